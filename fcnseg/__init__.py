@@ -1,0 +1,107 @@
+"""Semantic segmentation with Fully Convolutional Networks.
+
+Every command is a function of the same options:
+
+    from fcnseg import TrainConfig, train, load
+
+    run = train(TrainConfig(data="my_folder", epochs=40))
+    for frame, prediction in load(run.best).stream("clip.mp4"):
+        print(frame.index, prediction.labels.shape)
+
+Names are imported when they are first used, so that `import fcnseg` does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcnseg.benchmarking import bench
+    from fcnseg.classes import ClassMap
+    from fcnseg.config import (
+        BenchConfig,
+        CheckConfig,
+        DemoConfig,
+        EvalConfig,
+        ExportConfig,
+        InferConfig,
+        TrainConfig,
+        VizConfig,
+    )
+    from fcnseg.data.check import check
+    from fcnseg.demo import demo
+    from fcnseg.errors import FcnsegError
+    from fcnseg.evaluation import evaluate
+    from fcnseg.exporting import export
+    from fcnseg.fcn.checkpoint import Checkpoint
+    from fcnseg.fcn.ladder import FCN, ModelSpec
+    from fcnseg.frames import Frame, Prediction
+    from fcnseg.inference import infer
+    from fcnseg.runtime.segmenter import Segmenter, load
+    from fcnseg.training import train
+    from fcnseg.viewing import view
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BenchConfig": "fcnseg.config",
+    "CheckConfig": "fcnseg.config",
+    "Checkpoint": "fcnseg.fcn.checkpoint",
+    "ClassMap": "fcnseg.classes",
+    "DemoConfig": "fcnseg.config",
+    "EvalConfig": "fcnseg.config",
+    "ExportConfig": "fcnseg.config",
+    "FCN": "fcnseg.fcn.ladder",
+    "FcnsegError": "fcnseg.errors",
+    "Frame": "fcnseg.frames",
+    "InferConfig": "fcnseg.config",
+    "ModelSpec": "fcnseg.fcn.ladder",
+    "Prediction": "fcnseg.frames",
+    "Segmenter": "fcnseg.runtime.segmenter",
+    "TrainConfig": "fcnseg.config",
+    "VizConfig": "fcnseg.config",
+    "bench": "fcnseg.benchmarking",
+    "check": "fcnseg.data.check",
+    "demo": "fcnseg.demo",
+    "evaluate": "fcnseg.evaluation",
+    "export": "fcnseg.exporting",
+    "infer": "fcnseg.inference",
+    "load": "fcnseg.runtime.segmenter",
+    "train": "fcnseg.training",
+    "view": "fcnseg.viewing",
+}
+
+__all__ = [
+    "FCN",
+    "BenchConfig",
+    "CheckConfig",
+    "Checkpoint",
+    "ClassMap",
+    "DemoConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "FcnsegError",
+    "Frame",
+    "InferConfig",
+    "ModelSpec",
+    "Prediction",
+    "Segmenter",
+    "TrainConfig",
+    "VizConfig",
+    "bench",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "infer",
+    "load",
+    "train",
+    "view",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fcnseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,88 @@
+"""Every error a user of fcnseg can meet.
+
+    FcnsegError
+    ├── InputError           a path, a picture, a stream: what was given can't be used
+    │   ├── MediaError       an image or a video can't be read or written
+    │   ├── DatasetError     a dataset folder can't be trained or scored on
+    │   └── CheckpointError  a model file can't be loaded
+    ├── OptionError          an option's value is wrong, or options contradict each other
+    ├── MissingExtra         an optional package is needed
+    ├── TrainingError        training cannot go on
+    ├── SomeFailed           some inputs failed, the rest is done
+    └── Interrupted          the user stopped it; what was finished is saved
+
+Each carries a message (what was found, what was expected) and a hint (what to do).
+The command line turns them into one message and an exit status; it alone prints.
+"""
+
+
+class FcnsegError(Exception):
+    """The root of the tree.
+
+    message: what was found and what was expected, one or two sentences.
+    hint: what the user can do about it, or "" when there is nothing to say.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class InputError(FcnsegError, ValueError):
+    """What was given can't be used."""
+
+
+class MediaError(InputError, OSError):
+    """An image or a video can't be read or written."""
+
+    # OSError has a __str__ of its own for two arguments; ours has one.
+    __str__ = FcnsegError.__str__
+
+
+class DatasetError(InputError):
+    """A dataset folder can't be trained or scored on."""
+
+
+class CheckpointError(InputError):
+    """A model file can't be loaded."""
+
+
+class OptionError(FcnsegError, ValueError):
+    """An option's value is wrong, or options contradict each other."""
+
+    exit_status = 2
+
+
+class MissingExtra(FcnsegError, ImportError):
+    """An optional package is needed: `pip install 'fcnseg[extra]'`."""
+
+    __str__ = FcnsegError.__str__
+
+    def __init__(self, what: str, extra: str) -> None:
+        FcnsegError.__init__(
+            self,
+            f"{what} needs the extra '{extra}', which is not installed.",
+            hint=f"pip install 'fcnseg[{extra}]'",
+        )
+
+
+class TrainingError(FcnsegError, RuntimeError):
+    """Training cannot go on (the loss is not a number, memory ran out)."""
+
+
+class SomeFailed(FcnsegError, RuntimeError):
+    """Some of the inputs failed; everything else is done."""
+
+    exit_status = 3
+
+
+class Interrupted(FcnsegError, RuntimeError):
+    """The user stopped it; what was finished is saved and usable."""
+
+    exit_status = 130
