@@ -27,8 +27,9 @@ from fcnseg.errors import OptionError
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 Fuse = Literal["score", "feature", "concat"]
 Precision = Literal["auto", "f32", "bf16", "f16"]
-EngineName = Literal["auto", "torch", "onnxruntime"]
-Picture = Literal["overlay", "labels", "color"]
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
+Output = Literal["overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco"]
 Split = Literal["train", "val", "test", "all"]
 
 STRICT = ConfigDict(extra="forbid")
@@ -64,7 +65,8 @@ Engine = Annotated[
     EngineName, Field(description="What runs the network; auto takes what fits the model file.")
 ]
 Workers = Annotated[
-    int, Field(ge=-1, description="Processes that load data; -1 chooses by the number of cores.")
+    int,
+    Field(ge=-1, description="Processes that load data; 0: a thread; -1: what suits the device."),
 ]
 Source = Annotated[
     str,
@@ -95,14 +97,24 @@ class _Options:
                     else f"known: {', '.join(sorted(known))}",
                 )
         try:
-            return cls(**values)
+            config = cls(**values)
         except pydantic.ValidationError as error:
             raise OptionError(_sentence(error)) from None
+        object.__setattr__(config, "_given", frozenset(values))
+        return config
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
         """A config from a TOML file, with some of its values overridden."""
         return cls.make({**read_toml(path), **overrides})
+
+    def given(self) -> frozenset[str]:
+        """The options someone chose: what `make` was given, else what is not the default."""
+        told: frozenset[str] | None = self.__dict__.get("_given")
+        if told is not None:
+            return told
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return frozenset(f.name for f in fields if getattr(self, f.name) != f.default)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values (paths as text), None left out: what a TOML file can hold."""
@@ -112,7 +124,7 @@ class _Options:
     def as_toml(self) -> str:
         """The config as a TOML document that `load` reads back to the same config."""
         lines = [f"# fcnseg {self.verb}: every option, as resolved"]
-        lines += [f"{name} = {_toml_value(value)}" for name, value in self.as_dict().items()]
+        lines += [f"{name} = {toml_value(value)}" for name, value in self.as_dict().items()]
         return "\n".join(lines) + "\n"
 
 
@@ -123,9 +135,24 @@ class CheckConfig(_Options):
     verb: ClassVar[str] = "check"
     data: Annotated[
         Path,
-        Field(description="The dataset folder."),
+        Field(description="The dataset: a folder, a list of pairs (CSV) or a dataset.toml."),
         Flag(argument=True, metavar="DATA"),
     ]
+    contact: Annotated[
+        Path,
+        Field(description="Where to write a sheet of pictures with their labels over them."),
+        Flag(metavar="FILE"),
+    ] = Path("runs/check/contact.png")
+    write: Annotated[
+        Path | None,
+        Field(description="Write what was found as a dataset.toml, to correct and to train on."),
+        Flag(metavar="FILE"),
+    ] = None
+    fix: Annotated[
+        Path | None,
+        Field(description="Write a clean copy of the dataset into this new folder."),
+        Flag(metavar="OUT"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,14 +193,104 @@ class TrainConfig(_Options):
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="Dropout before the scores."), Flag(panel="Network")
     ] = 0.1
+    upsample: Annotated[
+        Literal["fixed", "learned"],
+        Field(description="Bilinear upsampling: fixed, or learned from it."),
+        Flag(panel="Network"),
+    ] = "fixed"
+    skips: Annotated[
+        Literal["zero", "scaled"],
+        Field(
+            description="How the skips' scores start (fuse score): at zero, or small on features "
+            "scaled by 0.01 and 0.0001, as in the at-once original."
+        ),
+        Flag(panel="Network"),
+    ] = "zero"
+    output_stride: Annotated[
+        int,
+        Field(
+            ge=8,
+            le=32,
+            description="How coarse the trunk may get: 32, or 16 or 8 by dilation, where it can.",
+        ),
+        Flag(panel="Network"),
+    ] = 32
     backbone_weights: Annotated[
         str,
         Field(description="Where the trunk starts: auto (ImageNet), none, or a file."),
         Flag(panel="Network"),
     ] = "auto"
 
+    finetune: Annotated[
+        str | None,
+        Field(
+            description="Start from this checkpoint or run folder; of another class list, or "
+            "another decoder, what fits is kept."
+        ),
+        Flag(panel="Network"),
+    ] = None
+    freeze: Annotated[
+        int,
+        Field(ge=0, description="Stages of the trunk that do not learn, from the picture on."),
+        Flag(panel="Network"),
+    ] = 0
+    freeze_norm: Annotated[
+        bool,
+        Field(description="Batch norms keep the statistics they start with (tiny batches)."),
+        Flag(panel="Network"),
+    ] = False
+
     epochs: Annotated[int, Field(ge=1, description="Times through the training images.")] = 40
-    batch: Annotated[int, Field(ge=1, description="Images a step.")] = 8
+    batch: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(description="Images a step; auto: by what is there, as many as fit on a GPU."),
+        Flag(metavar="N|auto"),
+    ] = 8
+    sanity: Annotated[
+        bool,
+        Field(description="First see in ten seconds whether it can learn, and at which rates."),
+    ] = False
+    accumulate: Annotated[
+        int,
+        Field(ge=1, description="Parts a step is computed in: less memory, the same step."),
+    ] = 1
+    tensorboard: Annotated[
+        bool, Field(description="Write the epochs for TensorBoard, too (extra: log).")
+    ] = False
+    patience: Annotated[
+        int,
+        Field(ge=0, description="Stop after this many epochs without a better mIoU; 0: never."),
+    ] = 0
+    save_every: Annotated[
+        float,
+        Field(ge=0, description="Seconds between saved states, from which --resume goes on."),
+    ] = 120.0
+    loss: Annotated[
+        str,
+        Field(
+            description="One of ce, ohem, focal, dice, lovasz, or a sum: ce+0.5*dice, "
+            "ce+lovasz@0.5 (joins at half time)."
+        ),
+        Flag(panel="Recipe"),
+    ] = "ce"
+    label_smoothing: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of the wanted probability given to all classes (ce)."),
+        Flag(panel="Recipe"),
+    ] = 0.0
+    aux: Annotated[
+        float,
+        Field(ge=0, description="Factor of the losses at the coarser rungs; 0: none."),
+        Flag(panel="Recipe"),
+    ] = 0.0
+    optimizer: Annotated[
+        Literal["adamw", "sgd"], Field(description="Who moves the weights."), Flag(panel="Recipe")
+    ] = "adamw"
+    clip: Annotated[
+        float,
+        Field(ge=0, description="Longer gradients are cut to this norm; 0: never."),
+        Flag(panel="Recipe"),
+    ] = 5.0
     lr: Annotated[float, Field(gt=0, description="Peak learning rate."), Flag(panel="Recipe")] = (
         1e-3
     )
@@ -183,7 +300,7 @@ class TrainConfig(_Options):
         Flag(panel="Recipe"),
     ] = 0.3
     weight_decay: Annotated[
-        float, Field(ge=0, description="AdamW's weight decay."), Flag(panel="Recipe")
+        float, Field(ge=0, description="Weight decay, of convolutions only."), Flag(panel="Recipe")
     ] = 0.01
     schedule: Annotated[
         Literal["poly", "cosine"],
@@ -224,6 +341,17 @@ class TrainConfig(_Options):
         Flag(panel="Recipe"),
     ] = 0.3
 
+    calibrate: Annotated[
+        bool,
+        Field(description="At the end, make the best model as sure as it is right."),
+        Flag(panel="Recipe"),
+    ] = True
+    rare_crops: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of crops chosen to contain a rare class."),
+        Flag(panel="Recipe"),
+    ] = 0.0
+
     device: Device = "auto"
     precision: PrecisionOption = "auto"
     workers: Workers = -1
@@ -243,6 +371,10 @@ class EvalConfig(_Options):
         Split | None,
         Field(description="Which part; without it test if there is one, else val, else all."),
     ] = None
+    tta: Annotated[
+        bool,
+        Field(description="Look at each image in four sizes and mirrored; slower, a bit better."),
+    ] = False
     batch: Annotated[int, Field(ge=1, description="Images at a time.")] = 4
     device: Device = "auto"
     precision: PrecisionOption = "auto"
@@ -263,12 +395,18 @@ class InferConfig(_Options):
         Flag(("--out", "-o")),
     ] = None
     save: Annotated[
-        tuple[Picture, ...],
+        tuple[Output, ...],
         Field(
-            description="What to write, repeatable: overlay, labels (class indices), color. "
+            description="What to write, repeatable: overlay, labels (class indices), color, "
+            "probabilities (.npz), polygons (geojson, labelme) or run lengths (coco). "
             "Default: overlay for videos, overlay and labels for images."
         ),
     ] = ()
+    shares: Annotated[
+        Path | None,
+        Field(description="A JSON line a frame with each class's share of it; - is stdout."),
+        Flag(metavar="FILE"),
+    ] = None
     show: Annotated[bool, Field(description="Show a window; q ends.")] = False
     alpha: Alpha = 0.5
     conf: Annotated[
@@ -281,7 +419,17 @@ class InferConfig(_Options):
     ] = ()
     every: Annotated[int, Field(ge=1, description="Take every N-th frame.")] = 1
     limit: Annotated[int, Field(ge=0, description="Stop after this many frames; 0: all.")] = 0
+    start: Annotated[float, Field(ge=0, description="Seconds of a video to pass over.")] = 0.0
+    end: Annotated[float | None, Field(gt=0, description="Second of a video to stop at.")] = None
+    watch: Annotated[bool, Field(description="Stay with a folder; segment what comes.")] = False
+    skip_done: Annotated[
+        bool, Field(description="Pass over images that an earlier run into --out has done.")
+    ] = False
     batch: Annotated[int, Field(ge=1, description="Frames a step (files only).")] = 1
+    tile: Annotated[
+        str,
+        Field(description="Large pictures in tiles: auto, off, or a tile's side in pixels."),
+    ] = "auto"
     device: Device = "auto"
     precision: PrecisionOption = "auto"
     engine: Engine = "auto"
@@ -325,7 +473,9 @@ class ExportConfig(_Options):
         Field(description="Checkpoint or run folder; without it, the newest run's best."),
         Flag(argument=True, metavar="MODEL"),
     ] = None
-    format: Annotated[Literal["onnx"], Field(description="The format.")] = "onnx"
+    format: Annotated[
+        Format, Field(description="onnx and openvino (.xml) files run in fcnseg itself, too.")
+    ] = "onnx"
     out: Annotated[
         Path | None,
         Field(description="The file; without it, beside the model."),
@@ -343,10 +493,18 @@ class BenchConfig(_Options):
         Field(description="Checkpoint, exported file or run folder; else the newest run's best."),
         Flag(argument=True, metavar="MODEL"),
     ] = None
+    source: Annotated[
+        Path | None,
+        Field(description="A video to time it on; without it, one is drawn."),
+        Flag(argument=True, metavar="SOURCE"),
+    ] = None
     size: Annotated[
-        tuple[int, int], Field(description="Height and width of the frames."), Flag(metavar="H W")
+        tuple[int, int],
+        Field(description="Height and width of the drawn video."),
+        Flag(metavar="H W"),
     ] = (360, 480)
-    frames: Annotated[int, Field(ge=3, description="Frames to time, after warm-up.")] = 20
+    frames: Annotated[int, Field(ge=3, description="Frames to time, after warm-up.")] = 60
+    batch: Annotated[int, Field(ge=1, description="Frames a step.")] = 1
     device: Device = "auto"
     precision: PrecisionOption = "auto"
     engine: Engine = "auto"
@@ -360,7 +518,7 @@ class DemoConfig(_Options):
     out: Annotated[Path, Field(description="The folder for everything."), Flag(("--out", "-o"))] = (
         Path("fcnseg-demo")
     )
-    epochs: Annotated[int, Field(ge=1, description="Times through the drawn images.")] = 12
+    epochs: Annotated[int, Field(ge=1, description="Times through the drawn images.")] = 10
     seed: Annotated[int, Field(ge=0, description="Everything random follows from it.")] = 0
     device: Device = "auto"
 
@@ -406,13 +564,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A plain value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return _toml_string(value)
     if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value)
 
 

@@ -1,0 +1,99 @@
+"""What every source is: a context that gives frames, and an account of what came of it."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Self
+
+from fcnseg.errors import OptionError
+from fcnseg.frames import Frame
+
+Kind = Literal["image", "folder", "video", "camera", "stream"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a source are wanted.
+
+    every: each N-th frame, the first included. limit: at most so many; 0: all.
+    start, end: seconds of a video; end None: to its end.
+    """
+
+    every: int = 1
+    limit: int = 0
+    start: float = 0.0
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.limit < 0 or self.start < 0:
+            raise OptionError(
+                "every is at least 1, limit and start at least 0; "
+                f"found {self.every}, {self.limit}, {self.start}."
+            )
+        if self.end is not None and self.end <= self.start:
+            raise OptionError(
+                f"The end ({self.end:g} s) has to come after the start ({self.start:g} s)."
+            )
+
+    def of(self, count: int) -> int:
+        """How many of `count` frames it takes."""
+        taken = -(-count // self.every)
+        return min(taken, self.limit) if self.limit else taken
+
+    def is_full(self, taken: int) -> bool:
+        """Whether `taken` frames are all that is wanted."""
+        return bool(self.limit) and taken >= self.limit
+
+
+class Source(ABC):
+    """Where frames come from: `with open_source("clip.mp4") as source: for frame in source`.
+
+    kind: "image" (one), "folder" (several), "video", "camera" or "stream".
+    name: what outputs that are about all of it are called.
+    live: frames not taken in time are gone; only the newest is given.
+    fps: frames a second that are given, or None when it has no rate.
+    count: how many frames will be given, an estimate, or None when nobody can know.
+    taken: how many frames were asked for so far, those that failed included.
+    dropped: frames of a live source that nobody had time for.
+    failures: inputs that could not be read: (name, why).
+    skipped: images passed over because they were done before.
+    sound: the file whose sound goes with the frames, or None.
+    """
+
+    kind: Kind
+    name: str = "images"
+    live = False
+    fps: Fraction | None = None
+    count: int | None = None
+    sound: Path | None = None
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.dropped = 0
+        self.skipped = 0
+        self.failures: list[tuple[str, str]] = []
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, once, in order."""
+
+    def close(self) -> None:
+        """Let go of files and devices; an iteration under way ends. May be called twice."""
+        self._closed.set()
+
+    def age(self, frame: Frame) -> float | None:
+        """Seconds since a live frame was captured; None for sources that are not live."""
+        del frame
+        return None

@@ -1,0 +1,145 @@
+"""Which image files a folder, a glob or a list file stands for, and what they are called.
+
+Names keep the sub-folders, have no suffix and differ, so that outputs can be called by them.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fcnseg.errors import MediaError
+from fcnseg.media.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_bytes
+
+Named = tuple[str, Path]
+"""An image's name (relative, no suffix, "/" between folders) and its file."""
+
+
+def in_folder(folder: Path, *, exclude: Path | None = None) -> list[Named]:
+    """The images under a folder, its sub-folders included, in natural order.
+
+    Hidden files and folders are passed over, and `exclude` (where outputs go). MediaError
+    when there are none.
+    """
+    files = list(_walk(folder, exclude))
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise MediaError(f"{folder} has no images: {_what_is_there(files)}.", hint=_hint(files))
+    return named(images, folder)
+
+
+def from_glob(pattern: str) -> list[Named]:
+    """The files a pattern stands for (`**` goes into sub-folders); MediaError when none."""
+    found = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    files = [path for path in found if path.is_file()]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise MediaError(
+            f"No image matches {pattern!r}: {_what_is_there(files)}.",
+            hint="quote the pattern, and use ** for sub-folders",
+        )
+    return named(images, common_folder(images))
+
+
+def from_list(path: Path) -> list[Named]:
+    """The files named in a text file, one a line, in its order.
+
+    Relative paths start from the list's folder, or from the working folder. Empty lines and
+    those starting with # are passed over.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise MediaError(f"{path} is not a text file that lists images.") from None
+    lines = [line.strip() for line in text.splitlines()]
+    listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
+    if not listed:
+        raise MediaError(f"{path} lists no files.", hint="write one image a line")
+    beside = [path.parent / file for file in listed]
+    pairs = zip(beside, listed, strict=True)
+    files = [near if near.exists() or not file.exists() else file for near, file in pairs]
+    return named(files, common_folder(files), in_order=True)
+
+
+def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[Named]:
+    """Files with their names relative to `root`, in natural order unless they have an order.
+
+    Where a name would stand for two files, the suffix is added to it: a.png, a.jpg -> a_png, a_jpg.
+    """
+    ordered = list(files) if in_order else sorted(files, key=natural)
+    stems = [_relative(path, root).with_suffix("").as_posix() for path in ordered]
+    shared = Counter(stem.casefold() for stem in stems)
+    taken: set[str] = set()
+    result = []
+    for stem, path in zip(stems, ordered, strict=True):
+        alone = shared[stem.casefold()] == 1
+        wanted = stem if alone else f"{stem}_{path.suffix.lower().removeprefix('.')}"
+        result.append((free_name(wanted, taken), path))
+    return result
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
+    name, number = wanted, 2
+    while name.casefold() in taken:  # file systems differ on whether A is a
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame"
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A sorting key by which frame_9 comes before frame_10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def common_folder(files: Iterable[Path]) -> Path:
+    """The deepest folder all files are under."""
+    parents = [str(path.absolute().parent) for path in files]
+    try:
+        return Path(os.path.commonpath(parents))
+    except ValueError:  # several drives
+        return Path("/")
+
+
+def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
+    hidden = (".", "__MACOSX")
+    left_out = exclude.resolve() if exclude is not None else None
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(hidden) and (here / name).resolve() != left_out
+        )
+        yield from (here / name for name in files if not name.startswith("."))
+
+
+def _relative(path: Path, root: Path) -> Path:
+    try:
+        return path.absolute().relative_to(root.absolute())
+    except ValueError:
+        return Path(path.name)
+
+
+def _what_is_there(files: list[Path]) -> str:
+    if not files:
+        return "there are no files"
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
+    return "found " + ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5))
+
+
+def _hint(files: list[Path]) -> str:
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        return f"one video at a time: {videos[0]}"
+    return f"image files end in {', '.join(sorted(IMAGE_SUFFIXES)[:12])} ..."

@@ -1,0 +1,166 @@
+"""Images or a video piped into standard input (`-`).
+
+JPEG and PNG files may follow one another, as `ffmpeg -f image2pipe` writes them; each is
+given as soon as it is whole. Other formats: one image. A video is first saved to a temporary
+file, because most formats can't be read without jumping.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+from typing import cast
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.frames import Frame
+from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media.images import decode_image
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_OTHERS = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"P4\n", b"P5\n", b"P6\n")
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 at least) is an image."""
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return webp or start[4:12] == b"ftypavif" or start.startswith((_PNG, _JPEG, *_OTHERS))
+
+
+class ByteStream:
+    """Bytes as they come, with a look ahead."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self._held = bytearray()
+
+    def peek(self, count: int) -> bytes:
+        """The next bytes without taking them; fewer only at the end."""
+        while len(self._held) < count and self._fill():
+            pass
+        return bytes(self._held[:count])
+
+    def at(self, position: int) -> int | None:
+        """The byte so far ahead; None when the stream ends before it."""
+        while len(self._held) <= position and self._fill():
+            pass
+        return self._held[position] if position < len(self._held) else None
+
+    def find(self, byte: int, start: int) -> int:
+        """How far ahead a byte is, from `start` on; -1 when it does not come."""
+        while (position := self._held.find(byte, start)) < 0:
+            start = len(self._held)
+            if not self._fill():
+                return -1
+        return position
+
+    def read(self, count: int | None = None) -> bytes:
+        """Take the next bytes, or all that are left; fewer only at the end."""
+        if count is None:
+            taken = bytes(self._held) + self._stream.read()
+            self._held.clear()
+            return taken
+        taken = self.peek(count)
+        del self._held[:count]
+        return taken
+
+    def save(self, path: Path) -> None:
+        """Write what is left to a file."""
+        with path.open("wb") as file:
+            file.write(self._held)
+            shutil.copyfileobj(self._stream, file)
+        self._held.clear()
+
+    def _fill(self) -> bool:
+        chunk = self._stream.read1(1 << 16)
+        self._held += chunk
+        return bool(chunk)
+
+
+def open_stdin() -> ByteStream:
+    """Standard input as bytes; OptionError when nothing is piped in."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise OptionError(
+            "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
+        )
+    stream = ByteStream(cast(BufferedIOBase, sys.stdin.buffer))
+    if not stream.peek(1):
+        raise MediaError("The source is -, and what is piped in is empty.")
+    return stream
+
+
+class PipedImages(Source):
+    """Images that follow one another in a stream, called stdin_000000 and so on."""
+
+    kind: Kind = "folder"
+
+    def __init__(self, stream: ByteStream, selection: Selection) -> None:
+        super().__init__()
+        self._stream, self._selection = stream, selection
+        self._first = next_image(stream)
+        if not stream.peek(1):
+            self.kind, self.count = "image", 1
+
+    def __iter__(self) -> Iterator[Frame]:
+        index, data = 0, self._first
+        while data and not (self._closed.is_set() or self._selection.is_full(self.taken)):
+            if index % self._selection.every == 0:
+                self.taken += 1
+                name = "stdin" if self.kind == "image" else f"stdin_{index:06d}"
+                try:
+                    yield Frame(decode_image(data, name=name), index, 0.0, name)
+                except MediaError as error:
+                    if self.kind == "image":
+                        raise
+                    self.failures.append((name, error.message))
+            index, data = index + 1, next_image(self._stream)
+
+
+def next_image(stream: ByteStream) -> bytes:
+    """The bytes of the next image of a stream; b"" at its end."""
+    start = stream.peek(8)
+    if start.startswith(_PNG):
+        return _next_png(stream)
+    if start.startswith(_JPEG):
+        return _next_jpeg(stream)
+    return stream.read()
+
+
+def _next_png(stream: ByteStream) -> bytes:
+    parts = [stream.read(8)]
+    while len(header := stream.read(8)) == 8:
+        body = stream.read(int.from_bytes(header[:4], "big") + 4)
+        parts += [header, body]
+        if header[4:] == b"IEND":
+            break
+    return b"".join(parts)
+
+
+def _next_jpeg(stream: ByteStream) -> bytes:
+    """Segments have lengths; a scan ends at the next marker that is no stuffing or restart."""
+    parts = [stream.read(2)]
+    while len(marker := stream.read(2)) == 2:
+        parts.append(marker)
+        if marker[1] == 0xD9:  # the end
+            break
+        if marker[1] in (0x01, 0xFF) or 0xD0 <= marker[1] <= 0xD7:
+            continue
+        length = stream.read(2)
+        parts += [length, stream.read(max(0, int.from_bytes(length, "big") - 2))]
+        if marker[1] == 0xDA:
+            parts.append(_scan(stream))
+    return b"".join(parts)
+
+
+def _scan(stream: ByteStream) -> bytes:
+    """The compressed data up to the next marker, which is left in the stream."""
+    position = 0
+    while (position := stream.find(0xFF, position)) >= 0:
+        after = stream.at(position + 1)
+        if after is not None and after != 0 and not 0xD0 <= after <= 0xD7:
+            return stream.read(position)
+        position += 2
+    return stream.read()

@@ -1,0 +1,212 @@
+"""Frames that are already there: image files and video files, none left out."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fcnseg.errors import MediaError
+from fcnseg.events import Listener, Note, nobody
+from fcnseg.frames import Frame
+from fcnseg.media import listing
+from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media.images import read_image
+from fcnseg.media.piped import ByteStream
+from fcnseg.media.video import VideoReader
+
+Skip = Callable[[str, Path], bool]
+"""Whether an image, by its name and file, is to be passed over."""
+
+_BROKEN_SHARE = 0.1
+"""A video that lacks more of its frames than this has failed; below, it is worth a note."""
+
+
+def nothing(name: str, path: Path) -> bool:
+    """Pass over nothing."""
+    del name, path
+    return False
+
+
+class ImageFiles(Source):
+    """One image file or several, each read when its turn comes.
+
+    A single image that can't be read raises; of several, it is noted in `failures`.
+    """
+
+    def __init__(
+        self,
+        files: list[listing.Named],
+        kind: Kind,
+        selection: Selection,
+        skip: Skip = nothing,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
+        fresh = [item for item in wanted if not skip(item[1], item[2])]
+        self._chosen = fresh[: selection.limit or None]
+        self.skipped = len(wanted) - len(fresh)
+        self.count = len(self._chosen)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, name, path in self._chosen:
+            if self._closed.is_set():
+                return
+            self.taken += 1
+            try:
+                image = read_image(path)
+            except MediaError as error:
+                if self.kind == "image":
+                    raise
+                self.failures.append((str(path), error.message))
+                continue
+            yield Frame(image, index, 0.0, name, path)
+
+
+class VideoFile(Source):
+    """The frames of a video file, in order, none left out."""
+
+    kind: Kind = "video"
+
+    def __init__(
+        self, path: str | Path, selection: Selection, listener: Listener = nobody, name: str = ""
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.sound = None if "://" in str(path) else Path(path)
+        self.name = name or Path(path).stem
+        self._reader = VideoReader(path)
+        self._selection, self._listener = selection, listener
+        self.fps = self._reader.fps / selection.every
+        self.count = self._estimate()
+
+    def __iter__(self) -> Iterator[Frame]:
+        selection, reached = self._selection, 0
+        with self._reader as reader:
+            while not self._closed.is_set() and not selection.is_full(self.taken):
+                time = reader.grab()
+                if time is None:
+                    self._account()
+                    return
+                if selection.end is not None and time >= selection.end:
+                    break
+                if time < selection.start:
+                    continue
+                reached += 1
+                if (reached - 1) % selection.every:
+                    continue
+                image = reader.retrieve()
+                if image is not None:
+                    self.taken += 1
+                    name = f"{listing.slug(self.name)}_{reader.index:06d}"
+                    yield Frame(image, reader.index, time, name)
+
+    def _estimate(self) -> int | None:
+        count, fps = self._reader.count, float(self._reader.fps)
+        if count is None:
+            return None
+        last = count if self._selection.end is None else math.ceil(self._selection.end * fps)
+        first = math.ceil(self._selection.start * fps)
+        return self._selection.of(max(0, min(count, last) - first))
+
+    def _account(self) -> None:
+        """At the end of the file: was all there that it promised?"""
+        reader = self._reader
+        if not reader.read:
+            raise MediaError(f"{self.path} has no frame that can be decoded.")
+        if not self.taken and self._selection.start:
+            length = float(reader.read / reader.fps)
+            raise MediaError(
+                f"{self.path} is {length:.1f} s long; nothing is left from "
+                f"{self._selection.start:g} s on."
+            )
+        lost = reader.lost()
+        said = f"{lost} of {reader.count} frames are missing or broken"
+        if lost > _BROKEN_SHARE * (reader.count or 0):
+            self.failures.append((str(self.path), f"{said}; the file may be cut short"))
+        elif lost:
+            self._listener(Note(f"{self.path}: {said}", "warning"))
+
+
+class PipedVideo(VideoFile):
+    """A video from a pipe, kept in a temporary file meanwhile."""
+
+    def __init__(self, stream: ByteStream, selection: Selection) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="fcnseg-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        stream.save(folder / "stdin.video")
+        super().__init__(folder / "stdin.video", selection, name="stdin")
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        super().close()
+        self._remove()
+
+
+class WatchedFolder(Source):
+    """The images of a folder and those that come later, until it is closed.
+
+    An image counts as there when its size has not changed between two looks.
+    """
+
+    kind: Kind = "folder"
+
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection,
+        *,
+        exclude: Path | None = None,
+        skip: Skip = nothing,
+        pause: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not folder.is_dir():
+            raise MediaError(f"{folder} is not a folder that could be watched.")
+        self._folder, self._selection = folder, selection
+        self._exclude, self._skip, self._pause = exclude, skip, pause
+
+    def __iter__(self) -> Iterator[Frame]:
+        sizes: dict[Path, int] = {}
+        done: set[Path] = set()
+        names: set[str] = set()
+        index = -1
+        while not self._closed.is_set() and not self._selection.is_full(self.taken):
+            for path in self._settled(sizes, done):
+                done.add(path)
+                index += 1
+                stem = path.relative_to(self._folder).with_suffix("").as_posix()
+                name = listing.free_name(stem, names)
+                if index % self._selection.every or self._skip(name, path):
+                    continue
+                self.taken += 1
+                yield from self._read(path, index, name)
+                if self._selection.is_full(self.taken) or self._closed.is_set():
+                    return
+            self._closed.wait(self._pause)
+
+    def _settled(self, sizes: dict[Path, int], done: set[Path]) -> list[Path]:
+        """New files whose size is what it was at the last look."""
+        try:
+            found = listing.in_folder(self._folder, exclude=self._exclude)
+        except MediaError:  # none yet
+            return []
+        settled = []
+        for _, path in found:
+            if path in done:
+                continue
+            size = path.stat().st_size if path.exists() else -1
+            if size > 0 and sizes.get(path) == size:
+                settled.append(path)
+            sizes[path] = size
+        return settled
+
+    def _read(self, path: Path, index: int, name: str) -> Iterator[Frame]:
+        try:
+            yield Frame(read_image(path), index, 0.0, name, path)
+        except MediaError as error:
+            self.failures.append((str(path), error.message))

@@ -1,0 +1,163 @@
+"""Where frames come from: images, folders, globs, lists, videos, cameras, streams, stdin.
+
+    with open_source("clip.mp4", every=2) as source:
+        for frame in source:
+            ...
+
+One function finds out what is meant; what it gives is always a `Source`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from fcnseg.errors import MediaError
+from fcnseg.events import Listener, nobody
+from fcnseg.media import listing, piped
+from fcnseg.media._opencv import cv2
+from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from fcnseg.media.live import (
+    Connect,
+    LiveSource,
+    camera_number,
+    connect_opencv,
+    open_live,
+    unreachable,
+    without_password,
+)
+from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, WatchedFolder, nothing
+
+__all__ = ["Kind", "Source", "open_source"]
+
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+"""Suffixes (lower case) of text files that list images."""
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    every: int = 1,
+    limit: int = 0,
+    start: float = 0.0,
+    end: float | None = None,
+    watch: bool = False,
+    exclude: Path | None = None,
+    skip: Skip = nothing,
+    connect: Connect | None = None,
+    listener: Listener = nobody,
+) -> Source:
+    """The source that `spec` stands for.
+
+    spec: an image, a folder (sub-folders included), a glob, a text file that lists images, a
+        video, a camera's number or (on Linux) name, a stream's address, or "-" for what is
+        piped in.
+    every, limit: take every N-th frame; at most so many (0: all).
+    start, end: seconds of a video.
+    watch: stay with a folder and take the images that come.
+    exclude: a folder to pass over (where outputs go); skip: says which images to pass over.
+    connect: opens cameras and streams; None is OpenCV.
+    listener: hears of lost connections; it may be called from another thread.
+    MediaError says what is wrong with it; OptionError when the numbers can't be.
+    """
+    selection = Selection(every, limit, start, end)
+    text = str(spec)
+    if text == "-":
+        return _open_piped(selection)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+        return _open_address(text, selection, connect, listener)
+    path = Path(text).expanduser()
+    if text.isdecimal() and not path.exists():
+        return open_live(int(text), selection, connect=connect, listener=listener)
+    if watch:
+        return WatchedFolder(path, selection, exclude=exclude, skip=skip)
+    if path.is_dir():
+        return ImageFiles(listing.in_folder(path, exclude=exclude), "folder", selection, skip)
+    if path.exists():
+        return _open_file(path, selection, skip, connect, listener)
+    if _glob_like(text):
+        return ImageFiles(listing.from_glob(text), "folder", selection, skip)
+    number = camera_number(text) if len(path.parts) == 1 else None
+    if number is not None:
+        return open_live(number, selection, connect=connect, listener=listener)
+    raise _missing(path)
+
+
+def _glob_like(text: str) -> bool:
+    """Whether a path has a character that makes it a pattern."""
+    return any(character in text for character in "*?[")
+
+
+def _open_file(
+    path: Path,
+    selection: Selection,
+    skip: Skip,
+    connect: Connect | None,
+    listener: Listener,
+) -> Source:
+    suffix = path.suffix.lower()
+    device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
+    if device:
+        return open_live(int(device[1]), selection, connect=connect, listener=listener)
+    if suffix in LIST_SUFFIXES:
+        return ImageFiles(listing.from_list(path), "folder", selection, skip)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoFile(path, selection, listener)
+    if suffix not in IMAGE_SUFFIXES and not piped.is_image(_start_of(path)):
+        try:
+            return VideoFile(path, selection, listener)
+        except MediaError:
+            raise MediaError(
+                f"{path} is neither an image nor a video that can be read.",
+                hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
+            ) from None
+    return ImageFiles([(path.stem, path)], "image", selection, skip)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _open_address(
+    address: str, selection: Selection, connect: Connect | None, listener: Listener
+) -> Source:
+    """A file:// path, a video file on a server, or a live stream."""
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return open_source(url2pathname(unquote(parts.path)), **vars(selection))
+    connect = connect or connect_opencv
+    capture = connect(address)
+    if not capture.isOpened():
+        capture.release()
+        raise unreachable(address)
+    if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
+        capture.release()
+        return VideoFile(address, selection, listener, name=without_password(address))
+    return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
+
+
+def _open_piped(selection: Selection) -> Source:
+    """What is piped in: images one after the other, or a whole video."""
+    stream = piped.open_stdin()
+    if piped.is_image(stream.peek(64)):
+        return piped.PipedImages(stream, selection)
+    return PipedVideo(stream, selection)
+
+
+def _missing(path: Path) -> MediaError:
+    """The MediaError for a path that is not there, with the nearest name that is."""
+    hint = "a path, a quoted glob, a camera's number, an address (rtsp://, http://) or - for stdin"
+    if path.parent.is_dir():
+        names = [item.name for item in path.parent.iterdir()]
+        close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+        if close:
+            hint = f"did you mean {path.parent / close[0]}?"
+    return MediaError(f"There is no file or folder {path}.", hint=hint)

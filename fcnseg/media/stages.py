@@ -1,0 +1,186 @@
+"""Stages that overlap: a thread ahead that reads, a thread behind that writes.
+
+Both are bounded, by number and by size, so that memory does not grow with the length of a
+video; an error of theirs is raised in the thread that uses them. OpenCV, PyAV and PNG
+encoding let go of Python's lock, so that threads are enough.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+MOST_BYTES = 256 << 20
+"""What may wait in one place; a single item may be larger."""
+_TICK = 0.2
+"""Seconds a wait lasts at most, so that Ctrl-C is heard on Windows too."""
+
+
+def _weightless(item: object) -> int:
+    del item
+    return 0
+
+
+def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """Items in lists of `count`, the last one shorter when they do not come out even."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+class Line(Generic[Item]):
+    """Items in a row, between two threads: at most `depth`, and MOST_BYTES by `weigh`."""
+
+    def __init__(self, depth: int, weigh: Callable[[Item], int] = _weightless) -> None:
+        self._depth, self._weigh = depth, weigh
+        self._items: deque[tuple[Item, int]] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._ended = False
+
+    def put(self, item: Item) -> bool:
+        """Add an item when there is room; whether it was added: not to a closed line."""
+        weight = self._weigh(item)
+        with self._changed:
+            while not self._closed and self._is_full(weight):
+                self._changed.wait(_TICK)
+            if self._closed:
+                return False
+            self._items.append((item, weight))
+            self._bytes += weight
+            self._changed.notify_all()
+            return True
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items as they come, until the end."""
+        while True:
+            with self._changed:
+                while not self._items and not self._ended:
+                    self._changed.wait(_TICK)
+                if not self._items:
+                    return
+                item, weight = self._items.popleft()
+                self._bytes -= weight
+                self._changed.notify_all()
+            yield item
+
+    def _is_full(self, weight: int) -> bool:
+        too_heavy = bool(self._items) and self._bytes + weight > MOST_BYTES
+        return len(self._items) >= self._depth or too_heavy
+
+
+class Ahead(Generic[Item]):
+    """An iterable run by a thread of its own, at most `depth` items ahead.
+
+    weigh: an item's bytes. Leaving the context stops the thread; `stop` is called for an
+    iterable that waits for something. An error of the iterable is raised by the iteration.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        depth: int = 4,
+        *,
+        weigh: Callable[[Item], int] = _weightless,
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        self._items, self._on_stop = items, stop
+        self._line = Line(depth, weigh)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="fcnseg-ahead", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._line.close()
+        if self._on_stop is not None:
+            self._on_stop()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Item]:
+        yield from self._line
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._line.put(item):
+                    return
+        except BaseException as caught:  # noqa: BLE001 (raised where the items are used)
+            self._error = caught
+        finally:
+            self._line.end()
+
+
+class Behind(Generic[Item]):
+    """A function called by a thread of its own for each item put, in order, `depth` waiting.
+
+    weigh: an item's bytes. An error is raised by the next `put` or by the end of the context;
+    items put after it are dropped. Leaving the context waits until what was put is done.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item], None],
+        depth: int = 4,
+        *,
+        weigh: Callable[[Item], int] = _weightless,
+    ) -> None:
+        self._work = work
+        self._line = Line(depth, weigh)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="fcnseg-behind", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._line.end()
+        self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def put(self, item: Item) -> None:
+        """Hand an item over; waits while there is no room."""
+        self._raise()
+        self._line.put(item)
+
+    def _run(self) -> None:
+        for item in self._line:
+            try:
+                self._work(item)
+            except BaseException as caught:  # noqa: BLE001 (raised by the next put)
+                self._error = caught
+                self._line.close()
+                return
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error

@@ -1,0 +1,343 @@
+"""Sinks and the plan of what goes where."""
+
+import io
+import json
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.frames import Frame, Prediction
+from fcnseg.media import window
+from fcnseg.media.draw import colorize, overlay
+from fcnseg.media.images import read_image
+from fcnseg.media.labels import read_raw_labels
+from fcnseg.media.manifest import Manifest
+from fcnseg.media.outputs import next_free, plan
+from fcnseg.media.polygons import run_lengths
+from fcnseg.media.records import CocoSink, SharesSink, shares
+from fcnseg.media.sinks import FileSink, FolderSink, Painter, VideoSink
+from fcnseg.media.video import VideoReader
+
+CLASSES = ClassMap.of(["road", "sky", "Straße"])
+PAINTER = Painter(CLASSES, alpha=0.4)
+RNG = np.random.default_rng(0)
+SIZE = (24, 32)
+
+
+def frame(number: int = 0, name: str | None = None, size=SIZE) -> Frame:
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Frame(image, number, number / 10, name or f"f{number}")
+
+
+def prediction(size=SIZE) -> Prediction:
+    labels = RNG.integers(0, 3, size, dtype=np.uint8)
+    chances = RNG.random((3, *size), dtype=np.float32)
+    return Prediction(labels, chances.max(0), chances / chances.sum(0))
+
+
+# One file, a folder of files
+
+
+def test_a_folder_has_a_sub_folder_for_each_kind(tmp_path):
+    items = [(frame(n, f"süb/{n}"), prediction()) for n in range(5)]
+    sink = FolderSink(tmp_path, ["overlay", "labels", "color", "probabilities"], PAINTER)
+    for item in items:
+        sink.write(*item)
+    assert sink.close() == [tmp_path / k for k in ("overlay", "labels", "color", "probabilities")]
+    for one, answer in items:
+        drawn = overlay(one.image, answer.labels, CLASSES, alpha=0.4)
+        assert np.array_equal(read_image(tmp_path / "overlay" / f"{one.name}.png"), drawn)
+        raw = read_raw_labels(tmp_path / "labels" / f"{one.name}.png")
+        assert raw.mode == "P"
+        assert np.array_equal(raw.values, answer.labels)
+        colors = read_image(tmp_path / "color" / f"{one.name}.png")
+        assert np.array_equal(colors, colorize(answer.labels, CLASSES))
+        with np.load(tmp_path / "probabilities" / f"{one.name}.npz") as data:
+            assert np.abs(data["probabilities"] - answer.probabilities).max() < 1e-3
+
+
+def test_what_is_done_is_told_after_all_files_of_a_frame_are_there(tmp_path):
+    seen = []
+
+    def done(one: Frame) -> None:
+        kinds = [(tmp_path / k / f"{one.name}.png").exists() for k in ("overlay", "labels")]
+        seen.append((one.name, kinds))
+
+    sink = FolderSink(tmp_path, ["overlay", "labels"], PAINTER, done=done)
+    for number in range(10):
+        sink.write(frame(number), prediction())
+    sink.close()
+    assert sorted(seen) == sorted((f"f{n}", [True, True]) for n in range(10))
+
+
+def test_an_error_of_a_folder_is_raised_at_the_end_at_the_latest(tmp_path):
+    (tmp_path / "labels").touch()
+    sink = FolderSink(tmp_path, ["labels"], PAINTER)
+
+    def fill():
+        for number in range(50):
+            sink.write(frame(number), prediction())
+
+    with pytest.raises(MediaError, match="Can't write"):
+        fill()
+    with pytest.raises(MediaError):
+        sink.close()
+    sink.close(complete=False)
+    assert not [t for t in threading.enumerate() if t.name.startswith("fcnseg-files")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "overlay"), ("a.jpg", "color"), ("a.png", "labels")]
+)
+def test_one_file(tmp_path, name, kind):
+    sink, answer = FileSink(tmp_path / name, kind, PAINTER), prediction()
+    sink.write(frame(), answer)
+    assert sink.close() == [tmp_path / name]
+    if kind == "labels":
+        assert np.array_equal(read_raw_labels(tmp_path / name).values, answer.labels)
+    else:
+        assert read_image(tmp_path / name).shape == (*SIZE, 3)
+
+
+# Videos
+
+
+def test_a_video_is_named_and_its_encoding_said(tmp_path):
+    notes = []
+    sink = VideoSink(
+        tmp_path / "a.mp4", "overlay", PAINTER, fps=Fraction(10), listener=notes.append
+    )
+    for number in range(5, 12):  # a part of a video: times do not start at 0
+        sink.write(frame(number), prediction())
+    assert sink.close() == [tmp_path / "a.mp4"]
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert reader.fps == 10
+        assert [round(time, 3) for _, time in reader] == [n / 10 for n in range(7)]
+    assert "H.264" in notes[0].text
+
+
+def test_pictures_without_times_follow_one_another(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", "color", PAINTER, fps=None, timed=False)
+    for _ in range(3):
+        sink.write(Frame(np.zeros((*SIZE, 3), np.uint8)), prediction())
+    sink.close()
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert (reader.fps, len(list(reader))) == (10, 3)
+
+
+def test_a_video_without_frames_is_none(tmp_path):
+    assert VideoSink(tmp_path / "a.mp4", "color", PAINTER, fps=None).close() == []
+
+
+# Numbers
+
+
+def test_shares():
+    labels = np.array([[0, 0, 1, 255]], np.uint8)
+    found = shares(Prediction(labels), CLASSES)
+    assert found == {"road": 0.5, "sky": 0.25, "Straße": 0.0, "unknown": 0.25}
+    assert "unknown" not in shares(Prediction(labels % 255), CLASSES)
+
+
+def test_shares_are_a_json_line_a_frame(tmp_path, monkeypatch):
+    for path in (tmp_path / "new" / "a.jsonl", Path("-")):
+        out = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        sink = SharesSink(path, CLASSES)
+        for number in range(3):
+            sink.write(frame(number), prediction())
+        written = sink.close()
+        text = out.getvalue() if str(path) == "-" else path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert written == ([] if str(path) == "-" else [path])
+        assert [line["index"] for line in lines] == [0, 1, 2]
+        assert lines[2]["time"] == 0.2
+        assert abs(sum(lines[0]["shares"].values()) - 1) < 1e-5
+
+
+def test_coco(tmp_path):
+    coco = pytest.importorskip("faster_coco_eval").mask
+    answers = [prediction(), prediction()]
+    sink = CocoSink(tmp_path / "coco.json", CLASSES, only=[0, 2])
+    for number, answer in enumerate(answers):
+        sink.write(frame(number), answer)
+    assert not (tmp_path / "coco.json").exists()
+    assert sink.close() == [tmp_path / "coco.json"]
+    data = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))
+    assert [category["name"] for category in data["categories"]] == list(CLASSES.names)
+    assert [image["id"] for image in data["images"]] == [1, 2]
+    assert {a["category_id"] for a in data["annotations"]} == {1, 3}
+    for annotation in data["annotations"]:
+        labels = answers[annotation["image_id"] - 1].labels
+        mask = labels == annotation["category_id"] - 1
+        assert np.array_equal(coco.decode(annotation["segmentation"]), mask)
+        assert annotation["area"] == mask.sum() == sum(run_lengths(mask)[1::2])
+        x, y, width, height = annotation["bbox"]
+        assert mask[y : y + height, x : x + width].sum() == mask.sum()
+
+
+# What goes where
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "save", "expected"),
+    [
+        ("image", "a.png", (), ("file", ("overlay",))),
+        ("image", "a.png", ("labels",), ("file", ("labels",))),
+        ("image", "a.JPG", ("color",), ("file", ("color",))),
+        ("image", "a.npz", (), ("file", ("probabilities",))),
+        ("image", "a.geojson", (), ("file", ("geojson",))),
+        ("image", "out", (), ("folder", ("overlay", "labels"))),
+        ("folder", "out.v2", (), ("folder", ("overlay", "labels"))),
+        ("folder", "out", ("color", "color"), ("folder", ("color",))),
+        ("folder", "a.mp4", (), ("video", ("overlay",))),
+        ("video", "a.mkv", ("color",), ("video", ("color",))),
+        ("video", "out", (), ("folder", ("overlay",))),
+        ("camera", "out", ("labels", "overlay"), ("folder", ("labels", "overlay"))),
+    ],
+)
+def test_plan(tmp_path, kind, out, save, expected):
+    found = plan(kind, tmp_path / out, save)
+    assert (found.shape, found.save) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "save", "message"),
+    [
+        ("image", "a.mp4", (), "One image does not make a video"),
+        ("folder", "a.png", (), "Several images give more than one file"),
+        ("video", "a.jpg", (), "frames of a video give more than one file"),
+        ("video", "a.mp4", ("labels",), "can't be kept in a video"),
+        ("video", "a.mp4", ("overlay", "color"), "can't show overlay and color"),
+        ("video", "a.flv", (), "can't be written as .flv"),
+        ("image", "a.jpg", ("labels",), "'labels' can't be written as .jpg"),
+        ("image", "a.png", ("overlay", "labels"), "can't hold overlay and labels"),
+        ("image", "a.png", ("coco",), "'coco' can't be written as .png"),
+        ("folder", "taken", (), "is a file"),
+    ],
+)
+def test_plans_that_cannot_be(tmp_path, kind, out, save, message):
+    (tmp_path / "taken").touch()
+    with pytest.raises(OptionError, match=message):
+        plan(kind, tmp_path / out, save)
+
+
+def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
+    (tmp_path / "x.mp4").mkdir()
+    assert plan("video", tmp_path / "x.mp4", ()).shape == "folder"
+
+
+def test_next_free(tmp_path):
+    assert next_free(tmp_path / "runs", "infer").name == "infer1"
+    for name in ("infer2", "infer10", "inferno", "train30"):
+        (tmp_path / name).mkdir()
+    assert next_free(tmp_path, "infer").name == "infer11"
+
+
+# What is done
+
+
+def test_manifest(tmp_path):
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    (out / "labels").mkdir(parents=True)
+    for name in "abc":
+        (inputs / f"{name}.png").write_text(name)
+        (out / "labels" / f"{name}.png").touch()
+
+    def make(job="x", resume=True):
+        return Manifest(out, ["labels"], {"model": job}, resume=resume)
+
+    def frame_of(name):
+        return Frame(np.zeros((1, 1, 3), np.uint8), name=name, path=inputs / f"{name}.png")
+
+    first = make(resume=False)
+    for name in "abc":
+        first.add(frame_of(name))
+    (inputs / "b.png").write_text("changed")
+    (out / "labels" / "c.png").unlink()
+    with (out / "manifest.jsonl").open("a") as file:
+        file.write('{"name": "cut by a cra')
+    again = make()
+    assert [again.has(name, inputs / f"{name}.png") for name in "abcd"] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    again.add(frame_of("b"))  # after the line that was cut
+    assert make().has("b", inputs / "b.png")
+    assert not make(job="another").has("a", inputs / "a.png")
+    assert not make(resume=False).has("a", inputs / "a.png")
+
+
+# Windows
+
+
+class FakeWindow:
+    """Stands for OpenCV's window functions."""
+
+    def __init__(self, monkeypatch, keys=(), visible=1.0):
+        self.shown, self.keys, self.destroyed = [], list(keys), False
+        monkeypatch.setattr(window, "has_display", lambda: True)
+        monkeypatch.setattr(window.cv2, "imshow", lambda title, image: self.shown.append(image))
+        monkeypatch.setattr(window.cv2, "waitKey", self.wait)
+        monkeypatch.setattr(window.cv2, "getWindowProperty", lambda title, what: visible)
+        monkeypatch.setattr(window.cv2, "destroyAllWindows", self.destroy)
+
+    def wait(self, milliseconds):
+        return self.keys.pop(0) if self.keys else -1
+
+    def destroy(self):
+        self.destroyed = True
+
+
+def test_a_window_shows_bgr_until_q(monkeypatch):
+    fake = FakeWindow(monkeypatch, keys=[-1, ord("x"), ord("q")])
+    sink = window.WindowSink(Painter(CLASSES, alpha=0.0))
+    red = Frame(np.full((60, 200, 3), (255, 0, 0), np.uint8))
+    for _ in range(5):
+        sink.write(red, Prediction(np.zeros((60, 200), np.uint8)), age=0.012)
+    assert sink.ended
+    assert len(fake.shown) == 3
+    assert fake.shown[0][-1, -1].tolist() == [0, 0, 255]
+    assert fake.shown[0][:30].min() == 0  # the text
+    assert sink.close() == []
+    assert fake.destroyed
+
+
+def test_a_closed_window_ends_too(monkeypatch):
+    FakeWindow(monkeypatch, visible=0.0)
+    sink = window.WindowSink(PAINTER)
+    sink.write(frame(), prediction())
+    assert sink.ended
+
+
+def test_a_single_image_stays_until_a_key(monkeypatch):
+    fake = FakeWindow(monkeypatch, keys=[-1, -1, -1, 27])
+    sink = window.WindowSink(PAINTER, hold=True)
+    sink.write(frame(), prediction())
+    sink.close()
+    assert fake.keys == []
+
+
+def test_no_display_is_an_option_error_not_the_end_of_the_process(monkeypatch):
+    monkeypatch.setattr(window, "has_display", lambda: False)
+    with pytest.raises(OptionError, match="no display"):
+        window.WindowSink(PAINTER)
+
+
+def test_has_display_tries_in_a_process_of_its_own(monkeypatch):
+    from fcnseg.media import display
+
+    display.has_display.cache_clear()
+    monkeypatch.setenv("DISPLAY", ":987")  # nobody is there: OpenCV would abort
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not display.has_display()
+    display.has_display.cache_clear()

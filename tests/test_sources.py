@@ -1,0 +1,365 @@
+"""Sources: what a name stands for, and that every frame comes once, in order."""
+
+import io
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.media import piped
+from fcnseg.media._source import Selection
+from fcnseg.media.images import encode_image, write_image
+from fcnseg.media.recorded import WatchedFolder
+from fcnseg.media.sources import open_source
+from fcnseg.media.video import VideoWriter
+
+SIZE = (32, 48)
+
+
+def plain(number: int) -> np.ndarray:
+    return np.full((*SIZE, 3), number * 10 % 250, np.uint8)
+
+
+def number_of(image: np.ndarray) -> int:
+    return round(float(image.mean()) / 10)
+
+
+def images(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        write_image(folder / name, plain(number))
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    path = tmp_path / "clip one.mp4"
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        for number in range(20):
+            writer.write(plain(number))
+    return path
+
+
+def names(source) -> list[str]:
+    with source:
+        return [frame.name for frame in source]
+
+
+# Images
+
+
+def test_one_image(tmp_path):
+    path = images(tmp_path, "a b.png") / "a b.png"
+    with open_source(path) as source:
+        assert (source.kind, source.count, source.live, source.fps) == ("image", 1, False, None)
+        [frame] = source
+    assert (frame.name, frame.path, frame.index, frame.time) == ("a b", path, 0, 0.0)
+    assert np.array_equal(frame.image, plain(0))
+
+
+def test_a_folder_keeps_sub_folders_natural_order_and_passes_over_the_rest(tmp_path):
+    images(tmp_path, "f10.png", "f9.png", "sub/f1.JPG", ".hidden.png", ".git/x.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    with open_source(tmp_path) as source:
+        assert (source.kind, source.count) == ("folder", 3)
+        frames = list(source)
+    assert [frame.name for frame in frames] == ["f9", "f10", "sub/f1"]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+
+
+def test_names_that_would_be_one_get_their_suffix(tmp_path):
+    images(tmp_path, "a.png", "a.jpg", "a_png.bmp", "b.png", "x/a.png")
+    found = names(open_source(tmp_path))
+    assert len({name.casefold() for name in found}) == 5
+    assert {"a_jpg", "b", "x/a"} <= set(found)
+
+
+def test_outputs_inside_the_source_are_passed_over(tmp_path):
+    images(tmp_path, "a.png", "out/overlay/a.png")
+    assert names(open_source(tmp_path, exclude=tmp_path / "out")) == ["a"]
+
+
+def test_a_glob(tmp_path):
+    images(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.jpg")
+    assert names(open_source(f"{tmp_path}/*/*.png")) == ["a/1", "a/2", "b/3"]
+    assert names(open_source(f"{tmp_path}/a/?.png")) == ["1", "2"]
+    assert names(open_source(f"{tmp_path}/**/*.jpg")) == ["4"]
+
+
+def test_a_name_with_glob_characters_that_exists_is_taken_as_it_is(tmp_path):
+    path = images(tmp_path, "a[1].png") / "a[1].png"
+    assert names(open_source(path)) == ["a[1]"]
+
+
+def test_a_list_file_keeps_its_order(tmp_path, monkeypatch):
+    images(tmp_path, "z.png", "sub/a.png")
+    images(tmp_path / "elsewhere", "w.png")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "list.txt").write_text("z.png\n# a comment\n\nsub/a.png\nw.png\n")
+    with open_source(tmp_path / "list.txt") as source:
+        assert source.kind == "folder"
+        assert [number_of(frame.image) for frame in source] == [0, 1, 0]
+
+
+def test_a_missing_line_of_a_list_is_a_failure_and_the_rest_is_done(tmp_path):
+    images(tmp_path, "a.png")
+    (tmp_path / "list.txt").write_text("gone.png\na.png\n")
+    with open_source(tmp_path / "list.txt") as source:
+        assert [frame.name for frame in source] == ["a"]
+        assert "gone.png" in source.failures[0][0]
+
+
+def test_a_broken_image_of_several_is_a_failure_alone_it_is_an_error(tmp_path):
+    images(tmp_path, "a.png", "c.png")
+    (tmp_path / "b.png").write_text("hello")
+    with open_source(tmp_path) as source:
+        assert [frame.name for frame in source] == ["a", "c"]
+        assert [name for name, _ in source.failures] == [str(tmp_path / "b.png")]
+        assert source.taken == 3
+    with open_source(tmp_path / "b.png") as source, pytest.raises(MediaError, match="not an image"):
+        list(source)
+
+
+@pytest.mark.parametrize(
+    ("every", "limit", "expected"),
+    [(1, 0, [0, 1, 2, 3, 4]), (2, 0, [0, 2, 4]), (1, 2, [0, 1]), (3, 1, [0]), (9, 9, [0])],
+)
+def test_every_and_limit(tmp_path, clip, every, limit, expected):
+    folder = images(tmp_path / "f", "0.png", "1.png", "2.png", "3.png", "4.png")
+    with open_source(folder, every=every, limit=limit) as source:
+        assert source.count == len(expected)
+        assert [frame.index for frame in source] == expected
+    with open_source(clip, every=every, limit=limit) as source:
+        count = source.count
+        found = [frame.index for frame in source]
+    assert found == list(range(0, 20, every))[: limit or None]
+    assert count == len(found)
+
+
+def test_skipping_does_not_change_which_are_every_nth(tmp_path):
+    folder = images(tmp_path, *(f"{number}.png" for number in range(6)))
+    source = open_source(folder, every=2, skip=lambda name, path: name == "0")
+    assert source.skipped == 1
+    assert names(source) == ["2", "4"]
+
+
+# Videos
+
+
+def test_a_video(clip):
+    with open_source(clip) as source:
+        assert (source.kind, source.fps, source.count, source.sound) == ("video", 10, 20, clip)
+        frames = list(source)
+    assert [number_of(frame.image) for frame in frames] == list(range(20))
+    assert [frame.name for frame in frames][:2] == ["clip_one_000000", "clip_one_000001"]
+    assert np.allclose([frame.time for frame in frames], np.arange(20) / 10)
+
+
+def test_a_part_of_a_video(clip):
+    with open_source(clip, start=0.5, end=1.5) as source:
+        assert source.count == 10
+        assert [frame.index for frame in source] == list(range(5, 15))
+    with open_source(clip, start=0.55, every=4) as source:
+        assert source.fps == Fraction(5, 2)
+        assert [frame.index for frame in source] == [6, 10, 14, 18]
+
+
+def test_a_part_that_is_not_there(clip):
+    with pytest.raises(MediaError, match=r"2\.0 s long"), open_source(clip, start=9) as source:
+        list(source)
+    for start, end in [(2.0, 1.0), (-1.0, None)]:
+        with pytest.raises(OptionError):
+            open_source(clip, start=start, end=end)
+
+
+def test_a_cut_video_fails_a_scratched_one_is_noted(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        for _ in range(40):
+            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    for share, failed in [(0.5, True), (0.96, False)]:
+        path.write_bytes(data[: int(len(data) * share)])
+        notes = []
+        with open_source(path, listener=notes.append) as source:
+            count = len(list(source))
+            assert bool(source.failures) is failed
+        said = source.failures[0][1] if failed else notes[0].text
+        assert f"{40 - count} of 40 frames" in said
+
+
+def test_a_video_with_a_broken_middle_goes_on(tmp_path):
+    path = tmp_path / "a.mp4"
+    rng = np.random.default_rng(0)
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        for number in range(40):
+            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8) // 2 + number)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = bytes(300)
+    path.write_bytes(data)
+    notes = []
+    with open_source(path, listener=notes.append) as source:
+        frames = list(source)
+    assert 35 <= len(frames) < 40
+    assert frames[-1].index >= 38
+    assert frames[-1].time > 3.7
+    assert "missing or broken" in notes[0].text
+    assert not source.failures
+
+
+def test_a_video_of_unknown_suffix_is_recognised_by_its_content(clip):
+    odd = clip.rename(clip.with_suffix(".recording"))
+    with open_source(odd) as source:
+        assert source.kind == "video"
+    photo = odd.with_name("photo.data")
+    photo.write_bytes(encode_image(plain(1)))
+    with open_source(photo) as source:
+        assert source.kind == "image"
+
+
+# What can't be used
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gone.png", r"no file or folder .*gone\.png"),
+        ("empty", "no images: there are no files"),
+        ("texts", r"no images: found 1 x \.md"),
+        ("clips", r"no images: found 1 x \.mp4"),
+        ("*.tiff", r"No image matches '.*\*\.tiff'"),
+        ("texts/a.md", "neither an image nor a video"),
+        ("list.txt", "lists no files"),
+        ("-1", "no file or folder"),
+    ],
+)
+def test_what_cannot_be_used_is_said(tmp_path, clip, spec, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.md").write_text("# hello")
+    (tmp_path / "clips").mkdir()
+    clip.rename(tmp_path / "clips" / "c.mp4")
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(MediaError, match=message):
+        open_source(str(tmp_path / spec))
+
+
+def test_a_near_miss_is_suggested(tmp_path):
+    images(tmp_path, "street.png")
+    with pytest.raises(MediaError) as caught:
+        open_source(tmp_path / "stret.png")
+    assert "street.png" in caught.value.hint
+
+
+def test_a_file_address(tmp_path):
+    path = images(tmp_path, "ä b.png") / "ä b.png"
+    assert names(open_source(path.as_uri())) == ["ä b"]
+
+
+# Pipes
+
+
+class Trickle(io.RawIOBase):
+    """Bytes that come a few at a time, as through a slow pipe."""
+
+    def __init__(self, data: bytes, step: int):
+        self.data, self.step = data, step
+
+    def read1(self, size=-1):
+        piece, self.data = self.data[: self.step], self.data[self.step :]
+        return piece
+
+    def read(self, size=-1):
+        size = len(self.data) if size is None or size < 0 else size
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    def put(data: bytes, step: int = 1 << 16):
+        monkeypatch.setattr(piped, "open_stdin", lambda: piped.ByteStream(Trickle(data, step)))
+
+    return put
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 16])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_piped_images_follow_one_another(pipe, suffix, step):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    pictures = [plain(3), noise, plain(7)]
+    pipe(b"".join(encode_image(picture, suffix) for picture in pictures), step)
+    with open_source("-") as source:
+        assert (source.kind, source.count) == ("folder", None)
+        frames = list(source)
+    assert [frame.name for frame in frames] == ["stdin_000000", "stdin_000001", "stdin_000002"]
+    assert frames[1].image.shape == noise.shape
+    assert [number_of(frames[0].image), number_of(frames[2].image)] == [3, 7]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+def test_one_piped_image(pipe, suffix):
+    pipe(encode_image(plain(4), suffix), step=100)
+    with open_source("-") as source:
+        assert source.kind == "image"
+        [frame] = source
+    assert (frame.name, number_of(frame.image)) == ("stdin", 4)
+
+
+def test_a_piped_video(pipe, clip):
+    pipe(clip.read_bytes(), step=1000)
+    with open_source("-") as source:
+        assert source.kind == "video"
+        kept = source.path
+        assert [number_of(frame.image) for frame in source] == list(range(20))
+    assert not kept.exists()
+
+
+def test_a_broken_image_in_a_pipe_is_a_failure(pipe):
+    good = encode_image(plain(2), ".jpg")
+    bad = good[:200] + bytes(20) + good[220:-2] + b"\xff\xd9"
+    pipe(good + bad[:2] + b"\xff\xda\x00\x02\x00\xff\xd9" + good)
+    with open_source("-") as source:
+        assert [number_of(frame.image) for frame in source] == [2, 2]
+        assert source.failures[0][0] == "stdin_000001"
+
+
+def test_nothing_piped(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(OptionError, match="nothing is piped"):
+        open_source("-")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(MediaError, match="empty"):
+        open_source("-")
+
+
+# A folder that fills
+
+
+def test_a_watched_folder_gives_what_comes(tmp_path):
+    images(tmp_path, "a.png")
+    source = WatchedFolder(tmp_path, Selection(limit=3), pause=0.02)
+    found = []
+
+    def add():
+        write_image(tmp_path / "b.png", plain(1))
+        write_image(tmp_path / "sub" / "c.png", plain(2))
+
+    with source:
+        for frame in source:
+            found.append((frame.name, number_of(frame.image)))
+            if len(found) == 1:
+                threading.Thread(target=add).start()
+    assert sorted(found) == [("a", 0), ("b", 1), ("sub/c", 2)]
+
+
+def test_watching_ends_when_closed(tmp_path):
+    source = open_source(tmp_path, watch=True)
+    threading.Timer(0.1, source.close).start()
+    assert list(source) == []
+    with pytest.raises(MediaError, match="not a folder"):
+        open_source(tmp_path / "gone", watch=True)

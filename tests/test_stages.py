@@ -1,0 +1,125 @@
+"""Stages: order, bounds, and errors that surface where they are used."""
+
+import threading
+import time
+
+import pytest
+
+from fcnseg.media.stages import Ahead, Behind, groups
+
+
+def test_ahead_keeps_order_and_ends():
+    with Ahead(range(50), depth=3) as items:
+        assert list(items) == list(range(50))
+
+
+def test_ahead_is_bounded():
+    made = []
+
+    def items():
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    with Ahead(items(), depth=3) as ahead:
+        first = next(iter(ahead))
+        time.sleep(0.1)
+        assert first == 0
+        assert len(made) <= 6
+    assert len(made) <= 6
+
+
+def test_ahead_is_bounded_by_size_too(monkeypatch):
+    monkeypatch.setattr("fcnseg.media.stages.MOST_BYTES", 100)
+    made = []
+
+    def items():
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    for weight, most in [(40, 4), (1000, 3)]:  # one item is let through, however heavy
+        made.clear()
+        with Ahead(items(), depth=50, weigh=lambda item, weight=weight: weight) as ahead:
+            next(iter(ahead))
+            time.sleep(0.1)
+            assert 2 <= len(made) <= most
+
+
+def test_groups():
+    assert list(groups(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(groups([], 2)) == []
+
+
+def test_an_error_ahead_is_raised_after_what_came_before_it():
+    def items():
+        yield 1
+        raise ValueError("broken")
+
+    seen = []
+    with pytest.raises(ValueError, match="broken"), Ahead(items()) as ahead:
+        seen += ahead
+    assert not [thread for thread in threading.enumerate() if thread.name == "fcnseg-ahead"]
+
+
+def test_ahead_can_be_left_while_its_items_wait():
+    leave = threading.Event()
+
+    def items():
+        yield 1
+        leave.wait()
+
+    with Ahead(items(), stop=leave.set) as ahead:
+        assert next(iter(ahead)) == 1
+
+
+def test_behind_works_in_order_and_waits_at_the_end():
+    done = []
+
+    def work(item):
+        time.sleep(0.005)
+        done.append(item)
+
+    with Behind(work, depth=2) as behind:
+        for number in range(20):
+            behind.put(number)
+    assert done == list(range(20))
+
+
+def test_an_error_behind_is_raised_by_a_later_put_and_the_rest_is_dropped():
+    done = []
+
+    def work(item):
+        if item == 3:
+            raise OSError("disk full")
+        done.append(item)
+
+    def use():
+        with Behind(work, depth=1) as behind:
+            for number in range(100):
+                behind.put(number)
+
+    with pytest.raises(OSError, match="disk full"):
+        use()
+    assert done == [0, 1, 2]
+
+
+def test_an_error_behind_is_raised_by_the_end_at_the_latest():
+    def work(item):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), Behind(work, depth=8) as behind:
+        behind.put(1)
+
+
+def test_the_first_error_is_the_one_heard_of():
+    def work(item):
+        raise OSError("later")
+
+    def use():
+        with Behind(work) as behind:
+            behind.put(1)
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        use()

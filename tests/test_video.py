@@ -1,0 +1,296 @@
+"""Videos: what goes in comes out, at its time, and never half."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.media import encoders
+from fcnseg.media.video import VideoReader, VideoWriter
+
+av = pytest.importorskip("av")
+
+SIZE = (48, 64)
+
+
+def picture(number: int, size=SIZE) -> np.ndarray:
+    """Plain colours that tell the number, in blocks that survive compression."""
+    bits = np.array([(number >> bit) & 1 for bit in range(8)], np.uint8).reshape(2, 4) * 200
+    blocks = cv2.resize(bits, size[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.dstack([blocks, np.full_like(blocks, 90), 230 - blocks])
+
+
+def number_of(image: np.ndarray) -> int:
+    height, width = image.shape[0] // 2, image.shape[1] // 4
+    rows = [height // 2, height + height // 2]
+    columns = [width * k + width // 2 for k in range(4)]
+    bits = [int(image[row, column, 0] > 100) for row in rows for column in columns]
+    return sum(bit << place for place, bit in enumerate(bits))
+
+
+def write(path: Path, count: int = 20, fps=Fraction(25), size=SIZE, times=None, **options) -> Path:
+    with VideoWriter(path, fps, size, **options) as writer:
+        for number in range(count):
+            writer.write(picture(number, size), None if times is None else times[number])
+    return path
+
+
+@pytest.fixture
+def no_pyav(monkeypatch):
+    monkeypatch.setattr(encoders, "has_pyav", lambda: False)
+    monkeypatch.setattr("fcnseg.media.video.has_pyav", lambda: False)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
+@pytest.mark.parametrize("fps", [Fraction(25, 2), Fraction(30000, 1001), Fraction(24000, 1001)])
+def test_frames_rate_and_order(tmp_path, suffix, fps):
+    with VideoReader(write(tmp_path / f"a{suffix}", 20, fps)) as reader:
+        assert abs(reader.fps - fps) < Fraction(1, 1000)
+        if suffix != ".avi":
+            assert reader.fps == fps
+        frames = list(reader)
+    assert [number_of(image) for image, _ in frames] == list(range(20))
+    expected = np.arange(20) / float(fps)
+    assert np.abs(np.array([time for _, time in frames]) - expected).max() < 0.0011
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_without_pyav_opencv_writes(tmp_path, no_pyav, suffix):
+    with VideoWriter(tmp_path / f"a{suffix}", Fraction(25, 2), SIZE) as writer:
+        assert writer.codec in ("mp4v", "XVID")
+        assert not writer.keeps_time
+        for number in range(20):
+            writer.write(picture(number))
+    with VideoReader(tmp_path / f"a{suffix}") as reader:
+        assert reader.fps == Fraction(25, 2)
+        assert [number_of(image) for image, _ in reader] == list(range(20))
+
+
+@pytest.mark.parametrize("pyav", [True, False])
+def test_odd_sizes_are_padded_not_cut(tmp_path, pyav, monkeypatch):
+    monkeypatch.setattr(encoders, "has_pyav", lambda: pyav)
+    write(tmp_path / "a.mp4", 5, size=(47, 63))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        image, _ = next(iter(reader))
+    assert image.shape == (48, 64, 3)
+    assert np.abs(image[:47, :63].astype(int) - picture(0, (47, 63))).mean() < 6
+
+
+def test_colours_come_back(tmp_path):
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (120, 80, 200)]
+    with VideoWriter(tmp_path / "a.mp4", Fraction(5), SIZE) as writer:
+        for color in colors:
+            writer.write(np.full((*SIZE, 3), color, np.uint8))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        for (image, _), color in zip(reader, colors, strict=True):
+            assert np.abs(image.mean((0, 1)) - color).max() < 6
+
+
+def test_variable_frame_rate_keeps_its_times(tmp_path):
+    times = np.cumsum([0, 0.04, 0.1, 0.03, 0.25, 0.04, 0.04, 0.5]).tolist()
+    write(tmp_path / "a.mp4", 8, times=times)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        found = [time for _, time in reader]
+    assert np.abs(np.array(found) - times).max() < 0.0021
+
+
+def test_times_rounded_to_milliseconds_do_not_spoil_a_constant_rate(tmp_path):
+    fps = Fraction(30000, 1001)
+    times = [round(number / float(fps), 3) for number in range(30)]
+    write(tmp_path / "a.mp4", 30, fps, times=times)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        assert file.streams.video[0].average_rate == fps
+
+
+def turn(path: Path) -> Path:
+    """Write a rotation by 90 degrees into an MP4's track header."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    struct.pack_into(">9i", data, matrix, 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    turned = path.with_name("turned.mp4")
+    turned.write_bytes(data)
+    return turned
+
+
+def test_rotated_videos_are_read_upright(tmp_path):
+    path = write(tmp_path / "a.mp4", 3)
+    with VideoReader(path) as plain, VideoReader(turn(path)) as turned:
+        before, after = next(iter(plain))[0], next(iter(turned))[0]
+    assert after.shape == (64, 48, 3)
+    assert np.abs(np.rot90(before, -1).astype(int) - after).mean() < 1
+
+
+def with_sound(path: Path, seconds: float = 2.0, click: float = 1.0) -> Path:
+    """A clip at 10 frames/s with silence and one click."""
+    rate = 48000
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = SIZE[1], SIZE[0], "yuv420p"
+        sound = file.add_stream("aac", rate=rate)
+        for number in range(round(seconds * 10)):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            file.mux(video.encode(frame))
+        wave = np.zeros((1, round(seconds * rate)), np.float32)
+        start = round(click * rate)
+        wave[0, start : start + 480] = np.sin(np.arange(480) / 5)
+        for at in range(0, wave.shape[1] - 1023, 1024):
+            piece = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(wave[:, at : at + 1024]), format="fltp", layout="mono"
+            )
+            piece.sample_rate, piece.pts = rate, at
+            file.mux(sound.encode(piece))
+        file.mux(video.encode(None))
+        file.mux(sound.encode(None))
+    return path
+
+
+def click_time(path: Path) -> float:
+    """When the loudest sound is, in seconds after the first frame."""
+    with av.open(str(path)) as file:
+        began = float(file.streams.video[0].start_time * file.streams.video[0].time_base)
+        loudest, when = 0.0, 0.0
+        for frame in file.decode(audio=0):
+            wave = np.abs(frame.to_ndarray()[0])
+            if wave.max() > loudest:
+                loudest, place = wave.max(), int(wave.argmax())
+                when = frame.time + place / frame.sample_rate
+    return when - began
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_is_copied_in_sync(tmp_path, suffix):
+    clip = with_sound(tmp_path / "clip.mp4")
+    out = write(tmp_path / f"out{suffix}", 20, Fraction(10), audio=clip)
+    assert abs(click_time(out) - click_time(clip)) < 0.01
+    assert abs(click_time(out) - 1.0) < 0.06
+
+
+def test_sound_starts_with_the_part_and_ends_with_it(tmp_path):
+    clip = with_sound(tmp_path / "clip.mp4")
+    out = write(tmp_path / "out.mp4", 10, Fraction(10), audio=clip, audio_start=0.5)
+    assert abs(click_time(out) - 0.5) < 0.06
+    with av.open(str(out)) as file:
+        sound = file.streams.audio[0]
+        assert float(sound.duration * sound.time_base) < 1.05
+
+
+def test_a_silent_or_unreadable_source_of_sound_is_no_obstacle(tmp_path):
+    silent = write(tmp_path / "silent.mp4", 3)
+    (tmp_path / "text.mp4").write_text("no video")
+    for audio in (silent, tmp_path / "text.mp4"):
+        out = write(tmp_path / "out.mp4", 3, audio=audio)
+        with av.open(str(out)) as file:
+            assert not file.streams.audio
+
+
+def test_frames_of_another_size_are_fitted_in(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", Fraction(10), SIZE) as writer:
+        writer.write(np.full((*SIZE, 3), 200, np.uint8))
+        writer.write(np.full((48, 32, 3), 200, np.uint8))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        images = [image for image, _ in reader]
+    assert images[1].shape == images[0].shape
+    assert images[1][:, 20:44].mean() > 180
+    assert images[1][:, :12].mean() < 20
+
+
+def test_a_video_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        writer.write(picture(1))
+        assert not path.exists()
+    assert [item.name for item in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_an_error_keeps_what_was_written_and_the_old_file(tmp_path):
+    path = tmp_path / "a.mp4"
+
+    def fail():
+        with VideoWriter(path, Fraction(10), SIZE) as writer:
+            writer.write(picture(5))
+            raise RuntimeError
+
+    for expected in (path, tmp_path / "a.partial.mp4"):
+        with pytest.raises(RuntimeError):
+            fail()
+        with VideoReader(expected) as reader:
+            assert len(list(reader)) == 1
+
+
+def test_no_frames_no_file(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", Fraction(10), SIZE):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pyav", [True, False])
+def test_what_was_not_written_is_noticed(tmp_path, monkeypatch, pyav):
+    """An encoder that loses frames silently, as OpenCV does on a full disk."""
+    monkeypatch.setattr(encoders, "has_pyav", lambda: pyav)
+    path = tmp_path / "a.mp4"
+    writer = VideoWriter(path, Fraction(10), SIZE)
+    for number in range(5):
+        writer.write(picture(number))
+    writer._encoder.written += 1
+    with pytest.raises(MediaError, match="5 of 6 frames"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_or_name_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MediaError, match="Can't write"):
+        VideoWriter(tmp_path / "file" / "a.mp4", Fraction(10), SIZE)
+    with pytest.raises(OptionError, match=r"a\.xyz"):
+        VideoWriter(tmp_path / "a.xyz", Fraction(10), SIZE)
+
+
+def test_files_that_are_no_videos(tmp_path, capfd):
+    (tmp_path / "text.mp4").write_text("hello " * 100)
+    (tmp_path / "empty.mp4").touch()
+    for name in ("text.mp4", "empty.mp4"):
+        with pytest.raises(MediaError, match="not a video that can be read"):
+            VideoReader(tmp_path / name)
+    with pytest.raises(MediaError, match="no file"):
+        VideoReader(tmp_path / "gone.mp4")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        for _ in range(40):
+            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with VideoReader(path) as reader:
+        read = len(list(reader))
+        assert 5 < read < 35
+        assert reader.lost() == 40 - read
+
+
+def test_a_rate_that_is_none_is_measured(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", 20, Fraction(25, 2))
+    monkeypatch.setattr("fcnseg.media.video._FASTEST", 5)  # 12.5 counts as nonsense now
+    monkeypatch.setattr(VideoReader, "_measure_fps", lambda self: Fraction(3))
+    assert VideoReader(path).fps == 3
+    monkeypatch.undo()
+    with VideoReader(path) as reader:
+        assert reader._measure_fps() == Fraction(25, 2)
+        assert number_of(next(iter(reader))[0]) == 0
+
+
+def test_late_frames_are_repeated_for_a_camera_without_pyav(tmp_path, no_pyav):
+    times = [0.0, 0.1, 0.5, 0.6]
+    write(tmp_path / "a.mp4", 4, Fraction(10), times=times, live=True)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert [number_of(image) for image, _ in reader] == [0, 1, 1, 1, 1, 2, 3]
+
+
+def test_writable_codecs():
+    assert "H.264" in encoders.writable_codecs()
