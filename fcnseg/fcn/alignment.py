@@ -1,0 +1,173 @@
+"""Where the cells of a feature map sit on the picture, by name and by measurement.
+
+Cell i of a map of stride s sits at pixel s * i + offset (pixel centres are integers):
+
+    centre   (s - 1) / 2   2x2 pooling, patches (VGG, ConvNeXt)
+    corner   0             odd kernels, symmetric padding (ResNet, MobileNet)
+    same     s - 1         TensorFlow's SAME padding on even sizes (EfficientNet-Lite)
+
+Any other trunk can be measured. What is measured is a copy made linear and positive:
+weights positive and strongest in the middle of a kernel, gates, normalisations and
+activations taken out, a pool's maximum replaced by such a kernel. In such a network the
+centroid of |d output / d input| is a ratio of two forward passes, of a picture of
+coordinates and a picture of ones, for all outputs at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Alignment = Literal["centre", "corner", "same"]
+
+TAIL = 0.002
+"""What all taps of a kernel share, where the middle one has 1: so that borders stay far."""
+
+
+def offset(alignment: Alignment, stride: int) -> float:
+    """The pixel that cell 0 of a map of this stride sits at."""
+    return {"centre": (stride - 1) / 2, "corner": 0.0, "same": stride - 1.0}[alignment]
+
+
+def offsets(alignment: Alignment, strides: Iterable[int]) -> dict[int, float]:
+    """stride -> the pixel that cell 0 sits at."""
+    return {stride: offset(alignment, stride) for stride in strides}
+
+
+def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
+    """A copy that is linear and positive, with the geometry of the original.
+
+    tail: as TAIL; with a large one all taps of a kernel weigh the same.
+    """
+    plain = _replaced(copy.deepcopy(network).eval().requires_grad_(False), tail)
+    for module in plain.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            _make_positive(module, name, parameter, tail)
+    return plain
+
+
+def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
+    """The first and the last pixel of `extent` that a ladder's borders do not touch.
+
+    Up to the outermost cells of the coarsest map, or one cell further in where there are
+    four or more; and from rung to rung to the next cell within.
+    """
+    cells = extent // strides[0]
+    ends = (1, cells - 2) if cells >= 4 else (0, cells - 1)
+    low, high = (strides[0] * cell + offsets[strides[0]] for cell in ends)
+    for stride in (*strides[1:], 1):
+        start = offsets[stride] if stride > 1 else 0.0
+        low = math.ceil((low - start) / stride) * stride + start
+        high = math.floor((high - start) / stride) * stride + start
+    return int(low), int(high)
+
+
+@torch.no_grad()
+def centroids(network: Callable[[Tensor], Tensor], height: int, width: int) -> Tensor:
+    """Where every output looks: (2, h, w), y and x in pixels of the input.
+
+    network: a linearised one, (N, 3, height, width) -> (N, C, h, w); its channels are
+        taken together.
+    """
+    return _ratio(network(_coordinates(height, width)))
+
+
+@torch.no_grad()
+def measured(features: Callable[[Tensor], dict[int, Tensor]], size: int = 256) -> dict[int, float]:
+    """stride -> the pixel that cell 0 sits at, of a linearised trunk.
+
+    Read off a cell in the middle, far from the borders of a size x size picture.
+    """
+    found = {}
+    for stride, answers in features(_coordinates(size, size)).items():
+        where = _ratio(answers)
+        middle = where.shape[-1] // 2
+        found[stride] = float(where[0, middle, middle]) - stride * middle
+    return found
+
+
+def _coordinates(height: int, width: int) -> Tensor:
+    """(3, 3, height, width): pictures of y, of x and of ones."""
+    shape = (1, 3, height, width)
+    rows = torch.arange(height).view(1, 1, -1, 1).expand(shape)
+    columns = torch.arange(width).expand(shape)
+    return torch.cat([rows, columns, torch.ones(shape)])
+
+
+def _ratio(answers: Tensor) -> Tensor:
+    """(3, C, h, w) of y, x and ones -> (2, h, w)."""
+    total = answers.sum(dim=1)
+    return total[:2] / total[2]
+
+
+# Modules without geometry, by what their class is called, in torchvision's and timm's words.
+_GATES = ("SqueezeExc", "SEModule", "EffectiveSE", "Gate", "Dropout", "DropPath", "StochasticDepth")
+_POINTWISE = (
+    "Norm",
+    "ReLU",
+    "GELU",
+    "SiLU",
+    "Swish",
+    "Hardswish",
+    "Hardsigmoid",
+    "Sigmoid",
+    "Mish",
+)
+
+
+def _replaced(module: nn.Module, tail: float) -> nn.Module:
+    """The module, or what stands in for it; its children likewise."""
+    kind = type(module).__name__
+    mixes = any(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
+    if any(word in kind for word in (_GATES if mixes else _GATES + _POINTWISE)):
+        return nn.Identity()
+    if isinstance(module, nn.MaxPool2d):
+        return _SoftPool(module, tail)
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child, tail))
+    return module
+
+
+class _SoftPool(nn.Module):
+    """A max pool's windows, with a kernel as the convolutions have."""
+
+    def __init__(self, pool: nn.MaxPool2d, tail: float) -> None:
+        super().__init__()
+        self.tail = tail
+        self.kernel, self.stride, self.padding = (
+            int(value[0] if isinstance(value, tuple) else value)
+            for value in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        self.spare = self.stride - 1 if pool.ceil_mode else 0  # a last window may stick out
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = x.new_zeros(x.shape[1], 1, self.kernel, self.kernel)
+        _peak(weight, self.tail)
+        x = F.pad(x, (0, self.spare, 0, self.spare))
+        return F.conv2d(x, weight, None, self.stride, self.padding, groups=x.shape[1])
+
+
+def _peak(weight: Tensor, tail: float) -> None:
+    """Fill kernels: 1 in the middle (of an even width: both), little elsewhere; sum 1."""
+    height, width = weight.shape[-2:]
+    weight.fill_(tail / (height * width))
+    weight[..., (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] += 1
+    weight.div_(weight[0].sum())
+
+
+def _make_positive(module: nn.Module, name: str, parameter: nn.Parameter, tail: float) -> None:
+    """Biases 0; kernels 1 in the middle, little elsewhere; anything else 1. Sums stay near 1."""
+    if name == "bias":
+        parameter.zero_()
+    elif isinstance(module, nn.Conv2d):
+        _peak(parameter, tail)
+    elif isinstance(module, nn.Linear):
+        parameter.fill_(1 / parameter.shape[-1])
+    elif not isinstance(module, nn.ConvTranspose2d) and "Upsample" not in type(module).__name__:
+        parameter.fill_(1.0)

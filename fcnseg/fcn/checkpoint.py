@@ -1,0 +1,257 @@
+"""The one thing passed between commands: weights and all that is needed to use them.
+
+A checkpoint is one .safetensors file; what is not a tensor is JSON in its header, under
+the key "fcnseg". Exported files carry the same JSON in their own metadata. Nothing in it
+is ever executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import CheckpointError, InputError, OptionError
+from fcnseg.events import Listener, nobody
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.fcn.published import NAMES, official_url, recognised, voc_classes
+from fcnseg.fcn.weights import download, first_line, read_state
+
+FORMAT = 1
+"""Version of the header; a file with a higher one was written by a newer fcnseg."""
+
+KEY = "fcnseg"
+"""Where the header lies in a file's metadata."""
+
+TORCH_SUFFIXES = (".pth", ".pt")
+"""Other people's weights; they are read without running code in them."""
+
+BEST = "best.safetensors"
+
+_TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network at rest.
+
+    spec: its shape. preprocess: what it is fed with. classes: what its K answers mean.
+    weights: its state dict. report: how well it did, as plain data.
+    extra: anything else worth keeping, as plain data.
+    """
+
+    spec: ModelSpec
+    preprocess: Preprocess
+    classes: ClassMap
+    weights: Mapping[str, Tensor]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.spec.num_classes:
+            raise CheckpointError(
+                f"A network of {self.spec.num_classes} classes with {len(self.classes)} names."
+            )
+
+    def header_json(self) -> str:
+        """Everything but the weights, as JSON."""
+        header = {
+            "format": FORMAT,
+            "spec": self.spec.as_dict(),
+            "preprocess": self.preprocess.as_dict(),
+            "classes": self.classes.as_dict(),
+            "report": dict(self.report),
+            "extra": dict(self.extra),
+        }
+        return json.dumps(header, ensure_ascii=False)
+
+    @classmethod
+    def from_header(
+        cls, text: str, weights: Mapping[str, Tensor] | None = None, *, name: str = "the file"
+    ) -> Checkpoint:
+        """The inverse of header_json; CheckpointError says what is wrong, in which file."""
+        try:
+            header = json.loads(text)
+            version = int(header["format"])
+            if version > FORMAT:
+                raise CheckpointError(
+                    f"{name} was written by a newer fcnseg (format {version}; this one reads "
+                    f"up to {FORMAT}).",
+                    hint="pip install --upgrade fcnseg",
+                )
+            return cls(
+                spec=ModelSpec.from_dict(header["spec"]),
+                preprocess=Preprocess.from_dict(header["preprocess"]),
+                classes=ClassMap.from_dict(header["classes"]),
+                weights=weights or {},
+                report=dict(header.get("report", {})),
+                extra=dict(header.get("extra", {})),
+            )
+        except CheckpointError:
+            raise
+        except (InputError, OptionError) as error:
+            raise CheckpointError(f"{name} has a broken header. {error.message}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            what = f"{type(error).__name__}: {error}"[:200]
+            raise CheckpointError(f"{name} has a broken header ({what}).") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file: complete or not at all, an old one replaced at the end."""
+        path = Path(path)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.weights.items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = safetensors.torch.save(weights, metadata={KEY: self.header_json()})
+            _replace(path, data)
+        except OSError as error:
+            raise CheckpointError(f"Can't write {path}: {error.strerror or error}.") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Checkpoint:
+        """Read a file; CheckpointError when it is missing, foreign, truncated or newer."""
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"No checkpoint {path}.", hint=_TRAIN_HINT)
+        if path.suffix in TORCH_SUFFIXES:
+            return cls._published(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                names = list(file.keys())
+                weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is not a checkpoint: {_what_else(path)} ({error}).", hint=_TRAIN_HINT
+            ) from error
+        if KEY not in metadata:
+            raise CheckpointError(
+                f"{path} holds weights but was not written by fcnseg: its header does not say "
+                "which network they belong to.",
+                hint="a trunk's weights can start a training: --backbone-weights FILE",
+            )
+        return cls.from_header(metadata[KEY], weights, name=str(path))
+
+    @classmethod
+    def _published(cls, path: Path) -> Checkpoint:
+        """Somebody else's weights, recognised by their names."""
+        found = recognised(read_state(path), path.name)
+        if found is None:
+            raise CheckpointError(
+                f"{path} holds weights of a network that is not known here; known are "
+                f"{', '.join(NAMES)} of torchvision and the FCN-32s, 16s and 8s of "
+                "wkentaro/pytorch-fcn.",
+                hint="a trunk's weights can start a training: --backbone-weights FILE",
+            )
+        spec, preprocess, weights = found
+        voc = voc_classes()
+        classes = voc if len(voc) == spec.num_classes else ClassMap.numbered(spec.num_classes)
+        return cls(spec, preprocess, classes, weights)
+
+    def build(self) -> FCN:
+        """The network with its weights, float32, in evaluation mode."""
+        try:
+            with torch.device("meta"):  # no memory is taken before the shapes are known to fit
+                network = FCN(self.spec)
+        except OptionError as error:
+            raise CheckpointError(
+                f"The checkpoint's network can't be built. {error.message}", hint=error.hint
+            ) from error
+        except RuntimeError as error:  # sizes beyond any memory
+            raise CheckpointError(
+                f"The checkpoint's network can't be built: {first_line(error)}."
+            ) from error
+        _check_shapes(network.state_dict(), self.weights)
+        weights = {
+            name: value.detach().float().clone() if value.is_floating_point() else value.clone()
+            for name, value in self.weights.items()
+        }
+        network.load_state_dict(weights, assign=True)
+        return network.requires_grad_(True).eval()
+
+
+def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
+    """The file meant by -m: a file, a run folder (its best), or nothing: the newest best.
+
+    A published network's name means its official weights, from torch's cache or downloaded
+    (listener hears how far). Raises CheckpointError saying what was looked for.
+    """
+    if model is None:
+        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise CheckpointError(
+                f"No model was given, and there is no trained one in {runs}{os.sep}.",
+                hint=_TRAIN_HINT,
+            )
+        return found[-1]
+    path = Path(model)
+    if path.is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if path.is_dir():
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=_TRAIN_HINT)
+    if model in NAMES:
+        return download(official_url(model), listener)
+    close = difflib.get_close_matches(model, NAMES, n=1)
+    raise CheckpointError(
+        f"No model {model!r}: no such file, run folder or published network.",
+        hint=f"did you mean {close[0]!r}?" if close else _TRAIN_HINT,
+    )
+
+
+def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    foreign = sorted(found.keys() - expected.keys())
+    wrong = [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    troubles = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
+    troubles += [f"{len(foreign)} too many ({foreign[0]} ...)"] if foreign else []
+    troubles += sorted(wrong)[:1]
+    if troubles:
+        raise CheckpointError(f"The weights do not fit the network: {'; '.join(troubles)}.")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside, flush to disk, rename: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _what_else(path: Path) -> str:
+    """What a file that is no checkpoint seems to be, by its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "it is empty"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "it looks like a PyTorch file (.pt, .pth), which can hold code"
+    if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
+        return "it looks like a picture"
+    if path.suffix == ".onnx":
+        return "it is an exported file"
+    return "it is damaged, cut short or something else"

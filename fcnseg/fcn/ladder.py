@@ -1,0 +1,166 @@
+"""The ladder: a trunk's coarse answer, refined rung by rung, at the size of the input.
+
+Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation"
+(CVPR 2015). One decoder told how far down to go: fcn32s stops at the coarsest map, each
+further one adds a skip from a map twice as fine, down to fcn2s.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcnseg.errors import OptionError
+from fcnseg.fcn.backbones import Features, build_backbone
+from fcnseg.fcn.published import published_parts
+from fcnseg.fcn.rungs import conv_bn, make_rung, make_scores
+from fcnseg.fcn.spec import PUBLISHED, ModelSpec
+from fcnseg.fcn.upsample import make_upsample, upsample
+
+__all__ = ["FCN", "Ladder", "ModelSpec"]
+
+
+class FCN(nn.Module):
+    """A trunk and a ladder: float images in, logits of the same size out.
+
+    spec: what it was made from. With decoder "published" both parts are somebody else's,
+        and the decoder has forward and shares only.
+    backbone, decoder: its two parts (they learn at different rates).
+    """
+
+    backbone: Features
+    decoder: Ladder
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        if spec.decoder == PUBLISHED:
+            self.backbone, self.decoder = published_parts(spec)
+        else:
+            self.backbone = build_backbone(spec.backbone, spec.output_stride)
+            self.decoder = Ladder(spec, self.backbone)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (N, 3, H, W), any size -> logits (N, K, H, W)."""
+        height, width = size_of(images)
+        padded = pad_to_multiple(images, self.backbone.stride)
+        logits: Tensor = self.decoder(self.backbone(padded), size_of(padded))
+        return crop(logits, height, width)
+
+    def rungs(self, images: Tensor) -> dict[int, Tensor]:
+        """What each rung says: stride -> (N, K, H, W); their sum is the logits.
+
+        Needs fuse=score, where the ladder is linear in its score maps; OptionError
+        otherwise.
+        """
+        height, width = size_of(images)
+        padded = pad_to_multiple(images, self.backbone.stride)
+        shares = self.decoder.shares(self.backbone(padded), size_of(padded))
+        return {stride: crop(share, height, width) for stride, share in shares.items()}
+
+
+class Ladder(nn.Module):
+    """From feature maps at several strides to logits at stride 1.
+
+    strides: the rungs, from coarse to fine.
+    entry: makes the first map from the coarsest features.
+    rungs: stride -> what joins that stride's features in (none for fcn32s).
+    upsamples: stride -> the way from that stride to the next finer; the last one goes to 1.
+    head: what remains to be done at the finest rung.
+    """
+
+    def __init__(self, spec: ModelSpec, backbone: Features) -> None:
+        super().__init__()
+        self.spec = spec
+        self.strides = _strides(spec, backbone)
+        self.offsets = backbone.offsets | {1: 0.0}
+        channels, score = backbone.channels, spec.fuse == "score"
+        top, *skips = self.strides
+        entry = make_scores(channels[top], spec) if score else conv_bn(channels[top], spec.width, 1)
+        self.entry: nn.Module = entry
+        self.rungs = nn.ModuleDict({str(s): make_rung(channels[s], s, spec) for s in skips})
+        self.upsamples = nn.ModuleDict()
+        for stride, finer in zip(self.strides, [*skips, 1], strict=True):
+            self.upsamples[str(stride)] = make_upsample(
+                spec.num_classes if score or finer == 1 else spec.width,
+                stride // finer,
+                self._shift(stride, finer),
+                learned=spec.upsample == "learned",
+            )
+        self.head: nn.Module = nn.Identity() if score else make_scores(spec.width, spec)
+
+    def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        """{s: (N, C_s, H/s, W/s)}, (H, W) -> logits (N, K, H, W)."""
+        x = self.entry(taps[self.strides[0]])
+        for coarse, fine in pairwise(self.strides):
+            x = self.upsamples[str(coarse)](x, size_of(taps[fine]))
+            x = self.rungs[str(fine)](x, taps[fine])  # (N, K or width, H/fine, W/fine)
+        logits: Tensor = self.upsamples[str(self.strides[-1])](self.head(x), size)
+        return logits
+
+    def shares(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
+        """Each rung's score map, carried alone to the end: {s: (N, K, H, W)}."""
+        if self.spec.fuse != "score":
+            raise OptionError(
+                "Only the ladder of fuse=score is a sum of its rungs; this one is "
+                f"fuse={self.spec.fuse}.",
+                hint="train one with --fuse score",
+            )
+        shares = {}
+        for start, stride in enumerate(self.strides):
+            rung = self.rungs[str(stride)].score if start else self.entry
+            x = rung(taps[stride])  # type: ignore[operator]
+            for coarse, fine in pairwise(self.strides[start:]):
+                x = self.upsamples[str(coarse)](x, size_of(taps[fine]))
+            shares[stride] = self.upsamples[str(self.strides[-1])](x, size)
+        return shares
+
+    def to_pixels(self, maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+        """A map of one of its strides, bilinearly at the picture's size, where it belongs.
+
+        (N, C, h, w) -> (N, C, *size); the size may be smaller than stride * h: the rest
+        was padding.
+        """
+        whole = (maps.shape[-2] * stride, maps.shape[-1] * stride)
+        return crop(upsample(maps, stride, self._shift(stride, 1), whole), *size)
+
+    def _shift(self, coarse: int, fine: int) -> float:
+        """Where cell 0 of the coarse map sits on the fine one."""
+        return (self.offsets[coarse] - self.offsets[fine]) / fine
+
+
+def size_of(maps: Tensor) -> tuple[int, int]:
+    """(height, width) of (N, C, H, W)."""
+    return maps.shape[-2], maps.shape[-1]
+
+
+def crop(maps: Tensor, height: int, width: int) -> Tensor:
+    """The top left part of (N, C, H, W); narrow keeps the size a traced graph knows."""
+    return maps.narrow(2, 0, height).narrow(3, 0, width)
+
+
+def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
+    """Repeat the last row and column until both sizes are multiples of the stride."""
+    height, width = size_of(images)
+    # Written so that a traced size is 32 * n, which halves without a remainder.
+    down = (height + stride - 1) // stride * stride - height
+    right = (width + stride - 1) // stride * stride - width
+    if not torch.compiler.is_compiling() and down == right == 0:
+        return images
+    return F.pad(images, (0, right, 0, down), mode="replicate")
+
+
+def _strides(spec: ModelSpec, backbone: Features) -> tuple[int, ...]:
+    """The rungs from coarse to fine; OptionError when the trunk has no map that fine."""
+    finest = int(spec.decoder.removeprefix("fcn").removesuffix("s"))
+    strides = sorted(backbone.channels, reverse=True)
+    if finest < strides[-1]:
+        raise OptionError(
+            f"The backbone {spec.backbone} has no features at stride {finest}, which "
+            f"{spec.decoder} needs; its finest are at {strides[-1]}.",
+            hint=f"take --decoder fcn{strides[-1]}s",
+        )
+    return tuple(s for s in strides if s >= finest or s == strides[0])

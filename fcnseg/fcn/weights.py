@@ -1,0 +1,101 @@
+"""Weights on disk and on the net: read without running code, fetched with a checksum."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fcnseg.errors import CheckpointError
+from fcnseg.events import Listener, Progress, nobody
+
+State = Mapping[str, Tensor]
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+def read_state(file: Path) -> State:
+    """Names and tensors of a .safetensors or a PyTorch file; nothing in it is executed.
+
+    Raises CheckpointError when the file is missing, damaged or holds something else.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"No weights file {file}.", hint="give the path of an existing file")
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        raise CheckpointError(f"{file} is not a weights file: {first_line(error)}.") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{file} holds no weights (a table of names and tensors).")
+    return state
+
+
+def download(url: str, listener: Listener = nobody) -> Path:
+    """A file by its address, from torch's cache folder or fetched into it.
+
+    The name carries the first digits of the SHA-256 (resnet18-f37072fd.pth): a new file
+    must have them. Raises CheckpointError when the file can't be had.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        return path
+    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = _fetch(url, partial, listener)
+        _check_digest(name, digest)
+        partial.replace(path)
+    except OSError as error:  # URLError is one
+        raise CheckpointError(
+            f"{name} could not be downloaded from {url}: {first_line(error)}.",
+            hint=f"go online once, or put the file into {path.parent}",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return path
+
+
+def _fetch(url: str, path: Path, listener: Listener) -> str:
+    """Write the file; its SHA-256."""
+    digest = hashlib.sha256()
+    done = 0
+    with urllib.request.urlopen(url, timeout=30) as answer, path.open("wb") as file:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        while chunk := answer.read(CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            listener(
+                Progress(f"downloading {path.name[1:].rsplit('.', 2)[0]}", done, total, "bytes")
+            )
+    if total is not None and done != total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
+    return digest.hexdigest()
+
+
+def _check_digest(name: str, digest: str) -> None:
+    wanted = re.search(r"-([0-9a-f]{8,})\.", name)
+    if wanted and not digest.startswith(wanted[1]):
+        raise OSError(f"its SHA-256 begins with {digest[:8]}, expected {wanted[1]}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short enough for a message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import CheckpointError
+from fcnseg.fcn.checkpoint import FORMAT, KEY, Checkpoint, find_model
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.preprocess import LITE
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="learned")
+    network = FCN(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()(torch.rand(2, 3, 64, 64))  # moves the norms' statistics
+    classes = ClassMap.of(["Straße", "b", "c"])
+    return Checkpoint(spec, LITE, classes, network.state_dict(), {"miou": 0.5}, {"epoch": 3})
+
+
+@pytest.fixture
+def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    return checkpoint.save(tmp_path / "deep" / "model.safetensors")
+
+
+def test_round_trip(checkpoint: Checkpoint, path: Path) -> None:
+    again = Checkpoint.load(path)
+    assert (again.spec, again.preprocess, again.classes) == (
+        checkpoint.spec, checkpoint.preprocess, checkpoint.classes,
+    )  # fmt: skip
+    assert (again.report, again.extra) == ({"miou": 0.5}, {"epoch": 3})
+    assert again.weights.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(again.weights[k], checkpoint.weights[k]) for k in again.weights)
+
+
+@torch.no_grad()
+def test_build(checkpoint: Checkpoint, path: Path) -> None:
+    network = Checkpoint.load(path).build()
+    original = FCN(checkpoint.spec)
+    original.load_state_dict(dict(checkpoint.weights))
+    x = torch.rand(1, 3, 50, 70)
+    assert not network.training
+    torch.testing.assert_close(network(x), original.eval()(x))
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+
+
+@torch.no_grad()
+def test_half_precision_weights_compute_in_full(checkpoint: Checkpoint) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint.weights.items()}
+    small = Checkpoint(checkpoint.spec, LITE, checkpoint.classes, half)
+    network = small.build()
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(network(x), checkpoint.build()(x), rtol=0, atol=1e-2)
+
+
+def test_building_twice_shares_nothing(checkpoint: Checkpoint) -> None:
+    one, other = checkpoint.build(), checkpoint.build()
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    assert any(parameter.abs().max() > 0 for parameter in other.parameters())
+
+
+def test_a_failed_save_leaves_the_old_file(
+    checkpoint: Checkpoint, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        checkpoint.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_names_must_match_the_network(checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="3 classes with 2 names"):
+        Checkpoint(checkpoint.spec, LITE, ClassMap.of(["a", "b"]), {})
+
+
+# --- files that are something else ---
+
+
+def foreign(path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.ones(1)}, path)
+
+
+FILES: dict[str, tuple[Any, str]] = {
+    "empty": (lambda p: p.write_bytes(b""), "it is empty"),
+    "text": (lambda p: p.write_text("hello, I am a text file"), "not a checkpoint"),
+    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "a picture"),
+    "pickle": (lambda p: torch.save({"a": torch.ones(1)}, p), "PyTorch file"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "not a checkpoint"),
+    "header cut": (lambda p: p.write_bytes(p.read_bytes()[:500]), "not a checkpoint"),
+    "huge header": (lambda p: p.write_bytes((1 << 60).to_bytes(8, "little") + b"{}"), "not a chec"),
+    "foreign": (foreign, "not written by fcnseg"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_no_checkpoint(kind: str, path: Path) -> None:
+    change, says = FILES[kind]
+    change(path)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        Checkpoint.load(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def rewritten(path: Path, **changes: Any) -> Path:
+    """The file with parts of its header replaced (None: left out)."""
+    old = Checkpoint.load(path)
+    header = {**json.loads(old.header_json()), **changes}
+    header = {name: value for name, value in header.items() if value is not None}
+    weights = {name: value.contiguous() for name, value in old.weights.items()}
+    safetensors.torch.save_file(weights, path, {KEY: json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": FORMAT + 1}, "newer fcnseg"),
+        ({"format": "one"}, "broken header"),
+        ({"format": None}, "KeyError"),
+        ({"spec": None}, "KeyError: 'spec'"),
+        ({"spec": {"backbone": "tiny"}}, "must name backbone and num_classes"),
+        ({"spec": {"backbone": "tiny", "num_classes": 3, "flux": 1}}, "unknown 'flux'"),
+        ({"spec": {"backbone": "tiny", "num_classes": 99}}, "99 classes with 3 names"),
+        ({"spec": {"backbone": "tiny", "num_classes": 3, "fuse": "sum"}}, "No fuse 'sum'"),
+        ({"spec": [1, 2]}, "Not a model description"),
+        ({"preprocess": {"mean": [0, 0, 0], "std": [0, 0, 0]}}, "above zero"),
+        ({"classes": {"names": ["a", "a", "b"], "colors": [[0, 0, 0]] * 3}}, "must differ"),
+        ({"classes": 7}, "Not a class map"),
+        ({"report": 5}, "broken header"),
+    ],
+    ids=str,
+)
+def test_broken_headers(path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        Checkpoint.load(rewritten(path, **changes))
+
+
+def test_a_deeply_nested_header(path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.ones(1)}, path, {KEY: "[" * 100_000})
+    with pytest.raises(CheckpointError, match="broken header"):
+        Checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"width": 9}, "is .* not"),
+        ({"width": 10**6}, "is .* not"),  # and no memory is asked for
+        ({"decoder": "fcn2s"}, "missing"),
+        ({"decoder": "fcn32s"}, "too many"),
+        ({"backbone": "resnet18"}, "missing"),
+    ],
+    ids=str,
+)
+def test_weights_of_another_network(path: Path, spec: dict[str, Any], says: str) -> None:
+    old = Checkpoint.load(path).spec.as_dict()
+    checkpoint = Checkpoint.load(rewritten(path, spec={**old, **spec}))
+    with pytest.raises(CheckpointError, match=f"do not fit the network.*{says}"):
+        checkpoint.build()
+
+
+def test_an_unknown_backbone(path: Path) -> None:
+    spec = Checkpoint.load(path).spec.as_dict() | {"backbone": "resnet19"}
+    with pytest.raises(CheckpointError, match="No backbone 'resnet19'"):
+        Checkpoint.load(rewritten(path, spec=spec)).build()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_bytes_raise_nothing_else(path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    data = bytearray(path.read_bytes())
+    for place in random.integers(0, 3000, size=8):
+        data[place] = random.integers(256)
+    path.write_bytes(data)
+    with contextlib.suppress(CheckpointError):
+        Checkpoint.load(path).build()
+
+
+def test_a_network_beyond_any_memory(path: Path) -> None:
+    spec = Checkpoint.load(path).spec.as_dict() | {"width": 10**9}
+    with pytest.raises(CheckpointError, match="can't be built"):
+        Checkpoint.load(rewritten(path, spec=spec)).build()
+
+
+# --- which file is meant ---
+
+
+def test_find_model(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    first, second = (checkpoint.save(runs / name / "best.safetensors") for name in ("b", "a"))
+    os.utime(first, ns=(1, 1))
+    assert find_model(None, runs) == second
+    assert find_model(str(first), runs) == first
+    assert find_model(str(runs / "b"), runs) == first
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [(None, "No model was given"), ("nowhere", "No model 'nowhere'"), (".", "No best")],
+)
+def test_find_nothing(
+    model: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        find_model(model)
+    assert "fcnseg train" in caught.value.hint

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fcnseg.errors import InputError, OptionError
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.rungs import ConcatRung, FeatureRung, ScoreRung
+from fcnseg.fcn.upsample import LearnedUpsample, upsample
+
+DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
+
+
+def make(backbone: str = "tiny", *, randomise: bool = True, **more: Any) -> FCN:
+    """A small network; its scores, which start at or near zero, set to something."""
+    torch.manual_seed(0)
+    network = FCN(ModelSpec(backbone=backbone, num_classes=4, **{"width": 8, **more}))
+    if randomise:
+        for name, parameter in network.decoder.named_parameters():
+            if "scores" in name or "entry" in name or "head" in name:
+                nn.init.normal_(parameter, std=0.3)
+    return network.eval()
+
+
+def images(*size: int) -> Tensor:
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+NETWORKS = {
+    (decoder, fuse): make(decoder=decoder, fuse=fuse)
+    for decoder in DECODERS
+    for fuse in ("score", "feature", "concat")
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 130), st.integers(1, 130), st.sampled_from(sorted(NETWORKS)))
+@torch.no_grad()
+def test_the_size_that_came_in_goes_out(height: int, width: int, which: tuple[str, str]) -> None:
+    assert NETWORKS[which](images(height, width)).shape == (1, 4, height, width)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (500, 375), (360, 480)], ids=str)
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "squeezenet1_1", "alexnet"])
+@torch.no_grad()
+def test_sizes_of_other_trunks(backbone: str, size: tuple[int, int]) -> None:
+    assert make(backbone, decoder="fcn8s")(images(*size)).shape == (1, 4, *size)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_how_far_down(decoder: str) -> None:
+    finest = int(decoder[3:-1])
+    strides = NETWORKS[decoder, "score"].decoder.strides
+    assert strides == tuple(s for s in (32, 16, 8, 4, 2) if s >= finest)
+
+
+@pytest.mark.parametrize(
+    ("fuse", "kind"), [("score", ScoreRung), ("feature", FeatureRung), ("concat", ConcatRung)]
+)
+def test_fuse(fuse: str, kind: type) -> None:
+    rungs = NETWORKS["fcn8s", fuse].decoder.rungs.values()
+    assert [type(rung) for rung in rungs] == [kind, kind]
+
+
+# --- the decomposition ---
+
+
+@pytest.mark.parametrize("upsampling", ["fixed", "learned"])
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("size", [(33, 47), (64, 96)], ids=str)
+@torch.no_grad()
+def test_the_rungs_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[int, int]) -> None:
+    network = make(decoder=decoder, fuse="score", upsample=upsampling)
+    rungs = network.rungs(images(*size))
+    assert tuple(rungs) == network.decoder.strides
+    assert all(share.abs().max() > 0.01 for share in rungs.values())
+    torch.testing.assert_close(sum(rungs.values()), network(images(*size)), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_rungs_sum_in_bf16() -> None:
+    """bf16 has 8 bits: the sum of three rungs is within 2 % of the largest logit."""
+    network = make(decoder="fcn8s", fuse="score").bfloat16()
+    x = images(64, 96).bfloat16()
+    logits, rungs = network(x), network.rungs(x)
+    difference = (sum(share.float() for share in rungs.values()) - logits.float()).abs().max()
+    assert difference < 0.02 * logits.abs().max()
+
+
+class Both(nn.Module):
+    """The logits and the rungs, for export."""
+
+    def __init__(self, network: FCN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(images), torch.stack(list(self.network.rungs(images).values()))
+
+
+@torch.no_grad()
+def test_the_rungs_sum_when_exported() -> None:
+    network = make(decoder="fcn16s", fuse="score")
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        Both(network), (images(70, 100),), dynamic_shapes={"images": {2: free, 3: free}}
+    )
+    for size in ((70, 100), (51, 133)):
+        logits, rungs = program.module()(images(*size))
+        torch.testing.assert_close(rungs.sum(0), logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits, network(images(*size)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fuse", ["feature", "concat"])
+def test_only_scores_can_be_taken_apart(fuse: str) -> None:
+    with pytest.raises(OptionError, match="fuse=score"):
+        NETWORKS["fcn8s", fuse].rungs(images(33, 47))
+
+
+# --- how it starts ---
+
+
+@torch.no_grad()
+def test_skips_start_at_zero() -> None:
+    """A fresh FCN-8s says what its coarsest rung says."""
+    network = make(decoder="fcn8s", fuse="score", randomise=False)
+    rungs = network.rungs(images(64, 96))
+    assert rungs[16].abs().max() == rungs[8].abs().max() == 0
+    assert rungs[32].abs().max() > 0
+
+
+def test_zero_skips_learn() -> None:
+    network = make(decoder="fcn8s", fuse="score", randomise=False)
+    network(images(64, 96)).square().sum().backward()
+    for rung in network.decoder.rungs.values():
+        assert rung.scores.weight.grad.abs().max() > 0
+
+
+@torch.no_grad()
+def test_scaled_skips() -> None:
+    """The at-once way: pool4 by 0.01, pool3 by 0.0001."""
+    network = make(decoder="fcn8s", fuse="score", skips="scaled", randomise=False)
+    rungs = network.decoder.rungs
+    assert {stride: rung.scale for stride, rung in rungs.items()} == {"16": 0.01, "8": 0.0001}
+    skip = torch.randn(1, 48, 4, 4)
+    expected = rungs["16"].scores(skip * 0.01)
+    assert torch.equal(rungs["16"].score(skip), expected)
+    assert rungs["16"].scores.weight.abs().max() > 0
+
+
+@torch.no_grad()
+def test_learned_starts_as_fixed() -> None:
+    for fuse in ("score", "feature"):
+        fixed = make(decoder="fcn4s", fuse=fuse)
+        learned = make(decoder="fcn4s", fuse=fuse, upsample="learned")
+        assert any(isinstance(m, LearnedUpsample) for m in learned.modules())
+        learned.load_state_dict(fixed.state_dict(), strict=False)
+        x = images(33, 47)
+        torch.testing.assert_close(learned(x), fixed(x), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_answers_need_no_other_size() -> None:
+    """Padding by replication is seen as picture: a padded picture's answer is the same."""
+    network = NETWORKS["fcn8s", "feature"]
+    x = images(50, 70)
+    padded = nn.functional.pad(x, (0, 26, 0, 14), mode="replicate")
+    torch.testing.assert_close(network(padded)[..., :50, :70], network(x))
+
+
+@torch.no_grad()
+def test_to_pixels_is_aligned() -> None:
+    for backbone, shift in (("tiny", 3.5), ("efficientnet_lite0", 7.0)):
+        decoder = make(backbone).decoder
+        maps = torch.randn(1, 2, 5, 6)
+        expected = upsample(maps, 8, shift, (40, 48))[..., :33, :47]
+        assert torch.equal(decoder.to_pixels(maps, 8, (33, 47)), expected)
+
+
+# --- the spec ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder": "fcn64s"}, {"fuse": "sum"}, {"upsample": "nearest"}, {"skips": "one"},
+        {"num_classes": 0}, {"num_classes": 256}, {"width": 0}, {"dropout": 1.0},
+        {"output_stride": 4}, {"backbone": "resnet19"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_options(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        FCN(ModelSpec(**{"backbone": "tiny", "num_classes": 4, **change}))
+
+
+def test_a_trunk_without_fine_features() -> None:
+    with pytest.raises(OptionError, match=r"no features at stride 2") as caught:
+        FCN(ModelSpec(backbone="convnext_tiny", num_classes=2, decoder="fcn2s"))
+    assert "--decoder fcn4s" in caught.value.hint
+
+
+def test_spec_round_trip() -> None:
+    spec = ModelSpec(backbone="tiny", num_classes=3, dropout=0, upsample="learned", skips="scaled")
+    assert ModelSpec.from_dict(spec.as_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None, {}, {"backbone": "tiny"}, {"backbone": "tiny", "num_classes": "4"},
+        {"backbone": "tiny", "num_classes": True}, {"backbone": "tiny", "num_classes": 4, "new": 1},
+        {"backbone": "tiny", "num_classes": 4, "dropout": "0"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_broken_specs(data: Any) -> None:
+    with pytest.raises(InputError):
+        ModelSpec.from_dict(data)

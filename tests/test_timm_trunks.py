@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import MissingExtra, OptionError
+from fcnseg.fcn.backbones import build_backbone
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.fcn.ladder import FCN, ModelSpec
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingExtra) as caught:
+        build_backbone("timm:resnet18")
+    assert "fcnseg[timm]" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "offsets"),
+    [
+        ("resnet10t", {2: 0.0, 4: 0.0, 8: 1.0, 16: 3.0, 32: 7.0}),  # shortcuts pool 2x2
+        ("mobilenetv3_small_050", {2: 0.0, 4: 0.0, 8: 0.0, 16: 0.0, 32: 0.0}),
+        ("convnext_atto", {4: 1.5, 8: 3.5, 16: 7.5, 32: 15.5}),
+        ("tf_mobilenetv3_small_075", {2: 1.0, 4: 3.0, 8: 7.0, 16: 15.0, 32: 31.0}),
+    ],
+)
+def test_measured(name: str, offsets: dict[int, float]) -> None:
+    pytest.importorskip("timm")
+    backbone = build_backbone(f"timm:{name}")
+    assert backbone.offsets == offsets
+
+
+@torch.no_grad()
+def test_in_a_checkpoint() -> None:
+    pytest.importorskip("timm")
+    spec = ModelSpec(backbone="timm:resnet10t", num_classes=3, width=8, decoder="fcn4s")
+    network = FCN(spec).eval()
+    kept = Checkpoint(spec, network.backbone.preprocess, ClassMap.numbered(3), network.state_dict())
+    x = torch.rand(1, 3, 50, 70)
+    torch.testing.assert_close(kept.build()(x), network(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18_x", "vit_tiny_patch16_224"])
+def test_what_can_not_be_a_trunk(name: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(OptionError):
+        build_backbone(f"timm:{name}")
