@@ -1,0 +1,251 @@
+"""Folders whose labels are outlines in text files: COCO, labelme, YOLO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from fcnseg.data.description import Found, Pair, SplitName
+from fcnseg.data.folders import SPLIT_WORDS, name_uniquely, partner_index, place_of
+from fcnseg.data.listing import Listing, is_image, stem_of
+from fcnseg.data.names import Entry, find_entries, read_yaml_names
+from fcnseg.data.outlines import (
+    LABELME_AREAS,
+    CocoDocument,
+    coco_document,
+    read_json,
+    yolo_outlines,
+)
+from fcnseg.errors import DatasetError, MediaError
+
+_NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
+"""COCO files about the same images that hold no areas, or the same ones again."""
+
+
+def find_coco(listing: Listing) -> Found | None:
+    """COCO JSON: images, annotations and categories in one file for each split."""
+    files = [
+        name
+        for name in listing.with_suffix(".json")
+        if not any(word in name.rpartition("/")[2] for word in _NOT_INSTANCES)
+        and _head_says(listing.path(name), (b'"images"', b'"annotations"', b'"categories"'))
+    ]
+    if not files:
+        return None
+    pairs: list[Pair] = []
+    missing: list[tuple[Path, str]] = []
+    names: dict[str, None] = {}  # an ordered set
+    broken = []
+    images = listing.images
+    by_path = {name.lower(): name for name in images}
+    by_name = partner_index(images)
+    for file in files:
+        try:
+            document = coco_document(listing.path(file))
+        except MediaError as error:
+            broken.append((listing.path(file), error.message))
+            continue
+        names.update(dict.fromkeys(_category_names(document)))
+        for part, image in document.images.items():
+            wanted = str(image.get("file_name", ""))
+            at = _find_image(wanted, file, by_path, by_name)
+            if at is None:
+                missing.append((listing.path(file), wanted))
+            else:
+                split = _split_of(file) or place_of(at).split
+                name = str(PurePosixPath(at).with_suffix(""))
+                pairs.append(Pair(listing.path(at), listing.path(file), split, name, part))
+    used = {pair.image for pair in pairs}
+    return Found(
+        "coco",
+        name_uniquely(pairs),
+        store="coco",
+        terms=tuple(names),
+        orphan_images=tuple(p for p in map(listing.path, images) if p not in used),
+        broken=tuple(broken),
+        notes=tuple((path, f"no image file {wanted!r}") for path, wanted in missing),
+        why=(f"{_list(files)} is a COCO file: images, annotations, categories",),
+    )
+
+
+def find_labelme(listing: Listing) -> Found | None:
+    """labelme: a JSON file with shapes for each image, usually beside it."""
+    files = [
+        name
+        for name in listing.with_suffix(".json")
+        if _head_says(listing.path(name), (b'"shapes"',))
+    ]
+    if not files:
+        return None
+    images = listing.images
+    by_path = {name.lower(): name for name in images}
+    by_name = partner_index(images)
+    pairs, orphans, broken, notes = [], [], [], []
+    labels: set[str] = set()
+    for file in files:
+        path = listing.path(file)
+        try:
+            data = read_json(path)
+            shapes = [(str(s["label"]), s.get("shape_type") or "polygon") for s in data["shapes"]]
+        except (MediaError, KeyError, TypeError, AttributeError) as error:
+            broken.append((path, error.message if isinstance(error, MediaError) else
+                           f"{path} is not a labelme file: {error!r}"))  # fmt: skip
+            continue
+        at = _find_image(str(data.get("imagePath", "")), file, by_path, by_name)
+        at = at or by_name.get(stem_of(file).lower())
+        if at is None:
+            orphans.append(path)
+            continue
+        labels.update(label for label, kind in shapes if kind in LABELME_AREAS)
+        flat = sum(kind not in LABELME_AREAS for _, kind in shapes)
+        if flat:
+            notes.append((path, f"{flat} lines or points, which cover no pixels"))
+        place = place_of(at)
+        name = "/".join((*place.rest, stem_of(at)))
+        pairs.append(Pair(listing.path(at), path, place.split or place_of(file).split, name))
+    used = {pair.image for pair in pairs}
+    return Found(
+        "labelme",
+        name_uniquely(pairs),
+        store="labelme",
+        terms=_in_listed_order(labels, find_entries(listing)[0]),
+        orphan_images=tuple(p for p in map(listing.path, images) if p not in used),
+        orphan_labels=tuple(orphans),
+        broken=tuple(broken),
+        notes=tuple(notes),
+        why=("JSON files with shapes are labelme's",),
+    )
+
+
+def find_yolo(listing: Listing) -> Found | None:
+    """YOLO polygons: labels/a.txt for images/a.jpg, a class number and an outline on each line."""
+    texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
+    images = [name for name in listing.images if place_of(name).role != "labels"]
+    partners = {(*place_of(name).key, stem_of(name).lower()): name for name in texts}
+    pairs, alone, broken, notes = [], [], [], []
+    largest, areas = -1, 0
+    for name in images:
+        place = place_of(name)
+        text = partners.pop((*place.key, stem_of(name).lower()), None)
+        if text is None:
+            alone.append(listing.path(name))
+            continue
+        path = listing.path(text)
+        inside = "/".join((*place.rest, stem_of(name)))
+        pairs.append(Pair(listing.path(name), path, place.split, inside))
+        try:
+            numbers = [number for number, _ in yolo_outlines(path)]
+        except MediaError as error:
+            broken.append((path, error.message))
+            continue
+        areas += len(numbers)
+        largest = max(largest, *numbers) if numbers else largest
+        boxes = sum(1 for line in path.read_text().splitlines() if line.strip()) - len(numbers)
+        if boxes:
+            notes.append((path, f"{boxes} boxes without an outline"))
+    if not pairs:
+        return None
+    if not areas and notes:
+        raise DatasetError(
+            f"{listing.root} has boxes in YOLO's format, but no outlines; "
+            "segmentation needs to know which pixels belong to a thing.",
+            hint="export the dataset as segmentation (polygons or masks)",
+        )
+    return Found(
+        "yolo",
+        name_uniquely(pairs),
+        store="yolo",
+        terms=_yolo_names(listing, largest + 1),
+        orphan_images=tuple(alone),
+        orphan_labels=tuple(listing.path(name) for name in partners.values()),
+        broken=tuple(broken),
+        notes=tuple(notes),
+        why=("text files with a class number and an outline on each line are YOLO's",),
+    )
+
+
+def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
+    """Names from data.yaml or a class list; numbered where they are missing."""
+    entries: Sequence[Entry] = ()
+    for file in listing.with_suffix(".yaml", ".yml"):
+        entries = entries or read_yaml_names(listing.path(file))
+    entries = entries or find_entries(listing)[0]
+    names = [entry.name for entry in entries]
+    return tuple(names + [f"class_{index}" for index in range(len(names), count)])
+
+
+def _category_names(document: CocoDocument) -> list[str]:
+    """Category names by ascending id, without one that only groups the others (Roboflow's 0)."""
+    used = {a["category_id"] for entries in document.annotations.values() for a in entries}
+    ordered = [document.names[key] for key in sorted(document.names)]
+    first = min(document.names, default=None)
+    grouping = first == 0 and first not in used and len(ordered) > 1
+    return ordered[1:] if grouping else ordered
+
+
+def _find_image(
+    wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
+) -> str | None:
+    """The listed image an annotation file means: as a path from it or the root, else by name."""
+    wanted = wanted.replace("\\", "/").lower()
+    folder = file.rpartition("/")[0].lower()
+    for start in (folder, ""):
+        path = f"{start}/{wanted}" if start else wanted
+        if path in by_path:
+            return by_path[path]
+    inside = [name for path, name in by_path.items() if path.endswith(f"/{wanted}")] if (
+        "/" in wanted
+    ) else []  # fmt: skip
+    if len(inside) == 1:
+        return inside[0]
+    split = _split_of(file)
+    name = by_name.get(wanted.rpartition("/")[2])
+    if name is None or not split or place_of(name).split in ("", split):
+        return name
+    return next(
+        (n for p, n in by_path.items()
+         if p.endswith("/" + wanted.rpartition("/")[2]) and place_of(n).split == split),
+        name,
+    )  # fmt: skip
+
+
+def _split_of(file: str) -> SplitName:
+    """The split in an annotation file's own name, or in its folders'."""
+    for word in re.findall("[a-z]+", stem_of(file).lower()):
+        if word in SPLIT_WORDS:
+            return SPLIT_WORDS[word]
+    return place_of(file).split
+
+
+def _in_listed_order(labels: Iterable[str], entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Labels in a class list's order, then the others by name."""
+    listed = [entry.name for entry in entries]
+    known = [name for name in listed if name in labels]
+    return tuple(known + sorted(label for label in labels if label not in listed))
+
+
+def _head_says(path: Path, words: Sequence[bytes]) -> bool:
+    """Whether a JSON file has these keys; of a large one the ends are looked at."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(1 << 16)
+            file.seek(0, 2)
+            if file.tell() > 1 << 17:
+                file.seek(-(1 << 16), 2)
+                text += file.read()
+                return words[0] in text or words[-1] in text
+            file.seek(len(text))
+            text += file.read()
+    except OSError:
+        return False
+    return all(word in text for word in words)
+
+
+def _list(files: Sequence[str]) -> str:
+    return ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+
+
+def has_images(listing: Listing) -> bool:
+    """Whether any listed file is an image."""
+    return any(is_image(name) for name in listing.files)

@@ -1,0 +1,106 @@
+"""What was seen in files, kept between runs; a changed file is looked at again.
+
+One SQLite file for each dataset folder, in the user's cache folder (FCNSEG_CACHE names
+another). It only saves time: when it can't be written or read, work goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+FORMAT = 2
+"""Raised when what is recorded changes, so that old records are not taken for new ones."""
+
+_ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old versions
+
+
+def cache_folder() -> Path:
+    """Where fcnseg keeps what it can make again: FCNSEG_CACHE, else the system's place."""
+    named = os.environ.get("FCNSEG_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fcnseg" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fcnseg"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcnseg"
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """Sizes and times of change of files; "" when one can't be asked."""
+    try:
+        states = [path.stat() for path in paths]
+    except OSError:
+        return ""
+    return ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
+
+
+class ScanCache:
+    """Records by key, valid while the files' stamp is the same. A context manager."""
+
+    def __init__(self, root: Path) -> None:
+        name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+        self.path = cache_folder() / "scans" / f"{name}-{FORMAT}.sqlite"
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=5)
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, stamp TEXT, record TEXT)"
+            )
+        except (OSError, sqlite3.Error):
+            self._forget()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._forget()
+
+    def get(self, stamps: Mapping[str, str]) -> dict[str, str]:
+        """The records of those keys whose stamp is still the same."""
+        found: dict[str, str] = {}
+        if self._database is None:
+            return found
+        keys = list(stamps)
+        try:
+            for start in range(0, len(keys), _ASKED):
+                some = keys[start : start + _ASKED]
+                marks = ",".join("?" * len(some))
+                rows = self._database.execute(
+                    f"SELECT key, stamp, record FROM records WHERE key IN ({marks})", some
+                )
+                found |= {k: record for k, seen, record in rows if seen and seen == stamps[k]}
+        except sqlite3.Error:
+            self._forget()
+        return found
+
+    def put(self, records: Mapping[str, tuple[str, str]]) -> None:
+        """Keep (stamp, record) by key."""
+        if self._database is None or not records:
+            return
+        rows = [(key, seen, record) for key, (seen, record) in records.items() if seen]
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
+        except sqlite3.Error:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.close()
+        self._database = None

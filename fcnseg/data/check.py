@@ -1,0 +1,151 @@
+"""The verb `check`: what a dataset is and what is wrong with it, before an hour is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fcnseg.config import CheckConfig
+from fcnseg.data.clean import Cleaned, write_clean
+from fcnseg.data.contact import write_contact
+from fcnseg.data.declared import write_declared
+from fcnseg.data.description import Description
+from fcnseg.data.file_troubles import file_troubles
+from fcnseg.data.findings import SEVERITIES, Finding
+from fcnseg.data.frequencies import ClassShare, count_classes
+from fcnseg.data.label_troubles import label_troubles
+from fcnseg.data.layouts import Scanned, scan, split_sizes
+from fcnseg.data.leaks import leaks
+from fcnseg.data.suggest import Size, Suggestion, suggest
+from fcnseg.errors import DatasetError, MediaError
+from fcnseg.events import Listener, Note, Progress, nobody
+
+__all__ = ["CheckResult", "Finding", "check", "examine"]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckResult:
+    """What a dataset is and what is wrong with it.
+
+    shares: how often each class occurs. train_pixels: labelled pixels of each class in the
+        training pictures (in all, when there are none). train_sizes: their (height, width).
+    mean, spread: of red, green and blue in 0..1, over all pictures.
+    suggestion: what to train with. contact, cleaned, written: what was written, or None.
+    """
+
+    description: Description
+    splits: dict[str, int]
+    findings: tuple[Finding, ...]
+    shares: tuple[ClassShare, ...]
+    train_pixels: tuple[int, ...]
+    train_sizes: tuple[Size, ...]
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    suggestion: Suggestion | None
+    contact: Path | None = None
+    cleaned: Cleaned | None = None
+    written: Path | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether some finding is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def raise_errors(self) -> None:
+        """DatasetError with the first error, if there is one."""
+        for finding in self.findings:
+            if finding.severity == "error":
+                files = ", ".join(finding.files[:3])
+                more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
+                message = f"{finding.message} ({files}{more})" if files else finding.message
+                raise DatasetError(message, hint=finding.repair)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What --json prints."""
+        description = self.description
+        return {
+            "layout": description.layout,
+            "pairs": len(description.pairs),
+            "classes": list(description.classes.names),
+            "ignore_index": description.ignore_index,
+            "splits": self.splits,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "why": list(description.why),
+            "frequencies": [share.as_dict() for share in self.shares],
+            "mean": list(self.mean),
+            "std": list(self.spread),
+            "suggested": self.suggestion.as_dict() if self.suggestion else None,
+            "contact": str(self.contact) if self.contact else None,
+            "fixed": self.cleaned.as_dict() if self.cleaned else None,
+            "written": str(self.written) if self.written else None,
+        }
+
+
+def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
+    """Look at a dataset and write the contact sheet, and a clean copy or dataset.toml if asked.
+
+    DatasetError when it can't be a dataset at all.
+    """
+    seen, result = _examine(config.data, listener)
+    if config.write is not None:
+        write_declared(seen.description, config.write)
+        listener(Note(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
+        result = replace(result, written=config.write)
+    if config.fix is not None:
+        count = len(seen.description.pairs)
+        cleaned = write_clean(
+            seen, config.fix, lambda done: listener(Progress("copy", done, count, "pairs"))
+        )
+        listener(
+            Note(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: "
+                 f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out")
+        )  # fmt: skip
+        result = replace(result, cleaned=cleaned)
+    try:
+        if write_contact(seen.description, config.contact):
+            listener(Note(f"Look at {config.contact}: do the labels lie on the things?"))
+            result = replace(result, contact=config.contact)
+    except MediaError as error:  # a folder that can't be written to is no fault of the dataset
+        listener(Note(error.message, "warning"))
+    return result
+
+
+def examine(data: str | Path, listener: Listener = nobody) -> CheckResult:
+    """`check` without writing anything: what a training does first."""
+    return _examine(Path(data), listener)[1]
+
+
+def _examine(data: Path, listener: Listener) -> tuple[Scanned, CheckResult]:
+    seen = scan(data, listener, pictures=True)
+    assert seen.pictures is not None, "pictures were asked for"
+    counts = count_classes(seen)
+    findings = [*file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    names = seen.description.classes.names
+    pixels = counts.pixels[0] if counts.pixels[0].any() else counts.pixels.sum(0)
+    sizes = _train_sizes(seen)
+    train_pixels = tuple(int(count) for count in pixels)
+    result = CheckResult(
+        description=seen.description,
+        splits=split_sizes(seen.description),
+        findings=tuple(findings),
+        shares=counts.shares(names),
+        train_pixels=train_pixels,
+        train_sizes=sizes,
+        mean=seen.pictures.mean,
+        spread=seen.pictures.spread,
+        suggestion=suggest(sizes, train_pixels, names) if sizes else None,
+    )
+    return seen, result
+
+
+def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
+    """Of the readable training pictures, or of all when there are none."""
+    assert seen.pictures is not None
+    sizes: Sequence[list[int]] = seen.pictures.sizes.tolist()
+    pairs = seen.description.pairs
+    train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
+    chosen = train or [(h, w) for h, w in sizes]
+    return tuple((h, w) for h, w in chosen if h and w)

@@ -1,0 +1,138 @@
+"""--fix OUT: a copy of a dataset with what can be repaired repaired, and the rest left out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.decoding import decode
+from fcnseg.data.description import Pair
+from fcnseg.data.layouts import Scanned
+from fcnseg.data.lookalikes import find_copies, find_lookalikes, find_videos
+from fcnseg.data.readers import read_stored
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.media.images import read_image, resize_labels, write_image
+from fcnseg.media.labels import write_labels
+from fcnseg.media.shapes import turn
+
+SAME_PROPORTIONS = 0.01
+"""Labels of another size are resized when their proportions differ by no more than this."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What a clean copy holds.
+
+    folder: where it is. written: pairs in it. repaired, left_out: pair name -> what and why.
+    """
+
+    folder: Path
+    written: int
+    repaired: dict[str, str]
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return {
+            "folder": str(self.folder),
+            "written": self.written,
+            "repaired": self.repaired,
+            "left_out": self.left_out,
+        }
+
+
+def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
+    """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore) and classes.txt.
+
+    Image files are copied as they are unless EXIF turns them; labels are turned or resized
+    (nearest) to fit them. Pairs that can't be repaired, and training pictures that are also
+    scored on, are left out. OptionError when `out` is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(f"--fix {out}: there is something there.", hint="name a new folder")
+    left_out = _leaked(seen)
+    repaired: dict[str, str] = {}
+    written = 0
+    palette = seen.description.classes.palette()
+    for number, pair in enumerate(seen.description.pairs):
+        if pair.name not in left_out:
+            try:
+                labels, what = _fitting(seen, number)
+            except MediaError as error:
+                left_out[pair.name] = error.message
+            else:
+                if labels is None:
+                    left_out[pair.name] = what
+                else:
+                    _write_pair(seen, number, labels, palette, out)
+                    written += 1
+                    repaired |= {pair.name: what} if what else {}
+        tell(number + 1)
+    names = "\n".join(seen.description.classes.names)
+    if written:
+        (out / "classes.txt").write_text(names + "\n", encoding="utf-8")
+    return Cleaned(out, written, repaired, left_out)
+
+
+def _leaked(seen: Scanned) -> dict[str, str]:
+    """Training pictures with a copy or a look-alike (not a video's neighbour) that is scored on."""
+    pairs, pictures = seen.description.pairs, seen.pictures
+    if pictures is None:
+        return {}
+    video_of = {
+        number: place
+        for place, video in enumerate(find_videos(pairs, pictures))
+        for number in video.members
+    }
+    alike = [(a, b) for group in find_copies(pictures) for a in group for b in group if a < b]
+    alike += [
+        (a, b)
+        for a, b in find_lookalikes(pictures)
+        if a not in video_of or video_of[a] != video_of.get(b)
+    ]
+    leaked = {}
+    for one, other in alike:
+        for mine, theirs in ((pairs[one], pairs[other]), (pairs[other], pairs[one])):
+            if mine.split == "train" and theirs.split != "train":
+                leaked[mine.name] = f"looks like {theirs.name} in {theirs.split}"
+    return leaked
+
+
+def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]:
+    """A pair's labels at its picture's size and what was done to them, or None and why not."""
+    pair, encoding = seen.description.pairs[number], seen.description.encoding
+    height, width = read_image(pair.image).shape[:2]
+    labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    if labels.shape == (height, width):
+        return labels, ""
+    orientation = 1 if seen.pictures is None else int(seen.pictures.orientations[number])
+    if orientation >= 5 and labels.shape == (width, height):
+        return turn(labels, orientation), "labels turned as the picture's EXIF says"
+    proportion = (labels.shape[1] / labels.shape[0]) / (width / height)
+    if abs(proportion - 1) > SAME_PROPORTIONS:
+        return None, (
+            f"labels are {labels.shape[1]}x{labels.shape[0]}, the picture is {width}x{height}"
+        )
+    what = f"labels resized from {labels.shape[1]}x{labels.shape[0]} to {width}x{height}"
+    return resize_labels(labels, (height, width)), what
+
+
+def _write_pair(
+    seen: Scanned, number: int, labels: NDArray[np.uint8], palette: NDArray[np.uint8], out: Path
+) -> None:
+    pair: Pair = seen.description.pairs[number]
+    turned = seen.pictures is not None and seen.pictures.orientations[number] > 1
+    # Two names that differ in their folders only must not meet in one: keep the folders.
+    image = out / "images" / pair.split / f"{pair.name}{pair.image.suffix}"
+    if turned:
+        write_image(image.with_suffix(".png"), read_image(pair.image))
+    else:
+        image.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(pair.image, image)
+    write_labels(out / "labels" / pair.split / f"{pair.name}.png", labels, palette)

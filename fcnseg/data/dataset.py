@@ -1,0 +1,156 @@
+"""Pairs of files -> samples -> batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from fcnseg.data.augment import Augment
+from fcnseg.data.description import Description
+from fcnseg.data.layouts import split_pairs
+from fcnseg.data.readers import read_sample
+from fcnseg.fcn.preprocess import IMAGENET, Preprocess
+from fcnseg.media.geometry import use_one_thread
+
+MEMORY_SHARE = 0.25
+"""Of the machine's memory that decoded pictures may take, all workers together."""
+
+FALLBACK_MEMORY = 4 * 2**30
+"""Bytes taken for the machine's memory where the system does not say."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture with its labels.
+
+    image: uint8 (H, W, 3) RGB. labels: uint8 (H, W), 255 = ignore. name: the pair's.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one size, stacked.
+
+    images: uint8 (N, H, W, 3) RGB; Preprocess.normalise makes the network's input of it.
+    labels: int64 (N, H, W), 255 = ignore.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, for fast copies to a GPU."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """The pairs of one split as samples.
+
+    dataset[index]: the sample as it is, at its own size.
+    dataset[epoch, index]: varied by `augment`; everything random about it follows from
+    (seed, epoch, index), whichever worker makes it and in whatever order.
+
+    Decoded pictures stay in memory up to a share of the machine's (`cache`); each worker
+    process keeps its own and takes its part of that share.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        split: str,
+        *,
+        augment: Augment | None = None,
+        preprocess: Preprocess = IMAGENET,
+        seed: int = 0,
+        cache: bool = True,
+    ) -> None:
+        self.pairs = split_pairs(description, split)
+        self.classes = description.classes
+        self.encoding = description.encoding
+        self.augment = augment
+        self.preprocess = preprocess
+        self.seed = seed
+        self._room = int(MEMORY_SHARE * _memory()) if cache else 0
+        self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._held = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (None, key)
+        name = self.pairs[index].name
+        image, labels = self._read(index)
+        if epoch is None or self.augment is None:
+            return Sample(image, labels, name)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        fill = tuple(round(255 * value) for value in self.preprocess.mean)
+        varied = self.augment(
+            image,
+            labels,
+            rng,
+            fill=(fill[0], fill[1], fill[2]),
+            base_scale=self._base_scale(labels.shape),
+        )
+        return Sample(*varied, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the decoded pictures: a new process starts with none."""
+        return {**self.__dict__, "_decoded": {}, "_held": 0}
+
+    def _base_scale(self, size: tuple[int, ...]) -> float:
+        side = self.preprocess.short_side
+        return 1.0 if side is None else side / min(size)
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        held = self._decoded.get(index)
+        if held is not None:
+            return held
+        image, labels = read_sample(self.pairs[index], self.encoding)
+        worker = get_worker_info()
+        room = self._room // (1 if worker is None else worker.num_workers)
+        # Threads may both get here with the last free bytes; one picture too many does no harm.
+        if self._held + image.nbytes + labels.nbytes <= room:
+            image.flags.writeable = labels.flags.writeable = False  # shared by every epoch
+            self._decoded[index] = image, labels
+            self._held += image.nbytes + labels.nbytes
+        return image, labels
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples of one size (training crops are)."""
+    sizes = {sample.labels.shape for sample in samples}
+    assert len(sizes) == 1, f"a batch holds one size, found {sorted(sizes)}"
+    return Batch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        labels=torch.from_numpy(np.stack([sample.labels for sample in samples]).astype(np.int64)),
+        names=tuple(sample.name for sample in samples),
+    )
+
+
+def start_worker(number: int) -> None:
+    """For DataLoader's worker_init_fn: one thread each, the workers are many already."""
+    del number
+    torch.set_num_threads(1)
+    use_one_thread()
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return FALLBACK_MEMORY

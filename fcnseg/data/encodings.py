@@ -1,0 +1,345 @@
+"""What the numbers in label files mean: counted values and a class list -> Reading.
+
+Knows nothing of folders. Colours are read in fcnseg.data.colors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors
+from fcnseg.data.colors import read_colors
+from fcnseg.data.description import Encoding, Reading
+from fcnseg.data.known_classes import unpack
+from fcnseg.data.names import Entry, is_ignored
+from fcnseg.data.values import GREY, MOST_VALUES, Values
+from fcnseg.errors import DatasetError
+
+BORDER_IS_BACKGROUND = 0.75
+"""Of a 0/255 mask, white is the background when it has more of the picture's edge than this."""
+
+NEARLY_GREY = 12
+"""Channels that differ by no more are a grey that compression has tinted."""
+
+INDICES_NOT_BLUR = 0.2
+"""Values 1..11 in a JPEG are class indices when they have this share of what 0 has (and a
+twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 pictures.
+"""
+
+PHOTOGRAPH = 100
+"""Label files with more different values than this, on average, are photographs."""
+
+BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
+BINARY = ("background", "object")
+
+LARGEST = 65535
+"""The largest 16-bit value: never a class, often "ignore"."""
+
+
+def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
+    """What the stored values mean; DatasetError when they can't be labels.
+
+    entries: the class list found in the folder, if any.
+    """
+    if not values.pixels:
+        raise DatasetError(
+            "No label file could be read.", hint="open one of them: is it a whole image?"
+        )
+    if values.terms:
+        return _read_terms(values, entries)
+    if values.kind == "color":
+        if all(_spread(color) <= NEARLY_GREY for color in values.pixels):
+            return _as_colors(read_values(_as_greys(values), entries))
+        return read_colors(values, entries)
+    indices = _smeared_indices(values) if values.lossy else 0
+    if indices:
+        why = "class indices stored as JPEG, which changes them"
+        return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
+    smeared = _peaks(values) if len(values.pixels) > 2 else ()
+    if smeared:
+        return _read_greys(values, smeared, entries, snap=True)
+    levels = _without_strays(sorted(v for v in values.pixels if v >= 0), values)
+    if _are_greys(levels):
+        return _read_greys(values, levels, entries, snap=False)
+    if levels and levels[-1] > IGNORE:
+        return _read_wide(values, levels, entries)
+    return _read_indices(values, entries)
+
+
+def named(
+    names: Sequence[str], entries: Sequence[Entry] = (), colors: Sequence[int | None] = ()
+) -> ClassMap:
+    """Classes by name; a packed colour where one is given, else one that differs."""
+    by_name = {entry.name: entry.color for entry in entries}
+    chosen = distinct_colors(len(names)).tolist()
+    for index, name in enumerate(names):
+        color = colors[index] if index < len(colors) else by_name.get(name)
+        if color is not None:
+            chosen[index] = list(unpack(color))
+    return ClassMap.of(names, chosen)
+
+
+def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
+    """Words: a class for each, in the class list's order; what nothing covers is background."""
+    number = {term: index for index, term in enumerate(values.terms, 1)}
+    ignore = [number[term] for term in values.terms if is_ignored(term)]
+    own = next((term for term in values.terms if term.lower() in BACKGROUND_NAMES), None)
+    listed = [entry.name for entry in entries if not entry.ignored]
+    things = [t for t in values.terms if t != own and not is_ignored(t)]
+    if set(things) <= set(listed):
+        order = listed
+    else:
+        order = sorted(things, key=lambda t: listed.index(t) if t in listed else len(listed))
+    background = own or next((n for n in order if n.lower() in BACKGROUND_NAMES), "background")
+    bare = 0 in values.pixels or own is not None or background in order
+    names = order if background in order or not bare else [background, *order]
+    stored = tuple(
+        (*((0,) if name == background else ()), *((number[name],) if name in number else ()))
+        for name in names
+    )
+    why = [f"{len(things)} classes are named: {', '.join(things[:12])}"]
+    if 0 in values.pixels:
+        why.append(f"what no area covers is {background}")
+    if ignore:
+        why.append(f"{', '.join(values.terms[value - 1] for value in ignore)} does not count")
+    encoding = Encoding("index", stored, tuple(ignore), terms=values.terms)
+    return Reading(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
+
+
+def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
+    """0, 1, 2 ... with perhaps 255; values far from the others and rare are mistakes."""
+    seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
+    ignore = [value for value in values.pixels if value in (IGNORE, -1)]
+    listed = _listed_values(values, seen, entries)
+    if listed:
+        return _read_listed(values, listed, ignore)
+    seen = [value for value in _without_strays(seen, values) if value != IGNORE] or [0]
+    count = seen[-1] + 1
+    distinct = sum(values.files.values()) / max(1, values.count)
+    if distinct > (MOST_VALUES * 3 / 4 if values.lossy else PHOTOGRAPH):
+        raise DatasetError(
+            f"The label files have {distinct:.0f} different values each, on average: they look "
+            "like photographs.",
+            hint="check that images and labels were not exchanged",
+        )
+    names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names
+    why = [f"label values are class indices 0..{count - 1}"]
+    if ignore:
+        why.append(f"value {ignore[0]} is ignored")
+    colors = [values.palette.get(index) for index in range(count)]
+    return Reading(
+        Encoding.of(range(count), ignore),
+        named(names, colors=colors if _differ(colors) else ()),
+        ignore[0] if ignore else None,
+        tuple(why),
+    )
+
+
+def _listed_values(
+    values: Values, seen: Sequence[int], entries: Sequence[Entry]
+) -> list[tuple[Entry, int]]:
+    """The stored value of each entry of a class list; [] when the list does not fit."""
+    if not entries:
+        return []
+    by_color = {color: value for value, color in values.palette.items()}
+    if all(entry.color in by_color for entry in entries if not entry.ignored) and len(
+        by_color
+    ) >= len(entries):
+        placed = [
+            (entry, by_color[entry.color or 0]) for entry in entries if entry.color in by_color
+        ]
+    elif all(entry.value is not None for entry in entries):
+        placed = [(entry, entry.value or 0) for entry in entries]
+    else:
+        first = Entry("background")
+        missing = (
+            len(seen) > 0
+            and seen[-1] == len(entries)
+            and entries[0].name.lower() not in (BACKGROUND_NAMES)
+        )
+        placed = [(entry, n) for n, entry in enumerate([first, *entries] if missing else entries)]
+    numbers = [number for _, number in placed]
+    if len(set(numbers)) < len(numbers):
+        return []
+    strange = sum(values.pixels[value] for value in seen if value not in numbers)
+    return placed if strange <= values.total / 20 else []
+
+
+def _read_listed(
+    values: Values, listed: Sequence[tuple[Entry, int]], ignore: Sequence[int]
+) -> Reading:
+    classes = [(entry, value) for entry, value in listed if not entry.ignored]
+    dropped = {value for entry, value in listed if entry.ignored}
+    dropped |= set(ignore) - {value for _, value in classes}
+    reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
+    why = [f"label values are class indices, named by a class list ({len(classes)} classes)"]
+    if dropped:
+        why.append(f"{', '.join(str(value) for value in sorted(dropped))} is ignored")
+    colors = [entry.color or values.palette.get(value) for entry, value in classes]
+    return Reading(
+        Encoding.of([value for _, value in classes], sorted(dropped)),
+        named([entry.name for entry, _ in classes], colors=colors if _differ(colors) else ()),
+        reported[0] if reported else None,
+        tuple(why),
+    )
+
+
+def _read_greys(
+    values: Values, greys: Sequence[int], entries: Sequence[Entry], *, snap: bool
+) -> Reading:
+    """A class for each of a few greys; of two, the background is found by the picture's edge."""
+    order = sorted(greys)
+    near = _nearest_totals(values, order)
+    why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
+    if snap:
+        why.append("values in between were made by compression or resizing; the nearest is taken")
+    names: Sequence[str] = ClassMap.numbered(len(order)).names
+    if len(order) == 2:
+        names = BINARY
+        edge = near[order[1]][1] / max(1, near[order[0]][1] + near[order[1]][1])
+        inside = near[order[1]][0] / max(1, near[order[0]][0] + near[order[1]][0])
+        if edge > max(BORDER_IS_BACKGROUND, inside):
+            order.reverse()
+            why.append(f"{edge:.0%} of the pictures' edges are {order[0]}: that is the background")
+    listed = [entry.name for entry in entries if not entry.ignored]
+    if len(listed) == len(order) - 1 and listed[0].lower() not in BACKGROUND_NAMES:
+        listed = [BINARY[0], *listed]
+    if len(listed) == len(order):
+        names = listed
+    return Reading(Encoding.of(order, snap=snap), named(names, entries), None, tuple(why))
+
+
+def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
+    """Numbers beyond 255 (16-bit files): the largest possible is ignored, or a class for each."""
+    others = [value for value in levels if value not in (IGNORE, LARGEST)]
+    if LARGEST in levels and (not others or others[-1] < IGNORE):
+        if list(levels) == [0, LARGEST]:
+            return _read_greys(values, levels, entries, snap=False)
+        rest = {v: n for v, n in values.pixels.items() if v != LARGEST}
+        reading = _read_indices(replace(values, pixels=rest), entries)
+        encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, LARGEST))
+        why = (*reading.why, f"value {LARGEST} is ignored")
+        return replace(reading, encoding=encoding, ignore_index=LARGEST, why=why)
+    if len(levels) > MAX_CLASSES:
+        raise DatasetError(
+            f"The labels have {len(levels)} different values up to {levels[-1]}; at most "
+            f"{MAX_CLASSES} classes are possible.",
+            hint="are these instance numbers? export class numbers instead",
+        )
+    names = [entry.name for entry in entries if not entry.ignored]
+    names = names if len(names) == len(levels) else [f"class_{value}" for value in levels]
+    said = f"{len(levels)} values up to {levels[-1]}: a class for each"
+    return Reading(Encoding.of(levels), named(names, entries), None, (said,))
+
+
+def _as_greys(values: Values) -> Values:
+    """Colours that are all grey, or nearly, as grey levels."""
+    greys = replace(values, kind="index", pixels={}, border={}, files={})
+    for color, pixels in values.pixels.items():
+        level = round(sum(unpack(color)) / 3)
+        greys.pixels[level] = greys.pixels.get(level, 0) + pixels
+        greys.border[level] = greys.border.get(level, 0) + values.border[color]
+        greys.files[level] = max(greys.files.get(level, 0), values.files[color])
+    if any(_spread(color) for color in values.pixels):
+        greys.lossy = True
+    return greys
+
+
+def _spread(color: int) -> int:
+    """How far a colour is from grey."""
+    channels = unpack(color)
+    return max(channels) - min(channels)
+
+
+def _as_colors(reading: Reading) -> Reading:
+    """A reading of grey levels, for files whose palettes or channels hold these greys."""
+    encoding = reading.encoding
+    return replace(
+        reading,
+        encoding=Encoding(
+            "color",
+            tuple(tuple(value * GREY for value in values) for values in encoding.values),
+            tuple(value * GREY for value in encoding.ignore if value >= 0),
+            snap=encoding.snap,
+        ),
+    )
+
+
+def _are_greys(seen: Sequence[int]) -> bool:
+    """Whether values are levels of grey (0, 255; 0, 85, 170, 255), not indices."""
+    below = [value for value in seen if value != IGNORE]
+    if not below or list(seen) == [0, IGNORE]:
+        return list(seen) == [0, IGNORE]
+    return 32 <= below[-1] < 256 and 2 <= len(below) <= 16 and len(below) / (below[-1] + 1) < 0.25
+
+
+def _without_strays(seen: Sequence[int], values: Values) -> list[int]:
+    """Values without mistakes: far above indices in a row, in few pixels of few files."""
+    kept: list[int] = []
+    in_a_row = False
+    for value in seen:
+        apart = bool(kept) and value > 2 * (kept[-1] + 1) and value - kept[-1] > 8
+        few = values.pixels[value] < values.total / 100
+        seldom = values.files[value] <= max(1, values.count / 10)
+        if in_a_row and apart and few and seldom and value not in (IGNORE, LARGEST):
+            continue
+        in_a_row |= bool(kept) and value == kept[-1] + 1
+        kept.append(value)
+    return kept
+
+
+def _peaks(values: Values) -> tuple[int, ...]:
+    """The levels a smeared set of greys was drawn with; () when the values are not smeared."""
+    if max(values.pixels) > 255 or len(values.pixels) < _smeared_count(values):
+        return ()
+    histogram = np.zeros(256 + 24)
+    for value, pixels in values.pixels.items():
+        histogram[value + 12] = pixels
+    found = []
+    for value in range(256):
+        window = histogram[value : value + 25]  # value +- 12
+        here = window[12]
+        if here == 0 or here < window.max():
+            continue
+        around = (window[6:19].sum() - window[11:14].sum()) / 10
+        sharp = here >= 10 * around and here >= values.total / 5000
+        if window.sum() >= values.total / 200 or sharp:
+            found.append(value)
+    held = sum(histogram[peak + 12] for peak in found)
+    return tuple(found) if len(found) >= 2 and held >= 0.5 * values.total else ()
+
+
+def _smeared_indices(values: Values) -> int:
+    """How many class indices went through JPEG, as far as can be told; 0 for greys.
+
+    Around a grey drawn at 0 few pixels are 1, 2, 3 ...; of indices many are.
+    """
+    low = np.array([values.pixels.get(value, 0) for value in range(12)])
+    if low[0] == 0 or low[1:].sum() < max(INDICES_NOT_BLUR * low[0], values.total / 20):
+        return 0
+    return int(np.flatnonzero(low > values.total / 1000).max()) + 1
+
+
+def _smeared_count(values: Values) -> int:
+    """How many different values a smeared set has: fewer if it is JPEG or nearly white."""
+    if values.lossy:
+        return 3
+    return 12 if any(240 <= value < 255 for value in values.pixels) else 64
+
+
+def _nearest_totals(values: Values, levels: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """level -> (pixels, pixels on the edge), each value counted with its nearest level."""
+    totals = dict.fromkeys(levels, (0, 0))
+    for value, pixels in values.pixels.items():
+        level = min(levels, key=lambda level: abs(level - value))
+        inside, edge = totals[level]
+        totals[level] = inside + pixels, edge + values.border.get(value, 0)
+    return totals
+
+
+def _differ(colors: Sequence[int | None]) -> bool:
+    """Whether colours are given and tell the classes apart."""
+    return None not in colors and len(set(colors)) == len(colors)

@@ -1,0 +1,174 @@
+"""What can be wrong with what labels say: strange values, missing and rare classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.description import SPLITS
+from fcnseg.data.findings import Finding, counted, have, label_names, listed
+from fcnseg.data.frequencies import Frequencies
+from fcnseg.data.layouts import Scanned
+from fcnseg.data.scan import LOSSY_SUFFIXES
+
+SHOWN = 5
+"""Values named in a message."""
+
+RARE = 0.15
+"""A class with less than this share of an even part of the training pixels is called rare."""
+
+
+def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Everything about what is stored in the labels."""
+    yield from _values(seen, classes)
+    yield from _reading(seen)
+    yield from _classes(seen, classes)
+
+
+def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Values that are no class, and values that compression or resizing made."""
+    color = seen.description.encoding.kind == "color"
+    if classes.strange:
+        shown = sorted(classes.strange.items(), key=lambda item: -item[1][0])
+        shown_values = ", ".join(
+            f"{f'#{value:06x}' if color else value} ({counted(n, 'pixel')} in "
+            f"{counted(len(where), 'file')})"
+            for value, (n, where) in shown[:SHOWN]
+        )
+        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        where = sorted({number for _, (_, numbers) in shown for number in numbers})
+        yield Finding(
+            "warning",
+            "undeclared-value",
+            f"The labels hold values that are no class: {shown_values}{more}. They are ignored.",
+            label_names(seen, where),
+            "correct these files; or say what the values mean: --write dataset.toml, edit it, "
+            "and train on that",
+        )
+    pixels, blurred = classes.between
+    if pixels:
+        share = pixels / max(1, seen.values.total)
+        yield Finding(
+            "warning",
+            "snapped",
+            f"{share:.1%} of the label pixels ({pixels:,}) have values between the classes', made "
+            "by JPEG or by resizing with interpolation; each is taken for the nearest class.",
+            label_names(seen, blurred),
+            "save labels as PNG and resize them with nearest-neighbour; --fix OUT writes PNGs",
+        )
+    elif seen.labels.lossy and seen.description.encoding.kind == "index":
+        lossy = [
+            number
+            for number, pair in enumerate(seen.description.pairs)
+            if pair.labels.suffix.lower() in LOSSY_SUFFIXES
+        ]
+        if len(seen.values.pixels) > 2:
+            yield Finding(
+                "error",
+                "lossy-indices",
+                "Class indices are stored as JPEG, which changes them by a little: 3 may now be "
+                "2 or 4, and nothing can tell.",
+                label_names(seen, lossy),
+                "export the labels again, as PNG",
+            )
+
+
+def _reading(seen: Scanned) -> Iterable[Finding]:
+    """How the labels were taken, where another way was possible."""
+    encoding = seen.description.encoding
+    if encoding.kind == "index" and len(encoding.values) == 2 and not encoding.terms:
+        first, second = (values[0] if values else 0 for values in encoding.values)
+        if first > second:
+            yield Finding(
+                "info",
+                "inverted-mask",
+                f"The object is stored as {second} (dark), the background as {first}: the "
+                "pictures' edges say so.",
+                repair="if it is the other way round, exchange the values of the two classes in "
+                "the file --write dataset.toml writes",
+            )
+    if not seen.description.found.reading and encoding.store == "alpha":
+        yield Finding(
+            "info",
+            "alpha-labels",
+            "The label files' transparency is taken for the labels, not their colours.",
+            repair="if the colours are meant, save the labels without transparency",
+        )
+
+
+def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Classes that are missing, missing from a split, or rare; pictures without labels."""
+    names = seen.description.classes.names
+    pixels, here = classes.pixels, classes.images.sum(0) > 0
+    if not here.any():
+        yield Finding(
+            "error",
+            "nothing-labelled",
+            "No pixel of any class in any label file: everything is ignored.",
+            repair="look at a label file; --write dataset.toml and correct `values` and `ignore`",
+        )
+        return
+    absent = [names[index] for index in np.flatnonzero(~here)]
+    if absent:
+        yield Finding(
+            "warning",
+            "absent-class",
+            f"No labels of {listed(absent)}.",
+            repair="add pictures of them, or leave them out of the class list (dataset.toml)",
+        )
+    for row, split in enumerate(SPLITS):
+        missing = [names[i] for i in np.flatnonzero((classes.images[row] == 0) & here)]
+        if missing and pixels[row].any():
+            learned = "can't be learned" if split == "train" else "not scored there"
+            yield Finding(
+                "warning",
+                "absent-in-split",
+                f"Not in {split}, so {learned}: {listed(missing)}.",
+                repair=f"move some pictures that have them to {split}",
+            )
+    yield from _covered(seen, classes)
+    yield from _rare(names, pixels[0] if pixels[0].any() else pixels.sum(0))
+    empty = np.flatnonzero(classes.labelled == 0).tolist()
+    blank = [number for number in empty if seen.labels.tallies[number] is not None]
+    if blank:
+        yield Finding(
+            "warning",
+            "unlabelled-picture",
+            f"{have(len(blank), 'picture')} no labelled pixel, everything is ignored.",
+            label_names(seen, blank),
+            "label them or remove them; they take time and teach nothing",
+        )
+
+
+def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Pictures that are one class all over, and not the usual one: a label file left empty."""
+    usual = int(classes.pixels.sum(0).argmax())
+    odd = {index: some for index, some in classes.whole.items() if index != usual}
+    numbers = sorted(number for some in odd.values() for number in some)
+    if 0 < len(numbers) <= len(seen.description.pairs) / 20:
+        names = listed([seen.description.classes.names[index] for index in sorted(odd)])
+        yield Finding(
+            "info",
+            "covered-picture",
+            f"{have(len(numbers), 'picture')} one class all over ({names}), which few others have.",
+            label_names(seen, numbers),
+            "look at them: an empty or inverted label file looks like this",
+        )
+
+
+def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
+    total = max(1, int(pixels.sum()))
+    rare = [i for i in np.argsort(pixels) if 0 < pixels[i] < RARE / len(names) * total]
+    if rare:
+        shares = [f"{names[i]} ({pixels[i] / total:.2%})" for i in rare]
+        heavier = (pixels.max() / pixels[rare[0]]) ** 0.5
+        yield Finding(
+            "info",
+            "rare-class",
+            f"Rare in the training labels: {listed(shares)} of the pixels.",
+            repair=f"--class-weights sqrt (the default) makes a pixel of {names[rare[0]]} count "
+            f"up to {min(heavier, 50):.0f} times one of the most frequent class; pictures with "
+            "more of these classes help most",
+        )

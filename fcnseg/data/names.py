@@ -1,0 +1,174 @@
+"""Files that name the classes of a dataset, and what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcnseg.data.known_classes import pack
+from fcnseg.data.listing import Listing
+
+IGNORED_NAMES = frozenset(
+    [
+        "void", "ignore", "ignored", "ignore regions", "unlabeled", "unlabelled", "border",
+        "boundary", "dontcare", "don't care", "undefined", "unlabeled area",
+    ]
+)  # fmt: skip
+"""Classes whose pixels do not count."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a class list: a name, and the stored value or packed colour where given."""
+
+    name: str
+    value: int | None = None
+    color: int | None = None
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the name says that these pixels do not count."""
+        return is_ignored(self.name)
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a class's name says that its pixels do not count."""
+    return name.strip("_ ").lower().replace("_", " ") in IGNORED_NAMES
+
+
+def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
+    """The class list of a dataset folder and the name of its file; ((), "") when there is none."""
+    for wanted, reader in _READERS:
+        for name in listing.named(*wanted):
+            try:
+                entries = reader(listing.path(name))
+            except (OSError, ValueError, LookupError, TypeError):
+                continue  # a file of that name with another content: not a class list
+            names = [entry.name for entry in entries]
+            if names and len(names) == len(set(names)):
+                return tuple(entries), name
+    return (), ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _read_lines(path: Path) -> list[Entry]:
+    """A name on each line, perhaps with its number before it or its colour beside it."""
+    entries = []
+    for line in _text(path).splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
+        if color and max(int(part) for part in color.groups()) <= 255:
+            name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;")
+            name = re.sub(r"^\d+\s*[:,;\s]\s*", "", name)
+            entries.append(Entry(name, color=pack(*(int(part) for part in color.groups()))))
+        else:
+            numbered = re.match(r"^(\d+)\s*[:,;\t ]\s*(\S.*)$", line)
+            entries.append(
+                Entry(numbered[2].strip(), int(numbered[1])) if numbered else Entry(line)
+            )
+    return [entry for entry in entries if entry.name != "__ignore__"]  # labelme's index -1
+
+
+def _read_label_map(path: Path) -> list[Entry]:
+    """CVAT's labelmap.txt: name:r,g,b:parts:actions."""
+    entries = []
+    for line in _text(path).splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, color, *_ = line.split(":")
+            entries.append(Entry(name.strip(), color=pack(*(int(v) for v in color.split(",")))))
+    return entries
+
+
+def _read_table(path: Path) -> list[Entry]:
+    """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv)."""
+    rows = list(csv.reader(_text(path).splitlines(), skipinitialspace=True))
+    head = [cell.strip().lower() for cell in rows[0]]
+    known = [head.index(word) for word in ("name", "class", "class name", "label") if word in head]
+    name = known[0]
+    value = next((i for i, cell in enumerate(head) if cell in ("pixel value", "value", "id")), None)
+    rgb = [head.index(word) for word in ("r", "g", "b")] if {"r", "g", "b"} <= {*head} else None
+    return [
+        Entry(
+            row[name].strip(),
+            None if value is None else int(row[value]),
+            None if rgb is None else pack(*(int(row[column]) for column in rgb)),
+        )
+        for row in rows[1:]
+        if row
+    ]
+
+
+def _read_json(path: Path) -> list[Entry]:
+    """A list of names or of objects with name, id, color; or an object of name: id, color."""
+    data = json.loads(_text(path))
+    if isinstance(data, Mapping) and isinstance(data.get("classes", data.get("names")), list):
+        data = data.get("classes", data.get("names"))
+    if isinstance(data, Mapping):
+        return [_entry(name, about) for name, about in data.items()]
+    return [
+        Entry(about) if isinstance(about, str) else _entry(about["name"], about) for about in data
+    ]
+
+
+def _entry(name: str, about: Any) -> Entry:
+    if isinstance(about, str) and name.isdecimal():
+        return Entry(about, int(name))
+    if isinstance(about, int):
+        return Entry(name, about)
+    if isinstance(about, Sequence) and not isinstance(about, str):
+        return Entry(name, color=pack(*(int(part) for part in about[:3])))
+    if isinstance(about, Mapping):
+        color = about.get("color")
+        value = about.get("id", about.get("value"))
+        return Entry(
+            name,
+            None if value is None else int(value),
+            pack(*(int(part) for part in color[:3])) if isinstance(color, list) else None,
+        )
+    raise ValueError(f"not a class: {about!r}")
+
+
+def read_yaml_names(path: Path) -> list[Entry]:
+    """The `names:` of a YOLO data.yaml: a list in brackets, lines with dashes, or numbered lines.
+
+    Only this one key is understood: a YAML reader for it would be a dependency.
+    """
+    text = _text(path)
+    start = re.search(r"^names[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
+    if start is None:
+        return []
+    inline = start[1].split(" #")[0].strip()
+    if inline.startswith(("[", "{")):
+        close = "]" if inline[0] == "[" else "}"
+        whole = text[start.start(1) : text.index(close, start.start(1))][1:]
+        parts = [part.strip() for part in whole.replace("\n", " ").split(",")]
+    else:
+        block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
+        parts = [line.strip() for line in (block[0] if block else "").splitlines()]
+    names = [re.sub(r"^(-|\d+\s*:)\s*", "", part).strip(" '\"") for part in parts if part]
+    return [Entry(name, index) for index, name in enumerate(names)]
+
+
+_READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
+    (("labelmap.txt",), _read_label_map),
+    (("_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv"), _read_table),
+    (
+        (
+            "classes.txt", "class_names.txt", "names.txt", "labels.txt", "obj.names", "codes.txt",
+            "label_colors.txt",
+        ),
+        _read_lines,
+    ),
+    (("classes.json", "labels.json", "label_map.json", "labelmap.json", "colormap.json",
+      "palette.json"), _read_json),
+)  # fmt: skip

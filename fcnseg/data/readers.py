@@ -1,0 +1,91 @@
+"""A pair -> the numbers stored for its pixels, wherever they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.decoding import decode
+from fcnseg.data.description import Encoding, Pair, Store
+from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo
+from fcnseg.errors import DatasetError, MediaError
+from fcnseg.media.images import read_image
+from fcnseg.media.labels import RawLabels, read_raw_labels
+from fcnseg.media.shapes import read_alpha
+
+
+def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
+    """What is stored for a pair's pixels; MediaError when it can't be read."""
+    return _READERS[store](pair, terms)
+
+
+def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A pair's image uint8 (H, W, 3) and labels uint8 (H, W), 255 = ignore.
+
+    MediaError for a file that can't be read, DatasetError when the two differ in size.
+    """
+    image = read_image(pair.image)
+    labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    if image.shape[:2] != labels.shape:
+        raise DatasetError(
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]} and its labels {pair.labels} are "
+            f"{labels.shape[1]}x{labels.shape[0]} (width x height).",
+            hint="make the two the same size, or remove the pair",
+        )
+    return image, labels
+
+
+def files_of(pair: Pair) -> tuple[Path, ...]:
+    """The files a pair's labels are in."""
+    return tuple(path for _, path in pair.layers) or (pair.labels,)
+
+
+def _pixels(pair: Pair, _: Sequence[str]) -> RawLabels:
+    return read_raw_labels(pair.labels)
+
+
+def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
+    alpha = read_alpha(pair.labels)
+    if alpha is None:
+        raise MediaError(
+            f"{pair.labels} has no transparency; the other label files store theirs there."
+        )
+    return RawLabels(alpha, None, "L")
+
+
+def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """Each class's file over those before it; what is not black counts."""
+    labels: NDArray[np.int32] | None = None
+    for name, path in pair.layers:
+        values = read_raw_labels(path).values
+        shown = values if values.ndim == 2 else values.max(2)
+        if labels is None:
+            labels = np.zeros(shown.shape, np.int32)
+        elif labels.shape != shown.shape:
+            raise MediaError(
+                f"{path} is {shown.shape[1]}x{shown.shape[0]}, the picture's other label files "
+                f"are {labels.shape[1]}x{labels.shape[0]} (width x height)."
+            )
+        # 0/255 files may have been through JPEG; others hold 0 and any number.
+        labels[shown > (127 if shown.max() > 127 else 0)] = terms.index(name) + 1
+    assert labels is not None, "a pair of layers has at least one"
+    return RawLabels(labels, None, "I")
+
+
+def _drawn(
+    draw: Callable[[Pair, Sequence[str]], NDArray[np.int32]],
+) -> Callable[[Pair, Sequence[str]], RawLabels]:
+    return lambda pair, terms: RawLabels(draw(pair, terms), None, "I")
+
+
+_READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
+    "pixels": _pixels,
+    "alpha": _alpha,
+    "layers": _layers,
+    "coco": _drawn(draw_coco),
+    "labelme": _drawn(draw_labelme),
+    "yolo": _drawn(draw_yolo),
+}

@@ -1,0 +1,266 @@
+"""Reads every label file and picture of a dataset once, on all cores, and remembers.
+
+What is kept of a file is a few hundred bytes, so that memory does not grow with pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from array import array
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.cache import ScanCache, stamp
+from fcnseg.data.description import Pair, Store
+from fcnseg.data.readers import files_of, read_stored
+from fcnseg.data.values import Tally, tally
+from fcnseg.errors import MediaError
+from fcnseg.media.geometry import one_thread_each
+from fcnseg.media.glance import THUMBNAIL, Glance, glance
+from fcnseg.media.labels import RawLabels
+from fcnseg.media.shapes import read_alpha
+
+LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
+
+MOST_COLORS = 512
+"""Of a larger dataset, the pictures' mean and spread are those of about this many."""
+
+_CHUNK = 2048  # files between two writes to the cache
+_PART = 16  # files a thread takes at a time
+_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+
+Tell = Callable[[int], None]
+
+
+class Tallies:
+    """A Tally (or None) for each of many label files, in flat arrays."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._starts = array("q", [0])
+        self._kinds = bytearray()  # 0: none, 1: index, 2: color
+
+    def append(self, one: Tally | None) -> None:
+        """Add a file's tally; None for one that could not be read."""
+        self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
+        if one is not None:
+            self._numbers.extend((*one.size, one.rest, len(one.values)))
+            for part in (one.values, one.pixels, one.border, one.palette):
+                self._numbers.extend(part)
+        self._starts.append(len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, index: int) -> Tally | None:
+        kind = self._kinds[index]
+        if kind == 0:
+            return None
+        numbers = self._numbers[self._starts[index] : self._starts[index + 1]]
+        height, width, rest, count = numbers[:4]
+        parts = [tuple(numbers[4 + n * count : 4 + (n + 1) * count]) for n in range(4)]
+        name = "index" if kind == 1 else "color"
+        return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
+
+    def __iter__(self) -> Iterator[Tally | None]:
+        return (self[index] for index in range(len(self)))
+
+    def good(self) -> Iterator[Tally]:
+        """The tallies of files that could be read."""
+        return (one for one in self if one is not None)
+
+
+@dataclass
+class LabelScan:
+    """What is stored in the label files, in the order of the pairs.
+
+    alphas: the transparency of those that have any, else empty.
+    problems: pair number -> why its labels could not be read.
+    lossy: whether some file is JPEG.
+    """
+
+    tallies: Tallies = field(default_factory=Tallies)
+    alphas: Tallies = field(default_factory=Tallies)
+    problems: dict[int, str] = field(default_factory=dict)
+    lossy: bool = False
+
+
+@dataclass
+class PictureScan:
+    """What the pictures are like, in the order of the pairs.
+
+    sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
+    orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
+        partly transparent. digests, fingerprints: uint64 (N,), see Glance.
+    thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all pictures.
+    problems: pair number -> why its picture could not be read.
+    """
+
+    sizes: NDArray[np.int32]
+    orientations: NDArray[np.uint8]
+    deep: NDArray[np.bool_]
+    clear: NDArray[np.bool_]
+    digests: NDArray[np.uint64]
+    fingerprints: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    spread: tuple[float, ...] = (0.0, 0.0, 0.0)
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+def scan_labels(
+    pairs: Sequence[Pair],
+    store: Store,
+    terms: Sequence[str],
+    cache: ScanCache,
+    tell: Tell = lambda _: None,
+) -> LabelScan:
+    """Read the labels of all pairs; `tell` hears how many are done."""
+    sort = f"{store}|{'|'.join(terms)}" if terms else store
+    jobs = [_Job(f"{sort}|{pair.labels}#{pair.part}", files_of(pair), pair) for pair in pairs]
+    scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
+    look = partial(_look_at_labels, store=store, terms=terms)
+    for index, seen in enumerate(_each(jobs, look, cache, tell)):
+        if isinstance(seen, str):
+            scan.problems[index] = seen
+            scan.tallies.append(None)
+            scan.alphas.append(None)
+        else:
+            scan.tallies.append(Tally(*seen[0]))
+            scan.alphas.append(Tally(*seen[1]) if seen[1] else None)
+    return scan
+
+
+def scan_pictures(
+    pairs: Sequence[Pair], cache: ScanCache, tell: Tell = lambda _: None
+) -> PictureScan:
+    """Look at the pictures of all pairs; `tell` hears how many are done."""
+    count = len(pairs)
+    scan = PictureScan(
+        np.zeros((count, 2), np.int32),
+        np.ones(count, np.uint8),
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.uint64),
+        np.zeros(count, np.uint64),
+        np.zeros((count, THUMBNAIL**2), np.uint8),
+    )
+    moments, looked = np.zeros((2, 3)), 0
+    every = max(1, count // MOST_COLORS)
+    colored = {pair.image for pair in pairs[::every]}
+    jobs = [_Job(f"picture|{pair.image}", (pair.image,), pair) for pair in pairs]
+    look = partial(_look_at_picture, colored=colored)
+    for index, seen in enumerate(_each(jobs, look, cache, tell)):
+        if isinstance(seen, str):
+            scan.problems[index] = seen
+            continue
+        one = Glance(**dict(zip(_GLANCE, seen, strict=True)))
+        scan.sizes[index] = one.size
+        scan.orientations[index], scan.deep[index] = one.orientation, one.bits > 8
+        scan.clear[index], scan.digests[index] = one.alpha, one.digest
+        scan.fingerprints[index] = one.fingerprint
+        scan.thumbnails[index] = np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8)
+        if one.mean:
+            mean, spread = np.array(one.mean), np.array(one.spread)
+            moments += np.stack([mean, spread**2 + mean**2])
+            looked += 1
+    first, second = moments / max(1, looked)
+    scan.mean = tuple(round(float(v), 4) for v in first)
+    scan.spread = tuple(round(float(v), 4) for v in np.sqrt(np.maximum(0, second - first**2)))
+    return scan
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something to look at, and the key to remember it by while its files stay the same."""
+
+    key: str
+    files: tuple[Path, ...]
+    pair: Pair
+
+
+def _each(
+    jobs: Sequence[_Job], look: Callable[[Pair], Any], cache: ScanCache, tell: Tell
+) -> Iterator[Any]:
+    """What `look` says of each job's pair as plain data, or why it could not be read, in order."""
+    with _at_work() as pool:
+        for start in range(0, len(jobs), _CHUNK):
+            some = jobs[start : start + _CHUNK]
+            stamps = {job.key: stamp(job.files) for job in some}
+            known = cache.get(stamps)
+            fresh = list({job.key: job for job in some if job.key not in known}.values())
+            parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
+            looked = pool.map(partial(_look_at_part, look), parts)
+            found: dict[str, Any] = {}
+            for number, job in enumerate(some, start + 1):
+                while job.key not in known and job.key not in found:
+                    found |= next(looked)
+                yield found[job.key] if job.key in found else json.loads(known[job.key])
+                tell(number)
+            cache.put(
+                {
+                    key: (stamps[key], json.dumps(what, separators=(",", ":")))
+                    for key, what in found.items()
+                    if not isinstance(what, str)  # what can't be read is tried again
+                }
+            )
+
+
+@contextmanager
+def _at_work() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core; decoders let go of Python's lock."""
+    pool = ThreadPoolExecutor(cores())
+    try:
+        with one_thread_each():
+            yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _look_at_part(look: Callable[[Pair], Any], jobs: Sequence[_Job]) -> dict[str, Any]:
+    """What `look` says of each, or the sentence why it can't."""
+    found = {}
+    for job in jobs:
+        try:
+            found[job.key] = look(job.pair)
+        except MediaError as error:
+            found[job.key] = error.message
+    return found
+
+
+def _look_at_labels(pair: Pair, store: Store, terms: Sequence[str]) -> list[Any]:
+    raw = read_stored(pair, store, terms)
+    lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
+    alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
+    through = None if alpha is None else tally(RawLabels(alpha, None, "L"))
+    return [_plain(tally(raw, lossy=lossy)), through and _plain(through)]
+
+
+def _plain(one: Tally) -> list[Any]:
+    return [getattr(one, name) for name in _TALLY]
+
+
+def _look_at_picture(pair: Pair, colored: Collection[Path]) -> list[Any]:
+    seen = glance(pair.image, colors=pair.image in colored)
+    return [getattr(seen, name) for name in _GLANCE]
+
+
+_TALLY = tuple(field.name for field in dataclasses.fields(Tally))
+_GLANCE = tuple(field.name for field in dataclasses.fields(Glance))

@@ -1,0 +1,137 @@
+"""What to train with, judging by the data: each suggestion with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+Size = tuple[int, int]
+
+GRAIN = 32
+"""Crops are multiples of the coarsest stride."""
+
+SMALL, LARGE = 256, 512
+"""Sides up to SMALL are taken whole; no crop is larger than LARGE."""
+
+SHARE = 0.9
+"""What a crop takes of sides in between."""
+
+LEAST = 64
+"""No crop is smaller: at stride 32 a batch norm still sees several cells."""
+
+STEPS = 2000
+"""About as many steps as a pretrained FCN needs on a new data set (CamVid: 40 epochs of 46)."""
+
+HEAVIEST = 50.0
+"""No class weighs more than this many times another."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Options for `fcnseg train`.
+
+    crop: (height, width). class_weights: what a pixel of each class counts with
+        --class-weights sqrt, 1 on average over the pixels.
+    reasons: option -> why, one sentence each.
+    """
+
+    crop: Size
+    batch: int
+    epochs: int
+    class_weights: tuple[float, ...]
+    reasons: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return {
+            "crop": list(self.crop),
+            "batch": self.batch,
+            "epochs": self.epochs,
+            "class_weights": [round(weight, 3) for weight in self.class_weights],
+            "reasons": self.reasons,
+        }
+
+
+def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) -> Suggestion:
+    """Options for training pictures of these sizes with these pixels of each class.
+
+    sizes: (height, width) of each training picture, at least one.
+    """
+    crop, why_crop = suggest_crop(sizes)
+    batch, why_batch = _batch(len(sizes))
+    epochs, why_epochs = _epochs(len(sizes), batch)
+    weights = sqrt_weights(pixels)
+    return Suggestion(
+        crop,
+        batch,
+        epochs,
+        weights,
+        {
+            "crop": why_crop,
+            "batch": why_batch,
+            "epochs": why_epochs,
+            "class_weights": _why_weights(weights, pixels, names),
+        },
+    )
+
+
+def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
+    """(height, width) of training crops by the pictures' median size, and why."""
+    height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
+    crop = _side(height), _side(width)
+    typical = f"the median picture is {width:.0f}x{height:.0f} (width x height)"
+    if max(height, width) <= SMALL:
+        rule = "small pictures are taken whole"
+    elif max(height, width) * SHARE > LARGE:
+        rule = f"large ones are cut to {LARGE}, which fits in memory and still shows the context"
+    else:
+        rule = "nine tenths of it leave room to vary and are multiples of 32"
+    return crop, f"{typical}; {rule}"
+
+
+def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
+    """Weights by 1 / sqrt(frequency), 1 on average over the pixels; 1 for absent classes."""
+    total = sum(pixels)
+    raw = [(total / count) ** 0.5 if count else 0.0 for count in pixels]
+    lightest = min((weight for weight in raw if weight), default=1.0)
+    capped = [min(weight, HEAVIEST * lightest) for weight in raw]
+    mass = sum(weight * count for weight, count in zip(capped, pixels, strict=True))
+    return tuple(weight * total / mass if weight else 1.0 for weight in capped)
+
+
+def _side(pixels: float) -> int:
+    if pixels <= SMALL:
+        return max(LEAST, -int(-pixels // GRAIN) * GRAIN)
+    return min(LARGE, max(SMALL, int(SHARE * pixels // GRAIN) * GRAIN))
+
+
+def _batch(count: int) -> tuple[int, str]:
+    """A power of two, at most 8, that leaves several steps in an epoch."""
+    batch = 8
+    while batch > 2 and count < 4 * batch:
+        batch //= 2
+    if batch == 8:
+        return batch, "enough for steady batch norms, small enough for one GPU or a CPU"
+    return batch, f"with {count} training pictures an epoch still has several steps"
+
+
+def _epochs(count: int, batch: int) -> tuple[int, str]:
+    steps = max(1, count // batch)
+    epochs = min(300, max(10, -(-STEPS // steps)))
+    return epochs, f"{steps} steps an epoch: about {epochs * steps} steps in all"
+
+
+def _why_weights(weights: Sequence[float], pixels: Sequence[int], names: Sequence[str]) -> str:
+    here = [index for index, count in enumerate(pixels) if count]
+    if len(here) < 2:
+        return "one class only: nothing to balance"
+    rare = max(here, key=lambda index: weights[index])
+    often = min(here, key=lambda index: weights[index])
+    total = sum(pixels)
+    return (
+        f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
+        f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
+        f"{weights[rare] / weights[often]:.1f} times a pixel of the other"
+    )

@@ -1,0 +1,182 @@
+"""Stored values counted: of one label file, and of all files of a dataset together.
+
+The values of all files are looked at together, because one file rarely has every class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.decoding import packed_colors
+from fcnseg.media.geometry import histogram
+from fcnseg.media.labels import RawLabels
+
+MOST_VALUES = 64
+"""Of a smeared file (JPEG, a photograph) only the most frequent values are kept."""
+
+SMEARED = 256
+"""A file with more different values than this is smeared."""
+
+_NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
+
+GREY = 0x010101
+"""A grey level times this is its packed colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The stored values of one label file.
+
+    size: (height, width). kind: "index" or "color".
+    values, pixels, border: stored values, how many pixels have each, how many of these on the
+        edge of the picture.
+    palette: the packed colours of the values, when the file has a palette.
+    rest: pixels whose value is not listed (smeared files only).
+    """
+
+    size: tuple[int, int]
+    kind: str
+    values: tuple[int, ...]
+    pixels: tuple[int, ...]
+    border: tuple[int, ...]
+    palette: tuple[int, ...] = ()
+    rest: int = 0
+
+
+@dataclass
+class Values:
+    """The stored values of many label files.
+
+    kind: "index" when every file can be read as single numbers, else "color".
+    pixels, border, files: value -> pixels, pixels on the picture's edge, files it occurs in.
+    palette: value -> packed colour, where the files have palettes.
+    count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
+    terms: what the values 1, 2, ... are called, where labels use words.
+    """
+
+    kind: str = "index"
+    pixels: dict[int, int] = field(default_factory=dict)
+    border: dict[int, int] = field(default_factory=dict)
+    files: dict[int, int] = field(default_factory=dict)
+    palette: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    rest: int = 0
+    lossy: bool = False
+    terms: tuple[str, ...] = ()
+
+    def add(self, values: Sequence[int], tally: Tally) -> None:
+        """Count one file, whose values are these."""
+        self.count += 1
+        self.rest += tally.rest
+        for value, inside, edge in zip(values, tally.pixels, tally.border, strict=True):
+            self.pixels[value] = self.pixels.get(value, 0) + inside
+            self.border[value] = self.border.get(value, 0) + edge
+            self.files[value] = self.files.get(value, 0) + 1
+
+    @property
+    def total(self) -> int:
+        """All pixels."""
+        return sum(self.pixels.values()) + self.rest
+
+
+def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
+    """The stored values of one file. lossy: it is JPEG, so rare values mean little."""
+    numbers, kind = single_numbers(raw)
+    narrow = raw.mode in _NARROW
+    values, pixels = _count(numbers, narrow=narrow)
+    edge = np.concatenate([numbers[0], numbers[-1], numbers[1:-1, 0], numbers[1:-1, -1]])
+    at_edge = dict(zip(*(part.tolist() for part in _count(edge, narrow=narrow)), strict=True))
+    rest = 0
+    if len(values) > (MOST_VALUES if lossy else SMEARED):
+        kept = np.sort(np.argsort(-pixels, kind="stable")[:MOST_VALUES])
+        rest = int(pixels.sum() - pixels[kept].sum())
+        values, pixels = values[kept], pixels[kept]
+    stored = tuple(values.tolist())
+    return Tally(
+        size=(numbers.shape[0], numbers.shape[1]),
+        kind=kind,
+        values=stored,
+        pixels=tuple(pixels.tolist()),
+        border=tuple([at_edge.get(value, 0) for value in stored]),
+        palette=_palette_colors(raw, stored),
+        rest=rest,
+    )
+
+
+def total(tallies: Iterable[Tally], *, lossy: bool = False, terms: Sequence[str] = ()) -> Values:
+    """The values of all files; colours if any file is in colour or palettes do not agree."""
+    tallies = list(tallies)
+    in_color = any(one.kind == "color" for one in tallies) or _palettes_speak(tallies)
+    counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
+    for one in tallies:
+        counted.add(values_of(one, counted.kind), one)
+        if not in_color:
+            counted.palette.update(zip(one.values, one.palette, strict=False))
+    return counted
+
+
+def values_of(one: Tally, kind: str) -> tuple[int, ...]:
+    """A file's values as the dataset's kind has them: colours of a file of numbers, if need be."""
+    if kind == "color" and one.kind == "index":
+        return one.palette or tuple(value * GREY for value in one.values)
+    return one.values
+
+
+def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
+    """(H, W) numbers and their kind; an RGB file of greys only is numbers."""
+    values = raw.values
+    if values.ndim == 2:
+        return np.asarray(values, np.int32), "index"
+    red, green, blue = (values[:, :, channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return red.astype(np.int32), "index"
+    return packed_colors(raw), "color"
+
+
+def _palettes_speak(tallies: Sequence[Tally]) -> bool:
+    """Whether palettes, not indices, say what is what.
+
+    So when an index has different colours in different files (each file's program chose its
+    own palette: GIF does), or when the colours are levels of grey other than the indices.
+    """
+    colors: dict[int, int] = {}
+    for one in tallies:
+        if len(set(one.palette)) < len(one.palette):
+            return False  # a palette that does not tell its entries apart says nothing
+    agree = True
+    for one in tallies:
+        for value, color in zip(one.values, one.palette, strict=False):
+            agree &= colors.setdefault(value, color) == color
+    if not colors or not agree:
+        return not agree
+    grey = all(color % GREY == 0 for color in colors.values())
+    return grey and any(color != value * GREY for value, color in colors.items())
+
+
+def _palette_colors(raw: RawLabels, values: Sequence[int]) -> tuple[int, ...]:
+    if raw.palette is None:
+        return ()
+    table = raw.palette.astype(int)
+    packed = (table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]).tolist()
+    return tuple(packed[value] if value < len(packed) else 0 for value in values)
+
+
+def _count(
+    numbers: NDArray[np.int32], *, narrow: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct values, ascending, and how often each occurs. narrow: all are known in 0..255."""
+    if narrow or (numbers.min() >= 0 and numbers.max() < 256):
+        counts = histogram(numbers.astype(np.uint8))
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    # Labels come in runs: counting runs sorts far fewer numbers than counting pixels.
+    flat = numbers.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(np.append(starts, len(flat)))
+    values, inverse = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(inverse, weights=lengths).astype(np.int64)
+    return values.astype(np.int64), counts

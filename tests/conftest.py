@@ -1,0 +1,99 @@
+"""What many tests need: one small trained run on drawn data, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcnseg.config import TrainConfig
+
+TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 16, "workers": 0, "device": "cpu"}
+"""Options that make a training small enough for a test."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks run faster on one thread than on many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave the user's cache folder alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FCNSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of drawn pictures: 24 to train on, 6 to validate."""
+    from fcnseg.data.drawn import write_dataset
+
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, train=24, val=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of two epochs on the drawn folder."""
+    from fcnseg.training import train
+
+    run = tmp_path_factory.mktemp("runs") / "train1"
+    train(TrainConfig.make({"data": drawn_folder, "out": run, "epochs": 2, "lr": 4e-3, **TINY}))
+    return run
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random tiny network with four classes, fuse score, down to stride 4."""
+    from fcnseg.data.drawn import CLASSES
+    from fcnseg.fcn.checkpoint import Checkpoint
+    from fcnseg.fcn.ladder import FCN, ModelSpec
+
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tiny", num_classes=4, decoder="fcn4s", fuse="score")
+    network = FCN(spec)
+    for module in network.decoder.modules():
+        if isinstance(module, torch.nn.Conv2d):  # they start at or near zero
+            torch.nn.init.normal_(module.weight, std=0.3)
+    checkpoint = Checkpoint(spec, network.backbone.preprocess, CLASSES, network.state_dict())
+    return checkpoint.save(tmp_path_factory.mktemp("random") / "random.safetensors")
+
+
+@pytest.fixture(scope="session")
+def exported_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as ONNX, with the result of the export beside it as export.json."""
+    import json
+
+    from fcnseg.config import ExportConfig
+    from fcnseg.exporting import export
+
+    pytest.importorskip("onnxscript")
+    path = tmp_path_factory.mktemp("exported") / "random.onnx"
+    result = export(ExportConfig(model=str(random_model), out=path))
+    path.with_name("export.json").write_text(json.dumps(result.as_dict()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 12 drawn frames at 12.5 frames a second, 160x128."""
+    from fractions import Fraction
+
+    from fcnseg.data.drawn import SIZE, draw, make_scene
+    from fcnseg.media.video import VideoWriter
+
+    clip = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    scene = make_scene(77)
+    with VideoWriter(clip, Fraction(25, 2), SIZE) as writer:
+        for index in range(12):
+            writer.write(draw(scene, index / 12.5)[0])
+    return clip
