@@ -1,0 +1,200 @@
+"""How good labels are: one confusion matrix over a whole split, and what follows from it.
+
+Definitions (Long, Shelhamer, Darrell, CVPR 2015, section 5), with n[i, j] the pixels of
+true class i labelled j and t[i] the row sums: IoU of a class = n[i, i] / (t[i] + sum_j
+n[j, i] - n[i, i]); its accuracy = n[i, i] / t[i]; pixel accuracy = trace / total;
+frequency-weighted IoU = sum_i t[i] IoU[i] / total. Classes without a labelled pixel are
+left out of every mean: they were not asked for. What the network wrongly calls by their
+name still counts against the classes that were there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.errors import InputError
+
+Pixels = NDArray[Any] | torch.Tensor
+
+
+class Confusion:
+    """Counts of (true class, predicted class) over as many images as are added.
+
+    matrix: int64 (K, K), rows are the true classes, columns the predicted ones.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, labels: Pixels, predicted: Pixels) -> None:
+        """Count pixels; both arrays have one shape, any device; 255 in labels does not count.
+
+        InputError when the shapes differ or a value is no class.
+        """
+        if tuple(labels.shape) != tuple(predicted.shape):
+            raise InputError(
+                f"Labels are {tuple(labels.shape)}, the prediction {tuple(predicted.shape)}; "
+                "they must be of one size."
+            )
+        if isinstance(labels, torch.Tensor) and isinstance(predicted, torch.Tensor):
+            self.matrix += self._count_tensors(labels, predicted)
+        else:
+            self.matrix += self._count_arrays(_as_array(labels), _as_array(predicted))
+
+    def _count_tensors(self, labels: torch.Tensor, predicted: torch.Tensor) -> NDArray[np.int64]:
+        counted = labels != IGNORE
+        true, found = labels[counted].long(), predicted[counted].long()
+        if true.numel():
+            self._refuse_strangers(int(true.max()), int(found.max()))
+        size = len(self.matrix)
+        counts = torch.bincount(true * size + found, minlength=size * size)
+        matrix: NDArray[np.int64] = counts.view(size, size).cpu().numpy()
+        return matrix
+
+    def _count_arrays(self, labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
+        counted = labels != IGNORE
+        true, found = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
+        if true.size:
+            self._refuse_strangers(int(true.max()), int(found.max()))
+        size = len(self.matrix)
+        counts = np.bincount(true * size + found, minlength=size * size)
+        return counts.reshape(size, size).astype(np.int64)
+
+    def _refuse_strangers(self, highest_true: int, highest_found: int) -> None:
+        for value, what in ((highest_true, "labels"), (highest_found, "the prediction")):
+            if value >= len(self.matrix):
+                raise InputError(
+                    f"Class {value} in {what}, but there are {len(self.matrix)} classes "
+                    f"(0 to {len(self.matrix) - 1}, and {IGNORE} for pixels that do not count)."
+                )
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """What one class reached; iou and accuracy are None when the labels do not contain it."""
+
+    name: str
+    iou: float | None
+    accuracy: float | None
+    pixels: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "iou": self.iou,
+            "accuracy": self.accuracy,
+            "pixels": self.pixels,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A confusion matrix with its classes' names; every number is derived from it.
+
+    matrix: int64 (K, K) [true, predicted].
+    images: how many images were counted.
+    The means are NaN when no pixel was labelled (and None in as_dict).
+    """
+
+    matrix: NDArray[np.int64]
+    names: tuple[str, ...]
+    images: int
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if self.matrix.shape != (count, count):
+            raise InputError(f"{count} classes need a ({count}, {count}) matrix.")
+
+    @classmethod
+    def of(
+        cls, matrix: NDArray[np.int64], classes: ClassMap | Sequence[str], images: int
+    ) -> Report:
+        """A report on a matrix, with the names of a class map."""
+        names = classes.names if isinstance(classes, ClassMap) else tuple(classes)
+        return cls(matrix.astype(np.int64), names, images)
+
+    @cached_property
+    def _counts(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """(right, true, union) pixels per class."""
+        right = np.diag(self.matrix).astype(np.float64)
+        true = self.matrix.sum(1).astype(np.float64)
+        return right, true, true + self.matrix.sum(0) - right
+
+    @cached_property
+    def classes(self) -> tuple[ClassScore, ...]:
+        """The score of each class, in the order of the class map."""
+        right, true, union = self._counts
+        return tuple(
+            ClassScore(
+                name,
+                float(right[index] / union[index]) if true[index] else None,
+                float(right[index] / true[index]) if true[index] else None,
+                int(true[index]),
+            )
+            for index, name in enumerate(self.names)
+        )
+
+    @property
+    def class_iou(self) -> dict[str, float | None]:
+        """IoU by class name; None where the labels do not contain the class."""
+        return {score.name: score.iou for score in self.classes}
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU of the classes that occur."""
+        return _mean([score.iou for score in self.classes])
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean accuracy of the classes that occur."""
+        return _mean([score.accuracy for score in self.classes])
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right."""
+        right, true, _ = self._counts
+        return float(right.sum() / true.sum()) if true.any() else float("nan")
+
+    @property
+    def fw_iou(self) -> float:
+        """Mean IoU weighted by how frequent the classes are."""
+        right, true, union = self._counts
+        here = true > 0
+        if not here.any():
+            return float("nan")
+        return float((true[here] * right[here] / union[here]).sum() / true.sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: what `fcnseg eval --json` prints."""
+        means = {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "fw_iou": self.fw_iou,
+        }
+        return {
+            **{name: None if np.isnan(value) else value for name, value in means.items()},
+            "images": self.images,
+            "classes": [score.as_dict() for score in self.classes],
+        }
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    here = [value for value in values if value is not None]
+    return float(np.mean(here)) if here else float("nan")
+
+
+def _as_array(pixels: Pixels) -> NDArray[Any]:
+    if isinstance(pixels, torch.Tensor):
+        array: NDArray[Any] = pixels.cpu().numpy()
+        return array
+    return pixels

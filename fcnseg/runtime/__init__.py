@@ -1,0 +1,1 @@
+"""One Segmenter, several engines: what runs a trained network."""

@@ -1,0 +1,52 @@
+"""A checkpoint in another format, proven to give the same answers before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.formats import FORMATS
+from fcnseg.runtime.parity import SIZES, Parity, Run, compare
+
+
+def convert(
+    checkpoint: Checkpoint,
+    path: Path,
+    format: str,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> Parity:
+    """Write a checkpoint in another format, prove that it answers alike, then name the file.
+
+    CheckpointError when it does not; `path` is then as it was before.
+    """
+    kind = FORMATS[format]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            written = Path(folder) / path.name
+            kind.write(checkpoint, written)
+            parity = compare(_original(checkpoint), kind.run(written), sizes=sizes)
+            if not parity.holds:
+                raise CheckpointError(
+                    f"The {format} file does not give the original's answers: logits differ by "
+                    f"up to {parity.max_abs_diff:.3g}, labels agree on "
+                    f"{parity.label_agreement:.2%} of pixels (99.9 % are needed).",
+                    hint="nothing was written; please report this with the checkpoint's options",
+                )
+            for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
+                part.replace(path.parent / part.name)  # the file itself last
+    except OSError as error:
+        if isinstance(error, FcnsegError):
+            raise
+        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+    return parity
+
+
+def _original(checkpoint: Checkpoint) -> Run:
+    """The network as it was trained, not as it is exported."""
+    return TorchEngine(checkpoint.build(), checkpoint.preprocess).logits

@@ -1,0 +1,237 @@
+"""What runs the network: pictures of one size in, logits or labels out.
+
+An engine knows how to run one network as fast as its machine can. It knows nothing of
+files of pictures, of picture sizes that differ, or of drawing: see segmenter.py.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.runtime.deciding import decide
+from fcnseg.runtime.device import autocast, precision_name, resolve_device
+
+if TYPE_CHECKING:
+    from fcnseg.fcn.ladder import FCN
+    from fcnseg.fcn.preprocess import Preprocess
+
+Images = NDArray[np.uint8]
+Size = tuple[int, int]
+
+HEADER_KEY = "fcnseg"
+"""Where exported files carry the checkpoint's header."""
+
+
+class Engine(ABC):
+    """Runs one network on uint8 RGB pictures (N, H, W, 3).
+
+    name: which runtime ("torch", "onnxruntime", "openvino").
+    device: where it runs, as torch names devices.
+    precision: its arithmetic ("f32", "bf16", "f16", "int8").
+    """
+
+    name: ClassVar[str]
+    device: str
+    precision: str
+
+    @abstractmethod
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network."""
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for so far is computed."""
+        return  # most engines have computed it when they return
+
+    def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
+        """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
+        array: NDArray[np.float32] = _resized(self.forward(images), size).cpu().numpy()
+        return array
+
+    def labels(
+        self, images: Images, *, confidence: bool = False, size: Size | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Labels uint8 (N, H, W) and, when asked for, the winners' probability float32 (N, H, W).
+
+        Decided where the logits are: only the answer leaves the device. With `size` the
+        logits (not the labels) are resized before the decision.
+        """
+        with torch.inference_mode():
+            return decide(_resized(self.forward(images), size), confidence=confidence)
+
+    def probabilities(
+        self, images: Images, *, size: Size | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Labels uint8 (N, H, W) and softmax over the classes, float32 (N, K, H, W)."""
+        with torch.inference_mode():
+            logits = _resized(self.forward(images), size)
+            return decide(logits)[0], logits.softmax(dim=1).cpu().numpy()
+
+
+class TorchEngine(Engine):
+    """A network in PyTorch itself, on any device it knows."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        network: FCN,
+        preprocess: Preprocess,
+        *,
+        device: torch.device | None = None,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self._dtype = precision
+        self._preprocess = preprocess
+        self._network = network.eval().to(self._device)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = str(self._device)
+        self.precision = precision_name(precision)
+
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), on the device."""
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            logits: Tensor = self._network(self._preprocess.normalise(self._upload(images)))
+            return logits.float()
+
+    def rungs(self, images: Images, *, size: Size | None = None) -> dict[int, NDArray[np.float32]]:
+        """Each rung's share of the logits, by stride: float32 (N, K, H, W) that sum to them.
+
+        OptionError when the network does not sum scores (fuse is not "score").
+        """
+        if self._network.spec.fuse != "score":
+            raise OptionError(
+                f"This network's rungs fuse by {self._network.spec.fuse!r}: only with 'score' are "
+                "the logits a sum with one term per rung.",
+                hint="train one with --fuse score",
+            )
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            shares = self._network.rungs(self._preprocess.normalise(self._upload(images)))
+            return {
+                stride: _resized(share.float(), size).cpu().numpy()
+                for stride, share in shares.items()
+            }
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+
+    def _upload(self, images: Images) -> Tensor:
+        # torch warns of read-only memory.
+        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
+        return batch.to(self._device, non_blocking=True)
+
+
+class OnnxEngine(Engine):
+    """A file written by `fcnseg export`, run by ONNX Runtime.
+
+    header: the checkpoint's header, as the file carries it.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        runtime = import_onnxruntime()
+        self.device = _onnx_device(runtime, device)
+        self.precision = "f32"
+        self._session = _open_session(runtime, path, self.device)
+        self.header = _header_of(self._session, path)
+
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), in host memory."""
+        answer = self._session.run(["logits"], {"images": np.ascontiguousarray(images)})
+        return torch.from_numpy(answer[0])
+
+
+def import_onnxruntime() -> types.ModuleType:
+    """ONNX Runtime with its telemetry off; MissingExtra when it is not installed."""
+    # Since 1.29 the import itself writes a device id under the home folder.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("Running an ONNX file", "onnx") from None
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(4)
+    module: types.ModuleType = onnxruntime
+    return module
+
+
+def _open_session(runtime: Any, path: Path, device: str) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    # Threads that spin while they wait take the cores from decoding and encoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = dict.fromkeys([_provider(device), "CPUExecutionProvider"])
+    try:
+        return runtime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's errors share no base class of their own
+        raise CheckpointError(
+            f"{path} can't be loaded as an ONNX file: {first_line(error)}.",
+            hint="write it again with fcnseg export",
+        ) from error
+
+
+def _onnx_device(runtime: Any, name: str) -> str:
+    """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
+    if name == "auto":
+        device = str(resolve_device("auto"))
+        return device if _provider(device) in runtime.get_available_providers() else "cpu"
+    device = str(resolve_device(name))
+    if _provider(device) not in runtime.get_available_providers():
+        raise OptionError(
+            f"This ONNX Runtime can't use {device}; it has "
+            f"{', '.join(runtime.get_available_providers())}.",
+            hint="pip install onnxruntime-gpu, or --device cpu, or use the checkpoint itself",
+        )
+    return device
+
+
+def _provider(device: str) -> str:
+    return {"cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}.get(
+        device.partition(":")[0], "CPUExecutionProvider"
+    )
+
+
+def _header_of(session: Any, path: Path) -> str:
+    """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
+    header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
+    names = [value.name for value in session.get_inputs()]
+    if header is None or names != ["images"]:
+        raise foreign(path, "an ONNX file")
+    return str(header)
+
+
+def foreign(path: Path, kind: str) -> CheckpointError:
+    """The error for a model file that fcnseg did not write."""
+    return CheckpointError(
+        f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
+        "are or how pictures are prepared for it.",
+        hint="export the checkpoint it came from: fcnseg export MODEL",
+    )
+
+
+def _resized(logits: Tensor, size: Size | None) -> Tensor:
+    """Logits at another height and width, bilinear; as they are when they have it already."""
+    if size is None or logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime's error says first; the rest is where in its own code."""
+    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,186 @@
+"""A checkpoint in other formats.
+
+Every exported file is one graph: uint8 RGB pictures "images" (batch, height, width, 3) in,
+float32 "logits" (batch, K, height, width) out, normalisation and padding inside, batch,
+height and width free. It carries the checkpoint's header.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from fcnseg.errors import MissingExtra
+from fcnseg.fcn.checkpoint import KEY, Checkpoint
+from fcnseg.runtime.engines import OnnxEngine
+from fcnseg.runtime.folding import fold_batch_norms
+from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino, read_model
+from fcnseg.runtime.parity import Images, Logits, Run, sample_images
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of exported file.
+
+    suffix: of its name; beside: of the files that belong to it.
+    write: makes the file of a checkpoint.
+    run: gives a function from pictures to logits that uses nothing but the file.
+    """
+
+    suffix: str
+    beside: tuple[str, ...]
+    write: Callable[[Checkpoint, Path], None]
+    run: Callable[[Path], Run]
+
+
+class Graph(nn.Module):
+    """What is exported: a checkpoint's network with its normalisation.
+
+    Batch norms are folded and nothing is done in place: the exporters then have half the
+    work, and the graph stays one operator a step.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        network = checkpoint.build().requires_grad_(False)
+        self.network = fold_batch_norms(network, torch.zeros(1, 3, 64, 64)).eval()
+        self.preprocess = checkpoint.preprocess
+        for module in self.modules():
+            if hasattr(module, "inplace"):
+                setattr(module, "inplace", False)  # noqa: B010 (mypy takes it for a submodule)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) RGB -> float32 logits (N, K, H, W)."""
+        # contiguous: with channels last the exporters spend half their time on strides.
+        logits: Tensor = self.network(self.preprocess.normalise(images).contiguous())
+        return logits.float()
+
+
+def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
+    require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+    with quiet():
+        program = torch.onnx.export(
+            Graph(checkpoint),
+            (example(),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: "batch", 1: "height", 2: "width"}},
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None  # with dynamo there always is one
+        program.model.metadata_props[KEY] = checkpoint.header_json()
+        program.save(path, external_data=False)
+
+
+def _run_onnx(path: Path) -> Run:
+    return OnnxEngine(path).logits
+
+
+def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
+    openvino = import_openvino()
+    with TemporaryDirectory(dir=path.parent) as folder:
+        onnx = Path(folder) / "model.onnx"
+        _write_onnx(checkpoint, onnx)
+        with quiet():
+            model = read_model(openvino, onnx)
+            model.set_rt_info(checkpoint.header_json(), [KEY])
+            openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _run_openvino(path: Path) -> Run:
+    return OpenVinoEngine(path, precision="f32").logits
+
+
+def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
+    with quiet():
+        # Traced, not scripted: sizes are recorded as computed, so that they stay free.
+        traced = torch.jit.trace(Graph(checkpoint), example(), check_trace=False)  # type: ignore[no-untyped-call]
+        header = checkpoint.header_json().encode()
+        torch.jit.save(traced, str(path), _extra_files={KEY: header})
+
+
+def _run_torchscript(path: Path) -> Run:
+    with quiet():
+        return _as_run(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
+
+
+def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
+    free = torch.export.Dim.DYNAMIC
+    with quiet():
+        program = torch.export.export(
+            Graph(checkpoint), (example(),), dynamic_shapes=({0: free, 1: free, 2: free},)
+        )
+        # Guards on how the example lay in memory would refuse sizes that divide by a stride.
+        # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
+        if hasattr(program, "_guards_code"):
+            program._guards_code = []
+        torch.export.save(program, path, extra_files={KEY: checkpoint.header_json()})
+
+
+def _run_torch_export(path: Path) -> Run:
+    with quiet():
+        return _as_run(torch.export.load(path).module())
+
+
+def _as_run(module: Callable[[Tensor], Tensor]) -> Run:
+    def run(images: Images) -> Logits:
+        with torch.no_grad():
+            logits: Logits = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return run
+
+
+def opset_of(path: Path) -> int | None:
+    """The version of the operators in an ONNX file; None for files of other kinds."""
+    if path.suffix != ".onnx":
+        return None
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+
+
+FORMATS = {
+    "onnx": Format(".onnx", (), _write_onnx, _run_onnx),
+    "openvino": Format(".xml", (".bin",), _write_openvino, _run_openvino),
+    "torchscript": Format(".torchscript", (), _write_torchscript, _run_torchscript),
+    "torch-export": Format(".pt2", (), _write_torch_export, _run_torch_export),
+}
+
+
+def example() -> Tensor:
+    """The pictures a graph is traced with: no size divides by a stride, none is 1."""
+    return torch.from_numpy(sample_images((2, 97, 131), seed=0))
+
+
+def require(*modules: str, extra: str, what: str) -> None:
+    """MissingExtra when one of the modules is not installed."""
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise MissingExtra(what, extra)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporters' warnings and log lines, which are not for our users, unheard."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,112 @@
+"""Several processes at one job, as torchrun starts them; a single one is the common case."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fcnseg.errors import OptionError
+from fcnseg.runtime.device import resolve_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number among how many, and the device it computes on.
+
+    restarts: how often torchrun has started the job anew.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    restarts: int = 0
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        """One process on the CPU."""
+        return cls(torch.device("cpu"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_array(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sum of whole numbers over all processes, exactly."""
+        if self.size == 1:
+            return counts
+        total: NDArray[np.int64] = self.sum(torch.tensor(counts, device=self.device)).cpu().numpy()
+        return total
+
+    def tell(self, value: T) -> T:
+        """The main process's plain value, for everyone."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        told: T = box[0]
+        return told
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true in any process."""
+        if self.size == 1:
+            return value
+        return bool(self.sum(torch.tensor(float(value), device=self.device)) > 0)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give everyone the main process's buffers (normalisation statistics) of a module."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_ranks(device: str = "auto") -> Ranks:
+    """The processes of this job: those torchrun tells of in the environment, else one.
+
+    The group stays until the process ends, so that one verb can follow another.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if size == 1 and not dist.is_initialized():
+        return Ranks(resolve_device(device))
+    chosen = _device_of_rank(device)
+    if not dist.is_initialized():
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return Ranks(chosen, dist.get_rank(), dist.get_world_size(), restarts)
+
+
+def _device_of_rank(name: str) -> torch.device:
+    """cuda:N for the N-th process of a machine, unless another device is asked for."""
+    device = resolve_device(name)
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise OptionError(
+            f"Device {name!r} is one GPU, but torchrun has started several processes.",
+            hint="take --device auto: each process takes a GPU of its own",
+        )
+    return resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")

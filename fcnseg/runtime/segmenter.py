@@ -1,0 +1,181 @@
+"""A trained network, ready to be used: pictures of any size in, predictions out.
+
+    segmenter = load("runs/train1")
+    for frame, prediction in segmenter.stream("clip.mp4"):
+        ...
+
+Knows the class map and how pictures are prepared; leaves the arithmetic to an engine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import EngineName
+from fcnseg.errors import OptionError
+from fcnseg.events import Listener, nobody
+from fcnseg.fcn.checkpoint import find_model
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.frames import Frame, Prediction
+from fcnseg.media.images import resize_image
+from fcnseg.media.sources import open_source
+from fcnseg.runtime.engines import Engine, Size, TorchEngine
+from fcnseg.runtime.opening import Wish, open_engine
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """An engine, what its classes mean, and how it wants its pictures.
+
+    path: the model file it was loaded from; None for one made in memory.
+    """
+
+    engine: Engine
+    classes: ClassMap
+    preprocess: Preprocess
+    path: Path | None = None
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> list[Prediction]:
+        """A prediction for each uint8 RGB picture (H, W, 3), in order, at its own size.
+
+        Pictures of one size go through the network together. Confidence and probabilities
+        are worked out only when asked for.
+        """
+        groups: dict[Size, list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[image.shape[:2]].append(index)
+        found: dict[int, Prediction] = {}
+        for size, indices in groups.items():
+            batch = self.prepare([images[index] for index in indices])
+            answer = self._with_probabilities if probabilities else self._with_labels
+            found.update(zip(indices, answer(batch, size, confidence), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits float32 (K, H, W) of one uint8 RGB picture (H, W, 3), at its own size."""
+        size = (image.shape[0], image.shape[1])
+        logits: NDArray[np.float32] = self.engine.logits(self.prepare([image]), size=size)[0]
+        return logits
+
+    def rungs(self, image: NDArray[np.uint8]) -> dict[int, NDArray[np.float32]]:
+        """Each rung's share of the logits, by stride: float32 (K, H, W) at the picture's size.
+
+        They sum to the logits. OptionError where that can't be: another engine than torch,
+        or a network that does not sum scores.
+        """
+        if not isinstance(self.engine, TorchEngine):
+            raise OptionError(
+                f"Rungs are looked at in torch, not in {self.engine.name}.",
+                hint="give the checkpoint itself, with --engine torch",
+            )
+        size = (image.shape[0], image.shape[1])
+        shares = self.engine.rungs(self.prepare([image]), size=size)
+        return {stride: share[0] for stride, share in shares.items()}
+
+    def stream(
+        self,
+        source: str | Path,
+        *,
+        every: int = 1,
+        limit: int = 0,
+        batch: int = 1,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Iterator[tuple[Frame, Prediction]]:
+        """Each frame of a source with its prediction, in order.
+
+        source: image, folder, glob, video, camera number or stream address.
+        every, limit: take every N-th frame; stop after so many (0: never).
+        batch: frames a step; a live source is always taken one by one.
+        """
+        if batch < 1:
+            raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
+        with open_source(source, every=every, limit=limit) as frames:
+            for group in _groups(frames, 1 if frames.live else batch):
+                answers = self.predict(
+                    [frame.image for frame in group],
+                    confidence=confidence,
+                    probabilities=probabilities,
+                )
+                yield from zip(group, answers, strict=True)
+
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Pictures of one size as the network wants them: uint8 (N, h, w, 3)."""
+        height, width = images[0].shape[:2]
+        wanted = network_size((height, width), self.preprocess.short_side)
+        return np.stack([resize_image(image, wanted) for image in images])
+
+    def _with_labels(
+        self, batch: NDArray[np.uint8], size: Size, confidence: bool
+    ) -> list[Prediction]:
+        labels, sure = self.engine.labels(batch, confidence=confidence, size=size)
+        return [
+            Prediction(labels[index], None if sure is None else sure[index])
+            for index in range(len(batch))
+        ]
+
+    def _with_probabilities(
+        self, batch: NDArray[np.uint8], size: Size, confidence: bool
+    ) -> list[Prediction]:
+        labels, shares = self.engine.probabilities(batch, size=size)
+        return [
+            Prediction(one, share.max(axis=0) if confidence else None, share)
+            for one, share in zip(labels, shares, strict=True)
+        ]
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    frames: int = 0,
+    listener: Listener = nobody,
+) -> Segmenter:
+    """A segmenter from a model file, ready to run.
+
+    model: a .safetensors checkpoint, an exported .onnx, or a run folder (its best); None or
+        "best": the best of the newest run.
+    engine: "auto" is torch, or what runs faster on this machine if it is installed and the
+        conversion is there already or worth its time.
+    frames: how many frames will come, if known: it decides whether a conversion is.
+
+    Raises CheckpointError, OptionError, MissingExtra.
+    """
+    newest = model is None or (model == "best" and not Path(model).exists())
+    path = find_model(None if newest else str(model))
+    runner, header = open_engine(path, Wish(engine, device, precision, frames), listener)
+    return Segmenter(runner, header.classes, header.preprocess, path)
+
+
+def network_size(size: Size, short_side: int | None) -> Size:
+    """(height, width) at which a picture goes through the network."""
+    if short_side is None:
+        return size
+    factor = short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _groups(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:
+    group: list[Frame] = []
+    for frame in frames:
+        group.append(frame)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from fcnseg.errors import CheckpointError, MediaError
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime.convert import convert
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.formats import FORMATS, Format
+
+
+@pytest.fixture(scope="module")
+def checkpoint(random_model: Path) -> Checkpoint:
+    return Checkpoint.load(random_model)
+
+
+def a_format(run) -> Format:
+    return Format(".fake", (), lambda checkpoint, path: path.write_bytes(b"new"), run)
+
+
+def test_a_file_appears_only_when_it_answers_alike(checkpoint, tmp_path, monkeypatch):
+    right = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits
+    monkeypatch.setitem(FORMATS, "good", a_format(lambda path: right))
+    monkeypatch.setitem(FORMATS, "bad", a_format(lambda path: lambda images: right(images) + 1))
+    path = tmp_path / "deep" / "model.fake"
+    with pytest.raises(CheckpointError, match="differ by up to 1"):
+        convert(checkpoint, path, "bad", sizes=[(32, 32)])
+    assert list(path.parent.iterdir()) == []
+    assert convert(checkpoint, path, "good", sizes=[(32, 32)]).holds
+    with pytest.raises(CheckpointError):
+        convert(checkpoint, path, "bad", sizes=[(32, 32)])
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_place_that_can_not_be_written(checkpoint, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MediaError, match="Can't write"):
+        convert(checkpoint, tmp_path / "file" / "model.onnx", "onnx")

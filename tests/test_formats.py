@@ -1,0 +1,34 @@
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.formats import Graph, quiet
+from fcnseg.runtime.parity import sample_images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(random_model: Path) -> Checkpoint:
+    return Checkpoint.load(random_model)
+
+
+def test_the_graph_is_the_network(checkpoint):
+    images = sample_images((2, 40, 50), seed=0)
+    expected = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits(images)
+    graph = Graph(checkpoint)
+    with torch.no_grad():
+        np.testing.assert_allclose(graph(torch.from_numpy(images)).numpy(), expected, atol=1e-4)
+
+
+def test_quiet_is_quiet(caplog):
+    with quiet():
+        warnings.warn("an exporter's", FutureWarning, stacklevel=1)
+        logging.getLogger("torch.onnx").warning("chatter")
+    assert not caplog.records
+    logging.getLogger("torch.onnx").warning("heard again")
+    assert len(caplog.records) == 1

@@ -1,0 +1,133 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.events import Note
+from fcnseg.runtime import opening, race
+from fcnseg.runtime.engines import OnnxEngine, TorchEngine
+from fcnseg.runtime.opening import WORTH_CONVERTING, Wish, open_engine
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("FCNSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "engines"
+
+
+@pytest.fixture
+def quick(exported_model: Path, monkeypatch) -> list[str]:
+    """The conversion is replaced by one made before; what was asked for is listed."""
+    asked = []
+
+    def convert(checkpoint: object, path: Path, format: str) -> None:
+        asked.append(format)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(exported_model.read_bytes())
+
+    monkeypatch.setattr(opening, "convert", convert)
+    monkeypatch.setattr(race, "SECONDS", 0.0)
+    return asked
+
+
+def test_a_few_frames_are_not_worth_a_conversion(random_model, cache, quick):
+    engine, _ = open_engine(random_model, Wish(frames=10), [].append)
+    assert isinstance(engine, TorchEngine)
+    assert not quick
+
+
+def test_the_conversion_is_made_once_and_kept(random_model, cache, quick):
+    notes: list[Note] = []
+    for _ in range(2):
+        engine, header = open_engine(random_model, Wish(engine="onnxruntime"), notes.append)
+        assert isinstance(engine, OnnxEngine)
+        assert len(header.classes) == 4
+    assert quick == ["onnx"]
+    assert len(list(cache.glob("*.onnx"))) == 1
+    assert len(notes) == 1
+    assert "Converting" in notes[0].text
+
+
+def test_old_conversions_are_forgotten(random_model, cache, quick, monkeypatch):
+    monkeypatch.setattr(opening, "MOST_KEPT", 2)
+    cache.mkdir(parents=True)
+    for age, name in enumerate(["newer", "older", "oldest"]):
+        for suffix in (".onnx", ".json"):
+            (cache / f"{name}{suffix}").touch()
+            os.utime(cache / f"{name}{suffix}", (1000 - age, 1000 - age))
+    open_engine(random_model, Wish(engine="onnxruntime"), [].append)
+    left = {path.name for path in cache.iterdir()}
+    assert {"newer.onnx", "newer.json"} < left
+    assert len(left) == 3
+
+
+@pytest.mark.parametrize(("speeds", "expected"), [([1, 2, 3], "not torch"), ([3, 2, 1], "torch")])
+def test_the_fastest_wins_and_is_remembered(
+    random_model, cache, quick, monkeypatch, speeds, expected
+):
+    left = iter(speeds)
+    monkeypatch.setattr(race, "_frames_a_second", lambda engine: next(left))
+    notes: list[Note] = []
+    first, _ = open_engine(random_model, Wish(frames=WORTH_CONVERTING), notes.append)
+    assert (first.name == "torch") == (expected == "torch")
+    assert (
+        f"fastest engine for random.safetensors on this machine is {first.name}" in notes[-1].text
+    )
+    again, _ = open_engine(random_model, Wish(), notes.append)  # a few frames now: no new race
+    assert again.name == first.name
+    assert len(notes) == 2
+
+
+def test_an_engine_with_other_answers_can_not_win(random_model, cache, quick, monkeypatch):
+    class Wrong(OnnxEngine):
+        def forward(self, images):
+            return -super().forward(images)
+
+    monkeypatch.setattr(opening, "OnnxEngine", Wrong)
+    monkeypatch.setattr(race, "OTHERS", ("onnxruntime",))
+    engine, _ = open_engine(random_model, Wish(frames=WORTH_CONVERTING), [].append)
+    assert engine.name == "torch"
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"fastest": "hare", "installed": {}}', "[1]"])
+def test_a_broken_record_is_no_record(tmp_path, record, monkeypatch):
+    monkeypatch.setattr(race, "OTHERS", ())
+    path = tmp_path / "record.json"
+    path.write_text(record, encoding="utf-8")
+    assert race.winner(path) is None
+    path.write_text(json.dumps({"fastest": "torch", "installed": {}}), encoding="utf-8")
+    assert race.winner(path) == "torch"
+    path.write_text(json.dumps({"fastest": "torch", "installed": {"openvino": "1"}}))
+    assert race.winner(path) is None
+
+
+def test_without_other_engines_there_is_no_race(random_model, cache, monkeypatch):
+    for module in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, module, None)
+    engine, _ = open_engine(random_model, Wish(frames=10**6), [].append)
+    assert engine.name == "torch"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [Wish(engine="torch"), Wish(precision="bf16"), Wish(engine="onnxruntime", precision="f16")],
+)
+def test_an_exported_file_says_what_it_can_not_do(exported_model, wish):
+    with pytest.raises(OptionError):
+        open_engine(exported_model, wish, [].append)
+
+
+def test_onnx_runtime_does_not_take_openvinos_files(tmp_path):
+    with pytest.raises(OptionError, match="onnxruntime does not run"):
+        open_engine(tmp_path / "any.xml", Wish(engine="onnxruntime"), [].append)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".torchscript", ".PT2"])
+def test_files_that_can_hold_code_are_not_run(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="code"):
+        open_engine(path, Wish(), [].append)

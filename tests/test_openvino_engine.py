@@ -1,0 +1,69 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.config import ExportConfig
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.exporting import export
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime import formats
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino
+from fcnseg.runtime.parity import sample_images
+from fcnseg.runtime.segmenter import load
+
+
+@pytest.fixture
+def installed() -> None:
+    try:
+        import_openvino()
+    except MissingExtra:
+        pytest.skip("the extra openvino is not installed")
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 96)])
+def test_it_gives_the_same(installed, random_model, exported_model, size):
+    checkpoint = Checkpoint.load(random_model)
+    reference = TorchEngine(checkpoint.build(), checkpoint.preprocess)
+    engine = OpenVinoEngine(exported_model)
+    images = sample_images((2, *size), seed=1)
+    np.testing.assert_allclose(engine.logits(images), reference.logits(images), atol=1e-4)
+    assert engine.precision == "f32"
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_its_own_format_is_written_and_read(
+    installed, random_model, exported_model, tmp_path, monkeypatch
+):
+    # The way there is over ONNX, which takes its time and was gone before.
+    ready = exported_model.read_bytes()
+    monkeypatch.setattr(formats, "_write_onnx", lambda checkpoint, path: path.write_bytes(ready))
+    result = export(ExportConfig(model=str(random_model), format="openvino", out=tmp_path))
+    assert result.path == tmp_path / "random.xml"
+    assert result.path.with_suffix(".bin").is_file()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
+    assert result.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    segmenter = load(result.path)
+    assert segmenter.engine.name == "openvino"
+    assert segmenter.classes == Checkpoint.load(random_model).classes
+
+
+def test_what_it_cannot_read_is_refused(installed, tmp_path):
+    path = tmp_path / "broken.xml"
+    path.write_text("<net/>", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"broken\.xml"):
+        OpenVinoEngine(path)
+
+
+@pytest.mark.parametrize("wrong", [{"device": "cuda"}, {"precision": "int8"}])
+def test_it_says_what_it_cannot_do(wrong, tmp_path):
+    with pytest.raises(OptionError, match="OpenVINO"):
+        OpenVinoEngine(tmp_path / "any.onnx", **wrong)
+
+
+def test_without_it_the_extra_is_named(monkeypatch, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match="'openvino'"):
+        OpenVinoEngine(tmp_path / "any.onnx")

@@ -1,0 +1,106 @@
+"""Several processes do one job: started by torchrun, on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fcnseg.config import EvalConfig, TrainConfig
+from fcnseg.errors import OptionError
+from fcnseg.evaluation import evaluate
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime import ranks as module
+from fcnseg.runtime.ranks import Ranks, join_ranks
+from fcnseg.training import train
+from tests.conftest import TINY
+
+JOB = """
+import json, os, signal, sys, torch
+torch.set_num_threads(1)
+from fcnseg.config import EvalConfig, TrainConfig
+from fcnseg.evaluation import evaluate
+from fcnseg.events import Progress
+from fcnseg.runtime.ranks import join_ranks
+from fcnseg.training import train
+
+options, model, answer = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+steps = 0
+
+def die_once(event):
+    global steps
+    steps += isinstance(event, Progress) and event.task.startswith("epoch")
+    if steps == 5 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+result = train(TrainConfig.make(options), die_once)
+scored = evaluate(EvalConfig(data=options["data"], model=model, device="cpu", batch=2))
+if os.environ["RANK"] == "0":
+    matrix = scored.report.matrix.tolist()
+    told = {"epochs": result.epochs, "steps": steps, "matrix": matrix}
+    open(answer, "w").write(json.dumps(told))
+"""
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "results.csv").read_text().splitlines()
+    return [float(line.split(",")[1]) for line in lines[1:]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv there")
+def test_two_processes_are_as_good_as_one(
+    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    """The same losses, the same evaluation, and a killed process is started again."""
+    options = {
+        **TINY, "data": str(drawn_folder), "crop": [64, 64], "batch": 7, "epochs": 2, "lr": 0.01,
+        "dropout": 0.0, "freeze_norm": True, "save_every": 0,
+    }  # fmt: skip
+    single = train(TrainConfig.make({**options, "out": tmp_path / "single"}))
+    job, answer = tmp_path / "job.py", tmp_path / "answer.json"
+    job.write_text(JOB)
+    both = json.dumps({**options, "out": str(tmp_path / "both")})
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "--max-restarts=1", str(job), both, str(tiny_run), str(answer),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(answer.read_text())
+    assert told["epochs"] == 2
+    assert 0 < told["steps"] < 8, "the second start went on, it did not begin anew"
+    assert losses(tmp_path / "both") == pytest.approx(losses(single.run), abs=1e-4)
+    ours, theirs = (Checkpoint.load(tmp_path / n / "last.safetensors") for n in ("both", "single"))
+    for name, tensor in theirs.weights.items():
+        assert torch.allclose(ours.weights[name], tensor, atol=1e-4), name
+    alone = evaluate(EvalConfig(data=drawn_folder, model=str(tiny_run), device="cpu"))
+    assert (np.array(told["matrix"]) == alone.report.matrix).all()
+
+
+def test_one_process_needs_nobody() -> None:
+    ranks = Ranks.alone()
+    assert ranks.main
+    counts = np.arange(4)
+    assert ranks.sum_array(counts) is counts
+    assert ranks.tell("value") == "value"
+    assert ranks.any(True)
+    assert not ranks.any(False)
+    ranks.wait()
+    assert ranks.sum(torch.ones(2)).tolist() == [1, 1]
+    assert join_ranks("cpu") == ranks
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(module, "resolve_device", torch.device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert module._device_of_rank("cuda") == torch.device("cuda:1")
+    assert module._device_of_rank("cpu") == torch.device("cpu")
+    with pytest.raises(OptionError, match="one GPU, but torchrun"):
+        module._device_of_rank("cuda:0")

@@ -1,0 +1,157 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import CheckpointError, MediaError, OptionError
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.media.images import resize_image, write_image
+from fcnseg.runtime.parity import sample_images
+from fcnseg.runtime.engines import Engine
+from fcnseg.runtime.segmenter import Segmenter, load, network_size
+
+AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+RGB = ClassMap.of(["red", "green", "blue"])
+
+
+class Colours(Engine):
+    """The logits of a pixel are its colour: the answer is its strongest channel."""
+
+    name, device, precision = "torch", "cpu", "f32"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, images: np.ndarray) -> torch.Tensor:
+        self.seen.append(images.shape)
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 16
+
+
+def picture(*size: int, seed: int = 0) -> np.ndarray:
+    return sample_images((1, *size), seed=seed)[0]
+
+
+def test_pictures_of_one_size_go_together_and_answers_keep_the_order():
+    engine = Colours()
+    images = [picture(20, 30, seed=1), picture(8, 9, seed=2), picture(20, 30, seed=3)]
+    predictions = Segmenter(engine, RGB, AS_IS).predict(images)
+    assert sorted(engine.seen) == [(1, 8, 9, 3), (2, 20, 30, 3)]
+    for image, prediction in zip(images, predictions, strict=True):
+        np.testing.assert_array_equal(
+            np.take_along_axis(image, prediction.labels[..., None].astype(int), 2)[..., 0],
+            image.max(axis=2),
+        )
+        assert prediction.confidence is None
+        assert prediction.probabilities is None
+
+
+def test_confidence_and_probabilities_come_when_asked_for():
+    segmenter = Segmenter(Colours(), RGB, AS_IS)
+    image = picture(12, 16)
+    expected = torch.from_numpy(image.astype(np.float32) / 16).softmax(dim=-1).permute(2, 0, 1)
+    sure = segmenter.predict([image], confidence=True)[0]
+    full = segmenter.predict([image], probabilities=True)[0]
+    both = segmenter.predict([image], confidence=True, probabilities=True)[0]
+    np.testing.assert_allclose(sure.confidence, expected.amax(0).numpy(), atol=1e-5)
+    np.testing.assert_allclose(full.probabilities, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(both.confidence, sure.confidence, atol=1e-6)
+    assert full.confidence is None
+    np.testing.assert_array_equal(full.labels, sure.labels)
+
+
+def test_short_side_resizes_the_picture_and_the_logits_back():
+    engine = Colours()
+    segmenter = Segmenter(engine, RGB, Preprocess(AS_IS.mean, AS_IS.std, short_side=16))
+    image = picture(45, 60)
+    labels = segmenter.predict([image])[0].labels
+    assert engine.seen == [(1, 16, 21, 3)]
+    assert labels.shape == (45, 60)
+    small = torch.from_numpy(resize_image(image, (16, 21))).permute(2, 0, 1).float() / 16
+    expected = F.interpolate(small[None], (45, 60), mode="bilinear")[0]
+    np.testing.assert_array_equal(labels, expected.argmax(0).numpy())
+    np.testing.assert_allclose(segmenter.logits(image), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((360, 480), None, (360, 480)),
+        ((360, 480), 180, (180, 240)),
+        ((480, 360), 180, (240, 180)),
+        ((1, 1000), 100, (100, 100000)),
+        ((1000, 1), 1, (1000, 1)),
+    ],
+)
+def test_network_size(size, short_side, expected):
+    assert network_size(size, short_side) == expected
+
+
+def test_nothing_in_nothing_out():
+    assert Segmenter(Colours(), RGB, AS_IS).predict([]) == []
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch):
+    for index in range(3):
+        write_image(tmp_path / f"{index}.png", picture(10, 12, seed=index))
+    engine = Colours()
+    pairs = list(Segmenter(engine, RGB, AS_IS).stream(tmp_path, batch=batch))
+    assert [frame.name for frame, _ in pairs] == ["0", "1", "2"]
+    assert max(shape[0] for shape in engine.seen) == min(batch, 3)
+    for frame, prediction in pairs:
+        assert prediction.labels.shape == frame.size
+
+
+def test_stream_of_a_video(drawn_clip: Path):
+    pairs = list(Segmenter(Colours(), RGB, AS_IS).stream(drawn_clip, every=5, limit=2))
+    assert [frame.index for frame, _ in pairs] == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"batch": 0}, OptionError), ({"every": 0}, OptionError)]
+)
+def test_stream_refuses_what_makes_no_sense(tmp_path, options, error):
+    with pytest.raises(error):
+        list(Segmenter(Colours(), RGB, AS_IS).stream(tmp_path, **options))
+
+
+def test_stream_of_nothing(tmp_path):
+    with pytest.raises(MediaError):
+        list(Segmenter(Colours(), RGB, AS_IS).stream(tmp_path / "missing.png"))
+
+
+def test_rungs_are_of_torch_only():
+    with pytest.raises(OptionError, match="torch"):
+        Segmenter(Colours(), RGB, AS_IS).rungs(picture(8, 8))
+
+
+def test_load_finds_the_model(random_model: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError):
+        load()
+    for number, name in enumerate(["train1", "train2"]):
+        best = tmp_path / "runs" / name / "best.safetensors"
+        best.parent.mkdir(parents=True)
+        best.write_bytes(random_model.read_bytes())
+        os.utime(best, (number + 1, number + 1))
+    newest = Path("runs", "train2", "best.safetensors")
+    assert load().path == newest
+    assert load("best").path == newest
+    assert load("runs/train1").path == Path("runs", "train1", "best.safetensors")
+    assert load(random_model).path == random_model
+
+
+def test_a_checkpoint_and_its_export_agree(random_model: Path, exported_model: Path):
+    ours, theirs = load(random_model), load(exported_model)
+    assert (ours.engine.name, theirs.engine.name) == ("torch", "onnxruntime")
+    assert ours.classes == theirs.classes
+    assert ours.preprocess == theirs.preprocess
+    image = picture(70, 90)
+    first, second = (one.predict([image])[0].labels for one in (ours, theirs))
+    assert (first == second).mean() >= 0.999
+    total = np.sum(list(ours.rungs(image).values()), axis=0)
+    np.testing.assert_allclose(total, ours.logits(image), atol=1e-4)

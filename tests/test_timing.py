@@ -1,0 +1,38 @@
+import time
+
+import pytest
+
+from fcnseg.runtime.timing import Clock, Timing, most_memory, time_each, usable_cores
+
+
+def test_timings_are_per_frame():
+    timing = Timing(laps=(0.2, 0.4, 0.9), total=3.0, frames=2)
+    assert timing.seconds == pytest.approx(0.2)
+    assert timing.core_seconds == pytest.approx(0.5)
+    assert timing.percentiles()["p50"] == pytest.approx(400)
+    longer = timing.and_then(Timing((0.4,), 1.0, 2))
+    assert longer.laps == (0.2, 0.4, 0.9, 0.4)
+    assert longer.core_seconds == pytest.approx(0.5)
+
+
+def test_waiting_costs_the_clock_but_no_core():
+    timing = time_each(lambda _: time.sleep(0.05), range(3), 1)
+    assert len(timing.laps) == 3
+    assert timing.seconds >= 0.05
+    assert timing.core_seconds < 0.04
+
+
+def test_working_costs_both():
+    clock = Clock()
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    clock.lap()
+    timing = clock.timing(1)
+    assert timing.seconds >= 0.09
+    assert timing.core_seconds >= 0.09
+
+
+def test_what_the_machine_has():
+    assert usable_cores() >= 1
+    assert all(size > 10**7 for size in most_memory("cpu").values())
