@@ -1,0 +1,211 @@
+"""Run folders: where a training keeps what it makes, and how one is found again.
+
+runs/train1/
+  best.safetensors   the averaged weights at the best mIoU so far
+  last.safetensors   the averaged weights after the last epoch
+  config.toml        every option, as resolved
+  results.csv        a row per epoch
+  state.pt           everything needed to go on, bit for bit
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fcnseg.config import TrainConfig
+from fcnseg.errors import InputError, OptionError
+
+RUNS = Path("runs")
+
+CHANGEABLE = frozenset(
+    {"device", "workers", "save_every", "patience", "sanity", "calibrate", "tensorboard"}
+)
+"""Options that may be other ones when a run goes on; of the rest only epochs may rise."""
+
+Row = Mapping[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the names in it."""
+
+    folder: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def config(self) -> Path:
+        """The resolved options."""
+        return self.folder / "config.toml"
+
+    @property
+    def results(self) -> Path:
+        """The table of epochs."""
+        return self.folder / "results.csv"
+
+    @property
+    def state(self) -> Path:
+        """What --resume goes on from."""
+        return self.folder / "state.pt"
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write config.toml."""
+        text = config.as_toml()
+        write_atomically(self.config, lambda file: file.write(text.encode()))
+
+    def write_results(self, rows: Sequence[Row]) -> None:
+        """Write results.csv anew: exactly these rows."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.results, lambda file: file.write(table.getvalue().encode()))
+
+    def epochs_done(self) -> int:
+        """Rows of results.csv; 0 when there is none."""
+        with contextlib.suppress(OSError):
+            return max(0, len(self.results.read_text(encoding="utf-8").splitlines()) - 1)
+        return 0
+
+
+def new_run(out: Path | None, runs: Path = RUNS) -> Run:
+    """A new folder: `out`, or the next free runs/trainN. OptionError when `out` is taken."""
+    if out is not None:
+        refuse_taken(out)
+        _make(out)
+        return Run(out)
+    number = 1
+    while True:
+        folder = runs / f"train{number}"
+        if not folder.exists():
+            _make(folder)
+            return Run(folder)
+        number += 1
+
+
+def refuse_taken(out: Path | None) -> None:
+    """OptionError when `out` holds a run: no run is ever written over."""
+    if out is not None and (Run(out).state.exists() or Run(out).best.exists()):
+        raise OptionError(
+            f"{out} holds a run already.",
+            hint="take another --out, go on with it by --resume, or delete the folder",
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
+
+
+def find_run(config: TrainConfig, runs: Path = RUNS) -> Run:
+    """The run that `--resume` means: DATA or --out if it is one, else the newest that fits.
+
+    A dataset folder means the newest run on it; nothing means the newest unfinished run.
+    """
+    for named in (config.data, config.out):
+        if named is not None and Run(named).state.is_file():
+            return Run(named)
+    if config.out is not None:
+        raise OptionError(
+            f"{config.out} holds no run to go on with (no state.pt).",
+            hint="without --resume, a new one starts",
+        )
+    found = sorted(runs.glob("*/state.pt"), key=lambda path: path.stat().st_mtime_ns)
+    for state in reversed(found):
+        run = Run(state.parent)
+        stored = TrainConfig.load(run.config)
+        if config.data is None and run.epochs_done() < stored.epochs:
+            return run
+        if config.data is not None and stored.data == config.data.resolve():
+            return run
+    what = "unfinished run" if config.data is None else f"run on {config.data}"
+    raise OptionError(
+        f"No {what} in {runs}{os.sep}.",
+        hint="name the run folder: fcnseg train RUN --resume; without --resume, a new one starts",
+    )
+
+
+def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> Run | None:
+    """The run that find_run means if it has epochs to go, None otherwise."""
+    try:
+        run = find_run(config, runs)
+    except OptionError:
+        return None
+    return run if run.epochs_done() < TrainConfig.load(run.config).epochs else None
+
+
+def continued(stored: TrainConfig, given: TrainConfig, run: Run) -> TrainConfig:
+    """A stored run's options with those that may change; OptionError for a contradiction."""
+    changes: dict[str, Any] = {"resume": False}
+    for name in sorted(given.given() - {"data", "out", "resume"}):
+        ours, theirs = getattr(stored, name), getattr(given, name)
+        if ours == theirs:
+            continue
+        if name in CHANGEABLE or (name == "epochs" and theirs > ours):
+            changes[name] = theirs
+        else:
+            flag = name.replace("_", "-")
+            raise OptionError(
+                f"{run.folder} was started with --{flag} {_text(ours)}; "
+                f"it can't go on with {_text(theirs)}.",
+                hint="epochs can only be raised"
+                if name == "epochs"
+                else f"leave --{flag} out, or start a new run without --resume",
+            )
+    if given.data is not None and not Run(given.data).state.is_file():
+        changes["data"] = given.data.resolve()
+    return dataclasses.replace(stored, **changes)
+
+
+def _text(value: Any) -> str:
+    return " ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write beside, flush to disk, rename: whoever reads sees the old file or the new one.
+
+    InputError when the disk does not take it; the old file is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"Can't write {path}: {error.strerror}.", hint="is the disk full or read-only?"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last; Windows can't open folders and does not need it."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -1,0 +1,164 @@
+"""What a network starts from: a trunk's ImageNet weights, or another training's checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import TrainConfig
+from fcnseg.errors import DatasetError, OptionError
+from fcnseg.events import Listener, Note
+from fcnseg.fcn.backbones import load_pretrained
+from fcnseg.fcn.checkpoint import Checkpoint, find_model
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.preprocess import Preprocess
+
+SHAPE = (
+    "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
+)  # fmt: skip
+"""The options that decide a network's shape; --finetune takes them from the checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A network before its first step.
+
+    config: the options, with the network's shape as it is.
+    """
+
+    network: FCN
+    preprocess: Preprocess
+    config: TrainConfig
+
+
+def make_start(
+    config: TrainConfig, classes: ClassMap, listener: Listener, *, chosen: frozenset[str]
+) -> Start:
+    """The network to train, randomly started from the seed where no weights are known.
+
+    chosen: the options someone chose; --finetune takes the others from the checkpoint.
+    """
+    torch.manual_seed(config.seed)
+    if config.finetune is not None:
+        return _from_checkpoint(config, classes, listener, chosen)
+    network = FCN(_spec(config, classes))
+    load_pretrained(network.backbone, config.backbone, config.backbone_weights)
+    return Start(network, network.backbone.preprocess, config)
+
+
+def start_again(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> Start:
+    """The network of a saved state, without its weights: nothing is looked up or downloaded.
+
+    DatasetError when the folder's classes are other ones now.
+    """
+    before = ClassMap.from_dict(state["classes"])
+    if before.names != classes.names:
+        raise DatasetError(
+            f"The run began with the classes {', '.join(before.names)}; the dataset now has "
+            f"{', '.join(classes.names)}.",
+            hint="start a new run with --finetune and this run's last.safetensors",
+        )
+    return Start(FCN(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config)
+
+
+def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
+    shape = {name: getattr(config, name) for name in SHAPE}
+    return ModelSpec(num_classes=len(classes), **shape)
+
+
+def _from_checkpoint(
+    config: TrainConfig, classes: ClassMap, listener: Listener, chosen: frozenset[str]
+) -> Start:
+    path = find_model(config.finetune)
+    old = Checkpoint.load(path)
+    shape = {name: getattr(old.spec, name) for name in SHAPE if name not in chosen}
+    config = dataclasses.replace(config, **shape)
+    network, preprocess = FCN(_spec(config, classes)), old.preprocess
+    if config.backbone != old.spec.backbone:
+        load_pretrained(network.backbone, config.backbone, config.backbone_weights)
+        preprocess = network.backbone.preprocess
+    fresh = network.state_dict()
+    kept = fitting(old, network.spec, classes, fresh)
+    if not any(tensor.ndim > 1 for tensor in kept.values()):
+        raise OptionError(
+            f"Nothing in {path} fits this network.",
+            hint="leave out the options about the network: the checkpoint's are taken",
+        )
+    network.load_state_dict({**fresh, **kept})
+    left = len(fresh) - len(kept)
+    text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
+    listener(Note(f"{text}, {left} start anew." if left else f"{text}."))
+    return Start(network, preprocess, config)
+
+
+def fitting(
+    old: Checkpoint, spec: ModelSpec, classes: ClassMap, fresh: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that fit a network, by name; classes are moved by theirs.
+
+    spec, classes: of the new network; fresh: its tensors before, which a class that the
+    checkpoint does not know keeps.
+    """
+    axes = class_axes(spec)
+    rows = _same_classes(old.classes, classes)
+    kept = {}
+    for name, tensor in old.weights.items():
+        if name in fresh and name not in axes and tensor.shape == fresh[name].shape:
+            kept[name] = tensor
+        elif name in axes and rows and _fits_beside(axes[name], tensor, fresh[name]):
+            kept[name] = _moved(tensor, fresh[name], axes[name], rows)
+    return kept
+
+
+def class_axes(spec: ModelSpec) -> dict[str, list[int]]:
+    """The tensors that have axes of classes, and which these are.
+
+    Found by comparing with the shapes of the same network with another number of classes.
+    """
+    with torch.device("meta"):
+        ours = FCN(spec).state_dict()
+        other = dataclasses.replace(spec, num_classes=spec.num_classes % 255 + 1)
+        theirs = FCN(other).state_dict()
+    return {
+        name: [axis for axis, size in enumerate(tensor.shape) if size != theirs[name].shape[axis]]
+        for name, tensor in ours.items()
+        if tensor.shape != theirs[name].shape
+    }
+
+
+def _same_classes(old: ClassMap, new: ClassMap) -> list[tuple[int, int]]:
+    """(old index, new index) of the classes both know; all, by number, if one has no names."""
+    unnamed = ClassMap.numbered(len(new)).names in (old.names, new.names)
+    if len(old) == len(new) and unnamed:
+        return [(index, index) for index in range(len(new))]
+    return [(old.names.index(n), new.names.index(n)) for n in new.names if n in old.names]
+
+
+def _fits_beside(axes: Sequence[int], tensor: Tensor, fresh: Tensor) -> bool:
+    """Whether two tensors have the same size along every axis that is not one of classes."""
+    return tensor.ndim == fresh.ndim and all(
+        axis in axes or size == fresh.shape[axis] for axis, size in enumerate(tensor.shape)
+    )
+
+
+def _moved(
+    tensor: Tensor, fresh: Tensor, axes: Sequence[int], rows: Sequence[tuple[int, int]]
+) -> Tensor:
+    """`fresh` with what `tensor` says of the known classes, along each axis of classes."""
+    sources, targets = torch.tensor(rows).T
+    for axis in axes:
+        tensor = tensor.index_select(axis, sources)
+    return _written(fresh, tensor, axes, targets)
+
+
+def _written(fresh: Tensor, part: Tensor, axes: Sequence[int], targets: Tensor) -> Tensor:
+    if not axes:
+        return part
+    block = _written(fresh.index_select(axes[0], targets), part, axes[1:], targets)
+    return fresh.index_copy(axes[0], targets, block)

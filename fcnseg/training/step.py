@@ -1,0 +1,193 @@
+"""One step: a batch goes through, the weights move, their average follows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fcnseg.config import TrainConfig
+from fcnseg.data.dataset import Batch
+from fcnseg.errors import TrainingError
+from fcnseg.fcn.ladder import FCN
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.runtime.device import autocast
+from fcnseg.runtime.ranks import Ranks
+from fcnseg.training.losses import Criterion
+from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
+
+
+class Learner(nn.Module):
+    """A network and, where the coarser rungs are trained too, a head for each of them.
+
+    The heads are thrown away after training. With fuse=score the rungs are scores already.
+    """
+
+    def __init__(self, network: FCN, *, aux: bool) -> None:
+        super().__init__()
+        self.network = network
+        coarse = network.decoder.strides[:-1] if aux else ()
+        self.coarse = [str(stride) for stride in coarse]
+        spec = network.spec
+        self.heads = nn.ModuleDict()
+        if spec.fuse != "score":
+            for stride in self.coarse:
+                self.heads[stride] = nn.Conv2d(spec.width, spec.num_classes, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """float (N, 3, H, W) -> logits (N, K, H, W): the network's, then each coarser rung's."""
+        maps: list[Tensor] = []
+        with self._listening(maps):
+            logits = self.network(images)
+        answers = [logits]
+        for stride, features in zip(self.coarse, maps, strict=True):
+            scores = self.heads[stride](features) if stride in self.heads else features
+            answers.append(
+                F.interpolate(scores, logits.shape[-2:], mode="bilinear", align_corners=False)
+            )
+        return answers
+
+    @contextlib.contextmanager
+    def _listening(self, maps: list[Tensor]) -> Iterator[None]:
+        """Collect what the coarser rungs give, from coarse to fine."""
+        decoder = self.network.decoder
+        modules = [decoder.entry, *decoder.rungs.values()][: len(self.coarse)]
+        hooks = [
+            module.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+            for module in modules
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class Stepper:
+    """All that a step changes: weights, optimiser, loss scale, average.
+
+    average: holds the averaged network, which is what is evaluated and saved.
+    """
+
+    def __init__(
+        self,
+        network: FCN,
+        config: TrainConfig,
+        *,
+        criterion: Criterion,
+        preprocess: Preprocess,
+        ranks: Ranks,
+        precision: torch.dtype,
+    ) -> None:
+        self.config, self.ranks, self.precision = config, ranks, precision
+        self.criterion, self.preprocess = criterion, preprocess
+        self.learner = Learner(network, aux=config.aux > 0)
+        self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze(network.train(), config)
+        self.average = Average(network, config.ema)
+        self.optimizer = make_optimizer(self.learner, config)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == torch.float16)
+        self._forward: nn.Module = self.learner
+        if ranks.size > 1:
+            self._forward = _distributed(self.learner, ranks)
+        self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
+
+    def __call__(
+        self, batch: Batch, step: int, steps: int, *, parts: int = 1, calm: float = 1.0
+    ) -> Tensor:
+        """Move the weights by one batch; its loss, on the device.
+
+        step: its number from 0, of `steps`. parts: how many parts it is computed in.
+        Everything random in it follows from (seed, step, rank).
+        """
+        config = self.config
+        torch.manual_seed(_mixed(config.seed, step, self.ranks.rank))
+        set_rate(self.optimizer, self.rate(step, steps, calm))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(batch, parts, done=step / steps)
+        if config.clip > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.learner.network, step)
+        return loss
+
+    def rate(self, step: int, steps: int, calm: float = 1.0) -> float:
+        """The learning rate of a step."""
+        config = self.config
+        factor = rate_factor(step, steps, warmup=config.warmup, schedule=config.schedule)
+        return config.lr * calm * factor
+
+    def _backward(self, batch: Batch, parts: int, *, done: float) -> Tensor:
+        """Gradients of the whole batch's loss, over all ranks, summed part by part."""
+        device = self.ranks.device
+        images = batch.images.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        shares = self.ranks.sum(self.criterion.shares(labels))
+        loss = torch.zeros((), device=device)
+        chunks = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        for number, (some, theirs) in enumerate(chunks):
+            with self._gradients_stay_here(number < len(chunks) - 1):
+                part = self._loss(some, theirs, shares, done)
+                # DDP averages over ranks; the shares are of all ranks, so a sum is wanted.
+                self.scaler.scale(part * self.ranks.size).backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        return self.ranks.sum(loss)
+
+    def _loss(self, images: Tensor, labels: Tensor, shares: Tensor, done: float) -> Tensor:
+        with autocast(self.ranks.device, self.precision):
+            answers = self._forward(self.preprocess.normalise(images))
+        loss = self.criterion(answers[0], labels, shares, done=done)
+        for coarse in answers[1:]:
+            loss = loss + self.config.aux * self.criterion(coarse, labels, shares, done=done)
+        return loss
+
+    def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
+        """With several ranks, exchange gradients only with the last part of a batch."""
+        if stay and isinstance(self._forward, DistributedDataParallel):
+            return cast(contextlib.AbstractContextManager[None], self._forward.no_sync())
+        return contextlib.nullcontext()
+
+    def tensors(self) -> dict[str, Any]:
+        """State dicts by name, as `restore` takes them."""
+        return {
+            "learner": self.learner.state_dict(),
+            "average": self.average.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, tensors: Mapping[str, Any]) -> None:
+        """Go back to what `tensors` gave; TrainingError when it belongs to another network."""
+        try:
+            self.learner.load_state_dict(tensors["learner"])
+            self.average.network.load_state_dict(tensors["average"])
+            self.optimizer.load_state_dict(tensors["optimizer"])
+            self.scaler.load_state_dict(tensors["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TrainingError(
+                "The saved state belongs to another network or another version of fcnseg: "
+                f"{str(error).strip().partition(chr(10))[0]}",
+                hint="start a new run with --finetune and this run's last.safetensors",
+            ) from error
+
+
+def _distributed(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
+    if ranks.device.type == "cuda":
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(synchronised, device_ids=[ranks.device])
+    return DistributedDataParallel(learner)
+
+
+def _mixed(seed: int, step: int, rank: int) -> int:
+    """One number from three, far apart for neighbours (splitmix64's constants)."""
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
+    mixed &= 2**64 - 1
+    mixed ^= mixed >> 31
+    return mixed >> 1

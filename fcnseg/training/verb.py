@@ -1,0 +1,164 @@
+"""The verb `train`: a folder in, a run folder out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fcnseg.config import TrainConfig
+from fcnseg.data.check import CheckResult, examine
+from fcnseg.errors import DatasetError, OptionError
+from fcnseg.events import Listener, Note, nobody
+from fcnseg.runtime.ranks import Ranks, join_ranks
+from fcnseg.training.loop import Loop
+from fcnseg.training.losses import parse_loss
+from fcnseg.training.memory import choose_batch
+from fcnseg.training.parts import Parts
+from fcnseg.training.plan import Plan
+from fcnseg.training.runs import (
+    Run,
+    continued,
+    find_run,
+    find_unfinished,
+    new_run,
+    refuse_taken,
+)
+from fcnseg.training.start import make_start, start_again
+from fcnseg.training.state import Track, load_state
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    run: its folder. best, last: the checkpoints. miou: the best on the validation images.
+    epochs: how many were trained. seconds: what they took, all sittings together.
+    """
+
+    run: Path
+    best: Path
+    last: Path
+    miou: float
+    epochs: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        values = vars(self).items()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+
+
+def train(config: TrainConfig, listener: Listener = nobody) -> TrainResult:
+    """Train on a dataset folder, or go on with an interrupted run (resume=True).
+
+    The folder is checked first: errors stop, warnings are told. Ctrl-C or SIGTERM finish
+    the step, save everything and raise Interrupted. Under torchrun several processes share
+    each batch; a job that torchrun starts again goes on by itself.
+    """
+    ranks = join_ranks(config.device)
+    listener = listener if ranks.main else nobody
+    parse_loss(config.loss)  # a typo is told before the folder is read
+    run = _run_to_continue(config, ranks)
+    if run is None:
+        parts, loop = _begin(config, ranks, listener)
+    else:
+        parts, loop = _go_on(config, run, ranks, listener)
+    loop.go()
+    if ranks.main and loop.config.calibrate:
+        parts.calibrate(loop.run)
+    return _result(loop)
+
+
+def _run_to_continue(config: TrainConfig, ranks: Ranks) -> Run | None:
+    """The run that is gone on with, the same for all ranks; None for a new one."""
+    run = None
+    if ranks.main and config.resume:
+        run = find_run(config)
+    elif ranks.main and ranks.restarts:
+        run = find_unfinished(config)
+    return ranks.tell(run)
+
+
+def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts, Loop]:
+    """Everything up to the first step of a new run."""
+    if config.data is None:
+        raise OptionError(
+            "Which dataset folder? None was given.",
+            hint="fcnseg train FOLDER; to go on with an interrupted run: fcnseg train --resume",
+        )
+    refuse_taken(config.out)
+    checked = _checked(config.data, listener)
+    suggested = checked.suggestion
+    assert suggested is not None, "a folder with readable training images has one"
+    chosen = config.given()
+    config = replace(config, data=config.data.resolve(), crop=config.crop or suggested.crop)
+    start = make_start(config, checked.description.classes, listener, chosen=chosen)
+    if config.batch == "auto":
+        images = checked.splits.get("train", 1)
+        batch = choose_batch(
+            start.network, start.config, images=images, suggested=suggested.batch, ranks=ranks
+        )
+        start = replace(start, config=replace(start.config, batch=ranks.tell(batch)))
+    parts = Parts(start, checked, ranks, listener)
+    plan = parts.plan()
+    if config.sanity and ranks.main:
+        parts.look_before(plan)
+    stepper = parts.stepper()
+    run = ranks.tell(new_run(config.out) if ranks.main else None)  # nothing can be wrong any more
+    assert run is not None, "the main process has made one"
+    track = Track(images=plan.images, parts=config.accumulate)
+    return parts, parts.loop(run, plan, track, stepper)
+
+
+def _go_on(config: TrainConfig, run: Run, ranks: Ranks, listener: Listener) -> tuple[Parts, Loop]:
+    """Everything up to the next step of a run."""
+    config = continued(TrainConfig.load(run.config), config, run)
+    assert config.data is not None, "every run's config.toml names its folder"
+    track, tensors = load_state(run.state)
+    checked = _checked(config.data, listener)
+    start = start_again(config, checked.description.classes, tensors)
+    parts = Parts(start, checked, ranks, listener)
+    plan = parts.plan()
+    if track.images != plan.images:
+        raise DatasetError(
+            f"The run in {run.folder} began with {track.images} training images; now there are "
+            f"{plan.images}.",
+            hint="a changed dataset needs a new run; --finetune starts it from this one's weights",
+        )
+    listener(Note(_where(run, track, plan)))
+    stepper = parts.stepper()
+    stepper.restore(tensors)
+    return parts, parts.loop(run, plan, track, stepper)
+
+
+def _checked(data: Path, listener: Listener) -> CheckResult:
+    """The folder, looked at: DatasetError for what makes a training useless."""
+    checked = examine(data, listener)
+    for finding in checked.findings:
+        if finding.severity == "warning":
+            listener(Note(finding.message, "warning"))
+    checked.raise_errors()
+    return checked
+
+
+def _where(run: Run, track: Track, plan: Plan) -> str:
+    if len(track.rows) >= plan.epochs:
+        return f"{run.folder} is finished: {plan.epochs} epochs. A higher --epochs goes on."
+    inside = track.step - len(track.rows) * plan.epoch_steps
+    return (
+        f"Going on with {run.folder}: epoch {len(track.rows) + 1} of {plan.epochs}, "
+        f"{inside} of {plan.epoch_steps} steps done."
+    )
+
+
+def _result(loop: Loop) -> TrainResult:
+    run, track = loop.run, loop.track
+    return TrainResult(
+        run=run.folder,
+        best=run.best,
+        last=run.last,
+        miou=track.best,
+        epochs=len(track.rows),
+        seconds=track.seconds,
+    )

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from fcnseg.config import TrainConfig
+from fcnseg.errors import TrainingError
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.runtime.ranks import Ranks
+from fcnseg.training import memory
+from fcnseg.training.memory import choose_batch, fitting_batch
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("fixed", "image", "free", "batch"),
+    [
+        (0, GB, 8 * GB, 4),  # 80 % of 8 GB are six images
+        (0, GB, 10 * GB, 8),
+        (2 * GB, GB, 8 * GB, 4),
+        (0, GB // 100, 80 * GB, 64),  # no more, however much fits
+        (0, GB, 2 * GB, 1),
+    ],
+)
+def test_the_batch_that_fits(fixed: int, image: int, free: int, batch: int) -> None:
+    asked = []
+
+    def peak(images: int) -> int:
+        asked.append(images)
+        return fixed + images * image
+
+    assert fitting_batch(peak, free) == batch
+    assert asked == [1, 2]
+
+
+def test_what_does_not_fit_at_all() -> None:
+    with pytest.raises(TrainingError, match=r"it takes 3\.0 GB, 2\.0 GB are free"):
+        fitting_batch(lambda images: 3 * images * GB, 2 * GB)
+
+
+def test_without_a_gpu_the_suggestion_is_taken() -> None:
+    network = FCN(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    config = TrainConfig(batch="auto", crop=(64, 64))
+    chosen = choose_batch(network, config, images=9, suggested=4, ranks=Ranks.alone())
+    assert chosen == 4
+
+
+def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
+    monkeypatch.setattr(memory, "gpu_peak", lambda *_: lambda images: images * GB)
+    monkeypatch.setattr(memory, "free_gpu_bytes", lambda _: 99 * GB)
+    monkeypatch.setattr(memory, "resolve_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(memory.Learner, "to", lambda self, *_, **__: self)
+    network = FCN(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    config = TrainConfig(batch="auto", crop=(64, 64))
+    ranks = Ranks(torch.device("cuda"), 0, 2)
+    chosen = choose_batch(network, config, images=80, suggested=4, ranks=ranks)
+    assert chosen == 16, "eight for each of two ranks: an epoch keeps five steps"

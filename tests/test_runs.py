@@ -1,0 +1,152 @@
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from fcnseg.config import TrainConfig
+from fcnseg.errors import InputError, OptionError
+from fcnseg.training.runs import (
+    Run,
+    continued,
+    find_run,
+    find_unfinished,
+    new_run,
+    write_atomically,
+)
+
+
+def make_run(folder: Path, data: Path, *, epochs: int, done: int, age: int) -> Run:
+    """A run folder as training leaves it, `age` seconds old."""
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.write_config(TrainConfig(data=data.resolve(), epochs=epochs))
+    run.write_results([{"epoch": epoch + 1, "loss": 0.5} for epoch in range(done)])
+    run.state.write_bytes(b"state")
+    os.utime(run.state, (1e9 - age, 1e9 - age))
+    return run
+
+
+def test_new_runs_are_numbered(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert [new_run(None, runs).folder.name for _ in range(3)] == ["train1", "train2", "train3"]
+    assert new_run(tmp_path / "mine", runs).folder == tmp_path / "mine"
+
+
+def test_a_run_is_never_written_over(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "mine")
+    assert new_run(tmp_path / "mine") == run, "an empty folder is no run"
+    run.best.write_bytes(b"weights")
+    with pytest.raises(OptionError, match="holds a run already") as caught:
+        new_run(tmp_path / "mine")
+    assert "--resume" in caught.value.hint
+
+
+def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="Can't make the folder"):
+        new_run(tmp_path / "file" / "run")
+
+
+def test_which_run_is_meant(tmp_path: Path) -> None:
+    runs, one, other = tmp_path / "runs", tmp_path / "one", tmp_path / "other"
+    first = make_run(runs / "train1", one, epochs=3, done=1, age=30)
+    second = make_run(runs / "train2", other, epochs=3, done=2, age=20)
+    finished = make_run(runs / "train3", one, epochs=2, done=2, age=10)
+    for data, out, wanted in [
+        (None, None, second),
+        (one, None, finished),
+        (other, None, second),
+        (first.folder, None, first),
+        (None, first.folder, first),
+        (one, second.folder, second),
+    ]:
+        assert find_run(TrainConfig(data=data, out=out, resume=True), runs) == wanted
+
+
+def test_no_such_run(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="No unfinished run in"):
+        find_run(TrainConfig(resume=True), tmp_path)
+    with pytest.raises(OptionError, match="No run on data"):
+        find_run(TrainConfig(data=Path("data"), resume=True), tmp_path)
+    with pytest.raises(OptionError, match=r"no state\.pt"):
+        find_run(TrainConfig(out=tmp_path, resume=True), tmp_path)
+
+
+def test_a_job_that_starts_again_goes_on_only_with_what_is_unfinished(tmp_path: Path) -> None:
+    runs, data = tmp_path / "runs", tmp_path / "data"
+    assert find_unfinished(TrainConfig(data=data), runs) is None
+    begun = make_run(runs / "train1", data, epochs=3, done=1, age=20)
+    assert find_unfinished(TrainConfig(data=data), runs) == begun
+    make_run(runs / "train2", data, epochs=3, done=3, age=10)
+    assert find_unfinished(TrainConfig(data=data), runs) is None
+
+
+STORED = {"data": Path("data").resolve(), "epochs": 5, "backbone": "tiny", "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, {}),
+        ({"backbone": "tiny", "lr": 0.01, "epochs": 5}, {}),
+        ({"epochs": 9}, {"epochs": 9}),
+        ({"workers": 2, "device": "cpu"}, {"workers": 2, "device": "cpu"}),
+        ({"data": Path("moved")}, {"data": Path("moved").resolve()}),
+    ],
+)
+def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
+    stored = TrainConfig(**STORED)
+    config = continued(stored, TrainConfig.make({**given, "resume": True}), Run(tmp_path))
+    assert config == TrainConfig(**{**STORED, **changed})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"backbone": "vgg16"}, "--backbone tiny; it can't go on with vgg16"),
+        ({"backbone": "efficientnet_lite0"}, "--backbone tiny"),  # the default, but asked for
+        ({"epochs": 4}, "--epochs 5; it can't go on with 4"),
+        ({"crop": (64, 96)}, "--crop None; it can't go on with 64 96"),
+    ],
+)
+def test_contradictions(given, says: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=says):
+        continued(TrainConfig(**STORED), TrainConfig.make(given), Run(tmp_path))
+
+
+def test_options_given_in_python_count_when_they_are_not_the_default(tmp_path: Path) -> None:
+    stored = TrainConfig(**STORED)
+    assert continued(stored, TrainConfig(resume=True), Run(tmp_path)) == stored
+    with pytest.raises(OptionError, match="--lr"):
+        continued(stored, TrainConfig(lr=0.02, resume=True), Run(tmp_path))
+
+
+def test_results_are_the_rows(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.epochs_done() == 0
+    run.write_results([])
+    assert run.epochs_done() == 0
+    rows = [{"epoch": 1, "loss": 0.5, "iou a, b": None}, {"epoch": 2, "loss": 0.25, "iou a, b": 1}]
+    run.write_results(rows)
+    run.write_results(rows)
+    with run.results.open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"epoch": "1", "loss": "0.5", "iou a, b": ""},
+            {"epoch": "2", "loss": "0.25", "iou a, b": "1"},
+        ]
+    assert run.epochs_done() == 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file) -> None:
+        file.write(b"new, but")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path], "nothing half-written stays"

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import TrainConfig
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.training.start import make_start
+
+TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 8}
+ABC = ClassMap.of(["a", "b", "c"])
+PREPROCESS = Preprocess((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of classes a, b, c whose every weight is known."""
+    torch.manual_seed(5)
+    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn16s")
+    weights = FCN(spec).state_dict()
+    weights["decoder.head.1.bias"] = torch.tensor([10.0, 20.0, 30.0])
+    return Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
+
+
+def start(classes: ClassMap, **options):
+    told, config = [], TrainConfig.make(options)
+    made = make_start(config, classes, told.append, chosen=config.given())
+    return made, " ".join(event.text for event in told)
+
+
+def test_a_fresh_start_follows_the_seed() -> None:
+    one, same, other = (start(ABC, **TINY, seed=seed)[0].network.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_trunk_starts_from_a_file(saved: Path) -> None:
+    made, _ = start(ABC, backbone="tiny", width=8, backbone_weights=str(saved))
+    old = Checkpoint.load(saved).weights
+    for name, tensor in made.network.backbone.state_dict().items():
+        assert torch.equal(tensor, old[f"backbone.{name}"])
+
+
+def test_the_same_classes_keep_everything(saved: Path) -> None:
+    made, told = start(ABC, finetune=str(saved))
+    old = Checkpoint.load(saved)
+    assert made.network.spec == old.spec, "the checkpoint's shape, not the defaults"
+    assert made.config.decoder == "fcn16s"
+    assert made.config.width == 8
+    assert made.preprocess == PREPROCESS
+    for name, tensor in made.network.state_dict().items():
+        assert torch.equal(tensor, old.weights[name]), name
+    assert "start anew" not in told
+
+
+def test_classes_are_kept_by_name(saved: Path) -> None:
+    made, told = start(ClassMap.of(["c", "new", "a", "b"]), finetune=str(saved))
+    assert made.network.decoder.head[1].bias.tolist() == [30, 0, 10, 20]
+    old = Checkpoint.load(saved).weights["decoder.head.1.weight"]
+    fresh = made.network.decoder.head[1].weight
+    assert torch.equal(fresh[[0, 2, 3]], old[[2, 0, 1]])
+    assert fresh[1].abs().sum() > 0
+    assert str(saved) in told
+
+
+def test_learned_upsampling_has_classes_on_two_axes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="learned")
+    weights = {name: torch.randn_like(t.float()) for name, t in FCN(spec).state_dict().items()}
+    name = "decoder.upsamples.8.weight"
+    assert weights[name].shape[:2] == (3, 3)
+    path = Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
+    made, _ = start(ClassMap.of(["c", "new", "a"]), finetune=str(path))
+    found, old = made.network.state_dict()[name], weights[name]
+    assert torch.equal(found[0, 2], old[2, 0])
+    assert torch.equal(found[2, 2], old[0, 0])
+    assert found[1, 0].abs().sum() == 0, "a new class does not leak"
+    assert found[1, 1].abs().sum() > 0
+
+
+def test_other_classes_start_anew_and_the_rest_stays(saved: Path) -> None:
+    made, told = start(ClassMap.of(["x", "y", "z"]), finetune=str(saved))
+    assert made.network.decoder.head[1].bias.tolist() == [0, 0, 0]
+    old = Checkpoint.load(saved).weights
+    assert torch.equal(made.network.decoder.entry[0].weight, old["decoder.entry.0.weight"])
+    assert "2 start anew" in told
+
+
+def test_classes_without_names_are_kept_by_number(saved: Path) -> None:
+    made, _ = start(ClassMap.numbered(3), finetune=str(saved))
+    assert made.network.decoder.head[1].bias.tolist() == [10, 20, 30]
+
+
+def test_another_decoder_keeps_what_fits(saved: Path) -> None:
+    made, told = start(ABC, finetune=str(saved), decoder="fcn8s")
+    assert made.network.spec.decoder == "fcn8s"
+    old = Checkpoint.load(saved).weights
+    assert torch.equal(
+        made.network.decoder.rungs["16"].mix[0].weight, old["decoder.rungs.16.mix.0.weight"]
+    )
+    assert "start anew" in told
+
+
+def test_nothing_fits_another_trunk(saved: Path) -> None:
+    with pytest.raises(OptionError, match=r"Nothing in .* fits"):
+        start(
+            ClassMap.of(["x", "y"]), finetune=str(saved), backbone="resnet18",
+            backbone_weights="none", width=16,
+        )  # fmt: skip
+
+
+def test_no_checkpoint_to_start_from(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        start(ABC, finetune=str(tmp_path / "none.safetensors"))

@@ -1,0 +1,139 @@
+import copy
+
+import pytest
+import torch
+
+from fcnseg.config import TrainConfig
+from fcnseg.data.dataset import Batch
+from fcnseg.errors import TrainingError
+from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.fcn.preprocess import IMAGENET
+from fcnseg.runtime.ranks import Ranks
+from fcnseg.training.losses import Criterion, parse_loss
+from fcnseg.training.step import Learner, Stepper
+
+STEPS = 10
+
+
+def make_batch(seed: int = 0, images: int = 4) -> Batch:
+    make = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(0, 3, (images, 4, 4), generator=make)
+    labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)  # (N, 64, 64)
+    noise = torch.randint(0, 60, (images, 64, 64, 3), generator=make)
+    pictures = (80 * labels.unsqueeze(-1) + noise).byte()  # brighter classes are higher
+    labels[0, :40] = 255  # the parts of a batch have different numbers of labelled pixels
+    return Batch(pictures, labels, tuple("abcdefgh"[:images]))
+
+
+def make_stepper(precision: torch.dtype = torch.float32, **options) -> Stepper:
+    torch.manual_seed(3)
+    spec = ModelSpec(
+        backbone="tiny", num_classes=3, width=8, dropout=options.pop("dropout", 0.1),
+        fuse=options.pop("fuse", "feature"),
+    )  # fmt: skip
+    config = TrainConfig.make({"lr": 0.01, "ema": 0.9, **options})
+    return Stepper(
+        FCN(spec),
+        config,
+        criterion=Criterion(parse_loss(config.loss), torch.tensor([1.0, 2.0, 0.5])),
+        preprocess=IMAGENET,
+        ranks=Ranks.alone(),
+        precision=precision,
+    )
+
+
+def weights(stepper: Stepper) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(stepper.learner.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "lr": 0.1},
+        {"fuse": "score", "aux": 0.4},
+        {"aux": 0.4},
+        {"loss": "ce+lovasz"},
+        {"precision": torch.bfloat16},
+    ],
+)
+def test_steps_make_the_loss_small(options) -> None:
+    stepper = make_stepper(**options, dropout=0.0)
+    batch = make_batch()
+    losses = [float(stepper(batch, step, 30)) for step in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(parameter.grad is not None for parameter in stepper.learner.parameters())
+
+
+def test_a_step_is_a_function_of_its_number() -> None:
+    one, same = make_stepper(), make_stepper()
+    first = float(one(make_batch(), 4, STEPS))
+    torch.rand(17)  # whatever else draws random numbers
+    assert float(same(make_batch(), 4, STEPS)) == first
+    other = make_stepper()
+    assert float(other(make_batch(), 5, STEPS)) != first, "dropout differs"
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(same)[name])
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ohem"])
+def test_a_step_in_parts_is_the_same_step(loss: str) -> None:
+    """But for batch norm, whose statistics are of a part: they are frozen here."""
+    options = {"freeze_norm": True, "dropout": 0.0, "loss": loss, "optimizer": "sgd", "clip": 0.01}
+    whole, parts = make_stepper(**options), make_stepper(**options)
+    loss_of_whole = float(whole(make_batch(), 0, STEPS))
+    assert float(parts(make_batch(), 0, STEPS, parts=3)) == pytest.approx(loss_of_whole, rel=1e-5)
+    before = weights(make_stepper(**options))
+    for name, tensor in weights(whole).items():
+        assert torch.allclose(tensor, weights(parts)[name], atol=1e-6), name
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(whole).items())
+
+
+def test_gradients_are_clipped() -> None:
+    stepper = make_stepper(clip=1e-3)
+    stepper(make_batch(), 0, STEPS)
+    grads = torch.cat([p.grad.flatten() for p in stepper.learner.parameters()])
+    assert float(grads.norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_calm_lowers_the_rate() -> None:
+    stepper = make_stepper()
+    stepper(make_batch(), 2, STEPS, calm=0.25)
+    rates = [group["lr"] / group["share"] for group in stepper.optimizer.param_groups]
+    assert rates == pytest.approx([0.25 * stepper.rate(2, STEPS)] * len(rates))
+
+
+def test_going_on_from_tensors_is_exact() -> None:
+    straight = make_stepper()
+    for step in range(4):
+        if step == 2:
+            kept = copy.deepcopy(straight.tensors())
+        straight(make_batch(step), step, STEPS)
+    gone_on = make_stepper(seed=0)
+    gone_on.restore(kept)
+    for step in (2, 3):
+        gone_on(make_batch(step), step, STEPS)
+    for name in ("learner", "average"):
+        ours, theirs = gone_on.tensors()[name], straight.tensors()[name]
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+
+
+def test_another_networks_tensors_are_refused() -> None:
+    kept = make_stepper(fuse="score").tensors()
+    with pytest.raises(TrainingError, match="another network"):
+        make_stepper().restore(kept)
+
+
+@pytest.mark.parametrize("fuse", ["score", "feature"])
+def test_coarse_rungs_answer_too(fuse: str) -> None:
+    torch.manual_seed(0)
+    network = FCN(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)).eval()
+    learner = Learner(network, aux=True)
+    images = torch.randn(2, 3, 64, 96)
+    answers = learner(images)
+    assert [tuple(answer.shape) for answer in answers] == [(2, 3, 64, 96)] * 3  # fcn8s: 8, 32, 16
+    assert torch.equal(answers[0], network(images))
+    assert len(learner.heads) == (0 if fuse == "score" else 2)
+    assert not network.decoder.entry._forward_hooks, "nothing listens afterwards"
+    if fuse == "score":  # skips start at zero: all rungs say the same
+        assert torch.allclose(answers[1], answers[0], atol=0.05)

@@ -1,0 +1,449 @@
+"""The verb: what a run leaves behind, and that no interruption changes it."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fcnseg.config import EvalConfig, TrainConfig
+from fcnseg.data.drawn import write_dataset
+from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
+from fcnseg.evaluation import evaluate
+from fcnseg.events import EpochDone, Event, Note, Progress
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.training import TrainResult, train
+from fcnseg.training.step import Stepper
+from tests.conftest import TINY
+
+QUICK = {**TINY, "width": 8, "crop": (64, 64), "batch": 3, "epochs": 3, "lr": 0.01}
+CLOCKED = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures to train on (3 steps an epoch in batches of three), two to validate."""
+    data = tmp_path_factory.mktemp("small")
+    write_dataset(data, train=8, val=2)
+    return data
+
+
+def start(
+    folder: Path | None, out: Path | None, listener=lambda event: None, **more
+) -> TrainResult:
+    options = {"data": folder, "out": out, **QUICK, **more}
+    return train(TrainConfig.make(options), listener)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start(folder, tmp_path_factory.mktemp("undisturbed")).run
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """results.csv without what a clock decides."""
+    with (run / "results.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in CLOCKED} for row in csv.DictReader(file)]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Two runs ended with the same weights, bit for bit, and the same table."""
+    assert rows(run) == rows(other)
+    for name in ("best.safetensors", "last.safetensors"):
+        ours, theirs = Checkpoint.load(run / name), Checkpoint.load(other / name)
+        assert (ours.report, ours.extra) == (theirs.report, theirs.extra)
+        assert set(ours.weights) == set(theirs.weights)
+        for key, tensor in theirs.weights.items():
+            assert torch.equal(ours.weights[key], tensor), f"{name}: {key}"
+
+
+def at_event(number: int, act: Callable[[], Any]) -> Callable[[Event], None]:
+    """A listener that acts at the n-th Progress after the labels were read."""
+    seen = 0
+
+    def listen(event: Event) -> None:
+        nonlocal seen
+        if isinstance(event, Progress) and event.task.startswith(("epoch", "validation")):
+            seen += 1
+            if seen == number:
+                act()
+
+    return listen
+
+
+def send(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def test_a_run_folder_has_everything(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = start(folder, tmp_path / "run", events.append)
+    names = {path.name for path in result.run.iterdir()}
+    wanted = {"best.safetensors", "last.safetensors", "config.toml", "results.csv", "state.pt"}
+    assert names == wanted
+    table = rows(result.run)
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert list(table[0])[:2] == ["epoch", "loss"]
+    assert "iou star" in table[0]
+    assert result.miou == pytest.approx(max(float(row["miou"]) for row in table))
+    assert (result.epochs, result.best) == (3, result.run / "best.safetensors")
+    stored = TrainConfig.load(result.run / "config.toml")
+    assert stored.data == folder.resolve()
+    assert stored.crop == (64, 64)
+    assert result.as_dict()["run"] == str(result.run)
+
+
+def test_what_is_told_on_the_way(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    start(folder, tmp_path / "run", events.append)
+    steps = [e for e in events if isinstance(e, Progress) and e.task.startswith("epoch 2")]
+    assert [step.done for step in steps] == [3, 6, 8]
+    assert set(steps[0].values) == {"loss", "lr", "images/s", "left"}
+    assert steps[0].total == 8
+    done = [event for event in events if isinstance(event, EpochDone)]
+    assert [(event.epoch, event.epochs) for event in done] == [(1, 3), (2, 3), (3, 3)]
+    assert done[0].best
+    assert set(done[0].class_iou) == {"background", "disk", "box", "star"}
+    assert {"loss", "miou", "pixel_accuracy", "seconds"} <= set(done[0].values)
+    assert any(isinstance(e, Note) and "fcn8s on tiny" in e.text for e in events)
+
+
+def test_eval_gives_the_score_that_training_gave(folder: Path, undisturbed: Path) -> None:
+    result = evaluate(EvalConfig(data=folder, model=str(undisturbed), device="cpu", workers=0))
+    best = Checkpoint.load(undisturbed / "best.safetensors")
+    # Calibration scales all logits; where two are equal to the last bit, rounding decides.
+    assert result.miou == pytest.approx(best.report["miou"], abs=1e-4)
+    assert best.extra["temperature"] > 0
+
+
+def test_it_learns(drawn_folder: Path, tmp_path: Path) -> None:
+    easy = {"scale": (1.0, 1.0), "color": 0.0, "backbone_lr": 1.0, "decoder": "fcn4s", "width": 16}
+    result = start(drawn_folder, tmp_path / "run", epochs=6, crop=(96, 96), batch=4, **easy)
+    scores = [float(row["miou"]) for row in rows(result.run)]
+    losses = [float(row["loss"]) for row in rows(result.run)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert scores[-1] > scores[0] + 0.15
+
+
+def test_the_crop_is_chosen_from_the_images(folder: Path, tmp_path: Path) -> None:
+    result = start(folder, tmp_path / "run", crop=None, epochs=1)
+    assert TrainConfig.load(result.run / "config.toml").crop == (128, 160)
+
+
+def test_the_batch_is_chosen_for_so_few_images(folder: Path, tmp_path: Path) -> None:
+    result = start(folder, tmp_path / "run", batch="auto", epochs=1)
+    assert TrainConfig.load(result.run / "config.toml").batch == 2
+
+
+def test_without_calibration_the_best_is_what_was_scored(folder: Path, tmp_path: Path) -> None:
+    result = start(folder, tmp_path / "run", epochs=1, calibrate=False)
+    best, last = Checkpoint.load(result.best), Checkpoint.load(result.last)
+    assert "temperature" not in best.extra
+    assert all(torch.equal(best.weights[name], last.weights[name]) for name in last.weights)
+    scored = evaluate(EvalConfig(data=folder, model=str(result.best), device="cpu", workers=0))
+    assert scored.miou == best.report["miou"]
+
+
+def test_a_look_before_changes_nothing(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = start(folder, tmp_path / "run", events.append, sanity=True)
+    assert len([e for e in events if isinstance(e, Note) and e.text.startswith("Sanity:")]) == 3
+    assert_same(result.run, undisturbed)
+
+
+def test_the_seed_decides_everything(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    torch.rand(3)
+    assert_same(start(folder, tmp_path / "same").run, undisturbed)
+    other = start(folder, tmp_path / "other", seed=1)
+    assert rows(other.run) != rows(undisturbed)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 11, 12], ids=lambda n: f"event{n}")
+def test_ctrl_c_anywhere_changes_nothing(
+    folder: Path, undisturbed: Path, tmp_path: Path, number: int
+) -> None:
+    """Events 1-3 are the steps of an epoch, 4 is its validation."""
+    out = tmp_path / "run"
+    wish = signal.SIGTERM if number % 2 else signal.SIGINT
+    before = signal.getsignal(wish)
+    with pytest.raises(Interrupted, match="everything is saved") as caught:
+        start(folder, out, at_event(number, send(wish)))
+    assert f"fcnseg train {out} --resume" in caught.value.hint
+    assert signal.getsignal(wish) == before
+    result = train(TrainConfig.make({"data": out, "resume": True, "device": "cpu"}))
+    assert result.epochs == 3
+    assert_same(out, undisturbed)
+
+
+def test_interrupted_again_and_again(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out, sittings = tmp_path / "run", 0
+    while True:
+        sittings += 1
+        try:
+            start(folder, out, at_event(2, send(signal.SIGINT)), resume=sittings > 1)
+        except Interrupted:
+            continue
+        break
+    assert sittings > 4
+    assert_same(out, undisturbed)
+
+
+def test_the_second_ctrl_c_does_not_wait(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start(folder, out, at_event(2, twice))
+    start(folder, out, resume=True)
+    assert_same(out, undisturbed)
+
+
+def test_killed_at_any_moment(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL while training or saving, resumed each time (benchmarks/ has more moments)."""
+    out = tmp_path / "run"
+    options = {**QUICK, "data": str(folder), "out": str(out), "save_every": 0}
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from fcnseg.config import TrainConfig\n"
+        "from fcnseg.training import train\n"
+        "def tell(event):\n"
+        "    print(getattr(event, 'task', ''), flush=True)\n"
+        f"train(TrainConfig.make({{**{options!r}, 'resume': '--resume' in sys.argv}}), tell)\n"
+    )
+    for steps in (2, 6):  # in the first epoch; after the second's last step
+        arguments = ["--resume"] if (out / "state.pt").exists() else []
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            steps -= line.startswith(("epoch", "validation"))
+            if steps == 0:
+                process.kill()
+                break
+        process.stdout.close()
+        assert process.wait() != 0
+    start(folder, out, resume=True)
+    assert_same(out, undisturbed)
+
+
+def test_epochs_may_be_raised(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    start(folder, out, epochs=1)
+    events: list[Event] = []
+    finished = train(TrainConfig.make({"data": out, "resume": True}), events.append)
+    assert finished.epochs == 1
+    assert any(isinstance(e, Note) and "is finished" in e.text for e in events)
+    longer = train(TrainConfig.make({"data": out, "epochs": 2, "resume": True}))
+    assert longer.epochs == 2
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+    assert TrainConfig.load(out / "config.toml").epochs == 2
+
+
+def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--backbone tiny; it can't go on with vgg16"):
+        train(TrainConfig.make({"data": undisturbed, "resume": True, "backbone": "vgg16"}))
+    with pytest.raises(OptionError, match="holds a run already"):
+        start(folder, undisturbed)
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    fewer = tmp_path / "fewer"
+    write_dataset(fewer, train=7, val=2)
+    with pytest.raises(DatasetError, match="began with 8 training images; now there are 7"):
+        train(TrainConfig.make({"data": fewer, "out": run, "resume": True}))
+
+
+def test_the_newest_run_on_a_folder_goes_on(
+    folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Interrupted):
+        start(folder, None, at_event(5, send(signal.SIGINT)))
+    result = train(TrainConfig.make({"data": folder, "resume": True}))
+    assert result.run == Path("runs/train1")
+    assert_same(result.run, undisturbed)
+
+
+def test_other_classes_can_not_go_on(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, renamed = tmp_path / "run", tmp_path / "renamed"
+    shutil.copytree(undisturbed, run)
+    shutil.copytree(folder, renamed)
+    (renamed / "classes.txt").write_text("ground\nball\ncrate\nsun\n")
+    with pytest.raises(DatasetError, match="began with the classes background, disk, box, star"):
+        train(TrainConfig.make({"data": renamed, "out": run, "resume": True}))
+
+
+def test_a_finetuned_run_goes_on_without_what_it_started_from(
+    folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    model = shutil.copy(undisturbed / "last.safetensors", tmp_path / "model.safetensors")
+    options = {"data": folder, "finetune": str(model), "epochs": 2, "workers": 0, "batch": 3}
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(TrainConfig.make({**options, "out": out}), at_event(2, send(signal.SIGINT)))
+    whole = train(TrainConfig.make({**options, "out": tmp_path / "whole"}))
+    model.unlink()
+    train(TrainConfig.make({"data": out, "resume": True}))
+    assert_same(out, whole.run)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_fewer_images_than_a_batch(tmp_path: Path, images: int) -> None:
+    write_dataset(tmp_path / "data", train=images, val=1)
+    result = start(tmp_path / "data", tmp_path / "run", batch=8, epochs=2)
+    assert result.epochs == 2
+    assert len(rows(result.run)) == 2
+
+
+def test_a_last_batch_of_one_is_left_out(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    start(folder, tmp_path / "run", events.append, batch=7, epochs=1)
+    steps = [e.done for e in events if isinstance(e, Progress) and e.task.startswith("epoch")]
+    assert steps == [7]
+
+
+def test_patience_ends_a_training(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = start(
+        folder, tmp_path / "run", events.append, epochs=9, patience=1, lr=1e-12, freeze_norm=True
+    )
+    assert result.epochs == 2, "the second epoch was no better than the first"
+    assert any(isinstance(e, Note) and "ends early" in e.text for e in events)
+    again = train(TrainConfig.make({"data": result.run, "resume": True}))
+    assert again.epochs == 2
+
+
+def spoil(monkeypatch, steps: set[int], times: int = 99) -> None:
+    """Make the loss of some steps not a number."""
+    honest = Stepper._loss
+    left = [times]
+
+    def loss(self, images, labels, shares, done: float):
+        value = honest(self, images, labels, shares, done)
+        step = round(done * 9)
+        if step in steps and left[0]:
+            left[0] -= 1
+            return value * float("nan")
+        return value
+
+    monkeypatch.setattr(Stepper, "_loss", loss)
+
+
+def test_after_a_loss_that_is_no_number_it_goes_back(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    spoil(monkeypatch, {4}, times=1)
+    events: list[Event] = []
+    result = start(folder, tmp_path / "run", events.append)
+    assert result.epochs == 3
+    told = [e.text for e in events if isinstance(e, Note) and "number" in e.text]
+    assert told == [
+        "The loss is not a number at step 5: back to step 3, with 0.5 times the learning rate."
+    ]
+    assert all(torch.isfinite(t).all() for t in Checkpoint.load(result.last).weights.values())
+    rates = [float(row["lr"]) for row in rows(result.run)]
+    assert rates[1] < 0.51 * rates[0]
+
+
+def test_it_gives_up_when_the_loss_stays_no_number(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    spoil(monkeypatch, {4})
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError, match="not a number at step 5") as caught:
+        start(folder, out)
+    assert "--lr" in caught.value.hint
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["track"]["step"] == 3
+    floats = [t for t in state["learner"].values() if t.is_floating_point()]
+    assert all(torch.isfinite(tensor).all() for tensor in floats)
+
+
+def test_when_memory_runs_out_steps_are_computed_in_parts(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    honest = Stepper._loss
+
+    def loss(self, images, labels, shares, done: float):
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return honest(self, images, labels, shares, done)
+
+    monkeypatch.setattr(Stepper, "_loss", loss)
+    events: list[Event] = []
+    result = start(folder, tmp_path / "run", events.append)
+    assert result.epochs == 3
+    told = [e.text for e in events if isinstance(e, Note) and "Memory" in e.text]
+    assert [text.split()[-2] for text in told] == ["2", "3"]
+
+
+def test_when_one_image_is_too_much(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    def loss(self, *arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr(Stepper, "_loss", loss)
+    with pytest.raises(TrainingError, match="Memory ran out at step 1"):
+        start(folder, tmp_path / "run")
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    def loss(self, *arguments):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(Stepper, "_loss", loss)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        start(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_load_the_same_batches(
+    folder: Path, undisturbed: Path, tmp_path: Path, workers: int
+) -> None:
+    assert_same(start(folder, tmp_path / "run", workers=workers).run, undisturbed)
+
+
+def test_finetuning_starts_where_the_other_run_ended(
+    folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = {"finetune": str(undisturbed), "epochs": 1, "lr": 1e-9, "backbone_lr": 0.0}
+    more = {key: value for key, value in QUICK.items() if key in ("crop", "batch", "workers")}
+    config = {"data": folder, "out": tmp_path / "run", **more, **options, "freeze_norm": True}
+    result = train(TrainConfig.make(config))
+    assert result.miou == pytest.approx(
+        Checkpoint.load(undisturbed / "best.safetensors").report["miou"], abs=1e-3
+    )
+    assert TrainConfig.load(result.run / "config.toml").width == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"data": None}, OptionError, "Which dataset folder"),
+        ({"data": Path("nowhere")}, DatasetError, "nowhere"),
+        ({"loss": "cross"}, OptionError, "known: ce"),
+        ({"backbone": "vgg61"}, OptionError, "No backbone 'vgg61'"),
+        ({"device": "gpu"}, OptionError, "No device"),
+        ({"freeze": 9}, OptionError, "5 stages"),
+        ({"scale": (2.0, 1.0)}, OptionError, "scale"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    folder: Path, tmp_path: Path, options, kind, says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        start(**{"folder": folder, "out": tmp_path / "run", **_renamed(options)})
+    assert not (tmp_path / "run").exists(), "no trace of a run that never began"
+
+
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    return {("folder" if name == "data" else name): value for name, value in options.items()}
