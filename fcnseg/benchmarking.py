@@ -1,0 +1,272 @@
+"""The verb `bench`: how fast a model is here, and how near that is to what the machine can do.
+
+Every part is measured alone, then the whole as `infer` runs it: a thread decodes ahead, a
+thread draws and encodes behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from fcnseg.config import BenchConfig
+from fcnseg.errors import OptionError
+from fcnseg.events import Listener, Progress, nobody
+from fcnseg.frames import Frame, Prediction
+from fcnseg.media.encoders import open_encoder
+from fcnseg.media.sinks import Painter, VideoSink
+from fcnseg.media.sources import Source, open_source
+from fcnseg.media.stages import Ahead, Behind
+from fcnseg.media.video import VideoWriter
+from fcnseg.runtime.deciding import decide
+from fcnseg.runtime.engines import Images
+from fcnseg.runtime.parity import sample_images
+from fcnseg.runtime.segmenter import Segmenter, load
+from fcnseg.runtime.timing import Clock, Timing, most_memory, time_each, usable_cores
+
+WARM_UP = 3
+"""Calls before the clock starts: the first ones allocate memory and choose kernels."""
+
+FPS = Fraction(25)
+"""Of the clip that is drawn when no source is given; it does not pace anything."""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """How fast it is.
+
+    size: (height, width) of the frames; frames: how many were timed.
+    model_fps: the bare engine on frames already prepared; latency: its percentiles in ms.
+    end_to_end_fps: video file in, video file out.
+    limit_fps: what the machine could do at best. On a GPU the slowest of engine, decoder and
+        encoder alone; on a CPU, where they share the cores, the cores divided by the
+        core-seconds a frame costs in the three. ratio: end_to_end_fps / limit_fps.
+    stages: each part alone; whole: all together.
+    memory_bytes: the most this process has held so far, by place.
+    """
+
+    engine: str
+    precision: str
+    device: str
+    model: Path | None
+    size: tuple[int, int]
+    batch: int
+    frames: int
+    model_fps: float
+    end_to_end_fps: float
+    limit_fps: float
+    latency: dict[str, float]
+    stages: dict[str, Timing]
+    whole: Timing
+    memory_bytes: dict[str, int]
+
+    @property
+    def ratio(self) -> float:
+        """How much of what the machine can do is done."""
+        return self.end_to_end_fps / self.limit_fps
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {
+            "engine": self.engine,
+            "precision": self.precision,
+            "device": self.device,
+            "model": None if self.model is None else str(self.model),
+            "size": list(self.size),
+            "batch": self.batch,
+            "frames": self.frames,
+            "model_fps": round(self.model_fps, 2),
+            "end_to_end_fps": round(self.end_to_end_fps, 2),
+            "limit_fps": round(self.limit_fps, 2),
+            "ratio": round(self.ratio, 4),
+            "latency_ms": {name: round(value, 3) for name, value in self.latency.items()},
+            "stages": {
+                name: {
+                    "ms": round(1000 * timing.seconds, 3),
+                    "core_ms": round(1000 * timing.core_seconds, 3),
+                }
+                for name, timing in [*self.stages.items(), ("whole", self.whole)]
+            },
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
+    """Time a model, each stage around it, and all of them together.
+
+    OptionError when the source is not a video file.
+    """
+    segmenter = load(
+        config.model,
+        engine=config.engine,
+        device=config.device,
+        precision=config.precision,
+        listener=listener,
+    )
+    with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
+        clip = config.source or _draw_clip(Path(folder) / "clip.mp4", config)
+        bench = _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config)
+        return bench.run(listener)
+
+
+class _Bench:
+    """One segmenter on one clip."""
+
+    def __init__(self, segmenter: Segmenter, clip: str, out: Path, config: BenchConfig) -> None:
+        self._segmenter, self._clip, self._out, self._config = segmenter, clip, out, config
+        self._painter = Painter(segmenter.classes)
+
+    def run(self, listener: Listener) -> BenchResult:
+        """Measure part after part; the network before and after, as machines' speeds drift."""
+        steps = iter(range(1, 6))
+        listener(Progress("bench", 0, 5, "measurements"))
+        frames, decode = self._decode()
+        groups = list(_groups(frames, self._config.batch))
+        prepared = [self._segmenter.prepare([frame.image for frame in group]) for group in groups]
+        stages = {"decode": decode, **self._around(groups, prepared)}
+        listener(Progress("bench", next(steps), 5, "measurements"))
+        network = self._network(prepared)
+        listener(Progress("bench", next(steps), 5, "measurements"))
+        stages["encode"] = self._encode(frames)
+        listener(Progress("bench", next(steps), 5, "measurements"))
+        whole = self._whole()
+        listener(Progress("bench", next(steps), 5, "measurements"))
+        network = network.and_then(self._network(prepared))
+        listener(Progress("bench", next(steps), 5, "measurements"))
+        return self._result(frames, {"network": network, **stages}, whole)
+
+    def _decode(self) -> tuple[list[Frame], Timing]:
+        frames: list[Frame] = []
+        with self._open() as source:
+            begun = Clock()
+            for frame in source:
+                begun.lap()
+                frames.append(frame)
+        if not frames:
+            raise OptionError(f"{self._clip} has no frames.")
+        return frames, begun.timing(1)
+
+    def _open(self) -> Source:
+        source = open_source(self._clip, limit=self._config.frames)
+        if source.kind != "video" or source.live:
+            source.close()
+            raise OptionError(
+                f"A model is timed on a video file; {self._clip} is one {source.kind}.",
+                hint="leave SOURCE away: a clip is drawn then",
+            )
+        return source
+
+    def _network(self, prepared: Sequence[Images]) -> Timing:
+        """The bare engine."""
+        engine = self._segmenter.engine
+
+        def forward(batch: Images) -> None:
+            engine.forward(batch)
+            engine.synchronize()
+
+        for batch in itertools.islice(itertools.cycle(prepared), WARM_UP):
+            forward(batch)
+        return time_each(forward, prepared, len(prepared[0]))
+
+    def _around(
+        self, groups: Sequence[list[Frame]], prepared: Sequence[Images]
+    ) -> dict[str, Timing]:
+        """What is done to a frame before and after the network."""
+        segmenter, batch = self._segmenter, len(prepared[0])
+        logits = segmenter.engine.forward(prepared[0])
+        labels, _ = segmenter.engine.labels(prepared[0], size=groups[0][0].size)
+        frame, answer = groups[0][0], Prediction(labels[0])
+        return {
+            "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), groups, batch),
+            "decide": time_each(lambda _: decide(logits), groups, batch),
+            "draw": time_each(lambda _: self._painter.overlay(frame, answer), groups, 1),
+        }
+
+    def _encode(self, frames: Sequence[Frame]) -> Timing:
+        """The bare encoder: nothing is read back."""
+        height, width = frames[0].size
+        even = ((0, height % 2), (0, width % 2), (0, 0))
+        pictures = [np.pad(frame.image, even, mode="edge") for frame in frames]
+        begun = Clock()
+        size = (height + height % 2, width + width % 2)
+        encoder = open_encoder(self._out, FPS, size)
+        for index, picture in enumerate(pictures):
+            encoder.write(picture, index / float(FPS))
+        encoder.close()
+        begun.lap()
+        return begun.timing(len(pictures))
+
+    def _whole(self) -> Timing:
+        """What `infer` does: decoding ahead, drawing and encoding behind."""
+        depth = 4 + self._config.batch
+        begun, done = Clock(), 0
+        with self._open() as source:
+            sink = VideoSink(self._out, "overlay", self._painter, fps=source.fps)
+
+            def write(item: tuple[Frame, Prediction]) -> None:
+                sink.write(*item)
+
+            with (
+                Behind(write, depth) as behind,
+                Ahead(source, depth, stop=source.close) as ahead,
+            ):
+                for group in _groups(ahead, self._config.batch):
+                    answers = self._segmenter.predict([frame.image for frame in group])
+                    for item in zip(group, answers, strict=True):
+                        behind.put(item)
+                    done += len(group)
+            sink.close()
+        begun.lap()
+        return begun.timing(done)
+
+    def _result(
+        self, frames: Sequence[Frame], stages: dict[str, Timing], whole: Timing
+    ) -> BenchResult:
+        engine = self._segmenter.engine
+        order = ("decode", "prepare", "network", "decide", "draw", "encode")
+        bare = [stages[name] for name in ("decode", "network", "encode")]
+        if engine.device == "cpu":
+            limit = usable_cores() / sum(timing.core_seconds for timing in bare)
+        else:
+            limit = 1 / max(timing.seconds for timing in bare)
+        return BenchResult(
+            engine=engine.name,
+            precision=engine.precision,
+            device=engine.device,
+            model=self._segmenter.path,
+            size=frames[0].size,
+            batch=self._config.batch,
+            frames=len(frames),
+            model_fps=1 / stages["network"].seconds,
+            end_to_end_fps=1 / whole.seconds,
+            limit_fps=limit,
+            latency=stages["network"].percentiles(),
+            stages={name: stages[name] for name in order},
+            whole=whole,
+            memory_bytes=most_memory(engine.device),
+        )
+
+
+def _draw_clip(path: Path, config: BenchConfig) -> Path:
+    """A clip of the size asked for, in which something moves."""
+    height, width = config.size
+    wide = sample_images((1, height, 2 * width), seed=0)[0]
+    with VideoWriter(path, FPS, config.size) as writer:
+        for index in range(config.frames):
+            left = index * 4 % width
+            writer.write(np.ascontiguousarray(wide[:, left : left + width]))
+    return path
+
+
+def _groups(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:
+    """Lists of `count` frames; the last one may be shorter."""
+    rest = iter(frames)
+    while group := list(itertools.islice(rest, count)):
+        yield group

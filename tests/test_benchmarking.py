@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fcnseg import benchmarking
+from fcnseg.benchmarking import bench
+from fcnseg.config import BenchConfig
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.events import Progress
+from fcnseg.media.images import write_image
+from fcnseg.runtime.parity import sample_images
+
+
+def test_everything_is_measured(random_model: Path):
+    heard = []
+    config = BenchConfig(model=str(random_model), size=(64, 96), frames=6, batch=2, device="cpu")
+    result = bench(config, heard.append)
+    told = json.loads(json.dumps(result.as_dict()))
+    assert (told["engine"], told["precision"], told["device"]) == ("torch", "f32", "cpu")
+    assert (told["size"], told["frames"], told["batch"]) == ([64, 96], 6, 2)
+    for name in ("end_to_end_fps", "model_fps", "limit_fps", "ratio"):
+        assert told[name] > 0
+    assert told["ratio"] == pytest.approx(told["end_to_end_fps"] / told["limit_fps"], rel=0.05)
+    assert list(told["stages"]) == [
+        *("decode", "prepare", "network", "decide", "draw", "encode", "whole")
+    ]
+    assert all(stage["ms"] > 0 for stage in told["stages"].values())
+    latency = told["latency_ms"]
+    assert latency["p50"] <= latency["p90"] <= latency["p99"]
+    assert latency["p50"] == pytest.approx(2 * 1000 / told["model_fps"], rel=0.05)
+    assert told["memory_bytes"]["host"] > 50_000_000
+    assert [event.done for event in heard if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_video_can_be_given(random_model: Path, drawn_clip: Path):
+    result = bench(BenchConfig(model=str(random_model), source=drawn_clip, frames=4, device="cpu"))
+    assert (result.size, result.frames, result.model) == ((128, 160), 4, random_model)
+
+
+def test_an_exported_file_is_timed_in_its_engine(exported_model: Path):
+    result = bench(BenchConfig(model=str(exported_model), size=(32, 32), frames=3, device="cpu"))
+    assert result.engine == "onnxruntime"
+
+
+def test_the_limit_is_of_shared_cores_on_a_processor(random_model: Path, monkeypatch):
+    monkeypatch.setattr(benchmarking, "usable_cores", lambda: 4)
+    result = bench(BenchConfig(model=str(random_model), size=(32, 32), frames=3, device="cpu"))
+    costs = [result.stages[name].core_seconds for name in ("decode", "network", "encode")]
+    assert result.limit_fps == pytest.approx(4 / sum(costs))
+
+
+def test_a_picture_is_not_timed(random_model: Path, tmp_path: Path):
+    write_image(tmp_path / "one.png", sample_images((1, 32, 32), seed=0)[0])
+    with pytest.raises(OptionError, match="one image"):
+        bench(BenchConfig(model=str(random_model), source=tmp_path / "one.png"))
+    with pytest.raises(MediaError):
+        bench(BenchConfig(model=str(random_model), source=tmp_path / "none.mp4"))

@@ -1,0 +1,426 @@
+"""Inference: from any source to any output, whole, in order, whatever happens on the way."""
+
+import json
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import InferConfig
+from fcnseg.errors import CheckpointError, Interrupted, MediaError, OptionError
+from fcnseg.events import Note, Progress
+from fcnseg.frames import Prediction
+from fcnseg.inference import infer
+from fcnseg.media.images import encode_image, read_image, write_image
+from fcnseg.media.labels import read_raw_labels
+from fcnseg.media.video import VideoReader, VideoWriter
+from tests.test_live import FakeCamera
+from tests.test_sinks import FakeWindow
+
+SIZE = (48, 64)
+
+
+class FakeSegmenter:
+    """Labels are the red channel's quarters; can be slow, and can fail at a frame."""
+
+    classes = ClassMap.of(["a", "b", "c", "d"])
+
+    def __init__(self, seconds=0.0, fail_at=None, error=None):
+        self.seconds, self.fail_at = seconds, fail_at
+        self.error = error or RuntimeError("network")
+        self.batches = []
+
+    def predict(self, images, *, confidence=False, probabilities=False):
+        time.sleep(self.seconds * len(images))
+        self.batches.append(len(images))
+        if self.fail_at is not None and sum(self.batches) > self.fail_at:
+            raise self.error
+        return [self.answer(image, confidence, probabilities) for image in images]
+
+    def answer(self, image, confidence, probabilities):
+        labels = image[:, :, 0] // 64
+        sure = np.where(np.arange(image.shape[1]) < 10, 0.3, 0.9).astype(np.float32)
+        return Prediction(
+            labels,
+            np.broadcast_to(sure, labels.shape) if confidence else None,
+            np.full((4, *labels.shape), 0.25, np.float32) if probabilities else None,
+        )
+
+
+def picture(number: int) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    return np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number, name in enumerate(["a.png", "a.jpg", "sub/b.png", "sub/ü c.bmp"]):
+        write_image(tmp_path / "in" / name, picture(number))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    with VideoWriter(tmp_path / "clip.mp4", Fraction(25, 2), SIZE) as writer:
+        for number in range(30):
+            writer.write(picture(number))
+    return tmp_path / "clip.mp4"
+
+
+def run(source, out=None, *, segmenter=None, listener=lambda event: None, connect=None, **options):
+    values = {"source": str(source), **({} if out is None else {"out": out}), **options}
+    segmenter = segmenter or FakeSegmenter()
+    return infer(InferConfig.make(values), listener, segmenter=segmenter, connect=connect)
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+# Images
+
+
+def test_one_image_to_one_file(tmp_path, folder):
+    result = run(folder / "a.png", tmp_path / "out.png")
+    assert (result.frames_in, result.frames_out, result.failed) == (1, 1, ())
+    assert result.outputs == (tmp_path / "out.png",)
+    assert read_image(tmp_path / "out.png").shape == (*SIZE, 3)
+    run(folder / "a.png", tmp_path / "labels.png", save=("labels",))
+    raw = read_raw_labels(tmp_path / "labels.png")
+    assert np.array_equal(raw.values, picture(0)[:, :, 0] // 64)
+
+
+def test_a_folder_loses_and_overwrites_nothing(tmp_path, folder):
+    result = run(folder, tmp_path / "out")
+    names = ["a_png", "a_jpg", "sub/b", "sub/ü c"]
+    pictures = {f"{kind}/{name}.png" for kind in ("overlay", "labels") for name in names}
+    assert files(tmp_path / "out") == {*pictures, "manifest.jsonl"}
+    assert (result.frames_in, result.frames_out) == (4, 4)
+    raw = read_raw_labels(tmp_path / "out" / "labels" / "sub" / "b.png")
+    assert np.array_equal(raw.values, picture(2)[:, :, 0] // 64)
+
+
+def test_without_out_a_fresh_run_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(folder / "a.png").outputs[0] == Path("runs/infer1/overlay")
+    assert run(folder / "a.png").outputs[0] == Path("runs/infer2/overlay")
+
+
+def test_unreadable_images_are_told_and_the_rest_is_done(tmp_path, folder):
+    (folder / "bad.png").write_text("hello")
+    result = run(folder, tmp_path / "out")
+    assert (result.frames_in, result.frames_out) == (5, 4)
+    [(name, why)] = result.failed
+    assert name.endswith("bad.png")
+    assert "not an image" in why
+    data = json.loads(json.dumps(result.as_dict()))
+    assert data["failed"] == [{"name": name, "why": why}]
+    assert set(data) >= {"frames_in", "frames_out", "failed", "outputs", "fps", "seconds"}
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_an_error(tmp_path):
+    (tmp_path / "bad.png").write_text("hello")
+    with pytest.raises(MediaError, match=r"None of 1 images could be read.*bad\.png"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_every_kind_of_output(tmp_path, folder):
+    kinds = ("overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco")
+    result = run(folder / "sub", tmp_path / "out", save=kinds)
+    assert [path.name for path in result.outputs] == [*kinds[:-1], "coco.json"]
+    assert {name.split("/")[0] for name in files(tmp_path / "out")} == {
+        *kinds[:-1], "coco.json", "manifest.jsonl",
+    }  # fmt: skip
+
+
+def test_a_folder_as_a_video(tmp_path, folder):
+    run(folder, tmp_path / "out.mp4")
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert (reader.fps, len(list(reader))) == (10, 4)
+
+
+def test_uncertain_pixels_become_unknown(tmp_path, folder):
+    run(folder / "a.png", tmp_path / "out.png", save=("labels",), conf=0.5)
+    labels = read_raw_labels(tmp_path / "out.png").values
+    assert np.all(labels[:, :10] == 255)
+    assert np.array_equal(labels[:, 10:], picture(0)[:, 10:, 0] // 64)
+
+
+def test_only_some_classes_are_drawn(tmp_path, folder):
+    run(folder / "a.png", tmp_path / "out.png", classes=("b", "3"), alpha=1.0)
+    labels, image = picture(0)[:, :, 0] // 64, read_image(tmp_path / "out.png")
+    other = np.isin(labels, [0, 2])
+    assert np.array_equal(image[other], picture(0)[other])
+    assert np.all(image[labels == 1] == FakeSegmenter.classes.colors[1])
+    with pytest.raises(OptionError, match="No class 'tree'"):
+        run(folder / "a.png", tmp_path / "out.png", classes=("tree",))
+
+
+# Videos
+
+
+def test_every_frame_of_a_video_in_order_at_its_rate(tmp_path, clip):
+    events = []
+    result = run(clip, tmp_path / "out.mp4", listener=events.append)
+    assert (result.frames_in, result.frames_out) == (30, 30)
+    with VideoReader(clip) as before, VideoReader(tmp_path / "out.mp4") as after:
+        assert after.fps == Fraction(25, 2)
+        pairs = list(zip(before, after, strict=True))
+    for (image, time_in), (drawn, time_out) in pairs:
+        colors = FakeSegmenter.classes.colors[image[:, :, 0] // 64]
+        assert np.abs(image * 0.5 + colors * 0.5 - drawn).mean() < 25
+        assert abs(time_in - time_out) < 1e-6
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in progress] == list(range(1, 31))
+    assert progress[0].total == 30
+    assert any(isinstance(event, Note) and "H.264" in event.text for event in events)
+
+
+def test_without_pyav_every_frame_is_there_too_and_what_is_missing_is_said(
+    tmp_path, clip, monkeypatch
+):
+    for module in ("encoders", "video", "sinks"):
+        monkeypatch.setattr(f"fcnseg.media.{module}.has_pyav", lambda: False)
+    events = []
+    result = run(clip, tmp_path / "out.mp4", listener=events.append)
+    assert result.frames_out == 30
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert (reader.fps, len(list(reader))) == (Fraction(25, 2), 30)
+    [note] = [event for event in events if isinstance(event, Note)]
+    assert "mp4v" in note.text
+    assert "without sound" in note.text
+    assert "fcnseg[video]" in note.text
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 50])
+def test_labels_of_a_video_are_the_same_for_any_batch(tmp_path, clip, batch):
+    segmenter = FakeSegmenter()
+    result = run(clip, tmp_path / "out", save=("labels",), batch=batch, segmenter=segmenter)
+    assert max(segmenter.batches) == min(batch, 30)
+    assert result.frames_out == 30
+    with VideoReader(clip) as reader:
+        for number, (image, _) in enumerate(reader):
+            raw = read_raw_labels(tmp_path / "out" / "labels" / f"clip_{number:06d}.png")
+            assert np.array_equal(raw.values, image[:, :, 0] // 64)
+
+
+def test_a_part_of_a_video(tmp_path, clip):
+    result = run(clip, tmp_path / "out.mp4", every=2, start=0.4, end=2.0)
+    assert result.frames_out == 10
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert reader.fps == Fraction(25, 4)
+        assert [round(time, 4) for _, time in reader] == [round(n * 0.16, 4) for n in range(10)]
+
+
+def test_a_video_into_a_folder(tmp_path, clip):
+    result = run(clip, tmp_path / "out", save=("overlay", "labels"), limit=3)
+    assert files(tmp_path / "out") == {
+        "clip_overlay.mp4", *(f"labels/clip_{n:06d}.png" for n in range(3)),
+    }  # fmt: skip
+    assert result.outputs == (tmp_path / "out" / "clip_overlay.mp4", tmp_path / "out" / "labels")
+
+
+def test_a_cut_video_is_done_as_far_as_it_goes_and_told(tmp_path, clip):
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) // 2])
+    result = run(clip, tmp_path / "out.mp4")
+    assert 0 < result.frames_out < 30
+    assert "missing" in result.failed[0][1]
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert len(list(reader)) == result.frames_out
+
+
+def test_shares_go_to_a_file(tmp_path, clip):
+    result = run(clip, shares=tmp_path / "shares.jsonl", limit=5)
+    assert result.outputs == (tmp_path / "shares.jsonl",)
+    lines = (tmp_path / "shares.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+    assert abs(sum(json.loads(lines[0])["shares"].values()) - 1) < 1e-5
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("error", [RuntimeError("network"), KeyboardInterrupt()])
+def test_what_was_done_is_kept_when_it_ends_early(tmp_path, clip, error):
+    expected = Interrupted if isinstance(error, KeyboardInterrupt) else RuntimeError
+    segmenter = FakeSegmenter(fail_at=12, error=error)
+    with pytest.raises(expected) as caught:
+        run(clip, tmp_path / "out.mp4", segmenter=segmenter)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert len(list(reader)) == 12
+    if expected is Interrupted:
+        assert "12 of about 30 frames" in caught.value.message
+        assert "out.mp4" in caught.value.message
+    assert not [t for t in threading.enumerate() if t.name.startswith("fcnseg")]
+
+
+def test_a_complete_output_is_not_replaced_by_half_a_one(tmp_path, clip):
+    run(clip, tmp_path / "out.mp4")
+    before = (tmp_path / "out.mp4").read_bytes()
+    segmenter = FakeSegmenter(fail_at=5, error=KeyboardInterrupt())
+    with pytest.raises(Interrupted, match=r"out\.partial\.mp4"):
+        run(clip, tmp_path / "out.mp4", segmenter=segmenter)
+    assert (tmp_path / "out.mp4").read_bytes() == before
+
+
+def test_a_full_disk_is_one_message(tmp_path, clip, monkeypatch):
+    def full(self, image, time=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(MediaError, match="No space left on device"):
+        run(clip, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_interrupted_folder_goes_on_with_skip_done(tmp_path, folder):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted) as caught:
+        run(folder, out, segmenter=FakeSegmenter(fail_at=2, error=KeyboardInterrupt()))
+    assert "--skip-done" in caught.value.hint
+    segmenter = FakeSegmenter()
+    result = run(folder, out, segmenter=segmenter, skip_done=True)
+    assert (result.skipped, result.frames_out, sum(segmenter.batches)) == (2, 2, 2)
+    assert len(files(out)) == 9
+    assert run(folder, out, skip_done=True).skipped == 4
+    assert run(folder, out, skip_done=True, alpha=0.7).skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip_done": True}, "needs --out"),
+        ({"skip_done": True, "out": "o", "save": ("coco",)}, "one file"),
+        ({"skip_done": True, "out": "o.mp4"}, "folders of images"),
+        ({"out": "o.png"}, "more than one file"),
+        ({"start": 3.0, "end": 1.0}, "after the start"),
+        ({"show": True}, "no display"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, clip, options, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fcnseg.media.window.has_display", lambda: False)
+    with pytest.raises(OptionError, match=message):
+        run(clip, **options)
+    assert files(tmp_path) == {"clip.mp4"}
+
+
+def test_a_missing_model_is_said_before_anything_is_opened(tmp_path, clip):
+    config = InferConfig(source=str(clip), model=str(tmp_path / "none"), out=tmp_path / "o.mp4")
+    with pytest.raises(CheckpointError):
+        infer(config)
+
+
+# Live
+
+
+def test_a_camera_into_a_video_at_its_true_times(tmp_path):
+    result = run(
+        "0",
+        tmp_path / "out.mp4",
+        limit=10,
+        segmenter=FakeSegmenter(seconds=0.03),
+        connect=lambda address: FakeCamera(period=0.01),
+    )
+    assert result.frames_out == 10
+    assert result.dropped > 5
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        times = [time for _, time in reader]
+    assert 0.25 < times[-1] < 1.5
+
+
+def test_latency_stays_under_two_steps_and_is_shown(tmp_path):
+    step, events = 0.05, []
+    result = run(
+        "0",
+        tmp_path / "out",
+        save=("labels",),
+        limit=20,
+        segmenter=FakeSegmenter(seconds=step),
+        listener=events.append,
+        connect=lambda address: FakeCamera(period=0.004),
+    )
+    ages = [event.values["ms late"] for event in events if isinstance(event, Progress)]
+    assert np.median(ages) < 2000 * step
+    assert result.dropped > 50
+
+
+def test_a_stream_whose_size_changes_goes_on(tmp_path):
+    cameras = [FakeCamera(frames=4, period=0.03), FakeCamera(size=(40, 60), period=0.03)]
+    result = run("0", tmp_path / "out.mp4", limit=6, connect=lambda address: cameras.pop(0))
+    assert result.frames_out == 6
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert {image.shape for image, _ in reader} == {(24, 32, 3)}
+
+
+def test_ctrl_c_finishes_a_camera_recording(tmp_path):
+    segmenter = FakeSegmenter(fail_at=6, error=KeyboardInterrupt())
+    with pytest.raises(Interrupted, match="Stopped after 6 frames"):
+        run(
+            "0",
+            tmp_path / "out.mp4",
+            segmenter=segmenter,
+            connect=lambda address: FakeCamera(period=0.01),
+        )
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert len(list(reader)) == 6
+
+
+def test_q_ends_with_a_playable_file(tmp_path, monkeypatch, clip):
+    fake = FakeWindow(monkeypatch, keys=[-1] * 7 + [ord("q")])
+    result = run(clip, tmp_path / "out.mp4", show=True)
+    assert (result.frames_in, result.frames_out, len(fake.shown)) == (8, 8, 8)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert len(list(reader)) == 8
+
+
+def test_show_alone_writes_no_files(tmp_path, monkeypatch, clip):
+    FakeWindow(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert run(clip, show=True, limit=2).outputs == ()
+    assert files(tmp_path) == {"clip.mp4"}
+
+
+def test_stages_overlap(tmp_path, clip, monkeypatch):
+    """Decoding, the network and encoding of 15 ms each take 15 ms a frame, not 45."""
+    from fcnseg.media.recorded import VideoFile
+
+    frames, write = VideoFile.__iter__, VideoWriter.write
+
+    def slow_frames(self):
+        for frame in frames(self):
+            time.sleep(0.015)
+            yield frame
+
+    def slow_write(self, image, time_=None):
+        time.sleep(0.015)
+        write(self, image, time_)
+
+    monkeypatch.setattr(VideoFile, "__iter__", slow_frames)
+    monkeypatch.setattr(VideoWriter, "write", slow_write)
+    result = run(clip, tmp_path / "out.mp4", segmenter=FakeSegmenter(seconds=0.015))
+    assert result.seconds < 30 * 0.045 * 0.8
+
+
+def test_memory_does_not_grow_with_the_source(tmp_path, monkeypatch):
+    """A slow sink holds the source back: never more than a few frames are on the way."""
+    from fcnseg.media.recorded import ImageFiles
+
+    for number in range(40):
+        (tmp_path / f"{number}.png").write_bytes(encode_image(picture(number)))
+    ahead, frames = [], ImageFiles.__iter__
+    segmenter = FakeSegmenter(seconds=0.002)
+
+    def counted(self):
+        for frame in frames(self):
+            ahead.append(frame.index - sum(segmenter.batches))
+            yield frame
+
+    monkeypatch.setattr(ImageFiles, "__iter__", counted)
+    run(tmp_path, tmp_path / "out", segmenter=segmenter)
+    assert max(ahead) <= 8

@@ -1,0 +1,176 @@
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import entropy as scipy_entropy
+
+from fcnseg import viewing
+from fcnseg.classes import ClassMap
+from fcnseg.config import VizConfig
+from fcnseg.errors import Interrupted, MediaError, OptionError
+from fcnseg.events import Progress
+from fcnseg.media.draw import heatmap
+from fcnseg.media.images import read_image, write_image
+from fcnseg.media.pages import grey
+from fcnseg.media.video import VideoReader, VideoWriter
+from fcnseg.runtime.segmenter import load
+from fcnseg.viewing import entropy, view
+
+SIZE = (240, 320)
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "in" / "a picture.png"
+    write_image(path, rng.integers(0, 256, (*SIZE, 3), np.uint8))
+    return path
+
+
+def look(source: Path, model: Path, out: Path, **options):
+    return view(VizConfig(source=str(source), model=str(model), out=out, device="cpu", **options))
+
+
+def test_every_class_gets_a_page_and_all_one(still, random_model, tmp_path):
+    result = look(still, random_model, tmp_path / "out")
+    names = ["overview", "00-background", "01-disk", "02-box", "03-star", "uncertainty"]
+    folder = tmp_path / "out" / "a picture"
+    assert [path.relative_to(folder).stem for path in result.outputs] == names
+    assert result.frames == 1
+    assert not result.failed
+    assert all(read_image(path).shape[0] > SIZE[0] for path in result.outputs)
+    told = result.as_dict()
+    assert told["outputs"] == [str(path) for path in result.outputs]
+    assert told["frames"] == 1
+    assert told["failed"] == []
+
+
+def test_a_heatmap_shows_the_probability_beside_the_input(still, random_model, tmp_path):
+    look(still, random_model, tmp_path, classes=("box",), alpha=0.7)
+    drawn = read_image(tmp_path / "a picture" / "02-box.png")
+    image = read_image(still)
+    shares = load(random_model).predict([image], probabilities=True)[0].probabilities
+    expected = heatmap(grey(image), shares[2], alpha=0.7)
+    top = next(y for y in range(drawn.shape[0]) if (drawn[y, 8:328] == image[0]).all())
+    np.testing.assert_array_equal(drawn[top : top + 240, 8:328], image)
+    np.testing.assert_array_equal(drawn[top : top + 240, 336:656], expected)
+
+
+def test_classes_are_chosen_by_name_or_number(still, random_model, tmp_path):
+    result = look(still, random_model, tmp_path, classes=("star", "1", "3"))
+    assert [path.stem for path in result.outputs][1:3] == ["03-star", "01-disk"]
+    assert len(result.outputs) == 4
+    with pytest.raises(OptionError, match="No class 'sheep'"):
+        look(still, random_model, tmp_path, classes=("sheep",))
+
+
+def test_rungs_are_drawn(still, random_model, tmp_path):
+    result = look(still, random_model, tmp_path, classes=("disk",), rungs=True)
+    assert [path.stem for path in result.outputs][3:] == ["rungs", "rungs-01-disk"]
+    answers, added = (read_image(path) for path in result.outputs[3:])
+    assert answers.shape[1] > 5 * 300  # input, 32s, 16s, 8s, 4s
+    assert added.shape[0] > 2 * answers.shape[0] * 0.9
+
+
+def test_rungs_of_an_exported_file_are_refused(still, exported_model, tmp_path):
+    with pytest.raises(OptionError, match="torch"):
+        look(still, exported_model, tmp_path, rungs=True)
+
+
+def test_a_folder_is_drawn_picture_by_picture(still, random_model, tmp_path):
+    (still.parent / "sub").mkdir()
+    write_image(still.parent / "sub" / "b.png", read_image(still)[:100])
+    (still.parent / "broken.png").write_bytes(b"no picture")
+    result = look(still.parent, random_model, tmp_path / "out", classes=("1",))
+    folders = {path.parent.relative_to(tmp_path / "out") for path in result.outputs}
+    assert folders == {Path("a picture"), Path("sub", "b")}
+    assert result.frames == 2
+    assert [Path(name).stem for name, why in result.failed if why] == ["broken"]
+    assert Path(result.as_dict()["failed"][0]["name"]).stem == "broken"
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"),
+    [(("disk",), "01-disk.mp4"), ((), "overview.mp4"), (("1", "2"), "overview.mp4")],
+)
+def test_a_video_gives_a_video(drawn_clip, random_model, tmp_path, classes, name):
+    heard = []
+    config = VizConfig(
+        source=str(drawn_clip), model=str(random_model), out=tmp_path, classes=classes, limit=3
+    )
+    result = view(config, heard.append)
+    assert result.outputs == (tmp_path / name,)
+    with VideoReader(tmp_path / name) as reader:
+        assert reader.fps == Fraction(25, 2)
+        frames = list(reader)
+    assert len(frames) == result.frames == 3
+    assert [event.done for event in heard if isinstance(event, Progress)] == [1, 2, 3]
+
+
+def test_rungs_of_a_video(drawn_clip, random_model, tmp_path):
+    result = look(drawn_clip, random_model, tmp_path, classes=("disk",), rungs=True, limit=2)
+    assert [path.name for path in result.outputs] == [
+        "01-disk.mp4",
+        "rungs.mp4",
+        "rungs-01-disk.mp4",
+    ]
+    assert all(path.is_file() for path in result.outputs)
+
+
+def test_ctrl_c_leaves_a_video_that_plays(drawn_clip, random_model, tmp_path, monkeypatch):
+    real, count = VideoWriter.write, iter(range(99))
+
+    def write(self, image, time=None):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        real(self, image, time)
+
+    monkeypatch.setattr(VideoWriter, "write", write)
+    with pytest.raises(Interrupted, match="2 frames"):
+        look(drawn_clip, random_model, tmp_path, classes=("disk",))
+    with VideoReader(tmp_path / "01-disk.mp4") as reader:
+        assert len(list(reader)) == 2
+
+
+def test_ctrl_c_leaves_the_pictures(still, random_model, tmp_path, monkeypatch):
+    def pages(self, frame) -> Iterator[tuple[str, np.ndarray]]:
+        yield "first.png", frame.image
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(viewing.Artist, "images", pages)
+    with pytest.raises(Interrupted, match="0 frames"):
+        look(still, random_model, tmp_path / "out")
+    assert (tmp_path / "out" / "a picture" / "first.png").is_file()
+
+
+def test_without_out_the_next_free_folder_is_taken(still, random_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "viz3").mkdir(parents=True)
+    config = VizConfig(source=str(still), model=str(random_model), classes=("1",))
+    assert view(config).out == Path("runs", "viz4")
+
+
+def test_no_source(random_model, tmp_path):
+    with pytest.raises(MediaError):
+        look(tmp_path / "nothing.png", random_model, tmp_path)
+
+
+def test_too_many_classes_for_a_page(still, random_model, tmp_path, monkeypatch):
+    many = load(random_model)
+    object.__setattr__(many, "classes", ClassMap.numbered(60))
+    monkeypatch.setattr(viewing, "load", lambda *args, **options: many)
+    with pytest.raises(OptionError, match="60 classes"):
+        look(still, random_model, tmp_path)
+
+
+def test_entropy_is_relative_to_the_most_there_can_be():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(5), (6, 7)).transpose(2, 0, 1).astype(np.float32)
+    np.testing.assert_allclose(entropy(shares), scipy_entropy(shares, base=5, axis=0), atol=1e-5)
+    sure = np.zeros((3, 1, 1), np.float32)
+    sure[1] = 1
+    assert entropy(sure) == pytest.approx(0, abs=1e-6)
+    assert entropy(np.full((3, 1, 1), 1 / 3, np.float32)) == pytest.approx(1, abs=1e-6)
+    assert entropy(np.ones((1, 2, 2), np.float32)).max() == 0
