@@ -1,0 +1,175 @@
+"""How much of the bare training step's speed `fcnseg train` keeps.
+
+Two things take turns in one process, a block of steps each:
+
+    loop   fcnseg train itself: reading and decoding files, augmentation, normalisation, loss,
+           clipping, the weights' average, progress, saving
+    bare   forward, cross entropy, backward, optimiser step of the same network on tensors
+           that are already in memory
+
+The blocks alternate, so that what else the machine does hits both. Run it as
+
+    python benchmarks/train_throughput.py [--data FOLDER] [--backbone NAME] ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import TrainConfig
+from fcnseg.data.drawn import write_dataset
+from fcnseg.events import Event, Note, Progress, nobody
+from fcnseg.fcn.ladder import FCN
+from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
+from fcnseg.training import train
+from fcnseg.training.start import make_start
+
+
+class EnoughError(Exception):
+    """All blocks are timed."""
+
+
+class Bare:
+    """The step that nothing can be faster than."""
+
+    def __init__(self, config: TrainConfig, classes: int) -> None:
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        network: FCN = make_start(
+            config, ClassMap.numbered(classes), nobody, chosen=frozenset()
+        ).network
+        self.network = network.to(self.device, memory_format=torch.channels_last).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
+        assert config.crop is not None
+        shape = (config.batch, 3, *config.crop)
+        self.images = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, classes, (config.batch, *config.crop), device=self.device)
+
+    def step(self) -> None:
+        """Forward, loss, backward, optimiser step."""
+        with autocast(self.device, self.precision):
+            logits = self.network(self.images)
+        loss = F.cross_entropy(logits.float(), self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def seconds_a_step(self, steps: int) -> float:
+        """The mean over a block."""
+        self.wait()
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.wait()
+        return (time.perf_counter() - began) / steps
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Turns:
+    """A listener of the training that lets the bare step have its turn between blocks."""
+
+    def __init__(self, bare: Bare, *, steps: int, rounds: int) -> None:
+        self.bare, self.steps, self.rounds = bare, steps, rounds
+        self.loop_seconds: list[float] = []
+        self.bare_seconds: list[float] = []
+        self._inside = -2  # two steps to warm up
+        self._began = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Count the training's steps."""
+        if isinstance(event, Note):
+            print(event.text)
+        if not isinstance(event, Progress) or not event.task.startswith("epoch"):
+            return
+        self._inside += 1
+        if self._inside == 0:
+            self.bare.seconds_a_step(2)
+        elif self._inside < self.steps:
+            return
+        else:
+            self.bare.wait()
+            self.loop_seconds.append((time.perf_counter() - self._began) / self.steps)
+            self.bare_seconds.append(self.bare.seconds_a_step(self.steps))
+            self._tell()
+        if len(self.loop_seconds) == self.rounds:
+            raise EnoughError
+        self._inside = 0
+        self._began = time.perf_counter()
+
+    def _tell(self) -> None:
+        loop, bare = self.loop_seconds[-1], self.bare_seconds[-1]
+        print(f"loop {1000 * loop:8.1f} ms  bare {1000 * bare:8.1f} ms  ratio {bare / loop:.3f}")
+
+
+def main() -> None:
+    """Time it and print a JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="a dataset folder; without it one is drawn")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--decoder", default="fcn8s")
+    parser.add_argument("--crop", type=int, nargs=2, default=(320, 416), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=-1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, default=3, help="steps of a block")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of each kind")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = chosen.data
+        if data is None:
+            data = Path(folder) / "data"
+            write_dataset(data, train=64, val=2)
+        print(json.dumps(measure(chosen, data, Path(folder) / "run")))
+
+
+def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, object]:
+    """Milliseconds of both, medians over the rounds, and the median ratio."""
+    names = ("backbone", "decoder", "batch", "workers", "device")
+    options = {name: getattr(chosen, name) for name in names}
+    config = TrainConfig.make(
+        {
+            **options,
+            "crop": tuple(chosen.crop),
+            "data": data,
+            "out": out,
+            "epochs": 1000,
+            "backbone_weights": "none",
+        }
+    )
+    turns = Turns(Bare(config, 11), steps=chosen.steps, rounds=chosen.rounds)
+    with contextlib.suppress(EnoughError):
+        train(config, turns)
+    pairs = zip(turns.bare_seconds, turns.loop_seconds, strict=True)
+    ratios = [bare / loop for bare, loop in pairs]
+    loop, bare = (statistics.median(s) for s in (turns.loop_seconds, turns.bare_seconds))
+    return {
+        **options,
+        "crop": list(chosen.crop),
+        "precision": precision_name(turns.bare.precision),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "loop_ms": round(1000 * loop, 1),
+        "bare_ms": round(1000 * bare, 1),
+        "loop_images_per_second": round(chosen.batch / loop, 3),
+        "bare_images_per_second": round(chosen.batch / bare, 3),
+        "ratio": round(statistics.median(ratios), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

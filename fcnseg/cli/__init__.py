@@ -1,0 +1,1 @@
+"""The command line: parse, call a verb, draw its progress, print its result."""

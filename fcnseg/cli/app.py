@@ -1,0 +1,164 @@
+"""The commands: each parses its options, calls one verb and prints the result.
+
+Verbs are imported when their command runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from fcnseg import __version__, config
+from fcnseg.cli import tables
+from fcnseg.cli.guard import DEBUG, guard
+from fcnseg.cli.options import AsJson, config_command
+from fcnseg.cli.screen import Screen
+from fcnseg.errors import SomeFailed
+from fcnseg.events import Listener
+
+app = typer.Typer(
+    name="fcnseg",
+    help="Semantic segmentation with Fully Convolutional Networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: fcnseg demo",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fcnseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Semantic segmentation with Fully Convolutional Networks."""
+    del version  # its callback has answered
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+Verb = Callable[[Any, Listener], Any]
+
+
+def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
+    return 0
+
+
+def _command(
+    name: str,
+    options: type[Any],
+    verb: Callable[[], Verb],
+    show: Callable[[Any], None],
+    *,
+    status: Callable[[Any], int] = _done,
+    hidden: bool = False,
+) -> None:
+    """Register a command: `verb()` imports and returns the function that does the work.
+
+    status: the exit status its result deserves.
+    """
+
+    def run(values: Any, *, as_json: bool = False) -> None:
+        with Screen() as screen:
+            result = verb()(values, screen)
+        if as_json:
+            typer.echo(json.dumps(result.as_dict()))
+        else:
+            show(result)
+        raise typer.Exit(status(result))
+
+    app.command(name, hidden=hidden)(config_command(options, run))
+
+
+def _some_failed(result: Any) -> int:
+    """3 when some of the inputs failed and the rest is done."""
+    return SomeFailed.exit_status if result.failed else 0
+
+
+def _unusable(result: Any) -> int:
+    """1 when a dataset folder can't be trained on as it is."""
+    return 1 if any(finding.severity == "error" for finding in result.findings) else 0
+
+
+def _check() -> Verb:
+    from fcnseg.data.check import check
+
+    return check
+
+
+def _train() -> Verb:
+    from fcnseg.training import train
+
+    return train
+
+
+def _eval() -> Verb:
+    from fcnseg.evaluation import evaluate
+
+    return evaluate
+
+
+def _infer() -> Verb:
+    from fcnseg.inference import infer
+
+    return infer
+
+
+def _viz() -> Verb:
+    from fcnseg.viewing import view
+
+    return view
+
+
+def _export() -> Verb:
+    from fcnseg.exporting import export
+
+    return export
+
+
+def _bench() -> Verb:
+    from fcnseg.benchmarking import bench
+
+    return bench
+
+
+def _demo() -> Verb:
+    from fcnseg.demo import demo
+
+    return demo
+
+
+_command("check", config.CheckConfig, _check, tables.show_check, status=_unusable)
+_command("train", config.TrainConfig, _train, tables.show_train)
+_command("eval", config.EvalConfig, _eval, tables.show_eval)
+_command("infer", config.InferConfig, _infer, tables.show_infer, status=_some_failed)
+_command("viz", config.VizConfig, _viz, tables.show_viz, status=_some_failed)
+_command("visualize", config.VizConfig, _viz, tables.show_viz, status=_some_failed, hidden=True)
+_command("export", config.ExportConfig, _export, tables.show_export)
+_command("bench", config.BenchConfig, _bench, tables.show_bench)
+_command("demo", config.DemoConfig, _demo, tables.show_demo)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine can do: device, codecs, runtimes."""
+    from fcnseg.doctor import diagnose
+
+    with guard():
+        found = diagnose()
+        if as_json:
+            typer.echo(json.dumps([row.as_dict() for row in found]))
+        else:
+            tables.show_doctor(found)

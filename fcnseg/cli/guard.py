@@ -1,0 +1,58 @@
+"""The one place where errors become a sentence and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from fcnseg.errors import FcnsegError
+
+DEBUG = "FCNSEG_DEBUG"
+"""The environment variable behind --debug: tracebacks are shown."""
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr."""
+    try:
+        yield
+    except FcnsegError as error:
+        _debug_trace()
+        complain(error.message, error.hint)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        complain("Interrupted.", "")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`): nothing to say, and nobody to say it to.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, told as one
+        _debug_trace()
+        complain(
+            f"A bug in fcnseg: {type(error).__name__}: {error}",
+            "the same command with --debug before the subcommand shows where; please report it",
+        )
+        raise typer.Exit(1) from None
+
+
+def complain(message: str, hint: str) -> None:
+    """One message on stderr, the hint on a line of its own."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        console.print(Text.assemble(("hint: ", "cyan"), hint), soft_wrap=True)
+
+
+def _debug_trace() -> None:
+    if os.environ.get(DEBUG):
+        traceback.print_exc()

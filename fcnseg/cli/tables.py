@@ -1,0 +1,176 @@
+"""Results printed for people, within 80 columns. `--json` prints the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fcnseg.cli.screen import duration
+
+BAR = 20
+"""Characters of a full bar."""
+
+SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def show_check(result: Any) -> None:
+    """What a folder is, and each finding with its repair."""
+    found = result.as_dict()
+    facts = {
+        "layout": found["layout"],
+        "pairs": str(found["pairs"]),
+        "splits": "  ".join(f"{name} {count}" for name, count in found["splits"].items()),
+        "classes": f"{len(found['classes'])}: {', '.join(found['classes'])}",
+        "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
+    }
+    _print(_facts(facts))
+    if not found["findings"]:
+        _print("Nothing wrong was found.")
+    for finding in found["findings"]:
+        _show_finding(finding)
+
+
+def _show_finding(finding: dict[str, Any]) -> None:
+    severity = (f"{finding['severity']} ", SEVERITIES[finding["severity"]])
+    _print(Text.assemble(severity, (finding["code"], "bold"), ": ", finding["message"]))
+    files = finding["files"]
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        _print(Text(f"  {', '.join(str(file) for file in files[:3])}{more}", "dim"))
+    if finding["repair"]:
+        _print(Text.assemble("  ", ("repair: ", "cyan"), finding["repair"]))
+
+
+def show_train(result: Any) -> None:
+    """Where the run is and what to do with it."""
+    _print(f"Best mIoU {result.miou:.4f}: {result.best}")
+    _print(f"Next: fcnseg infer IMAGES_OR_VIDEO -m {result.run}")
+
+
+def show_eval(result: Any) -> None:
+    """IoU and accuracy per class, then the means."""
+    report = result.as_dict()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for heading in ("IoU", "accuracy", "pixels"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row in report["classes"]:
+        table.add_row(
+            Text(row["name"]),
+            _share(row["iou"]),
+            _share(row["accuracy"]),
+            f"{row['pixels']:,}",
+            _bar(row["iou"] or 0.0),
+        )
+    _print(table)
+    _print(
+        f"mIoU {report['miou']:.4f}   pixel accuracy {report['pixel_accuracy']:.4f}   "
+        f"mean accuracy {report['mean_accuracy']:.4f}"
+    )
+    _print(f"frequency-weighted IoU {report['fw_iou']:.4f}   images {report['images']}")
+
+
+def show_infer(result: Any) -> None:
+    """How many frames, how fast, and where they are."""
+    _print(
+        f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
+        f"{result.fps:.1f} frames/s"
+    )
+    _show_failed(result.failed)
+    _show_outputs(result.outputs)
+
+
+def show_viz(result: Any) -> None:
+    """Where the pictures are."""
+    _show_failed(result.failed)
+    _show_outputs(result.outputs)
+
+
+def show_export(result: Any) -> None:
+    """The file and the proof that it says the same."""
+    report = result.as_dict()
+    parity = report["parity"]
+    _print(f"{report['path']}  ({report['size_bytes'] / 1e6:.1f} MB, {report['format']})")
+    _print(
+        f"Same labels as the original on {100 * parity['label_agreement']:.3f} % of pixels, "
+        f"largest score difference {parity['max_abs_diff']:.2g}."
+    )
+    _print(f"Use it: fcnseg infer IMAGES_OR_VIDEO -m {report['path']}")
+
+
+def show_bench(result: Any) -> None:
+    """Speeds, and how near the machine's limit they are."""
+    report = result.as_dict()
+    _print(f"{report['engine']}, {report['precision']}, {report['device']}")
+    _print(
+        _facts(
+            {
+                "network alone": f"{report['model_fps']:.1f} frames/s",
+                "end to end": f"{report['end_to_end_fps']:.1f} frames/s",
+                "limit here": f"{report['limit_fps']:.1f} frames/s",
+                "end to end / limit": f"{report['ratio']:.2f}",
+            }
+        )
+    )
+
+
+def show_demo(result: Any) -> None:
+    """Five lines: what is where, and how to do it with one's own folder."""
+    _print(f"1. A data set was drawn: {result.data}  ({result.pairs} pairs, {result.classes})")
+    _print(f"2. A network was trained on it: {result.model}  (val mIoU {result.miou:.3f})")
+    _print(f"3. A clip was segmented: {result.video}  ({result.frames} frames)")
+    _print(f"4. Its heatmaps show where it saw what: {result.heatmaps}")
+    _print("5. Yours: fcnseg train FOLDER, then fcnseg infer VIDEO; FOLDER has images/ and labels/")
+
+
+def show_doctor(rows: Sequence[Any]) -> None:
+    """One line a part, and what to do where something is missing."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        mark = Text("ok", "green") if row.ok else Text("--", "yellow")
+        found = Text(row.found)
+        if row.advice:
+            found.append(f"\n{row.advice}", "dim")
+        table.add_row(mark, row.part, found)
+    _print(table)
+
+
+def _show_outputs(outputs: Sequence[Any]) -> None:
+    for path in outputs[:4]:
+        _print(str(path))
+    if len(outputs) > 4:
+        _print(f"... {len(outputs) - 4} more")
+
+
+def _show_failed(failed: Sequence[Any]) -> None:
+    for failure in failed:
+        name, reason = failure if isinstance(failure, tuple) else (failure["name"], failure["why"])
+        line = Text.assemble(("failed: ", "red"), f"{name}: {reason}")
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def _facts(facts: dict[str, str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _share(value: float | None) -> str:
+    """A dash for a class that does not occur in the labels."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _bar(share: float) -> Text:
+    return Text("█" * round(share * BAR) + "░" * (BAR - round(share * BAR)), "dim")
+
+
+def _print(what: RenderableType) -> None:
+    Console(highlight=False).print(what, soft_wrap=isinstance(what, str))

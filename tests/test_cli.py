@@ -1,0 +1,205 @@
+"""The command line as a user meets it: exit status, one message, JSON on stdout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fcnseg.cli.app import app
+from fcnseg.media.images import write_image
+from tests.conftest import TINY
+
+TINY_FLAGS = [
+    text
+    for name, value in TINY.items()
+    for text in (f"--{name.replace('_', '-')}", str(value))
+]  # fmt: skip
+
+
+def call(*arguments: object, status: int = 0) -> Any:
+    """Run a command in this process; assert its exit status and that no traceback is shown."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    shown = result.stdout + result.stderr
+    assert result.exit_code == status, shown
+    assert "Traceback" not in shown
+    return result
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with pictures and no labels."""
+    for name in "ab":
+        write_image(tmp_path / "photos" / f"{name}.png", np.full((40, 50, 3), 90, np.uint8))
+    return tmp_path / "photos"
+
+
+def test_version() -> None:
+    from fcnseg import __version__
+
+    assert call("--version").stdout.strip() == f"fcnseg {__version__}"
+
+
+def test_no_arguments_shows_help() -> None:
+    result = CliRunner().invoke(app, [])
+    assert "Usage" in result.stdout + result.stderr
+
+
+def test_check_json(drawn_folder: Path) -> None:
+    found = json.loads(call("check", drawn_folder, "--json").stdout)
+    assert set(found) >= {"layout", "pairs", "classes", "ignore_index", "splits", "findings"}
+    assert found["pairs"] == 30
+    assert found["classes"] == ["background", "disk", "box", "star"]
+    assert found["splits"] == {"train": 24, "val": 6}
+    for finding in found["findings"]:
+        assert set(finding) >= {"severity", "code", "message", "files", "repair"}
+
+
+def test_eval_json(drawn_folder: Path, tiny_run: Path) -> None:
+    report = json.loads(call("eval", drawn_folder, "-m", tiny_run, "--json").stdout)
+    assert report["images"] == 6
+    assert 0 <= report["miou"] <= 1
+    assert set(report) >= {"miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "classes"}
+    row = report["classes"][1]
+    assert set(row) >= {"name", "iou", "accuracy", "pixels"}
+    assert row["name"] == "disk"
+
+
+def test_infer_json_and_files(tiny_run: Path, drawn_clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    found = json.loads(call("infer", drawn_clip, "-m", tiny_run, "-o", out, "--json").stdout)
+    assert (found["frames_in"], found["frames_out"], found["failed"]) == (12, 12, [])
+    assert found["outputs"] == [str(out)]
+    assert out.stat().st_size > 0
+    assert found["fps"] > 0
+    assert found["seconds"] > 0
+
+
+def test_viz_writes_heatmaps(tiny_run: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    image = drawn_folder / "images/val/0000.png"
+    call("viz", image, "-m", tiny_run, "-o", tmp_path / "maps", "--class", "star")
+    assert list((tmp_path / "maps").rglob("*star*.png"))
+
+
+def test_doctor() -> None:
+    rows = json.loads(call("doctor", "--json").stdout)
+    parts = {row["part"] for row in rows}
+    assert {"Python", "torch", "OpenCV", "GPU", "precision", "display"} <= parts
+    assert "torch" in call("doctor").stdout
+
+
+def test_train_resume_and_newest_run(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call("train", drawn_folder, "--epochs", 1, *TINY_FLAGS)
+    result = call("train", drawn_folder, "--epochs", 2, "--resume", *TINY_FLAGS)
+    assert "epoch 2/2" in result.stderr
+    assert "epoch 1/2" not in result.stderr
+    rows = (tmp_path / "runs/train1/results.csv").read_text().splitlines()
+    assert len(rows) == 3
+    # without -m, the newest run's best is taken, and the program says which
+    result = call("eval", drawn_folder)
+    assert "train1" in result.stderr
+
+
+def test_options_from_a_file(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'data = "{drawn_folder.as_posix()}"\nmodel = "nowhere"\nsplit = "train"\n')
+    result = call("eval", "--config", file, "-m", tiny_run, "--json")
+    assert json.loads(result.stdout)["images"] == 24
+
+
+def bad_inputs(
+    folder: Path, photos: Path, drawn: Path, run: Path
+) -> list[tuple[list[object], int, str]]:
+    """Arguments, exit status, and words the message must hold."""
+    text = folder / "note.png"
+    text.write_text("not a picture")
+    fake = folder / "fake.safetensors"
+    fake.write_bytes(b"not a checkpoint at all")
+    empty = folder / "empty"
+    empty.mkdir()
+    picture = photos / "a.png"
+    nowhere = folder / "nowhere"
+    tiny = ["--epochs", 1, *TINY_FLAGS]
+    return [
+        (["train", nowhere, *tiny], 1, "nowhere"),
+        (["train", empty, *tiny], 1, "empty"),
+        (["train", photos, *tiny], 1, "labels"),
+        (["train", text, *tiny], 1, "note.png"),
+        (["train", drawn, "--backbone", "resnet7"], 2, "resnet7"),
+        (["train", photos, "--epoch", 1], 2, "--epochs"),
+        (["train", photos, "--decoder", "fcn9s"], 2, "fcn9s"),
+        (["train", drawn, "--device", "abacus"], 2, "abacus"),
+        (["train"], 2, "folder"),
+        (["check", nowhere], 1, "nowhere"),
+        (["check", empty], 1, "empty"),
+        (["check", photos], 1, "labels"),
+        (["eval", photos, "-m", run], 1, "labels"),
+        (["infer", nowhere, "-m", run], 1, "nowhere"),
+        (["infer", empty, "-m", run], 1, "empty"),
+        (["infer", text, "-m", run], 1, "note.png"),
+        (["infer", picture, "-m", fake], 1, "fake.safetensors"),
+        (["infer", picture, "-m", nowhere], 1, "nowhere"),
+        (["infer", picture, "-m", run, "--class", "cat"], 2, "cat"),
+        (["infer", picture, "-m", run, "--save", "video"], 2, "save"),
+        (["infer"], 2, "source"),
+        (["viz", nowhere, "-m", run], 1, "nowhere"),
+        (["viz", picture, "-m", run, "--class", "cat"], 2, "cat"),
+        (["export", fake], 1, "fake.safetensors"),
+        (["export", run, "--format", "floppy"], 2, "floppy"),
+        (["bench", fake], 1, "fake.safetensors"),
+        (["nonsense"], 2, "nonsense"),
+        (["infer", picture, "--config", nowhere], 2, "nowhere"),
+    ]
+
+
+def test_every_mistake_has_one_clear_message(
+    tmp_path: Path,
+    photos: Path,
+    drawn_folder: Path,
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, status, says in bad_inputs(tmp_path, photos, drawn_folder, tiny_run):
+        result = call(*arguments, status=status)
+        assert says in result.stderr, (arguments, result.stderr)
+        assert result.stderr.count("error: ") + result.stderr.count(" Error ") == 1, arguments
+        assert not result.stdout, arguments
+
+
+def test_some_failed_is_exit_3(tiny_run: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_text("not a picture")
+    out = tmp_path / "out"
+    result = call("infer", photos, "-m", tiny_run, "-o", out, "--json", status=3)
+    found = json.loads(result.stdout)
+    assert (found["frames_in"], found["frames_out"]) == (3, 2)
+    assert "broken" in str(found["failed"])
+    assert len(list((out / "labels").glob("*.png"))) == 2
+
+
+def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import fcnseg.data.check
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(fcnseg.data.check, "check", broken)
+    result = call("check", tmp_path, status=1)
+    assert "A bug in fcnseg: ZeroDivisionError: boom" in result.stderr
+    assert "--debug" in result.stderr
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fcnseg", "--debug", "check", str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "DatasetError" in done.stderr

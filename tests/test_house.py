@@ -1,0 +1,133 @@
+"""The house stays in order: imports go down, edges stay in their rooms, docs match the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fcnseg"
+ROOT = PACKAGE.parent
+
+# From the top of the house down. A room imports from rooms below it, or from itself.
+ROOMS = [
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"training", "inference", "viewing", "exporting", "benchmarking", "doctor"},
+    {"evaluation"},
+    {"runtime"},
+    {"data"},
+    {"metrics", "fcn", "media"},
+    {"config", "events", "frames", "classes"},
+    {"errors"},
+]
+# The package's own __init__ hands out names from everywhere; it is asked for the version only.
+FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_lives_in_a_known_room() -> None:
+    assert {room_of(path) for path in MODULES} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_go_down(path: Path) -> None:
+    room = room_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "fcnseg" or len(parts) < 2 or parts[1] not in FLOOR:
+            continue
+        allowed = parts[1] == room or FLOOR[parts[1]] > FLOOR[room]
+        # config, frames and classes stand on one floor without knowing each other's use
+        same_floor = room in ROOMS[-2] and parts[1] in ROOMS[-2]
+        assert allowed or same_floor, f"{path.name} ({room}) imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_edges_stay_in_their_rooms(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports_of(path)}
+    if room_of(path) != "media":
+        assert "cv2" not in tops, "OpenCV belongs to media/"
+    if room_of(path) != "cli":
+        assert not tops & {"typer", "rich"}, "the terminal belongs to cli/"
+    assert "click" not in tops, "Typer brings a Click of its own"
+
+
+def test_help_and_import_load_no_torch() -> None:
+    code = (
+        "import sys, fcnseg\n"
+        "from fcnseg.cli.app import app\n"
+        "for command in ([], ['train'], ['infer'], ['viz']):\n"
+        "    try: app([*command, '--help'])\n"
+        "    except SystemExit as end: assert end.code == 0, command\n"
+        "heavy = {'torch', 'torchvision', 'cv2', 'numpy.random'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_exist() -> None:
+    import fcnseg
+
+    for name in fcnseg.__all__:
+        assert getattr(fcnseg, name) is not None
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = fcnseg.nothing_such
+
+
+def command_names() -> list[str]:
+    from fcnseg.cli.app import app
+
+    return [command.name for command in app.registered_commands if command.name] + ["doctor"]
+
+
+def test_every_command_is_documented() -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in command_names():
+        if name != "visualize":  # the long name of viz
+            assert f"`fcnseg {name}`" in reference, f"run `make docs`: {name} is missing"
+            assert f"fcnseg {name}" in readme
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """docs/cli.md is generated; it names every flag there is."""
+    from typer.main import get_command
+
+    from fcnseg.cli.app import app
+
+    reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        if command.hidden:
+            continue
+        section = reference.split(f"## `fcnseg {name}`")[1].split("\n## ")[0]
+        for parameter in command.params:
+            for flag in parameter.opts if parameter.param_type_name == "option" else []:
+                assert flag in section, f"run `make docs`: {name} {flag} is missing"
+
+
+def test_nothing_is_left_open() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for word in ("TODO", "FIXME", "XXX", "raise NotImplementedError"):
+            assert word not in text, f"{path}: {word}"

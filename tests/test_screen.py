@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from fcnseg.cli.screen import Screen, duration
+from fcnseg.events import EpochDone, Note, Progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (245, "4:05"), (3750, "1:02:30")]
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def shown(*, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, highlight=False)
+    with Screen(console) as screen:
+        screen(Note("hello [video]"))
+        screen(Note("careful", "warning"))
+        for done in range(3):
+            values = {"loss": 0.5123, "images/s": 12.34, "left": 61.0}
+            screen(Progress("epoch 1/2", done, 3, "images", values))
+        screen(Progress("validation", 1, None, "images"))
+        row = {"loss": 0.5, "miou": 0.25, "pixel_accuracy": 0.75, "seconds": 3.0}
+        screen(EpochDone(1, 2, row, {"a": 0.25, "b": None}, best=True))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_log_gets_whole_lines() -> None:
+    lines = shown(terminal=False).splitlines()
+    assert lines == [
+        "hello [video]",
+        "warning: careful",
+        "epoch 1/2  loss 0.5000  mIoU 0.2500  accuracy 0.7500  3 s  best",
+    ]
+
+
+def test_a_terminal_gets_a_live_bar() -> None:
+    text = shown(terminal=True)
+    assert "loss 0.512" in text
+    assert "12.3 images/s" in text
+    assert "1:01 left" in text
