@@ -254,6 +254,12 @@ class TrainConfig(_Options):
         int,
         Field(ge=1, description="Parts a step is computed in: less memory, the same step."),
     ] = 1
+    pictures: Annotated[
+        int,
+        Field(
+            ge=0, description="Draw four validation images every N epochs, the worst at the end."
+        ),
+    ] = 0
     tensorboard: Annotated[
         bool, Field(description="Write the epochs for TensorBoard, too (extra: log).")
     ] = False
@@ -474,7 +480,7 @@ class ExportConfig(_Options):
         Flag(argument=True, metavar="MODEL"),
     ] = None
     format: Annotated[
-        Format, Field(description="onnx and openvino (.xml) files run in fcnseg itself, too.")
+        Format, Field(description="The format; onnx and openvino files run in fcnseg itself, too.")
     ] = "onnx"
     out: Annotated[
         Path | None,

@@ -48,7 +48,7 @@ def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
     out = config.out
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
     listener(Note(f"Drawing a data set and a clip into {out}"))
-    pairs = drawn.write_dataset(data, seed=config.seed)
+    pairs = drawn.write_dataset(data, seed=config.seed, listener=listener)
     still = _draw_clip(clip, out / "still.png", seed=config.seed, listener=listener)
 
     listener(Note(f"fcnseg train {data} --out {run} --backbone tiny --epochs {config.epochs}"))

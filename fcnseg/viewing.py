@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fcnseg.media.draw import heatmap, overlay
 from fcnseg.media.images import write_image
 from fcnseg.media.listing import slug
 from fcnseg.media.outputs import MOVING, next_free
-from fcnseg.media.pages import Tile, grey, heat_scale, page, signed_map, signed_scale
+from fcnseg.media.pages import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
 from fcnseg.media.sources import Source, open_source
 from fcnseg.media.video import VideoWriter
 from fcnseg.runtime.segmenter import Segmenter, load
@@ -36,6 +36,9 @@ Floats = NDArray[np.float32]
 
 MOST_CLASSES = 40
 """More would not be legible side by side."""
+
+VIDEO_WIDTH = 1920
+"""Pixels a page of a video is wide at most: wider ones stutter when they are played."""
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -81,8 +84,11 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     artist = Artist.of(segmenter, config)
     out = config.out or next_free(Path("runs"), "viz")
     with open_source(config.source, limit=config.limit) as source:
-        draw = _write_videos if source.kind in MOVING else _write_images
-        frames, outputs = draw(artist, source, out, listener)
+        if source.kind in MOVING:
+            artist = replace(artist, width=VIDEO_WIDTH)
+            frames, outputs = _write_videos(artist, source, out, listener)
+        else:
+            frames, outputs = _write_images(artist, source, out, listener)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
 
@@ -92,12 +98,14 @@ class Artist:
     """Draws the pages of a frame.
 
     chosen: the class indices to draw; rungs: whether to draw the decomposition too.
+    width: pixels a page is wide at most.
     """
 
     segmenter: Segmenter
     chosen: tuple[int, ...]
     alpha: float
     rungs: bool
+    width: int = WIDEST
 
     @classmethod
     def of(cls, segmenter: Segmenter, config: VizConfig) -> Artist:
@@ -144,12 +152,14 @@ class Artist:
             *(self._heat(frame, index, labels, shares[index]) for index in self.chosen),
             _uncertainty(frame, shares, self.alpha),
         ]
-        return page(tiles, scale=heat_scale("0", "1", "probability, uncertainty"))
+        return page(tiles, scale=heat_scale("0", "1", "probability, uncertainty"), width=self.width)
 
     def _class_page(self, frame: Frame, index: int, labels: Labels, share: Floats) -> Rgb:
         name = self.segmenter.classes.names[index]
         tiles = [Tile(frame.image, "input"), self._heat(frame, index, labels, share)]
-        return page(tiles, scale=heat_scale("0", "1", f"probability of {name}"), columns=2)
+        return page(
+            tiles, scale=heat_scale("0", "1", f"probability of {name}"), columns=2, width=self.width
+        )
 
     def _uncertainty_page(self, frame: Frame, labels: Labels, shares: Floats) -> Rgb:
         tiles = [
@@ -157,7 +167,7 @@ class Artist:
             _uncertainty(frame, shares, self.alpha),
         ]
         meaning = "entropy over the classes: 0 sure, 1 undecided among all"
-        return page(tiles, scale=heat_scale("0", "1", meaning), columns=2)
+        return page(tiles, scale=heat_scale("0", "1", meaning), columns=2, width=self.width)
 
     def _heat(self, frame: Frame, index: int, labels: Labels, share: Floats) -> Tile:
         note = f"{(labels == index).mean():.1%} of pixels, peak {share.max():.2f}"
@@ -176,7 +186,12 @@ class Artist:
         """rungs.png, the answers as the ladder goes down; and each class's contributions."""
         rungs = dict(sorted(self.segmenter.rungs(frame.image).items(), reverse=True))
         answers = self._answers(frame, rungs)
-        yield "rungs.png", page([Tile(frame.image, "input"), *answers], columns=len(answers) + 1)
+        yield (
+            "rungs.png",
+            page(
+                [Tile(frame.image, "input"), *answers], columns=len(answers) + 1, width=self.width
+            ),
+        )
         for index in self.chosen:
             yield f"rungs-{self._file(index)}", self._contributions(frame, index, rungs, answers)
 
@@ -218,7 +233,7 @@ class Artist:
         scale = signed_scale(
             f"-{limit:.1f}", f"+{limit:.1f}", f"score of {name} against the mean of all classes"
         )
-        return page(tiles, scale=scale, columns=len(rungs) + 1)
+        return page(tiles, scale=scale, columns=len(rungs) + 1, width=self.width)
 
     def _color(self, index: int) -> tuple[int, int, int]:
         red, green, blue = self.segmenter.classes.colors[index].tolist()

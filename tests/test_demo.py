@@ -14,7 +14,7 @@ def test_the_demo_makes_everything_it_names(
 
     write = drawn.write_dataset
     monkeypatch.setattr(
-        drawn, "write_dataset", lambda folder, seed: write(folder, train=16, val=4, seed=seed)
+        drawn, "write_dataset", lambda folder, **options: write(folder, train=16, val=4, **options)
     )
     monkeypatch.setattr("fcnseg.demo.CLIP_FRAMES", 6)
     events: list[Event] = []

@@ -11,8 +11,8 @@ from fcnseg.config import ExportConfig
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.exporting import export
 from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.parity import sample_images
 
 
 def test_the_result_tells_what_was_proven(exported_model: Path):

@@ -143,6 +143,18 @@ def test_camvid_is_known_whichever_parts_are_there(splits: tuple[str, ...], tmp_
     assert labels[4:].max() < 7
 
 
+@pytest.mark.parametrize(("name", "classes"), [("0006R0_f{:05}", 11), ("street_{:05}", 4)])
+def test_camvid_without_void_is_known_by_its_names(name: str, classes: int, tmp_path: Path) -> None:
+    drawn = [
+        Drawn(name.format(number), one.split, one.image, one.labels)
+        for number, one in enumerate(draw_set(void=False))
+    ]
+    written.camvid(tmp_path, drawn)
+    description = describe(tmp_path)
+    assert len(description.classes) == classes
+    assert_same(samples(description), wanted(drawn))
+
+
 def test_voc_by_its_own_names_has_its_own_classes(tmp_path: Path) -> None:
     drawn = [
         Drawn(f"2007_{number:06}", one.split, one.image, one.labels)

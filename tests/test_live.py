@@ -16,11 +16,14 @@ from fcnseg.media.sources import open_source
 
 
 class FakeCamera:
-    """Gives numbered frames every `period` seconds; after `frames` of them, none."""
+    """Gives numbered frames every `period` seconds; after `frames` of them, none.
 
-    def __init__(self, frames=10**6, period=0.005, size=(24, 32), first=0, opened=True):
-        self.left, self.period, self.size, self.number = frames, period, size, first
-        self.opened, self.released = opened, False
+    turns: a semaphore; each frame waits for one to be released.
+    """
+
+    def __init__(self, frames=10**6, period=0.005, size=(24, 32), opened=True, turns=None):
+        self.left, self.period, self.size, self.number = frames, period, size, 0
+        self.opened, self.released, self.turns = opened, False, turns
 
     def isOpened(self):  # noqa: N802
         return self.opened
@@ -29,6 +32,8 @@ class FakeCamera:
         time.sleep(self.period)
         if self.left <= 0:
             return False, None
+        if self.turns is not None:
+            self.turns.acquire(timeout=20)
         self.left -= 1
         self.number += 1
         return True, np.full((*self.size, 3), self.number % 256, np.uint8)
@@ -52,6 +57,15 @@ def live(cameras, *, listener=lambda event: None, **options):
     return LiveSource(
         "rtsp://me:secret@cam/1", first, connect=connect, listener=listener, **options
     )
+
+
+def in_turns(source, turns):
+    """Every frame of a source whose cameras wait for their turn."""
+    turns.release()
+    for frame in source:
+        yield frame
+        turns.release()
+    turns.release()
 
 
 def test_a_camera_by_its_number():
@@ -79,23 +93,26 @@ def test_colours_are_rgb():
 
 
 def test_a_slow_taker_gets_the_newest_and_the_rest_is_counted():
-    with live([FakeCamera(period=0.005)]) as source:
-        ages, indices = [], []
+    camera = FakeCamera(period=0.01)
+    with live([camera]) as source:
+        behind, indices = [], []
         for frame in source:
-            ages.append(source.age(frame))
+            behind.append(camera.number - 1 - frame.index)
             indices.append(frame.index)
-            time.sleep(0.05)  # the network
+            time.sleep(0.1)  # the network
             if len(indices) == 8:
                 break
         dropped = source.dropped
-    assert max(ages) < 0.05
-    assert np.all(np.diff(indices) >= 2)
+    assert np.median(behind) <= 1
+    assert np.median(np.diff(indices)) >= 3
     assert dropped >= indices[-1] - len(indices) - 1
+    assert source.age(frame) >= 0.1
 
 
 def test_a_fast_taker_waits_and_gets_each_frame_once():
-    with live([FakeCamera(period=0.02)], selection=Selection(limit=6)) as source:
-        indices = [frame.index for frame in source]
+    turns = threading.Semaphore(0)
+    with live([FakeCamera(turns=turns)], selection=Selection(limit=6)) as source:
+        indices = [frame.index for frame in in_turns(source, turns)]
     assert indices == list(range(6))
 
 
@@ -105,10 +122,11 @@ def test_every_nth():
 
 
 def test_a_lost_stream_is_taken_up_again():
-    notes, bad = [], FakeCamera(opened=False)
-    cameras = [FakeCamera(frames=3, period=0.02), bad, FakeCamera(period=0.02)]
-    with live(cameras, listener=notes.append, selection=Selection(limit=6)) as source:
-        frames = list(source)
+    notes, bad, turns = [], FakeCamera(opened=False), threading.Semaphore(0)
+    cameras = [FakeCamera(frames=3, turns=turns), bad, FakeCamera(turns=turns)]
+    options = {"selection": Selection(limit=6), "patience": 20.0}
+    with live(cameras, listener=notes.append, **options) as source:
+        frames = list(in_turns(source, turns))
     assert [frame.index for frame in frames] == list(range(6))
     assert [note.level for note in notes] == ["warning", "info"]
     assert "lost after 3 frames" in notes[0].text
@@ -130,14 +148,16 @@ def test_an_error_of_opencv_counts_as_a_loss():
         def read(self):
             raise cv2.error("broken")
 
-    with live([Breaking(), FakeCamera(period=0.02)], selection=Selection(limit=2)) as source:
+    cameras = [Breaking(), FakeCamera()]
+    with live(cameras, selection=Selection(limit=2), patience=20.0) as source:
         assert len(list(source)) == 2
 
 
 def test_a_changed_resolution_is_survived():
-    cameras = [FakeCamera(frames=2, period=0.02), FakeCamera(size=(48, 40), period=0.02)]
-    with live(cameras, selection=Selection(limit=4)) as source:
-        sizes = [frame.size for frame in source]
+    turns = threading.Semaphore(0)
+    cameras = [FakeCamera(frames=2, turns=turns), FakeCamera(size=(48, 40), turns=turns)]
+    with live(cameras, selection=Selection(limit=4), patience=20.0) as source:
+        sizes = [frame.size for frame in in_turns(source, turns)]
     assert sizes == [(24, 32), (24, 32), (48, 40), (48, 40)]
 
 
@@ -147,7 +167,7 @@ def test_closing_ends_a_wait_and_lets_go_of_the_camera():
     threading.Timer(0.1, source.close).start()
     began = time.perf_counter()
     assert list(source) == []
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10
     assert camera.released
 
 

@@ -10,8 +10,8 @@ from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, MediaError, OptionError
 from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.media.images import resize_image, write_image
-from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.engines import Engine
+from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.segmenter import Segmenter, load, network_size
 
 AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

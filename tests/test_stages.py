@@ -8,6 +8,13 @@ import pytest
 from fcnseg.media.stages import Ahead, Behind, groups
 
 
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 def test_ahead_keeps_order_and_ends():
     with Ahead(range(50), depth=3) as items:
         assert list(items) == list(range(50))
@@ -22,11 +29,10 @@ def test_ahead_is_bounded():
             yield number
 
     with Ahead(items(), depth=3) as ahead:
-        first = next(iter(ahead))
+        assert next(iter(ahead)) == 0
+        wait_for(lambda: len(made) >= 4)
         time.sleep(0.1)
-        assert first == 0
         assert len(made) <= 6
-    assert len(made) <= 6
 
 
 def test_ahead_is_bounded_by_size_too(monkeypatch):
@@ -42,8 +48,9 @@ def test_ahead_is_bounded_by_size_too(monkeypatch):
         made.clear()
         with Ahead(items(), depth=50, weigh=lambda item, weight=weight: weight) as ahead:
             next(iter(ahead))
+            wait_for(lambda: len(made) >= 2)
             time.sleep(0.1)
-            assert 2 <= len(made) <= most
+            assert len(made) <= most
 
 
 def test_groups():

@@ -148,7 +148,14 @@ def test_without_calibration_the_best_is_what_was_scored(folder: Path, tmp_path:
     assert "temperature" not in best.extra
     assert all(torch.equal(best.weights[name], last.weights[name]) for name in last.weights)
     scored = evaluate(EvalConfig(data=folder, model=str(result.best), device="cpu", workers=0))
-    assert scored.miou == best.report["miou"]
+    assert scored.miou == pytest.approx(best.report["miou"], abs=1e-4)
+
+
+def test_pictures_are_drawn_on_the_way(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    result = start(folder, tmp_path / "run", pictures=2)
+    names = sorted(path.name.split("_")[-1] for path in (result.run / "pictures").iterdir())
+    assert names == ["0000.png", "0001.png", "epoch002.png", "epoch002.png"]
+    assert_same(result.run, undisturbed)
 
 
 def test_a_look_before_changes_nothing(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -435,6 +442,7 @@ def test_finetuning_starts_where_the_other_run_ended(
         ({"device": "gpu"}, OptionError, "No device"),
         ({"freeze": 9}, OptionError, "5 stages"),
         ({"scale": (2.0, 1.0)}, OptionError, "scale"),
+        ({"crop": (32, 32), "batch": 1}, OptionError, "batch norm a single value"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(

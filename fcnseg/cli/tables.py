@@ -27,11 +27,45 @@ def show_check(result: Any) -> None:
         "classes": f"{len(found['classes'])}: {', '.join(found['classes'])}",
         "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
     }
+    facts |= {f"because {number}": why for number, why in enumerate(found["why"], 1)}
     _print(_facts(facts))
+    _print(_frequencies(found["frequencies"]))
     if not found["findings"]:
         _print("Nothing wrong was found.")
     for finding in found["findings"]:
         _show_finding(finding)
+    if found["suggested"]:
+        _show_suggestion(found["suggested"])
+
+
+def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
+    """Each class's share of the pixels with a bar, and in how many pictures of each split it is."""
+    splits = [name for name in ("train", "val", "test") if any(c["images"][name] for c in classes)]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    table.add_column("pixels", justify="right")
+    table.add_column("")
+    for name in splits:
+        table.add_column(name, justify="right")
+    most = max((row["share"] for row in classes), default=0) or 1
+    for row in classes:
+        pictures = [f"{row['images'][name]:,}" for name in splits]
+        share = f"{100 * row['share']:.2f} %"
+        table.add_row(Text(row["name"]), share, _bar(row["share"] / most), *pictures)
+    return table
+
+
+def _show_suggestion(suggested: dict[str, Any]) -> None:
+    """What to train with, each option with its reason."""
+    height, width = suggested["crop"]
+    values = {
+        "crop": f"--crop {height} {width}",
+        "batch": f"--batch {suggested['batch']}",
+        "epochs": f"--epochs {suggested['epochs']}",
+        "class_weights": "--class-weights sqrt",
+    }
+    reasons = suggested["reasons"]
+    _print(_facts({flag: reasons[name] for name, flag in values.items() if name in reasons}))
 
 
 def _show_finding(finding: dict[str, Any]) -> None:
@@ -76,13 +110,15 @@ def show_eval(result: Any) -> None:
 
 
 def show_infer(result: Any) -> None:
-    """How many frames, how fast, and where they are."""
-    _print(
+    """How many frames, how fast, and where they are: on stderr, for stdout may carry the shares."""
+    console = Console(stderr=True, highlight=False)
+    console.print(
         f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
         f"{result.fps:.1f} frames/s"
     )
     _show_failed(result.failed)
-    _show_outputs(result.outputs)
+    for path in result.outputs:
+        console.print(str(path), soft_wrap=True)
 
 
 def show_viz(result: Any) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.events import Listener, Progress, nobody
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import write_labels
 
@@ -86,7 +87,14 @@ def draw(scene: Scene, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8
     return np.clip(np.round(image), 0, 255).astype(np.uint8), labels
 
 
-def write_dataset(folder: Path, *, train: int = 480, val: int = 60, seed: int = 0) -> int:
+def write_dataset(
+    folder: Path,
+    *,
+    train: int = 480,
+    val: int = 60,
+    seed: int = 0,
+    listener: Listener = nobody,
+) -> int:
     """images/ and labels/, each with train/ and val/, and classes.txt: a folder as users have it.
 
     Returns how many pairs were written.
@@ -97,6 +105,7 @@ def write_dataset(folder: Path, *, train: int = 480, val: int = 60, seed: int = 
             name = f"{split}/{index:04}.png"
             write_image(folder / "images" / name, image)
             write_labels(folder / "labels" / name, labels, palette=CLASSES.palette())
+            listener(Progress("drawing pictures", first + index + 1, train + val, "pictures"))
     (folder / "classes.txt").write_text("\n".join(CLASSES.names) + "\n", encoding="utf-8")
     return train + val
 

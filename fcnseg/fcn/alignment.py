@@ -8,7 +8,8 @@ Cell i of a map of stride s sits at pixel s * i + offset (pixel centres are inte
 
 Any other trunk can be measured. What is measured is a copy made linear and positive:
 weights positive and strongest in the middle of a kernel, gates, normalisations and
-activations taken out, a pool's maximum replaced by such a kernel. In such a network the
+activations taken out, a pool's maximum replaced by such a kernel. With the same weights in
+every channel all channels say the same, so the copy has one. In such a network the
 centroid of |d output / d input| is a ratio of two forward passes, of a picture of
 coordinates and a picture of ones, for all outputs at once.
 """
@@ -23,6 +24,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcnseg.fcn.upsample import LearnedUpsample
 
 Alignment = Literal["centre", "corner", "same"]
 
@@ -41,15 +44,23 @@ def offsets(alignment: Alignment, strides: Iterable[int]) -> dict[int, float]:
 
 
 def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
-    """A copy that is linear and positive, with the geometry of the original.
+    """A copy that is linear and positive, one channel wide, with the original's geometry.
 
-    tail: as TAIL; with a large one all taps of a kernel weigh the same.
+    network: its weights are not looked at, it may be on the device "meta" (but for what
+        upsamples). tail: as TAIL; with a large one all taps of a kernel weigh the same.
+    The copy is float64, on the CPU.
     """
     plain = _replaced(copy.deepcopy(network).eval().requires_grad_(False), tail)
     for module in plain.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            _make_positive(module, name, parameter, tail)
-    return plain
+        if isinstance(module, nn.Conv2d):
+            _narrow(module, tail)
+        elif isinstance(module, LearnedUpsample):
+            module.weight = nn.Parameter(module.weight[:1, :1].clone(), requires_grad=False)
+        else:  # what scales channels
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                one = torch.ones(1, *parameter.shape[1:])
+                setattr(module, name, nn.Parameter(one, requires_grad=False))
+    return plain.double()
 
 
 def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
@@ -72,8 +83,7 @@ def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> 
 def centroids(network: Callable[[Tensor], Tensor], height: int, width: int) -> Tensor:
     """Where every output looks: (2, h, w), y and x in pixels of the input.
 
-    network: a linearised one, (N, 3, height, width) -> (N, C, h, w); its channels are
-        taken together.
+    network: a linearised one, (N, 3, height, width) -> (N, 1, h, w).
     """
     return _ratio(network(_coordinates(height, width)))
 
@@ -95,9 +105,9 @@ def measured(features: Callable[[Tensor], dict[int, Tensor]], size: int = 256) -
 def _coordinates(height: int, width: int) -> Tensor:
     """(3, 3, height, width): pictures of y, of x and of ones."""
     shape = (1, 3, height, width)
-    rows = torch.arange(height).view(1, 1, -1, 1).expand(shape)
-    columns = torch.arange(width).expand(shape)
-    return torch.cat([rows, columns, torch.ones(shape)])
+    rows = torch.arange(height, dtype=torch.float64).view(1, 1, -1, 1).expand(shape)
+    columns = torch.arange(width, dtype=torch.float64).expand(shape)
+    return torch.cat([rows, columns, torch.ones(shape, dtype=torch.float64)])
 
 
 def _ratio(answers: Tensor) -> Tensor:
@@ -127,6 +137,8 @@ def _replaced(module: nn.Module, tail: float) -> nn.Module:
     mixes = any(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
     if any(word in kind for word in (_GATES if mixes else _GATES + _POINTWISE)):
         return nn.Identity()
+    if isinstance(module, nn.Linear):
+        return nn.Identity()
     if isinstance(module, nn.MaxPool2d):
         return _SoftPool(module, tail)
     for name, child in module.named_children():
@@ -147,27 +159,22 @@ class _SoftPool(nn.Module):
         self.spare = self.stride - 1 if pool.ceil_mode else 0  # a last window may stick out
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = x.new_zeros(x.shape[1], 1, self.kernel, self.kernel)
-        _peak(weight, self.tail)
-        x = F.pad(x, (0, self.spare, 0, self.spare))
-        return F.conv2d(x, weight, None, self.stride, self.padding, groups=x.shape[1])
+        x = F.pad(x.mean(1, keepdim=True), (0, self.spare, 0, self.spare))
+        weight = _peak(self.kernel, self.kernel, self.tail).to(x.dtype)
+        return F.conv2d(x, weight, None, self.stride, self.padding)
 
 
-def _peak(weight: Tensor, tail: float) -> None:
-    """Fill kernels: 1 in the middle (of an even width: both), little elsewhere; sum 1."""
-    height, width = weight.shape[-2:]
-    weight.fill_(tail / (height * width))
+def _peak(height: int, width: int, tail: float) -> Tensor:
+    """A kernel (1, 1, height, width): 1 in the middle (of an even width: both), sum 1."""
+    weight = torch.full((1, 1, height, width), tail / (height * width))
     weight[..., (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] += 1
-    weight.div_(weight[0].sum())
+    return weight / weight.sum()
 
 
-def _make_positive(module: nn.Module, name: str, parameter: nn.Parameter, tail: float) -> None:
-    """Biases 0; kernels 1 in the middle, little elsewhere; anything else 1. Sums stay near 1."""
-    if name == "bias":
-        parameter.zero_()
-    elif isinstance(module, nn.Conv2d):
-        _peak(parameter, tail)
-    elif isinstance(module, nn.Linear):
-        parameter.fill_(1 / parameter.shape[-1])
-    elif not isinstance(module, nn.ConvTranspose2d) and "Upsample" not in type(module).__name__:
-        parameter.fill_(1.0)
+def _narrow(layer: nn.Conv2d, tail: float) -> None:
+    """One channel in, one out; the layer's own way to pad stays."""
+    height, width = layer.kernel_size
+    layer.weight = nn.Parameter(_peak(height, width, tail), requires_grad=False)
+    layer.bias = None
+    layer.groups = layer.in_channels = layer.out_channels = 1
+    layer.register_forward_pre_hook(lambda _layer, inputs: inputs[0].mean(1, keepdim=True))

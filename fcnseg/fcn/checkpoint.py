@@ -183,12 +183,12 @@ class Checkpoint:
 
 
 def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
-    """The file meant by -m: a file, a run folder (its best), or nothing: the newest best.
+    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
 
     A published network's name means its official weights, from torch's cache or downloaded
     (listener hears how far). Raises CheckpointError saying what was looked for.
     """
-    if model is None:
+    if model is None or (model == "best" and not Path(model).exists()):
         found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
         if not found:
             raise CheckpointError(

@@ -22,6 +22,10 @@ _INK = (240, 240, 240)
 _GAP = 4  # pixels between pictures of a row
 _MANY = 1 << 26  # bytes; larger pictures are drawn some rows at a time
 _ROWS = 1024
+_SYSTEM_FONTS = (
+    "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arialuni.ttf", "Arial Unicode.ttf", "arial.ttf",
+    "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf",
+)  # fmt: skip
 
 
 def colorize(labels: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
@@ -106,7 +110,7 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     size = int(np.clip(height / 22, 12, 28))
     strip = Image.new("RGB", (width, round(size * 1.6)), _PAPER)
-    ImageDraw.Draw(strip).text((size // 2, size // 5), text, fill=_INK, font=_font(size))
+    ImageDraw.Draw(strip).text((size // 2, size // 5), text, fill=_INK, font=font_for(text, size))
     return np.vstack([np.asarray(strip), image])
 
 
@@ -120,7 +124,7 @@ def legend(
     """
     shown = [index for index in range(len(classes)) if only is None or index in only]
     line = 24 if height is None else max(8, min(24, height // max(1, len(shown))))
-    font = _font(max(7, line * 2 // 3))
+    font = font_for("".join(classes.names), max(7, line * 2 // 3))
     width = 2 * line + max((int(font.getlength(classes.names[i])) for i in shown), default=0)
     panel = Image.new("RGB", (width, height or line * max(1, len(shown))), _PAPER)
     pen = ImageDraw.Draw(panel)
@@ -147,7 +151,17 @@ def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]
     return canvas
 
 
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that has the text's letters: Pillow's own, the same on every machine, for ASCII;
+    beyond that one of the system's, where there is one."""
+    return _font(size, ascii_only=text.isascii())
+
+
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font: the same on every machine, beyond ASCII for European languages."""
+def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if ascii_only else _SYSTEM_FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
     return ImageFont.load_default(size)

@@ -20,6 +20,9 @@ from fcnseg.media.images import resize_image
 
 Rgb = NDArray[np.uint8]
 
+WIDEST = 2700
+"""Pixels a page is wide at most, unless told otherwise."""
+
 _PAPER = (24, 24, 24)
 _INK = (240, 240, 240)
 _FAINT = (165, 165, 165)
@@ -87,30 +90,31 @@ def grey(image: Rgb) -> Rgb:
 def page(
     tiles: Sequence[Tile],
     *,
-    title: str = "",
     scale: Scale | None = None,
     columns: int | None = None,
+    width: int = WIDEST,
 ) -> Rgb:
-    """Tiles in a grid under a title, with the scale at the foot.
+    """Tiles in a grid, with the scale at the foot.
 
     columns: how many tiles a row; without it, what makes the page about 16:10.
+    width: pixels that the page is not wider than.
     """
-    height, width = _tile_size(tiles[0].image.shape[:2], len(tiles))
-    size = _text_size(width)
-    drawn = [_tile(tile, (height, width), size) for tile in tiles]
-    count = columns or _columns(len(tiles), drawn[0].shape[:2])
-    parts = [_heading(title, size)] if title else []
-    parts += [_row(drawn[start : start + count]) for start in range(0, len(drawn), count)]
+    shape = tiles[0].image.shape[:2]
+    count = columns or _columns(len(tiles), shape)
+    size = _tile_size(shape, len(tiles), (width - _GAP) // count - _GAP)
+    text = _text_size(size[1])
+    drawn = [_tile(tile, size, text) for tile in tiles]
+    parts = [_row(drawn[start : start + count]) for start in range(0, len(drawn), count)]
     if scale is not None:
-        parts.append(_foot(scale, size, parts[-1].shape[1] if not title else parts[1].shape[1]))
+        parts.append(_foot(scale, text, parts[0].shape[1]))
     return _stack(parts)
 
 
-def _tile_size(size: tuple[int, ...], count: int) -> tuple[int, int]:
+def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
     """(height, width) of the pictures on the page: legible, and not larger than needed."""
     height, width = size[0], size[1]
     largest = _LARGEST if count > 4 else 2 * _LARGEST
-    wanted = min(max(width, _SMALLEST), largest)
+    wanted = min(max(width, _SMALLEST), largest, widest)
     factor = min(wanted / width, largest / height)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -124,8 +128,8 @@ def _columns(count: int, size: tuple[int, ...]) -> int:
 
     def badness(columns: int) -> float:
         rows = math.ceil(count / columns)
-        shape = columns * size[1] / (rows * size[0])
-        return abs(math.log(shape / _PAGE_SHAPE)) + 0.5 * (rows * columns - count) / count
+        shape = columns * size[1] / (rows * size[0] * 1.1)  # a tenth for the titles
+        return abs(math.log(shape / _PAGE_SHAPE)) + (rows * columns - count) / count
 
     return min(range(1, count + 1), key=badness)
 
@@ -145,14 +149,6 @@ def _tile(tile: Tile, size: tuple[int, int], text: int) -> Rgb:
     if tile.note and left + note.getlength(tile.note) <= size[1]:
         pen.text((left, top + text * 0.12), tile.note, fill=_FAINT, font=note)
     return np.vstack([np.asarray(strip), resize_image(tile.image, size)])
-
-
-def _heading(title: str, text: int) -> Rgb:
-    font = _font(round(text * 1.25))
-    width = math.ceil(font.getlength(title)) + 2
-    strip = Image.new("RGB", (width, round(text * 2)), _PAPER)
-    ImageDraw.Draw(strip).text((0, round(text * 0.25)), title, fill=_INK, font=font)
-    return np.asarray(strip)
 
 
 def _foot(scale: Scale, text: int, width: int) -> Rgb:

@@ -10,7 +10,9 @@ One function finds out what is meant; what it gives is always a `Source`.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -70,21 +72,28 @@ def open_source(
         return _open_piped(selection)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return _open_address(text, selection, connect, listener)
+    live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
     path = Path(text).expanduser()
-    if text.isdecimal() and not path.exists():
-        return open_live(int(text), selection, connect=connect, listener=listener)
     if watch:
         return WatchedFolder(path, selection, exclude=exclude, skip=skip)
     if path.is_dir():
         return ImageFiles(listing.in_folder(path, exclude=exclude), "folder", selection, skip)
     if path.exists():
-        return _open_file(path, selection, skip, connect, listener)
+        return _open_file(path, selection, skip, live, listener)
     if _glob_like(text):
         return ImageFiles(listing.from_glob(text), "folder", selection, skip)
+    return _open_camera(text, live)
+
+
+def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
+    """A camera by its number or a part of its name; the MediaError for all that is nothing."""
+    if text.isdecimal():
+        return live(int(text))
+    path = Path(text).expanduser()
     number = camera_number(text) if len(path.parts) == 1 else None
-    if number is not None:
-        return open_live(number, selection, connect=connect, listener=listener)
-    raise _missing(path)
+    if number is None:
+        raise _missing(path)
+    return live(number)
 
 
 def _glob_like(text: str) -> bool:
@@ -96,13 +105,13 @@ def _open_file(
     path: Path,
     selection: Selection,
     skip: Skip,
-    connect: Connect | None,
+    live: Callable[[int], Source],
     listener: Listener,
 ) -> Source:
     suffix = path.suffix.lower()
     device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
     if device:
-        return open_live(int(device[1]), selection, connect=connect, listener=listener)
+        return live(int(device[1]))
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, skip)
     if suffix in VIDEO_SUFFIXES:

@@ -156,8 +156,7 @@ def load(
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
-    newest = model is None or (model == "best" and not Path(model).exists())
-    path = find_model(None if newest else str(model))
+    path = find_model(None if model is None else str(model))
     runner, header = open_engine(path, Wish(engine, device, precision, frames), listener)
     return Segmenter(runner, header.classes, header.preprocess, path)
 

@@ -25,7 +25,7 @@ from fcnseg.training.step import Stepper
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
 
-Validate = Callable[[Listener], Report]
+Validate = Callable[[int, Listener], Report]
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU: looking waits for it."""
@@ -48,7 +48,8 @@ class Loop:
     """Runs a training from where its track is to its end.
 
     run: where everything is kept. track: how far it has come (it is moved on).
-    feed(step): the batches from a step on. validate(listener): scores the average.
+    feed(step): the batches from a step on. validate(epoch, listener): scores
+        the average.
     checkpoint: a checkpoint in which only weights and report are to be replaced.
     """
 
@@ -97,7 +98,7 @@ class Loop:
         try:
             while self.track.step < end:
                 self._step()
-                if self.ranks.any(stop.wished):
+                if self._must_stop(stop):
                     self._look()
                     self._interrupt()
             self._look()
@@ -114,7 +115,7 @@ class Loop:
         loss = self._with_less_memory(batch)
         self._losses.append(loss)
         track.step += 1
-        if len(self._losses) >= (1 if loss.device.type == "cpu" else LOOK_EVERY):
+        if len(self._losses) >= self._look_every():
             self._look()
         seconds = time.perf_counter() - began
         track.seconds += seconds
@@ -124,6 +125,15 @@ class Loop:
         if time.monotonic() - self._saved_at >= self._save_pause():
             self._look()
             self._save()
+
+    def _must_stop(self, stop: StopWish) -> bool:
+        """Whether some rank wants to stop; on GPUs asked now and then, asking waits for them."""
+        if self.ranks.size > 1 and self.track.step % self._look_every():
+            return False
+        return self.ranks.any(stop.wished)
+
+    def _look_every(self) -> int:
+        return 1 if self.ranks.device.type == "cpu" else LOOK_EVERY
 
     def _with_less_memory(self, batch: Batch) -> torch.Tensor:
         """A step; where memory runs out, the same step in twice as many parts, from then on."""
@@ -192,7 +202,7 @@ class Loop:
         A kill in between loses nothing: the state still says that the epoch is unscored.
         """
         track, began = self.track, time.perf_counter()
-        report = self.validate(self._stopping(stop))
+        report = self.validate(len(track.rows) + 1, self._stopping(stop))
         self._validation_seconds = time.perf_counter() - began
         track.seconds += self._validation_seconds
         miou = 0.0 if math.isnan(report.miou) else report.miou

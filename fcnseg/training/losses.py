@@ -86,13 +86,15 @@ class Criterion:
         self.smoothing = smoothing
 
     def shares(self, labels: Tensor) -> Tensor:
-        """float64 (2,): what the batch's sums are divided by, [weighted pixels, images].
+        """(2,): what the batch's sums are divided by, [weighted pixels, images].
 
-        labels: int64 (N, H, W), 255 = ignore. Shares of parts of a batch add up.
+        labels: int64 (N, H, W), 255 = ignore. Shares of parts of a batch add up; they are
+        float64, or float32 on MPS, which knows no other.
         """
-        counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1).double()
-        pixels = counts[: len(self.class_weights)] @ self.class_weights.double()
-        images = (labels != IGNORE).flatten(1).any(1).sum().double()
+        kind = torch.float32 if labels.device.type == "mps" else torch.float64
+        counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1).to(kind)
+        pixels = counts[: len(self.class_weights)] @ self.class_weights.to(kind)
+        images = (labels != IGNORE).flatten(1).any(1).sum().to(kind)
         return torch.stack([pixels, images])
 
     def __call__(
@@ -114,9 +116,11 @@ class Criterion:
 
 
 def _cross_entropy(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
+    # As a list of pixels: a view where channels are last, and deterministic on a GPU, where
+    # torch's loss over maps is not.
     return F.cross_entropy(
-        logits,
-        labels,
+        logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]),
+        labels.flatten(),
         criterion.class_weights,
         ignore_index=IGNORE,
         reduction="sum",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from fcnseg.config import TrainConfig
 from fcnseg.data.augment import Augment
 from fcnseg.data.check import CheckResult
 from fcnseg.data.dataset import SegmentationDataset, collate
 from fcnseg.data.loading import choose_workers, load
+from fcnseg.errors import OptionError
 from fcnseg.evaluation import labels_of, score
 from fcnseg.events import Listener, Note
 from fcnseg.fcn.checkpoint import Checkpoint
@@ -22,12 +25,16 @@ from fcnseg.training.board import with_board
 from fcnseg.training.calibrate import best_temperature, cooled
 from fcnseg.training.loop import Feed, Loop, Validate
 from fcnseg.training.losses import Criterion, class_weights, parse_loss
+from fcnseg.training.pictures import draw_same, draw_worst
 from fcnseg.training.plan import Plan
 from fcnseg.training.runs import Run
 from fcnseg.training.sanity import look_before
 from fcnseg.training.start import Start
 from fcnseg.training.state import Track
 from fcnseg.training.step import Stepper
+
+COARSEST = 32
+"""The stride at which a map is smallest."""
 
 
 class Parts:
@@ -77,7 +84,7 @@ class Parts:
         """Which images each step takes."""
         config, ranks = self.config, self.ranks
         assert config.batch != "auto", "it is decided by now"
-        return Plan(
+        plan = Plan(
             images=len(self.pictures),
             batch=config.batch,
             epochs=config.epochs,
@@ -85,6 +92,14 @@ class Parts:
             rank=ranks.rank,
             ranks=ranks.size,
         )
+        least = min(map(plan.step_images, range(plan.epoch_steps))) // config.accumulate
+        if least <= ranks.size and max(config.crop or (0,)) <= COARSEST and not config.freeze_norm:
+            raise OptionError(
+                f"A crop of {_text(config.crop)} and one image at a time leave batch norm a single "
+                "value to take the variance of.",
+                hint="take a larger --crop, a --batch of two or more, or --freeze-norm",
+            )
+        return plan
 
     def stepper(self, network: FCN | None = None, config: TrainConfig | None = None) -> Stepper:
         """What a step changes; of another network or with other options on demand."""
@@ -117,26 +132,31 @@ class Parts:
             self.pictures, plan.keys(step), collate, workers=self.workers, pin=pin
         )
 
-    def validation(self, stepper: Stepper) -> Validate:
+    def validation(self, stepper: Stepper, run: Run) -> Validate:
         """Scores the averaged network on the validation images, at their own resolution."""
-        network, ranks = stepper.average.network, self.ranks
+        network, ranks, every = stepper.average.network, self.ranks, self.config.pictures
 
-        def validate(listener: Listener) -> Report:
+        def validate(epoch: int, listener: Listener) -> Report:
             ranks.share_buffers(network)
-            engine = TorchEngine(
-                network, self.start.preprocess, device=ranks.device, precision=self.precision
-            )
-            segmenter = Segmenter(engine, self.classes, self.start.preprocess)
-            return score(
-                labels_of(segmenter),
+            predict = labels_of(self._segmenter(network, self.precision))
+            report = score(
+                predict,
                 self.held_out,
                 listener,
                 workers=self.workers,
                 ranks=ranks,
                 task="validation",
             )
+            if every and ranks.main and epoch % every == 0:
+                draw_same(predict, self.held_out, run.pictures, epoch=epoch)
+            return report
 
         return validate
+
+    def _segmenter(self, network: FCN, precision: torch.dtype) -> Segmenter:
+        preprocess = self.start.preprocess
+        engine = TorchEngine(network, preprocess, device=self.ranks.device, precision=precision)
+        return Segmenter(engine, self.classes, preprocess)
 
     def loop(self, run: Run, plan: Plan, track: Track, stepper: Stepper) -> Loop:
         """The loop from where the track is; the run folder gets its config and table."""
@@ -155,25 +175,24 @@ class Parts:
             track,
             stepper=stepper,
             feed=self.feed(plan),
-            validate=self.validation(stepper),
+            validate=self.validation(stepper, run),
             checkpoint=Checkpoint(start.network.spec, start.preprocess, self.classes, weights={}),
             listener=listener,
         )
 
-    def calibrate(self, run: Run) -> None:
-        """Make the best checkpoint as sure as it is right, once."""
+    def finish(self, run: Run) -> None:
+        """What is done with the best checkpoint when training is over; once."""
         best = Checkpoint.load(run.best)
-        if "temperature" in best.extra:
-            return
-        engine = TorchEngine(best.build(), best.preprocess, device=self.ranks.device)
-        segmenter = Segmenter(engine, best.classes, best.preprocess)
-        temperature = best_temperature(segmenter.logits, self.held_out)
-        cooled(best, temperature).save(run.best)
-        self.listener(
-            Note(
-                f"Probabilities calibrated on the validation images: temperature {temperature:.2f}"
-            )
-        )
+        network = best.build()
+        if self.config.calibrate and "temperature" not in best.extra:
+            exact = self._segmenter(network, torch.float32)
+            temperature = best_temperature(exact.logits, self.held_out)
+            cooled(best, temperature).save(run.best)
+            text = "Probabilities calibrated on the validation images"
+            self.listener(Note(f"{text}: temperature {temperature:.2f}"))
+        if self.config.pictures:
+            predict = labels_of(self._segmenter(network, self.precision))
+            draw_worst(predict, self.held_out, run.pictures)
 
     def summary(self, run: Run) -> str:
         """One line on what is trained, and on what."""
@@ -182,7 +201,11 @@ class Parts:
         weights = sum(parameter.numel() for parameter in self.start.network.parameters())
         return (
             f"{run.folder}: {spec.decoder} on {spec.backbone}, {weights / 1e6:.1f} M weights; "
-            f"{len(self.pictures)} images in crops of {config.crop[0]}x{config.crop[1]} "
-            f"(height x width), {len(self.held_out)} to validate; "
+            f"{len(self.pictures)} images in crops of {_text(config.crop)}, "
+            f"{len(self.held_out)} to validate; "
             f"{self.ranks.device}, {precision_name(self.precision)}"
         )
+
+
+def _text(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ())) + " (height x width)"

@@ -25,9 +25,9 @@ from fcnseg.errors import InputError, OptionError
 
 RUNS = Path("runs")
 
-CHANGEABLE = frozenset(
-    {"device", "workers", "save_every", "patience", "sanity", "calibrate", "tensorboard"}
-)
+CHANGEABLE = frozenset((
+    "calibrate", "device", "patience", "pictures", "sanity", "save_every", "tensorboard", "workers",
+))  # fmt: skip
 """Options that may be other ones when a run goes on; of the rest only epochs may rise."""
 
 Row = Mapping[str, float | int | None]
@@ -63,6 +63,11 @@ class Run:
     def state(self) -> Path:
         """What --resume goes on from."""
         return self.folder / "state.pt"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of validation images, drawn as training goes on."""
+        return self.folder / "pictures"
 
     def write_config(self, config: TrainConfig) -> None:
         """Write config.toml."""

@@ -86,6 +86,7 @@ class Stepper:
     ) -> None:
         self.config, self.ranks, self.precision = config, ranks, precision
         self.criterion, self.preprocess = criterion, preprocess
+        torch.backends.cudnn.deterministic = True  # a resumed run must not differ
         self.learner = Learner(network, aux=config.aux > 0)
         self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network.train(), config)

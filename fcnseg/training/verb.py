@@ -65,8 +65,8 @@ def train(config: TrainConfig, listener: Listener = nobody) -> TrainResult:
     else:
         parts, loop = _go_on(config, run, ranks, listener)
     loop.go()
-    if ranks.main and loop.config.calibrate:
-        parts.calibrate(loop.run)
+    if ranks.main:
+        parts.finish(loop.run)
     return _result(loop)
 
 

@@ -1,0 +1,148 @@
+"""Where every pixel's answer comes from, for every trunk and decoder: docs/alignment.md.
+
+    python benchmarks/alignment.py [TRUNK ...]
+
+For each trunk, each decoder and three sizes: the largest distance between a pixel and the
+centroid of |d logit / d input|, over all pixels away from the border. How it is measured is
+in fcnseg/fcn/alignment.py. Without names, the table is written.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcnseg.fcn.alignment import centroids, inner, linearised, offset
+from fcnseg.fcn.backbones import BACKBONES, Features, build_backbone
+from fcnseg.fcn.ladder import Ladder, ModelSpec
+
+SIZES = ((33, 47), (500, 375), (720, 960))
+DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
+OUT = Path(__file__).parents[1] / "docs" / "alignment.md"
+
+HEAD = """# Alignment: where a pixel's answer comes from
+
+Written by `python benchmarks/alignment.py`. Each number is the largest distance in pixels,
+vertical or horizontal, between a pixel and the centroid of |d logit / d input| of that
+pixel's logit, over all pixels away from the border, for every backbone of the table; the
+columns 32s to 2s are the decoders. Weights are positive (strongest in the middle of each
+kernel); gates, normalisations and activations are taken out, because they look at the whole
+picture or at nothing beside the pixel. "Away from the border" is between the outermost
+cells of the coarsest map (one cell further in where there are four or more); fc6 of
+`alexnet:fc` is six wide, so that even the first cell leans over the border of a picture of
+two cells.
+
+- *cells*: where the trunk's cells sit (DESIGN.md, section 5).
+- *equal*: all taps of every kernel weigh the same, so that the whole receptive field counts;
+  the pixel in the middle of a 720x960 picture, decoder 8s.
+- *centre assumed*: fcn8s at 500x375 if the trunk's cells were taken to sit at (s - 1) / 2,
+  as `interpolate(align_corners=False)` takes them.
+
+| backbone | cells | size | 32s | 16s | 8s | 4s | 2s | equal | centre assumed |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def main(names: list[str]) -> None:
+    """Print the rows of some trunks, or write all."""
+    torch.set_num_threads(2)
+    rows = []
+    for name in names or BACKBONES:
+        for row in measure(name):
+            print(row, flush=True)
+            rows.append(row)
+    if not names:
+        OUT.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+def measure(name: str) -> list[str]:
+    """The rows of one trunk."""
+    with torch.device("meta"):  # only its geometry counts
+        backbone = build_backbone(name)
+    plain = linearised(backbone)
+    middle = equal_weights(backbone, name)
+    rows = []
+    for size in SIZES:
+        errors = [error(backbone, plain, name, decoder, size) for decoder in DECODERS]
+        first = size == SIZES[0]
+        cells = f"`{name}` | {kind(backbone)}" if first else " | "
+        last = size == SIZES[-1]
+        assumed = wrong(backbone, plain, name, size) if size == SIZES[1] else None
+        figures = [*errors, middle if last else None, assumed]
+        rows.append(f"| {cells} | {size[0]}x{size[1]} | " + " | ".join(map(text, figures)) + " |")
+    return rows
+
+
+def error(
+    backbone: Features, plain: Features, name: str, decoder: str, size: tuple[int, int]
+) -> float | None:
+    """The largest distance; None when the trunk has no map that fine."""
+    if int(decoder[3:-1]) < min(backbone.channels):
+        return None
+    ladder, where = look(backbone, plain, name, decoder, size)
+    off = distances(where)
+    (top, bottom), (left, right) = (
+        inner(ladder.offsets, ladder.strides, s) for s in where.shape[1:]
+    )
+    return float(off[top : min(bottom + 1, size[0]), left : min(right + 1, size[1])].max())
+
+
+def look(
+    backbone: Features,
+    plain: Features,
+    name: str,
+    decoder: str,
+    size: tuple[int, int],
+    **more: float,
+) -> tuple[Ladder, Tensor]:
+    """A linearised ladder, and the centroids of all pixels of the padded picture."""
+    spec = ModelSpec(backbone=name, num_classes=1, decoder=decoder, fuse="score")
+    ladder = linearised(Ladder(spec, backbone), **more)
+    assert isinstance(ladder, Ladder)
+    height, width = (-(-side // backbone.stride) * backbone.stride for side in size)
+    where = centroids(lambda images: ladder(plain(images), (height, width)), height, width)
+    return ladder, where
+
+
+def equal_weights(backbone: Features, name: str) -> float:
+    """The middle pixel's distance when every tap of every kernel weighs the same."""
+    plain = linearised(backbone, tail=1e6)
+    size = SIZES[-1]
+    _, where = look(backbone, plain, name, "fcn8s", size, tail=1e6)
+    return float(distances(where)[size[0] // 2, size[1] // 2])
+
+
+def wrong(backbone: Features, plain: Features, name: str, size: tuple[int, int]) -> float:
+    """The error that the usual assumption would make."""
+    right = backbone.offsets
+    backbone.offsets = {stride: offset("centre", stride) for stride in right}
+    try:
+        return error(backbone, plain, name, "fcn8s", size) or 0.0
+    finally:
+        backbone.offsets = right
+
+
+def distances(where: Tensor) -> Tensor:
+    """(2, H, W) centroids -> (H, W) distance to the pixel, the larger of y and x."""
+    rows, columns = torch.arange(where.shape[1]).view(-1, 1), torch.arange(where.shape[2])
+    return torch.maximum((where[0] - rows).abs(), (where[1] - columns).abs())
+
+
+def kind(backbone: Features) -> str:
+    """The alignment's name, or the offsets."""
+    for name in ("centre", "corner", "same"):
+        if all(at == offset(name, stride) for stride, at in backbone.offsets.items()):
+            return name
+    return ", ".join(f"{stride}: {at:g}" for stride, at in backbone.offsets.items())
+
+
+def text(value: float | None) -> str:
+    """For a cell of the table."""
+    return "" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
