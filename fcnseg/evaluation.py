@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import EvalConfig
+from fcnseg.data.adopting import adopt_classes
 from fcnseg.data.dataset import Sample, SegmentationDataset
+from fcnseg.data.description import Description, Encoding
 from fcnseg.data.layouts import describe, split_sizes
 from fcnseg.data.loading import choose_workers, load
 from fcnseg.errors import DatasetError
@@ -72,15 +74,13 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         device=str(ranks.device),
         precision=config.precision,
     )
-    description = describe(config.data, listener)
+    description = as_the_model_sees(describe(config.data, listener), segmenter, listener)
     split = config.split or choose_split(split_sizes(description))
-    order = match_classes(segmenter.classes, description.classes)
-    _tell_about_classes(segmenter.classes, description.classes, order, listener)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
     listener(Note(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
     look = labels_of_all_views(segmenter) if config.tta else labels_of(segmenter)
     report = score(
-        in_order(look, order),
+        look,
         dataset,
         listener,
         batch=config.batch,
@@ -138,48 +138,34 @@ def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
     return lambda images: [labels_of_views(segmenter, image) for image in images]
 
 
-def match_classes(ours: ClassMap, theirs: ClassMap) -> NDArray[np.uint8] | None:
-    """For each class of a model its index in the dataset; None when it is the same.
+def as_the_model_sees(
+    description: Description, segmenter: Segmenter, listener: Listener = nobody
+) -> Description:
+    """The dataset with the model's classes, in the model's order; a Note where they differ.
 
-    The same names in another order are matched by name. DatasetError when the numbers of
-    classes differ.
+    As many classes of quite other names are compared by number, with a warning. DatasetError
+    when the two can't be compared.
     """
-    if len(ours) != len(theirs):
-        raise DatasetError(
-            f"The model knows {len(ours)} classes ({_some(ours.names)}), the dataset has "
-            f"{len(theirs)} ({_some(theirs.names)}).",
-            hint="score it on the data it was made for, or train on this folder with --finetune",
-        )
-    if ours.names == theirs.names or set(ours.names) != set(theirs.names):
-        return None
-    return np.array([theirs.names.index(name) for name in ours.names], np.uint8)
-
-
-def in_order(predict_labels: PredictLabels, order: NDArray[np.uint8] | None) -> PredictLabels:
-    """The same labels with each class c renamed to order[c]; unchanged for None."""
-    if order is None:
-        return predict_labels
-    table = np.full(256, IGNORE, np.uint8)
-    table[: len(order)] = order
-    return lambda images: [table[labels] for labels in predict_labels(images)]
-
-
-def _tell_about_classes(
-    ours: ClassMap, theirs: ClassMap, order: NDArray[np.uint8] | None, listener: Listener
-) -> None:
-    if order is not None:
-        text = "The model and the dataset list the same classes in another order; names decide."
-        listener(Note(f"{text} Model: {_some(ours.names)}; dataset: {_some(theirs.names)}."))
-    elif ours.names != theirs.names:
-        numbered = ClassMap.numbered(len(ours)).names
-        named = numbered not in (ours.names, theirs.names)
+    ours, theirs = segmenter.classes, description.classes
+    stored = segmenter.extra.get("encoding")
+    encoding = None if stored is None else Encoding.from_dict(stored)
+    try:
+        adopted = adopt_classes(description, ours, encoding)
+    except DatasetError:
+        if len(ours) != len(theirs):
+            raise
+        adopted = dataclasses.replace(description, classes=ours)
         text = "Class names differ; classes are compared by their number."
-        listener(
-            Note(
-                f"{text} Model: {_some(ours.names)}; dataset: {_some(theirs.names)}.",
-                "warning" if named else "info",
-            )
-        )
+        names = f"Model: {_some(ours.names)}; dataset: {_some(theirs.names)}."
+        listener(Note(f"{text} {names}", "warning"))
+    if ours.names != theirs.names and set(ours.names) == set(theirs.names):
+        text = "The model and the dataset list the same classes in another order; names decide."
+        names = f"Model: {_some(ours.names)}; dataset: {_some(theirs.names)}."
+        listener(Note(f"{text} {names}"))
+    elif len(ours) != len(theirs):
+        text = f"The dataset seems to have {len(theirs)} classes; the model's {len(ours)} count."
+        listener(Note(text))
+    return adopted
 
 
 def _some(names: Sequence[str]) -> str:

@@ -21,12 +21,15 @@ def adopt_classes(
 ) -> Description:
     """The dataset with these classes; DatasetError when its own can't be matched to them.
 
-    encoding: how the classes were stored in what the model was trained on. It is used when all
-    that is stored here is known to it; else classes are matched by name, by colour, or (when
-    nothing names them) by number.
+    Names that the dataset gives decide, when the model has them all. Else what is stored does:
+    encoding is how the classes were stored in what the model was trained on, and is used when
+    all that is stored here is known to it. Else classes are matched by colour, or (when nothing
+    names them) by number.
     """
     ours = description.encoding
-    if encoding is not None and _knows(encoding, ours):
+    named = description.classes.names
+    by_name = not _unnamed(named) and set(named) <= set(classes.names)
+    if not by_name and encoding is not None and _knows(encoding, ours):
         merged = dataclasses.replace(
             encoding, snap=ours.snap, ignore=_ignored(ours, encoding), terms=ours.terms
         )
@@ -68,8 +71,11 @@ def _places(description: Description, classes: ClassMap) -> Sequence[int] | None
         stored = [values[0] if values else -1 for values in description.encoding.values]
         if len(set(colors)) == len(colors) and set(stored) <= set(colors):
             return [colors.index(color) for color in stored]
-    unnamed = names in (ClassMap.numbered(len(names)).names, BINARY)
-    numbered = classes.names == ClassMap.numbered(len(classes)).names or classes.names == BINARY
-    if (unnamed or numbered) and len(names) <= len(classes):
+    if (_unnamed(names) or _unnamed(classes.names)) and len(names) <= len(classes):
         return range(len(names))
     return None
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    """Whether the names were made up here, for want of any."""
+    return names in (ClassMap.numbered(len(names)).names, BINARY)

@@ -10,9 +10,10 @@ Knows the class map and how pictures are prepared; leaves the arithmetic to an e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,14 @@ class Segmenter:
     """An engine, what its classes mean, and how it wants its pictures.
 
     path: the model file it was loaded from; None for one made in memory.
+    extra: what else the file says, as plain data.
     """
 
     engine: Engine
     classes: ClassMap
     preprocess: Preprocess
     path: Path | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(
         self,
@@ -158,7 +161,7 @@ def load(
     """
     path = find_model(None if model is None else str(model))
     runner, header = open_engine(path, Wish(engine, device, precision, frames), listener)
-    return Segmenter(runner, header.classes, header.preprocess, path)
+    return Segmenter(runner, header.classes, header.preprocess, path, header.extra)
 
 
 def network_size(size: Size, short_side: int | None) -> Size:

@@ -176,7 +176,13 @@ class Parts:
             stepper=stepper,
             feed=self.feed(plan),
             validate=self.validation(stepper, run),
-            checkpoint=Checkpoint(start.network.spec, start.preprocess, self.classes, weights={}),
+            checkpoint=Checkpoint(
+                start.network.spec,
+                start.preprocess,
+                self.classes,
+                weights={},
+                extra={"encoding": self.checked.description.encoding.as_dict()},
+            ),
             listener=listener,
         )
 
