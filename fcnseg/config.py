@@ -463,6 +463,13 @@ class VizConfig(_Options):
         bool,
         Field(description="Also draw what each rung of the ladder says (networks of fuse score)."),
     ] = False
+    classify: Annotated[
+        bool,
+        Field(
+            description="Draw what an ImageNet classifier sees, without any training; "
+            "--model names the backbone (efficientnet_lite0, vgg16, ...)."
+        ),
+    ] = False
     limit: Annotated[int, Field(ge=0, description="Stop after this many frames; 0: all.")] = 0
     device: Device = "auto"
     precision: PrecisionOption = "auto"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classifying import ClassifierArtist
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.events import Listener, Progress, nobody
@@ -75,6 +76,8 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     Interrupted on Ctrl-C: the files finished by then are whole, videos included.
     """
     begun = time.perf_counter()
+    if config.classify:
+        return _view_classifier(config, begun, listener)
     segmenter = load(
         config.model,
         engine="torch" if config.rungs and config.engine == "auto" else config.engine,
@@ -89,6 +92,23 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
             frames, outputs = _write_videos(artist, source, out, listener)
         else:
             frames, outputs = _write_images(artist, source, out, listener)
+        failed = tuple(source.failures)
+    return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
+
+
+def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> ViewResult:
+    """Draw what an ImageNet classifier sees in pictures, where no network was trained."""
+    artist = ClassifierArtist.of(
+        config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
+    )
+    out = config.out or next_free(Path("runs"), "viz")
+    with open_source(config.source, limit=config.limit) as source:
+        if source.kind in MOVING:
+            raise OptionError(
+                f"--classify looks at pictures; {config.source} is a {source.kind}.",
+                hint="give an image, a folder or a glob",
+            )
+        frames, outputs = _write_images(artist, source, out, listener)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
 
@@ -259,7 +279,7 @@ def _uncertainty(frame: Frame, shares: Floats, alpha: float) -> Tile:
 
 
 def _write_images(
-    artist: Artist, source: Source, out: Path, listener: Listener
+    artist: Artist | ClassifierArtist, source: Source, out: Path, listener: Listener
 ) -> tuple[int, list[Path]]:
     """A folder of pages for every picture."""
     outputs: list[Path] = []

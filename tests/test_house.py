@@ -16,7 +16,7 @@ ROOMS = [
     {"cli"},
     {"demo"},
     {"training", "inference", "viewing", "exporting", "benchmarking", "doctor"},
-    {"evaluation"},
+    {"evaluation", "classifying"},
     {"runtime"},
     {"data"},
     {"metrics", "fcn", "media"},

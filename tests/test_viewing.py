@@ -13,7 +13,7 @@ from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.events import Progress
 from fcnseg.media.draw import heatmap
 from fcnseg.media.images import read_image, write_image
-from fcnseg.media.pages import grey
+from fcnseg.media.pages import grey, signed_map
 from fcnseg.media.video import VideoReader, VideoWriter
 from fcnseg.runtime.segmenter import load
 from fcnseg.viewing import entropy, view
@@ -72,6 +72,16 @@ def test_rungs_are_drawn(still, random_model, tmp_path):
     answers, added = (read_image(path) for path in result.outputs[3:])
     assert answers.shape[1] > 5 * 300  # input, 32s, 16s, 8s, 4s
     assert added.shape[0] > 2 * answers.shape[0] * 0.9
+    image = read_image(still)
+    rungs = load(random_model).rungs(image)
+    shares = [rung[1] - rung.mean(axis=0) for rung in rungs.values()]  # of the class "disk"
+    shares.append(np.sum(shares, axis=0))
+    limit = np.quantile(np.abs(shares[-1]), 0.995)
+    drawn = [signed_map(image, share / limit) for share in shares]
+    top = next(y for y in range(added.shape[0]) if (added[y, 8:328] == drawn[0][0]).all())
+    for index, picture in enumerate(drawn):
+        left = 8 + index * 328
+        np.testing.assert_array_equal(added[top : top + 240, left : left + 320], picture)
 
 
 def test_rungs_of_an_exported_file_are_refused(still, exported_model, tmp_path):
