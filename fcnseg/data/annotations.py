@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from fcnseg.data.description import Found, Pair, SplitName
+from fcnseg.data.description import Found, Pair, SplitName, Store
 from fcnseg.data.folders import SPLIT_WORDS, name_uniquely, partner_index, place_of
-from fcnseg.data.listing import Listing, is_image, stem_of
+from fcnseg.data.listing import Listing, stem_of
 from fcnseg.data.names import Entry, find_entries, read_yaml_names
 from fcnseg.data.outlines import (
     LABELME_AREAS,
@@ -33,40 +33,27 @@ def find_coco(listing: Listing) -> Found | None:
     ]
     if not files:
         return None
-    pairs: list[Pair] = []
-    missing: list[tuple[Path, str]] = []
+    gathered = _Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    broken = []
-    images = listing.images
-    by_path = {name.lower(): name for name in images}
-    by_name = partner_index(images)
     for file in files:
         try:
             document = coco_document(listing.path(file))
         except MediaError as error:
-            broken.append((listing.path(file), error.message))
+            gathered.broken.append((listing.path(file), error.message))
             continue
         names.update(dict.fromkeys(_category_names(document)))
         for part, image in document.images.items():
             wanted = str(image.get("file_name", ""))
-            at = _find_image(wanted, file, by_path, by_name)
+            at = gathered.find_image(wanted, file)
             if at is None:
-                missing.append((listing.path(file), wanted))
-            else:
-                split = _split_of(file) or place_of(at).split
-                name = str(PurePosixPath(at).with_suffix(""))
-                pairs.append(Pair(listing.path(at), listing.path(file), split, name, part))
-    used = {pair.image for pair in pairs}
-    return Found(
-        "coco",
-        name_uniquely(pairs),
-        store="coco",
-        terms=tuple(names),
-        orphan_images=tuple(p for p in map(listing.path, images) if p not in used),
-        broken=tuple(broken),
-        notes=tuple((path, f"no image file {wanted!r}") for path, wanted in missing),
-        why=(f"{_list(files)} is a COCO file: images, annotations, categories",),
-    )
+                gathered.notes.append((listing.path(file), f"no image file {wanted!r}"))
+                continue
+            split = _split_of(file) or place_of(at).split
+            name = str(PurePosixPath(at).with_suffix(""))
+            gathered.pairs.append(Pair(listing.path(at), listing.path(file), split, name, part))
+    shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+    why = f"{shown} is a COCO file: images, annotations, categories"
+    return gathered.found("coco", tuple(names), why)
 
 
 def find_labelme(listing: Listing) -> Found | None:
@@ -78,91 +65,106 @@ def find_labelme(listing: Listing) -> Found | None:
     ]
     if not files:
         return None
-    images = listing.images
-    by_path = {name.lower(): name for name in images}
-    by_name = partner_index(images)
-    pairs, orphans, broken, notes = [], [], [], []
+    gathered = _Gathered(listing)
     labels: set[str] = set()
     for file in files:
         path = listing.path(file)
         try:
-            data = read_json(path)
-            shapes = [(str(s["label"]), s.get("shape_type") or "polygon") for s in data["shapes"]]
-        except (MediaError, KeyError, TypeError, AttributeError) as error:
-            broken.append((path, error.message if isinstance(error, MediaError) else
-                           f"{path} is not a labelme file: {error!r}"))  # fmt: skip
+            wanted, shapes = _labelme_shapes(path)
+        except MediaError as error:
+            gathered.broken.append((path, error.message))
             continue
-        at = _find_image(str(data.get("imagePath", "")), file, by_path, by_name)
-        at = at or by_name.get(stem_of(file).lower())
+        at = gathered.find_image(wanted, file) or gathered.by_name.get(stem_of(file).lower())
         if at is None:
-            orphans.append(path)
+            gathered.orphans.append(path)
             continue
         labels.update(label for label, kind in shapes if kind in LABELME_AREAS)
         flat = sum(kind not in LABELME_AREAS for _, kind in shapes)
         if flat:
-            notes.append((path, f"{flat} lines or points, which cover no pixels"))
+            gathered.notes.append((path, f"{flat} lines or points, which cover no pixels"))
         place = place_of(at)
         name = "/".join((*place.rest, stem_of(at)))
-        pairs.append(Pair(listing.path(at), path, place.split or place_of(file).split, name))
-    used = {pair.image for pair in pairs}
-    return Found(
-        "labelme",
-        name_uniquely(pairs),
-        store="labelme",
-        terms=_in_listed_order(labels, find_entries(listing)[0]),
-        orphan_images=tuple(p for p in map(listing.path, images) if p not in used),
-        orphan_labels=tuple(orphans),
-        broken=tuple(broken),
-        notes=tuple(notes),
-        why=("JSON files with shapes are labelme's",),
-    )
+        split = place.split or place_of(file).split
+        gathered.pairs.append(Pair(listing.path(at), path, split, name))
+    terms = _in_listed_order(labels, find_entries(listing)[0])
+    return gathered.found("labelme", terms, "JSON files with shapes are labelme's")
 
 
 def find_yolo(listing: Listing) -> Found | None:
     """YOLO polygons: labels/a.txt for images/a.jpg, a class number and an outline on each line."""
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
-    images = [name for name in listing.images if place_of(name).role != "labels"]
     partners = {(*place_of(name).key, stem_of(name).lower()): name for name in texts}
-    pairs, alone, broken, notes = [], [], [], []
-    largest, areas = -1, 0
-    for name in images:
+    gathered = _Gathered(listing)
+    largest = -1
+    for name in listing.images:
         place = place_of(name)
         text = partners.pop((*place.key, stem_of(name).lower()), None)
-        if text is None:
-            alone.append(listing.path(name))
+        if place.role == "labels" or text is None:
             continue
         path = listing.path(text)
         inside = "/".join((*place.rest, stem_of(name)))
-        pairs.append(Pair(listing.path(name), path, place.split, inside))
+        gathered.pairs.append(Pair(listing.path(name), path, place.split, inside))
         try:
             numbers = [number for number, _ in yolo_outlines(path)]
         except MediaError as error:
-            broken.append((path, error.message))
+            gathered.broken.append((path, error.message))
             continue
-        areas += len(numbers)
-        largest = max(largest, *numbers) if numbers else largest
+        largest = max([largest, *numbers])
         boxes = sum(1 for line in path.read_text().splitlines() if line.strip()) - len(numbers)
         if boxes:
-            notes.append((path, f"{boxes} boxes without an outline"))
-    if not pairs:
-        return None
-    if not areas and notes:
+            gathered.notes.append((path, f"{boxes} boxes without an outline"))
+    if largest < 0 and gathered.notes:
         raise DatasetError(
             f"{listing.root} has boxes in YOLO's format, but no outlines; "
             "segmentation needs to know which pixels belong to a thing.",
             hint="export the dataset as segmentation (polygons or masks)",
         )
-    return Found(
-        "yolo",
-        name_uniquely(pairs),
-        store="yolo",
-        terms=_yolo_names(listing, largest + 1),
-        orphan_images=tuple(alone),
-        orphan_labels=tuple(listing.path(name) for name in partners.values()),
-        broken=tuple(broken),
-        notes=tuple(notes),
-        why=("text files with a class number and an outline on each line are YOLO's",),
-    )
+    gathered.orphans += [listing.path(name) for name in partners.values()]
+    why = "text files with a class number and an outline on each line are YOLO's"
+    return gathered.found("yolo", _yolo_names(listing, largest + 1), why)
+
+
+class _Gathered:
+    """What is collected while annotation files are gone through."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.by_path = {name.lower(): name for name in listing.images}
+        self.by_name = partner_index(listing.images)
+        self.pairs: list[Pair] = []
+        self.orphans: list[Path] = []
+        self.broken: list[tuple[Path, str]] = []
+        self.notes: list[tuple[Path, str]] = []
+
+    def find_image(self, wanted: str, file: str) -> str | None:
+        """The listed image an annotation file means by a name."""
+        return _find_image(wanted, file, self.by_path, self.by_name)
+
+    def found(self, store: Store, terms: tuple[str, ...], why: str) -> Found:
+        """The result; images that no annotation names are orphans."""
+        used = {pair.image for pair in self.pairs}
+        images = map(self.listing.path, self.listing.images)
+        return Found(
+            store,
+            name_uniquely(self.pairs),
+            store=store,
+            terms=terms,
+            orphan_images=tuple(path for path in images if path not in used),
+            orphan_labels=tuple(self.orphans),
+            broken=tuple(self.broken),
+            notes=tuple(self.notes),
+            why=(why,),
+        )
+
+
+def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The image a labelme file names, and the label and kind of each shape."""
+    data = read_json(path)
+    try:
+        shapes = [(str(s["label"]), s.get("shape_type") or "polygon") for s in data["shapes"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MediaError(f"{path} is not a labelme file: {error!r}.") from None
+    return str(data.get("imagePath", "")), shapes
 
 
 def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
@@ -240,12 +242,3 @@ def _head_says(path: Path, words: Sequence[bytes]) -> bool:
     except OSError:
         return False
     return all(word in text for word in words)
-
-
-def _list(files: Sequence[str]) -> str:
-    return ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
-
-
-def has_images(listing: Listing) -> bool:
-    """Whether any listed file is an image."""
-    return any(is_image(name) for name in listing.files)

@@ -23,12 +23,13 @@ RARE = 0.15
 def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Everything about what is stored in the labels."""
     yield from _values(seen, classes)
+    yield from _lossy(seen, classes)
     yield from _reading(seen)
     yield from _classes(seen, classes)
 
 
 def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Values that are no class, and values that compression or resizing made."""
+    """Values that are no class."""
     color = seen.description.encoding.kind == "color"
     if classes.strange:
         shown = sorted(classes.strange.items(), key=lambda item: -item[1][0])
@@ -47,6 +48,10 @@ def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             "correct these files; or say what the values mean: --write dataset.toml, edit it, "
             "and train on that",
         )
+
+
+def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Values that compression or resizing made."""
     pixels, blurred = classes.between
     if pixels:
         share = pixels / max(1, seen.values.total)
@@ -130,6 +135,11 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             )
     yield from _covered(seen, classes)
     yield from _rare(names, pixels[0] if pixels[0].any() else pixels.sum(0))
+    yield from _unlabelled(seen, classes)
+
+
+def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+    """Pictures in which nothing counts."""
     empty = np.flatnonzero(classes.labelled == 0).tolist()
     blank = [number for number in empty if seen.labels.tallies[number] is not None]
     if blank:
