@@ -31,7 +31,7 @@ def make_stepper(precision: torch.dtype = torch.float32, **options) -> Stepper:
         backbone="tiny", num_classes=3, width=8, dropout=options.pop("dropout", 0.1),
         fuse=options.pop("fuse", "feature"),
     )  # fmt: skip
-    config = TrainConfig.make({"lr": 0.01, "ema": 0.9, **options})
+    config = TrainConfig.make({"lr": 0.02, "backbone_lr": 1.0, "ema": 0.9, **options})
     return Stepper(
         FCN(spec),
         config,
@@ -60,7 +60,7 @@ def weights(stepper: Stepper) -> dict[str, torch.Tensor]:
 def test_steps_make_the_loss_small(options) -> None:
     stepper = make_stepper(**options, dropout=0.0)
     batch = make_batch()
-    losses = [float(stepper(batch, step, 30)) for step in range(30)]
+    losses = [float(stepper(batch, step, 16)) for step in range(16)]
     assert losses[-1] < 0.8 * losses[0]
     assert all(parameter.grad is not None for parameter in stepper.learner.parameters())
 

@@ -87,16 +87,33 @@ def join_ranks(device: str = "auto") -> Ranks:
     The group stays until the process ends, so that one verb can follow another.
     """
     size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if size == 1 and not dist.is_initialized():
+    if size == 1 and not (dist.is_available() and dist.is_initialized()):
         return Ranks(resolve_device(device))
     chosen = _device_of_rank(device)
-    if not dist.is_initialized():
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not dist.is_initialized():
+        _join(chosen, restarts)
     return Ranks(chosen, dist.get_rank(), dist.get_world_size(), restarts)
+
+
+def _join(device: torch.device, restarts: int) -> None:
+    """Meet the other processes; left again when this one ends."""
+    # Not every build of torch can do this; those that can't have no use for it either.
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # torchrun gives restarted processes the store of those that died (torch 2.13), with the
+    # addresses of these in it: without a prefix of its own a start may call the dead.
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(f"fcnseg/{restarts}", store),
+        rank=rank,
+        world_size=size,
+    )
+    atexit.register(dist.destroy_process_group)
 
 
 def _device_of_rank(name: str) -> torch.device:
