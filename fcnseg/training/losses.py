@@ -155,15 +155,14 @@ def _hard_limit(surprise: Tensor) -> Tensor:
 
 
 def _dice(_criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    total = _nothing(logits)
-    for shares, one in zip(logits.softmax(1).flatten(2), labels.flatten(1), strict=True):
-        labelled = one != IGNORE
-        if labelled.any():
-            true = F.one_hot(one[labelled], len(shares)).T.to(shares.dtype)  # (K, P)
-            found = shares[:, labelled]
-            overlap = 2 * (true * found).sum(1) / (true.sum(1) + found.sum(1))
-            total = total + (1 - overlap)[true.any(1)].mean()
-    return total
+    shares, one = logits.softmax(1).flatten(2), labels.flatten(1)[:, None]  # (N, K, P), (N, 1, P)
+    true = one == torch.arange(logits.shape[1], device=one.device)[:, None]
+    area = true.sum(2)  # (N, K)
+    occurs = area > 0
+    extent = area + (shares * (one != IGNORE)).sum(2)
+    overlap = 2 * (shares * true).sum(2) / extent.where(occurs, 1.0)
+    missed = ((1 - overlap) * occurs).sum(1) / occurs.sum(1).clamp_min(1)
+    return missed.sum()
 
 
 def _lovasz(_criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
