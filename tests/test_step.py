@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -137,3 +138,14 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
     assert not network.decoder.entry._forward_hooks, "nothing listens afterwards"
     if fuse == "score":  # skips start at zero: all rungs say the same
         assert torch.allclose(answers[1], answers[0], atol=0.05)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "efficientnet_lite0"])
+def test_a_coarse_answer_is_that_of_the_shorter_ladder(backbone: str) -> None:
+    """Also where cells do not sit in the middle, and at sizes that are no multiple of 32."""
+    spec = ModelSpec(backbone=backbone, num_classes=3, decoder="fcn16s", fuse="score")
+    network = FCN(spec).eval()
+    shorter = FCN(dataclasses.replace(spec, decoder="fcn32s")).eval()
+    shorter.load_state_dict(network.state_dict(), strict=False)
+    images = torch.randn(1, 3, 70, 90)
+    assert torch.allclose(Learner(network, aux=True)(images)[1], shorter(images), atol=1e-5)

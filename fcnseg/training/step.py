@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.fcn.ladder import FCN
+from fcnseg.fcn.ladder import FCN, size_of
 from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.runtime.device import autocast
 from fcnseg.runtime.ranks import Ranks
@@ -47,9 +46,7 @@ class Learner(nn.Module):
         answers = [logits]
         for stride, features in zip(self.coarse, maps, strict=True):
             scores = self.heads[stride](features) if stride in self.heads else features
-            answers.append(
-                F.interpolate(scores, logits.shape[-2:], mode="bilinear", align_corners=False)
-            )
+            answers.append(self.network.decoder.to_pixels(scores, int(stride), size_of(logits)))
         return answers
 
     @contextlib.contextmanager
