@@ -46,7 +46,7 @@ def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
     The file appears only when it gives the same answers. Raises CheckpointError,
     MissingExtra, OptionError.
     """
-    model = find_model(config.model)
+    model = find_model(config.model, listener=listener)
     if model.suffix.lower() in {format.suffix for format in FORMATS.values()}:
         raise CheckpointError(
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"

@@ -98,7 +98,7 @@ def infer(
     is finished and playable.
     """
     parse_tile(config.tile)
-    model = None if segmenter is not None else find_model(config.model)
+    model = None if segmenter is not None else find_model(config.model, listener=listener)
     events: SimpleQueue[Event] = SimpleQueue()  # threads speak through the main thread
     out = config.out or next_free(Path("runs"), "infer")
     manifest = _manifest(config, out, model)

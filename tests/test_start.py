@@ -116,3 +116,15 @@ def test_nothing_fits_another_trunk(saved: Path) -> None:
 def test_no_checkpoint_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         start(ABC, finetune=str(tmp_path / "none.safetensors"))
+
+
+def test_a_published_network_as_a_whole_has_no_ladder_to_train(tmp_path: Path) -> None:
+    spec = ModelSpec(backbone="lraspp_mobilenet_v3_large", num_classes=21, decoder="published")
+    network = FCN(spec)
+    classes = ClassMap.numbered(21)
+    path = Checkpoint(spec, PREPROCESS, classes, network.state_dict()).save(
+        tmp_path / "p.safetensors"
+    )
+    with pytest.raises(OptionError, match="no ladder") as caught:
+        start(ABC, finetune=str(path))
+    assert "--backbone-weights" in (caught.value.hint or "")

@@ -159,7 +159,7 @@ def load(
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
-    path = find_model(None if model is None else str(model))
+    path = find_model(None if model is None else str(model), listener=listener)
     runner, header = open_engine(path, Wish(engine, device, precision, frames), listener)
     return Segmenter(runner, header.classes, header.preprocess, path, header.extra)
 

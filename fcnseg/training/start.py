@@ -18,6 +18,7 @@ from fcnseg.fcn.backbones import load_pretrained
 from fcnseg.fcn.checkpoint import Checkpoint, find_model
 from fcnseg.fcn.ladder import FCN, ModelSpec
 from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.fcn.spec import PUBLISHED
 
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
@@ -48,7 +49,7 @@ def make_start(
     if config.finetune is not None:
         return _from_checkpoint(config, classes, listener, chosen)
     network = FCN(_spec(config, classes))
-    load_pretrained(network.backbone, config.backbone, config.backbone_weights)
+    load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
     return Start(network, network.backbone.preprocess, config)
 
 
@@ -75,13 +76,19 @@ def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
 def _from_checkpoint(
     config: TrainConfig, classes: ClassMap, listener: Listener, chosen: frozenset[str]
 ) -> Start:
-    path = find_model(config.finetune)
+    path = find_model(config.finetune, listener=listener)
     old = Checkpoint.load(path)
+    if old.spec.decoder == PUBLISHED:
+        raise OptionError(
+            f"{path} is the published network {old.spec.backbone} as a whole, which has no ladder "
+            "to train.",
+            hint=f"start a ladder from its trunk: --backbone NAME --backbone-weights {path}",
+        )
     shape = {name: getattr(old.spec, name) for name in SHAPE if name not in chosen}
     config = dataclasses.replace(config, **shape)
     network, preprocess = FCN(_spec(config, classes)), old.preprocess
     if config.backbone != old.spec.backbone:
-        load_pretrained(network.backbone, config.backbone, config.backbone_weights)
+        load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
         preprocess = network.backbone.preprocess
     fresh = network.state_dict()
     kept = fitting(old, network.spec, classes, fresh)
