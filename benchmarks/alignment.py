@@ -35,9 +35,10 @@ cells of the coarsest map (one cell further in where there are four or more); fc
 `alexnet:fc` is six wide, so that even the first cell leans over the border of a picture of
 two cells.
 
-- *cells*: where the trunk's cells sit (DESIGN.md, section 5).
+- *cells*: where the trunk's cells sit.
 - *equal*: all taps of every kernel weigh the same, so that the whole receptive field counts;
-  the pixel in the middle of a 720x960 picture, decoder 8s.
+  the pixel in the middle of a 720x960 picture, decoder 8s. Where the receptive field is
+  larger than the picture (ConvNeXt's deep ones), its border pulls a little.
 - *centre assumed*: fcn8s at 500x375 if the trunk's cells were taken to sit at (s - 1) / 2,
   as `interpolate(align_corners=False)` takes them.
 

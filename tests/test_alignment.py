@@ -61,14 +61,21 @@ def furthest(where: Tensor, decoder: Ladder, height: int, width: int) -> float:
     return float(kept.max())
 
 
-def centroid_error(name: str, size: tuple[int, int], *, fuse: str = "score", **more: str) -> float:
+def centroid_error(
+    name: str,
+    size: tuple[int, int],
+    *,
+    fuse: str = "score",
+    upsample: str = "fixed",
+    decoders: tuple[str, ...] = DECODERS,
+) -> float:
     backbone, plain = trunk(name)
     frame = [-(-side // backbone.stride) * backbone.stride for side in size]
     worst = 0.0
-    for decoder in DECODERS:
+    for decoder in decoders:
         if int(decoder[3:-1]) < min(backbone.channels):
             continue
-        steps = ladder(backbone, name, decoder, fuse, more.get("upsample", "fixed"))
+        steps = ladder(backbone, name, decoder, fuse, upsample)
 
         def network(images: Tensor, steps: Ladder = steps) -> Tensor:
             return steps(plain(images), (frame[0], frame[1]))  # type: ignore[no-any-return]
@@ -84,10 +91,15 @@ def test_every_decoder_is_centred(name: str, size: tuple[int, int]) -> None:
     assert centroid_error(name, size) < 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in TRUNKS])
+OTHERS = [
+    name for name in BACKBONES if name not in TRUNKS and not name.endswith(("8gf", "16gf", "32gf"))
+]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_every_other_trunk(name: str) -> None:
     """At a size with cells to spare: alexnet:fc leans over a border one cell away."""
-    assert centroid_error(name, (97, 131)) < 0.5
+    assert centroid_error(name, (97, 131), decoders=("fcn32s", "fcn4s")) < 0.5
 
 
 @pytest.mark.parametrize("fuse", ["feature", "concat"])

@@ -172,7 +172,7 @@ def test_the_seed_decides_everything(folder: Path, undisturbed: Path, tmp_path: 
     assert rows(other.run) != rows(undisturbed)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 11, 12], ids=lambda n: f"event{n}")
+@pytest.mark.parametrize("number", [1, 3, 4, 6, 12], ids=lambda n: f"event{n}")
 def test_ctrl_c_anywhere_changes_nothing(
     folder: Path, undisturbed: Path, tmp_path: Path, number: int
 ) -> None:
