@@ -3,7 +3,7 @@
 Two things take turns in one process, a block of steps each:
 
     loop   fcnseg train itself: reading and decoding files, augmentation, normalisation, loss,
-           clipping, the weights' average, progress, saving
+           clipping, the weights' average, progress, saving (validation is left out)
     bare   forward, cross entropy, backward, optimiser step of the same network on tensors
            that are already in memory
 
@@ -21,15 +21,17 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's threads wait)
 import torch
 import torch.nn.functional as F
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
-from fcnseg.events import Event, Note, Progress, nobody
+from fcnseg.events import EpochDone, Event, Note, Progress, nobody
 from fcnseg.fcn.ladder import FCN
 from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.training import train
@@ -38,6 +40,24 @@ from fcnseg.training.start import make_start
 
 class EnoughError(Exception):
     """All blocks are timed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the wall's clock, and of all cores together (what else runs counts less)."""
+
+    wall: float
+    cores: float
+
+    @classmethod
+    def now(cls) -> Cost:
+        """Both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def each(self, steps: int) -> Cost:
+        """What a step took, since these clocks were read."""
+        now = Cost.now()
+        return Cost((now.wall - self.wall) / steps, (now.cores - self.cores) / steps)
 
 
 class Bare:
@@ -65,14 +85,14 @@ class Bare:
         loss.backward()
         self.optimizer.step()
 
-    def seconds_a_step(self, steps: int) -> float:
+    def cost(self, steps: int) -> Cost:
         """The mean over a block."""
         self.wait()
-        began = time.perf_counter()
+        began = Cost.now()
         for _ in range(steps):
             self.step()
         self.wait()
-        return (time.perf_counter() - began) / steps
+        return began.each(steps)
 
     def wait(self) -> None:
         """Until the device has done what it was told."""
@@ -85,35 +105,40 @@ class Turns:
 
     def __init__(self, bare: Bare, *, steps: int, rounds: int) -> None:
         self.bare, self.steps, self.rounds = bare, steps, rounds
-        self.loop_seconds: list[float] = []
-        self.bare_seconds: list[float] = []
+        self.loop: list[Cost] = []
+        self.alone: list[Cost] = []
         self._inside = -2  # two steps to warm up
-        self._began = 0.0
+        self._began = Cost.now()
 
     def __call__(self, event: Event) -> None:
         """Count the training's steps."""
         if isinstance(event, Note):
             print(event.text)
+        if isinstance(event, EpochDone) and self._inside >= 0:
+            self._inside, self._began = 0, Cost.now()  # validation is not the loop
         if not isinstance(event, Progress) or not event.task.startswith("epoch"):
             return
         self._inside += 1
         if self._inside == 0:
-            self.bare.seconds_a_step(2)
+            self.bare.cost(2)
         elif self._inside < self.steps:
             return
         else:
             self.bare.wait()
-            self.loop_seconds.append((time.perf_counter() - self._began) / self.steps)
-            self.bare_seconds.append(self.bare.seconds_a_step(self.steps))
+            self.loop.append(self._began.each(self.steps))
+            self.alone.append(self.bare.cost(self.steps))
             self._tell()
-        if len(self.loop_seconds) == self.rounds:
+        if len(self.loop) == self.rounds:
             raise EnoughError
         self._inside = 0
-        self._began = time.perf_counter()
+        self._began = Cost.now()
 
     def _tell(self) -> None:
-        loop, bare = self.loop_seconds[-1], self.bare_seconds[-1]
-        print(f"loop {1000 * loop:8.1f} ms  bare {1000 * bare:8.1f} ms  ratio {bare / loop:.3f}")
+        loop, bare = self.loop[-1], self.alone[-1]
+        print(
+            f"loop {1000 * loop.wall:8.1f} ms  bare {1000 * bare.wall:8.1f} ms  "
+            f"ratio {bare.wall / loop.wall:.3f}  by core time {bare.cores / loop.cores:.3f}"
+        )
 
 
 def main() -> None:
@@ -126,7 +151,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=-1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a block")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="steps of a block, no more than an epoch"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="blocks of each kind")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -154,9 +181,9 @@ def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, obje
     turns = Turns(Bare(config, 11), steps=chosen.steps, rounds=chosen.rounds)
     with contextlib.suppress(EnoughError):
         train(config, turns)
-    pairs = zip(turns.bare_seconds, turns.loop_seconds, strict=True)
-    ratios = [bare / loop for bare, loop in pairs]
-    loop, bare = (statistics.median(s) for s in (turns.loop_seconds, turns.bare_seconds))
+    rounds = list(zip(turns.alone, turns.loop, strict=True))
+    loop = statistics.median(cost.wall for cost in turns.loop)
+    bare = statistics.median(cost.wall for cost in turns.alone)
     return {
         **options,
         "crop": list(chosen.crop),
@@ -167,7 +194,8 @@ def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, obje
         "bare_ms": round(1000 * bare, 1),
         "loop_images_per_second": round(chosen.batch / loop, 3),
         "bare_images_per_second": round(chosen.batch / bare, 3),
-        "ratio": round(statistics.median(ratios), 3),
+        "ratio": round(statistics.median(b.wall / a.wall for b, a in rounds), 3),
+        "ratio_by_core_time": round(statistics.median(b.cores / a.cores for b, a in rounds), 3),
     }
 
 
