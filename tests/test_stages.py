@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fcnseg.media.stages import Ahead, Behind, groups
+from fcnseg.media.stages import Ahead, Behind, abreast, groups
 
 
 def wait_for(condition, seconds=10.0):
@@ -130,3 +130,48 @@ def test_the_first_error_is_the_one_heard_of():
 
     with pytest.raises(ValueError, match="first"):
         use()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_abreast_keeps_order(lanes):
+    def work(number):
+        time.sleep(0.01 * (number % 3))
+        return number * number
+
+    assert list(abreast(work, range(20), lanes)) == [(n, n * n) for n in range(20)]
+
+
+def test_abreast_works_on_several_at_a_time():
+    together = threading.Barrier(3, timeout=10)
+    assert len(list(abreast(lambda _: together.wait(), range(6), 3))) == 6
+
+
+def test_abreast_takes_no_more_than_it_needs():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    answers = abreast(lambda number: number, items(), 3)
+    assert next(answers) == (0, 0)
+    assert len(taken) == 4
+    answers.close()
+
+
+def test_an_error_comes_in_its_turn_and_ends_abreast():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        if number == 4:
+            raise ValueError("five")
+        return number
+
+    answers = abreast(work, range(100), 2)
+    assert [next(answers)[0] for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="five"):
+        next(answers)
+    assert len(begun) <= 8
+    assert not any(thread.name.startswith("fcnseg-lane") for thread in threading.enumerate())

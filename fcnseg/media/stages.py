@@ -1,6 +1,6 @@
-"""Stages that overlap: a thread ahead that reads, a thread behind that writes.
+"""Stages that overlap: a thread ahead that reads, some that compute, a thread behind that writes.
 
-Both are bounded, by number and by size, so that memory does not grow with the length of a
+All are bounded, by number and by size, so that memory does not grow with the length of a
 video; an error of theirs is raised in the thread that uses them. OpenCV, PyAV and PNG
 encoding let go of Python's lock, so that threads are enough.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 MOST_BYTES = 256 << 20
 """What may wait in one place; a single item may be larger."""
@@ -35,6 +37,33 @@ def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
             group = []
     if group:
         yield group
+
+
+def abreast(
+    work: Callable[[Item], Answer], items: Iterable[Item], lanes: int
+) -> Generator[tuple[Item, Answer]]:
+    """Each item with what `work` makes of it, in order; `lanes` are worked on at the same time.
+
+    Besides those, one more is taken from `items`. An error is raised when its item's turn
+    comes; what is not begun by then is left.
+    """
+    if lanes == 1:
+        for item in items:
+            yield item, work(item)
+        return
+    begun: deque[tuple[Item, Future[Answer]]] = deque()
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="fcnseg-lane")
+    try:
+        for item in items:
+            begun.append((item, pool.submit(work, item)))
+            if len(begun) > lanes:
+                first, answer = begun.popleft()
+                yield first, answer.result()
+        while begun:
+            first, answer = begun.popleft()
+            yield first, answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Line(Generic[Item]):

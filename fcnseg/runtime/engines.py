@@ -7,6 +7,7 @@ files of pictures, of picture sizes that differ, or of drawing: see segmenter.py
 from __future__ import annotations
 
 import os
+import queue
 import types
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.device import autocast, precision_name, resolve_device
+from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 
 if TYPE_CHECKING:
     from fcnseg.fcn.ladder import FCN
@@ -39,11 +41,13 @@ class Engine(ABC):
     name: which runtime ("torch", "onnxruntime", "openvino").
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
+    lanes: how many threads may call it at the same time, and each one's share of the cores.
     """
 
     name: ClassVar[str]
     device: str
     precision: str
+    lanes: Lanes = ONE
 
     @abstractmethod
     def forward(self, images: Images) -> Tensor:
@@ -55,6 +59,7 @@ class Engine(ABC):
 
     def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
         """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
+        self.lanes.enter()
         array: NDArray[np.float32] = _resized(self.forward(images), size).cpu().numpy()
         return array
 
@@ -66,6 +71,7 @@ class Engine(ABC):
         Decided where the logits are: only the answer leaves the device. With `size` the
         logits (not the labels) are resized before the decision.
         """
+        self.lanes.enter()
         with torch.inference_mode():
             return decide(_resized(self.forward(images), size), confidence=confidence)
 
@@ -73,13 +79,17 @@ class Engine(ABC):
         self, images: Images, *, size: Size | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Labels uint8 (N, H, W) and softmax over the classes, float32 (N, K, H, W)."""
+        self.lanes.enter()
         with torch.inference_mode():
             logits = _resized(self.forward(images), size)
             return decide(logits)[0], logits.softmax(dim=1).cpu().numpy()
 
 
 class TorchEngine(Engine):
-    """A network in PyTorch itself, on any device it knows."""
+    """A network in PyTorch itself, on any device it knows.
+
+    parallel: several threads may call it at the same time, where that is faster.
+    """
 
     name = "torch"
 
@@ -90,6 +100,7 @@ class TorchEngine(Engine):
         *,
         device: torch.device | None = None,
         precision: torch.dtype = torch.float32,
+        parallel: bool = False,
     ) -> None:
         self._device = device or torch.device("cpu")
         self._dtype = precision
@@ -98,6 +109,7 @@ class TorchEngine(Engine):
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)
         self.precision = precision_name(precision)
+        self.lanes = side_by_side(self.device) if parallel else ONE
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), on the device."""
@@ -139,21 +151,34 @@ class TorchEngine(Engine):
 class OnnxEngine(Engine):
     """A file written by `fcnseg export`, run by ONNX Runtime.
 
+    parallel: several threads may call it at the same time, where that is faster.
     header: the checkpoint's header, as the file carries it.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
         runtime = import_onnxruntime()
         self.device = _onnx_device(runtime, device)
         self.precision = "f32"
-        self._session = _open_session(runtime, path, self.device)
-        self.header = _header_of(self._session, path)
+        self.lanes = side_by_side(self.device) if parallel else ONE
+        session = _open_session(runtime, path, self.device, self.lanes.threads)
+        self.header = _header_of(session, path)
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._free.put(session)
+        for _ in range(1, self.lanes.count):
+            # A session with one thread computes in the one that calls it; any others it shares.
+            if self.lanes.threads > 1:
+                session = _open_session(runtime, path, self.device, self.lanes.threads)
+            self._free.put(session)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
-        answer = self._session.run(["logits"], {"images": np.ascontiguousarray(images)})
+        session = self._free.get()
+        try:
+            answer = session.run(["logits"], {"images": np.ascontiguousarray(images)})
+        finally:
+            self._free.put(session)
         return torch.from_numpy(answer[0])
 
 
@@ -171,8 +196,9 @@ def import_onnxruntime() -> types.ModuleType:
     return module
 
 
-def _open_session(runtime: Any, path: Path, device: str) -> Any:
+def _open_session(runtime: Any, path: Path, device: str, threads: int) -> Any:
     options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4
     # Threads that spin while they wait take the cores from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,12 +47,14 @@ class Wish:
 
     engine, device, precision: as in the options, "auto" where nothing was.
     frames: how many frames will come, 0 when a few or nobody knows.
+    parallel: whether several threads may call the engine at the same time, where that is faster.
     """
 
     engine: EngineName = "auto"
     device: str = "auto"
     precision: str = "auto"
     frames: int = 0
+    parallel: bool = False
 
 
 def open_engine(path: Path, wish: Wish, listener: Listener) -> tuple[Engine, Checkpoint]:
@@ -82,6 +84,7 @@ def _open_torch(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
         checkpoint.preprocess,
         device=device,
         precision=resolve_precision(wish.precision, device),
+        parallel=wish.parallel,
     )
 
 
@@ -89,7 +92,9 @@ def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
     name = _made_for(path) if wish.engine == "auto" else wish.engine
     engine: OnnxEngine | OpenVinoEngine | OpenCvEngine
     if name == "openvino":
-        engine = OpenVinoEngine(path, device=wish.device, precision=wish.precision)
+        engine = OpenVinoEngine(
+            path, device=wish.device, precision=wish.precision, parallel=wish.parallel
+        )
     elif name == "torch" or path.suffix.lower() != ".onnx":
         raise OptionError(
             f"{path} is an exported file, which {name} does not run.",
@@ -100,8 +105,10 @@ def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
             f"The engine {name} computes in f32 here; {wish.precision} was asked for.",
             hint="take --engine torch with the checkpoint, or --precision f32",
         )
+    elif name == "opencv":
+        engine = OpenCvEngine(path, device=wish.device)
     else:
-        engine = (OpenCvEngine if name == "opencv" else OnnxEngine)(path, device=wish.device)
+        engine = OnnxEngine(path, device=wish.device, parallel=wish.parallel)
     return engine, Checkpoint.from_header(engine.header, name=str(path))
 
 
@@ -128,7 +135,8 @@ def _open_fastest(checkpoint: Checkpoint, path: Path, wish: Wish, listener: List
         listener(Note(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
-    engine, _ = _open_exported(_converted(checkpoint, path, listener), Wish(engine=name))
+    wish = replace(wish, engine=name, device="auto", precision="auto")
+    engine, _ = _open_exported(_converted(checkpoint, path, listener), wish)
     return engine
 
 

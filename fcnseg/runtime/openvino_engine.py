@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.runtime.engines import HEADER_KEY, Engine, Images, first_line, foreign
+from fcnseg.runtime.lanes import ONE, side_by_side
 
 _TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
@@ -22,13 +24,21 @@ class OpenVinoEngine(Engine):
 
     precision: f32 unless another is asked for. Left to itself OpenVINO takes bf16 where the
     processor has it, and labels change.
+    parallel: several threads may call it at the same time, where that is faster.
     header: the checkpoint's header, as the file carries it.
     """
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, path: Path, *, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        parallel: bool = False,
+    ) -> None:
         if device not in ("auto", "cpu"):
             raise OptionError(
                 f"OpenVINO runs on the processor here; {device} was asked for.",
@@ -40,15 +50,25 @@ class OpenVinoEngine(Engine):
         openvino = import_openvino()
         model = read_model(openvino, path)
         self.header = _header_of(model, path)
-        self._compiled = openvino.compile_model(
-            model, "CPU", {"INFERENCE_PRECISION_HINT": _TYPES[wanted]}
-        )
-        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.precision = str(used)
+        options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted]}
+        self.lanes = side_by_side("cpu") if parallel else ONE
+        if self.lanes.count > 1:
+            threads = self.lanes.count * self.lanes.threads
+            options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
+        compiled = openvino.compile_model(model, "CPU", options)
+        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.lanes.count):
+            self._free.put(compiled.create_infer_request())
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
-        return torch.from_numpy(self._compiled({"images": np.ascontiguousarray(images)})["logits"])
+        request = self._free.get()
+        try:
+            answer = request.infer({"images": np.ascontiguousarray(images)})["logits"]
+        finally:
+            self._free.put(request)
+        return torch.from_numpy(answer)
 
 
 def import_openvino() -> types.ModuleType:

@@ -10,7 +10,7 @@ Knows the class map and how pictures are prepared; leaves the arithmetic to an e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.images import resize_image
 from fcnseg.media.sources import open_source
+from fcnseg.media.stages import abreast, groups
 from fcnseg.runtime.engines import Engine, Size, TorchEngine
 from fcnseg.runtime.opening import Wish, open_engine
 
@@ -44,6 +45,11 @@ class Segmenter:
     preprocess: Preprocess
     path: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+        return self.engine.lanes.count
 
     def predict(
         self,
@@ -107,12 +113,13 @@ class Segmenter:
         if batch < 1:
             raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
         with open_source(source, every=every, limit=limit) as frames:
-            for group in _groups(frames, 1 if frames.live else batch):
-                answers = self.predict(
-                    [frame.image for frame in group],
-                    confidence=confidence,
-                    probabilities=probabilities,
-                )
+
+            def answer(group: list[Frame]) -> list[Prediction]:
+                images = [frame.image for frame in group]
+                return self.predict(images, confidence=confidence, probabilities=probabilities)
+
+            together = groups(frames, 1 if frames.live else batch)
+            for group, answers in abreast(answer, together, 1 if frames.live else self.lanes):
                 yield from zip(group, answers, strict=True)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -147,6 +154,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     frames: int = 0,
+    parallel: bool = False,
     listener: Listener = nobody,
 ) -> Segmenter:
     """A segmenter from a model file, ready to run.
@@ -156,11 +164,13 @@ def load(
     engine: "auto" is torch, or what runs faster on this machine if it is installed and the
         conversion is there already or worth its time.
     frames: how many frames will come, if known: it decides whether a conversion is.
+    parallel: for many pictures: on a processor several are worked on side by side, which takes
+        longer for one and less for all, and more memory.
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
     path = find_model(None if model is None else str(model), listener=listener)
-    runner, header = open_engine(path, Wish(engine, device, precision, frames), listener)
+    runner, header = open_engine(path, Wish(engine, device, precision, frames, parallel), listener)
     return Segmenter(runner, header.classes, header.preprocess, path, header.extra)
 
 
@@ -170,14 +180,3 @@ def network_size(size: Size, short_side: int | None) -> Size:
         return size
     factor = short_side / min(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def _groups(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:
-    group: list[Frame] = []
-    for frame in frames:
-        group.append(frame)
-        if len(group) == count:
-            yield group
-            group = []
-    if group:
-        yield group

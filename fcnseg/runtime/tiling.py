@@ -64,6 +64,11 @@ class TiledSegmenter:
         self._one_by_one = False
 
     @property
+    def lanes(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+        return self._segmenter.lanes
+
+    @property
     def classes(self) -> ClassMap:
         """What the labels mean."""
         return self._segmenter.classes

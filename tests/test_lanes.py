@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fcnseg.media.stages import abreast
+from fcnseg.runtime import lanes
+from fcnseg.runtime.lanes import ONE, Lanes, side_by_side, usable_cores
+from fcnseg.runtime.parity import sample_images
+from fcnseg.runtime.segmenter import load
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "expected"),
+    [
+        (1, 1, ONE),
+        (2, 2, Lanes(2, 1)),
+        (4, 4, Lanes(4, 1)),
+        (16, 16, Lanes(4, 4)),
+        (16, 1, ONE),
+        (6, 6, Lanes(4, 1)),
+    ],
+)
+def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Lanes) -> None:
+    monkeypatch.setattr(lanes, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert side_by_side("cpu") == expected
+
+
+def test_a_gpu_is_one() -> None:
+    assert side_by_side("cuda:0") == ONE
+    assert usable_cores() >= 1
+
+
+def test_a_thread_is_kept_to_its_share() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def enter() -> None:
+        Lanes(2, 3).enter()
+        Lanes(2, 3).enter()
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    ONE.enter()
+    assert seen == [3]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("deal", [Lanes(3, 1), Lanes(2, 2)], ids=str)
+def test_answers_are_the_same_side_by_side(
+    monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Lanes
+) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    model = random_model if engine == "torch" else exported_model
+    for module in ("engines", "openvino_engine"):
+        monkeypatch.setattr(f"fcnseg.runtime.{module}.side_by_side", lambda _: deal)
+    one, several = (
+        load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)
+    )
+    assert (one.lanes, several.lanes) == (1, deal.count)
+    images = [sample_images((1, 48, 64), seed=seed)[0] for seed in range(8)]
+    answers = abreast(several.logits, images, several.lanes)
+    for image, found in answers:
+        np.testing.assert_allclose(found, one.logits(image), atol=1e-4)
