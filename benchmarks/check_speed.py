@@ -1,17 +1,21 @@
 """How long `fcnseg check` takes on a large folder, beside a plain loop.
 
-Draws PAIRS pairs (JPEG pictures, PNG labels, 320x240) and measures, each in a process of its
-own:
+Draws PAIRS pairs (JPEG pictures, PNG labels, 320x240) and measures, by turns for ROUNDS rounds
+and each in a process of its own:
 
     floor   a loop that opens every picture and every label file with Pillow and decodes it
     first   fcnseg check's examination, nothing known yet
     cached  the same again
 
-Memory is the process's peak; of it the part above an examination of 100 pairs is what the
-folder's size costs. The first scan should take no more than 1.3 x floor / cores. Core-seconds
-are given as well: they are what can be compared on a machine that others use. Run it as
+Given are medians and, in brackets, the least and the most. Memory is the process's peak and
+that of its workers, added up; the part of the first that is above an examination of 100 pairs
+is what the folder's size costs. The first scan should take no more than 1.3 x floor / cores.
+Core-seconds are given as well: they are what can be compared on a machine that others use.
+Run it as
 
-    python benchmarks/check_speed.py [--pairs 20000] [--folder WHERE]
+    python benchmarks/check_speed.py [--pairs 20000] [--rounds 3] [--folder WHERE]
+
+FOLDER keeps the pairs, which are drawn only if it is not there.
 """
 
 from __future__ import annotations
@@ -25,12 +29,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
 from PIL import Image
 
 SIZE = (240, 320)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw(folder: Path, pairs: int) -> None:
@@ -83,32 +89,46 @@ def main() -> None:
     """Draw, measure, print the table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--measure", choices=["floor", "examined"])
     options = parser.parse_args()
     if options.measure:
-        began = time.perf_counter()
-        {"floor": floor, "examined": examined}[options.measure](options.folder)
-        seconds = time.perf_counter() - began
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        found = {
-            "seconds": seconds,
-            "core_seconds": used.ru_utime + used.ru_stime,
-            "megabytes": used.ru_maxrss / 1024,
-        }
-        print(json.dumps(found))
+        print(json.dumps(measured_here(options.measure, options.folder)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["FCNSEG_CACHE"] = str(Path(temporary) / "cache")
         folder = options.folder or Path(temporary) / "pairs"
-        draw(folder, options.pairs)
+        if not folder.exists():
+            draw(folder, options.pairs)
         draw(Path(temporary) / "few", 100)
-        report(measure_all(folder, Path(temporary) / "few"), options.pairs)
+        measure("floor", folder)  # the files are in the system's cache for all that follow
+        rounds = [
+            measure_all(folder, Path(temporary) / "few", Path(temporary) / f"cache{number}")
+            for number in range(options.rounds)
+        ]
+        report(rounds, len(list((folder / "images").iterdir())))
 
 
-def measure_all(folder: Path, few: Path) -> dict[str, dict[str, float]]:
-    """Each measurement; the files are in the system's cache for all of them."""
-    measure("floor", folder)
+def measured_here(what: str, folder: Path) -> dict[str, float]:
+    """Seconds and peak memory, the workers' included, in this process."""
+    began = time.perf_counter()
+    {"floor": floor, "examined": examined}[what](folder)
+    seconds = time.perf_counter() - began
+    own, workers = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    each = workers.ru_maxrss / 1024  # the largest of them
+    return {
+        "seconds": seconds,
+        "core_seconds": own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,
+        "megabytes": own.ru_maxrss / 1024 + CORES * each,
+        "worker_megabytes": each,
+    }
+
+
+def measure_all(folder: Path, few: Path, cache: Path) -> dict[str, dict[str, float]]:
+    """One round, with a cache of its own."""
+    os.environ["FCNSEG_CACHE"] = str(cache)
     return {
         "floor": measure("floor", folder),
         "few": measure("examined", few),
@@ -117,23 +137,33 @@ def measure_all(folder: Path, few: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def report(found: dict[str, dict[str, float]], pairs: int) -> None:
+def report(rounds: list[dict[str, dict[str, float]]], pairs: int) -> None:
     """The table, and the ratio that counts."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = {"floor": "Pillow, one core", "first": "first scan", "cached": "cached scan"}
-    print(f"{pairs} pairs, {cores} cores")
+    print(f"{pairs} pairs, {CORES} cores, {len(rounds)} rounds")
     for key, name in names.items():
-        row = found[key]
         print(
-            f"{name:18} {row['seconds']:8.1f} s  {row['core_seconds']:8.1f} core-s  "
-            f"{row['megabytes']:6.0f} MB"
+            f"{name:18} {spread([one[key]['seconds'] for one in rounds])} s  "
+            f"{spread([one[key]['core_seconds'] for one in rounds])} core-s  "
+            f"{median([one[key]['megabytes'] for one in rounds]):6.0f} MB"
         )
-    ratio = found["first"]["seconds"] * (cores or 1) / found["floor"]["seconds"]
-    grown = found["first"]["megabytes"] - found["few"]["megabytes"]
-    work = found["first"]["core_seconds"] / found["floor"]["core_seconds"]
-    print(f"first scan x cores / floor: {ratio:.2f} (in core-seconds, start included: {work:.2f})")
-    print(f"memory: {1024 * grown / pairs:.2f} KB a pair")
-    print(json.dumps({"pairs": pairs, "cores": cores, "ratio": ratio, "work": work, **found}))
+    ratios = [one["first"]["seconds"] * CORES / one["floor"]["seconds"] for one in rounds]
+    work = [one["first"]["core_seconds"] / one["floor"]["core_seconds"] for one in rounds]
+    grown = [own_megabytes(one["first"]) - own_megabytes(one["few"]) for one in rounds]
+    print(f"first scan x cores / floor: {spread(ratios)}")
+    print(f"in core-seconds, start included: {spread(work)}")
+    print(f"memory: {1024 * median(grown) / pairs:.2f} KB a pair")
+    print(json.dumps({"pairs": pairs, "cores": CORES, "ratios": ratios, "rounds": rounds}))
+
+
+def own_megabytes(found: dict[str, float]) -> float:
+    """The process's peak without its workers, whose number is not that of the files."""
+    return found["megabytes"] - CORES * found["worker_megabytes"]
+
+
+def spread(values: list[float]) -> str:
+    """The median, and between what the values lie."""
+    return f"{median(values):8.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

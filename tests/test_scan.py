@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from PIL import Image
 
 import fcnseg.data.scan
 from fcnseg.data.cache import ScanCache, cache_folder, stamp
-from fcnseg.data.layouts import scan
-from fcnseg.data.scan import Tallies
+from fcnseg.data.crew import Crew
+from fcnseg.data.layouts import Scanned, scan
+from fcnseg.data.scan import Tallies, cores
 from fcnseg.data.values import MOST_VALUES, Tally, tally
 from fcnseg.events import Progress
 from fcnseg.media.glance import glance
@@ -121,6 +125,72 @@ def test_records_need_their_stamp(tmp_path: Path) -> None:
         kept.put(many)
         assert len(kept.get(dict.fromkeys(many, "s"))) == 1200
     assert stamp([tmp_path / "gone"]) == ""
+
+
+def records(folder: Path) -> list[tuple[str, str, str]]:
+    """What the cache has."""
+    with ScanCache(folder) as cache:
+        database = sqlite3.connect(cache.path)
+        rows = database.execute("SELECT * FROM records ORDER BY key").fetchall()
+        database.close()
+    return rows
+
+
+def test_what_is_about_deleted_files_goes(folder: Path) -> None:
+    def names() -> list[str]:
+        return sorted(Path(key.split("\n")[0]).name for key, _, _ in records(folder))
+
+    scan(folder, pictures=True)
+    image, labels = (sorted((folder / role).iterdir())[0] for role in ("images", "masks"))
+    image.rename(image.with_stem("new"))
+    labels.rename(labels.with_stem("new"))
+    scan(folder, pictures=True)
+    assert names() == sorted(path.name for path in folder.glob("*/*"))
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch) -> list[Crew]:
+    """Processes are started for a single unknown file, by these crews."""
+    hired: list[Crew] = []
+    hire = Crew.hire
+
+    def noted(crew: Crew) -> None:
+        hire(crew)
+        hired.append(crew)
+
+    monkeypatch.setattr(Crew, "hire", noted)
+    monkeypatch.setattr(fcnseg.data.scan, "MANY", 1)
+    monkeypatch.setattr(fcnseg.data.scan, "_PART", 2)
+    monkeypatch.setattr(fcnseg.data.scan, "_CHUNK", 4)
+    return hired
+
+
+def everything(seen: Scanned) -> list[Any]:
+    assert seen.pictures is not None
+    parts = [getattr(seen.pictures, each.name) for each in dataclasses.fields(seen.pictures)]
+    plain = [part.tolist() if isinstance(part, np.ndarray) else part for part in parts]
+    return [list(seen.labels.tallies), list(seen.labels.alphas), seen.labels.problems, plain]
+
+
+def test_processes_see_what_threads_see(
+    folder: Path, cache: Path, request: pytest.FixtureRequest
+) -> None:
+    sorted((folder / "masks").iterdir())[3].write_bytes(b"")
+    sorted((folder / "images").iterdir())[5].write_bytes(b"not a picture")
+    threads, kept = everything(scan(folder, pictures=True)), records(folder)
+    shutil.rmtree(cache)
+    crews = request.getfixturevalue("crews")
+    processes = everything(scan(folder, pictures=True))
+    assert len(crews[0].workers) == cores()
+    assert all(worker.returncode is not None for worker in crews[0].workers)
+    assert processes == threads
+    assert len(kept) == 16
+    assert records(folder) == kept
+
+
+def test_a_few_files_start_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "hire", lambda crew: pytest.fail("a process was started"))
+    scan(folder, pictures=True)
 
 
 def test_tallies_keep_what_is_put_in() -> None:

@@ -1,7 +1,8 @@
 """What was seen in files, kept between runs; a changed file is looked at again.
 
 One SQLite file for each dataset folder, in the user's cache folder (FCNSEG_CACHE names
-another). It only saves time: when it can't be written or read, work goes on without it.
+another). It only saves time: when it can't be written or read, work goes on without it. When
+something new was written, the records of files that are gone are dropped at the end.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ def stamp(paths: Sequence[Path]) -> str:
 
 
 class ScanCache:
-    """Records by key, valid while the files' stamp is the same. A context manager."""
+    """Records by key, valid while the files' stamp is the same. A context manager.
+
+    A key's first line is the path of the file that it stands or falls with.
+    """
 
     def __init__(self, root: Path) -> None:
         name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
         self.path = cache_folder() / "scans" / f"{name}-{FORMAT}.sqlite"
         self._database: sqlite3.Connection | None = None
+        self._written = 0
 
     def __enter__(self) -> Self:
         try:
@@ -68,6 +73,8 @@ class ScanCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None:
+            self._drop_gone()
         self._forget()
 
     def get(self, stamps: Mapping[str, str]) -> dict[str, str]:
@@ -96,6 +103,22 @@ class ScanCache:
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
+            self._written += len(rows)
+        except sqlite3.Error:
+            self._forget()
+
+    def _drop_gone(self) -> None:
+        """Drop what is about files that are gone; only asked when it has grown."""
+        if self._database is None or not self._written:
+            return
+        try:
+            with self._database:
+                (count,) = self._database.execute("SELECT count(*) FROM records").fetchone()
+                if count == self._written:  # the first time: all of them were just seen
+                    return
+                keys = [key for (key,) in self._database.execute("SELECT key FROM records")]
+                gone = [(key,) for key in keys if not os.path.lexists(key.partition("\n")[0])]
+                self._database.executemany("DELETE FROM records WHERE key = ?", gone)
         except sqlite3.Error:
             self._forget()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.data.decoding import decode_values
-from fcnseg.data.description import SPLITS
+from fcnseg.data.description import SPLITS, Encoding
 from fcnseg.data.layouts import Scanned
 from fcnseg.data.values import values_of
 
@@ -77,32 +78,63 @@ def count_classes(seen: Scanned) -> Frequencies:
     """Add up what was seen in the label files."""
     description, kind = seen.description, seen.values.kind
     encoding, count = description.encoding, len(description.classes)
-    declared = {*encoding.class_of(), *encoding.ignore}
-    pixels, images = np.zeros((3, count), np.int64), np.zeros((3, count), np.int64)
-    ignored, labelled = np.zeros(3, np.int64), np.zeros(len(description.pairs), np.int64)
+    # Plain numbers: a file has a few values, for which arrays cost more than they save.
+    pixels, images = ([[0] * count for _ in SPLITS] for _ in range(2))
+    ignored, labelled = [0] * len(SPLITS), [0] * len(description.pairs)
     strange: dict[int, tuple[int, list[int]]] = {}
-    between, blurred = 0, []
+    between: tuple[int, list[int]] = 0, []
     whole: dict[int, list[int]] = {}
+    meaning = _meanings(encoding)
     for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.tallies, strict=True)):
         if one is None:
             continue
         row, values = SPLITS.index(pair.split), values_of(one, kind)
-        classes = decode_values(np.array(values, np.int64), encoding)
-        counts = np.array(one.pixels, np.int64)
-        of_class = np.bincount(classes, counts, minlength=IGNORE + 1).astype(np.int64)
-        pixels[row] += of_class[:count]
-        images[row] += of_class[:count] > 0
-        ignored[row] += of_class[IGNORE]
-        labelled[number] = of_class[:count].sum()
-        if np.count_nonzero(of_class[:count]) == 1:
-            whole.setdefault(int(of_class[:count].argmax()), []).append(number)
-        odd = [(v, n) for v, n in zip(values, one.pixels, strict=True) if v not in declared]
+        classes, odd = meaning(values)
+        of_class: dict[int, int] = {}
+        for index, n in zip(classes, one.pixels, strict=True):
+            of_class[index] = of_class.get(index, 0) + n
+        ignored[row] += of_class.pop(IGNORE, 0)
+        for index, n in of_class.items():
+            pixels[row][index] += n
+            images[row][index] += 1
+        labelled[number] = sum(of_class.values())
+        if len(of_class) == 1:
+            whole.setdefault(next(iter(of_class)), []).append(number)
         if encoding.snap:
-            taken = sum(n for _, n in odd) + one.rest
-            between += taken
-            blurred += [number] if taken else []
+            taken = sum(one.pixels[at] for at in odd) + one.rest
+            between = _with(between, taken, number) if taken else between
         else:
-            for value, n in odd:
-                total, where = strange.get(value, (0, []))
-                strange[value] = total + n, [*where, number]
-    return Frequencies(pixels, images, ignored, labelled, strange, (between, blurred), whole)
+            for at in odd:
+                strange[values[at]] = _with(
+                    strange.get(values[at], (0, [])), one.pixels[at], number
+                )
+    return Frequencies(
+        np.array(pixels, np.int64).reshape(len(SPLITS), count),
+        np.array(images, np.int64).reshape(len(SPLITS), count),
+        np.array(ignored, np.int64),
+        np.array(labelled, np.int64),
+        strange,
+        between,
+        whole,
+    )
+
+
+def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int], list[int]]]:
+    """Of stored values: their classes (255: none), and the places of those not declared.
+
+    Remembered, because most files have the same values as some other.
+    """
+    declared = {*encoding.class_of(), *encoding.ignore}
+
+    @lru_cache(maxsize=1024)
+    def meaning(values: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        classes: list[int] = decode_values(np.array(values, np.int64), encoding).tolist()
+        return classes, [at for at, value in enumerate(values) if value not in declared]
+
+    return meaning
+
+
+def _with(counted: tuple[int, list[int]], pixels: int, number: int) -> tuple[int, list[int]]:
+    """(pixels, pair numbers) and one pair more."""
+    counted[1].append(number)
+    return counted[0] + pixels, counted[1]

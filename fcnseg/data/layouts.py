@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fcnseg.data.annotations import find_coco, find_labelme, find_yolo
 from fcnseg.data.cache import ScanCache
+from fcnseg.data.crew import Crew
 from fcnseg.data.declared import assign_splits, read_declared
 from fcnseg.data.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.data.encodings import read_values
@@ -27,7 +28,14 @@ from fcnseg.data.lookalikes import Video, find_lookalikes, find_videos, group_nu
 from fcnseg.data.names import find_entries
 from fcnseg.data.pair_lists import LIST_SUFFIXES, find_pair_list, read_pair_list
 from fcnseg.data.published import find_ade20k, find_cityscapes, find_voc, read_published
-from fcnseg.data.scan import LabelScan, PictureScan, Tallies, scan_labels, scan_pictures
+from fcnseg.data.scan import (
+    LabelScan,
+    PictureScan,
+    Tallies,
+    cores,
+    scan_labels,
+    scan_pictures,
+)
 from fcnseg.data.splits import VAL_SHARE, draw_val, hold_out, lacks_val, sort_pairs
 from fcnseg.data.values import SMEARED, Values, total, values_of
 from fcnseg.errors import DatasetError
@@ -95,9 +103,9 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
             terms=declared.reading.encoding.terms,
         )
     pairs = sort_pairs(found.pairs)
-    with ScanCache(root) as cache:
+    with ScanCache(root) as cache, Crew(cores()) as crew:
         tell = _teller("labels", len(pairs), listener)
-        labels = scan_labels(pairs, found.store, found.terms, cache, tell)
+        labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
         reading = declared.reading if declared else _read(found, values, listing)
@@ -106,7 +114,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
         seen = None
         if pictures or drawn:
             tell = _teller("images", len(pairs), listener)
-            seen = scan_pictures(pairs, cache, tell)
+            seen = scan_pictures(pairs, cache, crew, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,
         layout=found.layout,
@@ -255,8 +263,8 @@ def _draw_split(scanned: Scanned) -> Scanned:
     present = presence(scanned.labels.tallies, before.encoding, scanned.values.kind)
     chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
     order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
-    place = {(pair.image, pair.labels, pair.part): i for i, pair in enumerate(before.pairs)}
-    moved = [place[pair.image, pair.labels, pair.part] for pair in order]
+    place = {_files(pair): i for i, pair in enumerate(before.pairs)}
+    moved = [place[_files(pair)] for pair in order]
     description = dataclasses.replace(
         before, pairs=order, why=(*before.why, _split_reason(len(chosen), videos, longest))
     )
@@ -266,6 +274,11 @@ def _draw_split(scanned: Scanned) -> Scanned:
         scanned.values,
         reorder_pictures(pictures, moved),
     )
+
+
+def _files(pair: Pair) -> tuple[str, str, str]:
+    """What tells a pair from all others; text is hashed much faster than paths are."""
+    return str(pair.image), str(pair.labels), pair.part
 
 
 def _longest_whole(videos: Sequence[Video], count: int) -> int:

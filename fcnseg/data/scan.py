@@ -9,9 +9,7 @@ import dataclasses
 import json
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.data.cache import ScanCache, stamp
+from fcnseg.data.crew import Crew
 from fcnseg.data.description import Pair, Store
 from fcnseg.data.readers import files_of, read_stored
 from fcnseg.data.values import Tally, tally
 from fcnseg.errors import MediaError
-from fcnseg.media.geometry import one_thread_each
 from fcnseg.media.glance import THUMBNAIL, Glance, glance
 from fcnseg.media.labels import RawLabels
 from fcnseg.media.shapes import read_alpha
@@ -35,11 +33,15 @@ LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 MOST_COLORS = 512
 """Of a larger dataset, the pictures' mean and spread are those of about this many."""
 
+MANY = 4000
+"""Unknown files for which processes are started: they cost what they save at about half of it."""
+
 _CHUNK = 2048  # files between two writes to the cache
-_PART = 16  # files a thread takes at a time
+_PART = 32  # files taken at a time
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 Tell = Callable[[int], None]
+_Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
 
 
 class Tallies:
@@ -66,9 +68,10 @@ class Tallies:
         kind = self._kinds[index]
         if kind == 0:
             return None
-        numbers = self._numbers[self._starts[index] : self._starts[index + 1]]
-        height, width, rest, count = numbers[:4]
-        parts = [tuple(numbers[4 + n * count : 4 + (n + 1) * count]) for n in range(4)]
+        height, width, rest, count, *numbers = self._numbers[
+            self._starts[index] : self._starts[index + 1]
+        ]
+        parts = [tuple(numbers[n * count : (n + 1) * count]) for n in range(4)]
         name = "index" if kind == 1 else "color"
         return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
 
@@ -123,14 +126,16 @@ def scan_labels(
     store: Store,
     terms: Sequence[str],
     cache: ScanCache,
+    crew: Crew,
     tell: Tell = lambda _: None,
 ) -> LabelScan:
     """Read the labels of all pairs; `tell` hears how many are done."""
-    sort = f"{store}|{'|'.join(terms)}" if terms else store
-    jobs = [_Job(f"{sort}|{pair.labels}#{pair.part}", files_of(pair), pair) for pair in pairs]
+    sort = "|".join((store, *terms))
+    jobs = [_Job(f"{p.labels}\n{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
     look = partial(_look_at_labels, store=store, terms=terms)
-    for index, seen in enumerate(_each(jobs, look, cache, tell)):
+    apart = store != "coco"
+    for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
         if isinstance(seen, str):
             scan.problems[index] = seen
             scan.tallies.append(None)
@@ -142,7 +147,7 @@ def scan_labels(
 
 
 def scan_pictures(
-    pairs: Sequence[Pair], cache: ScanCache, tell: Tell = lambda _: None
+    pairs: Sequence[Pair], cache: ScanCache, crew: Crew, tell: Tell = lambda _: None
 ) -> PictureScan:
     """Look at the pictures of all pairs; `tell` hears how many are done."""
     count = len(pairs)
@@ -157,10 +162,12 @@ def scan_pictures(
     )
     moments, looked = np.zeros((2, 3)), 0
     every = max(1, count // MOST_COLORS)
-    colored = {pair.image for pair in pairs[::every]}
-    jobs = [_Job(f"picture|{pair.image}", (pair.image,), pair) for pair in pairs]
-    look = partial(_look_at_picture, colored=colored)
-    for index, seen in enumerate(_each(jobs, look, cache, tell)):
+    colored = {str(pair.image) for pair in pairs[::every]}
+    jobs = [
+        _Job(f"{path}\npicture", (path,), (path, str(path) in colored))
+        for path in (pair.image for pair in pairs)
+    ]
+    for index, seen in enumerate(_each(jobs, _look_at_picture, cache, crew, tell)):
         if isinstance(seen, str):
             scan.problems[index] = seen
             continue
@@ -189,59 +196,117 @@ def cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Something to look at, and the key to remember it by while its files stay the same."""
+    """Something to look at, and the key to remember it by while its files stay the same.
+
+    key: begins with the path of a file that has to be there, and a line's end.
+    """
 
     key: str
     files: tuple[Path, ...]
-    pair: Pair
+    task: Any
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Jobs that are being worked on.
+
+    known: what the cache has of them, by key. parts: the others, in the order of `looked`.
+    """
+
+    jobs: Sequence[_Job]
+    stamps: Mapping[str, str]
+    known: Mapping[str, str]
+    parts: Sequence[Sequence[_Job]]
+    looked: Iterator[list[_Seen]]
 
 
 def _each(
-    jobs: Sequence[_Job], look: Callable[[Pair], Any], cache: ScanCache, tell: Tell
+    jobs: Sequence[_Job],
+    look: Callable[[Any], Any],
+    cache: ScanCache,
+    crew: Crew,
+    tell: Tell,
+    *,
+    apart: bool = True,
 ) -> Iterator[Any]:
-    """What `look` says of each job's pair as plain data, or why it could not be read, in order."""
-    with _at_work() as pool:
-        for start in range(0, len(jobs), _CHUNK):
-            some = jobs[start : start + _CHUNK]
-            stamps = {job.key: stamp(job.files) for job in some}
-            known = cache.get(stamps)
-            fresh = list({job.key: job for job in some if job.key not in known}.values())
-            parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
-            looked = pool.map(partial(_look_at_part, look), parts)
-            found: dict[str, Any] = {}
-            for number, job in enumerate(some, start + 1):
-                while job.key not in known and job.key not in found:
-                    found |= next(looked)
-                yield found[job.key] if job.key in found else json.loads(known[job.key])
-                tell(number)
-            cache.put(
-                {
-                    key: (stamps[key], json.dumps(what, separators=(",", ":")))
-                    for key, what in found.items()
-                    if not isinstance(what, str)  # what can't be read is tried again
-                }
-            )
+    """What `look` says of each job's task as plain data, or why it could not be read, in order.
+
+    apart: whether processes may do it; not where all need one large file in memory.
+    """
+    starts = range(0, len(jobs), _CHUNK)
+    batches = (_begin(jobs, start, look, cache, crew, apart=apart) for start in starts)
+    done = 0
+    for begun in _one_ahead(batches):
+        for seen in _finish(begun, cache):
+            yield seen
+            done += 1
+            tell(done)
 
 
-@contextmanager
-def _at_work() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core; decoders let go of Python's lock."""
-    pool = ThreadPoolExecutor(cores())
-    try:
-        with one_thread_each():
-            yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
+    """The same, the next being begun before one is handed out: nobody waits for work."""
+    last: _Begun | None = None
+    for begun in batches:
+        if last is not None:
+            yield last
+        last = begun
+    if last is not None:
+        yield last
 
 
-def _look_at_part(look: Callable[[Pair], Any], jobs: Sequence[_Job]) -> dict[str, Any]:
+def _begin(
+    jobs: Sequence[_Job],
+    start: int,
+    look: Callable[[Any], Any],
+    cache: ScanCache,
+    crew: Crew,
+    *,
+    apart: bool,
+) -> _Begun:
+    """Have those looked at that the cache does not know."""
+    some = jobs[start : start + _CHUNK]
+    stamps = {job.key: stamp(job.files) for job in some}
+    known = cache.get(stamps)
+    fresh = list({job.key: job for job in some if job.key not in known}.values())
+    expected = len(fresh) / len(some) * (len(jobs) - start)
+    if apart and expected >= MANY:
+        crew.hire()
+    parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
+    tasks = [[job.task for job in part] for part in parts]
+    return _Begun(some, stamps, known, parts, crew.map(partial(_look_at_part, look), tasks))
+
+
+def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
+    """What is known and what is found, in order; the latter goes to the cache."""
+    ready: dict[str, Any] = dict(zip(begun.known, _parsed(begun.known.values()), strict=True))
+    records: dict[str, tuple[str, str]] = {}
+    parts = zip(begun.parts, begun.looked, strict=True)
+    for job in begun.jobs:
+        while job.key not in ready:
+            part, seen = next(parts)
+            texts = _parsed(text for text, _ in seen)
+            for one, (text, whole), what in zip(part, seen, texts, strict=True):
+                ready[one.key] = what
+                if whole:  # what can't be read is tried again
+                    records[one.key] = begun.stamps[one.key], text
+        yield ready[job.key]
+    cache.put(records)
+
+
+def _parsed(texts: Iterable[str]) -> list[Any]:
+    """Many JSON texts at once, which takes half the time."""
+    parsed: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return parsed
+
+
+def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
     """What `look` says of each, or the sentence why it can't."""
-    found = {}
-    for job in jobs:
+    found: list[_Seen] = []
+    for task in tasks:
         try:
-            found[job.key] = look(job.pair)
+            found.append((json.dumps(look(task), separators=(",", ":")), True))
         except MediaError as error:
-            found[job.key] = error.message
+            found.append((json.dumps(error.message), False))
     return found
 
 
@@ -257,8 +322,9 @@ def _plain(one: Tally) -> list[Any]:
     return [getattr(one, name) for name in _TALLY]
 
 
-def _look_at_picture(pair: Pair, colored: Collection[Path]) -> list[Any]:
-    seen = glance(pair.image, colors=pair.image in colored)
+def _look_at_picture(task: tuple[Path, bool]) -> list[Any]:
+    path, colors = task
+    seen = glance(path, colors=colors)
     return [getattr(seen, name) for name in _GLANCE]
 
 

@@ -23,7 +23,7 @@ def lacks_val(pairs: Sequence[Pair]) -> bool:
 
 def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """Pairs by split and name; those without a split are for training."""
-    named = [replace(pair, split=pair.split or "train") for pair in pairs]
+    named = [pair if pair.split else replace(pair, split="train") for pair in pairs]
     return tuple(sorted(named, key=lambda pair: (SPLITS.index(pair.split), pair.name)))
 
 

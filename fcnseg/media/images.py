@@ -280,6 +280,8 @@ def _is_cut(data: bytes) -> bool:
     marker, so the last end-of-image stands after the last start-of-scan in every whole file.
     """
     if data[:2] == b"\xff\xd8":
+        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
+            return False
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     return data[:4] == b"\x89PNG" and b"IEND" not in data
 
