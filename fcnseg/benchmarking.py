@@ -1,16 +1,16 @@
 """The verb `bench`: how fast a model is here, and how near that is to what the machine can do.
 
-Every part is measured alone, then the whole as `infer` runs it: a thread decodes ahead, a
-thread draws and encodes behind.
+Every part is measured alone, then the whole as `infer` runs it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,13 +23,16 @@ from fcnseg.frames import Frame, Prediction
 from fcnseg.media.encoders import open_encoder
 from fcnseg.media.sinks import Painter, VideoSink
 from fcnseg.media.sources import Source, open_source
-from fcnseg.media.stages import Ahead, Behind
+from fcnseg.media.stages import groups
 from fcnseg.media.video import VideoWriter
+from fcnseg.pipeline import Network, Run
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.engines import Images
+from fcnseg.runtime.lanes import usable_cores
 from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.segmenter import Segmenter, load
-from fcnseg.runtime.timing import Clock, Timing, most_memory, time_each, usable_cores
+from fcnseg.runtime.timing import Clock, Timing, most_memory, time_each
+from fcnseg.runtime.together import Together
 
 WARM_UP = 3
 """Calls before the clock starts: the first ones allocate memory and choose kernels."""
@@ -43,6 +46,7 @@ class BenchResult:
     """How fast it is.
 
     size: (height, width) of the frames; frames: how many were timed.
+    batch: frames of a call; lanes: calls at the same time (see fcnseg.runtime.lanes).
     model_fps: the bare engine on frames already prepared; latency: its percentiles in ms.
     end_to_end_fps: video file in, video file out.
     limit_fps: what the machine could do at best. On a GPU the slowest of engine, decoder and
@@ -58,6 +62,7 @@ class BenchResult:
     model: Path | None
     size: tuple[int, int]
     batch: int
+    lanes: int
     frames: int
     model_fps: float
     end_to_end_fps: float
@@ -81,6 +86,7 @@ class BenchResult:
             "model": None if self.model is None else str(self.model),
             "size": list(self.size),
             "batch": self.batch,
+            "lanes": self.lanes,
             "frames": self.frames,
             "model_fps": round(self.model_fps, 2),
             "end_to_end_fps": round(self.end_to_end_fps, 2),
@@ -108,6 +114,7 @@ def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
         engine=config.engine,
         device=config.device,
         precision=config.precision,
+        parallel=True,
         listener=listener,
     )
     with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
@@ -128,9 +135,9 @@ class _Bench:
         steps = iter(range(1, 6))
         listener(Progress("bench", 0, 5, "measurements"))
         frames, decode = self._decode()
-        groups = list(_groups(frames, self._config.batch))
-        prepared = [self._segmenter.prepare([frame.image for frame in group]) for group in groups]
-        stages = {"decode": decode, **self._around(groups, prepared)}
+        batches = list(groups(frames, self._config.batch))
+        prepared = [self._segmenter.prepare([frame.image for frame in batch]) for batch in batches]
+        stages = {"decode": decode, **self._around(batches, prepared)}
         listener(Progress("bench", next(steps), 5, "measurements"))
         network = self._network(prepared)
         listener(Progress("bench", next(steps), 5, "measurements"))
@@ -168,25 +175,27 @@ class _Bench:
         engine = self._segmenter.engine
 
         def forward(batch: Images) -> None:
+            engine.lanes.enter()
             engine.forward(batch)
             engine.synchronize()
 
-        for batch in itertools.islice(itertools.cycle(prepared), WARM_UP):
-            forward(batch)
-        return time_each(forward, prepared, len(prepared[0]))
+        lanes = engine.lanes.count
+        warm_up = itertools.islice(itertools.cycle(prepared), WARM_UP * lanes)
+        time_each(forward, warm_up, len(prepared[0]), lanes)
+        return time_each(forward, prepared, len(prepared[0]), lanes)
 
     def _around(
-        self, groups: Sequence[list[Frame]], prepared: Sequence[Images]
+        self, batches: Sequence[list[Frame]], prepared: Sequence[Images]
     ) -> dict[str, Timing]:
         """What is done to a frame before and after the network."""
         segmenter, batch = self._segmenter, len(prepared[0])
         logits = segmenter.engine.forward(prepared[0])
-        labels, _ = segmenter.engine.labels(prepared[0], size=groups[0][0].size)
-        frame, answer = groups[0][0], Prediction(labels[0])
+        labels, _ = segmenter.engine.labels(prepared[0], size=batches[0][0].size)
+        frame, answer = batches[0][0], Prediction(labels[0])
         return {
-            "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), groups, batch),
-            "decide": time_each(lambda _: decide(logits), groups, batch),
-            "draw": time_each(lambda _: self._painter.overlay(frame, answer), groups, 1),
+            "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), batches, batch),
+            "decide": time_each(lambda _: decide(logits), batches, batch),
+            "draw": time_each(lambda _: self._painter.overlay(frame, answer), batches, 1),
         }
 
     def _encode(self, frames: Sequence[Frame]) -> Timing:
@@ -204,25 +213,21 @@ class _Bench:
         return begun.timing(len(pictures))
 
     def _whole(self) -> Timing:
-        """What `infer` does: decoding ahead, drawing and encoding behind."""
-        depth = 4 + self._config.batch
-        begun, done = Clock(), 0
+        """What `infer` does."""
+        segmenter = self._segmenter
+        begun = Clock()
         with self._open() as source:
             sink = VideoSink(self._out, "overlay", self._painter, fps=source.fps)
-
-            def write(item: tuple[Frame, Prediction]) -> None:
-                sink.write(*item)
-
-            with (
-                Behind(write, depth) as behind,
-                Ahead(source, depth, stop=source.close) as ahead,
-            ):
-                for group in _groups(ahead, self._config.batch):
-                    answers = self._segmenter.predict([frame.image for frame in group])
-                    for item in zip(group, answers, strict=True):
-                        behind.put(item)
-                    done += len(group)
-            sink.close()
+            run = Run(
+                source,
+                Network(segmenter),
+                nobody,
+                SimpleQueue(),
+                together=Together.alone(),
+                batch=self._config.batch,
+                lanes=segmenter.lanes,
+            )
+            done = run.result([lambda: [sink]]).frames_out
         begun.lap()
         return begun.timing(done)
 
@@ -243,6 +248,7 @@ class _Bench:
             model=self._segmenter.path,
             size=frames[0].size,
             batch=self._config.batch,
+            lanes=engine.lanes.count,
             frames=len(frames),
             model_fps=1 / stages["network"].seconds,
             end_to_end_fps=1 / whole.seconds,
@@ -263,10 +269,3 @@ def _draw_clip(path: Path, config: BenchConfig) -> Path:
             left = index * 4 % width
             writer.write(np.ascontiguousarray(wide[:, left : left + width]))
     return path
-
-
-def _groups(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:
-    """Lists of `count` frames; the last one may be shorter."""
-    rest = iter(frames)
-    while group := list(itertools.islice(rest, count)):
-        yield group

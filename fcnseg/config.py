@@ -429,9 +429,15 @@ class InferConfig(_Options):
     end: Annotated[float | None, Field(gt=0, description="Second of a video to stop at.")] = None
     watch: Annotated[bool, Field(description="Stay with a folder; segment what comes.")] = False
     skip_done: Annotated[
-        bool, Field(description="Pass over images that an earlier run into --out has done.")
+        bool, Field(description="Pass over frames that an earlier run into --out has done.")
     ] = False
     batch: Annotated[int, Field(ge=1, description="Frames a step (files only).")] = 1
+    smooth: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="Steadier labels of a video: the weight of the past; 0: off."
+        ),
+    ] = 0.0
     tile: Annotated[
         str,
         Field(description="Large pictures in tiles: auto, off, or a tile's side in pixels."),

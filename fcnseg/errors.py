@@ -9,6 +9,7 @@
     ├── MissingExtra         an optional package is needed
     ├── TrainingError        training cannot go on
     ├── SomeFailed           some inputs failed, the rest is done
+    ├── FailedElsewhere      another process of the job says what went wrong
     └── Interrupted          the user stopped it; what was finished is saved
 
 Each carries a message (what was found, what was expected) and a hint (what to do).
@@ -80,6 +81,12 @@ class SomeFailed(FcnsegError, RuntimeError):
     """Some of the inputs failed; everything else is done."""
 
     exit_status = 3
+
+
+class FailedElsewhere(FcnsegError, RuntimeError):
+    """Another process of the same job has failed, and the main one says why."""
+
+    exit_status = 0  # torchrun ends the others at the first failure: the one with the message
 
 
 class Interrupted(FcnsegError, RuntimeError):

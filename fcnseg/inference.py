@@ -1,87 +1,40 @@
 """The verb `infer`: frames of any source through a network into files, a video, a window.
 
-Three stages overlap: a thread decodes ahead, the main thread runs the network (and the
-window), a thread draws and encodes behind. A live source is not read ahead: it gives the
-newest frame only, so that what is shown is never older than two steps.
+Under torchrun each process runs the network on its share of the frames and writes the files
+that are a frame's own. What is one file of all frames (a video, COCO, shares) is made at the
+end by the main process, of the labels that all have kept: it is the file that a single
+process makes. The same holds with --skip-done, so that any job can be taken up again.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import functools
+import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from queue import SimpleQueue
+from typing import Any, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.config import InferConfig
-from fcnseg.errors import FcnsegError, Interrupted, MediaError, OptionError
-from fcnseg.events import Event, Listener, Note, Progress, nobody
+from fcnseg.classes import ClassMap
+from fcnseg.config import EngineName, InferConfig
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.events import Event, Listener, Note, nobody
 from fcnseg.fcn.checkpoint import find_model
-from fcnseg.frames import Frame, Prediction
-from fcnseg.media.images import cannot_write
 from fcnseg.media.live import Connect
 from fcnseg.media.manifest import Manifest, stamp
-from fcnseg.media.outputs import Plan, default_save, next_free, open_sinks, plan
+from fcnseg.media.outputs import Plan, next_free, open_sinks, plan, split
+from fcnseg.media.recorded import Skip, nothing
 from fcnseg.media.records import SharesSink
 from fcnseg.media.sinks import Painter, Sink
 from fcnseg.media.sources import Source, open_source
-from fcnseg.media.stages import Ahead, Behind, groups
-from fcnseg.media.window import WindowSink
-from fcnseg.runtime.segmenter import load
+from fcnseg.pipeline import InferResult, KeptLabels, Network, Predictor, Run
+from fcnseg.runtime.segmenter import Segmenter, load
+from fcnseg.runtime.steady import SteadyEngine, check_moving
 from fcnseg.runtime.tiling import TiledSegmenter, parse_tile
-
-
-class Predictor(Protocol):
-    """What gives predictions: a Segmenter, or a test's stand-in."""
-
-    @property
-    def classes(self) -> ClassMap:
-        """What the labels mean."""
-
-    def predict(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        confidence: bool = False,
-        probabilities: bool = False,
-    ) -> list[Prediction]:
-        """A prediction for each uint8 RGB picture (H, W, 3), at its own size."""
-
-
-@dataclass(frozen=True)
-class InferResult:
-    """What came of it.
-
-    frames_in: frames that were asked for, those that could not be read included.
-    frames_out: frames whose outputs are written.
-    failed: inputs that could not be read: (name, why).
-    outputs: files, or the folders they are in.
-    seconds: from the first frame to the last output; fps: frames_out by it.
-    dropped: frames of a live source that came too fast; skipped: images done before.
-    """
-
-    frames_in: int
-    frames_out: int
-    failed: tuple[tuple[str, str], ...]
-    outputs: tuple[Path, ...]
-    fps: float
-    seconds: float
-    dropped: int = 0
-    skipped: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
-        return {
-            **vars(self),
-            "failed": [{"name": name, "why": why} for name, why in self.failed],
-            "outputs": [str(path) for path in self.outputs],
-        }
+from fcnseg.runtime.together import Together
 
 
 def infer(
@@ -94,209 +47,259 @@ def infer(
     """Segment an image, a folder, a video or a camera.
 
     segmenter: instead of the model that `config` names; connect: opens cameras and streams.
+    Under torchrun each process takes its share, and all get the result of the whole.
     Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
     is finished and playable.
     """
     parse_tile(config.tile)
-    model = None if segmenter is not None else find_model(config.model, listener=listener)
-    events: SimpleQueue[Event] = SimpleQueue()  # threads speak through the main thread
-    out = config.out or next_free(Path("runs"), "infer")
-    manifest = _manifest(config, out, model)
-    with _open(config, manifest, connect, events.put) as source:
-        target = None if _only_shown(config) else plan(source.kind, out, config.save)
-        if segmenter is None:
-            loaded = load(
-                model,
-                engine=config.engine,
-                device=config.device,
-                precision=config.precision,
-                frames=source.count or 0,
-                listener=listener,
-            )
-            segmenter = TiledSegmenter(loaded, config.tile, listener)
-            if config.model is None:
-                listener(Note(f"The model is {model}"))
-        painter = Painter(segmenter.classes, config.alpha, _only(config, segmenter.classes))
-        run = _Run(config, source, segmenter, painter, listener, events)
-        return run.result(target, manifest)
+    together = Together.meet(config.device)
+    with _Job(config, listener, segmenter, connect, together) as job:
+        told = together.first(job.prepare)
+        together.all(lambda: None if together.main else job.prepare(told))
+        shares = together.all(job.share)
+        return together.first(lambda: job.join(shares))
 
 
-class _Run:
-    """One source through one network into its sinks."""
+Told = tuple[Path, EngineName]
+"""What the main process decides for all: where outputs go, and the engine."""
+
+
+class _Job:
+    """One process's share of what was asked for; the main one's also joins the shares."""
 
     def __init__(
         self,
         config: InferConfig,
-        source: Source,
-        segmenter: Predictor,
-        painter: Painter,
         listener: Listener,
-        events: SimpleQueue[Event],
+        segmenter: Predictor | None,
+        connect: Connect | None,
+        together: Together,
     ) -> None:
-        self._config, self._source, self._segmenter = config, source, segmenter
-        self._painter, self._listener, self._events = painter, listener, events
-        self._window: WindowSink | None = None
-        self._sinks: list[Sink] = []
-        self._probabilities = False
-        self._seen = self._written = 0
-        self._began = time.perf_counter()
+        self._config, self._segmenter = config, segmenter
+        self._connect, self._together = connect, together
+        self._warnings: list[Note] = []
+        self._listener = listener if together.main else self._keep_warning
+        self._events: SimpleQueue[Event] = SimpleQueue()  # threads speak through the main thread
+        self._stack = ExitStack()
+        self._steady: SteadyEngine | None = None
 
-    def _open(self, target: Plan | None, manifest: Manifest) -> None:
-        """Open what is written to and shown."""
-        if self._config.show:
-            self._window = WindowSink(self._painter, hold=self._source.kind == "image")
-        if self._config.shares is not None:
-            self._sinks.append(SharesSink(self._config.shares, self._painter.classes))
-        if target is not None:
-            self._probabilities = target.needs_probabilities
-            self._sinks += open_sinks(
-                target, self._source, self._painter, manifest=manifest, listener=self._events.put
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def prepare(self, told: Told | None = None) -> Told:
+        """Open the source and the model, decide what is written."""
+        config = self._config
+        model = None if self._segmenter is not None else find_model(config.model)
+        out, engine = told or (config.out or next_free(Path("runs"), "infer"), config.engine)
+        _refuse(config, self._together.size)
+        self._source = self._open_share()
+        _refuse_live(config, self._source, self._together.size)
+        if config.smooth:
+            check_moving(self._source.kind)
+        self._plan(out, model)
+        if config.skip_done:  # what is done can be told from the rest only now
+            self._source.close()
+            self._source = self._open_share(self._is_done)
+            if self._source.skipped:
+                self._listener(Note(f"{self._source.skipped} images are done already"))
+        if self._segmenter is None:
+            loaded = load(
+                model,
+                engine=engine,
+                device=self._together.device(config.device),
+                precision=config.precision,
+                frames=self._source.count or 0,
+                parallel=not self._source.live
+                and self._source.kind != "image"
+                and not config.smooth,  # frame after frame
+                listener=self._listener,
             )
+            engine = cast(EngineName, loaded.engine.name)
+            self._segmenter = TiledSegmenter(
+                self._steadied(loaded) if config.smooth else loaded, config.tile, self._listener
+            )
+            if config.model is None:
+                self._listener(Note(f"The model is {model}"))
+        elif config.smooth:
+            self._segmenter = self._steadied(self._segmenter)
+        classes = self._segmenter.classes
+        self._painter = Painter(classes, config.alpha, _only(config, classes))
+        return out, engine
 
-    def result(self, target: Plan | None, manifest: Manifest) -> InferResult:
-        """Run to the end; what was done is finished even if an error ends it."""
-        try:
-            self._open(target, manifest)
-            self._loop()
-        except BaseException as error:
-            outputs = self._finish(complete=False)
-            if isinstance(error, KeyboardInterrupt):
-                raise self._interrupted(outputs) from None
-            if outputs:
-                self._listener(Note(f"What was done is in {_listed(outputs)}", "warning"))
-            raise
-        outputs = self._finish(complete=True)
-        source, seconds = self._source, time.perf_counter() - self._began
-        lost = len(source.failures) if source.kind == "folder" else 0
-        if lost and not self._written:
-            raise _all_failed(source)
-        return InferResult(
-            frames_in=self._seen + lost,
-            frames_out=self._written,
-            failed=tuple(source.failures),
-            outputs=tuple(outputs),
-            fps=round(self._written / seconds, 3),
-            seconds=round(seconds, 3),
-            dropped=source.dropped,
-            skipped=source.skipped,
+    def share(self) -> tuple[InferResult, list[Note]]:
+        """Run the network on this process's frames: what came of it, and its warnings."""
+        assert self._segmenter is not None, "the model is opened before"
+        config, source = self._config, self._source
+        network = Network(self._segmenter, config.conf, self._each.needs_probabilities)
+        run = Run(
+            source,
+            network,
+            self._listener,
+            self._events,
+            together=self._together,
+            batch=config.batch,
+            lanes=self._segmenter.lanes,
+            goes_on=self._goes_on,
         )
+        each = functools.partial(self._sinks, self._each, source, self._done)
+        last = functools.partial(self._whole_sinks, source)
+        if self._kept is not None:
+            last = functools.partial(self._sinks, self._labels, source, self._kept)
+        result = run.result([each, last], self._painter if config.show else None)
+        return result, self._warnings
 
-    def _loop(self) -> None:
-        source, batch = self._source, 1 if self._source.live else self._config.batch
-        self._began = time.perf_counter()
-        with ExitStack() as stack:
-            depth = 1 if source.live else 4 + batch
-            behind = stack.enter_context(Behind(self._write, depth, weigh=_item_bytes))
-            frames: Iterable[Frame] = source
-            if not source.live:
-                ahead = Ahead(source, depth, weigh=_frame_bytes, stop=source.close)
-                frames = stack.enter_context(ahead)
-            for group in groups(frames, batch):
-                self._step(group, behind.put)
-                if self._window is not None and self._window.ended:
-                    break
+    def join(self, shares: Sequence[tuple[InferResult, list[Note]]]) -> InferResult:
+        """The result of all shares; what is one file of all frames is made."""
+        for note in (note for _, notes in shares for note in notes):
+            self._listener(note)
+        result = InferResult.of_shares([result for result, _ in shares])
+        flicker = None if self._steady is None else self._steady.flicker()
+        if flicker is not None:
+            result = replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
+        nothing_done = not (result.frames_out or result.skipped)
+        if self._source.kind == "folder" and result.failed and nothing_done:
+            raise _all_failed(result)
+        if self._each.save:
+            self._done.join()
+        return result if self._kept is None else self._with_whole(result)
 
-    def _step(self, group: list[Frame], put: Callable[[tuple[Frame, Prediction]], None]) -> None:
-        self._seen += len(group)
-        predictions = self._segmenter.predict(
-            [frame.image for frame in group],
-            confidence=self._config.conf > 0,
-            probabilities=self._probabilities,
-        )
-        for frame, prediction in zip(group, predictions, strict=True):
-            sure = _with_unknown(prediction, self._config.conf)
-            if self._window is not None:
-                self._window.write(frame, sure, age=self._source.age(frame))
-            put((frame, sure))
-        self._tell(group[-1])
+    def _with_whole(self, result: InferResult) -> InferResult:
+        """Make what is one file of all frames of the labels that were kept."""
+        folder = self._labels.path
+        with self._open() as source:
+            run = Run(
+                source,
+                KeptLabels(folder / "labels"),
+                self._listener,
+                self._events,
+                together=Together.alone(),
+                task="join",
+                goes_on=True,
+            )
+            whole = run.result([functools.partial(self._whole_sinks, source)])
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # where there is anything else in it
+            folder.parent.rmdir()
+        outputs = tuple(path for path in result.outputs if path.parent != folder)
+        return replace(result, outputs=outputs).and_then(whole)
 
-    def _write(self, item: tuple[Frame, Prediction]) -> None:
-        """The thread behind: everything that is written of a frame."""
-        try:
-            for sink in self._sinks:
-                sink.write(*item)
-        except OSError as error:
-            raise _as_media_error(error) from None
-        self._written += 1
+    def _steadied(self, segmenter: Predictor) -> Segmenter:
+        """The segmenter with its logits averaged over time."""
+        if not isinstance(segmenter, Segmenter):
+            raise OptionError(
+                "smooth averages a Segmenter's logits; what was given has none to average."
+            )
+        self._steady = SteadyEngine(segmenter.engine, self._config.smooth)
+        return replace(segmenter, engine=self._steady)
 
-    def _finish(self, *, complete: bool) -> list[Path]:
-        """Close every sink; the first error is raised when all are closed."""
-        outputs: list[Path] = []
-        errors: list[BaseException] = []
-        sinks = [*self._sinks, *([self._window] if self._window is not None else [])]
-        for sink in sinks:
-            try:
-                outputs += sink.close(complete=complete)
-            except OSError as error:
-                errors.append(_as_media_error(error))
-        self._pass_on()
-        if errors and complete:
-            raise errors[0]
-        return outputs
-
-    def _tell(self, frame: Frame) -> None:
-        self._pass_on()
-        values: dict[str, float | int | str] = {
-            "frames/s": round(self._seen / (time.perf_counter() - self._began), 1)
+    def _plan(self, out: Path, model: Path | None) -> None:
+        """What is written, and what of it was done by the same model with the same options."""
+        config, source, size = self._config, self._source, self._together.size
+        target = Plan("folder", out, ())
+        if not _only_shown(config):
+            target = plan(source.kind, out, config.save)
+        self._each, self._whole = split(target, source.kind)
+        in_one = bool(self._whole.save) or config.shares is not None
+        later = in_one and (size > 1 or config.skip_done)
+        if later and config.watch:
+            raise OptionError("--skip-done can't add what comes into a folder to one file.")
+        self._goes_on = not source.live and (later or not in_one)
+        by: dict[str, Any] = {
+            "model": None if model is None else [model.resolve(), *stamp(model)],
+            "drawn": [config.alpha, config.conf, sorted(config.classes)],
+            "smooth": config.smooth,
         }
-        age = self._source.age(frame)
-        if age is not None:
-            values |= {"ms late": round(age * 1000), "dropped": self._source.dropped}
-        unit = "images" if self._source.kind in ("image", "folder") else "frames"
-        self._listener(Progress("infer", self._seen, self._source.count, unit, values))
+        made = functools.partial(Manifest, resume=config.skip_done, rank=self._together.rank)
+        self._done = made(target.path, self._each.save, by)
+        self._labels = Plan("folder", _beside(target), ("labels",))
+        by_labels = {**by, "drawn": [config.conf]}
+        self._kept = made(self._labels.path, ("labels",), by_labels) if later else None
 
-    def _pass_on(self) -> None:
-        """Events of the threads, told by the main one."""
-        while True:
-            try:
-                self._listener(self._events.get_nowait())
-            except Empty:
-                return
+    def _is_done(self, name: str, path: Path) -> bool:
+        """Whether nothing of a frame has to be written."""
+        written = not self._each.save or self._done.has(name, path)
+        kept = self._kept is None or self._kept.has(name, path)
+        return written and kept
 
-    def _interrupted(self, outputs: list[Path]) -> Interrupted:
-        total = "" if self._source.count is None else f" of about {self._source.count}"
-        kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
-        again = "the same command with --skip-done goes on" if self._source.kind == "folder" else ""
-        return Interrupted(f"Stopped after {self._written}{total} frames{kept}.", hint=again)
+    def _open_share(self, skip: Skip = nothing) -> Source:
+        return self._open(self._together.rank, self._together.size, skip)
+
+    def _open(self, rank: int = 0, size: int = 1, skip: Skip = nothing) -> Source:
+        config = self._config
+        return self._stack.enter_context(
+            open_source(
+                config.source,
+                every=config.every,
+                limit=config.limit,
+                start=config.start,
+                end=config.end,
+                watch=config.watch,
+                exclude=config.out,
+                skip=skip,
+                rank=rank,
+                size=size,
+                connect=self._connect,
+                listener=self._events.put,
+            )
+        )
+
+    def _sinks(self, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
+        return open_sinks(
+            target, source, self._painter, manifest=manifest, listener=self._events.put
+        )
+
+    def _whole_sinks(self, source: Source) -> list[Sink]:
+        """What is one file of all frames."""
+        sinks = self._sinks(self._whole, source, self._done)
+        shares = self._config.shares
+        return sinks if shares is None else [*sinks, SharesSink(shares, self._painter.classes)]
+
+    def _keep_warning(self, event: Event) -> None:
+        """The listener of a process that is not the main one, which will tell."""
+        if isinstance(event, Note) and event.level == "warning":
+            self._warnings.append(event)
 
 
-def _open(
-    config: InferConfig, manifest: Manifest, connect: Connect | None, tell: Callable[[Event], None]
-) -> Source:
-    source = open_source(
-        config.source,
-        every=config.every,
-        limit=config.limit,
-        start=config.start,
-        end=config.end,
-        watch=config.watch,
-        exclude=config.out,
-        skip=manifest.has,
-        connect=connect,
-        listener=tell,
-    )
-    if config.skip_done and source.kind != "folder":
-        source.close()
-        raise OptionError(f"--skip-done is for folders of images; this is one {source.kind}.")
-    if source.skipped:
-        tell(Note(f"{source.skipped} images are done already"))
-    return source
-
-
-def _manifest(config: InferConfig, out: Path, model: Path | None) -> Manifest:
-    """What is done in the folder of outputs, by the same model with the same options."""
+def _refuse(config: InferConfig, size: int) -> None:
+    """OptionError for what can't be shared, or gone on with."""
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
-    if config.skip_done and "coco" in config.save:
-        raise OptionError(
-            "--skip-done can't add to coco's one file.", hint="save labels, or all anew"
-        )
-    job = {
-        "model": None if model is None else [model.resolve(), *stamp(model)],
-        "drawn": [config.alpha, config.conf, sorted(config.classes)],
+    if config.skip_done and config.source == "-":
+        raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
+    if config.skip_done and config.smooth:
+        raise OptionError("--skip-done can't go on with --smooth: each frame needs those before.")
+    alone = {
+        "--show": config.show,
+        "--watch": config.watch,
+        "--smooth": config.smooth > 0,
+        "SOURCE -": config.source == "-",
     }
-    kinds = config.save or default_save("folder")
-    return Manifest(out, kinds, job, resume=config.skip_done)
+    for name in (name for name, given in alone.items() if given and size > 1):
+        raise OptionError(
+            f"{name} is for one process, but torchrun has started {size}.",
+            hint="run it without torchrun",
+        )
+
+
+def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
+    """OptionError for a camera or stream of which frames would have to come again."""
+    if source.live and size > 1:
+        raise OptionError(
+            f"A {source.kind} is for one process, but torchrun has started {size}.",
+            hint="run it without torchrun; several share folders of images and video files",
+        )
+    if source.live and config.skip_done:
+        raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
+
+
+def _beside(target: Plan) -> Path:
+    """A hidden folder for what is kept until the end, where outputs go."""
+    if target.shape == "folder":
+        return target.path / ".parts"
+    return target.path.with_name(f".{target.path.name}.parts")
 
 
 def _only_shown(config: InferConfig) -> bool:
@@ -309,38 +312,9 @@ def _only(config: InferConfig, classes: ClassMap) -> frozenset[int] | None:
     return frozenset(classes.index_of(name) for name in config.classes) or None
 
 
-def _with_unknown(prediction: Prediction, conf: float) -> Prediction:
-    """Pixels less certain than `conf` labelled 255."""
-    if conf == 0 or prediction.confidence is None:
-        return prediction
-    unsure = (prediction.confidence < conf).view(np.uint8)
-    return replace(prediction, labels=prediction.labels | unsure * np.uint8(IGNORE))
-
-
-def _frame_bytes(frame: Frame) -> int:
-    return frame.image.nbytes
-
-
-def _item_bytes(item: tuple[Frame, Prediction]) -> int:
-    frame, prediction = item
-    chances = prediction.probabilities
-    return frame.image.nbytes + (0 if chances is None else chances.nbytes)
-
-
-def _as_media_error(error: OSError) -> OSError:
-    """The system's error as ours; a closed pipe stays what it is."""
-    if isinstance(error, FcnsegError | BrokenPipeError):
-        return error
-    return cannot_write(error.filename or "the output", error)
-
-
-def _all_failed(source: Source) -> MediaError:
-    name, why = source.failures[0]
+def _all_failed(result: InferResult) -> MediaError:
+    name, why = result.failed[0]
     return MediaError(
-        f"None of {len(source.failures)} images could be read; {name}: {why}",
+        f"None of {len(result.failed)} images could be read; {name}: {why}",
         hint="check that these are image files",
     )
-
-
-def _listed(outputs: Sequence[Path]) -> str:
-    return ", ".join(str(path) for path in outputs)

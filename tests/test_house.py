@@ -16,7 +16,7 @@ ROOMS = [
     {"cli"},
     {"demo"},
     {"training", "inference", "viewing", "exporting", "benchmarking", "doctor"},
-    {"evaluation", "classifying"},
+    {"evaluation", "classifying", "pipeline"},
     {"runtime"},
     {"data"},
     {"metrics", "fcn", "media"},

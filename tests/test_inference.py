@@ -28,6 +28,7 @@ class FakeSegmenter:
     """Labels are the red channel's quarters; can be slow, and can fail at a frame."""
 
     classes = ClassMap.of(["a", "b", "c", "d"])
+    lanes = 1
 
     def __init__(self, seconds=0.0, fail_at=None, error=None):
         self.seconds, self.fail_at = seconds, fail_at
@@ -219,9 +220,9 @@ def test_a_part_of_a_video(tmp_path, clip):
 def test_a_video_into_a_folder(tmp_path, clip):
     result = run(clip, tmp_path / "out", save=("overlay", "labels"), limit=3)
     assert files(tmp_path / "out") == {
-        "clip_overlay.mp4", *(f"labels/clip_{n:06d}.png" for n in range(3)),
+        "clip_overlay.mp4", "manifest.jsonl", *(f"labels/clip_{n:06d}.png" for n in range(3)),
     }  # fmt: skip
-    assert result.outputs == (tmp_path / "out" / "clip_overlay.mp4", tmp_path / "out" / "labels")
+    assert result.outputs == (tmp_path / "out" / "labels", tmp_path / "out" / "clip_overlay.mp4")
 
 
 def test_a_cut_video_is_done_as_far_as_it_goes_and_told(tmp_path, clip):
@@ -291,12 +292,38 @@ def test_an_interrupted_folder_goes_on_with_skip_done(tmp_path, folder):
     assert run(folder, out, skip_done=True, alpha=0.7).skipped == 0
 
 
+@pytest.mark.parametrize("kinds", [("labels",), ("overlay", "labels", "coco")])
+def test_an_interrupted_video_goes_on_with_skip_done(tmp_path, clip, kinds):
+    """All is there in the end, what is one file of all frames too, and nothing else."""
+    for out in ("once", "twice"):
+        (tmp_path / out).mkdir()
+    options = {"save": kinds, "skip_done": True, "batch": 4}
+    run(clip, tmp_path / "once", save=kinds, shares=tmp_path / "once" / "shares.jsonl")
+    options["shares"] = tmp_path / "twice" / "shares.jsonl"
+    broken = FakeSegmenter(fail_at=12, error=KeyboardInterrupt())
+    with pytest.raises(Interrupted) as caught:
+        run(clip, tmp_path / "twice", segmenter=broken, **options)
+    assert "--skip-done goes on" in caught.value.hint
+    result = run(clip, tmp_path / "twice", **options)
+    assert (result.skipped, result.frames_in, result.frames_out) == (12, 18, 18)
+    assert files(tmp_path / "twice") == files(tmp_path / "once")
+    for name in files(tmp_path / "once") - {"manifest.jsonl"}:
+        once, twice = tmp_path / "once" / name, tmp_path / "twice" / name
+        assert once.read_bytes() == twice.read_bytes(), name
+    assert set(result.outputs) == {
+        *(tmp_path / "twice" / kind for kind in kinds if kind == "labels"),
+        *(tmp_path / "twice" / f"clip_{kind}.mp4" for kind in kinds if kind == "overlay"),
+        *(tmp_path / "twice" / f"{kind}.json" for kind in kinds if kind == "coco"),
+        tmp_path / "twice" / "shares.jsonl",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"skip_done": True}, "needs --out"),
-        ({"skip_done": True, "out": "o", "save": ("coco",)}, "one file"),
-        ({"skip_done": True, "out": "o.mp4"}, "folders of images"),
+        ({"skip_done": True, "out": "o", "source": "-"}, "piped in"),
+        ({"skip_done": True, "out": "o", "source": "0"}, "this is a camera"),
         ({"out": "o.png"}, "more than one file"),
         ({"start": 3.0, "end": 1.0}, "after the start"),
         ({"show": True}, "no display"),
@@ -306,7 +333,7 @@ def test_options_that_cannot_be(tmp_path, clip, options, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fcnseg.media.window.has_display", lambda: False)
     with pytest.raises(OptionError, match=message):
-        run(clip, **options)
+        run(**{"source": clip, "connect": lambda address: FakeCamera(), **options})
     assert files(tmp_path) == {"clip.mp4"}
 
 

@@ -277,6 +277,25 @@ def test_manifest(tmp_path):
     assert not make(resume=False).has("a", inputs / "a.png")
 
 
+def test_the_manifests_of_several_processes_become_one(tmp_path):
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    clip.write_text("a video")
+    out.mkdir()
+
+    def make(rank=0):
+        return Manifest(out, [], {}, resume=True, rank=rank)
+
+    for rank, name in enumerate(["a", "b", "c"]):
+        make(rank).add(Frame(np.zeros((1, 1, 3), np.uint8), name=name), clip)
+        make(rank).add(Frame(np.zeros((1, 1, 3), np.uint8), name="of a camera"))
+    assert len(list(out.iterdir())) == 3
+    for _ in range(2):
+        assert [make().has(name, clip) for name in "abcd"] == [True, True, True, False]
+        make().join()
+        assert [path.name for path in out.iterdir()] == ["manifest.jsonl"]
+    assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
+
+
 # Windows
 
 

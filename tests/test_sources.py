@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.media import piped
+from fcnseg.media import piped, recorded
 from fcnseg.media._source import Selection
 from fcnseg.media.images import encode_image, write_image
 from fcnseg.media.recorded import WatchedFolder
 from fcnseg.media.sources import open_source
-from fcnseg.media.video import VideoWriter
+from fcnseg.media.video import VideoReader, VideoWriter
 
 SIZE = (32, 48)
 
@@ -138,6 +138,16 @@ def test_every_and_limit(tmp_path, clip, every, limit, expected):
     assert count == len(found)
 
 
+def test_several_processes_take_a_folder_together(tmp_path):
+    folder = images(tmp_path, *(f"{number}.png" for number in range(8)))
+    chosen = {"limit": 5, "skip": lambda name, path: name == "1"}
+    first, second = (open_source(folder, **chosen, rank=rank, size=2) for rank in (0, 1))
+    assert (first.count, second.count) == (3, 2)
+    assert (first.skipped, second.skipped) == (1, 0)
+    assert names(first) == ["0", "3", "5"]
+    assert names(second) == ["2", "4"]
+
+
 def test_skipping_does_not_change_which_are_every_nth(tmp_path):
     folder = images(tmp_path, *(f"{number}.png" for number in range(6)))
     source = open_source(folder, every=2, skip=lambda name, path: name == "0")
@@ -164,6 +174,67 @@ def test_a_part_of_a_video(clip):
     with open_source(clip, start=0.55, every=4) as source:
         assert source.fps == Fraction(5, 2)
         assert [frame.index for frame in source] == [6, 10, 14, 18]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 30])
+@pytest.mark.parametrize("selection", [{}, {"every": 3, "limit": 5}, {"start": 0.55, "end": 1.7}])
+@pytest.mark.parametrize("counted", [True, False])
+def test_several_processes_take_a_video_together(clip, monkeypatch, size, selection, counted):
+    """Frame k is frame k, whoever takes it; none is taken twice, none is left out."""
+
+    class Uncounted(VideoReader):
+        def __init__(self, path):
+            super().__init__(path)
+            self.count = None
+
+    if not counted:
+        monkeypatch.setattr(recorded, "VideoReader", Uncounted)
+    whole = [frame.index for frame in open_source(clip, **selection)]
+    pieces = []
+    for rank in range(size):
+        with open_source(clip, **selection, rank=rank, size=size) as source:
+            frames = list(source)
+        assert source.count == (len(frames) if counted else None)
+        assert [number_of(frame.image) for frame in frames] == [f.index for f in frames]
+        assert [frame.name for frame in frames] == [f"clip_one_{f.index:06d}" for f in frames]
+        pieces.append([frame.index for frame in frames])
+    together = [index for piece in pieces for index in piece]
+    assert (together if counted else sorted(together)) == whole
+    assert max(map(len, pieces)) <= -(-len(whole) // size)
+
+
+def test_a_video_of_which_a_part_is_done(clip):
+    done = {f"clip_one_{index:06d}" for index in (0, 1, 5, 19)}
+    asked = []
+
+    def skip(name, path):
+        asked.append(path)
+        return name in done
+
+    with open_source(clip, skip=skip) as source:
+        assert [frame.index for frame in source] == [*range(2, 5), *range(6, 19)]
+    assert source.skipped == 4
+    assert asked == [clip] * 20
+
+
+def test_several_processes_take_a_cut_video_together(tmp_path):
+    """What is missing is told once: by the one that comes to the end."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, Fraction(10), SIZE) as writer:
+        for _ in range(40):
+            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    with open_source(path) as source:
+        whole = [frame.index for frame in source]
+    taken, failures = [], []
+    for rank in range(2):
+        with open_source(path, rank=rank, size=2) as piece:
+            taken += [frame.index for frame in piece]
+        failures += piece.failures
+    assert taken == whole
+    assert failures == source.failures
 
 
 def test_a_part_that_is_not_there(clip):

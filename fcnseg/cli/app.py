@@ -73,6 +73,8 @@ def _command(
     def run(values: Any, *, as_json: bool = False) -> None:
         with Screen() as screen:
             result = verb()(values, screen)
+        if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
+            raise typer.Exit
         if as_json:
             typer.echo(json.dumps(result.as_dict()))
         else:

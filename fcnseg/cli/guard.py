@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fcnseg.errors import FcnsegError
+from fcnseg.errors import FailedElsewhere, FcnsegError
 
 DEBUG = "FCNSEG_DEBUG"
 """The environment variable behind --debug: tracebacks are shown."""
@@ -23,6 +23,8 @@ def guard() -> Iterator[None]:
     """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr."""
     try:
         yield
+    except FailedElsewhere as error:
+        raise typer.Exit(error.exit_status) from None
     except FcnsegError as error:
         _debug_trace()
         complain(error.message, error.hint)

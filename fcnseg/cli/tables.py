@@ -116,6 +116,11 @@ def show_infer(result: Any) -> None:
         f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
         f"{result.fps:.1f} frames/s"
     )
+    if result.flicker is not None:
+        console.print(
+            f"flicker {100 * result.flicker:.2f} % of pixels a frame, "
+            f"{100 * result.flicker_raw:.2f} % before --smooth"
+        )
     _show_failed(result.failed)
     for path in result.outputs:
         console.print(str(path), soft_wrap=True)

@@ -22,12 +22,15 @@ class Selection:
 
     every: each N-th frame, the first included. limit: at most so many; 0: all.
     start, end: seconds of a video; end None: to its end.
+    rank, size: of these, what the rank-th of `size` processes takes, from 0 on.
     """
 
     every: int = 1
     limit: int = 0
     start: float = 0.0
     end: float | None = None
+    rank: int = 0
+    size: int = 1
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.limit < 0 or self.start < 0:
@@ -49,6 +52,20 @@ class Selection:
         """Whether `taken` frames are all that is wanted."""
         return bool(self.limit) and taken >= self.limit
 
+    def share(self, count: int) -> int:
+        """How many of `count` wanted frames this process takes."""
+        first, last = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
+        return last - first
+
+    def owner(self, position: int, count: int | None) -> int:
+        """The process that takes the frame at a position of the about `count` that are wanted.
+
+        Each takes a piece without gaps; every `size`-th frame where nobody knows the count.
+        """
+        if count is None:
+            return position % self.size
+        return min(position * self.size // max(count, 1), self.size - 1)
+
 
 class Source(ABC):
     """Where frames come from: `with open_source("clip.mp4") as source: for frame in source`.
@@ -63,6 +80,7 @@ class Source(ABC):
     failures: inputs that could not be read: (name, why).
     skipped: images passed over because they were done before.
     sound: the file whose sound goes with the frames, or None.
+    file: the file that all frames are in, if it can be read again; else None.
     """
 
     kind: Kind
@@ -71,6 +89,7 @@ class Source(ABC):
     fps: Fraction | None = None
     count: int | None = None
     sound: Path | None = None
+    file: Path | None = None
 
     def __init__(self) -> None:
         self.taken = 0

@@ -1,4 +1,4 @@
-"""What is done of a folder of images, so that an interrupted job goes on where it was."""
+"""What is done of a job, frame by frame, so that an interrupted one goes on where it was."""
 
 from __future__ import annotations
 
@@ -10,56 +10,78 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.frames import Frame
+from fcnseg.media.images import write_bytes
 from fcnseg.media.sinks import SUFFIXES
 
 NAME = "manifest.jsonl"
 
 
 class Manifest:
-    """A JSON line for each image whose outputs are all in a folder, in the folder itself.
+    """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
 
-    kinds: the outputs of an image. job: whatever else they depend on (model, options); lines
-    of another job, and of an image that has changed since, do not count. resume: take over
-    what an earlier run has done.
+    kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
+    of another job, and of a file that has changed since, do not count. resume: take over
+    what an earlier run has done. rank: which of several processes this is; each writes lines
+    of its own (appending to one file is not safe on network drives) until they are joined.
     """
 
     def __init__(
-        self, folder: Path, kinds: Sequence[str], job: Mapping[str, Any], *, resume: bool
+        self,
+        folder: Path,
+        kinds: Sequence[str],
+        job: Mapping[str, Any],
+        *,
+        resume: bool,
+        rank: int = 0,
     ) -> None:
         self._folder, self._kinds = folder, [kind for kind in kinds if kind in SUFFIXES]
+        self._path = folder / (f"manifest-{rank}.jsonl" if rank else NAME)
         text = json.dumps({**job, "kinds": sorted(kinds)}, sort_keys=True, default=str)
         self._job = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._before = "\n" if (folder / NAME).exists() else ""  # the last line may be cut
+        self._before = "\n" if self._path.exists() else ""  # the last line may be cut
         self._done = self._read() if resume else {}
 
     def has(self, name: str, path: Path) -> bool:
-        """Whether an image's outputs are there, and made from the file as it is now."""
+        """Whether a frame's outputs are there, and made from its file as it is now."""
         if self._done.get(name) != stamp(path):
             return False
         return all(
             (self._folder / kind / f"{name}{SUFFIXES[kind]}").exists() for kind in self._kinds
         )
 
-    def add(self, frame: Frame) -> None:
-        """An image's outputs are there."""
-        if frame.path is None:
+    def add(self, frame: Frame, file: Path | None = None) -> None:
+        """A frame's outputs are there. file: what it was in, if it is no file of its own."""
+        path = frame.path or file
+        if path is None:
             return
-        line = {"name": frame.name, "job": self._job, "stamp": stamp(frame.path)}
-        with (self._folder / NAME).open("a", encoding="utf-8") as file:
-            file.write(self._before + json.dumps(line, ensure_ascii=False) + "\n")
+        line = {"name": frame.name, "job": self._job, "stamp": stamp(path)}
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(self._before + json.dumps(line, ensure_ascii=False) + "\n")
         self._before = ""
 
+    def join(self) -> None:
+        """One file of all processes' lines, once they have ended."""
+        paths = self._paths()
+        if any(path.name != NAME for path in paths):
+            lines = [line for path in paths for line in path.read_bytes().splitlines() if line]
+            write_bytes(self._folder / NAME, b"\n".join([*lines, b""]))
+        for path in paths:
+            if path.name != NAME:
+                path.unlink()
+
     def _read(self) -> dict[str, Any]:
-        path = self._folder / NAME
-        if not path.exists():
-            return {}
         done = {}
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):  # a line cut by a crash: not done
-                line = json.loads(text)
-                if line["job"] == self._job:
-                    done[line["name"]] = line["stamp"]
+        for path in self._paths():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError):  # cut by a crash: not done
+                    line = json.loads(text)
+                    if line["job"] == self._job:
+                        done[line["name"]] = line["stamp"]
         return done
+
+    def _paths(self) -> list[Path]:
+        """The first process's lines and those of the others, as they are there."""
+        return sorted(self._folder.glob("manifest*.jsonl"))
 
 
 def stamp(path: Path) -> list[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,16 @@ class Plan:
         return "probabilities" in self.save
 
 
+def split(target: Plan, kind: Kind) -> tuple[Plan, Plan]:
+    """What is a file for each frame, and what is one file of all frames, for a kind of source."""
+    if target.shape == "file":
+        return target, replace(target, save=())
+    videos = VIDEO_PICTURES if kind in MOVING or target.shape == "video" else ()
+    whole = tuple(name for name in target.save if name in (*videos, "coco"))
+    each = tuple(name for name in target.save if name not in whole)
+    return replace(target, save=each), replace(target, save=whole)
+
+
 def default_save(kind: Kind) -> tuple[str, ...]:
     """What is written to a folder when nothing is said."""
     return ("overlay",) if kind in MOVING else ("overlay", "labels")
@@ -66,7 +77,7 @@ def open_sinks(
     target: Plan, source: Source, painter: Painter, *, manifest: Manifest, listener: Listener
 ) -> list[Sink]:
     """The sinks that write what is planned; the listener hears how videos are encoded."""
-    if target.shape == "file":
+    if target.shape == "file" and target.save:
         return [FileSink(target.path, target.save[0], painter)]
     sinks: list[Sink] = []
     moving = source.kind in MOVING
@@ -88,7 +99,7 @@ def open_sinks(
         )
     each = [kind for kind in target.save if kind in SUFFIXES and kind not in pictures]
     if each:
-        done = None if moving else manifest.add
+        done = functools.partial(manifest.add, file=source.file)
         sinks.append(FolderSink(target.path, each, painter, done=done))
     if "coco" in target.save:
         sinks.append(CocoSink(target.path / "coco.json", painter.classes, only=painter.only))

@@ -19,7 +19,7 @@ from fcnseg.media.piped import ByteStream
 from fcnseg.media.video import VideoReader
 
 Skip = Callable[[str, Path], bool]
-"""Whether an image, by its name and file, is to be passed over."""
+"""Whether an image or a frame of a video, by its name and file, is to be passed over."""
 
 _BROKEN_SHARE = 0.1
 """A video that lacks more of its frames than this has failed; below, it is worth a note."""
@@ -48,8 +48,8 @@ class ImageFiles(Source):
         self.kind = kind
         wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
         fresh = [item for item in wanted if not skip(item[1], item[2])]
-        self._chosen = fresh[: selection.limit or None]
-        self.skipped = len(wanted) - len(fresh)
+        self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
+        self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
         self.count = len(self._chosen)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -68,42 +68,65 @@ class ImageFiles(Source):
 
 
 class VideoFile(Source):
-    """The frames of a video file, in order, none left out."""
+    """The frames of a video file, in order, none left out.
+
+    Of several processes each reads from the start, so that frame k is the same for all of them
+    whatever the file says of its times: it decodes what is before its piece without a look.
+    """
 
     kind: Kind = "video"
 
     def __init__(
-        self, path: str | Path, selection: Selection, listener: Listener = nobody, name: str = ""
+        self,
+        path: str | Path,
+        selection: Selection,
+        listener: Listener = nobody,
+        name: str = "",
+        skip: Skip = nothing,
     ) -> None:
         super().__init__()
         self.path = path
-        self.sound = None if "://" in str(path) else Path(path)
+        self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
         self._reader = VideoReader(path)
-        self._selection, self._listener = selection, listener
+        self._selection, self._listener, self._skip = selection, listener, skip
         self.fps = self._reader.fps / selection.every
-        self.count = self._estimate()
+        self._whole = self._estimate()
+        self.count = None if self._whole is None else selection.share(self._whole)
 
     def __iter__(self) -> Iterator[Frame]:
-        selection, reached = self._selection, 0
+        selection = self._selection
         with self._reader as reader:
-            while not self._closed.is_set() and not selection.is_full(self.taken):
-                time = reader.grab()
-                if time is None:
-                    self._account()
-                    return
-                if selection.end is not None and time >= selection.end:
-                    break
-                if time < selection.start:
+            for position, time in enumerate(self._wanted()):
+                owner = selection.owner(position, self._whole)
+                if owner > selection.rank and self._whole is not None:
+                    return  # the pieces after this one are others'
+                if owner != selection.rank:
                     continue
-                reached += 1
-                if (reached - 1) % selection.every:
+                name = f"{listing.slug(self.name)}_{reader.index:06d}"
+                if self.file is not None and self._skip(name, self.file):
+                    self.skipped += 1
                     continue
                 image = reader.retrieve()
                 if image is not None:
                     self.taken += 1
-                    name = f"{listing.slug(self.name)}_{reader.index:06d}"
                     yield Frame(image, reader.index, time, name)
+
+    def _wanted(self) -> Iterator[float]:
+        """Step to each frame that is wanted, whoever takes it: its time in seconds."""
+        selection, reached = self._selection, 0
+        while not self._closed.is_set() and not selection.is_full(selection.of(reached)):
+            time = self._reader.grab()
+            if time is None:
+                self._account(reached)
+                return
+            if selection.end is not None and time >= selection.end:
+                return
+            if time < selection.start:
+                continue
+            reached += 1
+            if (reached - 1) % selection.every == 0:
+                yield time
 
     def _estimate(self) -> int | None:
         count, fps = self._reader.count, float(self._reader.fps)
@@ -113,12 +136,15 @@ class VideoFile(Source):
         first = math.ceil(self._selection.start * fps)
         return self._selection.of(max(0, min(count, last) - first))
 
-    def _account(self) -> None:
-        """At the end of the file: was all there that it promised?"""
+    def _account(self, reached: int) -> None:
+        """At the end of the file: was all there that it promised?
+
+        reached: frames from the start that was asked for on.
+        """
         reader = self._reader
         if not reader.read:
             raise MediaError(f"{self.path} has no frame that can be decoded.")
-        if not self.taken and self._selection.start:
+        if not reached and self._selection.start:
             length = float(reader.read / reader.fps)
             raise MediaError(
                 f"{self.path} is {length:.1f} s long; nothing is left from "
@@ -140,6 +166,7 @@ class PipedVideo(VideoFile):
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         stream.save(folder / "stdin.video")
         super().__init__(folder / "stdin.video", selection, name="stdin")
+        self.file = None
 
     def close(self) -> None:
         """Remove the temporary file."""

@@ -50,6 +50,8 @@ def open_source(
     watch: bool = False,
     exclude: Path | None = None,
     skip: Skip = nothing,
+    rank: int = 0,
+    size: int = 1,
     connect: Connect | None = None,
     listener: Listener = nobody,
 ) -> Source:
@@ -61,12 +63,14 @@ def open_source(
     every, limit: take every N-th frame; at most so many (0: all).
     start, end: seconds of a video.
     watch: stay with a folder and take the images that come.
-    exclude: a folder to pass over (where outputs go); skip: says which images to pass over.
+    exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
+        video, to pass over.
+    rank, size: only what the rank-th of `size` processes takes of a video or of images.
     connect: opens cameras and streams; None is OpenCV.
     listener: hears of lost connections; it may be called from another thread.
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
-    selection = Selection(every, limit, start, end)
+    selection = Selection(every, limit, start, end, rank, size)
     text = str(spec)
     if text == "-":
         return _open_piped(selection)
@@ -115,10 +119,10 @@ def _open_file(
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, skip)
     if suffix in VIDEO_SUFFIXES:
-        return VideoFile(path, selection, listener)
+        return VideoFile(path, selection, listener, skip=skip)
     if suffix not in IMAGE_SUFFIXES and not piped.is_image(_start_of(path)):
         try:
-            return VideoFile(path, selection, listener)
+            return VideoFile(path, selection, listener, skip=skip)
         except MediaError:
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
 from fcnseg.runtime.device import resolve_device
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -81,13 +84,18 @@ class Ranks:
             dist.barrier()
 
 
+def launched() -> bool:
+    """Whether torchrun has started several processes, or they have met already."""
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return size > 1 or (dist.is_available() and dist.is_initialized())
+
+
 def join_ranks(device: str = "auto") -> Ranks:
     """The processes of this job: those torchrun tells of in the environment, else one.
 
     The group stays until the process ends, so that one verb can follow another.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    if size == 1 and not (dist.is_available() and dist.is_initialized()):
+    if not launched():
         return Ranks(resolve_device(device))
     chosen = _device_of_rank(device)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -114,6 +122,14 @@ def _join(device: torch.device, restarts: int) -> None:
         world_size=size,
     )
     atexit.register(dist.destroy_process_group)
+
+
+def meeting_place(name: str) -> Store:
+    """A part, of its own name, of the store where the processes of this job have met."""
+    from torch._C._distributed_c10d import PrefixStore
+
+    # The group's own store: another one would need a free port on the first machine.
+    return PrefixStore(name, dist.distributed_c10d._get_default_store())
 
 
 def _device_of_rank(name: str) -> torch.device:

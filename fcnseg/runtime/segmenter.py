@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fcnseg.media.sources import open_source
 from fcnseg.media.stages import abreast, groups
 from fcnseg.runtime.engines import Engine, Size, TorchEngine
 from fcnseg.runtime.opening import Wish, open_engine
+from fcnseg.runtime.steady import SteadyEngine, check_moving
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,7 @@ class Segmenter:
         every: int = 1,
         limit: int = 0,
         batch: int = 1,
+        smooth: float = 0.0,
         confidence: bool = False,
         probabilities: bool = False,
     ) -> Iterator[tuple[Frame, Prediction]]:
@@ -109,17 +111,21 @@ class Segmenter:
         source: image, folder, glob, video, camera number or stream address.
         every, limit: take every N-th frame; stop after so many (0: never).
         batch: frames a step; a live source is always taken one by one.
+        smooth: steadier labels of a video: the weight of the past, less than 1; 0: off.
         """
         if batch < 1:
             raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
+        segmenter = replace(self, engine=SteadyEngine(self.engine, smooth)) if smooth else self
         with open_source(source, every=every, limit=limit) as frames:
+            if smooth:
+                check_moving(frames.kind)
 
             def answer(group: list[Frame]) -> list[Prediction]:
                 images = [frame.image for frame in group]
-                return self.predict(images, confidence=confidence, probabilities=probabilities)
+                return segmenter.predict(images, confidence=confidence, probabilities=probabilities)
 
             together = groups(frames, 1 if frames.live else batch)
-            for group, answers in abreast(answer, together, 1 if frames.live else self.lanes):
+            for group, answers in abreast(answer, together, 1 if frames.live else segmenter.lanes):
                 yield from zip(group, answers, strict=True)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from fcnseg.events import Listener, Note, nobody
 from fcnseg.frames import Prediction
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.segmenter import Segmenter
+from fcnseg.runtime.steady import SteadyEngine
 
 STRIDE = 32
 WHOLE_PIXELS = 9_000_000
@@ -98,6 +99,7 @@ class TiledSegmenter:
             side = self._side_for(image)
             try:
                 if side:
+                    self._refuse_tiles()
                     return predict_tiled(self._segmenter, image, side=side, **wanted)
                 return self._segmenter.predict([image], **wanted)[0]
             except Exception as error:
@@ -114,6 +116,15 @@ class TiledSegmenter:
         if self._side:
             return self._side if max(height, width) > self._side else 0
         return _LARGEST if self._auto and height * width > WHOLE_PIXELS else 0
+
+    def _refuse_tiles(self) -> None:
+        """OptionError where logits are averaged over frames: tiles do not follow each other."""
+        if isinstance(self._segmenter.engine, SteadyEngine):
+            raise OptionError(
+                "--smooth needs frames that go through the network whole; these need tiles, by "
+                "--tile, their size or lack of memory.",
+                hint="leave --smooth away, or make the video smaller first",
+            )
 
     def _make_smaller(self, side: int) -> None:
         self._side = max(_SMALLEST, min(_LARGEST, side // 2))
