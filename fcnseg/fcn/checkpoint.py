@@ -40,6 +40,9 @@ TORCH_SUFFIXES = (".pth", ".pt")
 
 BEST = "best.safetensors"
 
+SHIPPED = Path(__file__).parent.parent / "models"
+"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
+
 _TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
 
 
@@ -185,8 +188,9 @@ class Checkpoint:
 def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
     """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
 
-    A published network's name means its official weights, from torch's cache or downloaded
-    (listener hears how far). Raises CheckpointError saying what was looked for.
+    The name of a network that comes with fcnseg means that one. A published network's name
+    means its official weights, from torch's cache or downloaded (listener hears how far).
+    Raises CheckpointError saying what was looked for.
     """
     if model is None or (model == "best" and not Path(model).exists()):
         found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
@@ -203,11 +207,15 @@ def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener 
         return path / BEST
     if path.is_dir():
         raise CheckpointError(f"No {BEST} in the folder {path}.", hint=_TRAIN_HINT)
+    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    if model in shipped:
+        return shipped[model]
     if model in NAMES:
         return download(official_url(model), listener)
-    close = difflib.get_close_matches(model, NAMES, n=1)
+    close = difflib.get_close_matches(model, [*shipped, *NAMES], n=1)
     raise CheckpointError(
-        f"No model {model!r}: no such file, run folder or published network.",
+        f"No model {model!r}: no such file, run folder, or network known by that name "
+        f"({', '.join([*shipped, *NAMES])}).",
         hint=f"did you mean {close[0]!r}?" if close else _TRAIN_HINT,
     )
 
