@@ -121,10 +121,16 @@ class _Options:
         values = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
-    def as_toml(self) -> str:
-        """The config as a TOML document that `load` reads back to the same config."""
+    def as_toml(self, reasons: Mapping[str, str] | None = None) -> str:
+        """The config as a TOML document that `load` reads back to the same config.
+
+        reasons: why an option has its value, by name; written above it.
+        """
         lines = [f"# fcnseg {self.verb}: every option, as resolved"]
-        lines += [f"{name} = {toml_value(value)}" for name, value in self.as_dict().items()]
+        for name, value in self.as_dict().items():
+            if reasons and name in reasons:
+                lines.append(f"# {reasons[name]}")
+            lines.append(f"{name} = {toml_value(value)}")
         return "\n".join(lines) + "\n"
 
 
@@ -240,7 +246,14 @@ class TrainConfig(_Options):
         Flag(panel="Network"),
     ] = False
 
-    epochs: Annotated[int, Field(ge=1, description="Times through the training images.")] = 40
+    epochs: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Times through the training images; 0: by their number, so that it is "
+            "about 2000 steps.",
+        ),
+    ] = 0
     batch: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"],
         Field(description="Images a step; auto: by what is there, as many as fit on a GPU."),

@@ -35,7 +35,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         ({"epoch": 3}, "Unknown option 'epoch' for train", "did you mean 'epochs'?"),
         ({"zzz": 3}, "Unknown option 'zzz'", "known: "),
-        ({"epochs": 0}, "epochs: input should be greater", ""),
+        ({"epochs": -1}, "epochs: input should be greater", ""),
         ({"decoder": "fcn9s"}, "decoder: input should be 'fcn32s'", ""),
         ({"crop": [1, 2, 3]}, "crop", ""),
     ],

@@ -135,6 +135,25 @@ def test_it_learns(drawn_folder: Path, tmp_path: Path) -> None:
 def test_the_crop_is_chosen_from_the_images(folder: Path, tmp_path: Path) -> None:
     result = start(folder, tmp_path / "run", crop=None, epochs=1)
     assert TrainConfig.load(result.run / "config.toml").crop == (128, 160)
+    text = (result.run / "config.toml").read_text()
+    assert "# the median picture is 160x128 (width x height); small pictures" in text
+    assert "steps an epoch" not in text, "the reason is for another number"
+
+
+class EnoughError(Exception):
+    """What the test is about has been seen."""
+
+
+def test_the_epochs_are_chosen_by_the_number_of_images(folder: Path, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.task.startswith("epoch"):
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        start(folder, tmp_path / "run", stop, epochs=0)
+    config = TrainConfig.load(tmp_path / "run" / "config.toml")
+    assert config.epochs == 300, "eight pictures in threes: the most there are"
+    assert "# 2 steps an epoch: about 600 steps" in (tmp_path / "run" / "config.toml").read_text()
 
 
 def test_the_batch_is_chosen_for_so_few_images(folder: Path, tmp_path: Path) -> None:

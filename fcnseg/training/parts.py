@@ -11,6 +11,7 @@ from fcnseg.data.augment import Augment
 from fcnseg.data.check import CheckResult
 from fcnseg.data.dataset import SegmentationDataset, collate
 from fcnseg.data.loading import choose_workers, load
+from fcnseg.data.suggest import suggest_epochs
 from fcnseg.errors import OptionError
 from fcnseg.evaluation import labels_of, score
 from fcnseg.events import Listener, Note
@@ -79,6 +80,17 @@ class Parts:
             rare=config.rare_crops,
             rarity=tuple(rarity),
         )
+
+    def _reasons(self) -> dict[str, str]:
+        """Why the data calls for the options that are as suggested."""
+        suggested = self.checked.suggestion
+        if suggested is None:
+            return {}
+        ours = self.config.as_dict()
+        epochs, why_epochs = suggest_epochs(len(self.pictures), ours["batch"])
+        values = {**suggested.as_dict(), "epochs": epochs, "class_weights": "sqrt"}
+        reasons = {**suggested.reasons, "epochs": why_epochs}
+        return {name: why for name, why in reasons.items() if ours[name] == values[name]}
 
     def plan(self) -> Plan:
         """Which images each step takes."""
@@ -162,7 +174,7 @@ class Parts:
         """The loop from where the track is; the run folder gets its config and table."""
         config, start = self.config, self.start
         if self.ranks.main:
-            run.write_config(config)
+            run.write_config(config, self._reasons())
             run.write_results(track.rows)
         self.listener(Note(self.summary(run)))
         listener = self.listener

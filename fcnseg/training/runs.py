@@ -69,9 +69,9 @@ class Run:
         """The folder of validation images, drawn as training goes on."""
         return self.folder / "pictures"
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Write config.toml."""
-        text = config.as_toml()
+    def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
+        """Write config.toml, with reasons by option."""
+        text = config.as_toml(reasons)
         write_atomically(self.config, lambda file: file.write(text.encode()))
 
     def write_results(self, rows: Sequence[Row]) -> None:

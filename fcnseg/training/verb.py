@@ -8,6 +8,7 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import CheckResult, examine
+from fcnseg.data.suggest import suggest_epochs
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.events import Listener, Note, nobody
 from fcnseg.runtime.ranks import Ranks, join_ranks
@@ -92,10 +93,16 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
     suggested = checked.suggestion
     assert suggested is not None, "a folder with readable training images has one"
     chosen = config.given()
-    config = replace(config, data=config.data.resolve(), crop=config.crop or suggested.crop)
+    images = checked.splits.get("train", 1)
+    batch = suggested.batch if config.batch == "auto" else config.batch
+    config = replace(
+        config,
+        data=config.data.resolve(),
+        epochs=config.epochs or suggest_epochs(images, batch)[0],
+        crop=config.crop or suggested.crop,
+    )
     start = make_start(config, checked.description.classes, listener, chosen=chosen)
     if config.batch == "auto":
-        images = checked.splits.get("train", 1)
         batch = choose_batch(
             start.network, start.config, images=images, suggested=suggested.batch, ranks=ranks
         )
