@@ -171,7 +171,8 @@ def test_padding_goes_below_and_to_the_right() -> None:
     padded = pad_to_multiple(images, 4)
     assert padded.shape == (1, 1, 4, 4)
     assert padded[0, 0, :2, :3].equal(images[0, 0])
-    assert padded[0, 0, 3].tolist() == [3, 4, 5, 5]
+    assert padded[0, 0, 3].tolist() == [0, 0, 0, 0]
+    assert padded[0, 0, :, 3].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("kind", "at"), [("centre", 15.5), ("corner", 0.0), ("same", 31.0)])
