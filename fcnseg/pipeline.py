@@ -217,7 +217,7 @@ class Run:
                 ahead = Ahead(source, depth, weigh=_frame_bytes, stop=source.close)
                 frames = stack.enter_context(ahead)
             batches = groups(self._together.heed(frames), self._batch)
-            answered = abreast(self._answer, batches, self._lanes)
+            answered = abreast(self._answer, batches, self._lanes, weigh=_group_bytes)
             for group, answers in stack.enter_context(closing(answered)):
                 self._step(group, answers, behind.put)
                 if self._window is not None and self._window.ended:
@@ -304,6 +304,10 @@ def _with_unknown(prediction: Prediction, conf: float) -> Prediction:
 
 def _frame_bytes(frame: Frame) -> int:
     return frame.image.nbytes
+
+
+def _group_bytes(frames: list[Frame]) -> int:
+    return sum(frame.image.nbytes for frame in frames)
 
 
 def _item_bytes(item: tuple[Frame, Prediction]) -> int:

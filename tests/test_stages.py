@@ -156,8 +156,25 @@ def test_abreast_takes_no_more_than_it_needs():
 
     answers = abreast(lambda number: number, items(), 3)
     assert next(answers) == (0, 0)
-    assert len(taken) == 4
+    assert len(taken) == 5
     answers.close()
+
+
+def test_abreast_is_bounded_by_size_too(monkeypatch):
+    monkeypatch.setattr("fcnseg.media.stages.MOST_BYTES", 100)
+    working, most = [], []
+
+    def work(number):
+        working.append(number)
+        most.append(len(working))
+        time.sleep(0.01)
+        working.remove(number)
+
+    heavy = [number for number, _ in abreast(work, range(6), 3, weigh=lambda _: 60)]
+    assert (heavy, max(most)) == (list(range(6)), 1)
+    most.clear()
+    list(abreast(work, range(6), 3, weigh=lambda _: 40))
+    assert max(most) == 2
 
 
 def test_an_error_comes_in_its_turn_and_ends_abreast():

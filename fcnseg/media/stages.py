@@ -40,12 +40,17 @@ def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
 
 
 def abreast(
-    work: Callable[[Item], Answer], items: Iterable[Item], lanes: int
+    work: Callable[[Item], Answer],
+    items: Iterable[Item],
+    lanes: int,
+    *,
+    weigh: Callable[[Item], int] = _weightless,
 ) -> Generator[tuple[Item, Answer]]:
     """Each item with what `work` makes of it, in order; `lanes` are worked on at the same time.
 
-    Besides those, one more is taken from `items`. An error is raised when its item's turn
-    comes; what is not begun by then is left.
+    weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
+    waits for a lane to be free, and another is taken from `items`. An error is raised when its item's turn comes;
+    what is not begun by then is left.
     """
     if lanes == 1:
         for item in items:
@@ -53,12 +58,15 @@ def abreast(
         return
     begun: deque[tuple[Item, Future[Answer]]] = deque()
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="fcnseg-lane")
+    held = 0
     try:
         for item in items:
-            begun.append((item, pool.submit(work, item)))
-            if len(begun) > lanes:
+            while begun and (len(begun) > lanes or held + weigh(item) > MOST_BYTES):
                 first, answer = begun.popleft()
                 yield first, answer.result()
+                held -= weigh(first)
+            begun.append((item, pool.submit(work, item)))
+            held += weigh(item)
         while begun:
             first, answer = begun.popleft()
             yield first, answer.result()
