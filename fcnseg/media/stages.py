@@ -49,8 +49,8 @@ def abreast(
     """Each item with what `work` makes of it, in order; `lanes` are worked on at the same time.
 
     weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
-    waits for a lane to be free, and another is taken from `items`. An error is raised when its item's turn comes;
-    what is not begun by then is left.
+    waits for a lane to be free, and another is taken from `items`. An error is raised when its
+    item's turn comes; what is not begun by then is left.
     """
     if lanes == 1:
         for item in items:
