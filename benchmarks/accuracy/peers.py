@@ -1,0 +1,199 @@
+"""Other people's networks in fcnseg's own training: only the network differs.
+
+Data, split, crops, augmentation, loss, optimiser, schedule, average of the weights and
+evaluation are those of `fcnseg train`. The trunk learns at --backbone-lr there too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from cells import Cell
+from torch import Tensor, nn
+
+from fcnseg.config import TrainConfig
+from fcnseg.data.check import examine
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.events import Listener, Note
+from fcnseg.fcn._torchvision import models  # before other packages import torchvision
+from fcnseg.fcn.backbones import build_backbone, find_trunk, load_pretrained
+from fcnseg.fcn.ladder import FCN, ModelSpec, crop, pad_to_multiple, size_of
+from fcnseg.fcn.lite import from_wheel
+from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.fcn.spec import PUBLISHED
+from fcnseg.fcn.weights import State
+from fcnseg.runtime.ranks import join_ranks
+from fcnseg.training.parts import Parts
+from fcnseg.training.runs import Run, new_run
+from fcnseg.training.start import Start
+from fcnseg.training.state import Track, load_state
+
+LITE0 = "efficientnet_lite0"
+RANDOM = "random"
+IMAGENET = "ImageNet"
+
+
+class Peer(nn.Module):
+    """Somebody else's network as fcnseg's training expects one: trunk and rest, any input size.
+
+    whole: what is called; its parts are registered here as `backbone` (the optimiser's name
+        for what learns at --backbone-lr) and `rest`, once each.
+    preprocess: what it is fed with. start: what the trunk's weights are.
+    multiple: what input sizes must be multiples of; pictures are padded as ours are.
+    """
+
+    whole: nn.Module
+    preprocess: Preprocess
+
+    def __init__(
+        self, whole: nn.Module, trunk: str, preprocess: Preprocess, start: str, multiple: int
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "whole", whole)  # not registered: its parts are
+        self.backbone = getattr(whole, trunk)
+        self.backbone.stages = {}  # --freeze is not for them
+        self.rest = nn.ModuleList(m for name, m in whole.named_children() if name != trunk)
+        self.preprocess, self.start, self.multiple = preprocess, start, multiple
+        self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # nor is --aux
+        self.spec: ModelSpec | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (N, 3, H, W), any size -> logits (N, K, H, W)."""
+        height, width = size_of(images)
+        answer: Any = self.whole(pad_to_multiple(images, self.multiple))
+        logits: Tensor = answer["out"] if isinstance(answer, dict) else answer
+        return crop(logits, height, width)
+
+
+class LiteTaps(nn.Module):
+    """fcnseg's EfficientNet-Lite0, dilated to stride 16, as LR-ASPP wants its trunk."""
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self.trunk = build_backbone(LITE0, 16)
+        load_pretrained(self.trunk, LITE0, weights)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> maps at strides 8 and 16."""
+        taps = self.trunk(images)
+        return {"low": taps[8], "high": taps[16]}
+
+
+def unet_lite0(classes: int, weights: str, listener: Listener) -> Peer:
+    """segmentation_models.pytorch's U-Net on the very trunk and weights of `fcnseg train`."""
+    network = _smp().Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=classes)
+    state = imagenet(LITE0, weights, listener)
+    if state is not None:  # the tensors map by position; the last ones are the classifier's
+        encoder = network.encoder
+        first = dict(itertools.islice(state.items(), len(encoder.state_dict())))
+        encoder.load_state_dict(from_wheel(first, encoder))
+    return _peer(network, "encoder", LITE0, state, multiple=32)
+
+
+def unet_resnet18(classes: int, weights: str, listener: Listener) -> Peer:
+    """segmentation_models.pytorch's U-Net on ResNet-18."""
+    network = _smp().Unet("resnet18", encoder_weights=None, classes=classes)
+    state = imagenet("resnet18", weights, listener)
+    if state is not None:
+        kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        nn.Module.load_state_dict(network.encoder, kept)
+    return _peer(network, "encoder", "resnet18", state, multiple=32)
+
+
+def lraspp_mobilenetv3(classes: int, weights: str, listener: Listener) -> Peer:
+    """torchvision's LR-ASPP on MobileNetV3-Large."""
+    network = models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=classes
+    )
+    state = imagenet("mobilenet_v3_large", weights, listener)
+    if state is not None:
+        head = "features."
+        kept = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
+        network.backbone.load_state_dict(kept)
+    return _peer(network, "backbone", "mobilenet_v3_large", state, multiple=1)
+
+
+def lraspp_lite0(classes: int, weights: str, listener: Listener) -> Peer:
+    """torchvision's LR-ASPP on the very trunk and weights of `fcnseg train`."""
+    del listener
+    taps = LiteTaps("none" if weights == "none" else "auto")
+    low, high = taps.trunk.channels[8], taps.trunk.channels[16]
+    network = models.segmentation.lraspp.LRASPP(taps, low, high, classes)
+    start = RANDOM if weights == "none" else IMAGENET
+    return Peer(network, "backbone", taps.trunk.preprocess, start, multiple=32)
+
+
+PEERS: dict[str, Callable[[int, str, Listener], Peer]] = {
+    "unet-lite0": unet_lite0,
+    "unet-resnet18": unet_resnet18,
+    "lraspp-mobilenetv3": lraspp_mobilenetv3,
+    "lraspp-lite0": lraspp_lite0,
+}
+
+
+def require_packages(cells: Iterable[Cell]) -> None:
+    """OptionError before anything is trained when a cell's package is missing."""
+    needing = sorted({c.peer for c in cells if c.peer is not None and c.peer.startswith("unet")})
+    if not needing:
+        return
+    try:
+        _smp()
+    except ImportError as error:
+        raise OptionError(
+            f"{' and '.join(needing)} need segmentation_models_pytorch ({error}).",
+            hint="pip install segmentation-models-pytorch, or leave them out, e.g. "
+            "--only '*/fcnseg*' '*/lraspp*'",
+        ) from None
+
+
+def imagenet(name: str, weights: str, listener: Listener) -> State | None:
+    """A trunk's published weights; None, with a warning, when they can't be had here."""
+    official = find_trunk(name).official
+    if weights == "none" or official is None:
+        return None
+    try:
+        return official(listener)
+    except CheckpointError as error:
+        listener(Note(f"{name} starts at random. {error.message}", "warning"))
+        return None
+
+
+def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
+    """Train one as `fcnseg train` trains ours, or go on with it; what comes out is in its run."""
+    assert config.data is not None
+    assert config.out is not None
+    run = Run(config.out)
+    checked = examine(config.data, listener)
+    checked.raise_errors()
+    assert checked.suggestion is not None, "a folder with readable training images has one"
+    config = dataclasses.replace(config, crop=config.crop or checked.suggestion.crop)
+    classes = len(checked.description.classes)
+    torch.manual_seed(config.seed)
+    network = PEERS[name](classes, config.backbone_weights, listener)
+    # The decoder of "published" networks: nobody takes the run's checkpoints for a ladder.
+    network.spec = ModelSpec(backbone=name, num_classes=classes, decoder=PUBLISHED)
+    start = Start(cast(FCN, network), network.preprocess, config)
+    parts = Parts(start, checked, join_ranks(config.device), listener)
+    plan, stepper = parts.plan(), parts.stepper()
+    if run.state.is_file():
+        track, tensors = load_state(run.state)
+        stepper.restore(tensors)
+    else:
+        run, track = new_run(run.folder), Track(images=plan.images, parts=config.accumulate)
+    parts.loop(run, plan, track, stepper).go()
+    return network
+
+
+def _peer(network: nn.Module, part: str, trunk: str, state: State | None, *, multiple: int) -> Peer:
+    start = RANDOM if state is None else IMAGENET
+    return Peer(network, part, find_trunk(trunk).preprocess, start, multiple)
+
+
+def _smp() -> Any:
+    return importlib.import_module("segmentation_models_pytorch")

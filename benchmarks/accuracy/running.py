@@ -1,0 +1,227 @@
+"""A cell -> a training -> a line of results.jsonl."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import Cell
+from peers import IMAGENET, RANDOM, train_peer
+from torch import nn
+
+import fcnseg
+from fcnseg.config import TrainConfig
+from fcnseg.data.layouts import describe, split_pairs, split_sizes
+from fcnseg.errors import TrainingError
+from fcnseg.events import EpochDone, Event, Listener, Note
+from fcnseg.fcn.backbones import find_trunk
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
+from fcnseg.training import train
+from fcnseg.training.plan import Plan
+from fcnseg.training.runs import Run
+
+SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou")
+IOU = "iou "
+"""How results.csv begins the column of a class."""
+
+Record = dict[str, Any]
+
+
+class Book:
+    """The results so far, a JSON object a line; a line cut short by a kill is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, [*_read(path)]
+
+    def has(self, cell: Cell, seed: int, epochs: int, options: Mapping[str, Any]) -> bool:
+        """Whether this very training is done."""
+        key = (cell.part, cell.name, seed, epochs, _as_json(options))
+        return any(_key(row) == key for row in self.rows)
+
+    def add(self, row: Record) -> None:
+        """Write a result down at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            if file.tell() and not _ends_line(self.path):
+                file.write(b"\n")
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+
+def run_cell(
+    cell: Cell, seed: int, chosen: argparse.Namespace, options: Mapping[str, Any], *, label: str
+) -> Record:
+    """Train a cell, or go on with it, and say what it reached; its weights are thrown away."""
+    name = f"{cell.name} seed {seed}"
+    said(f"{label} {name}")
+    digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
+    work: Path = chosen.work or chosen.out / "work"
+    place = cell.name.replace("*", "x")  # not every file system has stars
+    run = Run(work / cell.part / place / f"{chosen.epochs}-{seed}-{digest}")
+    data = data_folder(chosen.data, cell.dataset).resolve()
+    values = {"calibrate": False, **options, **cell.options, "data": data, "out": run.folder}
+    values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
+    row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "epochs": chosen.epochs}
+    row |= {"options": dict(options), "changed": dict(cell.options)}
+    try:
+        row |= _trained(cell, values, run, progress(f"{label} {name}"))
+    except TrainingError as error:
+        said(f"{label} {name} failed: {error.message}")
+        row |= {"failed": error.message}
+    else:
+        said(f"{label} {name}: mIoU {100 * row['miou']:.2f} in {row['seconds']:.0f} s")
+    row |= circumstances(chosen)
+    if not chosen.keep:
+        for file in (run.state, run.best, run.last):
+            file.unlink(missing_ok=True)
+    return row
+
+
+def _trained(cell: Cell, values: Record, run: Run, listener: Listener) -> Record:
+    """Ours goes the way of `fcnseg train`; the others' run folders look the same."""
+    if cell.peer is None:
+        config = TrainConfig.make({**values, "resume": run.state.is_file()})
+        train(config, listener)
+        network: nn.Module = Checkpoint.load(run.last).build()
+        start = trunk_start(config)
+    else:
+        peer = train_peer(cell.peer, TrainConfig.make(values), listener)
+        network, start = peer, peer.start
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"start": start, "parameters": parameters, **_found(run)}
+
+
+def trunk_start(config: TrainConfig) -> str:
+    """What our trunk's weights are before training."""
+    if config.backbone_weights == "none":
+        return RANDOM
+    timm = config.backbone.startswith("timm:")
+    return IMAGENET if timm or find_trunk(config.backbone).official is not None else RANDOM
+
+
+def _found(run: Run) -> Record:
+    """What a finished run says of itself: the last epoch's scores, and under what conditions."""
+    config = TrainConfig.load(run.config)
+    assert config.data is not None
+    assert config.batch != "auto"
+    with run.results.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = rows[-1]
+    description = describe(config.data)
+    plan = Plan(split_sizes(description)["train"], config.batch, config.epochs, config.seed)
+    held_out = split_pairs(description, "val" if "val" in split_sizes(description) else "train")
+    names = "\n".join(pair.name for pair in held_out)
+    device = resolve_device(config.device)
+    return {
+        **{name: float(last[name]) for name in SCORES},
+        "class_iou": {
+            name.removeprefix(IOU): float(value) if value else None
+            for name, value in last.items()
+            if name.startswith(IOU)
+        },
+        "best": max(float(row["miou"]) for row in rows),
+        "epochs_done": len(rows),
+        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),  # of all sittings
+        "images": plan.images,
+        "images_seen": len(rows) * sum(map(plan.step_images, range(plan.epoch_steps))),
+        "held_out": len(held_out),
+        "split": hashlib.sha256(names.encode()).hexdigest()[:8],
+        "batch": config.batch,
+        "crop": list(config.crop or ()),
+        "precision": precision_name(resolve_precision(config.precision, device)),
+        "images_per_second": round(float(last["images_per_second"]), 2),
+    }
+
+
+def circumstances(chosen: argparse.Namespace) -> Record:
+    """What a figure must stand with: command, machine, versions, date."""
+    places = {str(chosen.data): "DATA", str(chosen.out): "OUT", str(chosen.work): "WORK"}
+    words = [places.get(word, word) for word in sys.argv[1:]]
+    return {
+        "command": shlex.join(["python", "benchmarks/accuracy", *words]),
+        "machine": machine(chosen.device),
+        "torch": torch.__version__,
+        "fcnseg": fcnseg.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def machine(device: str) -> str:
+    """The GPU's name, if one computes, and the processor's."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    here = f"{os.cpu_count()} cores of {cpu}"
+    resolved = resolve_device(device)
+    if resolved.type == "cpu":
+        return f"{here}, no GPU"
+    gpu = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else resolved.type
+    return f"{gpu}, {here}"
+
+
+def data_folder(root: Path, name: str) -> Path:
+    """A data set's folder, or its dataset.toml if there is one in it."""
+    declared = root / name / "dataset.toml"
+    return declared if declared.is_file() else root / name
+
+
+def progress(label: str) -> Listener:
+    """A listener that prints a line an epoch, and what is worth knowing in between."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            said(f"{label}: {event.text}")
+        elif isinstance(event, EpochDone):
+            values = event.values
+            said(
+                f"{label} epoch {event.epoch}/{event.epochs}: loss {values['loss']:.3f}, "
+                f"mIoU {100 * values['miou']:.2f}, {values['images_per_second']:.1f} images/s, "
+                f"{values['seconds']:.0f} s"
+            )
+
+    return listen
+
+
+def said(text: str) -> None:
+    """A line of progress, on stderr: stdout is for the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read(path: Path) -> list[Record]:
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                said(f"{path}: a line that is cut short is passed over")
+    return rows
+
+
+def _ends_line(path: Path) -> bool:
+    return path.read_bytes()[-1:] == b"\n"
+
+
+def _key(row: Record) -> tuple[str, str, int, int, str]:
+    return row["part"], row["cell"], row["seed"], row["epochs"], _as_json(row["options"])
+
+
+def _as_json(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)

@@ -1,0 +1,176 @@
+"""Lines of results.jsonl -> a Markdown table, with what the figures were made with.
+
+Several seeds of a cell are shown as their mean and, behind ±, half of what lies between them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import DEFAULTS, PARTS
+
+Record = dict[str, Any]
+Table = Sequence[Sequence[str]]
+
+
+def write_table(part: str, rows: Iterable[Record], path: Path) -> str:
+    """The tables of a part, one for each budget that was used; written to a file as well."""
+    budgets: dict[str, list[Record]] = {}
+    for row in rows:
+        if row["part"] == part:
+            budget = json.dumps([row["epochs"], row["options"]], sort_keys=True)
+            budgets.setdefault(budget, []).append(row)
+    if not budgets:
+        return f"No cell of {part} is done."
+    text = "\n".join(_section(part, some) for some in budgets.values())
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+def _section(part: str, rows: Sequence[Record]) -> str:
+    done = [row for row in rows if "failed" not in row]
+    body = "".join(f"\n{text}\n" for text in TABLES[part](done)) if done else ""
+    failed = "".join(
+        f"\n{r['cell']}, seed {r['seed']}: {r['failed']}\n" for r in rows if r not in done
+    )
+    return f"{TITLES[part]}\n\n{_circumstances(rows)}\n{body}{failed}"
+
+
+TITLES = {
+    "ladder": "## The ladder on CamVid",
+    "others": "## Beside other networks, trained the same way",
+    "ablation": "## What each part of the recipe is worth",
+}
+
+
+def _circumstances(rows: Sequence[Record]) -> str:
+    """Commands, machines, versions, dates, budget: everything that was used, once."""
+    first = rows[0]
+    options = [f"{name}={json.dumps(value)}" for name, value in first["options"].items()]
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    lines = [f"    {command}" for command in _distinct(rows, "command")]
+    made = [_distinct(rows, name) for name in ("machine", "precision", "date")]
+    versions = _distinct(rows, "torch")
+    budget = f"{first['epochs']} epochs, seed {seeds}, batch {'/'.join(_distinct(rows, 'batch'))}"
+    if options:
+        budget += f", {' '.join(options)}"
+    parts = [
+        " / ".join(made[0]),
+        f"torch {' / '.join(versions)}",
+        *(" / ".join(m) for m in made[1:]),
+    ]
+    return "\n".join(
+        [*lines, "", f"{', '.join(filter(None, parts))}; {budget}. IoU and accuracy in %."]
+    )
+
+
+def _ladder(rows: Sequence[Record]) -> list[str]:
+    """The columns of the paper's table 2, and parameters."""
+    names = ["miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "best"]
+    head = ["decoder", "fuse", "mIoU", "pixel acc.", "mean acc.", "f.w. IoU", "best mIoU"]
+    table = [[*head, "parameters (M)", "minutes"]]
+    for cell, some in _by_cell("ladder", rows):
+        decoder, _, fuse = cell.partition("/")[2].partition("-")
+        scores = [_percent([row[name] for row in some]) for name in names]
+        table.append([decoder, fuse, *scores, _millions(some), _minutes(some)])
+    return [_markdown(table)]
+
+
+def _others(rows: Sequence[Record]) -> list[str]:
+    """A table for each data set: IoU of each class."""
+    texts = []
+    for data in dict.fromkeys(cell.dataset for cell in PARTS["others"]):
+        here = [row for row in rows if row["cell"].startswith(f"{data}/")]
+        if not here:
+            continue
+        classes = list(here[0]["class_iou"])
+        head = ["network", "trunk starts from", *classes, "mIoU", "best mIoU", "parameters (M)"]
+        table = [[*head, "minutes"]]
+        for cell, some in _by_cell("others", here):
+            ious = [_percent([row["class_iou"][name] for row in some]) for name in classes]
+            means = [_percent([row[name] for row in some]) for name in ("miou", "best")]
+            start = " / ".join(_distinct(some, "start"))
+            size = [_millions(some), _minutes(some)]
+            table.append([cell.partition("/")[2], start, *ious, *means, *size])
+        texts.append(f"**{data}**: {_data(here)}\n\n{_markdown(table)}")
+    return texts
+
+
+def _ablation(rows: Sequence[Record]) -> list[str]:
+    """Differences from the defaults of the same seed."""
+    cells = PARTS["ablation"]
+    sets = list(dict.fromkeys(cell.dataset for cell in cells))
+    found = {(row["cell"], row["seed"]): row["miou"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    table = [["change", *sets]]
+    for change in dict.fromkeys(cell.row for cell in cells):
+        texts = []
+        for data in sets:
+            one, base = f"{data}/{change}", f"{data}/{DEFAULTS}"
+            if change == DEFAULTS:
+                texts.append(_percent([found[one, s] for s in seeds if (one, s) in found]))
+            else:
+                both = [s for s in seeds if (one, s) in found and (base, s) in found]
+                texts.append(_percent([found[one, s] - found[base, s] for s in both], sign=True))
+        if set(texts) != {"-"}:
+            table.append([change, *texts])
+    text = "mIoU of the defaults; below, what each change adds to it or takes from it, in points."
+    known = [[r for r in rows if r["cell"].startswith(f"{data}/")] for data in sets]
+    about = "; ".join(
+        f"{data}: {_data(some)}" for data, some in zip(sets, known, strict=True) if some
+    )
+    return [f"{text} {about}.", _markdown(table)]
+
+
+TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
+    "ladder": _ladder,
+    "others": _others,
+    "ablation": _ablation,
+}
+
+
+def _data(rows: Sequence[Record]) -> str:
+    """How many images, of which split; two splits are no comparison, and are shown."""
+    seen = dict.fromkeys((r["images"], r["held_out"], r["split"], tuple(r["crop"])) for r in rows)
+    return " / ".join(
+        f"{images} images to train on in crops of {'x'.join(map(str, crop))}, "
+        f"{held_out} held out (split {split})"
+        for images, held_out, split, crop in seen
+    )
+
+
+def _by_cell(part: str, rows: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """The rows of each cell, in the order of the part."""
+    found = [(c.name, [row for row in rows if row["cell"] == c.name]) for c in PARTS[part]]
+    return [(name, some) for name, some in found if some]
+
+
+def _percent(values: Sequence[float | None], *, sign: bool = False) -> str:
+    """The mean, and how far the values lie apart; a dash for none."""
+    here = [100 * value for value in values if value is not None]
+    if not here:
+        return "-"
+    mean = statistics.mean(here)
+    text = f"{mean:+.1f}" if sign else f"{mean:.1f}"
+    return f"{text} ± {(max(here) - min(here)) / 2:.1f}" if len(here) > 1 else text
+
+
+def _millions(rows: Sequence[Record]) -> str:
+    return f"{rows[0]['parameters'] / 1e6:.2f}"
+
+
+def _minutes(rows: Sequence[Record]) -> str:
+    return f"{statistics.mean(row['seconds'] for row in rows) / 60:.1f}"
+
+
+def _distinct(rows: Sequence[Record], name: str) -> list[str]:
+    return [str(value) for value in dict.fromkeys(row[name] for row in rows if name in row)]
+
+
+def _markdown(table: Table) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
