@@ -87,7 +87,8 @@ def main() -> None:
                 if kills == chosen.kills:
                     process.wait()
                 else:
-                    process.wait(timeout=dice.uniform(0, 2 * length / chosen.kills))
+                    # Half of the time at most, so that the run does not end before the last kill.
+                    process.wait(timeout=dice.uniform(0, length / chosen.kills))
                 break
             except subprocess.TimeoutExpired:
                 process.kill()
