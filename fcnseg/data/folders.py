@@ -219,15 +219,18 @@ def _match(
         return split, "" if by_stem else rest, last
 
     exact = {key(name, stem_of(name).lower()): name for name in reversed(labels)}
-    bare = {key(name, bare_stem(stem_of(name))): name for name in reversed(labels)}
+    bare: dict[tuple[str, str, str], str] | None = None
     pairs, alone, used = [], [], set()
     for name in images:
         place, stem = place_of(name), stem_of(name)
         partner = (
             exact.get(key(name, stem.lower()))
             or exact.get(key(name, name.rpartition("/")[2].lower()))  # a.jpg.png
-            or bare.get(key(name, bare_stem(stem)))
         )
+        if partner is None:
+            if bare is None:
+                bare = {key(name, bare_stem(stem_of(name))): name for name in reversed(labels)}
+            partner = bare.get(key(name, bare_stem(stem)))
         if partner is None:
             alone.append(name)
             continue
