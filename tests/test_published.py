@@ -99,7 +99,7 @@ def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"")
     assert find_model("fcn_resnet50") == cached
-    with pytest.raises(CheckpointError, match="published network") as caught:
+    with pytest.raises(CheckpointError, match="network known by that name") as caught:
         find_model("fcn_resnet5")
     assert "fcn_resnet50" in caught.value.hint
 

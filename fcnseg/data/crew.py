@@ -111,6 +111,7 @@ def _start() -> _Worker:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here again, and is told
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,  # out of the terminal's reach also while it starts
     )
 
 
