@@ -97,8 +97,9 @@ def loaded(names: list[str]) -> list[str]:
 
 SCRIPT = """
 from pathlib import Path
-import sys
+import signal, sys
 from fcnseg.data.crew import Crew
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from tests.test_crew import slow
 print("run", flush=True)
 with Crew(2) as crew:
