@@ -23,12 +23,11 @@ from fcnseg.frames import Frame, Prediction
 from fcnseg.media.encoders import open_encoder
 from fcnseg.media.sinks import Painter, VideoSink
 from fcnseg.media.sources import Source, open_source
-from fcnseg.media.stages import groups
+from fcnseg.media.stages import groups, usable_cores
 from fcnseg.media.video import VideoWriter
 from fcnseg.pipeline import Network, Run
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.engines import Images
-from fcnseg.runtime.lanes import usable_cores
 from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.runtime.timing import Clock, Timing, most_memory, time_each

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg.media.stages import abreast
+from fcnseg.media.stages import abreast, usable_cores
 from fcnseg.runtime import lanes
-from fcnseg.runtime.lanes import ONE, Lanes, side_by_side, usable_cores
+from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.segmenter import load
 

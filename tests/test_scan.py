@@ -17,11 +17,12 @@ import fcnseg.data.scan
 from fcnseg.data.cache import ScanCache, cache_folder, stamp
 from fcnseg.data.crew import Crew
 from fcnseg.data.layouts import Scanned, scan
-from fcnseg.data.scan import Tallies, cores
+from fcnseg.data.scan import Tallies
 from fcnseg.data.values import MOST_VALUES, Tally, tally
 from fcnseg.events import Progress
 from fcnseg.media.glance import glance
 from fcnseg.media.labels import RawLabels
+from fcnseg.media.stages import usable_cores
 from tests.written import draw_set, folders
 
 
@@ -181,7 +182,7 @@ def test_processes_see_what_threads_see(
     shutil.rmtree(cache)
     crews = request.getfixturevalue("crews")
     processes = everything(scan(folder, pictures=True))
-    assert len(crews[0].workers) == cores()
+    assert len(crews[0].workers) == usable_cores()
     assert all(worker.returncode is not None for worker in crews[0].workers)
     assert processes == threads
     assert len(kept) == 16

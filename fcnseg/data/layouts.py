@@ -32,7 +32,6 @@ from fcnseg.data.scan import (
     LabelScan,
     PictureScan,
     Tallies,
-    cores,
     scan_labels,
     scan_pictures,
 )
@@ -41,6 +40,7 @@ from fcnseg.data.values import SMEARED, Values, total, values_of
 from fcnseg.errors import DatasetError
 from fcnseg.events import Listener, Progress, nobody
 from fcnseg.media.images import VIDEO_SUFFIXES
+from fcnseg.media.stages import usable_cores
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "list": find_pair_list,
@@ -103,7 +103,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
             terms=declared.reading.encoding.terms,
         )
     pairs = sort_pairs(found.pairs)
-    with ScanCache(root) as cache, Crew(cores()) as crew:
+    with ScanCache(root) as cache, Crew(usable_cores()) as crew:
         tell = _teller("labels", len(pairs), listener)
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,13 +184,6 @@ def scan_pictures(
     scan.mean = tuple(round(float(v), 4) for v in first)
     scan.spread = tuple(round(float(v), 4) for v in np.sqrt(np.maximum(0, second - first**2)))
     return scan
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ encoding let go of Python's lock, so that threads are enough.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,6 +26,13 @@ _TICK = 0.2
 def _weightless(item: object) -> int:
     del item
     return 0
+
+
+def usable_cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:

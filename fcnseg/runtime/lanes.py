@@ -6,11 +6,12 @@ quick answer; where many wait, as in a file, one core for each picture does more
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 
 import torch
+
+from fcnseg.media.stages import usable_cores
 
 MOST = 4
 """Pictures side by side; each needs the memory of a whole forward pass."""
@@ -42,10 +43,3 @@ def side_by_side(device: str) -> Lanes:
     cores = min(usable_cores(), torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
     count = min(cores, MOST)
     return Lanes(count, cores // count) if count > 1 else ONE
-
-
-def usable_cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
