@@ -8,7 +8,6 @@ Tells its size and on how many pixels of the validation images it answers as the
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a dataset folder; its val images are used")
     chosen = parser.parse_args()
     path = find_model(chosen.model)
-    checkpoint = Checkpoint.load(path)
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in checkpoint.weights.items()
-    }
-    dataclasses.replace(checkpoint, weights=weights).save(chosen.target)
+    Checkpoint.load(path).half().save(chosen.target)
     before, after = (load(file, engine="torch") for file in (path, chosen.target))
     pairs = [pair for pair in scan(chosen.data).description.pairs if pair.split == "val"]
     equal = total = 0

@@ -113,6 +113,7 @@ def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
         engine=config.engine,
         device=config.device,
         precision=config.precision,
+        short_side=config.short_side,
         parallel=True,
         listener=listener,
     )

@@ -73,6 +73,7 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         engine=config.engine,
         device=str(ranks.device),
         precision=config.precision,
+        short_side=config.short_side,
     )
     description = as_the_model_sees(describe(config.data, listener), segmenter, listener)
     split = config.split or choose_split(split_sizes(description))

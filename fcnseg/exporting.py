@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fcnseg.config import ExportConfig
-from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.events import Listener, Note, nobody
+from fcnseg.data.dataset import SegmentationDataset
+from fcnseg.data.layouts import describe
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError, OptionError
+from fcnseg.evaluation import as_the_model_sees
+from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.fcn.checkpoint import Checkpoint, find_model
+from fcnseg.metrics import Confusion, Report
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.formats import FORMATS, opset_of
 from fcnseg.runtime.parity import SIZES, Parity
+from fcnseg.runtime.quantize import write_int8
+from fcnseg.runtime.segmenter import Segmenter, load
+
+FITTED_TO = 64
+"""Training images that the ranges of 8 bits are taken from."""
+
+MEASURED_ON = 200
+"""Validation images, at most, on which the cost of 8 bits is measured."""
+
+MOST_LOST = 0.02
+"""A file that loses more mIoU than this is not written."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounding to 8 bits changed on validation images.
+
+    label_agreement: share of pixels with the original's label, 0..1.
+    miou_before, miou: of the original and of the file.
+    """
+
+    images: int
+    label_agreement: float
+    miou_before: float
+    miou: float
 
 
 @dataclass(frozen=True)
@@ -20,14 +50,16 @@ class ExportResult:
     """What was written, and the proof.
 
     opset: the version of the operators, for ONNX; None for formats without one.
-    parity: how near the file's answers are to the checkpoint's.
+    parity: how near the file's answers are to the checkpoint's; None in int8, where they are
+        not meant to be equal and `cost` says by how much they differ.
     """
 
     format: str
     path: Path
     opset: int | None
     size_bytes: int
-    parity: Parity
+    parity: Parity | None
+    cost: Cost | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
@@ -36,23 +68,27 @@ class ExportResult:
             "path": str(self.path),
             "opset": self.opset,
             "size_bytes": self.size_bytes,
-            "parity": self.parity.as_dict(),
+            "parity": None if self.parity is None else self.parity.as_dict(),
+            "int8": None if self.cost is None else asdict(self.cost),
         }
 
 
 def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
     """Write a checkpoint in another format and compare the two on pictures of several sizes.
 
-    The file appears only when it gives the same answers. Raises CheckpointError,
-    MissingExtra, OptionError.
+    The file appears only when it gives the same answers; one in int8 when it is nearly as
+    good on the validation images. Raises CheckpointError, MissingExtra, OptionError.
     """
     model = find_model(config.model, listener=listener)
     if model.suffix.lower() in {format.suffix for format in FORMATS.values()}:
         raise CheckpointError(
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"
         )
-    checkpoint = Checkpoint.load(model)
     path = _target(config, model)
+    if config.precision == "int8":
+        cost = _export_int8(config, model, path, listener)
+        return ExportResult(config.format, path, opset_of(path), path.stat().st_size, None, cost)
+    checkpoint = Checkpoint.load(model)
     listener(Note(f"Writing {path} and comparing it with {model}"))
     parity = convert(checkpoint, path, config.format, sizes=_sizes(checkpoint))
     parts = [path, *(path.with_suffix(suffix) for suffix in FORMATS[config.format].beside)]
@@ -60,13 +96,79 @@ def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
     return ExportResult(config.format, path, opset_of(path), size, parity)
 
 
+def _export_int8(config: ExportConfig, model: Path, path: Path, listener: Listener) -> Cost:
+    """Round, measure what it costs, and only then give the file its name."""
+    if config.data is None:
+        raise OptionError(
+            "int8 has to be fitted to pictures; no dataset folder was given.",
+            hint="add --data FOLDER, the one the model was trained on",
+        )
+    if config.format != "onnx":
+        raise OptionError(
+            f"int8 is written as onnx, which OpenVINO runs, too; found {config.format!r}.",
+            hint="leave --format away",
+        )
+    original = load(model, engine="torch")
+    description = as_the_model_sees(describe(config.data, listener), original, listener)
+    train, val = (
+        SegmentationDataset(description, split, preprocess=original.preprocess, cache=False)
+        for split in ("train", "val")
+    )
+    listener(Note(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
+    pictures = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            written = Path(folder) / path.name
+            write_int8(Checkpoint.load(model), written, pictures)
+            cost = _cost(original, load(written), val, listener)
+            if cost.miou < cost.miou_before - MOST_LOST:
+                raise CheckpointError(
+                    f"In int8 the model loses too much: mIoU {cost.miou:.4f}, before "
+                    f"{cost.miou_before:.4f}; at most {MOST_LOST} may go.",
+                    hint="nothing was written; export without --precision int8",
+                )
+            written.replace(path)
+    except OSError as error:
+        if isinstance(error, FcnsegError):
+            raise
+        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+    return cost
+
+
+def _cost(
+    original: Segmenter, rounded: Segmenter, val: SegmentationDataset, listener: Listener
+) -> Cost:
+    chosen = spread(len(val), MEASURED_ON)
+    matrices = [Confusion(len(val.classes)) for _ in range(2)]
+    same = pixels = 0
+    for done, index in enumerate(chosen, start=1):
+        sample = val[index]
+        before, after = (each.predict([sample.image])[0].labels for each in (original, rounded))
+        for matrix, labels in zip(matrices, (before, after), strict=True):
+            matrix.add(sample.labels, labels)
+        same, pixels = same + int((before == after).sum()), pixels + before.size
+        listener(Progress("comparing", done, len(chosen), "images"))
+    miou_before, miou = (
+        Report.of(matrix.matrix, val.classes, len(chosen)).miou for matrix in matrices
+    )
+    return Cost(len(chosen), same / pixels, miou_before, miou)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of 0 .. count - 1, evenly over all of them."""
+    chosen = min(count, most)
+    return [index * count // chosen for index in range(chosen)]
+
+
 def _target(config: ExportConfig, model: Path) -> Path:
     """The file to write; OptionError when its name would hide what it is."""
     suffix = FORMATS[config.format].suffix
+    stem = f"{model.stem}.int8" if config.precision == "int8" else model.stem
     if config.out is None:
-        return model.with_suffix(suffix)
+        return model.with_name(f"{stem}{suffix}")
     if config.out.is_dir():
-        return config.out / f"{model.stem}{suffix}"
+        return config.out / f"{stem}{suffix}"
     if config.out.suffix.lower() != suffix:
         raise OptionError(
             f"An exported {config.format} file is named *{suffix}; found {config.out.name!r}.",

@@ -111,6 +111,7 @@ class _Job:
                 engine=engine,
                 device=self._together.device(config.device),
                 precision=config.precision,
+                short_side=config.short_side,
                 frames=self._source.count or 0,
                 parallel=not self._source.live
                 and self._source.kind != "image"

@@ -83,6 +83,7 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
         engine="torch" if config.rungs and config.engine == "auto" else config.engine,
         device=config.device,
         precision=config.precision,
+        short_side=config.short_side,
     )
     artist = Artist.of(segmenter, config)
     out = config.out or next_free(Path("runs"), "viz")

@@ -56,8 +56,7 @@ def test_build(checkpoint: Checkpoint, path: Path) -> None:
 
 @torch.no_grad()
 def test_half_precision_weights_compute_in_full(checkpoint: Checkpoint) -> None:
-    half = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint.weights.items()}
-    small = Checkpoint(checkpoint.spec, LITE, checkpoint.classes, half)
+    small = checkpoint.half()
     network = small.build()
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     x = torch.rand(1, 3, 64, 64)

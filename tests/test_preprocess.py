@@ -7,6 +7,8 @@ from fcnseg.errors import InputError
 from fcnseg.fcn._torchvision import v2
 from fcnseg.fcn.preprocess import IMAGENET, LITE, Preprocess
 
+STATS = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
 
 def images(*shape: int) -> torch.Tensor:
     return torch.randint(
@@ -49,3 +51,26 @@ def test_round_trip(preprocess: Preprocess) -> None:
 def test_broken_descriptions(data: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Preprocess.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((360, 480), None, (360, 480)),
+        ((360, 480), 180, (180, 240)),
+        ((480, 360), 180, (240, 180)),
+        ((1, 1000), 100, (100, 100000)),
+        ((1000, 1), 1, (1000, 1)),
+    ],
+)
+def test_network_size(
+    size: tuple[int, int], short_side: int | None, expected: tuple[int, int]
+) -> None:
+    assert Preprocess(*STATS, short_side).network_size(size) == expected
+
+
+def test_at_another_short_side() -> None:
+    trained = Preprocess(*STATS, 520)
+    assert trained.at(None) == trained
+    assert trained.at(0) == Preprocess(*STATS)
+    assert trained.at(360) == Preprocess(*STATS, 360)

@@ -12,7 +12,7 @@ from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.media.images import resize_image, write_image
 from fcnseg.runtime.engines import Engine
 from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.segmenter import Segmenter, load, network_size
+from fcnseg.runtime.segmenter import Segmenter, load
 
 AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RGB = ClassMap.of(["red", "green", "blue"])
@@ -74,20 +74,6 @@ def test_short_side_resizes_the_picture_and_the_logits_back():
     expected = F.interpolate(small[None], (45, 60), mode="bilinear")[0]
     np.testing.assert_array_equal(labels, expected.argmax(0).numpy())
     np.testing.assert_allclose(segmenter.logits(image), expected.numpy(), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("size", "short_side", "expected"),
-    [
-        ((360, 480), None, (360, 480)),
-        ((360, 480), 180, (180, 240)),
-        ((480, 360), 180, (240, 180)),
-        ((1, 1000), 100, (100, 100000)),
-        ((1000, 1), 1, (1000, 1)),
-    ],
-)
-def test_network_size(size, short_side, expected):
-    assert network_size(size, short_side) == expected
 
 
 def test_nothing_in_nothing_out():

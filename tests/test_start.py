@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_the_same_classes_keep_everything(saved: Path) -> None:
     for name, tensor in made.network.state_dict().items():
         assert torch.equal(tensor, old.weights[name]), name
     assert "start anew" not in told
+
+
+def test_what_was_shipped_in_half_precision_is_gone_on_with(saved: Path, tmp_path: Path) -> None:
+    small = Checkpoint.load(saved).half().save(tmp_path / "half.safetensors")
+    made, _ = start(ABC, finetune=str(small))
+    old = Checkpoint.load(saved).weights
+    for name, tensor in made.network.state_dict().items():
+        assert tensor.dtype == old[name].dtype, name
+        torch.testing.assert_close(tensor, old[name], rtol=1e-3, atol=1e-4)
+    moved, _ = start(ClassMap.of(["c", "new", "a"]), finetune=str(small))
+    assert moved.network.decoder.head[1].bias.tolist() == [30, 0, 10]
+
+
+def test_the_short_side_is_the_checkpoints_or_chosen(saved: Path, tmp_path: Path) -> None:
+    assert start(ABC, **TINY, short_side=96)[0].preprocess.short_side == 96
+    old = Checkpoint.load(saved)
+    path = dataclasses.replace(old, preprocess=old.preprocess.at(200)).save(
+        tmp_path / "200.safetensors"
+    )
+    for options, expected in ({}, 200), ({"short_side": 96}, 96), ({"short_side": 0}, None):
+        assert start(ABC, finetune=str(path), **options)[0].preprocess.short_side == expected
+    other, _ = start(ABC, finetune=str(path), backbone="resnet18", backbone_weights="none")
+    assert other.preprocess.short_side == 200
 
 
 def test_classes_are_kept_by_name(saved: Path) -> None:

@@ -10,15 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.drawn import write_dataset
+from fcnseg.data.layouts import describe
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
 from fcnseg.evaluation import evaluate
 from fcnseg.events import EpochDone, Event, Note, Progress
 from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.media.images import read_image, resize_image
+from fcnseg.runtime.segmenter import load
 from fcnseg.training import TrainResult, train
 from fcnseg.training.step import Stepper
 from tests.conftest import TINY
@@ -138,6 +142,24 @@ def test_the_crop_is_chosen_from_the_images(folder: Path, tmp_path: Path) -> Non
     text = (result.run / "config.toml").read_text()
     assert "# the median picture is 160x128 (width x height); small pictures" in text
     assert "steps an epoch" not in text, "the reason is for another number"
+
+
+def test_a_short_side_is_trained_for_and_kept(folder: Path, tmp_path: Path) -> None:
+    result = start(folder, tmp_path / "run", crop=None, epochs=1, short_side=64)
+    best = result.run / "best.safetensors"
+    assert TrainConfig.load(result.run / "config.toml").crop == (64, 96), "of 80x64, not 160x128"
+    assert Checkpoint.load(best).preprocess.short_side == 64
+    picture = describe(folder).pairs[-1].image
+    as_trained, native = load(best), load(best, short_side=0)
+    assert native.preprocess.short_side is None
+    image = read_image(picture)
+    small = resize_image(image, (64, 80))
+    found = as_trained.engine.logits(small[None], size=image.shape[:2])[0]
+    np.testing.assert_allclose(as_trained.logits(image), found, atol=1e-5)
+    assert np.abs(native.logits(image) - found).max() > 1e-3
+    options = {"data": folder, "model": str(best), "short_side": 0, "split": "val"}
+    scores = [evaluate(EvalConfig.make({**options, "short_side": s})).miou for s in (None, 64, 0)]
+    assert scores[0] == scores[1] != scores[2]
 
 
 class EnoughError(Exception):

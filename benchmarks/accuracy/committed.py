@@ -33,11 +33,7 @@ def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> No
     best: Path = chosen.model or run.best
     checkpoint = Checkpoint.load(best)
     if chosen.half:
-        weights = {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in checkpoint.weights.items()
-        }
-        checkpoint = dataclasses.replace(checkpoint, weights=weights)
+        checkpoint = checkpoint.half()
     file = checkpoint.save(chosen.to / f"{NAME}.safetensors")
     result = evaluate(
         EvalConfig(data=data, model=str(file), split="val", device=chosen.device), progress(NAME)

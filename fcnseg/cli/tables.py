@@ -135,12 +135,20 @@ def show_viz(result: Any) -> None:
 def show_export(result: Any) -> None:
     """The file and the proof that it says the same."""
     report = result.as_dict()
-    parity = report["parity"]
-    _print(f"{report['path']}  ({report['size_bytes'] / 1e6:.1f} MB, {report['format']})")
-    _print(
-        f"Same labels as the original on {100 * parity['label_agreement']:.3f} % of pixels, "
-        f"largest score difference {parity['max_abs_diff']:.2g}."
-    )
+    parity, cost = report["parity"], report["int8"]
+    kind = report["format"] if cost is None else f"{report['format']}, int8"
+    _print(f"{report['path']}  ({report['size_bytes'] / 1e6:.1f} MB, {kind})")
+    if parity is not None:
+        _print(
+            f"Same labels as the original on {100 * parity['label_agreement']:.3f} % of pixels, "
+            f"largest score difference {parity['max_abs_diff']:.2g}."
+        )
+    if cost is not None:
+        _print(
+            f"On {cost['images']} validation images: mIoU {cost['miou']:.4f}, the original's "
+            f"{cost['miou_before']:.4f}; same labels on {100 * cost['label_agreement']:.2f} % of "
+            "pixels."
+        )
     _print(f"Use it: fcnseg infer IMAGES_OR_VIDEO -m {report['path']}")
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 Fuse = Literal["score", "feature", "concat"]
 Precision = Literal["auto", "f32", "bf16", "f16"]
+RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
 Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
 Output = Literal["overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco"]
@@ -42,8 +43,24 @@ Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[
     Precision, Field(description="Arithmetic; auto takes the fastest that is safe on the device.")
 ]
+RunPrecisionOption = Annotated[
+    RunPrecision,
+    Field(
+        description="Arithmetic; auto takes the fastest that is safe on the device. int8 needs a "
+        "file that `fcnseg export --precision int8` wrote."
+    ),
+]
 Engine = Annotated[
     EngineName, Field(description="What runs the network; auto takes what fits the model file.")
+]
+ShortSide = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="Short side, in pixels, at which the network sees pictures; 0: their own. "
+        "Without it, what the model was trained for.",
+    ),
+    Flag(metavar="N"),
 ]
 Workers = Annotated[
     int,

@@ -15,7 +15,8 @@ from fcnseg.config.choices import (
     Flag,
     Model,
     Output,
-    PrecisionOption,
+    RunPrecisionOption,
+    ShortSide,
     Source,
 )
 from fcnseg.config.options import STRICT, Options
@@ -28,6 +29,7 @@ class InferConfig(Options):
     verb: ClassVar[str] = "infer"
     source: Source
     model: Model = None
+    short_side: ShortSide = None
     out: Annotated[
         Path | None,
         Field(description="A file (one image, a video) or a folder; without it, runs/inferN."),
@@ -76,7 +78,7 @@ class InferConfig(Options):
         Field(description="Large pictures in tiles: auto, off, or a tile's side in pixels."),
     ] = "auto"
     device: Device = "auto"
-    precision: PrecisionOption = "auto"
+    precision: RunPrecisionOption = "auto"
     engine: Engine = "auto"
 
 
@@ -87,6 +89,7 @@ class VizConfig(Options):
     verb: ClassVar[str] = "viz"
     source: Source
     model: Model = None
+    short_side: ShortSide = None
     out: Annotated[
         Path | None,
         Field(description="The folder for the pictures; without it, runs/vizN."),
@@ -111,5 +114,5 @@ class VizConfig(Options):
     ] = False
     limit: Annotated[int, Field(ge=0, description="Stop after this many frames; 0: all.")] = 0
     device: Device = "auto"
-    precision: PrecisionOption = "auto"
+    precision: RunPrecisionOption = "auto"
     engine: Engine = "auto"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fcnseg.config.choices import Device, Engine, Flag, Format, PrecisionOption
+from fcnseg.config.choices import Device, Engine, Flag, Format, RunPrecisionOption, ShortSide
 from fcnseg.config.options import STRICT, Options
 
 
@@ -29,6 +29,21 @@ class ExportConfig(Options):
         Path | None,
         Field(description="The file; without it, beside the model."),
         Flag(("--out", "-o")),
+    ] = None
+    precision: Annotated[
+        Literal["f32", "int8"],
+        Field(
+            description="Arithmetic of the file; int8 is smaller and often faster (onnx only; "
+            "needs --data)."
+        ),
+    ] = "f32"
+    data: Annotated[
+        Path | None,
+        Field(
+            description="The dataset folder whose training images int8 is fitted to; what it "
+            "costs is measured on the validation images."
+        ),
+        Flag(metavar="FOLDER"),
     ] = None
 
 
@@ -53,9 +68,10 @@ class BenchConfig(Options):
         Flag(metavar="H W"),
     ] = (360, 480)
     frames: Annotated[int, Field(ge=3, description="Frames to time, after warm-up.")] = 60
+    short_side: ShortSide = None
     batch: Annotated[int, Field(ge=1, description="Frames a step.")] = 1
     device: Device = "auto"
-    precision: PrecisionOption = "auto"
+    precision: RunPrecisionOption = "auto"
     engine: Engine = "auto"
 
 

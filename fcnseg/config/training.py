@@ -16,6 +16,8 @@ from fcnseg.config.choices import (
     Fuse,
     Model,
     PrecisionOption,
+    RunPrecisionOption,
+    ShortSide,
     Split,
     Workers,
 )
@@ -212,6 +214,15 @@ class TrainConfig(Options):
         Field(description="Random scale range of training images."),
         Flag(panel="Recipe", metavar="MIN MAX"),
     ] = (0.75, 2.0)
+    short_side: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Short side, in pixels, at which the network sees pictures, here and "
+            "later; --crop and --scale are of that size. 0: their own.",
+        ),
+        Flag(panel="Recipe", metavar="N"),
+    ] = None
     flip: Annotated[
         float, Field(ge=0, le=1, description="Chance of a horizontal flip."), Flag(panel="Recipe")
     ] = 0.5
@@ -247,6 +258,7 @@ class EvalConfig(Options):
         Path, Field(description="The dataset folder."), Flag(argument=True, metavar="DATA")
     ]
     model: Model = None
+    short_side: ShortSide = None
     split: Annotated[
         Split | None,
         Field(description="Which part; without it test if there is one, else val, else all."),
@@ -257,6 +269,6 @@ class EvalConfig(Options):
     ] = False
     batch: Annotated[int, Field(ge=1, description="Images at a time.")] = 4
     device: Device = "auto"
-    precision: PrecisionOption = "auto"
+    precision: RunPrecisionOption = "auto"
     engine: Engine = "auto"
     workers: Workers = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,17 @@ class Preprocess:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"Not a preprocessing description: {error}.") from error
+
+    def at(self, short_side: int | None) -> Preprocess:
+        """The same with another short side: 0 is the pictures' own size, None leaves it."""
+        return self if short_side is None else replace(self, short_side=short_side or None)
+
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture of this (height, width)."""
+        if self.short_side is None:
+            return size
+        factor = self.short_side / min(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory."""

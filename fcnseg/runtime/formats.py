@@ -26,6 +26,9 @@ from fcnseg.runtime.folding import fold_batch_norms
 from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino, read_model
 from fcnseg.runtime.parity import Images, Logits, Run, sample_images
 
+PRECISION = "precision"
+"""Under this name a file's header says, in its extras, what it computes in, if not in f32."""
+
 
 @dataclass(frozen=True)
 class Format:

@@ -131,7 +131,7 @@ class Segmenter:
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """Pictures of one size as the network wants them: uint8 (N, h, w, 3)."""
         height, width = images[0].shape[:2]
-        wanted = network_size((height, width), self.preprocess.short_side)
+        wanted = self.preprocess.network_size((height, width))
         return np.stack([resize_image(image, wanted) for image in images])
 
     def _with_labels(
@@ -161,6 +161,7 @@ def load(
     precision: str = "auto",
     frames: int = 0,
     parallel: bool = False,
+    short_side: int | None = None,
     listener: Listener = nobody,
 ) -> Segmenter:
     """A segmenter from a model file, ready to run.
@@ -172,17 +173,12 @@ def load(
     frames: how many frames will come, if known: it decides whether a conversion is.
     parallel: for many pictures: on a processor several are worked on side by side, which takes
         longer for one and less for all, and more memory.
+    short_side: pixels at which the network sees pictures, 0 for their own; without it, what the
+        model was trained for.
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
     path = find_model(None if model is None else str(model), listener=listener)
     runner, header = open_engine(path, Wish(engine, device, precision, frames, parallel), listener)
-    return Segmenter(runner, header.classes, header.preprocess, path, header.extra)
-
-
-def network_size(size: Size, short_side: int | None) -> Size:
-    """(height, width) at which a picture goes through the network."""
-    if short_side is None:
-        return size
-    factor = short_side / min(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+    preprocess = header.preprocess.at(short_side)
+    return Segmenter(runner, header.classes, preprocess, path, header.extra)

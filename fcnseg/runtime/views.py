@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fcnseg.media.images import resize_image
-from fcnseg.runtime.segmenter import Segmenter, network_size
+from fcnseg.runtime.segmenter import Segmenter
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
 
@@ -29,7 +29,7 @@ def labels_of_views(
     Each view's probabilities are brought to the picture's own size before they are summed.
     """
     size = (image.shape[0], image.shape[1])
-    height, width = network_size(size, segmenter.preprocess.short_side)
+    height, width = segmenter.preprocess.network_size(size)
     total: torch.Tensor | None = None
     for scale in scales:
         view = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))

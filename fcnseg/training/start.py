@@ -50,7 +50,7 @@ def make_start(
         return _from_checkpoint(config, classes, listener, chosen)
     network = FCN(_spec(config, classes))
     load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
-    return Start(network, network.backbone.preprocess, config)
+    return Start(network, network.backbone.preprocess.at(config.short_side), config)
 
 
 def start_again(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> Start:
@@ -89,7 +89,7 @@ def _from_checkpoint(
     network, preprocess = FCN(_spec(config, classes)), old.preprocess
     if config.backbone != old.spec.backbone:
         load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
-        preprocess = network.backbone.preprocess
+        preprocess = network.backbone.preprocess.at(preprocess.short_side or 0)
     fresh = network.state_dict()
     kept = fitting(old, network.spec, classes, fresh)
     if not any(tensor.ndim > 1 for tensor in kept.values()):
@@ -101,7 +101,7 @@ def _from_checkpoint(
     left = len(fresh) - len(kept)
     text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
     listener(Note(f"{text}, {left} start anew." if left else f"{text}."))
-    return Start(network, preprocess, config)
+    return Start(network, preprocess.at(config.short_side), config)
 
 
 def fitting(
@@ -116,6 +116,8 @@ def fitting(
     rows = _same_classes(old.classes, classes)
     kept = {}
     for name, tensor in old.weights.items():
+        if name in fresh:
+            tensor = tensor.to(fresh[name].dtype)  # what was shipped may be in half precision
         if name in fresh and name not in axes and tensor.shape == fresh[name].shape:
             kept[name] = tensor
         elif name in axes and rows and _fits_beside(axes[name], tensor, fresh[name]):

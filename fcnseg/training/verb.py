@@ -8,7 +8,7 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import CheckResult, examine
-from fcnseg.data.suggest import suggest_epochs
+from fcnseg.data.suggest import suggest_crop, suggest_epochs
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.events import Listener, Note, nobody
 from fcnseg.runtime.ranks import Ranks, join_ranks
@@ -99,9 +99,12 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
         config,
         data=config.data.resolve(),
         epochs=config.epochs or suggest_epochs(images, batch)[0],
-        crop=config.crop or suggested.crop,
     )
     start = make_start(config, checked.description.classes, listener, chosen=chosen)
+    if config.crop is None:
+        seen = [start.preprocess.network_size(size) for size in checked.train_sizes]
+        crop, _ = suggest_crop(seen)
+        start = replace(start, config=replace(start.config, crop=crop))
     if config.batch == "auto":
         batch = choose_batch(
             start.network, start.config, images=images, suggested=suggested.batch, ranks=ranks

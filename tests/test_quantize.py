@@ -1,0 +1,128 @@
+"""`fcnseg export --precision int8`: what is rounded, what it costs, and who runs the file."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import fcnseg.exporting as exporting
+from fcnseg.config import EvalConfig, ExportConfig
+from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
+from fcnseg.evaluation import evaluate
+from fcnseg.exporting import export, spread
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.media.images import read_image
+from fcnseg.runtime.quantize import last_convolution
+from fcnseg.runtime.segmenter import load
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def rounded(tiny_run: Path, drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run's best in int8, with the result of the export beside it."""
+    folder = tmp_path_factory.mktemp("rounded")
+    result = export(
+        ExportConfig(model=str(tiny_run), precision="int8", data=drawn_folder, out=folder)
+    )
+    (folder / "export.json").write_text(json.dumps(result.as_dict()))
+    return result.path
+
+
+def test_the_result_tells_what_it_costs(rounded: Path, tiny_run: Path, drawn_folder: Path) -> None:
+    result = json.loads(rounded.with_name("export.json").read_text())
+    assert rounded.name == "best.int8.onnx"
+    assert sorted(rounded.parent.iterdir()) == sorted([rounded, rounded.with_name("export.json")])
+    assert result["parity"] is None
+    cost = result["int8"]
+    assert cost["images"] == 6
+    assert 0.9 < cost["label_agreement"] < 1
+    for model, name in ((tiny_run, "miou_before"), (rounded, "miou")):
+        options = {"data": drawn_folder, "model": str(model), "split": "val"}
+        assert evaluate(EvalConfig.make(options)).miou == pytest.approx(cost[name], abs=1e-4)
+
+
+def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path) -> None:
+    model = onnx.load(rounded)
+    onnx.checker.check_model(model, full_check=True)
+    graph = model.graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    last = last_convolution(graph)
+    for node in convolutions:
+        weights = made_by.get(node.input[1])
+        assert (weights is None) == (node.name == last), node.name
+    assert len(convolutions) > 4
+    integers = [one for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    assert max(np.prod(one.dims) for one in integers) > 1000
+    header = {entry.key: entry.value for entry in model.metadata_props}["fcnseg"]
+    assert (
+        Checkpoint.from_header(header).classes
+        == Checkpoint.load(tiny_run / "best.safetensors").classes
+    )
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
+def test_every_engine_says_that_it_is_int8(rounded: Path, drawn_folder: Path, engine) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    plain = load(rounded, engine="onnxruntime")
+    segmenter = load(rounded, engine=engine, precision="int8")
+    assert segmenter.engine.precision == "int8"
+    image = read_image(next(drawn_folder.rglob("*.jpg"), None) or next(drawn_folder.rglob("*.png")))
+    found, expected = (s.predict([image])[0].labels for s in (segmenter, plain))
+    assert np.mean(found == expected) > 0.97
+
+
+def test_precisions_that_a_file_does_not_have(
+    rounded: Path, exported_model: Path, tiny_run: Path
+) -> None:
+    with pytest.raises(OptionError, match="computes in int8; f32 was asked for"):
+        load(rounded, precision="f32")
+    with pytest.raises(OptionError, match="computes in f32; int8 was asked for"):
+        load(exported_model, precision="int8")
+    with pytest.raises(OptionError, match="pictures to be fitted to") as error:
+        load(tiny_run, precision="int8")
+    assert "fcnseg export" in str(error.value.hint)
+
+
+def test_what_int8_needs(tiny_run: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    model = str(tiny_run)
+    with pytest.raises(OptionError, match="no dataset folder"):
+        export(ExportConfig(model=model, precision="int8", out=tmp_path))
+    with pytest.raises(OptionError, match="written as onnx"):
+        export(ExportConfig(model=model, precision="int8", data=drawn_folder, format="openvino"))
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "model.onnx"
+    with pytest.raises(MediaError, match="Can't write"):
+        export(ExportConfig(model=model, precision="int8", data=drawn_folder, out=out))
+
+
+def test_a_file_that_lost_too_much_is_not_written(
+    tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MOST_LOST", -1.0)
+    options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
+    with pytest.raises(CheckpointError, match="loses too much: mIoU"):
+        export(ExportConfig.make(options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_extra_it_is_named(
+    tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
+    with pytest.raises(MissingExtra, match="'onnx'"):
+        export(ExportConfig.make(options))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "chosen"), [(3, 5, [0, 1, 2]), (10, 5, [0, 2, 4, 6, 8]), (7, 3, [0, 2, 4])]
+)
+def test_spread(count: int, most: int, chosen: list[int]) -> None:
+    assert spread(count, most) == chosen
