@@ -1,13 +1,15 @@
 """How near `fcnseg infer` on a video comes to its network's own speed, beside others.
 
     python benchmarks/video_throughput.py MODEL CLIP [--frames N] [--rounds N]
-        [--ultralytics PYTHON]
+        [--int8 FILE] [--ultralytics PYTHON]
 
 In every round each contestant has its turn, in a process of its own, so that what else the
 machine does hits all alike; the medians of the rounds are told, and their spread.
 
     torch, onnxruntime, openvino   `fcnseg bench`: the bare engine, every stage alone, and the
-                                   whole that `infer` runs, an overlay video written
+                                   whole that `infer` runs, an overlay video written; the
+                                   network sees frames at the video's own size
+    int8                           the same with a file of `fcnseg export --precision int8`
     plain loop                     the same network in a loop of torch and OpenCV: read, convert,
                                    forward, argmax, colour, blend, write, one after the other
     ultralytics                    its own prediction of a video with yolo26n-sem, saving; with
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["torch", "onnxruntime", "openvino"])
     parser.add_argument("--frames", type=int, default=0, help="of the clip; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--int8", type=Path, help="the model as `fcnseg export` rounded it")
     parser.add_argument("--ultralytics", help="a Python that has ultralytics")
     parser.add_argument("--weights", default="yolo26n-sem.pt", help="of ultralytics")
     parser.add_argument("--plain", action="store_true", help="only the plain loop, as JSON")
@@ -73,13 +76,18 @@ def contestants(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, 
     """What takes turns, by name."""
     model, clip, frames = str(chosen.model), str(chosen.clip), str(chosen.frames)
 
-    def ours(engine: str) -> Callable[[], dict[str, Any]]:
-        options = ["--engine", engine, "--precision", "f32", "--json"]
+    def ours(file: str, *options: str) -> Callable[[], dict[str, Any]]:
+        command = [sys.executable, "-m", "fcnseg", "bench", file, clip, *options]
+        command += ["--short-side", "0", "--json"]
         if chosen.frames:
-            options += ["--frames", frames]
-        return lambda: run([sys.executable, "-m", "fcnseg", "bench", model, clip, *options])
+            command += ["--frames", frames]
+        return lambda: run(command)
 
-    turns = {engine: ours(engine) for engine in chosen.engines}
+    turns = {
+        engine: ours(model, "--engine", engine, "--precision", "f32") for engine in chosen.engines
+    }
+    if chosen.int8:
+        turns["int8"] = ours(str(chosen.int8))
     itself = [sys.executable, __file__, model, clip, "--frames", frames, "--plain"]
     turns["plain loop"] = lambda: run(itself)
     if chosen.ultralytics:
@@ -128,7 +136,8 @@ def plain_loop(model: Path, clip: Path, frames: int) -> float:
     network, classes = checkpoint.build().eval(), checkpoint.classes
     assert isinstance(classes, ClassMap)
     colors = np.array(classes.colors, np.uint8)[:, ::-1]
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in vars(checkpoint.preprocess).values() if v)
+    preprocess = checkpoint.preprocess
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
     capture = cv2.VideoCapture(str(clip))
     size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
     done, began = 0, 0.0
