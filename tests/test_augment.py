@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from fcnseg.classes import IGNORE
 from fcnseg.data.augment import Augment, color_matrix
 from fcnseg.errors import OptionError
-from fcnseg.media.geometry import crop_grid, histogram, mix_channels, sample_image, sample_labels
+from fcnseg.media.geometry import (
+    crop_grid,
+    histogram,
+    mix_channels,
+    sample_image,
+    sample_labels,
+    turned,
+)
 
 IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8), (90, 70))
 LABELS = np.random.default_rng(1).integers(0, 200, (70, 90)).astype(np.uint8)
@@ -74,10 +81,33 @@ def test_shrinking_a_lot_averages() -> None:
 
 
 def test_a_turn_is_a_turn() -> None:
-    grid = crop_grid(1.0, (0, -70), turn=math.pi / 2)
+    grid = turned(crop_grid(1.0, (-10, 10)), (90, 70), math.pi / 2)
     found = sample_labels(LABELS, grid, (90, 70), IGNORE)
-    ours = {tuple(np.rot90(LABELS, k).ravel()) for k in (1, 3)}
-    assert tuple(found.ravel()) in ours
+    np.testing.assert_array_equal(found, np.rot90(LABELS, -1))
+    small = turned(crop_grid(1.0, (15, 20)), (40, 50), math.radians(10))
+    centre = small @ np.array([24.5, 19.5, 1.0])
+    np.testing.assert_allclose(centre, [44.5, 34.5])
+    right = small @ np.array([44.5, 19.5, 1.0]) - centre
+    cos, sin = math.cos(math.radians(10)), math.sin(math.radians(10))
+    np.testing.assert_allclose(right, (20 * cos, -20 * sin))
+
+
+def test_turns_are_drawn_from_both_sides_and_labels_go_along() -> None:
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
+    image = np.repeat(ramp[..., None], 3, 2)
+    augment = Augment((64, 64), scale=(1, 1), flip=0, color=0, rotate=20)
+    rng, slopes = np.random.default_rng(0), []
+    for _ in range(60):
+        seen, labels = augment(image, ramp, rng)
+        inside = labels != IGNORE
+        inner = cv2.erode(inside.astype(np.uint8), np.ones((3, 3))) > 0  # fill blends at the edge
+        off = np.where(inner, np.abs(seen[..., 0].astype(int) - labels), 0)
+        assert off[1:-1, 1:-1].max() <= 1
+        if inside.all():
+            slopes.append(math.degrees(math.atan(np.diff(labels.astype(int), axis=0).mean())))
+    assert len(slopes) > 20
+    assert -21 < min(slopes) < -12
+    assert 12 < max(slopes) < 21
 
 
 def test_the_same_draw_gives_the_same_crop() -> None:

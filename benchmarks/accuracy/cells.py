@@ -35,6 +35,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "label_smoothing=0.05": {"label_smoothing": 0.05},
     "freeze=2": {"freeze": 2},
     "flip=0": {"flip": 0.0},
+    "rotate=10": {"rotate": 10.0},
+    "mix=cutmix": {"mix": "cutmix"},
+    "mix=classmix": {"mix": "classmix"},
     "schedule=cosine": {"schedule": "cosine"},
     "backbone_weights=none": {"backbone_weights": "none"},
 }

@@ -226,6 +226,24 @@ class TrainConfig(Options):
     flip: Annotated[
         float, Field(ge=0, le=1, description="Chance of a horizontal flip."), Flag(panel="Recipe")
     ] = 0.5
+    rotate: Annotated[
+        float,
+        Field(ge=0, le=180, description="Degrees that training crops are turned at most."),
+        Flag(panel="Recipe"),
+    ] = 0.0
+    mix: Annotated[
+        Literal["none", "cutmix", "classmix"],
+        Field(
+            description="Lay a part of another training image over one: a rectangle (cutmix), or "
+            "half of its classes (classmix)."
+        ),
+        Flag(panel="Recipe"),
+    ] = "none"
+    mix_share: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of training images that --mix is done to."),
+        Flag(panel="Recipe"),
+    ] = 0.5
     color: Annotated[
         float,
         Field(ge=0, le=1, description="Strength of random brightness, contrast, saturation, hue."),

@@ -1,4 +1,4 @@
-"""Random variations of a training sample: scale, crop, flip, colour.
+"""Random variations of a training sample: scale, crop, flip, rotation, colour.
 
 One warp per picture, only over the pixels of the crop, and one colour matrix: a few
 milliseconds of one core, so that data never waits.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.errors import OptionError
-from fcnseg.media.geometry import crop_grid, mix_channels, sample_image, sample_labels
+from fcnseg.media.geometry import crop_grid, mix_channels, sample_image, sample_labels, turned
 
 MID_GREY = 118.0
 """Contrast turns about this level (18 % reflectance in sRGB)."""
@@ -36,10 +36,13 @@ class Augment:
     crop: (height, width) of what comes out, in pixels.
     scale: range of the random scale, drawn evenly in its logarithm.
     flip: chance of a left-right mirror.
+    rotate: degrees it turns at most, about the crop's centre, to either side.
     color: 0..1, how far brightness, contrast, saturation and hue may go.
     rare: chance that a crop is chosen to contain a pixel of some class, drawn by `rarity`
         among the classes in the picture; otherwise it may lie anywhere.
     rarity: how much each class is wanted.
+    mix: what of a second sample is laid over it (see mixing.MIXES), or "none"; mix_share: the
+        chance of that. The dataset does it, which knows other samples.
     """
 
     crop: tuple[int, int]
@@ -48,6 +51,9 @@ class Augment:
     color: float = 0.3
     rare: float = 0.0
     rarity: tuple[float, ...] = ()
+    rotate: float = 0.0
+    mix: str = "none"
+    mix_share: float = 0.5
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
@@ -81,6 +87,8 @@ class Augment:
         )
         mirrored = rng.random() < self.flip
         grid = crop_grid(scale, (y, x), flip_width=self.crop[1] if mirrored else None)
+        if self.rotate > 0:
+            grid = turned(grid, self.crop, math.radians(rng.uniform(-self.rotate, self.rotate)))
         image = sample_image(image, grid, self.crop, fill)
         labels = sample_labels(labels, grid, self.crop, IGNORE)
         if self.color > 0:

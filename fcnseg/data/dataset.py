@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 from fcnseg.data.augment import Augment
 from fcnseg.data.description import Description
 from fcnseg.data.layouts import split_pairs
+from fcnseg.data.mixing import MIXES
 from fcnseg.data.readers import read_sample
 from fcnseg.fcn.preprocess import IMAGENET, Preprocess
 from fcnseg.media.geometry import use_one_thread
@@ -93,23 +94,28 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (None, key)
         name = self.pairs[index].name
-        image, labels = self._read(index)
         if epoch is None or self.augment is None:
-            return Sample(image, labels, name)
+            return Sample(*self._read(index), name)
         rng = np.random.default_rng((self.seed, epoch, index))
-        fill = tuple(round(255 * value) for value in self.preprocess.mean)
-        varied = self.augment(
-            image,
-            labels,
-            rng,
-            fill=(fill[0], fill[1], fill[2]),
-            base_scale=self._base_scale(labels.shape),
-        )
-        return Sample(*varied, name)
+        image, labels = self._varied(index, self.augment, rng)
+        if self.augment.mix != "none" and rng.random() < self.augment.mix_share:
+            above, above_labels = self._varied(int(rng.integers(len(self))), self.augment, rng)
+            mask = MIXES[self.augment.mix](above_labels, rng)
+            image, labels = image.copy(), labels.copy()
+            image[mask], labels[mask] = above[mask], above_labels[mask]
+        return Sample(image, labels, name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the decoded pictures: a new process starts with none."""
         return {**self.__dict__, "_decoded": {}, "_held": 0}
+
+    def _varied(
+        self, index: int, augment: Augment, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, labels = self._read(index)
+        red, green, blue = (round(255 * value) for value in self.preprocess.mean)
+        base = self._base_scale(labels.shape)
+        return augment(image, labels, rng, fill=(red, green, blue), base_scale=base)
 
     def _base_scale(self, size: tuple[int, ...]) -> float:
         side = self.preprocess.short_side

@@ -19,24 +19,30 @@ from fcnseg.media._opencv import cv2
 Grid = NDArray[np.float64]
 
 
-def crop_grid(
-    scale: float, corner: tuple[float, float], *, flip_width: int | None = None, turn: float = 0.0
-) -> Grid:
+def crop_grid(scale: float, corner: tuple[float, float], *, flip_width: int | None = None) -> Grid:
     """The grid of a crop of a scaled picture.
 
     scale: output pixels per source pixel.
     corner: (y, x) of the crop's upper left corner, in pixels of the scaled picture; negative
         where the crop begins outside.
     flip_width: the crop's width, to mirror it left-right; None: not mirrored.
-    turn: radians, about the source's origin; give the corner in the turned picture.
     """
     y, x = corner
     to_scaled = np.array([[1, 0, x + 0.5], [0, 1, y + 0.5], [0, 0, 1.0]])  # centres at n + 0.5
     if flip_width is not None:
         to_scaled = to_scaled @ np.array([[-1, 0, flip_width - 1.0], [0, 1, 0], [0, 0, 1]])
-    cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
-    to_source = np.array([[cos, sin, -0.5], [-sin, cos, -0.5], [0, 0, 1]])
-    return np.asarray((to_source @ to_scaled)[:2])
+    to_source = np.array([[1 / scale, 0, -0.5], [0, 1 / scale, -0.5]])
+    return np.asarray(to_source @ to_scaled)
+
+
+def turned(grid: Grid, size: tuple[int, int], angle: float) -> Grid:
+    """The same crop of (height, width) turned about its centre, by radians, clockwise."""
+    y, x = (extent / 2 - 0.5 for extent in size)
+    cos, sin = math.cos(angle), math.sin(angle)
+    about_centre = np.array(
+        [[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y], [0, 0, 1]]
+    )
+    return np.asarray(grid @ about_centre)
 
 
 def sample_image(

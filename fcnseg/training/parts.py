@@ -79,6 +79,9 @@ class Parts:
             color=config.color,
             rare=config.rare_crops,
             rarity=tuple(rarity),
+            rotate=config.rotate,
+            mix=config.mix,
+            mix_share=config.mix_share,
         )
 
     def _reasons(self) -> dict[str, str]:
