@@ -212,6 +212,7 @@ class _Job:
             "model": None if model is None else [model.resolve(), *stamp(model)],
             "drawn": [config.alpha, config.conf, sorted(config.classes)],
             "smooth": config.smooth,
+            "short_side": config.short_side,
         }
         made = functools.partial(Manifest, resume=config.skip_done, rank=self._together.rank)
         self._done = made(target.path, self._each.save, by)

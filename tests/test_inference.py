@@ -290,6 +290,7 @@ def test_an_interrupted_folder_goes_on_with_skip_done(tmp_path, folder):
     assert len(files(out)) == 9
     assert run(folder, out, skip_done=True).skipped == 4
     assert run(folder, out, skip_done=True, alpha=0.7).skipped == 0
+    assert run(folder, out, skip_done=True, alpha=0.7, short_side=32).skipped == 0
 
 
 @pytest.mark.parametrize("kinds", [("labels",), ("overlay", "labels", "coco")])

@@ -116,18 +116,22 @@ def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
     else:
         engine = OnnxEngine(path, device=wish.device, parallel=wish.parallel)
     header = Checkpoint.from_header(engine.header, name=str(path))
-    stored = header.extra.get(PRECISION)
-    if wish.precision != "auto" and "int8" in (stored, wish.precision) and stored != wish.precision:
+    in_int8 = header.extra.get(PRECISION) == "int8"
+    if wish.precision != "auto" and in_int8 != (wish.precision == "int8"):
         raise OptionError(
-            f"{path} computes in {stored or 'f32'}; {wish.precision} was asked for.",
+            f"{path} computes in {'int8' if in_int8 else 'f32'}; {wish.precision} was asked for.",
             hint="leave --precision away, or export the checkpoint in the other one",
         )
-    if stored is None:
-        return engine, header
-    if wish.engine == "auto" and name != "openvino" and find_spec("openvino") is not None:
-        return _open_exported(path, replace(wish, engine="openvino"))  # twice as fast in 8 bits
-    engine.precision = str(stored)
+    if in_int8:
+        if wish.engine == "auto" and engine.device == "cpu" and _beside(name, "openvino"):
+            return _open_exported(path, replace(wish, engine="openvino"))  # the fastest in 8 bits
+        engine.precision = "int8"
     return engine, header
+
+
+def _beside(name: str, other: str) -> bool:
+    """Whether another engine than the one that was taken is installed."""
+    return name != other and find_spec(other) is not None
 
 
 def _made_for(path: Path) -> EngineName:
