@@ -70,9 +70,14 @@ def make_rung(channels: int, stride: int, spec: ModelSpec) -> nn.Module:
 
 
 def make_scores(channels: int, spec: ModelSpec) -> nn.Sequential:
-    """Dropout and the 1x1 convolution to scores, started small: all classes equally likely."""
+    """Dropout and the 1x1 convolution to scores.
+
+    On a trunk's many channels (fuse score) it starts small. On the few of a rung that would hold
+    everything before it back: CamVid, Lite0 fcn8s of width 64, the loss after 50 steps was 1.76
+    with 0.01 and 1.06 with scores of unit size.
+    """
     scores = nn.Conv2d(channels, spec.num_classes, 1)
-    nn.init.normal_(scores.weight, std=0.01)
+    nn.init.normal_(scores.weight, std=0.01 if spec.fuse == "score" else channels**-0.5)
     assert scores.bias is not None
     nn.init.zeros_(scores.bias)
     return nn.Sequential(nn.Dropout(spec.dropout), scores)
