@@ -13,7 +13,7 @@ from fcnseg.data.layouts import describe
 from fcnseg.errors import CheckpointError, FcnsegError, MediaError, OptionError
 from fcnseg.evaluation import as_the_model_sees
 from fcnseg.events import Listener, Note, Progress, nobody
-from fcnseg.fcn.checkpoint import Checkpoint, find_model
+from fcnseg.fcn.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.metrics import Confusion, Report
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.formats import FORMATS, opset_of
@@ -166,7 +166,8 @@ def _target(config: ExportConfig, model: Path) -> Path:
     suffix = FORMATS[config.format].suffix
     stem = f"{model.stem}.int8" if config.precision == "int8" else model.stem
     if config.out is None:
-        return model.with_name(f"{stem}{suffix}")
+        folder = Path() if model.parent == SHIPPED else model.parent  # not into the installation
+        return folder / f"{stem}{suffix}"
     if config.out.is_dir():
         return config.out / f"{stem}{suffix}"
     if config.out.suffix.lower() != suffix:

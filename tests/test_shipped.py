@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.config import EvalConfig, InferConfig
+from fcnseg.config import EvalConfig, ExportConfig, InferConfig
 from fcnseg.evaluation import evaluate
+from fcnseg.exporting import export
 from fcnseg.fcn.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.inference import infer
 
@@ -46,6 +47,15 @@ def test_cells_are_found_by_name_alone(tmp_path: Path) -> None:
     found = np.array(Image.open(tmp_path / "labels.png")) == 1
     iou = (found & (cells == 1)).sum() / (found | (cells == 1)).sum()
     assert iou > 0.7
+
+
+def test_an_export_does_not_go_into_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = export(ExportConfig(model="nuclei"))
+    assert result.path == Path("nuclei.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["nuclei.onnx"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real nuclei pictures are not here")
