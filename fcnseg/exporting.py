@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fcnseg.config import ExportConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, OptionError
+from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.evaluation import as_the_model_sees
 from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.fcn.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.metrics import Confusion, Report
-from fcnseg.runtime.convert import convert
+from fcnseg.runtime.convert import convert, written_whole
 from fcnseg.runtime.formats import FORMATS, opset_of
 from fcnseg.runtime.parity import SIZES, Parity
 from fcnseg.runtime.quantize import write_int8
@@ -116,23 +115,15 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, listener: Listen
     )
     listener(Note(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
     pictures = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-            written = Path(folder) / path.name
-            write_int8(Checkpoint.load(model), written, pictures)
-            cost = _cost(original, load(written), val, listener)
-            if cost.miou < cost.miou_before - MOST_LOST:
-                raise CheckpointError(
-                    f"In int8 the model loses too much: mIoU {cost.miou:.4f}, before "
-                    f"{cost.miou_before:.4f}; at most {MOST_LOST} may go.",
-                    hint="nothing was written; export without --precision int8",
-                )
-            written.replace(path)
-    except OSError as error:
-        if isinstance(error, FcnsegError):
-            raise
-        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+    with written_whole(path) as written:
+        write_int8(Checkpoint.load(model), written, pictures)
+        cost = _cost(original, load(written), val, listener)
+        if cost.miou < cost.miou_before - MOST_LOST:
+            raise CheckpointError(
+                f"In int8 the model loses too much: mIoU {cost.miou:.4f}, before "
+                f"{cost.miou_before:.4f}; at most {MOST_LOST} may go.",
+                hint="nothing was written; export without --precision int8",
+            )
     return cost
 
 

@@ -21,6 +21,14 @@ DEFAULTS = "defaults"
 
 CHANGES: dict[str, dict[str, Any]] = {
     DEFAULTS: {},
+    "decoder=fcn16s": {"decoder": "fcn16s"},
+    "decoder=fcn4s": {"decoder": "fcn4s"},
+    "decoder=fcn2s": {"decoder": "fcn2s"},
+    "fuse=score": {"fuse": "score"},
+    "width=64": {"width": 64},
+    "lr=3e-3": {"lr": 3e-3},
+    "lr=3e-4": {"lr": 3e-4},
+    "optimizer=sgd": {"optimizer": "sgd", "lr": 0.05},
     "ema=0": {"ema": 0.0},
     "class_weights=none": {"class_weights": "none"},
     "scale=1": {"scale": (1.0, 1.0)},
@@ -89,7 +97,7 @@ def _ablation() -> list[Cell]:
     return [
         Cell("ablation", f"{data}/{change}", data, options)
         for change, options in CHANGES.items()
-        for data in ("camvid", "nuclei", "crack")
+        for data in ("camvid", "nuclei", "bag", "crack")
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,26 +26,36 @@ def convert(
     CheckpointError when it does not; `path` is then as it was before.
     """
     kind = FORMATS[format]
+    with written_whole(path) as written:
+        kind.write(checkpoint, written)
+        parity = compare(_original(checkpoint), kind.run(written), sizes=sizes)
+        if not parity.holds:
+            raise CheckpointError(
+                f"The {format} file does not give the original's answers: logits differ by "
+                f"up to {parity.max_abs_diff:.3g}, labels agree on "
+                f"{parity.label_agreement:.2%} of pixels (99.9 % are needed).",
+                hint="nothing was written; please report this with the checkpoint's options",
+            )
+    return parity
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file in a folder of its own, which gets its name only when the block ends well.
+
+    What was written beside it comes along, before it. MediaError where the system refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             written = Path(folder) / path.name
-            kind.write(checkpoint, written)
-            parity = compare(_original(checkpoint), kind.run(written), sizes=sizes)
-            if not parity.holds:
-                raise CheckpointError(
-                    f"The {format} file does not give the original's answers: logits differ by "
-                    f"up to {parity.max_abs_diff:.3g}, labels agree on "
-                    f"{parity.label_agreement:.2%} of pixels (99.9 % are needed).",
-                    hint="nothing was written; please report this with the checkpoint's options",
-                )
+            yield written
             for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
-                part.replace(path.parent / part.name)  # the file itself last
+                part.replace(path.parent / part.name)
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise
         raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
-    return parity
 
 
 def _original(checkpoint: Checkpoint) -> Run:
