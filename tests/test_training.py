@@ -116,7 +116,7 @@ def test_what_is_told_on_the_way(folder: Path, tmp_path: Path) -> None:
     assert done[0].best
     assert set(done[0].class_iou) == {"background", "disk", "box", "star"}
     assert {"loss", "miou", "pixel_accuracy", "seconds"} <= set(done[0].values)
-    assert any(isinstance(e, Note) and "fcn8s on tiny" in e.text for e in events)
+    assert any(isinstance(e, Note) and "fcn4s on tiny" in e.text for e in events)
 
 
 def test_eval_gives_the_score_that_training_gave(folder: Path, undisturbed: Path) -> None:

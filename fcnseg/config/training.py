@@ -48,7 +48,7 @@ class TrainConfig(Options):
     )
     decoder: Annotated[
         Decoder, Field(description="How far down the ladder to go."), Flag(panel="Network")
-    ] = "fcn8s"
+    ] = "fcn4s"
     fuse: Annotated[
         Fuse,
         Field(description="What is summed at a rung: score is the paper's."),
@@ -58,7 +58,7 @@ class TrainConfig(Options):
         int,
         Field(ge=8, description="Channels of a rung (fuse feature, concat)."),
         Flag(panel="Network"),
-    ] = 128
+    ] = 64
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="Dropout before the scores."), Flag(panel="Network")
     ] = 0.1
