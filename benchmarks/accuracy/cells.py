@@ -25,6 +25,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "decoder=fcn8s": {"decoder": "fcn8s"},
     "decoder=fcn2s": {"decoder": "fcn2s"},
     "fuse=score": {"fuse": "score"},
+    "fuse=concat": {"fuse": "concat"},
     "width=128": {"width": 128},
     "lr=3e-3": {"lr": 3e-3},
     "lr=3e-4": {"lr": 3e-4},
