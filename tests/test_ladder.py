@@ -174,6 +174,14 @@ def test_answers_need_no_other_size() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
+@torch.no_grad()
+def test_classes_are_planes_in_memory(fuse: str) -> None:
+    network = make(fuse=fuse).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    logits = network(images(64, 96).to(memory_format=torch.channels_last))
+    assert logits.stride() == (4 * 64 * 96, 64 * 96, 96, 1)
+
+
 def test_to_pixels_is_aligned() -> None:
     for backbone, shift in (("tiny", 3.5), ("efficientnet_lite0", 7.0)):
         decoder = make(backbone).decoder

@@ -98,7 +98,10 @@ class Ladder(nn.Module):
         for coarse, fine in pairwise(self.strides):
             x = self.upsamples[str(coarse)](x, size_of(taps[fine]))
             x = self.rungs[str(fine)](x, taps[fine])  # (N, K or width, H/fine, W/fine)
-        logits: Tensor = self.upsamples[str(self.strides[-1])](self.head(x), size)
+        # Class by class in memory: whoever looks for the best class of each pixel, or for the
+        # loss, then reads whole planes; with channels last argmax took four times as long.
+        scores = self.head(x).contiguous()
+        logits: Tensor = self.upsamples[str(self.strides[-1])](scores, size)
         return logits
 
     def shares(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
