@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.device import autocast, precision_name, resolve_device
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
@@ -105,6 +106,8 @@ class TorchEngine(Engine):
         self._device = device or torch.device("cpu")
         self._dtype = precision
         self._preprocess = preprocess
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._network = network.eval().to(self._device)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)

@@ -15,6 +15,7 @@ from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
 from fcnseg.fcn.ladder import FCN, size_of
 from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion
@@ -83,6 +84,8 @@ class Stepper:
     ) -> None:
         self.config, self.ranks, self.precision = config, ranks, precision
         self.criterion, self.preprocess = criterion, preprocess
+        if ranks.device.type == "cpu":
+            keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # a resumed run must not differ
         self.learner = Learner(network, aux=config.aux > 0)
         self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
