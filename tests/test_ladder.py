@@ -173,7 +173,6 @@ def test_answers_need_no_other_size() -> None:
     torch.testing.assert_close(network(padded)[..., :50, :70], network(x))
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
 @torch.no_grad()
 def test_classes_are_planes_in_memory(fuse: str) -> None:
@@ -182,6 +181,7 @@ def test_classes_are_planes_in_memory(fuse: str) -> None:
     assert logits.stride() == (4 * 64 * 96, 64 * 96, 96, 1)
 
 
+@torch.no_grad()
 def test_to_pixels_is_aligned() -> None:
     for backbone, shift in (("tiny", 3.5), ("efficientnet_lite0", 7.0)):
         decoder = make(backbone).decoder
