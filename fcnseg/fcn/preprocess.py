@@ -68,8 +68,14 @@ class Preprocess:
         # In 0..255 units, so that a mean of 127 / 255 subtracts exactly 127.
         mean = torch.tensor([value * 255 for value in self.mean], device=images.device)
         std = torch.tensor([value * 255 for value in self.std], device=images.device)
-        pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
-        return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        if torch.compiler.is_compiling():  # for any width; a runtime does it in one pass
+            pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
+            return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        # Row by row: torch goes along three numbers at a time four times as slowly.
+        count, height, width, _ = images.shape
+        rows = images.reshape(count * height, width * 3).to(torch.float32, copy=True)
+        rows = rows.sub_(mean.repeat(width)).div_(std.repeat(width))
+        return rows.view(count, height, width, 3).permute(0, 3, 1, 2)  # (N, 3, H, W)
 
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

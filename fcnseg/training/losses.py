@@ -116,11 +116,13 @@ class Criterion:
 
 
 def _cross_entropy(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    # As a list of pixels: a view where channels are last, and deterministic on a GPU, where
-    # torch's loss over maps is not.
+    if logits.is_cuda:
+        # As a list of pixels, which is deterministic on a GPU; torch's loss over maps is not. On a
+        # processor both are, and the list costs ten times as much.
+        logits, labels = logits.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
     return F.cross_entropy(
-        logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]),
-        labels.flatten(),
+        logits,
+        labels,
         criterion.class_weights,
         ignore_index=IGNORE,
         reduction="sum",
