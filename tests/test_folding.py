@@ -3,7 +3,14 @@ import torch
 from torch import nn
 
 from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.runtime.folding import fold_batch_norms
+from fcnseg.fcn.lite import SameConv2d
+from fcnseg.runtime import folding
+from fcnseg.runtime.folding import (
+    FusedConvolution,
+    fold_batch_norms,
+    fuse_activations,
+    joined,
+)
 
 
 def stirred(network: nn.Module) -> nn.Module:
@@ -38,3 +45,99 @@ def test_a_norm_that_follows_something_else_stays():
         fold_batch_norms(network, images)
         torch.testing.assert_close(network(images), before)
     assert isinstance(network[2], nn.BatchNorm2d)
+
+
+def fused_answers(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a network says before and after its activations are fused."""
+    with torch.no_grad():
+        before = network(images)
+        fuse_activations(network, torch.randn(1, 3, 64, 64))
+        return before, network(images)
+
+
+def kinds(network: nn.Module) -> list[type[nn.Module]]:
+    return [type(module) for module in network.modules()]
+
+
+@pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
+@pytest.mark.parametrize("backbone", ["tiny", "efficientnet_lite0", "resnet18"])
+def test_convolutions_and_activations_become_one(backbone, fuse):
+    network = stirred(FCN(ModelSpec(backbone=backbone, num_classes=3, width=8, fuse=fuse)))
+    fold_batch_norms(network, torch.zeros(1, 3, 64, 64))
+    before, after = fused_answers(network, torch.randn(2, 3, 70, 97))
+    torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
+    assert not {nn.Conv2d, SameConv2d, nn.ReLU6} & set(kinds(network))
+
+
+def test_an_activation_of_several_places_stays():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.relu = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.two(self.relu(self.one(x))) - x)
+
+    network = Twice().eval()
+    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    torch.testing.assert_close(after, before)
+    assert isinstance(network.relu, nn.ReLU)
+    assert isinstance(network.one, FusedConvolution)
+
+
+def test_where_the_answers_would_change_nothing_is_fused():
+    class Tapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            y = self.convolution(x)
+            return self.relu(y) + y  # what is before the activation is needed, too
+
+    network = Tapped().eval()
+    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    assert torch.equal(after, before)
+    assert isinstance(network.convolution, nn.Conv2d)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish])
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        lambda: nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        lambda: nn.Conv2d(3, 6, 3, dilation=2, groups=3, bias=False),
+        lambda: SameConv2d(3, 6, 3, stride=2),
+        lambda: SameConv2d(3, 6, 5, stride=2, groups=3),
+        lambda: SameConv2d(3, 6, 5),
+    ],
+)
+def test_every_activation_is_fused_as_it_is(activation, convolution):
+    torch.manual_seed(0)
+    network = nn.Sequential(convolution(), activation()).eval()
+    before, after = fused_answers(network, 4 * torch.randn(2, 3, 24, 36))
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    assert kinds(network)[1:] == [FusedConvolution, nn.Identity]
+
+
+def test_what_can_not_be_fused_stays():
+    by_name = nn.Conv2d(3, 3, 3, padding="same")
+    around = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
+    network = nn.Sequential(by_name, nn.ReLU(), around, nn.ReLU()).eval()
+    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    assert torch.equal(after, before)
+    assert kinds(network)[1:] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU]
+
+
+def test_without_the_operator_nothing_changes(monkeypatch):
+    monkeypatch.setattr(folding, "_onednn_fuses", lambda: False)
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).eval()
+    assert kinds(fuse_activations(network, torch.randn(1, 3, 8, 8)))[1] is nn.Conv2d
+
+
+def test_other_devices_and_arithmetics_keep_their_activations():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    joined(network, device=torch.device("cpu"), precision=torch.bfloat16)
+    assert kinds(network)[1:] == [nn.Conv2d, nn.Identity, nn.ReLU]
+    joined(network, device=torch.device("cpu"), precision=torch.float32)
+    assert kinds(network)[1:] == [FusedConvolution, nn.Identity, nn.Identity]

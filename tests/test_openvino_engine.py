@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,3 +68,21 @@ def test_without_it_the_extra_is_named(monkeypatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match="'openvino'"):
         OpenVinoEngine(tmp_path / "any.onnx")
+
+
+def test_a_signal_is_survived_when_the_engine_is_gone(installed, exported_model):
+    # In a process of its own: what OpenVINO leaves behind is for the life of the process.
+    program = f"""
+import gc, signal, threading
+from pathlib import Path
+from fcnseg.runtime.openvino_engine import OpenVinoEngine
+held = [OpenVinoEngine(Path({str(exported_model)!r}))]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

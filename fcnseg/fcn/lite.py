@@ -51,6 +51,15 @@ class SameConv2d(nn.Conv2d):
             x = F.pad(x, (self.before, self.after, self.before, self.after))
         return super().forward(x)
 
+    def evenly(self) -> tuple[Tensor, int]:
+        """A kernel, and a padding of all sides with which it gives the same answers.
+
+        With stride 2 the kernel gains a row and a column of zeros, at the top left.
+        """
+        if self.stride == (1, 1):
+            return self.weight, self.kernel_size[0] // 2
+        return F.pad(self.weight, (1, 0, 1, 0)), self.kernel_size[0] // 2
+
 
 def conv_bn(
     channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True

@@ -1,6 +1,7 @@
-"""Batch norms folded into the convolutions before them: the same answers, fewer steps.
+"""What follows a convolution, done by the convolution: the same answers, fewer steps.
 
-In evaluation a batch norm is a scale and a shift per channel; so is a convolution's output.
+In evaluation a batch norm is a scale and a shift per channel; so is a convolution's output. An
+activation can be applied while a convolution's results are still in the processor's registers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fcnseg.fcn.lite import SameConv2d
+
 Network = TypeVar("Network", bound=nn.Module)
+
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+"""What oneDNN can do to a convolution's results: its name there, and its numbers."""
+
+_TOLERANCE = 1e-3
+"""Of the largest logit: other sums differ by rounding only, far below it."""
+
+
+def joined(network: Network, *, device: torch.device, precision: torch.dtype) -> Network:
+    """The network with all joined that can be, in place: to be evaluated, in that arithmetic.
+
+    device: where it is now.
+    """
+    some = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    network = fold_batch_norms(network, some)
+    if device.type == "cpu" and precision == torch.float32:
+        network = fuse_activations(network, some)
+    return network
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> Network:
@@ -19,26 +45,106 @@ def fold_batch_norms(network: Network, images: Tensor) -> Network:
 
     Which those are is seen by running the network once on `images`. Returns the network.
     """
-    names = {module: name for name, module in network.named_modules()}
-    for norm, convolution in _pairs(network, images).items():
+    for norm, convolution in _followers(network, images, (nn.BatchNorm2d,)).items():
+        assert isinstance(norm, nn.BatchNorm2d)
         fused = fuse_conv_bn_eval(convolution, norm)
-        network.set_submodule(names[convolution], fused)
-        network.set_submodule(names[norm], nn.Identity())
+        _replace(network, {convolution: fused, norm: nn.Identity()})
     return network
 
 
-def _pairs(network: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Batch norm -> the convolution whose output is its input."""
+def fuse_activations(network: Network, images: Tensor) -> Network:
+    """Let oneDNN run, in place, every convolution together with the activation after it.
+
+    For float32 on a processor, in evaluation; elsewhere, and where the answers on `images` would
+    be others, nothing changes. Left to itself torch runs 1x1 convolutions without oneDNN when it
+    has one thread, which costs a copy each way. Returns the network.
+    """
+    if not _onednn_fuses():
+        return network
+    changed: dict[nn.Module, nn.Module] = {}
+    activations = {
+        convolution: activation
+        for activation, convolution in _followers(network, images, tuple(_ACTIVATIONS)).items()
+    }
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and FusedConvolution.takes(module):
+            activation = activations.get(module)
+            changed[module] = FusedConvolution(module, activation)
+            if activation is not None:
+                changed[activation] = nn.Identity()
+    with torch.inference_mode():
+        before: Tensor = network(images)
+        back = _replace(network, changed)
+        after: Tensor = network(images)
+    if not (after - before).abs().max() <= _TOLERANCE * before.abs().max():
+        _replace(network, back)
+    return network
+
+
+class FusedConvolution(nn.Module):
+    """A convolution and the activation after it, if any, as one step of oneDNN.
+
+    float32 (N, C, H, W) on a processor -> (N, C', H', W'), in evaluation.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
+        super().__init__()
+        weight, bias, padding = convolution.weight, convolution.bias, convolution.padding
+        if isinstance(convolution, SameConv2d):
+            # Padding the picture unevenly copies it: a tenth of a forward pass.
+            weight, margin = convolution.evenly()
+            padding = (margin, margin)
+        weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        # Buffers: they move with the network, and nothing learns them.
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        name, numbers = ("none", []) if activation is None else _ACTIVATIONS[type(activation)]
+        self._how = (
+            list(padding), list(convolution.stride), list(convolution.dilation),
+            convolution.groups, name, numbers, "",
+        )  # fmt: skip
+
+    @staticmethod
+    def takes(convolution: nn.Conv2d) -> bool:
+        """Whether a convolution can be run so: padded with zeros, by numbers, in float32."""
+        known = type(convolution) in (nn.Conv2d, SameConv2d)
+        zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+        return known and zeros and convolution.weight.dtype == torch.float32
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The activation of the convolution."""
+        # What torch.compile's own CPU code calls; private, so _onednn_fuses looks for it.
+        answer: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, self.weight, self.bias, *self._how
+        )
+        return answer
+
+
+def _onednn_fuses() -> bool:
+    """Whether this torch has the operator, which not every build for every processor has."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def _followers(
+    network: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...]
+) -> dict[nn.Module, nn.Conv2d]:
+    """Module of one of the kinds -> the convolution whose output is its input.
+
+    Only those that are run once: one that serves several places is left alone.
+    """
     # Tensors are kept, not their ids: an id is used again once its tensor is gone.
     made: list[tuple[Tensor, nn.Conv2d]] = []
-    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+    pairs: dict[nn.Module, nn.Conv2d] = {}
+    runs: list[nn.Module] = []
 
     def after_convolution(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
         made.append((output, module))
+        runs.append(module)
 
-    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.BatchNorm2d)
+    def before_follower(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        runs.append(module)
         for output, convolution in made:
             if output is inputs[0]:
                 pairs[module] = convolution
@@ -49,9 +155,9 @@ def _pairs(network: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d
         if isinstance(module, nn.Conv2d)
     ]
     hooks += [
-        module.register_forward_pre_hook(before_norm)
+        module.register_forward_pre_hook(before_follower)
         for module in network.modules()
-        if isinstance(module, nn.BatchNorm2d)
+        if isinstance(module, kinds)
     ]
     try:
         with torch.no_grad():
@@ -59,4 +165,20 @@ def _pairs(network: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d
     finally:
         for hook in hooks:
             hook.remove()
-    return pairs
+    return {
+        after: convolution
+        for after, convolution in pairs.items()
+        if runs.count(after) == runs.count(convolution) == 1
+    }
+
+
+def _replace(network: nn.Module, changed: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+    """Put other modules in the places of some; what puts the old ones back."""
+    places = [
+        (name, module)
+        for name, module in network.named_modules(remove_duplicate=False)
+        if module in changed
+    ]
+    for name, module in places:
+        network.set_submodule(name, changed[module])
+    return {changed[module]: module for _, module in places}

@@ -95,7 +95,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
         onnx = Path(folder) / "model.onnx"
         _write_onnx(checkpoint, onnx)
         with quiet():
-            model = read_model(openvino, onnx)
+            model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
             openvino.save_model(model, str(path), compress_to_fp16=False)
 

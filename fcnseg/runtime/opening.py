@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from fcnseg.config import EngineName
 from fcnseg.data.cache import cache_folder
 from fcnseg.errors import CheckpointError, OptionError
@@ -22,7 +20,7 @@ from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.device import resolve_device, resolve_precision
 from fcnseg.runtime.engines import Engine, OnnxEngine, TorchEngine
-from fcnseg.runtime.folding import fold_batch_norms
+from fcnseg.runtime.folding import joined
 from fcnseg.runtime.formats import FORMATS, PRECISION
 from fcnseg.runtime.opencv_engine import OpenCvEngine
 from fcnseg.runtime.openvino_engine import OpenVinoEngine
@@ -83,12 +81,12 @@ def open_engine(path: Path, wish: Wish, listener: Listener) -> tuple[Engine, Che
 
 def _open_torch(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
     device = resolve_device(wish.device)
-    network = fold_batch_norms(checkpoint.build(), torch.zeros(1, 3, 64, 64))
+    precision = resolve_precision(wish.precision, device)
     return TorchEngine(
-        network,
+        joined(checkpoint.build().to(device), device=device, precision=precision),
         checkpoint.preprocess,
         device=device,
-        precision=resolve_precision(wish.precision, device),
+        precision=precision,
         parallel=wish.parallel,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import sys
 import types
@@ -47,15 +48,14 @@ class OpenVinoEngine(Engine):
         wanted = "f32" if precision == "auto" else precision
         if wanted not in _TYPES:
             raise OptionError(f"OpenVINO computes in {', '.join(_TYPES)}; found {precision!r}.")
-        openvino = import_openvino()
-        model = read_model(openvino, path)
+        model = read_model(path)
         self.header = _header_of(model, path)
         options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted]}
         self.lanes = side_by_side("cpu") if parallel else ONE
         if self.lanes.count > 1:
             threads = self.lanes.count * self.lanes.threads
             options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
-        compiled = openvino.compile_model(model, "CPU", options)
+        compiled = _core().compile_model(model, "CPU", options)
         self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.lanes.count):
@@ -84,15 +84,27 @@ def import_openvino() -> types.ModuleType:
     return module
 
 
-def read_model(openvino: Any, path: Path) -> Any:
+def read_model(path: Path) -> Any:
     """A model file as OpenVINO's own; CheckpointError when it is none."""
+    import_openvino()
     try:
-        return openvino.Core().read_model(str(path))
+        return _core().read_model(str(path))
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} can't be loaded by OpenVINO: {first_line(error)}.",
             hint="write it again with fcnseg export",
         ) from error
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's plugins, one set for as long as the process lives.
+
+    They give the thread that loads them a stack for its signals (processors with AMX need a large
+    one). When they are let go of in another thread that stack is gone but still in use, and the
+    next Ctrl-C ends the process with a segmentation fault (2026.4).
+    """
+    return import_openvino().Core()
 
 
 def _header_of(model: Any, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,7 @@ from fcnseg.fcn.ladder import FCN
 from fcnseg.metrics import Report
 from fcnseg.runtime.device import precision_name, resolve_precision
 from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.folding import joined
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.training.board import with_board
@@ -169,8 +171,10 @@ class Parts:
         return validate
 
     def _segmenter(self, network: FCN, precision: torch.dtype) -> Segmenter:
-        preprocess = self.start.preprocess
-        engine = TorchEngine(network, preprocess, device=self.ranks.device, precision=precision)
+        """Of the network as it is now: it may go on learning."""
+        device, preprocess = self.ranks.device, self.start.preprocess
+        copy = joined(deepcopy(network), device=device, precision=precision)
+        engine = TorchEngine(copy, preprocess, device=device, precision=precision)
         return Segmenter(engine, self.classes, preprocess)
 
     def loop(self, run: Run, plan: Plan, track: Track, stepper: Stepper) -> Loop:
