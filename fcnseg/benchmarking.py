@@ -5,6 +5,7 @@ Every part is measured alone, then the whole as `infer` runs it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from fcnseg.runtime.together import Together
 
 WARM_UP = 3
 """Calls before the clock starts: the first ones allocate memory and choose kernels."""
+
+TURNS = 2
+"""How often the whole is timed, each time between two timings of the bare network."""
 
 FPS = Fraction(25)
 """Of the clip that is drawn when no source is given; it does not pace anything."""
@@ -131,22 +135,29 @@ class _Bench:
         self._painter = Painter(segmenter.classes)
 
     def run(self, listener: Listener) -> BenchResult:
-        """Measure part after part; the network before and after, as machines' speeds drift."""
-        steps = iter(range(1, 6))
-        listener(Progress("bench", 0, 5, "measurements"))
+        """Measure part after part; network and whole by turns, as machines' speeds drift."""
+        steps = iter(range(4 + 2 * TURNS))
+
+        def tell() -> None:
+            listener(Progress("bench", next(steps), 3 + 2 * TURNS, "measurements"))
+
+        tell()
         frames, decode = self._decode()
         batches = list(groups(frames, self._config.batch))
         prepared = [self._segmenter.prepare([frame.image for frame in batch]) for batch in batches]
         stages = {"decode": decode, **self._around(batches, prepared)}
-        listener(Progress("bench", next(steps), 5, "measurements"))
-        network = self._network(prepared)
-        listener(Progress("bench", next(steps), 5, "measurements"))
+        tell()
         stages["encode"] = self._encode(frames)
-        listener(Progress("bench", next(steps), 5, "measurements"))
-        whole = self._whole()
-        listener(Progress("bench", next(steps), 5, "measurements"))
-        network = network.and_then(self._network(prepared))
-        listener(Progress("bench", next(steps), 5, "measurements"))
+        tell()
+        network = self._network(prepared)
+        tell()
+        wholes: list[Timing] = []
+        for _ in range(TURNS):
+            wholes.append(self._whole())
+            tell()
+            network = network.and_then(self._network(prepared))
+            tell()
+        whole = functools.reduce(Timing.and_then, wholes)
         return self._result(frames, {"network": network, **stages}, whole)
 
     def _decode(self) -> tuple[list[Frame], Timing]:

@@ -31,7 +31,7 @@ def test_everything_is_measured(random_model: Path):
     at_a_time = told["batch"] * told["lanes"]
     assert latency["p50"] == pytest.approx(at_a_time * 1000 / told["model_fps"], rel=0.05)
     assert told["memory_bytes"]["host"] > 50_000_000
-    assert [event.done for event in heard if isinstance(event, Progress)] == [0, 1, 2, 3, 4, 5]
+    assert [event.done for event in heard if isinstance(event, Progress)] == list(range(8))
 
 
 def test_a_video_can_be_given(random_model: Path, drawn_clip: Path):
