@@ -7,7 +7,8 @@ Two things take turns in one process, a block of steps each:
     bare   forward, cross entropy, backward, optimiser step of the same network on tensors
            that are already in memory
 
-The blocks alternate, so that what else the machine does hits both. Run it as
+The blocks alternate, so that what else the machine does hits both. The first epoch, which decodes
+every file, is not timed unless --first says so: the others find the pictures in memory. Run it as
 
     python benchmarks/train_throughput.py [--data FOLDER] [--backbone NAME] ...
 """
@@ -103,8 +104,9 @@ class Bare:
 class Turns:
     """A listener of the training that lets the bare step have its turn between blocks."""
 
-    def __init__(self, bare: Bare, *, steps: int, rounds: int) -> None:
+    def __init__(self, bare: Bare, *, steps: int, rounds: int, first: bool) -> None:
         self.bare, self.steps, self.rounds = bare, steps, rounds
+        self._timing = first
         self.loop: list[Cost] = []
         self.alone: list[Cost] = []
         self._inside = -2  # two steps to warm up
@@ -114,8 +116,12 @@ class Turns:
         """Count the training's steps."""
         if isinstance(event, Note):
             print(event.text)
-        if isinstance(event, EpochDone) and self._inside >= 0:
-            self._inside, self._began = 0, Cost.now()  # validation is not the loop
+        if isinstance(event, EpochDone):
+            self._timing = True
+            if self._inside >= 0:
+                self._inside, self._began = 0, Cost.now()  # validation is not the loop
+        if not self._timing:
+            return
         if not isinstance(event, Progress) or not event.task.startswith("epoch"):
             return
         self._inside += 1
@@ -155,6 +161,7 @@ def main() -> None:
         "--steps", type=int, default=3, help="steps of a block, no more than an epoch"
     )
     parser.add_argument("--rounds", type=int, default=5, help="blocks of each kind")
+    parser.add_argument("--first", action="store_true", help="time the first epoch, too")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = chosen.data
@@ -178,7 +185,7 @@ def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, obje
             "backbone_weights": "none",
         }
     )
-    turns = Turns(Bare(config, 11), steps=chosen.steps, rounds=chosen.rounds)
+    turns = Turns(Bare(config, 11), steps=chosen.steps, rounds=chosen.rounds, first=chosen.first)
     with contextlib.suppress(EnoughError):
         train(config, turns)
     rounds = list(zip(turns.alone, turns.loop, strict=True))

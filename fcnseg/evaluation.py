@@ -20,6 +20,7 @@ from fcnseg.data.layouts import describe, split_sizes
 from fcnseg.data.loading import choose_workers, load
 from fcnseg.errors import DatasetError
 from fcnseg.events import Listener, Note, Progress, nobody
+from fcnseg.media.stages import abreast
 from fcnseg.metrics import ClassScore, Confusion, Report
 from fcnseg.runtime.ranks import Ranks, join_ranks
 from fcnseg.runtime.segmenter import Segmenter
@@ -74,6 +75,7 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         device=str(ranks.device),
         precision=config.precision,
         short_side=config.short_side,
+        parallel=True,
     )
     description = as_the_model_sees(describe(config.data, listener), segmenter, listener)
     split = config.split or choose_split(split_sizes(description))
@@ -87,6 +89,7 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         batch=config.batch,
         workers=choose_workers(config.workers, ranks.device.type),
         ranks=ranks,
+        lanes=segmenter.lanes,
     )
     if np.isnan(report.miou):
         raise DatasetError(f"{config.data}: no labelled pixel in {len(dataset)} images.")
@@ -106,19 +109,24 @@ def score(
     batch: int = 4,
     workers: int = 0,
     ranks: Ranks | None = None,
+    lanes: int = 1,
     task: str = "evaluation",
 ) -> Report:
     """One confusion matrix over all images of a dataset; reading goes on during prediction.
 
     Several ranks take an image each in turn, none twice, and all get the whole report.
+    lanes: how many threads may ask `predict_labels` at the same time.
     """
     ranks = ranks or Ranks.alone()
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     confusion = Confusion(len(dataset.classes))
     done, began = 0, time.perf_counter()
-    for samples in load(dataset, batches, list[Sample], workers=workers):
-        predicted = predict_labels([sample.image for sample in samples])
+    loaded = load(dataset, batches, list[Sample], workers=workers)
+    answered = abreast(
+        lambda samples: predict_labels([sample.image for sample in samples]), loaded, lanes
+    )
+    for samples, predicted in answered:
         for sample, labels in zip(samples, predicted, strict=True):
             confusion.add(sample.labels, labels)
         done = min(len(dataset), done + len(samples) * ranks.size)

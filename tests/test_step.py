@@ -149,3 +149,36 @@ def test_a_coarse_answer_is_that_of_the_shorter_ladder(backbone: str) -> None:
     shorter.load_state_dict(network.state_dict(), strict=False)
     images = torch.randn(1, 3, 70, 90)
     assert torch.allclose(Learner(network, aux=True)(images)[1], shorter(images), atol=1e-5)
+
+
+# What torch imports in order to compile.
+TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def compile_with(monkeypatch, backend):
+    """Let torch.compile leave out its C++ compiler, which takes half a minute."""
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: original(module, backend=backend)
+    )
+
+
+@TORCHS_OWN
+@pytest.mark.parametrize("aux", [0.0, 0.4])
+def test_a_compiled_trunk_learns_the_same(monkeypatch, aux):
+    compile_with(monkeypatch, "aot_eager")
+    plain, compiled = make_stepper(aux=aux), make_stepper(aux=aux, compile=True)
+    for step in range(2):
+        plain(make_batch(step), step, STEPS)
+        compiled(make_batch(step), step, STEPS)
+    torch.testing.assert_close(weights(compiled), weights(plain), atol=1e-5, rtol=1e-4)
+
+
+@TORCHS_OWN
+def test_what_can_not_be_compiled_is_said(monkeypatch):
+    def without_a_compiler(graph, inputs):
+        raise RuntimeError("no compiler\nand more")
+
+    compile_with(monkeypatch, without_a_compiler)
+    with pytest.raises(TrainingError, match=r"torch\.compile can't .*: no compiler\."):
+        make_stepper(compile=True)(make_batch(), 0, STEPS)

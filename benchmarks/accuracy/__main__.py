@@ -35,7 +35,7 @@ from cells import PARTS, Cell
 from committed import make_committed
 from packing import SETS, pack
 from peers import require_packages
-from running import Book, run_cell, said
+from running import Book, budget_of, run_cell, said
 from tables import write_table
 
 from fcnseg.errors import FcnsegError, Interrupted, OptionError
@@ -71,6 +71,11 @@ def parse() -> argparse.Namespace:
     for name, cells in PARTS.items():
         part = _add(parts, name, f"{len(cells)} cells")
         part.add_argument("--epochs", type=int, default=40)
+        part.add_argument(
+            "--minutes",
+            type=float,
+            help="in place of --epochs: as many as fit, by how long a first one takes each network",
+        )
         part.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
         part.add_argument(
             "--seconds", type=float, default=float("inf"), help="start no cell after this time"
@@ -132,7 +137,7 @@ def measure(chosen: argparse.Namespace) -> None:
     require_packages(cells)
     began, book = time.monotonic(), Book(chosen.out / "results.jsonl")
     jobs = [(cell, seed) for seed in chosen.seeds for cell in cells]
-    todo = [job for job in jobs if not book.has(*job, chosen.epochs, options)]
+    todo = [job for job in jobs if not book.has(*job, budget_of(chosen), options)]
     said(f"{len(jobs) - len(todo)} of {len(jobs)} cells are done already")
     try:
         for number, (cell, seed) in enumerate(todo, start=1):

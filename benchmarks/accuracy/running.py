@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import fcnseg
 from fcnseg.config import TrainConfig
 from fcnseg.data.layouts import describe, split_pairs, split_sizes
 from fcnseg.errors import TrainingError
-from fcnseg.events import EpochDone, Event, Listener, Note
+from fcnseg.events import EpochDone, Event, Listener, Note, nobody
 from fcnseg.fcn.backbones import find_trunk
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
@@ -45,9 +46,9 @@ class Book:
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, [*_read(path)]
 
-    def has(self, cell: Cell, seed: int, epochs: int, options: Mapping[str, Any]) -> bool:
+    def has(self, cell: Cell, seed: int, budget: str, options: Mapping[str, Any]) -> bool:
         """Whether this very training is done."""
-        key = (cell.part, cell.name, seed, epochs, _as_json(options))
+        key = (cell.part, cell.name, seed, budget, _as_json(options))
         return any(_key(row) == key for row in self.rows)
 
     def add(self, row: Record) -> None:
@@ -71,13 +72,16 @@ def run_cell(
     digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
     work: Path = chosen.work or chosen.out / "work"
     place = cell.name.replace("*", "x")  # not every file system has stars
-    run = Run(work / cell.part / place / f"{chosen.epochs}-{seed}-{digest}")
+    budget = budget_of(chosen)
+    run = Run(work / cell.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
     data = data_folder(chosen.data, cell.dataset).resolve()
     values = {"calibrate": False, **options, **cell.options, "data": data, "out": run.folder}
     values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
-    row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "epochs": chosen.epochs}
+    row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "budget": budget}
     row |= {"options": dict(options), "changed": dict(cell.options)}
     try:
+        if chosen.minutes:
+            values["epochs"] = _epochs_in(60 * chosen.minutes, cell, values, run)
         row |= _trained(cell, values, run, progress(f"{label} {name}"))
     except TrainingError as error:
         said(f"{label} {name} failed: {error.message}")
@@ -89,6 +93,23 @@ def run_cell(
         for file in (run.state, run.best, run.last):
             file.unlink(missing_ok=True)
     return row
+
+
+def budget_of(chosen: argparse.Namespace) -> str:
+    """What every network of a table may spend, in words."""
+    return f"{chosen.minutes:g} minutes" if chosen.minutes else f"{chosen.epochs} epochs"
+
+
+def _epochs_in(seconds: float, cell: Cell, values: Record, run: Run) -> int:
+    """How many epochs fit, by a first one that is thrown away; those of a run that is begun."""
+    if run.state.is_file():
+        return TrainConfig.load(run.config).epochs
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Run(Path(folder) / "run")
+        _trained(cell, {**values, "epochs": 1, "out": trial.folder}, trial, nobody)
+        with trial.results.open(newline="", encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+    return max(1, round(seconds / float(row["seconds"])))
 
 
 def _trained(cell: Cell, values: Record, run: Run, listener: Listener) -> Record:
@@ -219,8 +240,8 @@ def _ends_line(path: Path) -> bool:
     return path.read_bytes()[-1:] == b"\n"
 
 
-def _key(row: Record) -> tuple[str, str, int, int, str]:
-    return row["part"], row["cell"], row["seed"], row["epochs"], _as_json(row["options"])
+def _key(row: Record) -> tuple[str, str, int, str, str]:
+    return row["part"], row["cell"], row["seed"], row["budget"], _as_json(row["options"])
 
 
 def _as_json(options: Mapping[str, Any]) -> str:

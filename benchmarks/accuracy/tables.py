@@ -22,7 +22,7 @@ def write_table(part: str, rows: Iterable[Record], path: Path) -> str:
     budgets: dict[str, list[Record]] = {}
     for row in rows:
         if row["part"] == part:
-            budget = json.dumps([row["epochs"], row["options"]], sort_keys=True)
+            budget = json.dumps([row["budget"], row["options"]], sort_keys=True)
             budgets.setdefault(budget, []).append(row)
     if not budgets:
         return f"No cell of {part} is done."
@@ -55,7 +55,7 @@ def _circumstances(rows: Sequence[Record]) -> str:
     lines = [f"    {command}" for command in _distinct(rows, "command")]
     made = [_distinct(rows, name) for name in ("machine", "precision", "date")]
     versions = _distinct(rows, "torch")
-    budget = f"{first['epochs']} epochs, seed {seeds}, batch {'/'.join(_distinct(rows, 'batch'))}"
+    budget = f"{first['budget']}, seed {seeds}, batch {'/'.join(_distinct(rows, 'batch'))}"
     if options:
         budget += f", {' '.join(options)}"
     parts = [
@@ -89,12 +89,13 @@ def _others(rows: Sequence[Record]) -> list[str]:
             continue
         classes = list(here[0]["class_iou"])
         head = ["network", "trunk starts from", *classes, "mIoU", "best mIoU", "parameters (M)"]
-        table = [[*head, "minutes"]]
+        table = [[*head, "epochs", "minutes"]]
         for cell, some in _by_cell("others", here):
             ious = [_percent([row["class_iou"][name] for row in some]) for name in classes]
             means = [_percent([row[name] for row in some]) for name in ("miou", "best")]
             start = " / ".join(_distinct(some, "start"))
-            size = [_millions(some), _minutes(some)]
+            epochs = "/".join(_distinct(some, "epochs_done"))
+            size = [_millions(some), epochs, _minutes(some)]
             table.append([cell.partition("/")[2], start, *ious, *means, *size])
         texts.append(f"**{data}**: {_data(here)}\n\n{_markdown(table)}")
     return texts

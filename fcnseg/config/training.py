@@ -126,6 +126,13 @@ class TrainConfig(Options):
         bool,
         Field(description="First see in ten seconds whether it can learn, and at which rates."),
     ] = False
+    compile: Annotated[
+        bool,
+        Field(
+            description="Let torch.compile rewrite the trunk before the first step, which takes a "
+            "minute or so; worth a try on a GPU."
+        ),
+    ] = False
     accumulate: Annotated[
         int,
         Field(ge=1, description="Parts a step is computed in: less memory, the same step."),

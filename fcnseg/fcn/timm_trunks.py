@@ -76,7 +76,7 @@ def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
             f"timm has no model {wanted!r}.",
             hint=f"did you mean {', '.join(close)}?" if close else "timm.list_models() has all",
         )
-    dilated = {} if output_stride == 32 else {"output_stride": output_stride}
+    dilated: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         return timm.create_model(wanted, features_only=True, pretrained=pretrained, **dilated)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:

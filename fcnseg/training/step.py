@@ -17,6 +17,7 @@ from fcnseg.fcn.ladder import FCN, size_of
 from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
+from fcnseg.runtime.engines import first_line
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion
 from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
@@ -96,6 +97,8 @@ class Stepper:
         self._forward: nn.Module = self.learner
         if ranks.size > 1:
             self._forward = _distributed(self.learner, ranks)
+        if config.compile:
+            network.backbone.compile()  # in place: names and weights stay; the average is not
         self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
 
     def __call__(
@@ -142,7 +145,7 @@ class Stepper:
         return self.ranks.sum(loss)
 
     def _loss(self, images: Tensor, labels: Tensor, shares: Tensor, done: float) -> Tensor:
-        with autocast(self.ranks.device, self.precision):
+        with autocast(self.ranks.device, self.precision), _clear_about_compiling():
             answers = self._forward(self.preprocess.normalise(images))
         loss = self.criterion(answers[0], labels, shares, done=done)
         for coarse in answers[1:]:
@@ -177,6 +180,19 @@ class Stepper:
                 f"{str(error).strip().partition(chr(10))[0]}",
                 hint="start a new run with --finetune and this run's last.safetensors",
             ) from error
+
+
+@contextlib.contextmanager
+def _clear_about_compiling() -> Iterator[None]:
+    """TrainingError where torch.compile fails, which mostly lacks a compiler."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)  # what the backend itself said
+        raise TrainingError(
+            f"torch.compile can't compile this trunk here: {first_line(cause)}.",
+            hint="leave --compile away; it needs a C++ compiler, and Triton on a GPU",
+        ) from error
 
 
 def _distributed(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
