@@ -4,8 +4,8 @@ Two things take turns in one process, a block of steps each:
 
     loop   fcnseg train itself: reading and decoding files, augmentation, normalisation, loss,
            clipping, the weights' average, progress, saving (validation is left out)
-    bare   forward, cross entropy, backward, optimiser step of the same network on tensors
-           that are already in memory
+    bare   forward, the same loss, backward, optimiser step of the same network on tensors that
+           are already in memory
 
 The blocks alternate, so that what else the machine does hits both. The first epoch, which decodes
 every file, is not timed unless --first says so: the others find the pictures in memory. Run it as
@@ -27,7 +27,6 @@ from pathlib import Path
 
 import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's threads wait)
 import torch
-import torch.nn.functional as F
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
@@ -36,6 +35,7 @@ from fcnseg.events import EpochDone, Event, Note, Progress, nobody
 from fcnseg.fcn.ladder import FCN
 from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.training import train
+from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.start import make_start
 
 
@@ -76,12 +76,14 @@ class Bare:
         shape = (config.batch, 3, *config.crop)
         self.images = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(0, classes, (config.batch, *config.crop), device=self.device)
+        self.criterion = Criterion(parse_loss(config.loss), torch.ones(classes, device=self.device))
+        self.shares = self.criterion.shares(self.labels)
 
     def step(self) -> None:
         """Forward, loss, backward, optimiser step."""
         with autocast(self.device, self.precision):
             logits = self.network(self.images)
-        loss = F.cross_entropy(logits.float(), self.labels)
+        loss = self.criterion(logits, self.labels, self.shares)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=(320, 416), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=-1)
+    parser.add_argument("--loss", default=TrainConfig.make({}).loss)
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--steps", type=int, default=3, help="steps of a block, no more than an epoch"
@@ -173,7 +176,7 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, object]:
     """Milliseconds of both, medians over the rounds, and the median ratio."""
-    names = ("backbone", "decoder", "batch", "workers", "device")
+    names = ("backbone", "decoder", "batch", "workers", "device", "loss")
     options = {name: getattr(chosen, name) for name in names}
     config = TrainConfig.make(
         {

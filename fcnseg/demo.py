@@ -90,7 +90,6 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
         scale=(0.9, 1.1),
         lr=5e-3,
         backbone_lr=1.0,
-        class_weights="none",
         seed=config.seed,
         device=config.device,
     )

@@ -161,7 +161,7 @@ class TrainConfig(Options):
             "ce+lovasz@0.5 (joins at half time)."
         ),
         Flag(panel="Recipe"),
-    ] = "ce"
+    ] = "ce+dice"
     label_smoothing: Annotated[
         float,
         Field(ge=0, lt=1, description="Share of the wanted probability given to all classes (ce)."),
@@ -203,9 +203,11 @@ class TrainConfig(Options):
     ] = 0.03
     class_weights: Annotated[
         Literal["none", "sqrt", "inverse"],
-        Field(description="Weigh classes by their rarity in the training labels."),
+        Field(
+            description="Weigh classes by their rarity in the training labels (ce, ohem, focal)."
+        ),
         Flag(panel="Recipe"),
-    ] = "sqrt"
+    ] = "none"
     ema: Annotated[
         float,
         Field(ge=0, lt=1, description="Decay of the averaged weights; 0 keeps none."),

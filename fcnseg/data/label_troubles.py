@@ -178,7 +178,8 @@ def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
             "info",
             "rare-class",
             f"Rare in the training labels: {listed(shares)} of the pixels.",
-            repair=f"--class-weights sqrt (the default) makes a pixel of {names[rare[0]]} count "
-            f"up to {min(heavier, 50):.0f} times one of the most frequent class; pictures with "
-            "more of these classes help most",
+            repair="the default loss counts the overlap of each class, however rare; "
+            f"--class-weights sqrt makes a pixel of {names[rare[0]]} count up to "
+            f"{min(heavier, 50):.0f} times one of the most frequent class; pictures with more of "
+            "these classes help most",
         )

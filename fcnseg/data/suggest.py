@@ -33,7 +33,7 @@ class Suggestion:
     """Options for `fcnseg train`.
 
     crop: (height, width). class_weights: what a pixel of each class counts with
-        --class-weights sqrt, 1 on average over the pixels.
+        --class-weights sqrt, 1 on average over the pixels: for a loss that counts pixels only.
     reasons: option -> why, one sentence each.
     """
 
@@ -134,5 +134,6 @@ def _why_weights(weights: Sequence[float], pixels: Sequence[int], names: Sequenc
     return (
         f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
         f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
-        f"{weights[rare] / weights[often]:.1f} times a pixel of the other"
+        f"{weights[rare] / weights[often]:.1f} times a pixel of the other; the default, ce+dice, "
+        "counts the overlap of each class, however rare"
     )

@@ -20,6 +20,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,41 +107,48 @@ class Criterion:
         logits: (N, K, H, W), any precision; labels: int64 (N, H, W).
         shares: of the whole batch; done: the share of the training behind us.
         """
-        logits = logits.float()
-        divisors = shares.clamp_min(1e-12).to(logits.dtype)
-        loss = _nothing(logits)
+        log_shares = logits.float().log_softmax(1)  # (N, K, H, W), once for all terms
+        divisors = shares.clamp_min(1e-12).to(log_shares.dtype)
+        loss = _nothing(log_shares)
         for term in self.terms:
             if done >= term.start:
                 total, divisor = LOSSES[term.name]
-                loss = loss + term.factor * total(self, logits, labels) / divisors[divisor]
+                loss = loss + term.factor * total(self, log_shares, labels) / divisors[divisor]
         return loss
 
 
-def _cross_entropy(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.is_cuda:
-        # As a list of pixels, which is deterministic on a GPU; torch's loss over maps is not. On a
-        # processor both are, and the list costs ten times as much.
-        logits, labels = logits.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
-    return F.cross_entropy(
-        logits,
-        labels,
-        criterion.class_weights,
-        ignore_index=IGNORE,
-        reduction="sum",
-        label_smoothing=criterion.smoothing,
+def _cross_entropy(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
+    if criterion.smoothing:  # log_softmax leaves log shares as they are
+        loss = partial(F.cross_entropy, label_smoothing=criterion.smoothing)
+    else:  # half of that: what cross_entropy does first is done
+        loss = partial(F.nll_loss)
+    weights = criterion.class_weights
+    answer: Tensor = loss(
+        *_as_torch_wants(log_shares, labels), weights, ignore_index=IGNORE, reduction="sum"
     )
+    return answer
 
 
-def _focal(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+def _as_torch_wants(log_shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """On a GPU a list of pixels, which is deterministic there; torch's loss over maps is not.
+
+    On a processor both are, and the list costs ten times as much.
+    """
+    if not log_shares.is_cuda:
+        return log_shares, labels
+    return log_shares.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
+
+
+def _focal(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
+    surprise = F.nll_loss(log_shares, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
     return ((1 - (-surprise).exp()) ** FOCUS * surprise * weights).sum()
 
 
-def _hardest(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+def _hardest(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
+    surprise = F.nll_loss(log_shares, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
-    total = _nothing(logits)
+    total = _nothing(log_shares)
     for one, counts in zip(surprise.flatten(1), weights.flatten(1), strict=True):
         labelled = counts > 0
         if labelled.any():
@@ -156,20 +165,60 @@ def _hard_limit(surprise: Tensor) -> Tensor:
     return enough.clamp_max(-math.log(HARD))
 
 
-def _dice(_criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    shares, one = logits.softmax(1).flatten(2), labels.flatten(1)[:, None]  # (N, K, P), (N, 1, P)
-    true = one == torch.arange(logits.shape[1], device=one.device)[:, None]
-    area = true.sum(2)  # (N, K)
+def _dice(_criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
+    extents: tuple[Tensor, ...] = _Extents.apply(log_shares, labels)  # type: ignore[no-untyped-call]
+    area, overlap, found = extents
     occurs = area > 0
-    extent = area + (shares * (one != IGNORE)).sum(2)
-    overlap = 2 * (shares * true).sum(2) / extent.where(occurs, 1.0)
-    missed = ((1 - overlap) * occurs).sum(1) / occurs.sum(1).clamp_min(1)
+    covered = 2 * overlap / (area + found).where(occurs, 1.0)
+    missed = ((1 - covered) * occurs).sum(1) / occurs.sum(1).clamp_min(1)
     return missed.sum()
 
 
-def _lovasz(_criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:
-    total = _nothing(logits)
-    for shares, one in zip(logits.softmax(1).flatten(2), labels.flatten(1), strict=True):
+class _Extents(torch.autograd.Function):
+    """How far each class extends in each image: in the labels, in both, and as found.
+
+    Log shares (N, K, H, W), labels (N, H, W) -> three times float32 (N, K). Written out, as torch
+    would keep five maps of all classes for it, and go through each of them twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shares, one = log_shares.flatten(2).exp(), labels.flatten(1)  # (N, K, P), (N, P)
+        labelled = (one != IGNORE).to(shares.dtype)
+        true = one.where(one != IGNORE, 0)
+        hits = shares.gather(1, true[:, None])[:, 0] * labelled  # (N, P)
+        ctx.save_for_backward(shares, labelled, true, hits)
+        ctx.shape = log_shares.shape
+        count = shares.shape[1]
+        area = _by_class(labelled, true, count)
+        overlap = _by_class(hits, true, count)
+        found = torch.bmm(shares, labelled[:, :, None])[:, :, 0]
+        ctx.mark_non_differentiable(area)
+        return area, overlap, found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        _, of_overlap, of_found = gradients
+        shares, labelled, true, hits = ctx.saved_tensors
+        gradient = (shares * labelled[:, None]).mul_(of_found[:, :, None])
+        of_hits = hits * of_overlap.gather(1, true)
+        gradient.scatter_add_(1, true[:, None], of_hits[:, None])  # one place for each pixel
+        return gradient.view(ctx.shape), None
+
+
+def _by_class(values: Tensor, true: Tensor, count: int) -> Tensor:
+    """Sums (N, K) of values (N, P) over the pixels of each class; true: (N, P), which it is."""
+    if values.device.type != "cpu":  # counting with weights is not deterministic on a GPU
+        return torch.stack([values.where(true == k, 0.0).sum(1) for k in range(count)], 1)
+    images = torch.arange(len(values), device=values.device)[:, None]
+    cells = (images * count + true).flatten()
+    sums = torch.bincount(cells, values.flatten().double(), minlength=len(values) * count)
+    return sums.view(-1, count).to(values.dtype)
+
+
+def _lovasz(_criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
+    total = _nothing(log_shares)
+    for shares, one in zip(log_shares.exp().flatten(2), labels.flatten(1), strict=True):
         labelled = one != IGNORE
         if labelled.any():
             found, true = shares[:, labelled], one[labelled]
