@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -50,12 +50,14 @@ class BenchResult:
 
     size: (height, width) of the frames; frames: how many were timed.
     batch: frames of a call; lanes: calls at the same time (see fcnseg.runtime.lanes).
-    model_fps: the bare engine on frames already prepared; latency: its percentiles in ms.
+    model_fps: the bare engine on frames already prepared, logits of every pixel being its answer;
+        latency: its percentiles in ms.
     end_to_end_fps: video file in, video file out.
     limit_fps: what the machine could do at best. On a GPU the slowest of engine, decoder and
         encoder alone; on a CPU, where they share the cores, the cores divided by the
         core-seconds a frame costs in the three. ratio: end_to_end_fps / limit_fps.
-    stages: each part alone; whole: all together.
+    stages: each part alone; whole: all together. "scores" is what `infer` asks an engine for
+        where labels need no more (fcnseg.runtime.cells), and "decide" goes on from there.
     memory_bytes: the most this process has held so far, by place.
     """
 
@@ -133,6 +135,7 @@ class _Bench:
     def __init__(self, segmenter: Segmenter, clip: str, out: Path, config: BenchConfig) -> None:
         self._segmenter, self._clip, self._out, self._config = segmenter, clip, out, config
         self._painter = Painter(segmenter.classes)
+        self._size = (0, 0)  # of the clip's frames, once they are decoded
 
     def run(self, listener: Listener) -> BenchResult:
         """Measure part after part; network and whole by turns, as machines' speeds drift."""
@@ -143,22 +146,24 @@ class _Bench:
 
         tell()
         frames, decode = self._decode()
+        self._size = frames[0].size
         batches = list(groups(frames, self._config.batch))
         prepared = [self._segmenter.prepare([frame.image for frame in batch]) for batch in batches]
         stages = {"decode": decode, **self._around(batches, prepared)}
         tell()
         stages["encode"] = self._encode(frames)
         tell()
-        network = self._network(prepared)
+        turns = [self._networks(prepared)]
         tell()
         wholes: list[Timing] = []
         for _ in range(TURNS):
             wholes.append(self._whole())
             tell()
-            network = network.and_then(self._network(prepared))
+            turns.append(self._networks(prepared))
             tell()
-        whole = functools.reduce(Timing.and_then, wholes)
-        return self._result(frames, {"network": network, **stages}, whole)
+        for name in turns[0]:
+            stages[name] = functools.reduce(Timing.and_then, [turn[name] for turn in turns])
+        return self._result(frames, stages, functools.reduce(Timing.and_then, wholes))
 
     def _decode(self) -> tuple[list[Frame], Timing]:
         frames: list[Frame] = []
@@ -181,13 +186,20 @@ class _Bench:
             )
         return source
 
-    def _network(self, prepared: Sequence[Images]) -> Timing:
-        """The bare engine."""
+    def _networks(self, prepared: Sequence[Images]) -> dict[str, Timing]:
+        """The bare engine, and what `infer` asks it for where that is less."""
+        engine = self._segmenter.engine
+        timings = {"network": self._network(engine.forward, prepared)}
+        if self._stops_at_scores(prepared[0]):
+            timings["scores"] = self._network(engine.scores, prepared)
+        return timings
+
+    def _network(self, answer: Callable[[Images], object], prepared: Sequence[Images]) -> Timing:
         engine = self._segmenter.engine
 
         def forward(batch: Images) -> None:
             engine.lanes.enter()
-            engine.forward(batch)
+            answer(batch)
             engine.synchronize()
 
         lanes = engine.lanes.count
@@ -200,14 +212,30 @@ class _Bench:
     ) -> dict[str, Timing]:
         """What is done to a frame before and after the network."""
         segmenter, batch = self._segmenter, len(prepared[0])
-        logits = segmenter.engine.forward(prepared[0])
         labels, _ = segmenter.engine.labels(prepared[0], size=batches[0][0].size)
         frame, answer = batches[0][0], Prediction(labels[0])
+        deciding = self._deciding(prepared[0])
         return {
             "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), batches, batch),
-            "decide": time_each(lambda _: decide(logits), batches, batch),
+            "decide": time_each(lambda _: deciding(), batches, batch),
             "draw": time_each(lambda _: self._painter.overlay(frame, answer), batches, 1),
         }
+
+    def _deciding(self, images: Images) -> Callable[[], object]:
+        """What turns the engine's answer for these pictures into labels."""
+        engine = self._segmenter.engine
+        if not self._stops_at_scores(images):
+            logits = engine.forward(images)
+            return lambda: decide(logits)
+        cells, scores = engine.cells, engine.scores(images)
+        assert cells is not None
+        size = images.shape[1], images.shape[2]
+        return lambda: [cells.labels(one, size) for one in scores]
+
+    def _stops_at_scores(self, images: Images) -> bool:
+        """Whether `infer` needs no logits of frames that are prepared so."""
+        prepared = (images.shape[1], images.shape[2])
+        return self._segmenter.engine.cells is not None and prepared == self._size
 
     def _encode(self, frames: Sequence[Frame]) -> Timing:
         """The bare encoder: nothing is read back."""
@@ -246,7 +274,7 @@ class _Bench:
         self, frames: Sequence[Frame], stages: dict[str, Timing], whole: Timing
     ) -> BenchResult:
         engine = self._segmenter.engine
-        order = ("decode", "prepare", "network", "decide", "draw", "encode")
+        order = ("decode", "prepare", "network", "scores", "decide", "draw", "encode")
         bare = [stages[name] for name in ("decode", "network", "encode")]
         if engine.device == "cpu":
             limit = usable_cores() / sum(timing.core_seconds for timing in bare)
@@ -265,7 +293,7 @@ class _Bench:
             end_to_end_fps=1 / whole.seconds,
             limit_fps=limit,
             latency=stages["network"].percentiles(),
-            stages={name: stages[name] for name in order},
+            stages={name: stages[name] for name in order if name in stages},
             whole=whole,
             memory_bytes=most_memory(engine.device),
         )

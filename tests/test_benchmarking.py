@@ -23,7 +23,7 @@ def test_everything_is_measured(random_model: Path):
         assert told[name] > 0
     assert told["ratio"] == pytest.approx(told["end_to_end_fps"] / told["limit_fps"], rel=0.05)
     assert list(told["stages"]) == [
-        *("decode", "prepare", "network", "decide", "draw", "encode", "whole")
+        *("decode", "prepare", "network", "scores", "decide", "draw", "encode", "whole")
     ]
     assert all(stage["ms"] > 0 for stage in told["stages"].values())
     latency = told["latency_ms"]

@@ -20,8 +20,9 @@ def a_format(run) -> Format:
 
 def test_a_file_appears_only_when_it_answers_alike(checkpoint, tmp_path, monkeypatch):
     right = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits
-    monkeypatch.setitem(FORMATS, "good", a_format(lambda path: right))
-    monkeypatch.setitem(FORMATS, "bad", a_format(lambda path: lambda images: right(images) + 1))
+    monkeypatch.setitem(FORMATS, "good", a_format(lambda path: (right, None)))
+    wrong = a_format(lambda path: (lambda images: right(images) + 1, None))
+    monkeypatch.setitem(FORMATS, "bad", wrong)
     path = tmp_path / "deep" / "model.fake"
     with pytest.raises(CheckpointError, match="differ by up to 1"):
         convert(checkpoint, path, "bad", sizes=[(32, 32)])
@@ -31,6 +32,14 @@ def test_a_file_appears_only_when_it_answers_alike(checkpoint, tmp_path, monkeyp
         convert(checkpoint, path, "bad", sizes=[(32, 32)])
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_short_way_to_labels_is_proven_too(checkpoint, tmp_path, monkeypatch):
+    right = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits
+    astray = a_format(lambda path: (right, lambda images: right(images).argmin(axis=1)))
+    monkeypatch.setitem(FORMATS, "astray", astray)
+    with pytest.raises(CheckpointError, match="labels agree on"):
+        convert(checkpoint, tmp_path / "model.fake", "astray", sizes=[(32, 32)])
 
 
 def test_a_place_that_can_not_be_written(checkpoint, tmp_path):

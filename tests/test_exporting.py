@@ -31,8 +31,8 @@ def test_the_result_tells_what_was_proven(exported_model: Path):
 def test_the_onnx_file_is_one_documented_graph(exported_model: Path, random_model: Path):
     model = onnx.load(exported_model)
     onnx.checker.check_model(model, full_check=True)
-    (image,), (logits,) = model.graph.input, model.graph.output
-    assert (image.name, logits.name) == ("images", "logits")
+    (image,), (logits, scores) = model.graph.input, model.graph.output
+    assert (image.name, logits.name, scores.name) == ("images", "logits", "scores")
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     dims = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]

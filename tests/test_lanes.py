@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,8 @@ def test_a_thread_is_kept_to_its_share() -> None:
 def test_answers_are_the_same_side_by_side(
     monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Lanes
 ) -> None:
-    if engine != "torch":
-        pytest.importorskip(engine)
+    if find_spec(engine) is None:  # an import would let OpenVINO's telemetry in
+        pytest.skip(f"{engine} is not installed")
     model = random_model if engine == "torch" else exported_model
     for module in ("engines", "openvino_engine"):
         monkeypatch.setattr(f"fcnseg.runtime.{module}.side_by_side", lambda _: deal)

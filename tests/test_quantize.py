@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,8 @@ def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
 def test_every_engine_says_that_it_is_int8(rounded: Path, drawn_folder: Path, engine) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
+    if engine == "openvino" and find_spec(engine) is None:  # an import would let telemetry in
+        pytest.skip("openvino is not installed")
     plain = load(rounded, engine="onnxruntime")
     segmenter = load(rounded, engine=engine, precision="int8")
     assert segmenter.engine.precision == "int8"

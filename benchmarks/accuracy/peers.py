@@ -62,6 +62,7 @@ class Peer(nn.Module):
         self.preprocess, self.start, self.multiple = preprocess, start, multiple
         self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # nor is --aux
         self.spec: ModelSpec | None = None
+        self.lift = None  # nor are labels worked out from coarse scores
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float (N, 3, H, W), any size -> logits (N, K, H, W)."""

@@ -18,7 +18,7 @@ from fcnseg.fcn.backbones import Features, build_backbone
 from fcnseg.fcn.published import published_parts
 from fcnseg.fcn.rungs import conv_bn, make_rung, make_scores
 from fcnseg.fcn.spec import PUBLISHED, ModelSpec
-from fcnseg.fcn.upsample import make_upsample, upsample
+from fcnseg.fcn.upsample import Upsample, make_upsample, upsample
 
 __all__ = ["FCN", "Ladder", "ModelSpec"]
 
@@ -49,6 +49,28 @@ class FCN(nn.Module):
         padded = pad_to_multiple(images, self.backbone.stride)
         logits: Tensor = self.decoder(self.backbone(padded), size_of(padded))
         return crop(logits, height, width)
+
+    @property
+    def lift(self) -> Upsample | None:
+        """What makes logits of `scores`, where that is fixed and bilinear; None elsewhere."""
+        if self.spec.decoder == PUBLISHED:
+            return None
+        last = self.decoder.upsamples[str(self.decoder.strides[-1])]
+        return last if isinstance(last, Upsample) and last.factor > 1 else None
+
+    def scores(self, images: Tensor) -> Tensor:
+        """The scores of the padded picture at the finest rung's stride: (N, K, h, w).
+
+        Only for a network with a `lift`; its logits are their upsampling, cut to the picture.
+        """
+        return self.decoder.scores(self.backbone(pad_to_multiple(images, self.backbone.stride)))
+
+    def scores_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, from one pass."""
+        height, width = size_of(images)
+        padded = pad_to_multiple(images, self.backbone.stride)
+        scores = self.decoder.scores(self.backbone(padded))
+        return scores, crop(self.decoder.to_logits(scores, size_of(padded)), height, width)
 
     def rungs(self, images: Tensor) -> dict[int, Tensor]:
         """What each rung says: stride -> (N, K, H, W); their sum is the logits.
@@ -94,13 +116,20 @@ class Ladder(nn.Module):
 
     def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
         """{s: (N, C_s, H/s, W/s)}, (H, W) -> logits (N, K, H, W)."""
+        return self.to_logits(self.scores(taps), size)
+
+    def scores(self, taps: dict[int, Tensor]) -> Tensor:
+        """{s: (N, C_s, H/s, W/s)} -> scores (N, K, H/f, W/f), f the finest rung's stride."""
         x = self.entry(taps[self.strides[0]])
         for coarse, fine in pairwise(self.strides):
             x = self.upsamples[str(coarse)](x, size_of(taps[fine]))
             x = self.rungs[str(fine)](x, taps[fine])  # (N, K or width, H/fine, W/fine)
         # Class by class in memory: whoever looks for the best class of each pixel, or for the
         # loss, then reads whole planes; with channels last argmax took four times as long.
-        scores = self.head(x).contiguous()
+        return self.head(x).contiguous()  # type: ignore[no-any-return]
+
+    def to_logits(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scores (N, K, H/f, W/f), (H, W) -> logits (N, K, H, W)."""
         logits: Tensor = self.upsamples[str(self.strides[-1])](scores, size)
         return logits
 
@@ -133,6 +162,12 @@ class Ladder(nn.Module):
     def _shift(self, coarse: int, fine: int) -> float:
         """Where cell 0 of the coarse map sits on the fine one."""
         return (self.offsets[coarse] - self.offsets[fine]) / fine
+
+
+def lift_of(spec: ModelSpec) -> Upsample | None:
+    """The `lift` of a network of this shape; no weights are made."""
+    with torch.device("meta"):
+        return FCN(spec).lift
 
 
 def size_of(maps: Tensor) -> tuple[int, int]:

@@ -28,7 +28,8 @@ def convert(
     kind = FORMATS[format]
     with written_whole(path) as written:
         kind.write(checkpoint, written)
-        parity = compare(_original(checkpoint), kind.run(written), sizes=sizes)
+        logits, labels = kind.run(written)
+        parity = compare(_original(checkpoint), logits, labels=labels, sizes=sizes)
         if not parity.holds:
             raise CheckpointError(
                 f"The {format} file does not give the original's answers: logits differ by "

@@ -31,22 +31,23 @@ def decide(logits: Tensor, *, confidence: bool = False) -> tuple[Labels, Floats 
 def _decide_here(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
     """The same on the processor, in a sixth of the time that torch's max takes."""
     count, _, height, width = logits.shape
-    labels = np.zeros((count, height, width), np.uint8)
+    labels = np.empty((count, height, width), np.uint8)
     sure = np.empty((count, height, width), np.float32) if confidence else None
     rows = max(1, _BLOCK // width)
     for index in range(count):
         for top in range(0, height, rows):
             block = logits[index, :, top : top + rows]  # (K, rows, W)
-            best = _win(block, labels[index, top : top + rows])
+            labels[index, top : top + rows], best = winners(block)
             if sure is not None:
                 shares = np.exp(block - best)
                 np.reciprocal(shares.sum(axis=0), out=sure[index, top : top + rows])
     return labels, sure
 
 
-def _win(scores: Floats, labels: Labels) -> Floats:
-    """The highest scores (H, W) of (K, H, W); the labels (H, W), zeros before, are written."""
+def winners(scores: Floats) -> tuple[Labels, Floats]:
+    """The class with the highest of scores (K, H, W), uint8 (H, W), and that score; the first."""
     best: Floats = scores[0].copy()
+    labels = np.zeros(best.shape, np.uint8)
     above = np.empty(best.shape, np.bool_)
     number = above.view(np.uint8)  # the same bytes: 0 or 1, then 0 or the class
     for index in range(1, len(scores)):
@@ -54,4 +55,4 @@ def _win(scores: Floats, labels: Labels) -> Floats:
         np.maximum(scores[index], best, out=best)
         np.multiply(number, np.uint8(index), out=number)
         np.maximum(labels, number, out=labels)
-    return best
+    return labels, best

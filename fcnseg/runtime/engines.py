@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.fcn.ladder import lift_of
+from fcnseg.fcn.upsample import Upsample
 from fcnseg.runtime.allocator import keep_freed_memory
+from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.device import autocast, precision_name, resolve_device
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
@@ -35,6 +39,9 @@ Size = tuple[int, int]
 HEADER_KEY = "fcnseg"
 """Where exported files carry the checkpoint's header."""
 
+SCORES = "scores"
+"""The output of exported files that labels are worked out from, where there is one."""
+
 
 class Engine(ABC):
     """Runs one network on uint8 RGB pictures (N, H, W, 3).
@@ -43,16 +50,23 @@ class Engine(ABC):
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
     lanes: how many threads may call it at the same time, and each one's share of the cores.
+    cells: where the cells of `scores` lie; None where there are none, or where the device
+        decides faster by itself.
     """
 
     name: ClassVar[str]
     device: str
     precision: str
     lanes: Lanes = ONE
+    cells: Cells | None = None
 
     @abstractmethod
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network."""
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """What the logits are upsampled from, float32 (N, K, h, w); without `cells` they."""
+        return self.logits(images)
 
     def synchronize(self) -> None:
         """Wait until everything asked for so far is computed."""
@@ -73,8 +87,16 @@ class Engine(ABC):
         logits (not the labels) are resized before the decision.
         """
         self.lanes.enter()
+        own: Size = (images.shape[1], images.shape[2])
+        if self.cells is not None and not confidence and size in (None, own):
+            cells = self.cells
+            return np.stack([cells.labels(one, own) for one in self.scores(images)]), None
         with torch.inference_mode():
             return decide(_resized(self.forward(images), size), confidence=confidence)
+
+    def just_labels(self, images: Images) -> NDArray[np.uint8]:
+        """Labels uint8 (N, H, W) of pictures at their own size."""
+        return self.labels(images)[0]
 
     def probabilities(
         self, images: Images, *, size: Size | None = None
@@ -113,12 +135,21 @@ class TorchEngine(Engine):
         self.device = str(self._device)
         self.precision = precision_name(precision)
         self.lanes = side_by_side(self.device) if parallel else ONE
+        if self._device.type == "cpu":
+            self.cells = _cells(network.lift)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), on the device."""
         with torch.inference_mode(), autocast(self._device, self._dtype):
             logits: Tensor = self._network(self._preprocess.normalise(self._upload(images)))
             return logits.float()
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            scores = self._network.scores(self._preprocess.normalise(self._upload(images)))
+            answer: NDArray[np.float32] = scores.float().cpu().numpy()
+            return answer
 
     def rungs(self, images: Images, *, size: Size | None = None) -> dict[int, NDArray[np.float32]]:
         """Each rung's share of the logits, by stride: float32 (N, K, H, W) that sum to them.
@@ -167,6 +198,10 @@ class OnnxEngine(Engine):
         self.lanes = side_by_side(self.device) if parallel else ONE
         session = _open_session(runtime, path, self.device, self.lanes.threads)
         self.header = _header_of(session, path)
+        if SCORES in [output.name for output in session.get_outputs()]:
+            self.cells = cells_in(self.header)
+        self._options = runtime.RunOptions()
+        self._options.only_execute_path_to_fetches = True  # else both outputs are computed
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._free.put(session)
         for _ in range(1, self.lanes.count):
@@ -177,12 +212,20 @@ class OnnxEngine(Engine):
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
+        return torch.from_numpy(self._run("logits", images))
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
+        return self._run(SCORES, images)
+
+    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
         session = self._free.get()
         try:
-            answer = session.run(["logits"], {"images": np.ascontiguousarray(images)})
+            inputs = {"images": np.ascontiguousarray(images)}
+            answer: NDArray[np.float32] = session.run([output], inputs, self._options)[0]
         finally:
             self._free.put(session)
-        return torch.from_numpy(answer[0])
+        return answer
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -252,6 +295,15 @@ def foreign(path: Path, kind: str) -> CheckpointError:
         "are or how pictures are prepared for it.",
         hint="export the checkpoint it came from: fcnseg export MODEL",
     )
+
+
+def cells_in(header: str) -> Cells | None:
+    """Where the cells of a file's scores lie, by the checkpoint's header that it carries."""
+    return _cells(lift_of(Checkpoint.from_header(header, name="").spec))
+
+
+def _cells(lift: Upsample | None) -> Cells | None:
+    return None if lift is None else Cells(lift.factor, lift.shift)
 
 
 def _resized(logits: Tensor, size: Size | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 Every exported file is one graph: uint8 RGB pictures "images" (batch, height, width, 3) in,
 float32 "logits" (batch, K, height, width) out, normalisation and padding inside, batch,
-height and width free. It carries the checkpoint's header.
+height and width free. It carries the checkpoint's header. ONNX and OpenVINO files of a ladder
+also give its "scores", before the last upsampling: labels need no more (see deciding.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
 from fcnseg.fcn.checkpoint import KEY, Checkpoint
-from fcnseg.runtime.engines import OnnxEngine
+from fcnseg.runtime.engines import SCORES, OnnxEngine
 from fcnseg.runtime.folding import fold_batch_norms
 from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino, read_model
-from fcnseg.runtime.parity import Images, Logits, Run, sample_images
+from fcnseg.runtime.parity import Images, LabelsOf, Logits, Run, sample_images
 
 PRECISION = "precision"
 """Under this name a file's header says, in its extras, what it computes in, if not in f32."""
@@ -36,13 +37,14 @@ class Format:
 
     suffix: of its name; beside: of the files that belong to it.
     write: makes the file of a checkpoint.
-    run: gives a function from pictures to logits that uses nothing but the file.
+    run: gives functions from pictures to logits, and to labels where there is a shorter way,
+        that use nothing but the file.
     """
 
     suffix: str
     beside: tuple[str, ...]
     write: Callable[[Checkpoint, Path], None]
-    run: Callable[[Path], Run]
+    run: Callable[[Path], tuple[Run, LabelsOf | None]]
 
 
 class Graph(nn.Module):
@@ -63,19 +65,36 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> float32 logits (N, K, H, W)."""
-        # contiguous: with channels last the exporters spend half their time on strides.
-        logits: Tensor = self.network(self.preprocess.normalise(images).contiguous())
+        logits: Tensor = self.network(self.prepared(images))
         return logits.float()
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) RGB -> what the network takes."""
+        # contiguous: with channels last the exporters spend half their time on strides.
+        return self.preprocess.normalise(images).contiguous()
+
+
+class GraphWithScores(Graph):
+    """The same with a second output: the scores that the logits are upsampled from."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """uint8 (N, H, W, 3) RGB -> float32 logits (N, K, H, W), scores (N, K, h, w)."""
+        scores, logits = self.network.scores_and_logits(self.prepared(images))
+        return logits.float(), scores.float()
 
 
 def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
     require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+    graph = Graph(checkpoint)
+    outputs = ["logits"]
+    if graph.network.lift is not None:
+        graph, outputs = GraphWithScores(checkpoint), ["logits", SCORES]
     with quiet():
         program = torch.onnx.export(
-            Graph(checkpoint),
+            graph,
             (example(),),
             input_names=["images"],
-            output_names=["logits"],
+            output_names=outputs,
             dynamic_shapes={"images": {0: "batch", 1: "height", 2: "width"}},
             dynamo=True,
             verbose=False,
@@ -85,8 +104,9 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
         program.save(path, external_data=False)
 
 
-def _run_onnx(path: Path) -> Run:
-    return OnnxEngine(path).logits
+def _run_onnx(path: Path) -> tuple[Run, LabelsOf | None]:
+    engine = OnnxEngine(path)
+    return engine.logits, engine.just_labels
 
 
 def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
@@ -100,8 +120,9 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
             openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
-def _run_openvino(path: Path) -> Run:
-    return OpenVinoEngine(path, precision="f32").logits
+def _run_openvino(path: Path) -> tuple[Run, LabelsOf | None]:
+    engine = OpenVinoEngine(path, precision="f32")
+    return engine.logits, engine.just_labels
 
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
@@ -112,7 +133,7 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
         torch.jit.save(traced, str(path), _extra_files={KEY: header})
 
 
-def _run_torchscript(path: Path) -> Run:
+def _run_torchscript(path: Path) -> tuple[Run, LabelsOf | None]:
     with quiet():
         return _as_run(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
 
@@ -130,18 +151,18 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
         torch.export.save(program, path, extra_files={KEY: checkpoint.header_json()})
 
 
-def _run_torch_export(path: Path) -> Run:
+def _run_torch_export(path: Path) -> tuple[Run, LabelsOf | None]:
     with quiet():
         return _as_run(torch.export.load(path).module())
 
 
-def _as_run(module: Callable[[Tensor], Tensor]) -> Run:
+def _as_run(module: Callable[[Tensor], Tensor]) -> tuple[Run, None]:
     def run(images: Images) -> Logits:
         with torch.no_grad():
             logits: Logits = module(torch.from_numpy(images)).numpy()
         return logits
 
-    return run
+    return run, None
 
 
 def opset_of(path: Path) -> int | None:

@@ -29,7 +29,7 @@ from fcnseg.runtime.race import can_race, race, winner
 RUNNABLE = (".onnx", ".xml")
 """Suffixes of exported files that fcnseg itself runs."""
 
-CONVERSION = 2
+CONVERSION = 3
 """Raised when converted files change, so that old ones in the cache are not used."""
 
 MOST_KEPT = 30

@@ -5,16 +5,26 @@ from __future__ import annotations
 import functools
 import queue
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.runtime.engines import HEADER_KEY, Engine, Images, first_line, foreign
+from fcnseg.runtime.engines import (
+    HEADER_KEY,
+    SCORES,
+    Engine,
+    Images,
+    cells_in,
+    first_line,
+    foreign,
+)
 from fcnseg.runtime.lanes import ONE, side_by_side
 
 _TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
@@ -55,20 +65,43 @@ class OpenVinoEngine(Engine):
         if self.lanes.count > 1:
             threads = self.lanes.count * self.lanes.threads
             options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
-        compiled = _core().compile_model(model, "CPU", options)
-        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.lanes.count):
-            self._free.put(compiled.create_infer_request())
+        self._model, self._options = model, options
+        self._free: dict[str, queue.SimpleQueue[Any]] = {}
+        self._compiling = threading.Lock()
+        if any(SCORES in output.names for output in model.outputs):
+            self.cells = cells_in(self.header)
+        self.precision = self._compile("logits" if self.cells is None else SCORES)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
-        request = self._free.get()
+        return torch.from_numpy(self._run("logits", images))
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
+        return self._run(SCORES, images)
+
+    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
+        with self._compiling:
+            if output not in self._free:
+                self._compile(output)
+        request = self._free[output].get()
         try:
-            answer = request.infer({"images": np.ascontiguousarray(images)})["logits"]
+            inputs = {"images": np.ascontiguousarray(images)}
+            answer: NDArray[np.float32] = request.infer(inputs)[output]
         finally:
-            self._free.put(request)
-        return torch.from_numpy(answer)
+            self._free[output].put(request)
+        return answer
+
+    def _compile(self, output: str) -> str:
+        """Make ready what leads to one output and nothing else; its arithmetic."""
+        openvino = import_openvino()
+        part = openvino.Model([self._model.output(output)], self._model.get_parameters())
+        compiled = _core().compile_model(part, "CPU", self._options)
+        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.lanes.count):
+            free.put(compiled.create_infer_request())
+        self._free[output] = free
+        return str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
 
 
 def import_openvino() -> types.ModuleType:

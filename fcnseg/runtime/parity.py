@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
+Labels = NDArray[np.uint8]
 Run = Callable[[Images], Logits]
 """Pictures uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
+LabelsOf = Callable[[Images], Labels]
+"""Pictures uint8 (N, H, W, 3) -> labels uint8 (N, H, W)."""
 
 SIZES = ((33, 47), (64, 96), (97, 131), (240, 320))
 """Heights and widths at which answers are compared: odd, even, multiples of the stride, not."""
@@ -60,10 +63,14 @@ def compare(
     original: Run,
     other: Run,
     *,
+    labels: LabelsOf | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = (1, 3),
 ) -> Parity:
-    """Run both on the same pictures: every size with every batch."""
+    """Run both on the same pictures: every size with every batch.
+
+    labels: the other's, where it has a way to them that does not lead over its logits.
+    """
     difference = largest = 0.0
     same = pixels = 0
     for index, size in enumerate(sizes):
@@ -74,7 +81,8 @@ def compare(
                 return Parity(float("inf"), largest, 0.0, tuple(sizes), tuple(batches), pixels)
             difference = max(difference, float(np.abs(expected - found).max()))
             largest = max(largest, float(np.abs(expected).max()))
-            same += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+            answered = found.argmax(axis=1) if labels is None else labels(images)
+            same += int((expected.argmax(axis=1) == answered).sum())
             pixels += batch * size[0] * size[1]
     return Parity(difference, largest, same / pixels, tuple(sizes), tuple(batches), pixels)
 

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fcnseg.fcn.ladder import FCN, ModelSpec, lift_of
+from fcnseg.fcn.upsample import upsample
+from fcnseg.runtime import cells as module
+from fcnseg.runtime.cells import Cells
+from fcnseg.runtime.deciding import decide
+from fcnseg.runtime.engines import OnnxEngine, TorchEngine
+from fcnseg.runtime.parity import sample_images
+
+PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]
+"""Factor and shift of every alignment there is (fcnseg.fcn.alignment)."""
+
+
+def smooth(height: int, width: int, *, classes: int = 5, seed: int = 0) -> torch.Tensor:
+    """Scores (1, K, h, w) as networks give them: neighbours are alike."""
+    make = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, classes, height // 3 + 1, width // 3 + 1, generator=make)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+
+
+def by_logits(scores: torch.Tensor, factor: int, shift: float, size) -> np.ndarray:
+    logits = upsample(scores, factor, shift, (scores.shape[2] * factor, scores.shape[3] * factor))
+    return decide(logits[:, :, : size[0], : size[1]])[0][0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(PLACES),
+    st.integers(1, 14),
+    st.integers(1, 14),
+    st.integers(1, 12),
+    st.integers(0, 1000),
+)
+def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
+    factor, shift = place
+    scores = smooth(height, width, classes=classes, seed=seed)
+    size = (height * factor - seed % factor, width * factor - seed // 7 % factor)
+    found = Cells(factor, shift).labels(scores[0].numpy(), size)
+    wanted = by_logits(scores, factor, shift, size)
+    assert found.dtype == np.uint8
+    assert found.shape == size
+    # Where two classes are equal to the last bits the order of a sum may decide.
+    assert (found != wanted).mean() <= 1e-3
+
+
+def test_noise_without_two_equal_neighbours(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 100)  # several blocks, the last one not full
+    scores = torch.randn(1, 6, 19, 23, generator=torch.Generator().manual_seed(1))
+    found = Cells(4, 3).labels(scores[0].numpy(), (76, 92))
+    assert (found == by_logits(scores, 4, 3, (76, 92))).all()
+
+
+def test_a_third_class_may_win_between_two():
+    scores = torch.tensor([[[[9.0, 0.0]], [[0.0, 9.0]], [[7.0, 7.0]]]])  # (1, 3, 1, 2)
+    found = Cells(4, 0).labels(scores[0].numpy(), (4, 8))
+    assert found[0].tolist() == by_logits(scores, 4, 0, (4, 8))[0].tolist()
+    assert set(found[0]) == {0, 1, 2}
+
+
+def test_the_first_of_equal_classes_wins():
+    assert (Cells(4, 3).labels(np.ones((3, 2, 2), np.float32), (8, 8)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "cells"),
+    [
+        ({"backbone": "efficientnet_lite0", "decoder": "fcn4s"}, (4, 3)),
+        ({"backbone": "resnet18", "decoder": "fcn8s"}, (8, 0)),
+        ({"backbone": "tiny", "decoder": "fcn32s", "fuse": "score"}, (32, 15.5)),
+        ({"backbone": "tiny", "upsample": "learned"}, None),
+    ],
+)
+def test_which_networks_have_cells(options, cells):
+    lift = lift_of(ModelSpec(num_classes=3, width=8, **options))
+    assert (None if lift is None else (lift.factor, lift.shift)) == cells
+
+
+def test_scores_and_logits_of_one_pass():
+    torch.manual_seed(0)
+    network = FCN(ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn4s")).eval()
+    images = torch.randn(2, 3, 50, 71)
+    with torch.no_grad():
+        scores, logits = network.scores_and_logits(images)
+        assert scores.shape == (2, 3, 16, 24)  # of 64x96
+        torch.testing.assert_close(scores, network.scores(images))
+        torch.testing.assert_close(logits, network(images))
+
+
+def test_engines_go_the_short_way_and_say_the_same(random_model, exported_model, monkeypatch):
+    from fcnseg.fcn.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(random_model)
+    images = sample_images((2, 97, 131), seed=3)
+    for engine in (
+        TorchEngine(checkpoint.build(), checkpoint.preprocess),
+        OnnxEngine(exported_model),
+    ):
+        wanted = engine.logits(images).argmax(axis=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine), "forward", None)  # not asked for logits
+            labels, sure = engine.labels(images, size=(97, 131))
+        assert sure is None
+        assert (labels != wanted).mean() <= 1e-3
+        assert engine.labels(images, confidence=True)[1] is not None
+        resized, _ = engine.labels(images, size=(50, 60))
+        assert resized.shape == (2, 50, 60)
