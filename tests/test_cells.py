@@ -9,7 +9,8 @@ from fcnseg.fcn.upsample import upsample
 from fcnseg.runtime import cells as module
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
-from fcnseg.runtime.engines import OnnxEngine, TorchEngine
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.parity import sample_images
 
 PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.runtime.engines import OnnxEngine, TorchEngine
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.parity import sample_images
 
 SIZES = [(33, 47), (64, 96), (70, 50)]

@@ -61,7 +61,7 @@ def test_answers_are_the_same_side_by_side(
     if find_spec(engine) is None:  # an import would let OpenVINO's telemetry in
         pytest.skip(f"{engine} is not installed")
     model = random_model if engine == "torch" else exported_model
-    for module in ("engines", "openvino_engine"):
+    for module in ("engines", "onnx_engine", "openvino_engine"):
         monkeypatch.setattr(f"fcnseg.runtime.{module}.side_by_side", lambda _: deal)
     one, several = (
         load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)

@@ -8,7 +8,8 @@ import pytest
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.events import Note
 from fcnseg.runtime import opening, race
-from fcnseg.runtime.engines import OnnxEngine, TorchEngine
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.opening import WORTH_CONVERTING, Wish, open_engine
 
 

@@ -6,12 +6,9 @@ files of pictures, of picture sizes that differ, or of drawing: see segmenter.py
 
 from __future__ import annotations
 
-import os
-import queue
-import types
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -19,14 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.fcn.ladder import lift_of
 from fcnseg.fcn.upsample import Upsample
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
-from fcnseg.runtime.device import autocast, precision_name, resolve_device
+from fcnseg.runtime.device import autocast, precision_name
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 
 if TYPE_CHECKING:
@@ -180,112 +177,6 @@ class TorchEngine(Engine):
         # torch warns of read-only memory.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         return batch.to(self._device, non_blocking=True)
-
-
-class OnnxEngine(Engine):
-    """A file written by `fcnseg export`, run by ONNX Runtime.
-
-    parallel: several threads may call it at the same time, where that is faster.
-    header: the checkpoint's header, as the file carries it.
-    """
-
-    name = "onnxruntime"
-
-    def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
-        runtime = import_onnxruntime()
-        self.device = _onnx_device(runtime, device)
-        self.precision = "f32"
-        self.lanes = side_by_side(self.device) if parallel else ONE
-        session = _open_session(runtime, path, self.device, self.lanes.threads)
-        self.header = _header_of(session, path)
-        if SCORES in [output.name for output in session.get_outputs()]:
-            self.cells = cells_in(self.header)
-        self._options = runtime.RunOptions()
-        self._options.only_execute_path_to_fetches = True  # else both outputs are computed
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._free.put(session)
-        for _ in range(1, self.lanes.count):
-            # A session with one thread computes in the one that calls it; any others it shares.
-            if self.lanes.threads > 1:
-                session = _open_session(runtime, path, self.device, self.lanes.threads)
-            self._free.put(session)
-
-    def forward(self, images: Images) -> Tensor:
-        """Logits, float32 (N, K, H, W), in host memory."""
-        return torch.from_numpy(self._run("logits", images))
-
-    def scores(self, images: Images) -> NDArray[np.float32]:
-        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
-        return self._run(SCORES, images)
-
-    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
-        session = self._free.get()
-        try:
-            inputs = {"images": np.ascontiguousarray(images)}
-            answer: NDArray[np.float32] = session.run([output], inputs, self._options)[0]
-        finally:
-            self._free.put(session)
-        return answer
-
-
-def import_onnxruntime() -> types.ModuleType:
-    """ONNX Runtime with its telemetry off; MissingExtra when it is not installed."""
-    # Since 1.29 the import itself writes a device id under the home folder.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("Running an ONNX file", "onnx") from None
-    onnxruntime.disable_telemetry_events()
-    onnxruntime.set_default_logger_severity(4)
-    module: types.ModuleType = onnxruntime
-    return module
-
-
-def _open_session(runtime: Any, path: Path, device: str, threads: int) -> Any:
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    # Threads that spin while they wait take the cores from decoding and encoding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = dict.fromkeys([_provider(device), "CPUExecutionProvider"])
-    try:
-        return runtime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's errors share no base class of their own
-        raise CheckpointError(
-            f"{path} can't be loaded as an ONNX file: {first_line(error)}.",
-            hint="write it again with fcnseg export",
-        ) from error
-
-
-def _onnx_device(runtime: Any, name: str) -> str:
-    """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
-    if name == "auto":
-        device = str(resolve_device("auto"))
-        return device if _provider(device) in runtime.get_available_providers() else "cpu"
-    device = str(resolve_device(name))
-    if _provider(device) not in runtime.get_available_providers():
-        raise OptionError(
-            f"This ONNX Runtime can't use {device}; it has "
-            f"{', '.join(runtime.get_available_providers())}.",
-            hint="pip install onnxruntime-gpu, or --device cpu, or use the checkpoint itself",
-        )
-    return device
-
-
-def _provider(device: str) -> str:
-    return {"cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}.get(
-        device.partition(":")[0], "CPUExecutionProvider"
-    )
-
-
-def _header_of(session: Any, path: Path) -> str:
-    """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
-    header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
-    names = [value.name for value in session.get_inputs()]
-    if header is None or names != ["images"]:
-        raise foreign(path, "an ONNX file")
-    return str(header)
 
 
 def foreign(path: Path, kind: str) -> CheckpointError:

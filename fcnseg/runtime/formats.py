@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
 from fcnseg.fcn.checkpoint import KEY, Checkpoint
-from fcnseg.runtime.engines import SCORES, OnnxEngine
+from fcnseg.runtime.engines import SCORES
 from fcnseg.runtime.folding import fold_batch_norms
+from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino, read_model
 from fcnseg.runtime.parity import Images, LabelsOf, Logits, Run, sample_images
 

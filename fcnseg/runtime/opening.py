@@ -19,9 +19,10 @@ from fcnseg.events import Listener, Note
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.device import resolve_device, resolve_precision
-from fcnseg.runtime.engines import Engine, OnnxEngine, TorchEngine
+from fcnseg.runtime.engines import Engine, TorchEngine
 from fcnseg.runtime.folding import joined
 from fcnseg.runtime.formats import FORMATS, PRECISION
+from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.opencv_engine import OpenCvEngine
 from fcnseg.runtime.openvino_engine import OpenVinoEngine
 from fcnseg.runtime.race import can_race, race, winner

@@ -16,8 +16,9 @@ from typing import Any
 from fcnseg.errors import CheckpointError
 from fcnseg.fcn.checkpoint import KEY, Checkpoint
 from fcnseg.runtime.convert import convert
-from fcnseg.runtime.engines import Images, first_line, import_onnxruntime
+from fcnseg.runtime.engines import Images, first_line
 from fcnseg.runtime.formats import PRECISION, quiet, require
+from fcnseg.runtime.onnx_engine import import_onnxruntime
 
 ROUNDED = ["Conv", "Add", "Relu", "Clip"]
 """The operators that are computed in 8 bits."""

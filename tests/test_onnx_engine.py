@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fcnseg.runtime import onnx_engine
+from fcnseg.runtime.onnx_engine import OnnxEngine, _leading_to
+from fcnseg.runtime.parity import sample_images
+
+
+def test_what_an_output_does_not_need_is_left_out(exported_model: Path) -> None:
+    whole = onnx.load(exported_model)
+    part = onnx.load_from_string(_leading_to("scores", exported_model))
+    onnx.checker.check_model(part)
+    assert [output.name for output in part.graph.output] == ["scores"]
+    left = {node.name for node in whole.graph.node} - {node.name for node in part.graph.node}
+    kinds = {node.op_type for node in whole.graph.node if node.name in left}
+    assert "Resize" in kinds
+    assert "Conv" not in kinds
+
+
+@pytest.mark.parametrize("packages", [True, False])
+def test_scores_come_with_and_without_the_package_onnx(
+    exported_model: Path, monkeypatch, packages: bool
+) -> None:
+    if not packages:
+        monkeypatch.setattr(onnx_engine, "find_spec", lambda name: None)
+    engine = OnnxEngine(exported_model)
+    images = sample_images((1, 70, 90), seed=0)
+    labels, _ = engine.labels(images)
+    assert (labels != engine.logits(images).argmax(axis=1)).mean() <= 1e-3
+
+
+def test_a_graph_with_branches_stays_whole(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])
+    other = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1])
+    condition = helper.make_tensor_value_info("images", TensorProto.BOOL, [1])
+    one = helper.make_node("Identity", ["outside"], ["inside"])
+    body = helper.make_graph([one], "body", [], [helper.make_tensor_value_info("inside", 1, [1])])
+    nodes = [
+        helper.make_node("Constant", [], ["outside"], value_floats=[1.0]),
+        helper.make_node("If", ["images"], ["scores"], then_branch=body, else_branch=body),
+        helper.make_node("Identity", ["scores"], ["logits"]),
+    ]
+    path = tmp_path / "branches.onnx"
+    graph = helper.make_graph(nodes, "graph", [condition], [value, other])
+    onnx.save(helper.make_model(graph), path)
+    assert _leading_to("scores", path) == str(path)
+
+
+def test_lanes_share_a_session_where_each_has_one_thread(exported_model: Path, monkeypatch) -> None:
+    monkeypatch.setattr(onnx_engine, "side_by_side", lambda _: onnx_engine.ONE.__class__(3, 1))
+    engine = OnnxEngine(exported_model, parallel=True)
+    sessions = [engine._free["logits"].get() for _ in range(3)]
+    assert len(set(map(id, sessions))) == 1
+    for session in sessions:
+        engine._free["logits"].put(session)
+    assert np.isfinite(engine.scores(sample_images((1, 32, 32), seed=0))).all()
