@@ -1,7 +1,7 @@
 """How near `fcnseg infer` on a video comes to its network's own speed, beside others.
 
     python benchmarks/video_throughput.py MODEL CLIP [--frames N] [--rounds N]
-        [--int8 FILE] [--ultralytics PYTHON]
+        [--int8 FILE ...] [--ultralytics PYTHON]
 
 In every round each contestant has its turn, in a process of its own, so that what else the
 machine does hits all alike; the medians of the rounds are told, and their spread.
@@ -9,7 +9,7 @@ machine does hits all alike; the medians of the rounds are told, and their sprea
     torch, onnxruntime, openvino   `fcnseg bench`: the bare engine, every stage alone, and the
                                    whole that `infer` runs, an overlay video written; the
                                    network sees frames at the video's own size
-    int8                           the same with a file of `fcnseg export --precision int8`
+    int8, NAME                     the same with a file of `fcnseg export --precision int8`
     plain loop                     the same network in a loop of torch and OpenCV: read, convert,
                                    forward, argmax, colour, blend, write, one after the other
     ultralytics                    its own prediction of a video with yolo26n-sem, saving; with
@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["torch", "onnxruntime", "openvino"])
     parser.add_argument("--frames", type=int, default=0, help="of the clip; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--int8", type=Path, help="the model as `fcnseg export` rounded it")
+    parser.add_argument(
+        "--int8", type=Path, nargs="+", default=[], help="models as `fcnseg export` rounded them"
+    )
     parser.add_argument("--ultralytics", help="a Python that has ultralytics")
     parser.add_argument("--weights", default="yolo26n-sem.pt", help="of ultralytics")
     parser.add_argument("--plain", action="store_true", help="only the plain loop, as JSON")
@@ -88,8 +90,8 @@ def contestants(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, 
     turns = {
         engine: ours(model, "--engine", engine, "--precision", "f32") for engine in chosen.engines
     }
-    if chosen.int8:
-        turns["int8"] = ours(str(chosen.int8))
+    for file in chosen.int8:
+        turns[f"int8, {file.name.partition('.')[0]}"] = ours(str(file))
     itself = [sys.executable, __file__, model, clip, "--frames", frames, "--plain"]
     turns["plain loop"] = lambda: run(itself)
     if chosen.ultralytics:
