@@ -47,6 +47,75 @@ def test_a_norm_that_follows_something_else_stays():
     assert isinstance(network[2], nn.BatchNorm2d)
 
 
+class ActivatingNorm(nn.BatchNorm2d):
+    """A batch norm as timm's networks have them."""
+
+    def __init__(self, channels: int, *, sign: float = 1):
+        super().__init__(channels)
+        self.drop, self.act, self.sign = nn.Identity(), nn.ReLU6(), sign
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x))) * self.sign
+
+
+def test_a_norm_that_activates_too_leaves_its_activation():
+    network = stirred(nn.Sequential(nn.Conv2d(3, 4, 3), ActivatingNorm(4), nn.Conv2d(4, 2, 1)))
+    images = 4 * torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        before = network(images)
+        fold_batch_norms(network, torch.randn(1, 3, 64, 64))
+        torch.testing.assert_close(network(images), before, atol=1e-5, rtol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    before, after = fused_answers(network, images)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    assert nn.ReLU6 not in kinds(network)
+
+
+class NegatingNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize("norm", [NegatingNorm(4), ActivatingNorm(4, sign=-1)])
+def test_a_norm_that_does_what_nobody_knows_stays(norm):
+    network = stirred(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        before = network(images)
+        fold_batch_norms(network, images)
+        assert torch.equal(network(images), before)
+    assert network[1] is norm
+
+
+def test_a_convolution_that_others_look_at_keeps_its_norm():
+    class Tapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            y = self.convolution(x)
+            return self.norm(y) + y
+
+    network = stirred(Tapped())
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        before = network(images)
+        fold_batch_norms(network, images)
+        assert torch.equal(network(images), before)
+
+
+def test_a_known_activation_of_a_class_of_its_own_stays():
+    class Shifted(nn.ReLU):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Shifted()).eval()
+    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    torch.testing.assert_close(after, before)
+    assert isinstance(network[1], Shifted)
+
+
 def fused_answers(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a network says before and after its activations are fused."""
     with torch.no_grad():
@@ -138,6 +207,6 @@ def test_without_the_operator_nothing_changes(monkeypatch):
 def test_other_devices_and_arithmetics_keep_their_activations():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
     joined(network, device=torch.device("cpu"), precision=torch.bfloat16)
-    assert kinds(network)[1:] == [nn.Conv2d, nn.Identity, nn.ReLU]
+    assert kinds(network)[1:] == [nn.Conv2d, nn.Sequential, nn.ReLU]
     joined(network, device=torch.device("cpu"), precision=torch.float32)
-    assert kinds(network)[1:] == [FusedConvolution, nn.Identity, nn.Identity]
+    assert kinds(network)[1:] == [FusedConvolution, nn.Sequential, nn.Identity]

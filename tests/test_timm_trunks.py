@@ -4,12 +4,14 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.fcn.backbones import build_backbone
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.runtime.folding import joined
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +44,22 @@ def test_in_a_checkpoint() -> None:
     kept = Checkpoint(spec, network.backbone.preprocess, ClassMap.numbered(3), network.state_dict())
     x = torch.rand(1, 3, 50, 70)
     torch.testing.assert_close(kept.build()(x), network(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_lite0", "resnet10t"])
+def test_joined_they_answer_the_same(name: str) -> None:
+    pytest.importorskip("timm")
+    network = FCN(ModelSpec(backbone=f"timm:{name}", num_classes=3, width=8)).train()
+    torch.manual_seed(0)
+    for _ in range(3):
+        network(torch.randn(2, 3, 64, 64))
+    network.eval()
+    images = torch.randn(1, 3, 70, 97)
+    before = network(images)
+    joined(network, device=torch.device("cpu"), precision=torch.float32)
+    torch.testing.assert_close(network(images), before, atol=1e-4, rtol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.backbone.modules())
 
 
 @pytest.mark.parametrize("name", ["resnet18_x", "vit_tiny_patch16_224"])

@@ -6,6 +6,7 @@ activation can be applied while a convolution's results are still in the process
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -24,8 +25,8 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 }
 """What oneDNN can do to a convolution's results: its name there, and its numbers."""
 
-_TOLERANCE = 1e-3
-"""Of the largest logit: other sums differ by rounding only, far below it."""
+_TOLERANCE = 1e-2
+"""Of the largest logit: other sums differ by rounding only (a GPU's TF32: 1e-3), below it."""
 
 
 def joined(network: Network, *, device: torch.device, precision: torch.dtype) -> Network:
@@ -43,13 +44,15 @@ def joined(network: Network, *, device: torch.device, precision: torch.dtype) ->
 def fold_batch_norms(network: Network, images: Tensor) -> Network:
     """Fold, in place, every batch norm that a convolution's output goes straight into.
 
-    Which those are is seen by running the network once on `images`. Returns the network.
+    Which those are is seen by running the network once on `images`; where its answers on them
+    would be others, nothing changes. Returns the network.
     """
-    for norm, convolution in _followers(network, images, (nn.BatchNorm2d,)).items():
+    changed: dict[nn.Module, nn.Module] = {}
+    for norm, convolution in _followers(network, images, _is_batch_norm).items():
         assert isinstance(norm, nn.BatchNorm2d)
-        fused = fuse_conv_bn_eval(convolution, norm)
-        _replace(network, {convolution: fused, norm: nn.Identity()})
-    return network
+        changed[convolution] = fuse_conv_bn_eval(convolution, norm)
+        changed[norm] = nn.Sequential(*_besides(norm))
+    return _replace_if_same(network, images, changed)
 
 
 def fuse_activations(network: Network, images: Tensor) -> Network:
@@ -64,7 +67,7 @@ def fuse_activations(network: Network, images: Tensor) -> Network:
     changed: dict[nn.Module, nn.Module] = {}
     activations = {
         convolution: activation
-        for activation, convolution in _followers(network, images, tuple(_ACTIVATIONS)).items()
+        for activation, convolution in _followers(network, images, _is_activation).items()
     }
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and FusedConvolution.takes(module):
@@ -72,13 +75,7 @@ def fuse_activations(network: Network, images: Tensor) -> Network:
             changed[module] = FusedConvolution(module, activation)
             if activation is not None:
                 changed[activation] = nn.Identity()
-    with torch.inference_mode():
-        before: Tensor = network(images)
-        back = _replace(network, changed)
-        after: Tensor = network(images)
-    if not (after - before).abs().max() <= _TOLERANCE * before.abs().max():
-        _replace(network, back)
-    return network
+    return _replace_if_same(network, images, changed)
 
 
 class FusedConvolution(nn.Module):
@@ -126,10 +123,25 @@ def _onednn_fuses() -> bool:
     return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
+def _is_activation(module: nn.Module) -> bool:
+    return type(module) in _ACTIVATIONS  # a class made of one may do something else
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return type(module) is nn.BatchNorm2d or bool(_besides(module))
+
+
+def _besides(norm: nn.Module) -> list[nn.Module]:
+    """What a batch norm does after it, in order: timm's drop and activate, others nothing."""
+    parts = [getattr(norm, name, None) for name in ("drop", "act")]
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    return modules if isinstance(norm, nn.BatchNorm2d) and len(modules) == len(parts) else []
+
+
 def _followers(
-    network: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...]
+    network: nn.Module, images: Tensor, wanted: Callable[[nn.Module], bool]
 ) -> dict[nn.Module, nn.Conv2d]:
-    """Module of one of the kinds -> the convolution whose output is its input.
+    """Wanted module -> the convolution whose output is its input.
 
     Only those that are run once: one that serves several places is left alone.
     """
@@ -157,7 +169,7 @@ def _followers(
     hooks += [
         module.register_forward_pre_hook(before_follower)
         for module in network.modules()
-        if isinstance(module, kinds)
+        if wanted(module)
     ]
     try:
         with torch.no_grad():
@@ -170,6 +182,19 @@ def _followers(
         for after, convolution in pairs.items()
         if runs.count(after) == runs.count(convolution) == 1
     }
+
+
+def _replace_if_same(
+    network: Network, images: Tensor, changed: dict[nn.Module, nn.Module]
+) -> Network:
+    """The network with other modules in the places of some, unless it then answers otherwise."""
+    with torch.inference_mode():
+        before: Tensor = network(images)
+        back = _replace(network, changed)
+        after: Tensor = network(images)
+    if not (after - before).abs().max() <= _TOLERANCE * before.abs().max():
+        _replace(network, back)
+    return network
 
 
 def _replace(network: nn.Module, changed: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
