@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,15 +92,9 @@ def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
 @functools.cache
 def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
     """Measured on a copy of its own, because the trunk itself may have no memory yet."""
-    with torch.device("cpu"):
-        network: Any = linearised(_create(name, output_stride))
-    strides = network.feature_info.reduction()
-
-    def features(images: Tensor) -> dict[int, Tensor]:
-        return dict(zip(strides, network(images), strict=True))
-
     try:
-        found = measured(features)
+        with torch.device("cpu"):
+            found = measured(_linear_features(name, output_stride))
         if not all(map(math.isfinite, found.values())):
             raise RuntimeError("its weights can't be made positive")
     except (RuntimeError, AssertionError) as error:
@@ -108,6 +103,12 @@ def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
             hint="take a convolutional network",
         ) from error
     return tuple((int(stride), _snapped(where)) for stride, where in found.items())
+
+
+def _linear_features(name: str, output_stride: int) -> Callable[[Tensor], dict[int, Tensor]]:
+    network: Any = linearised(_create(name, output_stride))
+    strides = network.feature_info.reduction()
+    return lambda images: dict(zip(strides, network(images), strict=True))
 
 
 def _snapped(where: float) -> float:
