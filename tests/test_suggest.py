@@ -39,7 +39,12 @@ def test_everything_has_its_reason() -> None:
     assert 40 <= some.epochs <= 50
     assert set(some.reasons) == {"crop", "batch", "epochs", "class_weights"}
     assert "pole" in some.reasons["class_weights"]
+    assert some.class_weights == "sqrt"
     assert some.as_dict()["crop"] == [320, 416]
     few = suggest([(64, 64)] * 7, [10], ["thing"])
     assert few.batch == 2
     assert few.epochs == 300
+    assert "nothing to balance" in few.reasons["class_weights"]
+    many = suggest([(360, 480)], [1000, 10, 0], ["road", "pole", "car"])
+    assert many.class_weights == many.as_dict()["class_weights"] == "none"
+    assert "overlap" in many.reasons["class_weights"]

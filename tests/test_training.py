@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.drawn import write_dataset
@@ -22,6 +23,7 @@ from fcnseg.evaluation import evaluate
 from fcnseg.events import EpochDone, Event, Note, Progress
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.media.images import read_image, resize_image
+from fcnseg.media.labels import write_labels
 from fcnseg.runtime.segmenter import load
 from fcnseg.training import TrainResult, train
 from fcnseg.training.step import Stepper
@@ -160,6 +162,22 @@ def test_a_short_side_is_trained_for_and_kept(folder: Path, tmp_path: Path) -> N
     options = {"data": folder, "model": str(best), "short_side": 0, "split": "val"}
     scores = [evaluate(EvalConfig.make({**options, "short_side": s})).miou for s in (None, 64, 0)]
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_two_classes_are_weighed_more_are_not(folder: Path, tmp_path: Path) -> None:
+    several = start(folder, tmp_path / "several", epochs=1).run / "config.toml"
+    assert TrainConfig.load(several).class_weights == "none"
+    assert "however rare\nclass_weights" in several.read_text()
+    two = tmp_path / "two"
+    shutil.copytree(folder, two)
+    for file in two.glob("labels/*/*.png"):
+        write_labels(file, (np.array(Image.open(file)) > 0).astype(np.uint8))
+    (two / "classes.txt").write_text("background\nthing\n")
+    weighed = start(two, tmp_path / "weighed", epochs=1).run
+    assert TrainConfig.load(weighed / "config.toml").class_weights == "sqrt"
+    assert "a pixel of the other\nclass_weights" in (weighed / "config.toml").read_text()
+    plain = start(two, tmp_path / "plain", epochs=1, class_weights="none").run
+    assert rows(plain)[0]["loss"] != rows(weighed)[0]["loss"]
 
 
 class EnoughError(Exception):

@@ -174,6 +174,8 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
     checked.raise_errors()
     assert checked.suggestion is not None, "a folder with readable training images has one"
     config = dataclasses.replace(config, crop=config.crop or checked.suggestion.crop)
+    if config.class_weights == "auto":
+        config = dataclasses.replace(config, class_weights=checked.suggestion.class_weights)
     classes = len(checked.description.classes)
     torch.manual_seed(config.seed)
     network = PEERS[name](classes, config.backbone_weights, listener)

@@ -62,7 +62,7 @@ def _show_suggestion(suggested: dict[str, Any]) -> None:
         "crop": f"--crop {height} {width}",
         "batch": f"--batch {suggested['batch']}",
         "epochs": f"--epochs {suggested['epochs']}",
-        "class_weights": "--loss ce --class-weights sqrt",
+        "class_weights": f"--class-weights {suggested['class_weights']}",
     }
     reasons = suggested["reasons"]
     _print(_facts({flag: reasons[name] for name, flag in values.items() if name in reasons}))

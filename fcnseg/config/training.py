@@ -202,12 +202,13 @@ class TrainConfig(Options):
         Flag(panel="Recipe"),
     ] = 0.03
     class_weights: Annotated[
-        Literal["none", "sqrt", "inverse"],
+        Literal["auto", "none", "sqrt", "inverse"],
         Field(
-            description="Weigh classes by their rarity in the training labels (ce, ohem, focal)."
+            description="Weigh classes by their rarity in the training labels (ce, ohem, focal); "
+            "auto: sqrt where there are two, none where there are more."
         ),
         Flag(panel="Recipe"),
-    ] = "none"
+    ] = "auto"
     ema: Annotated[
         float,
         Field(ge=0, lt=1, description="Decay of the averaged weights; 0 keeps none."),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 Size = tuple[int, int]
+Weighing = Literal["none", "sqrt"]
 
 GRAIN = 32
 """Crops are multiples of the coarsest stride."""
@@ -32,15 +33,13 @@ HEAVIEST = 50.0
 class Suggestion:
     """Options for `fcnseg train`.
 
-    crop: (height, width). class_weights: what a pixel of each class counts with
-        --class-weights sqrt, 1 on average over the pixels: for a loss that counts pixels only.
-    reasons: option -> why, one sentence each.
+    crop: (height, width). reasons: option -> why, one sentence each.
     """
 
     crop: Size
     batch: int
     epochs: int
-    class_weights: tuple[float, ...]
+    class_weights: Weighing
     reasons: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,7 +48,7 @@ class Suggestion:
             "crop": list(self.crop),
             "batch": self.batch,
             "epochs": self.epochs,
-            "class_weights": [round(weight, 3) for weight in self.class_weights],
+            "class_weights": self.class_weights,
             "reasons": self.reasons,
         }
 
@@ -62,7 +61,7 @@ def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) 
     crop, why_crop = suggest_crop(sizes)
     batch, why_batch = _batch(len(sizes))
     epochs, why_epochs = suggest_epochs(len(sizes), batch)
-    weights = sqrt_weights(pixels)
+    weights, why_weights = suggest_class_weights(pixels, names)
     return Suggestion(
         crop,
         batch,
@@ -72,7 +71,7 @@ def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) 
             "crop": why_crop,
             "batch": why_batch,
             "epochs": why_epochs,
-            "class_weights": _why_weights(weights, pixels, names),
+            "class_weights": why_weights,
         },
     )
 
@@ -96,6 +95,23 @@ def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
     steps = max(1, count // batch)
     epochs = min(300, max(10, -(-STEPS // steps)))
     return epochs, f"{steps} steps an epoch: about {epochs * steps} steps in all"
+
+
+def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
+    """--class-weights, and why: what gave the better IoU in docs/train.md."""
+    if len(names) > 2:
+        return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
+    here = [index for index, count in enumerate(pixels) if count]
+    if len(here) < 2:
+        return "sqrt", "one class only: nothing to balance"
+    weights = sqrt_weights(pixels)
+    rare, often = sorted(here, key=lambda index: -weights[index])
+    total = sum(pixels)
+    return "sqrt", (
+        f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
+        f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
+        f"{weights[rare] / weights[often]:.1f} times a pixel of the other"
+    )
 
 
 def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
@@ -122,18 +138,3 @@ def _batch(count: int) -> tuple[int, str]:
     if batch == 8:
         return batch, "enough for steady batch norms, small enough for one GPU or a CPU"
     return batch, f"with {count} training pictures an epoch still has several steps"
-
-
-def _why_weights(weights: Sequence[float], pixels: Sequence[int], names: Sequence[str]) -> str:
-    here = [index for index, count in enumerate(pixels) if count]
-    if len(here) < 2:
-        return "one class only: nothing to balance"
-    rare = max(here, key=lambda index: weights[index])
-    often = min(here, key=lambda index: weights[index])
-    total = sum(pixels)
-    return (
-        f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
-        f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
-        f"{weights[rare] / weights[often]:.1f} times a pixel of the other; the default, ce+dice, "
-        "counts the overlap of each class, however rare"
-    )

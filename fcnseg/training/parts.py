@@ -93,7 +93,7 @@ class Parts:
             return {}
         ours = self.config.as_dict()
         epochs, why_epochs = suggest_epochs(len(self.pictures), ours["batch"])
-        values = {**suggested.as_dict(), "epochs": epochs, "class_weights": "sqrt"}
+        values = {**suggested.as_dict(), "epochs": epochs}
         reasons = {**suggested.reasons, "epochs": why_epochs}
         return {name: why for name, why in reasons.items() if ours[name] == values[name]}
 

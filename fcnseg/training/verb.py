@@ -100,6 +100,8 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
         data=config.data.resolve(),
         epochs=config.epochs or suggest_epochs(images, batch)[0],
     )
+    if config.class_weights == "auto":
+        config = replace(config, class_weights=suggested.class_weights)
     start = make_start(config, checked.description.classes, listener, chosen=chosen)
     if config.crop is None:
         seen = [start.preprocess.network_size(size) for size in checked.train_sizes]
