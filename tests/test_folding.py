@@ -47,6 +47,20 @@ def test_a_norm_that_follows_something_else_stays():
     assert isinstance(network[2], nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_dilated_trunks_answer_the_same(backbone, output_stride):
+    spec = ModelSpec(backbone=backbone, num_classes=3, width=8, output_stride=output_stride)
+    network = stirred(FCN(spec))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = network(images)
+        joined(network, device=torch.device("cpu"), precision=torch.float32)
+        after = network(images)
+    torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
+    assert not {nn.Conv2d, SameConv2d} & set(kinds(network))
+
+
 class ActivatingNorm(nn.BatchNorm2d):
     """A batch norm as timm's networks have them."""
 

@@ -57,7 +57,7 @@ class SameConv2d(nn.Conv2d):
         With stride 2 the kernel gains a row and a column of zeros, at the top left.
         """
         if self.stride == (1, 1):
-            return self.weight, self.kernel_size[0] // 2
+            return self.weight, int(self.padding[0])  # a dilated one has more
         return F.pad(self.weight, (1, 0, 1, 0)), self.kernel_size[0] // 2
 
 
