@@ -164,14 +164,16 @@ def test_a_short_side_is_trained_for_and_kept(folder: Path, tmp_path: Path) -> N
     assert scores[0] == scores[1] != scores[2]
 
 
-def test_two_classes_are_weighed_more_are_not(folder: Path, tmp_path: Path) -> None:
+def test_a_rare_one_of_two_classes_is_weighed(folder: Path, tmp_path: Path) -> None:
     several = start(folder, tmp_path / "several", epochs=1).run / "config.toml"
     assert TrainConfig.load(several).class_weights == "none"
     assert "however rare\nclass_weights" in several.read_text()
     two = tmp_path / "two"
     shutil.copytree(folder, two)
     for file in two.glob("labels/*/*.png"):
-        write_labels(file, (np.array(Image.open(file)) > 0).astype(np.uint8))
+        labels = np.zeros_like(np.array(Image.open(file)))
+        labels[40:60, 50:70] = 1
+        write_labels(file, labels)
     (two / "classes.txt").write_text("background\nthing\n")
     weighed = start(two, tmp_path / "weighed", epochs=1).run
     assert TrainConfig.load(weighed / "config.toml").class_weights == "sqrt"

@@ -205,7 +205,7 @@ class TrainConfig(Options):
         Literal["auto", "none", "sqrt", "inverse"],
         Field(
             description="Weigh classes by their rarity in the training labels (ce, ohem, focal); "
-            "auto: sqrt where there are two, none where there are more."
+            "auto: sqrt where there are two and one is below 5 %, else none."
         ),
         Flag(panel="Recipe"),
     ] = "auto"

@@ -25,6 +25,9 @@ LEAST = 64
 STEPS = 2000
 """About as many steps as a pretrained FCN needs on a new data set (CamVid: 45 epochs of 45)."""
 
+RARE = 0.05
+"""Of two classes, one with less of the pixels is found too seldom without weights."""
+
 HEAVIEST = 50.0
 """No class weighs more than this many times another."""
 
@@ -99,14 +102,12 @@ def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
 
 def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
     """--class-weights, and why: what gave the better IoU in docs/train.md."""
-    if len(names) > 2:
-        return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
-    here = [index for index, count in enumerate(pixels) if count]
-    if len(here) < 2:
-        return "sqrt", "one class only: nothing to balance"
-    weights = sqrt_weights(pixels)
-    rare, often = sorted(here, key=lambda index: -weights[index])
+    here = sorted((count, index) for index, count in enumerate(pixels) if count)
     total = sum(pixels)
+    if len(names) != 2 or len(here) != 2 or here[0][0] >= RARE * total:
+        return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
+    weights = sqrt_weights(pixels)
+    (_, rare), (_, often) = here
     return "sqrt", (
         f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
         f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
