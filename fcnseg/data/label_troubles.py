@@ -179,7 +179,7 @@ def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
             "rare-class",
             f"Rare in the training labels: {listed(shares)} of the pixels.",
             repair="the default loss counts the overlap of each class, however rare; "
-            "--class-weights sqrt, the default where it is one of two, makes a pixel of "
-            f"{names[rare[0]]} count up to {min(heavier, 50):.0f} times one of the most frequent "
-            "class; pictures with more of these classes help most",
+            f"--class-weights sqrt makes a pixel of {names[rare[0]]} count up to "
+            f"{min(heavier, 50):.0f} times one of the most frequent class; pictures with more of "
+            "these classes help most",
         )
