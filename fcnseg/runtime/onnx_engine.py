@@ -4,78 +4,52 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 import types
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.runtime.device import resolve_device
-from fcnseg.runtime.engines import (
-    HEADER_KEY,
-    SCORES,
-    Engine,
-    Images,
-    cells_in,
-    first_line,
-    foreign,
-)
+from fcnseg.runtime.engines import HEADER_KEY, SCORES, Images, cells_in, first_line, foreign
+from fcnseg.runtime.exported import LOGITS, ExportedEngine, Workers
 from fcnseg.runtime.lanes import ONE, side_by_side
 
-LOGITS = "logits"
 
-
-class OnnxEngine(Engine):
+class OnnxEngine(ExportedEngine):
     """A file written by `fcnseg export`, run by ONNX Runtime.
 
     parallel: several threads may call it at the same time, where that is faster.
-    header: the checkpoint's header, as the file carries it.
     """
 
     name = "onnxruntime"
 
     def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
+        super().__init__()
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
         self.precision = "f32"
         self.lanes = side_by_side(self.device) if parallel else ONE
         session = self._open(str(path))
         self.header = _header_of(session, path)
-        self._free = {LOGITS: self._several(str(path), session)}
-        self._opening = threading.Lock()
+        self._free[LOGITS] = self._several(str(path), session)
         if SCORES in [output.name for output in session.get_outputs()]:
             self.cells = cells_in(self.header)
 
-    def forward(self, images: Images) -> Tensor:
-        """Logits, float32 (N, K, H, W), in host memory."""
-        return torch.from_numpy(self._run(LOGITS, images))
+    def _workers(self, output: str) -> Workers:
+        model = _leading_to(output, self._path)
+        return self._several(model, self._open(model))
 
-    def scores(self, images: Images) -> NDArray[np.float32]:
-        """What the logits are upsampled from, float32 (N, K, h, w)."""
-        return self._run(SCORES, images)
-
-    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
-        with self._opening:
-            if output not in self._free:
-                model = _leading_to(output, self._path)
-                self._free[output] = self._several(model, self._open(model))
-        session = self._free[output].get()
-        try:
-            inputs = {"images": np.ascontiguousarray(images)}
-            answer: NDArray[np.float32] = session.run([output], inputs)[0]
-        finally:
-            self._free[output].put(session)
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = worker.run([output], inputs)[0]
         return answer
 
-    def _several(self, model: str | bytes, session: Any) -> queue.SimpleQueue[Any]:
+    def _several(self, model: str | bytes, session: Any) -> Workers:
         """A session for each lane; the first is there."""
-        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        free: Workers = queue.SimpleQueue()
         free.put(session)
         for _ in range(1, self.lanes.count):
             # A session with one thread computes in the one that calls it; any others it shares.

@@ -5,38 +5,27 @@ from __future__ import annotations
 import functools
 import queue
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.runtime.engines import (
-    HEADER_KEY,
-    SCORES,
-    Engine,
-    Images,
-    cells_in,
-    first_line,
-    foreign,
-)
+from fcnseg.runtime.engines import HEADER_KEY, SCORES, Images, cells_in, first_line, foreign
+from fcnseg.runtime.exported import LOGITS, ExportedEngine, Workers
 from fcnseg.runtime.lanes import ONE, side_by_side
 
 _TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
-class OpenVinoEngine(Engine):
+class OpenVinoEngine(ExportedEngine):
     """An exported file, .onnx or .xml, run by OpenVINO on the processor.
 
     precision: f32 unless another is asked for. Left to itself OpenVINO takes bf16 where the
     processor has it, and labels change.
     parallel: several threads may call it at the same time, where that is faster.
-    header: the checkpoint's header, as the file carries it.
     """
 
     name = "openvino"
@@ -50,6 +39,7 @@ class OpenVinoEngine(Engine):
         precision: str = "auto",
         parallel: bool = False,
     ) -> None:
+        super().__init__()
         if device not in ("auto", "cpu"):
             raise OptionError(
                 f"OpenVINO runs on the processor here; {device} was asked for.",
@@ -66,42 +56,24 @@ class OpenVinoEngine(Engine):
             threads = self.lanes.count * self.lanes.threads
             options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
         self._model, self._options = model, options
-        self._free: dict[str, queue.SimpleQueue[Any]] = {}
-        self._compiling = threading.Lock()
         if any(SCORES in output.names for output in model.outputs):
             self.cells = cells_in(self.header)
-        self.precision = self._compile("logits" if self.cells is None else SCORES)
+        asked_first = LOGITS if self.cells is None else SCORES
+        self._free[asked_first] = self._workers(asked_first)
 
-    def forward(self, images: Images) -> Tensor:
-        """Logits, float32 (N, K, H, W), in host memory."""
-        return torch.from_numpy(self._run("logits", images))
-
-    def scores(self, images: Images) -> NDArray[np.float32]:
-        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
-        return self._run(SCORES, images)
-
-    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
-        with self._compiling:
-            if output not in self._free:
-                self._compile(output)
-        request = self._free[output].get()
-        try:
-            inputs = {"images": np.ascontiguousarray(images)}
-            answer: NDArray[np.float32] = request.infer(inputs)[output]
-        finally:
-            self._free[output].put(request)
-        return answer
-
-    def _compile(self, output: str) -> str:
-        """Make ready what leads to one output and nothing else; its arithmetic."""
+    def _workers(self, output: str) -> Workers:
         openvino = import_openvino()
         part = openvino.Model([self._model.output(output)], self._model.get_parameters())
         compiled = _core().compile_model(part, "CPU", self._options)
-        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        free: Workers = queue.SimpleQueue()
         for _ in range(self.lanes.count):
             free.put(compiled.create_infer_request())
-        self._free[output] = free
-        return str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        return free
+
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = worker.infer(inputs)[output]
+        return answer
 
 
 def import_openvino() -> types.ModuleType:
