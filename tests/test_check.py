@@ -197,6 +197,14 @@ TROUBLES: dict[str, Trouble] = {
         "info",
         ("masks",),
     ),
+    "outsized-label": Trouble(
+        lambda r: [
+            good(r, 40),
+            relabel(first(r, "masks"), lambda a: np.copyto(a[:42], 3)),
+        ],
+        "warning",
+        ("masks",),
+    ),
     "drawn-split": Trouble(unsplit, "info"),
     "inverted-mask": Trouble(lambda r: everything(r, inverted), "info"),
     "alpha-labels": Trouble(lambda r: everything(r, cut_out), "info"),

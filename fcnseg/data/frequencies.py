@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -50,6 +51,7 @@ class Frequencies:
     strange: stored value that is no class -> (pixels, pair numbers).
     between: (pixels, pair numbers) of values taken for the nearest class.
     whole: class -> numbers of pairs that it covers altogether.
+    spread: for each class, int64 (M,) numbers of the pairs that have it and its pixels there.
     """
 
     pixels: NDArray[np.int64]
@@ -59,6 +61,7 @@ class Frequencies:
     strange: Mapping[int, tuple[int, list[int]]]
     between: tuple[int, list[int]]
     whole: Mapping[int, list[int]]
+    spread: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
     def shares(self, names: tuple[str, ...]) -> tuple[ClassShare, ...]:
         """A ClassShare for each class."""
@@ -84,6 +87,7 @@ def count_classes(seen: Scanned) -> Frequencies:
     strange: dict[int, tuple[int, list[int]]] = {}
     between: tuple[int, list[int]] = 0, []
     whole: dict[int, list[int]] = {}
+    spread = [(array("q"), array("q")) for _ in range(count)]  # eight bytes a number
     meaning = _meanings(encoding)
     for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.tallies, strict=True)):
         if one is None:
@@ -97,6 +101,8 @@ def count_classes(seen: Scanned) -> Frequencies:
         for index, n in of_class.items():
             pixels[row][index] += n
             images[row][index] += 1
+            spread[index][0].append(number)
+            spread[index][1].append(n)
         labelled[number] = sum(of_class.values())
         if len(of_class) == 1:
             whole.setdefault(next(iter(of_class)), []).append(number)
@@ -116,6 +122,7 @@ def count_classes(seen: Scanned) -> Frequencies:
         strange,
         between,
         whole,
+        [(np.array(numbers, np.int64), np.array(n, np.int64)) for numbers, n in spread],
     )
 
 
