@@ -344,6 +344,24 @@ def test_the_contact_sheet_shows_pictures_and_names(tmp_path: Path) -> None:
     assert (colors.std(0) > 10).all()
 
 
+def first_of_the_sheet(root: Path, result: CheckResult, index: int) -> float:
+    """How far the sheet's first picture is from the colour of a class, on average."""
+    with Image.open(root.parent / "contact.png") as sheet:
+        middle = np.array(sheet)[60:180, :320].astype(int)  # of pictures of 64x48, 240 high
+    return float(np.abs(middle - np.array(result.description.classes.colors[index])).mean())
+
+
+def test_the_contact_sheet_begins_with_what_is_doubtful(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    good(root, 40)
+    before = first_of_the_sheet(root, checked(root), 3)
+    doubtful = sorted((root / "masks" / "train").iterdir())[-2]
+    relabel(doubtful, lambda labels: np.copyto(labels[:42], 3))
+    result = checked(root)
+    assert [finding.code for finding in result.findings] == ["outsized-label"]
+    assert first_of_the_sheet(root, result, 3) < before - 20
+
+
 def test_a_clean_copy_has_no_errors(tmp_path: Path) -> None:
     root = tmp_path / "data"
     drawn = good(root)

@@ -13,9 +13,9 @@ from fcnseg.config import CheckConfig
 from fcnseg.data.clean import Cleaned, write_clean
 from fcnseg.data.contact import write_contact
 from fcnseg.data.declared import write_declared
-from fcnseg.data.description import Description
+from fcnseg.data.description import Description, Pair
 from fcnseg.data.file_troubles import file_troubles
-from fcnseg.data.findings import SEVERITIES, Finding
+from fcnseg.data.findings import DOUBTFUL, SEVERITIES, Finding, label_names
 from fcnseg.data.frequencies import ClassShare, count_classes
 from fcnseg.data.label_troubles import label_troubles
 from fcnseg.data.layouts import Scanned, scan, split_sizes
@@ -106,7 +106,7 @@ def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
         )  # fmt: skip
         result = replace(result, cleaned=cleaned)
     try:
-        if write_contact(seen.description, config.contact):
+        if write_contact(seen.description, config.contact, _doubtful(seen, result.findings)):
             listener(Note(f"Look at {config.contact}: do the labels lie on the things?"))
             result = replace(result, contact=config.contact)
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset
@@ -155,6 +155,16 @@ def _examine(data: Path, listener: Listener) -> tuple[Scanned, CheckResult]:
         suggestion=suggest(sizes, train_pixels, names) if sizes else None,
     )
     return seen, result
+
+
+def _doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
+    """The pairs that someone should look at."""
+    named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
+    return [
+        pair
+        for number, pair in enumerate(seen.description.pairs)
+        if named and not named.isdisjoint(label_names(seen, [number]))
+    ]
 
 
 def _train_sizes(seen: Scanned) -> tuple[Size, ...]:

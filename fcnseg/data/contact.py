@@ -23,13 +23,16 @@ _WIDEST = 2 * HEIGHT
 _HATCH = 255  # ignored pixels are drawn white: they stand out and no class is white
 
 
-def write_contact(description: Description, path: Path) -> bool:
+def write_contact(description: Description, path: Path, doubtful: Sequence[Pair] = ()) -> bool:
     """Write a sheet of overlays with a legend; False when no pair could be read.
 
-    The pictures are spread evenly over the dataset, the same ones every time.
+    The first row is for the doubtful ones. The others are spread evenly over the dataset, the
+    same ones every time.
     """
     cells: list[NDArray[np.uint8]] = []
-    for pair in _spread(description.pairs, 3 * COLUMNS * ROWS):
+    ahead = doubtful[:COLUMNS]
+    spread = _spread(description.pairs, 3 * COLUMNS * ROWS)
+    for pair in [*ahead, *(pair for pair in spread if pair not in ahead)]:
         if len(cells) == COLUMNS * ROWS:
             break
         try:
@@ -41,7 +44,7 @@ def write_contact(description: Description, path: Path) -> bool:
         image, labels = resize_image(image, size), resize_labels(labels, size)
         drawn = overlay(image, labels, description.classes, alpha=0.55)
         drawn[labels == IGNORE] = drawn[labels == IGNORE] // 2 + _HATCH // 2
-        cells.append(caption(drawn, f"{pair.split}: {pair.name}"))
+        cells.append(caption(drawn, f"{pair.split}: {pair.name}{' ?' if pair in ahead else ''}"))
     if not cells:
         return False
     sheet = side_by_side(cells, columns=COLUMNS)

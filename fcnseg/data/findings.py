@@ -42,6 +42,9 @@ class Finding:
         }
 
 
+DOUBTFUL = ("covered-picture", "outsized-label")
+"""Codes of findings that only eyes can judge: these pictures are on the contact sheet."""
+
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """The worst first."""
 
