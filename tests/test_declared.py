@@ -80,6 +80,15 @@ def test_splits_can_be_moved(file: Path) -> None:
     assert split_sizes(describe(file)) == {"train": 4, "val": 3, "test": 2}
 
 
+def test_pictures_can_be_left_out(file: Path, tmp_path: Path) -> None:
+    first, second, *others, last = describe(file).pairs
+    named = f'leave_out = ["{first.name}", "?{last.name[1:]}"]'
+    described = describe(edited(file, ("leave_out = []", named)))
+    assert described.pairs == (second, *others)
+    write_declared(described, tmp_path / "again.toml")
+    assert describe(tmp_path / "again.toml").pairs == described.pairs
+
+
 def test_a_drawn_split_is_written_down(tmp_path: Path) -> None:
     folders(tmp_path / "data", draw_set(train=12), place="{role}")
     before = describe(tmp_path / "data")
@@ -111,6 +120,8 @@ def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
         ("\n[[class]]", "\n[[class", "not a TOML file"),
         ("snap = false", 'snap = false\nsplits = {vall = ["a"]}', "no split 'vall'"),
         ('"class_1"', '"class_0"', "given twice"),
+        ("leave_out = []", 'leave_out = ["p99"]', "leave_out names 'p99', but no picture"),
+        ("leave_out = []", 'leave_out = "p00"', "leave_out is a list of names"),
     ],
 )
 def test_mistakes_are_said(file: Path, old: str, new: str, said: str) -> None:

@@ -4,6 +4,7 @@ root = "camvid"              # the folder, relative to this file
 layout = "camvid"            # how pairs are found in it
 kind = "index"               # index: numbers; color: RGB
 ignore = [11]                # stored values of pixels that do not count
+leave_out = ["0016E5_0803*"] # pictures that do not count, by name or pattern
 
 [[class]]                    # in the order of the class indices
 name = "sky"
@@ -26,12 +27,22 @@ from typing import Any
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import toml_value
-from fcnseg.data.description import SPLITS, Description, Encoding, Pair, Reading, SplitName
+from fcnseg.data.description import (
+    SPLITS,
+    Description,
+    Encoding,
+    Found,
+    Pair,
+    Reading,
+    SplitName,
+)
 from fcnseg.data.known_classes import unpack
 from fcnseg.errors import DatasetError, FcnsegError
 from fcnseg.media.images import write_bytes
 
-_KEYS = {"root", "layout", "store", "kind", "snap", "ignore", "terms", "class", "splits"}
+_KEYS = {
+    "root", "layout", "store", "kind", "snap", "ignore", "terms", "leave_out", "class", "splits",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,29 @@ class Declared:
     """What a dataset.toml says.
 
     splits: split -> names or patterns; {} leaves the folder's own.
+    leave_out: names or patterns of pictures that do not count.
     """
 
     root: Path
     layout: str
     reading: Reading
     splits: Mapping[SplitName, tuple[str, ...]]
+    leave_out: tuple[str, ...]
+
+    def applied(self, found: Found) -> Found:
+        """What was found in the folder, with this in place of what the folder says.
+
+        DatasetError when a picture to be left out is not there.
+        """
+        left_out = _named(found.pairs, self.leave_out)
+        pairs = [pair for pair in found.pairs if pair.name not in left_out]
+        return replace(
+            found,
+            pairs=_assign_splits(pairs, self.splits),
+            left_out=tuple(left_out),
+            store=self.reading.encoding.store,
+            terms=self.reading.encoding.terms,
+        )
 
 
 def write_declared(description: Description, path: Path) -> None:
@@ -54,13 +82,15 @@ def write_declared(description: Description, path: Path) -> None:
     lines = [
         "# A dataset as fcnseg understands it: `fcnseg train THIS_FILE` uses it in place of the",
         "# folder. Correct anything. Two classes become one when one lists the other's values; a",
-        "# class without its [[class]] is ignored when its values stand under `ignore`.",
+        "# class without its [[class]] is ignored when its values stand under `ignore`. Pictures",
+        '# under `leave_out` (names or patterns such as "night/*") are not used at all.',
         f"root = {toml_value(_root_from(description.root, path))}",
         f"layout = {toml_value(description.layout)}",
         f"store = {toml_value(encoding.store)}",
         f"kind = {toml_value(encoding.kind)}",
         f"snap = {toml_value(encoding.snap)}",
         f"ignore = {toml_value([shown.value(value) for value in encoding.ignore])}",
+        f"leave_out = {toml_value(list(description.found.left_out))}",
     ]
     if encoding.terms:
         lines.append(f"terms = {toml_value(list(encoding.terms))}")
@@ -104,6 +134,7 @@ def read_declared(path: Path) -> Declared:
             layout=str(data["layout"]),
             reading=_reading(data),
             splits=_splits(data.get("splits", {})),
+            leave_out=_strings(data.get("leave_out", []), "leave_out"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -112,7 +143,7 @@ def read_declared(path: Path) -> Declared:
         raise DatasetError(f"{path}: {said}.") from None
 
 
-def assign_splits(
+def _assign_splits(
     pairs: Sequence[Pair], splits: Mapping[SplitName, tuple[str, ...]]
 ) -> tuple[Pair, ...]:
     """Pairs in the splits a dataset.toml names; others keep theirs, or are for training."""
@@ -128,6 +159,20 @@ def assign_splits(
         return named or pair.split or "train"
 
     return tuple(replace(pair, split=split_of(pair)) for pair in pairs)
+
+
+def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
+    """The pairs' names that these names or patterns mean; DatasetError when one means none."""
+    meant: dict[str, None] = {}
+    for name in names:
+        some = [p.name for p in pairs if p.name == name or fnmatchcase(p.name, name)]
+        if not some:
+            raise DatasetError(
+                f"leave_out names {name!r}, but no picture is called that.",
+                hint="names have no suffix, e.g. street/0001; patterns do too, e.g. street/*",
+            )
+        meant |= dict.fromkeys(some)
+    return list(meant)
 
 
 def _reading(data: Mapping[str, Any]) -> Reading:
@@ -151,11 +196,17 @@ def _reading(data: Mapping[str, Any]) -> Reading:
     return Reading(encoding, classes, reported if ignore else None, ("as dataset.toml says",))
 
 
+def _strings(names: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where} is a list of names, in quotes; found {names!r}")
+    return tuple(names)
+
+
 def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:
     strange = set(data) - set(SPLITS)
     if strange:
         raise DatasetError(f"no split {min(strange)!r}; known: train, val, test.")
-    return {split: tuple(str(n) for n in data[split]) for split in SPLITS if split in data}
+    return {split: _strings(data[split], split) for split in SPLITS if split in data}
 
 
 def _stored(value: Any, terms: Sequence[str]) -> int:

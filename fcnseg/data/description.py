@@ -134,6 +134,7 @@ class Found:
     orphan_images, orphan_labels: files of one side without a partner.
     broken: annotation files that can't be read, and why.
     notes: things left out, a sentence each.
+    left_out: names of the pairs that a dataset.toml leaves out.
     """
 
     layout: str
@@ -145,6 +146,7 @@ class Found:
     orphan_labels: tuple[Path, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
     notes: tuple[tuple[Path, str], ...] = ()
+    left_out: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
 
 

@@ -206,8 +206,9 @@ def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
                 f"covers {most}{shares[far].max():.1%} there and {np.exp(usual):.1%} elsewhere "
                 "(the median).",
                 label_names(seen, numbers[far].tolist()),
-                "look at them: a region filled by mistake looks like this. Correct the labels, or "
-                "leave the pictures out: few as they are, they sway training and scores",
+                "look at them: a region filled by mistake looks like this, and sways training and "
+                "scores. Correct the labels, or --write dataset.toml and name the pictures under "
+                "`leave_out`",
             )
 
 

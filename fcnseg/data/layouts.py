@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fcnseg.data.annotations import find_coco, find_labelme, find_yolo
 from fcnseg.data.cache import ScanCache
 from fcnseg.data.crew import Crew
-from fcnseg.data.declared import assign_splits, read_declared
+from fcnseg.data.declared import read_declared
 from fcnseg.data.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.data.encodings import read_values
 from fcnseg.data.folders import find_folders, find_stems, pair_by_names
@@ -96,12 +96,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
     root = declared.root if declared else path
     found, listing = _find(root, declared.layout if declared else None)
     if declared:
-        found = dataclasses.replace(
-            found,
-            pairs=assign_splits(found.pairs, declared.splits),
-            store=declared.reading.encoding.store,
-            terms=declared.reading.encoding.terms,
-        )
+        found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, Crew(usable_cores()) as crew:
         tell = _teller("labels", len(pairs), listener)
