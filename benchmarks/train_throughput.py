@@ -37,6 +37,7 @@ from fcnseg.runtime.device import autocast, precision_name, resolve_device, reso
 from fcnseg.training import train
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.start import make_start
+from fcnseg.training.step import Learner
 
 
 class EnoughError(Exception):
@@ -70,20 +71,25 @@ class Bare:
         network: FCN = make_start(
             config, ClassMap.numbered(classes), nobody, chosen=frozenset()
         ).network
-        self.network = network.to(self.device, memory_format=torch.channels_last).train()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
+        self.learner = Learner(network, aux=config.aux > 0).train()
+        self.learner.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, fused=True)
         assert config.crop is not None
         shape = (config.batch, 3, *config.crop)
         self.images = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(0, classes, (config.batch, *config.crop), device=self.device)
         self.criterion = Criterion(parse_loss(config.loss), torch.ones(classes, device=self.device))
-        self.shares = self.criterion.shares(self.labels)
+        self.sparse = self.learner.on_grid(self.labels)
+        self.shares, self.sparse_shares = map(self.criterion.shares, (self.labels, self.sparse))
+        self.aux = config.aux
 
     def step(self) -> None:
         """Forward, loss, backward, optimiser step."""
         with autocast(self.device, self.precision):
-            logits = self.network(self.images)
+            logits, *coarse = self.learner(self.images)
         loss = self.criterion(logits, self.labels, self.shares)
+        for answer in coarse:
+            loss = loss + self.aux * self.criterion(answer, self.sparse, self.sparse_shares)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -181,13 +181,18 @@ def test_classes_are_planes_in_memory(fuse: str) -> None:
     assert logits.stride() == (4 * 64 * 96, 64 * 96, 96, 1)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "first", "shift"),
+    [("tiny", 1, 0.5), ("efficientnet_lite0", 3, 1.0), ("resnet18", 0, 0.0)],
+)
 @torch.no_grad()
-def test_to_pixels_is_aligned() -> None:
-    for backbone, shift in (("tiny", 3.5), ("efficientnet_lite0", 7.0)):
-        decoder = make(backbone).decoder
-        maps = torch.randn(1, 2, 5, 6)
-        expected = upsample(maps, 8, shift, (40, 48))[..., :33, :47]
-        assert torch.equal(decoder.to_pixels(maps, 8, (33, 47)), expected)
+def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
+    """Cells of stride 8 among the pixels of every fourth row and column."""
+    decoder = make(backbone).decoder
+    maps = torch.randn(1, 2, 5, 6)
+    assert decoder.grid == (4, first)
+    assert torch.equal(decoder.to_grid(maps, 8), upsample(maps, 2, shift, (10, 12)))
+    assert decoder.to_grid(maps, 4) is maps
 
 
 # --- the spec ---

@@ -132,23 +132,41 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
     learner = Learner(network, aux=True)
     images = torch.randn(2, 3, 64, 96)
     answers = learner(images)
-    assert [tuple(answer.shape) for answer in answers] == [(2, 3, 64, 96)] * 3  # fcn8s: 8, 32, 16
+    shapes = [tuple(answer.shape) for answer in answers]  # fcn8s: 8, 32, 16
+    assert shapes == [(2, 3, 64, 96), (2, 3, 16, 24), (2, 3, 16, 24)]
     assert torch.equal(answers[0], network(images))
     assert len(learner.heads) == (0 if fuse == "score" else 2)
     assert not network.decoder.entry._forward_hooks, "nothing listens afterwards"
     if fuse == "score":  # skips start at zero: all rungs say the same
-        assert torch.allclose(answers[1], answers[0], atol=0.05)
+        assert torch.allclose(answers[1], answers[0][..., 1::4, 1::4], atol=0.05)
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "efficientnet_lite0"])
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
 def test_a_coarse_answer_is_that_of_the_shorter_ladder(backbone: str) -> None:
-    """Also where cells do not sit in the middle, and at sizes that are no multiple of 32."""
+    """At every fourth pixel, also at sizes that are no multiple of 32."""
     spec = ModelSpec(backbone=backbone, num_classes=3, decoder="fcn16s", fuse="score")
     network = FCN(spec).eval()
     shorter = FCN(dataclasses.replace(spec, decoder="fcn32s")).eval()
     shorter.load_state_dict(network.state_dict(), strict=False)
     images = torch.randn(1, 3, 70, 90)
-    assert torch.allclose(Learner(network, aux=True)(images)[1], shorter(images), atol=1e-5)
+    learner = Learner(network, aux=True)
+    logits = shorter(images)
+    wanted = torch.stack([learner.on_grid(logits[:, k]) for k in range(3)], 1)
+    assert torch.allclose(learner(images)[1], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("fuse", ["score", "feature"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_loss_counts_coarse_rungs_at_every_fourth_pixel(fuse: str, parts: int) -> None:
+    stepper = make_stepper(fuse=fuse, aux=0.5, dropout=0.0, freeze_norm=True)
+    batch = make_batch()
+    with torch.no_grad():
+        fine, *coarse = stepper.learner(IMAGENET.normalise(batch.images))
+    sparse, criterion = batch.labels[:, 1::4, 1::4], stepper.criterion
+    wanted = criterion(fine, batch.labels, criterion.shares(batch.labels))
+    for answer in coarse:
+        wanted = wanted + 0.5 * criterion(answer, sparse, criterion.shares(sparse))
+    assert float(stepper(batch, 0, 16, parts=parts)) == pytest.approx(float(wanted), rel=1e-5)
 
 
 # What torch imports in order to compile.

@@ -171,7 +171,7 @@ class TrainConfig(Options):
         float,
         Field(ge=0, description="Factor of the losses at the coarser rungs; 0: none."),
         Flag(panel="Recipe"),
-    ] = 0.0
+    ] = 0.4
     optimizer: Annotated[
         Literal["adamw", "sgd"], Field(description="Who moves the weights."), Flag(panel="Recipe")
     ] = "adamw"
@@ -181,7 +181,7 @@ class TrainConfig(Options):
         Flag(panel="Recipe"),
     ] = 5.0
     lr: Annotated[float, Field(gt=0, description="Peak learning rate."), Flag(panel="Recipe")] = (
-        1e-3
+        2e-3
     )
     backbone_lr: Annotated[
         float,

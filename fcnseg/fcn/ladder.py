@@ -150,14 +150,21 @@ class Ladder(nn.Module):
             shares[stride] = self.upsamples[str(self.strides[-1])](x, size)
         return shares
 
-    def to_pixels(self, maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-        """A map of one of its strides, bilinearly at the picture's size, where it belongs.
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(step, first): the pixels the cells of a fine map sit at, whole ones, each way.
 
-        (N, C, h, w) -> (N, C, *size); the size may be smaller than stride * h: the rest
-        was padding.
+        Every fourth, where the trunk has such a map; else those of the finest rung.
         """
-        whole = (maps.shape[-2] * stride, maps.shape[-1] * stride)
-        return crop(upsample(maps, stride, self._shift(stride, 1), whole), *size)
+        step = 4 if 4 in self.offsets else self.strides[-1]
+        return step, int(self.offsets[step])
+
+    def to_grid(self, maps: Tensor, stride: int) -> Tensor:
+        """A map of one of its strides, not finer than the grid, bilinearly at the grid's pixels."""
+        step, _ = self.grid
+        factor = stride // step
+        size = (maps.shape[-2] * factor, maps.shape[-1] * factor)
+        return upsample(maps, factor, self._shift(stride, step), size)
 
     def _shift(self, coarse: int, fine: int) -> float:
         """Where cell 0 of the coarse map sits on the fine one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.fcn.ladder import FCN, size_of
+from fcnseg.fcn.ladder import FCN, crop, size_of
 from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
@@ -27,6 +27,8 @@ class Learner(nn.Module):
     """A network and, where the coarser rungs are trained too, a head for each of them.
 
     The heads are thrown away after training. With fuse=score the rungs are scores already.
+    What a coarse rung says between the pixels of the decoder's grid is interpolated: its loss is
+    taken at those only, a sixteenth of the work.
     """
 
     def __init__(self, network: FCN, *, aux: bool) -> None:
@@ -41,15 +43,21 @@ class Learner(nn.Module):
                 self.heads[stride] = nn.Conv2d(spec.width, spec.num_classes, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """float (N, 3, H, W) -> logits (N, K, H, W): the network's, then each coarser rung's."""
+        """float (N, 3, H, W) -> logits (N, K, H, W), and each coarser rung's on the grid."""
         maps: list[Tensor] = []
         with self._listening(maps):
             logits = self.network(images)
         answers = [logits]
         for stride, features in zip(self.coarse, maps, strict=True):
             scores = self.heads[stride](features) if stride in self.heads else features
-            answers.append(self.network.decoder.to_pixels(scores, int(stride), size_of(logits)))
+            on_grid = self.network.decoder.to_grid(scores, int(stride))
+            answers.append(crop(on_grid, *size_of(self.on_grid(logits[:, 0]))))
         return answers
+
+    def on_grid(self, labels: Tensor) -> Tensor:
+        """(N, H, W) -> (N, h, w): what the coarser rungs are compared with."""
+        step, first = self.network.decoder.grid
+        return labels[:, first::step, first::step]
 
     @contextlib.contextmanager
     def _listening(self, maps: list[Tensor]) -> Iterator[None]:
@@ -88,6 +96,7 @@ class Stepper:
         if ranks.device.type == "cpu":
             keep_freed_memory()
         torch.backends.cudnn.deterministic = True  # a resumed run must not differ
+        torch.manual_seed(config.seed)  # whatever was tried before, the heads start the same
         self.learner = Learner(network, aux=config.aux > 0)
         self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network.train(), config)
@@ -133,7 +142,10 @@ class Stepper:
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
-        shares = self.ranks.sum(self.criterion.shares(labels))
+        shares = [self.ranks.sum(self.criterion.shares(labels))]
+        if self.learner.coarse:
+            sparse = self.criterion.shares(self.learner.on_grid(labels))
+            shares.append(self.ranks.sum(sparse))
         loss = torch.zeros((), device=device)
         chunks = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
         for number, (some, theirs) in enumerate(chunks):
@@ -144,12 +156,15 @@ class Stepper:
             loss += part.detach()
         return self.ranks.sum(loss)
 
-    def _loss(self, images: Tensor, labels: Tensor, shares: Tensor, done: float) -> Tensor:
+    def _loss(
+        self, images: Tensor, labels: Tensor, shares: Sequence[Tensor], done: float
+    ) -> Tensor:
         with autocast(self.ranks.device, self.precision), _clear_about_compiling():
             answers = self._forward(self.preprocess.normalise(images))
-        loss = self.criterion(answers[0], labels, shares, done=done)
+        loss = self.criterion(answers[0], labels, shares[0], done=done)
         for coarse in answers[1:]:
-            loss = loss + self.config.aux * self.criterion(coarse, labels, shares, done=done)
+            sparse = self.learner.on_grid(labels)
+            loss = loss + self.config.aux * self.criterion(coarse, sparse, shares[1], done=done)
         return loss
 
     def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
