@@ -1,7 +1,8 @@
 """Other people's networks in fcnseg's own training: only the network differs.
 
 Data, split, crops, augmentation, loss, optimiser, schedule, average of the weights and
-evaluation are those of `fcnseg train`. The trunk learns at --backbone-lr there too.
+evaluation are those of `fcnseg train`. The trunk learns at --backbone-lr there too. Only ours has
+coarser rungs, which have losses of their own (--aux).
 """
 
 from __future__ import annotations
