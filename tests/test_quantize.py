@@ -42,7 +42,9 @@ def test_the_result_tells_what_it_costs(rounded: Path, tiny_run: Path, drawn_fol
     assert cost["images"] == 6
     assert 0.9 < cost["label_agreement"] < 1
     for model, name in ((tiny_run, "miou_before"), (rounded, "miou")):
-        options = {"data": drawn_folder, "model": str(model), "split": "val"}
+        # Image by image, as the cost was measured: in a batch ONNX Runtime adds in another order,
+        # which in int8 moves a few pixels.
+        options = {"data": drawn_folder, "model": str(model), "split": "val", "batch": 1}
         assert evaluate(EvalConfig.make(options)).miou == pytest.approx(cost[name], abs=1e-4)
 
 
