@@ -59,10 +59,7 @@ class CheckResult:
         """DatasetError with the first error, if there is one."""
         for finding in self.findings:
             if finding.severity == "error":
-                files = ", ".join(finding.files[:3])
-                more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
-                message = f"{finding.message} ({files}{more})" if files else finding.message
-                raise DatasetError(message, hint=finding.repair)
+                raise DatasetError(finding.sentence, hint=finding.repair)
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints."""

@@ -31,6 +31,13 @@ class Finding:
     files: tuple[str, ...] = ()
     repair: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """The message, with the first three files."""
+        files = ", ".join(self.files[:3])
+        more = f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
+        return f"{self.message} ({files}{more})" if files else self.message
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
         return {

@@ -149,7 +149,7 @@ def _checked(data: Path, listener: Listener) -> CheckResult:
     checked = examine(data, listener)
     for finding in checked.findings:
         if finding.severity == "warning":
-            listener(Note(finding.message, "warning"))
+            listener(Note(finding.sentence, "warning"))
     checked.raise_errors()
     return checked
 
