@@ -65,7 +65,8 @@ class Declared:
         DatasetError when a picture to be left out is not there.
         """
         left_out = _named(found.pairs, self.leave_out)
-        pairs = [pair for pair in found.pairs if pair.name not in left_out]
+        dropped = set(left_out)  # a pattern may mean thousands
+        pairs = [pair for pair in found.pairs if pair.name not in dropped]
         return replace(
             found,
             pairs=_assign_splits(pairs, self.splits),
