@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a dataset folder; without it one is drawn")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--decoder", default="fcn8s")
+    parser.add_argument("--upsample", default="fixed")
     parser.add_argument("--crop", type=int, nargs=2, default=(320, 416), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=-1)
@@ -182,7 +183,7 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace, data: Path, out: Path) -> dict[str, object]:
     """Milliseconds of both, medians over the rounds, and the median ratio."""
-    names = ("backbone", "decoder", "batch", "workers", "device", "loss")
+    names = ("backbone", "decoder", "upsample", "batch", "workers", "device", "loss")
     options = {name: getattr(chosen, name) for name in names}
     config = TrainConfig.make(
         {

@@ -69,6 +69,23 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random tiny network of two classes, with a share for each pixel."""
+    from fcnseg.classes import ClassMap
+    from fcnseg.fcn.checkpoint import Checkpoint
+    from fcnseg.fcn.ladder import FCN, ModelSpec
+
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tiny", num_classes=2, width=8, decoder="fcn4s", upsample="subpixel")
+    network = FCN(spec)
+    assert network.decoder.detail is not None
+    torch.nn.init.normal_(network.decoder.detail[1].weight)  # it starts at zero
+    classes, preprocess = ClassMap.of(["background", "crack"]), network.backbone.preprocess
+    checkpoint = Checkpoint(spec, preprocess, classes, network.state_dict())
+    return checkpoint.save(tmp_path_factory.mktemp("subpixel") / "subpixel.safetensors")
+
+
+@pytest.fixture(scope="session")
 def exported_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as ONNX, with the result of the export beside it as export.json."""
     import json

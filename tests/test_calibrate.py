@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -56,13 +58,17 @@ def test_without_labels_nothing_changes() -> None:
     assert best_temperature(lambda image: scene.logits[image[0, 0, 0]], scene) == 1.0
 
 
-@pytest.mark.parametrize("upsample", ["fixed", "learned"])
-@pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
+@pytest.mark.parametrize(
+    ("fuse", "upsample"),
+    [*product(["score", "feature", "concat"], ["fixed", "learned"]), ("feature", "subpixel")],
+)
 def test_cooling_divides_every_logit(fuse: str, upsample: str) -> None:
     torch.manual_seed(1)
     spec = ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse, upsample=upsample)
     weights = {
-        name: torch.randn_like(tensor) if "score" in name or name.endswith("bias") else tensor
+        name: torch.randn_like(tensor)
+        if "score" in name or "detail" in name or name.endswith("bias")
+        else tensor
         for name, tensor in FCN(spec).state_dict().items()
     }
     hot = Checkpoint(spec, IMAGENET, ClassMap.numbered(3), weights)

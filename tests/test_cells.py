@@ -74,6 +74,7 @@ def test_the_first_of_equal_classes_wins():
         ({"backbone": "resnet18", "decoder": "fcn8s"}, (8, 0)),
         ({"backbone": "tiny", "decoder": "fcn32s", "fuse": "score"}, (32, 15.5)),
         ({"backbone": "tiny", "upsample": "learned"}, None),
+        ({"backbone": "tiny", "upsample": "subpixel"}, None),
     ],
 )
 def test_which_networks_have_cells(options, cells):

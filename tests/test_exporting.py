@@ -1,5 +1,6 @@
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_formats_of_torch(random_model: Path, tmp_path: Path, format, suffix):
         with torch.no_grad():
             logits = module(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(logits, reference.logits(images), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch-export"])
+def test_a_share_for_each_pixel_is_shipped(subpixel_model: Path, tmp_path: Path, format):
+    if format == "openvino" and find_spec(format) is None:  # an import would let telemetry in
+        pytest.skip("openvino is not installed")
+    result = export(ExportConfig(model=str(subpixel_model), format=format, out=tmp_path))
+    assert result.parity.label_agreement >= 0.999
+    assert result.parity.max_abs_diff < 1e-3
 
 
 def test_a_name_that_hides_what_it_is(random_model: Path, tmp_path: Path):

@@ -31,11 +31,13 @@ def images(*size: int) -> Tensor:
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
+SUBPIXEL = {"decoder": "fcn4s", "upsample": "subpixel"}
+
 NETWORKS = {
     (decoder, fuse): make(decoder=decoder, fuse=fuse)
     for decoder in DECODERS
     for fuse in ("score", "feature", "concat")
-}
+} | {("fcn4s", "subpixel"): make(**SUBPIXEL)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -164,6 +166,45 @@ def test_learned_starts_as_fixed() -> None:
         torch.testing.assert_close(learned(x), fixed(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("fuse", ["feature", "concat"])
+@torch.no_grad()
+def test_subpixel_starts_as_fixed(fuse: str) -> None:
+    fixed, subpixel = make(decoder="fcn4s", fuse=fuse), make(fuse=fuse, **SUBPIXEL)
+    missing, unexpected = subpixel.load_state_dict(fixed.state_dict(), strict=False)
+    assert (missing, unexpected) == (["decoder.detail.1.weight"], [])
+    assert torch.equal(subpixel(images(33, 47)), fixed(images(33, 47)))
+
+
+@torch.no_grad()
+def test_each_pixel_has_a_share_of_its_own() -> None:
+    """logits[k, y, x] = upsampled scores + sum_c maps[c, y//4, x//4] * weight[c, k, y%4, x%4]."""
+    network = make(**SUBPIXEL)
+    decoder, x = network.decoder, images(64, 96)
+    before = network(x)
+    weight = decoder.detail[1].weight.normal_()  # (width, K, 4, 4)
+    maps = decoder.maps(network.backbone(x))[0]  # (width, 16, 24)
+    share = torch.einsum("cyx,ckij->kyixj", maps, weight).reshape(4, 64, 96)
+    torch.testing.assert_close(network(x)[0], before[0] + share, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_only_subpixel_draws_what_is_thinner_than_a_cell() -> None:
+    """A line one pixel wide, in its place, from maps of stride 4 that say where it runs."""
+    decoder = make(**SUBPIXEL).decoder
+    decoder.detail[1].weight.zero_()
+    for offset in range(4):  # map c: a line at row c of the cell
+        decoder.detail[1].weight[offset, 1, offset] = 9.0
+    maps = torch.zeros(1, 8, 4, 6)
+    maps[0, 2, 1] = 1.0
+    decoder.maps = lambda _: maps
+    decoder.head = nn.Conv2d(8, 4, 1)
+    decoder.head.weight.zero_()
+    decoder.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    labels = decoder({}, (16, 24))[0].argmax(0)
+    assert torch.equal(labels.nonzero()[:, 0].unique(), torch.tensor([6]))
+    assert (labels[6] == 1).all()
+
+
 @torch.no_grad()
 def test_answers_need_no_other_size() -> None:
     """Zeros are added and what they say is cut off: a padded picture's answer is the same."""
@@ -173,10 +214,12 @@ def test_answers_need_no_other_size() -> None:
     torch.testing.assert_close(network(padded)[..., :50, :70], network(x))
 
 
-@pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
+@pytest.mark.parametrize(
+    "shape", [{"fuse": "score"}, {"fuse": "feature"}, {"fuse": "concat"}, SUBPIXEL], ids=str
+)
 @torch.no_grad()
-def test_classes_are_planes_in_memory(fuse: str) -> None:
-    network = make(fuse=fuse).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def test_classes_are_planes_in_memory(shape: dict[str, Any]) -> None:
+    network = make(**shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     logits = network(images(64, 96).to(memory_format=torch.channels_last))
     assert logits.stride() == (4 * 64 * 96, 64 * 96, 96, 1)
 
@@ -202,6 +245,7 @@ def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
     "change",
     [
         {"decoder": "fcn64s"}, {"fuse": "sum"}, {"upsample": "nearest"}, {"skips": "one"},
+        {"upsample": "subpixel", "fuse": "score"},
         {"num_classes": 0}, {"num_classes": 256}, {"width": 0}, {"dropout": 1.0},
         {"output_stride": 4}, {"backbone": "resnet19"},
     ],

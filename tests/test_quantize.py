@@ -16,7 +16,8 @@ from fcnseg.evaluation import evaluate
 from fcnseg.exporting import export, spread
 from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.media.images import read_image
-from fcnseg.runtime.quantize import last_convolution
+from fcnseg.runtime.parity import sample_images
+from fcnseg.runtime.quantize import deciding, write_int8
 from fcnseg.runtime.segmenter import load
 
 pytest.importorskip("onnxruntime")
@@ -54,7 +55,7 @@ def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path
     graph = model.graph
     made_by = {output: node for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    last = last_convolution(graph)
+    last = deciding(graph)[0]
     for node in convolutions:
         weights = made_by.get(node.input[1])
         assert (weights is None) == (node.name == last), node.name
@@ -66,6 +67,19 @@ def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path
         Checkpoint.from_header(header).classes
         == Checkpoint.load(tiny_run / "best.safetensors").classes
     )
+
+
+def test_logits_are_not_rounded(subpixel_model: Path, tmp_path: Path) -> None:
+    """Upsampled scores and each pixel's own share are added as they are."""
+    pictures = [sample_images((1, 64, 96), seed=seed) for seed in range(2)]
+    write_int8(Checkpoint.load(subpixel_model), tmp_path / "rounded.onnx", pictures)
+    graph = onnx.load(tmp_path / "rounded.onnx").graph
+    makers = {output: node for node in graph.node for output in node.output}
+    (share,) = (node for node in graph.node if node.op_type == "ConvTranspose")
+    (total,) = (node for node in graph.node if share.output[0] in node.input)
+    assert total.op_type == "Add"
+    assert "DequantizeLinear" not in {makers[name].op_type for name in total.input}
+    assert sum(node.op_type == "DequantizeLinear" for node in graph.node) > 10
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])

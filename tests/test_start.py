@@ -29,7 +29,10 @@ def saved(tmp_path: Path) -> Path:
 
 def start(classes: ClassMap, **options):
     told, config = [], TrainConfig.make(options)
-    made = make_start(config, classes, told.append, chosen=config.given())
+    chosen = config.given()
+    if config.upsample == "auto":  # what it is, is decided before, by the data
+        config = dataclasses.replace(config, upsample="fixed")
+    made = make_start(config, classes, told.append, chosen=chosen)
     return made, " ".join(event.text for event in told)
 
 
@@ -104,6 +107,24 @@ def test_learned_upsampling_has_classes_on_two_axes(tmp_path: Path) -> None:
     assert torch.equal(found[2, 2], old[0, 0])
     assert found[1, 0].abs().sum() == 0, "a new class does not leak"
     assert found[1, 1].abs().sum() > 0
+
+
+def test_a_share_for_each_pixel_can_be_added(saved: Path) -> None:
+    made, told = start(ABC, finetune=str(saved), upsample="subpixel")
+    assert made.network.spec.upsample == "subpixel"
+    assert "1 start anew" in told
+    old = Checkpoint.load(saved).build()(images := torch.randn(1, 3, 40, 64))
+    assert torch.equal(made.network.eval()(images), old), "it starts as the checkpoint"
+
+
+def test_subpixel_weights_are_kept_by_class(tmp_path: Path) -> None:
+    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="subpixel")
+    weights = {name: torch.randn_like(t.float()) for name, t in FCN(spec).state_dict().items()}
+    path = Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
+    made, _ = start(ClassMap.of(["c", "new", "a"]), finetune=str(path))
+    found, old = made.network.decoder.detail[1].weight, weights["decoder.detail.1.weight"]
+    assert torch.equal(found[:, [0, 2]], old[:, [2, 0]])
+    assert found[:, 1].abs().sum() == 0
 
 
 def test_other_classes_start_anew_and_the_rest_stays(saved: Path) -> None:

@@ -37,15 +37,21 @@ def test_everything_has_its_reason() -> None:
     some = suggest([(360, 480)] * 367, [1000, 10], ["road", "pole"])
     assert some.batch == 8
     assert 40 <= some.epochs <= 50
-    assert set(some.reasons) == {"crop", "batch", "epochs", "class_weights"}
+    assert set(some.reasons) == {"crop", "batch", "epochs", "class_weights", "upsample"}
     assert "pole" in some.reasons["class_weights"]
     assert some.class_weights == "sqrt"
+    assert some.upsample == some.as_dict()["upsample"] == "subpixel"
+    assert "pole is rare" in some.reasons["upsample"]
     assert some.as_dict()["crop"] == [320, 416]
     few = suggest([(64, 64)] * 7, [10], ["thing"])
     assert few.batch == 2
     assert few.epochs == 300
     assert few.class_weights == "none"
-    assert suggest([(360, 480)], [1000, 100], ["road", "pole"]).class_weights == "none"
+    often = suggest([(360, 480)], [1000, 100], ["road", "pole"])
+    assert (often.class_weights, often.upsample) == ("none", "fixed")
+    absent = suggest([(360, 480)], [1000, 0], ["road", "pole"])
+    assert (absent.class_weights, absent.upsample) == ("none", "fixed")
     many = suggest([(360, 480)], [1000, 10, 0], ["road", "pole", "car"])
+    assert many.upsample == "fixed"
     assert many.class_weights == many.as_dict()["class_weights"] == "none"
     assert "overlap" in many.reasons["class_weights"]

@@ -164,9 +164,10 @@ def test_a_short_side_is_trained_for_and_kept(folder: Path, tmp_path: Path) -> N
     assert scores[0] == scores[1] != scores[2]
 
 
-def test_a_rare_one_of_two_classes_is_weighed(folder: Path, tmp_path: Path) -> None:
+def test_a_rare_one_of_two_classes_is_weighed_and_drawn(folder: Path, tmp_path: Path) -> None:
     several = start(folder, tmp_path / "several", epochs=1).run / "config.toml"
-    assert TrainConfig.load(several).class_weights == "none"
+    chosen = TrainConfig.load(several)
+    assert (chosen.class_weights, chosen.upsample) == ("none", "fixed")
     assert "however rare\nclass_weights" in several.read_text()
     two = tmp_path / "two"
     shutil.copytree(folder, two)
@@ -176,10 +177,15 @@ def test_a_rare_one_of_two_classes_is_weighed(folder: Path, tmp_path: Path) -> N
         write_labels(file, labels)
     (two / "classes.txt").write_text("background\nthing\n")
     weighed = start(two, tmp_path / "weighed", epochs=1).run
-    assert TrainConfig.load(weighed / "config.toml").class_weights == "sqrt"
+    chosen = TrainConfig.load(weighed / "config.toml")
+    assert (chosen.class_weights, chosen.upsample) == ("sqrt", "subpixel")
+    detail = Checkpoint.load(weighed / "last.safetensors").weights["decoder.detail.1.weight"]
+    assert detail.abs().max() > 0, "it has learned"
     assert "a pixel of the other\nclass_weights" in (weighed / "config.toml").read_text()
     plain = start(two, tmp_path / "plain", epochs=1, class_weights="none").run
     assert rows(plain)[0]["loss"] != rows(weighed)[0]["loss"]
+    scored = start(two, tmp_path / "scored", epochs=1, fuse="score").run / "config.toml"
+    assert TrainConfig.load(scored).upsample == "fixed"
 
 
 class EnoughError(Exception):

@@ -63,6 +63,7 @@ def _show_suggestion(suggested: dict[str, Any]) -> None:
         "batch": f"--batch {suggested['batch']}",
         "epochs": f"--epochs {suggested['epochs']}",
         "class_weights": f"--class-weights {suggested['class_weights']}",
+        "upsample": f"--upsample {suggested['upsample']}",
     }
     reasons = suggested["reasons"]
     _print(_facts({flag: reasons[name] for name, flag in values.items() if name in reasons}))

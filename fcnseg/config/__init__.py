@@ -11,7 +11,7 @@ torch, so that `--help` stays fast.
 
 from __future__ import annotations
 
-from fcnseg.config.choices import Decoder, EngineName, Flag, Fuse
+from fcnseg.config.choices import Decoder, EngineName, Flag, Fuse, Upsampling
 from fcnseg.config.dataset import CheckConfig
 from fcnseg.config.frames import InferConfig, VizConfig
 from fcnseg.config.options import read_toml, toml_value
@@ -43,6 +43,7 @@ __all__ = [
     "Fuse",
     "InferConfig",
     "TrainConfig",
+    "Upsampling",
     "VizConfig",
     "read_toml",
     "toml_value",

@@ -9,6 +9,7 @@ from pydantic import Field
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 Fuse = Literal["score", "feature", "concat"]
+Upsampling = Literal["fixed", "learned", "subpixel"]
 Precision = Literal["auto", "f32", "bf16", "f16"]
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]

@@ -63,10 +63,14 @@ class TrainConfig(Options):
         float, Field(ge=0, lt=1, description="Dropout before the scores."), Flag(panel="Network")
     ] = 0.1
     upsample: Annotated[
-        Literal["fixed", "learned"],
-        Field(description="Bilinear upsampling: fixed, or learned from it."),
+        Literal["auto", "fixed", "learned", "subpixel"],
+        Field(
+            description="Bilinear upsampling: fixed, learned from it, or subpixel: fixed, with "
+            "each pixel's own share added at the end; auto: subpixel where there are two classes "
+            "and one is below 5 %, else fixed (as with --fuse score)."
+        ),
         Flag(panel="Network"),
-    ] = "fixed"
+    ] = "auto"
     skips: Annotated[
         Literal["zero", "scaled"],
         Field(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Size = tuple[int, int]
 Weighing = Literal["none", "sqrt"]
+End = Literal["fixed", "subpixel"]
 
 GRAIN = 32
 """Crops are multiples of the coarsest stride."""
@@ -26,7 +27,7 @@ STEPS = 2000
 """About as many steps as a pretrained FCN needs on a new data set (CamVid: 45 epochs of 45)."""
 
 RARE = 0.05
-"""Of two classes, one with less of the pixels is found too seldom without weights."""
+"""Of two classes, one with less of the pixels is mostly thin, and found too seldom unweighted."""
 
 HEAVIEST = 50.0
 """No class weighs more than this many times another."""
@@ -43,6 +44,7 @@ class Suggestion:
     batch: int
     epochs: int
     class_weights: Weighing
+    upsample: End
     reasons: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Suggestion:
             "batch": self.batch,
             "epochs": self.epochs,
             "class_weights": self.class_weights,
+            "upsample": self.upsample,
             "reasons": self.reasons,
         }
 
@@ -65,16 +68,19 @@ def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) 
     batch, why_batch = _batch(len(sizes))
     epochs, why_epochs = suggest_epochs(len(sizes), batch)
     weights, why_weights = suggest_class_weights(pixels, names)
+    upsample, why_upsample = suggest_upsample(pixels, names)
     return Suggestion(
         crop,
         batch,
         epochs,
         weights,
+        upsample,
         {
             "crop": why_crop,
             "batch": why_batch,
             "epochs": why_epochs,
             "class_weights": why_weights,
+            "upsample": why_upsample,
         },
     )
 
@@ -102,17 +108,32 @@ def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
 
 def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[Weighing, str]:
     """--class-weights, and why: what gave the better IoU in docs/train.md."""
-    here = sorted((count, index) for index, count in enumerate(pixels) if count)
-    total = sum(pixels)
-    if len(names) != 2 or len(here) != 2 or here[0][0] >= RARE * total:
+    rare = _rare_of_two(pixels)
+    if rare is None:
         return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
-    weights = sqrt_weights(pixels)
-    (_, rare), (_, often) = here
+    weights, total, often = sqrt_weights(pixels), sum(pixels), 1 - rare
     return "sqrt", (
         f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
         f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
         f"{weights[rare] / weights[often]:.1f} times a pixel of the other"
     )
+
+
+def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, str]:
+    """--upsample (of maps; scores have nothing but fixed), and why: measured in docs/train.md."""
+    rare = _rare_of_two(pixels)
+    if rare is None:
+        return "fixed", "outlines are drawn well enough between cells of 4x4 pixels"
+    return "subpixel", (
+        f"{names[rare]} is rare, so mostly thin: a cell of 4x4 pixels may say in which it is"
+    )
+
+
+def _rare_of_two(pixels: Sequence[int]) -> int | None:
+    """Which of two classes, both found, is rare; None where there are other numbers, or none is."""
+    rare = min(range(len(pixels)), key=pixels.__getitem__)
+    few = len(pixels) == 2 and 0 < pixels[rare] < RARE * sum(pixels)
+    return rare if few else None
 
 
 def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fcnseg.errors import OptionError
 from fcnseg.fcn.backbones import Features, build_backbone
 from fcnseg.fcn.published import published_parts
-from fcnseg.fcn.rungs import conv_bn, make_rung, make_scores
+from fcnseg.fcn.rungs import conv_bn, make_detail, make_rung, make_scores
 from fcnseg.fcn.spec import PUBLISHED, ModelSpec
 from fcnseg.fcn.upsample import Upsample, make_upsample, upsample
 
@@ -53,7 +53,7 @@ class FCN(nn.Module):
     @property
     def lift(self) -> Upsample | None:
         """What makes logits of `scores`, where that is fixed and bilinear; None elsewhere."""
-        if self.spec.decoder == PUBLISHED:
+        if self.spec.decoder == PUBLISHED or self.decoder.detail is not None:
             return None
         last = self.decoder.upsamples[str(self.decoder.strides[-1])]
         return last if isinstance(last, Upsample) and last.factor > 1 else None
@@ -92,6 +92,7 @@ class Ladder(nn.Module):
     rungs: stride -> what joins that stride's features in (none for fcn32s).
     upsamples: stride -> the way from that stride to the next finer; the last one goes to 1.
     head: what remains to be done at the finest rung.
+    detail: with upsample=subpixel, each pixel's own share of the logits, from its cell's maps.
     """
 
     def __init__(self, spec: ModelSpec, backbone: Features) -> None:
@@ -113,20 +114,31 @@ class Ladder(nn.Module):
                 learned=spec.upsample == "learned",
             )
         self.head: nn.Module = nn.Identity() if score else make_scores(spec.width, spec)
+        subpixel = spec.upsample == "subpixel"
+        self.detail = make_detail(self.strides[-1], spec) if subpixel else None
 
     def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
         """{s: (N, C_s, H/s, W/s)}, (H, W) -> logits (N, K, H, W)."""
-        return self.to_logits(self.scores(taps), size)
+        maps = self.maps(taps)
+        logits = self.to_logits(self._scored(maps), size)
+        return logits if self.detail is None else logits + self.detail(maps)
 
     def scores(self, taps: dict[int, Tensor]) -> Tensor:
         """{s: (N, C_s, H/s, W/s)} -> scores (N, K, H/f, W/f), f the finest rung's stride."""
-        x = self.entry(taps[self.strides[0]])
+        return self._scored(self.maps(taps))
+
+    def _scored(self, maps: Tensor) -> Tensor:
+        # Class by class in memory: whoever looks for the best class of each pixel, or for the
+        # loss, then reads whole planes; with channels last argmax took four times as long.
+        return self.head(maps).contiguous()  # type: ignore[no-any-return]
+
+    def maps(self, taps: dict[int, Tensor]) -> Tensor:
+        """{s: (N, C_s, H/s, W/s)} -> the finest rung's (N, K or width, H/f, W/f)."""
+        x: Tensor = self.entry(taps[self.strides[0]])
         for coarse, fine in pairwise(self.strides):
             x = self.upsamples[str(coarse)](x, size_of(taps[fine]))
             x = self.rungs[str(fine)](x, taps[fine])  # (N, K or width, H/fine, W/fine)
-        # Class by class in memory: whoever looks for the best class of each pixel, or for the
-        # loss, then reads whole planes; with channels last argmax took four times as long.
-        return self.head(x).contiguous()  # type: ignore[no-any-return]
+        return x
 
     def to_logits(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Scores (N, K, H/f, W/f), (H, W) -> logits (N, K, H, W)."""

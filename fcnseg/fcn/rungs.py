@@ -83,6 +83,18 @@ def make_scores(channels: int, spec: ModelSpec) -> nn.Sequential:
     return nn.Sequential(nn.Dropout(spec.dropout), scores)
 
 
+def make_detail(stride: int, spec: ModelSpec) -> nn.Sequential:
+    """Dropout and stride x stride pixels for each cell of (N, width, h, w); at the start all zero.
+
+    A sub-pixel convolution (Shi et al., CVPR 2016) beside the bilinear upsampling, which can't
+    draw what is thinner than a cell: a cell's maps may know where in it a line runs. It is written
+    as the transposed one that it equals, whose weights keep the classes on an axis of their own.
+    """
+    pixels = nn.ConvTranspose2d(spec.width, spec.num_classes, stride, stride, bias=False)
+    nn.init.zeros_(pixels.weight)
+    return nn.Sequential(nn.Dropout(spec.dropout), pixels)
+
+
 def conv_bn(channels: int, out: int, kernel: int, *, relu: bool = True) -> nn.Sequential:
     """Convolution of the same size, batch norm and, unless told otherwise, ReLU."""
     layers: list[nn.Module] = [

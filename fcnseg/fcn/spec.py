@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fcnseg.classes import MAX_CLASSES
-from fcnseg.config import Decoder, Fuse
+from fcnseg.config import Decoder, Fuse, Upsampling
 from fcnseg.errors import InputError, OptionError
 
-UpsampleKind = Literal["fixed", "learned"]
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
 """The decoder of a network that is somebody else's as a whole (fcnseg.fcn.published)."""
@@ -19,7 +18,7 @@ PUBLISHED = "published"
 CHOICES: dict[str, tuple[str, ...]] = {
     "decoder": (*get_args(Decoder), PUBLISHED),
     "fuse": get_args(Fuse),
-    "upsample": get_args(UpsampleKind),
+    "upsample": get_args(Upsampling),
     "skips": get_args(Skips),
 }
 KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
@@ -37,7 +36,8 @@ class ModelSpec:
         channels are summed, a 3x3 follows), concat (they are stacked, a 3x3 follows).
     width: channels of a rung (fuse feature and concat).
     dropout: before the scores.
-    upsample: fixed bilinear, or learned from it.
+    upsample: fixed bilinear, learned from it, or subpixel (not with fuse score): fixed, and each
+        pixel's own share, from its cell's maps, is added to the logits.
     skips: with fuse score, the skips' scores start at zero, or small on scaled features
         (0.01, 0.0001: the paper's at-once training).
     output_stride: 32, or 16 or 8: the trunk's deeper stages are dilated.
@@ -62,6 +62,11 @@ class ModelSpec:
         if not 1 <= self.num_classes <= MAX_CLASSES:
             raise OptionError(
                 f"{self.num_classes} classes; between 1 and {MAX_CLASSES} are possible."
+            )
+        if self.upsample == "subpixel" and self.fuse == "score":
+            raise OptionError(
+                "With fuse score there are no maps at a rung that upsample subpixel could look at.",
+                hint="take --upsample fixed, or --fuse feature",
             )
         if self.width < 1 or not 0 <= self.dropout < 1:
             raise OptionError(

@@ -62,7 +62,7 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
                     weight_type=quantization.QuantType.QInt8,
                     per_channel=True,
                     op_types_to_quantize=ROUNDED,
-                    nodes_to_exclude=[last_convolution(graph)],
+                    nodes_to_exclude=deciding(graph),
                 )
         except (RuntimeError, ValueError, OSError) as error:
             raise CheckpointError(f"8 bits can't be had here: {first_line(error)}.") from error
@@ -78,8 +78,13 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
         rounded.replace(path)
 
 
-def last_convolution(graph: Any) -> str:
-    """The name of the last convolution with weights: it makes the scores."""
+def deciding(graph: Any) -> list[str]:
+    """The last convolution with weights, which makes the scores, and all that follows from it."""
     weights = {one.name for one in graph.initializer}
-    found = [n for n in graph.node if n.op_type == "Conv" and n.input[1] in weights]
-    return str(found[-1].name)
+    last = [n for n in graph.node if n.op_type == "Conv" and n.input[1] in weights][-1]
+    names, made = [str(last.name)], set(last.output)
+    for node in graph.node:  # they stand in the order in which they are computed
+        if made.intersection(node.input):
+            names.append(str(node.name))
+            made.update(node.output)
+    return names

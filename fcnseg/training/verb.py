@@ -102,6 +102,9 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
     )
     if config.class_weights == "auto":
         config = replace(config, class_weights=suggested.class_weights)
+    if config.upsample == "auto":
+        upsample = suggested.upsample if config.fuse != "score" else "fixed"
+        config = replace(config, upsample=upsample)
     start = make_start(config, checked.description.classes, listener, chosen=chosen)
     if config.crop is None:
         seen = [start.preprocess.network_size(size) for size in checked.train_sizes]
