@@ -130,10 +130,11 @@ def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, 
 
 
 def _rare_of_two(pixels: Sequence[int]) -> int | None:
-    """Which of two classes, both found, is rare; None where there are other numbers, or none is."""
-    rare = min(range(len(pixels)), key=pixels.__getitem__)
-    few = len(pixels) == 2 and 0 < pixels[rare] < RARE * sum(pixels)
-    return rare if few else None
+    """Which of two classes, both found, is rare; None where none is, or there are not two."""
+    if len(pixels) != 2:
+        return None
+    rare = int(pixels[1] < pixels[0])
+    return rare if 0 < pixels[rare] < RARE * sum(pixels) else None
 
 
 def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
