@@ -101,14 +101,17 @@ def budget_of(chosen: argparse.Namespace) -> str:
 
 
 def _epochs_in(seconds: float, cell: Cell, values: Record, run: Run) -> int:
-    """How many epochs fit, by a first one that is thrown away; those of a run that is begun."""
+    """How many epochs fit, by the second of two that are thrown away; those of a run that is begun.
+
+    The first one also reads the pictures, and is much slower where there are few.
+    """
     if run.state.is_file():
         return TrainConfig.load(run.config).epochs
     with tempfile.TemporaryDirectory() as folder:
         trial = Run(Path(folder) / "run")
-        _trained(cell, {**values, "epochs": 1, "out": trial.folder}, trial, nobody)
+        _trained(cell, {**values, "epochs": 2, "out": trial.folder}, trial, nobody)
         with trial.results.open(newline="", encoding="utf-8") as file:
-            (row,) = csv.DictReader(file)
+            _, row = csv.DictReader(file)
     return max(1, round(seconds / float(row["seconds"])))
 
 
