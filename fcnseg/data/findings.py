@@ -34,9 +34,7 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The message, with the first three files."""
-        files = ", ".join(self.files[:3])
-        more = f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
-        return f"{self.message} ({files}{more})" if files else self.message
+        return f"{self.message} ({listed(self.files, 3)})" if self.files else self.message
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
@@ -92,7 +90,7 @@ def its(number: int) -> str:
     return "its" if number == 1 else "their"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names joined, the first twelve."""
-    shown = ", ".join(names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names joined, the first few."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
