@@ -123,9 +123,10 @@ def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, 
     """--upsample (of maps; scores have nothing but fixed), and why: measured in docs/train.md."""
     rare = _rare_of_two(pixels)
     if rare is None:
-        return "fixed", "outlines are drawn well enough between cells of 4x4 pixels"
+        return "fixed", "outlines are drawn well enough by bilinear upsampling"
     return "subpixel", (
-        f"{names[rare]} is rare, so mostly thin: a cell of 4x4 pixels may say in which it is"
+        f"{names[rare]} is rare, so mostly thin: each cell of the finest map says which of its "
+        "pixels it is in"
     )
 
 
