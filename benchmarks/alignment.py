@@ -4,7 +4,7 @@
 
 For each trunk, each decoder and three sizes: the largest distance between a pixel and the
 centroid of |d logit / d input|, over all pixels away from the border. How it is measured is
-in fcnseg/fcn/alignment.py. Without names, the table is written.
+in fcnseg/models/alignment.py. Without names, the table is written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcnseg.fcn.alignment import centroids, inner, linearised, offset
-from fcnseg.fcn.backbones import BACKBONES, Features, build_backbone
-from fcnseg.fcn.ladder import Ladder, ModelSpec
+from fcnseg.models.alignment import centroids, inner, linearised, offset
+from fcnseg.models.backbones import BACKBONES, Features, build_backbone
+from fcnseg.models.ladder import Ladder, ModelSpec
 
 SIZES = ((33, 47), (500, 375), (720, 960))
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")

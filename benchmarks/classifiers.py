@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.convolutionize import fully_connected
-from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.models._torchvision import models
+from fcnseg.models.convolutionize import fully_connected
+from fcnseg.models.ladder import FCN, ModelSpec
 
 FIELD = 404  # the receptive field of fc6 on VGG's last pool
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from fcnseg.data.drawn import write_dataset
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 
 TRAIN = """
 import sys, time, torch

@@ -21,10 +21,10 @@ import torch
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import CLASSES, draw, make_scene
 from fcnseg.events import Event, Progress
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN, ModelSpec
 from fcnseg.inference import infer
 from fcnseg.media.video import VideoWriter
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN, ModelSpec
 
 FIRST = 500
 

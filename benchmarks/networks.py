@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.fcn.backbones import BACKBONES
-from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.models.backbones import BACKBONES
+from fcnseg.models.ladder import FCN, ModelSpec
 
 SIZE = (360, 480)
 CLASSES = 21

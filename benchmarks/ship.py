@@ -1,6 +1,6 @@
 """Makes the small file of a trained network that is committed: half precision, nothing else lost.
 
-    python benchmarks/ship.py runs/train1 fcnseg/models/nuclei.safetensors --data FOLDER
+    python benchmarks/ship.py runs/train1 fcnseg/models/zoo/nuclei.safetensors --data FOLDER
 
 Tells its size and on how many pixels of the validation images it answers as the original does.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from fcnseg.data.layouts import scan
-from fcnseg.fcn.checkpoint import Checkpoint, find_model
 from fcnseg.media.images import read_image
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.runtime.segmenter import load
 
 

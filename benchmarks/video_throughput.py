@@ -134,7 +134,7 @@ def plain_loop(model: Path, clip: Path, frames: int) -> float:
     import torch
 
     from fcnseg.classes import ClassMap
-    from fcnseg.fcn.checkpoint import Checkpoint
+    from fcnseg.models.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(model)
     network, classes = checkpoint.build().eval(), checkpoint.classes

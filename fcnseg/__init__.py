@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from fcnseg.errors import FcnsegError
     from fcnseg.evaluation import evaluate
     from fcnseg.exporting import export
-    from fcnseg.fcn.checkpoint import Checkpoint
-    from fcnseg.fcn.ladder import FCN, ModelSpec
     from fcnseg.frames import Frame, Prediction
     from fcnseg.inference import infer
+    from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.models.ladder import FCN, ModelSpec
     from fcnseg.runtime.segmenter import Segmenter, load
     from fcnseg.training import train
     from fcnseg.viewing import view
@@ -53,16 +53,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "BenchConfig": "fcnseg.config",
     "CheckConfig": "fcnseg.config",
-    "Checkpoint": "fcnseg.fcn.checkpoint",
+    "Checkpoint": "fcnseg.models.checkpoint",
     "ClassMap": "fcnseg.classes",
     "DemoConfig": "fcnseg.config",
     "EvalConfig": "fcnseg.config",
     "ExportConfig": "fcnseg.config",
-    "FCN": "fcnseg.fcn.ladder",
+    "FCN": "fcnseg.models.ladder",
     "FcnsegError": "fcnseg.errors",
     "Frame": "fcnseg.frames",
     "InferConfig": "fcnseg.config",
-    "ModelSpec": "fcnseg.fcn.ladder",
+    "ModelSpec": "fcnseg.models.ladder",
     "Prediction": "fcnseg.frames",
     "Segmenter": "fcnseg.runtime.segmenter",
     "TrainConfig": "fcnseg.config",

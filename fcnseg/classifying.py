@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import OptionError
 from fcnseg.events import Listener, nobody
-from fcnseg.fcn.classify import DenseClassifier, dense_classifier
 from fcnseg.frames import Frame
 from fcnseg.media.draw import heatmap
 from fcnseg.media.images import resize_image
 from fcnseg.media.listing import slug
 from fcnseg.media.pages import Tile, grey, heat_scale, page
+from fcnseg.models.classify import DenseClassifier, dense_classifier
 from fcnseg.runtime.device import resolve_device
 
 DEFAULT = "efficientnet_lite0"

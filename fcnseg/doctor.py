@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fcnseg import media
-from fcnseg.fcn._torchvision import torchvision
+from fcnseg.models._torchvision import torchvision
 from fcnseg.runtime.device import resolve_device, resolve_precision
 
 EXTRAS = {

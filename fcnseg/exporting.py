@@ -12,8 +12,8 @@ from fcnseg.data.layouts import describe
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.evaluation import as_the_model_sees
 from fcnseg.events import Listener, Note, Progress, nobody
-from fcnseg.fcn.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.metrics import Confusion, Report
+from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.runtime.convert import convert, written_whole
 from fcnseg.runtime.formats import FORMATS, opset_of
 from fcnseg.runtime.parity import SIZES, Parity

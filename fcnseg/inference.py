@@ -22,7 +22,6 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import EngineName, InferConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Event, Listener, Note, nobody
-from fcnseg.fcn.checkpoint import find_model
 from fcnseg.media.live import Connect
 from fcnseg.media.manifest import Manifest, stamp
 from fcnseg.media.outputs import Plan, next_free, open_sinks, plan, split
@@ -30,6 +29,7 @@ from fcnseg.media.recorded import Skip, nothing
 from fcnseg.media.records import SharesSink
 from fcnseg.media.sinks import Painter, Sink
 from fcnseg.media.sources import Source, open_source
+from fcnseg.models.checkpoint import find_model
 from fcnseg.pipeline import InferResult, KeptLabels, Network, Predictor, Run
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.runtime.steady import SteadyEngine, check_moving

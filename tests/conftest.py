@@ -55,8 +55,8 @@ def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network with four classes, fuse score, down to stride 4."""
     from fcnseg.data.drawn import CLASSES
-    from fcnseg.fcn.checkpoint import Checkpoint
-    from fcnseg.fcn.ladder import FCN, ModelSpec
+    from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.models.ladder import FCN, ModelSpec
 
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=4, decoder="fcn4s", fuse="score")
@@ -72,8 +72,8 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network of two classes, with a share for each pixel."""
     from fcnseg.classes import ClassMap
-    from fcnseg.fcn.checkpoint import Checkpoint
-    from fcnseg.fcn.ladder import FCN, ModelSpec
+    from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.models.ladder import FCN, ModelSpec
 
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=2, width=8, decoder="fcn4s", upsample="subpixel")

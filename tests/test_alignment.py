@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fcnseg.fcn.alignment import (
+from fcnseg.models.alignment import (
     centroids,
     inner,
     linearised,
@@ -18,8 +18,8 @@ from fcnseg.fcn.alignment import (
     offset,
     offsets,
 )
-from fcnseg.fcn.backbones import BACKBONES, Backbone, build_backbone
-from fcnseg.fcn.ladder import FCN, Ladder, ModelSpec, pad_to_multiple
+from fcnseg.models.backbones import BACKBONES, Backbone, build_backbone
+from fcnseg.models.ladder import FCN, Ladder, ModelSpec, pad_to_multiple
 
 # One of each geometry; benchmarks/alignment.py has all decoders, sizes and trunks.
 TRUNKS = (

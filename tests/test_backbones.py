@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn import trunks
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.backbones import BACKBONES, Backbone, build_backbone, load_pretrained, started
-from fcnseg.fcn.trunks import TRUNKS
+from fcnseg.models import trunks
+from fcnseg.models._torchvision import models
+from fcnseg.models.backbones import BACKBONES, Backbone, build_backbone, load_pretrained, started
+from fcnseg.models.trunks import TRUNKS
 
 STRIDES = {2, 4, 8, 16, 32}
 SMALL = ("tiny", "efficientnet_lite0", "resnet18", "mobilenet_v3_small", "regnet_x_400mf")

@@ -6,9 +6,9 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.data.dataset import Sample
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import IMAGENET
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import IMAGENET
 from fcnseg.training.calibrate import best_temperature, cooled
 
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnseg.fcn.ladder import FCN, ModelSpec, lift_of
-from fcnseg.fcn.upsample import upsample
+from fcnseg.models.ladder import FCN, ModelSpec, lift_of
+from fcnseg.models.upsample import upsample
 from fcnseg.runtime import cells as module
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
@@ -14,7 +14,7 @@ from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.parity import sample_images
 
 PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]
-"""Factor and shift of every alignment there is (fcnseg.fcn.alignment)."""
+"""Factor and shift of every alignment there is (fcnseg.models.alignment)."""
 
 
 def smooth(height: int, width: int, *, classes: int = 5, seed: int = 0) -> torch.Tensor:
@@ -94,7 +94,7 @@ def test_scores_and_logits_of_one_pass():
 
 
 def test_engines_go_the_short_way_and_say_the_same(random_model, exported_model, monkeypatch):
-    from fcnseg.fcn.checkpoint import Checkpoint
+    from fcnseg.models.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(random_model)
     images = sample_images((2, 97, 131), seed=3)

@@ -13,9 +13,9 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError
-from fcnseg.fcn.checkpoint import FORMAT, KEY, Checkpoint, find_model
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import LITE
+from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint, find_model
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import LITE
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn.classify import dense_classifier, imagenet_names
+from fcnseg.models.classify import dense_classifier, imagenet_names
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.errors import CheckpointError, MediaError
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.formats import FORMATS, Format

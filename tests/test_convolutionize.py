@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.backbones import find_trunk
-from fcnseg.fcn.convolutionize import as_convolution, fully_connected, split_last
+from fcnseg.models._torchvision import models
+from fcnseg.models.backbones import find_trunk
+from fcnseg.models.convolutionize import as_convolution, fully_connected, split_last
 
 
 class SmallVGG(nn.Module):

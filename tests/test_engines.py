@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.parity import sample_images

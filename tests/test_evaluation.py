@@ -14,10 +14,10 @@ from fcnseg.data.layouts import describe
 from fcnseg.errors import CheckpointError, DatasetError
 from fcnseg.evaluation import choose_split, evaluate, score
 from fcnseg.events import Event, Note, Progress
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.preprocess import IMAGENET
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import write_labels
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.preprocess import IMAGENET
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.views import labels_of_views

@@ -11,7 +11,7 @@ import torch
 from fcnseg.config import ExportConfig
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.exporting import export
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.parity import sample_images
 

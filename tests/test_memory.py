@@ -3,7 +3,7 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
-from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training import memory
 from fcnseg.training.memory import choose_batch, fitting_batch

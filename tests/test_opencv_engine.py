@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.media import dnn
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.opencv_engine import OpenCvEngine, metadata
 from fcnseg.runtime.opening import Wish, open_engine

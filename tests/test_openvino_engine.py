@@ -8,7 +8,7 @@ import pytest
 from fcnseg.config import ExportConfig
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.exporting import export
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime import formats
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino

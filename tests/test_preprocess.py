@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fcnseg.errors import InputError
-from fcnseg.fcn._torchvision import v2
-from fcnseg.fcn.preprocess import IMAGENET, LITE, Preprocess
+from fcnseg.models._torchvision import v2
+from fcnseg.models.preprocess import IMAGENET, LITE, Preprocess
 
 STATS = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.checkpoint import Checkpoint, find_model
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.published import NAMES, official_url, recognised, voc_classes
+from fcnseg.models._torchvision import models
+from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
 
 
 def torchvisions(name: str, classes: int = 21) -> nn.Module:

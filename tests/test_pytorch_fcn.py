@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.published import recognised
-from fcnseg.fcn.pytorch_fcn import BGR, FC, GROUPS, OriginalLadder, OriginalVGG
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.published import recognised
+from fcnseg.models.pytorch_fcn import BGR, FC, GROUPS, OriginalLadder, OriginalVGG
 
 SLIM = 16
 CLASSES = 3

@@ -14,8 +14,8 @@ from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
 from fcnseg.evaluation import evaluate
 from fcnseg.exporting import export, spread
-from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.media.images import read_image
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.quantize import deciding, write_int8
 from fcnseg.runtime.segmenter import load

@@ -12,7 +12,7 @@ import torch
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.errors import OptionError
 from fcnseg.evaluation import evaluate
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime import ranks as module
 from fcnseg.runtime.ranks import Ranks, join_ranks
 from fcnseg.training import train

@@ -6,7 +6,7 @@ from torch import nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import OptionError
-from fcnseg.fcn.ladder import FCN, ModelSpec
+from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from fcnseg.config import EvalConfig, ExportConfig, InferConfig
 from fcnseg.evaluation import evaluate
 from fcnseg.exporting import export
-from fcnseg.fcn.checkpoint import SHIPPED, Checkpoint, find_model
 from fcnseg.inference import infer
+from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model
 
 MODELS = sorted(SHIPPED.glob("*.safetensors"))
 REAL = Path(__file__).parents[2] / "shared" / "data" / "nuclei"

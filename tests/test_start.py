@@ -7,9 +7,9 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import Preprocess
 from fcnseg.training.start import make_start
 
 TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 8}

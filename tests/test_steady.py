@@ -14,12 +14,12 @@ from fcnseg.cli.tables import show_infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import CLASSES, draw, make_scene
 from fcnseg.errors import OptionError
-from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.inference import infer
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import read_raw_labels
 from fcnseg.media.video import VideoWriter
 from fcnseg.metrics import Confusion, Report
+from fcnseg.models.preprocess import Preprocess
 from fcnseg.runtime.engines import Engine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.steady import SteadyEngine

@@ -7,8 +7,8 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import IMAGENET
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import IMAGENET
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import Learner, Stepper

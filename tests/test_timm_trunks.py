@@ -8,10 +8,10 @@ from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MissingExtra, OptionError
-from fcnseg.fcn.backbones import build_backbone
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.timm_trunks import _offsets
+from fcnseg.models.backbones import build_backbone
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.timm_trunks import _offsets
 from fcnseg.runtime.folding import joined
 
 

@@ -21,9 +21,9 @@ from fcnseg.data.layouts import describe
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
 from fcnseg.evaluation import evaluate
 from fcnseg.events import EpochDone, Event, Note, Progress
-from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.media.images import read_image, resize_image
 from fcnseg.media.labels import write_labels
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.segmenter import load
 from fcnseg.training import TrainResult, train
 from fcnseg.training.step import Stepper

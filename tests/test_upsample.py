@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnseg.fcn.upsample import LearnedUpsample, Upsample, bilinear_kernel, make_upsample
+from fcnseg.models.upsample import LearnedUpsample, Upsample, bilinear_kernel, make_upsample
 
 FACTORS = (2, 4, 8, 16, 32)
 

@@ -8,7 +8,7 @@ import torch
 
 from fcnseg.errors import CheckpointError
 from fcnseg.events import Event, Progress
-from fcnseg.fcn.weights import download, read_state
+from fcnseg.models.weights import download, read_state
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from running import circumstances, data_folder, progress, said, trunk_start
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.layouts import describe, split_sizes
 from fcnseg.evaluation import EvalResult, evaluate
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training import train
 from fcnseg.training.runs import Run
 

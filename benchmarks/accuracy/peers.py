@@ -22,13 +22,13 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.check import examine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.events import Listener, Note
-from fcnseg.fcn._torchvision import models  # before other packages import torchvision
-from fcnseg.fcn.backbones import build_backbone, find_trunk, load_pretrained
-from fcnseg.fcn.ladder import FCN, ModelSpec, crop, pad_to_multiple, size_of
-from fcnseg.fcn.lite import from_wheel
-from fcnseg.fcn.preprocess import Preprocess
-from fcnseg.fcn.spec import PUBLISHED
-from fcnseg.fcn.weights import State
+from fcnseg.models._torchvision import models  # before other packages import torchvision
+from fcnseg.models.backbones import build_backbone, find_trunk, load_pretrained
+from fcnseg.models.ladder import FCN, ModelSpec, crop, pad_to_multiple, size_of
+from fcnseg.models.lite import from_wheel
+from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import PUBLISHED
+from fcnseg.models.weights import State
 from fcnseg.runtime.ranks import join_ranks
 from fcnseg.training.parts import Parts
 from fcnseg.training.runs import Run, new_run

@@ -26,8 +26,8 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.layouts import describe, split_pairs, split_sizes
 from fcnseg.errors import TrainingError
 from fcnseg.events import EpochDone, Event, Listener, Note, nobody
-from fcnseg.fcn.backbones import find_trunk
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.backbones import find_trunk
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
 from fcnseg.training import train
 from fcnseg.training.plan import Plan

@@ -18,8 +18,8 @@ from fcnseg.data.description import Description
 from fcnseg.data.layouts import split_pairs
 from fcnseg.data.mixing import MIXES
 from fcnseg.data.readers import read_sample
-from fcnseg.fcn.preprocess import IMAGENET, Preprocess
 from fcnseg.media.geometry import use_one_thread
+from fcnseg.models.preprocess import IMAGENET, Preprocess
 
 MEMORY_SHARE = 0.25
 """Of the machine's memory that decoded pictures may take, all workers together."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fcnseg.errors import CheckpointError, FcnsegError, MediaError
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.formats import FORMATS
 from fcnseg.runtime.parity import SIZES, Parity, Run, compare

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import lift_of
-from fcnseg.fcn.upsample import Upsample
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import lift_of
+from fcnseg.models.upsample import Upsample
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
@@ -27,8 +27,8 @@ from fcnseg.runtime.device import autocast, precision_name
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 
 if TYPE_CHECKING:
-    from fcnseg.fcn.ladder import FCN
-    from fcnseg.fcn.preprocess import Preprocess
+    from fcnseg.models.ladder import FCN
+    from fcnseg.models.preprocess import Preprocess
 
 Images = NDArray[np.uint8]
 Size = tuple[int, int]

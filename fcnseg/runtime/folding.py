@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fcnseg.fcn.lite import SameConv2d
+from fcnseg.models.lite import SameConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 

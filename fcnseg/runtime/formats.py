@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
-from fcnseg.fcn.checkpoint import KEY, Checkpoint
+from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.runtime.engines import SCORES
 from fcnseg.runtime.folding import fold_batch_norms
 from fcnseg.runtime.onnx_engine import OnnxEngine

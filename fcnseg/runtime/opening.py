@@ -16,7 +16,7 @@ from fcnseg.config import EngineName
 from fcnseg.data.cache import cache_folder
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.events import Listener, Note
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.device import resolve_device, resolve_precision
 from fcnseg.runtime.engines import Engine, TorchEngine

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fcnseg.errors import CheckpointError
-from fcnseg.fcn.checkpoint import KEY, Checkpoint
+from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.engines import Images, first_line
 from fcnseg.runtime.formats import PRECISION, quiet, require

@@ -22,12 +22,12 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import EngineName
 from fcnseg.errors import OptionError
 from fcnseg.events import Listener, nobody
-from fcnseg.fcn.checkpoint import find_model
-from fcnseg.fcn.preprocess import Preprocess
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.images import resize_image
 from fcnseg.media.sources import open_source
 from fcnseg.media.stages import abreast, groups
+from fcnseg.models.checkpoint import find_model
+from fcnseg.models.preprocess import Preprocess
 from fcnseg.runtime.engines import Engine, Size, TorchEngine
 from fcnseg.runtime.opening import Wish, open_engine
 from fcnseg.runtime.steady import SteadyEngine, check_moving

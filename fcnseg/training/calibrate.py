@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fcnseg.classes import IGNORE
 from fcnseg.data.dataset import SegmentationDataset
-from fcnseg.fcn.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.start import class_axes
 
 IMAGES, PIXELS = 64, 4000

@@ -14,8 +14,8 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.events import EpochDone, Event, Listener, Note, Progress
-from fcnseg.fcn.checkpoint import Checkpoint
 from fcnseg.metrics import Report
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.plan import Plan
 from fcnseg.training.runs import Run
 from fcnseg.training.signals import StopWish

@@ -16,9 +16,9 @@ from fcnseg.data.suggest import suggest_epochs
 from fcnseg.errors import OptionError
 from fcnseg.evaluation import labels_of, score
 from fcnseg.events import Listener, Note
-from fcnseg.fcn.checkpoint import Checkpoint
-from fcnseg.fcn.ladder import FCN
 from fcnseg.metrics import Report
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN
 from fcnseg.runtime.device import precision_name, resolve_precision
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.folding import joined

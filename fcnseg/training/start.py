@@ -14,11 +14,11 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.events import Listener, Note
-from fcnseg.fcn.backbones import load_pretrained
-from fcnseg.fcn.checkpoint import Checkpoint, find_model
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import Preprocess
-from fcnseg.fcn.spec import PUBLISHED
+from fcnseg.models.backbones import load_pretrained
+from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import PUBLISHED
 
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.fcn.ladder import FCN, crop, size_of
-from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.models.ladder import FCN, crop, size_of
+from fcnseg.models.preprocess import Preprocess
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
 from fcnseg.runtime.engines import first_line

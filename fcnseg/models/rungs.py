@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fcnseg.fcn.spec import ModelSpec
+from fcnseg.models.spec import ModelSpec
 
 AT_ONCE = {16: 0.01, 8: 0.0001}
 """What the at-once original multiplies pool4 and pool3 by; ours go on with pool3's."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.fcn.backbones import Features
-from fcnseg.fcn.preprocess import Preprocess
+from fcnseg.models.backbones import Features
+from fcnseg.models.preprocess import Preprocess
 
 BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
 """Its mean, subtracted on 0..255; in our order (RGB), the network swaps."""

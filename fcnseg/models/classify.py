@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
 from fcnseg.events import Listener, nobody
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.backbones import Backbone, find_trunk, started
-from fcnseg.fcn.ladder import crop, pad_to_multiple, size_of
-from fcnseg.fcn.trunks import TRUNKS
-from fcnseg.fcn.upsample import upsample
+from fcnseg.models._torchvision import models
+from fcnseg.models.backbones import Backbone, find_trunk, started
+from fcnseg.models.ladder import crop, pad_to_multiple, size_of
+from fcnseg.models.trunks import TRUNKS
+from fcnseg.models.upsample import upsample
 
 
 class DenseClassifier(nn.Module):
@@ -49,7 +49,7 @@ def dense_classifier(
 ) -> DenseClassifier:
     """A trunk of the table with its classifier, in evaluation mode.
 
-    weights: as for fcnseg.fcn.backbones.load_pretrained, but with the classifier's layers.
+    weights: as for fcnseg.models.backbones.load_pretrained, but with the classifier's layers.
     Raises OptionError for a trunk without a classifier, CheckpointError for weights that
     can't be had.
     """

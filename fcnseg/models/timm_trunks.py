@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.fcn import _torchvision  # noqa: F401 - timm imports torchvision, ours comes first
-from fcnseg.fcn.alignment import linearised, measured
-from fcnseg.fcn.backbones import Features
-from fcnseg.fcn.preprocess import Preprocess
-from fcnseg.fcn.weights import State, first_line
+from fcnseg.models import _torchvision  # noqa: F401 - timm imports torchvision, ours comes first
+from fcnseg.models.alignment import linearised, measured
+from fcnseg.models.backbones import Features
+from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.weights import State, first_line
 
 STRIDES = (2, 4, 8, 16, 32)
 

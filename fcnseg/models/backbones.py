@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.events import Listener, nobody
-from fcnseg.fcn.alignment import offsets
-from fcnseg.fcn.dilation import dilate
-from fcnseg.fcn.preprocess import Preprocess
-from fcnseg.fcn.trunks import TRUNKS, Trunk
-from fcnseg.fcn.weights import State, first_line, read_state
+from fcnseg.models.alignment import offsets
+from fcnseg.models.dilation import dilate
+from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.trunks import TRUNKS, Trunk
+from fcnseg.models.weights import State, first_line, read_state
 
 BACKBONES: tuple[str, ...] = tuple(TRUNKS)
 """The names of the table; timm:NAME is known beside them, with the extra."""
@@ -28,7 +28,7 @@ class Features(nn.Module):
     """What every trunk is to the ladder.
 
     channels: stride -> channels of its feature map, from fine to coarse.
-    offsets: stride -> the pixel that cell 0 sits at (fcnseg.fcn.alignment).
+    offsets: stride -> the pixel that cell 0 sits at (fcnseg.models.alignment).
     preprocess: what its pretrained weights were fed with.
     stride: input sizes must be multiples of it.
     stages: stride -> the part of the trunk that ends there.
@@ -85,7 +85,7 @@ def build_backbone(name: str, output_stride: int = 32) -> Features:
     output_stride: 32, or 16 or 8 by dilation where the trunk allows it.
     """
     if name.startswith("timm:"):
-        from fcnseg.fcn.timm_trunks import TimmBackbone
+        from fcnseg.models.timm_trunks import TimmBackbone
 
         return TimmBackbone(name, output_stride)
     trunk = find_trunk(name)
@@ -150,7 +150,7 @@ def _state(name: str, weights: str | Path, listener: Listener) -> State | None:
         return read_state(Path(weights))
     try:
         if name.startswith("timm:"):
-            from fcnseg.fcn.timm_trunks import pretrained_state
+            from fcnseg.models.timm_trunks import pretrained_state
 
             return pretrained_state(name)
         official = find_trunk(name).official

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import OptionError
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.backbones import Features
-from fcnseg.fcn.preprocess import IMAGENET, Preprocess
-from fcnseg.fcn.pytorch_fcn import BGR, KINDS, OriginalLadder, OriginalVGG
-from fcnseg.fcn.spec import PUBLISHED, ModelSpec
-from fcnseg.fcn.weights import State
+from fcnseg.models._torchvision import models
+from fcnseg.models.backbones import Features
+from fcnseg.models.preprocess import IMAGENET, Preprocess
+from fcnseg.models.pytorch_fcn import BGR, KINDS, OriginalLadder, OriginalVGG
+from fcnseg.models.spec import PUBLISHED, ModelSpec
+from fcnseg.models.weights import State
 
 SHORT_SIDE = 520
 """What torchvision's segmentation weights were trained and evaluated at."""

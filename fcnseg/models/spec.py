@@ -13,7 +13,7 @@ from fcnseg.errors import InputError, OptionError
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
-"""The decoder of a network that is somebody else's as a whole (fcnseg.fcn.published)."""
+"""The decoder of a network that is somebody else's as a whole (fcnseg.models.published)."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "decoder": (*get_args(Decoder), PUBLISHED),
@@ -29,7 +29,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 class ModelSpec:
     """A network's shape.
 
-    backbone: a name of fcnseg.fcn.backbones.BACKBONES, or timm:NAME.
+    backbone: a name of fcnseg.models.backbones.BACKBONES, or timm:NAME.
     num_classes: K, 1..255.
     decoder: how far down the ladder goes.
     fuse: what meets at a rung: score (the paper: 1x1 scores are summed), feature (`width`

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.fcn.upsample import LearnedUpsample
+from fcnseg.models.upsample import LearnedUpsample
 
 Alignment = Literal["centre", "corner", "same"]
 

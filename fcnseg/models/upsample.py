@@ -1,7 +1,7 @@
 """Bilinear upsampling that knows where the cells of a score map sit.
 
 A map is upsampled by a factor onto a finer grid, on which its cell i sits at output
-factor * i + shift (fcnseg.fcn.alignment). An output lies at a fraction between two cells;
+factor * i + shift (fcnseg.models.alignment). An output lies at a fraction between two cells;
 beyond the outermost cells the nearest one's value holds, as in
 `interpolate(align_corners=False)`, which the centred case equals everywhere.
 """

@@ -1,7 +1,7 @@
 """The table of trunks: a line each.
 
 A trunk is a classifier's network up to where it pools: a row of modules, cut into stages
-wherever the stride grows (fcnseg.fcn.backbones).
+wherever the stride grows (fcnseg.models.backbones).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
 from fcnseg.events import Listener
-from fcnseg.fcn._torchvision import models
-from fcnseg.fcn.alignment import Alignment
-from fcnseg.fcn.convolutionize import fully_connected, split_last
-from fcnseg.fcn.lite import EfficientNetLite, from_wheel
-from fcnseg.fcn.preprocess import IMAGENET, LITE, Preprocess
-from fcnseg.fcn.weights import State, download, read_state
+from fcnseg.models._torchvision import models
+from fcnseg.models.alignment import Alignment
+from fcnseg.models.convolutionize import fully_connected, split_last
+from fcnseg.models.lite import EfficientNetLite, from_wheel
+from fcnseg.models.preprocess import IMAGENET, LITE, Preprocess
+from fcnseg.models.weights import State, download, read_state
 
 
 def known_keys(state: State, model: nn.Module) -> dict[str, Tensor]:

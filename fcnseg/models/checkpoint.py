@@ -24,10 +24,10 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, InputError, OptionError
 from fcnseg.events import Listener, nobody
-from fcnseg.fcn.ladder import FCN, ModelSpec
-from fcnseg.fcn.preprocess import Preprocess
-from fcnseg.fcn.published import NAMES, official_url, recognised, voc_classes
-from fcnseg.fcn.weights import download, first_line, read_state
+from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
+from fcnseg.models.weights import download, first_line, read_state
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
@@ -40,7 +40,7 @@ TORCH_SUFFIXES = (".pth", ".pt")
 
 BEST = "best.safetensors"
 
-SHIPPED = Path(__file__).parent.parent / "models"
+SHIPPED = Path(__file__).parent / "zoo"
 """Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
 
 _TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.fcn.backbones import Features, build_backbone
-from fcnseg.fcn.published import published_parts
-from fcnseg.fcn.rungs import conv_bn, make_detail, make_rung, make_scores
-from fcnseg.fcn.spec import PUBLISHED, ModelSpec
-from fcnseg.fcn.upsample import Upsample, make_upsample, upsample
+from fcnseg.models.backbones import Features, build_backbone
+from fcnseg.models.published import published_parts
+from fcnseg.models.rungs import conv_bn, make_detail, make_rung, make_scores
+from fcnseg.models.spec import PUBLISHED, ModelSpec
+from fcnseg.models.upsample import Upsample, make_upsample, upsample
 
 __all__ = ["FCN", "Ladder", "ModelSpec"]
 
