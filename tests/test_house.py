@@ -20,7 +20,7 @@ ROOMS = [
     {"runtime"},
     {"data"},
     {"metrics", "models", "media"},
-    {"config", "events", "frames", "classes"},
+    {"config", "events", "frames", "classes", "files", "signals"},
     {"errors"},
 ]
 # The package's own __init__ hands out names from everywhere; it is asked for the version only.

@@ -147,14 +147,14 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     write_image(path, CORNERS)
     before = path.read_bytes()
 
-    def full_disk(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(MediaError, match="No space left"):
-        write_image(path, NOISE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: FullDisk())
+        with pytest.raises(MediaError, match="No space left"):
+            write_image(path, NOISE)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.png"]
 

@@ -7,8 +7,6 @@ the formats OpenCV was built without. Colour profiles are not looked at.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
+from fcnseg.files import atomic_write
 from fcnseg.media._opencv import cv2
 
 IMAGE_SUFFIXES = frozenset({
@@ -145,13 +144,11 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary name beside it, then a rename."""
+    """Write a file complete or not at all; MediaError when it can't be written."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_beside(path) as temporary:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+        with atomic_write(path) as file:
+            file.write(data)
     except OSError as error:
         raise cannot_write(path, error) from None
 
@@ -162,30 +159,6 @@ def cannot_write(path: str | Path, error: OSError) -> MediaError:
         f"Can't write {path}: {error.strerror or error}.",
         hint="is there space on the disk, and may you write there?",
     )
-
-
-class temporary_beside:  # noqa: N801  (used like a function, as contextlib's own)
-    """A context with a free temporary path beside `path`, removed at the end if it is there.
-
-    The name keeps the suffix (encoders choose by it) and starts with a dot.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        number, name = tempfile.mkstemp(
-            prefix=f".{self.path.stem[:40]}-", suffix=self.path.suffix, dir=self.path.parent
-        )
-        os.close(number)
-        self.temporary = Path(name)
-        umask = os.umask(0)  # mkstemp makes private files; ours are like any other
-        os.umask(umask)
-        self.temporary.chmod(0o666 & ~umask)
-        return self.temporary
-
-    def __exit__(self, *exception: object) -> None:
-        self.temporary.unlink(missing_ok=True)
 
 
 def _decode(data: bytes) -> NDArray[np.generic] | None:

@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.files import partial, temporary_beside
 from fcnseg.frames import Frame, Prediction
-from fcnseg.media.images import cannot_write, temporary_beside
+from fcnseg.media.images import cannot_write
 from fcnseg.media.polygons import compressed, run_lengths
 
 
@@ -78,7 +79,6 @@ class CocoSink:
         self._count = 0
         self._stack = contextlib.ExitStack()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = self._stack.enter_context(temporary_beside(path))
             self._file = self._stack.enter_context(self._temporary.open("w", encoding="utf-8"))
         except OSError as error:
@@ -100,15 +100,15 @@ class CocoSink:
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish the file; its path."""
-        del complete
+        path = self._path if complete or not self._path.exists() else partial(self._path)
         names = enumerate(self._classes.names)
         categories = [{"id": i + 1, "name": name} for i, name in names]
         rest = json.dumps(self._images), json.dumps(categories)
         with self._stack:
             self._file.write(f'\n],"images":{rest[0]},"categories":{rest[1]}}}\n')
             self._file.close()
-            self._temporary.replace(self._path)
-        return [self._path]
+            self._temporary.replace(path)
+        return [path]
 
     def _add(self, image: int, index: int, mask: Any, area: int) -> None:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

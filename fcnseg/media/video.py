@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
+from fcnseg.files import partial, temporary_beside
 from fcnseg.media._opencv import cv2
 from fcnseg.media.encoders import FOURCC, Encoder, has_pyav, open_encoder
-from fcnseg.media.images import cannot_write, resize_image, temporary_beside
+from fcnseg.media.images import cannot_write, resize_image
 
 _FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate
 _USUAL = Fraction(25)
@@ -203,13 +204,12 @@ class VideoWriter:
             _verify(self._temporary, self._encoder.written)
             target = self.path
             if not complete and target.exists():
-                target = target.with_name(f"{target.stem}.partial{target.suffix}")
+                target = partial(target)
             self._temporary.replace(target)
             return target
 
     def _make_temporary(self) -> Path:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._stack.enter_context(temporary_beside(self.path))
         except OSError as error:
             raise cannot_write(self.path, error) from None

@@ -7,7 +7,6 @@ is ever executed.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
@@ -24,6 +23,7 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, InputError, OptionError
 from fcnseg.events import Listener, nobody
+from fcnseg.files import atomic_write
 from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.models.preprocess import Preprocess
 from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
@@ -123,9 +123,9 @@ class Checkpoint:
         path = Path(path)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.weights.items()}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             data = safetensors.torch.save(weights, metadata={KEY: self.header_json()})
-            _replace(path, data)
+            with atomic_write(path, sync=True) as file:
+                file.write(data)
         except OSError as error:
             raise CheckpointError(f"Can't write {path}: {error.strerror or error}.") from error
         return path
@@ -241,21 +241,6 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
     troubles += sorted(wrong)[:1]
     if troubles:
         raise CheckpointError(f"The weights do not fit the network: {'; '.join(troubles)}.")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _what_else(path: Path) -> str:

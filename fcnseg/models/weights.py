@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fcnseg.errors import CheckpointError
 from fcnseg.events import Listener, Progress, nobody
+from fcnseg.files import atomic_write
 
 State = Mapping[str, Tensor]
 
@@ -53,37 +53,29 @@ def download(url: str, listener: Listener = nobody) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         return path
-    partial = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = _fetch(url, partial, listener)
-        _check_digest(name, digest)
-        partial.replace(path)
+        with atomic_write(path) as file:
+            _check_digest(name, _fetch(url, file, name, listener))
     except OSError as error:  # URLError is one
         raise CheckpointError(
             f"{name} could not be downloaded from {url}: {first_line(error)}.",
             hint=f"go online once, or put the file into {path.parent}",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return path
 
 
-def _fetch(url: str, path: Path, listener: Listener) -> str:
-    """Write the file; its SHA-256."""
+def _fetch(url: str, file: BinaryIO, name: str, listener: Listener) -> str:
+    """Write what is at an address to a file; its SHA-256."""
     digest = hashlib.sha256()
     done = 0
-    with urllib.request.urlopen(url, timeout=30) as answer, path.open("wb") as file:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         length = answer.headers.get("Content-Length")
         total = int(length) if length else None
         while chunk := answer.read(CHUNK):
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)
-            listener(
-                Progress(f"downloading {path.name[1:].rsplit('.', 2)[0]}", done, total, "bytes")
-            )
+            listener(Progress(f"downloading {name}", done, total, "bytes"))
     if total is not None and done != total:
         raise OSError(f"the connection ended after {done} of {total} bytes")
     return digest.hexdigest()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fcnseg.errors import CheckpointError, FcnsegError, MediaError
+from fcnseg.files import folder_beside
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.formats import FORMATS
@@ -47,9 +47,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     What was written beside it comes along, before it. MediaError where the system refuses.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-            written = Path(folder) / path.name
+        with folder_beside(path) as folder:
+            written = folder / path.name
             yield written
             for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
                 part.replace(path.parent / part.name)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fcnseg.errors import CheckpointError
+from fcnseg.files import folder_beside
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.runtime.convert import convert
 from fcnseg.runtime.engines import Images, first_line
@@ -45,8 +45,8 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
             picture = next(self._left, None)
             return None if picture is None else {"images": picture}
 
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        whole, prepared, rounded = (Path(folder) / f"{n}.onnx" for n in ("f32", "ready", "int8"))
+    with folder_beside(path) as folder:
+        whole, prepared, rounded = (folder / f"{n}.onnx" for n in ("f32", "ready", "int8"))
         convert(checkpoint, whole, "onnx")
         logging.disable(logging.WARNING)  # it asks for a preparation that was just made
         try:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
+from fcnseg.files import atomic_write, sync_folder
 
 RUNS = Path("runs")
 
@@ -189,28 +190,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     InputError when the disk does not take it; the old file is then still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic_write(path, sync=True) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(
             f"Can't write {path}: {error.strerror}.", hint="is the disk full or read-only?"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last; Windows can't open folders and does not need it."""
-    if os.name == "posix":
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

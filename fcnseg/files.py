@@ -1,0 +1,150 @@
+"""Files: written complete or not at all, with the permissions that the umask gives.
+
+What is being written has a hidden name beside its own. A lock says that somebody still writes
+it, so that what a killed process has left is known and removed by the next one that writes there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and nothing left behind is removed
+    fcntl = None  # type: ignore[assignment]
+
+# Another machine's locks can't be seen on every network drive: its files are left alone.
+_MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
+_LONGEST = 60
+"""Bytes of a name that its temporary one keeps: file systems allow 255."""
+
+_looked_through: set[Path] = set()
+
+
+@contextmanager
+def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write bytes to, which gets its name when the block ends without an error.
+
+    Until then a file of that name stays as it is. sync: it is on the disk before it gets its
+    name. Makes the folder; OSError as the system raises it.
+    """
+    with temporary_beside(path) as temporary:
+        with temporary.open("wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A new, empty, hidden file beside `path`, with its suffix; removed at the end if still there.
+
+    For what can't be written through a file object; whoever writes it renames it.
+    """
+    with _beside(path, _create_file) as temporary:
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """The same as a folder, with whatever is left in it."""
+    with _beside(path, Path.mkdir) as temporary:
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename itself last; Windows can't open folders and does not need it."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def partial(path: Path) -> Path:
+    """What an incomplete file is called where there is a complete one: out.partial.mp4."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _create_file(path: Path) -> None:
+    # The kernel takes the umask off; to ask for it, a process would have to change it for all
+    # of its threads.
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+@contextmanager
+def _beside(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """A new name beside `path`, created and held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(path.parent)
+    stem = os.fsencode(path.stem)[:_LONGEST].decode(errors="ignore")
+    suffix = path.suffix if len(path.suffix) < 16 else ""
+    held = None
+    while held is None:
+        temporary = path.with_name(f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}")
+        with suppress(FileExistsError):
+            create(temporary)
+            held = _hold(temporary)
+    try:
+        yield temporary
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _hold(path: Path) -> int | None:
+    """Lock what was just created, until the number is closed; -1 where that can't be done.
+
+    None when it was taken for something left behind, and removed, before it was locked.
+    """
+    if fcntl is None:
+        return -1
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(number, fcntl.LOCK_EX)
+    if path.exists():
+        return number
+    os.close(number)
+    return None
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what processes of this machine that are gone have left in a folder; looks once."""
+    if fcntl is None or folder in _looked_through:
+        return
+    _looked_through.add(folder)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if entry.name.startswith(".")]:
+            if _MARK in entry.name:
+                with suppress(OSError):
+                    _remove_unless_held(Path(entry.path))
+
+
+def _remove_unless_held(path: Path) -> None:
+    """OSError when somebody holds it, or nobody can tell."""
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        os.close(number)
