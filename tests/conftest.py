@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,28 @@ import pytest
 import torch
 
 from fcnseg.config import TrainConfig
+from fcnseg.runtime.device import AUTO_PRECISION
 
-TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 16, "workers": 0, "device": "cpu"}
-"""Options that make a training small enough for a test."""
+TINY = {
+    "backbone": "tiny", "backbone_weights": "none", "width": 16, "workers": 0, "device": "cpu",
+    "precision": "f32",
+}  # fmt: skip
+"""Options that make a training small enough for a test, and the same on every processor."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--auto-precision",
+        choices=["f32", "bf16"],
+        help="what precision auto is, whatever the processor (torch emulates bf16 elsewhere)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The environment, so that the processes that tests start see it, too."""
+    forced = config.getoption("--auto-precision")
+    if forced:
+        os.environ[AUTO_PRECISION] = forced
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,12 +12,15 @@ from fcnseg.media.images import write_image
 from fcnseg.runtime.parity import sample_images
 
 
-def test_everything_is_measured(random_model: Path):
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_everything_is_measured(random_model: Path, precision: str):
     heard = []
-    config = BenchConfig(model=str(random_model), size=(64, 96), frames=6, batch=2, device="cpu")
+    config = BenchConfig(
+        model=str(random_model), size=(64, 96), frames=6, batch=2, device="cpu", precision=precision
+    )
     result = bench(config, heard.append)
     told = json.loads(json.dumps(result.as_dict()))
-    assert (told["engine"], told["precision"], told["device"]) == ("torch", "f32", "cpu")
+    assert (told["engine"], told["precision"], told["device"]) == ("torch", precision, "cpu")
     assert (told["size"], told["frames"], told["batch"]) == ([64, 96], 6, 2)
     for name in ("end_to_end_fps", "model_fps", "limit_fps", "ratio"):
         assert told[name] > 0

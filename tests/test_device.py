@@ -3,7 +3,13 @@ import torch
 
 from fcnseg.errors import OptionError
 from fcnseg.runtime import device as module
-from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
+from fcnseg.runtime.device import (
+    AUTO_PRECISION,
+    autocast,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -50,6 +56,7 @@ def test_mps_that_is_not_here(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("hardware", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_on_a_cpu_needs_hardware(monkeypatch, hardware: bool, wanted: torch.dtype) -> None:
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
     monkeypatch.setattr(module, "_cpu_multiplies_bf16", lambda: hardware)
     assert resolve_precision("auto", CPU) == wanted
 
@@ -58,11 +65,25 @@ def test_auto_on_a_cpu_needs_hardware(monkeypatch, hardware: bool, wanted: torch
     ("capability", "wanted"), [((8, 0), torch.bfloat16), ((7, 5), torch.float16)]
 )
 def test_auto_on_cuda(monkeypatch, capability, wanted) -> None:
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve_precision("auto", torch.device("cuda")) == wanted
 
 
-def test_precisions_by_name() -> None:
+@pytest.mark.parametrize("hardware", [True, False])
+def test_the_environment_says_what_auto_is(monkeypatch, hardware: bool) -> None:
+    monkeypatch.setattr(module, "_cpu_multiplies_bf16", lambda: hardware)
+    for name, wanted in (("bf16", torch.bfloat16), ("f32", torch.float32)):
+        monkeypatch.setenv(AUTO_PRECISION, name)
+        assert resolve_precision("auto", CPU) == wanted
+        assert resolve_precision("f32", CPU) == torch.float32, "what is asked for comes first"
+    monkeypatch.setenv(AUTO_PRECISION, "f8")
+    with pytest.raises(OptionError, match="f8"):
+        resolve_precision("auto", CPU)
+
+
+def test_precisions_by_name(monkeypatch) -> None:
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
     assert resolve_precision("auto", torch.device("mps")) == torch.float32
     for name in ("f32", "bf16"):
         assert precision_name(resolve_precision(name, CPU)) == name

@@ -1,16 +1,22 @@
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.models.lite import SameConv2d
+from fcnseg.models.upsample import LearnedUpsample
 from fcnseg.runtime import folding
+from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.folding import (
     FusedConvolution,
     fold_batch_norms,
     fuse_activations,
     joined,
 )
+from fcnseg.runtime.parity import sample_images
 
 
 def stirred(network: nn.Module) -> nn.Module:
@@ -224,3 +230,37 @@ def test_other_devices_and_arithmetics_keep_their_activations():
     assert kinds(network)[1:] == [nn.Conv2d, nn.Sequential, nn.ReLU]
     joined(network, device=torch.device("cpu"), precision=torch.float32)
     assert kinds(network)[1:] == [FusedConvolution, nn.Sequential, nn.Identity]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"decoder": "fcn4s", "fuse": "score"},
+        {"decoder": "fcn8s", "fuse": "score", "upsample": "learned"},
+        {"decoder": "fcn8s", "fuse": "concat", "upsample": "learned"},
+        {"decoder": "fcn4s", "fuse": "feature", "upsample": "subpixel"},
+    ],
+)
+def test_in_bf16_the_order_of_classes_decides_nothing(shape: dict[str, str]):
+    """bf16 scores are often equal, and then the first class would win."""
+    torch.manual_seed(0)
+    spec, order = ModelSpec(backbone="tiny", num_classes=4, width=32, **shape), [3, 0, 1, 2]
+    network = FCN(spec).eval()
+    for module in network.decoder.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.2)
+    moved = deepcopy(network)
+    for module in moved.decoder.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels == 4:
+            module.weight.data, module.bias.data = module.weight[order], module.bias[order]
+        elif isinstance(module, nn.ConvTranspose2d):
+            module.weight.data = module.weight[:, order]
+        elif isinstance(module, LearnedUpsample) and len(module.weight) == 4:
+            module.weight.data = module.weight[order][:, order]
+    images = sample_images((1, 96, 128), seed=0)
+    labels = []
+    for one in (network, moved):
+        joined(one, device=torch.device("cpu"), precision=torch.bfloat16)
+        engine = TorchEngine(one, network.backbone.preprocess, precision=torch.bfloat16)
+        labels.append(engine.labels(images)[0])
+    np.testing.assert_array_equal(np.array(order, np.uint8)[labels[1]], labels[0])

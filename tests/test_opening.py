@@ -35,7 +35,7 @@ def quick(exported_model: Path, monkeypatch) -> list[str]:
 
 
 def test_a_few_frames_are_not_worth_a_conversion(random_model, cache, quick):
-    engine, _ = open_engine(random_model, Wish(frames=10), [].append)
+    engine, _ = open_engine(random_model, Wish(precision="f32", frames=10), [].append)
     assert isinstance(engine, TorchEngine)
     assert not quick
 
@@ -72,12 +72,16 @@ def test_the_fastest_wins_and_is_remembered(
     left = iter(speeds)
     monkeypatch.setattr(race, "_frames_a_second", lambda engine: next(left))
     notes: list[Note] = []
-    first, _ = open_engine(random_model, Wish(frames=WORTH_CONVERTING), notes.append)
+    first, _ = open_engine(
+        random_model, Wish(precision="f32", frames=WORTH_CONVERTING), notes.append
+    )
     assert (first.name == "torch") == (expected == "torch")
     assert (
         f"fastest engine for random.safetensors on this machine is {first.name}" in notes[-1].text
     )
-    again, _ = open_engine(random_model, Wish(), notes.append)  # a few frames now: no new race
+    again, _ = open_engine(
+        random_model, Wish(precision="f32"), notes.append
+    )  # a few frames now: no new race
     assert again.name == first.name
     assert len(notes) == 2
 
@@ -89,7 +93,7 @@ def test_an_engine_with_other_answers_can_not_win(random_model, cache, quick, mo
 
     monkeypatch.setattr(opening, "OnnxEngine", Wrong)
     monkeypatch.setattr(race, "OTHERS", ("onnxruntime",))
-    engine, _ = open_engine(random_model, Wish(frames=WORTH_CONVERTING), [].append)
+    engine, _ = open_engine(random_model, Wish(precision="f32", frames=WORTH_CONVERTING), [].append)
     assert engine.name == "torch"
 
 
@@ -108,7 +112,7 @@ def test_a_broken_record_is_no_record(tmp_path, record, monkeypatch):
 def test_without_other_engines_there_is_no_race(random_model, cache, monkeypatch):
     for module in ("onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
-    engine, _ = open_engine(random_model, Wish(frames=10**6), [].append)
+    engine, _ = open_engine(random_model, Wish(precision="f32", frames=10**6), [].append)
     assert engine.name == "torch"
 
 

@@ -27,7 +27,7 @@ from fcnseg.events import Progress
 from fcnseg.runtime.ranks import join_ranks
 from fcnseg.training import train
 
-options, model, answer = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+options, (model, answer, precision) = json.loads(sys.argv[1]), sys.argv[2:]
 steps = 0
 
 def die_once(event):
@@ -37,7 +37,9 @@ def die_once(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 result = train(TrainConfig.make(options), die_once)
-scored = evaluate(EvalConfig(data=options["data"], model=model, device="cpu", batch=2))
+scored = evaluate(
+    EvalConfig(data=options["data"], model=model, device="cpu", batch=2, precision=precision)
+)
 if os.environ["RANK"] == "0":
     matrix = scored.report.matrix.tolist()
     told = {"epochs": result.epochs, "steps": steps, "matrix": matrix}
@@ -51,13 +53,25 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv there")
+@pytest.mark.parametrize(
+    ("precision", "loss_bound", "weight_bound"), [("f32", 1e-4, 1e-6), ("bf16", 5e-3, 1e-2)]
+)
 def test_two_processes_are_as_good_as_one(
-    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+    drawn_folder: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    precision: str,
+    loss_bound: float,
+    weight_bound: float,
 ) -> None:
-    """The same losses, the same evaluation, and a killed process is started again."""
+    """The same losses, the same evaluation, and a killed process is started again.
+
+    In bf16 the gradients of each half of a batch are rounded to 8 bits before they are added
+    (0.4 %). Bounds: of the losses, and of the distance of all weights relative to their norm.
+    """
     options = {
         **TINY, "data": str(drawn_folder), "crop": [64, 64], "batch": 7, "epochs": 2, "lr": 0.01,
-        "dropout": 0.0, "freeze_norm": True, "save_every": 0,
+        "dropout": 0.0, "freeze_norm": True, "save_every": 0, "precision": precision,
     }  # fmt: skip
     single = train(TrainConfig.make({**options, "out": tmp_path / "single"}))
     job, answer = tmp_path / "job.py", tmp_path / "answer.json"
@@ -66,7 +80,7 @@ def test_two_processes_are_as_good_as_one(
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            "--max-restarts=1", str(job), both, str(tiny_run), str(answer),
+            "--max-restarts=1", str(job), both, str(tiny_run), str(answer), precision,
         ],
         capture_output=True,
         text=True,
@@ -76,12 +90,15 @@ def test_two_processes_are_as_good_as_one(
     told = json.loads(answer.read_text())
     assert told["epochs"] == 2
     assert 0 < told["steps"] < 8, "the second start went on, it did not begin anew"
-    assert losses(tmp_path / "both") == pytest.approx(losses(single.run), abs=1e-4)
+    assert losses(tmp_path / "both") == pytest.approx(losses(single.run), abs=loss_bound)
     ours, theirs = (Checkpoint.load(tmp_path / n / "last.safetensors") for n in ("both", "single"))
-    for name, tensor in theirs.weights.items():
-        assert torch.allclose(ours.weights[name], tensor, atol=1e-4), name
-    alone = evaluate(EvalConfig(data=drawn_folder, model=str(tiny_run), device="cpu"))
-    assert (np.array(told["matrix"]) == alone.report.matrix).all()
+    learned = [name for name, _ in ours.build().named_parameters()]
+    both, alone = (torch.cat([c.weights[name].ravel() for name in learned]) for c in (ours, theirs))
+    assert (both - alone).norm() <= weight_bound * alone.norm()
+    scored = evaluate(
+        EvalConfig(data=drawn_folder, model=str(tiny_run), device="cpu", precision=precision)
+    )
+    assert (np.array(told["matrix"]) == scored.report.matrix).all()
 
 
 def test_one_process_needs_nobody() -> None:

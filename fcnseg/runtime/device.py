@@ -2,10 +2,14 @@
 
 Precision "auto" takes reduced precision only where it is both safe and faster: bf16 (or
 f16 with loss scaling on older cards) on CUDA; bf16 on CPUs that multiply it in hardware
-(AVX512-BF16 or AMX); f32 elsewhere, MPS included.
+(AVX512-BF16 or AMX); f32 elsewhere, MPS included. Where FCNSEG_AUTO_PRECISION is set, "auto" is
+what it says: on machines of different kinds the same labels, and tests that do not depend on the
+processor.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -13,6 +17,9 @@ from fcnseg.errors import OptionError
 
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 """The arithmetic by its name on the command line."""
+
+AUTO_PRECISION = "FCNSEG_AUTO_PRECISION"
+"""The environment variable that says what "auto" is: f32, bf16 or f16."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -57,6 +64,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
     OptionError when the name is unknown or the device can't do it.
     """
+    if name == "auto":
+        name = os.environ.get(AUTO_PRECISION) or "auto"
     if name == "auto":
         return _fastest_safe(device)
     if name not in PRECISIONS:

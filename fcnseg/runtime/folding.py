@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fcnseg.models.ladder import FCN
 from fcnseg.models.lite import SameConv2d
+from fcnseg.models.upsample import LearnedUpsample
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,9 +38,45 @@ def joined(network: Network, *, device: torch.device, precision: torch.dtype) ->
     """
     some = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
     network = fold_batch_norms(network, some)
-    if device.type == "cpu" and precision == torch.float32:
+    if precision == torch.float32 and device.type == "cpu":
         network = fuse_activations(network, some)
+    elif precision != torch.float32 and isinstance(network, FCN):
+        score_in_f32(network)
     return network
+
+
+def score_in_f32(network: FCN) -> None:
+    """Compute class scores in float32, in place, whatever autocast has the rest computed in.
+
+    bfloat16 keeps 8 bits: two classes would often have equal scores, and their order in the class
+    map would decide. The last layers are a small part of the work.
+    """
+    classes = network.spec.num_classes
+    scoring: dict[nn.Module, nn.Module] = {
+        module: InFloat32(module)
+        for module in network.decoder.modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.out_channels == classes
+    }
+    scoring |= {
+        module: InFloat32(module)
+        for module in network.decoder.modules()
+        if isinstance(module, LearnedUpsample) and len(module.weight) == classes
+    }
+    _replace(network, scoring)
+
+
+class InFloat32(nn.Module):
+    """A module whose inputs, sums and outputs are float32, under autocast, too."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, maps: Tensor, *rest: object) -> Tensor:
+        """What the module gives, in float32."""
+        with torch.autocast(maps.device.type, enabled=False):
+            answer: Tensor = self.module(maps.float(), *rest)
+        return answer
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> Network:
