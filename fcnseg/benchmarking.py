@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.config import BenchConfig
-from fcnseg.errors import OptionError
+from fcnseg.errors import Interrupted, OptionError
 from fcnseg.events import Listener, Progress, nobody
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.encoders import open_encoder
@@ -112,8 +112,16 @@ class BenchResult:
 def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
     """Time a model, each stage around it, and all of them together.
 
-    OptionError when the source is not a video file.
+    OptionError when the source is not a video file; Interrupted on Ctrl-C.
     """
+    try:
+        return _timed(config, listener)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("Stopped before everything was timed; there are no figures.") from None
+
+
+def _timed(config: BenchConfig, listener: Listener) -> BenchResult:
+    """Everything is in a temporary folder, which is removed."""
     segmenter = load(
         config.model,
         engine=config.engine,

@@ -29,6 +29,7 @@ from fcnseg.media.sources import Source
 from fcnseg.media.stages import Ahead, Behind, abreast, groups
 from fcnseg.media.window import WindowSink
 from fcnseg.runtime.together import Together
+from fcnseg.signals import held_back
 
 
 class Predictor(Protocol):
@@ -192,7 +193,7 @@ class Run:
             if outputs:
                 self._listener(Note(f"What was done is in {_listed(outputs)}", "warning"))
             raise
-        outputs = self._finish(complete=True)
+        outputs = self._completed()
         source, seconds = self._source, time.perf_counter() - self._began
         lost = len(source.failures) if source.kind == "folder" else 0
         return InferResult(
@@ -244,6 +245,16 @@ class Run:
         except OSError as error:
             raise _as_media_error(error) from None
         self._written += 1
+
+    def _completed(self) -> list[Path]:
+        """Finish all outputs before a request to stop is heard."""
+        outputs: list[Path] = []
+        try:
+            with held_back():
+                outputs = self._finish(complete=True)
+        except KeyboardInterrupt:
+            raise self._interrupted(outputs) from None
+        return outputs
 
     def _finish(self, *, complete: bool) -> list[Path]:
         """Close every sink; the first error is raised when all are closed."""

@@ -30,6 +30,7 @@ from fcnseg.media.pages import WIDEST, Tile, grey, heat_scale, page, signed_map,
 from fcnseg.media.sources import Source, open_source
 from fcnseg.media.video import VideoWriter
 from fcnseg.runtime.segmenter import Segmenter, load
+from fcnseg.signals import held_back
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -302,21 +303,22 @@ def _write_videos(
 ) -> tuple[int, list[Path]]:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
-    done, stopped = 0, False
-    with ExitStack() as stack:
-        try:
+    done = 0
+    try:
+        with ExitStack() as stack:
             for frame in source:
                 for name, image in artist.videos(frame):
-                    if name not in writers:
-                        writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
-                        writers[name] = stack.enter_context(writer)
-                    writers[name].write(image)
+                    with held_back():  # half a frame would spoil the video
+                        if name not in writers:
+                            writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
+                            writers[name] = stack.enter_context(writer)
+                        writers[name].write(image)
                 done += 1
                 listener(Progress("viz", done, source.count, "frames"))
-        except KeyboardInterrupt:
-            stopped = True
-    if stopped:
-        raise _interrupted(done, out)
+            with held_back():
+                stack.close()
+    except KeyboardInterrupt:
+        raise _interrupted(done, out) from None
     return done, [out / name for name in writers]
 
 

@@ -6,13 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from fcnseg.errors import FailedElsewhere, FcnsegError
+from fcnseg.signals import as_interrupts
 
 DEBUG = "FCNSEG_DEBUG"
 """The environment variable behind --debug: tracebacks are shown."""
@@ -20,9 +21,13 @@ DEBUG = "FCNSEG_DEBUG"
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr."""
+    """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
+
+    SIGTERM and SIGHUP do what Ctrl-C does.
+    """
     try:
-        yield
+        with as_interrupts():
+            yield
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_status) from None
     except FcnsegError as error:
@@ -48,11 +53,12 @@ def guard() -> Iterator[None]:
 
 
 def complain(message: str, hint: str) -> None:
-    """One message on stderr, the hint on a line of its own."""
+    """One message on stderr, the hint on a line of its own; none where nobody can see it."""
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-    if hint:
-        console.print(Text.assemble(("hint: ", "cyan"), hint), soft_wrap=True)
+    with suppress(OSError):  # the terminal is closed
+        console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        if hint:
+            console.print(Text.assemble(("hint: ", "cyan"), hint), soft_wrap=True)
 
 
 def _debug_trace() -> None:

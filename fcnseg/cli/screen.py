@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -50,18 +51,20 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        """Draw one event."""
-        match event:
-            case Note(text, level):
-                mark = ("warning: ", "yellow") if level == "warning" else ""
-                self._bar.console.print(Text.assemble(mark, text), soft_wrap=True)
-            case EpochDone():
-                self._bar.console.print(_epoch_line(event), soft_wrap=True)
-            case Progress():
-                self._draw(event)
+        """Draw one event; a terminal that was closed does not end the work."""
+        with suppress(OSError):
+            match event:
+                case Note(text, level):
+                    mark = ("warning: ", "yellow") if level == "warning" else ""
+                    self._bar.console.print(Text.assemble(mark, text), soft_wrap=True)
+                case EpochDone():
+                    self._bar.console.print(_epoch_line(event), soft_wrap=True)
+                case Progress():
+                    self._draw(event)
 
     def _draw(self, event: Progress) -> None:
         values = _values(event.values)

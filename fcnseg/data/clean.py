@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from fcnseg.data.layouts import Scanned
 from fcnseg.data.lookalikes import find_copies, find_lookalikes, find_videos
 from fcnseg.data.readers import read_stored
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.media.images import read_image, resize_labels, write_image
+from fcnseg.files import folder_beside
+from fcnseg.media.images import cannot_write, read_image, resize_labels, write_image
 from fcnseg.media.labels import write_labels
 from fcnseg.media.shapes import turn
 
@@ -52,10 +53,27 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
 
     Image files are copied as they are unless EXIF turns them; labels are turned or resized
     (nearest) to fit them. Pairs that can't be repaired, and training pictures that are also
-    scored on, are left out. OptionError when `out` is not empty.
+    scored on, are left out. The folder gets its name when it is complete. OptionError when `out`
+    is not empty; MediaError when it can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"--fix {out}: there is something there.", hint="name a new folder")
+    try:
+        with folder_beside(out) as folder:
+            cleaned = _write(seen, folder, tell)
+            if cleaned.written:
+                if out.is_dir():
+                    out.rmdir()  # empty: not every system lets a name be taken over
+                folder.rename(out)
+    except OSError as error:
+        if isinstance(error, MediaError):
+            raise
+        raise cannot_write(out, error) from None
+    return replace(cleaned, folder=out)
+
+
+def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
+    """Everything of a clean copy."""
     left_out = _leaked(seen)
     repaired: dict[str, str] = {}
     written = 0

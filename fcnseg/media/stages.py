@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
+from fcnseg.signals import held_back
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -207,7 +209,8 @@ class Behind(Generic[Item]):
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._line.end()
-        self._thread.join()
+        with held_back():  # else what it writes to would be closed under its hands
+            self._thread.join()
         if kind is None:
             self._raise()
 

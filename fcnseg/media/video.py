@@ -22,6 +22,7 @@ from fcnseg.files import partial, temporary_beside
 from fcnseg.media._opencv import cv2
 from fcnseg.media.encoders import FOURCC, Encoder, has_pyav, open_encoder
 from fcnseg.media.images import cannot_write, resize_image
+from fcnseg.signals import held_back
 
 _FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate
 _USUAL = Fraction(25)
@@ -192,12 +193,12 @@ class VideoWriter:
         """Finish, verify and name the file; its path, or None when no frame was written.
 
         complete: False says that frames are missing: an existing file is then kept, and this
-        one is named `.partial`.
+        one is named `.partial`. Ctrl-C is heard when a complete one has its name.
         """
         if self._closed:
             return None
         self._closed = True
-        with self._stack:
+        with held_back() if complete else contextlib.nullcontext(), self._stack:
             self._encoder.close()
             if not self.frames:
                 return None

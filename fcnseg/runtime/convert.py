@@ -12,6 +12,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.formats import FORMATS
 from fcnseg.runtime.parity import SIZES, Parity, Run, compare
+from fcnseg.signals import held_back
 
 
 def convert(
@@ -50,8 +51,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         with folder_beside(path) as folder:
             written = folder / path.name
             yield written
-            for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
-                part.replace(path.parent / part.name)
+            with held_back():  # they belong together
+                for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
+                    part.replace(path.parent / part.name)
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise

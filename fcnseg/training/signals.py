@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish to stop, granted when the step is done."""
+"""Ctrl-C, SIGTERM and SIGHUP: a wish to stop, granted when the step is done."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from fcnseg.signals import stop_signals
 
 
 class StopWish:
@@ -20,7 +22,7 @@ class StopWish:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in {signal.SIGINT, *stop_signals()}:
                 self._before[number] = signal.signal(number, self._note)
         return self
 

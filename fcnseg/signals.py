@@ -1,0 +1,86 @@
+"""Signals that ask a program to stop: SIGTERM and SIGHUP do what Ctrl-C does.
+
+Python turns Ctrl-C (SIGINT) into a KeyboardInterrupt and lets the other two end the process on
+the spot, with a video half-written. Only a main thread can handle signals: elsewhere nothing
+changes.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PAIR_SECONDS = 1.0
+"""A second SIGTERM or SIGHUP so soon is the same request: a terminal that is closed sends two, its
+own and its shell's. Ctrl-C is pressed by someone who means it."""
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Those there are here, without those that the process was told to ignore (nohup)."""
+    found = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [one for one in found if one is not None and signal.getsignal(one) != signal.SIG_IGN]
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -PAIR_SECONDS
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        del number, frame
+        now = time.monotonic()
+        if now - last >= PAIR_SECONDS:
+            last = now
+            raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in stop_signals()
+        if number != signal.SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """The block ends before a request to stop is heard; a second one is heard at once.
+
+    For what must not be left half-done: closing a file, waiting for a thread that uses it.
+    Signals that nobody handles are left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[tuple[int, float]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if not asked:
+            asked.append((number, now))
+        elif number == signal.SIGINT or now - asked[0][1] >= PAIR_SECONDS:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if asked:
+        signal.raise_signal(asked[0][0])
