@@ -134,7 +134,9 @@ class _Job:
         """Run the network on this process's frames: what came of it, and its warnings."""
         assert self._segmenter is not None, "the model is opened before"
         config, source = self._config, self._source
-        network = Network(self._segmenter, config.conf, self._each.needs_probabilities)
+        network = Network(
+            self._segmenter, config.conf, self._each.needs_probabilities, self._painter.only
+        )
         run = Run(
             source,
             network,
@@ -217,7 +219,7 @@ class _Job:
         made = functools.partial(Manifest, resume=config.skip_done, rank=self._together.rank)
         self._done = made(target.path, self._each.save, by)
         self._labels = Plan("folder", _beside(target), ("labels",))
-        by_labels = {**by, "drawn": [config.conf]}
+        by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
         self._kept = made(self._labels.path, ("labels",), by_labels) if later else None
 
     def _is_done(self, name: str, path: Path) -> bool:
@@ -310,7 +312,7 @@ def _only_shown(config: InferConfig) -> bool:
 
 
 def _only(config: InferConfig, classes: ClassMap) -> frozenset[int] | None:
-    """The class indices to draw; OptionError for a class there is not."""
+    """The class indices that are wanted; OptionError for a class there is not."""
     return frozenset(classes.index_of(name) for name in config.classes) or None
 
 

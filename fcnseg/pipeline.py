@@ -8,7 +8,7 @@ read ahead: it gives the newest frame only, so that what is shown is never older
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,11 +116,15 @@ Answer = Callable[[list[Frame]], list[Prediction]]
 
 @dataclass(frozen=True)
 class Network:
-    """A predictor's answers; pixels less certain than `conf` are labelled 255."""
+    """A predictor's answers; some pixels are labelled 255.
+
+    conf: those less certain than this. only: those of other classes than these; None: none.
+    """
 
     predictor: Predictor
     conf: float = 0.0
     probabilities: bool = False
+    only: Collection[int] | None = None
 
     def __call__(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each frame."""
@@ -129,7 +133,12 @@ class Network:
             confidence=self.conf > 0,
             probabilities=self.probabilities,
         )
-        return [_with_unknown(prediction, self.conf) for prediction in predictions]
+        sure = [_with_unknown(prediction, self.conf) for prediction in predictions]
+        if self.only is None:
+            return sure
+        kept = np.full(IGNORE + 1, IGNORE, np.uint8)
+        kept[list(self.only)] = list(self.only)
+        return [replace(prediction, labels=kept[prediction.labels]) for prediction in sure]
 
 
 @dataclass(frozen=True)

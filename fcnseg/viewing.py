@@ -201,7 +201,9 @@ class Artist:
         )
 
     def _answer(self, frame: Frame, labels: Labels, title: str, note: str = "") -> Tile:
-        drawn = overlay(frame.image, labels, self.segmenter.classes, alpha=self.alpha)
+        drawn = overlay(
+            frame.image, labels, self.segmenter.classes, alpha=self.alpha, only=self.chosen
+        )
         return Tile(drawn, title, note)
 
     def _rung_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:

@@ -161,6 +161,63 @@ def test_only_some_classes_are_drawn(tmp_path, folder):
         run(folder / "a.png", tmp_path / "out.png", classes=("tree",))
 
 
+CHOSEN = {"b", "d"}
+
+
+def _class_numbers(path: Path) -> set[int]:
+    return set(np.unique(read_raw_labels(path).values).tolist())
+
+
+def _colors(path: Path) -> set[tuple[int, ...]]:
+    return set(map(tuple, np.unique(read_image(path).reshape(-1, 3), axis=0).tolist()))
+
+
+def _color_of(*numbers: int) -> set[tuple[int, ...]]:
+    return {tuple(FakeSegmenter.classes.palette()[number].tolist()) for number in numbers}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "read", "expected"),
+    [
+        ("labels", "labels/a.png", _class_numbers, {1, 3, 255}),
+        ("color", "color/a.png", _colors, _color_of(1, 3, 255)),
+        (
+            "geojson", "geojson/a.geojson",
+            lambda p: {f["properties"]["class"] for f in json.loads(p.read_text())["features"]},
+            CHOSEN,
+        ),
+        (
+            "labelme", "labelme/a.json",
+            lambda p: {shape["label"] for shape in json.loads(p.read_text())["shapes"]}, CHOSEN,
+        ),
+        (
+            "coco", "coco.json",
+            lambda p: {a["category_id"] for a in json.loads(p.read_text())["annotations"]}, {2, 4},
+        ),
+        (
+            "probabilities", "probabilities/a.npz",
+            lambda p: set(zip(np.load(p)["classes"], np.load(p)["probabilities"][:, 0, 0], strict=True)),
+            {("b", 0.25), ("d", 0.25)},
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("conf", [0.0, 0.5])
+def test_classes_hold_for_every_output(tmp_path, folder, kind, file, read, expected, conf):
+    write_image(tmp_path / "a.png", picture(0))
+    run(tmp_path / "a.png", tmp_path / "out", save=(kind,), classes=("b", "3"), conf=conf)
+    assert read(tmp_path / "out" / file) == expected
+
+
+@pytest.mark.parametrize("skip_done", [False, True])
+def test_classes_hold_for_shares_too(tmp_path, folder, skip_done):
+    out = {"out": tmp_path / "out", "skip_done": True} if skip_done else {}
+    run(folder, shares=tmp_path / "s.jsonl", classes=("b",), **out)
+    for line in map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines()):
+        assert set(line["shares"]) == {"a", "b", "c", "d", "unknown"}
+        assert line["shares"]["a"] == line["shares"]["c"] == line["shares"]["d"] == 0
+        assert 0 < line["shares"]["b"] < 1
+
+
 # Videos
 
 

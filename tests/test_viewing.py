@@ -66,6 +66,17 @@ def test_classes_are_chosen_by_name_or_number(still, random_model, tmp_path):
         look(still, random_model, tmp_path, classes=("sheep",))
 
 
+def test_pages_show_the_chosen_classes_alone(still, random_model, tmp_path):
+    model = load(random_model)
+    found = np.unique(model.predict([read_image(still)])[0].labels)
+    assert len(found) > 1, "the model gives several classes, of which one is chosen"
+    chosen, other = found[:2].tolist()
+    look(still, random_model, tmp_path, classes=(str(chosen),), rungs=True, alpha=1.0)
+    for page in (tmp_path / "a picture").glob("*.png"):
+        drawn = read_image(page).reshape(-1, 3)
+        assert not (drawn == model.classes.colors[other]).all(1).any(), page.name
+
+
 def test_rungs_are_drawn(still, random_model, tmp_path):
     result = look(still, random_model, tmp_path, classes=("disk",), rungs=True)
     assert [path.stem for path in result.outputs][3:] == ["rungs", "rungs-01-disk"]

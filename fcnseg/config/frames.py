@@ -55,7 +55,7 @@ class InferConfig(Options):
     ] = 0.0
     classes: Annotated[
         tuple[str, ...],
-        Field(description="Draw only these classes, repeatable: names or numbers."),
+        Field(description="Only these classes, repeatable: names or numbers; others become 255."),
         Flag(("--class",)),
     ] = ()
     every: Annotated[int, Field(ge=1, description="Take every N-th frame.")] = 1

@@ -102,7 +102,7 @@ def open_sinks(
         done = functools.partial(manifest.add, file=source.file)
         sinks.append(FolderSink(target.path, each, painter, done=done))
     if "coco" in target.save:
-        sinks.append(CocoSink(target.path / "coco.json", painter.classes, only=painter.only))
+        sinks.append(CocoSink(target.path / "coco.json", painter.classes))
     return sinks
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +41,13 @@ class Region:
         return _area(self.outer) - sum(_area(hole) for hole in self.holes)
 
 
-def regions(
-    labels: NDArray[np.uint8], classes: ClassMap, *, only: Collection[int] | None = None
-) -> Iterator[Region]:
+def regions(labels: NDArray[np.uint8], classes: ClassMap) -> Iterator[Region]:
     """The connected parts of each class of uint8 (H, W) labels (touching corners connect)."""
     for index in range(len(classes)):
-        if only is None or index in only:
-            yield from _regions_of(index, labels == index)
+        yield from _regions_of(index, labels == index)
 
 
-def as_geojson(
-    labels: NDArray[np.uint8], classes: ClassMap, *, only: Collection[int] | None = None
-) -> bytes:
+def as_geojson(labels: NDArray[np.uint8], classes: ClassMap) -> bytes:
     """A GeoJSON FeatureCollection: one Polygon a region, with class, index and area."""
     features = [
         {
@@ -67,27 +62,22 @@ def as_geojson(
                 "coordinates": [_closed(ring) for ring in (region.outer, *region.holes)],
             },
         }
-        for region in regions(labels, classes, only=only)
+        for region in regions(labels, classes)
     ]
     return _json({"type": "FeatureCollection", "features": features})
 
 
-def as_labelme(
-    labels: NDArray[np.uint8],
-    classes: ClassMap,
-    *,
-    only: Collection[int] | None = None,
-    frame: Frame,
-) -> bytes:
+def as_labelme(labels: NDArray[np.uint8], classes: ClassMap, *, frame: Frame) -> bytes:
     """labelme's JSON: one polygon a region, large ones first.
 
-    labelme knows no holes: what lies in one comes later in the file and is drawn over it.
+    labelme knows no holes: a line that goes in along a bridge, round the hole and back cuts
+    it out (see `keyhole`).
     """
-    found = sorted(regions(labels, classes, only=only), key=lambda region: -_area(region.outer))
+    found = sorted(regions(labels, classes), key=lambda region: -_area(region.outer))
     shapes = [
         {
             "label": classes.names[region.index],
-            "points": region.outer.astype(float).tolist(),
+            "points": keyhole(region).astype(float).tolist(),
             "group_id": None,
             "shape_type": "polygon",
             "flags": {},
@@ -106,6 +96,33 @@ def as_labelme(
             "imageWidth": width,
         }
     )
+
+
+def keyhole(region: Region) -> Ring:
+    """A region with holes as one closed line.
+
+    From each hole's leftmost corner a bridge goes left to the first edge there is, which is of
+    the outer border or of a hole further left: that is joined already.
+    """
+    line = region.outer
+    forwards = _turning(line) > 0
+    for hole in sorted(region.holes, key=lambda ring: ring.min(axis=0)[0]):
+        ring = hole if (_turning(hole) > 0) != forwards else hole[::-1]
+        ring = np.roll(ring, -int(ring[:, 0].argmin()), axis=0)
+        line = _joined(line, np.vstack([ring, ring[:1]]))
+    return line
+
+
+def _joined(line: Ring, loop: Ring) -> Ring:
+    """A closed line that on its way goes straight to a loop's start, along it, and back."""
+    x, y = loop[0]
+    here, after = line, np.roll(line, -1, axis=0)
+    low, high = np.minimum(here[:, 1], after[:, 1]), np.maximum(here[:, 1], after[:, 1])
+    upright = here[:, 0] == after[:, 0]
+    met = np.flatnonzero(upright & (low <= y) & (y <= high) & (here[:, 0] <= x))
+    edge = int(met[here[met, 0].argmax()])
+    foot = np.array([[here[edge, 0], y]])
+    return np.vstack([line[: edge + 1], foot, loop, foot, line[edge + 1 :]])
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
@@ -159,8 +176,13 @@ def _corners(ring: Ring) -> Ring:
 
 
 def _area(ring: Ring) -> float:
+    return abs(_turning(ring)) / 2
+
+
+def _turning(ring: Ring) -> float:
+    """Twice the area a closed line encloses; its sign tells which way round it goes."""
     x, y = ring[:, 0], ring[:, 1]
-    return abs(float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))) / 2
+    return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
 
 
 def _closed(ring: Ring) -> list[list[int]]:

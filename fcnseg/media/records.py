@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,11 +69,8 @@ class CocoSink:
     Annotations go to the disk as they come; memory holds the names of the images only.
     """
 
-    def __init__(
-        self, path: Path, classes: ClassMap, *, only: Collection[int] | None = None
-    ) -> None:
+    def __init__(self, path: Path, classes: ClassMap) -> None:
         self._path, self._classes = path, classes
-        self._drawn = [i for i in range(len(classes)) if only is None or i in only]
         self._images: list[dict[str, Any]] = []
         self._count = 0
         self._stack = contextlib.ExitStack()
@@ -92,7 +88,7 @@ class CocoSink:
         image = len(self._images) + 1
         name = frame.path.name if frame.path is not None else frame.name
         self._images.append({"id": image, "file_name": name, "height": height, "width": width})
-        for index in self._drawn:
+        for index in range(len(self._classes)):
             mask = prediction.labels == index
             area = int(mask.sum())
             if area:

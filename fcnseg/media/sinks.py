@@ -51,7 +51,8 @@ class Sink(Protocol):
 class Painter:
     """How predictions look.
 
-    alpha: opacity of the colours over the picture. only: class indices to draw; None: all.
+    alpha: opacity of the colours over the picture. only: the classes whose probabilities are
+        written, None: all (labels of others are 255 before they come here).
     """
 
     classes: ClassMap
@@ -60,9 +61,7 @@ class Painter:
 
     def overlay(self, frame: Frame, prediction: Prediction) -> NDArray[np.uint8]:
         """The classes' colours over the frame, uint8 (H, W, 3) RGB."""
-        return overlay(
-            frame.image, prediction.labels, self.classes, alpha=self.alpha, only=self.only
-        )
+        return overlay(frame.image, prediction.labels, self.classes, alpha=self.alpha)
 
     def color(self, frame: Frame, prediction: Prediction) -> NDArray[np.uint8]:
         """The classes' colours alone, uint8 (H, W, 3) RGB."""
@@ -78,11 +77,11 @@ class Painter:
         if kind == "labels":
             return encode_labels(prediction.labels, self.classes.palette())
         if kind == "probabilities":
-            return _encode_probabilities(prediction)
+            return _encode_probabilities(prediction, self.classes, self.only)
         if kind == "geojson":
-            return as_geojson(prediction.labels, self.classes, only=self.only)
+            return as_geojson(prediction.labels, self.classes)
         if kind == "labelme":
-            return as_labelme(prediction.labels, self.classes, only=self.only, frame=frame)
+            return as_labelme(prediction.labels, self.classes, frame=frame)
         return encode_image(self.picture(kind, frame, prediction), suffix, scratch=True)
 
 
@@ -225,9 +224,13 @@ class VideoSink:
         return writer
 
 
-def _encode_probabilities(prediction: Prediction) -> bytes:
-    """An .npz with `probabilities` float16 (K, H, W)."""
+def _encode_probabilities(
+    prediction: Prediction, classes: ClassMap, only: Collection[int] | None
+) -> bytes:
+    """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
     assert prediction.probabilities is not None, "asked for when the sink was planned"
+    planes = sorted(range(len(classes)) if only is None else only)
+    values = prediction.probabilities[planes].astype(np.float16)
     file = io.BytesIO()
-    np.savez(file, probabilities=prediction.probabilities.astype(np.float16))
+    np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
     return file.getvalue()
