@@ -1,11 +1,14 @@
 """`python -m fcnseg` and the `fcnseg` command."""
 
+import sys
+
 from fcnseg.cli.app import app
+from fcnseg.cli.guard import run
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    sys.exit(run(app))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
+from fcnseg.cli.guard import run
+from fcnseg.config import CONFIGS
 from fcnseg.media.images import write_image
+from fcnseg.options import SAME_IDEA, options_of, spelled, suggest_option
 from tests.conftest import TINY
 
 TINY_FLAGS = [
@@ -203,3 +206,38 @@ def test_debug_shows_where(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "DatasetError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "hint"),
+    [
+        (["train", "--image-size", "64"], "--image-size", "did you mean --crop or --short-side?"),
+        (["bench", "--image-size", "64"], "--image-size", "did you mean --short-side or --size?"),
+        (["train", "--epoch", "3"], "--epoch", "did you mean --epochs?"),
+        (["train", "x", "--smooth", "0.5"], "--smooth", "--smooth is an option of: infer"),
+        (["doctor", "--epochs", "3"], "--epochs", "--help"),
+        (["train", "--gpu", "0"], "--gpu", "--device"),
+        (["trian"], "'trian'", "--help"),
+        (["train", "x", "--crop", "3"], "requires 2 arguments", "--help"),
+        (["viz", "x", "--limit", "many"], "a whole number at least 0; found 'many'", ""),
+        (["train", "x", "--decoder", "fcn9s"], "expected fcn32s, fcn16s", ""),
+    ],
+)
+def test_wrong_arguments_are_told_as_other_mistakes(
+    arguments: list[str], says: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+    assert hint in error
+    assert "valid integer" not in error, "the words of a validator"
+
+
+def test_no_hint_names_an_option_that_the_command_lacks() -> None:
+    for config in CONFIGS:
+        for word in (*SAME_IDEA, "image_size", "epoch", "tiles", "batchsize"):
+            hint = suggest_option(f"--{word}", config)
+            if hint.startswith("did you mean"):
+                flags = {text.strip("?,") for text in hint.split() if text.startswith("--")}
+                assert flags <= {spelled(name) for name in options_of(config)}, (word, hint)

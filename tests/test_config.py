@@ -1,11 +1,19 @@
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from fcnseg.config import CONFIGS, InferConfig, TrainConfig, VizConfig, read_toml
+from fcnseg.cli.flags import config_command
+from fcnseg.config import CONFIGS, BenchConfig, CheckConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.errors import OptionError
+from fcnseg.options import read_toml
 
 
 def test_defaults_survive_a_toml_round_trip(tmp_path: Path) -> None:
@@ -33,11 +41,28 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says", "hint"),
     [
-        ({"epoch": 3}, "Unknown option 'epoch' for train", "did you mean 'epochs'?"),
-        ({"zzz": 3}, "Unknown option 'zzz'", "known: "),
-        ({"epochs": -1}, "epochs: input should be greater", ""),
-        ({"decoder": "fcn9s"}, "decoder: input should be 'fcn32s'", ""),
-        ({"crop": [1, 2, 3]}, "crop", ""),
+        ({"epoch": 3}, "Unknown option 'epoch' for train", "did you mean --epochs?"),
+        ({"zzz": 3}, "Unknown option 'zzz'", "fcnseg train --help"),
+        ({"image_size": 512}, "Unknown option 'image_size'", "--crop or --short-side?"),
+        ({"smooth": 0.5}, "Unknown option 'smooth'", "--smooth is an option of: infer"),
+        ({"tta": True}, "Unknown option 'tta'", "--tta is an option of: eval"),
+        ({"epochs": -1}, "--epochs: expected a whole number at least 0; found -1", ""),
+        ({"epochs": 1.5}, "--epochs: expected a whole number", ""),
+        ({"epochs": True}, "--epochs: expected a whole number", ""),
+        ({"lr": 0}, "--lr: expected a number above 0; found 0", ""),
+        ({"lr": float("nan")}, "--lr: expected a number above 0; found nan", ""),
+        ({"lr": float("inf")}, "--lr: expected a number above 0; found inf", ""),
+        ({"lr": "much"}, "--lr: expected a number above 0; found 'much'", ""),
+        ({"dropout": 1}, "--dropout: expected a number at least 0 and below 1; found 1", ""),
+        ({"batch": "many"}, "--batch: expected a whole number at least 1 or auto", ""),
+        ({"batch": 0}, "--batch: expected a whole number at least 1 or auto; found 0", ""),
+        ({"decoder": "fcn9s"}, "--decoder: expected fcn32s, fcn16s", "did you mean fcn"),
+        ({"crop": [1, 2, 3]}, "--crop: expected 2 numbers", ""),
+        ({"crop": [64, 0]}, "--crop: expected a whole number at least 1", ""),
+        ({"crop": "64"}, "--crop: expected 2 numbers", ""),
+        ({"resume": 1}, "--resume: expected true or false", ""),
+        ({"data": ""}, "--data: expected a path", ""),
+        ({"finetune": 3}, "--finetune: expected a text", ""),
     ],
 )
 def test_wrong_options_say_what_was_expected(
@@ -50,7 +75,7 @@ def test_wrong_options_say_what_was_expected(
 
 
 def test_a_missing_source_is_said() -> None:
-    with pytest.raises(OptionError, match="source: a value is needed"):
+    with pytest.raises(OptionError, match="--source: a value is needed"):
         InferConfig.make({})
 
 
@@ -63,12 +88,114 @@ def test_bad_toml_files(tmp_path: Path) -> None:
         read_toml(file)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.verb)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.command)
 def test_every_option_has_a_help_text(config: type) -> None:
-    from fcnseg.cli.options import config_command
-
     command = config_command(config, lambda *args, **kwargs: None)
     for parameter in command.__signature__.parameters.values():  # type: ignore[attr-defined]
         info = parameter.annotation.__metadata__[0]
+        if getattr(info, "hidden", False):
+            continue
         assert info.help
-        assert info.help[0].isupper() or info.help.startswith("auto")
+        assert info.help[0].isupper() or info.help.startswith(("auto", "ce"))
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "says"),
+    [
+        (TrainConfig, {"lr": -1}, "--lr: expected a number above 0; found -1"),
+        (BenchConfig, {"size": (0, 5)}, "--size: expected a whole number at least 1"),
+        (InferConfig, {}, "--source: a value is needed"),
+        (CheckConfig, {"data": "folder", "contact": 3}, "--contact: expected a path; found 3"),
+    ],
+)
+def test_a_config_made_directly_raises_our_own_error(config: type, values, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        config(**values)
+    assert isinstance(caught.value, OptionError)
+
+
+def test_values_become_what_the_option_is() -> None:
+    config = TrainConfig(data="photos", crop=[64, 96], batch="16", lr=1, epochs=2.0)
+    assert config.data == Path("photos")
+    assert config.crop == (64, 96)
+    assert (config.batch, config.epochs) == (16, 2)
+    assert isinstance(config.lr, float)
+    assert InferConfig(source=Path("a.png"), classes="star").classes == ("star",)
+
+
+def test_polygons_are_saved_as_geojson() -> None:
+    assert InferConfig(source="a.png", save=("polygons", "labels")).save == ("geojson", "labels")
+
+
+def test_equal_configs_are_the_same_whatever_was_said() -> None:
+    said = TrainConfig.make({"data": "photos", "lr": 2e-3, "dropout": 0.1})
+    silent = TrainConfig(data=Path("photos"), dropout=0.1)
+    assert said == silent
+    assert vars(said) == vars(silent), "nothing hidden"
+    assert dataclasses.replace(said, epochs=0) == said
+    assert said.chosen() == {"data": Path("photos"), "dropout": 0.1}
+
+
+def test_fallbacks_fill_what_is_open() -> None:
+    config = TrainConfig(decoder="fcn16s").with_fallbacks()
+    assert (config.decoder, config.fuse, config.width) == ("fcn16s", "feature", 64)
+    assert config.crop is None, "this is for the data to say"
+
+
+def help_of(*arguments: str) -> str:
+    environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "fcnseg", *arguments, "--help"]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8"
+    ).stdout
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.command)
+def test_the_help_is_readable_at_80_columns(config: type) -> None:
+    text = help_of(config.command)
+    assert "<bool>" not in text
+    for line in text.splitlines():
+        cells = [cell for cell in line.strip("│ ").split("  ") if cell.strip()]
+        if line.startswith("│ --") and len(cells) > 1 and "--no-" not in line:
+            assert line.index(cells[-1]) < 48, f"less than 32 columns for the text: {line}"
+
+
+def test_the_help_of_train_begins_with_ten_options() -> None:
+    text = help_of("train")
+    first = text.split("─ Options ─")[1].split("─ Network ─")[0]
+    flags = [line.split()[1] for line in first.splitlines() if line.startswith("│ --")]
+    assert len(flags) == 10 + len(["--config", "--json", "--help"])
+    assert {"--epochs", "--batch", "--lr", "--backbone", "--resume", "--device"} <= set(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["train", "--pictures", "2"], "pictures", 2),
+        (["train", "--sample-images", "2"], "pictures", 2),
+        (["viz", "a.png", "--rungs"], "rungs", True),
+        (["viz", "a.png", "--skips-shown"], "rungs", True),
+        (["infer", "a.png", "--proportions", "-"], "shares", Path("-")),
+        (
+            ["infer", "a.png", "--save", "polygons", "--save", "labels"],
+            "save",
+            ("geojson", "labels"),
+        ),
+        (["train", "--no-calibrate"], "calibrate", False),
+        (["train", "--crop", "64", "96"], "crop", (64, 96)),
+        (["train", "--batch", "auto"], "batch", "auto"),
+        (["train", "--upsample", "auto"], "upsample", "auto"),
+    ],
+)
+def test_flags_become_values(flags: list[str], name: str, value: object) -> None:
+    got: list[object] = []
+    app = typer.Typer()
+    for config in (TrainConfig, VizConfig, InferConfig):
+
+        def keep(values, *, as_json, config=config) -> None:
+            got.append(config.make(values))
+
+        app.command(config.command)(config_command(config, keep))
+    result = CliRunner().invoke(app, flags)
+    assert result.exit_code == 0, result.output
+    assert getattr(got[0], name) == value

@@ -29,10 +29,9 @@ def saved(tmp_path: Path) -> Path:
 
 def start(classes: ClassMap, **options):
     told, config = [], TrainConfig.make(options)
-    chosen = config.given()
-    if config.upsample == "auto":  # what it is, is decided before, by the data
+    if config.upsample is None and not config.finetune:  # this is decided before, by the data
         config = dataclasses.replace(config, upsample="fixed")
-    made = make_start(config, classes, told.append, chosen=chosen)
+    made = make_start(config, classes, told.append)
     return made, " ".join(event.text for event in told)
 
 

@@ -133,8 +133,9 @@ def trunk_start(config: TrainConfig) -> str:
     """What our trunk's weights are before training."""
     if config.backbone_weights == "none":
         return RANDOM
-    timm = config.backbone.startswith("timm:")
-    return IMAGENET if timm or find_trunk(config.backbone).official is not None else RANDOM
+    backbone = str(config.with_fallbacks().backbone)
+    timm = backbone.startswith("timm:")
+    return IMAGENET if timm or find_trunk(backbone).official is not None else RANDOM
 
 
 def _found(run: Run) -> Record:

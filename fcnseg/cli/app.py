@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from fcnseg import __version__, config
 from fcnseg.cli import tables
+from fcnseg.cli.flags import AsJson, Help, config_command
 from fcnseg.cli.guard import DEBUG, guard
-from fcnseg.cli.options import AsJson, config_command
 from fcnseg.cli.screen import Screen
 from fcnseg.errors import SomeFailed
-from fcnseg.events import Listener
 
 app = typer.Typer(
     name="fcnseg",
     help="Semantic segmentation with Fully Convolutional Networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Begin with: fcnseg demo",
+    context_settings={"help_option_names": []},  # ours: fcnseg.cli.flags.Help
+    epilog="Get started: fcnseg demo",
 )
 
 
@@ -38,18 +37,24 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    debug: Annotated[
+        bool, typer.Option("--debug", metavar="", help="Print the traceback of an error")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", help="Print the version", callback=_version, is_eager=True
+        ),
+    ] = False,
+    help_wanted: Help = False,
 ) -> None:
     """Semantic segmentation with Fully Convolutional Networks."""
-    del version  # its callback has answered
+    del version, help_wanted  # their callbacks have answered
     if debug:
         os.environ[DEBUG] = "1"
 
 
-Verb = Callable[[Any, Listener], Any]
+Verb = Callable[..., Any]
 
 
 def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
@@ -64,15 +69,19 @@ def _command(
     *,
     status: Callable[[Any], int] = _done,
     hidden: bool = False,
+    tell_given: bool = False,
 ) -> None:
     """Register a command: `verb()` imports and returns the function that does the work.
 
-    status: the exit status its result deserves.
+    status: the exit status its result deserves. tell_given: whether the verb is told which
+    options were given, the defaults among them.
     """
 
-    def run(values: Any, *, as_json: bool = False) -> None:
+    def run(values: Mapping[str, Any], *, as_json: bool) -> None:
+        config = options.make(values)  # before anything slow is imported
+        more = {"given": frozenset(values)} if tell_given else {}
         with Screen() as screen:
-            result = verb()(values, screen)
+            result = verb()(config, screen, **more)
         if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
             raise typer.Exit
         if as_json:
@@ -143,7 +152,7 @@ def _demo() -> Verb:
 
 
 _command("check", config.CheckConfig, _check, tables.show_check, status=_unusable)
-_command("train", config.TrainConfig, _train, tables.show_train)
+_command("train", config.TrainConfig, _train, tables.show_train, tell_given=True)
 _command("eval", config.EvalConfig, _eval, tables.show_eval)
 _command("infer", config.InferConfig, _infer, tables.show_infer, status=_some_failed)
 _command("viz", config.VizConfig, _viz, tables.show_viz, status=_some_failed)
@@ -154,8 +163,9 @@ _command("demo", config.DemoConfig, _demo, tables.show_demo)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What this machine can do: device, codecs, runtimes."""
+def doctor(as_json: AsJson = False, help_wanted: Help = False) -> None:
+    """Report what is installed and how to install the rest: device, codecs, engines."""
+    del help_wanted
     from fcnseg.doctor import diagnose
 
     with guard():

@@ -7,12 +7,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from fcnseg.config import CONFIGS
 from fcnseg.errors import FailedElsewhere, FcnsegError
+from fcnseg.options import suggest_option
 from fcnseg.signals import as_interrupts
 
 DEBUG = "FCNSEG_DEBUG"
@@ -50,6 +53,39 @@ def guard() -> Iterator[None]:
             "the same command with --debug before the subcommand shows where; please report it",
         )
         raise typer.Exit(1) from None
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    What Typer finds wrong with the arguments is told as our own errors are, with a hint.
+    """
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except Exception as error:
+        show, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if show is None or status is None:
+            raise  # no usage error
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+        else:
+            complain(_usage_message(error), _usage_hint(error))
+        return int(status)
+
+
+def _usage_message(error: Any) -> str:
+    if hasattr(error, "possibilities"):  # without Typer's own guesses
+        return f"No such option: {error.option_name}"
+    return str(error.format_message())
+
+
+def _usage_hint(error: Any) -> str:
+    context = error.ctx
+    command, path = (context.command.name, context.command_path) if context else ("", "fcnseg")
+    config = next((config for config in CONFIGS if config.command == command), None)
+    if config and hasattr(error, "possibilities"):
+        return suggest_option(error.option_name, config)
+    return f"see `{path} --help`"
 
 
 def complain(message: str, hint: str) -> None:

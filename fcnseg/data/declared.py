@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.config import toml_value
 from fcnseg.data.description import (
     SPLITS,
     Description,
@@ -39,6 +38,7 @@ from fcnseg.data.description import (
 from fcnseg.data.known_classes import unpack
 from fcnseg.errors import DatasetError, FcnsegError
 from fcnseg.media.images import write_bytes
+from fcnseg.options import toml_value
 
 _KEYS = {
     "root", "layout", "store", "kind", "snap", "ignore", "terms", "leave_out", "class", "splits",

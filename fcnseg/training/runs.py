@@ -158,12 +158,15 @@ def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> Run | None:
     return run if run.epochs_done() < TrainConfig.load(run.config).epochs else None
 
 
-def continued(stored: TrainConfig, given: TrainConfig, run: Run) -> TrainConfig:
-    """A stored run's options with those that may change; OptionError for a contradiction."""
+def continued(stored: TrainConfig, given: Mapping[str, Any], run: Run) -> TrainConfig:
+    """A stored run's options with those that may change; OptionError for a contradiction.
+
+    given: the options that were asked for, by name.
+    """
     changes: dict[str, Any] = {"resume": False}
-    for name in sorted(given.given() - {"data", "out", "resume"}):
-        ours, theirs = getattr(stored, name), getattr(given, name)
-        if ours == theirs:
+    for name in sorted(given.keys() - {"data", "out", "resume"}):
+        ours, theirs = getattr(stored, name), given[name]
+        if theirs is None or ours == theirs:
             continue
         if name in CHANGEABLE or (name == "epochs" and theirs > ours):
             changes[name] = theirs
@@ -176,8 +179,9 @@ def continued(stored: TrainConfig, given: TrainConfig, run: Run) -> TrainConfig:
                 if name == "epochs"
                 else f"leave --{flag} out, or start a new run without --resume",
             )
-    if given.data is not None and not Run(given.data).state.is_file():
-        changes["data"] = given.data.resolve()
+    data = given.get("data")
+    if data is not None and not Run(data).state.is_file():
+        changes["data"] = data.resolve()
     return dataclasses.replace(stored, **changes)
 
 

@@ -38,18 +38,17 @@ class Start:
     config: TrainConfig
 
 
-def make_start(
-    config: TrainConfig, classes: ClassMap, listener: Listener, *, chosen: frozenset[str]
-) -> Start:
+def make_start(config: TrainConfig, classes: ClassMap, listener: Listener) -> Start:
     """The network to train, randomly started from the seed where no weights are known.
 
-    chosen: the options someone chose; --finetune takes the others from the checkpoint.
+    What the options leave open of its shape (None) --finetune takes from the checkpoint.
     """
     torch.manual_seed(config.seed)
     if config.finetune is not None:
-        return _from_checkpoint(config, classes, listener, chosen)
-    network = FCN(_spec(config, classes))
-    load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
+        return _from_checkpoint(config, classes, listener)
+    config = config.with_fallbacks()
+    network, backbone = FCN(_spec(config, classes)), str(config.backbone)
+    load_pretrained(network.backbone, backbone, config.backbone_weights, listener)
     return Start(network, network.backbone.preprocess.at(config.short_side), config)
 
 
@@ -73,9 +72,7 @@ def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
     return ModelSpec(num_classes=len(classes), **shape)
 
 
-def _from_checkpoint(
-    config: TrainConfig, classes: ClassMap, listener: Listener, chosen: frozenset[str]
-) -> Start:
+def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener) -> Start:
     path = find_model(config.finetune, listener=listener)
     old = Checkpoint.load(path)
     if old.spec.decoder == PUBLISHED:
@@ -84,11 +81,11 @@ def _from_checkpoint(
             "to train.",
             hint=f"start a ladder from its trunk: --backbone NAME --backbone-weights {path}",
         )
-    shape = {name: getattr(old.spec, name) for name in SHAPE if name not in chosen}
+    shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)
     network, preprocess = FCN(_spec(config, classes)), old.preprocess
     if config.backbone != old.spec.backbone:
-        load_pretrained(network.backbone, config.backbone, config.backbone_weights, listener)
+        load_pretrained(network.backbone, str(config.backbone), config.backbone_weights, listener)
         preprocess = network.backbone.preprocess.at(preprocess.short_side or 0)
     fresh = network.state_dict()
     kept = fitting(old, network.spec, classes, fresh)

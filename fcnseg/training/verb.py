@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,17 @@ class TrainResult:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values}
 
 
-def train(config: TrainConfig, listener: Listener = nobody) -> TrainResult:
+def train(
+    config: TrainConfig, listener: Listener = nobody, *, given: frozenset[str] | None = None
+) -> TrainResult:
     """Train on a dataset folder, or go on with an interrupted run (resume=True).
 
     The folder is checked first: errors stop, warnings are told. Ctrl-C or SIGTERM finish
     the step, save everything and raise Interrupted. Under torchrun several processes share
     each batch; a job that torchrun starts again goes on by itself.
+
+    given: the options that someone asked for, which a resumed run must agree with; without
+    it, those that differ from their defaults.
     """
     ranks = join_ranks(config.device)
     listener = listener if ranks.main else nobody
@@ -64,7 +70,8 @@ def train(config: TrainConfig, listener: Listener = nobody) -> TrainResult:
     if run is None:
         parts, loop = _begin(config, ranks, listener)
     else:
-        parts, loop = _go_on(config, run, ranks, listener)
+        asked = {name: getattr(config, name) for name in given or config.chosen()}
+        parts, loop = _go_on(asked, run, ranks, listener)
     loop.go()
     if ranks.main:
         parts.finish(loop.run)
@@ -92,12 +99,12 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
     checked = _checked(config.data, listener)
     suggested = checked.suggestion
     assert suggested is not None, "a folder with readable training images has one"
-    chosen = config.given()
     images = checked.splits.get("train", 1)
     batch = suggested.batch if config.batch == "auto" else config.batch
     config = replace(
         config,
         data=config.data.resolve(),
+        upsample=config.upsample or (None if config.finetune else "auto"),
         epochs=config.epochs or suggest_epochs(images, batch)[0],
     )
     if config.class_weights == "auto":
@@ -105,7 +112,7 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
     if config.upsample == "auto":
         upsample = suggested.upsample if config.fuse != "score" else "fixed"
         config = replace(config, upsample=upsample)
-    start = make_start(config, checked.description.classes, listener, chosen=chosen)
+    start = make_start(config, checked.description.classes, listener)
     if config.crop is None:
         seen = [start.preprocess.network_size(size) for size in checked.train_sizes]
         crop, _ = suggest_crop(seen)
@@ -126,9 +133,11 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
     return parts, parts.loop(run, plan, track, stepper)
 
 
-def _go_on(config: TrainConfig, run: Run, ranks: Ranks, listener: Listener) -> tuple[Parts, Loop]:
+def _go_on(
+    asked: Mapping[str, Any], run: Run, ranks: Ranks, listener: Listener
+) -> tuple[Parts, Loop]:
     """Everything up to the next step of a run."""
-    config = continued(TrainConfig.load(run.config), config, run)
+    config = continued(TrainConfig.load(run.config), asked, run)
     assert config.data is not None, "every run's config.toml names its folder"
     track, tensors = load_state(run.state)
     checked = _checked(config.data, listener)

@@ -1,0 +1,147 @@
+"""Flags made from the config dataclasses, so that no option is declared twice."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from fcnseg.cli.guard import guard
+from fcnseg.options import Option, options_of, read_toml, spelled
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file of options; command-line options take precedence",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object to stdout")]
+
+
+def _help(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+Help = Annotated[
+    bool,
+    typer.Option(
+        "--help", "-h", metavar="", is_eager=True, callback=_help, help="Show this message and exit"
+    ),
+]
+"""In place of Typer's own, which the help shows as taking a value."""
+
+METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
+"""What stands for a value in the help (else NAME); a switch takes none."""
+
+ALIAS = "__alias"
+"""Ends the name of the hidden parameter behind an option's other spelling."""
+
+
+def config_command(config: type[Any], run: Callable[..., None]) -> Callable[..., None]:
+    """A function Typer can make a command of: its parameters are the options of `config`.
+
+    run(values, as_json=bool) is called with the values that were given, by name.
+    """
+
+    def command(**flags: Any) -> None:
+        file: Path | None = flags.pop("config_file")
+        as_json: bool = flags.pop("as_json")
+        del flags["help_wanted"]  # its callback has answered
+        # An option that was not given comes as None or, when repeatable, as an empty list.
+        given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
+        with guard():
+            run({**(read_toml(file) if file else {}), **given}, as_json=as_json)
+
+    parameters = _parameters(config)
+    parameters.append(_keyword("config_file", ConfigFile, None))
+    parameters.append(_keyword("as_json", AsJson, False))
+    parameters.append(_keyword("help_wanted", Help, False))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = config.__doc__
+    return command
+
+
+def _parameters(config: type[Any]) -> list[inspect.Parameter]:
+    """One for each option, and a hidden one for each that has other spellings."""
+    made, hints = [], get_type_hints(config)
+    for name, option in options_of(config).items():
+        kind = _flag_type(hints[name])
+        info = _info(name, option, hints[name], vars(config)[name])
+        made.append(_keyword(name, Annotated[kind | None, info], None))
+        if option.hidden:
+            info = typer.Option(*option.hidden, hidden=True)
+            made.append(_keyword(name + ALIAS, Annotated[kind | None, info], None))
+    return made
+
+
+def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
+    kinds, words = _kinds(hint), _choices(hint)
+    named = all(word in option.help for word in words)
+    text = option.help + ("" if named else f": {', '.join(words)}") + _default(default, option)
+    if option.argument:
+        # Not required by Typer: a TOML file may give it. The config itself insists.
+        metavar = option.metavar or name.upper()
+        return typer.Argument(help=text, metavar=metavar, show_default=False)
+    return typer.Option(
+        *(option.flags or (_flag_name(name, on=default is True),)),
+        help=text,
+        metavar=option.metavar or METAVARS.get(kinds[0], "NAME"),
+        show_default=False,
+        rich_help_panel=option.group,
+        autocompletion=(lambda: words) if words else None,
+    )
+
+
+def _flag_name(name: str, *, on: bool) -> str:
+    """--name; what is on without being asked gets a --no-name as well."""
+    return f"{spelled(name)}/--no-{spelled(name).removeprefix('--')}" if on else spelled(name)
+
+
+def _flag_type(hint: Any) -> Any:
+    """The type Typer parses: mostly text, as the config checks it and says what is wrong."""
+    kind = _kinds(hint)[0]
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        return list[str] if parts[-1] is Ellipsis else tuple[str, str]
+    return kind if kind in (bool, Path) else str
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types of an option's values, None left out."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [part for part in get_args(hint) if part is not types.NoneType]
+    return [hint]
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that an option has to choose from; none where it takes other values as well."""
+    kinds = _kinds(hint)
+    if get_origin(kinds[0]) is tuple:
+        kinds = [get_args(kinds[0])[0]]
+    if any(get_origin(kind) is not Literal for kind in kinds):
+        return []
+    return [word for kind in kinds for word in get_args(kind)]
+
+
+def _default(default: Any, option: Option) -> str:
+    """How the help tells a default; none where it would tell nothing."""
+    default = option.fallback if default is None else default
+    if default in (None, (), ...) or default is False:
+        return ""
+    if isinstance(default, tuple):
+        default = " ".join(str(item) for item in default)
+    return f" (default: {'yes' if default is True else default})"
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)

@@ -1,0 +1,272 @@
+"""What an option is: a field of a frozen dataclass with a help text and a range.
+
+A value is checked when a config is made; OptionError (a ValueError) says which option,
+what was expected and what was found. A config can be read from TOML and written as TOML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from fcnseg.errors import OptionError
+
+SAME_IDEA = {
+    "size": ("crop", "short_side", "size"),
+    "learning_rate": ("lr",),
+    "learning": ("lr",),
+    "gpu": ("device",),
+    "iterations": ("epochs",),
+    "weights": ("model", "finetune", "backbone_weights"),
+    "checkpoint": ("model", "finetune"),
+    "encoder": ("backbone",),
+    "threshold": ("conf",),
+    "output": ("out",),
+    "skips_shown": ("rungs",),
+}
+"""Words that people know from elsewhere, found in an unknown option -> ours."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option besides its name, type and default.
+
+    gt, ge, lt, le: the range of its numbers. fallback: what it is where it is None and no
+    checkpoint says otherwise. synonyms: other words for some of its choices.
+    flags: how it is spelled on the command line, where its name alone does not say it;
+    hidden: older or longer spellings, which work and are not in the help.
+    argument: positional. metavar: what stands for the value in the help.
+    group: the heading of the help that it stands under.
+    """
+
+    help: str
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    fallback: Any = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    argument: bool = False
+    metavar: str | None = None
+    group: str | None = None
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of a config; a default of ... makes it required."""
+    return field(default=default, metadata={"option": Option(help, **more)})
+
+
+class Options:
+    """What every config can do: be made from plain values and TOML, and be written as TOML."""
+
+    command: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Every value as its type and range want it; OptionError where that can't be."""
+        hints = get_type_hints(type(self))
+        for name, entry in options_of(type(self)).items():
+            value = getattr(self, name)
+            if value is ...:
+                raise OptionError(f"{spelled(name)}: a value is needed.")
+            if isinstance(value, str):
+                value = entry.synonyms.get(value, value)
+            try:
+                value = _converted(value, hints[name], entry)
+            except _Unexpected as expected:
+                text = f"{spelled(name)}: expected {expected}; found {getattr(self, name)!r}."
+                raise OptionError(text, hint=expected.hint) from None
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> Self:
+        """A config from plain values; OptionError for an unknown name or a wrong value."""
+        for name in values:
+            if name not in options_of(cls):
+                text = f"Unknown option {name!r} for {cls.command}."
+                raise OptionError(text, hint=suggest_option(name, cls))
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path, **overrides: Any) -> Self:
+        """A config from a TOML file, with some of its values overridden."""
+        return cls.make({**read_toml(path), **overrides})
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by name."""
+        values = {name: getattr(self, name) for name in options_of(type(self))}
+        return {name: v for name, v in values.items() if v != vars(type(self))[name]}
+
+    def with_fallbacks(self) -> Self:
+        """The config with every option that has a fallback set."""
+        unset = {
+            name: entry.fallback
+            for name, entry in options_of(type(self)).items()
+            if getattr(self, name) is None and entry.fallback is not None
+        }
+        return dataclasses.replace(self, **unset)  # type: ignore[type-var]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values (paths as text), None left out: what a TOML file can hold."""
+        values = ((name, getattr(self, name)) for name in options_of(type(self)))
+        return {name: _plain(value) for name, value in values if value is not None}
+
+    def as_toml(self, reasons: Mapping[str, str] | None = None) -> str:
+        """The config as a TOML document that `load` reads back to the same config.
+
+        reasons: why an option has its value, by name; written above it.
+        """
+        lines = [f"# fcnseg {self.command}: every option, as resolved"]
+        for name, value in self.as_dict().items():
+            if reasons and name in reasons:
+                lines.append(f"# {reasons[name]}")
+            lines.append(f"{name} = {toml_value(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def options_of(config: type[Any]) -> dict[str, Option]:
+    """The options of a config by name, in their order."""
+    fields = dataclasses.fields(config)
+    return {entry.name: entry.metadata["option"] for entry in fields}
+
+
+def suggest_option(name: str, config: type[Any]) -> str:
+    """A hint for an option that `config` does not have: what may be meant, or whose it is."""
+    plain = name.lstrip("-").replace("-", "_")
+    own = options_of(config)
+    means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
+    close = [ours for ours in dict.fromkeys(means) if ours in own]
+    close = close or difflib.get_close_matches(plain, own, n=1)
+    if close:
+        return f"did you mean {' or '.join(spelled(name) for name in close)}?"
+    everyone = Options.__subclasses__()
+    elsewhere = [other.command for other in everyone if plain in options_of(other)]
+    if elsewhere:
+        return f"{spelled(plain)} is an option of: {', '.join(elsewhere)}"
+    return f"`fcnseg {config.command} --help` lists the options"
+
+
+def spelled(name: str) -> str:
+    """How an option is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+class _Unexpected(Exception):
+    """What was expected of a value; raised and caught in this module."""
+
+    def __init__(self, expected: str, hint: str = "") -> None:
+        super().__init__(expected)
+        self.hint = hint
+
+
+def _converted(value: Any, hint: Any, entry: Option) -> Any:
+    """A value as its type wants it; _Unexpected says what was expected."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        return _one_of(value, parts, entry)
+    if kind is Literal:
+        if value not in parts:
+            close = difflib.get_close_matches(str(value), parts, n=1)
+            raise _Unexpected(", ".join(parts), f"did you mean {close[0]}?" if close else "")
+        return value
+    if kind is tuple:
+        return _tuple(value, parts, entry)
+    if hint in (int, float):
+        return _number(value, hint, entry)
+    if hint is bool and not isinstance(value, bool):
+        raise _Unexpected("true or false")
+    if hint in (str, Path):
+        return _text(value, hint)
+    return value
+
+
+def _one_of(value: Any, hints: tuple[Any, ...], entry: Option) -> Any:
+    if value is None and types.NoneType in hints:
+        return None
+    expected = []
+    for hint in hints:
+        if hint is not types.NoneType:
+            try:
+                return _converted(value, hint, entry)
+            except _Unexpected as error:
+                expected.append(error)
+    raise _Unexpected(" or ".join(map(str, expected)), expected[-1].hint)
+
+
+def _tuple(value: Any, parts: tuple[Any, ...], entry: Option) -> tuple[Any, ...]:
+    repeatable = parts[-1] is Ellipsis
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if not repeatable and len(items) != len(parts):
+        raise _Unexpected(f"{len(parts)} numbers")
+    items = [entry.synonyms.get(item, item) if isinstance(item, str) else item for item in items]
+    hints = parts[:1] * len(items) if repeatable else parts
+    return tuple(_converted(item, hint, entry) for item, hint in zip(items, hints, strict=True))
+
+
+def _number(value: Any, kind: type, entry: Option) -> int | float:
+    """An int or a float within the option's range; digits in a text count as a number."""
+    limits = {"above": entry.gt, "at least": entry.ge, "below": entry.lt, "at most": entry.le}
+    wanted = " and ".join(
+        f"{word} {limit:g}" for word, limit in limits.items() if limit is not None
+    )
+    expected = _Unexpected(f"a {'whole ' * (kind is int)}number {wanted}".strip())
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise expected
+    try:
+        number: int | float = kind(value)
+    except (ValueError, OverflowError):
+        raise expected from None
+    if not math.isfinite(number) or (not isinstance(value, str) and number != value):
+        raise expected
+    low, high = entry.gt is None or number > entry.gt, entry.lt is None or number < entry.lt
+    least, most = entry.ge is None or number >= entry.ge, entry.le is None or number <= entry.le
+    if not (low and high and least and most):
+        raise expected
+    return number
+
+
+def _text(value: Any, kind: type) -> Any:
+    if not isinstance(value, str | os.PathLike) or (kind is Path and str(value) == ""):
+        raise _Unexpected("a path" if kind is Path else "a text")
+    return kind(os.fspath(value))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's values; OptionError when it is missing or malformed."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise OptionError(f"Can't read {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not a TOML file: {error}.") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def toml_value(value: Any) -> str:
+    """A plain value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return _toml_string(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_string(text: str) -> str:
+    r"""A TOML basic string: \ and " escaped, what is not printable escaped by number."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
