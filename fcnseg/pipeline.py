@@ -26,7 +26,7 @@ from fcnseg.media.images import cannot_write
 from fcnseg.media.labels import read_raw_labels
 from fcnseg.media.sinks import Painter, Sink
 from fcnseg.media.sources import Source
-from fcnseg.media.stages import Ahead, Behind, abreast, groups
+from fcnseg.media.stages import Ahead, Batches, Behind, abreast
 from fcnseg.media.window import WindowSink
 from fcnseg.runtime.together import Together
 from fcnseg.signals import held_back
@@ -219,19 +219,28 @@ class Run:
     def _loop(self) -> None:
         source = self._source
         self._began = time.perf_counter()
+        stop = [source.stop]
         with ExitStack() as stack:
+            stack.enter_context(held_back(lambda: self._end_soon(stop)))
             depth = 1 if source.live else 4 + self._batch
             behind = stack.enter_context(Behind(self._write, depth, weigh=_item_bytes))
-            frames: Iterable[Frame] = source
+            batches: Iterable[list[Frame]] = ([frame] for frame in source)
             if not source.live:
                 ahead = Ahead(source, depth, weigh=_frame_bytes, stop=source.close)
-                frames = stack.enter_context(ahead)
-            batches = groups(self._together.heed(frames), self._batch)
+                batches = Batches(stack.enter_context(ahead), self._batch)
+                stop.append(ahead.finish)
             answered = abreast(self._answer, batches, self._lanes, weigh=_group_bytes)
-            for group, answers in stack.enter_context(closing(answered)):
+            answered = stack.enter_context(closing(answered))
+            for group, answers in self._together.heed(answered):
                 self._step(group, answers, behind.put)
                 if self._window is not None and self._window.ended:
                     break
+
+    def _end_soon(self, stops: Sequence[Callable[[], None]]) -> None:
+        """In a signal handler: read no more; what is read by now is still answered and written."""
+        for stop in stops:
+            stop()
+        self._events.put(Note("Stopping when what was read is done; Ctrl-C again stops at once"))
 
     def _step(
         self,

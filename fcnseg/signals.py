@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -54,11 +54,12 @@ def as_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
     """The block ends before a request to stop is heard; a second one is heard at once.
 
     For what must not be left half-done: closing a file, waiting for a thread that uses it.
-    Signals that nobody handles are left alone.
+    on_request: called by the signal handler, to bring the end of the block near; it may take no
+    lock. Signals that nobody handles are left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,6 +71,8 @@ def held_back() -> Iterator[None]:
         now = time.monotonic()
         if not asked:
             asked.append((number, now))
+            if on_request is not None:
+                on_request()
         elif number == signal.SIGINT or now - asked[0][1] >= PAIR_SECONDS:
             raise KeyboardInterrupt
 

@@ -289,12 +289,13 @@ def _write_images(
     outputs: list[Path] = []
     done = 0
     try:
-        for frame in source:
-            for name, image in artist.images(frame):
-                write_image(out / frame.name / name, image)
-                outputs.append(out / frame.name / name)
-            done += 1
-            listener(Progress("viz", done, source.count, "images"))
+        with held_back(source.stop):
+            for frame in source:
+                for name, image in artist.images(frame):
+                    write_image(out / frame.name / name, image)
+                    outputs.append(out / frame.name / name)
+                done += 1
+                listener(Progress("viz", done, source.count, "images"))
     except KeyboardInterrupt:
         raise _interrupted(done, out) from None
     return done, outputs
@@ -307,18 +308,15 @@ def _write_videos(
     writers: dict[str, VideoWriter] = {}
     done = 0
     try:
-        with ExitStack() as stack:
+        with held_back(source.stop), ExitStack() as stack:
             for frame in source:
                 for name, image in artist.videos(frame):
-                    with held_back():  # half a frame would spoil the video
-                        if name not in writers:
-                            writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
-                            writers[name] = stack.enter_context(writer)
-                        writers[name].write(image)
+                    if name not in writers:
+                        writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
+                        writers[name] = stack.enter_context(writer)
+                    writers[name].write(image)
                 done += 1
                 listener(Progress("viz", done, source.count, "frames"))
-            with held_back():
-                stack.close()
     except KeyboardInterrupt:
         raise _interrupted(done, out) from None
     return done, [out / name for name in writers]

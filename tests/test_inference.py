@@ -1,6 +1,8 @@
 """Inference: from any source to any output, whole, in order, whatever happens on the way."""
 
 import json
+import os
+import signal
 import threading
 import time
 from fractions import Fraction
@@ -13,8 +15,9 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import InferConfig
 from fcnseg.errors import CheckpointError, Interrupted, MediaError, OptionError
 from fcnseg.events import Note, Progress
-from fcnseg.frames import Prediction
+from fcnseg.frames import Frame, Prediction
 from fcnseg.inference import infer
+from fcnseg.media._source import Source
 from fcnseg.media.images import encode_image, read_image, write_image
 from fcnseg.media.labels import read_raw_labels
 from fcnseg.media.video import VideoReader, VideoWriter
@@ -454,6 +457,54 @@ def test_ctrl_c_finishes_a_camera_recording(tmp_path):
         )
     with VideoReader(tmp_path / "out.mp4") as reader:
         assert len(list(reader)) == 6
+
+
+class Paced(Source):
+    """Frames that each come when those before are answered: by a camera's program, by hand.
+
+    At `ask_to_stop` it sends itself Ctrl-C, and waits until it is stopped.
+    """
+
+    kind = "folder"
+
+    def __init__(self, frames, answered, ask_to_stop=None):
+        super().__init__()
+        self.frames, self.answered, self.ask_to_stop = frames, answered, ask_to_stop
+
+    def __iter__(self):
+        for number in range(self.frames):
+            if number == self.ask_to_stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            while not (self._over or self.ask_to_stop or self.answered() == number):
+                time.sleep(0.005)
+            yield Frame(picture(number), number, 0.0, f"{number}")
+            while number == self.ask_to_stop and not self._over:
+                time.sleep(0.005)
+            if self._over:
+                return
+
+
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_a_prediction_is_written_before_the_next_frame_comes(tmp_path, monkeypatch, batch, lanes):
+    labels = tmp_path / "out" / "labels"
+    source = Paced(5, lambda: len(list(labels.glob("*.png"))))
+    monkeypatch.setattr("fcnseg.inference.open_source", lambda *_, **__: source)
+    segmenter = FakeSegmenter()
+    segmenter.lanes = lanes
+    result = run("-", tmp_path / "out", segmenter=segmenter, save=("labels",), batch=batch)
+    assert result.frames_out == 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process sends itself a signal")
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_ctrl_c_ends_when_what_was_read_is_written(tmp_path, monkeypatch, batch, lanes):
+    source = Paced(9, lambda: None, ask_to_stop=4)
+    monkeypatch.setattr("fcnseg.inference.open_source", lambda *_, **__: source)
+    segmenter = FakeSegmenter(seconds=0.02)
+    segmenter.lanes = lanes
+    with pytest.raises(Interrupted, match="Stopped after 5"):
+        run("-", tmp_path / "out", segmenter=segmenter, save=("labels",), batch=batch)
+    assert files(tmp_path / "out" / "labels") == {f"{number}.png" for number in range(5)}
 
 
 def test_q_ends_with_a_playable_file(tmp_path, monkeypatch, clip):

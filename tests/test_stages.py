@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fcnseg.media.stages import Ahead, Behind, abreast, groups
+from fcnseg.media.stages import Ahead, Batches, Behind, abreast, groups
 
 
 def wait_for(condition, seconds=10.0):
@@ -192,3 +192,41 @@ def test_an_error_comes_in_its_turn_and_ends_abreast():
         next(answers)
     assert len(begun) <= 8
     assert not any(thread.name.startswith("fcnseg-lane") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_an_answer_does_not_wait_for_items_that_may_never_come(batch, lanes):
+    go_on = threading.Semaphore(0)
+
+    def items():
+        for number in range(6):
+            yield number
+            assert go_on.acquire(timeout=20)  # the next one comes when this one is answered
+
+    answered = []
+    with Ahead(items(), 8) as ahead:
+        for group, answer in abreast(sum, Batches(ahead, batch), lanes):
+            answered.append((group, answer))
+            go_on.release()
+    assert answered == [([number], number) for number in range(6)]
+
+
+def test_batches_of_what_is_there_are_full():
+    with Ahead(range(10), 8) as ahead:
+        assert list(Batches(ahead, 4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_what_is_read_is_given_after_a_request_to_finish_and_a_reader_that_hangs_is_left(
+    monkeypatch,
+):
+    monkeypatch.setattr("fcnseg.media.stages._GRACE", 0.05)
+    hang = threading.Event()
+
+    def items():
+        yield from range(3)
+        hang.wait(30)
+
+    with Ahead(items(), 8, stop=hang.set) as ahead:
+        wait_for(lambda: not ahead._line._is_full(0) and len(ahead._line._items) == 3)
+        ahead.finish()
+        assert list(Batches(ahead, 1)) == [[0], [1], [2]]

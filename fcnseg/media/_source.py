@@ -97,6 +97,7 @@ class Source(ABC):
         self.skipped = 0
         self.failures: list[tuple[str, str]] = []
         self._closed = threading.Event()
+        self._stopped = False
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +109,18 @@ class Source(ABC):
     def __iter__(self) -> Iterator[Frame]:
         """The frames, once, in order."""
 
+    def stop(self) -> None:
+        """End an iteration under way at the next frame. A signal handler may call it: no lock."""
+        self._stopped = True
+
     def close(self) -> None:
         """Let go of files and devices; an iteration under way ends. May be called twice."""
         self._closed.set()
+
+    @property
+    def _over(self) -> bool:
+        """Whether no more frames are wanted."""
+        return self._stopped or self._closed.is_set()
 
     def age(self, frame: Frame) -> float | None:
         """Seconds since a live frame was captured; None for sources that are not live."""

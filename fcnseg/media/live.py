@@ -115,10 +115,10 @@ class LiveSource(Source):
 
     def _wait(self) -> tuple[int, float, NDArray[np.generic]] | None:
         with self._changed:
-            while self._newest is None and not self._ended and not self._closed.is_set():
+            while self._newest is None and not self._ended and not self._over:
                 self._changed.wait(0.2)  # short, so that Ctrl-C is heard everywhere
             newest, self._newest = self._newest, None
-            return None if self._closed.is_set() else newest
+            return None if self._over else newest
 
     def _watch(self, capture: Capture) -> None:
         """The thread: read on, keep the newest."""

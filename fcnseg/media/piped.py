@@ -106,7 +106,7 @@ class PipedImages(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         index, data = 0, self._first
-        while data and not (self._closed.is_set() or self._selection.is_full(self.taken)):
+        while data and not (self._over or self._selection.is_full(self.taken)):
             if index % self._selection.every == 0:
                 self.taken += 1
                 name = "stdin" if self.kind == "image" else f"stdin_{index:06d}"

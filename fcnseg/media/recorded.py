@@ -54,7 +54,7 @@ class ImageFiles(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         for index, name, path in self._chosen:
-            if self._closed.is_set():
+            if self._over:
                 return
             self.taken += 1
             try:
@@ -115,7 +115,7 @@ class VideoFile(Source):
     def _wanted(self) -> Iterator[float]:
         """Step to each frame that is wanted, whoever takes it: its time in seconds."""
         selection, reached = self._selection, 0
-        while not self._closed.is_set() and not selection.is_full(selection.of(reached)):
+        while not self._over and not selection.is_full(selection.of(reached)):
             time = self._reader.grab()
             if time is None:
                 self._account(reached)
@@ -202,7 +202,7 @@ class WatchedFolder(Source):
         done: set[Path] = set()
         names: set[str] = set()
         index = -1
-        while not self._closed.is_set() and not self._selection.is_full(self.taken):
+        while not self._over and not self._selection.is_full(self.taken):
             for path in self._settled(sizes, done):
                 done.add(path)
                 index += 1
@@ -212,7 +212,7 @@ class WatchedFolder(Source):
                     continue
                 self.taken += 1
                 yield from self._read(path, index, name)
-                if self._selection.is_full(self.taken) or self._closed.is_set():
+                if self._selection.is_full(self.taken) or self._over:
                     return
             self._closed.wait(self._pause)
 

@@ -7,8 +7,10 @@ encoding let go of Python's lock, so that threads are enough.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,10 @@ Answer = TypeVar("Answer")
 
 MOST_BYTES = 256 << 20
 """What may wait in one place; a single item may be larger."""
+PATIENCE = 0.1
+"""Seconds that a batch waits for its next item before it is worked on as it is."""
+_GRACE = 2.0
+"""Seconds in which a reader that was asked to stop may still hand over what it was reading."""
 _TICK = 0.2
 """Seconds a wait lasts at most, so that Ctrl-C is heard on Windows too."""
 
@@ -28,6 +34,14 @@ _TICK = 0.2
 def _weightless(item: object) -> int:
     del item
     return 0
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore() -> None:
+    pass
 
 
 def usable_cores() -> int:
@@ -49,6 +63,35 @@ def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
         yield group
 
 
+class Batches(Generic[Item]):
+    """What an `Ahead` has read, in lists of `count`: fewer at the end, and where it pauses.
+
+    A file keeps its batches full. Of a source whose next item does not come within `PATIENCE`
+    what there is is given, so that no item waits for one that may never come.
+    """
+
+    def __init__(self, ahead: Ahead[Item], count: int) -> None:
+        self._ahead, self._count = ahead, count
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        while group := self.take():
+            yield group
+
+    def take(self, until: Callable[[], bool] = _never) -> list[Item]:
+        """The next list; an empty one at the end, or when `until` is true and nothing has come."""
+        group = self._ahead.take(until=until)
+        while group and len(group) < self._count:
+            more = self._ahead.take(seconds=PATIENCE)
+            if not more:
+                break
+            group += more
+        return group
+
+    def wake(self) -> None:
+        """Have a waiting `take` look at its `until` again; for other threads."""
+        self._ahead.wake()
+
+
 def abreast(
     work: Callable[[Item], Answer],
     items: Iterable[Item],
@@ -60,28 +103,44 @@ def abreast(
 
     weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
     waits for a lane to be free, and another is taken from `items`. An error is raised when its
-    item's turn comes; what is not begun by then is left.
+    item's turn comes; what is not begun by then is left. Of `Batches` each answer is given when
+    it is there, whether more items come or not.
     """
     if lanes == 1:
-        for item in items:
-            yield item, work(item)
+        for only in items:
+            yield only, work(only)
         return
     begun: deque[tuple[Item, Future[Answer]]] = deque()
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="fcnseg-lane")
+    wake = items.wake if isinstance(items, Batches) else _ignore
     held = 0
     try:
-        for item in items:
-            while begun and (len(begun) > lanes or held + weigh(item) > MOST_BYTES):
+        for item in _next_or_none(items, lambda: bool(begun) and begun[0][1].done()):
+            while begun and (item is None or len(begun) > lanes or held + weigh(item) > MOST_BYTES):
                 first, answer = begun.popleft()
                 yield first, answer.result()
                 held -= weigh(first)
-            begun.append((item, pool.submit(work, item)))
-            held += weigh(item)
+                if item is None:
+                    break
+            if item is not None:
+                future = pool.submit(work, item)
+                begun.append((item, future))
+                held += weigh(item)
+                future.add_done_callback(lambda _: wake())
         while begun:
             first, answer = begun.popleft()
             yield first, answer.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _next_or_none(items: Iterable[Item], ready: Callable[[], bool]) -> Iterator[Item | None]:
+    """The items; None where `ready` is true before `Batches` have the next one."""
+    if not isinstance(items, Batches):
+        yield from items
+        return
+    while (group := items.take(ready)) or ready():
+        yield group or None
 
 
 class Line(Generic[Item]):
@@ -122,16 +181,33 @@ class Line(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """The items as they come, until the end."""
-        while True:
-            with self._changed:
-                while not self._items and not self._ended:
-                    self._changed.wait(_TICK)
-                if not self._items:
-                    return
-                item, weight = self._items.popleft()
-                self._bytes -= weight
-                self._changed.notify_all()
-            yield item
+        while taken := self.take():
+            yield from taken
+
+    def take(self, *, until: Callable[[], bool] = _never, seconds: float = math.inf) -> list[Item]:
+        """The next item, alone; nothing at the end, after `seconds`, or when `until` is true."""
+        latest = time.monotonic() + seconds
+        with self._changed:
+            while not self._items and not (self._ended or until()):
+                if (left := latest - time.monotonic()) <= 0:
+                    return []
+                self._changed.wait(min(left, _TICK))
+            if not self._items:
+                return []
+            item, weight = self._items.popleft()
+            self._bytes -= weight
+            self._changed.notify_all()
+        return [item]
+
+    def is_over(self) -> bool:
+        """Whether all has been taken and nothing more comes."""
+        with self._changed:
+            return self._ended and not self._items
+
+    def wake(self) -> None:
+        """Have those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _is_full(self, weight: int) -> bool:
         too_heavy = bool(self._items) and self._bytes + weight > MOST_BYTES
@@ -156,6 +232,7 @@ class Ahead(Generic[Item]):
         self._items, self._on_stop = items, stop
         self._line = Line(depth, weigh)
         self._error: BaseException | None = None
+        self._finished = math.inf
         self._thread = threading.Thread(target=self._run, name="fcnseg-ahead", daemon=True)
 
     def __enter__(self) -> Self:
@@ -169,9 +246,29 @@ class Ahead(Generic[Item]):
         self._thread.join()
 
     def __iter__(self) -> Iterator[Item]:
-        yield from self._line
-        if self._error is not None:
+        while taken := self.take():
+            yield from taken
+
+    def take(self, *, until: Callable[[], bool] = _never, seconds: float = math.inf) -> list[Item]:
+        """The next item, alone; nothing at the end, after `seconds`, or when `until` is true."""
+        taken = self._line.take(until=lambda: self._given_up() or until(), seconds=seconds)
+        if not taken and self._error is not None and self._line.is_over():
             raise self._error
+        return taken
+
+    def wake(self) -> None:
+        """Have a waiting `take` look at its `until` again; for other threads."""
+        self._line.wake()
+
+    def finish(self) -> None:
+        """Give what is read by now, and then end: also where the iterable waits for ever.
+
+        The iterable is to be stopped as well. A signal handler may call it: it takes no lock.
+        """
+        self._finished = time.monotonic()
+
+    def _given_up(self) -> bool:
+        return time.monotonic() - self._finished > _GRACE
 
     def _run(self) -> None:
         try:

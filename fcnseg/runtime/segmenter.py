@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from fcnseg.events import Listener, nobody
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.images import resize_image
 from fcnseg.media.sources import open_source
-from fcnseg.media.stages import abreast, groups
+from fcnseg.media.stages import Ahead, Batches, abreast
 from fcnseg.models.checkpoint import find_model
 from fcnseg.models.preprocess import Preprocess
 from fcnseg.runtime.engines import Engine, Size, TorchEngine
@@ -124,9 +125,16 @@ class Segmenter:
                 images = [frame.image for frame in group]
                 return segmenter.predict(images, confidence=confidence, probabilities=probabilities)
 
-            together = groups(frames, 1 if frames.live else batch)
-            for group, answers in abreast(answer, together, 1 if frames.live else segmenter.lanes):
-                yield from zip(group, answers, strict=True)
+            if frames.live:
+                yield from ((frame, answer([frame])[0]) for frame in frames)
+                return
+            with Ahead(
+                frames, 4 + batch, weigh=lambda frame: frame.image.nbytes, stop=frames.close
+            ) as ahead:
+                answered = abreast(answer, Batches(ahead, batch), segmenter.lanes)
+                with closing(answered):
+                    for group, answers in answered:
+                        yield from zip(group, answers, strict=True)
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """Pictures of one size as the network wants them: uint8 (N, h, w, 3)."""
