@@ -317,6 +317,8 @@ def _write_videos(
                     writers[name].write(image)
                 done += 1
                 listener(Progress("viz", done, source.count, "frames"))
+            if source.stopped:  # the videos are not complete
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         raise _interrupted(done, out) from None
     return done, [out / name for name in writers]

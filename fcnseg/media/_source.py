@@ -78,6 +78,7 @@ class Source(ABC):
     taken: how many frames were asked for so far, those that failed included.
     dropped: frames of a live source that nobody had time for.
     failures: inputs that could not be read: (name, why).
+    stopped: whether `stop` was called.
     skipped: images passed over because they were done before.
     sound: the file whose sound goes with the frames, or None.
     file: the file that all frames are in, if it can be read again; else None.
@@ -97,7 +98,7 @@ class Source(ABC):
         self.skipped = 0
         self.failures: list[tuple[str, str]] = []
         self._closed = threading.Event()
-        self._stopped = False
+        self.stopped = False
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +112,7 @@ class Source(ABC):
 
     def stop(self) -> None:
         """End an iteration under way at the next frame. A signal handler may call it: no lock."""
-        self._stopped = True
+        self.stopped = True
 
     def close(self) -> None:
         """Let go of files and devices; an iteration under way ends. May be called twice."""
@@ -120,7 +121,7 @@ class Source(ABC):
     @property
     def _over(self) -> bool:
         """Whether no more frames are wanted."""
-        return self._stopped or self._closed.is_set()
+        return self.stopped or self._closed.is_set()
 
     def age(self, frame: Frame) -> float | None:
         """Seconds since a live frame was captured; None for sources that are not live."""
