@@ -136,7 +136,7 @@ class EvalConfig(Options):
     data: Path = option(..., "Dataset folder", argument=True)
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
-    split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all)")
+    split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
     tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
     batch: int = option(4, "Batch size", ge=1)
     device: str = option("auto", _DEVICE)

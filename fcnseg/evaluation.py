@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.config import EvalConfig
-from fcnseg.data.adopting import adopt_classes
+from fcnseg.data.adopting import (
+    adopt_classes,
+    background_of,
+    is_inverted,
+    is_unnamed,
+    mapping,
+    some,
+)
+from fcnseg.data.check import examine
 from fcnseg.data.dataset import Sample, SegmentationDataset
 from fcnseg.data.description import Description, Encoding
-from fcnseg.data.layouts import describe, split_sizes
+from fcnseg.data.layouts import split_sizes
 from fcnseg.data.loading import choose_workers, load
+from fcnseg.data.splits import Provenance
 from fcnseg.errors import DatasetError
 from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.media.stages import abreast
@@ -26,6 +34,9 @@ from fcnseg.runtime.ranks import Ranks, join_ranks
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.segmenter import load as load_model
 from fcnseg.runtime.views import labels_of_views
+
+MIOU_RULE = "the mean over the classes that the labels contain"
+"""How classes count that are predicted where there are no labels of them: not in the mean."""
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -37,13 +48,16 @@ PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 class EvalResult:
     """What a model reached, and where.
 
-    report: the scores. split: the part of the dataset. model: the file.
+    report: the scores. split: the part of the dataset. model: the file. left_out: pairs of the
+    other parts. problems: what `check` calls errors, a sentence each.
     """
 
     report: Report
     split: str
     model: Path | None
     seconds: float
+    left_out: dict[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def miou(self) -> float:
@@ -56,8 +70,16 @@ class EvalResult:
         return self.report.classes
 
     def as_dict(self) -> dict[str, Any]:
-        """miou, pixel_accuracy, mean_accuracy, fw_iou, images, classes."""
-        return self.report.as_dict()
+        """What --json prints: the report's numbers, and by which rule and on what."""
+        return {
+            **self.report.as_dict(),
+            "miou_rule": MIOU_RULE,
+            "miou_with_absent": self.report.miou_with_absent,
+            "absent_predicted": self.report.absent_predicted,
+            "split": self.split,
+            "left_out": self.left_out,
+            "problems": list(self.problems),
+        }
 
 
 def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
@@ -77,10 +99,16 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         short_side=config.short_side,
         parallel=True,
     )
-    description = as_the_model_sees(describe(config.data, listener), segmenter, listener)
-    split = config.split or choose_split(split_sizes(description))
+    checked = examine(config.data, listener)
+    problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
+    for problem in problems:
+        listener(Note(f"An error in the dataset: {problem}", "warning"))
+    split, why = _split_of(config, checked.description, segmenter)
+    left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
+    description = as_the_model_sees(checked.description, segmenter, listener)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
     listener(Note(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
+    listener(Note(_on_split(left_out, why)))
     look = labels_of_all_views(segmenter) if config.tta else labels_of(segmenter)
     report = score(
         look,
@@ -91,9 +119,71 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         ranks=ranks,
         lanes=segmenter.lanes,
     )
+    _refuse_meaningless(report, config.data)
+    seconds = time.perf_counter() - began
+    return EvalResult(report, split, segmenter.path, seconds, left_out, problems)
+
+
+def _split_of(
+    config: EvalConfig, description: Description, segmenter: Segmenter
+) -> tuple[str, str]:
+    """The part that is scored, and why: a drawn one means something to its own model alone."""
+    if config.split:
+        return config.split, "as asked for"
+    trained = Provenance.from_dict(segmenter.extra.get("trained_on"))
+    here = Provenance.of(description)
+    sizes = split_sizes(description)
+    if not description.drawn_split:
+        return choose_split(sizes), "the dataset has parts of its own"
+    if trained is None:
+        return "all", "the dataset has no parts, and the model does not say what it was trained on"
+    if trained.images == here.images:
+        return choose_split(sizes), "the model was trained on the others"
+    if trained.root == here.root:
+        return choose_split(sizes), (
+            "the model was trained on the others, but the folder has changed since: some of "
+            "these may have been among them"
+        )
+    return "all", "the dataset has no parts, and the model was trained on another one"
+
+
+def _on_split(left_out: dict[str, int], why: str) -> str:
+    """What is not scored, and the reason for it."""
+    if not left_out:
+        return f"All pairs are scored: {why}."
+    parts = ", ".join(f"{count} in {name}" for name, count in left_out.items())
+    return f"Not scored: {parts} ({why}); --split all scores everything."
+
+
+def _refuse_meaningless(report: Report, data: Path) -> None:
+    """DatasetError for scores that say nothing of the model."""
     if np.isnan(report.miou):
-        raise DatasetError(f"{config.data}: no labelled pixel in {len(dataset)} images.")
-    return EvalResult(report, split, segmenter.path, time.perf_counter() - began)
+        raise DatasetError(f"{data}: no labelled pixel in {report.images} images.")
+    here = [index for index, one in enumerate(report.classes) if one.pixels]
+    if here == [background_of(report.names)] and len(report.names) > 1:
+        raise DatasetError(
+            f"{data}: only {report.names[here[0]]} is labelled in {report.images} images; nothing "
+            "that the model looks for would be scored.",
+            hint="fcnseg check DATA says what the labels were taken for",
+        )
+    swapped = _exchanged(report)
+    if swapped is not None:
+        raise DatasetError(
+            f"{data}: the labels seem to be inverted. As they were read, mIoU is "
+            f"{report.miou:.4f}; with {' and '.join(report.names)} exchanged it is {swapped:.4f}.",
+            hint="fcnseg check DATA --write dataset.toml, exchange the `values` of the two classes "
+            "there, and give dataset.toml in place of the folder",
+        )
+
+
+def _exchanged(report: Report) -> float | None:
+    """The mIoU with two classes exchanged, where that and only that makes sense of the labels."""
+    if len(report.names) != 2 or any(one.iou is None for one in report.classes):
+        return None
+    other = Report(report.matrix[:, ::-1], report.names, report.images)
+    worst = min(one.iou or 0.0 for one in other.classes)
+    best = max(one.iou or 0.0 for one in report.classes)
+    return other.miou if worst > max(0.25, 2 * best) else None
 
 
 def choose_split(sizes: dict[str, int]) -> str:
@@ -152,31 +242,20 @@ def as_the_model_sees(
 ) -> Description:
     """The dataset with the model's classes, in the model's order; a Note where they differ.
 
-    As many classes of quite other names are compared by number, with a warning. DatasetError
-    when the two can't be compared.
+    DatasetError when the two can't be compared.
     """
     ours, theirs = segmenter.classes, description.classes
     stored = segmenter.extra.get("encoding")
     encoding = None if stored is None else Encoding.from_dict(stored)
-    try:
-        adopted = adopt_classes(description, ours, encoding)
-    except DatasetError:
-        if len(ours) != len(theirs):
-            raise
-        adopted = dataclasses.replace(description, classes=ours)
-        text = "Class names differ; classes are compared by their number."
-        names = f"Model: {_some(ours.names)}; dataset: {_some(theirs.names)}."
-        listener(Note(f"{text} {names}", "warning"))
-    if ours.names != theirs.names and set(ours.names) == set(theirs.names):
+    adopted = adopt_classes(description, ours, encoding)
+    if ours.names == theirs.names:
+        return adopted
+    if set(ours.names) == set(theirs.names):
         text = "The model and the dataset list the same classes in another order; names decide."
-        names = f"Model: {_some(ours.names)}; dataset: {_some(theirs.names)}."
-        listener(Note(f"{text} {names}"))
-    elif len(ours) != len(theirs):
-        text = f"The dataset seems to have {len(theirs)} classes; the model's {len(ours)} count."
-        listener(Note(text))
+        listener(Note(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
+    else:
+        text = f"Model: {some(ours.names)}; dataset: {some(theirs.names)}."
+        expected = is_unnamed(theirs.names) and not is_inverted(description.encoding)
+        level: Literal["info", "warning"] = "info" if expected else "warning"
+        listener(Note(f"{text} So {mapping(description, adopted)}.", level))
     return adopted
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{shown} ..." if len(names) > 6 else shown

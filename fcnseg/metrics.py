@@ -154,6 +154,22 @@ class Report:
         return _mean([score.iou for score in self.classes])
 
     @property
+    def absent_predicted(self) -> dict[str, int]:
+        """Pixels predicted as classes that the labels do not contain, by class name."""
+        found = self.matrix.sum(0)
+        return {
+            one.name: int(found[index])
+            for index, one in enumerate(self.classes)
+            if one.iou is None and found[index]
+        }
+
+    @property
+    def miou_with_absent(self) -> float:
+        """Mean IoU with each class that is predicted though it does not occur counted as 0."""
+        here = [one.iou for one in self.classes if one.iou is not None]
+        return _mean([*here, *(0.0 for _ in self.absent_predicted)])
+
+    @property
     def mean_accuracy(self) -> float:
         """Mean accuracy of the classes that occur."""
         return _mean([score.accuracy for score in self.classes])

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,17 @@ from fcnseg.config import EvalConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.drawn import write_dataset
 from fcnseg.data.layouts import describe
+from fcnseg.data.splits import Provenance
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.evaluation import choose_split, evaluate, score
+from fcnseg.evaluation import _refuse_meaningless, choose_split, evaluate, score
 from fcnseg.events import Event, Note, Progress
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import write_labels
+from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.ladder import FCN
 from fcnseg.models.preprocess import IMAGENET
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.views import labels_of_views
@@ -75,7 +80,8 @@ def test_the_result_is_one_json_object(drawn_folder: Path, tiny_run: Path) -> No
     result, events = run_eval(drawn_folder, tiny_run)
     values = json.loads(json.dumps(result.as_dict()))
     assert set(values) == {
-        "miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "images", "classes",
+        "miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "images", "classes", "miou_rule",
+        "miou_with_absent", "absent_predicted", "split", "left_out", "problems",
     }  # fmt: skip
     assert [row["name"] for row in values["classes"]] == list(NAMES)
     assert set(values["classes"][0]) == {"name", "iou", "accuracy", "pixels"}
@@ -124,12 +130,10 @@ def test_the_same_classes_in_another_order(
     assert any("in another order" in text for text in told)
 
 
-def test_other_names_are_told(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_other_names_are_refused(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
     model = renamed(tiny_run, ["a", "b", "c", "d"], tmp_path)
-    _, events = run_eval(drawn_folder, model)
-    assert any(
-        isinstance(e, Note) and e.level == "warning" and "names differ" in e.text for e in events
-    )
+    with pytest.raises(DatasetError, match="can't be matched"):
+        run_eval(drawn_folder, model)
 
 
 def test_classes_that_cannot_be_compared(
@@ -153,7 +157,163 @@ def test_a_folder_that_lacks_classes(drawn_folder: Path, tiny_run: Path, tmp_pat
     result, events = run_eval(folder, tiny_run, split="all")
     pixels = {row.name: row.pixels for row in result.classes}
     assert pixels == {"background": 2 * 44 * 64, "disk": 0, "box": 2 * 20 * 64, "star": 0}
-    assert any("the model's 4 count" in e.text for e in events if isinstance(e, Note))
+    assert "0 is background, 1 is disk, 2 is box" in texts(events)
+
+
+def plain_folder(root: Path, *, count: int = 8, values: tuple[int, int] = (0, 255)) -> Path:
+    """Pictures with a disk, without parts and names: images/N.png, labels/N.png."""
+    y, x = np.mgrid[:64, :64]
+    for number in range(count):
+        disk = (x - 20 - 3 * number) ** 2 + (y - 30) ** 2 < 150
+        image = np.where(disk, 200, 20 + number)[..., None].repeat(3, 2)
+        write_image(root / f"images/{number}.png", image.astype(np.uint8))
+        labels = np.where(disk, values[1], values[0]).astype(np.uint8)
+        write_labels(root / f"labels/{number}.png", labels)
+    return root
+
+
+def two_classes(to: Path, names=("background", "crack"), **extra) -> str:
+    """A random tiny network's checkpoint."""
+    torch.manual_seed(0)
+    network = FCN(ModelSpec(backbone="tiny", num_classes=len(names), width=8))
+    preprocess = network.backbone.preprocess
+    made = Checkpoint(
+        network.spec, preprocess, ClassMap.of(names), network.state_dict(), extra=extra
+    )
+    return str(made.save(to / "two.safetensors"))
+
+
+def texts(events: list[Event]) -> str:
+    return "\n".join(event.text for event in events if isinstance(event, Note))
+
+
+@pytest.mark.parametrize("trained", ["unknown", "another"])
+def test_a_folder_without_parts_is_scored_as_a_whole(tmp_path: Path, trained: str) -> None:
+    folder = plain_folder(tmp_path / "test")
+    extra = {}
+    if trained == "another":
+        other = describe(plain_folder(tmp_path / "train", count=9))
+        extra = {"trained_on": vars(Provenance.of(other))}
+    result, events = run_eval(folder, two_classes(tmp_path, **extra))
+    assert (result.report.images, result.split, result.left_out) == (8, "all", {})
+    assert "All pairs are scored: the dataset has no parts" in texts(events)
+
+
+@pytest.mark.parametrize("place", ["train", "moved", "grown"])
+def test_of_its_own_training_data_a_model_is_scored_on_the_rest(tmp_path: Path, place: str) -> None:
+    folder = plain_folder(tmp_path / "train")
+    description = describe(folder)
+    model = two_classes(tmp_path, trained_on=vars(Provenance.of(description)))
+    if place == "moved":
+        folder = folder.rename(tmp_path / "elsewhere")
+    if place == "grown":
+        plain_folder(folder, count=11)
+    result, events = run_eval(folder, model)
+    assert result.split == "val"
+    assert result.left_out["train"] + result.report.images == (11 if place == "grown" else 8)
+    assert f"Not scored: {result.left_out['train']} in train (the model was" in texts(events)
+    assert ("has changed since" in texts(events)) == (place == "grown")
+    assert run_eval(folder, model, split="all")[0].left_out == {}
+
+
+def test_a_checkpoint_remembers_what_it_was_trained_on(drawn_folder: Path, tiny_run: Path) -> None:
+    stored = Checkpoint.load(tiny_run / "best.safetensors").extra["trained_on"]
+    assert Provenance.from_dict(stored) == Provenance.of(describe(drawn_folder))
+
+
+def test_parts_that_are_not_scored_are_counted(drawn_folder: Path, tiny_run: Path) -> None:
+    result, events = run_eval(drawn_folder, tiny_run)
+    assert result.left_out == {"train": 24}
+    assert "Not scored: 24 in train (the dataset has parts of its own)" in texts(events)
+
+
+@pytest.mark.parametrize("stored", [(0, 255), (255, 0), (0, 1), (0, 128)])
+@pytest.mark.parametrize("learned", [(0, 255), (255, 0), (0, 1)])
+def test_one_thing_is_one_thing_however_it_is_stored(
+    tmp_path: Path, stored: tuple[int, int], learned: tuple[int, int]
+) -> None:
+    encoding = describe(plain_folder(tmp_path / "learned", values=learned)).encoding.as_dict()
+    folder = plain_folder(tmp_path / "stored", values=stored)
+    result, events = run_eval(folder, two_classes(tmp_path, encoding=encoding))
+    background, crack = result.classes
+    assert background.pixels > 5 * crack.pixels > 0
+    assert f"{stored[0]} is background, {stored[1]} is crack" in texts(events)
+    warned = [e.text for e in events if isinstance(e, Note) and e.level == "warning"]
+    assert any("So 255 is background" in text for text in warned) == (stored == (255, 0))
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255)])
+def test_one_thing_is_not_taken_for_one_of_several(
+    tmp_path: Path, tiny_run: Path, values: tuple[int, int]
+) -> None:
+    """Which of four classes it is can't be told; nor are its pixels ignored as value 255."""
+    folder = plain_folder(tmp_path / "one", values=values)
+    with pytest.raises(DatasetError, match="can't be matched"):
+        run_eval(folder, tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("listed", "scored", "said"),
+    [
+        ("background\nCrack", {"background", "crack"}, "1 is crack"),
+        ("background\ncracks", {"background", "crack"}, "1 is crack"),
+        ("leaf\ncrack", {"crack"}, "0: ignored"),
+        ("background\ncrack\nleaf", {"background", "crack"}, "2: ignored"),
+    ],
+)
+def test_names_decide_and_what_the_model_lacks_is_ignored(
+    tmp_path: Path, listed: str, scored: set[str], said: str
+) -> None:
+    folder = plain_folder(tmp_path / "named", values=(0, 1))
+    (folder / "classes.txt").write_text(listed)
+    result, events = run_eval(folder, two_classes(tmp_path))
+    assert {row.name for row in result.classes if row.pixels} == scored
+    assert said in texts(events)
+
+
+@pytest.mark.parametrize("listed", ["leaf\nstem", "background\nleaf\nstem"])
+def test_other_things_are_not_scored(tmp_path: Path, listed: str) -> None:
+    folder = plain_folder(tmp_path / "named", values=(0, 1))
+    (folder / "classes.txt").write_text(listed)
+    with pytest.raises(DatasetError, match=r"can't be matched|nothing else would be scored"):
+        run_eval(folder, two_classes(tmp_path))
+
+
+def test_only_background_is_no_score(tmp_path: Path, tiny_run: Path) -> None:
+    folder = plain_folder(tmp_path / "bare", values=(0, 0))
+    with pytest.raises(DatasetError, match="only background is labelled in 8 images"):
+        run_eval(folder, tiny_run)
+
+
+def test_labels_that_are_the_other_way_round_are_found_out() -> None:
+    right = Report.of(np.array([[900, 20], [30, 200]]), ["background", "crack"], 3)
+    _refuse_meaningless(right, Path("data"))
+    wrong = Report.of(right.matrix[::-1], right.names, 3)
+    with pytest.raises(DatasetError, match=r"inverted.*exchanged it is 0\.87"):
+        _refuse_meaningless(wrong, Path("data"))
+    poor = Report.of(np.array([[10, 990], [0, 10]]), ["background", "crack"], 3)
+    _refuse_meaningless(poor, Path("data"))  # all crack: bad, but not exchanged
+
+
+def test_classes_without_labels_are_counted_by_a_rule_that_is_told() -> None:
+    matrix = np.array([[80, 0, 20], [0, 50, 0], [0, 0, 0]])
+    report = Report.of(matrix, ["road", "car", "tree"], 1)
+    assert report.miou == pytest.approx((0.8 + 1) / 2)
+    assert report.absent_predicted == {"tree": 20}
+    assert report.miou_with_absent == pytest.approx((0.8 + 1 + 0) / 3)
+
+
+def test_what_check_calls_an_error_is_told(
+    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(drawn_folder, tmp_path / "data"))
+    broken = next(iter(describe(folder).pairs))
+    assert broken.split == "train"
+    broken.labels.write_bytes(b"no picture")
+    result, events = run_eval(folder, tiny_run)
+    assert "An error in the dataset" in texts(events)
+    assert broken.labels.name in texts(events)
+    assert len(result.as_dict()["problems"]) == 1
 
 
 def test_what_is_no_model_and_no_folder(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def show_eval(result: Any) -> None:
         f"mean accuracy {report['mean_accuracy']:.4f}"
     )
     _print(f"frequency-weighted IoU {report['fw_iou']:.4f}   images {report['images']}")
+    _print(f"mIoU is {report['miou_rule']}.")
+    for name, pixels in report["absent_predicted"].items():
+        _print(Text(f"{name} is predicted on {pixels:,} pixels, but has no labels."))
+    if report["absent_predicted"]:
+        _print(f"With such classes counted as 0, mIoU would be {report['miou_with_absent']:.4f}.")
+    for problem in report["problems"]:
+        _print(Text.assemble(("error in the dataset: ", "bold red"), problem))
 
 
 def show_infer(result: Any) -> None:

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.data.description import SPLITS, Pair
+from fcnseg.data.description import SPLITS, Description, Pair
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model was trained on, as its checkpoint remembers it.
+
+    root, images: digests of the folder's path (which is nobody else's business), and of the
+    training images' names and sizes, by which the same dataset is known elsewhere.
+    """
+
+    root: str
+    images: str
+
+    @classmethod
+    def of(cls, description: Description) -> Provenance:
+        """Of the training pairs of a dataset."""
+        digest = hashlib.blake2b(digest_size=16)
+        for pair in description.pairs:
+            if pair.split == "train":
+                size = pair.image.stat().st_size if pair.image.is_file() else -1
+                digest.update(f"{pair.name}\n{size}\n".encode("utf-8", "surrogateescape"))
+        root = hashlib.blake2b(os.fsencode(description.root.resolve()), digest_size=16)
+        return cls(root.hexdigest(), digest.hexdigest())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> Provenance | None:
+        """The inverse of vars(); None for data of another form."""
+        try:
+            return None if data is None else cls(str(data["root"]), str(data["images"]))
+        except (KeyError, TypeError):
+            return None
+
 
 VAL_SHARE = 0.2
 """The part of the pairs held out for validation when the folder has none."""

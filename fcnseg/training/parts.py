@@ -12,6 +12,7 @@ from fcnseg.data.augment import Augment
 from fcnseg.data.check import CheckResult
 from fcnseg.data.dataset import SegmentationDataset, collate
 from fcnseg.data.loading import choose_workers, load
+from fcnseg.data.splits import Provenance
 from fcnseg.data.suggest import suggest_epochs
 from fcnseg.errors import OptionError
 from fcnseg.evaluation import labels_of, score
@@ -200,7 +201,10 @@ class Parts:
                 start.preprocess,
                 self.classes,
                 weights={},
-                extra={"encoding": self.checked.description.encoding.as_dict()},
+                extra={
+                    "encoding": self.checked.description.encoding.as_dict(),
+                    "trained_on": vars(Provenance.of(self.checked.description)),
+                },
             ),
             listener=listener,
         )
