@@ -9,6 +9,7 @@ from typing import Any
 
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.data import drawn
+from fcnseg.errors import OptionError
 from fcnseg.evaluation import evaluate
 from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.inference import infer
@@ -44,8 +45,12 @@ class DemoResult:
 
 
 def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
-    """Draw a data set and a clip, train, evaluate, segment the clip, write heatmaps."""
+    """Draw a data set and a clip, train, evaluate, segment the clip, write heatmaps.
+
+    OptionError when the folder is not empty.
+    """
     out = config.out
+    _refuse_taken(out)
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
     listener(Note(f"Drawing a data set and a clip into {out}"))
     pairs = drawn.write_dataset(data, seed=config.seed, listener=listener)
@@ -73,6 +78,14 @@ def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
         frames=segmented.frames_out,
         heatmaps=heatmaps,
     )
+
+
+def _refuse_taken(out: Path) -> None:
+    """OptionError for a folder with anything in it, a data set of the user's for example."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(
+            f"--out {out}: there is something there.", hint="name a new folder, or delete that one"
+        )
 
 
 def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:

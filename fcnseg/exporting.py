@@ -13,7 +13,8 @@ from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.evaluation import as_the_model_sees
 from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.metrics import Confusion, Report
-from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model
+from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model, model_files
+from fcnseg.overwriting import refuse_overwriting
 from fcnseg.runtime.convert import convert, written_whole
 from fcnseg.runtime.formats import FORMATS, opset_of
 from fcnseg.runtime.parity import SIZES, Parity
@@ -84,6 +85,7 @@ def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"
         )
     path = _target(config, model)
+    _refuse(config, model, path)
     if config.precision == "int8":
         cost = _export_int8(config, model, path, listener)
         return ExportResult(config.format, path, opset_of(path), path.stat().st_size, None, cost)
@@ -167,6 +169,23 @@ def _target(config: ExportConfig, model: Path) -> Path:
             hint=f"--out {config.out.with_suffix(suffix)}",
         )
     return config.out
+
+
+def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
+    """OptionError when what is read, or a file that is no export of ours, would be replaced."""
+    beside = [path.with_suffix(suffix) for suffix in FORMATS[config.format].beside]
+    outputs = [("--out", path), *(("--out", file) for file in beside)]
+    data = [] if config.data is None else [("--data", config.data)]
+    refuse_overwriting(outputs, [], kept=[*model_files(model), *data])
+    if config.out is not None:
+        refuse_overwriting([("--out", config.out)], [], kept=data)
+    taken = [file for file in beside if file.exists() and not path.exists()]
+    if taken:
+        raise OptionError(
+            f"{taken[0]} belongs to something else ({path.name} is not there), and would be "
+            "written over.",
+            hint=f"name another file, e.g. --out {path.with_stem(f'{path.stem}_export')}",
+        )
 
 
 def _sizes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:

@@ -24,12 +24,12 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Event, Listener, Note, nobody
 from fcnseg.media.live import Connect
 from fcnseg.media.manifest import Manifest, stamp
-from fcnseg.media.outputs import Plan, next_free, open_sinks, plan, split
+from fcnseg.media.outputs import Plan, next_free, open_sinks, plan, split, written
 from fcnseg.media.recorded import Skip, nothing
 from fcnseg.media.records import SharesSink
 from fcnseg.media.sinks import Painter, Sink
-from fcnseg.media.sources import Source, open_source
-from fcnseg.models.checkpoint import find_model
+from fcnseg.media.sources import Source, open_source, refuse_sources
+from fcnseg.models.checkpoint import find_model, model_files
 from fcnseg.pipeline import InferResult, KeptLabels, Network, Predictor, Run
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.runtime.steady import SteadyEngine, check_moving
@@ -204,6 +204,10 @@ class _Job:
         target = Plan("folder", out, ())
         if not _only_shown(config):
             target = plan(source.kind, out, config.save)
+        outputs = [] if _only_shown(config) else written(target, source.name)
+        if config.shares is not None and str(config.shares) != "-":
+            outputs.append(("--shares", config.shares))
+        refuse_sources(outputs, [config.source], kept=model_files(model))
         self._each, self._whole = split(target, source.kind)
         in_one = bool(self._whole.save) or config.shares is not None
         later = in_one and (size > 1 or config.skip_done)

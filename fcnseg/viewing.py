@@ -27,8 +27,9 @@ from fcnseg.media.images import write_image
 from fcnseg.media.listing import slug
 from fcnseg.media.outputs import MOVING, next_free
 from fcnseg.media.pages import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
-from fcnseg.media.sources import Source, open_source
+from fcnseg.media.sources import Source, open_source, refuse_sources
 from fcnseg.media.video import VideoWriter
+from fcnseg.models.checkpoint import model_files
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.signals import held_back
 
@@ -87,7 +88,7 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
         short_side=config.short_side,
     )
     artist = Artist.of(segmenter, config)
-    out = config.out or next_free(Path("runs"), "viz")
+    out = _folder(config, segmenter.path)
     with open_source(config.source, limit=config.limit) as source:
         if source.kind in MOVING:
             artist = replace(artist, width=VIDEO_WIDTH)
@@ -103,7 +104,7 @@ def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> Vie
     artist = ClassifierArtist.of(
         config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
     )
-    out = config.out or next_free(Path("runs"), "viz")
+    out = _folder(config, None)
     with open_source(config.source, limit=config.limit) as source:
         if source.kind in MOVING:
             raise OptionError(
@@ -113,6 +114,14 @@ def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> Vie
         frames, outputs = _write_images(artist, source, out, listener)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
+
+
+def _folder(config: VizConfig, model: Path | None) -> Path:
+    """Where pages go; OptionError when that is where they are read from."""
+    if config.out is None:
+        return next_free(Path("runs"), "viz")
+    refuse_sources([("--out", config.out)], [config.source], kept=model_files(model))
+    return config.out
 
 
 @dataclass(frozen=True)

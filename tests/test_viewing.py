@@ -48,8 +48,8 @@ def test_every_class_gets_a_page_and_all_one(still, random_model, tmp_path):
 
 
 def test_a_heatmap_shows_the_probability_beside_the_input(still, random_model, tmp_path):
-    look(still, random_model, tmp_path, classes=("box",), alpha=0.7)
-    drawn = read_image(tmp_path / "a picture" / "02-box.png")
+    look(still, random_model, tmp_path / "out", classes=("box",), alpha=0.7)
+    drawn = read_image(tmp_path / "out" / "a picture" / "02-box.png")
     image = read_image(still)
     shares = load(random_model).predict([image], probabilities=True)[0].probabilities
     expected = heatmap(grey(image), shares[2], alpha=0.7)
@@ -59,11 +59,11 @@ def test_a_heatmap_shows_the_probability_beside_the_input(still, random_model, t
 
 
 def test_classes_are_chosen_by_name_or_number(still, random_model, tmp_path):
-    result = look(still, random_model, tmp_path, classes=("star", "1", "3"))
+    result = look(still, random_model, tmp_path / "out", classes=("star", "1", "3"))
     assert [path.stem for path in result.outputs][1:3] == ["03-star", "01-disk"]
     assert len(result.outputs) == 4
     with pytest.raises(OptionError, match="No class 'sheep'"):
-        look(still, random_model, tmp_path, classes=("sheep",))
+        look(still, random_model, tmp_path / "out", classes=("sheep",))
 
 
 def test_pages_show_the_chosen_classes_alone(still, random_model, tmp_path):
@@ -78,7 +78,7 @@ def test_pages_show_the_chosen_classes_alone(still, random_model, tmp_path):
 
 
 def test_rungs_are_drawn(still, random_model, tmp_path):
-    result = look(still, random_model, tmp_path, classes=("disk",), rungs=True)
+    result = look(still, random_model, tmp_path / "out", classes=("disk",), rungs=True)
     assert [path.stem for path in result.outputs][3:] == ["rungs", "rungs-01-disk"]
     answers, added = (read_image(path) for path in result.outputs[3:])
     assert answers.shape[1] > 5 * 300  # input, 32s, 16s, 8s, 4s
@@ -97,7 +97,7 @@ def test_rungs_are_drawn(still, random_model, tmp_path):
 
 def test_rungs_of_an_exported_file_are_refused(still, exported_model, tmp_path):
     with pytest.raises(OptionError, match="torch"):
-        look(still, exported_model, tmp_path, rungs=True)
+        look(still, exported_model, tmp_path / "out", rungs=True)
 
 
 def test_a_folder_is_drawn_picture_by_picture(still, random_model, tmp_path):
@@ -183,7 +183,7 @@ def test_too_many_classes_for_a_page(still, random_model, tmp_path, monkeypatch)
     object.__setattr__(many, "classes", ClassMap.numbered(60))
     monkeypatch.setattr(viewing, "load", lambda *args, **options: many)
     with pytest.raises(OptionError, match="60 classes"):
-        look(still, random_model, tmp_path)
+        look(still, random_model, tmp_path / "out")
 
 
 def test_entropy_is_relative_to_the_most_there_can_be():

@@ -21,8 +21,9 @@ from fcnseg.data.label_troubles import label_troubles
 from fcnseg.data.layouts import Scanned, scan, split_sizes
 from fcnseg.data.leaks import leaks
 from fcnseg.data.suggest import Size, Suggestion, suggest
-from fcnseg.errors import DatasetError, MediaError
+from fcnseg.errors import DatasetError, MediaError, OptionError
 from fcnseg.events import Listener, Note, Progress, nobody
+from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
 __all__ = ["CheckResult", "Finding", "check", "examine"]
 
@@ -87,7 +88,10 @@ def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
 
     DatasetError when it can't be a dataset at all.
     """
+    outputs = _outputs(config)
+    refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = _examine(config.data, listener)
+    refuse_overwriting(outputs, seen.description.inputs())
     if config.write is not None:
         write_declared(seen.description, config.write)
         listener(Note(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
@@ -109,6 +113,17 @@ def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset
         listener(Note(error.message, "warning"))
     return result
+
+
+def _outputs(config: CheckConfig) -> list[Named]:
+    """What is written; OptionError for a copy that would be taken for a part of the dataset."""
+    given = (("--contact", config.contact), ("--write", config.write), ("--fix", config.fix))
+    if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
+        raise OptionError(
+            f"--fix {config.fix} is inside {config.data}: it would be taken for a part of it.",
+            hint=f"name a folder outside, e.g. --fix {config.data.resolve().name}_clean",
+        )
+    return [(flag, path) for flag, path in given if path is not None]
 
 
 def examine(data: str | Path, listener: Listener = nobody) -> CheckResult:

@@ -36,7 +36,7 @@ from fcnseg.data.description import (
     SplitName,
 )
 from fcnseg.data.known_classes import unpack
-from fcnseg.errors import DatasetError, FcnsegError
+from fcnseg.errors import DatasetError, FcnsegError, OptionError
 from fcnseg.media.images import write_bytes
 from fcnseg.options import toml_value
 
@@ -77,7 +77,9 @@ class Declared:
 
 
 def write_declared(description: Description, path: Path) -> None:
-    """Write a description as a dataset.toml; MediaError when it can't be written."""
+    """Write a description as a dataset.toml; MediaError when it can't be written, OptionError when
+    there is another file of that name.
+    """
     encoding = description.encoding
     shown = _Shown(encoding)
     lines = [
@@ -106,7 +108,13 @@ def write_declared(description: Description, path: Path) -> None:
         lines += ["", "[splits]  # drawn by fcnseg; every other picture is for training", "val = ["]
         lines += [f"  {toml_value(p.name)}," for p in description.pairs if p.split == "val"]
         lines.append("]")
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    data = ("\n".join(lines) + "\n").encode()
+    if path.is_file() and path.read_bytes() != data:
+        raise OptionError(
+            f"{path} is there already and says something else; it may have been corrected by hand.",
+            hint="name another file, or delete that one",
+        )
+    write_bytes(path, data)
 
 
 def read_declared(path: Path) -> Declared:

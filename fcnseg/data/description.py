@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fcnseg.classes import MAX_CLASSES, ClassMap
 from fcnseg.errors import DatasetError
+from fcnseg.overwriting import Named
 
 SplitName = Literal["train", "val", "test", ""]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -173,3 +174,12 @@ class Description:
     drawn_split: bool = False
     why: tuple[str, ...] = ()
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
+
+    def inputs(self) -> Iterator[Named]:
+        """Every file of the dataset: images, labels, and those without a partner."""
+        for pair in self.pairs:
+            yield "the image", pair.image
+            yield "the labels", pair.labels
+            yield from (("the labels", file) for _, file in pair.layers)
+        alone = (*self.found.orphan_images, *self.found.orphan_labels)
+        yield from (("a file of the dataset", file) for file in alone)

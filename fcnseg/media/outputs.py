@@ -10,6 +10,7 @@ from typing import Literal
 
 from fcnseg.errors import OptionError
 from fcnseg.events import Listener
+from fcnseg.files import partial
 from fcnseg.media._source import Kind, Source
 from fcnseg.media.encoders import FOURCC
 from fcnseg.media.images import VIDEO_SUFFIXES
@@ -17,6 +18,7 @@ from fcnseg.media.listing import slug
 from fcnseg.media.manifest import Manifest
 from fcnseg.media.records import CocoSink
 from fcnseg.media.sinks import SUFFIXES, FileSink, FolderSink, Painter, Sink, VideoSink
+from fcnseg.overwriting import Named
 
 VIDEO_PICTURES = ("overlay", "color")
 """What a video can show; labels would not survive its compression."""
@@ -71,6 +73,18 @@ def plan(kind: Kind, out: Path, save: Sequence[str]) -> Plan:
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file; {_several(kind)} need a folder.")
     return Plan("folder", out, tuple(dict.fromkeys(save or default_save(kind))))
+
+
+def written(target: Plan, name: str) -> list[Named]:
+    """Every file and folder that is written to. name: the source's."""
+    path = target.path
+    if target.shape == "file":
+        return [("--out", path)]
+    if target.shape == "video":
+        return [("--out", path), ("--out", partial(path))]
+    inside = [f"{slug(name)}_{kind}.mp4" for kind in VIDEO_PICTURES]
+    inside += [*(kind for kind in target.save if kind in SUFFIXES), "coco.json"]
+    return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
 def open_sinks(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -33,8 +33,9 @@ from fcnseg.media.live import (
     without_password,
 )
 from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, WatchedFolder, nothing
+from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
-__all__ = ["Kind", "Source", "open_source"]
+__all__ = ["Kind", "Source", "open_source", "refuse_sources"]
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 """Suffixes (lower case) of text files that list images."""
@@ -87,6 +88,38 @@ def open_source(
     if _glob_like(text):
         return ImageFiles(listing.from_glob(text), "folder", selection, skip)
     return _open_camera(text, live)
+
+
+def refuse_sources(
+    outputs: Sequence[Named], sources: Iterable[str | Path], *, kept: Sequence[Named] = ()
+) -> None:
+    """OptionError when an output is one of the files that `open_source` reads, or holds one.
+
+    An image or a video in a folder that is a source is one of them. kept: see fcnseg.overwriting.
+    """
+    inputs = [("the source", path) for spec in sources for path in _files_of(spec)]
+    folders = [path for _, path in inputs if path.is_dir()]
+    inputs += [
+        ("a file of the source", path)
+        for _, path in outputs
+        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file()
+        if any(is_below(path, folder) for folder in folders)
+    ]
+    refuse_overwriting(outputs, inputs, kept=kept)
+
+
+def _files_of(spec: str | Path) -> list[Path]:
+    """The files or the folder that a source is; none for a camera, a pipe, a server."""
+    text = str(spec)
+    if text.startswith("file://"):
+        text = url2pathname(unquote(urlsplit(text).path))
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+        return [path, *(file for _, file in listing.from_list(path))]
+    if path.exists():
+        return [path]
+    pattern = text != "-" and "://" not in text and _glob_like(text)
+    return [file for _, file in listing.from_glob(text)] if pattern else []
 
 
 def _open_camera(text: str, live: Callable[[int], Source]) -> Source:

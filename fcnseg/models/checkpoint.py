@@ -28,6 +28,7 @@ from fcnseg.models.ladder import FCN, ModelSpec
 from fcnseg.models.preprocess import Preprocess
 from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
 from fcnseg.models.weights import download, first_line, read_state
+from fcnseg.overwriting import Named
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
@@ -226,6 +227,14 @@ def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener 
         f"({', '.join([*shipped, *NAMES])}).",
         hint=f"did you mean {close[0]!r}?" if close else _TRAIN_HINT,
     )
+
+
+def model_files(path: Path | None) -> list[Named]:
+    """A model's file and what may lie beside it and belong to it."""
+    if path is None:
+        return []
+    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return [("the model", file) for file in (path, *beside) if file.exists()]
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from fcnseg.data.check import CheckResult, examine
 from fcnseg.data.suggest import suggest_crop, suggest_epochs
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.events import Listener, Note, nobody
+from fcnseg.overwriting import refuse_overwriting
 from fcnseg.runtime.ranks import Ranks, join_ranks
 from fcnseg.training.loop import Loop
 from fcnseg.training.losses import parse_loss
@@ -97,6 +98,7 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Parts
         )
     refuse_taken(config.out)
     checked = _checked(config.data, listener)
+    _refuse_inputs(config, config.data, checked)
     suggested = checked.suggestion
     assert suggested is not None, "a folder with readable training images has one"
     images = checked.splits.get("train", 1)
@@ -154,6 +156,23 @@ def _go_on(
     stepper = parts.stepper()
     stepper.restore(tensors)
     return parts, parts.loop(run, plan, track, stepper)
+
+
+def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:
+    """OptionError where the run would lie over what it reads."""
+    if config.out is None:
+        return
+    run = Run(config.out)
+    files = (run.folder, run.best, run.last, run.config, run.results, run.state)
+    outputs = [("--out", path) for path in files]
+    inputs = [("the dataset", data)] if data.is_dir() else []
+    kept = [("the dataset", data), ("--finetune", config.finetune)]
+    kept.append(("--backbone-weights", config.backbone_weights))
+    refuse_overwriting(
+        outputs,
+        [*inputs, *checked.description.inputs()],
+        kept=[(role, Path(path)) for role, path in kept if path],
+    )
 
 
 def _checked(data: Path, listener: Listener) -> CheckResult:

@@ -1,0 +1,121 @@
+"""Nothing that a command reads is written over: outputs that are inputs are refused.
+
+One function for every command that writes, called when it is known what will be read and
+written, and before anything is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcnseg.errors import OptionError
+
+Named = tuple[str, Path]
+"""What a path is in words, and the path: ("--out", Path("a.png")), ("the model", ...)."""
+
+
+def refuse_overwriting(
+    outputs: Iterable[Named], inputs: Iterable[Named], *, kept: Iterable[Named] = ()
+) -> None:
+    """OptionError when an output is an input: by its path, a link, another name of the same file,
+    a name that differs only in case; or is a folder with an input in it.
+
+    kept: files that may lie in an output folder (a model, a config), but not be written over.
+    Two options must not name one output either.
+    """
+    places = [_Output(what, path) for what, path in outputs]
+    _refuse_twice(places)
+    real_folder: Callable[[str], str] = functools.cache(os.path.realpath)
+    for named, may_hold in ((inputs, False), (kept, True)):
+        for role, given in named:
+            where = _places(given, real_folder)
+            for output in places:
+                output.refuse(role, given, where, may_hold=may_hold)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, or is it."""
+    real, above = os.path.realpath(path), os.path.realpath(folder)
+    return real == above or real.startswith(os.path.join(above, ""))  # noqa: PTH118
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A path without links. folded: as a file system that ignores case sees it."""
+
+    real: str
+    folded: str
+
+
+class _Output:
+    """What is written: a file or a folder, there already or not."""
+
+    def __init__(self, what: str, path: Path) -> None:
+        self.what, self.path = what, path
+        self.places = _places(path, os.path.realpath)
+        self.identity = _identity(path)
+        self.is_file = path.is_file()
+
+    def refuse(self, role: str, given: Path, where: Sequence[_Place], *, may_hold: bool) -> None:
+        """OptionError when an input, at these places, is this or below it."""
+        shown = f"{self.what} {self.path}"
+        for mine in self.places:
+            for theirs in where:
+                if mine.folded == theirs.folded:
+                    raise self._same(role, given, shown, twin=mine.real != theirs.real)
+                below = theirs.folded.startswith(os.path.join(mine.folded, ""))  # noqa: PTH118
+                if below and not may_hold:
+                    raise OptionError(
+                        f"{shown} is a folder that holds {role} {given}: outputs would lie among "
+                        "inputs.",
+                        hint=f"name a folder of its own, e.g. {self.what} {self.path / 'out'}",
+                    )
+        if self.is_file and self.identity == _identity(given):
+            raise self._same(role, given, shown)
+
+    def _same(self, role: str, given: Path, shown: str, *, twin: bool = False) -> OptionError:
+        if twin and self.identity != _identity(given):
+            found = f"{shown} differs from {role} {given} only in case; not every disk keeps that."
+        elif self.path == given:
+            found = f"{shown} is {role}: it would be written over."
+        else:
+            found = f"{shown} is {role} {given} by another name: it would be written over."
+        other = f"{self.path.stem or 'out'}_out{self.path.suffix}"
+        return OptionError(
+            found, hint=f"name another one, e.g. {self.what} {self.path.parent / other}"
+        )
+
+
+def _refuse_twice(outputs: Sequence[_Output]) -> None:
+    for number, one in enumerate(outputs):
+        for other in outputs[:number]:
+            if one.what != other.what and one.places[-1].folded == other.places[-1].folded:
+                raise OptionError(
+                    f"{other.what} and {one.what} would both be written to {one.path}.",
+                    hint="name a file for each",
+                )
+
+
+def _places(path: Path, real: Callable[[str], str]) -> list[_Place]:
+    """Where a path is, and where it leads when it is a link. real: os.path.realpath."""
+    folder, name = os.path.split(os.path.join(os.getcwd(), path))  # noqa: PTH109, PTH118
+    if name in ("", ".", ".."):  # where that leads depends on the links before it
+        folder, name = os.path.split(os.path.realpath(path))
+    found = [os.path.join(real(folder), name)]  # noqa: PTH118
+    if os.path.islink(path):  # noqa: PTH114
+        found.append(os.path.realpath(path))
+    return [_Place(one, unicodedata.normalize("NFC", one).casefold()) for one in found]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

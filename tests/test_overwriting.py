@@ -1,0 +1,233 @@
+"""No command writes over what it reads: each option that writes is tried with each input."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.errors import OptionError
+from fcnseg.media.images import write_image
+from fcnseg.overwriting import is_below, refuse_overwriting
+from tests.test_cli import call
+
+SAME = "by another name"
+
+
+def refused(output: Path, given: Path) -> str:
+    with pytest.raises(OptionError) as caught:
+        refuse_overwriting([("--out", output)], [("the source", given)])
+    assert str(output) in caught.value.message
+    assert "the source" in caught.value.message
+    assert "e.g. --out" in caught.value.hint
+    return caught.value.message
+
+
+def test_the_same_file_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "photos" / "ä.png"
+    path.parent.mkdir()
+    path.touch()
+    assert "is the source: it would" in refused(path, path)
+    (tmp_path / "link.png").symlink_to(path)
+    (tmp_path / "hard.png").hardlink_to(path)
+    (tmp_path / "folder").symlink_to(path.parent)
+    for other in ("photos/ä.png", "photos/../photos/./ä.png", "link.png", "folder/ä.png"):
+        assert SAME in refused(Path(other), path)
+        assert SAME in refused(path, Path(other))
+    assert SAME in refused(Path("hard.png"), path)
+    for twin in ("photos/Ä.PNG", "PHOTOS/ä.png", "photos/a\u0308.png"):
+        assert "only in case" in refused(Path(twin), path)
+    assert "only in case" in refused(Path("Photos"), path.parent)
+
+
+@pytest.mark.parametrize("folder", [".", "photos", "photos/..", "link", "PHOTOS", "photos/deep"])
+def test_a_folder_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "photos" / "deep" / "a.png"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    (tmp_path / "link").symlink_to("photos")
+    assert "is a folder that holds" in refused(Path(folder), path)
+    refuse_overwriting([("--out", Path(folder))], [], kept=[("the model", path)])
+
+
+def test_a_link_among_the_inputs_leads_to_one(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.png").touch()
+    (tmp_path / "a.png").symlink_to(tmp_path / "store" / "a.png")
+    refused(tmp_path / "store", tmp_path / "a.png")
+    refused(tmp_path / "store" / "a.png", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["b.png", "a.png.mp4", "a", "photos2", "photos/b.png", "new/a"])
+def test_anything_else_may_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    (tmp_path / "photos" / "b.png").touch()
+    inputs = [("the source", tmp_path / "photos" / "a.png"), ("the model", tmp_path / "gone")]
+    refuse_overwriting([("--out", tmp_path / name)], inputs)
+
+
+def test_one_output_for_two_options(tmp_path: Path) -> None:
+    outputs = [("--out", tmp_path / "a.json"), ("--shares", tmp_path / "A.json")]
+    with pytest.raises(OptionError, match="--out and --shares would both be written"):
+        refuse_overwriting(outputs, [])
+    refuse_overwriting([outputs[0], outputs[0]], [])
+
+
+def test_is_below(tmp_path: Path) -> None:
+    assert is_below(tmp_path, tmp_path)
+    assert is_below(tmp_path / "a" / "b", tmp_path / "a")
+    assert not is_below(tmp_path / "ab", tmp_path / "a")
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drawn_folder: Path,
+    drawn_clip: Path,
+    random_model: Path,
+) -> Path:
+    """A working folder: a.png, photos/, list.txt, clip.mp4, model.safetensors, data/, and links."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "photos/a.png", "photos/b.png"):
+        write_image(tmp_path / name, np.full((64, 64, 3), 90, np.uint8))
+    (tmp_path / "list.txt").write_text("photos/a.png\n", encoding="utf-8")
+    shutil.copyfile(drawn_clip, tmp_path / "clip.mp4")
+    shutil.copyfile(drawn_clip, tmp_path / "photos" / "c.mp4")
+    shutil.copyfile(random_model, tmp_path / "model.safetensors")
+    for split in ("train", "val"):
+        for role in ("images", "labels"):
+            (tmp_path / "data" / role / split).mkdir(parents=True)
+            for path in sorted((drawn_folder / role / split).iterdir())[:3]:
+                shutil.copyfile(path, tmp_path / "data" / role / split / path.name)
+    shutil.copyfile(drawn_folder / "classes.txt", tmp_path / "data" / "classes.txt")
+    pairs = (f"data/{role}/val/0000.png" for role in ("images", "labels"))
+    (tmp_path / "pairs.csv").write_text(",".join(pairs) + "\n", encoding="utf-8")
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
+    (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    (tmp_path / "same").symlink_to("photos")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay").symlink_to(tmp_path / "photos")
+    (tmp_path / "out" / "labels").symlink_to(tmp_path / "photos")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+MODEL = "-m model.safetensors --engine torch --device cpu "
+TRAIN = "--backbone tiny --backbone-weights none --epochs 1 --device cpu "
+CASES = [
+    f"infer a.png -o a.png {MODEL}",
+    f"infer a.png -o ./photos/../a.png {MODEL}",
+    f"infer a.png -o A.PNG {MODEL}",
+    f"infer a.png -o hard.png {MODEL}",
+    f"infer a.png -o . {MODEL}",
+    f"infer a.png --shares a.png {MODEL}",
+    f"infer a.png -o b.json --save labelme --shares b.json {MODEL}",
+    f"infer a.png -o b.png --shares model.safetensors {MODEL}",
+    f"infer clip.mp4 -o clip.mp4 {MODEL}",
+    f"infer clip.mp4 -o link.mp4 {MODEL}",
+    f"infer link.mp4 -o clip.mp4 {MODEL}",
+    f"infer clip.mp4 -o Clip.mp4 {MODEL}",
+    f"infer clip.mp4 -o . {MODEL}",
+    f"infer clip.mp4 -o out2 --shares clip.mp4 {MODEL}",
+    f"infer photos -o photos {MODEL}",
+    f"infer photos -o same {MODEL}",
+    f"infer same -o photos {MODEL}",
+    f"infer photos -o PHOTOS {MODEL}",
+    f"infer photos -o . {MODEL}",
+    f"infer photos -o out {MODEL}",
+    f"infer photos -o new --shares photos/b.png {MODEL}",
+    f"infer photos -o photos/c.mp4 {MODEL}",
+    f"infer photos --watch -o photos {MODEL}",
+    f"infer photos/*.png -o photos {MODEL}",
+    f"infer list.txt -o photos {MODEL}",
+    f"infer list.txt -o new --shares list.txt {MODEL}",
+    f"infer list.txt -o new --shares photos/a.png {MODEL}",
+    f"viz a.png -o . {MODEL}",
+    f"viz photos/a.png -o photos {MODEL}",
+    f"viz photos -o photos {MODEL}",
+    f"viz photos -o same {MODEL}",
+    f"viz clip.mp4 -o . {MODEL}",
+    f"viz list.txt -o photos {MODEL}",
+    "export model.safetensors --format torchscript -o model.safetensors",
+    "export model.safetensors --data data -o data",
+    "check data --write data/classes.txt",
+    "check data --write data/images/val/0000.png",
+    "check data --contact data/images/val/0000.png",
+    "check data --contact data/labels/val/0000.png",
+    "check data --contact data",
+    "check data --fix data",
+    "check data --fix data/clean",
+    "check data --fix .",
+    "check data --write a.toml --contact a.toml",
+    "check pairs.csv --write pairs.csv",
+    "check pairs.csv --contact data/images/val/0000.png",
+    f"train data --out data {TRAIN}",
+    f"train data --out . {TRAIN}",
+    f"train data --out DATA {TRAIN}",
+    f"train data --out data/images {TRAIN}",
+    f"train pairs.csv --out data {TRAIN}",
+    "demo -o data",
+    "demo -o .",
+    "demo -o a.png",
+]
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_commands_refuse(place: Path, words: str) -> None:
+    before = contents(place)
+    result = call(*words.split(), status=2)
+    assert "hint: " in result.stderr
+    assert contents(place) == before
+
+
+def test_infer_beside_its_input_is_done(place: Path) -> None:
+    call(*f"infer a.png -o b.png --shares shares.jsonl {MODEL}".split())
+    call(*f"infer a.png -o b.png --shares shares.jsonl {MODEL}".split())  # ours to replace
+    call(*f"infer photos -o photos/inside {MODEL}".split())
+    assert (place / "photos" / "inside" / "labels" / "a.png").is_file()
+
+
+def test_an_int8_file_beside_the_model_is_no_input(place: Path) -> None:
+    pytest.importorskip("onnxscript")
+    for _ in range(2):
+        call("export", "model.safetensors")
+    assert (place / "model.onnx").is_file()
+
+
+def test_openvino_takes_no_foreign_weights(place: Path) -> None:
+    """Its format is a pair of files; the other one may be somebody else's."""
+    (place / "net.bin").write_bytes(b"weights of something else")
+    result = call("export", "model.safetensors", "--format", "openvino", "-o", "net.xml", status=2)
+    assert "net.bin belongs to something else" in result.stderr
+    assert (place / "net.bin").read_bytes() == b"weights of something else"
+
+
+def test_a_corrected_description_is_not_written_over(place: Path) -> None:
+    for _ in range(2):  # the same again is no loss
+        call("check", "data", "--write", "mine.toml", "--contact", "sheet.png")
+    path = place / "mine.toml"
+    corrected = path.read_text(encoding="utf-8").replace('"disk"', '"plate"')
+    path.write_text(corrected, encoding="utf-8")
+    result = call("check", "data", "--write", "mine.toml", "--contact", "sheet.png", status=2)
+    assert "says something else" in result.stderr
+    assert path.read_text(encoding="utf-8") == corrected
+
+
+def test_a_run_does_not_take_the_place_of_what_it_starts_from(place: Path) -> None:
+    (place / "run").mkdir()
+    (place / "model.safetensors").rename(place / "run" / "last.safetensors")
+    words = "train data --out run --finetune run/last.safetensors --epochs 1 --device cpu"
+    result = call(*words.split(), status=2)
+    assert "--finetune" in result.stderr
+    assert sorted(os.listdir(place / "run")) == ["last.safetensors"]  # noqa: PTH208
