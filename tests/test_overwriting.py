@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -231,3 +232,37 @@ def test_a_run_does_not_take_the_place_of_what_it_starts_from(place: Path) -> No
     result = call(*words.split(), status=2)
     assert "--finetune" in result.stderr
     assert sorted(os.listdir(place / "run")) == ["last.safetensors"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train data --out exp --config exp/config.toml",
+        "infer a.png --out exp/config.toml --config exp/config.toml",
+        "infer a.png --shares exp/Config.toml --config exp/config.toml",
+        "check data --write exp/config.toml --config exp/config.toml",
+        "viz a.png --config exp/out.toml",
+    ],
+)
+def test_the_config_file_is_kept(place: Path, words: str) -> None:
+    (place / "exp").mkdir()
+    (place / "exp" / "config.toml").write_text("# my notes\n", encoding="utf-8")
+    (place / "exp" / "out.toml").write_text('out = "exp/out.toml"\n', encoding="utf-8")
+    before = contents(place)
+    assert "--config" in call(*words.split(), status=2).stderr
+    assert contents(place) == before
+
+
+def test_every_option_that_writes_is_known() -> None:
+    """Options of paths are read or written; the list of those that are written is complete."""
+    from fcnseg.cli.flags import OUTPUTS
+    from fcnseg.config import CONFIGS
+
+    read = {"source", "data", "model", "finetune", "backbone_weights"}
+    paths = {
+        name
+        for config in CONFIGS
+        for name, hint in get_type_hints(config).items()
+        if hint is Path or Path in get_args(hint)
+    }
+    assert paths - read == set(OUTPUTS)

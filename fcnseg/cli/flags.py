@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,7 @@ import typer
 
 from fcnseg.cli.guard import guard
 from fcnseg.options import Option, options_of, read_toml, spelled
+from fcnseg.overwriting import Named, refuse_overwriting
 
 ConfigFile = Annotated[
     Path | None,
@@ -41,6 +42,9 @@ Help = Annotated[
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
 """What stands for a value in the help (else NAME); a switch takes none."""
 
+OUTPUTS = ("out", "shares", "contact", "write", "fix")
+"""The options that say where something is written."""
+
 ALIAS = "__alias"
 """Ends the name of the hidden parameter behind an option's other spelling."""
 
@@ -58,7 +62,10 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         # An option that was not given comes as None or, when repeatable, as an empty list.
         given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
         with guard():
-            run({**(read_toml(file) if file else {}), **given}, as_json=as_json)
+            values = {**(read_toml(file) if file else {}), **given}
+            if file is not None:
+                refuse_overwriting(_outputs(values), [], kept=[("--config", file)])
+            run(values, as_json=as_json)
 
     parameters = _parameters(config)
     parameters.append(_keyword("config_file", ConfigFile, None))
@@ -68,6 +75,16 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = config.__doc__
     return command
+
+
+def _outputs(values: Mapping[str, Any]) -> list[Named]:
+    """What the values name to be written; a training writes a config.toml of its own."""
+    paths = {name: values[name] for name in OUTPUTS if isinstance(values.get(name), str | Path)}
+    return [
+        (spelled(name), path)
+        for name, value in paths.items()
+        for path in (Path(value), Path(value) / "config.toml")
+    ]
 
 
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:
