@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcnseg.models.alignment import centroids, inner, linearised, offset
-from fcnseg.models.backbones import BACKBONES, Features, build_backbone
-from fcnseg.models.ladder import Ladder, ModelSpec
+from fcnseg.models import BACKBONES, build_backbone
+from fcnseg.models.alignment import centroids, inner, linearised
+from fcnseg.models.backbone import Features
+from fcnseg.models.fcn import Decoder
+from fcnseg.models.geometry import offset
+from fcnseg.models.spec import ModelSpec
 
 SIZES = ((33, 47), (500, 375), (720, 960))
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
@@ -98,11 +101,11 @@ def look(
     decoder: str,
     size: tuple[int, int],
     **more: float,
-) -> tuple[Ladder, Tensor]:
+) -> tuple[Decoder, Tensor]:
     """A linearised ladder, and the centroids of all pixels of the padded picture."""
     spec = ModelSpec(backbone=name, num_classes=1, decoder=decoder, fuse="score")
-    ladder = linearised(Ladder(spec, backbone), **more)
-    assert isinstance(ladder, Ladder)
+    ladder = linearised(Decoder(backbone, spec), **more)
+    assert isinstance(ladder, Decoder)
     height, width = (-(-side // backbone.stride) * backbone.stride for side in size)
     where = centroids(lambda images: ladder(plain(images), (height, width)), height, width)
     return ladder, where

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.models._torchvision import models
-from fcnseg.models.convolutionize import fully_connected
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models import build
+from fcnseg.models.classifier import fully_connected
+from fcnseg.models.spec import ModelSpec
+from fcnseg.models.torchvision_import import models
 
 FIELD = 404  # the receptive field of fc6 on VGG's last pool
 
@@ -71,7 +72,7 @@ def crops(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
 def original() -> tuple[Tensor, Tensor]:
     """The published shape of FCN-8s in float32, and its layers one by one in float64."""
     spec = ModelSpec(backbone="pytorch_fcn8s", num_classes=21, decoder="published")
-    network = FCN(spec).eval()
+    network = build(spec).eval()
     for name, parameter in network.named_parameters():
         if parameter.ndim == 4 and "up" not in name:
             nn.init.kaiming_normal_(parameter)

@@ -23,8 +23,9 @@ from fcnseg.data.drawn import CLASSES, draw, make_scene
 from fcnseg.events import Event, Progress
 from fcnseg.inference import infer
 from fcnseg.media.video import VideoWriter
+from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.spec import ModelSpec
 
 FIRST = 500
 
@@ -55,7 +56,7 @@ def main() -> None:
         folder = Path(name)
         torch.manual_seed(0)
         spec = ModelSpec(backbone="tiny", num_classes=len(CLASSES), decoder="fcn8s", width=16)
-        network = FCN(spec)
+        network = build(spec)
         model = Checkpoint(spec, network.backbone.preprocess, CLASSES, network.state_dict())
         model.save(folder / "model.safetensors")
         clip = folder / "clip.mp4"

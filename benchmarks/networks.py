@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.models.backbones import BACKBONES
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models import BACKBONES, build
+from fcnseg.models.spec import ModelSpec
 
 SIZE = (360, 480)
 CLASSES = 21
@@ -53,7 +53,7 @@ def row(backbone: str, fuse: str, width: int) -> str:
         )
         try:
             with torch.device("meta"):
-                network = FCN(spec).eval()
+                network = build(spec).eval()
         except OptionError:
             figures.append("-")
             continue

@@ -14,7 +14,8 @@ import numpy as np
 
 from fcnseg.data.layouts import scan
 from fcnseg.media.images import read_image
-from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.zoo import find_model
 from fcnseg.runtime.segmenter import load
 
 

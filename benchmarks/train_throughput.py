@@ -32,7 +32,7 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.events import EpochDone, Event, Note, Progress, nobody
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.training import train
 from fcnseg.training.losses import Criterion, parse_loss

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from fcnseg.exporting import export
     from fcnseg.frames import Frame, Prediction
     from fcnseg.inference import infer
+    from fcnseg.models import create_model
     from fcnseg.models.checkpoint import Checkpoint
-    from fcnseg.models.ladder import FCN, ModelSpec
+    from fcnseg.models.fcn import FCN
+    from fcnseg.models.spec import ModelSpec
     from fcnseg.runtime.segmenter import Segmenter, load
     from fcnseg.training import train
     from fcnseg.viewing import view
@@ -58,17 +60,18 @@ _HOMES = {
     "DemoConfig": "fcnseg.config",
     "EvalConfig": "fcnseg.config",
     "ExportConfig": "fcnseg.config",
-    "FCN": "fcnseg.models.ladder",
+    "FCN": "fcnseg.models.fcn",
     "FcnsegError": "fcnseg.errors",
     "Frame": "fcnseg.frames",
     "InferConfig": "fcnseg.config",
-    "ModelSpec": "fcnseg.models.ladder",
+    "ModelSpec": "fcnseg.models.spec",
     "Prediction": "fcnseg.frames",
     "Segmenter": "fcnseg.runtime.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
     "bench": "fcnseg.benchmarking",
     "check": "fcnseg.data.check",
+    "create_model": "fcnseg.models",
     "demo": "fcnseg.demo",
     "evaluate": "fcnseg.evaluation",
     "export": "fcnseg.exporting",
@@ -97,6 +100,7 @@ __all__ = [
     "VizConfig",
     "bench",
     "check",
+    "create_model",
     "demo",
     "evaluate",
     "export",

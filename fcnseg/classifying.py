@@ -21,7 +21,8 @@ from fcnseg.media.draw import heatmap
 from fcnseg.media.images import resize_image
 from fcnseg.media.listing import slug
 from fcnseg.media.pages import Tile, grey, heat_scale, page
-from fcnseg.models.classify import DenseClassifier, dense_classifier
+from fcnseg.models import dense_classifier
+from fcnseg.models.classifier import DenseClassifier
 from fcnseg.runtime.device import resolve_device
 
 DEFAULT = "efficientnet_lite0"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from fcnseg import media
-from fcnseg.models._torchvision import torchvision
 from fcnseg.runtime.device import resolve_device, resolve_precision
 
 EXTRAS = {
@@ -48,7 +47,9 @@ def diagnose() -> list[Row]:
     """Look at the parts one by one; never raises for a missing one."""
     return [
         Row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        Row("torch", f"{torch.__version__}, torchvision {torchvision.__version__}"),
+        Row(
+            "torch", f"{torch.__version__}, torchvision {importlib.metadata.version('torchvision')}"
+        ),
         *_devices(),
         _opencv(),
         *_codecs(),

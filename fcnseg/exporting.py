@@ -13,7 +13,8 @@ from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.evaluation import as_the_model_sees
 from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.metrics import Confusion, Report
-from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model, model_files
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.zoo import SHIPPED, find_model, model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.runtime.convert import convert, written_whole
 from fcnseg.runtime.formats import FORMATS, opset_of

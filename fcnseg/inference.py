@@ -29,7 +29,7 @@ from fcnseg.media.recorded import Skip, nothing
 from fcnseg.media.records import SharesSink
 from fcnseg.media.sinks import Painter, Sink
 from fcnseg.media.sources import Source, open_source, refuse_sources
-from fcnseg.models.checkpoint import find_model, model_files
+from fcnseg.models.zoo import find_model, model_files
 from fcnseg.pipeline import InferResult, KeptLabels, Network, Predictor, Run
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.runtime.steady import SteadyEngine, check_moving

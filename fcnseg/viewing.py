@@ -29,7 +29,7 @@ from fcnseg.media.outputs import MOVING, next_free
 from fcnseg.media.pages import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
 from fcnseg.media.sources import Source, open_source, refuse_sources
 from fcnseg.media.video import VideoWriter
-from fcnseg.models.checkpoint import model_files
+from fcnseg.models.zoo import model_files
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.signals import held_back
 

@@ -75,12 +75,13 @@ def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network with four classes, fuse score, down to stride 4."""
     from fcnseg.data.drawn import CLASSES
+    from fcnseg.models import build
     from fcnseg.models.checkpoint import Checkpoint
-    from fcnseg.models.ladder import FCN, ModelSpec
+    from fcnseg.models.spec import ModelSpec
 
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=4, decoder="fcn4s", fuse="score")
-    network = FCN(spec)
+    network = build(spec)
     for module in network.decoder.modules():
         if isinstance(module, torch.nn.Conv2d):  # they start at or near zero
             torch.nn.init.normal_(module.weight, std=0.3)
@@ -92,12 +93,13 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network of two classes, with a share for each pixel."""
     from fcnseg.classes import ClassMap
+    from fcnseg.models import build
     from fcnseg.models.checkpoint import Checkpoint
-    from fcnseg.models.ladder import FCN, ModelSpec
+    from fcnseg.models.spec import ModelSpec
 
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=2, width=8, decoder="fcn4s", upsample="subpixel")
-    network = FCN(spec)
+    network = build(spec)
     assert network.decoder.detail is not None
     torch.nn.init.normal_(network.decoder.detail[1].weight)  # it starts at zero
     classes, preprocess = ClassMap.of(["background", "crack"]), network.backbone.preprocess

@@ -10,16 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fcnseg.models.alignment import (
-    centroids,
-    inner,
-    linearised,
-    measured,
-    offset,
-    offsets,
-)
-from fcnseg.models.backbones import BACKBONES, Backbone, build_backbone
-from fcnseg.models.ladder import FCN, Ladder, ModelSpec, pad_to_multiple
+from fcnseg.models import BACKBONES, build, build_backbone
+from fcnseg.models.alignment import centroids, inner, linearised, measured
+from fcnseg.models.backbone import Backbone
+from fcnseg.models.fcn import Decoder, pad_to_multiple
+from fcnseg.models.geometry import offset, offsets
+from fcnseg.models.spec import ModelSpec
 
 # One of each geometry; benchmarks/alignment.py has all decoders, sizes and trunks.
 TRUNKS = (
@@ -41,16 +37,16 @@ def trunk(name: str) -> tuple[Backbone, Backbone]:
     return backbone, plain
 
 
-def ladder(backbone: Backbone, name: str, decoder: str, fuse: str, upsample: str) -> Ladder:
+def ladder(backbone: Backbone, name: str, decoder: str, fuse: str, upsample: str) -> Decoder:
     spec = ModelSpec(
         backbone=name, num_classes=2, decoder=decoder, fuse=fuse, width=4, upsample=upsample
     )
-    plain = linearised(Ladder(spec, backbone))
-    assert isinstance(plain, Ladder)
+    plain = linearised(Decoder(backbone, spec))
+    assert isinstance(plain, Decoder)
     return plain
 
 
-def furthest(where: Tensor, decoder: Ladder, height: int, width: int) -> float:
+def furthest(where: Tensor, decoder: Decoder, height: int, width: int) -> float:
     """The largest distance, y or x, of a pixel's centroid from the pixel, borders left out."""
     frame = where.shape[-2:]
     rows, columns = torch.arange(frame[0]).view(-1, 1), torch.arange(frame[1])
@@ -77,7 +73,7 @@ def centroid_error(
             continue
         steps = ladder(backbone, name, decoder, fuse, upsample)
 
-        def network(images: Tensor, steps: Ladder = steps) -> Tensor:
+        def network(images: Tensor, steps: Decoder = steps) -> Tensor:
             return steps(plain(images), (frame[0], frame[1]))  # type: ignore[no-any-return]
 
         where = centroids(network, *frame)
@@ -149,7 +145,7 @@ def test_centroids_are_those_of_the_gradient(decoder: str) -> None:
     """What the passes over coordinates compute is the centroid of |d logit / d input|."""
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=2, decoder=decoder, fuse="score")
-    network = linearised(FCN(spec)).double()
+    network = linearised(build(spec)).double()
     height, width = 64, 96
     images = torch.rand(1, 3, height, width, dtype=torch.float64, requires_grad=True)
     y, x = 31, 44

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import trunks
-from fcnseg.models._torchvision import models
-from fcnseg.models.backbones import BACKBONES, Backbone, build_backbone, load_pretrained, started
-from fcnseg.models.trunks import TRUNKS
+from fcnseg.models import BACKBONES, build_backbone, load_classifier, load_pretrained
+from fcnseg.models.backbone import Backbone, known_keys
+from fcnseg.models.backbones.torchvision import RESNET_ROW
+from fcnseg.models.torchvision_import import models
 
 STRIDES = {2, 4, 8, 16, 32}
 SMALL = ("tiny", "efficientnet_lite0", "resnet18", "mobilenet_v3_small", "regnet_x_400mf")
@@ -54,14 +54,14 @@ def test_is_torchvisions_network(name: str) -> None:
     torch.manual_seed(0)
     model = models.get_model(name, weights=None).eval()
     backbone = backbone_of(name)
-    trunk = TRUNKS[name]
+    trunk = BACKBONES[name]
     plain = trunk.model()
-    plain.load_state_dict(trunks.known_keys(model.state_dict(), plain))
+    plain.load_state_dict(known_keys(model.state_dict(), plain))
     backbone.load_state_dict(Backbone(name, trunk, plain).state_dict())
     images = torch.rand(1, 3, 64, 64)
     x = images
     for module in (
-        [getattr(model, part) for part in trunks._RESNET] if name == "resnet18" else model.features
+        [getattr(model, part) for part in RESNET_ROW] if name == "resnet18" else model.features
     ):
         x = module(x)
     torch.testing.assert_close(backbone(images)[32], x)
@@ -120,7 +120,7 @@ def test_dilated_resnet_is_torchvisions() -> None:
     torch.manual_seed(0)
     model = models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]).eval()
     backbone = backbone_of("resnet50", 8)
-    parts = [getattr(model, part) for part in trunks._RESNET]
+    parts = [getattr(model, part) for part in RESNET_ROW]
     values = nn.Sequential(*parts).state_dict().values()
     backbone.load_state_dict(dict(zip(backbone.state_dict(), values, strict=True)))
     images = torch.rand(1, 3, 64, 64)
@@ -145,8 +145,8 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 def test_auto_takes_the_wheel() -> None:
     backbone = backbone_of("efficientnet_lite0")
     load_pretrained(backbone, "efficientnet_lite0")
-    _, model = started("efficientnet_lite0")
-    assert same_weights(backbone, Backbone("", TRUNKS["efficientnet_lite0"], model))
+    _, model = load_classifier("efficientnet_lite0")
+    assert same_weights(backbone, Backbone("", BACKBONES["efficientnet_lite0"], model))
 
 
 def test_none_leaves_it_and_tiny_has_nothing_to_load() -> None:
@@ -173,7 +173,7 @@ def test_from_a_file(tmp_path: Path, suffix: str, output_stride: int) -> None:
     path = write(tmp_path / f"resnet18{suffix}", model.state_dict())
     backbone = backbone_of("resnet18", output_stride)
     load_pretrained(backbone, "resnet18", path)
-    parts = nn.Sequential(*(getattr(model, part) for part in trunks._RESNET))
+    parts = nn.Sequential(*(getattr(model, part) for part in RESNET_ROW))
     assert same_weights(backbone, parts)
 
 

@@ -6,9 +6,9 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.data.dataset import Sample
+from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import IMAGENET
+from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.training.calibrate import best_temperature, cooled
 
 
@@ -69,7 +69,7 @@ def test_cooling_divides_every_logit(fuse: str, upsample: str) -> None:
         name: torch.randn_like(tensor)
         if "score" in name or "detail" in name or name.endswith("bias")
         else tensor
-        for name, tensor in FCN(spec).state_dict().items()
+        for name, tensor in build(spec).state_dict().items()
     }
     hot = Checkpoint(spec, IMAGENET, ClassMap.numbered(3), weights)
     cool = cooled(cooled(hot, 2.0), 1.25)

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnseg.models.ladder import FCN, ModelSpec, lift_of
-from fcnseg.models.upsample import upsample
+from fcnseg.models import build, output_upsampling
+from fcnseg.models.geometry import upsample
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime import cells as module
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
@@ -78,13 +79,13 @@ def test_the_first_of_equal_classes_wins():
     ],
 )
 def test_which_networks_have_cells(options, cells):
-    lift = lift_of(ModelSpec(num_classes=3, width=8, **options))
+    lift = output_upsampling(ModelSpec(num_classes=3, width=8, **options))
     assert (None if lift is None else (lift.factor, lift.shift)) == cells
 
 
 def test_scores_and_logits_of_one_pass():
     torch.manual_seed(0)
-    network = FCN(ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn4s")).eval()
+    network = build(ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn4s")).eval()
     images = torch.randn(2, 3, 50, 71)
     with torch.no_grad():
         scores, logits = network.scores_and_logits(images)

@@ -13,16 +13,17 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError
-from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint, find_model
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import LITE
+from fcnseg.models import build
+from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint
+from fcnseg.models.spec import LITE, ModelSpec
+from fcnseg.models.zoo import find_model
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="learned")
-    network = FCN(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()(torch.rand(2, 3, 64, 64))  # moves the norms' statistics
     classes = ClassMap.of(["Straße", "b", "c"])
     return Checkpoint(spec, LITE, classes, network.state_dict(), {"miou": 0.5}, {"epoch": 3})
@@ -46,7 +47,7 @@ def test_round_trip(checkpoint: Checkpoint, path: Path) -> None:
 @torch.no_grad()
 def test_build(checkpoint: Checkpoint, path: Path) -> None:
     network = Checkpoint.load(path).build()
-    original = FCN(checkpoint.spec)
+    original = build(checkpoint.spec)
     original.load_state_dict(dict(checkpoint.weights))
     x = torch.rand(1, 3, 50, 70)
     assert not network.training
@@ -101,7 +102,7 @@ def foreign(path: Path) -> None:
 FILES: dict[str, tuple[Any, str]] = {
     "empty": (lambda p: p.write_bytes(b""), "it is empty"),
     "text": (lambda p: p.write_text("hello, I am a text file"), "not a checkpoint"),
-    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "a picture"),
+    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "an image"),
     "pickle": (lambda p: torch.save({"a": torch.ones(1)}, p), "PyTorch file"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "not a checkpoint"),
     "header cut": (lambda p: p.write_bytes(p.read_bytes()[:500]), "not a checkpoint"),

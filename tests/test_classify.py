@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models.classify import dense_classifier, imagenet_names
+from fcnseg.models import dense_classifier
+from fcnseg.models.backbones.torchvision import imagenet_names
 
 
 @torch.no_grad()

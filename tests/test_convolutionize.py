@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcnseg.models._torchvision import models
-from fcnseg.models.backbones import find_trunk
-from fcnseg.models.convolutionize import as_convolution, fully_connected, split_last
+from fcnseg.models import find_backbone
+from fcnseg.models.classifier import as_convolution, fully_connected, split_last
+from fcnseg.models.torchvision_import import models
 
 
 class SmallVGG(nn.Module):
@@ -106,7 +106,7 @@ def test_pooling_classifiers(name: str) -> None:
     model = models.get_model(name, weights=None).eval()
     images = torch.rand(1, 3, 32, 32)
     maps = images
-    for module in find_trunk(name).row(model):
+    for module in find_backbone(name).row(model):
         maps = module(maps)
     dense = fully_connected(model)(maps)
     assert relative(dense.mean((2, 3)), model(images)) < 1e-5

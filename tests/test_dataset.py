@@ -15,7 +15,7 @@ from fcnseg.data.augment import Augment
 from fcnseg.data.dataset import Batch, SegmentationDataset, collate, start_worker
 from fcnseg.data.layouts import describe
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import Preprocess
 from tests.written import draw_set, folders
 
 

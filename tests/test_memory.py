@@ -3,7 +3,8 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models import build
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training import memory
 from fcnseg.training.memory import choose_batch, fitting_batch
@@ -38,7 +39,7 @@ def test_what_does_not_fit_at_all() -> None:
 
 
 def test_without_a_gpu_the_suggestion_is_taken() -> None:
-    network = FCN(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
     chosen = choose_batch(network, config, images=9, suggested=4, ranks=Ranks.alone())
     assert chosen == 4
@@ -49,7 +50,7 @@ def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
     monkeypatch.setattr(memory, "free_gpu_bytes", lambda _: 99 * GB)
     monkeypatch.setattr(memory, "resolve_precision", lambda *_: torch.float32)
     monkeypatch.setattr(memory.Learner, "to", lambda self, *_, **__: self)
-    network = FCN(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
     ranks = Ranks(torch.device("cuda"), 0, 2)
     chosen = choose_batch(network, config, images=80, suggested=4, ranks=ranks)

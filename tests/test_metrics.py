@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import fcnseg.models._torchvision  # noqa: F401
+import fcnseg.models.torchvision_import  # noqa: F401
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fcnseg.errors import InputError
-from fcnseg.models._torchvision import v2
-from fcnseg.models.preprocess import IMAGENET, LITE, Preprocess
+from fcnseg.models.spec import IMAGENET, LITE, Preprocess
+from fcnseg.models.torchvision_import import v2
 
 STATS = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models._torchvision import models
-from fcnseg.models.checkpoint import Checkpoint, find_model
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
+from fcnseg.models import build
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import ModelSpec
+from fcnseg.models.torchvision_import import models
+from fcnseg.models.zoo import NAMES, find_model, official_url, recognised, voc_classes
 
 
 def torchvisions(name: str, classes: int = 21) -> nn.Module:
@@ -66,7 +67,7 @@ def test_every_name_is_recognised(name: str) -> None:
         found = recognised(state)
         assert found is not None
         assert (found[0].backbone, found[0].num_classes) == (name, 21)
-        assert FCN(found[0]).state_dict().keys() == found[2].keys()
+        assert build(found[0]).state_dict().keys() == found[2].keys()
 
 
 def test_the_official_names_know_their_address() -> None:
@@ -85,12 +86,12 @@ def test_anything_else_is_not(state: dict[str, Tensor], tmp_path: Path) -> None:
         Checkpoint.load(tmp_path / "x.pth")
 
 
-def test_it_has_no_rungs() -> None:
+def test_it_has_no_skips() -> None:
     spec = ModelSpec(backbone="lraspp_mobilenet_v3_large", num_classes=2, decoder="published")
-    with pytest.raises(OptionError, match="no rungs"):
-        FCN(spec).eval().rungs(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(OptionError, match="no skips"):
+        build(spec).eval().skip_scores(torch.zeros(1, 3, 32, 32))
     with pytest.raises(OptionError, match="known: fcn_resnet50"):
-        FCN(ModelSpec(backbone="resnet18", num_classes=2, decoder="published"))
+        build(ModelSpec(backbone="resnet18", num_classes=2, decoder="published"))
 
 
 def test_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.published import recognised
-from fcnseg.models.pytorch_fcn import BGR, FC, GROUPS, OriginalLadder, OriginalVGG
+from fcnseg.models import build
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import ModelSpec
+from fcnseg.models.zoo import recognised
+from fcnseg.models.zoo.original_fcn import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG
 
 SLIM = 16
 CLASSES = 3
@@ -91,9 +93,9 @@ def load(state: dict[str, Tensor], name: str) -> FCN:
     spec, preprocess, weights = found
     assert preprocess == BGR
     with torch.device("meta"):
-        network = FCN(spec)
+        network = build(spec)
     network.backbone = OriginalVGG(SLIM)
-    network.decoder = OriginalLadder(spec.backbone, CLASSES, SLIM)  # type: ignore[assignment]
+    network.decoder = OriginalDecoder(spec.backbone, CLASSES, SLIM)  # type: ignore[assignment]
     network.load_state_dict(weights)
     return network.eval()
 
@@ -112,7 +114,7 @@ def test_equals_the_recomputation(name: str, size: tuple[int, int]) -> None:
     found = network(images)
     assert found.shape == (1, CLASSES, *size)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
-    rungs = network.rungs(images)
+    rungs = network.skip_scores(images)
     assert tuple(rungs) == (32, 16, 8)[: {"fcn32s": 1, "fcn16s": 2}.get(name, 3)]
     assert (sum(rungs.values()) - found).abs().max() < 1e-5 * found.abs().max()
 
@@ -130,7 +132,7 @@ def test_full_size(kind: str) -> None:
     """134 million weights in VGG with fc6 and fc7, as in the paper."""
     spec = ModelSpec(backbone=f"pytorch_{kind}", num_classes=21, decoder="published")
     with torch.device("meta"):
-        network = FCN(spec)
+        network = build(spec)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert shapes["backbone.fc6.weight"] == (4096, 512, 7, 7)
     assert shapes["decoder.score_fr.weight"] == (21, 4096, 1, 1)

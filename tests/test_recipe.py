@@ -6,14 +6,16 @@ from torch import nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import OptionError
-from fcnseg.models.ladder import FCN, ModelSpec
+from fcnseg.models import build
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import ModelSpec
 from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
 @pytest.fixture
 def network() -> FCN:
     torch.manual_seed(0)
-    return FCN(ModelSpec(backbone="tiny", num_classes=3, width=8))
+    return build(ModelSpec(backbone="tiny", num_classes=3, width=8))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -6,7 +6,7 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
 from fcnseg.events import Note
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 from fcnseg.training.sanity import look_before
 from fcnseg.training.step import Stepper
 from tests.test_step import make_batch, make_stepper

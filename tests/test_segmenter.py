@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, MediaError, OptionError
 from fcnseg.media.images import resize_image, write_image
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import Preprocess
 from fcnseg.runtime.engines import Engine
 from fcnseg.runtime.parity import sample_images
 from fcnseg.runtime.segmenter import Segmenter, load

@@ -11,7 +11,8 @@ from fcnseg.config import EvalConfig, ExportConfig, InferConfig
 from fcnseg.evaluation import evaluate
 from fcnseg.exporting import export
 from fcnseg.inference import infer
-from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.zoo import SHIPPED, find_model
 
 MODELS = sorted(SHIPPED.glob("*.safetensors"))
 REAL = Path(__file__).parents[2] / "shared" / "data" / "nuclei"

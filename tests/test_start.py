@@ -7,9 +7,9 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.training.start import make_start
 
 TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 8}
@@ -22,7 +22,7 @@ def saved(tmp_path: Path) -> Path:
     """A checkpoint of classes a, b, c whose every weight is known."""
     torch.manual_seed(5)
     spec = ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn16s")
-    weights = FCN(spec).state_dict()
+    weights = build(spec).state_dict()
     weights["decoder.head.1.bias"] = torch.tensor([10.0, 20.0, 30.0])
     return Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
 
@@ -96,7 +96,7 @@ def test_classes_are_kept_by_name(saved: Path) -> None:
 def test_learned_upsampling_has_classes_on_two_axes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="learned")
-    weights = {name: torch.randn_like(t.float()) for name, t in FCN(spec).state_dict().items()}
+    weights = {name: torch.randn_like(t.float()) for name, t in build(spec).state_dict().items()}
     name = "decoder.upsamples.8.weight"
     assert weights[name].shape[:2] == (3, 3)
     path = Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
@@ -118,7 +118,7 @@ def test_a_share_for_each_pixel_can_be_added(saved: Path) -> None:
 
 def test_subpixel_weights_are_kept_by_class(tmp_path: Path) -> None:
     spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="subpixel")
-    weights = {name: torch.randn_like(t.float()) for name, t in FCN(spec).state_dict().items()}
+    weights = {name: torch.randn_like(t.float()) for name, t in build(spec).state_dict().items()}
     path = Checkpoint(spec, PREPROCESS, ABC, weights).save(tmp_path / "old.safetensors")
     made, _ = start(ClassMap.of(["c", "new", "a"]), finetune=str(path))
     found, old = made.network.decoder.detail[1].weight, weights["decoder.detail.1.weight"]
@@ -164,7 +164,7 @@ def test_no_checkpoint_to_start_from(tmp_path: Path) -> None:
 
 def test_a_published_network_as_a_whole_has_no_ladder_to_train(tmp_path: Path) -> None:
     spec = ModelSpec(backbone="lraspp_mobilenet_v3_large", num_classes=21, decoder="published")
-    network = FCN(spec)
+    network = build(spec)
     classes = ClassMap.numbered(21)
     path = Checkpoint(spec, PREPROCESS, classes, network.state_dict()).save(
         tmp_path / "p.safetensors"

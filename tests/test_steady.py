@@ -19,7 +19,7 @@ from fcnseg.media.images import write_image
 from fcnseg.media.labels import read_raw_labels
 from fcnseg.media.video import VideoWriter
 from fcnseg.metrics import Confusion, Report
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import Preprocess
 from fcnseg.runtime.engines import Engine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.steady import SteadyEngine

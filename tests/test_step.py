@@ -7,8 +7,9 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import IMAGENET
+from fcnseg.models import build
+from fcnseg.models.geometry import upsample
+from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import Learner, Stepper
@@ -34,7 +35,7 @@ def make_stepper(precision: torch.dtype = torch.float32, **options) -> Stepper:
     )  # fmt: skip
     config = TrainConfig.make({"lr": 0.02, "backbone_lr": 1.0, "ema": 0.9, **options})
     return Stepper(
-        FCN(spec),
+        build(spec),
         config,
         criterion=Criterion(parse_loss(config.loss), torch.tensor([1.0, 2.0, 0.5])),
         preprocess=IMAGENET,
@@ -128,7 +129,7 @@ def test_another_networks_tensors_are_refused() -> None:
 @pytest.mark.parametrize("fuse", ["score", "feature"])
 def test_coarse_rungs_answer_too(fuse: str) -> None:
     torch.manual_seed(0)
-    network = FCN(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)).eval()
+    network = build(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)).eval()
     learner = Learner(network, aux=True)
     images = torch.randn(2, 3, 64, 96)
     answers = learner(images)
@@ -145,8 +146,8 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
 def test_a_coarse_answer_is_that_of_the_shorter_ladder(backbone: str) -> None:
     """At every fourth pixel, also at sizes that are no multiple of 32."""
     spec = ModelSpec(backbone=backbone, num_classes=3, decoder="fcn16s", fuse="score")
-    network = FCN(spec).eval()
-    shorter = FCN(dataclasses.replace(spec, decoder="fcn32s")).eval()
+    network = build(spec).eval()
+    shorter = build(dataclasses.replace(spec, decoder="fcn32s")).eval()
     shorter.load_state_dict(network.state_dict(), strict=False)
     images = torch.randn(1, 3, 70, 90)
     learner = Learner(network, aux=True)
@@ -200,3 +201,18 @@ def test_what_can_not_be_compiled_is_said(monkeypatch):
     compile_with(monkeypatch, without_a_compiler)
     with pytest.raises(TrainingError, match=r"torch\.compile can't .*: no compiler\."):
         make_stepper(compile=True)(make_batch(), 0, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first", "shift"),
+    [("tiny", 1, 0.5), ("efficientnet_lite0", 3, 1.0), ("resnet18", 0, 0.0)],
+)
+@torch.no_grad()
+def test_the_grid_is_aligned(backbone: str, first: int, shift: float) -> None:
+    """Elements of stride 8 among the pixels of every fourth row and column."""
+    network = build(ModelSpec(backbone=backbone, num_classes=4, width=8))
+    learner = Learner(network, aux=True)
+    maps = torch.randn(1, 2, 5, 6)
+    assert learner.grid == (4, first)
+    assert torch.equal(learner.to_grid(maps, 8), upsample(maps, 2, shift, (10, 12)))
+    assert learner.to_grid(maps, 4) is maps

@@ -9,7 +9,7 @@ from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import OptionError
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import Preprocess
 from fcnseg.runtime.engines import Engine
 from fcnseg.runtime.segmenter import Segmenter
 from fcnseg.runtime.tiling import (

@@ -8,10 +8,10 @@ from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MissingExtra, OptionError
-from fcnseg.models.backbones import build_backbone
+from fcnseg.models import build, build_backbone
+from fcnseg.models.backbones.timm import _offsets
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.timm_trunks import _offsets
+from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime.folding import joined
 
 
@@ -41,7 +41,7 @@ def test_measured(name: str, offsets: dict[int, float]) -> None:
 def test_in_a_checkpoint() -> None:
     pytest.importorskip("timm")
     spec = ModelSpec(backbone="timm:resnet10t", num_classes=3, width=8, decoder="fcn4s")
-    network = FCN(spec).eval()
+    network = build(spec).eval()
     kept = Checkpoint(spec, network.backbone.preprocess, ClassMap.numbered(3), network.state_dict())
     _offsets.cache_clear()  # as in the process that loads it
     x = torch.rand(1, 3, 50, 70)
@@ -52,7 +52,7 @@ def test_in_a_checkpoint() -> None:
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_lite0", "resnet10t"])
 def test_joined_they_answer_the_same(name: str) -> None:
     pytest.importorskip("timm")
-    network = FCN(ModelSpec(backbone=f"timm:{name}", num_classes=3, width=8)).train()
+    network = build(ModelSpec(backbone=f"timm:{name}", num_classes=3, width=8)).train()
     torch.manual_seed(0)
     for _ in range(3):
         network(torch.randn(2, 3, 64, 64))

@@ -6,14 +6,19 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from fcnseg.models.upsample import LearnedUpsample, Upsample, bilinear_kernel, make_upsample
+from fcnseg.models.fcn import LearnedUpsample, Upsample, bilinear_kernel
 
 FACTORS = (2, 4, 8, 16, 32)
 
 
 def random_map(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def make(channels: int, factor: int, shift: float, *, learned: bool) -> nn.Module:
+    return (LearnedUpsample if learned else Upsample)(channels, factor, shift)
 
 
 def by_numpy(maps: torch.Tensor, factor: int, shift: float) -> torch.Tensor:
@@ -32,7 +37,7 @@ def by_numpy(maps: torch.Tensor, factor: int, shift: float) -> torch.Tensor:
 def test_centred_is_interpolate(factor: int, height: int, width: int, learned: bool) -> None:
     maps = random_map(2, 3, height, width)
     size = (factor * height, factor * width)
-    module = make_upsample(3, factor, (factor - 1) / 2, learned=learned)
+    module = make(3, factor, (factor - 1) / 2, learned=learned)
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     assert isinstance(module, LearnedUpsample) == learned
     torch.testing.assert_close(module(maps, size), expected, rtol=0, atol=1e-5)
@@ -51,7 +56,7 @@ def test_every_shift(factor: int, height: int, width: int, where: str, learned: 
         where
     ]
     maps = random_map(1, 2, height, width)
-    module = make_upsample(2, factor, shift, learned=learned)
+    module = make(2, factor, shift, learned=learned)
     found = module(maps, (factor * height, factor * width))
     torch.testing.assert_close(found.double(), by_numpy(maps, factor, shift), rtol=0, atol=2e-5)
 
@@ -87,11 +92,11 @@ def test_kernel_width(factor: int, shift: float, taps: list[float]) -> None:
 
 def test_factor_one_changes_nothing() -> None:
     maps = random_map(1, 2, 3, 3)
-    assert make_upsample(2, 1, 0.0, learned=True)(maps, (3, 3)) is maps
+    assert Upsample(2, 1, 0.0)(maps, (3, 3)) is maps
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_numbers(dtype: torch.dtype) -> None:
     maps = random_map(1, 2, 3, 4).to(dtype)
     for shift in (0.5, 0.0, 1.0, 0.3):
-        assert Upsample(2, shift)(maps, (6, 8)).dtype == dtype
+        assert Upsample(2, 2, shift)(maps, (6, 8)).dtype == dtype

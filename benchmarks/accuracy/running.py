@@ -26,7 +26,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.layouts import describe, split_pairs, split_sizes
 from fcnseg.errors import TrainingError
 from fcnseg.events import EpochDone, Event, Listener, Note, nobody
-from fcnseg.models.backbones import find_trunk
+from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
 from fcnseg.training import train
@@ -135,7 +135,7 @@ def trunk_start(config: TrainConfig) -> str:
         return RANDOM
     backbone = str(config.with_fallbacks().backbone)
     timm = backbone.startswith("timm:")
-    return IMAGENET if timm or find_trunk(backbone).official is not None else RANDOM
+    return IMAGENET if timm or find_backbone(backbone).official is not None else RANDOM
 
 
 def _found(run: Run) -> Record:

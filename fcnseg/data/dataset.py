@@ -19,7 +19,7 @@ from fcnseg.data.layouts import split_pairs
 from fcnseg.data.mixing import MIXES
 from fcnseg.data.readers import read_sample
 from fcnseg.media.geometry import use_one_thread
-from fcnseg.models.preprocess import IMAGENET, Preprocess
+from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_SHARE = 0.25
 """Of the machine's memory that decoded pictures may take, all workers together."""

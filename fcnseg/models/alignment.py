@@ -1,46 +1,26 @@
-"""Where the cells of a feature map sit on the picture, by name and by measurement.
+"""Measuring where the elements of a feature map lie (fcnseg.models.geometry).
 
-Cell i of a map of stride s sits at pixel s * i + offset (pixel centres are integers):
-
-    centre   (s - 1) / 2   2x2 pooling, patches (VGG, ConvNeXt)
-    corner   0             odd kernels, symmetric padding (ResNet, MobileNet)
-    same     s - 1         TensorFlow's SAME padding on even sizes (EfficientNet-Lite)
-
-Any other trunk can be measured. What is measured is a copy made linear and positive:
-weights positive and strongest in the middle of a kernel, gates, normalisations and
-activations taken out, a pool's maximum replaced by such a kernel. With the same weights in
-every channel all channels say the same, so the copy has one. In such a network the
-centroid of |d output / d input| is a ratio of two forward passes, of a picture of
-coordinates and a picture of ones, for all outputs at once.
+What is measured is a copy made linear and positive: weights positive and strongest in the
+middle of a kernel, gates, normalisations and activations taken out, a pool's maximum replaced
+by such a kernel. With the same weights in every channel all channels say the same, so the copy
+has one. In such a network the centroid of |d output / d input| is a ratio of two forward
+passes, of an image of coordinates and an image of ones, for all outputs at once.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.models.upsample import LearnedUpsample
-
-Alignment = Literal["centre", "corner", "same"]
+from fcnseg.models.fcn import LearnedUpsample
 
 TAIL = 0.002
-"""What all taps of a kernel share, where the middle one has 1: so that borders stay far."""
-
-
-def offset(alignment: Alignment, stride: int) -> float:
-    """The pixel that cell 0 of a map of this stride sits at."""
-    return {"centre": (stride - 1) / 2, "corner": 0.0, "same": stride - 1.0}[alignment]
-
-
-def offsets(alignment: Alignment, strides: Iterable[int]) -> dict[int, float]:
-    """stride -> the pixel that cell 0 sits at."""
-    return {stride: offset(alignment, stride) for stride in strides}
+"""Sum of a kernel's uniform part, where its middle has 1: small, so that borders stay far."""
 
 
 def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
@@ -64,14 +44,14 @@ def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
 
 
 def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
-    """The first and the last pixel of `extent` that a ladder's borders do not touch.
+    """The first and the last pixel of `extent` that a decoder's borders do not touch.
 
-    Up to the outermost cells of the coarsest map, or one cell further in where there are
-    four or more; and from rung to rung to the next cell within.
+    Up to the outermost elements of the coarsest map, or one further in where there are four
+    or more; and from stride to stride to the next element within.
     """
-    cells = extent // strides[0]
-    ends = (1, cells - 2) if cells >= 4 else (0, cells - 1)
-    low, high = (strides[0] * cell + offsets[strides[0]] for cell in ends)
+    count = extent // strides[0]
+    ends = (1, count - 2) if count >= 4 else (0, count - 1)
+    low, high = (strides[0] * index + offsets[strides[0]] for index in ends)
     for stride in (*strides[1:], 1):
         start = offsets[stride] if stride > 1 else 0.0
         low = math.ceil((low - start) / stride) * stride + start
@@ -90,29 +70,29 @@ def centroids(network: Callable[[Tensor], Tensor], height: int, width: int) -> T
 
 @torch.no_grad()
 def measured(features: Callable[[Tensor], dict[int, Tensor]], size: int = 256) -> dict[int, float]:
-    """stride -> the pixel that cell 0 sits at, of a linearised trunk.
+    """stride -> the pixel that element 0 lies at, of a linearised backbone.
 
-    Read off a cell in the middle, far from the borders of a size x size picture.
+    Read off an element in the middle, far from the borders of a size x size image.
     """
     found = {}
-    for stride, answers in features(_coordinates(size, size)).items():
-        where = _ratio(answers)
+    for stride, maps in features(_coordinates(size, size)).items():
+        where = _ratio(maps)
         middle = where.shape[-1] // 2
         found[stride] = float(where[0, middle, middle]) - stride * middle
     return found
 
 
 def _coordinates(height: int, width: int) -> Tensor:
-    """(3, 3, height, width): pictures of y, of x and of ones."""
+    """(3, 3, height, width): images of y, of x and of ones."""
     shape = (1, 3, height, width)
     rows = torch.arange(height, dtype=torch.float64).view(1, 1, -1, 1).expand(shape)
     columns = torch.arange(width, dtype=torch.float64).expand(shape)
     return torch.cat([rows, columns, torch.ones(shape, dtype=torch.float64)])
 
 
-def _ratio(answers: Tensor) -> Tensor:
+def _ratio(maps: Tensor) -> Tensor:
     """(3, C, h, w) of y, x and ones -> (2, h, w)."""
-    total = answers.sum(dim=1)
+    total = maps.sum(dim=1)
     return total[:2] / total[2]
 
 

@@ -7,28 +7,24 @@ is ever executed.
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, InputError, OptionError
-from fcnseg.events import Listener, nobody
 from fcnseg.files import atomic_write
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import Preprocess
-from fcnseg.models.published import NAMES, official_url, recognised, voc_classes
-from fcnseg.models.weights import download, first_line, read_state
-from fcnseg.overwriting import Named
+from fcnseg.models import build_empty
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import ModelSpec, Preprocess
+from fcnseg.models.weights import first_line, read_state
+from fcnseg.models.zoo import NAMES, TRAIN_HINT, recognised, voc_classes
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
@@ -39,19 +35,12 @@ KEY = "fcnseg"
 TORCH_SUFFIXES = (".pth", ".pt")
 """Other people's weights; they are read without running code in them."""
 
-BEST = "best.safetensors"
-
-SHIPPED = Path(__file__).parent / "zoo"
-"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
-
-_TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
-
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A network at rest.
 
-    spec: its shape. preprocess: what it is fed with. classes: what its K answers mean.
+    spec: its shape. preprocess: what it is fed with. classes: what its K outputs mean.
     weights: its state dict. report: how well it did, as plain data.
     extra: anything else worth keeping, as plain data.
     """
@@ -136,7 +125,7 @@ class Checkpoint:
         """Read a file; CheckpointError when it is missing, foreign, truncated or newer."""
         path = Path(path)
         if not path.is_file():
-            raise CheckpointError(f"No checkpoint {path}.", hint=_TRAIN_HINT)
+            raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
         if path.suffix in TORCH_SUFFIXES:
             return cls._published(path)
         try:
@@ -146,13 +135,13 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not a checkpoint: {_what_else(path)} ({error}).", hint=_TRAIN_HINT
+                f"{path} is not a checkpoint: {_what_else(path)} ({error}).", hint=TRAIN_HINT
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
                 f"{path} holds weights but was not written by fcnseg: its header does not say "
                 "which network they belong to.",
-                hint="a trunk's weights can start a training: --backbone-weights FILE",
+                hint="a backbone's weights can start a training: --backbone-weights FILE",
             )
         return cls.from_header(metadata[KEY], weights, name=str(path))
 
@@ -165,7 +154,7 @@ class Checkpoint:
                 f"{path} holds weights of a network that is not known here; known are "
                 f"{', '.join(NAMES)} of torchvision and the FCN-32s, 16s and 8s of "
                 "wkentaro/pytorch-fcn.",
-                hint="a trunk's weights can start a training: --backbone-weights FILE",
+                hint="a backbone's weights can start a training: --backbone-weights FILE",
             )
         spec, preprocess, weights = found
         voc = voc_classes()
@@ -175,8 +164,7 @@ class Checkpoint:
     def build(self) -> FCN:
         """The network with its weights, float32, in evaluation mode."""
         try:
-            with torch.device("meta"):  # no memory is taken before the shapes are known to fit
-                network = FCN(self.spec)
+            network = build_empty(self.spec)  # no memory is taken before the shapes fit
         except OptionError as error:
             raise CheckpointError(
                 f"The checkpoint's network can't be built. {error.message}", hint=error.hint
@@ -192,49 +180,6 @@ class Checkpoint:
         }
         network.load_state_dict(weights, assign=True)
         return network.requires_grad_(True).eval()
-
-
-def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
-    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
-
-    The name of a network that comes with fcnseg means that one. A published network's name
-    means its official weights, from torch's cache or downloaded (listener hears how far).
-    Raises CheckpointError saying what was looked for.
-    """
-    if model is None or (model == "best" and not Path(model).exists()):
-        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
-        if not found:
-            raise CheckpointError(
-                f"No model was given, and there is no trained one in {runs}{os.sep}.",
-                hint=_TRAIN_HINT,
-            )
-        return found[-1]
-    path = Path(model)
-    if path.is_file():
-        return path
-    if (path / BEST).is_file():
-        return path / BEST
-    if path.is_dir():
-        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=_TRAIN_HINT)
-    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
-    if model in shipped:
-        return shipped[model]
-    if model in NAMES:
-        return download(official_url(model), listener)
-    close = difflib.get_close_matches(model, [*shipped, *NAMES], n=1)
-    raise CheckpointError(
-        f"No model {model!r}: no such file, run folder, or network known by that name "
-        f"({', '.join([*shipped, *NAMES])}).",
-        hint=f"did you mean {close[0]!r}?" if close else _TRAIN_HINT,
-    )
-
-
-def model_files(path: Path | None) -> list[Named]:
-    """A model's file and what may lie beside it and belong to it."""
-    if path is None:
-        return []
-    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
-    return [("the model", file) for file in (path, *beside) if file.exists()]
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -261,7 +206,7 @@ def _what_else(path: Path) -> str:
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "it looks like a PyTorch file (.pt, .pth), which can hold code"
     if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
-        return "it looks like a picture"
+        return "it looks like an image"
     if path.suffix == ".onnx":
         return "it is an exported file"
     return "it is damaged, cut short or something else"

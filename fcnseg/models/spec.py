@@ -1,11 +1,15 @@
-"""Everything that decides a network's shape, as plain values."""
+"""What a checkpoint's header says of its network: its shape, and how images are prepared for it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config import Decoder, Fuse, Upsampling
@@ -13,7 +17,7 @@ from fcnseg.errors import InputError, OptionError
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
-"""The decoder of a network that is somebody else's as a whole (fcnseg.models.published)."""
+"""The decoder of a network that others published as a whole (fcnseg.models.zoo)."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "decoder": (*get_args(Decoder), PUBLISHED),
@@ -29,18 +33,18 @@ OUTPUT_STRIDES = (8, 16, 32)
 class ModelSpec:
     """A network's shape.
 
-    backbone: a name of fcnseg.models.backbones.BACKBONES, or timm:NAME.
+    backbone: a name of fcnseg.models.BACKBONES, or timm:NAME.
     num_classes: K, 1..255.
-    decoder: how far down the ladder goes.
-    fuse: what meets at a rung: score (the paper: 1x1 scores are summed), feature (`width`
-        channels are summed, a 3x3 follows), concat (they are stacked, a 3x3 follows).
-    width: channels of a rung (fuse feature and concat).
+    decoder: fcn32s ... fcn2s, the finest stride whose features are used.
+    fuse: how a skip joins: score (the paper: 1x1 scores are summed), feature (`width` channels
+        are summed, a 3x3 convolution follows), concat (concatenated, a 3x3 follows).
+    width: channels in the decoder (fuse feature and concat).
     dropout: before the scores.
-    upsample: fixed bilinear, learned from it, or subpixel (not with fuse score): fixed, and each
-        pixel's own share, from its cell's maps, is added to the logits.
+    upsample: fixed bilinear, learned from it, or subpixel (not with fuse score): fixed, plus a
+        sub-pixel convolution of the finest features.
     skips: with fuse score, the skips' scores start at zero, or small on scaled features
-        (0.01, 0.0001: the paper's at-once training).
-    output_stride: 32, or 16 or 8: the trunk's deeper stages are dilated.
+        (0.01, 0.0001: the authors' all-at-once training).
+    output_stride: 32, or 16 or 8: the backbone's deeper stages are dilated.
     """
 
     backbone: str
@@ -65,7 +69,7 @@ class ModelSpec:
             )
         if self.upsample == "subpixel" and self.fuse == "score":
             raise OptionError(
-                "With fuse score there are no maps at a rung that upsample subpixel could look at.",
+                "upsample subpixel needs features in the decoder; fuse score has scores only.",
                 hint="take --upsample fixed, or --fuse feature",
             )
         if self.width < 1 or not 0 <= self.dropout < 1:
@@ -74,6 +78,21 @@ class ModelSpec:
             )
         if self.output_stride not in OUTPUT_STRIDES:
             raise OptionError(f"The output stride is 8, 16 or 32; found {self.output_stride}.")
+
+    def strides(self, available: Collection[int]) -> tuple[int, ...]:
+        """The decoder's strides from coarse to fine, of those that the backbone has.
+
+        OptionError when the backbone has no features that fine.
+        """
+        finest = int(self.decoder.removeprefix("fcn").removesuffix("s"))
+        top, *others = sorted(available, reverse=True)
+        if finest < min(available):
+            raise OptionError(
+                f"The backbone {self.backbone} has no features at stride {finest}, which "
+                f"{self.decoder} needs; its finest are at {min(available)}.",
+                hint=f"take --decoder fcn{min(available)}s",
+            )
+        return (top, *(stride for stride in others if stride >= finest))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a file's header."""
@@ -91,3 +110,75 @@ class ModelSpec:
             if not isinstance(value, KINDS[kinds[name]]) or isinstance(value, bool):
                 raise InputError(f"Model description: {name} is a {kinds[name]}; found {value!r}.")
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How uint8 RGB images become the numbers a backbone was trained on.
+
+    mean, std: of red, green and blue, in units of 0..1 (torchvision's convention).
+    short_side: images are resized so that their short side has this many pixels, and the
+        logits resized back; None: images are used at their own size.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise InputError(f"Preprocess {name} is three numbers; found {values}.")
+        if min(self.std) <= 0:
+            raise InputError(f"Preprocess std must be above zero; found {self.std}.")
+        if self.short_side is not None and self.short_side < 1:
+            raise InputError(f"Preprocess short_side must be above zero; found {self.short_side}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a file's header."""
+        return {"mean": list(self.mean), "std": list(self.std), "short_side": self.short_side}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
+        """The inverse of as_dict; InputError when the data is not of its form."""
+        try:
+            mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
+            side = data.get("short_side")
+            return cls(mean, std, None if side is None else int(side))  # type: ignore[arg-type]
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"Not a preprocessing description: {error}.") from error
+
+    def at(self, short_side: int | None) -> Preprocess:
+        """The same with another short side: 0 is the images' own size, None leaves it."""
+        return self if short_side is None else replace(self, short_side=short_side or None)
+
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees an image of this (height, width)."""
+        if self.short_side is None:
+            return size
+        factor = self.short_side / min(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory."""
+        # In 0..255 units, so that a mean of 127 / 255 subtracts exactly 127.
+        mean = torch.tensor([value * 255 for value in self.mean], device=images.device)
+        std = torch.tensor([value * 255 for value in self.std], device=images.device)
+        if torch.compiler.is_compiling():  # for any width; a runtime does it in one pass
+            pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
+            return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        # Row by row: torch goes along three numbers at a time four times as slowly.
+        count, height, width, _ = images.shape
+        rows = images.reshape(count * height, width * 3).to(torch.float32, copy=True)
+        rows = rows.sub_(mean.repeat(width)).div_(std.repeat(width))
+        return rows.view(count, height, width, 3).permute(0, 3, 1, 2)  # (N, 3, H, W)
+
+
+IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's ImageNet weights were trained with."""
+
+LITE = Preprocess((127 / 255,) * 3, (128 / 255,) * 3)
+"""EfficientNet-Lite's: (x - 127) / 128 on 0..255."""

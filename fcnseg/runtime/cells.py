@@ -26,7 +26,7 @@ _BLOCK = 1 << 12
 
 @dataclass(frozen=True)
 class Cells:
-    """Where cells lie on the pixels: cell i at factor * i + shift (fcnseg.models.upsample)."""
+    """Where cells lie on the pixels: cell i at factor * i + shift (fcnseg.models.geometry)."""
 
     factor: int
     shift: float

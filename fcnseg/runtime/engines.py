@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.models import output_upsampling
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import lift_of
-from fcnseg.models.upsample import Upsample
+from fcnseg.models.fcn import Upsample
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
@@ -27,8 +27,8 @@ from fcnseg.runtime.device import autocast, precision_name
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 
 if TYPE_CHECKING:
-    from fcnseg.models.ladder import FCN
-    from fcnseg.models.preprocess import Preprocess
+    from fcnseg.models.fcn import FCN
+    from fcnseg.models.spec import Preprocess
 
 Images = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -133,7 +133,7 @@ class TorchEngine(Engine):
         self.precision = precision_name(precision)
         self.lanes = side_by_side(self.device) if parallel else ONE
         if self._device.type == "cpu":
-            self.cells = _cells(network.lift)
+            self.cells = _cells(output_upsampling(network))
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), on the device."""
@@ -160,7 +160,7 @@ class TorchEngine(Engine):
                 hint="train one with --fuse score",
             )
         with torch.inference_mode(), autocast(self._device, self._dtype):
-            shares = self._network.rungs(self._preprocess.normalise(self._upload(images)))
+            shares = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
             return {
                 stride: _resized(share.float(), size).cpu().numpy()
                 for stride, share in shares.items()
@@ -190,7 +190,7 @@ def foreign(path: Path, kind: str) -> CheckpointError:
 
 def cells_in(header: str) -> Cells | None:
     """Where the cells of a file's scores lie, by the checkpoint's header that it carries."""
-    return _cells(lift_of(Checkpoint.from_header(header, name="").spec))
+    return _cells(output_upsampling(Checkpoint.from_header(header, name="").spec))
 
 
 def _cells(lift: Upsample | None) -> Cells | None:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fcnseg.models.ladder import FCN
-from fcnseg.models.lite import SameConv2d
-from fcnseg.models.upsample import LearnedUpsample
+from fcnseg.models.backbones.efficientnet_lite import SameConv2d
+from fcnseg.models.fcn import FCN, LearnedUpsample
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
+from fcnseg.models import output_upsampling
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.runtime.engines import SCORES
 from fcnseg.runtime.folding import fold_batch_norms
@@ -88,7 +89,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
     require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
     graph = Graph(checkpoint)
     outputs = ["logits"]
-    if graph.network.lift is not None:
+    if output_upsampling(graph.network) is not None:
         graph, outputs = GraphWithScores(checkpoint), ["logits", SCORES]
     with quiet():
         program = torch.onnx.export(

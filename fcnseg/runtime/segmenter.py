@@ -27,8 +27,8 @@ from fcnseg.frames import Frame, Prediction
 from fcnseg.media.images import resize_image
 from fcnseg.media.sources import open_source
 from fcnseg.media.stages import Ahead, Batches, abreast
-from fcnseg.models.checkpoint import find_model
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.spec import Preprocess
+from fcnseg.models.zoo import find_model
 from fcnseg.runtime.engines import Engine, Size, TorchEngine
 from fcnseg.runtime.opening import Wish, open_engine
 from fcnseg.runtime.steady import SteadyEngine, check_moving

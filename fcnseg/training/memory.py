@@ -9,7 +9,7 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 from fcnseg.runtime.device import resolve_precision
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.step import Learner

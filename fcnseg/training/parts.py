@@ -19,7 +19,7 @@ from fcnseg.evaluation import labels_of, score
 from fcnseg.events import Listener, Note
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 from fcnseg.runtime.device import precision_name, resolve_precision
 from fcnseg.runtime.engines import TorchEngine
 from fcnseg.runtime.folding import joined

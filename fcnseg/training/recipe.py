@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import OptionError
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 
 POWER = 0.9
 """The exponent of the poly schedule (Chen et al., DeepLab)."""

@@ -19,7 +19,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
 from fcnseg.events import Listener, Note
-from fcnseg.models.ladder import FCN
+from fcnseg.models.fcn import FCN
 from fcnseg.training.step import Stepper
 
 MakeStepper = Callable[[FCN, TrainConfig], Stepper]

@@ -14,11 +14,11 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.events import Listener, Note
-from fcnseg.models.backbones import load_pretrained
-from fcnseg.models.checkpoint import Checkpoint, find_model
-from fcnseg.models.ladder import FCN, ModelSpec
-from fcnseg.models.preprocess import Preprocess
-from fcnseg.models.spec import PUBLISHED
+from fcnseg.models import build, load_pretrained
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
+from fcnseg.models.zoo import find_model
 
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
@@ -47,7 +47,7 @@ def make_start(config: TrainConfig, classes: ClassMap, listener: Listener) -> St
     if config.finetune is not None:
         return _from_checkpoint(config, classes, listener)
     config = config.with_fallbacks()
-    network, backbone = FCN(_spec(config, classes)), str(config.backbone)
+    network, backbone = build(_spec(config, classes)), str(config.backbone)
     load_pretrained(network.backbone, backbone, config.backbone_weights, listener)
     return Start(network, network.backbone.preprocess.at(config.short_side), config)
 
@@ -64,7 +64,7 @@ def start_again(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]
             f"{', '.join(classes.names)}.",
             hint="start a new run with --finetune and this run's last.safetensors",
         )
-    return Start(FCN(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config)
+    return Start(build(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config)
 
 
 def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
@@ -83,7 +83,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener)
         )
     shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)
-    network, preprocess = FCN(_spec(config, classes)), old.preprocess
+    network, preprocess = build(_spec(config, classes)), old.preprocess
     if config.backbone != old.spec.backbone:
         load_pretrained(network.backbone, str(config.backbone), config.backbone_weights, listener)
         preprocess = network.backbone.preprocess.at(preprocess.short_side or 0)
@@ -128,9 +128,9 @@ def class_axes(spec: ModelSpec) -> dict[str, list[int]]:
     Found by comparing with the shapes of the same network with another number of classes.
     """
     with torch.device("meta"):
-        ours = FCN(spec).state_dict()
+        ours = build(spec).state_dict()
         other = dataclasses.replace(spec, num_classes=spec.num_classes % 255 + 1)
-        theirs = FCN(other).state_dict()
+        theirs = build(other).state_dict()
     return {
         name: [axis for axis, size in enumerate(tensor.shape) if size != theirs[name].shape[axis]]
         for name, tensor in ours.items()

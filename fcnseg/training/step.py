@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
-from fcnseg.models.ladder import FCN, crop, size_of
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.fcn import FCN, crop, size_of
+from fcnseg.models.geometry import shift_between, upsample
+from fcnseg.models.spec import Preprocess
 from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
 from fcnseg.runtime.engines import first_line
@@ -50,14 +51,30 @@ class Learner(nn.Module):
         answers = [logits]
         for stride, features in zip(self.coarse, maps, strict=True):
             scores = self.heads[stride](features) if stride in self.heads else features
-            on_grid = self.network.decoder.to_grid(scores, int(stride))
+            on_grid = self.to_grid(scores, int(stride))
             answers.append(crop(on_grid, *size_of(self.on_grid(logits[:, 0]))))
         return answers
 
     def on_grid(self, labels: Tensor) -> Tensor:
         """(N, H, W) -> (N, h, w): what the coarser rungs are compared with."""
-        step, first = self.network.decoder.grid
+        step, first = self.grid
         return labels[:, first::step, first::step]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(step, first) of the pixels that coarser maps are compared at, each way.
+
+        Every fourth, where the backbone has such a map; else those of the finest map.
+        """
+        decoder = self.network.decoder
+        step = 4 if 4 in decoder.offsets else decoder.strides[-1]
+        return step, int(decoder.offsets[step])
+
+    def to_grid(self, maps: Tensor, stride: int) -> Tensor:
+        """(N, C, h, w) of a stride not finer than the grid, bilinearly at the grid's pixels."""
+        step, _ = self.grid
+        factor, shift = stride // step, shift_between(self.network.decoder.offsets, stride, step)
+        return upsample(maps, factor, shift, (maps.shape[-2] * factor, maps.shape[-1] * factor))
 
     @contextlib.contextmanager
     def _listening(self, maps: list[Tensor]) -> Iterator[None]:

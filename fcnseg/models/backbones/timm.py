@@ -1,6 +1,6 @@
-"""Trunks of timm (PyTorch Image Models) by name, `timm:NAME`, with the extra 'timm'.
+"""Backbones of timm (PyTorch Image Models) by name, `timm:NAME`, with the extra 'timm'.
 
-timm does not say where a trunk's cells sit, so it is measured.
+timm does not say where the elements of its feature maps lie, so that is measured.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.models import _torchvision  # noqa: F401 - timm imports torchvision, ours comes first
 from fcnseg.models.alignment import linearised, measured
-from fcnseg.models.backbones import Features
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.backbone import Features
+from fcnseg.models.spec import Preprocess
 from fcnseg.models.weights import State, first_line
 
+PREFIX = "timm:"
 STRIDES = (2, 4, 8, 16, 32)
 
 
@@ -37,9 +37,9 @@ class TimmBackbone(Features):
         self.channels = {stride: info.channels()[index] for stride, index in self.taps.items()}
         if not set(self.channels) <= set(STRIDES):
             raise OptionError(
-                f"{name} has features at strides {sorted(self.channels)}; the ladder's rungs are "
+                f"{name} has features at strides {sorted(self.channels)}; the decoder takes "
                 f"{', '.join(map(str, STRIDES))}.",
-                hint="take another trunk",
+                hint="take another backbone",
             )
         cfg = getattr(self.network, "pretrained_cfg", {})
         self.preprocess = Preprocess(tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -54,13 +54,13 @@ class TimmBackbone(Features):
 
 
 def pretrained_state(name: str) -> State:
-    """timm's weights for a trunk, from its cache or downloaded; CheckpointError otherwise."""
+    """timm's weights for a backbone, from its cache or downloaded; CheckpointError otherwise."""
     try:
         network = _create(name, 32, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"The weights of {name} can't be had: {first_line(error)}.",
-            hint="go online once, or start without: --backbone-weights none",
+            f"The weights of {name} could not be loaded: {first_line(error)}.",
+            hint="connect to the internet once, or start without: --backbone-weights none",
         ) from error
     return {f"network.{key}": value for key, value in network.state_dict().items()}
 
@@ -68,9 +68,11 @@ def pretrained_state(name: str) -> State:
 def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
     try:
         import timm
+
+        from fcnseg.models import torchvision_import  # noqa: F401 - before timm imports it
     except ModuleNotFoundError:
         raise MissingExtra(f"The backbone {name}", "timm") from None
-    wanted = name.removeprefix("timm:")
+    wanted = name.removeprefix(PREFIX)
     if wanted.split(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(wanted, timm.list_models(), n=3)
         raise OptionError(
@@ -84,14 +86,14 @@ def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
         if pretrained:
             raise
         raise OptionError(
-            f"{name} can't be a trunk at output stride {output_stride}: {first_line(error)}.",
+            f"{name} can't be a backbone at output stride {output_stride}: {first_line(error)}.",
             hint="take a convolutional network, or leave --output-stride at 32",
         ) from error
 
 
 @functools.cache
 def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
-    """Measured on a copy of its own, because the trunk itself may have no memory yet."""
+    """Measured on a copy of its own, because the backbone itself may have no memory yet."""
     try:
         with torch.device("cpu"):
             found = measured(_linear_features(name, output_stride))
@@ -99,7 +101,7 @@ def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
             raise RuntimeError("its weights can't be made positive")
     except (RuntimeError, AssertionError) as error:
         raise OptionError(
-            f"It can't be measured where the cells of {name} sit: {first_line(error)}.",
+            f"It can't be measured where the features of {name} lie: {first_line(error)}.",
             hint="take a convolutional network",
         ) from error
     return tuple((int(stride), _snapped(where)) for stride, where in found.items())

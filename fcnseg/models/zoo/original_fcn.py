@@ -1,7 +1,7 @@
 """The original FCN-32s, 16s and 8s, as ported to PyTorch by wkentaro/pytorch-fcn.
 
 The first convolution is padded by 100 pixels so that the unpadded fc6 fits into any
-picture; pools round up; every sum and the answer are cropped at fixed places. Layers have
+image; pools round up; every sum and the output are cropped at fixed places. Layers have
 the port's names, so that its state dicts load. The offsets are those of the Caffe models
 (voc-fcn32s, voc-fcn16s, voc-fcn8s, voc-fcn8s-atonce of shelhamer/fcn.berkeleyvision.org).
 """
@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.models.backbones import Features
-from fcnseg.models.preprocess import Preprocess
+from fcnseg.models.backbone import Features
+from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
+from fcnseg.models.weights import State
 
 BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
 """Its mean, subtracted on 0..255; in our order (RGB), the network swaps."""
@@ -94,7 +95,7 @@ class OriginalVGG(Features):
         return {stride: taps[stride] for stride in self.channels}
 
 
-class OriginalLadder(nn.Module):
+class OriginalDecoder(nn.Module):
     """Scores, transposed convolutions and crops, under the port's names."""
 
     def __init__(self, kind: str, classes: int, slim: int = 1) -> None:
@@ -112,15 +113,15 @@ class OriginalLadder(nn.Module):
             setattr(self, name, up)
 
     def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
-        """{8, 16, 32: maps of the padded picture}, (H, W) -> logits (N, K, H, W)."""
+        """{8, 16, 32: maps of the padded image}, (H, W) -> logits (N, K, H, W)."""
         x: Tensor = self.score_fr(taps[32])
         for up, skip in zip(self.kind.upsamples, self.kind.skips, strict=False):
             x = getattr(self, up)(x)
             x = x + self._scores(skip, taps, x)
         return self._finish(x, size)
 
-    def shares(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
-        """Each rung's score map, carried alone to the end: {s: (N, K, H, W)}."""
+    def skip_scores(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
+        """The score map of each stride, upsampled alone to the end: {s: (N, K, H, W)}."""
         maps = {32: self.score_fr(taps[32])}
         for up, skip in zip(self.kind.upsamples, self.kind.skips, strict=False):
             maps = {stride: getattr(self, up)(x) for stride, x in maps.items()}
@@ -139,3 +140,22 @@ class OriginalLadder(nn.Module):
     @staticmethod
     def _score_name(skip: _Skip) -> str:
         return {16: "score_pool4", 8: "score_pool3"}[skip.stride]
+
+
+def recognised(state: State, name: str) -> tuple[ModelSpec, Preprocess, State] | None:
+    """What a state dict of the port is of, and its tensors under our names; None: another's.
+
+    name: of the file; it alone tells the all-at-once FCN-8s from the staged one.
+    """
+    if "score_fr.weight" not in state:
+        return None
+    if "score_pool3.weight" in state:
+        kind = "pytorch_fcn8s_atonce" if "atonce" in name.lower() else "pytorch_fcn8s"
+    else:
+        kind = "pytorch_fcn16s" if "score_pool4.weight" in state else "pytorch_fcn32s"
+    classes = int(state["score_fr.weight"].shape[0])
+    spec = ModelSpec(
+        backbone=kind, num_classes=classes, decoder=PUBLISHED, fuse="score", dropout=0.0
+    )
+    parts = {key: "backbone" if key.startswith(("conv", "fc")) else "decoder" for key in state}
+    return spec, BGR, {f"{parts[key]}.{key}": value for key, value in state.items()}

@@ -1,0 +1,158 @@
+"""torchvision's classifiers as backbones; torchvision is imported when one of them is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import nn
+
+from fcnseg.events import Listener
+from fcnseg.models.backbone import BackboneSpec
+from fcnseg.models.classifier import fully_connected, split_last
+from fcnseg.models.geometry import Alignment
+from fcnseg.models.weights import State, download, read_state
+
+Row = Callable[[nn.Module], list[nn.Module]]
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """ImageNet's 1000 classes, in order."""
+    from fcnseg.models.torchvision_import import models
+
+    return tuple(models.get_model_weights("resnet18").DEFAULT.meta["categories"])
+
+
+def _network(name: str) -> nn.Module:
+    from fcnseg.models.torchvision_import import models
+
+    return models.get_model(name, weights=None)  # type: ignore[no-any-return]
+
+
+def _on_cpu(name: str) -> nn.Module:
+    """RegNet computes its widths with tensors, which must hold numbers whatever is asked for."""
+    with torch.device("cpu"):
+        return _network(name)
+
+
+def _official(name: str, listener: Listener) -> State:
+    from fcnseg.models.torchvision_import import models
+
+    return read_state(download(models.get_model_weights(name).DEFAULT.url, listener))
+
+
+def _spec(
+    name: str,
+    row: Row,
+    alignment: Alignment | Mapping[int, float],
+    *,
+    model: Callable[[], nn.Module] | None = None,
+    head: Callable[[nn.Module], nn.Module] | None = fully_connected,
+    margin: tuple[int, int] = (0, 0),
+) -> BackboneSpec:
+    return BackboneSpec(
+        model=model or partial(_network, name),
+        row=row,
+        alignment=alignment,
+        official=partial(_official, name),
+        margin=margin,
+        head=head,
+    )
+
+
+def _specs(names: str, row: Row, alignment: Alignment) -> dict[str, BackboneSpec]:
+    return {name: _spec(name, row, alignment) for name in names.split()}
+
+
+# --- VGG and AlexNet: pools, and fully connected layers that can become convolutions ---
+
+
+def _vgg(cfg: str, *, batch_norm: bool) -> nn.Module:
+    # Not models.vgg16(): its classifier has 124 million numbers that nobody needs here.
+    from fcnseg.models.torchvision_import import models
+
+    network = nn.Module()
+    network.features = models.vgg.make_layers(models.vgg.cfgs[cfg], batch_norm=batch_norm)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return network
+
+
+def _pool_groups(model: nn.Module) -> list[nn.Module]:
+    """Groups that end with a pool: the paper taps pool3, pool4 and pool5."""
+    groups: list[list[nn.Module]] = [[]]
+    for module in model.features:  # type: ignore[union-attr]
+        groups[-1].append(module)
+        if isinstance(module, nn.MaxPool2d):
+            groups.append([])
+    return [nn.Sequential(*group) for group in groups if group]
+
+
+def _features(model: nn.Module) -> list[nn.Module]:
+    return list(model.features)  # type: ignore[arg-type]
+
+
+def _with_fc7(row: Row, model: nn.Module) -> list[nn.Module]:
+    """The same, and the classifier up to its last layer as convolutions."""
+    return [*row(model), split_last(fully_connected(model))[0]]
+
+
+def _fc8(model: nn.Module) -> nn.Module:
+    return split_last(fully_connected(model))[1]
+
+
+def _vggs() -> dict[str, BackboneSpec]:
+    found = {}
+    for plain, cfg in {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}.items():
+        for name in (plain, f"{plain}_bn"):
+            model = partial(_vgg, cfg, batch_norm=name != plain)
+            found[name] = _spec(name, _pool_groups, "centre", model=model, head=None)
+            fc_row = partial(_with_fc7, _pool_groups)
+            found[f"{name}:fc"] = _spec(name, fc_row, "centre", head=_fc8)
+    return found
+
+
+# AlexNet's kernels are not padded evenly: an element in each row and column goes missing, and
+# its fc6 is 6 wide, so that fc7 lies half an element off pool5.
+_ALEXNET = {4: 3.0, 8: 7.0, 16: 15.0, 32: 31.0}
+_ALEXNET_FC = partial(_with_fc7, _features)
+
+
+# --- the others ---
+
+RESNET_ROW = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def _resnet(model: nn.Module) -> list[nn.Module]:
+    return [getattr(model, name) for name in RESNET_ROW]
+
+
+def _regnet(model: nn.Module) -> list[nn.Module]:
+    return [model.stem, *model.trunk_output.children()]  # type: ignore[list-item, union-attr]
+
+
+def _regnets(kind: str, sizes: str) -> dict[str, BackboneSpec]:
+    names = [f"regnet_{kind}_{size}" for size in sizes.split()]
+    return {name: _spec(name, _regnet, "corner", model=partial(_on_cpu, name)) for name in names}
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    **_vggs(),
+    "alexnet": _spec("alexnet", _features, _ALEXNET, margin=(0, 32)),
+    "alexnet:fc": _spec("alexnet", _ALEXNET_FC, _ALEXNET | {32: 15.0}, margin=(0, 32), head=_fc8),
+    **_specs("resnet18 resnet34 resnet50 resnet101 resnet152", _resnet, "corner"),
+    **_specs("resnext50_32x4d resnext101_32x8d resnext101_64x4d", _resnet, "corner"),
+    **_specs("wide_resnet50_2 wide_resnet101_2", _resnet, "corner"),
+    **_specs("mobilenet_v2 mobilenet_v3_small mobilenet_v3_large", _features, "corner"),
+    "squeezenet1_0": _spec("squeezenet1_0", _features, "same", margin=(2, 16)),
+    "squeezenet1_1": _spec("squeezenet1_1", _features, "same", margin=(0, 16)),
+    **_specs(" ".join(f"efficientnet_b{n}" for n in range(8)), _features, "corner"),
+    **_specs("efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l", _features, "corner"),
+    **_regnets("y", "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf"),
+    **_regnets("x", "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf"),
+    **_specs("convnext_tiny convnext_small convnext_base convnext_large", _features, "centre"),
+}

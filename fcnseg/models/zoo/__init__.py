@@ -1,0 +1,101 @@
+"""Networks that exist already: others' published ones, and those that come with fcnseg.
+
+nuclei.safetensors and its card nuclei.md lie beside this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from torch import nn
+
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.events import Listener, nobody
+from fcnseg.models.backbone import Features
+from fcnseg.models.spec import ModelSpec, Preprocess
+from fcnseg.models.weights import State, download
+from fcnseg.models.zoo import original_fcn, torchvision
+from fcnseg.models.zoo.torchvision import TORCHVISION, official_url, voc_classes
+from fcnseg.overwriting import Named
+
+__all__ = [
+    "BEST", "NAMES", "SHIPPED", "TRAIN_HINT", "find_model", "model_files", "official_url",
+    "published_parts", "recognised", "voc_classes",
+]  # fmt: skip
+
+NAMES: tuple[str, ...] = tuple(TORCHVISION)
+"""Published networks that -m takes by name."""
+
+SHIPPED = Path(__file__).parent
+"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
+
+BEST = "best.safetensors"
+
+TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
+
+
+def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
+    """Backbone and decoder of a published network, randomly initialised.
+
+    OptionError lists the known.
+    """
+    if spec.backbone in original_fcn.KINDS:
+        backbone = original_fcn.OriginalVGG()
+        return backbone, original_fcn.OriginalDecoder(spec.backbone, spec.num_classes)
+    if spec.backbone in TORCHVISION:
+        return torchvision.parts(spec)
+    known = ", ".join((*NAMES, *original_fcn.KINDS))
+    raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")
+
+
+def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:
+    """What a published state dict is of, and its tensors under our names; None: unknown.
+
+    name: of the file.
+    """
+    return original_fcn.recognised(state, name) or torchvision.recognised(state)
+
+
+def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
+    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
+
+    The name of a network that comes with fcnseg means that one. A published network's name
+    means its official weights, from torch's cache or downloaded (listener hears how far).
+    Raises CheckpointError saying what was looked for.
+    """
+    if model is None or (model == "best" and not Path(model).exists()):
+        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise CheckpointError(
+                f"No model was given, and there is no trained one in {runs}{os.sep}.",
+                hint=TRAIN_HINT,
+            )
+        return found[-1]
+    path = Path(model)
+    if path.is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if path.is_dir():
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=TRAIN_HINT)
+    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    if model in shipped:
+        return shipped[model]
+    if model in NAMES:
+        return download(official_url(model), listener)
+    close = difflib.get_close_matches(model, [*shipped, *NAMES], n=1)
+    raise CheckpointError(
+        f"No model {model!r}: no such file, run folder, or network known by that name "
+        f"({', '.join([*shipped, *NAMES])}).",
+        hint=f"did you mean {close[0]!r}?" if close else TRAIN_HINT,
+    )
+
+
+def model_files(path: Path | None) -> list[Named]:
+    """A model's file and what may lie beside it and belong to it."""
+    if path is None:
+        return []
+    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return [("the model", file) for file in (path, *beside) if file.exists()]
