@@ -159,6 +159,9 @@ TROUBLES: dict[str, Trouble] = {
     "nothing-labelled": Trouble(
         lambda r: everything(r, lambda p: relabel(p, lambda a: a.fill(255))), "error"
     ),
+    "one-class": Trouble(
+        lambda r: everything(r, lambda p: relabel(p, lambda a: np.copyto(a, a * 0 + 2))), "error"
+    ),
     "orphan-image": Trouble(lambda r: first(r, "masks").unlink(), "warning", ("images",)),
     "orphan-labels": Trouble(lambda r: first(r, "images").unlink(), "warning", ("masks",)),
     "left-out": Trouble(in_coco, "warning", ("annotations/instances_train2017.json",)),

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from fcnseg.data.description import Found, Pair, SplitName, Store
+from fcnseg.data.description import Found, Pair, SplitName, Store, Unusable
 from fcnseg.data.folders import SPLIT_WORDS, name_uniquely, partner_index, place_of
 from fcnseg.data.listing import Listing, stem_of
 from fcnseg.data.names import Entry, find_entries, read_yaml_names
 from fcnseg.data.outlines import (
-    LABELME_AREAS,
     CocoDocument,
     coco_document,
+    has_area,
     read_json,
     yolo_outlines,
 )
@@ -42,11 +42,13 @@ def find_coco(listing: Listing) -> Found | None:
             gathered.broken.append((listing.path(file), error.message))
             continue
         names.update(dict.fromkeys(_category_names(document)))
+        for why, count in document.unusable.items():
+            gathered.notes.append(Unusable(listing.path(file), why, count))
         for part, image in document.images.items():
             wanted = str(image.get("file_name", ""))
             at = gathered.find_image(wanted, file)
             if at is None:
-                gathered.notes.append((listing.path(file), f"no image file {wanted!r}"))
+                gathered.note_missing(listing.path(file), wanted, document.counts.get(part, 0))
                 continue
             split = _split_of(file) or place_of(at).split
             name = str(PurePosixPath(at).with_suffix(""))
@@ -78,10 +80,10 @@ def find_labelme(listing: Listing) -> Found | None:
         if at is None:
             gathered.orphans.append(path)
             continue
-        labels.update(label for label, kind in shapes if kind in LABELME_AREAS)
-        flat = sum(kind not in LABELME_AREAS for _, kind in shapes)
+        labels.update(label for label, covers in shapes if covers)
+        flat = sum(not covers for _, covers in shapes)
         if flat:
-            gathered.notes.append((path, f"{flat} lines or points, which cover no pixels"))
+            gathered.notes.append(Unusable(path, "lines and points cover no pixels", flat))
         place = place_of(at)
         name = "/".join((*place.rest, stem_of(at)))
         split = place.split or place_of(file).split
@@ -110,9 +112,10 @@ def find_yolo(listing: Listing) -> Found | None:
             gathered.broken.append((path, error.message))
             continue
         largest = max([largest, *numbers])
-        boxes = sum(1 for line in path.read_text().splitlines() if line.strip()) - len(numbers)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        boxes = sum(1 for line in lines if line.strip()) - len(numbers)
         if boxes:
-            gathered.notes.append((path, f"{boxes} boxes without an outline"))
+            gathered.notes.append(Unusable(path, "boxes have no outline", boxes))
     if largest < 0 and gathered.notes:
         raise DatasetError(
             f"{listing.root} has boxes in YOLO's format, but no outlines; "
@@ -134,11 +137,19 @@ class _Gathered:
         self.pairs: list[Pair] = []
         self.orphans: list[Path] = []
         self.broken: list[tuple[Path, str]] = []
-        self.notes: list[tuple[Path, str]] = []
+        self.notes: list[Unusable] = []
 
     def find_image(self, wanted: str, file: str) -> str | None:
         """The listed image an annotation file means by a name."""
         return _find_image(wanted, file, self.by_path, self.by_name)
+
+    def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
+        """An image that an annotation file names is not there, nor are its annotations of use."""
+        why = f"no image file {wanted!r}"
+        lost = (
+            Unusable(path, why, annotations) if annotations else Unusable(path, why, what="image")
+        )
+        self.notes.append(lost)
 
     def found(self, store: Store, terms: tuple[str, ...], why: str) -> Found:
         """The result; images that no annotation names are orphans."""
@@ -157,11 +168,11 @@ class _Gathered:
         )
 
 
-def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The image a labelme file names, and the label and kind of each shape."""
+def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
+    """The image a labelme file names; of each shape the label, and whether it covers pixels."""
     data = read_json(path)
     try:
-        shapes = [(str(s["label"]), s.get("shape_type") or "polygon") for s in data["shapes"]]
+        shapes = [(str(shape["label"]), has_area(shape)) for shape in data["shapes"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise MediaError(f"{path} is not a labelme file: {error!r}.") from None
     return str(data.get("imagePath", "")), shapes

@@ -127,6 +127,16 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """Entries of an annotation file or list of pairs that can't be used, for one reason."""
+
+    path: Path
+    why: str
+    count: int = 1
+    what: Literal["annotation", "image", "line"] = "annotation"
+
+
+@dataclass(frozen=True)
 class Found:
     """What the names in a dataset folder (and its annotation files) say.
 
@@ -134,7 +144,7 @@ class Found:
     reading: what the values mean, where the layout's own convention says.
     orphan_images, orphan_labels: files of one side without a partner.
     broken: annotation files that can't be read, and why.
-    notes: things left out, a sentence each.
+    notes: what can't be used.
     left_out: names of the pairs that a dataset.toml leaves out.
     """
 
@@ -146,7 +156,7 @@ class Found:
     orphan_images: tuple[Path, ...] = ()
     orphan_labels: tuple[Path, ...] = ()
     broken: tuple[tuple[Path, str], ...] = ()
-    notes: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[Unusable, ...] = ()
     left_out: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcnseg.data.findings import Finding, are, counted, file_names, have, its, label_names
+from fcnseg.data.findings import Finding, are, counted, file_names, have, its, label_names, listed
 from fcnseg.data.layouts import Scanned
 
 Size = tuple[int, int]
@@ -98,13 +98,19 @@ def _orphans(seen: Scanned) -> Iterable[Finding]:
 
 def _left_out(seen: Scanned) -> Iterable[Finding]:
     notes = seen.description.found.notes
+    lost: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for note in notes:
+        lost[note.what] = lost.get(note.what, 0) + note.count
+        reasons[note.why] = reasons.get(note.why, 0) + note.count
     if notes:
+        what = " and ".join(counted(count, what) for what, count in lost.items())
+        why = [f"{why} ({count:,})" for why, count in reasons.items()]
         yield Finding(
             "warning",
             "left-out",
-            f"{counted(len(notes), 'annotation')} can't be used: {notes[0][1]} "
-            f"({notes[0][0].name}).",
-            file_names(seen, list(dict.fromkeys(path for path, _ in notes))),
+            f"{what} can't be used: {listed(why, 3)}.",
+            file_names(seen, list(dict.fromkeys(note.path for note in notes))),
             "correct the files, or go on without these",
         )
 

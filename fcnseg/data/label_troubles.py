@@ -128,6 +128,9 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             repair="look at a label file; --write dataset.toml and correct `values` and `ignore`",
         )
         return
+    learned = pixels[0] if pixels[0].any() else pixels.sum(0)
+    if np.count_nonzero(learned) == 1:
+        yield _one_class(seen, names[int(learned.argmax())], in_all=here.sum() == 1)
     absent = [names[index] for index in np.flatnonzero(~here)]
     if absent:
         yield Finding(
@@ -150,6 +153,21 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _outsized(seen, classes)
     yield from _rare(names, pixels[0] if pixels[0].any() else pixels.sum(0))
     yield from _unlabelled(seen, classes)
+
+
+def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
+    """A network that only ever sees one class learns to say so everywhere."""
+    where = "every labelled pixel" if in_all else "every labelled pixel of the training images"
+    repair = "label a second class"
+    if seen.description.found.notes:
+        repair += ", with areas: lines, points and boxes cover no pixels"
+    return Finding(
+        "error",
+        "one-class",
+        f"There is nothing to learn: {where} is {name}.",
+        repair=f"{repair}; if the files hold more, --write dataset.toml and correct `values` and "
+        "`ignore`",
+    )
 
 
 def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:

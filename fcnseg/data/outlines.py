@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ Json = Mapping[str, Any]
 KEPT_DOCUMENTS = 4
 """COCO files kept in memory after parsing; a dataset has one for each split."""
 
-LABELME_AREAS = ("polygon", "rectangle", "circle", "mask")
-"""labelme's shapes that cover pixels; lines and points do not."""
+LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+"""The points that labelme's shapes need to cover pixels; lines and points never do."""
 
 
 def draw_coco(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
@@ -59,16 +59,37 @@ def draw_coco(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
 class CocoDocument:
     """A COCO file, indexed.
 
-    images, annotations: by image id, as text. names: category id -> name.
+    images, annotations: by image id, as text; annotations only that can be drawn. counts: how
+    many there are of each image. unusable: how many can't be drawn whatever image files there
+    are, by reason. names: category id -> name.
     """
 
     def __init__(self, data: Json) -> None:
         self.names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
         self.images: dict[str, Json] = {str(image["id"]): image for image in data["images"]}
         self.annotations: dict[str, list[Json]] = {}
+        self.counts: Counter[str] = Counter()
+        self.unusable: Counter[str] = Counter()
         for annotation in data["annotations"]:
-            if annotation.get("segmentation"):
-                self.annotations.setdefault(str(annotation["image_id"]), []).append(annotation)
+            image = str(annotation["image_id"])
+            why = self._unusable(annotation, image)
+            if why:
+                self.unusable[why] += 1
+            else:
+                self.counts[image] += 1
+                self.annotations.setdefault(image, []).append(annotation)
+
+    def _unusable(self, annotation: Json, image: str) -> str:
+        """Why an annotation can't be drawn; "" when it can."""
+        outline = annotation.get("segmentation")
+        if not outline or (
+            isinstance(outline, list)
+            and all(isinstance(ring, list) and len(ring) < 6 for ring in outline)
+        ):
+            return "no segmentation"
+        if image not in self.images:
+            return "of an image that is not listed"
+        return "" if annotation["category_id"] in self.names else "of a category that is not listed"
 
 
 _documents: OrderedDict[tuple[Path, int], CocoDocument] = OrderedDict()
@@ -99,13 +120,19 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
         size = (int(height), int(width)) if height and width else image_size(pair.image)
         labels = np.zeros(size, np.int32)
         for shape in data["shapes"]:
-            if shape["label"] in terms:
+            if shape["label"] in terms and has_area(shape):
                 _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1)
     except (KeyError, TypeError, ValueError, IndexError, binascii.Error) as error:
         if isinstance(error, MediaError):
             raise
         raise _malformed(pair.labels, "a labelme file", error) from None
     return labels
+
+
+def has_area(shape: Json) -> bool:
+    """Whether one of labelme's shapes covers pixels."""
+    kind = shape.get("shape_type") or "polygon"
+    return kind in LABELME_AREAS and len(shape["points"]) >= LABELME_AREAS[kind]
 
 
 def draw_yolo(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:

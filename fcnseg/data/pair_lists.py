@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcnseg.data.description import Found, Pair, SplitName
+from fcnseg.data.description import Found, Pair, SplitName, Unusable
 from fcnseg.data.folders import LABEL_WORDS, SPLIT_WORDS, name_uniquely, read_word
 from fcnseg.data.listing import Listing, is_image
 from fcnseg.errors import DatasetError
@@ -46,9 +46,7 @@ def read_pair_list(path: Path) -> Found:
     return _found([path.name], pairs, missing)
 
 
-def _found(
-    names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[tuple[Path, str]]
-) -> Found:
+def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
     unique = list({(pair.image, pair.labels): pair for pair in pairs}.values())
     return Found(
         "list",
@@ -97,7 +95,7 @@ def _is_label_heading(head: Sequence[str], column: int) -> bool:
 
 def _pairs(
     path: Path, rows: Sequence[Sequence[str]], columns: tuple[int, int, int | None]
-) -> tuple[list[Pair], list[tuple[Path, str]]]:
+) -> tuple[list[Pair], list[Unusable]]:
     """The pairs of one list, and the lines whose files are missing."""
     image, labels, split = columns
     own = _split_of(path)
@@ -108,7 +106,7 @@ def _pairs(
         files = path.parent / row[image], path.parent / row[labels]
         lost = [str(file) for file in files if not file.is_file()]
         if lost:
-            missing.append((path, f"no file {lost[0]}"))
+            missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
             continue
         said: SplitName = own
         if split is not None and split < len(row):
