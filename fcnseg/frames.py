@@ -20,6 +20,7 @@ class Frame:
     time: seconds since the source began (0.0 for single images).
     name: a relative path without suffix, unique in the source: what outputs are called.
     path: the image file it came from; None for frames of a video or a camera.
+    stamp: the file's size in bytes and its time of change in ns when it was read; None: as it is.
     """
 
     image: NDArray[np.uint8]
@@ -27,6 +28,7 @@ class Frame:
     time: float = 0.0
     name: str = "image"
     path: Path | None = None
+    stamp: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         image = self.image

@@ -1,7 +1,6 @@
 """Sources: what a name stands for, and that every frame comes once, in order."""
 
 import io
-import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.media import piped, recorded
-from fcnseg.media._source import Selection
 from fcnseg.media.images import encode_image, write_image
-from fcnseg.media.recorded import WatchedFolder
 from fcnseg.media.sources import open_source
 from fcnseg.media.video import VideoReader, VideoWriter
 
@@ -406,31 +403,3 @@ def test_nothing_piped(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(MediaError, match="empty"):
         open_source("-")
-
-
-# A folder that fills
-
-
-def test_a_watched_folder_gives_what_comes(tmp_path):
-    images(tmp_path, "a.png")
-    source = WatchedFolder(tmp_path, Selection(limit=3), pause=0.02)
-    found = []
-
-    def add():
-        write_image(tmp_path / "b.png", plain(1))
-        write_image(tmp_path / "sub" / "c.png", plain(2))
-
-    with source:
-        for frame in source:
-            found.append((frame.name, number_of(frame.image)))
-            if len(found) == 1:
-                threading.Thread(target=add).start()
-    assert sorted(found) == [("a", 0), ("b", 1), ("sub/c", 2)]
-
-
-def test_watching_ends_when_closed(tmp_path):
-    source = open_source(tmp_path, watch=True)
-    threading.Timer(0.1, source.close).start()
-    assert list(source) == []
-    with pytest.raises(MediaError, match="not a folder"):
-        open_source(tmp_path / "gone", watch=True)

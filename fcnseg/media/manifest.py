@@ -54,10 +54,12 @@ class Manifest:
         path = frame.path or file
         if path is None:
             return
-        line = {"name": frame.name, "job": self._job, "stamp": stamp(path)}
+        line = {"name": frame.name, "job": self._job, "stamp": list(frame.stamp or stamp(path))}
         with self._path.open("a", encoding="utf-8") as out:
             out.write(self._before + json.dumps(line, ensure_ascii=False) + "\n")
         self._before = ""
+        if frame.name in self._done:
+            self._done[frame.name] = line["stamp"]  # a watched file that has changed
 
     def join(self) -> None:
         """One file of all processes' lines, once they have ended."""

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -118,7 +118,8 @@ class FileSink:
 class FolderSink:
     """A sub-folder for each kind, in it a file for each frame: OUT/overlay/NAME.png.
 
-    Files are made by several threads: their order does not matter. done: called with each
+    Files are made by several threads: their order does not matter, but for one name the latest
+    frame's are left. done: called with each
     frame whose files are all there, by one thread at a time.
     """
 
@@ -135,6 +136,7 @@ class FolderSink:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fcnseg-files")
         self._free = threading.BoundedSemaphore(2 * workers)
         self._one = threading.Lock()
+        self._writing: dict[str, Future[None]] = {}
         self._error: BaseException | None = None
         self._frames = 0
 
@@ -143,7 +145,10 @@ class FolderSink:
         self._free.acquire()
         self._raise()
         self._frames += 1
-        self._pool.submit(self._write, frame, prediction).add_done_callback(self._finished)
+        if (earlier := self._writing.get(frame.name)) is not None:
+            wait([earlier])
+        future = self._writing[frame.name] = self._pool.submit(self._write, frame, prediction)
+        future.add_done_callback(lambda done: self._finished(frame.name, done))
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Wait for the files; the sub-folders."""
@@ -161,7 +166,8 @@ class FolderSink:
             with self._one:
                 self._done(frame)
 
-    def _finished(self, future: Future[None]) -> None:
+    def _finished(self, name: str, future: Future[None]) -> None:
+        self._writing.pop(name, None)
         self._error = self._error or future.exception()
         self._free.release()
 

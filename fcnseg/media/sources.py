@@ -32,7 +32,8 @@ from fcnseg.media.live import (
     unreachable,
     without_password,
 )
-from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, WatchedFolder, nothing
+from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, nothing
+from fcnseg.media.watched import WatchedFolder, check_watch
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
 __all__ = ["Kind", "Source", "open_source", "refuse_sources"]
@@ -73,6 +74,8 @@ def open_source(
     """
     selection = Selection(every, limit, start, end, rank, size)
     text = str(spec)
+    if watch:
+        check_watch(text)
     if text == "-":
         return _open_piped(selection)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
@@ -80,7 +83,7 @@ def open_source(
     live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
     path = Path(text).expanduser()
     if watch:
-        return WatchedFolder(path, selection, exclude=exclude, skip=skip)
+        return WatchedFolder(path, selection, exclude=exclude, skip=skip, listener=listener)
     if path.is_dir():
         return ImageFiles(listing.in_folder(path, exclude=exclude), "folder", selection, skip)
     if path.exists():
