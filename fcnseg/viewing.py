@@ -22,6 +22,7 @@ from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.events import Listener, Progress, nobody
 from fcnseg.frames import Frame
+from fcnseg.marks import mark
 from fcnseg.media.draw import heatmap, overlay
 from fcnseg.media.images import write_image
 from fcnseg.media.listing import slug
@@ -89,7 +90,7 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     )
     artist = Artist.of(segmenter, config)
     out = _folder(config, segmenter.path)
-    with open_source(config.source, limit=config.limit) as source:
+    with open_source(config.source, limit=config.limit, listener=listener) as source:
         if source.kind in MOVING:
             artist = replace(artist, width=VIDEO_WIDTH)
             frames, outputs = _write_videos(artist, source, out, listener)
@@ -105,7 +106,7 @@ def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> Vie
         config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
     )
     out = _folder(config, None)
-    with open_source(config.source, limit=config.limit) as source:
+    with open_source(config.source, limit=config.limit, listener=listener) as source:
         if source.kind in MOVING:
             raise OptionError(
                 f"--classify looks at pictures; {config.source} is a {source.kind}.",
@@ -297,6 +298,7 @@ def _write_images(
     """A folder of pages for every picture."""
     outputs: list[Path] = []
     done = 0
+    mark(out)
     try:
         with held_back(source.stop):
             for frame in source:
@@ -316,6 +318,7 @@ def _write_videos(
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
     done = 0
+    mark(out)
     try:
         with held_back(source.stop), ExitStack() as stack:
             for frame in source:

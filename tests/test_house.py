@@ -20,7 +20,7 @@ ROOMS = [
     {"runtime"},
     {"data"},
     {"metrics", "models", "media"},
-    {"config", "events", "frames", "classes", "files", "overwriting", "signals"},
+    {"config", "events", "frames", "classes", "files", "marks", "overwriting", "signals"},
     {"options"},
     {"errors"},
 ]

@@ -71,8 +71,8 @@ def test_pages_show_the_chosen_classes_alone(still, random_model, tmp_path):
     found = np.unique(model.predict([read_image(still)])[0].labels)
     assert len(found) > 1, "the model gives several classes, of which one is chosen"
     chosen, other = found[:2].tolist()
-    look(still, random_model, tmp_path, classes=(str(chosen),), rungs=True, alpha=1.0)
-    for page in (tmp_path / "a picture").glob("*.png"):
+    look(still, random_model, tmp_path / "out", classes=(str(chosen),), rungs=True, alpha=1.0)
+    for page in (tmp_path / "out" / "a picture").glob("*.png"):
         drawn = read_image(page).reshape(-1, 3)
         assert not (drawn == model.classes.colors[other]).all(1).any(), page.name
 

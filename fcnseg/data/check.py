@@ -23,6 +23,7 @@ from fcnseg.data.leaks import leaks
 from fcnseg.data.suggest import Size, Suggestion, suggest
 from fcnseg.errors import DatasetError, MediaError, OptionError
 from fcnseg.events import Listener, Note, Progress, nobody
+from fcnseg.marks import mark
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
 __all__ = ["CheckResult", "Finding", "check", "examine"]
@@ -108,6 +109,8 @@ def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
         result = replace(result, cleaned=cleaned)
     try:
         if write_contact(seen.description, config.contact, _doubtful(seen, result.findings)):
+            if config.contact == CheckConfig.contact:  # below a dataset it would be taken for one
+                mark(config.contact.parent, [config.contact.name])
             listener(Note(f"Look at {config.contact}: do the labels lie on the things?"))
             result = replace(result, contact=config.contact)
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset

@@ -94,7 +94,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     root = declared.root if declared else path
-    found, listing = _find(root, declared.layout if declared else None)
+    found, listing = _find(root, declared.layout if declared else None, listener)
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
@@ -158,7 +158,7 @@ def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool
     return present
 
 
-def _find(root: Path, layout: str | None) -> tuple[Found, Listing]:
+def _find(root: Path, layout: str | None, listener: Listener) -> tuple[Found, Listing]:
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
@@ -166,7 +166,7 @@ def _find(root: Path, layout: str | None) -> tuple[Found, Listing]:
         return read_pair_list(root), list_folder(root.parent)
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
-    listing = list_folder(root)
+    listing = list_folder(root, listener)
     finders = FINDERS
     if layout is not None:
         name = _ALIASES.get(layout, layout)

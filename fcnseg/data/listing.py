@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fcnseg.events import Listener, Note, nobody
+from fcnseg.marks import inputs_in, passed_over
 from fcnseg.media.images import IMAGE_SUFFIXES
 
 
@@ -48,9 +50,17 @@ class Listing:
         return Listing(self.root, tuple(files))
 
 
-def list_folder(root: Path) -> Listing:
-    """Every file under a folder; hidden ones and what macOS adds to archives left out."""
-    return Listing(root, tuple(_walk(root)))
+def list_folder(root: Path, listener: Listener = nobody) -> Listing:
+    """Every file under a folder but hidden ones, what macOS adds to archives and earlier outputs.
+
+    The listener hears of the last ones.
+    """
+    outputs: list[Path] = []
+    files = tuple(_walk(root, outputs))
+    skipped = passed_over(outputs, root)
+    if skipped:
+        listener(Note(f"{skipped}."))
+    return Listing(root, files)
 
 
 def suffix_of(name: str) -> str:
@@ -71,7 +81,8 @@ def is_image(name: str) -> bool:
     return suffix_of(name) in IMAGE_SUFFIXES
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, outputs: list[Path]) -> Iterator[str]:
+    """The names of all files; folders of earlier outputs are added to `outputs`."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)  # noqa: PTH118, RUF100 - a link may lead in a circle
@@ -79,6 +90,11 @@ def _walk(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
+        theirs = inputs_in(Path(folder), names) if folder != str(root) else None
+        if theirs is not None:
+            outputs.append(Path(folder))
+            folders.clear()
+            names = [name for name in theirs if is_image(name)]
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"

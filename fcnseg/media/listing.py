@@ -13,19 +13,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fcnseg.errors import MediaError
+from fcnseg.events import Listener, Note, nobody
+from fcnseg.marks import inputs_in, passed_over
 from fcnseg.media.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_bytes
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
 
 
-def in_folder(folder: Path, *, exclude: Path | None = None) -> list[Named]:
+def in_folder(
+    folder: Path, *, exclude: Path | None = None, listener: Listener = nobody
+) -> list[Named]:
     """The images under a folder, its sub-folders included, in natural order.
 
-    Hidden files and folders are passed over, and `exclude` (where outputs go). MediaError
-    when there are none.
+    Hidden files and folders are skipped, `exclude` (where outputs go) and earlier outputs, of
+    which the listener hears. MediaError when there are none.
     """
-    files = list(_walk(folder, exclude))
+    outputs: list[Path] = []
+    files = list(_walk(folder, exclude, outputs))
+    skipped = passed_over(outputs, folder)
+    if skipped:
+        listener(Note(f"{skipped}."))
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise MediaError(f"{folder} has no images: {_what_is_there(files)}.", hint=_hint(files))
@@ -111,11 +119,18 @@ def common_folder(files: Iterable[Path]) -> Path:
         return Path("/")
 
 
-def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
+def _walk(folder: Path, exclude: Path | None, outputs: list[Path]) -> Iterator[Path]:
+    """Every file under a folder; folders of earlier outputs are added to `outputs`."""
     hidden = (".", "__MACOSX")
     left_out = exclude.resolve() if exclude is not None else None
     for place, folders, files in os.walk(folder):
         here = Path(place)
+        theirs = inputs_in(here, files) if here != folder else None
+        if theirs is not None:
+            outputs.append(here)
+            folders.clear()
+            images = IMAGE_SUFFIXES
+            files = [name for name in theirs if Path(name).suffix.lower() in images]
         folders[:] = sorted(
             name
             for name in folders

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.frames import Frame
+from fcnseg.marks import MANIFEST as NAME
+from fcnseg.marks import mark
 from fcnseg.media.images import write_bytes
 from fcnseg.media.sinks import SUFFIXES
-
-NAME = "manifest.jsonl"
 
 
 class Manifest:
@@ -40,6 +40,11 @@ class Manifest:
         self._job = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._before = "\n" if self._path.exists() else ""  # the last line may be cut
         self._done = self._read() if resume else {}
+
+    def begin(self) -> None:
+        """Mark the folder as one of outputs; OptionError when it holds another's manifest."""
+        if self._path.name == NAME:
+            mark(self._folder)
 
     def has(self, name: str, path: Path) -> bool:
         """Whether a frame's outputs are there, and made from its file as it is now."""

@@ -85,7 +85,8 @@ def open_source(
     if watch:
         return WatchedFolder(path, selection, exclude=exclude, skip=skip, listener=listener)
     if path.is_dir():
-        return ImageFiles(listing.in_folder(path, exclude=exclude), "folder", selection, skip)
+        found = listing.in_folder(path, exclude=exclude, listener=listener)
+        return ImageFiles(found, "folder", selection, skip)
     if path.exists():
         return _open_file(path, selection, skip, live, listener)
     if _glob_like(text):
