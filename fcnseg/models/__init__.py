@@ -140,14 +140,14 @@ def find_backbone(name: str) -> BackboneSpec:
     )
 
 
-def output_upsampling(network: FCN | ModelSpec) -> Upsample | None:
+def output_upsampling(network: nn.Module | ModelSpec) -> Upsample | None:
     """What makes a network's logits of its scores, where that is plain bilinear; else None.
 
-    Of a spec, too: no weights are made.
+    Of a spec, too: no weights are made. A module that is no FCN has none.
     """
     if isinstance(network, ModelSpec):
         network = build_empty(network)
-    decoder = network.decoder
+    decoder = getattr(network, "decoder", None)
     if not isinstance(decoder, Decoder) or decoder.detail is not None:
         return None
     last = decoder.upsamples[str(decoder.strides[-1])]
