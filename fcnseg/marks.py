@@ -33,12 +33,19 @@ def mark(folder: Path, files: Sequence[str] = ()) -> None:
             out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
 
 
-def refuse_foreign(folder: Path) -> None:
-    """OptionError for a folder with a manifest.jsonl that is not ours to write to."""
+def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
+    """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
+
+    kinds: the sub-folders that are written to; one called labels may be a dataset's.
+    """
     path = folder / MANIFEST
-    if path.exists() and _heading(path) is None:
+    if _heading(path) is not None:
+        return
+    used = [folder / kind for kind in kinds if (folder / kind).is_dir()]
+    taken = [path] if path.exists() else [place for place in used if any(place.iterdir())]
+    if taken:
         raise OptionError(
-            f"{path} is there already, and fcnseg did not write it.",
+            f"{taken[0]} is there already, and fcnseg did not write it.",
             hint="name another folder for the outputs",
         )
 

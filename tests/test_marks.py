@@ -11,8 +11,10 @@ from fcnseg.data.listing import list_folder
 from fcnseg.errors import OptionError
 from fcnseg.events import Event, Note
 from fcnseg.marks import inputs_in, mark, passed_over, refuse_foreign
+from fcnseg.media._source import Selection
 from fcnseg.media.images import write_image
 from fcnseg.media.listing import in_folder
+from fcnseg.media.watched import WatchedFolder
 from tests.test_cli import call
 
 GREY = np.full((64, 64, 3), 90, np.uint8)
@@ -137,3 +139,42 @@ def test_infer_leaves_another_program_s_manifest_alone(data: Path, random_model:
         result = call(*words, "-o", "out", "-m", random_model, *MODEL, status=2)
         assert "fcnseg did not write it" in result.stderr
         assert [path.name for path in (data / "out").iterdir()] == ["manifest.jsonl"]
+
+
+def test_labels_that_someone_drew_are_not_written_over(data: Path, random_model: Path) -> None:
+    """The output folder is a dataset with a folder of the same name: labels/NAME.png."""
+    shutil.copytree(data / "images" / "val", data.parent / "photos" / "val")
+    before = (data / "labels" / "val" / "0000.png").read_bytes()
+    words = ["infer", "../photos", "-o", ".", "--save", "labels", "-m", random_model, *MODEL]
+    result = call(*words, status=2)
+    assert "labels is there already, and fcnseg did not write it" in result.stderr
+    assert (data / "labels" / "val" / "0000.png").read_bytes() == before
+    words[3] = "../out"
+    for _ in range(2):  # its own outputs are made again
+        call(*words)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "results.csv", "last.safetensors", "state.pt"])
+def test_train_writes_over_nothing_in_its_folder(data: Path, name: str) -> None:
+    (data.parent / "exp").mkdir()
+    (data.parent / "exp" / name).write_text("mine\n", encoding="utf-8")
+    result = call("train", ".", "--out", "../exp", *TRAIN.split(), status=2)
+    assert f"{name} is there" in result.stderr
+    assert (data.parent / "exp" / name).read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_watched_folder_says_it_once(tmp_path: Path) -> None:
+    write_image(tmp_path / "x.png", GREY)
+    write_image(tmp_path / "old" / "overlay" / "x.png", GREY)
+    mark(tmp_path / "old")
+    heard: list[Event] = []
+    selection = Selection(limit=2)
+    source = WatchedFolder(tmp_path, selection, pause=0.01, listener=heard.append)
+    names = []
+    for frame in source:
+        names.append(frame.name)
+        write_image(tmp_path / "y.png", GREY)
+    assert names == ["x", "y"]
+    assert [event.text for event in heard if isinstance(event, Note)] == [
+        f"Skipped 1 folder of earlier outputs in {tmp_path}: old."
+    ]

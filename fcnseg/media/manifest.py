@@ -11,7 +11,7 @@ from typing import Any
 
 from fcnseg.frames import Frame
 from fcnseg.marks import MANIFEST as NAME
-from fcnseg.marks import mark
+from fcnseg.marks import mark, refuse_foreign
 from fcnseg.media.images import write_bytes
 from fcnseg.media.sinks import SUFFIXES
 
@@ -42,8 +42,9 @@ class Manifest:
         self._done = self._read() if resume else {}
 
     def begin(self) -> None:
-        """Mark the folder as one of outputs; OptionError when it holds another's manifest."""
+        """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
         if self._path.name == NAME:
+            refuse_foreign(self._folder, self._kinds)
             mark(self._folder)
 
     def has(self, name: str, path: Path) -> bool:

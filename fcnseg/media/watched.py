@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.events import Listener, Note, nobody
+from fcnseg.events import Event, Listener, Note, nobody
 from fcnseg.frames import Frame
 from fcnseg.media import listing
 from fcnseg.media._source import Kind, Selection, Source
@@ -64,6 +64,7 @@ class WatchedFolder(Source):
         self._listener = listener
         self._files: dict[Path, _Watched] = {}
         self._names: set[str] = set()
+        self._told: set[str] = set()
 
     def __iter__(self) -> Iterator[Frame]:
         while not self._over:
@@ -79,7 +80,7 @@ class WatchedFolder(Source):
     def _settled(self) -> Iterator[Path]:
         """The files that are new or changed, and that are what they were at the last look."""
         try:
-            found = listing.in_folder(self._folder, exclude=self._exclude)
+            found = listing.in_folder(self._folder, exclude=self._exclude, listener=self._tell_once)
         except MediaError:  # none yet
             return
         for _, path in found:
@@ -87,6 +88,12 @@ class WatchedFolder(Source):
             if look is not None and look[0] > 0 and look == file.look != file.read:
                 yield path
             file.look = look
+
+    def _tell_once(self, event: Event) -> None:
+        """Every look finds the same again."""
+        if isinstance(event, Note) and event.text not in self._told:
+            self._told.add(event.text)
+            self._listener(event)
 
     def _add(self, path: Path) -> _Watched:
         stem = path.relative_to(self._folder).with_suffix("").as_posix()

@@ -106,10 +106,15 @@ def new_run(out: Path | None, runs: Path = RUNS) -> Run:
 
 
 def refuse_taken(out: Path | None) -> None:
-    """OptionError when `out` holds a run: no run is ever written over."""
-    if out is not None and (Run(out).state.exists() or Run(out).best.exists()):
+    """OptionError when `out` holds a file of a run's: nothing is ever written over."""
+    if out is None:
+        return
+    run = Run(out)
+    files = (run.state, run.best, run.last, run.config, run.results)
+    taken = next((path for path in files if path.exists()), None)
+    if taken is not None:
         raise OptionError(
-            f"{out} holds a run already.",
+            f"{out} holds a run already: {taken.name} is there.",
             hint="take another --out, go on with it by --resume, or delete the folder",
         )
 

@@ -162,16 +162,12 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     """OptionError where the run would lie over what it reads."""
     if config.out is None:
         return
-    run = Run(config.out)
-    files = (run.folder, run.best, run.last, run.config, run.results, run.state)
-    outputs = [("--out", path) for path in files]
     inputs = [("the dataset", data)] if data.is_dir() else []
-    kept = [("the dataset", data), ("--finetune", config.finetune)]
-    kept.append(("--backbone-weights", config.backbone_weights))
+    kept = [("--finetune", config.finetune), ("--backbone-weights", config.backbone_weights)]
     refuse_overwriting(
-        outputs,
+        [("--out", config.out)],
         [*inputs, *checked.description.inputs()],
-        kept=[(role, Path(path)) for role, path in kept if path],
+        kept=[("the dataset", data), *((role, Path(path)) for role, path in kept if path)],
     )
 
 
