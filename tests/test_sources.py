@@ -1,13 +1,15 @@
 """Sources: what a name stands for, and that every frame comes once, in order."""
 
 import io
+import os
+import threading
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.media import piped, recorded
 from fcnseg.media.images import encode_image, write_image
 from fcnseg.media.sources import open_source
@@ -350,7 +352,9 @@ class Trickle(io.RawIOBase):
 @pytest.fixture
 def pipe(monkeypatch):
     def put(data: bytes, step: int = 1 << 16):
-        monkeypatch.setattr(piped, "open_stdin", lambda: piped.ByteStream(Trickle(data, step)))
+        monkeypatch.setattr(
+            piped, "open_stdin", lambda: piped.ByteStream(Trickle(data, step).read1)
+        )
 
     return put
 
@@ -382,9 +386,98 @@ def test_a_piped_video(pipe, clip):
     pipe(clip.read_bytes(), step=1000)
     with open_source("-") as source:
         assert source.kind == "video"
-        kept = source.path
         assert [number_of(frame.image) for frame in source] == list(range(20))
-    assert not kept.exists()
+
+
+@pytest.fixture
+def open_pipe(monkeypatch):
+    """The writing end of a pipe that stays open."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "r") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with os.fdopen(writing, "wb", buffering=0) as file:
+            yield file
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "y4m"])
+def test_a_piped_frame_is_given_before_the_next_one_comes(open_pipe, kind):
+    def put(number):
+        if kind == "y4m":
+            plane = np.full((24, 32), number, np.uint8)
+            data = b"FRAME\n" + plane.tobytes() + bytes([128]) * (2 * 12 * 16)
+            open_pipe.write((b"YUV4MPEG2 W32 H24 F10:1 C420\n" if number == 0 else b"") + data)
+        else:
+            open_pipe.write(encode_image(plain(number), f".{kind}"))
+
+    put(0)
+    with open_source("-", limit=3) as source:
+        for count, frame in enumerate(source, 1):
+            assert frame.index == count - 1
+            if count < 3:
+                put(count)
+    assert count == 3  # and it ended, though the pipe is open
+
+
+def test_a_limit_ends_an_open_pipe(open_pipe, clip):
+    open_pipe.write(clip.read_bytes()[:60_000])
+    with open_source("-", limit=2) as source:
+        assert len(list(source)) == 2
+
+
+def test_a_silent_pipe_does_not_hold_up_a_request_to_stop(open_pipe):
+    open_pipe.write(encode_image(plain(1), ".png"))
+    with open_source("-") as source:
+        threading.Timer(0.1, source.stop).start()
+        assert len(list(source)) <= 1
+    assert source.failures == []
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mpegts", "libx264"), ("matroska", "libx264"), ("mp4", "libx264"), ("yuv4mpegpipe", None)],
+)
+def test_a_piped_container_gives_what_the_file_gives(pipe, tmp_path, container, codec):
+    """MP4 as FFmpeg writes it: the index comes last."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "x"
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec or "wrapped_avframe", rate=50)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(12):
+            image = np.full((48, 64, 3), number * 20, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode(None))
+    pipe(path.read_bytes(), step=999)
+    with open_source(path) as there, open_source("-") as source:
+        pairs = list(zip(there, source, strict=True))
+        assert (source.kind, source.fps) == ("video", 50)
+    assert len(pairs) == 12
+    for expected, found in pairs:
+        assert found.time == pytest.approx(expected.time)
+        assert np.array_equal(found.image, expected.image)
+
+
+def test_an_index_that_comes_after_too_much_is_said(pipe, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr("fcnseg.media.streamed.MOST_KEPT", 100)
+    pipe(b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\x10\0mdat" + bytes(4096))
+    with pytest.raises(MediaError, match="index at the end") as caught:
+        open_source("-")
+    assert "faststart" in caught.value.hint
+
+
+def test_a_piped_video_without_pyav(pipe, clip, monkeypatch):
+    monkeypatch.setattr("fcnseg.media.streamed.has_pyav", lambda: False)
+    pipe(clip.read_bytes())
+    with pytest.raises(MissingExtra, match="piped in needs the extra 'video'"):
+        open_source("-")
+
+
+def test_piped_garbage_is_one_error(pipe):
+    pytest.importorskip("av")
+    pipe(np.random.default_rng(0).bytes(50_000))
+    with pytest.raises(MediaError, match="neither an image nor a video"):
+        open_source("-")
 
 
 def test_a_broken_image_in_a_pipe_is_a_failure(pipe):

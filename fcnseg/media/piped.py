@@ -1,27 +1,32 @@
 """Images or a video piped into standard input (`-`).
 
 JPEG and PNG files may follow one another, as `ffmpeg -f image2pipe` writes them; each is
-given as soon as it is whole. Other formats: one image. A video is first saved to a temporary
-file, because most formats can't be read without jumping.
+given as soon as it is complete. Other formats: one image. Videos are decoded as they come, by
+`fcnseg.media.streamed`.
 """
 
 from __future__ import annotations
 
-import shutil
+import math
+import os
 import sys
-from collections.abc import Iterator
-from io import BufferedIOBase
-from pathlib import Path
-from typing import cast
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.frames import Frame
 from fcnseg.media._source import Kind, Selection, Source
 from fcnseg.media.images import decode_image
+from fcnseg.media.stages import Line
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _OTHERS = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"P4\n", b"P5\n", b"P6\n")
+
+
+_ALONE = 1.0
+"""Seconds after a first image in which the pipe of a single one is closed."""
 
 
 def is_image(start: bytes) -> bool:
@@ -31,11 +36,32 @@ def is_image(start: bytes) -> bool:
 
 
 class ByteStream:
-    """Bytes as they come, with a look ahead."""
+    """Bytes as they come, with a look ahead.
 
-    def __init__(self, stream: BufferedIOBase) -> None:
-        self._stream = stream
+    read: gives some bytes, b"" at the end. A thread of its own calls it, so that nobody who waits
+    for a pipe is deaf. over: when it is true, the stream counts as ended.
+    """
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
         self._held = bytearray()
+        self._line: Line[bytes] = Line(16)
+        self.over: Callable[[], bool] = lambda: False
+        threading.Thread(target=self._feed, name="fcnseg-stdin", daemon=True).start()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._line.close()
+
+    def goes_on(self, seconds: float) -> bool:
+        """Whether there is more, or may be: nothing has come for so many seconds."""
+        return bool(self._held) or self._fill(seconds) or not self._line.is_over()
+
+    def read_some(self, count: int) -> bytes:
+        """Take what is there, at most `count` bytes; waits for one. b"" at the end."""
+        if not self._held:
+            self._fill()
+        return self.read(min(count, len(self._held)))
 
     def peek(self, count: int) -> bytes:
         """The next bytes without taking them; fewer only at the end."""
@@ -60,24 +86,27 @@ class ByteStream:
     def read(self, count: int | None = None) -> bytes:
         """Take the next bytes, or all that are left; fewer only at the end."""
         if count is None:
-            taken = bytes(self._held) + self._stream.read()
-            self._held.clear()
-            return taken
+            while self._fill():
+                pass
+            count = len(self._held)
         taken = self.peek(count)
         del self._held[:count]
         return taken
 
-    def save(self, path: Path) -> None:
-        """Write what is left to a file."""
-        with path.open("wb") as file:
-            file.write(self._held)
-            shutil.copyfileobj(self._stream, file)
-        self._held.clear()
+    def _fill(self, seconds: float = math.inf) -> bool:
+        chunks = self._line.take(until=lambda: self.over(), seconds=seconds)
+        for chunk in chunks:
+            self._held += chunk
+        return bool(chunks)
 
-    def _fill(self) -> bool:
-        chunk = self._stream.read1(1 << 16)
-        self._held += chunk
-        return bool(chunk)
+    def _feed(self) -> None:
+        try:
+            while (chunk := self._read()) and self._line.put(chunk):
+                pass
+        except (OSError, ValueError):  # the other end is gone; closed here
+            pass
+        finally:
+            self._line.end()
 
 
 def open_stdin() -> ByteStream:
@@ -86,10 +115,22 @@ def open_stdin() -> ByteStream:
         raise OptionError(
             "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
         )
-    stream = ByteStream(cast(BufferedIOBase, sys.stdin.buffer))
+    stream = ByteStream(_reader(sys.stdin.buffer))
     if not stream.peek(1):
         raise MediaError("The source is -, and what is piped in is empty.")
     return stream
+
+
+def _reader(file: Any) -> Callable[[], bytes]:
+    """A function that gives a file's next bytes as soon as there are any.
+
+    By its number: a thread that waits in Python's own reader would stand in the way at exit.
+    """
+    try:
+        number = file.fileno()
+    except (AttributeError, OSError):  # what stands in for a file
+        return lambda: bytes(file.read1(1 << 16))
+    return lambda: os.read(number, 1 << 16)
 
 
 class PipedImages(Source):
@@ -100,8 +141,9 @@ class PipedImages(Source):
     def __init__(self, stream: ByteStream, selection: Selection) -> None:
         super().__init__()
         self._stream, self._selection = stream, selection
+        stream.over = lambda: self._over
         self._first = next_image(stream)
-        if not stream.peek(1):
+        if not stream.goes_on(_ALONE):
             self.kind, self.count = "image", 1
 
     def __iter__(self) -> Iterator[Frame]:
@@ -116,7 +158,14 @@ class PipedImages(Source):
                     if self.kind == "image":
                         raise
                     self.failures.append((name, error.message))
+            if self._selection.is_full(self.taken):
+                return  # without waiting for one more
             index, data = index + 1, next_image(self._stream)
+
+    def close(self) -> None:
+        """Read no more."""
+        super().close()
+        self._stream.close()
 
 
 def next_image(stream: ByteStream) -> bytes:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from fcnseg.media import listing
 from fcnseg.media._source import Kind, Selection, Source
 from fcnseg.media.images import read_image
 from fcnseg.media.piped import ByteStream
+from fcnseg.media.streamed import StreamReader
 from fcnseg.media.video import VideoReader
 
 Skip = Callable[[str, Path], bool]
@@ -83,12 +81,14 @@ class VideoFile(Source):
         listener: Listener = nobody,
         name: str = "",
         skip: Skip = nothing,
+        *,
+        reader: VideoReader | StreamReader | None = None,
     ) -> None:
         super().__init__()
         self.path = path
         self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
-        self._reader = VideoReader(path)
+        self._reader = reader or VideoReader(path)
         self._selection, self._listener, self._skip = selection, listener, skip
         self.fps = self._reader.fps / selection.every
         self._whole = self._estimate()
@@ -159,16 +159,16 @@ class VideoFile(Source):
 
 
 class PipedVideo(VideoFile):
-    """A video from a pipe, kept in a temporary file meanwhile."""
+    """A video from a pipe, decoded as it comes."""
 
-    def __init__(self, stream: ByteStream, selection: Selection) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="fcnseg-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        stream.save(folder / "stdin.video")
-        super().__init__(folder / "stdin.video", selection, name="stdin")
-        self.file = None
+    def __init__(self, stream: ByteStream, selection: Selection, listener: Listener) -> None:
+        self._stream = stream
+        reader = StreamReader(stream, "What is piped in")
+        super().__init__("stdin", selection, listener, name="stdin", reader=reader)
+        stream.over = lambda: self._over
+        self.sound = self.file = None
 
     def close(self) -> None:
-        """Remove the temporary file."""
+        """Read no more."""
         super().close()
-        self._remove()
+        self._stream.close()

@@ -33,6 +33,7 @@ from fcnseg.media.live import (
     without_password,
 )
 from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, nothing
+from fcnseg.media.served import Served, ServedImage, look_at
 from fcnseg.media.watched import WatchedFolder, check_watch
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
@@ -77,7 +78,7 @@ def open_source(
     if watch:
         check_watch(text)
     if text == "-":
-        return _open_piped(selection)
+        return _open_piped(selection, listener)
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return _open_address(text, selection, connect, listener)
     live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
@@ -183,23 +184,37 @@ def _open_address(
     parts = urlsplit(address)
     if parts.scheme == "file":
         return open_source(url2pathname(unquote(parts.path)), **vars(selection))
+    served = None if connect is not None else _look_at(address)
+    if served is not None and served.image is not None:
+        return ServedImage(address, served.image, selection)
+    if served is not None and served.is_text:
+        raise MediaError(
+            f"{without_password(address)} is {served.kind}: neither an image nor a video.",
+            hint="the address of the image or the video itself, not of a page that shows it",
+        )
     connect = connect or connect_opencv
     capture = connect(address)
     if not capture.isOpened():
         capture.release()
         raise unreachable(address)
-    if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
+    is_file = served is not None and served.is_file
+    if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
         capture.release()
         return VideoFile(address, selection, listener, name=without_password(address))
     return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
 
 
-def _open_piped(selection: Selection) -> Source:
-    """What is piped in: images one after the other, or a whole video."""
+def _look_at(address: str) -> Served | None:
+    """What a web server has there; None for other servers."""
+    return look_at(address) if urlsplit(address).scheme.lower() in ("http", "https") else None
+
+
+def _open_piped(selection: Selection, listener: Listener) -> Source:
+    """What is piped in: images one after the other, or a video."""
     stream = piped.open_stdin()
-    if piped.is_image(stream.peek(64)):
+    if piped.is_image(stream.peek(16)):
         return piped.PipedImages(stream, selection)
-    return PipedVideo(stream, selection)
+    return PipedVideo(stream, selection, listener)
 
 
 def _missing(path: Path) -> MediaError:

@@ -25,7 +25,7 @@ from fcnseg.media.images import cannot_write, resize_image
 from fcnseg.signals import held_back
 
 _FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate
-_USUAL = Fraction(25)
+USUAL_RATE = Fraction(25)
 _BROKEN_PACKETS = 300
 """So many broken frames in a row are passed over; more are the end."""
 
@@ -48,7 +48,7 @@ class VideoReader:
         if "://" not in self._address and not Path(path).is_file():
             raise MediaError(f"There is no file {path}.", hint="check the path")
         self._capture = self._open()
-        self.fps = _rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
+        self.fps = usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = round(count) if 0 < count < 2**40 else None
         self.read = 0
@@ -112,7 +112,7 @@ class VideoReader:
         self._capture.release()
         self._capture = self._open()
         elapsed = times[-1] - times[0] if times else 0.0
-        return _rate((len(times) - 1) / elapsed) or _USUAL if elapsed > 0 else _USUAL
+        return usable_rate((len(times) - 1) / elapsed) or USUAL_RATE if elapsed > 0 else USUAL_RATE
 
 
 class VideoWriter:
@@ -252,7 +252,7 @@ def _count_by_decoding(path: Path) -> int:
         return reader.read
 
 
-def _rate(fps: float) -> Fraction | None:
+def usable_rate(fps: float) -> Fraction | None:
     """A rate as a fraction with the denominators in use (1, 2, 1001 ...); None if it can't be."""
     if not math.isfinite(fps) or not 0 < fps <= _FASTEST:
         return None

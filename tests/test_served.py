@@ -1,0 +1,120 @@
+"""Addresses: one image is one image, a video file ends, a stream stays one."""
+
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from fcnseg.errors import MediaError
+from fcnseg.media import served
+from fcnseg.media.images import encode_image
+from fcnseg.media.sources import open_source
+from fcnseg.media.video import VideoWriter
+
+PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Gives what `answers` has for a path: (status, type, bytes, how many it says they are)."""
+
+    def do_GET(self):
+        status, kind, data, length = self.answers[self.path.partition("?")[0]]
+        self.asked.append(self.headers["Authorization"])
+        if status == "silent":
+            self.wait.wait(5)
+            return
+        self.send_response(status)
+        if kind:
+            self.send_header("Content-Type", kind)
+        if length:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def serve():
+    Server.answers, Server.wait, Server.asked = {}, threading.Event(), []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def put(path, data, kind="", *, status=200, length=None):
+        length = len(data) if length is None else length
+        Server.answers[path.partition("?")[0]] = (status, kind, data, length)
+        return f"http://127.0.0.1:{server.server_port}{path}"
+
+    yield put
+    Server.wait.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "length", "name"),
+    [
+        ("/n.png", "image/png", None, "n"),
+        ("/n.png?size=2&key=a/b", "image/png", None, "n"),
+        ("/frame.mp4", "image/jpeg", None, "frame"),
+        ("/snapshot", "", None, "snapshot"),
+        ("/a%20b.png", "application/octet-stream", None, "a_b"),
+        ("/n.png", "image/png", 0, "n"),  # its length is not told
+    ],
+)
+def test_an_image_is_one_image(serve, path, kind, length, name):
+    with open_source(serve(path, PNG, kind, length=length)) as source:
+        assert (source.kind, source.count, source.live) == ("image", 1, False)
+        [frame] = source
+    assert (frame.name, frame.image[0, 0].tolist()) == (name, [77, 77, 77])
+
+
+@pytest.mark.parametrize("container", [".mp4", ".mkv"])
+def test_a_video_file_ends(serve, tmp_path, container):
+    with VideoWriter(tmp_path / f"v{container}", 10, (32, 32)) as writer:
+        for number in range(4):
+            writer.write(np.full((32, 32, 3), number * 50, np.uint8))
+    data = (tmp_path / f"v{container}").read_bytes()
+    with open_source(serve("/v", data, "video/x-of-some-sort")) as source:
+        assert source.kind == "video"
+        assert len(list(source)) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"data": b"gone", "status": 404}, "404 Not Found for http"),
+        ({"data": b"<html>", "kind": "text/html"}, "is text/html: neither"),
+        ({"data": b"no image", "kind": "image/png"}, "called image/png, but its content"),
+        ({"data": PNG[:70], "kind": "image/png", "length": 500}, "broke off after 70 of 500"),
+        ({"data": b"", "status": "silent"}, "said nothing for 0.3 s"),
+    ],
+)
+def test_what_is_no_image_is_said(serve, monkeypatch, answer, message):
+    monkeypatch.setattr(served, "_SECONDS", 0.3)
+    with pytest.raises(MediaError, match=message):
+        open_source(serve("/x.png", **answer))
+
+
+def test_nobody_there():
+    with pytest.raises(MediaError, match="No video comes from"):
+        open_source("http://127.0.0.1:9/x.png")
+
+
+def test_a_password_is_used_and_not_shown(serve):
+    address = serve("/n.png", PNG, "image/png").replace("//", "//me:se%40cret@")
+    with open_source(address) as source:
+        assert len(list(source)) == 1
+    assert Server.asked == ["Basic bWU6c2VAY3JldA=="]
+    gone = serve("/gone", b"", status=404).replace("//", "//me:secret@")
+    with pytest.raises(MediaError) as caught:
+        open_source(gone)
+    assert "secret" not in caught.value.message
+
+
+def test_a_stream_stays_a_stream(serve):
+    assert served.look_at(serve("/s", PNG * 3, "multipart/x-mixed-replace; boundary=b")) == (
+        served.Served("multipart/x-mixed-replace", None, ends=False)
+    )
