@@ -180,7 +180,7 @@ class _Job:
                 self._events,
                 together=Together.alone(),
                 task="join",
-                goes_on=True,
+                goes_on="--skip-done",
             )
             whole = run.result([functools.partial(self._whole_sinks, source)])
         shutil.rmtree(folder)
@@ -213,7 +213,9 @@ class _Job:
         later = in_one and (size > 1 or config.skip_done)
         if later and config.watch:
             raise OptionError("--skip-done can't add what comes into a folder to one file.")
-        self._goes_on = not source.live and (later or not in_one)
+        can = not (source.live or config.smooth or config.source == "-") and (later or not in_one)
+        again = "--skip-done" if config.out else f"-o {out} --skip-done"
+        self._goes_on = again if can else ""
         by: dict[str, Any] = {
             "model": None if model is None else [model.resolve(), *stamp(model)],
             "drawn": [config.alpha, config.conf, sorted(config.classes)],

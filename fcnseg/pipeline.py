@@ -157,7 +157,7 @@ class Run:
     """One source through one network into its sinks.
 
     lanes: how many threads ask for answers at the same time, where the source is not live.
-    task: what it is called in events. goes_on: whether --skip-done takes up where it ended.
+    task: what it is called in events. goes_on: the options that take up where it ended.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Run:
         batch: int = 1,
         lanes: int = 1,
         task: str = "infer",
-        goes_on: bool = False,
+        goes_on: str = "",
     ) -> None:
         self._source, self._answer = source, answer
         self._listener, self._events = listener, events
@@ -313,7 +313,7 @@ class Run:
     def _interrupted(self, outputs: list[Path]) -> Interrupted:
         total = "" if self._source.count is None else f" of about {self._source.count}"
         kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
-        again = "the same command with --skip-done goes on" if self._goes_on else ""
+        again = f"the same command with {self._goes_on} goes on" if self._goes_on else ""
         done = f"Stopped after {self._written}{total} frames{self._where()}"
         return Interrupted(f"{done}{kept}.", hint=again)
 

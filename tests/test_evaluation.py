@@ -325,7 +325,6 @@ def test_what_is_no_model_and_no_folder(drawn_folder: Path, tiny_run: Path, tmp_
 class Spots(nn.Module):
     """Says class 1 where a pixel is bright, whatever is around it."""
 
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         bright = images.mean(1, keepdim=True)
         return torch.cat([-bright, bright], 1)

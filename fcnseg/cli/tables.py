@@ -140,6 +140,14 @@ def show_viz(result: Any) -> None:
     _show_outputs(result.outputs)
 
 
+_USES = {
+    **dict.fromkeys(("onnx", "openvino"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {path}"),
+    "torchscript": "Use it in your own program: torch.jit.load({path!r})",
+    "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
+}
+"""What can be done with an exported file; fcnseg runs none that can hold code."""
+
+
 def show_export(result: Any) -> None:
     """The file and the proof that it says the same."""
     report = result.as_dict()
@@ -157,7 +165,7 @@ def show_export(result: Any) -> None:
             f"{cost['miou_before']:.4f}; same labels on {100 * cost['label_agreement']:.2f} % of "
             "pixels."
         )
-    _print(f"Use it: fcnseg infer IMAGES_OR_VIDEO -m {report['path']}")
+    _print(_USES[report["format"]].format(path=report["path"]))
 
 
 def show_bench(result: Any) -> None:

@@ -18,8 +18,8 @@ from fcnseg.data.known_classes import pack, unpack
 from fcnseg.errors import DatasetError
 
 _HINT = (
-    "name them as the model does: fcnseg check FOLDER --write dataset.toml, edit `names` there, "
-    "and give dataset.toml in place of the folder"
+    "name them as the model does: fcnseg check FOLDER --write dataset.toml, edit each `name` "
+    "there, and give dataset.toml in place of the folder"
 )
 
 Places = Sequence[int | None]

@@ -84,7 +84,7 @@ class CocoDocument:
         outline = annotation.get("segmentation")
         if not outline or (
             isinstance(outline, list)
-            and all(isinstance(ring, list) and len(ring) < 6 for ring in outline)
+            and all(isinstance(ring, list) and len(ring) in (0, 2, 4) for ring in outline)
         ):
             return "no segmentation"
         if image not in self.images:

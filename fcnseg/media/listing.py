@@ -48,7 +48,9 @@ def from_glob(pattern: str) -> list[Named]:
     if not images:
         raise MediaError(
             f"No image matches {pattern!r}: {_what_is_there(files)}.",
-            hint="quote the pattern, and use ** for sub-folders",
+            hint=_hint(files)
+            if files
+            else f"it starts from {Path.cwd()}; * stays in one folder, ** goes into sub-folders",
         )
     return named(images, common_folder(images))
 

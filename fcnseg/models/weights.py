@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 import urllib.request
@@ -32,9 +33,14 @@ def read_state(file: Path) -> State:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain: torchvision's `args`
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
-        raise CheckpointError(f"{file} is not a weights file: {first_line(error)}.") from error
+        raise CheckpointError(
+            f"{file} is not a weights file that fcnseg reads: {why_unreadable(file, error)}.",
+            hint="copy it again; or, in the program that wrote it, "
+            "torch.save(model.state_dict(), 'weights.pth')",
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -85,6 +91,27 @@ def _check_digest(name: str, digest: str) -> None:
     wanted = re.search(r"-([0-9a-f]{8,})\.", name)
     if wanted and not digest.startswith(wanted[1]):
         raise OSError(f"its SHA-256 begins with {digest[:8]}, expected {wanted[1]}")
+
+
+def why_unreadable(file: Path, error: BaseException) -> str:
+    """Why a PyTorch file could not be read, in a few words of ours."""
+    text = str(error)
+    stranger = re.search(r"GLOBAL (\S+)", text)
+    if file.is_file() and not file.stat().st_size:
+        return "the file is empty"
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    if stranger:
+        return (
+            f"it holds objects of another program ({stranger[1]}), and reading those would run its "
+            "code"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript program, for torch.jit.load"
+    if "central directory" in text or "zip archive" in text or isinstance(error, EOFError):
+        return "it is cut off or damaged"
+    writer = "safetensors" if file.suffix == ".safetensors" else "torch.save"
+    return f"it was not written by {writer}, or is damaged"
 
 
 def first_line(error: BaseException) -> str:

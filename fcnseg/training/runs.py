@@ -150,7 +150,10 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> Run:
     what = "unfinished run" if config.data is None else f"run on {config.data}"
     raise OptionError(
         f"No {what} in {runs}{os.sep}.",
-        hint="name the run folder: fcnseg train RUN --resume; without --resume, a new one starts",
+        hint="name the run folder: fcnseg train RUN --resume"
+        if config.data is None
+        else "if the dataset was moved since, name the run folder, too: "
+        f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
     )
 
 

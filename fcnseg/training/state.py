@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from fcnseg.errors import CheckpointError
+from fcnseg.models.weights import why_unreadable
 from fcnseg.training.runs import write_atomically
 
 FORMAT = 1
@@ -65,10 +66,18 @@ def load_state(path: Path) -> tuple[Track, dict[str, Any]]:
     except FileNotFoundError:
         raise CheckpointError(f"There is no {path} to go on from.") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        first = str(error).partition("\n")[0]
+        weights = next(
+            (
+                path.with_name(f"{n}.safetensors")
+                for n in ("last", "best")
+                if path.with_name(f"{n}.safetensors").is_file()
+            ),
+            None,
+        )
         raise CheckpointError(
-            f"{path} is damaged or no training state: {first}.",
-            hint="best.safetensors beside it is still usable; --finetune starts from it",
+            f"{path} is damaged or no training state: {why_unreadable(path, error)}.",
+            hint="start a new run"
+            + (f" from its weights: fcnseg train DATA --finetune {weights}" if weights else ""),
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(

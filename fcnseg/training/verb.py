@@ -141,6 +141,11 @@ def _go_on(
     """Everything up to the next step of a run."""
     config = continued(TrainConfig.load(run.config), asked, run)
     assert config.data is not None, "every run's config.toml names its folder"
+    if not config.data.exists():
+        raise DatasetError(
+            f"The dataset of {run.folder} is not there any more: {config.data}.",
+            hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
+        )
     track, tensors = load_state(run.state)
     checked = _checked(config.data, listener)
     start = start_again(config, checked.description.classes, tensors)
