@@ -2,8 +2,8 @@
 
     python benchmarks/classifiers.py
 
-With random weights (no download): what tests/test_convolutionize.py and
-tests/test_pytorch_fcn.py show for small networks, shown for the networks themselves. Prints
+With random weights (no download): what tests/models/test_classifier.py and
+tests/models/test_original_fcn.py show for small networks, shown for the networks themselves. Prints
 the largest difference relative to the largest answer; each should be below 1e-5, the wrong
 flattening order far above.
 """

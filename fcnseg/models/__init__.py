@@ -6,7 +6,11 @@
     backbones/     a file for each family of backbones
     geometry.py    where the elements of feature maps lie, and bilinear upsampling
     checkpoint.py  the file a trained network is kept in
+    weights.py     other weights files and downloads
     zoo/           published networks, and those that come with fcnseg
+    classifier.py  an ImageNet classifier as a fully convolutional network
+    alignment.py   measuring where the elements of feature maps lie
+    torchvision_import.py  the one place that imports torchvision, where it is needed
 
 Nothing here knows of folders of images, videos or terminals.
 """

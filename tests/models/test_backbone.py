@@ -85,7 +85,7 @@ def test_unknown_names(name: str, hint: str) -> None:
 @pytest.mark.parametrize("table", ["alignment.md", "networks.md"])
 def test_every_trunk_is_in_the_generated_tables(table: str) -> None:
     """They are written by benchmarks/alignment.py and benchmarks/networks.py."""
-    text = (Path(__file__).parents[1] / "docs" / table).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / table).read_text(encoding="utf-8")
     assert [name for name in BACKBONES if f"`{name}`" not in text] == []
 
 

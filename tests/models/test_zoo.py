@@ -15,7 +15,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import SHIPPED, find_model
 
 MODELS = sorted(SHIPPED.glob("*.safetensors"))
-REAL = Path(__file__).parents[2] / "shared" / "data" / "nuclei"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "nuclei"
 
 
 def test_there_is_one() -> None:

@@ -1,0 +1,159 @@
+"""The table of backbones, create_model, and what starting a model imports."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fcnseg
+from fcnseg import models
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.models import BACKBONES, build, build_empty, create_model, output_upsampling
+from fcnseg.models.backbone import BackboneSpec
+from fcnseg.models.spec import ModelSpec
+
+
+@torch.no_grad()
+def test_create_model() -> None:
+    network = fcnseg.create_model("fcn8s", backbone="tiny", num_classes=3, fuse="score")
+    assert isinstance(network, nn.Module)
+    assert network.spec == ModelSpec(backbone="tiny", num_classes=3, decoder="fcn8s", fuse="score")
+    assert network.eval()(torch.rand(2, 3, 50, 70)).shape == (2, 3, 50, 70)
+
+
+def test_its_example_runs() -> None:
+    found = doctest.DocTestFinder().find(create_model, globs={})
+    failed = sum(doctest.DocTestRunner().run(test).failed for test in found)
+    assert found[0].examples
+    assert failed == 0
+
+
+@pytest.mark.parametrize(
+    ("decoder", "options", "says"),
+    [
+        ("fcn8s", {"backbone": "resnet19"}, "did you mean 'resnet18'"),
+        ("fcn64s", {}, "fcn32s, fcn16s, fcn8s"),
+        ("fcn8s", {"num_classes": 0}, "between 1 and 255"),
+    ],
+)
+def test_what_create_model_refuses(decoder: str, options: dict[str, object], says: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        create_model(decoder, **{"backbone": "tiny", **options})  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_create_model_loads_weights(tmp_path: Path) -> None:
+    first = create_model("fcn32s", backbone="tiny")
+    file = tmp_path / "tiny.pth"
+    torch.save(first.backbone.state_dict(), file)
+    second = create_model("fcn8s", backbone="tiny", weights=file)
+    pairs = zip(first.backbone.parameters(), second.backbone.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    with pytest.raises(CheckpointError, match="No weights file"):
+        create_model("fcn8s", backbone="tiny", weights=tmp_path / "none.pth")
+
+
+@torch.no_grad()
+def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = [nn.Conv2d(3, 4, 4, 2, 1), *(nn.Conv2d(4, 4, 2, 2) for _ in range(4))]
+    mine = BackboneSpec(
+        model=lambda: nn.Sequential(*row), row=lambda model: list(model), alignment="centre"
+    )
+    monkeypatch.setitem(BACKBONES, "mine", mine)
+    network = create_model("fcn2s", backbone="mine", num_classes=2, fuse="concat", width=4)
+    assert network.eval()(torch.rand(1, 3, 45, 33)).shape == (1, 2, 45, 33)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "pytorch_fcn8s"])
+@pytest.mark.parametrize("upsample", ["fixed", "learned"])
+def test_empty_has_the_shapes_and_no_memory(backbone: str, upsample: str) -> None:
+    decoder = "published" if backbone == "pytorch_fcn8s" else "fcn8s"
+    spec = ModelSpec(backbone=backbone, num_classes=2, decoder=decoder, upsample=upsample)
+    before = torch.get_rng_state()
+    empty = build_empty(spec).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(value.is_meta for name, value in empty.items())
+    expected = build(spec).state_dict()
+    assert {name: value.shape for name, value in empty.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+
+
+def test_output_upsampling() -> None:
+    spec = ModelSpec(backbone="tiny", num_classes=2, decoder="fcn8s")
+    found = output_upsampling(spec)
+    assert found is not None
+    assert (found.factor, found.shift) == (8, 3.5)
+    assert output_upsampling(nn.Identity()) is None
+    learned = ModelSpec(backbone="tiny", num_classes=2, upsample="learned")
+    assert output_upsampling(learned) is None
+
+
+@pytest.mark.parametrize("command", ["infer", "viz"])
+def test_no_torchvision_and_no_compiler_at_start(tmp_path: Path, command: str) -> None:
+    """Each costs more than a second: neither is needed for an EfficientNet-Lite."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "image.png")
+    code = (
+        "import sys\n"
+        "from fcnseg.cli.app import app\n"
+        f"command = [{command!r}, 'image.png', '-m', 'nuclei', '-o', 'out']\n"
+        "try: app(command)\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out").rglob("*.*"))
+
+
+def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    from fcnseg.classes import ClassMap
+    from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.runtime.formats import FORMATS
+
+    network = create_model("fcn8s", backbone="tiny", num_classes=2, width=8)
+    checkpoint = Checkpoint(
+        network.spec, network.backbone.preprocess, ClassMap.numbered(2), network.state_dict()
+    )
+    FORMATS["onnx"].write(checkpoint, tmp_path / "tiny.onnx")
+    Image.new("RGB", (80, 64)).save(tmp_path / "image.png")
+    code = (
+        "import sys, fcnseg\n"
+        "from fcnseg.runtime.segmenter import load\n"
+        "import numpy\n"
+        "load('tiny.onnx').predict([numpy.zeros((64, 80, 3), numpy.uint8)])\n"
+        "heavy = {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_of_the_room_is_documented() -> None:
+    """models/__init__.py lists the files, so that nobody has to search."""
+    assert models.__doc__ is not None
+    folder = Path(models.__file__).parent
+    names = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert [name for name in sorted(names) if name not in models.__doc__] == []
+    assert len(list(folder.glob("*.py"))) <= 12
+    lines = (folder / "fcn.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 300
+    assert lines[0].startswith('"""START HERE')
