@@ -122,6 +122,11 @@ def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
 
 def _timed(config: BenchConfig, listener: Listener) -> BenchResult:
     """Everything is in a temporary folder, which is removed."""
+    if config.source is not None and "size" in config.chosen():
+        raise OptionError(
+            f"--size is that of a clip that is drawn; {config.source} has its own.",
+            hint="omit --size, or SOURCE",
+        )
     segmenter = load(
         config.model,
         engine=config.engine,

@@ -85,6 +85,8 @@ def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
         raise CheckpointError(
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"
         )
+    if config.data is not None and config.precision != "int8":
+        raise OptionError("--data is for --precision int8 alone.", hint="omit --data, or add that")
     path = _target(config, model)
     _refuse(config, model, path)
     if config.precision == "int8":

@@ -208,6 +208,7 @@ class _Job:
         if config.shares is not None and str(config.shares) != "-":
             outputs.append(("--shares", config.shares))
         refuse_sources(outputs, [config.source], kept=model_files(model))
+        _refuse_unheeded(config, source, target)
         self._each, self._whole = split(target, source.kind)
         in_one = bool(self._whole.save) or config.shares is not None
         later = in_one and (size > 1 or config.skip_done)
@@ -303,6 +304,21 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
         )
     if source.live and config.skip_done:
         raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
+
+
+def _refuse_unheeded(config: InferConfig, source: Source, target: Plan) -> None:
+    """OptionError for an option that was given, but of which nothing would come."""
+    still = source.kind in ("image", "folder")
+    drawn = "overlay" in target.save or config.show
+    unheeded = {
+        "--start": (config.start > 0 and still, "images have no times"),
+        "--end": (config.end is not None and still, "images have no times"),
+        "--alpha": ("alpha" in config.chosen() and not drawn, "no overlay is written or shown"),
+        "--batch": (config.batch > 1 and source.live, f"a {source.kind} gives frame after frame"),
+    }
+    for flag, (found, why) in unheeded.items():
+        if found:
+            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
 
 def _beside(target: Plan) -> Path:

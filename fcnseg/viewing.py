@@ -102,6 +102,10 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
 
 def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> ViewResult:
     """Draw what an ImageNet classifier sees in pictures, where no network was trained."""
+    for name in ("rungs", "engine", "precision", "short_side"):
+        if name in config.chosen():
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
     artist = ClassifierArtist.of(
         config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
     )
