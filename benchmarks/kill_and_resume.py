@@ -28,7 +28,7 @@ TRAIN = """
 import sys, time, torch
 torch.set_num_threads(1)
 from fcnseg.config import TrainConfig
-from fcnseg.training import train
+from fcnseg.commands.train import train
 print("ready", flush=True)
 train(TrainConfig.make({
     "data": sys.argv[1], "out": sys.argv[2], "resume": sys.argv[3] == "resume",
@@ -75,10 +75,10 @@ def main() -> None:
     epochs = chosen.epochs or max(3, 2 * chosen.kills)
     dice = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as folder:
-        data, calm, killed = (Path(folder) / name for name in ("data", "calm", "killed"))
+        data, lr_scale, killed = (Path(folder) / name for name in ("data", "calm", "killed"))
         write_dataset(data, train=24, val=6)
         began = time.perf_counter()
-        assert begin(data, calm, epochs).wait() == 0
+        assert begin(data, lr_scale, epochs).wait() == 0
         length = time.perf_counter() - began
         kills = 0
         while True:
@@ -95,7 +95,7 @@ def main() -> None:
                 process.wait()
                 kills += 1
                 print(f"killed {kills} times, {len(list(rows_or_none(killed)))} epochs done")
-        wrong = differences(killed, calm)
+        wrong = differences(killed, lr_scale)
         print(json.dumps({"kills": kills, "epochs": epochs, "different": wrong}))
         sys.exit(1 if wrong else 0)
 

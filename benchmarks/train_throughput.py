@@ -29,15 +29,15 @@ import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's t
 import torch
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.events import EpochDone, Event, Note, Progress, nobody
 from fcnseg.models.fcn import FCN
 from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
-from fcnseg.training import train
+from fcnseg.training.initial_weights import from_pretrained
 from fcnseg.training.losses import Criterion, parse_loss
-from fcnseg.training.start import make_start
-from fcnseg.training.step import Learner
+from fcnseg.training.step import NetWithAuxHeads
 
 
 class EnoughError(Exception):
@@ -68,10 +68,10 @@ class Bare:
     def __init__(self, config: TrainConfig, classes: int) -> None:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
-        network: FCN = make_start(
+        network: FCN = from_pretrained(
             config, ClassMap.numbered(classes), nobody, chosen=frozenset()
         ).network
-        self.learner = Learner(network, aux=config.aux > 0).train()
+        self.learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
         self.learner.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, fused=True)
         assert config.crop is not None

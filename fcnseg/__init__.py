@@ -2,9 +2,9 @@
 
 Every command is a function of the same options:
 
-    from fcnseg import TrainConfig, train, load
+    from fcnseg import load, train
 
-    run = train(TrainConfig(data="my_folder", epochs=40))
+    run = train("my_folder", epochs=40)
     for frame, prediction in load(run.best).stream("clip.mp4"):
         print(frame.index, prediction.labels.shape)
 
@@ -14,17 +14,12 @@ Names are imported when they are first used, so that `import fcnseg` does not lo
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
-
-# Torch's threads wait for each other by spinning. Where anything else wants a core (decoding,
-# another program), a step then takes several times as long: 2.6 s instead of 0.5 s was
-# measured on two busy cores. It is read once, when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from fcnseg.benchmarking import bench
     from fcnseg.classes import ClassMap
+    from fcnseg.commands.train import train
     from fcnseg.config import (
         BenchConfig,
         CheckConfig,
@@ -47,7 +42,6 @@ if TYPE_CHECKING:
     from fcnseg.models.fcn import FCN
     from fcnseg.models.spec import ModelSpec
     from fcnseg.runtime.segmenter import Segmenter, load
-    from fcnseg.training import train
     from fcnseg.viewing import view
 
 __version__ = "0.1.0"
@@ -77,7 +71,7 @@ _HOMES = {
     "export": "fcnseg.exporting",
     "infer": "fcnseg.inference",
     "load": "fcnseg.runtime.segmenter",
-    "train": "fcnseg.training",
+    "train": "fcnseg.commands.train",
     "view": "fcnseg.viewing",
 }
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from fcnseg.commands.train import train
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.data import drawn
 from fcnseg.errors import OptionError
@@ -15,7 +16,6 @@ from fcnseg.events import Listener, Note, Progress, nobody
 from fcnseg.inference import infer
 from fcnseg.media.images import write_image
 from fcnseg.media.video import VideoWriter
-from fcnseg.training import train
 from fcnseg.viewing import view
 
 FPS = Fraction(25)

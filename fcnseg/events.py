@@ -6,6 +6,7 @@ them, a test may collect them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -54,6 +55,19 @@ class EpochDone:
 
 Event = Note | Progress | EpochDone
 Listener = Callable[[Event], None]
+
+
+def notes_to_log(callback: Listener) -> Listener:
+    """A listener that logs notes (logger "fcnseg") and hands everything else to `callback`."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            level = logging.WARNING if event.level == "warning" else logging.INFO
+            logging.getLogger("fcnseg").log(level, "%s", event.text)
+        else:
+            callback(event)
+
+    return listen
 
 
 def nobody(event: Event) -> None:

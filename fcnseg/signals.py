@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 PAIR_SECONDS = 1.0
 """A second SIGTERM or SIGHUP so soon is the same request: a terminal that is closed sends two, its
@@ -87,3 +88,35 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
             signal.signal(number, handler)
     if asked:
         signal.raise_signal(asked[0][0])
+
+
+class StopSignal:
+    """While it is entered, the first signal sets `requested`; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python can't handle signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in {signal.SIGINT, *stop_signals()}:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

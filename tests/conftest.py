@@ -64,7 +64,7 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of two epochs on the drawn folder."""
-    from fcnseg.training import train
+    from fcnseg.commands.train import train
 
     run = tmp_path_factory.mktemp("runs") / "train1"
     train(TrainConfig.make({"data": drawn_folder, "out": run, "epochs": 2, "lr": 4e-3, **TINY}))

@@ -15,6 +15,7 @@ ROOMS = [
     {"__main__"},
     {"cli"},
     {"demo"},
+    {"commands"},
     {"training", "inference", "viewing", "exporting", "benchmarking", "doctor"},
     {"evaluation", "classifying", "pipeline"},
     {"runtime"},

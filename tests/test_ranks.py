@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.errors import OptionError
 from fcnseg.evaluation import evaluate
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime import ranks as module
 from fcnseg.runtime.ranks import Ranks, join_ranks
-from fcnseg.training import train
 from tests.conftest import TINY
 
 JOB = """
@@ -25,7 +25,7 @@ from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.evaluation import evaluate
 from fcnseg.events import Progress
 from fcnseg.runtime.ranks import join_ranks
-from fcnseg.training import train
+from fcnseg.commands.train import train
 
 options, (model, answer, precision) = json.loads(sys.argv[1]), sys.argv[2:]
 steps = 0

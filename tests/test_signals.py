@@ -17,8 +17,7 @@ from fcnseg.cli.app import app
 from fcnseg.cli.screen import Screen
 from fcnseg.events import Event, Note, Progress
 from fcnseg.media.video import VideoReader
-from fcnseg.signals import as_interrupts, held_back
-from fcnseg.training.signals import StopWish
+from fcnseg.signals import StopSignal, as_interrupts, held_back
 from tests.conftest import TINY
 
 Ask = Callable[..., str]
@@ -32,20 +31,20 @@ STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" 
 @pytest.mark.parametrize("number", STOPPING)
 def test_the_first_signal_is_a_wish(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with StopWish() as stop:
-        assert not stop.wished
+    with StopSignal() as stop:
+        assert not stop.requested
         os.kill(os.getpid(), number)
-        assert stop.wished
+        assert stop.requested
     assert signal.getsignal(number) == before
 
 
 @needs_posix
 def test_the_second_ctrl_c_stops_at_once() -> None:
-    with StopWish() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert stop.wished
+        assert stop.requested
         os.kill(os.getpid(), signal.SIGTERM)  # nothing more to wish
 
 
@@ -54,8 +53,8 @@ def test_other_threads_leave_signals_alone() -> None:
     seen = []
 
     def work() -> None:
-        with StopWish() as stop:
-            seen.append((stop.wished, signal.getsignal(signal.SIGINT)))
+        with StopSignal() as stop:
+            seen.append((stop.requested, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -92,7 +91,7 @@ def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @needs_posix
-@pytest.mark.parametrize("context", [as_interrupts, held_back, StopWish])
+@pytest.mark.parametrize("context", [as_interrupts, held_back, StopSignal])
 def test_what_nohup_has_ignored_stays_ignored(context: Callable[[], Any]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import examine
 from fcnseg.errors import DatasetError
 from fcnseg.media.images import write_image
 from fcnseg.media.labels import write_labels
-from fcnseg.training import train
 
 SQUARE = [[5, 5], [30, 5], [30, 30], [5, 30]]
 

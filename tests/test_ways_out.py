@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fcnseg.cli.tables import show_export
+from fcnseg.commands.train import train
 from fcnseg.config import ExportConfig, TrainConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
@@ -18,8 +19,7 @@ from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError
 from fcnseg.exporting import export
 from fcnseg.media.sources import open_source
 from fcnseg.models.weights import read_state
-from fcnseg.training import train
-from fcnseg.training.state import load_state
+from fcnseg.training.run_folder import load_state
 
 
 class Stranger:

@@ -12,12 +12,12 @@ from typing import Any
 
 from running import circumstances, data_folder, progress, said, trunk_start
 
+from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.layouts import describe, split_sizes
 from fcnseg.evaluation import EvalResult, evaluate
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.training import train
-from fcnseg.training.runs import Run
+from fcnseg.training.run_folder import RunFolder
 
 NAME = "camvid"
 MOST_MEGABYTES = 30
@@ -26,7 +26,7 @@ MOST_MEGABYTES = 30
 def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> None:
     """Train (or go on, or take --model), then fill the folder --to and print the score."""
     data = data_folder(chosen.data, NAME).resolve()
-    run = Run((chosen.work or chosen.out / "work") / f"{NAME}-committed")
+    run = RunFolder((chosen.work or chosen.out / "work") / f"{NAME}-committed")
     config = _recipe(chosen, options, data, run)
     if chosen.model is None:
         train(config, progress(NAME))
@@ -55,7 +55,7 @@ def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> No
 
 
 def _recipe(
-    chosen: argparse.Namespace, options: Mapping[str, Any], data: Path, run: Run
+    chosen: argparse.Namespace, options: Mapping[str, Any], data: Path, run: RunFolder
 ) -> TrainConfig:
     changed = dict(options) if chosen.epochs is None else {**options, "epochs": chosen.epochs}
     changed |= {"data": data, "out": run.folder, "device": chosen.device}

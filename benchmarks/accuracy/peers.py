@@ -29,10 +29,15 @@ from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
 from fcnseg.runtime.ranks import join_ranks
-from fcnseg.training.parts import Parts
-from fcnseg.training.runs import Run, new_run
-from fcnseg.training.start import Start
-from fcnseg.training.state import Track, load_state
+from fcnseg.training.initial_weights import InitialModel
+from fcnseg.training.run_folder import RunFolder, TrainState, load_state, new_run
+from fcnseg.training.setup import (
+    TrainSetup,
+    make_sampler,
+    make_step,
+    make_train_data,
+    make_trainer,
+)
 
 LITE0 = "efficientnet_lite0"
 RANDOM = "random"
@@ -168,7 +173,7 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
     """Train one as `fcnseg train` trains ours, or go on with it; what comes out is in its run."""
     assert config.data is not None
     assert config.out is not None
-    run = Run(config.out)
+    run = RunFolder(config.out)
     checked = examine(config.data, listener)
     checked.raise_errors()
     assert checked.suggestion is not None, "a folder with readable training images has one"
@@ -180,15 +185,17 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
     network = PEERS[name](classes, config.backbone_weights, listener)
     # The decoder of "published" networks: nobody takes the run's checkpoints for a ladder.
     network.spec = ModelSpec(backbone=name, num_classes=classes, decoder=PUBLISHED)
-    start = Start(cast(FCN, network), network.preprocess, config)
-    parts = Parts(start, checked, join_ranks(config.device), listener)
-    plan, stepper = parts.plan(), parts.stepper()
+    start = InitialModel(cast(FCN, network), network.preprocess, config)
+    setup = TrainSetup.of(start, checked, join_ranks(config.device))
+    data = make_train_data(setup)
+    sampler, step = make_sampler(setup, len(data)), make_step(setup)
     if run.state.is_file():
-        track, tensors = load_state(run.state)
-        stepper.restore(tensors)
+        state, tensors = load_state(run.state)
+        step.restore(tensors)
     else:
-        run, track = new_run(run.folder), Track(images=plan.images, parts=config.accumulate)
-    parts.loop(run, plan, track, stepper).go()
+        run = new_run(run.folder)
+        state = TrainState(images=len(data), micro_batches=config.accumulate)
+    make_trainer(setup, run, state, step, data, sampler, listener).fit()
     return network
 
 

@@ -22,6 +22,7 @@ from peers import IMAGENET, RANDOM, train_peer
 from torch import nn
 
 import fcnseg
+from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.data.layouts import describe, split_pairs, split_sizes
 from fcnseg.errors import TrainingError
@@ -29,9 +30,8 @@ from fcnseg.events import EpochDone, Event, Listener, Note, nobody
 from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
-from fcnseg.training import train
-from fcnseg.training.plan import Plan
-from fcnseg.training.runs import Run
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.sampler import BatchSampler
 
 SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou")
 IOU = "iou "
@@ -73,7 +73,7 @@ def run_cell(
     work: Path = chosen.work or chosen.out / "work"
     place = cell.name.replace("*", "x")  # not every file system has stars
     budget = budget_of(chosen)
-    run = Run(work / cell.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
+    run = RunFolder(work / cell.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
     data = data_folder(chosen.data, cell.dataset).resolve()
     values = {"calibrate": False, **options, **cell.options, "data": data, "out": run.folder}
     values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
@@ -100,7 +100,7 @@ def budget_of(chosen: argparse.Namespace) -> str:
     return f"{chosen.minutes:g} minutes" if chosen.minutes else f"{chosen.epochs} epochs"
 
 
-def _epochs_in(seconds: float, cell: Cell, values: Record, run: Run) -> int:
+def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> int:
     """How many epochs fit, by the second of two that are thrown away; those of a run that is begun.
 
     The first one also reads the pictures, and is much slower where there are few.
@@ -108,14 +108,14 @@ def _epochs_in(seconds: float, cell: Cell, values: Record, run: Run) -> int:
     if run.state.is_file():
         return TrainConfig.load(run.config).epochs
     with tempfile.TemporaryDirectory() as folder:
-        trial = Run(Path(folder) / "run")
+        trial = RunFolder(Path(folder) / "run")
         _trained(cell, {**values, "epochs": 2, "out": trial.folder}, trial, nobody)
         with trial.results.open(newline="", encoding="utf-8") as file:
             _, row = csv.DictReader(file)
     return max(1, round(seconds / float(row["seconds"])))
 
 
-def _trained(cell: Cell, values: Record, run: Run, listener: Listener) -> Record:
+def _trained(cell: Cell, values: Record, run: RunFolder, listener: Listener) -> Record:
     """Ours goes the way of `fcnseg train`; the others' run folders look the same."""
     if cell.peer is None:
         config = TrainConfig.make({**values, "resume": run.state.is_file()})
@@ -138,7 +138,7 @@ def trunk_start(config: TrainConfig) -> str:
     return IMAGENET if timm or find_backbone(backbone).official is not None else RANDOM
 
 
-def _found(run: Run) -> Record:
+def _found(run: RunFolder) -> Record:
     """What a finished run says of itself: the last epoch's scores, and under what conditions."""
     config = TrainConfig.load(run.config)
     assert config.data is not None
@@ -147,7 +147,7 @@ def _found(run: Run) -> Record:
         rows = list(csv.DictReader(file))
     last = rows[-1]
     description = describe(config.data)
-    plan = Plan(split_sizes(description)["train"], config.batch, config.epochs, config.seed)
+    plan = BatchSampler(split_sizes(description)["train"], config.batch, config.epochs, config.seed)
     held_out = split_pairs(description, "val" if "val" in split_sizes(description) else "train")
     names = "\n".join(pair.name for pair in held_out)
     device = resolve_device(config.device)

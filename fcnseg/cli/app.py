@@ -69,19 +69,18 @@ def _command(
     *,
     status: Callable[[Any], int] = _done,
     hidden: bool = False,
-    tell_given: bool = False,
+    by_options: bool = False,
 ) -> None:
     """Register a command: `verb()` imports and returns the function that does the work.
 
-    status: the exit status its result deserves. tell_given: whether the verb is told which
-    options were given, the defaults among them.
+    status: the exit status its result deserves. by_options: whether the verb takes the options
+    that were given one by one, and so knows which these are.
     """
 
     def run(values: Mapping[str, Any], *, as_json: bool) -> None:
         config = options.make(values)  # before anything slow is imported
-        more = {"given": frozenset(values)} if tell_given else {}
         with Screen() as screen:
-            result = verb()(config, screen, **more)
+            result = verb()(callback=screen, **values) if by_options else verb()(config, screen)
         if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
             raise typer.Exit
         if as_json:
@@ -110,7 +109,7 @@ def _check() -> Verb:
 
 
 def _train() -> Verb:
-    from fcnseg.training import train
+    from fcnseg.commands.train import train
 
     return train
 
@@ -152,7 +151,7 @@ def _demo() -> Verb:
 
 
 _command("check", config.CheckConfig, _check, tables.show_check, status=_unusable)
-_command("train", config.TrainConfig, _train, tables.show_train, tell_given=True)
+_command("train", config.TrainConfig, _train, tables.show_train, by_options=True)
 _command("eval", config.EvalConfig, _eval, tables.show_eval)
 _command("infer", config.InferConfig, _infer, tables.show_infer, status=_some_failed)
 _command("viz", config.VizConfig, _viz, tables.show_viz, status=_some_failed)

@@ -6,11 +6,12 @@ is printed now and then, so that the log stays readable.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
@@ -18,6 +19,8 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fcnseg.events import EpochDone, Event, Note, Progress
+
+LOGGER = logging.getLogger("fcnseg")
 
 LOG_EVERY = 15.0
 """Seconds between progress lines where there is no terminal."""
@@ -42,6 +45,11 @@ class Screen:
         self._logged = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._handler = _NoteHandler(self)
+        self._logger_before = LOGGER.level, LOGGER.propagate
+        LOGGER.addHandler(self._handler)
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
         self._bar.start()
         return self
 
@@ -51,6 +59,8 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        LOGGER.removeHandler(self._handler)
+        LOGGER.level, LOGGER.propagate = self._logger_before
         with suppress(OSError):
             self._bar.stop()
 
@@ -84,6 +94,20 @@ class Screen:
             self._logged = now
             of = f"/{event.total}" if event.total is not None else ""
             self.console.print(f"{event.task}  {event.done}{of} {event.unit}  {values}")
+
+
+class _NoteHandler(logging.Handler):
+    """Shows what the library logs as the screen's own lines."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level: Literal["info", "warning"] = (
+            "warning" if record.levelno >= logging.WARNING else "info"
+        )
+        self._screen(Note(record.getMessage(), level))
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,8 @@ processor.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -92,6 +94,18 @@ def _cpu_multiplies_bf16() -> bool:
     cpu = torch.cpu
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(cpu, name)()) for name in questions if hasattr(cpu, name))
+
+
+@contextmanager
+def process_settings(device: torch.device) -> Iterator[None]:
+    """Repeatable computing in the block; random state and cuDNN's flag are restored after it."""
+    before = torch.backends.cudnn.deterministic
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.backends.cudnn.deterministic = True  # a resumed run must not differ
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic = before
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

@@ -1,5 +1,1 @@
-"""Training: a dataset folder in, a run folder out."""
-
-from fcnseg.training.verb import TrainResult, train
-
-__all__ = ["TrainResult", "train"]
+"""Training: a network, a dataset and a run folder, from the first step to the last."""

@@ -5,7 +5,7 @@
     focal               cross entropy, easy pixels turned down
     dice, lovasz        overlap, image by image, of the classes that occur in it
     ce+0.5*dice         a weighted sum
-    ce+lovasz@0.5       a term that joins after this share of the training
+    ce+lovasz@0.5       a term that joins after this fraction of the training
 
 Every term is a sum over something countable (pixels or images) divided by a number that
 is known from the labels alone. That is what lets a batch be computed in parts, or on
@@ -37,12 +37,12 @@ HARD = 0.7
 """OHEM: pixels whose class has less probability than this are hard."""
 
 KEEP = 1 / 16
-"""OHEM: at least this share of an image's labelled pixels is kept."""
+"""OHEM: at least this fraction of an image's labelled pixels is kept."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of a sum: its name, its factor, and the share of training it starts at."""
+    """One loss of a sum: its name, its factor, and the fraction of training it starts at."""
 
     name: str
     factor: float = 1.0
@@ -77,7 +77,7 @@ class Criterion:
 
     terms: what is summed.
     class_weights: float32 (K,), how much a pixel of each class counts (ce, ohem, focal).
-    smoothing: the share of the wanted probability spread over all classes (ce).
+    smoothing: the label-smoothing factor (ce).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Criterion:
         self.class_weights = class_weights
         self.smoothing = smoothing
 
-    def shares(self, labels: Tensor) -> Tensor:
+    def normalizers(self, labels: Tensor) -> Tensor:
         """(2,): what the batch's sums are divided by, [weighted pixels, images].
 
         labels: int64 (N, H, W), 255 = ignore. Shares of parts of a batch add up; they are
@@ -100,55 +100,57 @@ class Criterion:
         return torch.stack([pixels, images])
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, shares: Tensor, *, done: float = 0.0
+        self, logits: Tensor, labels: Tensor, normalizers: Tensor, *, done: float = 0.0
     ) -> Tensor:
         """The part of a batch's loss that belongs to these images, a scalar.
 
         logits: (N, K, H, W), any precision; labels: int64 (N, H, W).
-        shares: of the whole batch; done: the share of the training behind us.
+        normalizers: of the whole batch; done: the fraction of the training behind us.
         """
-        log_shares = logits.float().log_softmax(1)  # (N, K, H, W), once for all terms
-        divisors = shares.clamp_min(1e-12).to(log_shares.dtype)
-        loss = _nothing(log_shares)
+        log_probabilities = logits.float().log_softmax(1)  # (N, K, H, W), once for all terms
+        divisors = normalizers.clamp_min(1e-12).to(log_probabilities.dtype)
+        loss = _nothing(log_probabilities)
         for term in self.terms:
             if done >= term.start:
                 total, divisor = LOSSES[term.name]
-                loss = loss + term.factor * total(self, log_shares, labels) / divisors[divisor]
+                loss = (
+                    loss + term.factor * total(self, log_probabilities, labels) / divisors[divisor]
+                )
         return loss
 
 
-def _cross_entropy(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
-    if criterion.smoothing:  # log_softmax leaves log shares as they are
+def _cross_entropy(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    if criterion.smoothing:  # log_softmax leaves log probabilities as they are
         loss = partial(F.cross_entropy, label_smoothing=criterion.smoothing)
     else:  # half of that: what cross_entropy does first is done
         loss = partial(F.nll_loss)
     weights = criterion.class_weights
-    answer: Tensor = loss(
-        *_as_torch_wants(log_shares, labels), weights, ignore_index=IGNORE, reduction="sum"
+    loss_sum: Tensor = loss(
+        *_as_list_on_gpu(log_probabilities, labels), weights, ignore_index=IGNORE, reduction="sum"
     )
-    return answer
+    return loss_sum
 
 
-def _as_torch_wants(log_shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _as_list_on_gpu(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """On a GPU a list of pixels, which is deterministic there; torch's loss over maps is not.
 
     On a processor both are, and the list costs ten times as much.
     """
-    if not log_shares.is_cuda:
-        return log_shares, labels
-    return log_shares.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
+    if not log_probabilities.is_cuda:
+        return log_probabilities, labels
+    return log_probabilities.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
 
 
-def _focal(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.nll_loss(log_shares, labels, ignore_index=IGNORE, reduction="none")
+def _focal(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    surprise = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
     return ((1 - (-surprise).exp()) ** FOCUS * surprise * weights).sum()
 
 
-def _hardest(criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
-    surprise = F.nll_loss(log_shares, labels, ignore_index=IGNORE, reduction="none")
+def _hardest(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    surprise = F.nll_loss(log_probabilities, labels, ignore_index=IGNORE, reduction="none")
     weights = _pixel_weights(criterion.class_weights, labels)
-    total = _nothing(log_shares)
+    total = _nothing(log_probabilities)
     for one, counts in zip(surprise.flatten(1), weights.flatten(1), strict=True):
         labelled = counts > 0
         if labelled.any():
@@ -165,8 +167,8 @@ def _hard_limit(surprise: Tensor) -> Tensor:
     return enough.clamp_max(-math.log(HARD))
 
 
-def _dice(_criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
-    extents: tuple[Tensor, ...] = _Extents.apply(log_shares, labels)  # type: ignore[no-untyped-call]
+def _dice(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    extents: tuple[Tensor, ...] = _Extents.apply(log_probabilities, labels)  # type: ignore[no-untyped-call]
     area, overlap, found = extents
     occurs = area > 0
     covered = 2 * overlap / (area + found).where(occurs, 1.0)
@@ -177,30 +179,33 @@ def _dice(_criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
 class _Extents(torch.autograd.Function):
     """How far each class extends in each image: in the labels, in both, and as found.
 
-    Log shares (N, K, H, W), labels (N, H, W) -> three times float32 (N, K). Written out, as torch
-    would keep five maps of all classes for it, and go through each of them twice.
+    Log probabilities (N, K, H, W), labels (N, H, W) -> three times float32 (N, K). Written out,
+    as torch would keep five maps of all classes for it, and go through each of them twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, log_shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shares, one = log_shares.flatten(2).exp(), labels.flatten(1)  # (N, K, P), (N, P)
-        labelled = (one != IGNORE).to(shares.dtype)
+    def forward(
+        ctx: Any, log_probabilities: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        probabilities = log_probabilities.flatten(2).exp()  # (N, K, P)
+        one = labels.flatten(1)  # (N, P)
+        labelled = (one != IGNORE).to(probabilities.dtype)
         true = one.where(one != IGNORE, 0)
-        hits = shares.gather(1, true[:, None])[:, 0] * labelled  # (N, P)
-        ctx.save_for_backward(shares, labelled, true, hits)
-        ctx.shape = log_shares.shape
-        count = shares.shape[1]
+        hits = probabilities.gather(1, true[:, None])[:, 0] * labelled  # (N, P)
+        ctx.save_for_backward(probabilities, labelled, true, hits)
+        ctx.shape = log_probabilities.shape
+        count = probabilities.shape[1]
         area = _by_class(labelled, true, count)
         overlap = _by_class(hits, true, count)
-        found = torch.bmm(shares, labelled[:, :, None])[:, :, 0]
+        found = torch.bmm(probabilities, labelled[:, :, None])[:, :, 0]
         ctx.mark_non_differentiable(area)
         return area, overlap, found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         _, of_overlap, of_found = gradients
-        shares, labelled, true, hits = ctx.saved_tensors
-        gradient = (shares * labelled[:, None]).mul_(of_found[:, :, None])
+        probabilities, labelled, true, hits = ctx.saved_tensors
+        gradient = (probabilities * labelled[:, None]).mul_(of_found[:, :, None])
         of_hits = hits * of_overlap.gather(1, true)
         gradient.scatter_add_(1, true[:, None], of_hits[:, None])  # one place for each pixel
         return gradient.view(ctx.shape), None
@@ -216,12 +221,13 @@ def _by_class(values: Tensor, true: Tensor, count: int) -> Tensor:
     return sums.view(-1, count).to(values.dtype)
 
 
-def _lovasz(_criterion: Criterion, log_shares: Tensor, labels: Tensor) -> Tensor:
-    total = _nothing(log_shares)
-    for shares, one in zip(log_shares.exp().flatten(2), labels.flatten(1), strict=True):
+def _lovasz(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    total = _nothing(log_probabilities)
+    images = zip(log_probabilities.exp().flatten(2), labels.flatten(1), strict=True)
+    for probabilities, one in images:
         labelled = one != IGNORE
         if labelled.any():
-            found, true = shares[:, labelled], one[labelled]
+            found, true = probabilities[:, labelled], one[labelled]
             losses = [_lovasz_of_class(found[k], true == k) for k in true.unique().tolist()]
             total = total + torch.stack(losses).mean()
     return total
@@ -262,7 +268,7 @@ LOSSES: dict[str, tuple[_Total, int]] = {
     "dice": (_dice, _IMAGES),
     "lovasz": (_lovasz, _IMAGES),
 }
-"""The losses by name: the sum, and which share divides it."""
+"""The losses by name: the sum, and which normalizer divides it."""
 
 
 def class_weights(pixels: Sequence[int], how: str) -> Tensor:

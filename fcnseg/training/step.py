@@ -16,15 +16,14 @@ from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.geometry import shift_between, upsample
 from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.device import autocast
 from fcnseg.runtime.engines import first_line
 from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion
-from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
+from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
-class Learner(nn.Module):
+class NetWithAuxHeads(nn.Module):
     """A network and, where the coarser rungs are trained too, a head for each of them.
 
     The heads are thrown away after training. With fuse=score the rungs are scores already.
@@ -48,12 +47,12 @@ class Learner(nn.Module):
         maps: list[Tensor] = []
         with self._listening(maps):
             logits = self.network(images)
-        answers = [logits]
+        outputs = [logits]
         for stride, features in zip(self.coarse, maps, strict=True):
             scores = self.heads[stride](features) if stride in self.heads else features
             on_grid = self.to_grid(scores, int(stride))
-            answers.append(crop(on_grid, *size_of(self.on_grid(logits[:, 0]))))
-        return answers
+            outputs.append(crop(on_grid, *size_of(self.on_grid(logits[:, 0]))))
+        return outputs
 
     def on_grid(self, labels: Tensor) -> Tensor:
         """(N, H, W) -> (N, h, w): what the coarser rungs are compared with."""
@@ -92,7 +91,7 @@ class Learner(nn.Module):
                 hook.remove()
 
 
-class Stepper:
+class TrainStep:
     """All that a step changes: weights, optimiser, loss scale, average.
 
     average: holds the averaged network, which is what is evaluated and saved.
@@ -110,11 +109,8 @@ class Stepper:
     ) -> None:
         self.config, self.ranks, self.precision = config, ranks, precision
         self.criterion, self.preprocess = criterion, preprocess
-        if ranks.device.type == "cpu":
-            keep_freed_memory()
-        torch.backends.cudnn.deterministic = True  # a resumed run must not differ
         torch.manual_seed(config.seed)  # whatever was tried before, the heads start the same
-        self.learner = Learner(network, aux=config.aux > 0)
+        self.learner = NetWithAuxHeads(network, aux=config.aux > 0)
         self.learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze(network.train(), config)
         self.average = Average(network, config.ema)
@@ -128,18 +124,21 @@ class Stepper:
         self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
 
     def __call__(
-        self, batch: Batch, step: int, steps: int, *, parts: int = 1, calm: float = 1.0
+        self, batch: Batch, step: int, steps: int, *, micro_batches: int = 1, lr_scale: float = 1.0
     ) -> Tensor:
-        """Move the weights by one batch; its loss, on the device.
+        """Move the weights by one batch; float (2,) on the device: its loss, its auxiliary losses.
 
-        step: its number from 0, of `steps`. parts: how many parts it is computed in.
+        The first is of the final logits alone, so it can be compared between decoders; the
+        second is weighted by --aux, and gradients are of their sum.
+
+        step: its number from 0, of `steps`. micro_batches: gradient accumulation steps.
         Everything random in it follows from (seed, step, rank).
         """
         config = self.config
         torch.manual_seed(_mixed(config.seed, step, self.ranks.rank))
-        set_rate(self.optimizer, self.rate(step, steps, calm))
+        set_rate(self.optimizer, self.rate(step, steps, lr_scale))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch, parts, done=step / steps)
+        loss = self._backward(batch, micro_batches, done=step / steps)
         if config.clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, config.clip)
@@ -148,41 +147,44 @@ class Stepper:
         self.average.update(self.learner.network, step)
         return loss
 
-    def rate(self, step: int, steps: int, calm: float = 1.0) -> float:
+    def rate(self, step: int, steps: int, lr_scale: float = 1.0) -> float:
         """The learning rate of a step."""
         config = self.config
         factor = rate_factor(step, steps, warmup=config.warmup, schedule=config.schedule)
-        return config.lr * calm * factor
+        return config.lr * lr_scale * factor
 
-    def _backward(self, batch: Batch, parts: int, *, done: float) -> Tensor:
+    def _backward(self, batch: Batch, micro_batches: int, *, done: float) -> Tensor:
         """Gradients of the whole batch's loss, over all ranks, summed part by part."""
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
-        shares = [self.ranks.sum(self.criterion.shares(labels))]
+        normalizers = [self.ranks.sum(self.criterion.normalizers(labels))]
         if self.learner.coarse:
-            sparse = self.criterion.shares(self.learner.on_grid(labels))
-            shares.append(self.ranks.sum(sparse))
-        loss = torch.zeros((), device=device)
-        chunks = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+            sparse = self.criterion.normalizers(self.learner.on_grid(labels))
+            normalizers.append(self.ranks.sum(sparse))
+        losses = torch.zeros(2, device=device)
+        chunks = list(zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True))
         for number, (some, theirs) in enumerate(chunks):
             with self._gradients_stay_here(number < len(chunks) - 1):
-                part = self._loss(some, theirs, shares, done)
-                # DDP averages over ranks; the shares are of all ranks, so a sum is wanted.
-                self.scaler.scale(part * self.ranks.size).backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-        return self.ranks.sum(loss)
+                loss, aux = self._loss(some, theirs, normalizers, done)
+                # DDP averages over ranks; the normalizers are of all ranks: a sum is wanted.
+                total = loss + aux if self.learner.coarse else loss
+                self.scaler.scale(total * self.ranks.size).backward()  # type: ignore[no-untyped-call]
+            losses += torch.stack([loss, aux]).detach()
+        return self.ranks.sum(losses)
 
     def _loss(
-        self, images: Tensor, labels: Tensor, shares: Sequence[Tensor], done: float
-    ) -> Tensor:
+        self, images: Tensor, labels: Tensor, normalizers: Sequence[Tensor], done: float
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the final logits and the weighted sum of the auxiliary ones, scalars."""
         with autocast(self.ranks.device, self.precision), _clear_about_compiling():
-            answers = self._forward(self.preprocess.normalise(images))
-        loss = self.criterion(answers[0], labels, shares[0], done=done)
-        for coarse in answers[1:]:
+            outputs = self._forward(self.preprocess.normalise(images))
+        loss = self.criterion(outputs[0], labels, normalizers[0], done=done)
+        aux = torch.zeros_like(loss)
+        for coarse in outputs[1:]:
             sparse = self.learner.on_grid(labels)
-            loss = loss + self.config.aux * self.criterion(coarse, sparse, shares[1], done=done)
-        return loss
+            aux = aux + self.config.aux * self.criterion(coarse, sparse, normalizers[1], done=done)
+        return loss, aux
 
     def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
         """With several ranks, exchange gradients only with the last part of a batch."""
@@ -205,6 +207,8 @@ class Stepper:
             self.learner.load_state_dict(tensors["learner"])
             self.average.network.load_state_dict(tensors["average"])
             self.optimizer.load_state_dict(tensors["optimizer"])
+            for group in self.optimizer.param_groups:  # its name in runs of before
+                group.setdefault("lr_scale", group.get("share"))
             self.scaler.load_state_dict(tensors["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
@@ -227,7 +231,7 @@ def _clear_about_compiling() -> Iterator[None]:
         ) from error
 
 
-def _distributed(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
+def _distributed(learner: NetWithAuxHeads, ranks: Ranks) -> DistributedDataParallel:
     if ranks.device.type == "cuda":
         synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(synchronised, device_ids=[ranks.device])

@@ -7,7 +7,7 @@ import pytest
 
 from fcnseg.errors import MissingExtra
 from fcnseg.events import EpochDone, Event, Note
-from fcnseg.training.board import with_board
+from fcnseg.training.validation import with_tensorboard
 
 
 class Writer:
@@ -32,7 +32,7 @@ def test_epochs_become_scalars(monkeypatch, tmp_path: Path) -> None:
     fake.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     heard: list[Event] = []
-    listen = with_board(heard.append, tmp_path, epochs_done=2)
+    listen = with_tensorboard(heard.append, tmp_path, epochs_done=2)
     done = EpochDone(3, 9, {"epoch": 3, "loss": 0.5, "miou": 0.25}, {"a": 0.5, "b": None}, True)
     events = [Note("hello"), done]
     for event in events:
@@ -46,11 +46,11 @@ def test_epochs_become_scalars(monkeypatch, tmp_path: Path) -> None:
 def test_without_the_extra(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtra, match="'log'"):
-        with_board(lambda event: None, tmp_path)
+        with_tensorboard(lambda event: None, tmp_path)
 
 
 def test_the_real_one_writes_a_file(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    listen = with_board(lambda event: None, tmp_path)
+    listen = with_tensorboard(lambda event: None, tmp_path)
     listen(EpochDone(1, 1, {"loss": 0.5}, {"a": 0.5}, True))
     assert [path.name.startswith("events.") for path in tmp_path.iterdir()] == [True]

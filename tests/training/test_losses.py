@@ -24,12 +24,12 @@ def batch(seed: int, images: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 def value(name: str, logits, labels, weights=None, smoothing: float = 0.0) -> torch.Tensor:
     weights = torch.ones(CLASSES, dtype=torch.float64) if weights is None else weights
     criterion = Criterion(parse_loss(name), weights, smoothing=smoothing)
-    return call(criterion, logits, labels, criterion.shares(labels))
+    return call(criterion, logits, labels, criterion.normalizers(labels))
 
 
-def call(criterion: Criterion, logits, labels, shares, done: float = 0.0) -> torch.Tensor:
+def call(criterion: Criterion, logits, labels, normalizers, done: float = 0.0) -> torch.Tensor:
     criterion.class_weights = criterion.class_weights.float()
-    return criterion(logits, labels, shares, done=done)
+    return criterion(logits, labels, normalizers, done=done)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -45,9 +45,9 @@ def test_ce_is_torch_cross_entropy(weighted: bool, smoothing: float) -> None:
 
 def test_focal_by_a_plain_loop() -> None:
     logits, labels = batch(1)
-    shares = logits.softmax(1)
+    normalizers = logits.softmax(1)
     terms = [
-        -((1 - shares[n, k, y, x]) ** 2) * shares[n, k, y, x].log()
+        -((1 - normalizers[n, k, y, x]) ** 2) * normalizers[n, k, y, x].log()
         for (n, y, x), k in np.ndenumerate(labels.numpy())
         if k != 255
     ]
@@ -82,11 +82,11 @@ def test_ohem_keeps_the_hardest_when_all_is_easy() -> None:
 def test_dice_by_a_plain_loop() -> None:
     logits, labels = batch(3)
     means = []
-    for shares, one in zip(logits.softmax(1), labels, strict=True):
+    for normalizers, one in zip(logits.softmax(1), labels, strict=True):
         here = one != 255
         losses = []
         for k in one[here].unique():
-            true, found = (one[here] == k).double(), shares[k][here]
+            true, found = (one[here] == k).double(), normalizers[k][here]
             losses.append(1 - float(2 * (true * found).sum() / (true.sum() + found.sum())))
         if losses:
             means.append(np.mean(losses))
@@ -102,12 +102,12 @@ def jaccard_loss(wrong: set[int], true: set[int]) -> float:
 @given(st.integers(0, 10_000))
 def test_lovasz_is_the_extension_of_the_jaccard_loss(seed: int) -> None:
     logits, labels = batch(seed, images=2)
-    shares, one = logits[0].softmax(0).flatten(1).numpy(), labels[0].flatten().numpy()
+    normalizers, one = logits[0].softmax(0).flatten(1).numpy(), labels[0].flatten().numpy()
     here = np.flatnonzero(one != 255)
     losses = []
     for k in np.unique(one[here]):
         true = {i for i in here if one[i] == k}
-        error = {i: 1 - shares[k, i] if i in true else shares[k, i] for i in here}
+        error = {i: 1 - normalizers[k, i] if i in true else normalizers[k, i] for i in here}
         loss, wrong, before = 0.0, set(), 0.0
         for i in sorted(here, key=lambda i: -error[i]):
             wrong.add(i)
@@ -132,17 +132,17 @@ def test_parts_of_a_batch_add_up_to_its_gradient(name: str) -> None:
     logits, labels = batch(4, images=5)
     criterion = Criterion(parse_loss(name), weights, smoothing=0.05)
     whole = logits.float().requires_grad_()
-    loss = criterion(whole, labels, criterion.shares(labels))
+    loss = criterion(whole, labels, criterion.normalizers(labels))
     loss.backward()
-    parts = logits.float().requires_grad_()
-    shares = criterion.shares(labels[:2]) + criterion.shares(labels[2:])
+    micro_batches = logits.float().requires_grad_()
+    normalizers = criterion.normalizers(labels[:2]) + criterion.normalizers(labels[2:])
     total = 0.0
     for part in (slice(0, 2), slice(2, None)):
-        some = criterion(parts[part], labels[part], shares)
+        some = criterion(micro_batches[part], labels[part], normalizers)
         some.backward()
         total += some.item()
     assert total == pytest.approx(loss.item(), rel=1e-5)
-    assert torch.allclose(whole.grad, parts.grad, atol=1e-7)
+    assert torch.allclose(whole.grad, micro_batches.grad, atol=1e-7)
     assert (whole.grad[-1] == 0).all(), "ignored pixels have no gradient"
     assert whole.grad.abs().sum() > 0
 
@@ -159,8 +159,8 @@ def test_a_batch_without_labels_is_a_loss_of_zero(name: str) -> None:
 def test_a_term_joins_when_its_time_has_come() -> None:
     logits, labels = batch(5)
     criterion = Criterion(parse_loss("ce+2*dice@0.5"), torch.ones(CLASSES))
-    shares = criterion.shares(labels)
-    early, late = (float(criterion(logits, labels, shares, done=done)) for done in (0.49, 0.5))
+    normalizers = criterion.normalizers(labels)
+    early, late = (float(criterion(logits, labels, normalizers, done=done)) for done in (0.49, 0.5))
     assert early == pytest.approx(float(value("ce", logits, labels)))
     assert late == pytest.approx(early + 2 * float(value("dice", logits, labels)), rel=1e-5)
 

@@ -27,7 +27,7 @@ SHAPE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class InitialModel:
     """A network before its first step.
 
     config: the options, with the network's shape as it is.
@@ -38,7 +38,7 @@ class Start:
     config: TrainConfig
 
 
-def make_start(config: TrainConfig, classes: ClassMap, listener: Listener) -> Start:
+def from_pretrained(config: TrainConfig, classes: ClassMap, listener: Listener) -> InitialModel:
     """The network to train, randomly started from the seed where no weights are known.
 
     What the options leave open of its shape (None) --finetune takes from the checkpoint.
@@ -49,10 +49,10 @@ def make_start(config: TrainConfig, classes: ClassMap, listener: Listener) -> St
     config = config.with_fallbacks()
     network, backbone = build(_spec(config, classes)), str(config.backbone)
     load_pretrained(network.backbone, backbone, config.backbone_weights, listener)
-    return Start(network, network.backbone.preprocess.at(config.short_side), config)
+    return InitialModel(network, network.backbone.preprocess.at(config.short_side), config)
 
 
-def start_again(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> Start:
+def from_state(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> InitialModel:
     """The network of a saved state, without its weights: nothing is looked up or downloaded.
 
     DatasetError when the folder's classes are other ones now.
@@ -64,7 +64,9 @@ def start_again(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]
             f"{', '.join(classes.names)}.",
             hint="start a new run with --finetune and this run's last.safetensors",
         )
-    return Start(build(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config)
+    return InitialModel(
+        build(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config
+    )
 
 
 def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
@@ -72,7 +74,7 @@ def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
     return ModelSpec(num_classes=len(classes), **shape)
 
 
-def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener) -> Start:
+def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener) -> InitialModel:
     path = find_model(config.finetune, listener=listener)
     old = Checkpoint.load(path)
     if old.spec.decoder == PUBLISHED:
@@ -98,7 +100,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener)
     left = len(fresh) - len(kept)
     text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
     listener(Note(f"{text}, {left} start anew." if left else f"{text}."))
-    return Start(network, preprocess.at(config.short_side), config)
+    return InitialModel(network, preprocess.at(config.short_side), config)
 
 
 def fitting(

@@ -9,7 +9,7 @@ from fcnseg.errors import OptionError
 from fcnseg.models import build
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec
-from fcnseg.training.recipe import Average, freeze, make_optimizer, rate_factor, set_rate
+from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_groups_by_rate_and_decay(network: FCN, optimizer: str) -> None:
     config = TrainConfig(lr=0.1, backbone_lr=0.25, weight_decay=0.02, optimizer=optimizer)
     made = make_optimizer(network, config)
     found = {
-        id(parameter): (group["share"], group["weight_decay"])
+        id(parameter): (group["lr_scale"], group["weight_decay"])
         for group in made.param_groups
         for parameter in group["params"]
     }
@@ -39,8 +39,8 @@ def test_groups_by_rate_and_decay(network: FCN, optimizer: str) -> None:
 def test_inside_another_module_the_trunk_is_still_the_trunk(network: FCN) -> None:
     outer = nn.ModuleDict({"network": network})
     config = TrainConfig(backbone_lr=0.5)
-    shares = {group["share"] for group in make_optimizer(outer, config).param_groups}
-    assert shares == {0.5, 1.0}
+    normalizers = {group["lr_scale"] for group in make_optimizer(outer, config).param_groups}
+    assert normalizers == {0.5, 1.0}
 
 
 @pytest.mark.parametrize("schedule", ["poly", "cosine"])

@@ -6,8 +6,8 @@ import pytest
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
-from fcnseg.training.runs import (
-    Run,
+from fcnseg.training.run_folder import (
+    RunFolder,
     continued,
     find_run,
     find_unfinished,
@@ -16,10 +16,10 @@ from fcnseg.training.runs import (
 )
 
 
-def make_run(folder: Path, data: Path, *, epochs: int, done: int, age: int) -> Run:
+def make_run(folder: Path, data: Path, *, epochs: int, done: int, age: int) -> RunFolder:
     """A run folder as training leaves it, `age` seconds old."""
     folder.mkdir(parents=True)
-    run = Run(folder)
+    run = RunFolder(folder)
     run.write_config(TrainConfig(data=data.resolve(), epochs=epochs))
     run.write_results([{"epoch": epoch + 1, "loss": 0.5} for epoch in range(done)])
     run.state.write_bytes(b"state")
@@ -97,7 +97,7 @@ STORED = {"data": Path("data").resolve(), "epochs": 5, "backbone": "tiny", "lr":
 )
 def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
     stored = TrainConfig(**STORED)
-    config = continued(stored, {**given, "resume": True}, Run(tmp_path))
+    config = continued(stored, {**given, "resume": True}, RunFolder(tmp_path))
     assert config == TrainConfig(**{**STORED, **changed})
 
 
@@ -112,18 +112,18 @@ def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
 )
 def test_contradictions(given, says: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=says):
-        continued(TrainConfig(**STORED), given, Run(tmp_path))
+        continued(TrainConfig(**STORED), given, RunFolder(tmp_path))
 
 
 def test_what_a_config_leaves_at_its_default_contradicts_nothing(tmp_path: Path) -> None:
     stored = TrainConfig(**STORED)
-    assert continued(stored, TrainConfig(resume=True).chosen(), Run(tmp_path)) == stored
+    assert continued(stored, TrainConfig(resume=True).chosen(), RunFolder(tmp_path)) == stored
     with pytest.raises(OptionError, match="--lr"):
-        continued(stored, TrainConfig(lr=0.02, resume=True).chosen(), Run(tmp_path))
+        continued(stored, TrainConfig(lr=0.02, resume=True).chosen(), RunFolder(tmp_path))
 
 
 def test_results_are_the_rows(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     assert run.epochs_done() == 0
     run.write_results([])
     assert run.epochs_done() == 0

@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnseg.errors import OptionError
-from fcnseg.training.plan import Plan
+from fcnseg.training.sampler import BatchSampler
 
 plans = st.builds(
-    Plan,
+    BatchSampler,
     images=st.integers(1, 40),
     batch=st.integers(1, 12),
     epochs=st.integers(1, 4),
@@ -15,7 +15,7 @@ plans = st.builds(
 
 
 @given(plans)
-def test_every_epoch_has_steps_and_no_image_comes_twice(plan: Plan) -> None:
+def test_every_epoch_has_steps_and_no_image_comes_twice(plan: BatchSampler) -> None:
     batches = list(plan.keys(0))
     assert len(batches) == plan.steps == plan.epochs * plan.epoch_steps > 0
     for epoch in range(plan.epochs):
@@ -31,15 +31,15 @@ def test_every_epoch_has_steps_and_no_image_comes_twice(plan: Plan) -> None:
 
 
 @given(plans, st.data())
-def test_going_on_gives_the_same_batches(plan: Plan, data: st.DataObject) -> None:
+def test_going_on_gives_the_same_batches(plan: BatchSampler, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, plan.steps))
     assert list(plan.keys(start)) == list(plan.keys(0))[start:]
 
 
 @given(st.integers(4, 40), st.integers(3, 9), st.integers(1, 3))
 def test_ranks_share_each_batch(images: int, batch: int, ranks: int) -> None:
-    whole = Plan(images, batch, 2, seed=1, rank=0, ranks=1)
-    shares = [list(Plan(images, batch, 2, 1, rank, ranks).keys(0)) for rank in range(ranks)]
+    whole = BatchSampler(images, batch, 2, seed=1, rank=0, ranks=1)
+    shares = [list(BatchSampler(images, batch, 2, 1, rank, ranks).keys(0)) for rank in range(ranks)]
     least = max(2, ranks)
     for number, parts in enumerate(zip(*shares, strict=True)):
         together = sorted(key for part in parts for key in part)
@@ -49,14 +49,14 @@ def test_ranks_share_each_batch(images: int, batch: int, ranks: int) -> None:
 
 
 def test_epochs_are_shuffled_by_the_seed() -> None:
-    plan = Plan(images=50, batch=5, epochs=2, seed=3)
+    plan = BatchSampler(images=50, batch=5, epochs=2, seed=3)
     assert plan.order(0) != plan.order(1) != sorted(plan.order(1))
-    assert plan.order(1) == Plan(images=50, batch=7, epochs=9, seed=3).order(1)
-    assert plan.order(0) != Plan(images=50, batch=5, epochs=2, seed=4).order(0)
+    assert plan.order(1) == BatchSampler(images=50, batch=7, epochs=9, seed=3).order(1)
+    assert plan.order(0) != BatchSampler(images=50, batch=5, epochs=2, seed=4).order(0)
 
 
 def test_too_few_for_the_processes() -> None:
     with pytest.raises(OptionError, match="--batch 2 is less than the 3"):
-        Plan(images=9, batch=2, epochs=1, seed=0, ranks=3)
+        BatchSampler(images=9, batch=2, epochs=1, seed=0, ranks=3)
     with pytest.raises(OptionError, match="2 training images are too few"):
-        Plan(images=2, batch=8, epochs=1, seed=0, ranks=3)
+        BatchSampler(images=2, batch=8, epochs=1, seed=0, ranks=3)

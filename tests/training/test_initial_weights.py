@@ -10,7 +10,7 @@ from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec, Preprocess
-from fcnseg.training.start import make_start
+from fcnseg.training.initial_weights import from_pretrained
 
 TINY = {"backbone": "tiny", "backbone_weights": "none", "width": 8}
 ABC = ClassMap.of(["a", "b", "c"])
@@ -31,7 +31,7 @@ def start(classes: ClassMap, **options):
     told, config = [], TrainConfig.make(options)
     if config.upsample is None and not config.finetune:  # this is decided before, by the data
         config = dataclasses.replace(config, upsample="fixed")
-    made = make_start(config, classes, told.append)
+    made = from_pretrained(config, classes, told.append)
     return made, " ".join(event.text for event in told)
 
 

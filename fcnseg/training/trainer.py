@@ -16,11 +16,10 @@ from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.events import EpochDone, Event, Listener, Note, Progress
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.training.plan import Plan
-from fcnseg.training.runs import Run
-from fcnseg.training.signals import StopWish
-from fcnseg.training.state import Track, load_state, save_state
-from fcnseg.training.step import Stepper
+from fcnseg.signals import StopSignal
+from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
+from fcnseg.training.sampler import BatchSampler
+from fcnseg.training.step import TrainStep
 
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
@@ -44,10 +43,10 @@ class _NotFiniteError(Exception):
     """The loss is not a number; raised and caught within this module."""
 
 
-class Loop:
-    """Runs a training from where its track is to its end.
+class Trainer:
+    """Runs a training from where its state is to its end.
 
-    run: where everything is kept. track: how far it has come (it is moved on).
+    run: where everything is kept. state: how far it has come (it is moved on).
     feed(step): the batches from a step on. validate(epoch, listener): scores
         the average.
     checkpoint: a checkpoint in which only weights and report are to be replaced.
@@ -55,21 +54,21 @@ class Loop:
 
     def __init__(
         self,
-        run: Run,
+        run: RunFolder,
         config: TrainConfig,
-        plan: Plan,
-        track: Track,
+        sampler: BatchSampler,
+        state: TrainState,
         *,
-        stepper: Stepper,
+        train_step: TrainStep,
         feed: Feed,
         validate: Validate,
         checkpoint: Checkpoint,
         listener: Listener,
     ) -> None:
-        self.run, self.config, self.plan, self.track = run, config, plan, track
-        self.stepper, self.feed, self.validate = stepper, feed, validate
+        self.run, self.config, self.sampler, self.state = run, config, sampler, state
+        self.train_step, self.feed, self.validate = train_step, feed, validate
         self.checkpoint, self.listener = checkpoint, listener
-        self.ranks = stepper.ranks
+        self.ranks = train_step.ranks
         self._batches: Generator[Batch, None, None] | None = None
         self._losses: list[torch.Tensor] = []
         self._pace = Pace()
@@ -77,10 +76,10 @@ class Loop:
         self._saving = 0.0
         self._validation_seconds = 0.0
 
-    def go(self) -> None:
+    def fit(self) -> None:
         """Train to the end; Interrupted after a signal, TrainingError when it can't go on."""
-        with StopWish() as stop:
-            if self.track.step == 0:
+        with StopSignal() as stop:
+            if self.state.step == 0:
                 self._save()  # there is a good state from the first step on
             try:
                 while not self.is_over():
@@ -90,13 +89,13 @@ class Loop:
 
     def is_over(self) -> bool:
         """Whether all epochs are done, or patience is."""
-        return len(self.track.rows) >= self.config.epochs or self._is_patience_over()
+        return len(self.state.rows) >= self.config.epochs or self._is_patience_over()
 
-    def _epoch(self, stop: StopWish) -> None:
+    def _epoch(self, stop: StopSignal) -> None:
         """The rest of the epoch under way, and its validation."""
-        end = (len(self.track.rows) + 1) * self.plan.epoch_steps
+        end = (len(self.state.rows) + 1) * self.sampler.epoch_steps
         try:
-            while self.track.step < end:
+            while self.state.step < end:
                 self._step()
                 if self._must_stop(stop):
                     self._look()
@@ -108,40 +107,42 @@ class Loop:
         self._finish_epoch(stop)
 
     def _step(self) -> None:
-        track, began = self.track, time.perf_counter()
+        state, began = self.state, time.perf_counter()
         if self._batches is None:
-            self._batches = self.feed(track.step)
+            self._batches = self.feed(state.step)
         batch = next(self._batches)
         loss = self._with_less_memory(batch)
         self._losses.append(loss)
-        track.step += 1
+        state.step += 1
         if len(self._losses) >= self._look_every():
             self._look()
         seconds = time.perf_counter() - began
-        track.seconds += seconds
-        track.epoch_seconds += seconds
-        self._pace.add(self.plan.step_images(track.step - 1), seconds)
+        state.seconds += seconds
+        state.epoch_seconds += seconds
+        self._pace.add(self.sampler.step_images(state.step - 1), seconds)
         self._tell_step()
         if time.monotonic() - self._saved_at >= self._save_pause():
             self._look()
             self._save()
 
-    def _must_stop(self, stop: StopWish) -> bool:
+    def _must_stop(self, stop: StopSignal) -> bool:
         """Whether some rank wants to stop; on GPUs asked now and then, asking waits for them."""
-        if self.ranks.size > 1 and self.track.step % self._look_every():
+        if self.ranks.size > 1 and self.state.step % self._look_every():
             return False
-        return self.ranks.any(stop.wished)
+        return self.ranks.any(stop.requested)
 
     def _look_every(self) -> int:
         return 1 if self.ranks.device.type == "cpu" else LOOK_EVERY
 
     def _with_less_memory(self, batch: Batch) -> torch.Tensor:
-        """A step; where memory runs out, the same step in twice as many parts, from then on."""
-        track = self.track
+        """A step; where memory runs out, the same in twice as many micro-batches, from then on."""
+        state = self.state
         while True:
             try:
-                return self.stepper(
-                    batch, track.step, self.plan.steps, parts=track.parts, calm=track.calm
+                step, of, lr_scale = state.step, self.sampler.steps, state.lr_scale
+                micro_batches = state.micro_batches
+                return self.train_step(
+                    batch, step, of, micro_batches=micro_batches, lr_scale=lr_scale
                 )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -149,32 +150,37 @@ class Loop:
                 self._halve(len(batch.images))
 
     def _halve(self, images: int) -> None:
-        track = self.track
-        if track.parts >= images or self.ranks.size > 1:
+        state = self.state
+        if state.micro_batches >= images or self.ranks.size > 1:
             raise TrainingError(
-                f"Memory ran out at step {track.step + 1} with {images} images in "
-                f"{track.parts} parts.",
+                f"Memory ran out at step {state.step + 1} with {images} images in "
+                f"{state.micro_batches} micro-batches.",
                 hint="take a smaller --crop, --batch or network; "
                 f"{self.run.folder} keeps the last good state",
             )
-        track.parts = min(images, track.parts * 2)
+        state.micro_batches = min(images, state.micro_batches * 2)
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
-        text = f"Memory ran out: each step is now computed in {track.parts} parts."
+        text = f"Memory ran out: each step is now computed in {state.micro_batches} micro-batches."
         self.listener(Note(text, "warning"))
 
     def _look(self) -> None:
         """Read the losses of the last steps; raise if one is not a number."""
-        for loss in torch.stack(self._losses).tolist() if self._losses else []:
-            if not math.isfinite(loss):
+        for loss, aux in torch.stack(self._losses).tolist() if self._losses else []:
+            if not math.isfinite(loss + aux):
                 raise _NotFiniteError
-            self.track.loss_sum += loss
-            self.track.loss_steps += 1
+            self.state.loss_sum += loss
+            self.state.aux_sum += aux
+            self.state.loss_steps += 1
         self._losses.clear()
 
     def _roll_back(self) -> None:
-        """Go on from the last saved state with half the learning rate; in the end, give up."""
-        calm, rollbacks, step = self.track.calm / 2, self.track.rollbacks + 1, self.track.step
+        """Continue from the last saved state with half the learning rate; in the end, give up."""
+        lr_scale, rollbacks, step = (
+            self.state.lr_scale / 2,
+            self.state.rollbacks + 1,
+            self.state.step,
+        )
         self._losses.clear()
         self._close_feed()
         if rollbacks > ROLLBACKS:
@@ -184,96 +190,98 @@ class Loop:
                 hint="start anew with a lower --lr, a --clip, or --precision f32",
             )
         self.ranks.wait()
-        self.track, tensors = load_state(self.run.state)
-        self.track.calm, self.track.rollbacks = calm, rollbacks
-        self.stepper.restore(tensors)
+        self.state, tensors = load_state(self.run.state)
+        self.state.lr_scale, self.state.rollbacks = lr_scale, rollbacks
+        self.train_step.restore(tensors)
         self._save()
         self.listener(
             Note(
-                f"The loss is not a number at step {step}: back to step {self.track.step}, "
-                f"with {calm:g} times the learning rate.",
+                f"The loss is not a number at step {step}: back to step {self.state.step}, "
+                f"with {lr_scale:g} times the learning rate.",
                 "warning",
             )
         )
 
-    def _finish_epoch(self, stop: StopWish) -> None:
+    def _finish_epoch(self, stop: StopSignal) -> None:
         """Score the average, write the checkpoints, the row and the state, in this order.
 
         A kill in between loses nothing: the state still says that the epoch is unscored.
         """
-        track, began = self.track, time.perf_counter()
-        report = self.validate(len(track.rows) + 1, self._stopping(stop))
+        state, began = self.state, time.perf_counter()
+        report = self.validate(len(state.rows) + 1, self._stopping(stop))
         self._validation_seconds = time.perf_counter() - began
-        track.seconds += self._validation_seconds
+        state.seconds += self._validation_seconds
         miou = 0.0 if math.isnan(report.miou) else report.miou
-        best = miou > track.best
-        track.best = max(track.best, miou)
+        best = miou > state.best
+        state.best = max(state.best, miou)
         row = self._row(report)
         if self.ranks.main:
             self._write_checkpoints(report, best=best)
-        track.rows.append({**row, **{f"iou {name}": iou for name, iou in report.class_iou.items()}})
-        track.loss_sum, track.loss_steps, track.epoch_seconds = 0.0, 0, 0.0
+        state.rows.append({**row, **{f"iou {name}": iou for name, iou in report.class_iou.items()}})
+        state.loss_sum = state.aux_sum = state.epoch_seconds = 0.0
+        state.loss_steps = 0
         self._save()
         if self.ranks.main:
-            self.run.write_results(track.rows)
-        self.listener(EpochDone(len(track.rows), self.config.epochs, row, report.class_iou, best))
+            self.run.write_results(state.rows)
+        self.listener(EpochDone(len(state.rows), self.config.epochs, row, report.class_iou, best))
         if self._is_patience_over():
             text = f"No better mIoU for {self.config.patience} epochs: training ends early."
             self.listener(Note(text))
 
     def _row(self, report: Report) -> dict[str, float | int]:
-        track = self.track
-        epoch_images = sum(map(self.plan.step_images, range(self.plan.epoch_steps)))
+        state = self.state
+        epoch_images = sum(map(self.sampler.step_images, range(self.sampler.epoch_steps)))
         return {
-            "epoch": len(track.rows) + 1,
-            "loss": track.loss_sum / max(1, track.loss_steps),
+            "epoch": len(state.rows) + 1,
+            "loss": state.loss_sum / max(1, state.loss_steps),
             "miou": 0.0 if math.isnan(report.miou) else report.miou,
             "pixel_accuracy": report.pixel_accuracy,
             "mean_accuracy": report.mean_accuracy,
             "fw_iou": report.fw_iou,
             "lr": self._rate(),
-            "images_per_second": epoch_images / max(1e-9, track.epoch_seconds),
-            "seconds": track.epoch_seconds + self._validation_seconds,
+            "images_per_second": epoch_images / max(1e-9, state.epoch_seconds),
+            "seconds": state.epoch_seconds + self._validation_seconds,
+            "aux_loss": state.aux_sum / max(1, state.loss_steps),
         }
 
     def _write_checkpoints(self, report: Report, *, best: bool) -> None:
-        network = self.stepper.average.network
-        scores = {**report.as_dict(), "epoch": len(self.track.rows) + 1}
+        network = self.train_step.average.network
+        scores = {**report.as_dict(), "epoch": len(self.state.rows) + 1}
         checkpoint = replace(self.checkpoint, weights=network.state_dict(), report=scores)
         checkpoint.save(self.run.last)
         if best:
             checkpoint.save(self.run.best)
 
     def _is_patience_over(self) -> bool:
-        scores = [row["miou"] or 0.0 for row in self.track.rows] or [0.0]
+        scores = [row["miou"] or 0.0 for row in self.state.rows] or [0.0]
         waited = len(scores) - 1 - scores.index(max(scores))
         return 0 < self.config.patience <= waited
 
-    def _stopping(self, stop: StopWish) -> Listener:
+    def _stopping(self, stop: StopSignal) -> Listener:
         """A listener that interrupts the validation when the user wants to stop."""
 
         def listen(event: Event) -> None:
             self.listener(event)
-            if stop.wished and self.ranks.size == 1:
+            if stop.requested and self.ranks.size == 1:
                 self._interrupt()
 
         return listen
 
     def _interrupt(self) -> NoReturn:
         self._save()
-        done, track = len(self.track.rows), self.track
-        inside = track.step - done * self.plan.epoch_steps
+        done, state = len(self.state.rows), self.state
+        inside = state.step - done * self.sampler.epoch_steps
         raise Interrupted(
             f"Stopped in epoch {done + 1} of {self.config.epochs}, after {inside} of its "
-            f"{self.plan.epoch_steps} steps; everything is saved in {self.run.folder}.",
-            hint=f"go on with: fcnseg train {self.run.folder} --resume",
+            f"{self.sampler.epoch_steps} steps; everything is saved in {self.run.folder}.",
+            hint=f"resume with: fcnseg train {self.run.folder} --resume",
         )
 
     def _save(self) -> None:
         began = time.monotonic()
         if self.ranks.main:
             about = {name: getattr(self.checkpoint, name).as_dict() for name in ABOUT}
-            save_state(self.run.state, self.track, {**about, **self.stepper.tensors()})
+            save_state(self.run.state, self.state, {**about, **self.train_step.tensors()})
         self._saved_at = time.monotonic()
         self._saving = self._saved_at - began
 
@@ -284,7 +292,7 @@ class Loop:
 
     def _rate(self) -> float:
         """The last step's learning rate."""
-        return self.stepper.rate(self.track.step - 1, self.plan.steps, self.track.calm)
+        return self.train_step.rate(self.state.step - 1, self.sampler.steps, self.state.lr_scale)
 
     def _close_feed(self) -> None:
         if self._batches is not None:
@@ -292,21 +300,21 @@ class Loop:
             self._batches = None
 
     def _tell_step(self) -> None:
-        track, plan = self.track, self.plan
-        inside = track.step - len(track.rows) * plan.epoch_steps
-        images = min(inside * plan.batch, plan.images)
-        epochs_left = self.config.epochs - len(track.rows)
-        left = (plan.steps - track.step) * self._pace.seconds_a_step
+        state, sampler = self.state, self.sampler
+        inside = state.step - len(state.rows) * sampler.epoch_steps
+        images = min(inside * sampler.batch, sampler.images)
+        epochs_left = self.config.epochs - len(state.rows)
+        left = (sampler.steps - state.step) * self._pace.seconds_a_step
         values: dict[str, float | int | str] = {}
-        if track.loss_steps:
-            values["loss"] = track.loss_sum / track.loss_steps
+        if state.loss_steps:
+            values["loss"] = state.loss_sum / state.loss_steps
         values |= {
             "lr": self._rate(),
             "images/s": self._pace.images_a_second,
             "left": left + epochs_left * self._validation_seconds,
         }
-        task = f"epoch {len(track.rows) + 1}/{self.config.epochs}"
-        self.listener(Progress(task, images, plan.images, "images", values))
+        task = f"epoch {len(state.rows) + 1}/{self.config.epochs}"
+        self.listener(Progress(task, images, sampler.images, "images", values))
 
 
 class Pace:

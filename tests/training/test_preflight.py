@@ -7,26 +7,26 @@ from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
 from fcnseg.events import Note
 from fcnseg.models.fcn import FCN
-from fcnseg.training.sanity import look_before
-from fcnseg.training.step import Stepper
-from tests.test_step import make_batch, make_stepper
+from fcnseg.training.preflight import preflight
+from fcnseg.training.step import TrainStep
+from tests.training.test_step import make_batch, make_step
 
 
 def look(clock=None, **options) -> list[Note]:
     config = TrainConfig.make({"lr": 0.01, "backbone_lr": 1.0, **options})
-    network = make_stepper().learner.network
+    network = make_step().learner.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     told: list[Note] = []
 
-    def make(other: FCN, chosen: TrainConfig) -> Stepper:
-        stepper = make_stepper()
-        return Stepper(
-            other, chosen, criterion=stepper.criterion, preprocess=stepper.preprocess,
-            ranks=stepper.ranks, precision=stepper.precision,
+    def make(other: FCN, chosen: TrainConfig) -> TrainStep:
+        train_step = make_step()
+        return TrainStep(
+            other, chosen, criterion=train_step.criterion, preprocess=train_step.preprocess,
+            ranks=train_step.ranks, precision=train_step.precision,
         )  # fmt: skip
 
     ticks = count()
-    look_before(
+    preflight(
         network, config, make_batch(), make, told.append, clock or (lambda: next(ticks) / 999)
     )
     for name, tensor in network.state_dict().items():
@@ -52,13 +52,13 @@ def test_a_rate_that_is_too_small_is_told() -> None:
 
 
 def test_a_rate_that_breaks_it_is_told(monkeypatch) -> None:
-    honest = Stepper.__call__
+    honest = TrainStep.__call__
 
-    def call(self, batch, step, steps, *, parts=1, calm=1.0):
-        broken = self.config.lr * calm > 0.05 and step > 0
-        return honest(self, batch, step, steps, calm=calm) + (50.0 if broken else 0.0)
+    def call(self, batch, step, steps, *, micro_batches=1, lr_scale=1.0):
+        broken = self.config.lr * lr_scale > 0.05 and step > 0
+        return honest(self, batch, step, steps, lr_scale=lr_scale) + (50.0 if broken else 0.0)
 
-    monkeypatch.setattr(Stepper, "__call__", call)
+    monkeypatch.setattr(TrainStep, "__call__", call)
     _, rates, _ = look(lr=0.2)
     assert rates.level == "warning"
     assert "too high" in rates.text
@@ -72,6 +72,9 @@ def test_a_slow_machine_does_fewer_steps() -> None:
 
 
 def test_what_can_not_begin(monkeypatch) -> None:
-    monkeypatch.setattr(Stepper, "_loss", lambda self, *_: self._parameters[0].sum() * float("nan"))
+    def spoiled(self, *_):
+        return self._parameters[0].sum() * float("nan"), torch.zeros(())
+
+    monkeypatch.setattr(TrainStep, "_loss", spoiled)
     with pytest.raises(TrainingError, match="very first step"):
         look()

@@ -1,4 +1,4 @@
-"""How weights are moved: which parameters, how far, along which schedule, and their average."""
+"""The optimizer, its learning rates, the moving average of the weights, and freezing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POWER = 0.9
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over everything that is not frozen.
 
-    Each group's "share" is what its learning rate is of the peak: the trunk's is
-    --backbone-lr. Norms, biases and upsampling are not decayed.
+    Each group's "lr_scale" is its learning rate over the peak: the backbone's is --backbone-lr.
+    Norms, biases and upsampling are not decayed.
     """
     groups = _groups(network, config)
     if config.optimizer == "sgd":
@@ -34,25 +34,25 @@ def _groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            share = config.backbone_lr if ".backbone." in f".{name}" else 1.0
+            lr_scale = config.backbone_lr if ".backbone." in f".{name}" else 1.0
             # An upsampling kernel shrunk to zero would be no upsampling.
             decays = parameter.ndim > 1 and ".upsamples." not in name
             decay = config.weight_decay if decays else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
+            groups.setdefault((lr_scale, decay), []).append(parameter)
     return [
-        {"params": parameters, "share": share, "weight_decay": decay}
-        for (share, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
+        {"params": parameters, "lr_scale": lr_scale, "weight_decay": decay}
+        for (lr_scale, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
     ]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of a learning rate."""
+    """Give every group its part of a learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = rate * group["lr_scale"]
 
 
 def rate_factor(step: int, steps: int, *, warmup: float, schedule: str) -> float:
-    """The learning rate of a step (from 0) as a share of the peak.
+    """The learning rate of a step (from 0) as a lr_scale of the peak.
 
     It rises in a line over the first `warmup` of the steps, then falls to 0 as
     (1 - t) ** 0.9 ("poly") or (1 + cos(pi t)) / 2 ("cosine").
@@ -101,9 +101,9 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 
 
 def freeze(network: FCN, config: TrainConfig) -> None:
-    """Keep the first stages of the trunk, and on demand all batch norms' statistics, as they are.
+    """Freeze the first stages of the backbone, and on demand all batch norms' statistics.
 
-    OptionError when the trunk has fewer stages.
+    OptionError when the backbone has fewer stages.
     """
     stages = list(network.backbone.stages.values())
     if config.freeze > len(stages):

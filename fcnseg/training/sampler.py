@@ -11,7 +11,7 @@ from fcnseg.errors import OptionError
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchSampler:
     """Which images each step takes.
 
     images: how many there are. batch: how many a step takes, over all ranks.

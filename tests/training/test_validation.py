@@ -9,7 +9,7 @@ from fcnseg.data.dataset import Sample
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.training.calibrate import best_temperature, cooled
+from fcnseg.training.validation import best_temperature, with_temperature
 
 
 class Scene:
@@ -72,7 +72,7 @@ def test_cooling_divides_every_logit(fuse: str, upsample: str) -> None:
         for name, tensor in build(spec).state_dict().items()
     }
     hot = Checkpoint(spec, IMAGENET, ClassMap.numbered(3), weights)
-    cool = cooled(cooled(hot, 2.0), 1.25)
+    cool = with_temperature(with_temperature(hot, 2.0), 1.25)
     assert cool.extra["temperature"] == 2.5
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():

@@ -20,9 +20,11 @@ from fcnseg.data.dataset import Batch
 from fcnseg.errors import TrainingError
 from fcnseg.events import Listener, Note
 from fcnseg.models.fcn import FCN
-from fcnseg.training.step import Stepper
+from fcnseg.runtime.device import resolve_precision
+from fcnseg.runtime.ranks import Ranks
+from fcnseg.training.step import NetWithAuxHeads, TrainStep
 
-MakeStepper = Callable[[FCN, TrainConfig], Stepper]
+MakeStep = Callable[[FCN, TrainConfig], TrainStep]
 
 SECONDS = 4.0
 """For each of the two trials; a slow machine does fewer steps."""
@@ -46,11 +48,11 @@ class Trial:
     losses: tuple[float, ...]
 
 
-def look_before(
+def preflight(
     network: FCN,
     config: TrainConfig,
     batch: Batch,
-    make_stepper: MakeStepper,
+    make_step: MakeStep,
     listener: Listener,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
@@ -62,7 +64,7 @@ def look_before(
     small = _small(batch)
 
     def trial(rates: list[float]) -> Trial:
-        return _trial(network, steady, small, make_stepper, rates, clock)
+        return _trial(network, steady, small, make_step, rates, clock)
 
     learned = trial([config.lr] * STEPS)
     if not math.isfinite(learned.losses[0]):
@@ -73,9 +75,9 @@ def look_before(
     listener(_on_learning(learned, config.lr))
     listener(_on_rates(trial(_rising_rates()), config.lr))
     began = clock()
-    stepper = make_stepper(copy.deepcopy(network), steady)
-    float(stepper(batch, 0, 1))
-    listener(_on_cost(stepper.ranks.device, len(batch.images), clock() - began))
+    train_step = make_step(copy.deepcopy(network), steady)
+    float(train_step(batch, 0, 1).sum())
+    listener(_on_cost(train_step.ranks.device, len(batch.images), clock() - began))
 
 
 def _small(batch: Batch) -> Batch:
@@ -98,7 +100,7 @@ def _trial(
     network: FCN,
     config: TrainConfig,
     batch: Batch,
-    make_stepper: MakeStepper,
+    make_step: MakeStep,
     rates: list[float],
     clock: Callable[[], float],
 ) -> Trial:
@@ -106,15 +108,15 @@ def _trial(
 
     When time is short the rates are thinned out, not cut off.
     """
-    stepper = make_stepper(copy.deepcopy(network), config)
+    train_step = make_step(copy.deepcopy(network), config)
     began = clock()
-    losses = [float(stepper(batch, 0, 10**9, calm=rates[0] / config.lr))]
+    losses = [float(train_step(batch, 0, 10**9, lr_scale=rates[0] / config.lr).sum())]
     each = max(1e-9, clock() - began)
     affordable = max(3, min(len(rates), int(SECONDS / each)))
     chosen = [rates[round(i * (len(rates) - 1) / (affordable - 1))] for i in range(affordable)]
     for number, rate in enumerate(chosen[1:], start=1):
         # A step's loss is the one before it moves: the last loss tells of the rate before.
-        losses.append(float(stepper(batch, number, 10**9, calm=rate / config.lr)))
+        losses.append(float(train_step(batch, number, 10**9, lr_scale=rate / config.lr).sum()))
         if not math.isfinite(losses[-1]) or losses[-1] > 10 * losses[0] + 1:
             break
     return Trial(tuple(chosen[: len(losses)]), tuple(losses))
@@ -152,3 +154,78 @@ def _on_cost(device: torch.device, images: int, seconds: float) -> Note:
     if device.type == "cuda":
         text += f" and {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
     return Note(f"{text}.")
+
+
+SHARE = 0.8
+"""Of the free memory that a step may take: fragments and the optimiser want some, too."""
+
+MOST = 64
+"""More images a step rarely help, and change what a learning rate means."""
+
+PeakBytes = Callable[[int], int]
+"""Images a step -> the most memory it takes, in bytes."""
+
+
+def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
+    """The largest power of two that fits, at most `most`; TrainingError if not even one does.
+
+    Memory grows in a line with the images: two measurements give its slope.
+    """
+    one, two = peak_bytes(1), peak_bytes(2)
+    slope = max(1, two - one)
+    room = SHARE * free - (one - slope)
+    images = int(room // slope)
+    if images < 1:
+        raise TrainingError(
+            f"Not even one image a step fits: it takes {one / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free.",
+            hint="take a smaller --crop, a smaller --backbone or --width",
+        )
+    batch = 1
+    while 2 * batch <= min(images, most):
+        batch *= 2
+    return batch
+
+
+def gpu_peak(
+    learner: NetWithAuxHeads, crop: tuple[int, int], device: torch.device, precision: torch.dtype
+) -> PeakBytes:
+    """Measures forward and backward on a GPU; the network is as it was afterwards."""
+
+    def measure(images: int) -> int:
+        before = copy.deepcopy(learner.state_dict())
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            outputs = learner(torch.zeros(images, 3, *crop, device=device))
+        sum(logits.float().logsumexp(1).mean() for logits in outputs).backward()
+        peak = torch.cuda.max_memory_allocated(device) - start
+        learner.zero_grad(set_to_none=True)
+        learner.load_state_dict(before)
+        return peak
+
+    return measure
+
+
+def choose_batch(
+    network: FCN, config: TrainConfig, *, images: int, suggested: int, ranks: Ranks
+) -> int:
+    """The batch for `--batch auto`, over all ranks: what fits on a GPU; elsewhere `suggested`.
+
+    images: how many there are; an epoch keeps several steps.
+    """
+    if ranks.device.type != "cuda":
+        return max(suggested, ranks.size)
+    assert config.crop is not None
+    learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
+    learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = resolve_precision(config.precision, ranks.device)
+    peak = gpu_peak(learner, config.crop, ranks.device, precision)
+    most = min(MOST, max(2, images // (4 * ranks.size)))
+    return fitting_batch(peak, free_gpu_bytes(ranks.device), most=most) * ranks.size
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody uses, in bytes."""
+    return torch.cuda.mem_get_info(device)[0]

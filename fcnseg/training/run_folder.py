@@ -15,14 +15,18 @@ import csv
 import dataclasses
 import io
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from fcnseg.config import TrainConfig
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import CheckpointError, InputError, OptionError
 from fcnseg.files import atomic_write, sync_folder
+from fcnseg.models.weights import why_unreadable
 
 RUNS = Path("runs")
 
@@ -35,7 +39,7 @@ Row = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder and the names in it."""
 
     folder: Path
@@ -78,7 +82,9 @@ class Run:
     def write_results(self, rows: Sequence[Row]) -> None:
         """Write results.csv anew: exactly these rows."""
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+        # A run that an earlier version began has fewer columns in its first rows.
+        columns = dict.fromkeys(name for row in rows for name in row) or {"epoch": None}
+        writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.results, lambda file: file.write(table.getvalue().encode()))
@@ -90,18 +96,18 @@ class Run:
         return 0
 
 
-def new_run(out: Path | None, runs: Path = RUNS) -> Run:
+def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
     """A new folder: `out`, or the next free runs/trainN. OptionError when `out` is taken."""
     if out is not None:
         refuse_taken(out)
         _make(out)
-        return Run(out)
+        return RunFolder(out)
     number = 1
     while True:
         folder = runs / f"train{number}"
         if not folder.exists():
             _make(folder)
-            return Run(folder)
+            return RunFolder(folder)
         number += 1
 
 
@@ -109,7 +115,7 @@ def refuse_taken(out: Path | None) -> None:
     """OptionError when `out` holds a file of a run's: nothing is ever written over."""
     if out is None:
         return
-    run = Run(out)
+    run = RunFolder(out)
     files = (run.state, run.best, run.last, run.config, run.results)
     taken = next((path for path in files if path.exists()), None)
     if taken is not None:
@@ -126,14 +132,14 @@ def _make(folder: Path) -> None:
         raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
 
 
-def find_run(config: TrainConfig, runs: Path = RUNS) -> Run:
+def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     """The run that `--resume` means: DATA or --out if it is one, else the newest that fits.
 
     A dataset folder means the newest run on it; nothing means the newest unfinished run.
     """
     for named in (config.data, config.out):
-        if named is not None and Run(named).state.is_file():
-            return Run(named)
+        if named is not None and RunFolder(named).state.is_file():
+            return RunFolder(named)
     if config.out is not None:
         raise OptionError(
             f"{config.out} holds no run to go on with (no state.pt).",
@@ -141,7 +147,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> Run:
         )
     found = sorted(runs.glob("*/state.pt"), key=lambda path: path.stat().st_mtime_ns)
     for state in reversed(found):
-        run = Run(state.parent)
+        run = RunFolder(state.parent)
         stored = TrainConfig.load(run.config)
         if config.data is None and run.epochs_done() < stored.epochs:
             return run
@@ -157,7 +163,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> Run:
     )
 
 
-def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> Run | None:
+def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
     """The run that find_run means if it has epochs to go, None otherwise."""
     try:
         run = find_run(config, runs)
@@ -166,7 +172,7 @@ def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> Run | None:
     return run if run.epochs_done() < TrainConfig.load(run.config).epochs else None
 
 
-def continued(stored: TrainConfig, given: Mapping[str, Any], run: Run) -> TrainConfig:
+def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> TrainConfig:
     """A stored run's options with those that may change; OptionError for a contradiction.
 
     given: the options that were asked for, by name.
@@ -188,7 +194,7 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: Run) -> TrainC
                 else f"leave --{flag} out, or start a new run without --resume",
             )
     data = given.get("data")
-    if data is not None and not Run(data).state.is_file():
+    if data is not None and not RunFolder(data).state.is_file():
         changes["data"] = data.resolve()
     return dataclasses.replace(stored, **changes)
 
@@ -210,3 +216,73 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise InputError(
             f"Can't write {path}: {error.strerror}.", hint="is the disk full or read-only?"
         ) from error
+
+
+FORMAT = 1
+
+STORED = {"micro_batches": "parts", "lr_scale": "calm"}
+"""Fields of TrainState that are called otherwise in the file: runs of before are resumed."""
+
+
+@dataclass
+class TrainState:
+    """How far a training has come; the only thing about it that changes beside tensors.
+
+    step: steps done. loss_sum, loss_steps: of the epoch under way. seconds: spent so far,
+    epoch_seconds: on the steps of the epoch under way.
+    rows: the finished epochs, as in results.csv. best: the best mIoU so far.
+    aux_sum: like loss_sum, of the auxiliary losses. micro_batches: the gradient accumulation
+    steps. lr_scale: what the learning rate is multiplied by after `rollbacks` roll-backs.
+    images: how many training images there are.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    aux_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    rows: list[dict[str, float | int | None]] = field(default_factory=list)
+    best: float = -1.0
+    micro_batches: int = 1
+    lr_scale: float = 1.0
+    rollbacks: int = 0
+    images: int = 0
+
+
+def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
+    """Write a training's state: complete or not at all.
+
+    tensors: what else belongs to it: state dicts by name.
+    """
+    values = dataclasses.asdict(state)
+    stored = {STORED.get(name, name): value for name, value in values.items()}
+    content = {"format": FORMAT, "track": stored, **tensors}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
+    """Read what save_state wrote, on the CPU; CheckpointError when it is something else.
+
+    Nothing in the file is executed (weights_only).
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no {path} to go on from.") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
+        weights = next((file for file in beside if file.is_file()), None)
+        raise CheckpointError(
+            f"{path} is damaged or no training state: {why_unreadable(path, error)}.",
+            hint="start a new run"
+            + (f" from its weights: fcnseg train DATA --finetune {weights}" if weights else ""),
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is no training state of this version of fcnseg.",
+            hint="go on with the version it was started with, or --finetune from last.safetensors",
+        )
+    names = {stored: name for name, stored in STORED.items()}
+    values = content.pop("track")
+    return TrainState(**{names.get(name, name): value for name, value in values.items()}), content

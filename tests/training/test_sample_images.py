@@ -6,7 +6,7 @@ import pytest
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
 from fcnseg.media.images import read_image
-from fcnseg.training.pictures import draw_same, draw_worst
+from fcnseg.training.validation import draw_same, draw_worst
 
 
 @pytest.fixture(scope="module")

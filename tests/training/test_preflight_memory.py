@@ -6,8 +6,8 @@ from fcnseg.errors import TrainingError
 from fcnseg.models import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.runtime.ranks import Ranks
-from fcnseg.training import memory
-from fcnseg.training.memory import choose_batch, fitting_batch
+from fcnseg.training import preflight
+from fcnseg.training.preflight import choose_batch, fitting_batch
 
 GB = 10**9
 
@@ -46,10 +46,10 @@ def test_without_a_gpu_the_suggestion_is_taken() -> None:
 
 
 def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
-    monkeypatch.setattr(memory, "gpu_peak", lambda *_: lambda images: images * GB)
-    monkeypatch.setattr(memory, "free_gpu_bytes", lambda _: 99 * GB)
-    monkeypatch.setattr(memory, "resolve_precision", lambda *_: torch.float32)
-    monkeypatch.setattr(memory.Learner, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(preflight, "gpu_peak", lambda *_: lambda images: images * GB)
+    monkeypatch.setattr(preflight, "free_gpu_bytes", lambda _: 99 * GB)
+    monkeypatch.setattr(preflight, "resolve_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(preflight.NetWithAuxHeads, "to", lambda self, *_, **__: self)
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
     ranks = Ranks(torch.device("cuda"), 0, 2)

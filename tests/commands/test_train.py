@@ -1,6 +1,8 @@
 """The verb: what a run leaves behind, and that no interruption changes it."""
 
 import csv
+import dataclasses
+import logging
 import os
 import shutil
 import signal
@@ -15,18 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.data.layouts import describe
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
 from fcnseg.evaluation import evaluate
-from fcnseg.events import EpochDone, Event, Note, Progress
+from fcnseg.events import EpochDone, Event, Progress
 from fcnseg.media.images import read_image, resize_image
 from fcnseg.media.labels import write_labels
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.runtime.segmenter import load
-from fcnseg.training import TrainResult, train
-from fcnseg.training.step import Stepper
+from fcnseg.training.step import TrainStep
 from tests.conftest import TINY
 
 QUICK = {**TINY, "width": 8, "crop": (64, 64), "batch": 3, "epochs": 3, "lr": 0.01}
@@ -106,7 +108,8 @@ def test_a_run_folder_has_everything(folder: Path, tmp_path: Path) -> None:
     assert result.as_dict()["run"] == str(result.run)
 
 
-def test_what_is_told_on_the_way(folder: Path, tmp_path: Path) -> None:
+def test_what_is_told_on_the_way(folder: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "fcnseg")
     events: list[Event] = []
     start(folder, tmp_path / "run", events.append)
     steps = [e for e in events if isinstance(e, Progress) and e.task.startswith("epoch 2")]
@@ -118,7 +121,8 @@ def test_what_is_told_on_the_way(folder: Path, tmp_path: Path) -> None:
     assert done[0].best
     assert set(done[0].class_iou) == {"background", "disk", "box", "star"}
     assert {"loss", "miou", "pixel_accuracy", "seconds"} <= set(done[0].values)
-    assert any(isinstance(e, Note) and "fcn4s on tiny" in e.text for e in events)
+    assert {type(event) for event in events} == {Progress, EpochDone}
+    assert any("fcn4s on tiny" in text for text in caplog.messages)
 
 
 def test_eval_gives_the_score_that_training_gave(folder: Path, undisturbed: Path) -> None:
@@ -225,10 +229,12 @@ def test_pictures_are_drawn_on_the_way(folder: Path, undisturbed: Path, tmp_path
     assert_same(result.run, undisturbed)
 
 
-def test_a_look_before_changes_nothing(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    events: list[Event] = []
-    result = start(folder, tmp_path / "run", events.append, sanity=True)
-    assert len([e for e in events if isinstance(e, Note) and e.text.startswith("Sanity:")]) == 3
+def test_a_sanity_check_changes_nothing(
+    folder: Path, undisturbed: Path, tmp_path: Path, caplog
+) -> None:
+    caplog.set_level(logging.INFO, "fcnseg")
+    result = start(folder, tmp_path / "run", sanity=True)
+    assert len([text for text in caplog.messages if text.startswith("Sanity:")]) == 3
     assert_same(result.run, undisturbed)
 
 
@@ -289,7 +295,7 @@ def test_killed_at_any_moment(folder: Path, undisturbed: Path, tmp_path: Path) -
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from fcnseg.config import TrainConfig\n"
-        "from fcnseg.training import train\n"
+        "from fcnseg.commands.train import train\n"
         "def tell(event):\n"
         "    print(getattr(event, 'task', ''), flush=True)\n"
         f"train(TrainConfig.make({{**{options!r}, 'resume': '--resume' in sys.argv}}), tell)\n"
@@ -311,13 +317,13 @@ def test_killed_at_any_moment(folder: Path, undisturbed: Path, tmp_path: Path) -
     assert_same(out, undisturbed)
 
 
-def test_epochs_may_be_raised(folder: Path, tmp_path: Path) -> None:
+def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "fcnseg")
     out = tmp_path / "run"
     start(folder, out, epochs=1)
-    events: list[Event] = []
-    finished = train(TrainConfig.make({"data": out, "resume": True}), events.append)
+    finished = train(TrainConfig.make({"data": out, "resume": True}))
     assert finished.epochs == 1
-    assert any(isinstance(e, Note) and "is finished" in e.text for e in events)
+    assert any("is finished" in text for text in caplog.messages)
     longer = train(TrainConfig.make({"data": out, "epochs": 2, "resume": True}))
     assert longer.epochs == 2
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
@@ -386,41 +392,38 @@ def test_a_last_batch_of_one_is_left_out(folder: Path, tmp_path: Path) -> None:
     assert steps == [7]
 
 
-def test_patience_ends_a_training(folder: Path, tmp_path: Path) -> None:
-    events: list[Event] = []
-    result = start(
-        folder, tmp_path / "run", events.append, epochs=9, patience=1, lr=1e-12, freeze_norm=True
-    )
+def test_patience_ends_a_training(folder: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "fcnseg")
+    result = start(folder, tmp_path / "run", epochs=9, patience=1, lr=1e-12, freeze_norm=True)
     assert result.epochs == 2, "the second epoch was no better than the first"
-    assert any(isinstance(e, Note) and "ends early" in e.text for e in events)
+    assert any("ends early" in text for text in caplog.messages)
     again = train(TrainConfig.make({"data": result.run, "resume": True}))
     assert again.epochs == 2
 
 
 def spoil(monkeypatch, steps: set[int], times: int = 99) -> None:
     """Make the loss of some steps not a number."""
-    honest = Stepper._loss
+    honest = TrainStep._loss
     left = [times]
 
-    def loss(self, images, labels, shares, done: float):
-        value = honest(self, images, labels, shares, done)
+    def loss(self, images, labels, normalizers, done: float):
+        value, aux = honest(self, images, labels, normalizers, done)
         step = round(done * 9)
         if step in steps and left[0]:
             left[0] -= 1
-            return value * float("nan")
-        return value
+            return value * float("nan"), aux
+        return value, aux
 
-    monkeypatch.setattr(Stepper, "_loss", loss)
+    monkeypatch.setattr(TrainStep, "_loss", loss)
 
 
 def test_after_a_loss_that_is_no_number_it_goes_back(
-    folder: Path, tmp_path: Path, monkeypatch
+    folder: Path, tmp_path: Path, monkeypatch, caplog
 ) -> None:
     spoil(monkeypatch, {4}, times=1)
-    events: list[Event] = []
-    result = start(folder, tmp_path / "run", events.append)
+    result = start(folder, tmp_path / "run")
     assert result.epochs == 3
-    told = [e.text for e in events if isinstance(e, Note) and "number" in e.text]
+    told = [text for text in caplog.messages if "number" in text]
     assert told == [
         "The loss is not a number at step 5: back to step 3, with 0.5 times the learning rate."
     ]
@@ -444,20 +447,19 @@ def test_it_gives_up_when_the_loss_stays_no_number(
 
 
 def test_when_memory_runs_out_steps_are_computed_in_parts(
-    folder: Path, tmp_path: Path, monkeypatch
+    folder: Path, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    honest = Stepper._loss
+    honest = TrainStep._loss
 
-    def loss(self, images, labels, shares, done: float):
+    def loss(self, images, labels, normalizers, done: float):
         if len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return honest(self, images, labels, shares, done)
+        return honest(self, images, labels, normalizers, done)
 
-    monkeypatch.setattr(Stepper, "_loss", loss)
-    events: list[Event] = []
-    result = start(folder, tmp_path / "run", events.append)
+    monkeypatch.setattr(TrainStep, "_loss", loss)
+    result = start(folder, tmp_path / "run")
     assert result.epochs == 3
-    told = [e.text for e in events if isinstance(e, Note) and "Memory" in e.text]
+    told = [text for text in caplog.messages if "Memory" in text]
     assert [text.split()[-2] for text in told] == ["2", "3"]
 
 
@@ -465,7 +467,7 @@ def test_when_one_image_is_too_much(folder: Path, tmp_path: Path, monkeypatch) -
     def loss(self, *arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
 
-    monkeypatch.setattr(Stepper, "_loss", loss)
+    monkeypatch.setattr(TrainStep, "_loss", loss)
     with pytest.raises(TrainingError, match="Memory ran out at step 1"):
         start(folder, tmp_path / "run")
 
@@ -474,7 +476,7 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory(folder: Path, tmp_path: Path, m
     def loss(self, *arguments):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(Stepper, "_loss", loss)
+    monkeypatch.setattr(TrainStep, "_loss", loss)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         start(folder, tmp_path / "run")
 
@@ -522,3 +524,79 @@ def test_mistakes_are_told_before_anything_is_trained(
 
 def _renamed(options: dict[str, Any]) -> dict[str, Any]:
     return {("folder" if name == "data" else name): value for name, value in options.items()}
+
+
+def test_a_folder_and_options_in_python(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    import fcnseg
+
+    result = fcnseg.train(str(folder), out=tmp_path / "run", **QUICK)
+    assert_same(result.run, undisturbed)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert result.report["miou"] == pytest.approx(result.miou)
+    changed = fcnseg.train(
+        TrainConfig.make({**QUICK, "data": folder}), epochs=1, out=tmp_path / "1"
+    )
+    assert changed.epochs == 1
+    with pytest.raises(OptionError, match="did you mean --epochs"):
+        fcnseg.train(folder, epoch=3)
+    # An option that is at its default was asked for all the same.
+    with pytest.raises(OptionError, match=r"--lr 0\.01; it can't"):
+        fcnseg.train(result.run, resume=True, lr=TrainConfig().lr)
+
+
+def test_equal_configs_train_the_same_network(folder: Path, undisturbed: Path, tmp_path) -> None:
+    """Which options were given makes no difference, nor does a copy."""
+    said = TrainConfig.make(
+        {**QUICK, "data": folder, "finetune": str(undisturbed), "epochs": 1, "aux": 0.4}
+    )
+    same = dataclasses.replace(said, out=None)
+    assert said == same
+    one = train(dataclasses.replace(said, out=tmp_path / "one"))
+    other = train(dataclasses.replace(same, out=tmp_path / "other"))
+    assert_same(one.run, other.run)
+    silent = dataclasses.replace(said, width=None, backbone=None, out=tmp_path / "silent")
+    assert_same(train(silent).run, one.run)  # the checkpoint says the same
+
+
+def test_training_leaves_the_process_as_it_was(folder: Path, tmp_path: Path) -> None:
+    code = f"""
+import os, random
+def state():
+    import numpy, torch, PIL.Image, logging
+    old = os.umask(0); os.umask(old)
+    return dict(
+        environment={{k: v for k, v in os.environ.items() if not k.startswith("OPENCV_")}},
+        umask=old, threads=(torch.get_num_threads(), torch.get_num_interop_threads()),
+        random=(random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()),
+        cudnn=(torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        dtype=torch.get_default_dtype(), grad=torch.is_grad_enabled(), directory=os.getcwd(),
+        precision=torch.get_float32_matmul_precision(),
+        logging=(logging.getLogger().level, logging.getLogger().handlers[:]),
+    )
+import torch, cv2  # cv2 sets what it wants itself
+before = state()
+import fcnseg
+fcnseg.train({str(folder)!r}, out={str(tmp_path / "run")!r}, **{ {**QUICK, "epochs": 1}!r})
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+assert not changed, [(before[name], after[name]) for name in changed]
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_printed_loss_is_comparable_between_decoders(folder: Path, tmp_path: Path) -> None:
+    """Auxiliary losses, of which a finer decoder has more, have a column of their own."""
+    table = {}
+    for decoder in ("fcn32s", "fcn4s"):
+        result = start(folder, tmp_path / decoder, decoder=decoder, fuse="score", epochs=1, lr=1e-9)
+        table[decoder] = rows(result.run)[0]
+    coarse, fine = table["fcn32s"], table["fcn4s"]
+    assert float(coarse["aux_loss"]) == 0
+    assert float(fine["aux_loss"]) > 0.5
+    # Skips start at zero, so both networks say the same.
+    assert float(fine["loss"]) == pytest.approx(float(coarse["loss"]), rel=0.1)

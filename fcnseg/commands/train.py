@@ -1,0 +1,222 @@
+"""The command `train`: a folder in, a run folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fcnseg.config import TrainConfig
+from fcnseg.data.check import CheckResult, examine
+from fcnseg.data.dataset import collate
+from fcnseg.errors import DatasetError, OptionError
+from fcnseg.events import Listener, Note, nobody, notes_to_log
+from fcnseg.overwriting import refuse_overwriting
+from fcnseg.runtime.device import process_settings
+from fcnseg.runtime.ranks import Ranks, join_ranks
+from fcnseg.training.initial_weights import from_state
+from fcnseg.training.losses import parse_loss
+from fcnseg.training.preflight import preflight
+from fcnseg.training.run_folder import (
+    Row,
+    RunFolder,
+    TrainState,
+    continued,
+    find_run,
+    find_unfinished,
+    load_state,
+    new_run,
+    refuse_taken,
+)
+from fcnseg.training.sampler import BatchSampler
+from fcnseg.training.setup import (
+    TrainSetup,
+    finish,
+    make_sampler,
+    make_step,
+    make_train_data,
+    make_trainer,
+    resolve,
+)
+from fcnseg.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    run: its folder. best, last: the checkpoints. miou: the best on the validation images.
+    epochs: how many were trained. seconds: what they took, all sittings together.
+    history: a row for each epoch, as in results.csv.
+    """
+
+    run: Path
+    best: Path
+    last: Path
+    miou: float
+    epochs: int
+    seconds: float
+    history: tuple[Row, ...] = ()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The scores of the best checkpoint, as `fcnseg eval --json` has them."""
+        from fcnseg.models.checkpoint import Checkpoint
+
+        return dict(Checkpoint.load(self.best).report)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without the history, which results.csv has."""
+        values = ((name, value) for name, value in vars(self).items() if name != "history")
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+
+
+def train(
+    data: TrainConfig | Path | str | None = None, callback: Listener = nobody, **options: Any
+) -> TrainResult:
+    """Train on a dataset folder, or resume an interrupted run (resume=True).
+
+    data: the folder, or a TrainConfig. options: those of TrainConfig, by name.
+    callback: is called with a Progress at each step and an EpochDone after each epoch; what
+    is to be said in words goes to `logging` (the logger "fcnseg").
+
+    The folder is checked first: its errors raise DatasetError, its warnings are logged. Ctrl-C
+    or SIGTERM finish the step, save everything and raise Interrupted. Under torchrun several
+    processes share each batch; a job that torchrun starts again resumes by itself. Random
+    state and torch's settings are afterwards as they were.
+
+        result = fcnseg.train("photos", epochs=40, lr=1e-3)
+        print(result.best, result.miou)
+    """
+    if isinstance(data, TrainConfig):
+        config = dataclasses.replace(data, **options)
+        given = {**config.chosen(), **options}
+    else:
+        given = {**options} if data is None else {"data": data, **options}
+        config = TrainConfig.make(given)
+    asked = {name: getattr(config, name) for name in given}
+    ranks = join_ranks(config.device)
+    listener = notes_to_log(callback) if ranks.main else nobody
+    parse_loss(config.loss)  # a typo is told before the folder is read
+    with process_settings(ranks.device):
+        run = _run_to_resume(config, ranks)
+        if run is None:
+            setup, trainer = _begin(config, ranks, listener)
+        else:
+            setup, trainer = _resume(asked, run, ranks, listener)
+        trainer.fit()
+        if ranks.main:
+            finish(setup, trainer.run, listener)
+    return _result(trainer)
+
+
+def _run_to_resume(config: TrainConfig, ranks: Ranks) -> RunFolder | None:
+    """The run that is resumed, the same for all ranks; None for a new one."""
+    run = None
+    if ranks.main and config.resume:
+        run = find_run(config)
+    elif ranks.main and ranks.restarts:
+        run = find_unfinished(config)
+    return ranks.tell(run)
+
+
+def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[TrainSetup, Trainer]:
+    """Everything up to the first step of a new run."""
+    if config.data is None:
+        raise OptionError(
+            "Which dataset folder? None was given.",
+            hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
+        )
+    refuse_taken(config.out)
+    checked = _checked(config.data, listener)
+    _refuse_inputs(config, config.data, checked)
+    setup = resolve(config, checked, ranks, listener)
+    data = make_train_data(setup)
+    sampler = make_sampler(setup, len(data))
+    if config.sanity and ranks.main:
+        alone = dataclasses.replace(setup, ranks=dataclasses.replace(ranks, rank=0, size=1))
+        first = collate([data[key] for key in next(sampler.keys(0))])
+        preflight(setup.network, setup.config, first, partial(make_step, alone), listener)
+    step = make_step(setup)
+    run = ranks.tell(new_run(config.out) if ranks.main else None)  # nothing can be wrong any more
+    assert run is not None, "the main process has made one"
+    state = TrainState(images=len(data), micro_batches=config.accumulate)
+    return setup, make_trainer(setup, run, state, step, data, sampler, listener)
+
+
+def _resume(
+    asked: Mapping[str, Any], run: RunFolder, ranks: Ranks, listener: Listener
+) -> tuple[TrainSetup, Trainer]:
+    """Everything up to the next step of a run."""
+    config = continued(TrainConfig.load(run.config), asked, run)
+    assert config.data is not None, "every run's config.toml names its folder"
+    if not config.data.exists():
+        raise DatasetError(
+            f"The dataset of {run.folder} is not there any more: {config.data}.",
+            hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
+        )
+    state, tensors = load_state(run.state)
+    checked = _checked(config.data, listener)
+    model = from_state(config, checked.description.classes, tensors)
+    setup = TrainSetup.of(model, checked, ranks)
+    data = make_train_data(setup)
+    sampler = make_sampler(setup, len(data))
+    if state.images != len(data):
+        raise DatasetError(
+            f"The run in {run.folder} began with {state.images} training images; now there are "
+            f"{len(data)}.",
+            hint="a changed dataset needs a new run; --finetune starts it from this one's weights",
+        )
+    listener(Note(_where(run, state, sampler)))
+    step = make_step(setup)
+    step.restore(tensors)
+    return setup, make_trainer(setup, run, state, step, data, sampler, listener)
+
+
+def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:
+    """OptionError where the run would lie over what it reads."""
+    if config.out is None:
+        return
+    inputs = [("the dataset", data)] if data.is_dir() else []
+    kept = [("--finetune", config.finetune), ("--backbone-weights", config.backbone_weights)]
+    refuse_overwriting(
+        [("--out", config.out)],
+        [*inputs, *checked.description.inputs()],
+        kept=[("the dataset", data), *((role, Path(path)) for role, path in kept if path)],
+    )
+
+
+def _checked(data: Path, listener: Listener) -> CheckResult:
+    """The folder, examined: DatasetError for what makes a training useless."""
+    checked = examine(data, listener)
+    for finding in checked.findings:
+        if finding.severity == "warning":
+            listener(Note(finding.sentence, "warning"))
+    checked.raise_errors()
+    return checked
+
+
+def _where(run: RunFolder, state: TrainState, sampler: BatchSampler) -> str:
+    if len(state.rows) >= sampler.epochs:
+        return f"{run.folder} is finished: {sampler.epochs} epochs. A higher --epochs continues it."
+    inside = state.step - len(state.rows) * sampler.epoch_steps
+    return (
+        f"Resuming {run.folder}: epoch {len(state.rows) + 1} of {sampler.epochs}, "
+        f"{inside} of {sampler.epoch_steps} steps done."
+    )
+
+
+def _result(trainer: Trainer) -> TrainResult:
+    run, state = trainer.run, trainer.state
+    return TrainResult(
+        run=run.folder,
+        best=run.best,
+        last=run.last,
+        miou=state.best,
+        epochs=len(state.rows),
+        seconds=state.seconds,
+        history=tuple(state.rows),
+    )

@@ -1,0 +1,333 @@
+"""What is decided before the first step, and what a training is made of.
+
+`resolve` turns options and what was found in the folder into a TrainSetup, in which nothing
+is left open; the make_* functions build the parts of a training from it.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import TrainConfig, Upsampling
+from fcnseg.data.augment import Augment
+from fcnseg.data.check import CheckResult
+from fcnseg.data.dataset import SegmentationDataset, collate
+from fcnseg.data.loading import choose_workers, load
+from fcnseg.data.splits import Provenance
+from fcnseg.data.suggest import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.errors import OptionError
+from fcnseg.evaluation import labels_of, score
+from fcnseg.events import Listener, Note
+from fcnseg.metrics import Report
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import Preprocess
+from fcnseg.runtime.device import precision_name, resolve_precision
+from fcnseg.runtime.engines import TorchEngine
+from fcnseg.runtime.folding import joined
+from fcnseg.runtime.ranks import Ranks
+from fcnseg.runtime.segmenter import Segmenter
+from fcnseg.training.initial_weights import InitialModel, from_pretrained
+from fcnseg.training.losses import Criterion, class_weights, parse_loss
+from fcnseg.training.preflight import choose_batch
+from fcnseg.training.run_folder import RunFolder, TrainState
+from fcnseg.training.sampler import BatchSampler
+from fcnseg.training.step import TrainStep
+from fcnseg.training.trainer import Feed, Trainer, Validate
+from fcnseg.training.validation import (
+    best_temperature,
+    draw_same,
+    draw_worst,
+    with_temperature,
+    with_tensorboard,
+)
+
+COARSEST = 32
+"""The stride at which a feature map is smallest."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainSetup:
+    """A training before its first step: nothing in it is None or "auto".
+
+    config: the options as config.toml has them. network: with its initial weights.
+    crop: (height, width). batch: images a step, over all processes.
+    """
+
+    config: TrainConfig
+    network: FCN
+    preprocess: Preprocess
+    checked: CheckResult
+    ranks: Ranks
+    crop: tuple[int, int]
+    batch: int
+    precision: torch.dtype
+    workers: int
+
+    @classmethod
+    def of(cls, model: InitialModel, checked: CheckResult, ranks: Ranks) -> TrainSetup:
+        """From options in which crop and batch are numbers."""
+        config = model.config
+        assert config.crop is not None
+        assert config.batch != "auto"
+        return cls(
+            config,
+            model.network,
+            model.preprocess,
+            checked,
+            ranks,
+            crop=config.crop,
+            batch=config.batch,
+            precision=resolve_precision(config.precision, ranks.device),
+            workers=choose_workers(config.workers, ranks.device.type),
+        )
+
+    @property
+    def classes(self) -> ClassMap:
+        """The dataset's classes."""
+        return self.checked.description.classes
+
+
+def resolve(
+    config: TrainConfig, checked: CheckResult, ranks: Ranks, listener: Listener
+) -> TrainSetup:
+    """What the options, the data and --finetune's checkpoint say together."""
+    suggested = checked.suggestion
+    assert config.data is not None
+    assert suggested is not None, "a folder with readable training images has one"
+    images = checked.splits.get("train", 1)
+    steps_batch = suggested.batch if config.batch == "auto" else config.batch
+    config = replace(
+        config,
+        data=config.data.resolve(),
+        epochs=config.epochs or suggest_epochs(images, steps_batch)[0],
+        upsample=_upsample(config, suggested),
+    )
+    if config.class_weights == "auto":
+        config = replace(config, class_weights=suggested.class_weights)
+    model = from_pretrained(config, checked.description.classes, listener)
+    if config.crop is None:
+        seen = [model.preprocess.network_size(size) for size in checked.train_sizes]
+        model = _with(model, crop=suggest_crop(seen)[0])
+    if config.batch == "auto":
+        batch = choose_batch(
+            model.network, model.config, images=images, suggested=suggested.batch, ranks=ranks
+        )
+        model = _with(model, batch=ranks.tell(batch))
+    return TrainSetup.of(model, checked, ranks)
+
+
+def _upsample(config: TrainConfig, suggested: Suggestion) -> Upsampling | None:
+    """--upsample with "auto" decided; None where --finetune's checkpoint says it."""
+    chosen = config.upsample or (None if config.finetune else "auto")
+    if chosen != "auto":
+        return chosen
+    return suggested.upsample if config.fuse != "score" else "fixed"
+
+
+def _with(model: InitialModel, **options: Any) -> InitialModel:
+    return replace(model, config=replace(model.config, **options))
+
+
+def reasons(setup: TrainSetup) -> dict[str, str]:
+    """Why the data calls for the options that are as suggested, by option."""
+    suggested = setup.checked.suggestion
+    if suggested is None:
+        return {}
+    ours = setup.config.as_dict()
+    epochs, why_epochs = suggest_epochs(setup.checked.splits.get("train", 1), setup.batch)
+    values = {**suggested.as_dict(), "epochs": epochs}
+    found = {**suggested.reasons, "epochs": why_epochs}
+    return {name: why for name, why in found.items() if ours[name] == values[name]}
+
+
+def make_train_data(setup: TrainSetup) -> SegmentationDataset:
+    """The augmented images to learn from."""
+    config = setup.config
+    rarity = class_weights(setup.checked.train_pixels, "sqrt").tolist()
+    augment = Augment(
+        setup.crop,
+        scale=config.scale,
+        flip=config.flip,
+        color=config.color,
+        rare=config.rare_crops,
+        rarity=tuple(rarity),
+        rotate=config.rotate,
+        mix=config.mix,
+        mix_share=config.mix_share,
+    )
+    return _dataset(setup, "train", augment)
+
+
+def make_validation_data(setup: TrainSetup) -> SegmentationDataset:
+    """The images to be scored on; those to learn from where there are no others."""
+    return _dataset(setup, "val" if setup.checked.splits.get("val") else "train")
+
+
+def _dataset(setup: TrainSetup, split: str, augment: Augment | None = None) -> SegmentationDataset:
+    return SegmentationDataset(
+        setup.checked.description,
+        split,
+        augment=augment,
+        preprocess=setup.preprocess,
+        seed=setup.config.seed,
+    )
+
+
+def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
+    """Which of so many images each step takes; OptionError where batch norm can't learn."""
+    config, ranks = setup.config, setup.ranks
+    sampler = BatchSampler(
+        images=images,
+        batch=setup.batch,
+        epochs=config.epochs,
+        seed=config.seed,
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
+    smallest = min(map(sampler.step_images, range(sampler.epoch_steps)))
+    alone = smallest // config.accumulate <= ranks.size
+    if alone and max(setup.crop) <= COARSEST and not config.freeze_norm:
+        raise OptionError(
+            f"A crop of {_text(setup.crop)} and one image at a time leave batch norm a single "
+            "value to take the variance of.",
+            hint="take a larger --crop, a --batch of two or more, or --freeze-norm",
+        )
+    return sampler
+
+
+def make_step(
+    setup: TrainSetup, network: FCN | None = None, config: TrainConfig | None = None
+) -> TrainStep:
+    """What a step changes; of another network or with other options on demand."""
+    config = config or setup.config
+    weights = class_weights(setup.checked.train_pixels, config.class_weights)
+    return TrainStep(
+        network or setup.network,
+        config,
+        criterion=Criterion(
+            parse_loss(config.loss),
+            weights.to(setup.ranks.device),
+            smoothing=config.label_smoothing,
+        ),
+        preprocess=setup.preprocess,
+        ranks=setup.ranks,
+        precision=setup.precision,
+    )
+
+
+def _feed(setup: TrainSetup, data: SegmentationDataset, sampler: BatchSampler) -> Feed:
+    """The batches from a step to the end, made ahead of time."""
+    pin = setup.ranks.device.type == "cuda"
+    return lambda step: load(data, sampler.keys(step), collate, workers=setup.workers, pin=pin)
+
+
+def _validate(
+    setup: TrainSetup, data: SegmentationDataset, network: FCN, run: RunFolder
+) -> Validate:
+    """Scores a network, as it is then, on the validation images at their own resolution."""
+    ranks, every = setup.ranks, setup.config.pictures
+
+    def validate(epoch: int, listener: Listener) -> Report:
+        ranks.share_buffers(network)
+        predict = labels_of(_segmenter(setup, network, setup.precision))
+        report = score(
+            predict, data, listener, workers=setup.workers, ranks=ranks, task="validation"
+        )
+        if every and ranks.main and epoch % every == 0:
+            draw_same(predict, data, run.pictures, epoch=epoch)
+        return report
+
+    return validate
+
+
+def _segmenter(setup: TrainSetup, network: FCN, precision: torch.dtype) -> Segmenter:
+    """Of a copy of the network: it may continue to learn."""
+    device = setup.ranks.device
+    copy = joined(deepcopy(network), device=device, precision=precision)
+    engine = TorchEngine(copy, setup.preprocess, device=device, precision=precision)
+    return Segmenter(engine, setup.classes, setup.preprocess)
+
+
+def make_trainer(
+    setup: TrainSetup,
+    run: RunFolder,
+    state: TrainState,
+    step: TrainStep,
+    data: SegmentationDataset,
+    sampler: BatchSampler,
+    listener: Listener,
+) -> Trainer:
+    """The trainer from where the state is; the run folder gets its config and table."""
+    config, main, held_out = setup.config, setup.ranks.main, make_validation_data(setup)
+    if not setup.checked.splits.get("val"):
+        text = "There are no validation images: scores are of the training images themselves."
+        listener(Note(text, "warning"))
+    if main:
+        run.write_config(config, reasons(setup))
+        run.write_results(state.rows)
+    listener(Note(_summary(setup, run, images=len(data), validation_images=len(held_out))))
+    if config.tensorboard and main:
+        folder = run.folder / "tensorboard"
+        listener = with_tensorboard(listener, folder, epochs_done=len(state.rows))
+    return Trainer(
+        run,
+        config,
+        sampler,
+        state,
+        train_step=step,
+        feed=_feed(setup, data, sampler),
+        validate=_validate(setup, held_out, step.average.network, run),
+        checkpoint=_checkpoint(setup),
+        listener=listener,
+    )
+
+
+def _checkpoint(setup: TrainSetup) -> Checkpoint:
+    """A checkpoint in which only weights and report are to be replaced."""
+    return Checkpoint(
+        setup.network.spec,
+        setup.preprocess,
+        setup.classes,
+        weights={},
+        extra={
+            "encoding": setup.checked.description.encoding.as_dict(),
+            "trained_on": vars(Provenance.of(setup.checked.description)),
+        },
+    )
+
+
+def finish(setup: TrainSetup, run: RunFolder, listener: Listener) -> None:
+    """Calibrate the best checkpoint, once, and draw the worst validation images."""
+    data = make_validation_data(setup)
+    best = Checkpoint.load(run.best)
+    network = best.build()
+    if setup.config.calibrate and "temperature" not in best.extra:
+        exact = _segmenter(setup, network, torch.float32)
+        temperature = best_temperature(exact.logits, data)
+        with_temperature(best, temperature).save(run.best)
+        text = "Probabilities calibrated on the validation images"
+        listener(Note(f"{text}: temperature {temperature:.2f}"))
+    if setup.config.pictures:
+        predict = labels_of(_segmenter(setup, network, setup.precision))
+        draw_worst(predict, data, run.pictures)
+
+
+def _summary(setup: TrainSetup, run: RunFolder, *, images: int, validation_images: int) -> str:
+    """One line on what is trained, and on what."""
+    spec = setup.network.spec
+    weights = sum(parameter.numel() for parameter in setup.network.parameters())
+    return (
+        f"{run.folder}: {spec.decoder} on {spec.backbone}, {weights / 1e6:.1f} M weights; "
+        f"{images} images in crops of {_text(setup.crop)}, {validation_images} to validate; "
+        f"{setup.ranks.device}, {precision_name(setup.precision)}"
+    )
+
+
+def _text(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size)) + " (height x width)"
