@@ -1,8 +1,8 @@
-"""Where every pixel's answer comes from, for every trunk and decoder: docs/alignment.md.
+"""Where every pixel's logit comes from, for every backbone and decoder: docs/alignment.md.
 
     python benchmarks/alignment.py [TRUNK ...]
 
-For each trunk, each decoder and three sizes: the largest distance between a pixel and the
+For each backbone, each decoder and three sizes: the largest distance between a pixel and the
 centroid of |d logit / d input|, over all pixels away from the border. How it is measured is
 in fcnseg/models/alignment.py. Without names, the table is written.
 """
@@ -26,32 +26,32 @@ SIZES = ((33, 47), (500, 375), (720, 960))
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 OUT = Path(__file__).parents[1] / "docs" / "alignment.md"
 
-HEAD = """# Alignment: where a pixel's answer comes from
+HEAD = """# Alignment: where a pixel's logit comes from
 
 Written by `python benchmarks/alignment.py`. Each number is the largest distance in pixels,
 vertical or horizontal, between a pixel and the centroid of |d logit / d input| of that
 pixel's logit, over all pixels away from the border, for every backbone of the table; the
 columns 32s to 2s are the decoders. Weights are positive (strongest in the middle of each
 kernel); gates, normalisations and activations are taken out, because they look at the whole
-picture or at nothing beside the pixel. "Away from the border" is between the outermost
-cells of the coarsest map (one cell further in where there are four or more); fc6 of
-`alexnet:fc` is six wide, so that even the first cell leans over the border of a picture of
-two cells.
+image or at nothing beside the pixel. "Away from the border" is between the outermost
+elements of the coarsest map (one further in where there are four or more); fc6 of
+`alexnet:fc` is six wide, so that even the first element leans over the border of an image of
+two elements.
 
-- *cells*: where the trunk's cells sit.
+- *elements*: where the elements of the backbone's maps lie.
 - *equal*: all taps of every kernel weigh the same, so that the whole receptive field counts;
-  the pixel in the middle of a 720x960 picture, decoder 8s. Where the receptive field is
-  larger than the picture (ConvNeXt's deep ones), its border pulls a little.
-- *centre assumed*: fcn8s at 500x375 if the trunk's cells were taken to sit at (s - 1) / 2,
+  the pixel in the middle of a 720x960 image, decoder 8s. Where the receptive field is
+  larger than the image (ConvNeXt's deep ones), its border pulls a little.
+- *centre assumed*: fcn8s at 500x375 if the elements were taken to lie at (s - 1) / 2,
   as `interpolate(align_corners=False)` takes them.
 
-| backbone | cells | size | 32s | 16s | 8s | 4s | 2s | equal | centre assumed |
+| backbone | elements | size | 32s | 16s | 8s | 4s | 2s | equal | centre assumed |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def main(names: list[str]) -> None:
-    """Print the rows of some trunks, or write all."""
+    """Print the rows of some backbones, or write all."""
     torch.set_num_threads(2)
     rows = []
     for name in names or BACKBONES:
@@ -63,7 +63,7 @@ def main(names: list[str]) -> None:
 
 
 def measure(name: str) -> list[str]:
-    """The rows of one trunk."""
+    """The rows of one backbone."""
     with torch.device("meta"):  # only its geometry counts
         backbone = build_backbone(name)
     plain = linearised(backbone)
@@ -83,7 +83,7 @@ def measure(name: str) -> list[str]:
 def error(
     backbone: Features, plain: Features, name: str, decoder: str, size: tuple[int, int]
 ) -> float | None:
-    """The largest distance; None when the trunk has no map that fine."""
+    """The largest distance; None when the backbone has no map that fine."""
     if int(decoder[3:-1]) < min(backbone.channels):
         return None
     ladder, where = look(backbone, plain, name, decoder, size)
@@ -102,7 +102,7 @@ def look(
     size: tuple[int, int],
     **more: float,
 ) -> tuple[Decoder, Tensor]:
-    """A linearised ladder, and the centroids of all pixels of the padded picture."""
+    """A linearised decoder, and the centroids of all pixels of the padded image."""
     spec = ModelSpec(backbone=name, num_classes=1, decoder=decoder, fuse="score")
     ladder = linearised(Decoder(backbone, spec), **more)
     assert isinstance(ladder, Decoder)

@@ -34,7 +34,7 @@ def main() -> None:
     images = torch.rand(1, 3, 224, 224)
     show("224 input: dense = classifier", dense(vgg.features(images))[..., 0, 0], vgg(images))
     show("every 7x7 window of pool5 = FC head", *windows(vgg, dense))
-    show("unpadded trunk: every 404 px crop = its cell", *crops(vgg, dense))
+    show("unpadded backbone: every 404 px crop = its output", *crops(vgg, dense))
     fc6 = vgg.classifier[0].weight
     dense[0].weight = nn.Parameter(fc6.view(4096, 7, 7, 512).permute(0, 3, 1, 2))
     show("wrong flattening order (must fail)", dense(vgg.features(images))[..., 0, 0], vgg(images))
@@ -51,7 +51,7 @@ def windows(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def crops(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
-    """All crops of a picture that has six cells, with a trunk that pads nowhere."""
+    """All crops of a picture that has six cells, with a backbone that pads nowhere."""
     for layer in vgg.features:
         if isinstance(layer, nn.Conv2d):
             layer.padding = (0, 0)
@@ -79,18 +79,18 @@ def original() -> tuple[Tensor, Tensor]:
     images = torch.randn(1, 3, 97, 131) * 60
     found = network(images)
     network.double()
-    trunk, ladder = network.backbone, network.decoder
+    backbone, decoder = network.backbone, network.decoder
     x, pools = images.double().flip(1), {}
     for group, count in enumerate((2, 2, 3, 3, 3), start=1):
         for index in range(1, count + 1):
-            x = F.relu(getattr(trunk, f"conv{group}_{index}")(x))
+            x = F.relu(getattr(backbone, f"conv{group}_{index}")(x))
         pools[group] = x = F.max_pool2d(x, 2, 2, ceil_mode=True)
-    x = ladder.score_fr(F.relu(trunk.fc7(F.relu(trunk.fc6(x)))))
-    x = ladder.upscore2(x)
-    x = x + ladder.score_pool4(pools[4])[..., 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
-    x = ladder.upscore_pool4(x)
-    x = x + ladder.score_pool3(pools[3])[..., 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
-    return found, ladder.upscore8(x)[..., 31 : 31 + 97, 31 : 31 + 131]
+    x = decoder.score_fr(F.relu(backbone.fc7(F.relu(backbone.fc6(x)))))
+    x = decoder.upscore2(x)
+    x = x + decoder.score_pool4(pools[4])[..., 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
+    x = decoder.upscore_pool4(x)
+    x = x + decoder.score_pool3(pools[3])[..., 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
+    return found, decoder.upscore8(x)[..., 31 : 31 + 97, 31 : 31 + 131]
 
 
 def show(what: str, found: Tensor, expected: Tensor) -> None:

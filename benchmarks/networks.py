@@ -27,9 +27,9 @@ OUT = Path(__file__).parents[1] / "docs" / "networks.md"
 HEAD = f"""# Networks: parameters and multiply-adds
 
 Written by `python benchmarks/networks.py`: parameters in millions / multiply-adds in
-billions, for a picture of {SIZE[0]}x{SIZE[1]} and {CLASSES} classes. Counted are convolutions and
-linear layers; bilinear upsampling, norms and activations are not. *trunk* is the backbone alone;
-the other columns are whole networks. A dash: the trunk has no map that fine.
+billions, for an image of {SIZE[0]}x{SIZE[1]} and {CLASSES} classes. Counted are convolutions and
+linear layers; bilinear upsampling, norms and activations are not. *encoder* is the backbone alone;
+the other columns are complete networks. A dash: the backbone has no features that fine.
 """
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parts = [HEAD]
     for fuse, width in (("feature", 128), ("concat", 128), ("score", 128)):
         note = "" if fuse == "score" else f", width {width}"
-        parts.append(f"\n## fuse {fuse}{note}\n\n| backbone | trunk | {' | '.join(DECODERS)} |\n")
+        parts.append(f"\n## fuse {fuse}{note}\n\n| backbone | encoder | {' | '.join(DECODERS)} |\n")
         parts.append("|---" * (2 + len(DECODERS)) + "|\n")
         parts.extend(row(name, fuse, width) + "\n" for name in BACKBONES)
     OUT.write_text("".join(parts), encoding="utf-8")

@@ -182,7 +182,7 @@ def load_pretrained(
 def load_classifier(
     name: str, weights: str | Path = "auto", listener: Listener = nobody
 ) -> tuple[BackboneSpec, nn.Module]:
-    """An entry of the table and its whole model, classifier included, with its weights.
+    """An entry of the table and its complete model, classifier included, with its weights.
 
     Raises CheckpointError when they can't be had or the classifier's are not among them.
     """

@@ -74,10 +74,10 @@ def _fetch(url: str, file: BinaryIO, name: str, listener: Listener) -> str:
     """Write what is at an address to a file; its SHA-256."""
     digest = hashlib.sha256()
     done = 0
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        length = answer.headers.get("Content-Length")
+    with urllib.request.urlopen(url, timeout=30) as response:
+        length = response.headers.get("Content-Length")
         total = int(length) if length else None
-        while chunk := answer.read(CHUNK):
+        while chunk := response.read(CHUNK):
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)

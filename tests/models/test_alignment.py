@@ -1,4 +1,4 @@
-"""Where a pixel's answer comes from: exactly from around the pixel, whatever the trunk."""
+"""Where a pixel's logit comes from: exactly from around the pixel, whatever the backbone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fcnseg.models.fcn import Decoder, pad_to_multiple
 from fcnseg.models.geometry import offset, offsets
 from fcnseg.models.spec import ModelSpec
 
-# One of each geometry; benchmarks/alignment.py has all decoders, sizes and trunks.
-TRUNKS = (
+# One of each geometry; benchmarks/alignment.py has all decoders, sizes and backbones.
+SAMPLE = (
     "tiny", "efficientnet_lite0", "resnet18", "vgg11", "mobilenet_v2", "mobilenet_v3_small",
     "squeezenet1_0", "squeezenet1_1", "regnet_y_400mf", "convnext_tiny", "alexnet",
 )  # fmt: skip
@@ -27,8 +27,8 @@ SIZES = ((33, 47), (500, 375))
 
 
 @cache
-def trunk(name: str) -> tuple[Backbone, Backbone]:
-    """A trunk and its linearised copy."""
+def pair_of(name: str) -> tuple[Backbone, Backbone]:
+    """A backbone and its linearised copy."""
     with torch.device("meta"):  # only its geometry counts
         backbone = build_backbone(name)
     assert isinstance(backbone, Backbone)
@@ -37,7 +37,7 @@ def trunk(name: str) -> tuple[Backbone, Backbone]:
     return backbone, plain
 
 
-def ladder(backbone: Backbone, name: str, decoder: str, fuse: str, upsample: str) -> Decoder:
+def decoder_of(backbone: Backbone, name: str, decoder: str, fuse: str, upsample: str) -> Decoder:
     spec = ModelSpec(
         backbone=name, num_classes=2, decoder=decoder, fuse=fuse, width=4, upsample=upsample
     )
@@ -65,13 +65,13 @@ def centroid_error(
     upsample: str = "fixed",
     decoders: tuple[str, ...] = DECODERS,
 ) -> float:
-    backbone, plain = trunk(name)
+    backbone, plain = pair_of(name)
     frame = [-(-side // backbone.stride) * backbone.stride for side in size]
     worst = 0.0
     for decoder in decoders:
         if int(decoder[3:-1]) < min(backbone.channels):
             continue
-        steps = ladder(backbone, name, decoder, fuse, upsample)
+        steps = decoder_of(backbone, name, decoder, fuse, upsample)
 
         def network(images: Tensor, steps: Decoder = steps) -> Tensor:
             return steps(plain(images), (frame[0], frame[1]))  # type: ignore[no-any-return]
@@ -82,18 +82,18 @@ def centroid_error(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", SAMPLE)
 def test_every_decoder_is_centred(name: str, size: tuple[int, int]) -> None:
     assert centroid_error(name, size) < 0.5
 
 
 OTHERS = [
-    name for name in BACKBONES if name not in TRUNKS and not name.endswith(("8gf", "16gf", "32gf"))
+    name for name in BACKBONES if name not in SAMPLE and not name.endswith(("8gf", "16gf", "32gf"))
 ]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_other_trunk(name: str) -> None:
+def test_every_other_backbone(name: str) -> None:
     """At a size with cells to spare: alexnet:fc leans over a border one cell away."""
     assert centroid_error(name, (97, 131), decoders=("fcn32s", "fcn4s")) < 0.5
 
@@ -115,7 +115,7 @@ def test_any_size(height: int, width: int) -> None:
     [("tiny", "corner"), ("resnet18", "centre"), ("efficientnet_lite0", "centre")],
 )
 def test_a_wrong_alignment_is_seen(name: str, assumed: str) -> None:
-    backbone, _plain = trunk(name)
+    backbone, _plain = pair_of(name)
     right = backbone.offsets
     backbone.offsets = offsets(assumed, backbone.channels)  # type: ignore[arg-type]
     try:
@@ -124,9 +124,9 @@ def test_a_wrong_alignment_is_seen(name: str, assumed: str) -> None:
         backbone.offsets = right
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", SAMPLE)
 def test_measured_is_declared(name: str) -> None:
-    backbone, plain = trunk(name)
+    backbone, plain = pair_of(name)
     found = measured(plain, 192)
     assert found.keys() == backbone.offsets.keys()
     for stride, where in found.items():

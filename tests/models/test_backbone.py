@@ -54,10 +54,10 @@ def test_is_torchvisions_network(name: str) -> None:
     torch.manual_seed(0)
     model = models.get_model(name, weights=None).eval()
     backbone = backbone_of(name)
-    trunk = BACKBONES[name]
-    plain = trunk.model()
+    spec = BACKBONES[name]
+    plain = spec.model()
     plain.load_state_dict(known_keys(model.state_dict(), plain))
-    backbone.load_state_dict(Backbone(name, trunk, plain).state_dict())
+    backbone.load_state_dict(Backbone(name, spec, plain).state_dict())
     images = torch.rand(1, 3, 64, 64)
     x = images
     for module in (
@@ -83,7 +83,7 @@ def test_unknown_names(name: str, hint: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["alignment.md", "networks.md"])
-def test_every_trunk_is_in_the_generated_tables(table: str) -> None:
+def test_every_backbone_is_in_the_generated_tables(table: str) -> None:
     """They are written by benchmarks/alignment.py and benchmarks/networks.py."""
     text = (Path(__file__).parents[2] / "docs" / table).read_text(encoding="utf-8")
     assert [name for name in BACKBONES if f"`{name}`" not in text] == []
@@ -129,7 +129,7 @@ def test_dilated_resnet_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg16", "squeezenet1_1", "convnext_tiny", "tiny", "alexnet"])
-def test_not_every_trunk_can_be_dilated(name: str) -> None:
+def test_not_every_backbone_can_be_dilated(name: str) -> None:
     with pytest.raises(OptionError, match="can't be dilated"):
         build_backbone(name, 8)
 
@@ -178,7 +178,7 @@ def test_from_a_file(tmp_path: Path, suffix: str, output_stride: int) -> None:
 
 
 def test_from_a_whole_segmenter(tmp_path: Path) -> None:
-    """Ours, and torchvision's: both call their trunk backbone."""
+    """Ours, and torchvision's: both call it backbone."""
     source, target = backbone_of("resnet18"), build_backbone("resnet18")
     state = {f"backbone.{key}": value for key, value in source.state_dict().items()}
     path = write(tmp_path / "ours.safetensors", state | {"decoder.x": torch.zeros(1)})

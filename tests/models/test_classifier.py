@@ -60,7 +60,7 @@ def test_every_window_of_the_last_pool(model: SmallVGG) -> None:
 
 
 @torch.no_grad()
-def test_every_crop_of_an_unpadded_trunk() -> None:
+def test_every_crop_of_an_unpadded_backbone() -> None:
     """A cell is its receptive field's classification: with padding inside it could not be."""
     torch.manual_seed(0)
     model = SmallVGG(padding=0).eval()

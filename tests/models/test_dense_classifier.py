@@ -51,7 +51,7 @@ def test_no_classifier() -> None:
         dense_classifier("tiny")
 
 
-def test_a_trunks_weights_are_not_enough(tmp_path: object) -> None:
+def test_a_backbones_weights_are_not_enough(tmp_path: object) -> None:
     from pathlib import Path
 
     path = Path(str(tmp_path)) / "x.pth"

@@ -50,7 +50,7 @@ def test_the_size_that_came_in_goes_out(height: int, width: int, which: tuple[st
 @pytest.mark.parametrize("size", [(33, 47), (500, 375), (360, 480)], ids=str)
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "squeezenet1_1", "alexnet"])
 @torch.no_grad()
-def test_sizes_of_other_trunks(backbone: str, size: tuple[int, int]) -> None:
+def test_sizes_of_other_backbones(backbone: str, size: tuple[int, int]) -> None:
     assert make(backbone, decoder="fcn8s")(images(*size)).shape == (1, 4, *size)
 
 
@@ -77,7 +77,7 @@ def test_fuse(fuse: str, kind: type) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("size", [(33, 47), (64, 96)], ids=str)
 @torch.no_grad()
-def test_the_rungs_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[int, int]) -> None:
+def test_the_skips_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[int, int]) -> None:
     network = make(decoder=decoder, fuse="score", upsample=upsampling)
     rungs = network.skip_scores(images(*size))
     assert tuple(rungs) == network.decoder.strides
@@ -86,8 +86,8 @@ def test_the_rungs_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[
 
 
 @torch.no_grad()
-def test_the_rungs_sum_in_bf16() -> None:
-    """bf16 has 8 bits: the sum of three rungs is within 2 % of the largest logit."""
+def test_the_skips_sum_in_bf16() -> None:
+    """bf16 has 8 bits: the sum of three skips is within 2 % of the largest logit."""
     network = make(decoder="fcn8s", fuse="score").bfloat16()
     x = images(64, 96).bfloat16()
     logits, rungs = network(x), network.skip_scores(x)
@@ -96,7 +96,7 @@ def test_the_rungs_sum_in_bf16() -> None:
 
 
 class Both(nn.Module):
-    """The logits and the rungs, for export."""
+    """The logits and the skips' scores, for export."""
 
     def __init__(self, network: FCN) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Both(nn.Module):
 
 
 @torch.no_grad()
-def test_the_rungs_sum_when_exported() -> None:
+def test_the_skips_sum_when_exported() -> None:
     network = make(decoder="fcn16s", fuse="score")
     free = torch.export.Dim.DYNAMIC
     program = torch.export.export(
@@ -130,7 +130,7 @@ def test_only_scores_can_be_taken_apart(fuse: str) -> None:
 
 @torch.no_grad()
 def test_skips_start_at_zero() -> None:
-    """A fresh FCN-8s says what its coarsest rung says."""
+    """A fresh FCN-8s says what its coarsest level says."""
     network = make(decoder="fcn8s", fuse="score", randomise=False)
     rungs = network.skip_scores(images(64, 96))
     assert rungs[16].abs().max() == rungs[8].abs().max() == 0
@@ -207,8 +207,8 @@ def test_only_subpixel_draws_what_is_thinner_than_a_cell() -> None:
 
 
 @torch.no_grad()
-def test_answers_need_no_other_size() -> None:
-    """Zeros are added and what they say is cut off: a padded picture's answer is the same."""
+def test_logits_need_no_other_size() -> None:
+    """Zeros are added and what they say is cut off: a padded image's logits are the same."""
     network = NETWORKS["fcn8s", "feature"]
     x = images(50, 70)
     padded = nn.functional.pad(x, (0, 26, 0, 14))
@@ -243,7 +243,7 @@ def test_wrong_options(change: dict[str, Any]) -> None:
         build(ModelSpec(**{"backbone": "tiny", "num_classes": 4, **change}))
 
 
-def test_a_trunk_without_fine_features() -> None:
+def test_a_backbone_without_fine_features() -> None:
     with pytest.raises(OptionError, match=r"no features at stride 2") as caught:
         build(ModelSpec(backbone="convnext_tiny", num_classes=2, decoder="fcn2s"))
     assert "--decoder fcn4s" in caught.value.hint

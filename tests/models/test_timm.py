@@ -65,7 +65,7 @@ def test_joined_they_answer_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18_x", "vit_tiny_patch16_224"])
-def test_what_can_not_be_a_trunk(name: str) -> None:
+def test_what_can_not_be_a_backbone(name: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(OptionError):
         build_backbone(f"timm:{name}")
