@@ -211,6 +211,12 @@ class _Job:
         _refuse_unheeded(config, source, target)
         self._each, self._whole = split(target, source.kind)
         in_one = bool(self._whole.save) or config.shares is not None
+        videos = set(self._whole.save) - {"coco"}
+        if config.fps is not None and not videos and config.shares is None:
+            raise OptionError(
+                "--fps is for a video or --shares; files for each image have none.",
+                hint="-o NAME.mp4 makes a video",
+            )
         later = in_one and (size > 1 or config.skip_done)
         if later and config.watch:
             raise OptionError("--skip-done can't add what comes into a folder to one file.")
@@ -247,6 +253,7 @@ class _Job:
                 limit=config.limit,
                 start=config.start,
                 end=config.end,
+                fps=config.fps,
                 watch=config.watch,
                 exclude=config.out,
                 skip=skip,

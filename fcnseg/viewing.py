@@ -79,6 +79,8 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     Interrupted on Ctrl-C: the files finished by then are whole, videos included.
     """
     begun = time.perf_counter()
+    if config.classify and config.fps is not None:
+        raise OptionError("--fps is for videos; --classify looks at images.")
     if config.classify:
         return _view_classifier(config, begun, listener)
     segmenter = load(
@@ -94,6 +96,8 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
         if source.kind in MOVING:
             artist = replace(artist, width=VIDEO_WIDTH)
             frames, outputs = _write_videos(artist, source, out, listener)
+        elif config.fps is not None:
+            raise OptionError("--fps is for videos; viz draws a folder for each image.")
         else:
             frames, outputs = _write_images(artist, source, out, listener)
         failed = tuple(source.failures)

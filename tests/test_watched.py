@@ -119,6 +119,9 @@ def test_a_broken_image_is_told_and_tried_again_when_it_changes(folder):
     (folder / "b.png").write_bytes(data[:40])
     with Watcher(folder) as watcher:
         watcher.expect(("a", 10))
+        end = time.monotonic() + 10
+        while not watcher.notes and time.monotonic() < end:
+            time.sleep(0.01)
         assert [note.level for note in watcher.notes] == ["warning"]
         assert [name for name, _ in watcher.source.failures] == [str(folder / "b.png")]
         (folder / "b.png").write_bytes(data)

@@ -118,6 +118,12 @@ class Source(ABC):
         """Let go of files and devices; an iteration under way ends. May be called twice."""
         self._closed.set()
 
+    def assume_rate(self, fps: Fraction) -> None:
+        """Take it that `fps` frames a second are there; OptionError for what has its own times."""
+        del fps
+        found = "one image has no rate" if self.kind == "image" else f"a {self.kind} has its own"
+        raise OptionError(f"--fps is for images and raw streams, which state no rate; {found}.")
+
     @property
     def _over(self) -> bool:
         """Whether no more frames are wanted."""
@@ -127,3 +133,19 @@ class Source(ABC):
         """Seconds since a live frame was captured; None for sources that are not live."""
         del frame
         return None
+
+
+class ImageSource(Source):
+    """Images, which have no times but those that a rate gives them."""
+
+    _selection: Selection
+
+    def assume_rate(self, fps: Fraction) -> None:
+        """The index-th image stands at index / fps seconds; OptionError for a single one."""
+        if self.kind == "image":
+            super().assume_rate(fps)
+        self.fps = fps / self._selection.every
+
+    def _time(self, index: int) -> float:
+        """Seconds at which an image stands; 0.0 without a rate."""
+        return 0.0 if self.fps is None else float(index / (self.fps * self._selection.every))

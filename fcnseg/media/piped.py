@@ -16,7 +16,7 @@ from typing import Any
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.frames import Frame
-from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media._source import ImageSource, Kind, Selection
 from fcnseg.media.images import decode_image
 from fcnseg.media.stages import Line
 
@@ -133,7 +133,7 @@ def _reader(file: Any) -> Callable[[], bytes]:
     return lambda: os.read(number, 1 << 16)
 
 
-class PipedImages(Source):
+class PipedImages(ImageSource):
     """Images that follow one another in a stream, called stdin_000000 and so on."""
 
     kind: Kind = "folder"
@@ -153,7 +153,7 @@ class PipedImages(Source):
                 self.taken += 1
                 name = "stdin" if self.kind == "image" else f"stdin_{index:06d}"
                 try:
-                    yield Frame(decode_image(data, name=name), index, 0.0, name)
+                    yield Frame(decode_image(data, name=name), index, self._time(index), name)
                 except MediaError as error:
                     if self.kind == "image":
                         raise

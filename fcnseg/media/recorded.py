@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Listener, Note, nobody
 from fcnseg.frames import Frame
 from fcnseg.media import listing
-from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media._source import ImageSource, Kind, Selection, Source
 from fcnseg.media.images import read_image
 from fcnseg.media.piped import ByteStream
 from fcnseg.media.streamed import StreamReader
@@ -29,7 +30,7 @@ def nothing(name: str, path: Path) -> bool:
     return False
 
 
-class ImageFiles(Source):
+class ImageFiles(ImageSource):
     """One image file or several, each read when its turn comes.
 
     A single image that can't be read raises; of several, it is noted in `failures`.
@@ -43,7 +44,7 @@ class ImageFiles(Source):
         skip: Skip = nothing,
     ) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self._selection = kind, selection
         wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
         fresh = [item for item in wanted if not skip(item[1], item[2])]
         self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
@@ -62,7 +63,7 @@ class ImageFiles(Source):
                     raise
                 self.failures.append((str(path), error.message))
                 continue
-            yield Frame(image, index, 0.0, name, path)
+            yield Frame(image, index, self._time(index), name, path)
 
 
 class VideoFile(Source):
@@ -94,8 +95,22 @@ class VideoFile(Source):
         self._whole = self._estimate()
         self.count = None if self._whole is None else selection.share(self._whole)
 
+    def assume_rate(self, fps: Fraction) -> None:
+        """Count the time by `fps`; OptionError for a file that has times."""
+        if self._reader.has_times:
+            raise OptionError(
+                f"--fps is for what states no rate; {self.path} has its own, "
+                f"{float(self._reader.fps):g} frames/s.",
+                hint="leave --fps away",
+            )
+        self._reader.fps, self._reader.states_rate = fps, True
+        self.fps = fps / self._selection.every
+
     def __iter__(self) -> Iterator[Frame]:
         selection = self._selection
+        if not self._reader.states_rate:
+            said = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
+            self._listener(Note(f"{self.path} states no rate; {said}"))
         with self._reader as reader:
             for position, time in enumerate(self._wanted()):
                 owner = selection.owner(position, self._whole)

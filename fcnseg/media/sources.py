@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Listener, nobody
 from fcnseg.media import listing, piped
 from fcnseg.media._opencv import cv2
@@ -34,6 +34,7 @@ from fcnseg.media.live import (
 )
 from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, nothing
 from fcnseg.media.served import Served, ServedImage, look_at
+from fcnseg.media.video import usable_rate
 from fcnseg.media.watched import WatchedFolder, check_watch
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 
@@ -50,6 +51,7 @@ def open_source(
     limit: int = 0,
     start: float = 0.0,
     end: float | None = None,
+    fps: float | None = None,
     watch: bool = False,
     exclude: Path | None = None,
     skip: Skip = nothing,
@@ -65,6 +67,7 @@ def open_source(
         piped in.
     every, limit: take every N-th frame; at most so many (0: all).
     start, end: seconds of a video.
+    fps: frames a second of what states no rate: several images, a raw stream.
     watch: stay with a folder and take the images that come.
     exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
         video, to pass over.
@@ -74,7 +77,28 @@ def open_source(
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
     selection = Selection(every, limit, start, end, rank, size)
-    text = str(spec)
+    opened = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, listener)
+    source = opened(watch=watch)
+    if fps is not None and (rate := usable_rate(fps)) is not None:
+        try:
+            source.assume_rate(rate)
+        except OptionError:
+            source.close()
+            raise
+    return source
+
+
+def _open_any(
+    text: str,
+    selection: Selection,
+    exclude: Path | None,
+    skip: Skip,
+    connect: Connect | None,
+    listener: Listener,
+    *,
+    watch: bool,
+) -> Source:
+    """The source a text stands for, before a rate is assumed for it."""
     if watch:
         check_watch(text)
     if text == "-":

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError, MissingExtra
 from fcnseg.media.encoders import has_pyav
 from fcnseg.media.piped import ByteStream
-from fcnseg.media.video import USUAL_RATE, usable_rate
+from fcnseg.media.video import USUAL_RATE, is_elementary, usable_rate
 
 MOST_KEPT = 1 << 30
 """Bytes of an MP4 file that are kept where its index comes after its frames."""
@@ -52,6 +52,7 @@ class StreamReader:
         self._av: Any = av
         self.path = name
         self.read, self.index = 0, -1
+        self.has_times = not is_elementary(stream.peek(16))
         try:
             self._file: Any = av.open(_readable(stream, name), options=_OPTIONS)
         except av.FFmpegError:
@@ -60,7 +61,7 @@ class StreamReader:
             raise _no_video(name)
         self._video: Any = self._file.streams.video[0]
         self._video.thread_type = "SLICE"  # threads for frames hold frames back
-        rate = _rate(self._video)
+        rate = _rate(self._video, self.has_times)
         self.fps, self.states_rate = rate or USUAL_RATE, rate is not None
         self._frames = self._decoded()
         self._frame: Any = None
@@ -84,7 +85,7 @@ class StreamReader:
             return None
         self.index += 1
         self.read += 1
-        if self._frame.time is None:
+        if not self.has_times or self._frame.time is None:
             return self.index / float(self.fps)
         if self._first is None:
             self._first = self._frame.time
@@ -112,9 +113,11 @@ class StreamReader:
             return
 
 
-def _rate(video: Any) -> Fraction | None:
-    """The first rate that can be one; a header's own comes before what FFmpeg assumes (25)."""
-    for rate in (video.codec_context.framerate, video.average_rate, video.guessed_rate):
+def _rate(video: Any, has_times: bool) -> Fraction | None:
+    """The rate that is stated: a header's own; else the container's, where there is one."""
+    context = video.codec_context
+    contained = (video.average_rate, video.guessed_rate) if has_times else ()
+    for rate in (*contained, context.framerate):
         if rate and (found := usable_rate(float(rate))):
             return found
     return None

@@ -35,6 +35,8 @@ class VideoReader:
 
     fps: frames a second, as a fraction (30000/1001 for 29.97); measured when the file's own
         figure can't be.
+    has_times: False for a raw stream (.h264, .hevc, .m2v, .mjpeg): its frames have none.
+    states_rate: whether fps comes from the file; for a raw stream its header says it to PyAV.
     count: how many frames the file says it has (an estimate), or None.
     read: how many have been decoded so far; index: the last one's number in the file, which
         counts those that are broken.
@@ -48,7 +50,11 @@ class VideoReader:
         if "://" not in self._address and not Path(path).is_file():
             raise MediaError(f"There is no file {path}.", hint="check the path")
         self._capture = self._open()
-        self.fps = usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
+        start = b"" if "://" in self._address else read_start(path)
+        self.has_times = not is_elementary(start)
+        stated = None if self.has_times else header_rate(self._address)
+        self.states_rate = self.has_times or stated is not None
+        self.fps = stated or usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = round(count) if 0 < count < 2**40 else None
         self.read = 0
@@ -78,6 +84,8 @@ class VideoReader:
                 return None
         self.index += 1 + failed
         self.read += 1
+        if not self.has_times:
+            return float(self.index / self.fps)
         time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         return time if time > 0 or self.index == 0 else float(self.index / self.fps)
 
@@ -250,6 +258,36 @@ def _count_by_decoding(path: Path) -> int:
         while reader.grab() is not None:
             pass
         return reader.read
+
+
+def read_start(path: str | Path) -> bytes:
+    """A file's first bytes."""
+    with Path(path).open("rb") as file:
+        return file.read(16)
+
+
+def is_elementary(start: bytes) -> bool:
+    """Whether what begins so is a coded stream without a container, which has no times.
+
+    MPEG-2, MPEG-4, H.264 and H.265 begin with a start code (a program stream, a container, with
+    that of a pack), MJPEG with an image, AV1 with a temporal delimiter.
+    """
+    code = start.startswith((b"\0\0\1", b"\0\0\0\1")) and not start.startswith(b"\0\0\1\xba")
+    return code or start.startswith((b"\xff\xd8\xff", b"\x12\0\x0a"))
+
+
+def header_rate(path: str) -> Fraction | None:
+    """The rate in a coded stream's own header; None where it says none, or without PyAV."""
+    if not has_pyav():
+        return None
+    import av
+
+    try:
+        with av.open(path) as file:
+            rate = file.streams.video[0].codec_context.framerate
+    except (av.FFmpegError, IndexError):
+        return None
+    return usable_rate(float(rate)) if rate else None
 
 
 def usable_rate(fps: float) -> Fraction | None:

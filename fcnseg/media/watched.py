@@ -15,7 +15,7 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Event, Listener, Note, nobody
 from fcnseg.frames import Frame
 from fcnseg.media import listing
-from fcnseg.media._source import Kind, Selection, Source
+from fcnseg.media._source import ImageSource, Kind, Selection
 from fcnseg.media.images import decode_image, read_bytes
 from fcnseg.media.recorded import Skip, nothing
 
@@ -37,7 +37,7 @@ class _Watched:
     digest: bytes = b""
 
 
-class WatchedFolder(Source):
+class WatchedFolder(ImageSource):
     """The images of a folder and those that come or change later, until it is closed.
 
     pause: seconds between two looks. The listener hears of images that can't be read; they are
@@ -122,7 +122,7 @@ class WatchedFolder(Source):
             self._note_failure(path, error.message)
             return None
         self._forget_failure(path)
-        return Frame(image, file.index, 0.0, file.name, path, stamp=look[:2])
+        return Frame(image, file.index, self._time(file.index), file.name, path, stamp=look[:2])
 
     def _note_failure(self, path: Path, why: str) -> None:
         self._forget_failure(path)
