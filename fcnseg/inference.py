@@ -128,6 +128,8 @@ class _Job:
             self._segmenter = self._steadied(self._segmenter)
         classes = self._segmenter.classes
         self._painter = Painter(classes, config.alpha, _only(config, classes))
+        if "folder" in (self._each.shape, self._whole.shape) and not _only_shown(config):
+            self._done.begin()  # before another process writes there
         return out, engine
 
     def share(self) -> tuple[InferResult, list[Note]]:

@@ -93,8 +93,6 @@ def open_sinks(
     """The sinks that write what is planned; the listener hears how videos are encoded."""
     if target.shape == "file" and target.save:
         return [FileSink(target.path, target.save[0], painter)]
-    if target.shape == "folder" and target.save:
-        manifest.begin()
     sinks: list[Sink] = []
     moving = source.kind in MOVING
     pictures = VIDEO_PICTURES if moving or target.shape == "video" else ()
