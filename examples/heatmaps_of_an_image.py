@@ -1,4 +1,4 @@
-"""Write one heatmap per class over an image: red where the network is sure.
+"""Write one heatmap per class over an image: bright where the network is sure.
 
 python examples/heatmaps_of_an_image.py IMAGE MODEL FOLDER
 """
@@ -7,14 +7,9 @@ import sys
 from pathlib import Path
 
 from fcnseg import load
-from fcnseg.media.draw import heatmap
-from fcnseg.media.images import read_image, write_image
 
-image_file, model, folder = sys.argv[1:4]
-segmenter = load(model)
-image = read_image(Path(image_file))
-[prediction] = segmenter.predict([image], probabilities=True)
-for name, probability in zip(segmenter.classes.names, prediction.probabilities, strict=True):
-    file = Path(folder) / f"{name}.png"
-    write_image(file, heatmap(image, probability, alpha=0.6))
-    print(file)
+image, model_file, folder = sys.argv[1:4]
+model = load(model_file)
+prediction = model(image)
+for name in model.classes.names:
+    print(prediction.save(Path(folder) / f"{name}.png", heatmap_of=name, alpha=0.6))

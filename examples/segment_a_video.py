@@ -9,11 +9,11 @@ import numpy as np
 
 from fcnseg import load
 
-video, model = sys.argv[1:3]
-segmenter = load(model)
-names = segmenter.classes.names
-for frame, prediction in segmenter.stream(video):
+video, model_file = sys.argv[1:3]
+model = load(model_file)
+names = model.classes.names
+for prediction in model.stream(video):
     pixels = np.bincount(prediction.labels.ravel(), minlength=len(names))
-    shares = pixels[: len(names)] / prediction.labels.size
-    text = "  ".join(f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True))
-    print(f"{frame.time:7.2f} s  {text}")
+    parts = pixels[: len(names)] / prediction.labels.size
+    text = "  ".join(f"{name} {part:.0%}" for name, part in zip(names, parts, strict=True))
+    print(f"{prediction.time:7.2f} s  {text}")

@@ -5,8 +5,8 @@ Every command is a function of the same options:
     from fcnseg import load, train
 
     run = train("my_folder", epochs=40)
-    for frame, prediction in load(run.best).stream("clip.mp4"):
-        print(frame.index, prediction.labels.shape)
+    for prediction in load(run.best).stream("clip.mp4"):
+        print(prediction.index, prediction.labels.shape)
 
 Names are imported when they are first used, so that `import fcnseg` does not load torch.
 """
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from fcnseg.errors import FcnsegError
     from fcnseg.evaluation import evaluate
     from fcnseg.exporting import export
-    from fcnseg.frames import Frame, Prediction
+    from fcnseg.frames import Frame
     from fcnseg.inference import infer
     from fcnseg.models import create_model
     from fcnseg.models.checkpoint import Checkpoint
     from fcnseg.models.fcn import FCN
     from fcnseg.models.spec import ModelSpec
+    from fcnseg.runtime.prediction import Prediction
     from fcnseg.runtime.segmenter import Segmenter, load
     from fcnseg.viewing import view
 
@@ -59,7 +60,7 @@ _HOMES = {
     "Frame": "fcnseg.frames",
     "InferConfig": "fcnseg.config",
     "ModelSpec": "fcnseg.models.spec",
-    "Prediction": "fcnseg.frames",
+    "Prediction": "fcnseg.runtime.prediction",
     "Segmenter": "fcnseg.runtime.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
@@ -109,3 +110,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fcnseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

@@ -226,7 +226,7 @@ class Artist:
 
     def _rung_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """rungs.png, the answers as the ladder goes down; and each class's contributions."""
-        rungs = dict(sorted(self.segmenter.rungs(frame.image).items(), reverse=True))
+        rungs = dict(sorted(self.segmenter.skip_scores(frame.image).items(), reverse=True))
         answers = self._answers(frame, rungs)
         yield (
             "rungs.png",

@@ -93,7 +93,7 @@ def test_reduced_precision_still_gives_float32_logits(checkpoint):
 
 def test_rungs_sum_to_the_logits(engine):
     images = sample_images((1, 50, 70), seed=6)
-    rungs = engine.rungs(images, size=(60, 80))
+    rungs = engine.skip_scores(images, size=(60, 80))
     assert list(rungs) == [32, 16, 8, 4]
     assert all(np.abs(share).max() > 0 for share in rungs.values())
     total = np.sum(list(rungs.values()), axis=0)
@@ -103,7 +103,7 @@ def test_rungs_sum_to_the_logits(engine):
 def test_rungs_need_a_sum_of_scores(checkpoint):
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8, fuse="feature"))
     with pytest.raises(OptionError, match="feature"):
-        TorchEngine(network, checkpoint.preprocess).rungs(sample_images((1, 32, 32), seed=0))
+        TorchEngine(network, checkpoint.preprocess).skip_scores(sample_images((1, 32, 32), seed=0))
 
 
 @pytest.mark.parametrize("size", [*SIZES, (16, 20)])

@@ -85,16 +85,18 @@ def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch):
     for index in range(3):
         write_image(tmp_path / f"{index}.png", picture(10, 12, seed=index))
     engine = Colours()
-    pairs = list(Segmenter(engine, RGB, AS_IS).stream(tmp_path, batch=batch))
-    assert [frame.name for frame, _ in pairs] == ["0", "1", "2"]
+    found = list(Segmenter(engine, RGB, AS_IS).stream(tmp_path, batch=batch))
+    assert [prediction.name for prediction in found] == ["0", "1", "2"]
     assert max(shape[0] for shape in engine.seen) == min(batch, 3)
-    for frame, prediction in pairs:
-        assert prediction.labels.shape == frame.size
+    for prediction in found:
+        assert prediction.labels.shape == prediction.frame.size
 
 
 def test_stream_of_a_video(drawn_clip: Path):
-    pairs = list(Segmenter(Colours(), RGB, AS_IS).stream(drawn_clip, every=5, limit=2))
-    assert [frame.index for frame, _ in pairs] == [0, 5]
+    found = list(Segmenter(Colours(), RGB, AS_IS).stream(drawn_clip, every=5, limit=2))
+    assert [prediction.index for prediction in found] == [0, 5]
+    assert [prediction.time for prediction in found] == pytest.approx([0, 0.4], abs=0.01)
+    assert found[0].confidence.shape == found[0].image.shape[:2]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,9 @@ def test_stream_of_nothing(tmp_path):
         list(Segmenter(Colours(), RGB, AS_IS).stream(tmp_path / "missing.png"))
 
 
-def test_rungs_are_of_torch_only():
+def test_skips_are_of_torch_only():
     with pytest.raises(OptionError, match="torch"):
-        Segmenter(Colours(), RGB, AS_IS).rungs(picture(8, 8))
+        Segmenter(Colours(), RGB, AS_IS).skip_scores(picture(8, 8))
 
 
 def test_load_finds_the_model(random_model: Path, tmp_path: Path, monkeypatch):
@@ -142,5 +144,5 @@ def test_a_checkpoint_and_its_export_agree(
     image = picture(70, 90)
     first, second = (one.predict([image])[0].labels for one in (ours, theirs))
     assert (first == second).mean() >= agree
-    total = np.sum(list(ours.rungs(image).values()), axis=0)
+    total = np.sum(list(ours.skip_scores(image).values()), axis=0)
     np.testing.assert_allclose(total, ours.logits(image), atol=1e-4)

@@ -253,12 +253,12 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
 
 def test_stream_takes_it_too(clip):
     steady = SteadyEngine(Unsure(moving()[1]), 0.7)
-    expected = [p.labels for _, p in replace(segmenter(), engine=steady).stream(clip)]
+    expected = [p.labels for p in replace(segmenter(), engine=steady).stream(clip)]
     for batch in (1, 8):
-        found = [p.labels for _, p in segmenter().stream(clip, smooth=0.7, batch=batch)]
+        found = [p.labels for p in segmenter().stream(clip, smooth=0.7, batch=batch)]
         assert np.array_equal(found, expected)
-    raw = [p.labels for _, p in segmenter().stream(clip)]
-    assert np.array_equal(raw, [p.labels for _, p in segmenter().stream(clip, smooth=0.0)])
+    raw = [p.labels for p in segmenter().stream(clip)]
+    assert np.array_equal(raw, [p.labels for p in segmenter().stream(clip, smooth=0.0)])
     assert not np.array_equal(raw, expected)
 
 

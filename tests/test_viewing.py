@@ -84,7 +84,7 @@ def test_rungs_are_drawn(still, random_model, tmp_path):
     assert answers.shape[1] > 5 * 300  # input, 32s, 16s, 8s, 4s
     assert added.shape[0] > 2 * answers.shape[0] * 0.9
     image = read_image(still)
-    rungs = load(random_model).rungs(image)
+    rungs = load(random_model).skip_scores(image)
     shares = [rung[1] - rung.mean(axis=0) for rung in rungs.values()]  # of the class "disk"
     shares.append(np.sum(shares, axis=0))
     limit = np.quantile(np.abs(shares[-1]), 0.995)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from fcnseg.media._opencv import cv2
 from fcnseg.media.images import (
     _decode,
-    _eight_bits,
     _is_cut,
     _orientation,
     _upright,
     decode_image,
+    eight_bits,
     read_bytes,
 )
 
@@ -70,7 +70,7 @@ def glance(path: str | Path, *, colors: bool = True) -> Glance:
     if small is None or size is None or colors:
         pixels, orientation = _whole(data, path, orientation)
         size = pixels.shape[0], pixels.shape[1]
-    shown = None if pixels is None else _eight_bits(pixels, str(path))
+    shown = None if pixels is None else eight_bits(pixels, str(path))
     basis = shown if small is None else small
     assert basis is not None, "one of the two was decoded"
     grey = _upright(_small_grey(basis)[..., None], orientation)[..., 0]

@@ -58,7 +58,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     pixels = None if _is_cut(data) else _decode(data)
     if pixels is None:
         return _decode_with_pillow(data, name)
-    return _upright(_three_channels(_eight_bits(pixels, name)), _orientation(data))
+    return _upright(_three_channels(eight_bits(pixels, name)), _orientation(data))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -181,7 +181,7 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     return _upright(_three_channels(bgra), _orientation(data))
 
 
-def _eight_bits(pixels: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
+def eight_bits(pixels: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     """Any depth at 8 bits: 16 bit by its full range, floats as 0..1 (or 0..255 if they exceed)."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
@@ -203,12 +203,17 @@ def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if pixels.shape[2] == 3:
         return swap_in_place(pixels)
-    rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
-    if pixels[:, :, 3].min() == 255:
-        return rgb
-    alpha = pixels[:, :, 3:].astype(np.uint16)
-    over_white = (rgb * alpha + 255 * (255 - alpha) + 127) // 255
-    return over_white.astype(np.uint8)
+    return over_white(
+        np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8), pixels[:, :, 3]
+    )
+
+
+def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) laid over white; opacity is (H, W), 255 where nothing shows through."""
+    if opacity.min() == 255:
+        return np.ascontiguousarray(rgb)
+    alpha = opacity[:, :, None].astype(np.uint16)
+    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

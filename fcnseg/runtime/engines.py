@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from fcnseg.runtime.allocator import keep_freed_memory
 from fcnseg.runtime.cells import Cells
 from fcnseg.runtime.deciding import decide
 from fcnseg.runtime.device import autocast, precision_name
+from fcnseg.runtime.forking import Home, computing
 from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class TorchEngine(Engine):
     """A network in PyTorch itself, on any device it knows.
 
     parallel: several threads may call it at the same time, where that is faster.
+
+    It pickles and copies with its weights.
     """
 
     name = "torch"
@@ -130,6 +133,7 @@ class TorchEngine(Engine):
         self._network = network.eval().to(self._device)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)
+        self._home = Home()
         self.precision = precision_name(precision)
         self.lanes = side_by_side(self.device) if parallel else ONE
         if self._device.type == "cpu":
@@ -148,22 +152,24 @@ class TorchEngine(Engine):
             answer: NDArray[np.float32] = scores.float().cpu().numpy()
             return answer
 
-    def rungs(self, images: Images, *, size: Size | None = None) -> dict[int, NDArray[np.float32]]:
-        """Each rung's share of the logits, by stride: float32 (N, K, H, W) that sum to them.
+    def skip_scores(
+        self, images: Images, *, size: Size | None = None
+    ) -> dict[int, NDArray[np.float32]]:
+        """Each skip's contribution to the logits, by stride: float32 (N, K, H, W); they sum to it.
 
         OptionError when the network does not sum scores (fuse is not "score").
         """
         if self._network.spec.fuse != "score":
             raise OptionError(
-                f"This network's rungs fuse by {self._network.spec.fuse!r}: only with 'score' are "
-                "the logits a sum with one term per rung.",
+                f"This network's skips are fused by {self._network.spec.fuse!r}: only with 'score' "
+                "are the logits a sum with one term per skip.",
                 hint="train one with --fuse score",
             )
         with torch.inference_mode(), autocast(self._device, self._dtype):
-            shares = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
+            scores = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
             return {
-                stride: _resized(share.float(), size).cpu().numpy()
-                for stride, share in shares.items()
+                stride: _resized(score.float(), size).cpu().numpy()
+                for stride, score in scores.items()
             }
 
     def synchronize(self) -> None:
@@ -173,7 +179,12 @@ class TorchEngine(Engine):
         elif self._device.type == "mps":
             torch.mps.synchronize()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _home=Home())
+
     def _upload(self, images: Images) -> Tensor:
+        computing(self._home)
+        self._home.check_device(self.device)
         # torch warns of read-only memory.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         return batch.to(self._device, non_blocking=True)

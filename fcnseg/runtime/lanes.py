@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from fcnseg.media.stages import usable_cores
+from fcnseg.runtime.forking import computing
 
 MOST = 4
 """Pictures side by side; each needs the memory of a whole forward pass."""
@@ -31,6 +32,7 @@ class Lanes:
         if self.count > 1 and getattr(_here, "entered", None) != self:
             torch.set_num_threads(self.threads)
             _here.entered = self
+        computing()
 
 
 ONE = Lanes()

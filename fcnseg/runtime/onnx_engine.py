@@ -28,7 +28,7 @@ class OnnxEngine(ExportedEngine):
     name = "onnxruntime"
 
     def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
-        super().__init__()
+        super().__init__(path, device=device, parallel=parallel)
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
         self.precision = "f32"

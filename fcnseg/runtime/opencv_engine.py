@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.media.dnn import Net
 from fcnseg.runtime.engines import HEADER_KEY, Engine, Images, foreign
+from fcnseg.runtime.exported import reopened
+from fcnseg.runtime.forking import Home, computing
 
 
 class OpenCvEngine(Engine):
@@ -37,10 +40,14 @@ class OpenCvEngine(Engine):
         if header is None:
             raise foreign(path, "an ONNX file")
         self.header = header
-        self._net = Net(model)
+        self._net, self._path, self._home = Net(model), path.resolve(), Home()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopened, (type(self), self._path, {}, self.precision)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
+        computing(self._home)
         return torch.from_numpy(self._net.run(np.ascontiguousarray(images)))
 
 

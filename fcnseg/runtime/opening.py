@@ -21,6 +21,7 @@ from fcnseg.runtime.convert import convert
 from fcnseg.runtime.device import resolve_device, resolve_precision
 from fcnseg.runtime.engines import Engine, TorchEngine
 from fcnseg.runtime.folding import joined
+from fcnseg.runtime.forking import computing, one_thread
 from fcnseg.runtime.formats import FORMATS, PRECISION
 from fcnseg.runtime.onnx_engine import OnnxEngine
 from fcnseg.runtime.opencv_engine import OpenCvEngine
@@ -83,13 +84,14 @@ def open_engine(path: Path, wish: Wish, listener: Listener) -> tuple[Engine, Che
 def _open_torch(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
     device = resolve_device(wish.device)
     precision = resolve_precision(wish.precision, device)
-    return TorchEngine(
-        joined(checkpoint.build().to(device), device=device, precision=precision),
-        checkpoint.preprocess,
-        device=device,
-        precision=precision,
-        parallel=wish.parallel,
-    )
+    with one_thread():
+        return TorchEngine(
+            joined(checkpoint.build().to(device), device=device, precision=precision),
+            checkpoint.preprocess,
+            device=device,
+            precision=precision,
+            parallel=wish.parallel,
+        )
 
 
 def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
@@ -173,6 +175,7 @@ def _converted(checkpoint: Checkpoint, path: Path, listener: Listener) -> Path:
     kept = _kept(path)
     if not kept.is_file():
         listener(Note(f"Converting {path.name} (once; kept in {kept.parent})"))
+        computing()
         convert(checkpoint, kept, "onnx")
         _forget_oldest(kept.parent)
     return kept

@@ -39,7 +39,7 @@ class OpenVinoEngine(ExportedEngine):
         precision: str = "auto",
         parallel: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(path, device=device, precision=precision, parallel=parallel)
         if device not in ("auto", "cpu"):
             raise OptionError(
                 f"OpenVINO runs on the processor here; {device} was asked for.",

@@ -1,0 +1,130 @@
+"""Models in other processes: forked, spawned, pickled, copied."""
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fcnseg
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.runtime import forking
+from fcnseg.runtime.forking import Home
+from fcnseg.runtime.parity import sample_images
+
+RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
+
+JOB = """
+import json, multiprocessing, sys, fcnseg
+from fcnseg.runtime.parity import sample_images
+
+def child(model, results):
+    try:
+        results.put(model(image).confidence.tolist())
+    except Exception as error:
+        results.put(repr(error))
+
+image = sample_images((1, 160, 200), seed=3)[0]  # torch has computed in the parent
+if __name__ == "__main__":
+    path, engine, method, used = sys.argv[1:]
+    model = fcnseg.load(path, engine=engine, precision="f32")
+    if used == "used":
+        model(image, probabilities=True)
+    context = multiprocessing.get_context(method)
+    results = context.Queue()
+    process = context.Process(target=child, args=(model, results), daemon=True)
+    process.start()
+    print(json.dumps(results.get(timeout=60)))
+    process.join(20)
+    assert process.exitcode == 0, process.exitcode
+"""
+
+
+def in_a_child(tmp_path: Path, path: Path, engine: str, method: str, used: str) -> np.ndarray:
+    job = tmp_path / "job.py"
+    job.write_text(JOB)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(job), str(path), engine, method, used],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    return np.array(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("used", ["fresh", "used"])
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
+def test_a_forked_child_answers(random_model, exported_model, tmp_path, engine, used):
+    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    path = random_model if engine == "torch" else exported_model
+    found = in_a_child(tmp_path, path, engine, "fork", used)
+    expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_a_spawned_child_answers(random_model, exported_model, tmp_path, engine):
+    path = random_model if engine == "torch" else exported_model
+    found = in_a_child(tmp_path, path, engine, "spawn", "used")
+    expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
+def test_engines_pickle_and_copy(random_model, exported_model, engine):
+    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    path = random_model if engine == "torch" else exported_model
+    model = fcnseg.load(path, engine=engine, precision="f32")
+    expected = model.logits(RGB)
+    for same in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
+        np.testing.assert_array_equal(same.logits(RGB), expected)
+        assert (same.engine.precision, same.engine.device) == ("f32", "cpu")
+        assert same.classes == model.classes
+
+
+def test_an_exported_file_that_is_gone_is_an_error(exported_model, tmp_path):
+    path = tmp_path / "gone.onnx"
+    path.write_bytes(exported_model.read_bytes())
+    pickled = pickle.dumps(fcnseg.load(path))
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"gone\.onnx"):
+        pickle.loads(pickled)
+
+
+def test_a_gpu_can_not_be_used_across_a_fork(monkeypatch):
+    home = Home()
+    home.check_device("cuda")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    home.check_device("cpu")
+    with pytest.raises(OptionError, match="load the model in each worker"):
+        home.check_device("cuda:0")
+
+
+def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch):
+    """What is computed while a model is loaded is computed in the thread that loads it."""
+    import torch
+
+    seen = []
+    joined = fcnseg.runtime.opening.joined
+    monkeypatch.setattr(
+        "fcnseg.runtime.opening.joined",
+        lambda *given, **more: seen.append(torch.get_num_threads()) or joined(*given, **more),
+    )
+    monkeypatch.setattr(forking, "_computed_in", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fcnseg.load(random_model, engine="torch")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+    assert not forking._computed_in
