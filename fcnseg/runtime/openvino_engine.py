@@ -17,6 +17,9 @@ from fcnseg.runtime.engines import HEADER_KEY, SCORES, Images, cells_in, first_l
 from fcnseg.runtime.exported import LOGITS, ExportedEngine, Workers
 from fcnseg.runtime.lanes import ONE, side_by_side
 
+_KEPT = "64"
+"""Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
+memory grows with every new size: benchmarks/many_sizes.py."""
 _TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
@@ -50,7 +53,7 @@ class OpenVinoEngine(ExportedEngine):
             raise OptionError(f"OpenVINO computes in {', '.join(_TYPES)}; found {precision!r}.")
         model = read_model(path)
         self.header = _header_of(model, path)
-        options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted]}
+        options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted], "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
         self.lanes = side_by_side("cpu") if parallel else ONE
         if self.lanes.count > 1:
             threads = self.lanes.count * self.lanes.threads
