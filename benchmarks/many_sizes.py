@@ -1,9 +1,9 @@
 """Memory of a server that gets an image of a new size each time, for each engine.
 
-python benchmarks/many_sizes.py [--sizes 1000] [--engines torch onnxruntime openvino] [--model nuclei]
+python benchmarks/many_sizes.py [--sizes 1000] [--engines torch onnxruntime openvino]
 
 Each engine runs in a process of its own. Memory (resident, MB) is taken after a tenth of the sizes,
-when the largest image has been seen, and at the end: it must not grow by more than a tenth. Beside it:
+when the largest image has been seen, and at the end: it must not grow by more than a tenth. Also
 what rounding sizes up to a multiple of 32 costs or saves, in seconds an image and in labels.
 """
 
