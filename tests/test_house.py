@@ -73,6 +73,17 @@ def test_edges_stay_in_their_rooms(path: Path) -> None:
     assert "click" not in tops, "Typer brings a Click of its own"
 
 
+def test_text_meets_the_terminal_in_one_place() -> None:
+    """What is printed goes through `shown`: names are no markup and no terminal's commands."""
+    for path in (path for path in MODULES if path.name != "terminal.py"):
+        calls = [
+            node.func for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "func")
+        ]
+        names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+        assert not names & {"print_exc", "Console", "Text", "from_markup"}, path
+        assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), path
+
+
 def test_help_and_import_load_no_torch() -> None:
     code = (
         "import sys, fcnseg\n"

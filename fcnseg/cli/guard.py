@@ -10,9 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
+from fcnseg.cli.terminal import console, line, never_fail
 from fcnseg.config import CONFIGS
 from fcnseg.errors import FailedElsewhere, FcnsegError
 from fcnseg.options import suggest_option
@@ -62,6 +61,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     What Typer finds wrong with the arguments is told as our own errors are, with a hint.
     """
     _settle_process()
+    never_fail()
     try:
         return int(app(arguments, standalone_mode=False) or 0)
     except Exception as error:
@@ -101,13 +101,14 @@ def _usage_hint(error: Any) -> str:
 
 def complain(message: str, hint: str) -> None:
     """One message on stderr, the hint on a line of its own; none where nobody can see it."""
-    console = Console(stderr=True, highlight=False)
+    out = console(stderr=True)
     with suppress(OSError):  # the terminal is closed
-        console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        out.print(line(("error: ", "bold red"), message), soft_wrap=True)
         if hint:
-            console.print(Text.assemble(("hint: ", "cyan"), hint), soft_wrap=True)
+            out.print(line(("hint: ", "cyan"), hint), soft_wrap=True)
 
 
 def _debug_trace() -> None:
     if os.environ.get(DEBUG):
-        traceback.print_exc()
+        for text in traceback.format_exc().splitlines():
+            console(stderr=True).print(text, soft_wrap=True)

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from fcnseg.cli.terminal import console as open_console
+from fcnseg.cli.terminal import line, shown
 from fcnseg.events import EpochDone, Event, Note, Progress
 
 LOGGER = logging.getLogger("fcnseg")
@@ -30,12 +32,12 @@ class Screen:
     """A listener that draws on stderr; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or open_console(stderr=True)
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -70,7 +72,7 @@ class Screen:
             match event:
                 case Note(text, level):
                     mark = ("warning: ", "yellow") if level == "warning" else ""
-                    self._bar.console.print(Text.assemble(mark, text), soft_wrap=True)
+                    self._bar.console.print(line(mark, text), soft_wrap=True)
                 case EpochDone():
                     self._bar.console.print(_epoch_line(event), soft_wrap=True)
                 case Progress():
@@ -84,7 +86,7 @@ class Screen:
         if event.task != self._name or self._task is None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(event.task, total=event.total, values=values)
+            self._task = self._bar.add_task(shown(event.task), total=event.total, values=values)
             self._name = event.task
         self._bar.update(self._task, completed=event.done, total=event.total, values=values)
 
@@ -120,7 +122,7 @@ def duration(seconds: float) -> str:
 
 
 def _values(values: Mapping[str, float | int | str]) -> str:
-    return "  ".join(_value(name, value) for name, value in values.items())
+    return shown("  ".join(_value(name, value) for name, value in values.items()))
 
 
 def _value(name: str, value: float | int | str) -> str:
@@ -132,7 +134,7 @@ def _value(name: str, value: float | int | str) -> str:
     return f"{name} {value}"
 
 
-def _epoch_line(event: EpochDone) -> str:
+def _epoch_line(event: EpochDone) -> Text:
     values = event.values
     width = len(str(event.epochs))
     text = f"epoch {event.epoch:{width}}/{event.epochs}  loss {values['loss']:.4f}"
@@ -142,4 +144,4 @@ def _epoch_line(event: EpochDone) -> str:
         text += f"  accuracy {values['pixel_accuracy']:.4f}"
     if "seconds" in values:
         text += f"  {duration(float(values['seconds']))}"
-    return text + ("  [green]best[/]" if event.best else "")
+    return line(text, ("  best", "green") if event.best else "")

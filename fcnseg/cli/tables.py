@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fcnseg.cli.screen import duration
+from fcnseg.cli.terminal import bars, console, line
 
 BAR = 20
 """Characters of a full bar."""
@@ -51,7 +52,7 @@ def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
     for row in classes:
         pictures = [f"{row['images'][name]:,}" for name in splits]
         share = f"{100 * row['share']:.2f} %"
-        table.add_row(Text(row["name"]), share, _bar(row["share"] / most), *pictures)
+        table.add_row(row["name"], share, _bar(row["share"] / most), *pictures)
     return table
 
 
@@ -71,13 +72,13 @@ def _show_suggestion(suggested: dict[str, Any]) -> None:
 
 def _show_finding(finding: dict[str, Any]) -> None:
     severity = (f"{finding['severity']} ", SEVERITIES[finding["severity"]])
-    _print(Text.assemble(severity, (finding["code"], "bold"), ": ", finding["message"]))
+    _print(line(severity, (finding["code"], "bold"), ": ", finding["message"]))
     files = finding["files"]
     if files:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        _print(Text(f"  {', '.join(str(file) for file in files[:3])}{more}", "dim"))
+        _print(line((f"  {', '.join(str(file) for file in files[:3])}{more}", "dim")))
     if finding["repair"]:
-        _print(Text.assemble("  ", ("repair: ", "cyan"), finding["repair"]))
+        _print(line("  ", ("repair: ", "cyan"), finding["repair"]))
 
 
 def show_train(result: Any) -> None:
@@ -96,7 +97,7 @@ def show_eval(result: Any) -> None:
     table.add_column("")
     for row in report["classes"]:
         table.add_row(
-            Text(row["name"]),
+            row["name"],
             _share(row["iou"]),
             _share(row["accuracy"]),
             f"{row['pixels']:,}",
@@ -110,28 +111,27 @@ def show_eval(result: Any) -> None:
     _print(f"frequency-weighted IoU {report['fw_iou']:.4f}   images {report['images']}")
     _print(f"mIoU is {report['miou_rule']}.")
     for name, pixels in report["absent_predicted"].items():
-        _print(Text(f"{name} is predicted on {pixels:,} pixels, but has no labels."))
+        _print(f"{name} is predicted on {pixels:,} pixels, but has no labels.")
     if report["absent_predicted"]:
         _print(f"With such classes counted as 0, mIoU would be {report['miou_with_absent']:.4f}.")
     for problem in report["problems"]:
-        _print(Text.assemble(("error in the dataset: ", "bold red"), problem))
+        _print(line(("error in the dataset: ", "bold red"), problem))
 
 
 def show_infer(result: Any) -> None:
     """How many frames, how fast, and where they are: on stderr, for stdout may carry the shares."""
-    console = Console(stderr=True, highlight=False)
-    console.print(
+    _tell(
         f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
         f"{result.fps:.1f} frames/s"
     )
     if result.flicker is not None:
-        console.print(
+        _tell(
             f"flicker {100 * result.flicker:.2f} % of pixels a frame, "
             f"{100 * result.flicker_raw:.2f} % before --smooth"
         )
     _show_failed(result.failed)
     for path in result.outputs:
-        console.print(str(path), soft_wrap=True)
+        _tell(str(path))
 
 
 def show_viz(result: Any) -> None:
@@ -197,11 +197,10 @@ def show_doctor(rows: Sequence[Any]) -> None:
     """One line a part, and what to do where something is missing."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows:
-        mark = Text("ok", "green") if row.ok else Text("--", "yellow")
-        found = Text(row.found)
+        mark = line(("ok", "green") if row.ok else ("--", "yellow"))
+        table.add_row(mark, row.part, row.found)
         if row.advice:
-            found.append(f"\n{row.advice}", "dim")
-        table.add_row(mark, row.part, found)
+            table.add_row("", "", line((row.advice, "dim")))
     _print(table)
 
 
@@ -215,8 +214,7 @@ def _show_outputs(outputs: Sequence[Any]) -> None:
 def _show_failed(failed: Sequence[Any]) -> None:
     for failure in failed:
         name, reason = failure if isinstance(failure, tuple) else (failure["name"], failure["why"])
-        line = Text.assemble(("failed: ", "red"), f"{name}: {reason}")
-        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+        _tell(line(("failed: ", "red"), f"{name}: {reason}"))
 
 
 def _facts(facts: dict[str, str]) -> Table:
@@ -224,7 +222,7 @@ def _facts(facts: dict[str, str]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, value)
     return table
 
 
@@ -234,8 +232,14 @@ def _share(value: float | None) -> str:
 
 
 def _bar(share: float) -> Text:
-    return Text("█" * round(share * BAR) + "░" * (BAR - round(share * BAR)), "dim")
+    full, rest = bars()
+    return line((full * round(share * BAR) + rest * (BAR - round(share * BAR)), "dim"))
 
 
 def _print(what: RenderableType) -> None:
-    Console(highlight=False).print(what, soft_wrap=isinstance(what, str))
+    console().print(what, soft_wrap=isinstance(what, str))
+
+
+def _tell(what: str | Text) -> None:
+    """On standard error, as long as it is."""
+    console(stderr=True).print(what, soft_wrap=True)

@@ -1,0 +1,67 @@
+"""Where text meets the terminal: the one place that knows its encoding, markup and control codes.
+
+File and class names come from anywhere. What is in them is shown, never obeyed: brackets are
+no markup, and what would move the cursor, turn text around or is no character at all is
+written as an escape.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import unicodedata
+from typing import IO, Any
+
+from rich.console import Console
+from rich.text import Text
+
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that a terminal acts on, or can't show: controls, directions, surrogates."""
+
+_JOINERS = frozenset("\u200c\u200d")
+"""Of those, the ones that are part of words and emoji."""
+
+
+def shown(text: object) -> str:
+    """Text as one line to look at; `\\xe9` is a byte of a name that is not UTF-8."""
+    return "".join(map(_escaped, str(text)))
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """Text of parts as they are, or with a style: (text, style)."""
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Text.assemble(*((shown(text), style) for text, style in pairs))
+
+
+class _Plain(Console):
+    """A console whose strings are text, without markup."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The string as it is, escaped; rich asks this of every string, of cells and headings."""
+        return Text(shown(text), style=how.get("style", ""), justify=how.get("justify"))
+
+
+def console(*, stderr: bool = False, file: IO[str] | None = None, **how: Any) -> Console:
+    """Standard output or standard error to print lines and tables on."""
+    return _Plain(stderr=stderr, file=file, highlight=False, **how)
+
+
+def bars() -> tuple[str, str]:
+    """What a bar on standard output is made of: the full part and the rest."""
+    return ("#", ".") if console().options.ascii_only else ("█", "░")
+
+
+def never_fail() -> None:
+    """Have what the terminal's encoding does not know shown as escapes, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _OBEYED or character in _JOINERS:
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not of the encoding
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
