@@ -37,7 +37,7 @@ compute = functools.partial(option, group="Hardware")
 # Texts of options that several commands share.
 _MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
 _SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
-_SOURCE = "Image, folder, glob, video, camera number or stream address (rtsp://, http://)"
+_SOURCE = "Images, videos, folders, globs, a camera number, a stream address (rtsp://, http://), or - for stdin"
 _DEVICE = "auto, cpu, cuda, cuda:N or mps"
 _PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
 _INT8 = f"{_PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
@@ -150,7 +150,7 @@ class InferConfig(Options):
     """Segment an image, a folder, a video or a camera."""
 
     command = "infer"
-    source: str = option(..., _SOURCE, argument=True)
+    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output file (one image, a video) or folder (default: runs/inferN)", flags=_OUT)
     save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, labels (class indices), color, probabilities (.npz), polygons (geojson, labelme) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
@@ -180,7 +180,7 @@ class VizConfig(Options):
     """Draw heatmaps: where the network sees each class, and how confident it is."""
 
     command = "viz"
-    source: str = option(..., _SOURCE, argument=True)
+    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=_OUT)
     classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))

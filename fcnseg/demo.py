@@ -63,11 +63,14 @@ def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
     video = out / "clip_overlay.mp4"
     listener(Note(f"fcnseg infer {clip} -m {run} -o {video}"))
     segmented = infer(
-        InferConfig(source=str(clip), model=str(run), out=video, device=config.device), listener
+        InferConfig(source=(str(clip),), model=str(run), out=video, device=config.device), listener
     )
     heatmaps = out / "heatmaps"
     listener(Note(f"fcnseg viz {still} -m {run} -o {heatmaps}"))
-    view(VizConfig(source=str(still), model=str(run), out=heatmaps, device=config.device), listener)
+    view(
+        VizConfig(source=(str(still),), model=str(run), out=heatmaps, device=config.device),
+        listener,
+    )
     return DemoResult(
         data=data,
         pairs=pairs,

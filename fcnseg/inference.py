@@ -1,9 +1,10 @@
-"""The verb `infer`: frames of any source through a network into files, a video, a window.
+"""The command `infer`: frames of any source through a network into files, a video, a window.
 
-Under torchrun each process runs the network on its share of the frames and writes the files
-that are a frame's own. What is one file of all frames (a video, COCO, shares) is made at the
-end by the main process, of the labels that all have kept: it is the file that a single
-process makes. The same holds with --skip-done, so that any job can be taken up again.
+Three steps: `make_plan` decides what is read, what is written and what is done already, and
+refuses what can't be; `run_share` runs the network on this process's frames and writes the files
+that are a frame's own; `join` makes what is one file of all frames (a video, COCO, class
+proportions) where several processes, or an earlier run, have each kept their labels. Whatever
+way a job is divided or resumed, its files are those that one process writes at once.
 """
 
 from __future__ import annotations
@@ -13,28 +14,94 @@ import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import EngineName, InferConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.events import Event, Listener, Note, nobody
+from fcnseg.media.collect import Collected, collect
+from fcnseg.media.listing import Named, safe_path
 from fcnseg.media.live import Connect
 from fcnseg.media.manifest import Manifest, stamp
 from fcnseg.media.outputs import Plan, next_free, open_sinks, plan, split, written
 from fcnseg.media.recorded import Skip, nothing
 from fcnseg.media.records import SharesSink
 from fcnseg.media.sinks import Painter, Sink
-from fcnseg.media.sources import Source, open_source, refuse_sources
+from fcnseg.media.sources import Kind, Source, open_source, refuse_sources
 from fcnseg.models.zoo import find_model, model_files
 from fcnseg.pipeline import InferResult, KeptLabels, Network, Predictor, Run
 from fcnseg.runtime.segmenter import Segmenter, load
 from fcnseg.runtime.steady import SteadyEngine, check_moving
 from fcnseg.runtime.tiling import TiledSegmenter, parse_tile
 from fcnseg.runtime.together import Together
+
+NAMED = 3
+"""Skipped files that are named."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the main process decides for all: where outputs go, and the engine."""
+
+    out: Path
+    engine: EngineName
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One source of the job and what is written of it.
+
+    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
+    what it is. each: a file for each frame; done: those that are there. whole: one file of all
+    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
+    """
+
+    spec: str | tuple[Named, ...]
+    name: str
+    kind: Kind
+    opened: Source | None
+    each: Plan
+    whole: Plan
+    labels: Plan
+    done: Manifest
+    kept: Manifest | None
+
+    @property
+    def live(self) -> bool:
+        """Whether its frames come once only."""
+        return self.opened is not None and self.opened.live
+
+    def is_done(self, name: str, path: Path) -> bool:
+        """Whether nothing of a frame has to be written."""
+        written = not self.each.save or self.done.has(name, path)
+        kept = self.kept is None or self.kept.has(name, path)
+        return written and kept
+
+
+@dataclass(frozen=True, eq=False)
+class InferPlan:
+    """What one process is to do.
+
+    tiled: whether large images are cut into tiles before `predictor` sees them.
+    resume_with: the options that resume the job; "" where that can't be.
+    """
+
+    config: InferConfig
+    together: Together
+    listener: Listener
+    stack: ExitStack
+    events: SimpleQueue[Event]  # threads speak through the main thread
+    connect: Connect | None
+    decided: Decided
+    parts: tuple[Part, ...]
+    predictor: Predictor
+    tiled: bool
+    painter: Painter
+    resume_with: str
 
 
 def infer(
@@ -44,258 +111,361 @@ def infer(
     segmenter: Predictor | None = None,
     connect: Connect | None = None,
 ) -> InferResult:
-    """Segment an image, a folder, a video or a camera.
+    """Segment images, folders, videos or a camera.
 
     segmenter: instead of the model that `config` names; connect: opens cameras and streams.
-    Under torchrun each process takes its share, and all get the result of the whole.
+    Under torchrun each process takes its share, and all get the result of the whole job.
     Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
     is finished and playable.
     """
     parse_tile(config.tile)
     together = Together.meet(config.device)
-    with _Job(config, listener, segmenter, connect, together) as job:
-        told = together.first(job.prepare)
-        together.all(lambda: None if together.main else job.prepare(told))
-        shares = together.all(job.share)
-        return together.first(lambda: job.join(shares))
+    warnings: list[Note] = []
+    heard = listener if together.main else functools.partial(_keep_warning, warnings)
+    with ExitStack() as stack:
+        made: list[InferPlan] = []
+
+        def prepare(decided: Decided | None = None) -> Decided:
+            plan = make_plan(
+                config, heard, decided, together, stack, predictor=segmenter, connect=connect
+            )
+            made.append(plan)
+            return plan.decided
+
+        decided = together.first(prepare)
+        together.all(lambda: None if together.main else prepare(decided))
+        shares = together.all(lambda: (run_share(made[0]), warnings))
+        return together.first(lambda: join(made[0], shares))
 
 
-Told = tuple[Path, EngineName]
-"""What the main process decides for all: where outputs go, and the engine."""
+def make_plan(
+    config: InferConfig,
+    listener: Listener,
+    decided: Decided | None,
+    together: Together,
+    stack: ExitStack,
+    *,
+    predictor: Predictor | None = None,
+    connect: Connect | None = None,
+) -> InferPlan:
+    """Find the sources and the model and decide what is written; every refusal is here.
+
+    decided: what the main process has decided, in the others. stack: closes what is opened.
+    predictor: instead of the model that `config` names.
+    """
+    _refuse(config, together.size)
+    model = None if predictor is not None else find_model(config.model)
+    decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
+    events: SimpleQueue[Event] = SimpleQueue()
+    found = _collect(config, listener)
+    opened = None
+    if found.single is not None:
+        opened = _open(config, found.single, "", together, stack, events, connect)
+        _refuse_live(config, opened, together.size)
+    parts = _parts(config, found, opened, decided.out, model, together.rank, together.size)
+    tiled = predictor is None
+    if predictor is None:
+        frames = len(found.images) if opened is None else opened.count or 0
+        predictor = _load(config, model, decided.engine, parts, frames, together, listener)
+        decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
+    if config.smooth and not isinstance(predictor, Segmenter):
+        raise OptionError(
+            "smooth averages a Segmenter's logits; what was given has none to average."
+        )
+    _refuse_overwriting(config, parts, model)
+    _refuse_unheeded(config, parts)
+    _refuse_rate(config, parts)
+    if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
+        parts[0].done.begin()  # before another process writes there
+    in_one = any(part.whole.save for part in parts) or config.shares is not None
+    later = any(part.kept is not None for part in parts)
+    once = config.smooth or "-" in config.source or any(part.live for part in parts)
+    can_resume = not once and (later or not in_one)
+    again = "--skip-done" if config.out else f"-o {decided.out} --skip-done"
+    return InferPlan(
+        config=config,
+        together=together,
+        listener=listener,
+        stack=stack,
+        events=events,
+        connect=connect,
+        decided=decided,
+        parts=parts,
+        predictor=predictor,
+        tiled=tiled,
+        painter=Painter(predictor.classes, config.alpha, _only(config, predictor.classes)),
+        resume_with=again if can_resume else "",
+    )
 
 
-class _Job:
-    """One process's share of what was asked for; the main one's also joins the shares."""
+def run_share(plan: InferPlan) -> list[InferResult]:
+    """Run the network on this process's frames of each part: what came of each."""
+    return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
-    def __init__(
-        self,
-        config: InferConfig,
-        listener: Listener,
-        segmenter: Predictor | None,
-        connect: Connect | None,
-        together: Together,
-    ) -> None:
-        self._config, self._segmenter = config, segmenter
-        self._connect, self._together = connect, together
-        self._warnings: list[Note] = []
-        self._listener = listener if together.main else self._keep_warning
-        self._events: SimpleQueue[Event] = SimpleQueue()  # threads speak through the main thread
-        self._stack = ExitStack()
-        self._steady: SteadyEngine | None = None
 
-    def __enter__(self) -> Self:
-        return self
+def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Note]]]) -> InferResult:
+    """The result of all processes; what is one file of all frames is made."""
+    for note in (note for _, notes in shares for note in notes):
+        plan.listener(note)
+    by_part = list(zip(*(results for results, _ in shares), strict=True))
+    done = [InferResult.of_shares(each) if len(each) > 1 else each[0] for each in by_part]
+    result = InferResult.of_parts(done)
+    several = len(plan.parts) > 1 or plan.parts[0].kind == "folder"
+    if several and result.failed and not (result.frames_out or result.skipped):
+        raise _all_failed(result)
+    for part in plan.parts:
+        if part.each.save:
+            part.done.join()
+    later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
+    for index in later:
+        done[index] = _with_whole(plan, index, done[index])
+    return InferResult.of_parts(done) if later else result
 
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
-    def prepare(self, told: Told | None = None) -> Told:
-        """Open the source and the model, decide what is written."""
-        config = self._config
-        model = None if self._segmenter is not None else find_model(config.model)
-        out, engine = told or (config.out or next_free(Path("runs"), "infer"), config.engine)
-        _refuse(config, self._together.size)
-        self._source = self._open_share()
-        _refuse_live(config, self._source, self._together.size)
+def _collect(config: InferConfig, listener: Listener) -> Collected:
+    """The sources; files that are none are named."""
+    if config.watch:
+        if len(config.source) > 1:
+            raise OptionError("--watch is for one folder.")
+        return Collected(single=config.source[0])
+    found = collect(config.source, exclude=config.out, listener=listener)
+    if found.skipped:
+        names = ", ".join(path.name for path in found.skipped[:NAMED])
+        more = f" and {len(found.skipped) - NAMED} more" if len(found.skipped) > NAMED else ""
+        listener(Note(f"Skipped {names}{more}: not an image or a video"))
+    return found
+
+
+def _open(
+    config: InferConfig,
+    spec: str | tuple[Named, ...],
+    name: str,
+    together: Together,
+    stack: ExitStack,
+    events: SimpleQueue[Event],
+    connect: Connect | None,
+    skip: Skip = nothing,
+) -> Source:
+    return stack.enter_context(
+        open_source(
+            spec,
+            name=name,
+            every=config.every,
+            limit=config.limit,
+            start=config.start,
+            end=config.end,
+            fps=config.fps,
+            watch=config.watch,
+            exclude=config.out,
+            skip=skip,
+            rank=together.rank,
+            size=together.size,
+            connect=connect,
+            listener=events.put,
+        )
+    )
+
+
+def _parts(
+    config: InferConfig,
+    found: Collected,
+    opened: Source | None,
+    out: Path,
+    model: Path | None,
+    rank: int,
+    size: int,
+) -> tuple[Part, ...]:
+    """What is written of each source, and what of it the same job has done before."""
+    by: dict[str, Any] = {
+        "model": None if model is None else [model.resolve(), *stamp(model)],
+        "drawn": [config.alpha, config.conf, sorted(config.classes)],
+        "smooth": config.smooth,
+        "short_side": config.short_side,
+    }
+    by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
+    made = functools.partial(Manifest, resume=config.skip_done, rank=rank)
+    parts = []
+    for spec, name in found.specs:
+        kind: Kind = "video" if name else "folder" if opened is None else opened.kind
         if config.smooth:
-            check_moving(self._source.kind)
-        self._plan(out, model)
-        if config.skip_done:  # what is done can be told from the rest only now
-            self._source.close()
-            self._source = self._open_share(self._is_done)
-            if self._source.skipped:
-                self._listener(Note(f"{self._source.skipped} images are done already"))
-        if self._segmenter is None:
-            loaded = load(
-                model,
-                engine=engine,
-                device=self._together.device(config.device),
-                precision=config.precision,
-                short_side=config.short_side,
-                frames=self._source.count or 0,
-                parallel=not self._source.live
-                and self._source.kind != "image"
-                and not config.smooth,  # frame after frame
-                listener=self._listener,
-            )
-            engine = cast(EngineName, loaded.engine.name)
-            self._segmenter = TiledSegmenter(
-                self._steadied(loaded) if config.smooth else loaded, config.tile, self._listener
-            )
-            if config.model is None:
-                self._listener(Note(f"The model is {model}"))
-        elif config.smooth:
-            self._segmenter = self._steadied(self._segmenter)
-        classes = self._segmenter.classes
-        self._painter = Painter(classes, config.alpha, _only(config, classes))
-        if "folder" in (self._each.shape, self._whole.shape) and not _only_shown(config):
-            self._done.begin()  # before another process writes there
-        return out, engine
-
-    def share(self) -> tuple[InferResult, list[Note]]:
-        """Run the network on this process's frames: what came of it, and its warnings."""
-        assert self._segmenter is not None, "the model is opened before"
-        config, source = self._config, self._source
-        network = Network(
-            self._segmenter, config.conf, self._each.needs_probabilities, self._painter.only
-        )
-        run = Run(
-            source,
-            network,
-            self._listener,
-            self._events,
-            together=self._together,
-            batch=config.batch,
-            lanes=self._segmenter.lanes,
-            goes_on=self._goes_on,
-        )
-        each = functools.partial(self._sinks, self._each, source, self._done)
-        last = functools.partial(self._whole_sinks, source)
-        if self._kept is not None:
-            last = functools.partial(self._sinks, self._labels, source, self._kept)
-        result = run.result([each, last], self._painter if config.show else None)
-        return result, self._warnings
-
-    def join(self, shares: Sequence[tuple[InferResult, list[Note]]]) -> InferResult:
-        """The result of all shares; what is one file of all frames is made."""
-        for note in (note for _, notes in shares for note in notes):
-            self._listener(note)
-        result = InferResult.of_shares([result for result, _ in shares])
-        flicker = None if self._steady is None else self._steady.flicker()
-        if flicker is not None:
-            result = replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
-        nothing_done = not (result.frames_out or result.skipped)
-        if self._source.kind == "folder" and result.failed and nothing_done:
-            raise _all_failed(result)
-        if self._each.save:
-            self._done.join()
-        return result if self._kept is None else self._with_whole(result)
-
-    def _with_whole(self, result: InferResult) -> InferResult:
-        """Make what is one file of all frames of the labels that were kept."""
-        folder = self._labels.path
-        with self._open() as source:
-            run = Run(
-                source,
-                KeptLabels(folder / "labels"),
-                self._listener,
-                self._events,
-                together=Together.alone(),
-                task="join",
-                goes_on="--skip-done",
-            )
-            whole = run.result([functools.partial(self._whole_sinks, source)])
-        shutil.rmtree(folder)
-        with contextlib.suppress(OSError):  # where there is anything else in it
-            folder.parent.rmdir()
-        outputs = tuple(path for path in result.outputs if path.parent != folder)
-        return replace(result, outputs=outputs).and_then(whole)
-
-    def _steadied(self, segmenter: Predictor) -> Segmenter:
-        """The segmenter with its logits averaged over time."""
-        if not isinstance(segmenter, Segmenter):
-            raise OptionError(
-                "smooth averages a Segmenter's logits; what was given has none to average."
-            )
-        self._steady = SteadyEngine(segmenter.engine, self._config.smooth)
-        return replace(segmenter, engine=self._steady)
-
-    def _plan(self, out: Path, model: Path | None) -> None:
-        """What is written, and what of it was done by the same model with the same options."""
-        config, source, size = self._config, self._source, self._together.size
-        target = Plan("folder", out, ())
-        if not _only_shown(config):
-            target = plan(source.kind, out, config.save)
-        outputs = [] if _only_shown(config) else written(target, source.name)
-        if config.shares is not None and str(config.shares) != "-":
-            outputs.append(("--shares", config.shares))
-        refuse_sources(outputs, [config.source], kept=model_files(model))
-        _refuse_unheeded(config, source, target)
-        self._each, self._whole = split(target, source.kind)
-        in_one = bool(self._whole.save) or config.shares is not None
-        videos = set(self._whole.save) - {"coco"}
-        if config.fps is not None and not videos and config.shares is None:
-            raise OptionError(
-                "--fps is for a video or --shares; files for each image have none.",
-                hint="-o NAME.mp4 makes a video",
-            )
+            check_moving(kind)
+        target = _target(config, kind, out, alone=found.count == 1)
+        each, whole = split(target, kind)
+        in_one = bool(whole.save) or config.shares is not None
         later = in_one and (size > 1 or config.skip_done)
         if later and config.watch:
             raise OptionError("--skip-done can't add what comes into a folder to one file.")
-        can = not (source.live or config.smooth or config.source == "-") and (later or not in_one)
-        again = "--skip-done" if config.out else f"-o {out} --skip-done"
-        self._goes_on = again if can else ""
-        by: dict[str, Any] = {
-            "model": None if model is None else [model.resolve(), *stamp(model)],
-            "drawn": [config.alpha, config.conf, sorted(config.classes)],
-            "smooth": config.smooth,
-            "short_side": config.short_side,
-        }
-        made = functools.partial(Manifest, resume=config.skip_done, rank=self._together.rank)
-        self._done = made(target.path, self._each.save, by)
-        self._labels = Plan("folder", _beside(target), ("labels",))
-        by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
-        self._kept = made(self._labels.path, ("labels",), by_labels) if later else None
+        labels = Plan("folder", _kept_folder(target, name), ("labels",))
+        done = made(target.path, each.save, by)
+        kept = made(labels.path, ("labels",), by_labels) if later else None
+        parts.append(Part(spec, name, kind, opened, each, whole, labels, done, kept))
+    return tuple(parts)
 
-    def _is_done(self, name: str, path: Path) -> bool:
-        """Whether nothing of a frame has to be written."""
-        written = not self._each.save or self._done.has(name, path)
-        kept = self._kept is None or self._kept.has(name, path)
-        return written and kept
 
-    def _open_share(self, skip: Skip = nothing) -> Source:
-        return self._open(self._together.rank, self._together.size, skip)
-
-    def _open(self, rank: int = 0, size: int = 1, skip: Skip = nothing) -> Source:
-        config = self._config
-        return self._stack.enter_context(
-            open_source(
-                config.source,
-                every=config.every,
-                limit=config.limit,
-                start=config.start,
-                end=config.end,
-                fps=config.fps,
-                watch=config.watch,
-                exclude=config.out,
-                skip=skip,
-                rank=rank,
-                size=size,
-                connect=self._connect,
-                listener=self._events.put,
-            )
+def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
+    """What is written of one source."""
+    if _only_shown(config):
+        return Plan("folder", out, (), alone)
+    target = plan(kind, out, config.save)
+    if not alone and target.shape != "folder":
+        raise OptionError(
+            f"Several sources give more than one file, and {out.name} is one.",
+            hint=f"a folder: -o {out.with_suffix('')}",
         )
+    return replace(target, alone=alone)
 
-    def _sinks(self, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
-        return open_sinks(
-            target, source, self._painter, manifest=manifest, listener=self._events.put
+
+def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], model: Path | None) -> None:
+    """OptionError when anything that is written is one of the sources or the model."""
+    outputs: list[tuple[str, Path]] = []
+    if not _only_shown(config):
+        for part in parts:
+            name = part.name or ("images" if part.opened is None else part.opened.name)
+            target = replace(part.each, save=(*part.each.save, *part.whole.save))
+            outputs += written(target, name)
+    if config.shares is not None and str(config.shares) != "-":
+        outputs.append(("--shares", config.shares))
+    refuse_sources(outputs, config.source, kept=model_files(model))
+
+
+def _load(
+    config: InferConfig,
+    model: Path | None,
+    engine: EngineName,
+    parts: Sequence[Part],
+    frames: int,
+    together: Together,
+    listener: Listener,
+) -> Segmenter:
+    """The model, made ready for about so many frames (0: unknown)."""
+    one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
+    loaded = load(
+        model,
+        engine=engine,
+        device=together.device(config.device),
+        precision=config.precision,
+        short_side=config.short_side,
+        frames=frames,
+        parallel=not one_by_one,
+        listener=listener,
+    )
+    if config.model is None:
+        listener(Note(f"The model is {model}"))
+    return loaded
+
+
+def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
+    """Run the network on this process's frames of one source."""
+    config, predictor = plan.config, plan.predictor
+    try:
+        source = _reopened(plan, part)
+    except MediaError as error:
+        if len(plan.parts) == 1:
+            raise
+        return InferResult(1, 0, ((str(part.spec), error.message),), (), 0.0, 0.0)
+    smoothed = None
+    if config.smooth and isinstance(predictor, Segmenter):
+        smoothed = SteadyEngine(predictor.engine, config.smooth)
+        predictor = replace(predictor, engine=smoothed)
+    if plan.tiled and isinstance(predictor, Segmenter):
+        predictor = TiledSegmenter(predictor, config.tile, plan.listener)
+    run = Run(
+        source,
+        Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
+        plan.listener,
+        plan.events,
+        together=plan.together,
+        batch=config.batch,
+        lanes=predictor.lanes,
+        goes_on=plan.resume_with,
+    )
+    each = functools.partial(_sinks, plan, part.each, source, part.done)
+    last = functools.partial(_whole_sinks, plan, index, source)
+    if part.kept is not None:
+        last = functools.partial(_sinks, plan, part.labels, source, part.kept)
+    result = run.result([each, last], plan.painter if config.show else None)
+    source.close()
+    flicker = None if smoothed is None else smoothed.flicker()
+    if flicker is None:
+        return result
+    return replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
+
+
+def _reopened(plan: InferPlan, part: Part) -> Source:
+    """The source of a part, at what is not done yet."""
+    config = plan.config
+    if part.opened is not None and not config.skip_done:
+        return part.opened
+    if part.opened is not None:
+        part.opened.close()
+    skip = part.is_done if config.skip_done else nothing
+    source = _open(
+        config, part.spec, part.name, plan.together, plan.stack, plan.events, plan.connect, skip
+    )
+    if source.skipped:
+        plan.listener(Note(f"{source.skipped} images are done already"))
+    return source
+
+
+def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
+    """Make what is one file of all frames of the labels that were kept."""
+    part = plan.parts[index]
+    folder, alone = part.labels.path, Together.alone()
+    source = _open(plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect)
+    with source:
+        run = Run(
+            source,
+            KeptLabels(folder / "labels"),
+            plan.listener,
+            plan.events,
+            together=alone,
+            task="join",
+            goes_on="--skip-done",
         )
+        whole = run.result([functools.partial(_whole_sinks, plan, index, source)])
+    shutil.rmtree(folder)
+    for parent in folder.parents:  # what is empty now; the others hold something else
+        if not parent.is_relative_to(part.whole.path.parent):
+            break
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+    outputs = tuple(path for path in result.outputs if path.parent != folder)
+    return replace(result, outputs=outputs).and_then(whole)
 
-    def _whole_sinks(self, source: Source) -> list[Sink]:
-        """What is one file of all frames."""
-        sinks = self._sinks(self._whole, source, self._done)
-        shares = self._config.shares
-        return sinks if shares is None else [*sinks, SharesSink(shares, self._painter.classes)]
 
-    def _keep_warning(self, event: Event) -> None:
-        """The listener of a process that is not the main one, which will tell."""
-        if isinstance(event, Note) and event.level == "warning":
-            self._warnings.append(event)
+def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
+    return open_sinks(target, source, plan.painter, manifest=manifest, listener=plan.events.put)
+
+
+def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
+    """What is one file of all frames."""
+    part, shares = plan.parts[index], plan.config.shares
+    sinks = _sinks(plan, part.whole, source, part.done)
+    if shares is None:
+        return sinks
+    return [*sinks, SharesSink(shares, plan.painter.classes, append=index > 0)]
+
+
+def _keep_warning(warnings: list[Note], event: Event) -> None:
+    """The listener of a process that is not the main one, which prints them for all."""
+    if isinstance(event, Note) and event.level == "warning":
+        warnings.append(event)
 
 
 def _refuse(config: InferConfig, size: int) -> None:
-    """OptionError for what can't be shared, or gone on with."""
+    """OptionError for what can't be shared or resumed."""
+    piped = "-" in config.source
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
-    if config.skip_done and config.source == "-":
+    if config.skip_done and piped:
         raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
     if config.skip_done and config.smooth:
-        raise OptionError("--skip-done can't go on with --smooth: each frame needs those before.")
+        raise OptionError("--skip-done can't resume --smooth: each frame needs those before.")
     alone = {
         "--show": config.show,
         "--watch": config.watch,
         "--smooth": config.smooth > 0,
-        "SOURCE -": config.source == "-",
+        "SOURCE -": piped,
     }
     for name in (name for name, given in alone.items() if given and size > 1):
         raise OptionError(
@@ -315,26 +485,43 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
         raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
 
 
-def _refuse_unheeded(config: InferConfig, source: Source, target: Plan) -> None:
+def _refuse_unheeded(config: InferConfig, parts: Sequence[Part]) -> None:
     """OptionError for an option that was given, but of which nothing would come."""
-    still = source.kind in ("image", "folder")
-    drawn = "overlay" in target.save or config.show
+    still = all(part.kind in ("image", "folder") for part in parts)
+    drawn = config.show or any("overlay" in (*part.each.save, *part.whole.save) for part in parts)
+    live = next((part.kind for part in parts if part.live), None)
     unheeded = {
         "--start": (config.start > 0 and still, "images have no times"),
         "--end": (config.end is not None and still, "images have no times"),
         "--alpha": ("alpha" in config.chosen() and not drawn, "no overlay is written or shown"),
-        "--batch": (config.batch > 1 and source.live, f"a {source.kind} gives frame after frame"),
+        "--batch": (config.batch > 1 and live is not None, f"a {live} gives frame after frame"),
     }
     for flag, (found, why) in unheeded.items():
         if found:
             raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
 
-def _beside(target: Plan) -> Path:
-    """A hidden folder for what is kept until the end, where outputs go."""
-    if target.shape == "folder":
-        return target.path / ".parts"
-    return target.path.with_name(f".{target.path.name}.parts")
+def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
+    """OptionError for a rate where nothing that is written has one."""
+    if config.fps is None:
+        return
+    if len(parts) > 1:
+        raise OptionError("--fps is for one source, of images or a raw stream.")
+    if not set(parts[0].whole.save) - {"coco"} and config.shares is None:
+        raise OptionError(
+            "--fps is for a video or --shares; files for each image have none.",
+            hint="-o NAME.mp4 makes a video",
+        )
+
+
+def _kept_folder(target: Plan, name: str) -> Path:
+    """A hidden folder for labels that are kept until the end, where outputs go."""
+    if target.shape != "folder":
+        return target.path.with_name(f".{target.path.name}.parts")
+    folder = target.path / ".parts"
+    if target.alone:
+        return folder
+    return folder / (f"videos/{safe_path(name)}.labels" if name else "images")
 
 
 def _only_shown(config: InferConfig) -> bool:
@@ -350,6 +537,6 @@ def _only(config: InferConfig, classes: ClassMap) -> frozenset[int] | None:
 def _all_failed(result: InferResult) -> MediaError:
     name, why = result.failed[0]
     return MediaError(
-        f"None of {len(result.failed)} images could be read; {name}: {why}",
-        hint="check that these are image files",
+        f"None of {len(result.failed)} files could be read; {name}: {why}",
+        hint="check that these are image or video files",
     )

@@ -102,6 +102,21 @@ class InferResult:
             skipped=sum(share.skipped for share in shares),
         )
 
+    @classmethod
+    def of_parts(cls, parts: Sequence[InferResult]) -> InferResult:
+        """What came of several sources, one after the other; flicker is the mean over frames."""
+        if len(parts) == 1:
+            return parts[0]
+        seconds = round(sum(part.seconds for part in parts), 3)
+        together = cls.of_shares(parts)
+        return replace(
+            together,
+            seconds=seconds,
+            fps=_rate(together.frames_out, seconds),
+            flicker=_mean_over_frames(parts, "flicker"),
+            flicker_raw=_mean_over_frames(parts, "flicker_raw"),
+        )
+
     def and_then(self, later: InferResult) -> InferResult:
         """With the outputs that were made of the same frames afterwards."""
         seconds = round(self.seconds + later.seconds, 3)
@@ -204,7 +219,7 @@ class Run:
             raise
         outputs = self._completed()
         source, seconds = self._source, time.perf_counter() - self._began
-        lost = len(source.failures) if source.kind == "folder" else 0
+        lost = len(source.failures) if source.kind == "folder" else 0  # a video counts as read
         return InferResult(
             frames_in=self._seen + lost,
             frames_out=self._written,
@@ -350,6 +365,13 @@ def _as_media_error(error: OSError) -> OSError:
     if isinstance(error, FcnsegError | BrokenPipeError):
         return error
     return cannot_write(error.filename or "the output", error)
+
+
+def _mean_over_frames(parts: Sequence[InferResult], name: str) -> float | None:
+    found = [(getattr(part, name), part.frames_out) for part in parts]
+    known = [(value, frames) for value, frames in found if value is not None]
+    total = sum(frames for _, frames in known)
+    return sum(value * frames for value, frames in known) / total if total else None
 
 
 def _rate(frames: int, seconds: float) -> float:

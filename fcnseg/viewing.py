@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from fcnseg.classifying import ClassifierArtist
 from fcnseg.config import VizConfig
-from fcnseg.errors import Interrupted, OptionError
+from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.events import Listener, Progress, nobody
 from fcnseg.frames import Frame
 from fcnseg.marks import mark
+from fcnseg.media.collect import collect
 from fcnseg.media.draw import heatmap, overlay
 from fcnseg.media.images import write_image
-from fcnseg.media.listing import slug
+from fcnseg.media.listing import safe_path, slug
 from fcnseg.media.outputs import MOVING, next_free
 from fcnseg.media.pages import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
 from fcnseg.media.sources import Source, open_source, refuse_sources
@@ -92,16 +93,31 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     )
     artist = Artist.of(segmenter, config)
     out = _folder(config, segmenter.path)
-    with open_source(config.source, limit=config.limit, listener=listener) as source:
-        if source.kind in MOVING:
-            artist = replace(artist, width=VIDEO_WIDTH)
-            frames, outputs = _write_videos(artist, source, out, listener)
-        elif config.fps is not None:
-            raise OptionError("--fps is for videos; viz draws a folder for each image.")
-        else:
-            frames, outputs = _write_images(artist, source, out, listener)
-        failed = tuple(source.failures)
-    return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
+    found = collect(config.source, exclude=config.out, listener=listener)
+    frames = 0
+    outputs: list[Path] = []
+    failed: list[tuple[str, str]] = []
+    for spec, name in found.specs:
+        try:
+            source = open_source(
+                spec, name=name, limit=config.limit, fps=config.fps, listener=listener
+            )
+        except MediaError as error:
+            if found.count == 1:
+                raise
+            failed.append((str(spec), error.message))
+            continue
+        with source:
+            if source.kind in MOVING:
+                small = replace(artist, width=VIDEO_WIDTH)
+                inside = out if found.count == 1 else out / safe_path(name)
+                drawn, written = _write_videos(small, source, inside, listener)
+            elif config.fps is not None:
+                raise OptionError("--fps is for videos; viz draws a folder for each image.")
+            else:
+                drawn, written = _write_images(artist, source, out, listener)
+        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 
 def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> ViewResult:
@@ -114,12 +130,13 @@ def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> Vie
         config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
     )
     out = _folder(config, None)
-    with open_source(config.source, limit=config.limit, listener=listener) as source:
+    found = collect(config.source, exclude=config.out, listener=listener)
+    if found.videos:
+        raise _no_images(found.videos[0][1], "video")
+    [(spec, _)] = found.specs
+    with open_source(spec, limit=config.limit, listener=listener) as source:
         if source.kind in MOVING:
-            raise OptionError(
-                f"--classify looks at pictures; {config.source} is a {source.kind}.",
-                hint="give an image, a folder or a glob",
-            )
+            raise _no_images(spec, source.kind)
         frames, outputs = _write_images(artist, source, out, listener)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
@@ -129,8 +146,15 @@ def _folder(config: VizConfig, model: Path | None) -> Path:
     """Where pages go; OptionError when that is where they are read from."""
     if config.out is None:
         return next_free(Path("runs"), "viz")
-    refuse_sources([("--out", config.out)], [config.source], kept=model_files(model))
+    refuse_sources([("--out", config.out)], config.source, kept=model_files(model))
     return config.out
+
+
+def _no_images(what: object, kind: str) -> OptionError:
+    return OptionError(
+        f"--classify looks at images; {what} is a {kind}.",
+        hint="give an image, a folder or a glob",
+    )
 
 
 @dataclass(frozen=True)

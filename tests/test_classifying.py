@@ -59,5 +59,5 @@ def test_unknown_classes_name_the_near(tmp_path: Path) -> None:
 
 def test_videos_are_refused(drawn_clip: Path, tmp_path: Path) -> None:
     config = VizConfig(source=str(drawn_clip), classify=True, out=tmp_path, device="cpu")
-    with pytest.raises(OptionError, match="looks at pictures"):
+    with pytest.raises(OptionError, match="looks at images"):
         view(config)

@@ -1,11 +1,13 @@
 """Several processes share one job: started by torchrun, on the CPU."""
 
+import functools
 import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from fcnseg.config import InferConfig
 from fcnseg.data.drawn import SIZE, draw, make_scene
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
 from fcnseg.events import nobody
-from fcnseg.inference import _Job, infer
+from fcnseg.inference import infer, make_plan
 from fcnseg.media.images import write_image
 from fcnseg.media.video import VideoReader, VideoWriter
 from fcnseg.pipeline import InferResult
@@ -244,9 +246,11 @@ def test_a_camera_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     camera: Any = FakeCamera
 
     def work(together: Together) -> Any:
-        job = _Job(config, nobody, network(), lambda address: camera(), together)
-        with job:
-            return together.first(job.prepare)
+        with ExitStack() as stack:
+            make = functools.partial(make_plan, config, nobody, None, together, stack)
+            return together.first(
+                lambda: make(predictor=network(), connect=lambda address: camera()).decided
+            )
 
     first, second = side_by_side(monkeypatch, work)
     assert isinstance(first, OptionError)

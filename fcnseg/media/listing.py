@@ -15,7 +15,7 @@ from pathlib import Path
 from fcnseg.errors import MediaError
 from fcnseg.events import Listener, Note, nobody
 from fcnseg.marks import inputs_in, passed_over
-from fcnseg.media.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_bytes
+from fcnseg.media.images import IMAGE_SUFFIXES, read_bytes
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
@@ -29,30 +29,37 @@ def in_folder(
     Hidden files and folders are skipped, `exclude` (where outputs go) and earlier outputs, of
     which the listener hears. MediaError when there are none.
     """
+    files = files_in(folder, exclude=exclude, listener=listener)
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise no_images(f"{folder} has no images", files)
+    return named(images, folder)
+
+
+def files_in(
+    folder: Path, *, exclude: Path | None = None, listener: Listener = nobody
+) -> list[Path]:
+    """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs."""
     outputs: list[Path] = []
     files = list(_walk(folder, exclude, outputs))
     skipped = passed_over(outputs, folder)
     if skipped:
         listener(Note(f"{skipped}."))
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise MediaError(f"{folder} has no images: {_what_is_there(files)}.", hint=_hint(files))
-    return named(images, folder)
+    return files
 
 
-def from_glob(pattern: str) -> list[Named]:
-    """The files a pattern stands for (`**` goes into sub-folders); MediaError when none."""
+def matches(pattern: str) -> list[Path]:
+    """The files a pattern stands for; `**` goes into sub-folders."""
     found = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
-    files = [path for path in found if path.is_file()]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise MediaError(
-            f"No image matches {pattern!r}: {_what_is_there(files)}.",
-            hint=_hint(files)
-            if files
-            else f"it starts from {Path.cwd()}; * stays in one folder, ** goes into sub-folders",
-        )
-    return named(images, common_folder(images))
+    return [path for path in found if path.is_file()]
+
+
+def no_images(text: str, files: list[Path], *, pattern: bool = False) -> MediaError:
+    """The MediaError that says what is there instead of images. pattern: whether it is a glob's."""
+    hint = f"image files end in {', '.join(sorted(IMAGE_SUFFIXES)[:12])} ..."
+    if pattern and not files:
+        hint = f"it starts from {Path.cwd()}; * stays in one folder, ** goes into sub-folders"
+    return MediaError(f"{text}: {_what_is_there(files)}.", hint=hint)
 
 
 def from_list(path: Path) -> list[Named]:
@@ -106,6 +113,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame"
 
 
+def safe_path(text: str) -> str:
+    """A path with "/" between folders whose parts are each a part of a file name."""
+    return "/".join(slug(part) for part in text.split("/"))
+
+
 def natural(path: Path) -> list[tuple[int, int, str]]:
     """A sorting key by which frame_9 comes before frame_10."""
     parts = re.split(r"(\d+)", path.as_posix().casefold())
@@ -153,10 +165,3 @@ def _what_is_there(files: list[Path]) -> str:
         return "there are no files"
     kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
     return "found " + ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5))
-
-
-def _hint(files: list[Path]) -> str:
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        return f"one video at a time: {videos[0]}"
-    return f"image files end in {', '.join(sorted(IMAGE_SUFFIXES)[:12])} ..."

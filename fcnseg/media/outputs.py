@@ -14,7 +14,7 @@ from fcnseg.files import partial
 from fcnseg.media._source import Kind, Source
 from fcnseg.media.encoders import FOURCC
 from fcnseg.media.images import VIDEO_SUFFIXES
-from fcnseg.media.listing import slug
+from fcnseg.media.listing import safe_path
 from fcnseg.media.manifest import Manifest
 from fcnseg.media.records import CocoSink
 from fcnseg.media.sinks import SUFFIXES, FileSink, FolderSink, Painter, Sink, VideoSink
@@ -36,11 +36,13 @@ class Plan:
 
     shape: "file" (one file of one image), "video" (one video file) or "folder".
     path: the file or folder. save: the kinds to write, the first being the file's.
+    alone: whether it has the outputs of its source only.
     """
 
     shape: Literal["file", "video", "folder"]
     path: Path
     save: tuple[str, ...]
+    alone: bool = True
 
     @property
     def needs_probabilities(self) -> bool:
@@ -82,7 +84,7 @@ def written(target: Plan, name: str) -> list[Named]:
         return [("--out", path)]
     if target.shape == "video":
         return [("--out", path), ("--out", partial(path))]
-    inside = [f"{slug(name)}_{kind}.mp4" for kind in VIDEO_PICTURES]
+    inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_PICTURES]
     inside += [*(kind for kind in target.save if kind in SUFFIXES), "coco.json"]
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
@@ -94,10 +96,11 @@ def open_sinks(
     if target.shape == "file" and target.save:
         return [FileSink(target.path, target.save[0], painter)]
     sinks: list[Sink] = []
+    name = safe_path(source.name)
     moving = source.kind in MOVING
     pictures = VIDEO_PICTURES if moving or target.shape == "video" else ()
     for kind in (kind for kind in target.save if kind in pictures):
-        inside = target.path / f"{slug(source.name)}_{kind}.mp4"
+        inside = target.path / f"{name}_{kind}.mp4"
         path = target.path if target.shape == "video" else inside
         sinks.append(
             VideoSink(
@@ -116,7 +119,8 @@ def open_sinks(
         done = functools.partial(manifest.add, file=source.file)
         sinks.append(FolderSink(target.path, each, painter, done=done))
     if "coco" in target.save:
-        sinks.append(CocoSink(target.path / "coco.json", painter.classes))
+        coco = f"{name}_coco.json" if moving and not target.alone else "coco.json"
+        sinks.append(CocoSink(target.path / coco, painter.classes))
     return sinks
 
 

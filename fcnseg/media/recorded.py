@@ -71,6 +71,8 @@ class VideoFile(Source):
 
     Of several processes each reads from the start, so that frame k is the same for all of them
     whatever the file says of its times: it decodes what is before its piece without a look.
+    name: what outputs are called, "/" between folders. several: one of several videos, which
+    is noted in `failures` when it can't be read.
     """
 
     kind: Kind = "video"
@@ -84,9 +86,10 @@ class VideoFile(Source):
         skip: Skip = nothing,
         *,
         reader: VideoReader | StreamReader | None = None,
+        several: bool = False,
     ) -> None:
         super().__init__()
-        self.path = path
+        self.path, self._several = path, several
         self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
         self._reader = reader or VideoReader(path)
@@ -107,6 +110,14 @@ class VideoFile(Source):
         self.fps = fps / self._selection.every
 
     def __iter__(self) -> Iterator[Frame]:
+        try:
+            yield from self._frames()
+        except MediaError as error:
+            if not self._several:
+                raise
+            self.failures.append((str(self.path), error.message))
+
+    def _frames(self) -> Iterator[Frame]:
         selection = self._selection
         if not self._reader.states_rate:
             said = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
@@ -118,7 +129,7 @@ class VideoFile(Source):
                     return  # the pieces after this one are others'
                 if owner != selection.rank:
                     continue
-                name = f"{listing.slug(self.name)}_{reader.index:06d}"
+                name = f"{listing.safe_path(self.name)}_{reader.index:06d}"
                 if self.file is not None and self._skip(name, self.file):
                     self.skipped += 1
                     continue

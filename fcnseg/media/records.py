@@ -21,11 +21,11 @@ class SharesSink:
     """A JSON line a frame: {"index", "time", "name", "shares": {class: share of pixels}}.
 
     "unknown" is the share of pixels labelled 255, where there are any. path "-" is standard
-    output; lines are there as soon as the frame is.
+    output; lines are there as soon as the frame is. append: after the lines of other sources.
     """
 
-    def __init__(self, path: Path, classes: ClassMap) -> None:
-        self._path, self._classes = path, classes
+    def __init__(self, path: Path, classes: ClassMap, *, append: bool = False) -> None:
+        self._path, self._classes, self._append = path, classes, append
         self._stack = contextlib.ExitStack()
         self._file = self._open()
 
@@ -51,7 +51,8 @@ class SharesSink:
             return sys.stdout
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            return self._stack.enter_context(self._path.open("w", encoding="utf-8"))
+            mode = "a" if self._append else "w"
+            return self._stack.enter_context(self._path.open(mode, encoding="utf-8"))
         except OSError as error:
             raise cannot_write(self._path, error) from None
 

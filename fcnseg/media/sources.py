@@ -23,6 +23,7 @@ from fcnseg.media import listing, piped
 from fcnseg.media._opencv import cv2
 from fcnseg.media._source import Kind, Selection, Source
 from fcnseg.media.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from fcnseg.media.listing import Named, slug
 from fcnseg.media.live import (
     Connect,
     LiveSource,
@@ -36,7 +37,8 @@ from fcnseg.media.recorded import ImageFiles, PipedVideo, Skip, VideoFile, nothi
 from fcnseg.media.served import Served, ServedImage, look_at
 from fcnseg.media.video import usable_rate
 from fcnseg.media.watched import WatchedFolder, check_watch
-from fcnseg.overwriting import Named, is_below, refuse_overwriting
+from fcnseg.overwriting import Named as Role
+from fcnseg.overwriting import is_below, refuse_overwriting
 
 __all__ = ["Kind", "Source", "open_source", "refuse_sources"]
 
@@ -45,8 +47,9 @@ LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 
 
 def open_source(
-    spec: str | Path,
+    spec: str | Path | Sequence[Named],
     *,
+    name: str = "",
     every: int = 1,
     limit: int = 0,
     start: float = 0.0,
@@ -64,7 +67,8 @@ def open_source(
 
     spec: an image, a folder (sub-folders included), a glob, a text file that lists images, a
         video, a camera's number or (on Linux) name, a stream's address, or "-" for what is
-        piped in.
+        piped in. Image files with their names are one source of kind "folder".
+    name: what outputs of a video are called, "/" between folders; "" for its file's name.
     every, limit: take every N-th frame; at most so many (0: all).
     start, end: seconds of a video.
     fps: frames a second of what states no rate: several images, a raw stream.
@@ -77,8 +81,13 @@ def open_source(
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
     selection = Selection(every, limit, start, end, rank, size)
-    opened = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, listener)
-    source = opened(watch=watch)
+    if not isinstance(spec, str | Path):
+        source: Source = ImageFiles(list(spec), "folder", selection, skip)
+    elif name:
+        source = VideoFile(str(spec), selection, listener, name, skip, several=True)
+    else:
+        found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, listener)
+        source = found(watch=watch)
     if fps is not None and (rate := usable_rate(fps)) is not None:
         try:
             source.assume_rate(rate)
@@ -103,7 +112,7 @@ def _open_any(
         check_watch(text)
     if text == "-":
         return _open_piped(selection, listener)
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+    if is_address(text):
         return _open_address(text, selection, connect, listener)
     live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
     path = Path(text).expanduser()
@@ -114,13 +123,13 @@ def _open_any(
         return ImageFiles(found, "folder", selection, skip)
     if path.exists():
         return _open_file(path, selection, skip, live, listener)
-    if _glob_like(text):
-        return ImageFiles(listing.from_glob(text), "folder", selection, skip)
+    if is_glob(text):
+        return ImageFiles(_matching(text), "folder", selection, skip)
     return _open_camera(text, live)
 
 
 def refuse_sources(
-    outputs: Sequence[Named], sources: Iterable[str | Path], *, kept: Sequence[Named] = ()
+    outputs: Sequence[Role], sources: Iterable[str | Path], *, kept: Sequence[Role] = ()
 ) -> None:
     """OptionError when an output is one of the files that `open_source` reads, or holds one.
 
@@ -147,8 +156,8 @@ def _files_of(spec: str | Path) -> list[Path]:
         return [path, *(file for _, file in listing.from_list(path))]
     if path.exists():
         return [path]
-    pattern = text != "-" and "://" not in text and _glob_like(text)
-    return [file for _, file in listing.from_glob(text)] if pattern else []
+    pattern = text != "-" and "://" not in text and is_glob(text)
+    return listing.matches(text) if pattern else []
 
 
 def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
@@ -162,7 +171,26 @@ def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
     return live(number)
 
 
-def _glob_like(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a source is an address: rtsp://, http://, file:// ..."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
+
+
+def starts_as_image(path: Path) -> bool:
+    """Whether a file begins as an image does, whatever its name."""
+    return piped.is_image(_first_bytes(path))
+
+
+def _matching(pattern: str) -> list[Named]:
+    """The images that a pattern stands for; MediaError when there are none."""
+    files = listing.matches(pattern)
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise listing.no_images(f"No image matches {pattern!r}", files, pattern=True)
+    return listing.named(images, listing.common_folder(images))
+
+
+def is_glob(text: str) -> bool:
     """Whether a path has a character that makes it a pattern."""
     return any(character in text for character in "*?[")
 
@@ -182,7 +210,7 @@ def _open_file(
         return ImageFiles(listing.from_list(path), "folder", selection, skip)
     if suffix in VIDEO_SUFFIXES:
         return VideoFile(path, selection, listener, skip=skip)
-    if suffix not in IMAGE_SUFFIXES and not piped.is_image(_start_of(path)):
+    if suffix not in IMAGE_SUFFIXES and not starts_as_image(path):
         try:
             return VideoFile(path, selection, listener, skip=skip)
         except MediaError:
@@ -193,7 +221,7 @@ def _open_file(
     return ImageFiles([(path.stem, path)], "image", selection, skip)
 
 
-def _start_of(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(64)
@@ -224,7 +252,7 @@ def _open_address(
     is_file = served is not None and served.is_file
     if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
         capture.release()
-        return VideoFile(address, selection, listener, name=without_password(address))
+        return VideoFile(address, selection, listener, name=slug(without_password(address)))
     return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
 
 

@@ -1,0 +1,165 @@
+"""The size and shape of the package: files, lines, imports. `python benchmarks/structure.py`
+
+Counts what CONTRIBUTING.md promises and tests/test_structure.py holds: modules and their lines,
+modules in a folder, the longest function, the longest chain of imports, cycles, imports that go
+up a level, and private names imported by another module.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "fcnseg"
+
+LEVELS = (  # from the top down: a module imports from levels below its own, or from its own room
+    ("__init__", "__main__"),
+    ("cli",),
+    ("commands",),
+    ("training", "viz"),
+    ("inference",),
+    ("export",),
+    ("engines", "datasets"),
+    ("models",),
+    ("io",),
+    ("metrics", "distributed"),
+    ("classes", "config", "files", "concurrency", "device", "progress"),
+    ("errors",),
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+@dataclass
+class Structure:
+    """What was counted. Modules are named below the package: "io.images", "io.sources"."""
+
+    lines: dict[str, int] = field(default_factory=dict)
+    functions: dict[str, int] = field(default_factory=dict)
+    imports: dict[str, set[str]] = field(default_factory=dict)
+    private: list[str] = field(default_factory=list)
+
+    @property
+    def folders(self) -> dict[str, int]:
+        """Modules in each folder, its __init__ included."""
+        counts: dict[str, int] = {}
+        for path in PACKAGE.rglob("*.py"):
+            folder = path.parent.relative_to(PACKAGE).as_posix()
+            counts[folder] = counts.get(folder, 0) + 1
+        return counts
+
+    @property
+    def upward(self) -> list[str]:
+        """Imports of a module on the same level or above, outside the room itself."""
+        found = []
+        for module, names in self.imports.items():
+            room = module.partition(".")[0]
+            for name in names:
+                other = name.partition(".")[0]
+                same_floor = LEVELS[-2]  # the small modules of this level may know each other
+                if other == room or (room in same_floor and other in same_floor):
+                    continue
+                if LEVEL[other] <= LEVEL[room]:
+                    found.append(f"{module} imports {name}")
+        return sorted(found)
+
+    @property
+    def cycles(self) -> list[str]:
+        """Modules that import each other at import time, as one line a loop."""
+        state: dict[str, int] = {}
+        found: list[str] = []
+
+        def visit(module: str, way: tuple[str, ...]) -> None:
+            state[module] = 1
+            for name in sorted(self.imports.get(module, ())):
+                if state.get(name) == 1:
+                    found.append(" -> ".join((*way[way.index(name) :], name)))
+                elif name not in state:
+                    visit(name, (*way, name))
+            state[module] = 2
+
+        for module in sorted(self.imports):
+            if module not in state:
+                visit(module, (module,))
+        return found
+
+    @property
+    def chain(self) -> list[str]:
+        """The longest chain of imports, from the top down."""
+
+        @cache
+        def longest(module: str) -> tuple[str, ...]:
+            below = (longest(name) for name in sorted(self.imports.get(module, ())))
+            return (module, *max(below, key=len, default=()))
+
+        return list(max((longest(module) for module in sorted(self.imports)), key=len))
+
+
+def measure(package: Path = PACKAGE) -> Structure:
+    """Read every module of the package with `ast`; nothing is imported."""
+    paths = {_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    found = Structure()
+    for name, path in paths.items():
+        text = path.read_text(encoding="utf-8")
+        found.lines[name] = len(text.splitlines())
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                found.functions[f"{name}:{node.name}"] = node.end_lineno - node.lineno + 1
+        if name == "__init__":  # it hands out names from everywhere, when they are asked for
+            continue
+        found.imports[name] = set()
+        for node in _imports(tree):
+            source = (node.module or "").removeprefix("fcnseg").lstrip(".")
+            for alias in node.names:
+                module = f"{source}.{alias.name}".lstrip(".")
+                target = module if module in paths else source
+                if target not in ("", name):
+                    found.imports[name].add(target)
+                if alias.name.startswith("_") and not alias.name.startswith("__"):
+                    found.private.append(f"{name} imports {source}.{alias.name}")
+    return found
+
+
+def _name(path: Path, package: Path) -> str:
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    """Imports of the package's own modules that run when a module is loaded."""
+    found: list[ast.ImportFrom] = []
+    for node in tree.body:
+        inner = [node, *ast.walk(node)] if isinstance(node, ast.Try) else [node]
+        froms = (each for each in inner if isinstance(each, ast.ImportFrom))
+        found += [each for each in froms if (each.module or "").split(".")[0] == "fcnseg"]
+    return found
+
+
+def main() -> None:
+    """Print the counts, the largest first."""
+    found = measure()
+    largest = sorted(found.lines.items(), key=lambda item: -item[1])[:5]
+    longest = sorted(found.functions.items(), key=lambda item: -item[1])[:5]
+    crowded = sorted(found.folders.items(), key=lambda item: -item[1])[:5]
+    print(f"modules           {len(found.lines)}")
+    print(f"lines             {sum(found.lines.values())}")
+    print("largest modules   " + ", ".join(f"{name} {count}" for name, count in largest))
+    print("longest functions " + ", ".join(f"{name} {count}" for name, count in longest))
+    print("fullest folders   " + ", ".join(f"{name} {count}" for name, count in crowded))
+    print(f"longest chain     {len(found.chain)}: " + " > ".join(found.chain))
+    for title, faults in (
+        ("cycle", found.cycles),
+        ("upward import", found.upward),
+        ("private import", found.private),
+    ):
+        for fault in faults:
+            print(f"{title}: {fault}")
+    sys.exit(bool(found.cycles or found.upward or found.private))
+
+
+if __name__ == "__main__":
+    main()
