@@ -6,11 +6,13 @@ it, so that what a killed process has left is known and removed by the next one 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +25,11 @@ except ImportError:  # Windows: nothing is locked there, and nothing left behind
 
 # Another machine's locks can't be seen on every network drive: its files are left alone.
 _MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems allow."""
+
 _LONGEST = 60
-"""Bytes of a name that its temporary one keeps: file systems allow 255."""
+"""Bytes of a name that its temporary one keeps."""
 
 _looked_through: set[Path] = set()
 
@@ -78,9 +83,48 @@ def sync_folder(folder: Path) -> None:
             os.close(number)
 
 
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of a file for libraries that take no other than UTF-8: its own where it is.
+
+    Else that of a link to it, with its suffix, as long as the block lasts; files that differ
+    from it in their suffix only are linked beside it.
+    """
+    if _is_utf8(str(path)):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
+        link = Path(folder) / "file"
+        path = path.absolute()
+        for file in {path, *path.parent.glob(f"{glob.escape(path.stem)}.*")}:
+            if _is_utf8(file.suffix) and file.stem == path.stem:
+                link.with_suffix(file.suffix).symlink_to(file)
+        yield str(link.with_suffix(path.suffix))
+
+
+def _is_utf8(text: str) -> bool:
+    return os.fsencode(text).decode(errors="replace") == text
+
+
+def fitting(name: str, suffix: str = "", *, room: int = 0) -> str:
+    """A file's name with its suffix, shortened where that is more than file systems allow.
+
+    What is cut off leaves a hash of the whole name, so that names that differ still do. room:
+    bytes to leave free. Folders before the name ("/" between them) stay as they are.
+    """
+    folder, slash, last = name.rpartition("/")
+    most = LONGEST_NAME - len(os.fsencode(suffix)) - room
+    if len(os.fsencode(last)) > most:
+        mark = f"~{hashlib.sha256(os.fsencode(last)).hexdigest()[:10]}"
+        while len(os.fsencode(last + mark)) > most:
+            last = last[:-1]
+        last += mark
+    return f"{folder}{slash}{last}{suffix}"
+
+
 def partial(path: Path) -> Path:
     """What an incomplete file is called where there is a complete one: out.partial.mp4."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    return path.with_name(fitting(path.stem, f".partial{path.suffix}"))
 
 
 def _create_file(path: Path) -> None:

@@ -61,8 +61,8 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
         if ours is not None:
             return [name for name in files if name not in ours]
     if TRAINING in files:
-        with suppress(OSError, UnicodeDecodeError):
-            text = (folder / TRAINING).read_text(encoding="utf-8")
+        with suppress(OSError):
+            text = (folder / TRAINING).read_text(encoding="utf-8", errors="replace")
             return list(files) if text.startswith(_FIRST_LINE) else None
     return None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fcnseg.errors import OptionError
+from fcnseg.text import from_bytes
 
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),
@@ -243,11 +244,10 @@ def _text(value: Any, kind: type) -> Any:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's values; OptionError when it is missing or malformed."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path} is not a TOML file: {error}.") from None
 
 
@@ -269,4 +269,9 @@ def toml_value(value: Any) -> str:
 def _toml_string(text: str) -> str:
     r"""A TOML basic string: \ and " escaped, what is not printable escaped by number."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+    return '"' + "".join(map(_toml_character, escaped)) + '"'
+
+
+def _toml_character(c: str) -> str:
+    half = "\ud800" <= c <= "\udfff"  # TOML has no number for it; `to_bytes` knows what to do
+    return c if c.isprintable() or half else f"\\U{ord(c):08X}"

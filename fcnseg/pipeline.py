@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.errors import FcnsegError, Interrupted
 from fcnseg.events import Event, Listener, Note, Progress
+from fcnseg.files import fitting
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.images import cannot_write
 from fcnseg.media.labels import read_raw_labels
@@ -164,7 +165,7 @@ class KeptLabels:
 
     def __call__(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each frame; MediaError where there is none."""
-        files = (self.folder / f"{frame.name}.png" for frame in frames)
+        files = (self.folder / fitting(frame.name, ".png") for frame in frames)
         return [Prediction(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 

@@ -21,6 +21,7 @@ from fcnseg.classifying import ClassifierArtist
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.events import Listener, Progress, nobody
+from fcnseg.files import fitting
 from fcnseg.frames import Frame
 from fcnseg.marks import mark
 from fcnseg.media.collect import collect
@@ -334,9 +335,10 @@ def _write_images(
     try:
         with held_back(source.stop):
             for frame in source:
+                folder = out / fitting(frame.name)
                 for name, image in artist.images(frame):
-                    write_image(out / frame.name / name, image)
-                    outputs.append(out / frame.name / name)
+                    write_image(folder / name, image)
+                    outputs.append(folder / name)
                 done += 1
                 listener(Progress("viz", done, source.count, "images"))
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ ROOMS = [
     {"metrics", "models", "media"},
     {"config", "events", "frames", "classes", "files", "marks", "overwriting", "signals"},
     {"options"},
-    {"errors"},
+    {"errors", "text"},
 ]
 # The package's own __init__ hands out names from everywhere; it is asked for the version only.
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

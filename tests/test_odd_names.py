@@ -7,16 +7,25 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fcnseg.classes import ClassMap
 from fcnseg.cli import tables
 from fcnseg.cli.screen import Screen
-from fcnseg.cli.terminal import console, line, shown
+from fcnseg.cli.terminal import console, line
+from fcnseg.config import InferConfig, TrainConfig
 from fcnseg.events import Note, Progress
+from fcnseg.files import fitting
+from fcnseg.inference import infer
 from fcnseg.media.images import encode_image
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.options import toml_value
+from fcnseg.text import from_bytes, shown, to_bytes
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 """A machine whose locale knows no other characters."""
@@ -123,3 +132,127 @@ def test_a_table_in_an_ascii_locale(tmp_path: Path, drawn_folder: Path) -> None:
     assert b"####" in said
     assert b"\\u" not in said
     assert json.loads(run(tmp_path, "check", drawn_folder, "--json", **ASCII)[1])["pairs"] == 30
+
+
+NAMES = ["plain", os.fsdecode(b"b\xe9"), "n\nl\x1b[31m\u202e [red]", "l" * 251]
+"""Of images, without .png: UTF-8, not UTF-8, a terminal's commands, as long as can be."""
+
+SAVED = ("overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco")
+
+
+@pytest.fixture
+def odd_folder(tmp_path: Path) -> Path:
+    """A folder of images with those names."""
+    for number, name in enumerate(NAMES):
+        picture(tmp_path / "in" / f"{name}.png", number)
+    return tmp_path
+
+
+@pytest.fixture
+def odd_data(tmp_path: Path) -> Path:
+    """A dataset folder whose images and labels have those names."""
+    for split, count in (("train", 4), ("val", 2)):
+        for number, name in enumerate(NAMES[:count]):
+            picture(tmp_path / "data" / "images" / split / f"{name}.png", number)
+            labels = np.zeros((64, 64), np.uint8)
+            labels[16:48, 8 + number : 40] = 1
+            place = tmp_path / "data" / "labels" / split / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(encode_image(labels, ".png"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def odd_classes(random_model: Path, tmp_path: Path) -> Path:
+    """A checkpoint whose classes have such names."""
+    known = Checkpoint.load(random_model)
+    names = [COMMANDS, os.fsdecode(b"\xe9x"), "\ud800[/red]", "c" * 300]
+    return replace(known, classes=ClassMap.of(names)).save(tmp_path / "odd.safetensors")
+
+
+def test_images_of_any_name_are_done_in_every_form(odd_folder: Path, odd_classes: Path) -> None:
+    source, out = [str(odd_folder / "in")], odd_folder / "out"
+    config = {"source": source, "model": str(odd_classes), "save": SAVED, "out": out}
+    assert infer(InferConfig.make({**config, "shares": odd_folder / "s"})).frames_out == 4
+    files = {kind: sorted((odd_folder / "out" / kind).iterdir()) for kind in SAVED[:-1]}
+    assert {kind: len(found) for kind, found in files.items()} == dict.fromkeys(SAVED[:-1], 4)
+    assert sorted(NAMES) == sorted(path.stem for path in files["labels"])
+    lines = [json.loads(text) for text in (odd_folder / "s").read_text().splitlines()]
+    assert sorted(line["name"] for line in lines) == sorted(NAMES)
+    coco = json.loads((odd_folder / "out" / "coco.json").read_text())
+    assert sorted(one["file_name"] for one in coco["images"]) == sorted(f"{n}.png" for n in NAMES)
+    for path in files["labelme"]:
+        assert json.loads(path.read_text())["imagePath"].removesuffix(".png") in NAMES
+
+
+def test_what_is_done_is_known_by_any_name(odd_folder: Path, random_model: Path) -> None:
+    config = {"source": [str(odd_folder / "in")], "model": str(random_model), "save": SAVED[:-1]}
+    done = infer(InferConfig.make({**config, "out": odd_folder / "out"}))
+    again = infer(InferConfig.make({**config, "out": odd_folder / "out", "skip_done": True}))
+    assert (done.frames_out, again.frames_out, again.skipped) == (4, 0, 4)
+
+
+def test_heatmaps_of_any_name(odd_folder: Path, odd_classes: Path) -> None:
+    status, said, told = run(odd_folder, "viz", "in", "-m", odd_classes, "-o", "out")
+    assert status == 0, told
+    assert is_harmless(said + told)
+    folders = [path.name for path in (odd_folder / "out").iterdir() if path.is_dir()]
+    assert sorted(folders) == sorted(NAMES)
+
+
+def test_a_dataset_of_any_names(odd_data: Path) -> None:
+    folder = odd_data.parent
+    for more in ((), ("--contact", "sheet.png"), ("--write", "d.toml")):
+        status, said, told = run(folder, "check", "data", "--json", *more)
+        assert status == 0, told
+        assert json.loads(said)["pairs"] == 6
+    status, said, told = run(folder, "check", "d.toml")
+    assert status == 0, told
+    assert is_harmless(said + told)
+
+
+def test_training_on_any_names(odd_data: Path, random_model: Path) -> None:
+    folder = odd_data.parent
+    named = folder / os.fsdecode(b"data \xe9[red]")
+    odd_data.rename(named)
+    tiny = ("--epochs", "1", "--backbone", "tiny", "--backbone-weights", "none", "--workers", "0")
+    out = os.fsdecode(b"run \xe9")
+    status, said, told = run(folder, "train", named, *tiny, "--width", "16", "-o", out)
+    assert status == 0, told
+    assert is_harmless(said + told)
+    assert TrainConfig.load(folder / out / "config.toml").data == named
+    for model in (folder / out, random_model):
+        status, said, told = run(folder, "eval", named, "-m", model, "--json")
+        assert is_harmless(said + told)
+        assert status == 0 or model == random_model, told
+
+
+def test_names_in_text_files_keep_their_bytes() -> None:
+    text = os.fsdecode(b"b\xe9 \xff") + "木"
+    assert from_bytes(to_bytes(text)) == text
+    assert to_bytes("\ud800") == "\ufffd".encode()
+    assert tomllib.loads(f"name = {toml_value(text)}")["name"] == text
+
+
+@pytest.mark.parametrize("suffix", [".png", ".geojson"])
+def test_long_names_are_shortened_and_differ(suffix: str) -> None:
+    assert fitting("short", suffix) == f"short{suffix}"
+    whole = "l" * (255 - len(suffix))
+    assert fitting(whole, suffix) == whole + suffix
+    for letters in ("l", "木", os.fsdecode(b"\xe9")):
+        cut = {fitting(f"folder/{letters * 260}{end}", suffix) for end in "ab"}
+        assert len(cut) == 2
+        assert all(200 < len(os.fsencode(name.removeprefix("folder/"))) <= 255 for name in cut)
+
+
+def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path, random_model: Path) -> None:
+    picture(tmp_path / "a.png")
+    long = "n" * 300
+    for arguments in (
+        (f"{long}.png", "-o", "out"),
+        ("a.png", "-o", long),
+        ("a.png", "-o", f"{long}.png"),
+    ):
+        status, _, told = run(tmp_path, "infer", *arguments, "-m", random_model)
+        assert status == 1
+        assert b"name too long" in told.lower()

@@ -139,7 +139,7 @@ def records(folder: Path) -> list[tuple[str, str, str]]:
 
 def test_what_is_about_deleted_files_goes(folder: Path) -> None:
     def names() -> list[str]:
-        return sorted(Path(key.split("\n")[0]).name for key, _, _ in records(folder))
+        return sorted(Path(os.fsdecode(key.split(b"\0")[0])).name for key, _, _ in records(folder))
 
     scan(folder, pictures=True)
     image, labels = (sorted((folder / role).iterdir())[0] for role in ("images", "masks"))

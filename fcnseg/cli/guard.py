@@ -46,6 +46,10 @@ def guard() -> Iterator[None]:
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
+    except OSError as error:
+        _debug_trace()
+        complain(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.", "")
+        raise typer.Exit(1) from None
     except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, told as one
         _debug_trace()
         complain(

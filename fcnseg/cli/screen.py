@@ -19,8 +19,9 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fcnseg.cli.terminal import console as open_console
-from fcnseg.cli.terminal import line, shown
+from fcnseg.cli.terminal import line
 from fcnseg.events import EpochDone, Event, Note, Progress
+from fcnseg.text import shown
 
 LOGGER = logging.getLogger("fcnseg")
 

@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import io
 import sys
-import unicodedata
 from typing import IO, Any
 
 from rich.console import Console
 from rich.text import Text
 
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories that a terminal acts on, or can't show: controls, directions, surrogates."""
-
-_JOINERS = frozenset("\u200c\u200d")
-"""Of those, the ones that are part of words and emoji."""
-
-
-def shown(text: object) -> str:
-    """Text as one line to look at; `\\xe9` is a byte of a name that is not UTF-8."""
-    return "".join(map(_escaped, str(text)))
+from fcnseg.text import shown
 
 
 def line(*parts: str | tuple[str, str]) -> Text:
@@ -56,12 +46,3 @@ def never_fail() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _escaped(character: str) -> str:
-    if unicodedata.category(character) not in _OBEYED or character in _JOINERS:
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not of the encoding
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -17,7 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-FORMAT = 2
+from fcnseg.text import to_bytes
+
+FORMAT = 3
 """Raised when what is recorded changes, so that old records are not taken for new ones."""
 
 _ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old versions
@@ -47,7 +49,8 @@ def stamp(paths: Sequence[Path]) -> str:
 class ScanCache:
     """Records by key, valid while the files' stamp is the same. A context manager.
 
-    A key's first line is the path of the file that it stands or falls with.
+    A key begins with the path of the file that it stands or falls with, and a NUL. On the disk
+    it is bytes: a path need not be UTF-8.
     """
 
     def __init__(self, root: Path) -> None:
@@ -61,7 +64,7 @@ class ScanCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=5)
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, stamp TEXT, record TEXT)"
+                "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, stamp TEXT, record TEXT)"
             )
         except (OSError, sqlite3.Error):
             self._forget()
@@ -82,15 +85,17 @@ class ScanCache:
         found: dict[str, str] = {}
         if self._database is None:
             return found
-        keys = list(stamps)
+        keys = {to_bytes(key): key for key in stamps}
+        asked = list(keys)
         try:
-            for start in range(0, len(keys), _ASKED):
-                some = keys[start : start + _ASKED]
+            for start in range(0, len(asked), _ASKED):
+                some = asked[start : start + _ASKED]
                 marks = ",".join("?" * len(some))
                 rows = self._database.execute(
                     f"SELECT key, stamp, record FROM records WHERE key IN ({marks})", some
                 )
-                found |= {k: record for k, seen, record in rows if seen and seen == stamps[k]}
+                valid = ((keys[k], record) for k, seen, record in rows if seen == stamps[keys[k]])
+                found |= {key: record for key, record in valid if stamps[key]}
         except sqlite3.Error:
             self._forget()
         return found
@@ -99,7 +104,7 @@ class ScanCache:
         """Keep (stamp, record) by key."""
         if self._database is None or not records:
             return
-        rows = [(key, seen, record) for key, (seen, record) in records.items() if seen]
+        rows = [(to_bytes(key), seen, record) for key, (seen, record) in records.items() if seen]
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
@@ -117,7 +122,7 @@ class ScanCache:
                 if count == self._written:  # the first time: all of them were just seen
                     return
                 keys = [key for (key,) in self._database.execute("SELECT key FROM records")]
-                gone = [(key,) for key in keys if not os.path.lexists(key.partition("\n")[0])]
+                gone = [(key,) for key in keys if not os.path.lexists(key.partition(b"\0")[0])]
                 self._database.executemany("DELETE FROM records WHERE key = ?", gone)
         except sqlite3.Error:
             self._forget()

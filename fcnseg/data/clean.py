@@ -17,10 +17,11 @@ from fcnseg.data.layouts import Scanned
 from fcnseg.data.lookalikes import find_copies, find_lookalikes, find_videos
 from fcnseg.data.readers import read_stored
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import folder_beside
+from fcnseg.files import fitting, folder_beside
 from fcnseg.media.images import cannot_write, read_image, resize_labels, write_image
 from fcnseg.media.labels import write_labels
 from fcnseg.media.shapes import turn
+from fcnseg.text import to_bytes
 
 SAME_PROPORTIONS = 0.01
 """Labels of another size are resized when their proportions differ by no more than this."""
@@ -94,7 +95,7 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
         tell(number + 1)
     names = "\n".join(seen.description.classes.names)
     if written:
-        (out / "classes.txt").write_text(names + "\n", encoding="utf-8")
+        (out / "classes.txt").write_bytes(to_bytes(names + "\n"))
     return Cleaned(out, written, repaired, left_out)
 
 
@@ -147,10 +148,11 @@ def _write_pair(
     pair: Pair = seen.description.pairs[number]
     turned = seen.pictures is not None and seen.pictures.orientations[number] > 1
     # Two names that differ in their folders only must not meet in one: keep the folders.
-    image = out / "images" / pair.split / f"{pair.name}{pair.image.suffix}"
+    name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name
+    image = out / "images" / pair.split / f"{name}{pair.image.suffix}"
     if turned:
         write_image(image.with_suffix(".png"), read_image(pair.image))
     else:
         image.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(pair.image, image)
-    write_labels(out / "labels" / pair.split / f"{pair.name}.png", labels, palette)
+    write_labels(out / "labels" / pair.split / f"{name}.png", labels, palette)

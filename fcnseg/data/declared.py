@@ -39,6 +39,7 @@ from fcnseg.data.known_classes import unpack
 from fcnseg.errors import DatasetError, FcnsegError, OptionError
 from fcnseg.media.images import write_bytes
 from fcnseg.options import toml_value
+from fcnseg.text import from_bytes, to_bytes
 
 _KEYS = {
     "root", "layout", "store", "kind", "snap", "ignore", "terms", "leave_out", "class", "splits",
@@ -108,7 +109,7 @@ def write_declared(description: Description, path: Path) -> None:
         lines += ["", "[splits]  # drawn by fcnseg; every other picture is for training", "val = ["]
         lines += [f"  {toml_value(p.name)}," for p in description.pairs if p.split == "val"]
         lines.append("]")
-    data = ("\n".join(lines) + "\n").encode()
+    data = to_bytes("\n".join(lines) + "\n")
     if path.is_file() and path.read_bytes() != data:
         raise OptionError(
             f"{path} is there already and says something else; it may have been corrected by hand.",
@@ -120,10 +121,10 @@ def write_declared(description: Description, path: Path) -> None:
 def read_declared(path: Path) -> Declared:
     """What a dataset.toml says; DatasetError, naming what is wrong, when it does not."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror or error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise DatasetError(f"{path} is not a TOML file: {error}.") from None
     strange = set(data) - _KEYS
     if strange or not {"root", "layout", "class"} <= set(data):

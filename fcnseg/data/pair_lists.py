@@ -10,6 +10,7 @@ from fcnseg.data.description import Found, Pair, SplitName, Unusable
 from fcnseg.data.folders import LABEL_WORDS, SPLIT_WORDS, name_uniquely, read_word
 from fcnseg.data.listing import Listing, is_image
 from fcnseg.errors import DatasetError
+from fcnseg.text import from_bytes
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
 
@@ -59,8 +60,8 @@ def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusab
 def _rows(path: Path) -> list[list[str]]:
     """The cells of each line; [] for a file that is no table."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        text = from_bytes(path.read_bytes())
+    except OSError:
         return []
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:

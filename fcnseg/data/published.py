@@ -24,6 +24,7 @@ from fcnseg.data.known_classes import (
 from fcnseg.data.listing import Listing, stem_of
 from fcnseg.data.values import Values
 from fcnseg.errors import DatasetError
+from fcnseg.text import from_bytes
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 _VOC_PICTURE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
@@ -48,7 +49,7 @@ def find_voc(listing: Listing) -> Found | None:
     for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
         base = name[: name.index("ImageSets/")]
         split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
-        for stem in listing.path(name).read_text(encoding="utf-8-sig").split():
+        for stem in from_bytes(listing.path(name).read_bytes()).split():
             image = by_stem["JPEGImages/"].get(f"{base}JPEGImages/{stem}")
             labels = by_stem["SegmentationClass/"].get(f"{base}SegmentationClass/{stem}")
             if image and labels and base + stem not in pairs:

@@ -130,7 +130,7 @@ def scan_labels(
 ) -> LabelScan:
     """Read the labels of all pairs; `tell` hears how many are done."""
     sort = "|".join((store, *terms))
-    jobs = [_Job(f"{p.labels}\n{p.part}#{sort}", files_of(p), p) for p in pairs]
+    jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
     look = partial(_look_at_labels, store=store, terms=terms)
     apart = store != "coco"
@@ -163,7 +163,7 @@ def scan_pictures(
     every = max(1, count // MOST_COLORS)
     colored = {str(pair.image) for pair in pairs[::every]}
     jobs = [
-        _Job(f"{path}\npicture", (path,), (path, str(path) in colored))
+        _Job(f"{path}\0picture", (path,), (path, str(path) in colored))
         for path in (pair.image for pair in pairs)
     ]
     for index, seen in enumerate(_each(jobs, _look_at_picture, cache, crew, tell)):

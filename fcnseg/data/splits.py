@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.data.description import SPLITS, Description, Pair
+from fcnseg.text import to_bytes
 
 
 @dataclass(frozen=True)
@@ -115,4 +116,4 @@ def _share_out(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _draw(name: str) -> bytes:
     """A number for a name that looks random and is always the same."""
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return hashlib.blake2b(to_bytes(name), digest_size=8).digest()

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.media._opencv import cv2
 from fcnseg.media.images import resize_image
+from fcnseg.text import shown
 
 _PAPER = (24, 24, 24)
 _INK = (240, 240, 240)
@@ -110,6 +111,7 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     size = int(np.clip(height / 22, 12, 28))
     strip = Image.new("RGB", (width, round(size * 1.6)), _PAPER)
+    text = shown(text)
     ImageDraw.Draw(strip).text((size // 2, size // 5), text, fill=_INK, font=font_for(text, size))
     return np.vstack([np.asarray(strip), image])
 
@@ -122,17 +124,18 @@ def legend(
     height: pixels; None takes what the names need. The text shrinks to fit.
     only: the class indices to list, in the class map's order; None lists all.
     """
-    shown = [index for index in range(len(classes)) if only is None or index in only]
-    line = 24 if height is None else max(8, min(24, height // max(1, len(shown))))
-    font = font_for("".join(classes.names), max(7, line * 2 // 3))
-    width = 2 * line + max((int(font.getlength(classes.names[i])) for i in shown), default=0)
-    panel = Image.new("RGB", (width, height or line * max(1, len(shown))), _PAPER)
+    rows = [index for index in range(len(classes)) if only is None or index in only]
+    names = [shown(classes.names[index]) for index in rows]
+    line = 24 if height is None else max(8, min(24, height // max(1, len(rows))))
+    font = font_for("".join(names), max(7, line * 2 // 3))
+    width = 2 * line + max((int(font.getlength(name)) for name in names), default=0)
+    panel = Image.new("RGB", (width, height or line * max(1, len(rows))), _PAPER)
     pen = ImageDraw.Draw(panel)
-    for row, index in enumerate(shown):
+    for row, index in enumerate(rows):
         top, edge = row * line, line // 5
         box = (edge, top + edge, line - edge, top + line - edge)
         pen.rectangle(box, fill=tuple(classes.colors[index].tolist()))
-        pen.text((line + edge, top + edge // 2), classes.names[index], fill=_INK, font=font)
+        pen.text((line + edge, top + edge // 2), names[row], fill=_INK, font=font)
     return np.asarray(panel).copy()
 
 

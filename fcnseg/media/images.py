@@ -6,6 +6,7 @@ the formats OpenCV was built without. Colour profiles are not looked at.
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -155,10 +156,10 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 def cannot_write(path: str | Path, error: OSError) -> MediaError:
     """The MediaError for the system's refusal to write a file."""
-    return MediaError(
-        f"Can't write {path}: {error.strerror or error}.",
-        hint="is there space on the disk, and may you write there?",
-    )
+    hint = "is there space on the disk, and may you write there?"
+    if error.errno == errno.ENAMETOOLONG:
+        hint = "choose a shorter name"
+    return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
 
 
 def _decode(data: bytes) -> NDArray[np.generic] | None:

@@ -14,11 +14,16 @@ from pathlib import Path
 
 from fcnseg.errors import MediaError
 from fcnseg.events import Listener, Note, nobody
+from fcnseg.files import fitting
 from fcnseg.marks import inputs_in, passed_over
 from fcnseg.media.images import IMAGE_SUFFIXES, read_bytes
+from fcnseg.text import from_bytes
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
+
+_ROOM = 55
+"""Bytes that are left for what is added to a part of a name: numbers, `_overlay.partial.mp4`."""
 
 
 def in_folder(
@@ -68,11 +73,10 @@ def from_list(path: Path) -> list[Named]:
     Relative paths start from the list's folder, or from the working folder. Empty lines and
     those starting with # are passed over.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise MediaError(f"{path} is not a text file that lists images.") from None
-    lines = [line.strip() for line in text.splitlines()]
+    data = read_bytes(path)
+    if b"\0" in data:  # no name has it
+        raise MediaError(f"{path} is not a text file that lists images.")
+    lines = [line.strip() for line in from_bytes(data).splitlines()]
     listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
@@ -109,8 +113,8 @@ def free_name(wanted: str, taken: set[str]) -> str:
 
 
 def slug(text: str) -> str:
-    """Text as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame"
+    """Text as a part of a file name, which leaves room for more."""
+    return fitting(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
 
 
 def safe_path(text: str) -> str:

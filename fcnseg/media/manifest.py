@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcnseg.files import fitting
 from fcnseg.frames import Frame
 from fcnseg.marks import MANIFEST as NAME
 from fcnseg.marks import mark, refuse_foreign
@@ -52,7 +53,7 @@ class Manifest:
         if self._done.get(name) != stamp(path):
             return False
         return all(
-            (self._folder / kind / f"{name}{SUFFIXES[kind]}").exists() for kind in self._kinds
+            (self._folder / kind / fitting(name, SUFFIXES[kind])).exists() for kind in self._kinds
         )
 
     def add(self, frame: Frame, file: Path | None = None) -> None:
@@ -62,7 +63,7 @@ class Manifest:
             return
         line = {"name": frame.name, "job": self._job, "stamp": list(frame.stamp or stamp(path))}
         with self._path.open("a", encoding="utf-8") as out:
-            out.write(self._before + json.dumps(line, ensure_ascii=False) + "\n")
+            out.write(self._before + json.dumps(line) + "\n")
         self._before = ""
         if frame.name in self._done:
             self._done[frame.name] = line["stamp"]  # a watched file that has changed

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.media.draw import heatmap
 from fcnseg.media.images import resize_image
+from fcnseg.text import shown
 
 Rgb = NDArray[np.uint8]
 
@@ -146,8 +147,9 @@ def _tile(tile: Tile, size: tuple[int, int], text: int) -> Rgb:
     pen.text((left, top), title, fill=_INK, font=_font(text))
     left += round(_font(text).getlength(title) + text * 0.7)
     note = _font(round(text * 0.85))
-    if tile.note and left + note.getlength(tile.note) <= size[1]:
-        pen.text((left, top + text * 0.12), tile.note, fill=_FAINT, font=note)
+    said = shown(tile.note)
+    if said and left + note.getlength(said) <= size[1]:
+        pen.text((left, top + text * 0.12), said, fill=_FAINT, font=note)
     return np.vstack([np.asarray(strip), resize_image(tile.image, size)])
 
 
@@ -187,6 +189,7 @@ def _stack(parts: Sequence[Rgb]) -> Rgb:
 
 def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text, or as much of it as the width holds and an ellipsis."""
+    text = shown(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

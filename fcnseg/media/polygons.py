@@ -191,4 +191,5 @@ def _closed(ring: Ring) -> list[list[int]]:
 
 
 def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")  # half of a surrogate pair: JSON's own escape

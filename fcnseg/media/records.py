@@ -37,7 +37,7 @@ class SharesSink:
             "name": frame.name,
             "shares": shares(prediction, self._classes),
         }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def close(self, *, complete: bool = True) -> list[Path]:

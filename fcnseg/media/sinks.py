@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
 from fcnseg.events import Listener, Note, nobody
+from fcnseg.files import fitting
 from fcnseg.frames import Frame, Prediction
 from fcnseg.media.draw import colorize, overlay
 from fcnseg.media.encoders import has_pyav
@@ -161,7 +162,7 @@ class FolderSink:
         for kind in self._kinds:
             suffix = SUFFIXES[kind]
             data = self._painter.encode(kind, frame, prediction, suffix)
-            write_bytes(self._folder / kind / f"{frame.name}{suffix}", data)
+            write_bytes(self._folder / kind / fitting(frame.name, suffix), data)
         if self._done is not None:
             with self._one:
                 self._done(frame)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, InputError, OptionError
-from fcnseg.files import atomic_write
+from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models import build_empty
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec, Preprocess
@@ -68,7 +68,7 @@ class Checkpoint:
             "report": dict(self.report),
             "extra": dict(self.extra),
         }
-        return json.dumps(header, ensure_ascii=False)
+        return json.dumps(header)
 
     @classmethod
     def from_header(
@@ -129,7 +129,7 @@ class Checkpoint:
         if path.suffix in TORCH_SUFFIXES:
             return cls._published(path)
         try:
-            with safe_open(path, framework="pt") as file:
+            with utf8_name(path) as name, safe_open(name, framework="pt") as file:
                 metadata = file.metadata() or {}
                 names = list(file.keys())
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}

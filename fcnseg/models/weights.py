@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcnseg.errors import CheckpointError
 from fcnseg.events import Listener, Progress, nobody
-from fcnseg.files import atomic_write
+from fcnseg.files import atomic_write, utf8_name
 
 State = Mapping[str, Tensor]
 
@@ -32,7 +32,8 @@ def read_state(file: Path) -> State:
         raise CheckpointError(f"No weights file {file}.", hint="give the path of an existing file")
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            with utf8_name(file) as name:
+                return safetensors.torch.load_file(name)
         with torch.serialization.safe_globals([argparse.Namespace]):  # plain: torchvision's `args`
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it raise

@@ -27,6 +27,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, InputError, OptionError
 from fcnseg.files import atomic_write, sync_folder
 from fcnseg.models.weights import why_unreadable
+from fcnseg.text import from_bytes, to_bytes
 
 RUNS = Path("runs")
 
@@ -77,7 +78,7 @@ class RunFolder:
     def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
         """Write config.toml, with reasons by option."""
         text = config.as_toml(reasons)
-        write_atomically(self.config, lambda file: file.write(text.encode()))
+        write_atomically(self.config, lambda file: file.write(to_bytes(text)))
 
     def write_results(self, rows: Sequence[Row]) -> None:
         """Write results.csv anew: exactly these rows."""
@@ -87,12 +88,13 @@ class RunFolder:
         writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.results, lambda file: file.write(table.getvalue().encode()))
+        write_atomically(self.results, lambda file: file.write(to_bytes(table.getvalue())))
 
     def epochs_done(self) -> int:
         """Rows of results.csv; 0 when there is none."""
         with contextlib.suppress(OSError):
-            return max(0, len(self.results.read_text(encoding="utf-8").splitlines()) - 1)
+            table = io.StringIO(from_bytes(self.results.read_bytes()), newline="")
+            return max(0, sum(1 for _ in csv.reader(table)) - 1)  # a class's name may have lines
         return 0
 
 

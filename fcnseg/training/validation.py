@@ -30,6 +30,7 @@ from fcnseg.media.draw import caption, overlay, side_by_side
 from fcnseg.media.images import write_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.text import shown
 from fcnseg.training.initial_weights import class_axes
 
 IMAGES, PIXELS = 64, 4000
@@ -186,7 +187,7 @@ def with_tensorboard(listener: Listener, folder: Path, *, epochs_done: int = 0) 
                     writer.add_scalar(name, value, event.epoch)
             for name, iou in event.class_iou.items():
                 if iou is not None:
-                    writer.add_scalar(f"iou/{name}", iou, event.epoch)
+                    writer.add_scalar(f"iou/{shown(name)}", iou, event.epoch)
             writer.flush()
         listener(event)
 

@@ -1,0 +1,42 @@
+"""Text that came from anywhere (names of files and classes): to look at, and as bytes.
+
+A file's name may hold bytes that are not UTF-8; Python keeps each as half of a surrogate pair.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that a terminal acts on, or can't show: controls, directions, surrogates."""
+
+_JOINERS = frozenset("\u200c\u200d")
+"""Of those, the ones that are part of words and emoji."""
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Halves of pairs that stand for no byte; JSON can name them."""
+
+
+def shown(text: object) -> str:
+    r"""Text as one line to look at; `\xe9` is a byte of a name that is not UTF-8."""
+    return "".join(map(_escaped, str(text)))
+
+
+def to_bytes(text: str) -> bytes:
+    """Text as UTF-8, the bytes of file names as they are; `from_bytes` takes them back."""
+    return _NO_BYTE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
+
+
+def from_bytes(data: bytes) -> str:
+    """The text of a file that may name files; a byte-order mark is no part of it."""
+    return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _OBEYED or character in _JOINERS:
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps such a byte
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
