@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -58,6 +59,7 @@ class Part:
     spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
     what it is. each: a file for each frame; done: those that are there. whole: one file of all
     frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
+    passed: files that are passed over because an earlier run could not read them.
     """
 
     spec: str | tuple[Named, ...]
@@ -69,6 +71,7 @@ class Part:
     labels: Plan
     done: Manifest
     kept: Manifest | None
+    passed: list[Path] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
@@ -76,10 +79,36 @@ class Part:
         return self.opened is not None and self.opened.live
 
     def is_done(self, name: str, path: Path) -> bool:
-        """Whether nothing of a frame has to be written."""
+        """Whether nothing of a frame has to be written, or can be."""
+        if self.has_failed(path):
+            self.passed.append(path)
+            return True
         written = not self.each.save or self.done.has(name, path)
         kept = self.kept is None or self.kept.has(name, path)
         return written and kept
+
+    def has_failed(self, path: Path) -> bool:
+        """Whether an earlier run could not read a file as it is now."""
+        return any(manifest.has_failed(path) for manifest in self._manifests())
+
+    def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Record files of which nothing can be made: (path, why).
+
+        What is not there, or not ours to read, may be tomorrow without a change of the file.
+        """
+        for path, why in failures:
+            for manifest in self._manifests() if os.access(path, os.R_OK) else ():
+                manifest.fail(Path(path), why)
+
+    def _manifests(self) -> list[Manifest]:
+        """Those that are written."""
+        in_folder = [self.done] if self.has_folder else []
+        return in_folder if self.kept is None else [*in_folder, self.kept]
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there is a folder of outputs, which has a manifest."""
+        return self.each.shape == "folder" and bool(self.each.save or self.whole.save)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +243,7 @@ def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Note]]]
     if several and result.failed and not (result.frames_out or result.skipped):
         raise _all_failed(result)
     for part in plan.parts:
-        if part.each.save:
+        if part.has_folder:
             part.done.join()
     later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
     for index in later:
@@ -357,12 +386,18 @@ def _load(
 def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
     config, predictor = plan.config, plan.predictor
+    nothing_of_it = InferResult(0, 0, (), (), 0.0, 0.0)
+    if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
+        plan.listener(_passed_over([Path(part.spec)]))
+        return replace(nothing_of_it, skipped=1)
     try:
         source = _reopened(plan, part)
     except MediaError as error:
         if len(plan.parts) == 1:
             raise
-        return InferResult(1, 0, ((str(part.spec), error.message),), (), 0.0, 0.0)
+        failed = ((str(part.spec), error.message),)
+        part.note_failures(failed)
+        return replace(nothing_of_it, frames_in=1, failed=failed)
     smoothed = None
     if config.smooth and isinstance(predictor, Segmenter):
         smoothed = SteadyEngine(predictor.engine, config.smooth)
@@ -383,8 +418,12 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     last = functools.partial(_whole_sinks, plan, index, source)
     if part.kept is not None:
         last = functools.partial(_sinks, plan, part.labels, source, part.kept)
-    result = run.result([each, last], plan.painter if config.show else None)
-    source.close()
+    try:
+        result = run.result([each, last], plan.painter if config.show else None)
+    finally:
+        source.close()
+        if source.kind == "folder":
+            part.note_failures(source.failures)
     flicker = None if smoothed is None else smoothed.flicker()
     if flicker is None:
         return result
@@ -402,9 +441,19 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
     source = _open(
         config, part.spec, part.name, plan.together, plan.stack, plan.events, plan.connect, skip
     )
-    if source.skipped:
-        plan.listener(Note(f"{source.skipped} images are done already"))
+    done = source.skipped - len(part.passed)
+    if done > 0:
+        plan.listener(Note(f"{done} {'image is' if done == 1 else 'images are'} done already"))
+    if part.passed:
+        plan.listener(_passed_over(part.passed))
     return source
+
+
+def _passed_over(files: Sequence[Path]) -> Note:
+    """What is said of files that an earlier run could not read."""
+    names = ", ".join(path.name for path in files[:NAMED])
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return Note(f"Skipped {names}{more}: could not be read before, and not changed since")
 
 
 def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:

@@ -20,6 +20,8 @@ from fcnseg.media.sinks import SUFFIXES
 class Manifest:
     """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
 
+    A file that can't be read has a line, too: why, under "failed".
+
     kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
     of another job, and of a file that has changed since, do not count. resume: take over
     what an earlier run has done. rank: which of several processes this is; each writes lines
@@ -40,7 +42,10 @@ class Manifest:
         text = json.dumps({**job, "kinds": sorted(kinds)}, sort_keys=True, default=str)
         self._job = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._before = "\n" if self._path.exists() else ""  # the last line may be cut
-        self._done = self._read() if resume else {}
+        self._done: dict[str, Any] = {}
+        self._failed: dict[str, Any] = {}
+        if resume:
+            self._read()
 
     def begin(self) -> None:
         """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
@@ -61,12 +66,21 @@ class Manifest:
         path = frame.path or file
         if path is None:
             return
-        line = {"name": frame.name, "job": self._job, "stamp": list(frame.stamp or stamp(path))}
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(self._before + json.dumps(line) + "\n")
-        self._before = ""
+        seen = list(frame.stamp or stamp(path))
+        self._append({"name": frame.name, "job": self._job, "stamp": seen})
         if frame.name in self._done:
-            self._done[frame.name] = line["stamp"]  # a watched file that has changed
+            self._done[frame.name] = seen  # a watched file that has changed
+
+    def fail(self, path: Path, why: str) -> None:
+        """A file can't be read as it is now."""
+        name = str(path.absolute())
+        line = {"name": name, "job": self._job, "stamp": stamp(path), "failed": why}
+        if self._failed.get(name) != line["stamp"]:
+            self._append(line)
+
+    def has_failed(self, path: Path) -> bool:
+        """Whether an earlier run could not read a file, and it has not changed since."""
+        return self._failed.get(str(path.absolute())) == stamp(path)
 
     def join(self) -> None:
         """One file of all processes' lines, once they have ended."""
@@ -78,15 +92,20 @@ class Manifest:
             if path.name != NAME:
                 path.unlink()
 
-    def _read(self) -> dict[str, Any]:
-        done = {}
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(self._before + json.dumps(line) + "\n")
+        self._before = ""
+
+    def _read(self) -> None:
         for path in self._paths():
             for text in path.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError, KeyError):  # cut by a crash: not done
                     line = json.loads(text)
                     if line["job"] == self._job:
-                        done[line["name"]] = line["stamp"]
-        return done
+                        known = self._failed if "failed" in line else self._done
+                        known[line["name"]] = line["stamp"]
 
     def _paths(self) -> list[Path]:
         """The first process's lines and those of the others, as they are there."""

@@ -1,0 +1,94 @@
+"""`infer --skip-done`: what could not be read before is passed over until it changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcnseg.config import InferConfig
+from fcnseg.events import Event, Note
+from fcnseg.inference import infer
+from fcnseg.media import recorded
+from fcnseg.pipeline import InferResult
+from tests.test_odd_names import picture
+
+BROKEN = b"\x89PNG\r\n\x1a\nno more"
+
+
+def run(folder: Path, model: Path, **options: Any) -> tuple[InferResult, list[str]]:
+    """A run of folder/in into folder/out, and what it said."""
+    heard: list[Event] = []
+    config = {"source": [str(folder / "in")], "model": str(model), "out": folder / "out", **options}
+    result = infer(InferConfig.make(config), heard.append)
+    return result, [event.text for event in heard if isinstance(event, Note)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images and a broken one."""
+    picture(tmp_path / "in" / "a.png", 0)
+    picture(tmp_path / "in" / "b.png", 1)
+    (tmp_path / "in" / "x [red].png").write_bytes(BROKEN)
+    return tmp_path
+
+
+def test_what_failed_is_passed_over(
+    folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = run(folder, random_model, save=["labels"])
+    assert (first.frames_out, len(first.failed)) == (2, 1)
+    looked: list[str] = []
+    read = recorded.read_image
+    monkeypatch.setattr(recorded, "read_image", lambda path: looked.append(path.name) or read(path))
+    again, said = run(folder, random_model, save=["labels"], skip_done=True)
+    assert (again.frames_out, again.failed, looked) == (0, (), [])
+    assert "2 images are done already" in said
+    assert "Skipped x [red].png: could not be read before, and not changed since" in said
+
+
+def test_what_failed_is_passed_over_for_one_file_of_all(folder: Path, random_model: Path) -> None:
+    first, _ = run(folder, random_model, save=["coco"], skip_done=True)
+    assert (first.frames_out, len(first.failed)) == (2, 1)
+    whole = (folder / "out" / "coco.json").read_bytes()
+    again, said = run(folder, random_model, save=["coco"], skip_done=True)
+    assert again.failed == ()
+    assert any("could not be read before" in text for text in said)
+    assert (folder / "out" / "coco.json").read_bytes() == whole
+
+
+def test_what_changes_is_tried_again(folder: Path, random_model: Path) -> None:
+    run(folder, random_model, save=["labels"])
+    broken = folder / "in" / "x [red].png"
+    broken.write_bytes(BROKEN + b"!")
+    result, _ = run(folder, random_model, save=["labels"], skip_done=True)
+    assert len(result.failed) == 1
+    picture(broken)
+    result, _ = run(folder, random_model, save=["labels"], skip_done=True)
+    assert (result.frames_out, result.failed) == (1, ())
+    result, said = run(folder, random_model, save=["labels"], skip_done=True)
+    assert "3 images are done already" in said
+
+
+def test_what_could_not_be_reached_is_tried_again(folder: Path, random_model: Path) -> None:
+    (folder / "in" / "x [red].png").unlink()
+    (folder / "in" / "gone.png").symlink_to(folder / "later.png")
+    first, _ = run(folder, random_model, save=["labels"])
+    assert len(first.failed) == 1
+    picture(folder / "later.png")
+    again, _ = run(folder, random_model, save=["labels"], skip_done=True)
+    assert (again.frames_out, again.failed) == (1, ())
+
+
+def test_a_video_that_failed_is_passed_over(
+    folder: Path, random_model: Path, drawn_clip: Path
+) -> None:
+    shutil.copy(drawn_clip, folder / "in" / "clip.mp4")
+    (folder / "in" / "cut.mp4").write_bytes(drawn_clip.read_bytes()[:200])
+    first, _ = run(folder, random_model, save=["labels"])
+    assert (first.frames_out, len(first.failed)) == (14, 2)
+    again, said = run(folder, random_model, save=["labels"], skip_done=True)
+    assert (again.frames_out, again.failed) == (0, ())
+    assert sum("could not be read before" in text for text in said) == 2
