@@ -18,7 +18,7 @@ from fcnseg.data.file_troubles import file_troubles
 from fcnseg.data.findings import DOUBTFUL, SEVERITIES, Finding, label_names
 from fcnseg.data.frequencies import ClassShare, count_classes
 from fcnseg.data.label_troubles import label_troubles
-from fcnseg.data.layouts import Scanned, scan, split_sizes
+from fcnseg.data.layouts import Scanned, own_split_sizes, scan, split_sizes
 from fcnseg.data.leaks import leaks
 from fcnseg.data.suggest import Size, Suggestion, suggest
 from fcnseg.errors import DatasetError, MediaError, OptionError
@@ -64,14 +64,15 @@ class CheckResult:
                 raise DatasetError(finding.sentence, hint=finding.repair)
 
     def as_dict(self) -> dict[str, Any]:
-        """What --json prints."""
+        """What --json prints. splits: the folder's own, if any; parts: those in use."""
         description = self.description
         return {
             "layout": description.layout,
             "pairs": len(description.pairs),
             "classes": list(description.classes.names),
             "ignore_index": description.ignore_index,
-            "splits": self.splits,
+            "splits": own_split_sizes(self.description) or self.splits,
+            "parts": self.splits,
             "findings": [finding.as_dict() for finding in self.findings],
             "why": list(description.why),
             "frequencies": [share.as_dict() for share in self.shares],

@@ -2,6 +2,8 @@
 
 root = "camvid"              # the folder, relative to this file
 layout = "camvid"            # how pairs are found in it
+images = "last"              # in its place: the folder or pattern of the images,
+labels = "last_msk"          # and of their labels; the rest of this file may then be missing
 kind = "index"               # index: numbers; color: RGB
 ignore = [11]                # stored values of pixels that do not count
 leave_out = ["0016E5_0803*"] # pictures that do not count, by name or pattern
@@ -42,7 +44,8 @@ from fcnseg.options import toml_value
 from fcnseg.text import from_bytes, to_bytes
 
 _KEYS = {
-    "root", "layout", "store", "kind", "snap", "ignore", "terms", "leave_out", "class", "splits",
+    "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "leave_out",
+    "class", "splits",
 }  # fmt: skip
 
 
@@ -52,13 +55,15 @@ class Declared:
 
     splits: split -> names or patterns; {} leaves the folder's own.
     leave_out: names or patterns of pictures that do not count.
+    sides: folders or patterns of images and labels. layout, reading: None where it says nothing.
     """
 
     root: Path
-    layout: str
-    reading: Reading
+    layout: str | None
+    reading: Reading | None
     splits: Mapping[SplitName, tuple[str, ...]]
     leave_out: tuple[str, ...]
+    sides: tuple[str, str] = ("", "")
 
     def applied(self, found: Found) -> Found:
         """What was found in the folder, with this in place of what the folder says.
@@ -68,13 +73,13 @@ class Declared:
         left_out = _named(found.pairs, self.leave_out)
         dropped = set(left_out)  # a pattern may mean thousands
         pairs = [pair for pair in found.pairs if pair.name not in dropped]
-        return replace(
-            found,
-            pairs=_assign_splits(pairs, self.splits),
-            left_out=tuple(left_out),
-            store=self.reading.encoding.store,
-            terms=self.reading.encoding.terms,
-        )
+        if self.splits or self.reading is not None:
+            pairs = [*_assign_splits(pairs, self.splits)]
+        found = replace(found, pairs=tuple(pairs), left_out=tuple(left_out))
+        if self.reading is None:
+            return found
+        encoding = self.reading.encoding
+        return replace(found, store=encoding.store, terms=encoding.terms)
 
 
 def write_declared(description: Description, path: Path) -> None:
@@ -90,6 +95,11 @@ def write_declared(description: Description, path: Path) -> None:
         '# under `leave_out` (names or patterns such as "night/*") are not used at all.',
         f"root = {toml_value(_root_from(description.root, path))}",
         f"layout = {toml_value(description.layout)}",
+        *(
+            f"{side} = {toml_value(said)}"
+            for side, said in zip(("images", "labels"), description.found.sides, strict=True)
+            if said
+        ),
         f"store = {toml_value(encoding.store)}",
         f"kind = {toml_value(encoding.kind)}",
         f"snap = {toml_value(encoding.snap)}",
@@ -127,8 +137,9 @@ def read_declared(path: Path) -> Declared:
     except tomllib.TOMLDecodeError as error:
         raise DatasetError(f"{path} is not a TOML file: {error}.") from None
     strange = set(data) - _KEYS
-    if strange or not {"root", "layout", "class"} <= set(data):
-        missing = {"root", "layout", "class"} - set(data)
+    needed = {"root"} if {"images", "labels"} & set(data) else {"root", "layout", "class"}
+    if strange or not needed <= set(data):
+        missing = needed - set(data)
         what = (
             f"unknown: {', '.join(sorted(strange))}"
             if strange
@@ -141,10 +152,11 @@ def read_declared(path: Path) -> Declared:
     try:
         return Declared(
             root=path.parent / str(data["root"]),
-            layout=str(data["layout"]),
-            reading=_reading(data),
+            layout=str(data["layout"]) if "layout" in data else None,
+            reading=_reading(data) if "class" in data else None,
             splits=_splits(data.get("splits", {})),
             leave_out=_strings(data.get("leave_out", []), "leave_out"),
+            sides=(_side(data, "images"), _side(data, "labels")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -210,6 +222,13 @@ def _strings(names: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where} is a list of names, in quotes; found {names!r}")
     return tuple(names)
+
+
+def _side(data: Mapping[str, Any], side: str) -> str:
+    said = data.get(side, "")
+    if not isinstance(said, str):
+        raise ValueError(f"{side} is a folder or a pattern, in quotes; found {said!r}")
+    return said
 
 
 def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:

@@ -146,6 +146,7 @@ class Found:
     broken: annotation files that can't be read, and why.
     notes: what can't be used.
     left_out: names of the pairs that a dataset.toml leaves out.
+    sides: the folders or patterns of images and labels that a dataset.toml chooses.
     """
 
     layout: str
@@ -158,6 +159,7 @@ class Found:
     broken: tuple[tuple[Path, str], ...] = ()
     notes: tuple[Unusable, ...] = ()
     left_out: tuple[str, ...] = ()
+    sides: tuple[str, str] = ("", "")
     why: tuple[str, ...] = ()
 
 

@@ -153,16 +153,24 @@ def read_word(folder: str) -> tuple[SplitName, str]:
         return "", "other"
     if _role(word):
         return "", _role(word)
-    split: SplitName = ""
+    splits: list[SplitName] = []
     role = ""
     for token in (part for run in re.findall("[a-z]+", word) for part in _unfuse(run)):
         if token in SPLIT_WORDS:
-            split = SPLIT_WORDS[token]
+            splits.append(SPLIT_WORDS[token])
         elif _role(token):
             role = "labels" if "labels" in (role, _role(token)) else "images"
         elif token not in FILLERS:
             return "", ""
-    return split, role
+    return one_split(splits), role
+
+
+def one_split(said: Sequence[SplitName]) -> SplitName:
+    """The split that one name means: `train_val` is for training, `train_test` says nothing."""
+    splits = set(said) - {""}
+    if splits == {"train", "val"}:
+        return "train"
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def _role(word: str) -> str:

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 
 from fcnseg.data.annotations import find_coco, find_labelme, find_yolo
 from fcnseg.data.cache import ScanCache
+from fcnseg.data.choosing import CHOOSE, find_by_content, find_sides, settle
 from fcnseg.data.crew import Crew
-from fcnseg.data.declared import read_declared
+from fcnseg.data.declared import Declared, read_declared
 from fcnseg.data.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.data.encodings import read_values
 from fcnseg.data.folders import find_folders, find_stems, pair_by_names
-from fcnseg.data.layers import find_layers
+from fcnseg.data.layers import find_layers, with_more_masks
 from fcnseg.data.listing import Listing, list_folder
 from fcnseg.data.lookalikes import Video, find_lookalikes, find_videos, group_numbers
 from fcnseg.data.names import find_entries
+from fcnseg.data.own_splits import with_own_split
 from fcnseg.data.pair_lists import LIST_SUFFIXES, find_pair_list, read_pair_list
 from fcnseg.data.published import find_ade20k, find_cityscapes, find_voc, read_published
 from fcnseg.data.scan import (
@@ -53,6 +55,7 @@ FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "labelme": find_labelme,
     "yolo": find_yolo,
     "stems": find_stems,
+    "content": find_by_content,
 }
 """The kinds of folders, the most particular first: the first that finds pairs is taken."""
 
@@ -62,7 +65,7 @@ _ALIASES = {"camvid": "folders", "side by side": "folders", "cvat": "voc"}
 _HINT = (
     "fcnseg expects images and label files with the same names, for example "
     "DATA/images/a.jpg and DATA/masks/a.png, or DATA/train/images, DATA/train/masks, "
-    "DATA/val/images ..."
+    f"DATA/val/images ...; {CHOOSE}"
 )
 
 
@@ -94,7 +97,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     root = declared.root if declared else path
-    found, listing = _find(root, declared.layout if declared else None, listener)
+    found, listing = _find(root, declared, listener)
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
@@ -103,7 +106,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
-        reading = declared.reading if declared else _read(found, values, listing)
+        reading = (declared and declared.reading) or _read(found, values, listing)
         reading = _with_store(reading, found)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
@@ -140,10 +143,20 @@ def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
 
 def split_sizes(description: Description) -> dict[str, int]:
     """Pairs in each part that has any: {"train": 367, "val": 101}."""
+    return _sizes(description.pairs)
+
+
+def _sizes(pairs: Sequence[Pair]) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for pair in description.pairs:
+    for pair in pairs:
         sizes[pair.split] = sizes.get(pair.split, 0) + 1
     return sizes
+
+
+def own_split_sizes(description: Description) -> dict[str, int]:
+    """Pairs in each part as the folder itself names them; {} when it names none."""
+    pairs = description.found.pairs
+    return _sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
 def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
@@ -158,7 +171,7 @@ def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool
     return present
 
 
-def _find(root: Path, layout: str | None, listener: Listener) -> tuple[Found, Listing]:
+def _find(root: Path, declared: Declared | None, listener: Listener) -> tuple[Found, Listing]:
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
@@ -167,7 +180,10 @@ def _find(root: Path, layout: str | None, listener: Listener) -> tuple[Found, Li
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
     listing = list_folder(root, listener)
-    finders = FINDERS
+    if declared and any(declared.sides):
+        found = find_sides(listing, *declared.sides)
+        return with_own_split(with_more_masks(listing, found), listing), listing
+    finders, layout = FINDERS, declared.layout if declared else None
     if layout is not None:
         name = _ALIASES.get(layout, layout)
         if name not in FINDERS:
@@ -175,9 +191,11 @@ def _find(root: Path, layout: str | None, listener: Listener) -> tuple[Found, Li
             raise DatasetError(f"No layout {layout!r}; known: {known}.")
         finders = {name: FINDERS[name]}
     for name, find in finders.items():
-        found = find(listing)
-        if found is not None and found.pairs:
-            return (dataclasses.replace(found, layout=name) if name == "stems" else found), listing
+        seen = find(listing)
+        if seen is not None and seen.pairs:
+            found = dataclasses.replace(seen, layout=name) if name == "stems" else seen
+            found = with_more_masks(listing, settle(listing, found))
+            return with_own_split(found, listing), listing
     raise _nothing_found(root, listing)
 
 

@@ -21,7 +21,7 @@ from fcnseg.data.known_classes import (
     unpack,
     voc_palette,
 )
-from fcnseg.data.listing import Listing, stem_of
+from fcnseg.data.listing import Listing, is_image, stem_of, suffix_of
 from fcnseg.data.values import Values
 from fcnseg.errors import DatasetError
 from fcnseg.text import from_bytes
@@ -49,7 +49,8 @@ def find_voc(listing: Listing) -> Found | None:
     for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
         base = name[: name.index("ImageSets/")]
         split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
-        for stem in from_bytes(listing.path(name).read_bytes()).split():
+        for line in from_bytes(listing.path(name).read_bytes()).split():
+            stem = line[: len(line) - len(suffix_of(line))] if is_image(line) else line
             image = by_stem["JPEGImages/"].get(f"{base}JPEGImages/{stem}")
             labels = by_stem["SegmentationClass/"].get(f"{base}SegmentationClass/{stem}")
             if image and labels and base + stem not in pairs:

@@ -57,21 +57,23 @@ def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
 
 
 def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """Each class's file over those before it; what is not black counts."""
-    labels: NDArray[np.int32] | None = None
+    """Each class's areas, small ones over large ones; what is not black counts."""
+    areas: dict[str, NDArray[np.bool_]] = {}
     for name, path in pair.layers:
         values = read_raw_labels(path).values
         shown = values if values.ndim == 2 else values.max(2)
-        if labels is None:
-            labels = np.zeros(shown.shape, np.int32)
-        elif labels.shape != shown.shape:
-            raise MediaError(
-                f"{path} is {shown.shape[1]}x{shown.shape[0]}, the picture's other label files "
-                f"are {labels.shape[1]}x{labels.shape[0]} (width x height)."
-            )
         # 0/255 files may have been through JPEG; others hold 0 and any number.
-        labels[shown > (127 if shown.max() > 127 else 0)] = terms.index(name) + 1
-    assert labels is not None, "a pair of layers has at least one"
+        area = shown > (127 if shown.max() > 127 else 0)
+        size = next(iter(areas.values()), area).shape
+        if area.shape != size:
+            raise MediaError(
+                f"{path} is {area.shape[1]}x{area.shape[0]}, the picture's other label files "
+                f"are {size[1]}x{size[0]} (width x height)."
+            )
+        areas[name] = areas[name] | area if name in areas else area
+    labels = np.zeros(next(iter(areas.values())).shape, np.int32)
+    for name in sorted(areas, key=lambda name: -int(areas[name].sum())):
+        labels[areas[name]] = terms.index(name) + 1
     return RawLabels(labels, None, "I")
 
 
