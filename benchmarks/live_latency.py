@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.events import Event, Note
-from fcnseg.frames import Prediction
-from fcnseg.inference import infer
-from fcnseg.media.images import encode_image
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io.images import encode_image
+from fcnseg.progress import Event, Note
 
 PERIOD = 1 / 30
 BITS, SIDE = 16, 32
@@ -128,10 +128,12 @@ class Slow:
         self._sender, self._step = sender, step
         self.ages: list[float] = []
 
-    def predict(self, images: Sequence[NDArray[np.uint8]], **_wanted: bool) -> list[Prediction]:
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], **_wanted: bool
+    ) -> list[PredictedArrays]:
         """Bright and dark pixels, after `step` seconds."""
         time.sleep(self._step * len(images))
-        answers = [Prediction((image[..., 1] > 127).astype(np.uint8)) for image in images]
+        answers = [PredictedArrays((image[..., 1] > 127).astype(np.uint8)) for image in images]
         now = time.monotonic()
         self.ages += [now - self._sender.sent[read(image)] for image in images]
         return answers

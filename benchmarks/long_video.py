@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import CLASSES, draw, make_scene
-from fcnseg.events import Event, Progress
-from fcnseg.inference import infer
-from fcnseg.media.video import VideoWriter
+from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec
+from fcnseg.progress import Event, Progress
 
 FIRST = 500
 

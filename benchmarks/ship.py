@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fcnseg.data.layouts import scan
-from fcnseg.media.images import read_image
+from fcnseg.inference.segmenter import load
+from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import find_model
-from fcnseg.runtime.segmenter import load
 
 
 def main() -> None:

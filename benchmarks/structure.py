@@ -22,11 +22,20 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
     ("training", "viz"),
     ("inference",),
     ("export",),
-    ("engines", "datasets"),
+    ("engines", "datasets", "data"),
     ("models",),
     ("io",),
     ("metrics", "distributed"),
-    ("classes", "config", "files", "concurrency", "device", "progress"),
+    (
+        "classes",
+        "concurrency",
+        "config",
+        "device",
+        "files",
+        "overwriting",
+        "progress",
+        "text",
+    ),
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -94,6 +103,8 @@ class Structure:
             below = (longest(name) for name in sorted(self.imports.get(module, ())))
             return (module, *max(below, key=len, default=()))
 
+        if self.cycles:
+            return []
         return list(max((longest(module) for module in sorted(self.imports)), key=len))
 
 

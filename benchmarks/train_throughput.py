@@ -32,9 +32,9 @@ from fcnseg.classes import ClassMap
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
-from fcnseg.events import EpochDone, Event, Note, Progress, nobody
+from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.models.fcn import FCN
-from fcnseg.runtime.device import autocast, precision_name, resolve_device, resolve_precision
+from fcnseg.progress import EpochDone, Event, Note, Progress, nobody
 from fcnseg.training.initial_weights import from_pretrained
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads

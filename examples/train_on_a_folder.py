@@ -6,7 +6,7 @@ python examples/train_on_a_folder.py FOLDER [EPOCHS]
 import sys
 
 from fcnseg import EvalConfig, TrainConfig, evaluate, train
-from fcnseg.events import EpochDone, Event
+from fcnseg.progress import EpochDone, Event
 
 
 def show(event: Event) -> None:

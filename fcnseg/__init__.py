@@ -17,9 +17,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcnseg.benchmarking import bench
     from fcnseg.classes import ClassMap
+    from fcnseg.commands.bench import bench
+    from fcnseg.commands.demo import demo
+    from fcnseg.commands.eval import evaluate
+    from fcnseg.commands.export import export
+    from fcnseg.commands.infer import infer
     from fcnseg.commands.train import train
+    from fcnseg.commands.viz import view
     from fcnseg.config import (
         BenchConfig,
         CheckConfig,
@@ -31,19 +36,14 @@ if TYPE_CHECKING:
         VizConfig,
     )
     from fcnseg.data.check import check
-    from fcnseg.demo import demo
     from fcnseg.errors import FcnsegError
-    from fcnseg.evaluation import evaluate
-    from fcnseg.exporting import export
-    from fcnseg.frames import Frame
-    from fcnseg.inference import infer
+    from fcnseg.inference.prediction import Prediction
+    from fcnseg.inference.segmenter import Segmenter, load
+    from fcnseg.io.sources.base import Frame
     from fcnseg.models import create_model
     from fcnseg.models.checkpoint import Checkpoint
     from fcnseg.models.fcn import FCN
     from fcnseg.models.spec import ModelSpec
-    from fcnseg.runtime.prediction import Prediction
-    from fcnseg.runtime.segmenter import Segmenter, load
-    from fcnseg.viewing import view
 
 __version__ = "0.1.0"
 
@@ -57,23 +57,23 @@ _HOMES = {
     "ExportConfig": "fcnseg.config",
     "FCN": "fcnseg.models.fcn",
     "FcnsegError": "fcnseg.errors",
-    "Frame": "fcnseg.frames",
+    "Frame": "fcnseg.io.sources.base",
     "InferConfig": "fcnseg.config",
     "ModelSpec": "fcnseg.models.spec",
-    "Prediction": "fcnseg.runtime.prediction",
-    "Segmenter": "fcnseg.runtime.segmenter",
+    "Prediction": "fcnseg.inference.prediction",
+    "Segmenter": "fcnseg.inference.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
-    "bench": "fcnseg.benchmarking",
+    "bench": "fcnseg.commands.bench",
     "check": "fcnseg.data.check",
     "create_model": "fcnseg.models",
-    "demo": "fcnseg.demo",
-    "evaluate": "fcnseg.evaluation",
-    "export": "fcnseg.exporting",
-    "infer": "fcnseg.inference",
-    "load": "fcnseg.runtime.segmenter",
+    "demo": "fcnseg.commands.demo",
+    "evaluate": "fcnseg.inference.evaluation",
+    "export": "fcnseg.commands.export",
+    "infer": "fcnseg.commands.infer",
+    "load": "fcnseg.inference.segmenter",
     "train": "fcnseg.commands.train",
-    "view": "fcnseg.viewing",
+    "view": "fcnseg.commands.viz",
 }
 
 __all__ = [

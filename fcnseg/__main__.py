@@ -3,7 +3,7 @@
 import sys
 
 from fcnseg.cli.app import app
-from fcnseg.cli.guard import run
+from fcnseg.cli.console import run
 
 
 def main() -> None:

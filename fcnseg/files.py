@@ -1,22 +1,150 @@
-"""Files: written complete or not at all, with the permissions that the umask gives.
-
-What is being written has a hidden name beside its own. A lock says that somebody still writes
-it, so that what a killed process has left is known and removed by the next one that writes there.
-"""
+"""Files: atomic writes, names, and folders that hold earlier outputs."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from fcnseg.errors import OptionError
+
+
+def next_free(parent: Path, name: str) -> Path:
+    """parent/name1, or with the first number above those taken."""
+    taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
+    number = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
+    return parent / f"{name}{number}"
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file does; empty when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+_ROOM = 55
+"""Bytes that are left for what is added to a part of a name: numbers, `_overlay.partial.mp4`."""
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
+    name, number = wanted, 2
+    while name.casefold() in taken:  # file systems differ on whether A is a
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file name, which leaves room for more."""
+    return fitting(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
+
+
+def safe_path(text: str) -> str:
+    """A path with "/" between folders whose parts are each a part of a file name."""
+    return "/".join(slug(part) for part in text.split("/"))
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A sorting key by which frame_9 comes before frame_10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+MANIFEST = "manifest.jsonl"
+
+
+TRAINING = "config.toml"
+
+
+_FIRST_LINE = "# fcnseg train"
+
+
+_HEADING = "fcnseg"  # the key of a manifest's heading
+
+
+_IN_A_LINE = {"name", "job", "stamp"}
+
+
+def mark(folder: Path, files: Sequence[str] = ()) -> None:
+    """Say in a manifest that a folder holds outputs. files: images among them that lie in it.
+
+    OptionError when something else is called so there.
+    """
+    path = folder / MANIFEST
+    refuse_foreign(folder)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
+
+
+def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
+    """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
+
+    kinds: the sub-folders that are written to; one called labels may be a dataset's.
+    """
+    path = folder / MANIFEST
+    if _heading(path) is not None:
+        return
+    used = [folder / kind for kind in kinds if (folder / kind).is_dir()]
+    taken = [path] if path.exists() else [place for place in used if any(place.iterdir())]
+    if taken:
+        raise OptionError(
+            f"{taken[0]} is there already, and fcnseg did not write it.",
+            hint="name another folder for the outputs",
+        )
+
+
+def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
+    """Which of the files in a folder of outputs are not ours; None for any other folder.
+
+    Outputs lie in its sub-folders, or are no images: someone's own images may lie beside them.
+    files: the names of all files in it, so that the disk is not asked where none is a mark.
+    """
+    if MANIFEST in files:
+        ours = _heading(folder / MANIFEST)
+        if ours is not None:
+            return [name for name in files if name not in ours]
+    if TRAINING in files:
+        with suppress(OSError):
+            text = (folder / TRAINING).read_text(encoding="utf-8", errors="replace")
+            return list(files) if text.startswith(_FIRST_LINE) else None
+    return None
+
+
+def passed_over(folders: Iterable[Path], root: Path) -> str:
+    """What a message says of the folders of outputs below a source; "" when there are none."""
+    names = [folder.relative_to(root).as_posix() for folder in folders]
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    many = "1 folder" if len(names) == 1 else f"{len(names)} folders"
+    return f"Skipped {many} of earlier outputs in {root}: {shown}"
+
+
+def _heading(path: Path) -> frozenset[str] | None:
+    """The files that a manifest's first line lists; None when it is no manifest of ours."""
+    with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+        line = next((line for line in file if line.strip()), "{}")
+        found = json.loads(line)
+        if isinstance(found, dict) and (_HEADING in found or found.keys() >= _IN_A_LINE):
+            return frozenset(found.get("files", ()))
+    return None
+
 
 try:
     import fcntl
@@ -25,6 +153,8 @@ except ImportError:  # Windows: nothing is locked there, and nothing left behind
 
 # Another machine's locks can't be seen on every network drive: its files are left alone.
 _MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
+
+
 LONGEST_NAME = 255
 """Bytes of a file's name that file systems allow."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.runtime.device import AUTO_PRECISION
+from fcnseg.device import AUTO_PRECISION
 
 TINY = {
     "backbone": "tiny", "backbone_weights": "none", "width": 16, "workers": 0, "device": "cpu",
@@ -112,8 +112,8 @@ def exported_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory)
     """The same as ONNX, with the result of the export beside it as export.json."""
     import json
 
+    from fcnseg.commands.export import export
     from fcnseg.config import ExportConfig
-    from fcnseg.exporting import export
 
     pytest.importorskip("onnxscript")
     path = tmp_path_factory.mktemp("exported") / "random.onnx"
@@ -128,7 +128,7 @@ def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fractions import Fraction
 
     from fcnseg.data.drawn import SIZE, draw, make_scene
-    from fcnseg.media.video import VideoWriter
+    from fcnseg.io.video_writer import VideoWriter
 
     clip = tmp_path_factory.mktemp("clip") / "clip.mp4"
     scene = make_scene(77)

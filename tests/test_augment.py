@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from fcnseg.classes import IGNORE
 from fcnseg.data.augment import Augment, color_matrix
 from fcnseg.errors import OptionError
-from fcnseg.media.geometry import (
-    crop_grid,
-    histogram,
-    mix_channels,
-    sample_image,
-    sample_labels,
-    turned,
-)
+from fcnseg.io.warp import crop_grid, histogram, mix_channels, sample_image, sample_labels, turned
 
 IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8), (90, 70))
 LABELS = np.random.default_rng(1).integers(0, 200, (70, 90)).astype(np.uint8)

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg import benchmarking
-from fcnseg.benchmarking import bench
+from fcnseg.commands import bench as benchmarking
+from fcnseg.commands.bench import bench
 from fcnseg.config import BenchConfig
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.events import Progress
-from fcnseg.media.images import write_image
-from fcnseg.runtime.parity import sample_images
+from fcnseg.export.parity import sample_images
+from fcnseg.io.images import write_image
+from fcnseg.progress import Progress
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])

@@ -4,15 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fcnseg.engines import argmax as module
+from fcnseg.engines.argmax import Cells, decide
+from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.export.parity import sample_images
 from fcnseg.models import build, output_upsampling
 from fcnseg.models.geometry import upsample
 from fcnseg.models.spec import ModelSpec
-from fcnseg.runtime import cells as module
-from fcnseg.runtime.cells import Cells
-from fcnseg.runtime.deciding import decide
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.onnx_engine import OnnxEngine
-from fcnseg.runtime.parity import sample_images
 
 PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]
 """Factor and shift of every alignment there is (fcnseg.models.alignment)."""

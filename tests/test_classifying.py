@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fcnseg.classifying import ClassifierArtist
 from fcnseg.cli.app import app
+from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
-from fcnseg.media.images import read_image, write_image
-from fcnseg.viewing import view
+from fcnseg.io.images import read_image, write_image
+from fcnseg.viz.imagenet import ClassifierArtist
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 

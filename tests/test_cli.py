@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
-from fcnseg.cli.guard import run
+from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
-from fcnseg.media.images import write_image
-from fcnseg.options import SAME_IDEA, options_of, spelled, suggest_option
+from fcnseg.config.options import SAME_IDEA, options_of, spelled, suggest_option
+from fcnseg.io.images import write_image
 from tests.conftest import TINY
 
 TINY_FLAGS = [

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from fcnseg.cli.flags import config_command
 from fcnseg.config import CONFIGS, BenchConfig, CheckConfig, InferConfig, TrainConfig, VizConfig
+from fcnseg.config.options import read_toml
 from fcnseg.errors import OptionError
-from fcnseg.options import read_toml
 
 
 def test_defaults_survive_a_toml_round_trip(tmp_path: Path) -> None:

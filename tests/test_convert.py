@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MediaError
+from fcnseg.export.formats import FORMATS, Format, convert
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.convert import convert
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.formats import FORMATS, Format
 
 
 @pytest.fixture(scope="module")

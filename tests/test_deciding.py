@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnseg.runtime import deciding
-from fcnseg.runtime.deciding import decide
+from fcnseg.engines import argmax as deciding
+from fcnseg.engines.argmax import decide
 
 
 @given(

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.commands.demo import demo
 from fcnseg.config import DemoConfig
-from fcnseg.demo import demo
-from fcnseg.events import Event, Note
+from fcnseg.progress import Event, Note
 
 
 def test_the_demo_makes_everything_it_names(
@@ -16,7 +16,7 @@ def test_the_demo_makes_everything_it_names(
     monkeypatch.setattr(
         drawn, "write_dataset", lambda folder, **options: write(folder, train=16, val=4, **options)
     )
-    monkeypatch.setattr("fcnseg.demo.CLIP_FRAMES", 6)
+    monkeypatch.setattr("fcnseg.commands.demo.CLIP_FRAMES", 6)
     events: list[Event] = []
     result = demo(DemoConfig(out=tmp_path / "demo", epochs=1, device="cpu"), events.append)
     assert result.pairs == 20

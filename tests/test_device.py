@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from fcnseg.errors import OptionError
-from fcnseg.runtime import device as module
-from fcnseg.runtime.device import (
+from fcnseg import device as module
+from fcnseg.device import (
     AUTO_PRECISION,
     autocast,
     precision_name,
     resolve_device,
     resolve_precision,
 )
+from fcnseg.errors import OptionError
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fcnseg import doctor
+from fcnseg.commands import doctor
 
 
 def test_rows_say_what_is_there() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
-from fcnseg.media.draw import caption, colorize, heatmap, legend, overlay, side_by_side
+from fcnseg.io.draw import caption, colorize, heatmap, legend, overlay, side_by_side
 
 RNG = np.random.default_rng(0)
 CLASSES = ClassMap.of(["road", "sky", "Straße", "car"])

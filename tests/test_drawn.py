@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 
 from fcnseg.data.drawn import CLASSES, SIZE, draw, make_scene, write_dataset
-from fcnseg.media.images import read_image
-from fcnseg.media.labels import read_raw_labels
+from fcnseg.io.images import read_image
+from fcnseg.io.labels import read_raw_labels
 
 
 def test_the_same_seed_draws_the_same_picture() -> None:

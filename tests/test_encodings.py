@@ -23,7 +23,7 @@ from fcnseg.data.names import Entry
 from fcnseg.data.readers import read_sample
 from fcnseg.data.values import Values, tally, total
 from fcnseg.errors import DatasetError
-from fcnseg.media.labels import RawLabels, read_raw_labels
+from fcnseg.io.labels import RawLabels, read_raw_labels
 from tests import written
 from tests.test_layouts import assert_same, samples, wanted
 from tests.written import NAMES, Drawn, draw_set, folders, mapped

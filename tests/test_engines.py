@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.export.parity import sample_images
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.onnx_engine import OnnxEngine
-from fcnseg.runtime.parity import sample_images
 
 SIZES = [(33, 47), (64, 96), (70, 50)]
 

@@ -8,23 +8,23 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.eval import evaluate
 from fcnseg.config import EvalConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.drawn import write_dataset
 from fcnseg.data.layouts import describe
 from fcnseg.data.splits import Provenance
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.evaluation import _refuse_meaningless, choose_split, evaluate, score
-from fcnseg.events import Event, Note, Progress
-from fcnseg.media.images import write_image
-from fcnseg.media.labels import write_labels
+from fcnseg.inference.evaluation import choose_split, labels_of_views, refuse_meaningless, score
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.images import write_image
+from fcnseg.io.labels import write_labels
 from fcnseg.metrics import Report
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.segmenter import Segmenter
-from fcnseg.runtime.views import labels_of_views
+from fcnseg.progress import Event, Note, Progress
 
 NAMES = ("background", "disk", "box", "star")
 
@@ -286,12 +286,12 @@ def test_only_background_is_no_score(tmp_path: Path, tiny_run: Path) -> None:
 
 def test_labels_that_are_the_other_way_round_are_found_out() -> None:
     right = Report.of(np.array([[900, 20], [30, 200]]), ["background", "crack"], 3)
-    _refuse_meaningless(right, Path("data"))
+    refuse_meaningless(right, Path("data"))
     wrong = Report.of(right.matrix[::-1], right.names, 3)
     with pytest.raises(DatasetError, match=r"inverted.*exchanged it is 0\.87"):
-        _refuse_meaningless(wrong, Path("data"))
+        refuse_meaningless(wrong, Path("data"))
     poor = Report.of(np.array([[10, 990], [0, 10]]), ["background", "crack"], 3)
-    _refuse_meaningless(poor, Path("data"))  # all crack: bad, but not exchanged
+    refuse_meaningless(poor, Path("data"))  # all crack: bad, but not exchanged
 
 
 def test_classes_without_labels_are_counted_by_a_rule_that_is_told() -> None:

@@ -8,12 +8,12 @@ import onnx
 import pytest
 import torch
 
+from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.exporting import export
+from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.parity import sample_images
 
 
 def test_the_result_tells_what_was_proven(exported_model: Path):

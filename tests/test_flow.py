@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fcnseg.data.drawn import draw, make_scene
-from fcnseg.media.flow import LONGEST, Motion, Tracker, look_up
-from fcnseg.runtime.parity import sample_images
+from fcnseg.export.parity import sample_images
+from fcnseg.io.flow import LONGEST, Motion, Tracker, look_up
 
 
 def texture(height, width, seed=0):

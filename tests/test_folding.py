@@ -5,19 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from fcnseg.engines import fuse as folding
+from fcnseg.engines.fuse import FusedConvolution, fold_batch_norms, fuse_activations, joined
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.export.parity import sample_images
 from fcnseg.models import build
 from fcnseg.models.backbones.efficientnet_lite import SameConv2d
 from fcnseg.models.fcn import LearnedUpsample
 from fcnseg.models.spec import ModelSpec
-from fcnseg.runtime import folding
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.folding import (
-    FusedConvolution,
-    fold_batch_norms,
-    fuse_activations,
-    joined,
-)
-from fcnseg.runtime.parity import sample_images
 
 
 def stirred(network: nn.Module) -> nn.Module:

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 import fcnseg
+from fcnseg.engines import forking
+from fcnseg.engines.forking import Home
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.runtime import forking
-from fcnseg.runtime.forking import Home
-from fcnseg.runtime.parity import sample_images
+from fcnseg.export.parity import sample_images
 
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
 JOB = """
 import json, multiprocessing, sys, fcnseg
-from fcnseg.runtime.parity import sample_images
+from fcnseg.export.parity import sample_images
 
 def child(model, results):
     try:
@@ -113,9 +113,9 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
     import torch
 
     seen = []
-    joined = fcnseg.runtime.opening.joined
+    joined = fcnseg.inference.open_engine.joined
     monkeypatch.setattr(
-        "fcnseg.runtime.opening.joined",
+        "fcnseg.inference.open_engine.joined",
         lambda *given, **more: seen.append(torch.get_num_threads()) or joined(*given, **more),
     )
     monkeypatch.setattr(forking, "_computed_in", 0)

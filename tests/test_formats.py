@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.export.formats import Graph, quiet
+from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.formats import Graph, quiet
-from fcnseg.runtime.parity import sample_images
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
-from fcnseg.media.images import encode_image, write_image
-from fcnseg.media.sources import open_source
-from fcnseg.media.video import VideoReader
-from fcnseg.viewing import view
+from fcnseg.io.images import encode_image, write_image
+from fcnseg.io.sources import open_source
+from fcnseg.io.sources.video import VideoReader
 from tests.test_inference import run
 from tests.test_live import FakeCamera
 from tests.test_sources import pipe  # noqa: F401

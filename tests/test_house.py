@@ -7,26 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import structure
+
 PACKAGE = Path(__file__).parent.parent / "fcnseg"
 ROOT = PACKAGE.parent
 
-# From the top of the house down. A room imports from rooms below it, or from itself.
-ROOMS = [
-    {"__main__"},
-    {"cli"},
-    {"demo"},
-    {"commands"},
-    {"training", "inference", "viewing", "exporting", "benchmarking", "doctor"},
-    {"evaluation", "classifying", "pipeline"},
-    {"runtime"},
-    {"data"},
-    {"metrics", "models", "media"},
-    {"config", "events", "frames", "classes", "files", "marks", "overwriting", "signals"},
-    {"options"},
-    {"errors", "text"},
-]
-# The package's own __init__ hands out names from everywhere; it is asked for the version only.
-FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+STRUCTURE = structure.measure(PACKAGE)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -47,27 +33,26 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_every_module_lives_in_a_known_room() -> None:
-    assert {room_of(path) for path in MODULES} <= set(FLOOR)
+    assert {name.partition(".")[0] for name in STRUCTURE.imports} <= set(structure.LEVEL)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_go_down(path: Path) -> None:
-    room = room_of(path)
-    for name in imports_of(path):
-        parts = name.split(".")
-        if parts[0] != "fcnseg" or len(parts) < 2 or parts[1] not in FLOOR:
-            continue
-        allowed = parts[1] == room or FLOOR[parts[1]] > FLOOR[room]
-        # config, frames and classes stand on one floor without knowing each other's use
-        same_floor = room in ROOMS[-3] and parts[1] in ROOMS[-3]
-        assert allowed or same_floor, f"{path.name} ({room}) imports {name}"
+def test_imports_only_go_down() -> None:
+    assert STRUCTURE.upward == []
+    assert STRUCTURE.cycles == []
+    assert STRUCTURE.private == []
+
+
+def test_functions_and_chains_are_short() -> None:
+    longest = max(STRUCTURE.functions, key=lambda name: STRUCTURE.functions[name])
+    assert STRUCTURE.functions[longest] <= 55, longest
+    assert len(STRUCTURE.chain) <= 20, STRUCTURE.chain
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_edges_stay_in_their_rooms(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports_of(path)}
-    if room_of(path) != "media":
-        assert "cv2" not in tops, "OpenCV belongs to media/"
+    if room_of(path) != "io":
+        assert "cv2" not in tops, "OpenCV belongs to io/"
     if room_of(path) != "cli":
         assert not tops & {"typer", "rich"}, "the terminal belongs to cli/"
     assert "click" not in tops, "Typer brings a Click of its own"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError
-from fcnseg.media.images import (
+from fcnseg.io.images import (
     decode_image,
     encode_image,
     image_size,

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.errors import CheckpointError, Interrupted, MediaError, OptionError
-from fcnseg.events import Note, Progress
-from fcnseg.frames import Frame, Prediction
-from fcnseg.inference import infer
-from fcnseg.media._source import Source
-from fcnseg.media.images import encode_image, read_image, write_image
-from fcnseg.media.labels import read_raw_labels
-from fcnseg.media.video import VideoReader, VideoWriter
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io.images import encode_image, read_image, write_image
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources.base import Frame, Source
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.progress import Note, Progress
 from tests.test_live import FakeCamera
 from tests.test_sinks import FakeWindow
 
@@ -48,7 +49,7 @@ class FakeSegmenter:
     def answer(self, image, confidence, probabilities):
         labels = image[:, :, 0] // 64
         sure = np.where(np.arange(image.shape[1]) < 10, 0.3, 0.9).astype(np.float32)
-        return Prediction(
+        return PredictedArrays(
             labels,
             np.broadcast_to(sure, labels.shape) if confidence else None,
             np.full((4, *labels.shape), 0.25, np.float32) if probabilities else None,
@@ -244,8 +245,9 @@ def test_every_frame_of_a_video_in_order_at_its_rate(tmp_path, clip):
 def test_without_pyav_every_frame_is_there_too_and_what_is_missing_is_said(
     tmp_path, clip, monkeypatch
 ):
-    for module in ("encoders", "video", "sinks"):
-        monkeypatch.setattr(f"fcnseg.media.{module}.has_pyav", lambda: False)
+    using = ("encoders", "sources.rates", "sources.streamed", "video_writer")
+    for module in (*(f"io.{name}" for name in using), "inference.sinks"):
+        monkeypatch.setattr(f"fcnseg.{module}.has_pyav", lambda: False, raising=False)
     events = []
     result = run(clip, tmp_path / "out.mp4", listener=events.append)
     assert result.frames_out == 30
@@ -392,7 +394,7 @@ def test_an_interrupted_video_goes_on_with_skip_done(tmp_path, clip, kinds):
 )
 def test_options_that_cannot_be(tmp_path, clip, options, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fcnseg.media.window.has_display", lambda: False)
+    monkeypatch.setattr("fcnseg.io.opencv.has_display", lambda: False)
     with pytest.raises(OptionError, match=message):
         run(**{"source": clip, "connect": lambda address: FakeCamera(), **options})
     assert files(tmp_path) == {"clip.mp4"}
@@ -488,7 +490,7 @@ class Paced(Source):
 def test_a_prediction_is_written_before_the_next_frame_comes(tmp_path, monkeypatch, batch, lanes):
     labels = tmp_path / "out" / "labels"
     source = Paced(5, lambda: len(list(labels.glob("*.png"))))
-    monkeypatch.setattr("fcnseg.inference.open_source", lambda *_, **__: source)
+    monkeypatch.setattr("fcnseg.commands.infer.open_source", lambda *_, **__: source)
     segmenter = FakeSegmenter()
     segmenter.lanes = lanes
     result = run("-", tmp_path / "out", segmenter=segmenter, save=("labels",), batch=batch)
@@ -499,7 +501,7 @@ def test_a_prediction_is_written_before_the_next_frame_comes(tmp_path, monkeypat
 @pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
 def test_ctrl_c_ends_when_what_was_read_is_written(tmp_path, monkeypatch, batch, lanes):
     source = Paced(9, lambda: None, ask_to_stop=4)
-    monkeypatch.setattr("fcnseg.inference.open_source", lambda *_, **__: source)
+    monkeypatch.setattr("fcnseg.commands.infer.open_source", lambda *_, **__: source)
     segmenter = FakeSegmenter(seconds=0.02)
     segmenter.lanes = lanes
     with pytest.raises(Interrupted, match="Stopped after 5"):
@@ -525,7 +527,7 @@ def test_show_alone_writes_no_files(tmp_path, monkeypatch, clip):
 def test_stages_overlap(tmp_path, clip, monkeypatch):
     """While a frame is in the network the next is decoded; while it is written, the next is
     in the network. One stage after the other would wait here for ever."""
-    from fcnseg.media.recorded import VideoFile
+    from fcnseg.io.sources.video import VideoFile
 
     decoded, predicted = threading.Semaphore(0), threading.Semaphore(0)
     first = iter([True])
@@ -561,7 +563,7 @@ def test_stages_overlap(tmp_path, clip, monkeypatch):
 
 def test_memory_does_not_grow_with_the_source(tmp_path, monkeypatch):
     """A slow sink holds the source back: never more than a few frames are on the way."""
-    from fcnseg.media.recorded import ImageFiles
+    from fcnseg.io.sources.files import ImageFiles
 
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes(encode_image(picture(number)))

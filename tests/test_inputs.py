@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageOps
 
 from fcnseg.errors import FcnsegError, InputError, MediaError
-from fcnseg.media.images import decode_image, read_image
-from fcnseg.media.inputs import as_list, to_rgb
-from fcnseg.runtime.parity import sample_images
+from fcnseg.export.parity import sample_images
+from fcnseg.io.images import decode_image, read_image
+from fcnseg.io.inputs import as_list, to_rgb
 
 RGB = sample_images((1, 24, 36), seed=1)[0]
 PIL = Image.fromarray(RGB)

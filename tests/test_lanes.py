@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg.media.stages import abreast, usable_cores
-from fcnseg.runtime import lanes
-from fcnseg.runtime.lanes import ONE, Lanes, side_by_side
-from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.segmenter import load
+from fcnseg.concurrency import abreast, usable_cores
+from fcnseg.engines import base as lanes
+from fcnseg.engines.base import ONE, Lanes, side_by_side
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.segmenter import load
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_answers_are_the_same_side_by_side(
     if find_spec(engine) is None:  # an import would let OpenVINO's telemetry in
         pytest.skip(f"{engine} is not installed")
     model = random_model if engine == "torch" else exported_model
-    for module in ("engines", "onnx_engine", "openvino_engine"):
-        monkeypatch.setattr(f"fcnseg.runtime.{module}.side_by_side", lambda _: deal)
+    for module in ("base", "pytorch", "onnxruntime", "openvino"):
+        monkeypatch.setattr(f"fcnseg.engines.{module}.side_by_side", lambda _: deal, raising=False)
     one, several = (
         load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)
     )

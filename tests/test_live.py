@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError
-from fcnseg.media._source import Selection
-from fcnseg.media.images import encode_image
-from fcnseg.media.live import LiveSource, camera_number, without_password
-from fcnseg.media.sources import open_source
+from fcnseg.io.images import encode_image
+from fcnseg.io.sources import open_source
+from fcnseg.io.sources.base import Selection
+from fcnseg.io.sources.live import LiveSource, camera_number, without_password
 
 
 class FakeCamera:

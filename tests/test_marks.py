@@ -9,12 +9,12 @@ import pytest
 
 from fcnseg.data.listing import list_folder
 from fcnseg.errors import OptionError
-from fcnseg.events import Event, Note
-from fcnseg.marks import inputs_in, mark, passed_over, refuse_foreign
-from fcnseg.media._source import Selection
-from fcnseg.media.images import write_image
-from fcnseg.media.listing import in_folder
-from fcnseg.media.watched import WatchedFolder
+from fcnseg.files import inputs_in, mark, passed_over, refuse_foreign
+from fcnseg.io.images import write_image
+from fcnseg.io.sources.base import Selection
+from fcnseg.io.sources.listing import in_folder
+from fcnseg.io.sources.watched import WatchedFolder
+from fcnseg.progress import Event, Note
 from tests.test_cli import call
 
 GREY = np.full((64, 64, 3), 90, np.uint8)

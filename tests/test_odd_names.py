@@ -16,15 +16,15 @@ import pytest
 
 from fcnseg.classes import ClassMap
 from fcnseg.cli import tables
-from fcnseg.cli.screen import Screen
+from fcnseg.cli.console import Screen
 from fcnseg.cli.terminal import console, line
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig, TrainConfig
-from fcnseg.events import Note, Progress
+from fcnseg.config.options import toml_value
 from fcnseg.files import fitting
-from fcnseg.inference import infer
-from fcnseg.media.images import encode_image
+from fcnseg.io.images import encode_image
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.options import toml_value
+from fcnseg.progress import Note, Progress
 from fcnseg.text import from_bytes, shown, to_bytes
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
@@ -99,7 +99,7 @@ def test_tables_show_names_in_columns_headings_and_cells() -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_shows_names(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnseg.cli.screen.LOG_EVERY", 0)
+    monkeypatch.setattr("fcnseg.cli.console.LOG_EVERY", 0)
     file = io.StringIO()
     with Screen(console(file=file, force_terminal=terminal, width=200)) as screen:
         screen(Note(COMMANDS))

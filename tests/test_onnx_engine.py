@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fcnseg.runtime import onnx_engine
-from fcnseg.runtime.onnx_engine import OnnxEngine, _leading_to
-from fcnseg.runtime.parity import sample_images
+from fcnseg.engines import onnxruntime as onnx_engine
+from fcnseg.engines.onnxruntime import OnnxEngine, _leading_to
+from fcnseg.export.parity import sample_images
 
 
 def test_what_an_output_does_not_need_is_left_out(exported_model: Path) -> None:

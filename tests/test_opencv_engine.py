@@ -5,13 +5,13 @@ import numpy as np
 import onnx
 import pytest
 
+from fcnseg.engines.opencv import OpenCvEngine, metadata
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.media import dnn
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.open_engine import Wish, open_engine
+from fcnseg.io import opencv as dnn
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.opencv_engine import OpenCvEngine, metadata
-from fcnseg.runtime.opening import Wish, open_engine
-from fcnseg.runtime.parity import sample_images
 
 needs_5 = pytest.mark.skipif(int(cv2.__version__[0]) < 5, reason="free sizes need OpenCV 5")
 

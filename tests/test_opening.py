@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.events import Note
-from fcnseg.runtime import opening, race
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.onnx_engine import OnnxEngine
-from fcnseg.runtime.opening import WORTH_CONVERTING, Wish, open_engine
+from fcnseg.inference import open_engine as opening
+from fcnseg.inference import open_engine as race
+from fcnseg.inference.open_engine import WORTH_CONVERTING, Wish, open_engine
+from fcnseg.progress import Note
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
+from fcnseg.engines.openvino import OpenVinoEngine, import_openvino
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.exporting import export
+from fcnseg.export import formats
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.segmenter import load
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime import formats
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.openvino_engine import OpenVinoEngine, import_openvino
-from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.segmenter import load
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_signal_is_survived_when_the_engine_is_gone(installed, exported_model)
     program = f"""
 import gc, signal, threading
 from pathlib import Path
-from fcnseg.runtime.openvino_engine import OpenVinoEngine
+from fcnseg.engines.openvino import OpenVinoEngine
 held = [OpenVinoEngine(Path({str(exported_model)!r}))]
 thread = threading.Thread(target=held.clear)
 thread.start()

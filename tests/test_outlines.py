@@ -16,14 +16,9 @@ from PIL import Image
 from fcnseg.data.description import Pair
 from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo, yolo_outlines
 from fcnseg.errors import MediaError
-from fcnseg.media.shapes import (
-    decode_runs,
-    fill_circle,
-    fill_polygon,
-    read_alpha,
-    turn,
-    unpack_runs,
-)
+from fcnseg.io.images import read_alpha
+from fcnseg.io.labels import turn
+from fcnseg.io.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
 from tests.written import runs
 
 coco_mask = pytest.importorskip("faster_coco_eval.core.mask")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import OptionError
-from fcnseg.media.images import write_image
+from fcnseg.io.images import write_image
 from fcnseg.overwriting import is_below, refuse_overwriting
 from tests.test_cli import call
 

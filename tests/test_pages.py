@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fcnseg.media.draw import heatmap
-from fcnseg.media.pages import Tile, grey, heat_scale, page, signed_map, signed_scale
+from fcnseg.io.draw import heatmap
+from fcnseg.viz.figure import Tile, grey, heat_scale, page, signed_map, signed_scale
 
 
 def tile(title: str = "a title", size: tuple[int, int] = (240, 320), **more) -> Tile:

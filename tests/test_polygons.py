@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from fcnseg.classes import ClassMap
-from fcnseg.frames import Frame
-from fcnseg.media.polygons import as_geojson, as_labelme, compressed, regions, run_lengths
+from fcnseg.io.polygons import as_geojson, as_labelme, compressed, regions, run_lengths
+from fcnseg.io.sources.base import Frame
 
 CLASSES = ClassMap.of(["road", "Straße", "car"])
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))

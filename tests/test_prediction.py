@@ -11,10 +11,10 @@ from PIL import Image
 
 import fcnseg
 from fcnseg.errors import InputError, OptionError
-from fcnseg.media.images import read_image
-from fcnseg.media.labels import read_raw_labels
-from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.segmenter import Segmenter
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.images import read_image
+from fcnseg.io.labels import read_raw_labels
 
 RGB = sample_images((1, 40, 56), seed=3)[0]
 
@@ -38,7 +38,7 @@ def test_a_model_is_called_with_anything_that_is_an_image(model: Segmenter, tmp_
 
 
 def test_a_list_gives_a_list(model: Segmenter, monkeypatch):
-    monkeypatch.setattr("fcnseg.runtime.segmenter._AT_ONCE", 2)
+    monkeypatch.setattr("fcnseg.inference.segmenter._AT_ONCE", 2)
     other = RGB[:20]
     found = model([RGB, other, Image.fromarray(RGB)])
     assert [prediction.labels.shape for prediction in found] == [(40, 56), (20, 56), (40, 56)]

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-import fcnseg.exporting as exporting
+import fcnseg.commands.export as exporting
+from fcnseg.commands.eval import evaluate
+from fcnseg.commands.export import export, spread
 from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
-from fcnseg.evaluation import evaluate
-from fcnseg.exporting import export, spread
-from fcnseg.media.images import read_image
+from fcnseg.export.int8 import deciding, write_int8
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.segmenter import load
+from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.quantize import deciding, write_int8
-from fcnseg.runtime.segmenter import load
 
 pytest.importorskip("onnxruntime")
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg import distributed as module
+from fcnseg.commands.eval import evaluate
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
+from fcnseg.distributed import Ranks, join_ranks
 from fcnseg.errors import OptionError
-from fcnseg.evaluation import evaluate
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime import ranks as module
-from fcnseg.runtime.ranks import Ranks, join_ranks
 from tests.conftest import TINY
 
 JOB = """
 import json, os, signal, sys, torch
 torch.set_num_threads(1)
 from fcnseg.config import EvalConfig, TrainConfig
-from fcnseg.evaluation import evaluate
-from fcnseg.events import Progress
-from fcnseg.runtime.ranks import join_ranks
+from fcnseg.commands.eval import evaluate
+from fcnseg.progress import Progress
+from fcnseg.distributed import join_ranks
 from fcnseg.commands.train import train
 
 options, (model, answer, precision) = json.loads(sys.argv[1]), sys.argv[2:]

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 import fcnseg.data.scan
+from fcnseg.concurrency import usable_cores
 from fcnseg.data.cache import ScanCache, cache_folder, stamp
 from fcnseg.data.crew import Crew
 from fcnseg.data.layouts import Scanned, scan
 from fcnseg.data.scan import Tallies
 from fcnseg.data.values import MOST_VALUES, Tally, tally
-from fcnseg.events import Progress
-from fcnseg.media.glance import glance
-from fcnseg.media.labels import RawLabels
-from fcnseg.media.stages import usable_cores
+from fcnseg.io.fingerprint import glance
+from fcnseg.io.labels import RawLabels
+from fcnseg.progress import Progress
 from tests.written import draw_set, folders
 
 

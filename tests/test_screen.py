@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from fcnseg.cli.screen import Screen, duration
-from fcnseg.events import EpochDone, Note, Progress
+from fcnseg.cli.console import Screen, duration
+from fcnseg.progress import EpochDone, Note, Progress
 
 
 @pytest.mark.parametrize(

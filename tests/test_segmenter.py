@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from fcnseg.classes import ClassMap
+from fcnseg.engines.base import Engine
 from fcnseg.errors import CheckpointError, MediaError, OptionError
-from fcnseg.media.images import resize_image, write_image
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.io.images import resize_image, write_image
 from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.engines import Engine
-from fcnseg.runtime.parity import sample_images
-from fcnseg.runtime.segmenter import Segmenter, load
 
 AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RGB = ClassMap.of(["red", "green", "blue"])

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError
-from fcnseg.media import served
-from fcnseg.media.images import encode_image
-from fcnseg.media.sources import open_source
-from fcnseg.media.video import VideoWriter
+from fcnseg.io.images import encode_image
+from fcnseg.io.sources import open_source, served
+from fcnseg.io.video_writer import VideoWriter
 
 PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")
 

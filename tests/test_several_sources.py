@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.commands.infer import infer
+from fcnseg.commands.viz import view
 from fcnseg.config import InferConfig, VizConfig
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.events import Note
-from fcnseg.inference import infer
-from fcnseg.media.collect import collect
-from fcnseg.media.images import write_image
-from fcnseg.media.video import VideoReader, VideoWriter
-from fcnseg.viewing import view
+from fcnseg.io.images import write_image
+from fcnseg.io.sources.collect import collect
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.progress import Note
 from tests.test_inference import SIZE, FakeSegmenter, files, picture, run
 
 

@@ -14,10 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
-from fcnseg.cli.screen import Screen
-from fcnseg.events import Event, Note, Progress
-from fcnseg.media.video import VideoReader
-from fcnseg.signals import StopSignal, as_interrupts, held_back
+from fcnseg.cli.console import Screen
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.progress import Event, Note, Progress, StopSignal, as_interrupts, held_back
 from tests.conftest import TINY
 
 Ask = Callable[..., str]
@@ -83,7 +82,7 @@ def test_two_at_once_are_one_request() -> None:
 
 @needs_posix
 def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnseg.signals.PAIR_SECONDS", 0.0)
+    monkeypatch.setattr("fcnseg.progress.PAIR_SECONDS", 0.0)
     with as_interrupts():
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):

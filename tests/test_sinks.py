@@ -12,17 +12,18 @@ import pytest
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.frames import Frame, Prediction
-from fcnseg.media import window
-from fcnseg.media.draw import colorize, overlay
-from fcnseg.media.images import read_image
-from fcnseg.media.labels import read_raw_labels
-from fcnseg.media.manifest import Manifest
-from fcnseg.media.outputs import next_free, plan
-from fcnseg.media.polygons import run_lengths
-from fcnseg.media.records import CocoSink, SharesSink, shares
-from fcnseg.media.sinks import FileSink, FolderSink, Painter, VideoSink
-from fcnseg.media.video import VideoReader
+from fcnseg.files import next_free
+from fcnseg.inference.plan import Manifest, plan
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.inference.records import CocoSink, SharesSink, shares
+from fcnseg.inference.sinks import FileSink, FolderSink, Painter, VideoSink, WindowSink
+from fcnseg.io import opencv
+from fcnseg.io.draw import colorize, overlay
+from fcnseg.io.images import read_image
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.polygons import run_lengths
+from fcnseg.io.sources.base import Frame
+from fcnseg.io.sources.video import VideoReader
 
 CLASSES = ClassMap.of(["road", "sky", "Straße"])
 PAINTER = Painter(CLASSES, alpha=0.4)
@@ -35,10 +36,10 @@ def frame(number: int = 0, name: str | None = None, size=SIZE) -> Frame:
     return Frame(image, number, number / 10, name or f"f{number}")
 
 
-def prediction(size=SIZE) -> Prediction:
+def prediction(size=SIZE) -> PredictedArrays:
     labels = RNG.integers(0, 3, size, dtype=np.uint8)
     chances = RNG.random((3, *size), dtype=np.float32)
-    return Prediction(labels, chances.max(0), chances / chances.sum(0))
+    return PredictedArrays(labels, chances.max(0), chances / chances.sum(0))
 
 
 # One file, a folder of files
@@ -140,9 +141,9 @@ def test_a_video_without_frames_is_none(tmp_path):
 
 def test_shares():
     labels = np.array([[0, 0, 1, 255]], np.uint8)
-    found = shares(Prediction(labels), CLASSES)
+    found = shares(PredictedArrays(labels), CLASSES)
     assert found == {"road": 0.5, "sky": 0.25, "Straße": 0.0, "unknown": 0.25}
-    assert "unknown" not in shares(Prediction(labels % 255), CLASSES)
+    assert "unknown" not in shares(PredictedArrays(labels % 255), CLASSES)
 
 
 def test_shares_are_a_json_line_a_frame(tmp_path, monkeypatch):
@@ -306,11 +307,11 @@ class FakeWindow:
 
     def __init__(self, monkeypatch, keys=(), visible=1.0):
         self.shown, self.keys, self.destroyed = [], list(keys), False
-        monkeypatch.setattr(window, "has_display", lambda: True)
-        monkeypatch.setattr(window.cv2, "imshow", lambda title, image: self.shown.append(image))
-        monkeypatch.setattr(window.cv2, "waitKey", self.wait)
-        monkeypatch.setattr(window.cv2, "getWindowProperty", lambda title, what: visible)
-        monkeypatch.setattr(window.cv2, "destroyAllWindows", self.destroy)
+        monkeypatch.setattr(opencv, "has_display", lambda: True)
+        monkeypatch.setattr(opencv.cv2, "imshow", lambda title, image: self.shown.append(image))
+        monkeypatch.setattr(opencv.cv2, "waitKey", self.wait)
+        monkeypatch.setattr(opencv.cv2, "getWindowProperty", lambda title, what: visible)
+        monkeypatch.setattr(opencv.cv2, "destroyAllWindows", self.destroy)
 
     def wait(self, milliseconds):
         return self.keys.pop(0) if self.keys else -1
@@ -321,10 +322,10 @@ class FakeWindow:
 
 def test_a_window_shows_bgr_until_q(monkeypatch):
     fake = FakeWindow(monkeypatch, keys=[-1, ord("x"), ord("q")])
-    sink = window.WindowSink(Painter(CLASSES, alpha=0.0))
+    sink = WindowSink(Painter(CLASSES, alpha=0.0))
     red = Frame(np.full((60, 200, 3), (255, 0, 0), np.uint8))
     for _ in range(5):
-        sink.write(red, Prediction(np.zeros((60, 200), np.uint8)), age=0.012)
+        sink.write(red, PredictedArrays(np.zeros((60, 200), np.uint8)), age=0.012)
     assert sink.ended
     assert len(fake.shown) == 3
     assert fake.shown[0][-1, -1].tolist() == [0, 0, 255]
@@ -335,27 +336,27 @@ def test_a_window_shows_bgr_until_q(monkeypatch):
 
 def test_a_closed_window_ends_too(monkeypatch):
     FakeWindow(monkeypatch, visible=0.0)
-    sink = window.WindowSink(PAINTER)
+    sink = WindowSink(PAINTER)
     sink.write(frame(), prediction())
     assert sink.ended
 
 
 def test_a_single_image_stays_until_a_key(monkeypatch):
     fake = FakeWindow(monkeypatch, keys=[-1, -1, -1, 27])
-    sink = window.WindowSink(PAINTER, hold=True)
+    sink = WindowSink(PAINTER, hold=True)
     sink.write(frame(), prediction())
     sink.close()
     assert fake.keys == []
 
 
 def test_no_display_is_an_option_error_not_the_end_of_the_process(monkeypatch):
-    monkeypatch.setattr(window, "has_display", lambda: False)
+    monkeypatch.setattr(opencv, "has_display", lambda: False)
     with pytest.raises(OptionError, match="no display"):
-        window.WindowSink(PAINTER)
+        WindowSink(PAINTER)
 
 
 def test_has_display_tries_in_a_process_of_its_own(monkeypatch):
-    from fcnseg.media import display
+    from fcnseg.io import opencv as display
 
     display.has_display.cache_clear()
     monkeypatch.setenv("DISPLAY", ":987")  # nobody is there: OpenCV would abort

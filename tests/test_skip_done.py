@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.events import Event, Note
-from fcnseg.inference import infer
-from fcnseg.media import recorded
-from fcnseg.pipeline import InferResult
+from fcnseg.inference.pipeline import InferResult
+from fcnseg.io.sources import files as recorded
+from fcnseg.progress import Event, Note
 from tests.test_odd_names import picture
 
 BROKEN = b"\x89PNG\r\n\x1a\nno more"

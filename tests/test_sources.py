@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError, MissingExtra, OptionError
-from fcnseg.media import piped, recorded
-from fcnseg.media.images import encode_image, write_image
-from fcnseg.media.sources import open_source
-from fcnseg.media.video import VideoReader, VideoWriter
+from fcnseg.io.images import encode_image, write_image
+from fcnseg.io.sources import files as recorded
+from fcnseg.io.sources import open_source
+from fcnseg.io.sources import stdin as piped
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
 
 SIZE = (32, 48)
 
@@ -459,7 +461,7 @@ def test_a_piped_container_gives_what_the_file_gives(pipe, tmp_path, container, 
 
 def test_an_index_that_comes_after_too_much_is_said(pipe, tmp_path, monkeypatch):
     pytest.importorskip("av")
-    monkeypatch.setattr("fcnseg.media.streamed.MOST_KEPT", 100)
+    monkeypatch.setattr("fcnseg.io.sources.streamed.MOST_KEPT", 100)
     pipe(b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\x10\0mdat" + bytes(4096))
     with pytest.raises(MediaError, match="index at the end") as caught:
         open_source("-")
@@ -467,7 +469,7 @@ def test_an_index_that_comes_after_too_much_is_said(pipe, tmp_path, monkeypatch)
 
 
 def test_a_piped_video_without_pyav(pipe, clip, monkeypatch):
-    monkeypatch.setattr("fcnseg.media.streamed.has_pyav", lambda: False)
+    monkeypatch.setattr("fcnseg.io.sources.streamed.has_pyav", lambda: False)
     pipe(clip.read_bytes())
     with pytest.raises(MissingExtra, match="piped in needs the extra 'video'"):
         open_source("-")

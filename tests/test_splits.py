@@ -21,7 +21,7 @@ from fcnseg.data.lookalikes import (
 )
 from fcnseg.data.scan import PictureScan
 from fcnseg.data.splits import draw_val, hold_out, lacks_val, sort_pairs
-from fcnseg.media.glance import glance
+from fcnseg.io.fingerprint import glance
 
 
 def pair(name: str, split: str = "") -> Pair:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fcnseg.media.stages import Ahead, Batches, Behind, abreast, groups
+from fcnseg.concurrency import Ahead, Batches, Behind, abreast, groups
 
 
 def wait_for(condition, seconds=10.0):
@@ -36,7 +36,7 @@ def test_ahead_is_bounded():
 
 
 def test_ahead_is_bounded_by_size_too(monkeypatch):
-    monkeypatch.setattr("fcnseg.media.stages.MOST_BYTES", 100)
+    monkeypatch.setattr("fcnseg.concurrency.MOST_BYTES", 100)
     made = []
 
     def items():
@@ -161,7 +161,7 @@ def test_abreast_takes_no_more_than_it_needs():
 
 
 def test_abreast_is_bounded_by_size_too(monkeypatch):
-    monkeypatch.setattr("fcnseg.media.stages.MOST_BYTES", 100)
+    monkeypatch.setattr("fcnseg.concurrency.MOST_BYTES", 100)
     working, most = [], []
 
     def work(number):
@@ -219,7 +219,7 @@ def test_batches_of_what_is_there_are_full():
 def test_what_is_read_is_given_after_a_request_to_finish_and_a_reader_that_hangs_is_left(
     monkeypatch,
 ):
-    monkeypatch.setattr("fcnseg.media.stages._GRACE", 0.05)
+    monkeypatch.setattr("fcnseg.concurrency._GRACE", 0.05)
     hang = threading.Event()
 
     def items():

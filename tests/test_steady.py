@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from fcnseg.cli.tables import show_infer
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import CLASSES, draw, make_scene
+from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
-from fcnseg.inference import infer
-from fcnseg.media.images import write_image
-from fcnseg.media.labels import read_raw_labels
-from fcnseg.media.video import VideoWriter
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.smoothing import SteadyEngine
+from fcnseg.inference.tiling import TiledSegmenter
+from fcnseg.io.images import write_image
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.video_writer import VideoWriter
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.engines import Engine
-from fcnseg.runtime.segmenter import Segmenter
-from fcnseg.runtime.steady import SteadyEngine
-from fcnseg.runtime.tiling import TiledSegmenter
 from tests.test_live import FakeCamera
 
 AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -233,12 +233,12 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
     asked = []
 
     def load(path, **options):
-        from fcnseg.runtime.segmenter import load
+        from fcnseg.inference.segmenter import load
 
         asked.append(options["parallel"])
         return load(path, **options)
 
-    monkeypatch.setattr("fcnseg.inference.load", load)
+    monkeypatch.setattr("fcnseg.commands.infer.load", load)
     options = {"source": str(drawn_clip), "model": str(random_model), "save": ("labels",)}
     results = [
         infer(InferConfig.make({**options, "out": tmp_path / str(batch), "batch": batch, **how}))

@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
-from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.engines import Engine
-from fcnseg.runtime.segmenter import Segmenter
-from fcnseg.runtime.tiling import (
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.tiling import (
     TiledSegmenter,
     cut,
     is_out_of_memory,
@@ -20,6 +19,7 @@ from fcnseg.runtime.tiling import (
     predict_tiled,
     ramp,
 )
+from fcnseg.models.spec import Preprocess
 
 RNG = np.random.default_rng(0)
 STATS = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -103,8 +103,8 @@ def test_without_an_overlap_there_would_be_seams():
 
 
 def test_auto_takes_small_pictures_whole_and_large_ones_in_tiles(monkeypatch):
-    monkeypatch.setattr("fcnseg.runtime.tiling.WHOLE_PIXELS", 600 * 600)
-    monkeypatch.setattr("fcnseg.runtime.tiling._LARGEST", 512)
+    monkeypatch.setattr("fcnseg.inference.tiling.WHOLE_PIXELS", 600 * 600)
+    monkeypatch.setattr("fcnseg.inference.tiling._LARGEST", 512)
     inner = segmenter()
     tiled = TiledSegmenter(inner, "auto")
     assert len(tiled.predict([picture(500, 500), picture(500, 500)])) == 2

@@ -16,17 +16,18 @@ import pytest
 import torch
 from torch._C._distributed_c10d import HashStore
 
+from fcnseg import distributed as module
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import SIZE, draw, make_scene
+from fcnseg.distributed import Ranks, Together, _portable
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
-from fcnseg.events import nobody
-from fcnseg.inference import infer, make_plan
-from fcnseg.media.images import write_image
-from fcnseg.media.video import VideoReader, VideoWriter
-from fcnseg.pipeline import InferResult
-from fcnseg.runtime import together as module
-from fcnseg.runtime.ranks import Ranks
-from fcnseg.runtime.together import Together, _portable
+from fcnseg.inference.job import make_plan
+from fcnseg.inference.pipeline import InferResult
+from fcnseg.io.images import write_image
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.progress import nobody
 from tests.test_inference import FakeSegmenter
 from tests.test_live import FakeCamera
 
@@ -37,8 +38,8 @@ import json, os, sys, torch
 torch.set_num_threads(1)
 from fcnseg.cli.app import app
 from fcnseg.config import InferConfig
-from fcnseg.inference import infer
-from fcnseg.runtime.segmenter import Segmenter
+from fcnseg.commands.infer import infer
+from fcnseg.inference.segmenter import Segmenter
 
 rank, told = os.environ["RANK"], []
 predict = Segmenter.predict

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fcnseg.benchmarking import bench
+from fcnseg.commands.bench import bench
+from fcnseg.commands.export import export
+from fcnseg.commands.infer import infer
+from fcnseg.commands.viz import view
 from fcnseg.config import BenchConfig, ExportConfig, InferConfig, VizConfig
 from fcnseg.errors import OptionError
-from fcnseg.exporting import export
-from fcnseg.inference import infer
-from fcnseg.media.images import write_image
-from fcnseg.viewing import view
+from fcnseg.io.images import write_image
 from tests.test_inference import FakeSegmenter, run
 from tests.test_live import FakeCamera
 

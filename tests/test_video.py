@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.media import encoders
-from fcnseg.media.video import VideoReader, VideoWriter
+from fcnseg.io import encoders
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
 
 av = pytest.importorskip("av")
 
@@ -42,7 +43,7 @@ def write(path: Path, count: int = 20, fps=Fraction(25), size=SIZE, times=None, 
 @pytest.fixture
 def no_pyav(monkeypatch):
     monkeypatch.setattr(encoders, "has_pyav", lambda: False)
-    monkeypatch.setattr("fcnseg.media.video.has_pyav", lambda: False)
+    monkeypatch.setattr("fcnseg.io.video_writer.has_pyav", lambda: False)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
@@ -276,7 +277,7 @@ def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path):
 
 def test_a_rate_that_is_none_is_measured(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", 20, Fraction(25, 2))
-    monkeypatch.setattr("fcnseg.media.video._FASTEST", 5)  # 12.5 counts as nonsense now
+    monkeypatch.setattr("fcnseg.io.sources.rates._FASTEST", 5)  # 12.5 counts as nonsense now
     monkeypatch.setattr(VideoReader, "_measure_fps", lambda self: Fraction(3))
     assert VideoReader(path).fps == 3
     monkeypatch.undo()

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import entropy as scipy_entropy
 
-from fcnseg import viewing
 from fcnseg.classes import ClassMap
+from fcnseg.commands import viz as viewing
+from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.events import Progress
-from fcnseg.media.draw import heatmap
-from fcnseg.media.images import read_image, write_image
-from fcnseg.media.pages import grey, signed_map
-from fcnseg.media.video import VideoReader, VideoWriter
-from fcnseg.runtime.segmenter import load
-from fcnseg.viewing import entropy, view
+from fcnseg.inference.segmenter import load
+from fcnseg.io.draw import heatmap
+from fcnseg.io.images import read_image, write_image
+from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.progress import Progress
+from fcnseg.viz.figure import grey, signed_map
+from fcnseg.viz.heatmaps import Artist, entropy
 
 SIZE = (240, 320)
 
@@ -160,7 +162,7 @@ def test_ctrl_c_leaves_the_pictures(still, random_model, tmp_path, monkeypatch):
         yield "first.png", frame.image
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(viewing.Artist, "images", pages)
+    monkeypatch.setattr(Artist, "images", pages)
     with pytest.raises(Interrupted, match="0 frames"):
         look(still, random_model, tmp_path / "out")
     assert (tmp_path / "out" / "a picture" / "first.png").is_file()

@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
+from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.inference import infer
-from fcnseg.media._source import Selection
-from fcnseg.media.images import encode_image, write_image
-from fcnseg.media.labels import read_raw_labels
-from fcnseg.media.sources import open_source
-from fcnseg.media.watched import WatchedFolder
+from fcnseg.io.images import encode_image, write_image
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources import open_source
+from fcnseg.io.sources.base import Selection
+from fcnseg.io.sources.watched import WatchedFolder
 from tests.test_inference import FakeSegmenter
 
 

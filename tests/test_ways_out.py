@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from fcnseg.cli.tables import show_export
+from fcnseg.commands.export import export
 from fcnseg.commands.train import train
 from fcnseg.config import ExportConfig, TrainConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
 from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError, OptionError
-from fcnseg.exporting import export
-from fcnseg.media.sources import open_source
+from fcnseg.io.sources import open_source
 from fcnseg.models.weights import read_state
 from fcnseg.training.run_folder import load_state
 

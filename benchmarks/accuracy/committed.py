@@ -12,10 +12,10 @@ from typing import Any
 
 from running import circumstances, data_folder, progress, said, trunk_start
 
+from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.layouts import describe, split_sizes
-from fcnseg.evaluation import EvalResult, evaluate
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.run_folder import RunFolder
 

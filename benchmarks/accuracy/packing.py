@@ -17,7 +17,7 @@ from fcnseg.data.description import Description, Pair
 from fcnseg.data.layouts import describe, split_sizes
 from fcnseg.data.readers import read_sample
 from fcnseg.errors import DatasetError, OptionError
-from fcnseg.media.labels import write_labels
+from fcnseg.io.labels import write_labels
 
 SETS = ("camvid", "nuclei", "bag", "crack")
 JPEG = (".jpg", ".jpeg")

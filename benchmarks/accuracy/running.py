@@ -25,11 +25,11 @@ import fcnseg
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.data.layouts import describe, split_pairs, split_sizes
+from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
-from fcnseg.events import EpochDone, Event, Listener, Note, nobody
 from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.device import precision_name, resolve_device, resolve_precision
+from fcnseg.progress import EpochDone, Event, Listener, Note, nobody
 from fcnseg.training.run_folder import RunFolder
 from fcnseg.training.sampler import BatchSampler
 

@@ -14,9 +14,8 @@ import typer
 
 from fcnseg import __version__, config
 from fcnseg.cli import tables
+from fcnseg.cli.console import DEBUG, Screen, guard
 from fcnseg.cli.flags import AsJson, Help, config_command
-from fcnseg.cli.guard import DEBUG, guard
-from fcnseg.cli.screen import Screen
 from fcnseg.errors import SomeFailed
 
 app = typer.Typer(
@@ -115,37 +114,37 @@ def _train() -> Verb:
 
 
 def _eval() -> Verb:
-    from fcnseg.evaluation import evaluate
+    from fcnseg.commands.eval import evaluate
 
     return evaluate
 
 
 def _infer() -> Verb:
-    from fcnseg.inference import infer
+    from fcnseg.commands.infer import infer
 
     return infer
 
 
 def _viz() -> Verb:
-    from fcnseg.viewing import view
+    from fcnseg.commands.viz import view
 
     return view
 
 
 def _export() -> Verb:
-    from fcnseg.exporting import export
+    from fcnseg.commands.export import export
 
     return export
 
 
 def _bench() -> Verb:
-    from fcnseg.benchmarking import bench
+    from fcnseg.commands.bench import bench
 
     return bench
 
 
 def _demo() -> Verb:
-    from fcnseg.demo import demo
+    from fcnseg.commands.demo import demo
 
     return demo
 
@@ -165,7 +164,7 @@ _command("demo", config.DemoConfig, _demo, tables.show_demo)
 def doctor(as_json: AsJson = False, help_wanted: Help = False) -> None:
     """Report what is installed and how to install the rest: device, codecs, engines."""
     del help_wanted
-    from fcnseg.doctor import diagnose
+    from fcnseg.commands.doctor import diagnose
 
     with guard():
         found = diagnose()

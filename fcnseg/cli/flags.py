@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-from fcnseg.cli.guard import guard
-from fcnseg.options import Option, options_of, read_toml, spelled
+from fcnseg.cli.console import guard
+from fcnseg.config.options import Option, options_of, read_toml, spelled
 from fcnseg.overwriting import Named, refuse_overwriting
 
 ConfigFile = Annotated[

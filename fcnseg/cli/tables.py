@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fcnseg.cli.screen import duration
+from fcnseg.cli.console import duration
 from fcnseg.cli.terminal import bars, console, line
 
 BAR = 20

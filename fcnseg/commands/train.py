@@ -12,11 +12,11 @@ from typing import Any
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import CheckResult, examine
 from fcnseg.data.dataset import collate
+from fcnseg.device import process_settings
+from fcnseg.distributed import Ranks, join_ranks
 from fcnseg.errors import DatasetError, OptionError
-from fcnseg.events import Listener, Note, nobody, notes_to_log
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.runtime.device import process_settings
-from fcnseg.runtime.ranks import Ranks, join_ranks
+from fcnseg.progress import Listener, Note, nobody, notes_to_log
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.errors import OptionError
-from fcnseg.media.geometry import crop_grid, mix_channels, sample_image, sample_labels, turned
+from fcnseg.io.warp import crop_grid, mix_channels, sample_image, sample_labels, turned
 
 MID_GREY = 118.0
 """Contrast turns about this level (18 % reflectance in sRGB)."""

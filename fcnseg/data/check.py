@@ -22,9 +22,9 @@ from fcnseg.data.layouts import Scanned, own_split_sizes, scan, split_sizes
 from fcnseg.data.leaks import leaks
 from fcnseg.data.suggest import Size, Suggestion, suggest
 from fcnseg.errors import DatasetError, MediaError, OptionError
-from fcnseg.events import Listener, Note, Progress, nobody
-from fcnseg.marks import mark
+from fcnseg.files import mark
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
+from fcnseg.progress import Listener, Note, Progress, nobody
 
 __all__ = ["CheckResult", "Finding", "check", "examine"]
 

@@ -18,9 +18,8 @@ from fcnseg.data.lookalikes import find_copies, find_lookalikes, find_videos
 from fcnseg.data.readers import read_stored
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import fitting, folder_beside
-from fcnseg.media.images import cannot_write, read_image, resize_labels, write_image
-from fcnseg.media.labels import write_labels
-from fcnseg.media.shapes import turn
+from fcnseg.io.images import cannot_write, read_image, resize_labels, write_image
+from fcnseg.io.labels import turn, write_labels
 from fcnseg.text import to_bytes
 
 SAME_PROPORTIONS = 0.01

@@ -12,8 +12,8 @@ from fcnseg.classes import IGNORE
 from fcnseg.data.description import Description, Pair
 from fcnseg.data.readers import read_sample
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.media.draw import caption, legend, overlay, side_by_side
-from fcnseg.media.images import resize_image, resize_labels, write_image
+from fcnseg.io.draw import caption, legend, overlay, side_by_side
+from fcnseg.io.images import resize_image, resize_labels, write_image
 
 COLUMNS, ROWS = 4, 3
 HEIGHT = 240

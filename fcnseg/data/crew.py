@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fcnseg.media.geometry import one_thread_each, use_one_thread
+from fcnseg.io.opencv import one_thread_each, use_one_thread
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -18,7 +18,7 @@ from fcnseg.data.description import Description
 from fcnseg.data.layouts import split_pairs
 from fcnseg.data.mixing import MIXES
 from fcnseg.data.readers import read_sample
-from fcnseg.media.geometry import use_one_thread
+from fcnseg.io.opencv import use_one_thread
 from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_SHARE = 0.25

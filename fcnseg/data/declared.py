@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.config.options import toml_value
 from fcnseg.data.description import (
     SPLITS,
     Description,
@@ -39,8 +40,7 @@ from fcnseg.data.description import (
 )
 from fcnseg.data.known_classes import unpack
 from fcnseg.errors import DatasetError, FcnsegError, OptionError
-from fcnseg.media.images import write_bytes
-from fcnseg.options import toml_value
+from fcnseg.io.images import write_bytes
 from fcnseg.text import from_bytes, to_bytes
 
 _KEYS = {

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.data.description import Encoding
-from fcnseg.media.labels import RawLabels
+from fcnseg.io.labels import RawLabels
 
 _BLOCK = 4096  # colours compared at a time
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
-from fcnseg.events import Listener, Progress, nobody
-from fcnseg.media.images import write_image
-from fcnseg.media.labels import write_labels
+from fcnseg.io.images import write_image
+from fcnseg.io.labels import write_labels
+from fcnseg.progress import Listener, Progress, nobody
 
 Floats = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from fcnseg.data.folders import (
 from fcnseg.data.likeness import looks_at, sample
 from fcnseg.data.listing import Listing, stem_of, suffix_of
 from fcnseg.errors import MediaError
-from fcnseg.media.labels import read_raw_labels
+from fcnseg.io.labels import read_raw_labels
 
 ONE_CLASS = "object"
 """What the things of a folder with one file for each thing are called."""

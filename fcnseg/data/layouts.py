@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.concurrency import usable_cores
 from fcnseg.data.annotations import find_coco, find_labelme, find_yolo
 from fcnseg.data.cache import ScanCache
 from fcnseg.data.choosing import CHOOSE, find_by_content, find_sides, settle
@@ -40,9 +41,8 @@ from fcnseg.data.scan import (
 from fcnseg.data.splits import VAL_SHARE, draw_val, hold_out, lacks_val, sort_pairs
 from fcnseg.data.values import SMEARED, Values, total, values_of
 from fcnseg.errors import DatasetError
-from fcnseg.events import Listener, Progress, nobody
-from fcnseg.media.images import VIDEO_SUFFIXES
-from fcnseg.media.stages import usable_cores
+from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.progress import Listener, Progress, nobody
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "list": find_pair_list,

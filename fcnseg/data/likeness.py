@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fcnseg.data.decoding import packed_colors
 from fcnseg.data.listing import Listing
 from fcnseg.errors import MediaError
-from fcnseg.media.labels import read_raw_labels
+from fcnseg.io.labels import read_raw_labels
 
 _T = TypeVar("_T")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fcnseg.events import Listener, Note, nobody
-from fcnseg.marks import inputs_in, passed_over
-from fcnseg.media.images import IMAGE_SUFFIXES
+from fcnseg.files import inputs_in, passed_over
+from fcnseg.io.images import IMAGE_SUFFIXES
+from fcnseg.progress import Listener, Note, nobody
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,14 +20,9 @@ from numpy.typing import NDArray
 
 from fcnseg.data.description import Pair
 from fcnseg.errors import MediaError
-from fcnseg.media.images import image_size
-from fcnseg.media.shapes import (
-    decode_mask,
-    decode_runs,
-    fill_circle,
-    fill_polygon,
-    unpack_runs,
-)
+from fcnseg.io.images import image_size
+from fcnseg.io.labels import decode_mask
+from fcnseg.io.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
 
 Json = Mapping[str, Any]
 

@@ -12,9 +12,8 @@ from fcnseg.data.decoding import decode
 from fcnseg.data.description import Encoding, Pair, Store
 from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.media.images import read_image
-from fcnseg.media.labels import RawLabels, read_raw_labels
-from fcnseg.media.shapes import read_alpha
+from fcnseg.io.images import read_alpha, read_image
+from fcnseg.io.labels import RawLabels, read_raw_labels
 
 
 def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:

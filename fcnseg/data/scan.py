@@ -23,9 +23,9 @@ from fcnseg.data.description import Pair, Store
 from fcnseg.data.readers import files_of, read_stored
 from fcnseg.data.values import Tally, tally
 from fcnseg.errors import MediaError
-from fcnseg.media.glance import THUMBNAIL, Glance, glance
-from fcnseg.media.labels import RawLabels
-from fcnseg.media.shapes import read_alpha
+from fcnseg.io.fingerprint import THUMBNAIL, Glance, glance
+from fcnseg.io.images import read_alpha
+from fcnseg.io.labels import RawLabels
 
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 

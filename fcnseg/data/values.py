@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.data.decoding import packed_colors
-from fcnseg.media.geometry import histogram
-from fcnseg.media.labels import RawLabels
+from fcnseg.io.labels import RawLabels
+from fcnseg.io.warp import histogram
 
 MOST_VALUES = 64
 """Of a smeared file (JPEG, a photograph) only the most frequent values are kept."""

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.events import Listener, nobody
 from fcnseg.models import zoo
 from fcnseg.models.backbone import Backbone, BackboneSpec, Features
 from fcnseg.models.backbones import efficientnet_lite, timm, tiny, torchvision
@@ -34,6 +33,7 @@ from fcnseg.models.classifier import DenseClassifier
 from fcnseg.models.fcn import FCN, Decoder, Upsample
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state
+from fcnseg.progress import Listener, nobody
 
 BACKBONES: dict[str, BackboneSpec] = {
     **tiny.BACKBONES,

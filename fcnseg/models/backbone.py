@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.events import Listener
 from fcnseg.models.geometry import Alignment, offsets
 from fcnseg.models.spec import IMAGENET, Preprocess
 from fcnseg.models.weights import State
+from fcnseg.progress import Listener
 
 PROBE = 64  # pixels; large enough for the stride to be told from the size of a map
 MARGIN_PROBE = 128  # where elements are lost at the borders

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fcnseg.errors import CheckpointError
-from fcnseg.events import Listener, Progress, nobody
 from fcnseg.files import atomic_write, utf8_name
+from fcnseg.progress import Listener, Progress, nobody
 
 State = Mapping[str, Tensor]
 

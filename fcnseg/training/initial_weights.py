@@ -13,12 +13,12 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import DatasetError, OptionError
-from fcnseg.events import Listener, Note
 from fcnseg.models import build, load_pretrained
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.zoo import find_model
+from fcnseg.progress import Listener, Note
 
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",

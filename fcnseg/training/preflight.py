@@ -17,11 +17,11 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
+from fcnseg.device import resolve_precision
+from fcnseg.distributed import Ranks
 from fcnseg.errors import TrainingError
-from fcnseg.events import Listener, Note
 from fcnseg.models.fcn import FCN
-from fcnseg.runtime.device import resolve_precision
-from fcnseg.runtime.ranks import Ranks
+from fcnseg.progress import Listener, Note
 from fcnseg.training.step import NetWithAuxHeads, TrainStep
 
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]

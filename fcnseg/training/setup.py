@@ -20,18 +20,18 @@ from fcnseg.data.dataset import SegmentationDataset, collate
 from fcnseg.data.loading import choose_workers, load
 from fcnseg.data.splits import Provenance
 from fcnseg.data.suggest import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.device import precision_name, resolve_precision
+from fcnseg.distributed import Ranks
+from fcnseg.engines.fuse import joined
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.evaluation import labels_of, score
-from fcnseg.events import Listener, Note
+from fcnseg.inference.evaluation import labels_of, score
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.device import precision_name, resolve_precision
-from fcnseg.runtime.engines import TorchEngine
-from fcnseg.runtime.folding import joined
-from fcnseg.runtime.ranks import Ranks
-from fcnseg.runtime.segmenter import Segmenter
+from fcnseg.progress import Listener, Note
 from fcnseg.training.initial_weights import InitialModel, from_pretrained
 from fcnseg.training.losses import Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch

@@ -12,13 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
+from fcnseg.device import autocast
+from fcnseg.distributed import Ranks
+from fcnseg.engines.base import first_line
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.geometry import shift_between, upsample
 from fcnseg.models.spec import Preprocess
-from fcnseg.runtime.device import autocast
-from fcnseg.runtime.engines import first_line
-from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion
 from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
 

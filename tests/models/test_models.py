@@ -124,8 +124,8 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     from fcnseg.classes import ClassMap
+    from fcnseg.export.formats import FORMATS
     from fcnseg.models.checkpoint import Checkpoint
-    from fcnseg.runtime.formats import FORMATS
 
     network = create_model("fcn8s", backbone="tiny", num_classes=2, width=8)
     checkpoint = Checkpoint(
@@ -135,7 +135,7 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     Image.new("RGB", (80, 64)).save(tmp_path / "image.png")
     code = (
         "import sys, fcnseg\n"
-        "from fcnseg.runtime.segmenter import load\n"
+        "from fcnseg.inference.segmenter import load\n"
         "import numpy\n"
         "load('tiny.onnx').predict([numpy.zeros((64, 80, 3), numpy.uint8)])\n"
         "heavy = {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"

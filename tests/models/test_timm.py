@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.engines.fuse import joined
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.models import build, build_backbone
 from fcnseg.models.backbones.timm import _offsets
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec
-from fcnseg.runtime.folding import joined
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fcnseg.errors import CheckpointError
-from fcnseg.events import Event, Progress
 from fcnseg.models.weights import download, read_state
+from fcnseg.progress import Event, Progress
 
 
 @pytest.fixture(autouse=True)

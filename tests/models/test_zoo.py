@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.commands.eval import evaluate
+from fcnseg.commands.export import export
+from fcnseg.commands.infer import infer
 from fcnseg.config import EvalConfig, ExportConfig, InferConfig
-from fcnseg.evaluation import evaluate
-from fcnseg.exporting import export
-from fcnseg.inference import infer
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import SHIPPED, find_model
 

@@ -5,8 +5,8 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
-from fcnseg.events import Note
 from fcnseg.models.fcn import FCN
+from fcnseg.progress import Note
 from fcnseg.training.preflight import preflight
 from fcnseg.training.step import TrainStep
 from tests.training.test_step import make_batch, make_step

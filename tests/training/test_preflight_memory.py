@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from fcnseg.config import TrainConfig
+from fcnseg.distributed import Ranks
 from fcnseg.errors import TrainingError
 from fcnseg.models import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.runtime.ranks import Ranks
 from fcnseg.training import preflight
 from fcnseg.training.preflight import choose_batch, fitting_batch
 

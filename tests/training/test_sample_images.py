@@ -5,7 +5,7 @@ import pytest
 
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
-from fcnseg.media.images import read_image
+from fcnseg.io.images import read_image
 from fcnseg.training.validation import draw_same, draw_worst
 
 

@@ -6,11 +6,11 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
+from fcnseg.distributed import Ranks
 from fcnseg.errors import TrainingError
 from fcnseg.models import build
 from fcnseg.models.geometry import upsample
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.runtime.ranks import Ranks
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads, TrainStep
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from fcnseg.errors import MissingExtra
-from fcnseg.events import EpochDone, Event, Note
+from fcnseg.progress import EpochDone, Event, Note
 from fcnseg.training.validation import with_tensorboard
 
 

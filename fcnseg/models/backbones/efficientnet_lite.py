@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
-from fcnseg.events import Listener
 from fcnseg.models.backbone import BackboneSpec
 from fcnseg.models.classifier import fully_connected
 from fcnseg.models.spec import LITE
 from fcnseg.models.weights import State, read_state
+from fcnseg.progress import Listener
 
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01  # TensorFlow's 0.99

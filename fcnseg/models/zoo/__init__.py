@@ -12,13 +12,13 @@ from pathlib import Path
 from torch import nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.events import Listener, nobody
 from fcnseg.models.backbone import Features
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.models.weights import State, download
 from fcnseg.models.zoo import original_fcn, torchvision
 from fcnseg.models.zoo.torchvision import TORCHVISION, official_url, voc_classes
 from fcnseg.overwriting import Named
+from fcnseg.progress import Listener, nobody
 
 __all__ = [
     "BEST", "NAMES", "SHIPPED", "TRAIN_HINT", "find_model", "model_files", "official_url",

@@ -1,0 +1,252 @@
+"""The terminal: progress and messages on standard error, errors as exit statuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from fcnseg.cli.terminal import console, line, never_fail
+from fcnseg.cli.terminal import console as open_console
+from fcnseg.config import CONFIGS
+from fcnseg.config.options import suggest_option
+from fcnseg.device import keep_freed_memory
+from fcnseg.errors import FailedElsewhere, FcnsegError
+from fcnseg.progress import EpochDone, Event, Note, Progress, as_interrupts
+from fcnseg.text import shown
+
+LOGGER = logging.getLogger("fcnseg")
+
+LOG_EVERY = 15.0
+"""Seconds between progress lines where there is no terminal."""
+
+
+class Screen:
+    """A listener that draws on stderr; use it as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or open_console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._name = ""
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._handler = _NoteHandler(self)
+        self._logger_before = LOGGER.level, LOGGER.propagate
+        LOGGER.addHandler(self._handler)
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        LOGGER.removeHandler(self._handler)
+        LOGGER.level, LOGGER.propagate = self._logger_before
+        with suppress(OSError):
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Draw one event; a terminal that was closed does not end the work."""
+        with suppress(OSError):
+            match event:
+                case Note(text, level):
+                    mark = ("warning: ", "yellow") if level == "warning" else ""
+                    self._bar.console.print(line(mark, text), soft_wrap=True)
+                case EpochDone():
+                    self._bar.console.print(_epoch_line(event), soft_wrap=True)
+                case Progress():
+                    self._draw(event)
+
+    def _draw(self, event: Progress) -> None:
+        values = _values(event.values)
+        if not self.console.is_terminal:
+            self._log(event, values)
+            return
+        if event.task != self._name or self._task is None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(shown(event.task), total=event.total, values=values)
+            self._name = event.task
+        self._bar.update(self._task, completed=event.done, total=event.total, values=values)
+
+    def _log(self, event: Progress, values: str) -> None:
+        now = time.monotonic()
+        if now - self._logged >= LOG_EVERY:
+            self._logged = now
+            of = f"/{event.total}" if event.total is not None else ""
+            self.console.print(f"{event.task}  {event.done}{of} {event.unit}  {values}")
+
+
+class _NoteHandler(logging.Handler):
+    """Shows what the library logs as the screen's own lines."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level: Literal["info", "warning"] = (
+            "warning" if record.levelno >= logging.WARNING else "info"
+        )
+        self._screen(Note(record.getMessage(), level))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 9 s, 4:05, 1:02:30."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _values(values: Mapping[str, float | int | str]) -> str:
+    return shown("  ".join(_value(name, value) for name, value in values.items()))
+
+
+def _value(name: str, value: float | int | str) -> str:
+    if name == "left":
+        return f"{duration(float(value))} left"
+    if isinstance(value, float):
+        text = f"{value:.3g}" if name == "lr" else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+        return f"{text} {name}" if "/s" in name else f"{name} {text}"
+    return f"{name} {value}"
+
+
+def _epoch_line(event: EpochDone) -> Text:
+    values = event.values
+    width = len(str(event.epochs))
+    text = f"epoch {event.epoch:{width}}/{event.epochs}  loss {values['loss']:.4f}"
+    if "miou" in values:
+        text += f"  mIoU {values['miou']:.4f}"
+    if "pixel_accuracy" in values:
+        text += f"  accuracy {values['pixel_accuracy']:.4f}"
+    if "seconds" in values:
+        text += f"  {duration(float(values['seconds']))}"
+    return line(text, ("  best", "green") if event.best else "")
+
+
+DEBUG = "FCNSEG_DEBUG"
+"""The environment variable behind --debug: tracebacks are shown."""
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
+
+    SIGTERM and SIGHUP do what Ctrl-C does.
+    """
+    try:
+        with as_interrupts():
+            yield
+    except FailedElsewhere as error:
+        raise typer.Exit(error.exit_status) from None
+    except FcnsegError as error:
+        _debug_trace()
+        complain(error.message, error.hint)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        complain("Interrupted.", "")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`): nothing to say, and nobody to say it to.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except OSError as error:
+        _debug_trace()
+        complain(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.", "")
+        raise typer.Exit(1) from None
+    except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, told as one
+        _debug_trace()
+        complain(
+            f"A bug in fcnseg: {type(error).__name__}: {error}",
+            "the same command with --debug before the subcommand shows where; please report it",
+        )
+        raise typer.Exit(1) from None
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    What Typer finds wrong with the arguments is told as our own errors are, with a hint.
+    """
+    _settle_process()
+    never_fail()
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except Exception as error:
+        show, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if show is None or status is None:
+            raise  # no usage error
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+        else:
+            complain(_usage_message(error), _usage_hint(error))
+        return int(status)
+
+
+def _settle_process() -> None:
+    """What suits a process that is ours alone; the library itself leaves a process as it is."""
+    # Torch's threads wait for each other by spinning. Where anything else wants a core (decoding,
+    # another program), a step then takes several times as long: 2.6 s instead of 0.5 s was
+    # measured on two busy cores. It is read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+
+
+def _usage_message(error: Any) -> str:
+    if hasattr(error, "possibilities"):  # without Typer's own guesses
+        return f"No such option: {error.option_name}"
+    return str(error.format_message())
+
+
+def _usage_hint(error: Any) -> str:
+    context = error.ctx
+    command, path = (context.command.name, context.command_path) if context else ("", "fcnseg")
+    config = next((config for config in CONFIGS if config.command == command), None)
+    if config and hasattr(error, "possibilities"):
+        return suggest_option(error.option_name, config)
+    return f"see `{path} --help`"
+
+
+def complain(message: str, hint: str) -> None:
+    """One message on stderr, the hint on a line of its own; none where nobody can see it."""
+    out = console(stderr=True)
+    with suppress(OSError):  # the terminal is closed
+        out.print(line(("error: ", "bold red"), message), soft_wrap=True)
+        if hint:
+            out.print(line(("hint: ", "cyan"), hint), soft_wrap=True)
+
+
+def _debug_trace() -> None:
+    if os.environ.get(DEBUG):
+        for text in traceback.format_exc().splitlines():
+            console(stderr=True).print(text, soft_wrap=True)

@@ -1,0 +1,220 @@
+"""The command `infer`: frames of any source through a network into files, a video, a window.
+
+Three steps: `make_plan` decides what is read, what is written and what is done already, and
+refuses what can't be; `run_share` runs the network on this process's frames and writes the files
+that are a frame's own; `join` makes what is one file of all frames (a video, COCO, class
+proportions) where several processes, or an earlier run, have each kept their labels. Whatever
+way a job is divided or resumed, its files are those that one process writes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from fcnseg.config import InferConfig
+from fcnseg.distributed import Together
+from fcnseg.errors import MediaError
+from fcnseg.inference.job import NAMED, Decided, InferPlan, Part, make_plan, open_part
+from fcnseg.inference.pipeline import InferResult, KeptLabels, Network, Predictor, Run
+from fcnseg.inference.plan import Manifest, Plan, open_sinks
+from fcnseg.inference.records import SharesSink
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.sinks import Sink
+from fcnseg.inference.smoothing import SteadyEngine
+from fcnseg.inference.tiling import TiledSegmenter, parse_tile
+from fcnseg.io.sources.base import Source
+from fcnseg.io.sources.files import nothing
+from fcnseg.io.sources.live import Connect
+from fcnseg.progress import Event, Listener, Note, nobody
+
+
+def infer(
+    config: InferConfig,
+    listener: Listener = nobody,
+    *,
+    segmenter: Predictor | None = None,
+    connect: Connect | None = None,
+) -> InferResult:
+    """Segment images, folders, videos or a camera.
+
+    segmenter: instead of the model that `config` names; connect: opens cameras and streams.
+    Under torchrun each process takes its share, and all get the result of the whole job.
+    Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
+    is finished and playable.
+    """
+    parse_tile(config.tile)
+    together = Together.meet(config.device)
+    warnings: list[Note] = []
+    heard = listener if together.main else functools.partial(_keep_warning, warnings)
+    with ExitStack() as stack:
+        made: list[InferPlan] = []
+
+        def prepare(decided: Decided | None = None) -> Decided:
+            plan = make_plan(
+                config, heard, decided, together, stack, predictor=segmenter, connect=connect
+            )
+            made.append(plan)
+            return plan.decided
+
+        decided = together.first(prepare)
+        together.all(lambda: None if together.main else prepare(decided))
+        shares = together.all(lambda: (run_share(made[0]), warnings))
+        return together.first(lambda: join(made[0], shares))
+
+
+def run_share(plan: InferPlan) -> list[InferResult]:
+    """Run the network on this process's frames of each part: what came of each."""
+    return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
+
+
+def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Note]]]) -> InferResult:
+    """The result of all processes; what is one file of all frames is made."""
+    for note in (note for _, notes in shares for note in notes):
+        plan.listener(note)
+    by_part = list(zip(*(results for results, _ in shares), strict=True))
+    done = [InferResult.of_shares(each) if len(each) > 1 else each[0] for each in by_part]
+    result = InferResult.of_parts(done)
+    several = len(plan.parts) > 1 or plan.parts[0].kind == "folder"
+    if several and result.failed and not (result.frames_out or result.skipped):
+        raise _all_failed(result)
+    for part in plan.parts:
+        if part.has_folder:
+            part.done.join()
+    later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
+    for index in later:
+        done[index] = _with_whole(plan, index, done[index])
+    return InferResult.of_parts(done) if later else result
+
+
+def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
+    """Run the network on this process's frames of one source."""
+    config, predictor = plan.config, plan.predictor
+    nothing_of_it = InferResult(0, 0, (), (), 0.0, 0.0)
+    if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
+        plan.listener(_passed_over([Path(part.spec)]))
+        return replace(nothing_of_it, skipped=1)
+    try:
+        source = _reopened(plan, part)
+    except MediaError as error:
+        if len(plan.parts) == 1:
+            raise
+        failed = ((str(part.spec), error.message),)
+        part.note_failures(failed)
+        return replace(nothing_of_it, frames_in=1, failed=failed)
+    smoothed = None
+    if config.smooth and isinstance(predictor, Segmenter):
+        smoothed = SteadyEngine(predictor.engine, config.smooth)
+        predictor = replace(predictor, engine=smoothed)
+    if plan.tiled and isinstance(predictor, Segmenter):
+        predictor = TiledSegmenter(predictor, config.tile, plan.listener)
+    run = Run(
+        source,
+        Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
+        plan.listener,
+        plan.events,
+        together=plan.together,
+        batch=config.batch,
+        lanes=predictor.lanes,
+        goes_on=plan.resume_with,
+    )
+    each = functools.partial(_sinks, plan, part.each, source, part.done)
+    last = functools.partial(_whole_sinks, plan, index, source)
+    if part.kept is not None:
+        last = functools.partial(_sinks, plan, part.labels, source, part.kept)
+    try:
+        result = run.result([each, last], plan.painter if config.show else None)
+    finally:
+        source.close()
+        if source.kind == "folder":
+            part.note_failures(source.failures)
+    flicker = None if smoothed is None else smoothed.flicker()
+    if flicker is None:
+        return result
+    return replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
+
+
+def _reopened(plan: InferPlan, part: Part) -> Source:
+    """The source of a part, at what is not done yet."""
+    config = plan.config
+    if part.opened is not None and not config.skip_done:
+        return part.opened
+    if part.opened is not None:
+        part.opened.close()
+    skip = part.is_done if config.skip_done else nothing
+    source = open_part(
+        config, part.spec, part.name, plan.together, plan.stack, plan.events, plan.connect, skip
+    )
+    done = source.skipped - len(part.passed)
+    if done > 0:
+        plan.listener(Note(f"{done} {'image is' if done == 1 else 'images are'} done already"))
+    if part.passed:
+        plan.listener(_passed_over(part.passed))
+    return source
+
+
+def _passed_over(files: Sequence[Path]) -> Note:
+    """What is said of files that an earlier run could not read."""
+    names = ", ".join(path.name for path in files[:NAMED])
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return Note(f"Skipped {names}{more}: could not be read before, and not changed since")
+
+
+def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
+    """Make what is one file of all frames of the labels that were kept."""
+    part = plan.parts[index]
+    folder, alone = part.labels.path, Together.alone()
+    source = open_part(
+        plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect
+    )
+    with source:
+        run = Run(
+            source,
+            KeptLabels(folder / "labels"),
+            plan.listener,
+            plan.events,
+            together=alone,
+            task="join",
+            goes_on="--skip-done",
+        )
+        whole = run.result([functools.partial(_whole_sinks, plan, index, source)])
+    shutil.rmtree(folder)
+    for parent in folder.parents:  # what is empty now; the others hold something else
+        if not parent.is_relative_to(part.whole.path.parent):
+            break
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+    outputs = tuple(path for path in result.outputs if path.parent != folder)
+    return replace(result, outputs=outputs).and_then(whole)
+
+
+def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
+    return open_sinks(target, source, plan.painter, manifest=manifest, listener=plan.events.put)
+
+
+def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
+    """What is one file of all frames."""
+    part, shares = plan.parts[index], plan.config.shares
+    sinks = _sinks(plan, part.whole, source, part.done)
+    if shares is None:
+        return sinks
+    return [*sinks, SharesSink(shares, plan.painter.classes, append=index > 0)]
+
+
+def _keep_warning(warnings: list[Note], event: Event) -> None:
+    """The listener of a process that is not the main one, which prints them for all."""
+    if isinstance(event, Note) and event.level == "warning":
+        warnings.append(event)
+
+
+def _all_failed(result: InferResult) -> MediaError:
+    name, why = result.failed[0]
+    return MediaError(
+        f"None of {len(result.failed)} files could be read; {name}: {why}",
+        hint="check that these are image or video files",
+    )

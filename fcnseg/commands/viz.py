@@ -1,0 +1,185 @@
+"""The command `viz`: draw heatmaps of every frame of a source."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from fcnseg.config import VizConfig
+from fcnseg.errors import Interrupted, MediaError, OptionError
+from fcnseg.files import fitting, mark, next_free, safe_path
+from fcnseg.inference.plan import MOVING
+from fcnseg.inference.segmenter import load
+from fcnseg.io.images import write_image
+from fcnseg.io.sources import open_source, refuse_sources
+from fcnseg.io.sources.base import Source
+from fcnseg.io.sources.collect import collect
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.models.zoo import model_files
+from fcnseg.progress import Listener, Progress, held_back, nobody
+from fcnseg.viz.heatmaps import VIDEO_WIDTH, Artist
+from fcnseg.viz.imagenet import ClassifierArtist
+
+_FPS = Fraction(25)  # of a video made from a camera that does not say its own
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """What was drawn.
+
+    out: the folder; outputs: the files in it, in the order they were made.
+    frames: pictures or video frames looked at.
+    failed: (name, why) of those that could not be read.
+    """
+
+    out: Path
+    outputs: tuple[Path, ...]
+    frames: int
+    failed: tuple[tuple[str, str], ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {
+            "out": str(self.out),
+            "outputs": [str(path) for path in self.outputs],
+            "frames": self.frames,
+            "failed": [{"name": name, "why": why} for name, why in self.failed],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
+    """Draw heatmaps of every frame of a source.
+
+    Interrupted on Ctrl-C: the files finished by then are whole, videos included.
+    """
+    begun = time.perf_counter()
+    if config.classify and config.fps is not None:
+        raise OptionError("--fps is for videos; --classify looks at images.")
+    if config.classify:
+        return _view_classifier(config, begun, listener)
+    segmenter = load(
+        config.model,
+        engine="torch" if config.rungs and config.engine == "auto" else config.engine,
+        device=config.device,
+        precision=config.precision,
+        short_side=config.short_side,
+    )
+    artist = Artist.of(segmenter, config)
+    out = _folder(config, segmenter.path)
+    found = collect(config.source, exclude=config.out, listener=listener)
+    frames = 0
+    outputs: list[Path] = []
+    failed: list[tuple[str, str]] = []
+    for spec, name in found.specs:
+        try:
+            source = open_source(
+                spec, name=name, limit=config.limit, fps=config.fps, listener=listener
+            )
+        except MediaError as error:
+            if found.count == 1:
+                raise
+            failed.append((str(spec), error.message))
+            continue
+        with source:
+            if source.kind in MOVING:
+                small = replace(artist, width=VIDEO_WIDTH)
+                inside = out if found.count == 1 else out / safe_path(name)
+                drawn, written = _write_videos(small, source, inside, listener)
+            elif config.fps is not None:
+                raise OptionError("--fps is for videos; viz draws a folder for each image.")
+            else:
+                drawn, written = _write_images(artist, source, out, listener)
+        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+
+
+def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> ViewResult:
+    """Draw what an ImageNet classifier sees in pictures, where no network was trained."""
+    for name in ("rungs", "engine", "precision", "short_side"):
+        if name in config.chosen():
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
+    artist = ClassifierArtist.of(
+        config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
+    )
+    out = _folder(config, None)
+    found = collect(config.source, exclude=config.out, listener=listener)
+    if found.videos:
+        raise _no_images(found.videos[0][1], "video")
+    [(spec, _)] = found.specs
+    with open_source(spec, limit=config.limit, listener=listener) as source:
+        if source.kind in MOVING:
+            raise _no_images(spec, source.kind)
+        frames, outputs = _write_images(artist, source, out, listener)
+        failed = tuple(source.failures)
+    return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
+
+
+def _folder(config: VizConfig, model: Path | None) -> Path:
+    """Where pages go; OptionError when that is where they are read from."""
+    if config.out is None:
+        return next_free(Path("runs"), "viz")
+    refuse_sources([("--out", config.out)], config.source, kept=model_files(model))
+    return config.out
+
+
+def _no_images(what: object, kind: str) -> OptionError:
+    return OptionError(
+        f"--classify looks at images; {what} is a {kind}.",
+        hint="give an image, a folder or a glob",
+    )
+
+
+def _write_images(
+    artist: Artist | ClassifierArtist, source: Source, out: Path, listener: Listener
+) -> tuple[int, list[Path]]:
+    """A folder of pages for every picture."""
+    outputs: list[Path] = []
+    done = 0
+    mark(out)
+    try:
+        with held_back(source.stop):
+            for frame in source:
+                folder = out / fitting(frame.name)
+                for name, image in artist.images(frame):
+                    write_image(folder / name, image)
+                    outputs.append(folder / name)
+                done += 1
+                listener(Progress("viz", done, source.count, "images"))
+    except KeyboardInterrupt:
+        raise _interrupted(done, out) from None
+    return done, outputs
+
+
+def _write_videos(
+    artist: Artist, source: Source, out: Path, listener: Listener
+) -> tuple[int, list[Path]]:
+    """One video a page; a video is finished and playable on Ctrl-C too."""
+    writers: dict[str, VideoWriter] = {}
+    done = 0
+    mark(out)
+    try:
+        with held_back(source.stop), ExitStack() as stack:
+            for frame in source:
+                for name, image in artist.videos(frame):
+                    if name not in writers:
+                        writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
+                        writers[name] = stack.enter_context(writer)
+                    writers[name].write(image)
+                done += 1
+                listener(Progress("viz", done, source.count, "frames"))
+            if source.stopped:  # the videos are not complete
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise _interrupted(done, out) from None
+    return done, [out / name for name in writers]
+
+
+def _interrupted(done: int, out: Path) -> Interrupted:
+    return Interrupted(f"Stopped after {done} frames; what was drawn is in {out}.")

@@ -1,0 +1,334 @@
+"""Threads between stages: read ahead, map in order, write behind."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Self, TypeVar
+
+from fcnseg.progress import held_back
+
+Item = TypeVar("Item")
+
+
+Answer = TypeVar("Answer")
+
+MOST_BYTES = 256 << 20
+"""What may wait in one place; a single item may be larger."""
+
+
+PATIENCE = 0.1
+"""Seconds that a batch waits for its next item before it is worked on as it is."""
+
+
+_GRACE = 2.0
+"""Seconds in which a reader that was asked to stop may still hand over what it was reading."""
+
+
+_TICK = 0.2
+"""Seconds a wait lasts at most, so that Ctrl-C is heard on Windows too."""
+
+
+def _weightless(item: object) -> int:
+    del item
+    return 0
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore() -> None:
+    pass
+
+
+def usable_cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """Items in lists of `count`, the last one shorter when they do not come out even."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+class Batches(Generic[Item]):
+    """What an `Ahead` has read, in lists of `count`: fewer at the end, and where it pauses.
+
+    A file keeps its batches full. Of a source whose next item does not come within `PATIENCE`
+    what there is is given, so that no item waits for one that may never come.
+    """
+
+    def __init__(self, ahead: Ahead[Item], count: int) -> None:
+        self._ahead, self._count = ahead, count
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        while group := self.take():
+            yield group
+
+    def take(self, until: Callable[[], bool] = _never) -> list[Item]:
+        """The next list; an empty one at the end, or when `until` is true and nothing has come."""
+        group = self._ahead.take(until=until)
+        while group and len(group) < self._count:
+            more = self._ahead.take(seconds=PATIENCE)
+            if not more:
+                break
+            group += more
+        return group
+
+    def wake(self) -> None:
+        """Have a waiting `take` look at its `until` again; for other threads."""
+        self._ahead.wake()
+
+
+def abreast(
+    work: Callable[[Item], Answer],
+    items: Iterable[Item],
+    lanes: int,
+    *,
+    weigh: Callable[[Item], int] = _weightless,
+) -> Generator[tuple[Item, Answer]]:
+    """Each item with what `work` makes of it, in order; `lanes` are worked on at the same time.
+
+    weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
+    waits for a lane to be free, and another is taken from `items`. An error is raised when its
+    item's turn comes; what is not begun by then is left. Of `Batches` each answer is given when
+    it is there, whether more items come or not.
+    """
+    if lanes == 1:
+        for only in items:
+            yield only, work(only)
+        return
+    begun: deque[tuple[Item, Future[Answer]]] = deque()
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="fcnseg-lane")
+    wake = items.wake if isinstance(items, Batches) else _ignore
+    held = 0
+    try:
+        for item in _next_or_none(items, lambda: bool(begun) and begun[0][1].done()):
+            while begun and (item is None or len(begun) > lanes or held + weigh(item) > MOST_BYTES):
+                first, answer = begun.popleft()
+                yield first, answer.result()
+                held -= weigh(first)
+                if item is None:
+                    break
+            if item is not None:
+                future = pool.submit(work, item)
+                begun.append((item, future))
+                held += weigh(item)
+                future.add_done_callback(lambda _: wake())
+        while begun:
+            first, answer = begun.popleft()
+            yield first, answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _next_or_none(items: Iterable[Item], ready: Callable[[], bool]) -> Iterator[Item | None]:
+    """The items; None where `ready` is true before `Batches` have the next one."""
+    if not isinstance(items, Batches):
+        yield from items
+        return
+    while (group := items.take(ready)) or ready():
+        yield group or None
+
+
+class Line(Generic[Item]):
+    """Items in a row, between two threads: at most `depth`, and MOST_BYTES by `weigh`."""
+
+    def __init__(self, depth: int, weigh: Callable[[Item], int] = _weightless) -> None:
+        self._depth, self._weigh = depth, weigh
+        self._items: deque[tuple[Item, int]] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._ended = False
+
+    def put(self, item: Item) -> bool:
+        """Add an item when there is room; whether it was added: not to a closed line."""
+        weight = self._weigh(item)
+        with self._changed:
+            while not self._closed and self._is_full(weight):
+                self._changed.wait(_TICK)
+            if self._closed:
+                return False
+            self._items.append((item, weight))
+            self._bytes += weight
+            self._changed.notify_all()
+            return True
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items as they come, until the end."""
+        while taken := self.take():
+            yield from taken
+
+    def take(self, *, until: Callable[[], bool] = _never, seconds: float = math.inf) -> list[Item]:
+        """The next item, alone; nothing at the end, after `seconds`, or when `until` is true."""
+        latest = time.monotonic() + seconds
+        with self._changed:
+            while not self._items and not (self._ended or until()):
+                if (left := latest - time.monotonic()) <= 0:
+                    return []
+                self._changed.wait(min(left, _TICK))
+            if not self._items:
+                return []
+            item, weight = self._items.popleft()
+            self._bytes -= weight
+            self._changed.notify_all()
+        return [item]
+
+    def is_over(self) -> bool:
+        """Whether all has been taken and nothing more comes."""
+        with self._changed:
+            return self._ended and not self._items
+
+    def wake(self) -> None:
+        """Have those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _is_full(self, weight: int) -> bool:
+        too_heavy = bool(self._items) and self._bytes + weight > MOST_BYTES
+        return len(self._items) >= self._depth or too_heavy
+
+
+class Ahead(Generic[Item]):
+    """An iterable run by a thread of its own, at most `depth` items ahead.
+
+    weigh: an item's bytes. Leaving the context stops the thread; `stop` is called for an
+    iterable that waits for something. An error of the iterable is raised by the iteration.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        depth: int = 4,
+        *,
+        weigh: Callable[[Item], int] = _weightless,
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        self._items, self._on_stop = items, stop
+        self._line = Line(depth, weigh)
+        self._error: BaseException | None = None
+        self._finished = math.inf
+        self._thread = threading.Thread(target=self._run, name="fcnseg-ahead", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._line.close()
+        if self._on_stop is not None:
+            self._on_stop()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Item]:
+        while taken := self.take():
+            yield from taken
+
+    def take(self, *, until: Callable[[], bool] = _never, seconds: float = math.inf) -> list[Item]:
+        """The next item, alone; nothing at the end, after `seconds`, or when `until` is true."""
+        taken = self._line.take(until=lambda: self._given_up() or until(), seconds=seconds)
+        if not taken and self._error is not None and self._line.is_over():
+            raise self._error
+        return taken
+
+    def wake(self) -> None:
+        """Have a waiting `take` look at its `until` again; for other threads."""
+        self._line.wake()
+
+    def finish(self) -> None:
+        """Give what is read by now, and then end: also where the iterable waits for ever.
+
+        The iterable is to be stopped as well. A signal handler may call it: it takes no lock.
+        """
+        self._finished = time.monotonic()
+
+    def _given_up(self) -> bool:
+        return time.monotonic() - self._finished > _GRACE
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._line.put(item):
+                    return
+        except BaseException as caught:  # noqa: BLE001 (raised where the items are used)
+            self._error = caught
+        finally:
+            self._line.end()
+
+
+class Behind(Generic[Item]):
+    """A function called by a thread of its own for each item put, in order, `depth` waiting.
+
+    weigh: an item's bytes. An error is raised by the next `put` or by the end of the context;
+    items put after it are dropped. Leaving the context waits until what was put is done.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item], None],
+        depth: int = 4,
+        *,
+        weigh: Callable[[Item], int] = _weightless,
+    ) -> None:
+        self._work = work
+        self._line = Line(depth, weigh)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="fcnseg-behind", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._line.end()
+        with held_back():  # else what it writes to would be closed under its hands
+            self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def put(self, item: Item) -> None:
+        """Hand an item over; waits while there is no room."""
+        self._raise()
+        self._line.put(item)
+
+    def _run(self) -> None:
+        for item in self._line:
+            try:
+                self._work(item)
+            except BaseException as caught:  # noqa: BLE001 (raised by the next put)
+                self._error = caught
+                self._line.close()
+                return
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error

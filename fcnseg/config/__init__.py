@@ -1,0 +1,247 @@
+"""Every option of every command, declared once, one line each.
+
+The command line's flags, the TOML file (`--config`, and the config.toml of every run)
+and the Python API are all made from these classes (how: fcnseg.config.options).
+Precedence: default < TOML < flag. None means: not given, so from the data, the
+checkpoint or the run.
+
+This module knows nothing of terminals (fcnseg.cli makes the flags) and does not import
+torch, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fcnseg.config.options import Options, option
+
+Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
+Fuse = Literal["score", "feature", "concat"]
+Upsampling = Literal["fixed", "learned", "subpixel"]
+Precision = Literal["auto", "f32", "bf16", "f16"]
+RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
+Output = Literal["overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco"]
+Split = Literal["train", "val", "test", "all"]
+
+network = functools.partial(option, group="Network")
+recipe = functools.partial(option, group="Loss and optimizer")
+augmentation = functools.partial(option, group="Augmentation")
+reporting = functools.partial(option, group="Checkpoints, scores and images")
+compute = functools.partial(option, group="Hardware")
+
+# Texts of options that several commands share.
+_MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
+_SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
+_SOURCE = "Images, videos, folders, globs, a camera number, a stream address (rtsp://, http://), or - for stdin"
+_DEVICE = "auto, cpu, cuda, cuda:N or mps"
+_PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
+_INT8 = f"{_PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
+_ENGINE = (
+    "Inference engine: torch, onnxruntime, openvino or opencv; auto = what fits the model file"
+)
+_WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
+_SEED = "Random seed"
+_LIMIT = "Stop after N frames; 0 = no limit"
+_CLASSES = "Only this class (name or number), repeatable; others become 255"
+_ALPHA = "Opacity of the colors over the image"
+_OUT, _MODEL_FLAGS = ("--out", "-o"), ("--model", "-m")
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(Options):
+    """Report what a dataset folder contains and what is wrong with it."""
+
+    command = "check"
+    data: Path = option(..., "Dataset: a folder, a list of pairs (CSV) or a dataset.toml", argument=True)
+    contact: Path = option(Path("runs/check/contact.png"), "Contact sheet: images with their labels drawn over them", metavar="FILE")
+    write: Path | None = option(None, "Write what was detected as a dataset.toml, to edit and train on", metavar="FILE")
+    fix: Path | None = option(None, "Write a clean copy of the dataset to this new folder", metavar="OUT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Options):
+    """Train a network on a dataset folder; write a run folder."""
+
+    command = "train"
+    data: Path | None = option(None, "Dataset folder (with --resume: the run folder, or nothing)", argument=True)
+    # The ten that most people need come first.
+    out: Path | None = option(None, "Run folder (default: the next free runs/trainN)", flags=_OUT)
+    epochs: int = option(0, "Number of epochs; 0 = automatic (about 2000 steps)", ge=0)
+    batch: int | Literal["auto"] = option(8, "Batch size; auto = as large as fits in GPU memory", ge=1, metavar="N|auto")
+    lr: float = option(2e-3, "Peak learning rate", gt=0)
+    crop: tuple[int, int] | None = option(None, "Height and width of training crops (default: from the image sizes)", ge=1, metavar="H W")
+    backbone: str | None = option(None, "Pretrained backbone", fallback="efficientnet_lite0")
+    decoder: Decoder | None = option(None, "Finest skip connection that is used, fcn32s = none", fallback="fcn4s")
+    finetune: str | None = option(None, "Start from a checkpoint or run folder; its network is kept unless options say otherwise", metavar="MODEL")
+    resume: bool = option(False, "Resume an interrupted run (that of --out, or the newest)")
+    device: str = option("auto", _DEVICE)
+
+    fuse: Fuse | None = network(None, "What is joined at a skip: score sums scores (the paper), feature sums features, concat concatenates them", fallback="feature")
+    width: int | None = network(None, "Channels of a skip (fuse feature, concat)", fallback=64, ge=8)
+    dropout: float | None = network(None, "Dropout before the scores", fallback=0.1, ge=0, lt=1)
+    upsample: Upsampling | Literal["auto"] | None = network(None, "Final upsampling: fixed (bilinear), learned (transposed convolution) or subpixel (bilinear plus a sub-pixel convolution); auto = subpixel for two classes of which one is below 5 %, else fixed", fallback="auto")
+    skips: Literal["zero", "scaled"] | None = network(None, "Initial skip scores (fuse score): zero, or small on features scaled by 0.01 and 0.0001, as in the paper's all-at-once training", fallback="zero")
+    output_stride: int | None = network(None, "Output stride of the backbone: 32, or 16 or 8 by dilation", fallback=32, ge=8, le=32)
+    backbone_weights: str = network("auto", "Initial backbone weights: auto (ImageNet), none, or a file")
+    freeze: int = network(0, "Number of backbone stages to freeze, from the input", ge=0)
+    freeze_norm: bool = network(False, "Freeze the statistics of batch norms (for tiny batches)")
+
+    loss: str = recipe("ce+dice", "ce, ohem, focal, dice, lovasz or a sum: ce+0.5*dice; ce+lovasz@0.5 adds lovasz at half time")
+    class_weights: Literal["auto", "none", "sqrt", "inverse"] = recipe("auto", "Class weights by rarity (ce, ohem, focal): none, sqrt or inverse; auto = sqrt for two classes of which one is below 5 %, else none")
+    label_smoothing: float = recipe(0.0, "Label-smoothing factor (ce)", ge=0, lt=1)
+    aux: float = recipe(0.4, "Weight of the auxiliary losses at the coarser skips; 0 = none", ge=0)
+    optimizer: Literal["adamw", "sgd"] = recipe("adamw", "Optimizer")
+    backbone_lr: float = recipe(0.3, "Learning rate of the backbone, as a fraction of --lr", ge=0)
+    weight_decay: float = recipe(0.01, "Weight decay, of convolutions only", ge=0)
+    schedule: Literal["poly", "cosine"] = recipe("poly", "Learning rate schedule after warm-up")
+    warmup: float = recipe(0.03, "Fraction of all steps that the learning rate rises", ge=0, le=1)
+    clip: float = recipe(5.0, "Maximum gradient norm; 0 = no clipping", ge=0)
+    accumulate: int = recipe(1, "Gradient accumulation steps: less memory, the same result", ge=1)
+    ema: float = recipe(0.99, "Decay of the weights' moving average; 0 = no averaging", ge=0, lt=1)
+    calibrate: bool = recipe(True, "Calibrate the best model's probabilities (temperature scaling)")
+
+    scale: tuple[float, float] = augmentation((0.75, 2.0), "Range of random scaling", gt=0, metavar="MIN MAX")
+    short_side: int | None = augmentation(None, "Resize the short side to N pixels, in training and later; 0 = no resizing. --crop and --scale refer to that size", ge=0, metavar="N")
+    flip: float = augmentation(0.5, "Probability of a horizontal flip", ge=0, le=1)
+    rotate: float = augmentation(0.0, "Maximum rotation of training crops, in degrees", ge=0, le=180)
+    color: float = augmentation(0.3, "Strength of random brightness, contrast, saturation and hue", ge=0, le=1)
+    mix: Literal["none", "cutmix", "classmix"] = augmentation("none", "Mix two training images: none, a rectangle (cutmix) or half of the classes (classmix)")
+    mix_share: float = augmentation(0.5, "Probability of --mix for a training image", ge=0, le=1)
+    rare_crops: float = augmentation(0.0, "Fraction of crops chosen to contain a rare class", ge=0, le=1)
+
+    patience: int = reporting(0, "Stop after N epochs without a better mIoU; 0 = never", ge=0)
+    save_every: float = reporting(120.0, "Seconds between saved states, from which --resume continues", ge=0)
+    pictures: int = reporting(0, "Write four validation images with predictions every N epochs, and the worst at the end; 0 = none", ge=0, hidden=("--sample-images",))
+    tensorboard: bool = reporting(False, "Log to TensorBoard as well (extra: log)")
+    sanity: bool = reporting(False, "Run a 10-second sanity check first: can it overfit two images, at which learning rates?")
+
+    precision: Precision = compute("auto", _PRECISION)
+    workers: int = compute(-1, _WORKERS, ge=-1)
+    compile: bool = compute(False, "Compile the backbone with torch.compile, which takes about a minute")
+    seed: int = compute(0, _SEED, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Options):
+    """Score a model on a dataset folder, per class."""
+
+    command = "eval"
+    data: Path = option(..., "Dataset folder", argument=True)
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
+    tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
+    batch: int = option(4, "Batch size", ge=1)
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+    workers: int = option(-1, _WORKERS, ge=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig(Options):
+    """Segment an image, a folder, a video or a camera."""
+
+    command = "infer"
+    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    out: Path | None = option(None, "Output file (one image, a video) or folder (default: runs/inferN)", flags=_OUT)
+    save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, labels (class indices), color, probabilities (.npz), polygons (geojson, labelme) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
+    show: bool = option(False, "Show a window; q quits")
+    classes: tuple[str, ...] = option((), _CLASSES, flags=("--class",))
+    conf: float = option(0.0, "Pixels with less confidence become unknown (255)", ge=0, lt=1)
+    device: str = option("auto", _DEVICE)
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    shares: Path | None = option(None, "One JSON line per frame with per-class pixel fractions; - is stdout", hidden=("--proportions",), metavar="FILE")
+    alpha: float = option(0.5, _ALPHA, ge=0, le=1)
+    every: int = option(1, "Take every N-th frame", ge=1)
+    limit: int = option(0, _LIMIT, ge=0)
+    start: float = option(0.0, "Skip the first X seconds of a video", ge=0, metavar="X")
+    end: float | None = option(None, "Stop at this second of a video", gt=0, metavar="X")
+    fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
+    watch: bool = option(False, "Watch a folder and segment new images")
+    skip_done: bool = option(False, "Skip frames that an earlier run has written to --out")
+    batch: int = option(1, "Batch size (files only)", ge=1)
+    smooth: float = option(0.0, "Temporal smoothing factor for videos; 0 = off", ge=0, lt=1)
+    tile: str = option("auto", "Segment large images in tiles: auto, off, or the tile size in pixels", metavar="N|auto|off")
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VizConfig(Options):
+    """Draw heatmaps: where the network sees each class, and how confident it is."""
+
+    command = "viz"
+    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=_OUT)
+    classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
+    rungs: bool = option(False, "Also draw each skip level's contribution (networks of fuse score)", hidden=("--skips-shown",))
+    classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
+    alpha: float = option(0.6, _ALPHA, ge=0, le=1)
+    limit: int = option(0, _LIMIT, ge=0)
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Options):
+    """Export a model to another format and verify that outputs match the checkpoint."""
+
+    command = "export"
+    model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
+    format: Format = option("onnx", "File format: onnx, openvino, torchscript or torch-export; the first two also run in fcnseg")
+    out: Path | None = option(None, "Output file (default: beside the model)", flags=_OUT)
+    precision: Literal["f32", "int8"] = option("f32", "Numeric precision: f32, or int8, which is smaller and often faster (onnx only; needs --data)")
+    data: Path | None = option(None, "Dataset folder: its training images calibrate int8, its validation images measure the accuracy loss", metavar="FOLDER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(Options):
+    """Benchmark a model on this machine."""
+
+    command = "bench"
+    model: str | None = option(None, _MODEL, argument=True)
+    source: Path | None = option(None, "Video to time (default: a synthetic one)", argument=True)
+    size: tuple[int, int] = option((360, 480), "Height and width of the synthetic video", ge=1, metavar="H W")
+    frames: int = option(60, "Number of frames to time, after warm-up", ge=3)
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    batch: int = option(1, "Batch size", ge=1)
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(Options):
+    """Run the full pipeline on synthetic data, in a few minutes."""
+
+    command = "demo"
+    out: Path = option(Path("fcnseg-demo"), "Folder for all outputs", flags=_OUT)
+    epochs: int = option(10, "Number of epochs", ge=1)
+    seed: int = option(0, _SEED, ge=0)
+    device: str = option("auto", _DEVICE)
+
+
+# fmt: on
+CONFIGS: tuple[type[Options], ...] = (
+    CheckConfig,
+    TrainConfig,
+    EvalConfig,
+    InferConfig,
+    VizConfig,
+    ExportConfig,
+    BenchConfig,
+    DemoConfig,
+)  # fmt: skip

@@ -1,0 +1,244 @@
+"""What every engine is: arrays in, logits or labels out; and those that run an exported file."""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcnseg.concurrency import usable_cores
+from fcnseg.engines.argmax import Cells, decide
+from fcnseg.engines.forking import Home, abandon, computing
+from fcnseg.errors import CheckpointError
+from fcnseg.models import output_upsampling
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.fcn import Upsample
+
+MOST = 4
+"""Pictures side by side; each needs the memory of a whole forward pass."""
+
+_here = threading.local()
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """count: pictures (or batches) at the same time. threads: for each; 0: the runtime's choice."""
+
+    count: int = 1
+    threads: int = 0
+
+    def enter(self) -> None:
+        """Keep the calling thread to its share of the cores, in torch."""
+        if self.count > 1 and getattr(_here, "entered", None) != self:
+            torch.set_num_threads(self.threads)
+            _here.entered = self
+        computing()
+
+
+ONE = Lanes()
+
+
+def side_by_side(device: str) -> Lanes:
+    """For many pictures on a device: a processor's cores are dealt out, anything else is one."""
+    if device != "cpu":
+        return ONE
+    cores = min(usable_cores(), torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
+    count = min(cores, MOST)
+    return Lanes(count, cores // count) if count > 1 else ONE
+
+
+Images = NDArray[np.uint8]
+
+
+Size = tuple[int, int]
+
+HEADER_KEY = "fcnseg"
+"""Where exported files carry the checkpoint's header."""
+
+SCORES = "scores"
+"""The output of exported files that labels are worked out from, where there is one."""
+
+
+class Engine(ABC):
+    """Runs one network on uint8 RGB pictures (N, H, W, 3).
+
+    name: which runtime ("torch", "onnxruntime", "openvino").
+    device: where it runs, as torch names devices.
+    precision: its arithmetic ("f32", "bf16", "f16", "int8").
+    lanes: how many threads may call it at the same time, and each one's share of the cores.
+    cells: where the cells of `scores` lie; None where there are none, or where the device
+        decides faster by itself.
+    """
+
+    name: ClassVar[str]
+    device: str
+    precision: str
+    lanes: Lanes = ONE
+    cells: Cells | None = None
+
+    @abstractmethod
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network."""
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """What the logits are upsampled from, float32 (N, K, h, w); without `cells` they."""
+        return self.logits(images)
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for so far is computed."""
+        return  # most engines have computed it when they return
+
+    def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
+        """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
+        self.lanes.enter()
+        array: NDArray[np.float32] = resized(self.forward(images), size).cpu().numpy()
+        return array
+
+    def labels(
+        self, images: Images, *, confidence: bool = False, size: Size | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Labels uint8 (N, H, W) and, when asked for, the winners' probability float32 (N, H, W).
+
+        Decided where the logits are: only the answer leaves the device. With `size` the
+        logits (not the labels) are resized before the decision.
+        """
+        self.lanes.enter()
+        own: Size = (images.shape[1], images.shape[2])
+        if self.cells is not None and not confidence and size in (None, own):
+            cells = self.cells
+            return np.stack([cells.labels(one, own) for one in self.scores(images)]), None
+        with torch.inference_mode():
+            return decide(resized(self.forward(images), size), confidence=confidence)
+
+    def just_labels(self, images: Images) -> NDArray[np.uint8]:
+        """Labels uint8 (N, H, W) of pictures at their own size."""
+        return self.labels(images)[0]
+
+    def probabilities(
+        self, images: Images, *, size: Size | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Labels uint8 (N, H, W) and softmax over the classes, float32 (N, K, H, W)."""
+        self.lanes.enter()
+        with torch.inference_mode():
+            logits = resized(self.forward(images), size)
+            return decide(logits)[0], logits.softmax(dim=1).cpu().numpy()
+
+
+def foreign(path: Path, kind: str) -> CheckpointError:
+    """The error for a model file that fcnseg did not write."""
+    return CheckpointError(
+        f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
+        "are or how pictures are prepared for it.",
+        hint="export the checkpoint it came from: fcnseg export MODEL",
+    )
+
+
+def cells_in(header: str) -> Cells | None:
+    """Where the cells of a file's scores lie, by the checkpoint's header that it carries."""
+    return score_grid(output_upsampling(Checkpoint.from_header(header, name="").spec))
+
+
+def score_grid(lift: Upsample | None) -> Cells | None:
+    """Where scores lie that the network upsamples at its end; None where it does not."""
+    return None if lift is None else Cells(lift.factor, lift.shift)
+
+
+def resized(logits: Tensor, size: Size | None) -> Tensor:
+    """Logits at another height and width, bilinear; as they are when they have it already."""
+    if size is None or logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime's error says first; the rest is where in its own code."""
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+LOGITS = "logits"
+
+_opening = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it when the process is forked
+    os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
+
+Workers = queue.SimpleQueue[Any]
+"""What computes one output, once for each lane; who asks takes one and gives it back."""
+
+
+class ExportedEngine(Engine):
+    """A file written by `fcnseg export`; what computes an output is made when first asked for.
+
+    header: the checkpoint's header, as the file carries it.
+
+    It pickles and copies by its file, which is opened again; so it is in a forked process.
+    """
+
+    header: str
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self._opened_as = path.resolve(), options
+        self._free: dict[str, Workers] = {}
+        self._making = threading.Lock()
+        self._home = Home()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, options = self._opened_as
+        return reopened, (type(self), path, options, self.precision)
+
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), in host memory."""
+        return torch.from_numpy(self._run(LOGITS, images))
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
+        return self._run(SCORES, images)
+
+    @abstractmethod
+    def _workers(self, output: str) -> Workers:
+        """What computes an output and, where the runtime allows it, nothing else."""
+
+    @abstractmethod
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        """A worker's answer."""
+
+    def _open_here(self) -> None:
+        """Open the file in this process: the runtime's threads stayed in the one that forked it."""
+        self._home.check_device(self.device)
+        abandon(self.__dict__.copy())
+        here = copy.copy(self)
+        self.__dict__.clear()
+        self.__dict__.update(here.__dict__)
+
+    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
+        computing(self._home)
+        with _opening:
+            if self._home.left():
+                self._open_here()
+        with self._making:
+            if output not in self._free:
+                self._free[output] = self._workers(output)
+        worker = self._free[output].get()
+        try:
+            return self._ask(worker, output, {"images": np.ascontiguousarray(images)})
+        finally:
+            self._free[output].put(worker)
+
+
+def reopened(kind: type[Engine], path: Path, options: dict[str, Any], precision: str) -> Engine:
+    """An engine of a file, opened as another one was; CheckpointError where it is gone."""
+    engine: Engine = kind(path, **options)  # type: ignore[call-arg]
+    engine.precision = precision  # int8 is the file's
+    return engine

@@ -1,0 +1,153 @@
+"""ONNX Runtime as an engine: on processors, and on GPUs with its own build for them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import types
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.device import resolve_device
+from fcnseg.engines.base import (
+    HEADER_KEY,
+    LOGITS,
+    ONE,
+    SCORES,
+    ExportedEngine,
+    Images,
+    Workers,
+    cells_in,
+    first_line,
+    foreign,
+    side_by_side,
+)
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+
+
+class OnnxEngine(ExportedEngine):
+    """A file written by `fcnseg export`, run by ONNX Runtime.
+
+    parallel: several threads may call it at the same time, where that is faster.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
+        super().__init__(path, device=device, parallel=parallel)
+        self._runtime, self._path = import_onnxruntime(), path
+        self.device = _onnx_device(self._runtime, device)
+        self.precision = "f32"
+        self.lanes = side_by_side(self.device) if parallel else ONE
+        session = self._open(str(path))
+        self.header = _header_of(session, path)
+        self._free[LOGITS] = self._several(str(path), session)
+        if SCORES in [output.name for output in session.get_outputs()]:
+            self.cells = cells_in(self.header)
+
+    def _workers(self, output: str) -> Workers:
+        model = _leading_to(output, self._path)
+        return self._several(model, self._open(model))
+
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = worker.run([output], inputs)[0]
+        return answer
+
+    def _several(self, model: str | bytes, session: Any) -> Workers:
+        """A session for each lane; the first is there."""
+        free: Workers = queue.SimpleQueue()
+        free.put(session)
+        for _ in range(1, self.lanes.count):
+            # A session with one thread computes in the one that calls it; any others it shares.
+            free.put(session if self.lanes.threads == 1 else self._open(model))
+        return free
+
+    def _open(self, model: str | bytes) -> Any:
+        """A session of a file or of its bytes; CheckpointError when it is not ONNX."""
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.lanes.threads
+        options.log_severity_level = 4
+        # Threads that spin while they wait take the cores from decoding and encoding.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = dict.fromkeys([_provider(self.device), "CPUExecutionProvider"])
+        try:
+            return self._runtime.InferenceSession(model, options, providers=list(providers))
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            raise CheckpointError(
+                f"{self._path} can't be loaded as an ONNX file: {first_line(error)}.",
+                hint="write it again with fcnseg export",
+            ) from error
+
+
+def import_onnxruntime() -> types.ModuleType:
+    """ONNX Runtime with its telemetry off; MissingExtra when it is not installed."""
+    # Since 1.29 the import itself writes a device id under the home folder.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("Running an ONNX file", "onnx") from None
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(4)
+    module: types.ModuleType = onnxruntime
+    return module
+
+
+def _leading_to(output: str, path: Path) -> str | bytes:
+    """The file without what one of its outputs does not need; whole without the package onnx.
+
+    ONNX Runtime computes everything there is, whatever is asked for (1.32).
+    """
+    if find_spec("onnx") is None:
+        return str(path)
+    import onnx
+
+    model = onnx.load(path)
+    if any(one.type == onnx.AttributeProto.GRAPH for n in model.graph.node for one in n.attribute):
+        return str(path)  # what a branch or a loop needs is not among its node's inputs
+    needed, nodes = {output}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            nodes.append(node)
+    kept = [one for one in model.graph.output if one.name == output]
+    weights = [one for one in model.graph.initializer if one.name in needed]
+    for field, left in (("node", nodes[::-1]), ("output", kept), ("initializer", weights)):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(left)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _onnx_device(runtime: Any, name: str) -> str:
+    """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
+    if name == "auto":
+        device = str(resolve_device("auto"))
+        return device if _provider(device) in runtime.get_available_providers() else "cpu"
+    device = str(resolve_device(name))
+    if _provider(device) not in runtime.get_available_providers():
+        raise OptionError(
+            f"This ONNX Runtime can't use {device}; it has "
+            f"{', '.join(runtime.get_available_providers())}.",
+            hint="pip install onnxruntime-gpu, or --device cpu, or use the checkpoint itself",
+        )
+    return device
+
+
+def _provider(device: str) -> str:
+    return {"cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}.get(
+        device.partition(":")[0], "CPUExecutionProvider"
+    )
+
+
+def _header_of(session: Any, path: Path) -> str:
+    """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
+    header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
+    names = [value.name for value in session.get_inputs()]
+    if header is None or names != ["images"]:
+        raise foreign(path, "an ONNX file")
+    return str(header)

@@ -1,0 +1,135 @@
+"""Intel's OpenVINO as an engine: often the fastest on a processor, Intel's or not."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.engines.base import (
+    HEADER_KEY,
+    LOGITS,
+    ONE,
+    SCORES,
+    ExportedEngine,
+    Images,
+    Workers,
+    cells_in,
+    first_line,
+    foreign,
+    side_by_side,
+)
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+
+_KEPT = "64"
+"""Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
+memory grows with every new size: benchmarks/many_sizes.py."""
+
+
+_TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
+
+
+class OpenVinoEngine(ExportedEngine):
+    """An exported file, .onnx or .xml, run by OpenVINO on the processor.
+
+    precision: f32 unless another is asked for. Left to itself OpenVINO takes bf16 where the
+    processor has it, and labels change.
+    parallel: several threads may call it at the same time, where that is faster.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        parallel: bool = False,
+    ) -> None:
+        super().__init__(path, device=device, precision=precision, parallel=parallel)
+        if device not in ("auto", "cpu"):
+            raise OptionError(
+                f"OpenVINO runs on the processor here; {device} was asked for.",
+                hint="--device cpu, or --engine torch with the checkpoint",
+            )
+        wanted = "f32" if precision == "auto" else precision
+        if wanted not in _TYPES:
+            raise OptionError(f"OpenVINO computes in {', '.join(_TYPES)}; found {precision!r}.")
+        model = read_model(path)
+        self.header = _header_of(model, path)
+        options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted], "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
+        self.lanes = side_by_side("cpu") if parallel else ONE
+        if self.lanes.count > 1:
+            threads = self.lanes.count * self.lanes.threads
+            options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
+        self._model, self._options = model, options
+        if any(SCORES in output.names for output in model.outputs):
+            self.cells = cells_in(self.header)
+        asked_first = LOGITS if self.cells is None else SCORES
+        self._free[asked_first] = self._workers(asked_first)
+
+    def _workers(self, output: str) -> Workers:
+        openvino = import_openvino()
+        part = openvino.Model([self._model.output(output)], self._model.get_parameters())
+        compiled = _core().compile_model(part, "CPU", self._options)
+        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        free: Workers = queue.SimpleQueue()
+        for _ in range(self.lanes.count):
+            free.put(compiled.create_infer_request())
+        return free
+
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = worker.infer(inputs)[output]
+        return answer
+
+
+def import_openvino() -> types.ModuleType:
+    """OpenVINO with its telemetry off; MissingExtra when it is not installed."""
+    # Its import looks for this package, which writes an id under the home folder and phones
+    # home; without it OpenVINO does neither.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("Running a network in OpenVINO", "openvino") from None
+    module: types.ModuleType = openvino
+    return module
+
+
+def read_model(path: Path) -> Any:
+    """A model file as OpenVINO's own; CheckpointError when it is none."""
+    import_openvino()
+    try:
+        return _core().read_model(str(path))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} can't be loaded by OpenVINO: {first_line(error)}.",
+            hint="write it again with fcnseg export",
+        ) from error
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's plugins, one set for as long as the process lives.
+
+    They give the thread that loads them a stack for its signals (processors with AMX need a large
+    one). When they are let go of in another thread that stack is gone but still in use, and the
+    next Ctrl-C ends the process with a segmentation fault (2026.4).
+    """
+    return import_openvino().Core()
+
+
+def _header_of(model: Any, path: Path) -> str:
+    # An .onnx file's metadata arrive under "framework".
+    for place in ([HEADER_KEY], ["framework", HEADER_KEY]):
+        if model.has_rt_info(place):
+            return str(model.get_rt_info(place).value)
+    raise foreign(path, "a model for OpenVINO")

@@ -1,0 +1,104 @@
+"""The engine that runs a network in torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcnseg.device import autocast, keep_freed_memory, precision_name
+from fcnseg.engines.base import ONE, Engine, Images, Size, resized, score_grid, side_by_side
+from fcnseg.engines.forking import Home, computing
+from fcnseg.errors import OptionError
+from fcnseg.models import output_upsampling
+
+if TYPE_CHECKING:
+    from fcnseg.models.fcn import FCN
+    from fcnseg.models.spec import Preprocess
+
+
+class TorchEngine(Engine):
+    """A network in PyTorch itself, on any device it knows.
+
+    parallel: several threads may call it at the same time, where that is faster.
+
+    It pickles and copies with its weights.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        network: FCN,
+        preprocess: Preprocess,
+        *,
+        device: torch.device | None = None,
+        precision: torch.dtype = torch.float32,
+        parallel: bool = False,
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self._dtype = precision
+        self._preprocess = preprocess
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        self._network = network.eval().to(self._device)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = str(self._device)
+        self._home = Home()
+        self.precision = precision_name(precision)
+        self.lanes = side_by_side(self.device) if parallel else ONE
+        if self._device.type == "cpu":
+            self.cells = score_grid(output_upsampling(network))
+
+    def forward(self, images: Images) -> Tensor:
+        """Logits, float32 (N, K, H, W), on the device."""
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            logits: Tensor = self._network(self._preprocess.normalise(self._upload(images)))
+            return logits.float()
+
+    def scores(self, images: Images) -> NDArray[np.float32]:
+        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            scores = self._network.scores(self._preprocess.normalise(self._upload(images)))
+            answer: NDArray[np.float32] = scores.float().cpu().numpy()
+            return answer
+
+    def skip_scores(
+        self, images: Images, *, size: Size | None = None
+    ) -> dict[int, NDArray[np.float32]]:
+        """Each skip's contribution to the logits, by stride: float32 (N, K, H, W); they sum to it.
+
+        OptionError when the network does not sum scores (fuse is not "score").
+        """
+        if self._network.spec.fuse != "score":
+            raise OptionError(
+                f"This network's skips are fused by {self._network.spec.fuse!r}: only with 'score' "
+                "are the logits a sum with one term per skip.",
+                hint="train one with --fuse score",
+            )
+        with torch.inference_mode(), autocast(self._device, self._dtype):
+            scores = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
+            return {
+                stride: resized(score.float(), size).cpu().numpy()
+                for stride, score in scores.items()
+            }
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _home=Home())
+
+    def _upload(self, images: Images) -> Tensor:
+        computing(self._home)
+        self._home.check_device(self.device)
+        # torch warns of read-only memory.
+        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
+        return batch.to(self._device, non_blocking=True)

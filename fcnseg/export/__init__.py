@@ -1,0 +1,1 @@
+"""Write a model for other programs and verify that it agrees."""

@@ -1,0 +1,210 @@
+"""Score a model on labelled images: one confusion matrix over a split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcnseg.concurrency import abreast
+from fcnseg.config import EvalConfig
+from fcnseg.data.adopting import (
+    adopt_classes,
+    background_of,
+    is_inverted,
+    is_unnamed,
+    mapping,
+    some,
+)
+from fcnseg.data.dataset import Sample, SegmentationDataset
+from fcnseg.data.description import Description, Encoding
+from fcnseg.data.layouts import split_sizes
+from fcnseg.data.loading import load
+from fcnseg.data.splits import Provenance
+from fcnseg.distributed import Ranks
+from fcnseg.errors import DatasetError
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.images import resize_image
+from fcnseg.metrics import Confusion, Report
+from fcnseg.progress import Listener, Note, Progress, nobody
+
+SCALES = (0.75, 1.0, 1.25, 1.5)
+
+
+def labels_of_views(
+    segmenter: Segmenter,
+    image: NDArray[np.uint8],
+    *,
+    scales: Sequence[float] = SCALES,
+    mirrored: bool = True,
+) -> NDArray[np.uint8]:
+    """Labels uint8 (H, W) of a picture uint8 (H, W, 3): the class most probable on average.
+
+    Each view's probabilities are brought to the picture's own size before they are summed.
+    """
+    size = (image.shape[0], image.shape[1])
+    height, width = segmenter.preprocess.network_size(size)
+    total: torch.Tensor | None = None
+    for scale in scales:
+        view = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        views = np.stack([view, view[:, ::-1]] if mirrored else [view])
+        logits = torch.from_numpy(segmenter.engine.logits(views, size=size))  # (1 or 2, K, H, W)
+        shares = logits.softmax(dim=1)
+        seen = shares[0] + shares[1].flip(-1) if mirrored else shares[0]
+        total = seen if total is None else total + seen
+    assert total is not None, "at least one scale"
+    labels: NDArray[np.uint8] = total.max(dim=0).indices.to(torch.uint8).numpy()
+    return labels
+
+
+MIOU_RULE = "the mean over the classes that the labels contain"
+"""How classes count that are predicted where there are no labels of them: not in the mean."""
+
+Image = NDArray[np.uint8]
+
+
+Labels = NDArray[np.uint8]
+
+
+PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
+"""Pictures uint8 (H, W, 3) -> labels uint8 (H, W), each at its picture's size."""
+
+
+def split_of(config: EvalConfig, description: Description, segmenter: Segmenter) -> tuple[str, str]:
+    """The part that is scored, and why: a drawn one means something to its own model alone."""
+    if config.split:
+        return config.split, "as asked for"
+    trained = Provenance.from_dict(segmenter.extra.get("trained_on"))
+    here = Provenance.of(description)
+    sizes = split_sizes(description)
+    if not description.drawn_split:
+        return choose_split(sizes), "the dataset has parts of its own"
+    if trained is None:
+        return "all", "the dataset has no parts, and the model does not say what it was trained on"
+    if trained.images == here.images:
+        return choose_split(sizes), "the model was trained on the others"
+    if trained.root == here.root:
+        return choose_split(sizes), (
+            "the model was trained on the others, but the folder has changed since: some of "
+            "these may have been among them"
+        )
+    return "all", "the dataset has no parts, and the model was trained on another one"
+
+
+def on_split(left_out: dict[str, int], why: str) -> str:
+    """What is not scored, and the reason for it."""
+    if not left_out:
+        return f"All pairs are scored: {why}."
+    parts = ", ".join(f"{count} in {name}" for name, count in left_out.items())
+    return f"Not scored: {parts} ({why}); --split all scores everything."
+
+
+def refuse_meaningless(report: Report, data: Path) -> None:
+    """DatasetError for scores that say nothing of the model."""
+    if np.isnan(report.miou):
+        raise DatasetError(f"{data}: no labelled pixel in {report.images} images.")
+    here = [index for index, one in enumerate(report.classes) if one.pixels]
+    if here == [background_of(report.names)] and len(report.names) > 1:
+        raise DatasetError(
+            f"{data}: only {report.names[here[0]]} is labelled in {report.images} images; nothing "
+            "that the model looks for would be scored.",
+            hint="fcnseg check DATA says what the labels were taken for",
+        )
+    swapped = _exchanged(report)
+    if swapped is not None:
+        raise DatasetError(
+            f"{data}: the labels seem to be inverted. As they were read, mIoU is "
+            f"{report.miou:.4f}; with {' and '.join(report.names)} exchanged it is {swapped:.4f}.",
+            hint="fcnseg check DATA --write dataset.toml, exchange the `values` of the two classes "
+            "there, and give dataset.toml in place of the folder",
+        )
+
+
+def _exchanged(report: Report) -> float | None:
+    """The mIoU with two classes exchanged, where that and only that makes sense of the labels."""
+    if len(report.names) != 2 or any(one.iou is None for one in report.classes):
+        return None
+    other = Report(report.matrix[:, ::-1], report.names, report.images)
+    worst = min(one.iou or 0.0 for one in other.classes)
+    best = max(one.iou or 0.0 for one in report.classes)
+    return other.miou if worst > max(0.25, 2 * best) else None
+
+
+def choose_split(sizes: dict[str, int]) -> str:
+    """The part that is scored when none is named: test if there is one, else val, else all."""
+    return next((name for name in ("test", "val") if sizes.get(name)), "all")
+
+
+def score(
+    predict_labels: PredictLabels,
+    dataset: SegmentationDataset,
+    listener: Listener = nobody,
+    *,
+    batch: int = 4,
+    workers: int = 0,
+    ranks: Ranks | None = None,
+    lanes: int = 1,
+    task: str = "evaluation",
+) -> Report:
+    """One confusion matrix over all images of a dataset; reading goes on during prediction.
+
+    Several ranks take an image each in turn, none twice, and all get the whole report.
+    lanes: how many threads may ask `predict_labels` at the same time.
+    """
+    ranks = ranks or Ranks.alone()
+    mine = range(ranks.rank, len(dataset), ranks.size)
+    batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
+    confusion = Confusion(len(dataset.classes))
+    done, began = 0, time.perf_counter()
+    loaded = load(dataset, batches, list[Sample], workers=workers)
+    answered = abreast(
+        lambda samples: predict_labels([sample.image for sample in samples]), loaded, lanes
+    )
+    for samples, predicted in answered:
+        for sample, labels in zip(samples, predicted, strict=True):
+            confusion.add(sample.labels, labels)
+        done = min(len(dataset), done + len(samples) * ranks.size)
+        speed = done / (time.perf_counter() - began)
+        values = {"images/s": speed, "left": (len(dataset) - done) / speed}
+        listener(Progress(task, done, len(dataset), "images", values))
+    matrix = ranks.sum_array(confusion.matrix)
+    return Report.of(matrix, dataset.classes, len(dataset))
+
+
+def labels_of(segmenter: Segmenter) -> PredictLabels:
+    """A segmenter as a function from pictures to labels."""
+    return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
+
+
+def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
+    """The same with every picture looked at in several sizes and mirrored."""
+    return lambda images: [labels_of_views(segmenter, image) for image in images]
+
+
+def as_the_model_sees(
+    description: Description, segmenter: Segmenter, listener: Listener = nobody
+) -> Description:
+    """The dataset with the model's classes, in the model's order; a Note where they differ.
+
+    DatasetError when the two can't be compared.
+    """
+    ours, theirs = segmenter.classes, description.classes
+    stored = segmenter.extra.get("encoding")
+    encoding = None if stored is None else Encoding.from_dict(stored)
+    adopted = adopt_classes(description, ours, encoding)
+    if ours.names == theirs.names:
+        return adopted
+    if set(ours.names) == set(theirs.names):
+        text = "The model and the dataset list the same classes in another order; names decide."
+        listener(Note(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
+    else:
+        text = f"Model: {some(ours.names)}; dataset: {some(theirs.names)}."
+        expected = is_unnamed(theirs.names) and not is_inverted(description.encoding)
+        level: Literal["info", "warning"] = "info" if expected else "warning"
+        listener(Note(f"{text} So {mapping(description, adopted)}.", level))
+    return adopted

@@ -1,0 +1,398 @@
+"""What an inference job reads and writes, decided before it starts: `make_plan`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, cast
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import EngineName, InferConfig
+from fcnseg.distributed import Together
+from fcnseg.errors import OptionError
+from fcnseg.files import next_free, safe_path, stamp
+from fcnseg.inference.pipeline import Predictor
+from fcnseg.inference.plan import Manifest, Plan, plan, split, written
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.sinks import Painter
+from fcnseg.inference.smoothing import check_moving
+from fcnseg.io.sources import open_source, refuse_sources
+from fcnseg.io.sources.base import Kind, Source
+from fcnseg.io.sources.collect import Collected, collect
+from fcnseg.io.sources.files import Skip, nothing
+from fcnseg.io.sources.listing import Named
+from fcnseg.io.sources.live import Connect
+from fcnseg.models.zoo import find_model, model_files
+from fcnseg.progress import Event, Listener, Note
+
+NAMED = 3
+"""Skipped files that are named."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the main process decides for all: where outputs go, and the engine."""
+
+    out: Path
+    engine: EngineName
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One source of the job and what is written of it.
+
+    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
+    what it is. each: a file for each frame; done: those that are there. whole: one file of all
+    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
+    passed: files that are passed over because an earlier run could not read them.
+    """
+
+    spec: str | tuple[Named, ...]
+    name: str
+    kind: Kind
+    opened: Source | None
+    each: Plan
+    whole: Plan
+    labels: Plan
+    done: Manifest
+    kept: Manifest | None
+    passed: list[Path] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether its frames come once only."""
+        return self.opened is not None and self.opened.live
+
+    def is_done(self, name: str, path: Path) -> bool:
+        """Whether nothing of a frame has to be written, or can be."""
+        if self.has_failed(path):
+            self.passed.append(path)
+            return True
+        written = not self.each.save or self.done.has(name, path)
+        kept = self.kept is None or self.kept.has(name, path)
+        return written and kept
+
+    def has_failed(self, path: Path) -> bool:
+        """Whether an earlier run could not read a file as it is now."""
+        return any(manifest.has_failed(path) for manifest in self._manifests())
+
+    def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Record files of which nothing can be made: (path, why).
+
+        What is not there, or not ours to read, may be tomorrow without a change of the file.
+        """
+        for path, why in failures:
+            for manifest in self._manifests() if os.access(path, os.R_OK) else ():
+                manifest.fail(Path(path), why)
+
+    def _manifests(self) -> list[Manifest]:
+        """Those that are written."""
+        in_folder = [self.done] if self.has_folder else []
+        return in_folder if self.kept is None else [*in_folder, self.kept]
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there is a folder of outputs, which has a manifest."""
+        return self.each.shape == "folder" and bool(self.each.save or self.whole.save)
+
+
+@dataclass(frozen=True, eq=False)
+class InferPlan:
+    """What one process is to do.
+
+    tiled: whether large images are cut into tiles before `predictor` sees them.
+    resume_with: the options that resume the job; "" where that can't be.
+    """
+
+    config: InferConfig
+    together: Together
+    listener: Listener
+    stack: ExitStack
+    events: SimpleQueue[Event]  # threads speak through the main thread
+    connect: Connect | None
+    decided: Decided
+    parts: tuple[Part, ...]
+    predictor: Predictor
+    tiled: bool
+    painter: Painter
+    resume_with: str
+
+
+def make_plan(
+    config: InferConfig,
+    listener: Listener,
+    decided: Decided | None,
+    together: Together,
+    stack: ExitStack,
+    *,
+    predictor: Predictor | None = None,
+    connect: Connect | None = None,
+) -> InferPlan:
+    """Find the sources and the model and decide what is written; every refusal is here.
+
+    decided: what the main process has decided, in the others. stack: closes what is opened.
+    predictor: instead of the model that `config` names.
+    """
+    _refuse(config, together.size)
+    model = None if predictor is not None else find_model(config.model)
+    decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
+    events: SimpleQueue[Event] = SimpleQueue()
+    found = _collect(config, listener)
+    opened = None
+    if found.single is not None:
+        opened = open_part(config, found.single, "", together, stack, events, connect)
+        _refuse_live(config, opened, together.size)
+    parts = _parts(config, found, opened, decided.out, model, together.rank, together.size)
+    tiled = predictor is None
+    if predictor is None:
+        frames = len(found.images) if opened is None else opened.count or 0
+        predictor = _load(config, model, decided.engine, parts, frames, together, listener)
+        decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
+    if config.smooth and not isinstance(predictor, Segmenter):
+        raise OptionError(
+            "smooth averages a Segmenter's logits; what was given has none to average."
+        )
+    _refuse_overwriting(config, parts, model)
+    _refuse_unheeded(config, parts)
+    _refuse_rate(config, parts)
+    if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
+        parts[0].done.begin()  # before another process writes there
+    in_one = any(part.whole.save for part in parts) or config.shares is not None
+    later = any(part.kept is not None for part in parts)
+    once = config.smooth or "-" in config.source or any(part.live for part in parts)
+    can_resume = not once and (later or not in_one)
+    again = "--skip-done" if config.out else f"-o {decided.out} --skip-done"
+    return InferPlan(
+        config=config,
+        together=together,
+        listener=listener,
+        stack=stack,
+        events=events,
+        connect=connect,
+        decided=decided,
+        parts=parts,
+        predictor=predictor,
+        tiled=tiled,
+        painter=Painter(predictor.classes, config.alpha, _only(config, predictor.classes)),
+        resume_with=again if can_resume else "",
+    )
+
+
+def _collect(config: InferConfig, listener: Listener) -> Collected:
+    """The sources; files that are none are named."""
+    if config.watch:
+        if len(config.source) > 1:
+            raise OptionError("--watch is for one folder.")
+        return Collected(single=config.source[0])
+    found = collect(config.source, exclude=config.out, listener=listener)
+    if found.skipped:
+        names = ", ".join(path.name for path in found.skipped[:NAMED])
+        more = f" and {len(found.skipped) - NAMED} more" if len(found.skipped) > NAMED else ""
+        listener(Note(f"Skipped {names}{more}: not an image or a video"))
+    return found
+
+
+def open_part(
+    config: InferConfig,
+    spec: str | tuple[Named, ...],
+    name: str,
+    together: Together,
+    stack: ExitStack,
+    events: SimpleQueue[Event],
+    connect: Connect | None,
+    skip: Skip = nothing,
+) -> Source:
+    """The source of one part of a job, with the options that choose its frames."""
+    return stack.enter_context(
+        open_source(
+            spec,
+            name=name,
+            every=config.every,
+            limit=config.limit,
+            start=config.start,
+            end=config.end,
+            fps=config.fps,
+            watch=config.watch,
+            exclude=config.out,
+            skip=skip,
+            rank=together.rank,
+            size=together.size,
+            connect=connect,
+            listener=events.put,
+        )
+    )
+
+
+def _parts(
+    config: InferConfig,
+    found: Collected,
+    opened: Source | None,
+    out: Path,
+    model: Path | None,
+    rank: int,
+    size: int,
+) -> tuple[Part, ...]:
+    """What is written of each source, and what of it the same job has done before."""
+    by: dict[str, Any] = {
+        "model": None if model is None else [model.resolve(), *stamp(model)],
+        "drawn": [config.alpha, config.conf, sorted(config.classes)],
+        "smooth": config.smooth,
+        "short_side": config.short_side,
+    }
+    by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
+    made = functools.partial(Manifest, resume=config.skip_done, rank=rank)
+    parts = []
+    for spec, name in found.specs:
+        kind: Kind = "video" if name else "folder" if opened is None else opened.kind
+        if config.smooth:
+            check_moving(kind)
+        target = _target(config, kind, out, alone=found.count == 1)
+        each, whole = split(target, kind)
+        in_one = bool(whole.save) or config.shares is not None
+        later = in_one and (size > 1 or config.skip_done)
+        if later and config.watch:
+            raise OptionError("--skip-done can't add what comes into a folder to one file.")
+        labels = Plan("folder", _kept_folder(target, name), ("labels",))
+        done = made(target.path, each.save, by)
+        kept = made(labels.path, ("labels",), by_labels) if later else None
+        parts.append(Part(spec, name, kind, opened, each, whole, labels, done, kept))
+    return tuple(parts)
+
+
+def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
+    """What is written of one source."""
+    if _only_shown(config):
+        return Plan("folder", out, (), alone)
+    target = plan(kind, out, config.save)
+    if not alone and target.shape != "folder":
+        raise OptionError(
+            f"Several sources give more than one file, and {out.name} is one.",
+            hint=f"a folder: -o {out.with_suffix('')}",
+        )
+    return replace(target, alone=alone)
+
+
+def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], model: Path | None) -> None:
+    """OptionError when anything that is written is one of the sources or the model."""
+    outputs: list[tuple[str, Path]] = []
+    if not _only_shown(config):
+        for part in parts:
+            name = part.name or ("images" if part.opened is None else part.opened.name)
+            target = replace(part.each, save=(*part.each.save, *part.whole.save))
+            outputs += written(target, name)
+    if config.shares is not None and str(config.shares) != "-":
+        outputs.append(("--shares", config.shares))
+    refuse_sources(outputs, config.source, kept=model_files(model))
+
+
+def _load(
+    config: InferConfig,
+    model: Path | None,
+    engine: EngineName,
+    parts: Sequence[Part],
+    frames: int,
+    together: Together,
+    listener: Listener,
+) -> Segmenter:
+    """The model, made ready for about so many frames (0: unknown)."""
+    one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
+    loaded = load(
+        model,
+        engine=engine,
+        device=together.device(config.device),
+        precision=config.precision,
+        short_side=config.short_side,
+        frames=frames,
+        parallel=not one_by_one,
+        listener=listener,
+    )
+    if config.model is None:
+        listener(Note(f"The model is {model}"))
+    return loaded
+
+
+def _refuse(config: InferConfig, size: int) -> None:
+    """OptionError for what can't be shared or resumed."""
+    piped = "-" in config.source
+    if config.skip_done and config.out is None:
+        raise OptionError("--skip-done needs --out: the folder of the earlier run.")
+    if config.skip_done and piped:
+        raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
+    if config.skip_done and config.smooth:
+        raise OptionError("--skip-done can't resume --smooth: each frame needs those before.")
+    alone = {
+        "--show": config.show,
+        "--watch": config.watch,
+        "--smooth": config.smooth > 0,
+        "SOURCE -": piped,
+    }
+    for name in (name for name, given in alone.items() if given and size > 1):
+        raise OptionError(
+            f"{name} is for one process, but torchrun has started {size}.",
+            hint="run it without torchrun",
+        )
+
+
+def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
+    """OptionError for a camera or stream of which frames would have to come again."""
+    if source.live and size > 1:
+        raise OptionError(
+            f"A {source.kind} is for one process, but torchrun has started {size}.",
+            hint="run it without torchrun; several share folders of images and video files",
+        )
+    if source.live and config.skip_done:
+        raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
+
+
+def _refuse_unheeded(config: InferConfig, parts: Sequence[Part]) -> None:
+    """OptionError for an option that was given, but of which nothing would come."""
+    still = all(part.kind in ("image", "folder") for part in parts)
+    drawn = config.show or any("overlay" in (*part.each.save, *part.whole.save) for part in parts)
+    live = next((part.kind for part in parts if part.live), None)
+    unheeded = {
+        "--start": (config.start > 0 and still, "images have no times"),
+        "--end": (config.end is not None and still, "images have no times"),
+        "--alpha": ("alpha" in config.chosen() and not drawn, "no overlay is written or shown"),
+        "--batch": (config.batch > 1 and live is not None, f"a {live} gives frame after frame"),
+    }
+    for flag, (found, why) in unheeded.items():
+        if found:
+            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
+
+
+def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
+    """OptionError for a rate where nothing that is written has one."""
+    if config.fps is None:
+        return
+    if len(parts) > 1:
+        raise OptionError("--fps is for one source, of images or a raw stream.")
+    if not set(parts[0].whole.save) - {"coco"} and config.shares is None:
+        raise OptionError(
+            "--fps is for a video or --shares; files for each image have none.",
+            hint="-o NAME.mp4 makes a video",
+        )
+
+
+def _kept_folder(target: Plan, name: str) -> Path:
+    """A hidden folder for labels that are kept until the end, where outputs go."""
+    if target.shape != "folder":
+        return target.path.with_name(f".{target.path.name}.parts")
+    folder = target.path / ".parts"
+    if target.alone:
+        return folder
+    return folder / (f"videos/{safe_path(name)}.labels" if name else "images")
+
+
+def _only_shown(config: InferConfig) -> bool:
+    """Whether a window or --shares is all that is wanted."""
+    return config.out is None and not config.save and (config.show or config.shares is not None)
+
+
+def _only(config: InferConfig, classes: ClassMap) -> frozenset[int] | None:
+    """The class indices that are wanted; OptionError for a class there is not."""
+    return frozenset(classes.index_of(name) for name in config.classes) or None

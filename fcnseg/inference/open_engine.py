@@ -1,0 +1,265 @@
+"""Which engine runs a model file: its format, its precision, or the fastest one here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+from fcnseg.config import EngineName
+from fcnseg.data.cache import cache_folder
+from fcnseg.device import resolve_device, resolve_precision
+from fcnseg.engines.base import Engine
+from fcnseg.engines.forking import computing, one_thread
+from fcnseg.engines.fuse import joined
+from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.opencv import OpenCvEngine
+from fcnseg.engines.openvino import OpenVinoEngine
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.export.formats import FORMATS, PRECISION, convert
+from fcnseg.export.parity import compare, sample_images
+from fcnseg.io.images import write_bytes
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import Listener, Note
+
+RUNNABLE = (".onnx", ".xml")
+"""Suffixes of exported files that fcnseg itself runs."""
+
+CONVERSION = 3
+"""Raised when converted files change, so that old ones in the cache are not used."""
+
+MOST_KEPT = 30
+"""Conversions in the cache; each is as large as its checkpoint."""
+
+WORTH_CONVERTING = 1500
+"""Frames from which on a faster engine makes up for its conversion (10 to 40 s, once)."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for.
+
+    engine, device, precision: as in the options, "auto" where nothing was.
+    frames: how many frames will come, 0 when a few or nobody knows.
+    parallel: whether several threads may call the engine at the same time, where that is faster.
+    """
+
+    engine: EngineName = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    frames: int = 0
+    parallel: bool = False
+
+
+def open_engine(path: Path, wish: Wish, listener: Listener) -> tuple[Engine, Checkpoint]:
+    """An engine for a model file, and the file's header (a Checkpoint without weights)."""
+    kind = path.suffix.lower()
+    if kind in RUNNABLE:
+        return _open_exported(path, wish)
+    if kind in {format.suffix for format in FORMATS.values()}:
+        raise CheckpointError(
+            f"{path} is for other programs: such files can hold code, which fcnseg does not run.",
+            hint="give the checkpoint it was exported from, or export that to ONNX",
+        )
+    if wish.precision == "int8":
+        raise OptionError(
+            f"{path} is not in int8: that needs pictures to be fitted to.",
+            hint=f"fcnseg export {path} --precision int8 --data FOLDER writes a file that is",
+        )
+    checkpoint = Checkpoint.load(path)
+    if wish.engine == "torch":
+        return _open_torch(checkpoint, wish), checkpoint
+    if wish.engine == "auto":
+        return _open_fastest(checkpoint, path, wish, listener), checkpoint
+    engine, _ = _open_exported(_converted(checkpoint, path, listener), wish)
+    return engine, checkpoint
+
+
+def _open_torch(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
+    device = resolve_device(wish.device)
+    precision = resolve_precision(wish.precision, device)
+    with one_thread():
+        return TorchEngine(
+            joined(checkpoint.build().to(device), device=device, precision=precision),
+            checkpoint.preprocess,
+            device=device,
+            precision=precision,
+            parallel=wish.parallel,
+        )
+
+
+def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
+    name = _made_for(path) if wish.engine == "auto" else wish.engine
+    engine: OnnxEngine | OpenVinoEngine | OpenCvEngine
+    if name == "openvino":
+        precision = "auto" if wish.precision == "int8" else wish.precision
+        engine = OpenVinoEngine(
+            path, device=wish.device, precision=precision, parallel=wish.parallel
+        )
+    elif name == "torch" or path.suffix.lower() != ".onnx":
+        raise OptionError(
+            f"{path} is an exported file, which {name} does not run.",
+            hint="leave --engine away, or give the checkpoint it was exported from",
+        )
+    elif wish.precision not in ("auto", "f32", "int8"):
+        raise OptionError(
+            f"The engine {name} computes in f32 here; {wish.precision} was asked for.",
+            hint="take --engine torch with the checkpoint, or --precision f32",
+        )
+    elif name == "opencv":
+        engine = OpenCvEngine(path, device=wish.device)
+    else:
+        engine = OnnxEngine(path, device=wish.device, parallel=wish.parallel)
+    header = Checkpoint.from_header(engine.header, name=str(path))
+    in_int8 = header.extra.get(PRECISION) == "int8"
+    if wish.precision != "auto" and in_int8 != (wish.precision == "int8"):
+        raise OptionError(
+            f"{path} computes in {'int8' if in_int8 else 'f32'}; {wish.precision} was asked for.",
+            hint="leave --precision away, or export the checkpoint in the other one",
+        )
+    if in_int8:
+        if wish.engine == "auto" and engine.device == "cpu" and _beside(name, "openvino"):
+            return _open_exported(path, replace(wish, engine="openvino"))  # the fastest in 8 bits
+        engine.precision = "int8"
+    return engine, header
+
+
+def _beside(name: str, other: str) -> bool:
+    """Whether another engine than the one that was taken is installed."""
+    return name != other and find_spec(other) is not None
+
+
+def _made_for(path: Path) -> EngineName:
+    """What runs an exported file when nobody says."""
+    if path.suffix.lower() == ".xml":
+        return "openvino"
+    return "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
+
+
+def _open_fastest(checkpoint: Checkpoint, path: Path, wish: Wish, listener: Listener) -> Engine:
+    """What runs fastest on this processor, where finding out is worth its time; else torch."""
+    in_torch = _open_torch(checkpoint, wish)
+    if in_torch.device != "cpu" or in_torch.precision != "f32" or not can_race():
+        return in_torch
+    record = _kept(path).with_suffix(".json")
+    name = winner(record)
+    if name is None and wish.frames >= WORTH_CONVERTING:
+        others: dict[EngineName, Callable[[Path], Engine]] = {
+            "onnxruntime": OnnxEngine,
+            "openvino": OpenVinoEngine,
+        }
+        name = race(in_torch, others, _converted(checkpoint, path, listener), record)
+        listener(Note(f"The fastest engine for {path.name} on this machine is {name}."))
+    if name is None or name == "torch":
+        return in_torch
+    wish = replace(wish, engine=name, device="auto", precision="auto")
+    engine, _ = _open_exported(_converted(checkpoint, path, listener), wish)
+    return engine
+
+
+def _kept(path: Path) -> Path:
+    """Where the conversion of a checkpoint is kept, whether it is there or not."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return cache_folder() / "engines" / f"{digest[:32]}-{CONVERSION}.onnx"
+
+
+def _converted(checkpoint: Checkpoint, path: Path, listener: Listener) -> Path:
+    """The checkpoint as ONNX, from the cache or made now; proven before it is kept."""
+    kept = _kept(path)
+    if not kept.is_file():
+        listener(Note(f"Converting {path.name} (once; kept in {kept.parent})"))
+        computing()
+        convert(checkpoint, kept, "onnx")
+        _forget_oldest(kept.parent)
+    return kept
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the newest conversions only."""
+    found = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime_ns)
+    for path in found[:-MOST_KEPT]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+
+
+OTHERS: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+"""The engines that may be faster than torch; each needs the package of its name."""
+
+SIZE = (360, 480)
+
+
+SECONDS = 1.0
+"""How long an engine runs, at least three frames."""
+
+_PARITY_SIZES = ((97, 131), (240, 320))
+
+
+def can_race() -> bool:
+    """Whether there is another engine than torch, and what it takes to convert for it."""
+    return bool(_installed()) and all(
+        importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript")
+    )
+
+
+def winner(record: Path) -> EngineName | None:
+    """The engine that won, if the race was run with the engines that are installed now."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        name: EngineName = found["fastest"]
+        return name if found["installed"] == _installed() and name in get_args(EngineName) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def race(
+    in_torch: Engine,
+    others: Mapping[EngineName, Callable[[Path], Engine]],
+    converted: Path,
+    record: Path,
+) -> EngineName:
+    """Time torch and every other installed engine on a picture; write down who won."""
+    fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch)}
+    for name in _installed():
+        engine = others[name](converted)
+        parity = compare(
+            in_torch.logits, engine.logits, labels=engine.just_labels, sizes=_PARITY_SIZES
+        )
+        if parity.holds:
+            fps[name] = _frames_a_second(engine)
+    fastest = max(fps, key=lambda name: fps[name])
+    found = {"fastest": fastest, "fps": fps, "installed": _installed()}
+    write_bytes(record, json.dumps(found).encode())
+    return fastest
+
+
+def _installed() -> dict[EngineName, str]:
+    """The other engines that are installed, with their versions."""
+    return {name: _version(name) for name in OTHERS if importlib.util.find_spec(name) is not None}
+
+
+def _version(module: str) -> str:
+    """A package's version; "" where the package that brings the module has another name."""
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _frames_a_second(engine: Engine) -> float:
+    images = sample_images((1, *SIZE), seed=0)
+    engine.labels(images)
+    best, begun, rounds = float("inf"), time.perf_counter(), 0
+    while rounds < 3 or time.perf_counter() - begun < SECONDS:
+        start = time.perf_counter()
+        engine.labels(images)
+        best = min(best, time.perf_counter() - start)
+        rounds += 1
+    return 1 / best

@@ -1,0 +1,381 @@
+"""Frames of one source through a network into sinks, every stage at its own pace.
+
+A thread decodes ahead, the main thread runs the network (or hands frames to several threads
+that do, side by side) and the window, a thread draws and encodes behind. A live source is not
+read ahead: it gives the newest frame only, so that what is shown is never older than two steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.concurrency import Ahead, Batches, Behind, abreast
+from fcnseg.distributed import Together
+from fcnseg.errors import FcnsegError, Interrupted
+from fcnseg.files import fitting
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.inference.sinks import Painter, Sink, WindowSink
+from fcnseg.io.images import cannot_write
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources.base import Frame, Source
+from fcnseg.progress import Event, Listener, Note, Progress, held_back
+
+
+class Predictor(Protocol):
+    """What gives predictions: a Segmenter, or a test's stand-in."""
+
+    @property
+    def classes(self) -> ClassMap:
+        """What the labels mean."""
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> list[PredictedArrays]:
+        """A prediction for each uint8 RGB picture (H, W, 3), at its own size."""
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """What came of it.
+
+    frames_in: frames that were asked for, those that could not be read included.
+    frames_out: frames whose outputs are written.
+    failed: inputs that could not be read: (name, why).
+    outputs: files, or the folders they are in.
+    seconds: from the first frame to the last output; fps: frames_out by it.
+    dropped: frames of a live source that came too fast; skipped: those done before.
+    flicker: with --smooth, the share of pixels whose label is not the one that the same thing
+        had a frame before; flicker_raw: the same of the network's own labels.
+    """
+
+    frames_in: int
+    frames_out: int
+    failed: tuple[tuple[str, str], ...]
+    outputs: tuple[Path, ...]
+    fps: float
+    seconds: float
+    dropped: int = 0
+    skipped: int = 0
+    flicker: float | None = None
+    flicker_raw: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {
+            **vars(self),
+            "failed": [{"name": name, "why": why} for name, why in self.failed],
+            "outputs": [str(path) for path in self.outputs],
+        }
+
+    @classmethod
+    def of_shares(cls, shares: Sequence[InferResult]) -> InferResult:
+        """What processes that worked side by side have done together."""
+        frames = sum(share.frames_out for share in shares)
+        seconds = max(share.seconds for share in shares)
+        return cls(
+            frames_in=sum(share.frames_in for share in shares),
+            frames_out=frames,
+            failed=tuple(dict.fromkeys(fail for share in shares for fail in share.failed)),
+            outputs=tuple(dict.fromkeys(path for share in shares for path in share.outputs)),
+            fps=_rate(frames, seconds),
+            seconds=seconds,
+            dropped=sum(share.dropped for share in shares),
+            skipped=sum(share.skipped for share in shares),
+        )
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[InferResult]) -> InferResult:
+        """What came of several sources, one after the other; flicker is the mean over frames."""
+        if len(parts) == 1:
+            return parts[0]
+        seconds = round(sum(part.seconds for part in parts), 3)
+        together = cls.of_shares(parts)
+        return replace(
+            together,
+            seconds=seconds,
+            fps=_rate(together.frames_out, seconds),
+            flicker=_mean_over_frames(parts, "flicker"),
+            flicker_raw=_mean_over_frames(parts, "flicker_raw"),
+        )
+
+    def and_then(self, later: InferResult) -> InferResult:
+        """With the outputs that were made of the same frames afterwards."""
+        seconds = round(self.seconds + later.seconds, 3)
+        outputs = (*self.outputs, *later.outputs)
+        fps = _rate(self.frames_out, seconds)
+        return replace(self, outputs=outputs, fps=fps, seconds=seconds)
+
+
+Answer = Callable[[list[Frame]], list[PredictedArrays]]
+"""Predictions for frames, in order."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A predictor's answers; some pixels are labelled 255.
+
+    conf: those less certain than this. only: those of other classes than these; None: none.
+    """
+
+    predictor: Predictor
+    conf: float = 0.0
+    probabilities: bool = False
+    only: Collection[int] | None = None
+
+    def __call__(self, frames: list[Frame]) -> list[PredictedArrays]:
+        """A prediction for each frame."""
+        predictions = self.predictor.predict(
+            [frame.image for frame in frames],
+            confidence=self.conf > 0,
+            probabilities=self.probabilities,
+        )
+        sure = [_with_unknown(prediction, self.conf) for prediction in predictions]
+        if self.only is None:
+            return sure
+        kept = np.full(IGNORE + 1, IGNORE, np.uint8)
+        kept[list(self.only)] = list(self.only)
+        return [replace(prediction, labels=kept[prediction.labels]) for prediction in sure]
+
+
+@dataclass(frozen=True)
+class KeptLabels:
+    """The labels that were written before: FOLDER/NAME.png."""
+
+    folder: Path
+
+    def __call__(self, frames: list[Frame]) -> list[PredictedArrays]:
+        """A prediction for each frame; MediaError where there is none."""
+        files = (self.folder / fitting(frame.name, ".png") for frame in frames)
+        return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
+
+
+class Run:
+    """One source through one network into its sinks.
+
+    lanes: how many threads ask for answers at the same time, where the source is not live.
+    task: what it is called in events. goes_on: the options that take up where it ended.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        answer: Answer,
+        listener: Listener,
+        events: SimpleQueue[Event],
+        *,
+        together: Together,
+        batch: int = 1,
+        lanes: int = 1,
+        task: str = "infer",
+        goes_on: str = "",
+    ) -> None:
+        self._source, self._answer = source, answer
+        self._listener, self._events = listener, events
+        self._together, self._task, self._goes_on = together, task, goes_on
+        self._batch, self._lanes = (1, 1) if source.live else (batch, lanes)
+        self._window: WindowSink | None = None
+        self._sinks: list[Sink] = []
+        self._seen = self._written = 0
+        self._began = time.perf_counter()
+
+    def result(
+        self, open_sinks: Sequence[Callable[[], list[Sink]]], window: Painter | None = None
+    ) -> InferResult:
+        """Run to the end; what was done is finished even if an error ends it.
+
+        open_sinks: they open what is written to. window: how a window looks, if one is shown.
+        """
+        try:
+            if window is not None:
+                self._window = WindowSink(window, hold=self._source.kind == "image")
+            for opened in open_sinks:
+                self._sinks += opened()
+            self._loop()
+        except BaseException as error:
+            outputs = self._finish(complete=False)
+            if isinstance(error, KeyboardInterrupt):
+                raise self._interrupted(outputs) from None
+            if outputs:
+                self._listener(Note(f"What was done is in {_listed(outputs)}", "warning"))
+            raise
+        outputs = self._completed()
+        source, seconds = self._source, time.perf_counter() - self._began
+        lost = len(source.failures) if source.kind == "folder" else 0  # a video counts as read
+        return InferResult(
+            frames_in=self._seen + lost,
+            frames_out=self._written,
+            failed=tuple(source.failures),
+            outputs=tuple(outputs),
+            fps=_rate(self._written, seconds),
+            seconds=round(seconds, 3),
+            dropped=source.dropped,
+            skipped=source.skipped,
+        )
+
+    def _loop(self) -> None:
+        source = self._source
+        self._began = time.perf_counter()
+        stop = [source.stop]
+        with ExitStack() as stack:
+            stack.enter_context(held_back(lambda: self._end_soon(stop)))
+            depth = 1 if source.live else 4 + self._batch
+            behind = stack.enter_context(Behind(self._write, depth, weigh=_item_bytes))
+            batches: Iterable[list[Frame]] = ([frame] for frame in source)
+            if not source.live:
+                ahead = Ahead(source, depth, weigh=_frame_bytes, stop=source.close)
+                batches = Batches(stack.enter_context(ahead), self._batch)
+                stop.append(ahead.finish)
+            answered = abreast(self._answer, batches, self._lanes, weigh=_group_bytes)
+            answered = stack.enter_context(closing(answered))
+            for group, answers in self._together.heed(answered):
+                self._step(group, answers, behind.put)
+                if self._window is not None and self._window.ended:
+                    break
+
+    def _end_soon(self, stops: Sequence[Callable[[], None]]) -> None:
+        """In a signal handler: read no more; what is read by now is still answered and written."""
+        for stop in stops:
+            stop()
+        self._events.put(Note("Stopping when what was read is done; Ctrl-C again stops at once"))
+
+    def _step(
+        self,
+        group: list[Frame],
+        answers: list[PredictedArrays],
+        put: Callable[[tuple[Frame, PredictedArrays]], None],
+    ) -> None:
+        self._seen += len(group)
+        for frame, prediction in zip(group, answers, strict=True):
+            if self._window is not None:
+                self._window.write(frame, prediction, age=self._source.age(frame))
+            put((frame, prediction))
+        self._tell(group[-1])
+
+    def _write(self, item: tuple[Frame, PredictedArrays]) -> None:
+        """The thread behind: everything that is written of a frame."""
+        try:
+            for sink in self._sinks:
+                sink.write(*item)
+        except OSError as error:
+            raise _as_media_error(error) from None
+        self._written += 1
+
+    def _completed(self) -> list[Path]:
+        """Finish all outputs before a request to stop is heard."""
+        outputs: list[Path] = []
+        try:
+            with held_back():
+                outputs = self._finish(complete=True)
+        except KeyboardInterrupt:
+            raise self._interrupted(outputs) from None
+        return outputs
+
+    def _finish(self, *, complete: bool) -> list[Path]:
+        """Close every sink; the first error is raised when all are closed."""
+        outputs: list[Path] = []
+        errors: list[BaseException] = []
+        sinks = [*self._sinks, *([self._window] if self._window is not None else [])]
+        for sink in sinks:
+            try:
+                outputs += sink.close(complete=complete)
+            except OSError as error:
+                errors.append(_as_media_error(error))
+        self._pass_on()
+        if errors and complete:
+            raise errors[0]
+        return outputs
+
+    def _tell(self, frame: Frame) -> None:
+        self._pass_on()
+        values: dict[str, float | int | str] = {
+            "frames/s": round(self._seen / (time.perf_counter() - self._began), 1)
+        }
+        age = self._source.age(frame)
+        if age is not None:
+            values |= {"ms late": round(age * 1000), "dropped": self._source.dropped}
+        unit = "images" if self._source.kind in ("image", "folder") else "frames"
+        self._listener(
+            Progress(f"{self._task}{self._where()}", self._seen, self._source.count, unit, values)
+        )
+
+    def _pass_on(self) -> None:
+        """Events of the threads, told by the main one."""
+        while True:
+            try:
+                self._listener(self._events.get_nowait())
+            except Empty:
+                return
+
+    def _interrupted(self, outputs: list[Path]) -> Interrupted:
+        total = "" if self._source.count is None else f" of about {self._source.count}"
+        kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
+        again = f"the same command with {self._goes_on} goes on" if self._goes_on else ""
+        done = f"Stopped after {self._written}{total} frames{self._where()}"
+        return Interrupted(f"{done}{kept}.", hint=again)
+
+    def _where(self) -> str:
+        """Whose frames are counted, where several processes have each their own."""
+        rank, size = self._together.rank, self._together.size
+        return f" (process {rank + 1} of {size})" if size > 1 else ""
+
+
+def _with_unknown(prediction: PredictedArrays, conf: float) -> PredictedArrays:
+    """Pixels less certain than `conf` labelled 255."""
+    if conf == 0 or prediction.confidence is None:
+        return prediction
+    unsure = (prediction.confidence < conf).view(np.uint8)
+    return replace(prediction, labels=prediction.labels | unsure * np.uint8(IGNORE))
+
+
+def _frame_bytes(frame: Frame) -> int:
+    return frame.image.nbytes
+
+
+def _group_bytes(frames: list[Frame]) -> int:
+    return sum(frame.image.nbytes for frame in frames)
+
+
+def _item_bytes(item: tuple[Frame, PredictedArrays]) -> int:
+    frame, prediction = item
+    chances = prediction.probabilities
+    return frame.image.nbytes + (0 if chances is None else chances.nbytes)
+
+
+def _as_media_error(error: OSError) -> OSError:
+    """The system's error as ours; a closed pipe stays what it is."""
+    if isinstance(error, FcnsegError | BrokenPipeError):
+        return error
+    return cannot_write(error.filename or "the output", error)
+
+
+def _mean_over_frames(parts: Sequence[InferResult], name: str) -> float | None:
+    found = [(getattr(part, name), part.frames_out) for part in parts]
+    known = [(value, frames) for value, frames in found if value is not None]
+    total = sum(frames for _, frames in known)
+    return sum(value * frames for value, frames in known) / total if total else None
+
+
+def _rate(frames: int, seconds: float) -> float:
+    return round(frames / max(seconds, 1e-9), 3)
+
+
+def _listed(outputs: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in outputs)

@@ -1,0 +1,183 @@
+"""What flows through the program: a picture in, an answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import InputError, OptionError
+from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
+from fcnseg.io.images import encode_image, write_image
+from fcnseg.io.labels import write_labels
+from fcnseg.io.sources.base import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedArrays:
+    """What the network says of one frame, at the frame's own size.
+
+    labels: uint8 (H, W), class indices (255 where the user asked for "unknown").
+    confidence: float32 (H, W), the winning class's probability, or None when not asked for.
+    probabilities: float32 (K, H, W), softmax over classes, or None when not asked for.
+    """
+
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        size = self.labels.shape
+        if self.labels.ndim != 2 or self.labels.dtype != np.uint8:
+            raise InputError(f"Labels are uint8 (H, W); found {self.labels.dtype} {size}.")
+        if self.confidence is not None and self.confidence.shape != size:
+            raise InputError(f"Confidence is {self.confidence.shape}, labels {size}.")
+        if self.probabilities is not None and self.probabilities.shape[1:] != size:
+            raise InputError(f"Probabilities are {self.probabilities.shape}, labels {size}.")
+
+
+Floats = NDArray[np.float32]
+
+
+class Prediction(PredictedArrays):
+    """The labels of one image, at its own size, and what can be made of them.
+
+        prediction = fcnseg.load("nuclei")("cells.png")
+        prediction.labels                    # uint8 (H, W), class indices
+        prediction.heatmap("nucleus")        # float32 (H, W), its probability
+        prediction.save("overlay.png")
+
+    Confidence and probabilities that were not asked for are computed when they are first used, by
+    running the network on the image once more. A notebook shows the overlay with its legend.
+
+    frame: the image and, from a stream, where it comes from. classes: what the labels mean.
+    again: computes the probabilities, float32 (K, H, W), when they are needed; None: they can't be.
+    """
+
+    frame: Frame
+    classes: ClassMap
+
+    def __init__(
+        self,
+        found: PredictedArrays,
+        frame: Frame,
+        classes: ClassMap,
+        again: Callable[[], Floats] | None = None,
+    ) -> None:
+        # Frozen as its base is; what is cached goes past that, too.
+        self.__dict__.update(labels=found.labels, frame=frame, classes=classes, _again=again)
+        for name in ("confidence", "probabilities"):
+            if getattr(found, name) is not None:
+                self.__dict__[name] = getattr(found, name)
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """float32 (K, H, W), softmax over the classes.
+
+        InputError where they were not asked for and can't be computed any more: the prediction
+        came from another process, or its labels were smoothed over time.
+        """
+        again = self.__dict__["_again"]
+        if again is None:
+            raise InputError(
+                "This prediction holds labels only, and can't be computed again.",
+                hint="ask for them with the labels: model(image, probabilities=True)",
+            )
+        computed: Floats = again()
+        return computed
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """float32 (H, W), the winning class's probability, 0..1; errors as `probabilities`."""
+        return np.asarray(self.probabilities.max(axis=0), np.float32)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), RGB, upright."""
+        return self.frame.image
+
+    @property
+    def index(self) -> int:
+        """The frame's number in its source, from 0."""
+        return self.frame.index
+
+    @property
+    def time(self) -> float:
+        """Seconds since the source began; 0.0 for single images."""
+        return self.frame.time
+
+    @property
+    def name(self) -> str:
+        """What outputs of it are called: a path without suffix."""
+        return self.frame.name
+
+    def heatmap(self, name: str) -> Floats:
+        """The probability of one class, float32 (H, W), 0..1; OptionError for an unknown one."""
+        values: Floats = self.probabilities[self.classes.index_of(name)]
+        return values
+
+    def overlay(
+        self,
+        *,
+        alpha: float = 0.5,
+        classes: Collection[str] | None = None,
+        heatmap_of: str | None = None,
+    ) -> NDArray[np.uint8]:
+        """The image under the colours of its labels, uint8 (H, W, 3) RGB.
+
+        alpha: opacity of the colours, 0..1.
+        classes: the names of those that are drawn; None: all.
+        heatmap_of: the name of a class whose probability is drawn instead.
+        """
+        if not 0 <= alpha <= 1:
+            raise OptionError(f"alpha: 0 to 1; found {alpha:g}.")
+        if heatmap_of is not None:
+            return heatmap(self.image, self.heatmap(heatmap_of), alpha=alpha)
+        only = None if classes is None else [self.classes.index_of(name) for name in classes]
+        return overlay(self.image, self.labels, self.classes, alpha=alpha, only=only)
+
+    def save(self, path: str | Path, *, labels: bool = False, **drawn: Any) -> Path:
+        """Write the overlay as an image file; the suffix says the format. Returns its path.
+
+        labels: write the labels instead, as a PNG of class indices with the classes' colours.
+        drawn: as `overlay` takes it: `save("sure.png", heatmap_of="nucleus")`.
+        MediaError where it can't be written.
+        """
+        path = Path(path)
+        if labels:
+            if path.suffix.lower() != ".png":
+                raise OptionError(f"Labels are written as PNG, which keeps them; found {path}.")
+            write_labels(path, self.labels, self.classes.palette())
+        else:
+            write_image(path, self.overlay(**drawn))
+        return path
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        counts = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
+        found = [
+            f"{name} {count / self.labels.size:.1%}"
+            for name, count in zip(self.classes.names, counts, strict=True)
+            if count
+        ]
+        return f"Prediction({width}x{height}: {', '.join(found)})"
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the overlay, and the names of the classes that occur."""
+        shown = [index for index in np.unique(self.labels).tolist() if index < len(self.classes)]
+        picture = self.overlay()
+        names = legend(self.classes, height=picture.shape[0], only=shown)
+        return encode_image(side_by_side([picture, names]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model, which other processes load for themselves."""
+        return {**self.__dict__, "_again": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)

@@ -1,0 +1,328 @@
+"""A trained network, ready to be used: images of any size in, predictions out.
+
+    model = load("runs/train1")
+    labels = model("photo.jpg").labels
+    for prediction in model.stream("clip.mp4"):
+        ...
+
+Knows the class map and how images are prepared; leaves the arithmetic to an engine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import ClassMap
+from fcnseg.concurrency import Ahead, Batches, abreast
+from fcnseg.config import EngineName
+from fcnseg.engines.base import Engine, Size
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.errors import OptionError
+from fcnseg.inference.open_engine import RUNNABLE, Wish, open_engine
+from fcnseg.inference.prediction import PredictedArrays, Prediction
+from fcnseg.inference.smoothing import SteadyEngine, check_moving
+from fcnseg.io.images import resize_image
+from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
+from fcnseg.io.sources import open_source
+from fcnseg.io.sources.base import Frame
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import Preprocess
+from fcnseg.models.zoo import BEST, find_model
+from fcnseg.progress import Listener, nobody
+
+_AT_ONCE = 8
+"""Images of a list that are in the network at the same time."""
+
+
+@dataclass(eq=False)
+class Segmenter:
+    """An engine, what its classes mean, and how it wants its images.
+
+        model = fcnseg.load("nuclei")
+        prediction = model("cells.png")
+        prediction.labels, prediction.heatmap("nucleus")
+
+    It pickles, copies and goes to other processes; see `load` for forked ones.
+
+    path: the model file it was loaded from; None for one made in memory.
+    extra: what else the file says, as plain data.
+    options: how its engine was opened.
+    """
+
+    engine: Engine
+    classes: ClassMap
+    preprocess: Preprocess
+    path: Path | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    options: Wish = field(default_factory=Wish)
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+        return self.engine.lanes.count
+
+    @overload
+    def __call__(
+        self,
+        images: ImageInput,
+        *,
+        bgr: bool = ...,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        bgr: bool = ...,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        images: ImageInput | list[Any] | tuple[Any, ...],
+        *,
+        bgr: bool = False,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """The prediction of an image; a list of them for a list of images.
+
+        images: a path, the bytes of an image file, a Pillow image, an array (H, W), (H, W, 3) or
+            (H, W, 4), a tensor (3, H, W); uint8, uint16, or floats in 0..1; or a list of such. An
+            array or a tensor of 4 axes is a list. Labels are those of the file of the same content.
+        bgr: arrays and tensors hold blue first, as OpenCV's do.
+        confidence, probabilities: compute them now; they are there in any case (Prediction).
+
+        InputError (a ValueError) where it can't be told what the numbers mean, as with floats
+        beyond 0..1, int64 or channels in another place; MediaError for files.
+        """
+        wanted = {"confidence": confidence, "probabilities": probabilities}
+        if not is_several(images):
+            return self._of_frames([_frame(images, bgr=bgr)], **wanted)[0]
+        several, found = as_list(images), []
+        for start in range(0, len(several), _AT_ONCE):
+            some = several[start : start + _AT_ONCE]
+            found += self._of_frames([_frame(image, bgr=bgr) for image in some], **wanted)
+        return found
+
+    def predict(
+        self,
+        images: Sequence[ImageInput],
+        *,
+        bgr: bool = False,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> list[PredictedArrays]:
+        """Labels for each image, in order, at its own size; images as `__call__` takes them.
+
+        Images of one size go through the network together. Confidence and probabilities are None
+        unless they are asked for.
+        """
+        pixels = [to_rgb(image, bgr=bgr) for image in as_list(images)]
+        groups: dict[Size, list[int]] = defaultdict(list)
+        for index, image in enumerate(pixels):
+            groups[image.shape[0], image.shape[1]].append(index)
+        found: dict[int, PredictedArrays] = {}
+        for size, indices in groups.items():
+            batch = self.prepare([pixels[index] for index in indices])
+            answer = self._with_probabilities if probabilities else self._with_labels
+            found.update(zip(indices, answer(batch, size, confidence), strict=True))
+        return [found[index] for index in range(len(pixels))]
+
+    def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
+        """Logits float32 (K, H, W) of one image, at its own size."""
+        pixels = to_rgb(image, bgr=bgr)
+        size = (pixels.shape[0], pixels.shape[1])
+        logits: NDArray[np.float32] = self.engine.logits(self.prepare([pixels]), size=size)[0]
+        return logits
+
+    def skip_scores(
+        self, image: ImageInput, *, bgr: bool = False
+    ) -> dict[int, NDArray[np.float32]]:
+        """Each skip's contribution to the logits, by stride: float32 (K, H, W) at the image's size.
+
+        They sum to the logits. OptionError where that can't be: another engine than torch,
+        or a network that does not sum scores.
+        """
+        if not isinstance(self.engine, TorchEngine):
+            raise OptionError(
+                f"Skips are looked at in torch, not in {self.engine.name}.",
+                hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
+            )
+        pixels = to_rgb(image, bgr=bgr)
+        size = (pixels.shape[0], pixels.shape[1])
+        scores = self.engine.skip_scores(self.prepare([pixels]), size=size)
+        return {stride: score[0] for stride, score in scores.items()}
+
+    def stream(
+        self,
+        source: str | Path | int,
+        *,
+        every: int = 1,
+        limit: int = 0,
+        batch: int = 1,
+        smooth: float = 0.0,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Iterator[Prediction]:
+        """The prediction of each frame of a source, in order; they know their frame.
+
+            for prediction in model.stream("clip.mp4"):
+                print(prediction.index, prediction.time, prediction.labels.shape)
+
+        source: image, folder, glob, video, camera number or stream address.
+        every, limit: take every N-th frame; stop after so many (0: never).
+        batch: frames a step; a live source is always taken one by one.
+        smooth: less flicker in a video's labels: the weight of the past, less than 1; 0: off.
+        confidence, probabilities: compute them with the labels; with `smooth` only then they are
+            there.
+        """
+        if batch < 1:
+            raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
+        model = replace(self, engine=SteadyEngine(self.engine, smooth)) if smooth else self
+        with open_source(str(source), every=every, limit=limit) as opened:
+            if smooth:
+                check_moving(opened.kind)
+
+            def answer(group: list[Frame]) -> list[Prediction]:
+                return model._of_frames(
+                    group, confidence=confidence, probabilities=probabilities, again=not smooth
+                )
+
+            if opened.live:
+                yield from (answer([frame])[0] for frame in opened)
+                return
+            with Ahead(
+                opened, 4 + batch, weigh=lambda frame: frame.image.nbytes, stop=opened.close
+            ) as ahead:
+                answered = abreast(answer, Batches(ahead, batch), model.lanes)
+                with closing(answered):
+                    for _, found in answered:
+                        yield from found
+
+    def to(self, device: str) -> Segmenter:
+        """Compute on another device ("cpu", "cuda", "cuda:1", "mps") from now on; returns itself.
+
+        Its file is opened again: precision "auto" is the new device's. OptionError where the device
+        is not here or not the engine's, or the model has no file.
+        """
+        if self.path is None:
+            raise OptionError(
+                "A model made in memory stays on its device.",
+                hint="save it as a checkpoint and load that on the other one",
+            )
+        self.options = replace(self.options, device=device)
+        self.engine = open_engine(self.path, self.options, nobody)[0]
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model into a folder, which `load` takes; returns the folder.
+
+        OptionError where the engine is not torch: an exported file is copied as it is.
+        """
+        if self.path is None or self.path.suffix.lower() in RUNNABLE:
+            raise OptionError(
+                "Only a model loaded from a checkpoint is saved; an exported file is one already.",
+                hint="copy the file, or load the checkpoint it was exported from",
+            )
+        checkpoint = replace(Checkpoint.load(self.path), preprocess=self.preprocess)
+        return checkpoint.save(Path(folder) / BEST).parent
+
+    def _of_frames(
+        self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True
+    ) -> list[Prediction]:
+        """Predictions that know their frames; again: whether they can be computed once more."""
+        images = [frame.image for frame in group]
+        found = self.predict(images, confidence=confidence, probabilities=probabilities)
+        return [
+            Prediction(one, frame, self.classes, partial(self._chances, frame) if again else None)
+            for one, frame in zip(found, group, strict=True)
+        ]
+
+    def _chances(self, frame: Frame) -> NDArray[np.float32]:
+        """The probabilities of a frame, float32 (K, H, W)."""
+        found = self.predict([frame.image], probabilities=True)[0].probabilities
+        assert found is not None, "they were asked for"
+        return found
+
+    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Pictures of one size as the network wants them: uint8 (N, h, w, 3)."""
+        height, width = images[0].shape[:2]
+        wanted = self.preprocess.network_size((height, width))
+        return np.stack([resize_image(image, wanted) for image in images])
+
+    def _with_labels(
+        self, batch: NDArray[np.uint8], size: Size, confidence: bool
+    ) -> list[PredictedArrays]:
+        labels, sure = self.engine.labels(batch, confidence=confidence, size=size)
+        return [
+            PredictedArrays(labels[index], None if sure is None else sure[index])
+            for index in range(len(batch))
+        ]
+
+    def _with_probabilities(
+        self, batch: NDArray[np.uint8], size: Size, confidence: bool
+    ) -> list[PredictedArrays]:
+        labels, shares = self.engine.probabilities(batch, size=size)
+        return [
+            PredictedArrays(one, share.max(axis=0) if confidence else None, share)
+            for one, share in zip(labels, shares, strict=True)
+        ]
+
+
+def _frame(image: object, *, bgr: bool) -> Frame:
+    """An image as a frame, named by its file where it is one."""
+    pixels = to_rgb(image, bgr=bgr)
+    if isinstance(image, str | Path):
+        return Frame(pixels, name=Path(image).stem, path=Path(image))
+    return Frame(pixels)
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    frames: int = 0,
+    parallel: bool = False,
+    short_side: int | None = None,
+    listener: Listener = nobody,
+) -> Segmenter:
+    """A segmenter from a model file, ready to run.
+
+    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx or .xml, or a folder of
+        a run or of save_pretrained (its best); None or "best": the best of the newest run.
+    engine: "auto" is torch, or what runs faster on this machine if it is installed and the
+        conversion is there already or worth its time.
+    frames: how many frames will come, if known: it decides whether a conversion is.
+    parallel: for many pictures: on a processor several are worked on side by side, which takes
+        longer for one and less for all, and more memory.
+    short_side: pixels at which the network sees pictures, 0 for their own; without it, what the
+        model was trained for.
+
+        model = fcnseg.load("nuclei")
+
+    A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
+    it is told to load the model itself.
+
+    Raises CheckpointError, OptionError, MissingExtra.
+    """
+    path = find_model(None if model is None else str(model), listener=listener)
+    options = Wish(engine, device, precision, frames, parallel)
+    runner, header = open_engine(path, options, listener)
+    preprocess = header.preprocess.at(short_side)
+    return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

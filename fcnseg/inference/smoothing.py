@@ -1,0 +1,134 @@
+"""Steadier labels of a video: what the network said before counts on, where it has moved to.
+
+    steady = SteadyEngine(engine, 0.7)
+    labels, _ = steady.labels(frames)   # uint8 (N, H, W, 3), the next frames, in order
+    steady.flicker()
+
+Logits are averaged, and before they are enlarged to the frame: it costs no softmax, happens
+at the network's own size, stays on its device, and everything that follows from logits
+(labels, confidence, probabilities) follows from the average without knowing of it. Averaged
+probabilities gave the same flicker and the same mIoU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcnseg.engines.argmax import decide
+from fcnseg.engines.base import Engine, Images
+from fcnseg.errors import OptionError
+from fcnseg.io.flow import Floats, Tracker, look_up
+
+Labels = NDArray[np.uint8]
+
+MOVING = ("video", "camera", "stream")
+"""Kinds of sources whose frames follow each other."""
+
+
+@dataclass(frozen=True)
+class Flicker:
+    """Shares of pixels (0 to 1) whose label is not the one that the same thing had a frame
+    before: of the network's own labels (`raw`), and of the averaged (`steady`).
+
+    Only pixels count whose past was found.
+    """
+
+    raw: float
+    steady: float
+
+
+class SteadyEngine(Engine):
+    """An engine for the frames of one video, in order; its logits are averages over time.
+
+    smooth: the weight of the past, 0 <= smooth < 1: so much of the last average, moved along
+    with the picture, and the rest of what the network says now. The past counts less where
+    the picture does not look like it, and not at all after a scene cut. OptionError for
+    other values.
+
+    Beside the engine's own, memory holds one frame's average and one warped.
+    """
+
+    name = "steady"
+
+    def __init__(self, engine: Engine, smooth: float) -> None:
+        if not 0 <= smooth < 1:
+            raise OptionError(f"smooth: at least 0 and less than 1; found {smooth:g}.")
+        self._engine, self._smooth = engine, smooth
+        self.device, self.precision = engine.device, engine.precision
+        self._tracker = Tracker()
+        self._average: Tensor | None = None  # (K, H, W)
+        self._before: tuple[Labels, Labels] | None = None  # raw and steady, (H, W) each
+        self._changed = [0, 0]  # pixels, raw and steady
+        self._followed = 0
+
+    def forward(self, images: Images) -> Tensor:
+        """Averaged logits, float32 (N, K, H, W), where the engine leaves its own."""
+        with torch.inference_mode():
+            logits = self._engine.forward(images)
+            pairs = zip(images, logits, strict=True)
+            return torch.stack([self._next(image, one) for image, one in pairs])
+
+    def synchronize(self) -> None:
+        """Wait for the engine."""
+        self._engine.synchronize()
+
+    def flicker(self) -> Flicker | None:
+        """Of all frames so far; None when no pixel of any could be followed."""
+        if not self._followed:
+            return None
+        raw, steady = (count / self._followed for count in self._changed)
+        return Flicker(raw, steady)
+
+    def _next(self, image: NDArray[np.uint8], logits: Tensor) -> Tensor:
+        """The average (K, H, W) at one more frame, uint8 (H, W, 3), of logits (K, H, W)."""
+        motion, past = self._tracker.next(image), self._average
+        if motion is None or past is None or past.shape != logits.shape:
+            self._average = logits.clone()  # an engine may use its memory again
+            labels = _labels(logits)
+            self._before = labels, labels
+            return self._average
+        places, trust = motion.at((logits.shape[1], logits.shape[2]))
+        weight = torch.from_numpy(self._smooth * trust).to(logits.device)  # (H, W)
+        self._average = torch.lerp(logits, _moved(past, places), weight)
+        self._compare((_labels(logits), _labels(self._average)), places, trust > 0.5)
+        return self._average
+
+    def _compare(
+        self, now: tuple[Labels, Labels], places: Floats, followed: NDArray[np.bool_]
+    ) -> None:
+        """Count the pixels whose label has changed, raw and steady, of those followed."""
+        assert self._before is not None, "there is an average, so there are labels"
+        for index, (label, before) in enumerate(zip(now, self._before, strict=True)):
+            changed = (label != look_up(before, places)) & followed
+            self._changed[index] += int(np.count_nonzero(changed))
+        self._followed += int(np.count_nonzero(followed))
+        self._before = now
+
+
+def check_moving(kind: str) -> None:
+    """OptionError for a source whose frames do not follow each other."""
+    if kind not in MOVING:
+        found = "one image" if kind == "image" else "images that need not follow each other"
+        raise OptionError(
+            f"--smooth averages over the frames of a video, a camera or a stream; this is {found}.",
+            hint="leave --smooth away, or make a video of the images first",
+        )
+
+
+def _moved(past: Tensor, places: Floats) -> Tensor:
+    """float32 (K, H, W) of the past at places (x, y), float32 (H, W, 2) in pixels."""
+    size = torch.tensor([past.shape[2], past.shape[1]], device=past.device)
+    grid = (2 * torch.from_numpy(places).to(past.device) + 1) / size - 1
+    return F.grid_sample(past[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+def _labels(logits: Tensor) -> Labels:
+    """uint8 (H, W) of logits (K, H, W)."""
+    labels: Labels = decide(logits[None])[0][0]
+    return labels

@@ -1,0 +1,1 @@
+"""The OpenCV layer: images, videos, cameras and windows. BGR exists nowhere else."""

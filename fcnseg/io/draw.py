@@ -1,0 +1,180 @@
+"""Pictures for people: labels in colour, over the image, heatmaps, captions, legends.
+
+Everything is uint8 RGB in and out. Colouring is by table and blending in integers: both run
+for every frame of a video.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.io.images import resize_image
+from fcnseg.io.opencv import cv2
+from fcnseg.text import shown
+
+_PAPER = (24, 24, 24)
+
+
+_INK = (240, 240, 240)
+
+
+_GAP = 4  # pixels between pictures of a row
+
+
+_MANY = 1 << 26  # bytes; larger pictures are drawn some rows at a time
+
+
+_ROWS = 1024
+
+
+_SYSTEM_FONTS = (
+    "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arialuni.ttf", "Arial Unicode.ttf", "arial.ttf",
+    "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf",
+)  # fmt: skip
+
+
+def colorize(labels: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
+    """uint8 (H, W) labels in their classes' colours, (H, W, 3) RGB."""
+    table = classes.palette().reshape(256, 1, 3)
+    return np.asarray(cv2.applyColorMap(labels, table), np.uint8)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    classes: ClassMap,
+    *,
+    alpha: float = 0.5,
+    only: Collection[int] | None = None,
+) -> NDArray[np.uint8]:
+    """The classes' colours over an RGB image of the labels' size.
+
+    alpha: opacity of the colours, 0..1.
+    only: the class indices to draw; None draws all. Pixels of other classes, and those
+        labelled 255, show the image as it is.
+    """
+    drawn = None
+    if only is not None or labels.max() == IGNORE:
+        drawn = np.isin(np.arange(256), list(range(len(classes)) if only is None else only))
+    if image.size <= _MANY:
+        return _blend(image, labels, classes, alpha, drawn)
+    result = np.empty_like(image)
+    for top in range(0, len(image), _ROWS):
+        part = slice(top, top + _ROWS)
+        result[part] = _blend(image[part], labels[part], classes, alpha, drawn)
+    return result
+
+
+def _blend(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    classes: ClassMap,
+    alpha: float,
+    drawn: NDArray[np.bool_] | None,
+) -> NDArray[np.uint8]:
+    """The overlay, where `drawn` (256,) says so of a label; None: everywhere."""
+    blended = np.asarray(
+        cv2.addWeighted(image, 1 - alpha, colorize(labels, classes), alpha, 0), np.uint8
+    )
+    if drawn is None:
+        return blended
+    bare = cv2.LUT(labels, np.where(drawn, 0, 255).astype(np.uint8))
+    return np.asarray(cv2.copyTo(image, bare, blended), np.uint8)
+
+
+def heatmap(
+    image: NDArray[np.uint8], values: NDArray[np.floating], *, alpha: float = 0.6
+) -> NDArray[np.uint8]:
+    """float (H, W) values in 0..1 as colours (inferno: even steps look even) over an RGB image.
+
+    Values outside are cut to the range; what is not a number counts as 0.
+    """
+    levels = (np.nan_to_num(np.clip(values, 0, 1)) * 255 + 0.5).astype(np.uint8)
+    colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), np.uint8)
+
+
+def side_by_side(
+    images: Sequence[NDArray[np.uint8]], *, columns: int | None = None
+) -> NDArray[np.uint8]:
+    """RGB images in a row (or rows of `columns`), brought to the height of the first."""
+    height = images[0].shape[0]
+    row_length = columns or len(images)
+    same = [
+        resize_image(image, (height, max(1, round(image.shape[1] * height / image.shape[0]))))
+        for image in images
+    ]
+    rows = [_row(same[start : start + row_length]) for start in range(0, len(same), row_length)]
+    width = max(row.shape[1] for row in rows)
+    padded = [_pad(row, row.shape[0], width) for row in rows]
+    return np.vstack([part for row in padded for part in (row, _paper(_GAP, width))][:-1])
+
+
+def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """An RGB image with a line of text in a strip above it; the text is cut to the width."""
+    height, width = image.shape[:2]
+    size = int(np.clip(height / 22, 12, 28))
+    strip = Image.new("RGB", (width, round(size * 1.6)), _PAPER)
+    text = shown(text)
+    ImageDraw.Draw(strip).text((size // 2, size // 5), text, fill=_INK, font=font_for(text, size))
+    return np.vstack([np.asarray(strip), image])
+
+
+def legend(
+    classes: ClassMap, *, height: int | None = None, only: Collection[int] | None = None
+) -> NDArray[np.uint8]:
+    """A panel with each class's colour and name, RGB.
+
+    height: pixels; None takes what the names need. The text shrinks to fit.
+    only: the class indices to list, in the class map's order; None lists all.
+    """
+    rows = [index for index in range(len(classes)) if only is None or index in only]
+    names = [shown(classes.names[index]) for index in rows]
+    line = 24 if height is None else max(8, min(24, height // max(1, len(rows))))
+    font = font_for("".join(names), max(7, line * 2 // 3))
+    width = 2 * line + max((int(font.getlength(name)) for name in names), default=0)
+    panel = Image.new("RGB", (width, height or line * max(1, len(rows))), _PAPER)
+    pen = ImageDraw.Draw(panel)
+    for row, index in enumerate(rows):
+        top, edge = row * line, line // 5
+        box = (edge, top + edge, line - edge, top + line - edge)
+        pen.rectangle(box, fill=tuple(classes.colors[index].tolist()))
+        pen.text((line + edge, top + edge // 2), names[row], fill=_INK, font=font)
+    return np.asarray(panel).copy()
+
+
+def _row(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    gap = _paper(images[0].shape[0], _GAP)
+    return np.hstack([part for image in images for part in (image, gap)][:-1])
+
+
+def _paper(height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), _PAPER, np.uint8)
+
+
+def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    canvas = _paper(height, width)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
+
+
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that has the text's letters: Pillow's own, the same on every machine, for ASCII;
+    beyond that one of the system's, where there is one."""
+    return _font(size, ascii_only=text.isascii())
+
+
+@functools.cache
+def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if ascii_only else _SYSTEM_FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)

@@ -1,0 +1,296 @@
+"""Image files <-> uint8 RGB arrays.
+
+OpenCV decodes (16 bit and alpha survive it), Pillow reads headers (size, orientation) and
+the formats OpenCV was built without. Colour profiles are not looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from fcnseg.errors import MediaError
+from fcnseg.files import atomic_write
+from fcnseg.io.opencv import cv2
+
+IMAGE_SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
+    ".jp2", ".pbm", ".pgm", ".ppm", ".pnm", ".avif",
+})  # fmt: skip
+"""Suffixes (lower case) of files taken for images when a folder is looked through."""
+
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
+    ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".mjpg",
+})  # fmt: skip
+"""Suffixes (lower case) of files taken for videos."""
+
+# Pillow refuses large pictures as possible attacks; ours are the user's own files. The limit
+# is OpenCV's.
+Image.MAX_IMAGE_PIXELS = 2**30
+
+# Run lengths only: as small as the usual level 6 for drawn pictures, four times as fast.
+_PNG_OPTIONS = [
+    cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
+]  # fmt: skip
+
+
+_ROWS = 1024  # of a large picture at a time
+
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+UNIDENTIFIED = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError)
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """An image file as uint8 (H, W, 3) RGB, upright.
+
+    Grey becomes three channels, 16 bit is scaled to 8, transparency is laid over white.
+    MediaError when there is no such file or it is not a whole image.
+    """
+    data = read_bytes(path)
+    return decode_image(data, name=str(path))
+
+
+def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
+    """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
+    pixels = None if is_cut(data) else decode_array(data)
+    if pixels is None:
+        return _decode_with_pillow(data, name)
+    return upright(_three_channels(eight_bits(pixels, name)), read_orientation(data))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file as `read_image` gives it; reads only the header."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size themselves
+                width, height = image.tag_v2[256], image.tag_v2[257]
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+    except UNIDENTIFIED as error:
+        raise unreadable_image(path, error) from None
+    return (width, height) if turned else (height, width)
+
+
+def write_image(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W, 3) RGB or (H, W) grey; the suffix says the format.
+
+    An existing file is replaced only by a complete new one. MediaError when it can't be.
+    """
+    write_bytes(path, encode_image(image, Path(path).suffix or ".png"))
+
+
+def encode_image(image: NDArray[np.uint8], suffix: str = ".png", *, scratch: bool = False) -> bytes:
+    """uint8 (H, W, 3) RGB or (H, W) grey as the bytes of an image file.
+
+    scratch: the array is of no use afterwards, which saves a copy of large ones.
+    """
+    if image.ndim == 2:
+        pixels = image
+    elif scratch:
+        pixels = swap_in_place(image)
+    else:
+        pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
+    options = _PNG_OPTIONS if suffix.lower() == ".png" else []
+    try:
+        done, data = cv2.imencode(suffix, pixels, options)
+    except cv2.error:
+        done = False
+    if not done:
+        raise MediaError(
+            f"Can't write an image of {pixels.shape[1]}x{pixels.shape[0]} as {suffix!r}.",
+            hint="name it .png, .jpg, .bmp, .tif or .webp",
+        )
+    return data.tobytes()
+
+
+def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB to BGR or back, uint8 (H, W, 3), in the same memory: pictures can be gigabytes."""
+    for top in range(0, len(image), _ROWS):
+        rows = image[top : top + _ROWS]
+        rows[:] = cv2.cvtColor(rows, cv2.COLOR_RGB2BGR)
+    return image
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) or (H, W) at another (height, width): area going down, linear going up."""
+    if image.shape[:2] == tuple(size):
+        return image
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=how), np.uint8)
+
+
+def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W) labels at another (height, width); nearest, so no class is invented."""
+    if labels.shape == tuple(size):
+        return labels
+    # NEAREST_EXACT takes the pixel whose centre is nearest, as Pillow and torch (nearest-exact) do.
+    resized = cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes; MediaError when there is no such file."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise unreadable_image(path, error) from None
+    if not data:
+        raise MediaError(f"{path} is empty (0 bytes).")
+    return data
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file complete or not at all; MediaError when it can't be written."""
+    path = Path(path)
+    try:
+        with atomic_write(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: str | Path, error: OSError) -> MediaError:
+    """The MediaError for the system's refusal to write a file."""
+    hint = "is there space on the disk, and may you write there?"
+    if error.errno == errno.ENAMETOOLONG:
+        hint = "choose a shorter name"
+    return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
+
+
+def decode_array(data: bytes) -> NDArray[np.generic] | None:
+    """OpenCV's decoding at full depth, not turned; None when it can't."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if pixels is None else np.asarray(pixels)
+
+
+def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
+    """For what OpenCV was built without, and for a reason when the file is broken."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            rgba = np.asarray(image.convert("RGBA"))
+    except UNIDENTIFIED as error:
+        raise unreadable_image(name, error) from None
+    bgra = np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
+    return upright(_three_channels(bgra), read_orientation(data))
+
+
+def eight_bits(pixels: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
+    """Any depth at 8 bits: 16 bit by its full range, floats as 0..1 (or 0..255 if they exceed)."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint8, copy=False)
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if np.issubdtype(pixels.dtype, np.floating):
+        values = np.nan_to_num(pixels.astype(np.float32))
+        scale = 255.0 if values.max() <= 1.0 else 1.0
+        return np.asarray(np.clip(np.round(values * scale), 0, 255), np.uint8)
+    raise MediaError(
+        f"{name} has pixels of type {pixels.dtype}; 8 or 16 bits or floats can be used.",
+        hint="save it as an 8-bit PNG or JPEG",
+    )
+
+
+def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey, BGR or BGRA as RGB."""
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
+    if pixels.shape[2] == 3:
+        return swap_in_place(pixels)
+    return over_white(
+        np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8), pixels[:, :, 3]
+    )
+
+
+def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) laid over white; opacity is (H, W), 255 where nothing shows through."""
+    if opacity.min() == 255:
+        return np.ascontiguousarray(rgb)
+    alpha = opacity[:, :, None].astype(np.uint16)
+    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """An image turned and mirrored as EXIF's orientation (1..8) says."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def read_orientation(data: bytes) -> int:
+    """EXIF's orientation, 1..8; 1 for TIFF, which the decoders turn themselves."""
+    if not may_be_turned(data):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "TIFF":
+                return 1
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+    except (*UNIDENTIFIED, TypeError):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG or PNG has EXIF data at all: Pillow decodes a whole PNG to find none."""
+    if data[:2] == b"\xff\xd8":
+        return b"Exif" in data[: 1 << 17]
+    if data[:4] == b"\x89PNG":
+        return b"eXIf" in data or b"Raw profile" in data
+    return True
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether a JPEG or PNG has no end.
+
+    OpenCV 4 fills what is missing of a JPEG with grey and says nothing; for a PNG its library
+    writes to the terminal. Inside a JPEG's scan 0xff is always followed by 0x00 or a restart
+    marker, so the last end-of-image stands after the last start-of-scan in every whole file.
+    """
+    if data[:2] == b"\xff\xd8":
+        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
+            return False
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data[:4] == b"\x89PNG" and b"IEND" not in data
+
+
+def unreadable_image(path: str | Path, error: BaseException) -> MediaError:
+    """The MediaError for a file that can't be read, saying what was found."""
+    if isinstance(error, FileNotFoundError):
+        return MediaError(f"There is no file {path}.", hint="check the path")
+    if isinstance(error, IsADirectoryError):
+        return MediaError(f"{path} is a folder, not an image file.")
+    if isinstance(error, PermissionError):
+        return MediaError(f"{path} can't be read: permission denied.")
+    if isinstance(error, UnidentifiedImageError):
+        return MediaError(f"{path} is not an image: its content is of no known format.")
+    return MediaError(f"{path} is not a whole image: {error}.", hint="the file may be cut short")
+
+
+def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
+    """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
+    data = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
+                return None
+            return np.asarray(image.getchannel("A"), np.int32)
+    except UNIDENTIFIED as error:
+        raise unreadable_image(path, error) from None

@@ -1,0 +1,221 @@
+"""An image however Python holds it -> uint8 RGB (H, W, 3), as the file of the same content gives.
+
+Paths, bytes, Pillow's images, arrays and tensors. What could be read in two ways is refused, with
+the line that says which is meant: labels must not change without a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+from fcnseg.errors import InputError, MediaError
+from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, eight_bits, over_white, read_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Pixels = NDArray[np.uint8]
+
+
+ImageInput: TypeAlias = "str | Path | bytes | Image.Image | NDArray[Any] | Tensor"
+"""What an image may be given as; see `to_rgb`."""
+
+_OVER = 1e-5
+"""How far beyond 0..1 a float may be: rounding of the program that made it."""
+
+
+_CHANNELS = (1, 3, 4)
+
+
+def is_several(images: object) -> bool:
+    """Whether what was given holds several images: a list, or an array or tensor of 4 axes."""
+    return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+
+
+def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
+    """One image as uint8 RGB (H, W, 3), upright.
+
+    image: a path; the bytes of an image file; a Pillow image of any mode; an array (H, W),
+        (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W), of
+        uint8, uint16 (its full range is scaled) or floats in 0..1. Transparency is laid over white.
+    bgr: arrays and tensors hold blue first, as OpenCV's do.
+
+    InputError (a ValueError) where it can't be told what the numbers mean.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, bgr=bgr)
+    if isinstance(image, str | Path):
+        return _from_path(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image), name="the image's bytes")
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if hasattr(image, "detach") and hasattr(image, "permute"):  # a tensor; torch may not be loaded
+        return _from_tensor(image, bgr=bgr)
+    raise InputError(
+        f"An image is a path, bytes, a Pillow image, an array or a tensor; found "
+        f"{type(image).__name__}.",
+        hint="several images are given as a list",
+    )
+
+
+def _from_path(path: str | Path) -> Pixels:
+    named = Path(path).expanduser()
+    if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in str(path):
+        raise MediaError(
+            f"{path} is not an image file.",
+            hint=f"for folders, videos and streams: for prediction in model.stream({str(path)!r})",
+        )
+    try:
+        return read_image(named)
+    except (ValueError, OSError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{str(path)!r} is no path of an image: {error}.") from None
+
+
+def _from_array(array: NDArray[Any], *, bgr: bool) -> Pixels:
+    """An array of channels last."""
+    usual = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
+    if usual and array.size and not bgr and type(array) is np.ndarray:
+        return np.ascontiguousarray(array)
+    shape = array.shape
+    if array.ndim == 3 and shape[2] not in _CHANNELS and shape[0] in _CHANNELS:
+        raise InputError(
+            f"An array is (H, W), (H, W, 3) or (H, W, 4); found {shape}, channels first.",
+            hint="image.transpose(1, 2, 0), or torch.from_numpy(image): tensors are channels first",
+        )
+    _check_shape(shape, array.ndim in (2, 3) and (array.ndim == 2 or shape[2] in _CHANNELS))
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise InputError("The array has masked pixels.", hint="fill them: image.filled(0)")
+    pixels = _meant(np.asarray(array))
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*shape[:2], 1), 3, axis=2)
+    colors = pixels[:, :, 2::-1] if bgr else pixels[:, :, :3]
+    if pixels.shape[2] == 4:
+        return over_white(colors, pixels[:, :, 3])
+    return np.ascontiguousarray(colors)
+
+
+def _check_shape(shape: tuple[int, ...], known: bool) -> None:
+    if not known:
+        raise InputError(
+            f"An image is (H, W), (H, W, 3) or (H, W, 4); found the shape {shape}.",
+            hint="several images of one size are an array (N, H, W, 3), a tensor or a list",
+        )
+    if 0 in shape:
+        raise InputError(f"The image is empty: its shape is {shape}.")
+
+
+def _meant(array: NDArray[Any]) -> Pixels:
+    """Numbers as 8 bits; InputError where it can't be told what they stand for."""
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return eight_bits(array.astype(array.dtype.newbyteorder("="), copy=False), "the array")
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"The image is of {array.dtype}, which does not say what is white; uint8, uint16 or "
+            "floats in 0..1 do.",
+            hint="image.astype(np.uint8) * 255"
+            if array.dtype == np.bool_
+            else "image.astype(np.uint8), where its values are in 0..255",
+        )
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -_OVER and high <= 1 + _OVER):  # NaN is neither
+        raise InputError(
+            f"An image of floats is in 0..1; found {low:.6g} to {high:.6g}.", hint=_cure(low, high)
+        )
+    levels = np.round(np.clip(array, 0, 1).astype(np.float64) * 255)
+    return np.asarray(levels, np.uint8)
+
+
+def _cure(low: float, high: float) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "np.nan_to_num(image) replaces what is not a number"
+    if low >= 0 and high <= 255:
+        return "image / 255, or image.astype(np.uint8), if 255 is white"
+    if low >= -10 and high <= 10:
+        return "give the image before it is normalized: the model does that itself"
+    return "scale it: (image - image.min()) / (image.max() - image.min())"
+
+
+def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
+    """A tensor of channels first, on any device."""
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 3 and shape[0] not in _CHANNELS and shape[2] in _CHANNELS:
+        raise InputError(
+            f"A tensor is (H, W), (3, H, W) or (N, 3, H, W); found {shape}, channels last.",
+            hint="image.permute(2, 0, 1), or image.numpy(): arrays are channels last",
+        )
+    _check_shape(shape, tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] in _CHANNELS))
+    plain = tensor.detach().cpu()
+    if plain.is_floating_point():
+        plain = plain.double()  # NumPy has no bfloat16
+    array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
+    return _from_array(array, bgr=bgr)
+
+
+def _from_pillow(image: Image.Image) -> Pixels:
+    """A Pillow image as its file is read: upright, transparency over white."""
+    if not image.width or not image.height:
+        raise InputError(f"The image is empty: {image.width}x{image.height}.")
+    try:
+        image.load()  # TIFFs are turned here
+        image = ImageOps.exif_transpose(image)
+        return _pillow_pixels(image)
+    except (OSError, SyntaxError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"The Pillow image is not whole: {error}.") from None
+
+
+def _pillow_pixels(image: Image.Image) -> Pixels:
+    mode = image.mode
+    if mode.startswith("I"):
+        return _from_array(_sixteen_bits(np.asarray(image)), bgr=False)
+    if mode == "F":
+        values = np.asarray(image)
+        # As in a file of floats: 0..1, or 0..255, as Image.convert("F") makes them.
+        in_bytes = values.max() > 1 and values.min() >= 0 and values.max() <= 255
+        return _from_array(values / 255 if in_bytes else values, bgr=False)
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None, "only in place there is none"
+        return np.array(converted)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(mode, mode)
+        return _from_array(np.asarray(image.convert(straight).convert("RGBA")), bgr=False)
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(
+            f"A Pillow image of mode {mode} can't be used: {error}.",
+            hint='convert it first: image.convert("RGB")',
+        ) from None
+
+
+def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Mode I holds what a file of 16 bits does, in 32."""
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(
+            f"A Pillow image of mode I is in 0..65535; found {values.min()} to {values.max()}.",
+            hint="scale it to 16 bits",
+        )
+    return values.astype(np.uint16)
+
+
+def as_list(images: Any) -> list[Any]:
+    """The images of a list, or of an array or a tensor of 4 axes; InputError for one image."""
+    if is_several(images):
+        return list(images)
+    raise InputError(
+        f"Several images are a list, an array (N, H, W, 3) or a tensor (N, 3, H, W); found "
+        f"{type(images).__name__}.",
+        hint="for one image: model(image), or predict([image])",
+    )

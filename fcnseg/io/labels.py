@@ -1,0 +1,139 @@
+"""Label files <-> arrays of class indices, whatever the file's mode.
+
+Pillow reads them: OpenCV turns a palette PNG into colours and the indices are gone. What the
+values mean (colours, 0/255, an ignore value) is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fcnseg.errors import MediaError
+from fcnseg.io.images import (
+    ORIENTATION,
+    UNIDENTIFIED,
+    decode_array,
+    is_cut,
+    may_be_turned,
+    read_bytes,
+    unreadable_image,
+    upright,
+    write_bytes,
+)
+from fcnseg.io.opencv import cv2
+
+
+@dataclass(frozen=True, eq=False)
+class RawLabels:
+    """A label file as it is.
+
+    values: int32 (H, W), the stored numbers (palette indices, grey levels); or uint8 (H, W, 3)
+        RGB when the file is in colour.
+    palette: uint8 (N, 3) RGB when the file has one, else None.
+    mode: Pillow's name of the file's mode ("P", "L", "1", "I;16", "LA", "RGB", "RGBA" ...).
+    """
+
+    values: NDArray[np.int32] | NDArray[np.uint8]
+    palette: NDArray[np.uint8] | None
+    mode: str
+
+
+def read_raw_labels(path: str | Path) -> RawLabels:
+    """A label file with its numbers intact, upright; MediaError when it can't be read."""
+    data = read_bytes(path)
+    if _png_header(data) == (8, 0) and not may_be_turned(data) and not is_cut(data):
+        grey = decode_array(data)  # plain grey PNGs: the same numbers as Pillow's, sooner
+        if grey is not None and grey.ndim == 2:
+            return RawLabels(grey.astype(np.int32), None, "L")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            mode, palette = image.mode, _palette_of(image)
+            values = _values(image, data)
+    except UNIDENTIFIED as error:
+        raise unreadable_image(path, error) from None
+    if values is None:
+        raise MediaError(
+            f"{path} holds numbers that are not whole; labels are class indices.",
+            hint="save the labels as a PNG of whole numbers",
+        )
+    return RawLabels(values, palette, mode)
+
+
+def write_labels(
+    path: str | Path, labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None
+) -> None:
+    """Write uint8 (H, W) labels as an index PNG, whole or not at all.
+
+    palette: uint8 (N, 3) RGB: the file is then in mode P and looks coloured; the indices
+    are the same.
+    """
+    write_bytes(path, encode_labels(labels, palette))
+
+
+def encode_labels(labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
+    """uint8 (H, W) labels as the bytes of an index PNG."""
+    image = Image.fromarray(np.ascontiguousarray(labels))
+    if palette is not None:
+        image.putpalette(palette.tobytes())  # turns mode L into P, the indices untouched
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:
+    """(H, W) int32 numbers or (H, W, 3) uint8 colours; None when they are not whole numbers."""
+    depth, color = _png_header(data)
+    if (depth, color) == (16, 4):
+        return _first_channel_16(data)
+    if image.getexif().get(ORIENTATION, 1) != 1:  # transposing by 1 is a copy
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
+        return np.array(image.convert("RGB"), np.uint8)
+    values = np.asarray(image)
+    if values.ndim == 3:  # LA, La, PA: the second channel is transparency
+        values = values[:, :, 0]
+    if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.rint(values)):
+        return None
+    whole = values.astype(np.int32)
+    if image.mode == "L" and depth in (2, 4):  # Pillow stretches these to 0..255
+        whole //= 255 // (2**depth - 1)
+    return whole
+
+
+def _first_channel_16(data: bytes) -> NDArray[np.int32]:
+    """Grey with alpha at 16 bits, of which Pillow keeps only the upper 8."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise OSError("a 16-bit grey PNG with transparency that can't be decoded")
+    return np.asarray(pixels if pixels.ndim == 2 else pixels[:, :, 0]).astype(np.int32)
+
+
+def _png_header(data: bytes) -> tuple[int, int]:
+    """A PNG's bits a channel and colour type (4: grey with alpha); (0, 0) for other files."""
+    return (data[24], data[25]) if data[:4] == b"\x89PNG" and len(data) > 25 else (0, 0)
+
+
+def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
+    """(N, 3) uint8 RGB, or None."""
+    colors = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+    return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
+
+
+def decode_mask(data: bytes) -> NDArray[np.bool_]:
+    """bool (h, w) of a small picture in which everything but 0 counts (labelme's masks)."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("L")) > 0
+    except UNIDENTIFIED as error:
+        raise unreadable_image("a mask", error) from None
+
+
+def turn(labels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """uint8 (H, W) labels turned and mirrored as EXIF's orientation (1..8) says."""
+    return np.ascontiguousarray(upright(labels[..., None], orientation)[..., 0])

@@ -1,0 +1,295 @@
+"""Frames that are already there: image files and video files, none left out."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.files import slug
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from fcnseg.io.opencv import cv2
+from fcnseg.io.sources import listing
+from fcnseg.io.sources import stdin as piped
+from fcnseg.io.sources.base import Kind, Selection, Source
+from fcnseg.io.sources.files import ImageFiles, Skip, nothing
+from fcnseg.io.sources.listing import Named
+from fcnseg.io.sources.live import (
+    Connect,
+    LiveSource,
+    camera_number,
+    connect_opencv,
+    open_live,
+    unreachable,
+    without_password,
+)
+from fcnseg.io.sources.rates import usable_rate
+from fcnseg.io.sources.served import Served, ServedImage, look_at
+from fcnseg.io.sources.stdin import ByteStream
+from fcnseg.io.sources.streamed import StreamReader
+from fcnseg.io.sources.video import VideoFile
+from fcnseg.io.sources.watched import WatchedFolder, check_watch
+from fcnseg.overwriting import Named as Role
+from fcnseg.overwriting import is_below, refuse_overwriting
+from fcnseg.progress import Listener, nobody
+
+
+class PipedVideo(VideoFile):
+    """A video from a pipe, decoded as it comes."""
+
+    def __init__(self, stream: ByteStream, selection: Selection, listener: Listener) -> None:
+        self._stream = stream
+        reader = StreamReader(stream, "What is piped in")
+        super().__init__("stdin", selection, listener, name="stdin", reader=reader)
+        stream.over = lambda: self._over
+        self.sound = self.file = None
+
+    def close(self) -> None:
+        """Read no more."""
+        super().close()
+        self._stream.close()
+
+
+__all__ = ["Kind", "Source", "open_source", "refuse_sources"]
+
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+"""Suffixes (lower case) of text files that list images."""
+
+
+def open_source(
+    spec: str | Path | Sequence[Named],
+    *,
+    name: str = "",
+    every: int = 1,
+    limit: int = 0,
+    start: float = 0.0,
+    end: float | None = None,
+    fps: float | None = None,
+    watch: bool = False,
+    exclude: Path | None = None,
+    skip: Skip = nothing,
+    rank: int = 0,
+    size: int = 1,
+    connect: Connect | None = None,
+    listener: Listener = nobody,
+) -> Source:
+    """The source that `spec` stands for.
+
+    spec: an image, a folder (sub-folders included), a glob, a text file that lists images, a
+        video, a camera's number or (on Linux) name, a stream's address, or "-" for what is
+        piped in. Image files with their names are one source of kind "folder".
+    name: what outputs of a video are called, "/" between folders; "" for its file's name.
+    every, limit: take every N-th frame; at most so many (0: all).
+    start, end: seconds of a video.
+    fps: frames a second of what states no rate: several images, a raw stream.
+    watch: stay with a folder and take the images that come.
+    exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
+        video, to pass over.
+    rank, size: only what the rank-th of `size` processes takes of a video or of images.
+    connect: opens cameras and streams; None is OpenCV.
+    listener: hears of lost connections; it may be called from another thread.
+    MediaError says what is wrong with it; OptionError when the numbers can't be.
+    """
+    selection = Selection(every, limit, start, end, rank, size)
+    if not isinstance(spec, str | Path):
+        source: Source = ImageFiles(list(spec), "folder", selection, skip)
+    elif name:
+        source = VideoFile(str(spec), selection, listener, name, skip, several=True)
+    else:
+        found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, listener)
+        source = found(watch=watch)
+    if fps is not None and (rate := usable_rate(fps)) is not None:
+        try:
+            source.assume_rate(rate)
+        except OptionError:
+            source.close()
+            raise
+    return source
+
+
+def _open_any(
+    text: str,
+    selection: Selection,
+    exclude: Path | None,
+    skip: Skip,
+    connect: Connect | None,
+    listener: Listener,
+    *,
+    watch: bool,
+) -> Source:
+    """The source a text stands for, before a rate is assumed for it."""
+    if watch:
+        check_watch(text)
+    if text == "-":
+        return _open_piped(selection, listener)
+    if is_address(text):
+        return _open_address(text, selection, connect, listener)
+    live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
+    path = Path(text).expanduser()
+    if watch:
+        return WatchedFolder(path, selection, exclude=exclude, skip=skip, listener=listener)
+    if path.is_dir():
+        found = listing.in_folder(path, exclude=exclude, listener=listener)
+        return ImageFiles(found, "folder", selection, skip)
+    if path.exists():
+        return _open_file(path, selection, skip, live, listener)
+    if is_glob(text):
+        return ImageFiles(_matching(text), "folder", selection, skip)
+    return _open_camera(text, live)
+
+
+def refuse_sources(
+    outputs: Sequence[Role], sources: Iterable[str | Path], *, kept: Sequence[Role] = ()
+) -> None:
+    """OptionError when an output is one of the files that `open_source` reads, or holds one.
+
+    An image or a video in a folder that is a source is one of them. kept: see fcnseg.overwriting.
+    """
+    inputs = [("the source", path) for spec in sources for path in _files_of(spec)]
+    folders = [path for _, path in inputs if path.is_dir()]
+    inputs += [
+        ("a file of the source", path)
+        for _, path in outputs
+        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file()
+        if any(is_below(path, folder) for folder in folders)
+    ]
+    refuse_overwriting(outputs, inputs, kept=kept)
+
+
+def _files_of(spec: str | Path) -> list[Path]:
+    """The files or the folder that a source is; none for a camera, a pipe, a server."""
+    text = str(spec)
+    if text.startswith("file://"):
+        text = url2pathname(unquote(urlsplit(text).path))
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+        return [path, *(file for _, file in listing.from_list(path))]
+    if path.exists():
+        return [path]
+    pattern = text != "-" and "://" not in text and is_glob(text)
+    return listing.matches(text) if pattern else []
+
+
+def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
+    """A camera by its number or a part of its name; the MediaError for all that is nothing."""
+    if text.isdecimal():
+        return live(int(text))
+    path = Path(text).expanduser()
+    number = camera_number(text) if len(path.parts) == 1 else None
+    if number is None:
+        raise _missing(path)
+    return live(number)
+
+
+def is_address(text: str) -> bool:
+    """Whether a source is an address: rtsp://, http://, file:// ..."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
+
+
+def starts_as_image(path: Path) -> bool:
+    """Whether a file begins as an image does, whatever its name."""
+    return piped.is_image(_first_bytes(path))
+
+
+def _matching(pattern: str) -> list[Named]:
+    """The images that a pattern stands for; MediaError when there are none."""
+    files = listing.matches(pattern)
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise listing.no_images(f"No image matches {pattern!r}", files, pattern=True)
+    return listing.named(images, listing.common_folder(images))
+
+
+def is_glob(text: str) -> bool:
+    """Whether a path has a character that makes it a pattern."""
+    return any(character in text for character in "*?[")
+
+
+def _open_file(
+    path: Path,
+    selection: Selection,
+    skip: Skip,
+    live: Callable[[int], Source],
+    listener: Listener,
+) -> Source:
+    suffix = path.suffix.lower()
+    device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
+    if device:
+        return live(int(device[1]))
+    if suffix in LIST_SUFFIXES:
+        return ImageFiles(listing.from_list(path), "folder", selection, skip)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoFile(path, selection, listener, skip=skip)
+    if suffix not in IMAGE_SUFFIXES and not starts_as_image(path):
+        try:
+            return VideoFile(path, selection, listener, skip=skip)
+        except MediaError:
+            raise MediaError(
+                f"{path} is neither an image nor a video that can be read.",
+                hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
+            ) from None
+    return ImageFiles([(path.stem, path)], "image", selection, skip)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _open_address(
+    address: str, selection: Selection, connect: Connect | None, listener: Listener
+) -> Source:
+    """A file:// path, a video file on a server, or a live stream."""
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return open_source(url2pathname(unquote(parts.path)), **vars(selection))
+    served = None if connect is not None else _look_at(address)
+    if served is not None and served.image is not None:
+        return ServedImage(address, served.image, selection)
+    if served is not None and served.is_text:
+        raise MediaError(
+            f"{without_password(address)} is {served.kind}: neither an image nor a video.",
+            hint="the address of the image or the video itself, not of a page that shows it",
+        )
+    connect = connect or connect_opencv
+    capture = connect(address)
+    if not capture.isOpened():
+        capture.release()
+        raise unreachable(address)
+    is_file = served is not None and served.is_file
+    if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
+        capture.release()
+        return VideoFile(address, selection, listener, name=slug(without_password(address)))
+    return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
+
+
+def _look_at(address: str) -> Served | None:
+    """What a web server has there; None for other servers."""
+    return look_at(address) if urlsplit(address).scheme.lower() in ("http", "https") else None
+
+
+def _open_piped(selection: Selection, listener: Listener) -> Source:
+    """What is piped in: images one after the other, or a video."""
+    stream = piped.open_stdin()
+    if piped.is_image(stream.peek(16)):
+        return piped.PipedImages(stream, selection)
+    return PipedVideo(stream, selection, listener)
+
+
+def _missing(path: Path) -> MediaError:
+    """The MediaError for a path that is not there, with the nearest name that is."""
+    hint = "a path, a quoted glob, a camera's number, an address (rtsp://, http://) or - for stdin"
+    if path.parent.is_dir():
+        names = [item.name for item in path.parent.iterdir()]
+        close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+        if close:
+            hint = f"did you mean {path.parent / close[0]}?"
+    return MediaError(f"There is no file or folder {path}.", hint=hint)

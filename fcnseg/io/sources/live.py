@@ -1,0 +1,242 @@
+"""Cameras and network streams: the newest frame, never an old one.
+
+A thread reads all the time and keeps one frame; who asks gets the newest and waits only for
+one that is newer than the last. Frames nobody asked for are counted. A lost connection is
+taken up again after growing pauses.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError
+from fcnseg.files import slug
+from fcnseg.io.opencv import cv2
+from fcnseg.io.sources.base import Frame, Kind, Selection, Source
+from fcnseg.progress import Listener, Note, nobody
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds to wait before each try to connect again; the last one repeats."""
+
+
+PATIENCE = 300.0
+"""Seconds without a frame after which a live source is given up."""
+
+
+_TIMEOUT_MS = 8000
+
+
+class Capture(Protocol):
+    """The part of cv2.VideoCapture that is used here; tests bring their own."""
+
+    def isOpened(self) -> bool:  # noqa: N802
+        """Whether frames can be expected."""
+
+    def read(self) -> tuple[bool, NDArray[np.generic] | None]:
+        """Whether there is a frame, and it: uint8 (H, W, 3) BGR."""
+
+    def get(self, propId: int, /) -> float:  # noqa: N803
+        """A property by OpenCV's number."""
+
+    def release(self) -> None:
+        """Let go of the device."""
+
+
+Connect = Callable[[int | str], Capture]
+"""Opens a camera by its number or a stream by its address."""
+
+
+class LiveSource(Source):
+    """The newest frame of a camera or stream, each time one is asked for.
+
+    address: the camera's number or the stream's address; name: what people may read of it
+    (no password). capture: already open. Times are of `clock`, in seconds.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        address: int | str,
+        capture: Capture,
+        *,
+        connect: Connect,
+        selection: Selection,
+        listener: Listener = nobody,
+        clock: Callable[[], float] = time.monotonic,
+        pauses: tuple[float, ...] = PAUSES,
+        patience: float = PATIENCE,
+    ) -> None:
+        super().__init__()
+        self.kind: Kind = "camera" if isinstance(address, int) else "stream"
+        self.name = f"camera {address}" if isinstance(address, int) else without_password(address)
+        self.fps = _rate(capture, selection.every)
+        self.count = selection.limit or None
+        self._address, self._connect, self._selection = address, connect, selection
+        self._listener, self._clock = listener, clock
+        self._pauses, self._patience = pauses, patience
+        self._changed = threading.Condition()
+        self._newest: tuple[int, float, NDArray[np.generic]] | None = None
+        self._ended = False
+        self._began = clock()
+        self._thread = threading.Thread(
+            target=self._watch, args=(capture,), name="fcnseg-live", daemon=True
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._began = self._clock()
+        self._thread.start()
+        while not self._selection.is_full(self.taken):
+            newest = self._wait()
+            if newest is None:
+                return
+            index, seconds, pixels = newest
+            image = np.asarray(cv2.cvtColor(np.asarray(pixels), cv2.COLOR_BGR2RGB), np.uint8)
+            self.taken += 1
+            yield Frame(image, index, seconds, f"{slug(self.name)}_{index:06d}")
+
+    def close(self) -> None:
+        """Stop reading; an iteration under way ends."""
+        super().close()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_TIMEOUT_MS / 1000 + 1)
+
+    def age(self, frame: Frame) -> float:
+        """Seconds since the frame was captured."""
+        return self._clock() - self._began - frame.time
+
+    def _wait(self) -> tuple[int, float, NDArray[np.generic]] | None:
+        with self._changed:
+            while self._newest is None and not self._ended and not self._over:
+                self._changed.wait(0.2)  # short, so that Ctrl-C is heard everywhere
+            newest, self._newest = self._newest, None
+            return None if self._over else newest
+
+    def _watch(self, capture: Capture) -> None:
+        """The thread: read on, keep the newest."""
+        index, current = 0, capture
+        try:
+            while not self._closed.is_set():
+                pixels = _read(current)
+                if pixels is not None:
+                    self._keep(index, pixels)
+                    index += 1
+                    continue
+                current.release()
+                again = self._connect_again(index)
+                if again is None:
+                    return
+                current = again
+        finally:
+            current.release()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _keep(self, index: int, pixels: NDArray[np.generic]) -> None:
+        if index % self._selection.every:
+            return
+        with self._changed:
+            self.dropped += self._newest is not None
+            self._newest = (index, self._clock() - self._began, pixels)
+            self._changed.notify_all()
+
+    def _connect_again(self, frames: int) -> Capture | None:
+        """A new connection; None when stopped or out of patience."""
+        lost, tries = self._clock(), 0
+        self._listener(
+            Note(f"{self.name}: lost after {frames} frames; connecting again", "warning")
+        )
+        while self._clock() - lost < self._patience:
+            pause = self._pauses[min(tries, len(self._pauses) - 1)]
+            if self._closed.wait(pause):
+                return None
+            tries += 1
+            capture = self._connect(self._address)
+            if capture.isOpened():
+                gone = self._clock() - lost
+                self._listener(Note(f"{self.name}: back after {gone:.1f} s, {tries} tries"))
+                return capture
+            capture.release()
+        self.failures.append(
+            (self.name, f"lost after {frames} frames and not back within {self._patience:g} s")
+        )
+        return None
+
+
+def open_live(
+    address: int | str, selection: Selection, *, connect: Connect | None, listener: Listener
+) -> LiveSource:
+    """A camera or stream, connected; MediaError when it can't be reached."""
+    connect = connect or connect_opencv
+    capture = connect(address)
+    if not capture.isOpened():
+        capture.release()
+        raise unreachable(address)
+    return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
+
+
+def connect_opencv(address: int | str) -> Capture:
+    """OpenCV's capture, told to keep no queue and not to wait long for a dead stream."""
+    if isinstance(address, int):
+        camera = cv2.VideoCapture(address)
+        camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        return camera
+    timeouts = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS,
+    ]  # fmt: skip
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts)
+
+
+def camera_number(name: str, devices: Path = Path("/sys/class/video4linux")) -> int | None:
+    """The number of the camera whose name contains `name`; None when there is none (Linux only)."""
+    for device in sorted(devices.glob("video*")):
+        label = device / "name"
+        if label.is_file() and name.casefold() in label.read_text(encoding="utf-8").casefold():
+            return int(device.name.removeprefix("video"))
+    return None
+
+
+def unreachable(address: int | str) -> MediaError:
+    """The MediaError for a camera or stream that does not answer."""
+    if not isinstance(address, int):
+        return MediaError(
+            f"No video comes from {without_password(address)}.",
+            hint="check the address, user name and password, and that the network lets it through",
+        )
+    devices = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
+    return MediaError(
+        f"Camera {address} can't be opened.",
+        hint=f"there are cameras {', '.join(devices)}" if devices else "no camera was found here",
+    )
+
+
+def without_password(address: str) -> str:
+    """A stream's address without the user name and password in it."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _read(capture: Capture) -> NDArray[np.generic] | None:
+    try:
+        done, pixels = capture.read()
+    except cv2.error:
+        return None
+    return pixels if done and pixels is not None and pixels.size else None
+
+
+def _rate(capture: Capture, every: int) -> Fraction | None:
+    """What the camera says of its rate, when it can be."""
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return Fraction(fps).limit_denominator(1001) / every if 0.1 <= fps <= 1000 else None

@@ -1,0 +1,218 @@
+"""Images or a video piped into standard input (`-`).
+
+JPEG and PNG files may follow one another, as `ffmpeg -f image2pipe` writes them; each is
+given as soon as it is complete. Other formats: one image. Videos are decoded as they come, by
+`fcnseg.io.sources.streamed`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fcnseg.concurrency import Line
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.io.images import decode_image
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+_JPEG = b"\xff\xd8\xff"
+
+
+_OTHERS = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"P4\n", b"P5\n", b"P6\n")
+
+
+_ALONE = 1.0
+"""Seconds after a first image in which the pipe of a single one is closed."""
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 at least) is an image."""
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return webp or start[4:12] == b"ftypavif" or start.startswith((_PNG, _JPEG, *_OTHERS))
+
+
+class ByteStream:
+    """Bytes as they come, with a look ahead.
+
+    read: gives some bytes, b"" at the end. A thread of its own calls it, so that nobody who waits
+    for a pipe is deaf. over: when it is true, the stream counts as ended.
+    """
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+        self._held = bytearray()
+        self._line: Line[bytes] = Line(16)
+        self.over: Callable[[], bool] = lambda: False
+        threading.Thread(target=self._feed, name="fcnseg-stdin", daemon=True).start()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._line.close()
+
+    def goes_on(self, seconds: float) -> bool:
+        """Whether there is more, or may be: nothing has come for so many seconds."""
+        return bool(self._held) or self._fill(seconds) or not self._line.is_over()
+
+    def read_some(self, count: int) -> bytes:
+        """Take what is there, at most `count` bytes; waits for one. b"" at the end."""
+        if not self._held:
+            self._fill()
+        return self.read(min(count, len(self._held)))
+
+    def peek(self, count: int) -> bytes:
+        """The next bytes without taking them; fewer only at the end."""
+        while len(self._held) < count and self._fill():
+            pass
+        return bytes(self._held[:count])
+
+    def at(self, position: int) -> int | None:
+        """The byte so far ahead; None when the stream ends before it."""
+        while len(self._held) <= position and self._fill():
+            pass
+        return self._held[position] if position < len(self._held) else None
+
+    def find(self, byte: int, start: int) -> int:
+        """How far ahead a byte is, from `start` on; -1 when it does not come."""
+        while (position := self._held.find(byte, start)) < 0:
+            start = len(self._held)
+            if not self._fill():
+                return -1
+        return position
+
+    def read(self, count: int | None = None) -> bytes:
+        """Take the next bytes, or all that are left; fewer only at the end."""
+        if count is None:
+            while self._fill():
+                pass
+            count = len(self._held)
+        taken = self.peek(count)
+        del self._held[:count]
+        return taken
+
+    def _fill(self, seconds: float = math.inf) -> bool:
+        chunks = self._line.take(until=lambda: self.over(), seconds=seconds)
+        for chunk in chunks:
+            self._held += chunk
+        return bool(chunks)
+
+    def _feed(self) -> None:
+        try:
+            while (chunk := self._read()) and self._line.put(chunk):
+                pass
+        except (OSError, ValueError):  # the other end is gone; closed here
+            pass
+        finally:
+            self._line.end()
+
+
+def open_stdin() -> ByteStream:
+    """Standard input as bytes; OptionError when nothing is piped in."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise OptionError(
+            "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
+        )
+    stream = ByteStream(_reader(sys.stdin.buffer))
+    if not stream.peek(1):
+        raise MediaError("The source is -, and what is piped in is empty.")
+    return stream
+
+
+def _reader(file: Any) -> Callable[[], bytes]:
+    """A function that gives a file's next bytes as soon as there are any.
+
+    By its number: a thread that waits in Python's own reader would stand in the way at exit.
+    """
+    try:
+        number = file.fileno()
+    except (AttributeError, OSError):  # what stands in for a file
+        return lambda: bytes(file.read1(1 << 16))
+    return lambda: os.read(number, 1 << 16)
+
+
+class PipedImages(ImageSource):
+    """Images that follow one another in a stream, called stdin_000000 and so on."""
+
+    kind: Kind = "folder"
+
+    def __init__(self, stream: ByteStream, selection: Selection) -> None:
+        super().__init__()
+        self._stream, self._selection = stream, selection
+        stream.over = lambda: self._over
+        self._first = next_image(stream)
+        if not stream.goes_on(_ALONE):
+            self.kind, self.count = "image", 1
+
+    def __iter__(self) -> Iterator[Frame]:
+        index, data = 0, self._first
+        while data and not (self._over or self._selection.is_full(self.taken)):
+            if index % self._selection.every == 0:
+                self.taken += 1
+                name = "stdin" if self.kind == "image" else f"stdin_{index:06d}"
+                try:
+                    yield Frame(decode_image(data, name=name), index, self._time(index), name)
+                except MediaError as error:
+                    if self.kind == "image":
+                        raise
+                    self.failures.append((name, error.message))
+            if self._selection.is_full(self.taken):
+                return  # without waiting for one more
+            index, data = index + 1, next_image(self._stream)
+
+    def close(self) -> None:
+        """Read no more."""
+        super().close()
+        self._stream.close()
+
+
+def next_image(stream: ByteStream) -> bytes:
+    """The bytes of the next image of a stream; b"" at its end."""
+    start = stream.peek(8)
+    if start.startswith(_PNG):
+        return _next_png(stream)
+    if start.startswith(_JPEG):
+        return _next_jpeg(stream)
+    return stream.read()
+
+
+def _next_png(stream: ByteStream) -> bytes:
+    parts = [stream.read(8)]
+    while len(header := stream.read(8)) == 8:
+        body = stream.read(int.from_bytes(header[:4], "big") + 4)
+        parts += [header, body]
+        if header[4:] == b"IEND":
+            break
+    return b"".join(parts)
+
+
+def _next_jpeg(stream: ByteStream) -> bytes:
+    """Segments have lengths; a scan ends at the next marker that is no stuffing or restart."""
+    parts = [stream.read(2)]
+    while len(marker := stream.read(2)) == 2:
+        parts.append(marker)
+        if marker[1] == 0xD9:  # the end
+            break
+        if marker[1] in (0x01, 0xFF) or 0xD0 <= marker[1] <= 0xD7:
+            continue
+        length = stream.read(2)
+        parts += [length, stream.read(max(0, int.from_bytes(length, "big") - 2))]
+        if marker[1] == 0xDA:
+            parts.append(_scan(stream))
+    return b"".join(parts)
+
+
+def _scan(stream: ByteStream) -> bytes:
+    """The compressed data up to the next marker, which is left in the stream."""
+    position = 0
+    while (position := stream.find(0xFF, position)) >= 0:
+        after = stream.at(position + 1)
+        if after is not None and after != 0 and not 0xD0 <= after <= 0xD7:
+            return stream.read(position)
+        position += 2
+    return stream.read()

@@ -1,0 +1,156 @@
+"""Video files: frames with their times in, a verified file out.
+
+OpenCV reads (it turns rotated videos upright). A video is written under a temporary name,
+read back, verified and only then given its name. Streams and cameras are in
+`fcnseg.io.sources.live`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.files import partial, temporary_beside
+from fcnseg.io.encoders import FOURCC, Encoder, has_pyav, open_encoder
+from fcnseg.io.images import cannot_write, resize_image
+from fcnseg.io.sources.video import VideoReader, count_by_decoding, count_packets
+from fcnseg.progress import held_back
+
+
+class VideoWriter:
+    """A video file that is complete and verified, or not there.
+
+        with VideoWriter(Path("out.mp4"), Fraction(25, 2), (432, 768)) as writer:
+            writer.write(image)
+
+    fps: frames a second. size: (height, width); odd sizes gain a line or column (encoders
+    need even ones), frames of another size are fitted in. audio: a video whose sound is
+    copied from `audio_start` seconds on, where PyAV is there. live: frames may come late.
+
+    Leaving the block by an exception keeps what was written so far, as `out.partial.mp4` when
+    there is an `out.mp4` already. MediaError when it can't be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: Fraction,
+        size: tuple[int, int],
+        *,
+        audio: Path | None = None,
+        audio_start: float = 0.0,
+        live: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() not in FOURCC:
+            raise OptionError(
+                f"Can't write a video as {self.path.name!r}; known: {', '.join(sorted(FOURCC))}."
+            )
+        self.fps, self.size, self.frames = fps, (size[0], size[1]), 0
+        self._stack = contextlib.ExitStack()
+        self._temporary = self._make_temporary()
+        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        with contextlib.ExitStack() as on_error:
+            on_error.push(self._stack)
+            self._encoder: Encoder = open_encoder(
+                self._temporary, fps, even, audio=audio, start=audio_start, live=live
+            )
+            on_error.pop_all()
+        self._closed = False
+
+    @property
+    def codec(self) -> str:
+        """What the frames are encoded with."""
+        return self._encoder.codec
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether frames keep their own times, and sound is copied: PyAV writes the file."""
+        return self._encoder.keeps_time
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(MediaError):  # the first error is the one to hear of
+            self.close(complete=False)
+
+    def write(self, image: NDArray[np.uint8], time: float | None = None) -> None:
+        """Append uint8 (H, W, 3) RGB.
+
+        time: seconds since the first frame; None puts it where a constant rate has it.
+        """
+        if image.shape[:2] != self.size:
+            image = _fit(image, self.size)
+        height, width = self.size
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._encoder.write(image, float(self.frames / self.fps) if time is None else time)
+        self.frames += 1
+
+    def close(self, *, complete: bool = True) -> Path | None:
+        """Finish, verify and name the file; its path, or None when no frame was written.
+
+        complete: False says that frames are missing: an existing file is then kept, and this
+        one is named `.partial`. Ctrl-C is heard when a complete one has its name.
+        """
+        if self._closed:
+            return None
+        self._closed = True
+        with held_back() if complete else contextlib.nullcontext(), self._stack:
+            self._encoder.close()
+            if not self.frames:
+                return None
+            _verify(self._temporary, self._encoder.written)
+            target = self.path
+            if not complete and target.exists():
+                target = partial(target)
+            self._temporary.replace(target)
+            return target
+
+    def _make_temporary(self) -> Path:
+        try:
+            return self._stack.enter_context(temporary_beside(self.path))
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+
+def _verify(path: Path, frames: int) -> None:
+    """MediaError unless the file can be read and has that many frames.
+
+    The frames are counted in the container; the first one is decoded.
+    """
+    try:
+        with VideoReader(path) as reader:
+            found = reader.count
+            if found != frames and has_pyav():
+                found = count_packets(path)
+            elif found != frames:
+                found = count_by_decoding(path)
+            readable = next(iter(reader), None) is not None
+    except MediaError:
+        found, readable = 0, False
+    if found != frames or not readable:
+        raise MediaError(
+            f"The video was not written whole: {found} of {frames} frames can be read back.",
+            hint="is there space on the disk?",
+        )
+
+
+def _fit(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An RGB image scaled into (height, width), its shape kept, black around it."""
+    factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (max(1, min(size[i], round(image.shape[i] * factor))) for i in (0, 1))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = resize_image(image, (height, width))
+    return canvas

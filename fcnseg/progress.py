@@ -1,0 +1,184 @@
+"""What long work tells of itself (progress, notes), and how it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line for people."""
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one task has come.
+
+    task: what is being done; a new name starts a new bar.
+    done, total: in the task's own unit; total is None when it can't be known.
+    unit: what is counted ("frames", "images", "files").
+    values: what to show beside the bar, in this order (loss, mIoU, frames/s ...).
+    """
+
+    task: str
+    done: int
+    total: int | None
+    unit: str = ""
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch of training is over.
+
+    values: the row just written to results.csv (loss, miou, pixel_accuracy, seconds ...).
+    class_iou: the IoU of each class by name; None where it does not occur in the labels.
+    best: whether this epoch's mIoU is the best so far.
+    """
+
+    epoch: int
+    epochs: int
+    values: Mapping[str, float | int]
+    class_iou: Mapping[str, float | None]
+    best: bool
+
+
+Event = Note | Progress | EpochDone
+
+
+Listener = Callable[[Event], None]
+
+
+def notes_to_log(callback: Listener) -> Listener:
+    """A listener that logs notes (logger "fcnseg") and hands everything else to `callback`."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            level = logging.WARNING if event.level == "warning" else logging.INFO
+            logging.getLogger("fcnseg").log(level, "%s", event.text)
+        else:
+            callback(event)
+
+    return listen
+
+
+def nobody(event: Event) -> None:
+    """The listener of those who do not want to know."""
+
+
+PAIR_SECONDS = 1.0
+"""A second SIGTERM or SIGHUP so soon is the same request: a terminal that is closed sends two, its
+own and its shell's. Ctrl-C is pressed by someone who means it."""
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Those there are here, without those that the process was told to ignore (nohup)."""
+    found = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [one for one in found if one is not None and signal.getsignal(one) != signal.SIG_IGN]
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -PAIR_SECONDS
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        del number, frame
+        now = time.monotonic()
+        if now - last >= PAIR_SECONDS:
+            last = now
+            raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in stop_signals()
+        if number != signal.SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
+    """The block ends before a request to stop is heard; a second one is heard at once.
+
+    For what must not be left half-done: closing a file, waiting for a thread that uses it.
+    on_request: called by the signal handler, to bring the end of the block near; it may take no
+    lock. Signals that nobody handles are left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[tuple[int, float]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        now = time.monotonic()
+        if not asked:
+            asked.append((number, now))
+            if on_request is not None:
+                on_request()
+        elif number == signal.SIGINT or now - asked[0][1] >= PAIR_SECONDS:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if asked:
+        signal.raise_signal(asked[0][0])
+
+
+class StopSignal:
+    """While it is entered, the first signal sets `requested`; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python can't handle signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in {signal.SIGINT, *stop_signals()}:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,1 +1,0 @@
-"""One Segmenter, several engines: what runs a trained network."""

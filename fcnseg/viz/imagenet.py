@@ -1,0 +1,131 @@
+"""What an ImageNet classifier sees, and where: heatmaps without any training.
+
+The classifier's layers behind the pooling become convolutions (Long et al. 2015, section
+3.1), so that it answers at every cell of the picture instead of once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcnseg.device import resolve_device
+from fcnseg.errors import OptionError
+from fcnseg.files import slug
+from fcnseg.io.draw import heatmap
+from fcnseg.io.images import resize_image
+from fcnseg.io.sources.base import Frame
+from fcnseg.models import dense_classifier
+from fcnseg.models.classifier import DenseClassifier
+from fcnseg.progress import Listener, nobody
+from fcnseg.viz.figure import Tile, grey, heat_scale, page
+
+DEFAULT = "efficientnet_lite0"
+"""The classifier taken when none is named: its weights come with the installation."""
+
+SHORT_SIDE = 448
+"""Pixels a picture's short side is shrunk to: the classifier learned from things this large."""
+
+TOP = 5
+"""Classes drawn when none are named: those the whole picture looks most like."""
+
+
+@dataclass(frozen=True)
+class ClassifierArtist:
+    """Draws where an ImageNet classifier sees its classes.
+
+    chosen: class indices; empty: the TOP most likely of each picture.
+    """
+
+    classifier: DenseClassifier
+    device: torch.device
+    chosen: tuple[int, ...]
+    alpha: float
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        classes: Sequence[str],
+        *,
+        alpha: float,
+        device: str = "auto",
+        listener: Listener = nobody,
+    ) -> ClassifierArtist:
+        """The artist for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
+        classifier = dense_classifier(name or DEFAULT, listener=listener)
+        known = list(classifier.names)  # some names stand twice: not a ClassMap
+        chosen = tuple(_index_of(wanted, known) for wanted in classes)
+        place = resolve_device(device)
+        return cls(classifier.to(place), place, tuple(dict.fromkeys(chosen)), alpha)
+
+    def images(self, frame: Frame) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """overview.png and a page for each class, with their file names."""
+        whole, shares = self.look(frame.image)
+        tiles = [
+            Tile(
+                heatmap(grey(frame.image), share, alpha=self.alpha),
+                self.classifier.names[index],
+                f"{whole[index]:.1%} for the whole picture, peak {share.max():.2f}",
+            )
+            for index, share in shares.items()
+        ]
+        scale = heat_scale("0", "1", "probability at each place, of 1000 classes")
+        yield "overview.png", page([Tile(frame.image, "input"), *tiles], scale=scale, columns=3)
+        for index, tile in zip(shares, tiles, strict=True):
+            name = f"{index:03}-{slug(self.classifier.names[index])}.png"
+            yield name, page([Tile(frame.image, "input"), tile], scale=scale, columns=2)
+
+    @torch.no_grad()
+    def look(
+        self, image: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
+        """What a uint8 RGB picture (H, W, 3) shows, and where.
+
+        Returns the whole picture's probabilities float32 (1000,), by the mean of all cells'
+        scores, and for each class drawn its probability at every pixel, float32 (H, W).
+        """
+        height, width = image.shape[:2]
+        factor = min(1.0, SHORT_SIDE / min(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, size)))[None]
+        inputs = self.classifier.preprocess.normalise(pixels.to(self.device))
+        scores = self.classifier(inputs)  # (1, 1000, h, w)
+        whole = scores.mean(dim=(2, 3)).softmax(dim=1)[0].cpu().numpy()
+        chosen = list(self.chosen) or np.argsort(-whole)[:TOP].tolist()
+        cells = scores.softmax(dim=1)[:, chosen]  # (1, C, h, w)
+        maps = self.classifier.to_pixels(cells, size)[0].cpu().numpy()
+        return whole, {
+            index: np.clip(_grown(one, (height, width)), 0, 1)
+            for index, one in zip(chosen, maps, strict=True)
+        }
+
+
+def _grown(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """float32 (h, w) at another size, bilinear."""
+    if values.shape == size:
+        return values
+    grown = torch.nn.functional.interpolate(
+        torch.from_numpy(values)[None, None], size, mode="bilinear", align_corners=False
+    )
+    result: NDArray[np.float32] = grown[0, 0].numpy()
+    return result
+
+
+def _index_of(wanted: str, known: list[str]) -> int:
+    """The index of an ImageNet class by its name or number; OptionError names the nearest."""
+    if wanted in known:
+        return known.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(known):
+        return int(wanted)
+    near = sorted({name for name in known if wanted.lower() in name.lower()})[:6]
+    near = near or difflib.get_close_matches(wanted, known, n=6, cutoff=0.3)
+    raise OptionError(
+        f"ImageNet has no class {wanted!r}; it has 1000, such as {', '.join(near)}.",
+        hint="give one of its names, or a number from 0 to 999; without --class, the likeliest",
+    )
