@@ -122,7 +122,7 @@ class Slow:
     """A network that takes its time; notes how old each answer is."""
 
     classes = ClassMap.of(["dark", "bright"])
-    lanes = 1
+    num_parallel = 1
 
     def __init__(self, sender: Sender, step: float) -> None:
         self._sender, self._step = sender, step

@@ -34,7 +34,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.models.fcn import FCN
-from fcnseg.progress import EpochDone, Event, Note, Progress, nobody
+from fcnseg.progress import EpochEnd, Event, Note, Progress, nobody
 from fcnseg.training.initial_weights import from_pretrained
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads
@@ -124,7 +124,7 @@ class Turns:
         """Count the training's steps."""
         if isinstance(event, Note):
             print(event.text)
-        if isinstance(event, EpochDone):
+        if isinstance(event, EpochEnd):
             self._timing = True
             if self._inside >= 0:
                 self._inside, self._began = 0, Cost.now()  # validation is not the loop

@@ -6,12 +6,12 @@ python examples/train_on_a_folder.py FOLDER [EPOCHS]
 import sys
 
 from fcnseg import EvalConfig, TrainConfig, evaluate, train
-from fcnseg.progress import EpochDone, Event
+from fcnseg.progress import EpochEnd, Event
 
 
 def show(event: Event) -> None:
     """Print a line an epoch; other events are progress within it."""
-    if isinstance(event, EpochDone):
+    if isinstance(event, EpochEnd):
         print(f"epoch {event.epoch}: mIoU {event.values['miou']:.3f}")
 
 

@@ -67,13 +67,13 @@ def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
 
 
 class Batches(Generic[Item]):
-    """What an `Ahead` has read, in lists of `count`: fewer at the end, and where it pauses.
+    """What an `Prefetcher` has read, in lists of `count`: fewer at the end, and where it pauses.
 
     A file keeps its batches full. Of a source whose next item does not come within `PATIENCE`
     what there is is given, so that no item waits for one that may never come.
     """
 
-    def __init__(self, ahead: Ahead[Item], count: int) -> None:
+    def __init__(self, ahead: Prefetcher[Item], count: int) -> None:
         self._ahead, self._count = ahead, count
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -95,31 +95,33 @@ class Batches(Generic[Item]):
         self._ahead.wake()
 
 
-def abreast(
+def map_ordered(
     work: Callable[[Item], Answer],
     items: Iterable[Item],
-    lanes: int,
+    num_parallel: int,
     *,
     weigh: Callable[[Item], int] = _weightless,
 ) -> Generator[tuple[Item, Answer]]:
-    """Each item with what `work` makes of it, in order; `lanes` are worked on at the same time.
+    """Each item with what `work` makes of it, in order; `num_parallel` at the same time.
 
     weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
     waits for a lane to be free, and another is taken from `items`. An error is raised when its
     item's turn comes; what is not begun by then is left. Of `Batches` each answer is given when
     it is there, whether more items come or not.
     """
-    if lanes == 1:
+    if num_parallel == 1:
         for only in items:
             yield only, work(only)
         return
     begun: deque[tuple[Item, Future[Answer]]] = deque()
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="fcnseg-lane")
+    pool = ThreadPoolExecutor(num_parallel, thread_name_prefix="fcnseg-lane")
     wake = items.wake if isinstance(items, Batches) else _ignore
     held = 0
     try:
         for item in _next_or_none(items, lambda: bool(begun) and begun[0][1].done()):
-            while begun and (item is None or len(begun) > lanes or held + weigh(item) > MOST_BYTES):
+            while begun and (
+                item is None or len(begun) > num_parallel or held + weigh(item) > MOST_BYTES
+            ):
                 first, answer = begun.popleft()
                 yield first, answer.result()
                 held -= weigh(first)
@@ -146,7 +148,7 @@ def _next_or_none(items: Iterable[Item], ready: Callable[[], bool]) -> Iterator[
         yield group or None
 
 
-class Line(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """Items in a row, between two threads: at most `depth`, and MOST_BYTES by `weigh`."""
 
     def __init__(self, depth: int, weigh: Callable[[Item], int] = _weightless) -> None:
@@ -217,7 +219,7 @@ class Line(Generic[Item]):
         return len(self._items) >= self._depth or too_heavy
 
 
-class Ahead(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """An iterable run by a thread of its own, at most `depth` items ahead.
 
     weigh: an item's bytes. Leaving the context stops the thread; `stop` is called for an
@@ -233,7 +235,7 @@ class Ahead(Generic[Item]):
         stop: Callable[[], None] | None = None,
     ) -> None:
         self._items, self._on_stop = items, stop
-        self._line = Line(depth, weigh)
+        self._line = BoundedQueue(depth, weigh)
         self._error: BaseException | None = None
         self._finished = math.inf
         self._thread = threading.Thread(target=self._run, name="fcnseg-ahead", daemon=True)
@@ -284,7 +286,7 @@ class Ahead(Generic[Item]):
             self._line.end()
 
 
-class Behind(Generic[Item]):
+class BackgroundWriter(Generic[Item]):
     """A function called by a thread of its own for each item put, in order, `depth` waiting.
 
     weigh: an item's bytes. An error is raised by the next `put` or by the end of the context;
@@ -299,7 +301,7 @@ class Behind(Generic[Item]):
         weigh: Callable[[Item], int] = _weightless,
     ) -> None:
         self._work = work
-        self._line = Line(depth, weigh)
+        self._line = BoundedQueue(depth, weigh)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fcnseg-behind", daemon=True)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process's number among how many, and the device it computes on.
 
     restarts: how often torchrun has started the job anew.
@@ -37,7 +37,7 @@ class Ranks:
     restarts: int = 0
 
     @classmethod
-    def alone(cls) -> Ranks:
+    def alone(cls) -> ProcessGroup:
         """One process on the CPU."""
         return cls(torch.device("cpu"))
 
@@ -92,18 +92,18 @@ def launched() -> bool:
     return size > 1 or (dist.is_available() and dist.is_initialized())
 
 
-def join_ranks(device: str = "auto") -> Ranks:
+def init_distributed(device: str = "auto") -> ProcessGroup:
     """The processes of this job: those torchrun tells of in the environment, else one.
 
     The group stays until the process ends, so that one verb can follow another.
     """
     if not launched():
-        return Ranks(resolve_device(device))
+        return ProcessGroup(resolve_device(device))
     chosen = _device_of_rank(device)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not dist.is_initialized():
         _join(chosen, restarts)
-    return Ranks(chosen, dist.get_rank(), dist.get_world_size(), restarts)
+    return ProcessGroup(chosen, dist.get_rank(), dist.get_world_size(), restarts)
 
 
 def _join(device: torch.device, restarts: int) -> None:
@@ -126,7 +126,7 @@ def _join(device: torch.device, restarts: int) -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def meeting_place(name: str) -> Store:
+def shared_store(name: str) -> Store:
     """A part, of its own name, of the store where the processes of this job have met."""
     from torch._C._distributed_c10d import PrefixStore
 
@@ -158,29 +158,29 @@ _LOOK = 0.5
 _jobs = itertools.count()
 
 
-class Together:
+class Distributed:
     """This process among those of a job; a single one is the common case.
 
     Every process calls the same methods in the same order.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: ProcessGroup) -> None:
         self._ranks = ranks
         self._round = 0
         self._looked = 0.0
         self._store: Store | None = None
         if ranks.size > 1:
-            self._store = meeting_place(f"fcnseg/job{next(_jobs)}")
+            self._store = shared_store(f"fcnseg/job{next(_jobs)}")
 
     @classmethod
-    def meet(cls, device: str) -> Together:
+    def meet(cls, device: str) -> Distributed:
         """The processes that torchrun has started, each on a device of its own; or this one."""
-        return cls(join_ranks(device) if launched() else Ranks.alone())
+        return cls(init_distributed(device) if launched() else ProcessGroup.alone())
 
     @classmethod
-    def alone(cls) -> Together:
+    def alone(cls) -> Distributed:
         """One process."""
-        return cls(Ranks.alone())
+        return cls(ProcessGroup.alone())
 
     @property
     def rank(self) -> int:

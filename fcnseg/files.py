@@ -48,14 +48,14 @@ def free_name(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def slug(text: str) -> str:
+def safe_filename(text: str) -> str:
     """Text as a part of a file name, which leaves room for more."""
     return fitting(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
 
 
 def safe_path(text: str) -> str:
     """A path with "/" between folders whose parts are each a part of a file name."""
-    return "/".join(slug(part) for part in text.split("/"))
+    return "/".join(safe_filename(part) for part in text.split("/"))
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -39,7 +39,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class EpochDone:
+class EpochEnd:
     """One epoch of training is over.
 
     values: the row just written to results.csv (loss, miou, pixel_accuracy, seconds ...).
@@ -54,7 +54,7 @@ class EpochDone:
     best: bool
 
 
-Event = Note | Progress | EpochDone
+Event = Note | Progress | EpochEnd
 
 
 Listener = Callable[[Event], None]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcnseg.engines import argmax as module
-from fcnseg.engines.argmax import Cells, decide
+from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.onnxruntime import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.parity import sample_images
@@ -26,7 +26,7 @@ def smooth(height: int, width: int, *, classes: int = 5, seed: int = 0) -> torch
 
 def by_logits(scores: torch.Tensor, factor: int, shift: float, size) -> np.ndarray:
     logits = upsample(scores, factor, shift, (scores.shape[2] * factor, scores.shape[3] * factor))
-    return decide(logits[:, :, : size[0], : size[1]])[0][0]
+    return argmax_labels(logits[:, :, : size[0], : size[1]])[0][0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,7 +41,7 @@ def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
     factor, shift = place
     scores = smooth(height, width, classes=classes, seed=seed)
     size = (height * factor - seed % factor, width * factor - seed // 7 % factor)
-    found = Cells(factor, shift).labels(scores[0].numpy(), size)
+    found = ScoreGrid(factor, shift).labels(scores[0].numpy(), size)
     wanted = by_logits(scores, factor, shift, size)
     assert found.dtype == np.uint8
     assert found.shape == size
@@ -52,19 +52,19 @@ def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
 def test_noise_without_two_equal_neighbours(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 100)  # several blocks, the last one not full
     scores = torch.randn(1, 6, 19, 23, generator=torch.Generator().manual_seed(1))
-    found = Cells(4, 3).labels(scores[0].numpy(), (76, 92))
+    found = ScoreGrid(4, 3).labels(scores[0].numpy(), (76, 92))
     assert (found == by_logits(scores, 4, 3, (76, 92))).all()
 
 
 def test_a_third_class_may_win_between_two():
     scores = torch.tensor([[[[9.0, 0.0]], [[0.0, 9.0]], [[7.0, 7.0]]]])  # (1, 3, 1, 2)
-    found = Cells(4, 0).labels(scores[0].numpy(), (4, 8))
+    found = ScoreGrid(4, 0).labels(scores[0].numpy(), (4, 8))
     assert found[0].tolist() == by_logits(scores, 4, 0, (4, 8))[0].tolist()
     assert set(found[0]) == {0, 1, 2}
 
 
 def test_the_first_of_equal_classes_wins():
-    assert (Cells(4, 3).labels(np.ones((3, 2, 2), np.float32), (8, 8)) == 0).all()
+    assert (ScoreGrid(4, 3).labels(np.ones((3, 2, 2), np.float32), (8, 8)) == 0).all()
 
 
 @pytest.mark.parametrize(

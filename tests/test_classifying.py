@@ -10,7 +10,7 @@ from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.io.images import read_image, write_image
-from fcnseg.viz.imagenet import ClassifierArtist
+from fcnseg.viz.imagenet import ImageNetHeatmaps
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 
@@ -21,11 +21,11 @@ def cat() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def artist() -> ClassifierArtist:
-    return ClassifierArtist.of(None, [], alpha=0.6, device="cpu")
+def artist() -> ImageNetHeatmaps:
+    return ImageNetHeatmaps.of(None, [], alpha=0.6, device="cpu")
 
 
-def test_a_cat_is_seen_where_it_is(cat: np.ndarray, artist: ClassifierArtist) -> None:
+def test_a_cat_is_seen_where_it_is(cat: np.ndarray, artist: ImageNetHeatmaps) -> None:
     whole, shares = artist.look(cat)
     assert whole.sum() == pytest.approx(1, abs=1e-4)
     best = [artist.classifier.names[index] for index in shares]
@@ -35,7 +35,7 @@ def test_a_cat_is_seen_where_it_is(cat: np.ndarray, artist: ClassifierArtist) ->
     assert heat[80:220, 120:300].mean() > 0.5 > 2 * heat[:, 420:].mean()
 
 
-def test_large_pictures_are_looked_at_smaller(cat: np.ndarray, artist: ClassifierArtist) -> None:
+def test_large_pictures_are_looked_at_smaller(cat: np.ndarray, artist: ImageNetHeatmaps) -> None:
     large = np.repeat(np.repeat(cat, 3, axis=0), 3, axis=1)
     whole, shares = artist.look(large)
     assert next(iter(shares.values())).shape == large.shape[:2]
@@ -54,7 +54,7 @@ def test_viz_classify_writes_pages(cat: np.ndarray, tmp_path: Path) -> None:
 
 def test_unknown_classes_name_the_near(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="Persian cat"):
-        ClassifierArtist.of(None, ["cat"], alpha=0.6, device="cpu")
+        ImageNetHeatmaps.of(None, ["cat"], alpha=0.6, device="cpu")
 
 
 def test_videos_are_refused(drawn_clip: Path, tmp_path: Path) -> None:

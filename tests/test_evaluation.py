@@ -16,7 +16,7 @@ from fcnseg.data.layouts import describe
 from fcnseg.data.splits import Provenance
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.inference.evaluation import choose_split, labels_of_views, refuse_meaningless, score
+from fcnseg.inference.evaluation import choose_split, labels_with_tta, refuse_meaningless, score
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
@@ -71,7 +71,7 @@ def test_the_batch_does_not_matter_and_progress_is_told(dataset: SegmentationDat
     assert [e.done for e in events if isinstance(e, Progress)] == [4, 6]
     assert {e.task for e in events if isinstance(e, Progress)} == {"validation"}
     for batch, workers in ((1, 0), (6, 1)):
-        again = score(guess, dataset, batch=batch, workers=workers, lanes=1 + batch)
+        again = score(guess, dataset, batch=batch, workers=workers, num_parallel=1 + batch)
         assert (again.matrix == whole.matrix).all()
 
 
@@ -339,7 +339,7 @@ def test_one_plain_view_is_the_plain_answer() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 57, 3), np.uint8)
     plain = spots().predict([image])[0].labels
     for mirrored in (False, True):
-        seen = labels_of_views(spots(), image, scales=(1.0,), mirrored=mirrored)
+        seen = labels_with_tta(spots(), image, scales=(1.0,), mirrored=mirrored)
         assert (seen == plain).all()
 
 
@@ -347,7 +347,7 @@ def test_views_are_averaged_in_place() -> None:
     """A bright square off the centre stays where it is, mirrored and scaled views included."""
     image = np.zeros((64, 80, 3), np.uint8)
     image[8:24, 48:72] = 255
-    seen = labels_of_views(spots(), image)
+    seen = labels_with_tta(spots(), image)
     wanted = (image[..., 0] > 0).astype(np.uint8)
     assert seen.shape == (64, 80)
     assert (seen != wanted).mean() < 0.02

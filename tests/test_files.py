@@ -139,15 +139,20 @@ def test_what_is_still_written_or_not_ours_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "clip.mp4"
-    foreign = {".clip.mp4", ".git", ".clip-aa.mp4", ".clip.fcnseg-000000-12345678.mp4"}
-    for name in foreign:  # the last one is another machine's
+    theirs = {
+        ".clip.mp4",
+        ".git",
+        ".clip-aa.mp4",
+        ".clip.fcnseg-000000-12345678.mp4",
+    }
+    for name in theirs:  # the last one is another machine's
         (tmp_path / name).write_bytes(b"theirs")
     with temporary_beside(path) as one, folder_beside(path) as other:
         monkeypatch.setattr(files, "_looked_through", set())
         write(path)
         assert one.exists()
         assert other.exists()
-    assert set(names(tmp_path)) == {"clip.mp4", *foreign}
+    assert set(names(tmp_path)) == {"clip.mp4", *theirs}
 
 
 def test_an_incomplete_file_has_a_name_of_its_own() -> None:

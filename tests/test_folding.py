@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from fcnseg.engines import fuse as folding
-from fcnseg.engines.fuse import FusedConvolution, fold_batch_norms, fuse_activations, joined
+from fcnseg.engines.fuse import (
+    FusedConvolution,
+    fold_batch_norms,
+    fuse_activations,
+    fuse_for_inference,
+)
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.parity import sample_images
 from fcnseg.models import build
@@ -57,7 +62,7 @@ def test_dilated_trunks_answer_the_same(backbone, output_stride):
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         before = network(images)
-        joined(network, device=torch.device("cpu"), precision=torch.float32)
+        fuse_for_inference(network, device=torch.device("cpu"), precision=torch.float32)
         after = network(images)
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
     assert not {nn.Conv2d, SameConv2d} & set(kinds(network))
@@ -222,9 +227,9 @@ def test_without_the_operator_nothing_changes(monkeypatch):
 
 def test_other_devices_and_arithmetics_keep_their_activations():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
-    joined(network, device=torch.device("cpu"), precision=torch.bfloat16)
+    fuse_for_inference(network, device=torch.device("cpu"), precision=torch.bfloat16)
     assert kinds(network)[1:] == [nn.Conv2d, nn.Sequential, nn.ReLU]
-    joined(network, device=torch.device("cpu"), precision=torch.float32)
+    fuse_for_inference(network, device=torch.device("cpu"), precision=torch.float32)
     assert kinds(network)[1:] == [FusedConvolution, nn.Sequential, nn.Identity]
 
 
@@ -256,7 +261,7 @@ def test_in_bf16_the_order_of_classes_decides_nothing(shape: dict[str, str]):
     images = sample_images((1, 96, 128), seed=0)
     labels = []
     for one in (network, moved):
-        joined(one, device=torch.device("cpu"), precision=torch.bfloat16)
+        fuse_for_inference(one, device=torch.device("cpu"), precision=torch.bfloat16)
         engine = TorchEngine(one, network.backbone.preprocess, precision=torch.bfloat16)
         labels.append(engine.labels(images)[0])
     np.testing.assert_array_equal(np.array(order, np.uint8)[labels[1]], labels[0])

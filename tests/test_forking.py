@@ -113,10 +113,12 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
     import torch
 
     seen = []
-    joined = fcnseg.inference.open_engine.joined
+    fuse_for_inference = fcnseg.inference.open_engine.fuse_for_inference
     monkeypatch.setattr(
-        "fcnseg.inference.open_engine.joined",
-        lambda *given, **more: seen.append(torch.get_num_threads()) or joined(*given, **more),
+        "fcnseg.inference.open_engine.fuse_for_inference",
+        lambda *given, **more: (
+            seen.append(torch.get_num_threads()) or fuse_for_inference(*given, **more)
+        ),
     )
     monkeypatch.setattr(forking, "_computed_in", 0)
     before = torch.get_num_threads()

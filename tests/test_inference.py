@@ -32,7 +32,7 @@ class FakeSegmenter:
     """Labels are the red channel's quarters; can be slow, and can fail at a frame."""
 
     classes = ClassMap.of(["a", "b", "c", "d"])
-    lanes = 1
+    num_parallel = 1
 
     def __init__(self, seconds=0.0, fail_at=None, error=None):
         self.seconds, self.fail_at = seconds, fail_at
@@ -486,24 +486,26 @@ class Paced(Source):
                 return
 
 
-@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
-def test_a_prediction_is_written_before_the_next_frame_comes(tmp_path, monkeypatch, batch, lanes):
+@pytest.mark.parametrize(("batch", "num_parallel"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_a_prediction_is_written_before_the_next_frame_comes(
+    tmp_path, monkeypatch, batch, num_parallel
+):
     labels = tmp_path / "out" / "labels"
     source = Paced(5, lambda: len(list(labels.glob("*.png"))))
-    monkeypatch.setattr("fcnseg.commands.infer.open_source", lambda *_, **__: source)
+    monkeypatch.setattr("fcnseg.inference.job.open_source", lambda *_, **__: source)
     segmenter = FakeSegmenter()
-    segmenter.lanes = lanes
+    segmenter.num_parallel = num_parallel
     result = run("-", tmp_path / "out", segmenter=segmenter, save=("labels",), batch=batch)
     assert result.frames_out == 5
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a process sends itself a signal")
-@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
-def test_ctrl_c_ends_when_what_was_read_is_written(tmp_path, monkeypatch, batch, lanes):
+@pytest.mark.parametrize(("batch", "num_parallel"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_ctrl_c_ends_when_what_was_read_is_written(tmp_path, monkeypatch, batch, num_parallel):
     source = Paced(9, lambda: None, ask_to_stop=4)
-    monkeypatch.setattr("fcnseg.commands.infer.open_source", lambda *_, **__: source)
+    monkeypatch.setattr("fcnseg.inference.job.open_source", lambda *_, **__: source)
     segmenter = FakeSegmenter(seconds=0.02)
-    segmenter.lanes = lanes
+    segmenter.num_parallel = num_parallel
     with pytest.raises(Interrupted, match="Stopped after 5"):
         run("-", tmp_path / "out", segmenter=segmenter, save=("labels",), batch=batch)
     assert files(tmp_path / "out" / "labels") == {f"{number}.png" for number in range(5)}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg.concurrency import abreast, usable_cores
-from fcnseg.engines import base as lanes
-from fcnseg.engines.base import ONE, Lanes, side_by_side
+from fcnseg.concurrency import map_ordered, usable_cores
+from fcnseg.engines import base as num_parallel
+from fcnseg.engines.base import ONE, Parallelism, side_by_side
 from fcnseg.export.parity import sample_images
 from fcnseg.inference.segmenter import load
 
@@ -19,15 +19,15 @@ from fcnseg.inference.segmenter import load
     ("cores", "threads", "expected"),
     [
         (1, 1, ONE),
-        (2, 2, Lanes(2, 1)),
-        (4, 4, Lanes(4, 1)),
-        (16, 16, Lanes(4, 4)),
+        (2, 2, Parallelism(2, 1)),
+        (4, 4, Parallelism(4, 1)),
+        (16, 16, Parallelism(4, 4)),
         (16, 1, ONE),
-        (6, 6, Lanes(4, 1)),
+        (6, 6, Parallelism(4, 1)),
     ],
 )
-def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Lanes) -> None:
-    monkeypatch.setattr(lanes, "usable_cores", lambda: cores)
+def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Parallelism) -> None:
+    monkeypatch.setattr(num_parallel, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert side_by_side("cpu") == expected
 
@@ -41,8 +41,8 @@ def test_a_thread_is_kept_to_its_share() -> None:
     before, seen = torch.get_num_threads(), []
 
     def enter() -> None:
-        Lanes(2, 3).enter()
-        Lanes(2, 3).enter()
+        Parallelism(2, 3).enter()
+        Parallelism(2, 3).enter()
         seen.append(torch.get_num_threads())
 
     thread = threading.Thread(target=enter)
@@ -54,9 +54,9 @@ def test_a_thread_is_kept_to_its_share() -> None:
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("deal", [Lanes(3, 1), Lanes(2, 2)], ids=str)
+@pytest.mark.parametrize("deal", [Parallelism(3, 1), Parallelism(2, 2)], ids=str)
 def test_answers_are_the_same_side_by_side(
-    monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Lanes
+    monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Parallelism
 ) -> None:
     if find_spec(engine) is None:  # an import would let OpenVINO's telemetry in
         pytest.skip(f"{engine} is not installed")
@@ -66,8 +66,8 @@ def test_answers_are_the_same_side_by_side(
     one, several = (
         load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)
     )
-    assert (one.lanes, several.lanes) == (1, deal.count)
+    assert (one.num_parallel, several.num_parallel) == (1, deal.count)
     images = [sample_images((1, 48, 64), seed=seed)[0] for seed in range(8)]
-    answers = abreast(several.logits, images, several.lanes)
+    answers = map_ordered(several.logits, images, several.num_parallel)
     for image, found in answers:
         np.testing.assert_allclose(found, one.logits(image), atol=1e-4)

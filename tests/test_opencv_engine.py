@@ -9,7 +9,7 @@ from fcnseg.engines.opencv import OpenCvEngine, metadata
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
-from fcnseg.inference.open_engine import Wish, open_engine
+from fcnseg.inference.open_engine import EngineOptions, open_engine
 from fcnseg.io import opencv as dnn
 from fcnseg.models.checkpoint import Checkpoint
 
@@ -21,7 +21,7 @@ needs_5 = pytest.mark.skipif(int(cv2.__version__[0]) < 5, reason="free sizes nee
 def test_it_gives_the_same(random_model: Path, exported_model: Path, shape):
     checkpoint = Checkpoint.load(random_model)
     reference = TorchEngine(checkpoint.build(), checkpoint.preprocess)
-    engine, header = open_engine(exported_model, Wish(engine="opencv"), [].append)
+    engine, header = open_engine(exported_model, EngineOptions(engine="opencv"), [].append)
     assert isinstance(engine, OpenCvEngine)
     assert header.classes == checkpoint.classes
     images = sample_images(shape, seed=1)

@@ -8,9 +8,9 @@ import pytest
 from fcnseg.engines.onnxruntime import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.inference import open_engine as fastest_engine
 from fcnseg.inference import open_engine as opening
-from fcnseg.inference import open_engine as race
-from fcnseg.inference.open_engine import WORTH_CONVERTING, Wish, open_engine
+from fcnseg.inference.open_engine import WORTH_CONVERTING, EngineOptions, open_engine
 from fcnseg.progress import Note
 
 
@@ -31,12 +31,12 @@ def quick(exported_model: Path, monkeypatch) -> list[str]:
         path.write_bytes(exported_model.read_bytes())
 
     monkeypatch.setattr(opening, "convert", convert)
-    monkeypatch.setattr(race, "SECONDS", 0.0)
+    monkeypatch.setattr(fastest_engine, "SECONDS", 0.0)
     return asked
 
 
 def test_a_few_frames_are_not_worth_a_conversion(random_model, cache, quick):
-    engine, _ = open_engine(random_model, Wish(precision="f32", frames=10), [].append)
+    engine, _ = open_engine(random_model, EngineOptions(precision="f32", frames=10), [].append)
     assert isinstance(engine, TorchEngine)
     assert not quick
 
@@ -44,7 +44,9 @@ def test_a_few_frames_are_not_worth_a_conversion(random_model, cache, quick):
 def test_the_conversion_is_made_once_and_kept(random_model, cache, quick):
     notes: list[Note] = []
     for _ in range(2):
-        engine, header = open_engine(random_model, Wish(engine="onnxruntime"), notes.append)
+        engine, header = open_engine(
+            random_model, EngineOptions(engine="onnxruntime"), notes.append
+        )
         assert isinstance(engine, OnnxEngine)
         assert len(header.classes) == 4
     assert quick == ["onnx"]
@@ -60,7 +62,7 @@ def test_old_conversions_are_forgotten(random_model, cache, quick, monkeypatch):
         for suffix in (".onnx", ".json"):
             (cache / f"{name}{suffix}").touch()
             os.utime(cache / f"{name}{suffix}", (1000 - age, 1000 - age))
-    open_engine(random_model, Wish(engine="onnxruntime"), [].append)
+    open_engine(random_model, EngineOptions(engine="onnxruntime"), [].append)
     left = {path.name for path in cache.iterdir()}
     assert {"newer.onnx", "newer.json"} < left
     assert len(left) == 3
@@ -71,17 +73,17 @@ def test_the_fastest_wins_and_is_remembered(
     random_model, cache, quick, monkeypatch, speeds, expected
 ):
     left = iter(speeds)
-    monkeypatch.setattr(race, "_frames_a_second", lambda engine: next(left))
+    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda engine: next(left))
     notes: list[Note] = []
     first, _ = open_engine(
-        random_model, Wish(precision="f32", frames=WORTH_CONVERTING), notes.append
+        random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), notes.append
     )
     assert (first.name == "torch") == (expected == "torch")
     assert (
         f"fastest engine for random.safetensors on this machine is {first.name}" in notes[-1].text
     )
     again, _ = open_engine(
-        random_model, Wish(precision="f32"), notes.append
+        random_model, EngineOptions(precision="f32"), notes.append
     )  # a few frames now: no new race
     assert again.name == first.name
     assert len(notes) == 2
@@ -93,33 +95,39 @@ def test_an_engine_with_other_answers_can_not_win(random_model, cache, quick, mo
             return -super().forward(images)
 
     monkeypatch.setattr(opening, "OnnxEngine", Wrong)
-    monkeypatch.setattr(race, "OTHERS", ("onnxruntime",))
-    engine, _ = open_engine(random_model, Wish(precision="f32", frames=WORTH_CONVERTING), [].append)
+    monkeypatch.setattr(fastest_engine, "OTHERS", ("onnxruntime",))
+    engine, _ = open_engine(
+        random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), [].append
+    )
     assert engine.name == "torch"
 
 
 @pytest.mark.parametrize("record", ["", "{}", '{"fastest": "hare", "installed": {}}', "[1]"])
 def test_a_broken_record_is_no_record(tmp_path, record, monkeypatch):
-    monkeypatch.setattr(race, "OTHERS", ())
+    monkeypatch.setattr(fastest_engine, "OTHERS", ())
     path = tmp_path / "record.json"
     path.write_text(record, encoding="utf-8")
-    assert race.winner(path) is None
+    assert fastest_engine.recorded_fastest(path) is None
     path.write_text(json.dumps({"fastest": "torch", "installed": {}}), encoding="utf-8")
-    assert race.winner(path) == "torch"
+    assert fastest_engine.recorded_fastest(path) == "torch"
     path.write_text(json.dumps({"fastest": "torch", "installed": {"openvino": "1"}}))
-    assert race.winner(path) is None
+    assert fastest_engine.recorded_fastest(path) is None
 
 
 def test_without_other_engines_there_is_no_race(random_model, cache, monkeypatch):
     for module in ("onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
-    engine, _ = open_engine(random_model, Wish(precision="f32", frames=10**6), [].append)
+    engine, _ = open_engine(random_model, EngineOptions(precision="f32", frames=10**6), [].append)
     assert engine.name == "torch"
 
 
 @pytest.mark.parametrize(
     "wish",
-    [Wish(engine="torch"), Wish(precision="bf16"), Wish(engine="onnxruntime", precision="f16")],
+    [
+        EngineOptions(engine="torch"),
+        EngineOptions(precision="bf16"),
+        EngineOptions(engine="onnxruntime", precision="f16"),
+    ],
 )
 def test_an_exported_file_says_what_it_can_not_do(exported_model, wish):
     with pytest.raises(OptionError):
@@ -128,7 +136,7 @@ def test_an_exported_file_says_what_it_can_not_do(exported_model, wish):
 
 def test_onnx_runtime_does_not_take_openvinos_files(tmp_path):
     with pytest.raises(OptionError, match="onnxruntime does not run"):
-        open_engine(tmp_path / "any.xml", Wish(engine="onnxruntime"), [].append)
+        open_engine(tmp_path / "any.xml", EngineOptions(engine="onnxruntime"), [].append)
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".torchscript", ".PT2"])
@@ -136,4 +144,4 @@ def test_files_that_can_hold_code_are_not_run(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match="code"):
-        open_engine(path, Wish(), [].append)
+        open_engine(path, EngineOptions(), [].append)

@@ -13,7 +13,7 @@ from fcnseg import distributed as module
 from fcnseg.commands.eval import evaluate
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
-from fcnseg.distributed import Ranks, join_ranks
+from fcnseg.distributed import ProcessGroup, init_distributed
 from fcnseg.errors import OptionError
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import TINY
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.commands.eval import evaluate
 from fcnseg.progress import Progress
-from fcnseg.distributed import join_ranks
+from fcnseg.distributed import init_distributed
 from fcnseg.commands.train import train
 
 options, (model, answer, precision) = json.loads(sys.argv[1]), sys.argv[2:]
@@ -102,7 +102,7 @@ def test_two_processes_are_as_good_as_one(
 
 
 def test_one_process_needs_nobody() -> None:
-    ranks = Ranks.alone()
+    ranks = ProcessGroup.alone()
     assert ranks.main
     counts = np.arange(4)
     assert ranks.sum_array(counts) is counts
@@ -111,7 +111,7 @@ def test_one_process_needs_nobody() -> None:
     assert not ranks.any(False)
     ranks.wait()
     assert ranks.sum(torch.ones(2)).tolist() == [1, 1]
-    assert join_ranks("cpu") == ranks
+    assert init_distributed("cpu") == ranks
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:

@@ -20,7 +20,7 @@ from fcnseg.data.crew import Crew
 from fcnseg.data.layouts import Scanned, scan
 from fcnseg.data.scan import Tallies
 from fcnseg.data.values import MOST_VALUES, Tally, tally
-from fcnseg.io.fingerprint import glance
+from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.labels import RawLabels
 from fcnseg.progress import Progress
 from tests.written import draw_set, folders
@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really read."""
     seen: list[str] = []
-    read, look = fcnseg.data.scan.read_stored, fcnseg.data.scan.glance
+    read, look = fcnseg.data.scan.read_stored, fcnseg.data.scan.summarize_image
 
     def read_stored(pair: Any, store: Any, terms: Any) -> Any:
         seen.append(f"masks/{pair.labels.name}")
@@ -246,7 +246,7 @@ def test_a_glance_says_what_a_picture_is(tmp_path: Path) -> None:
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "b.jpg", exif=exif, quality=95)
-    plain, lying = glance(tmp_path / "a.png"), glance(tmp_path / "b.jpg")
+    plain, lying = summarize_image(tmp_path / "a.png"), summarize_image(tmp_path / "b.jpg")
     assert (plain.size, plain.orientation, plain.bits, plain.alpha) == ((30, 50), 1, 8, False)
     assert (lying.size, lying.orientation) == ((50, 30), 6)
     np.testing.assert_allclose(plain.mean, image.reshape(-1, 3).mean(0) / 255, atol=1e-5)

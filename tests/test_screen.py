@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from fcnseg.cli.console import Screen, duration
-from fcnseg.progress import EpochDone, Note, Progress
+from fcnseg.progress import EpochEnd, Note, Progress
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def shown(*, terminal: bool) -> str:
             screen(Progress("epoch 1/2", done, 3, "images", values))
         screen(Progress("validation", 1, None, "images"))
         row = {"loss": 0.5, "miou": 0.25, "pixel_accuracy": 0.75, "seconds": 3.0}
-        screen(EpochDone(1, 2, row, {"a": 0.25, "b": None}, best=True))
+        screen(EpochEnd(1, 2, row, {"a": 0.25, "b": None}, best=True))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

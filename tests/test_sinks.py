@@ -15,8 +15,8 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import next_free
 from fcnseg.inference.plan import Manifest, plan
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.records import CocoSink, SharesSink, shares
-from fcnseg.inference.sinks import FileSink, FolderSink, Painter, VideoSink, WindowSink
+from fcnseg.inference.records import CocoSink, ProportionsSink, shares
+from fcnseg.inference.sinks import FileSink, FolderSink, Renderer, VideoSink, WindowSink
 from fcnseg.io import opencv
 from fcnseg.io.draw import colorize, overlay
 from fcnseg.io.images import read_image
@@ -26,7 +26,7 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.io.sources.video import VideoReader
 
 CLASSES = ClassMap.of(["road", "sky", "Straße"])
-PAINTER = Painter(CLASSES, alpha=0.4)
+PAINTER = Renderer(CLASSES, alpha=0.4)
 RNG = np.random.default_rng(0)
 SIZE = (24, 32)
 
@@ -150,7 +150,7 @@ def test_shares_are_a_json_line_a_frame(tmp_path, monkeypatch):
     for path in (tmp_path / "new" / "a.jsonl", Path("-")):
         out = io.StringIO()
         monkeypatch.setattr(sys, "stdout", out)
-        sink = SharesSink(path, CLASSES)
+        sink = ProportionsSink(path, CLASSES)
         for number in range(3):
             sink.write(frame(number), prediction())
         written = sink.close()
@@ -322,7 +322,7 @@ class FakeWindow:
 
 def test_a_window_shows_bgr_until_q(monkeypatch):
     fake = FakeWindow(monkeypatch, keys=[-1, ord("x"), ord("q")])
-    sink = WindowSink(Painter(CLASSES, alpha=0.0))
+    sink = WindowSink(Renderer(CLASSES, alpha=0.0))
     red = Frame(np.full((60, 200, 3), (255, 0, 0), np.uint8))
     for _ in range(5):
         sink.write(red, PredictedArrays(np.zeros((60, 200), np.uint8)), age=0.012)

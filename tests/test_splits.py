@@ -21,7 +21,7 @@ from fcnseg.data.lookalikes import (
 )
 from fcnseg.data.scan import PictureScan
 from fcnseg.data.splits import draw_val, hold_out, lacks_val, sort_pairs
-from fcnseg.io.fingerprint import glance
+from fcnseg.io.fingerprint import summarize_image
 
 
 def pair(name: str, split: str = "") -> Pair:
@@ -85,7 +85,7 @@ def scan_of(folder: Path, images: list[np.ndarray]) -> PictureScan:
     for number, image in enumerate(images):
         path = folder / f"{number}.png"
         Image.fromarray(image).save(path)
-        seen.append(glance(path))
+        seen.append(summarize_image(path))
     return PictureScan(
         np.array([one.size for one in seen], np.int32),
         np.ones(len(seen), np.uint8),

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fcnseg.concurrency import Ahead, Batches, Behind, abreast, groups
+from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, groups, map_ordered
 
 
 def wait_for(condition, seconds=10.0):
@@ -16,7 +16,7 @@ def wait_for(condition, seconds=10.0):
 
 
 def test_ahead_keeps_order_and_ends():
-    with Ahead(range(50), depth=3) as items:
+    with Prefetcher(range(50), depth=3) as items:
         assert list(items) == list(range(50))
 
 
@@ -28,7 +28,7 @@ def test_ahead_is_bounded():
             made.append(number)
             yield number
 
-    with Ahead(items(), depth=3) as ahead:
+    with Prefetcher(items(), depth=3) as ahead:
         assert next(iter(ahead)) == 0
         wait_for(lambda: len(made) >= 4)
         time.sleep(0.1)
@@ -46,7 +46,7 @@ def test_ahead_is_bounded_by_size_too(monkeypatch):
 
     for weight, most in [(40, 4), (1000, 3)]:  # one item is let through, however heavy
         made.clear()
-        with Ahead(items(), depth=50, weigh=lambda item, weight=weight: weight) as ahead:
+        with Prefetcher(items(), depth=50, weigh=lambda item, weight=weight: weight) as ahead:
             next(iter(ahead))
             wait_for(lambda: len(made) >= 2)
             time.sleep(0.1)
@@ -64,7 +64,7 @@ def test_an_error_ahead_is_raised_after_what_came_before_it():
         raise ValueError("broken")
 
     seen = []
-    with pytest.raises(ValueError, match="broken"), Ahead(items()) as ahead:
+    with pytest.raises(ValueError, match="broken"), Prefetcher(items()) as ahead:
         seen += ahead
     assert not [thread for thread in threading.enumerate() if thread.name == "fcnseg-ahead"]
 
@@ -76,7 +76,7 @@ def test_ahead_can_be_left_while_its_items_wait():
         yield 1
         leave.wait()
 
-    with Ahead(items(), stop=leave.set) as ahead:
+    with Prefetcher(items(), stop=leave.set) as ahead:
         assert next(iter(ahead)) == 1
 
 
@@ -87,7 +87,7 @@ def test_behind_works_in_order_and_waits_at_the_end():
         time.sleep(0.005)
         done.append(item)
 
-    with Behind(work, depth=2) as behind:
+    with BackgroundWriter(work, depth=2) as behind:
         for number in range(20):
             behind.put(number)
     assert done == list(range(20))
@@ -102,7 +102,7 @@ def test_an_error_behind_is_raised_by_a_later_put_and_the_rest_is_dropped():
         done.append(item)
 
     def use():
-        with Behind(work, depth=1) as behind:
+        with BackgroundWriter(work, depth=1) as behind:
             for number in range(100):
                 behind.put(number)
 
@@ -115,7 +115,7 @@ def test_an_error_behind_is_raised_by_the_end_at_the_latest():
     def work(item):
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Behind(work, depth=8) as behind:
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(work, depth=8) as behind:
         behind.put(1)
 
 
@@ -124,7 +124,7 @@ def test_the_first_error_is_the_one_heard_of():
         raise OSError("later")
 
     def use():
-        with Behind(work) as behind:
+        with BackgroundWriter(work) as behind:
             behind.put(1)
             raise ValueError("first")
 
@@ -132,18 +132,18 @@ def test_the_first_error_is_the_one_heard_of():
         use()
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 5])
-def test_abreast_keeps_order(lanes):
+@pytest.mark.parametrize("num_parallel", [1, 2, 5])
+def test_abreast_keeps_order(num_parallel):
     def work(number):
         time.sleep(0.01 * (number % 3))
         return number * number
 
-    assert list(abreast(work, range(20), lanes)) == [(n, n * n) for n in range(20)]
+    assert list(map_ordered(work, range(20), num_parallel)) == [(n, n * n) for n in range(20)]
 
 
 def test_abreast_works_on_several_at_a_time():
     together = threading.Barrier(3, timeout=10)
-    assert len(list(abreast(lambda _: together.wait(), range(6), 3))) == 6
+    assert len(list(map_ordered(lambda _: together.wait(), range(6), 3))) == 6
 
 
 def test_abreast_takes_no_more_than_it_needs():
@@ -154,7 +154,7 @@ def test_abreast_takes_no_more_than_it_needs():
             taken.append(number)
             yield number
 
-    answers = abreast(lambda number: number, items(), 3)
+    answers = map_ordered(lambda number: number, items(), 3)
     assert next(answers) == (0, 0)
     assert len(taken) == 5
     answers.close()
@@ -170,10 +170,10 @@ def test_abreast_is_bounded_by_size_too(monkeypatch):
         time.sleep(0.01)
         working.remove(number)
 
-    heavy = [number for number, _ in abreast(work, range(6), 3, weigh=lambda _: 60)]
+    heavy = [number for number, _ in map_ordered(work, range(6), 3, weigh=lambda _: 60)]
     assert (heavy, max(most)) == (list(range(6)), 1)
     most.clear()
-    list(abreast(work, range(6), 3, weigh=lambda _: 40))
+    list(map_ordered(work, range(6), 3, weigh=lambda _: 40))
     assert max(most) == 2
 
 
@@ -186,7 +186,7 @@ def test_an_error_comes_in_its_turn_and_ends_abreast():
             raise ValueError("five")
         return number
 
-    answers = abreast(work, range(100), 2)
+    answers = map_ordered(work, range(100), 2)
     assert [next(answers)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="five"):
         next(answers)
@@ -194,8 +194,8 @@ def test_an_error_comes_in_its_turn_and_ends_abreast():
     assert not any(thread.name.startswith("fcnseg-lane") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (1, 3), (4, 1), (4, 3)])
-def test_an_answer_does_not_wait_for_items_that_may_never_come(batch, lanes):
+@pytest.mark.parametrize(("batch", "num_parallel"), [(1, 1), (1, 3), (4, 1), (4, 3)])
+def test_an_answer_does_not_wait_for_items_that_may_never_come(batch, num_parallel):
     go_on = threading.Semaphore(0)
 
     def items():
@@ -204,15 +204,15 @@ def test_an_answer_does_not_wait_for_items_that_may_never_come(batch, lanes):
             assert go_on.acquire(timeout=20)  # the next one comes when this one is answered
 
     answered = []
-    with Ahead(items(), 8) as ahead:
-        for group, answer in abreast(sum, Batches(ahead, batch), lanes):
+    with Prefetcher(items(), 8) as ahead:
+        for group, answer in map_ordered(sum, Batches(ahead, batch), num_parallel):
             answered.append((group, answer))
             go_on.release()
     assert answered == [([number], number) for number in range(6)]
 
 
 def test_batches_of_what_is_there_are_full():
-    with Ahead(range(10), 8) as ahead:
+    with Prefetcher(range(10), 8) as ahead:
         assert list(Batches(ahead, 4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
@@ -226,7 +226,7 @@ def test_what_is_read_is_given_after_a_request_to_finish_and_a_reader_that_hangs
         yield from range(3)
         hang.wait(30)
 
-    with Ahead(items(), 8, stop=hang.set) as ahead:
+    with Prefetcher(items(), 8, stop=hang.set) as ahead:
         wait_for(lambda: not ahead._line._is_full(0) and len(ahead._line._items) == 3)
         ahead.finish()
         assert list(Batches(ahead, 1)) == [[0], [1], [2]]

@@ -17,7 +17,7 @@ from fcnseg.data.drawn import CLASSES, draw, make_scene
 from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import SteadyEngine
+from fcnseg.inference.smoothing import SmoothedEngine
 from fcnseg.inference.tiling import TiledSegmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import read_raw_labels
@@ -78,7 +78,7 @@ def miou(truth, labels):
 
 def test_a_still_picture_gets_the_running_average():
     image = moving(count=1)[0]
-    engine, raw = SteadyEngine(Unsure([np.zeros(SIZE, np.uint8)]), 0.75), []
+    engine, raw = SmoothedEngine(Unsure([np.zeros(SIZE, np.uint8)]), 0.75), []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
         raw.append(2 * torch.randn((len(CLASSES), *SIZE), generator=generator))
@@ -93,13 +93,13 @@ def test_a_still_picture_gets_the_running_average():
 @pytest.mark.parametrize("seed", [77, 78, 83])
 def test_labels_are_steadier_and_moving_things_are_not_smeared(seed):
     images, truth = moving(seed)
-    engine = SteadyEngine(Unsure(truth), 0.6)
+    engine = SmoothedEngine(Unsure(truth), 0.6)
     steady, raw = labels_of(engine, images), labels_of(Unsure(truth), images)
     flicker = engine.flicker()
     assert flicker.steady < flicker.raw / 3
     assert miou(truth, steady) > miou(truth, raw) + 0.1
     # Where the network is sure, a memory could only blur: nothing but edges may differ.
-    sharp = labels_of(SteadyEngine(Unsure(truth, noise=0), 0.6), images)
+    sharp = labels_of(SmoothedEngine(Unsure(truth, noise=0), 0.6), images)
     assert miou(truth, sharp) > 0.965
 
 
@@ -107,7 +107,7 @@ def test_without_motion_compensation_it_would_smear():
     """What the test above would see if the past stayed where it was."""
     images, truth = moving()
     still = np.broadcast_to(images[:1], images.shape)
-    smeared = labels_of(SteadyEngine(Unsure(truth, noise=0), 0.6), still)
+    smeared = labels_of(SmoothedEngine(Unsure(truth, noise=0), 0.6), still)
     assert miou(truth, smeared) < 0.92
 
 
@@ -115,7 +115,7 @@ def test_without_motion_compensation_it_would_smear():
 def test_after_a_cut_nothing_is_left_of_what_was(smooth):
     (first, before), (second, after) = moving(77, 4), moving(78, 4)
     images, truth = np.concatenate([first, second]), before + after
-    steady = SteadyEngine(Unsure(truth), smooth).forward(images)
+    steady = SmoothedEngine(Unsure(truth), smooth).forward(images)
     raw = Unsure(truth).forward(images)
     same = [torch.equal(one, other) for one, other in zip(steady, raw, strict=True)]
     assert same == [True, False, False, False, True, False, False, False]
@@ -123,7 +123,7 @@ def test_after_a_cut_nothing_is_left_of_what_was(smooth):
 
 def test_frames_of_another_size_begin_anew():
     engine = Unsure([np.zeros(SIZE, np.uint8)] * 2 + [np.zeros((360, 480), np.uint8)] * 2)
-    steady, small = SteadyEngine(engine, 0.5), moving(count=1)[0]
+    steady, small = SmoothedEngine(engine, 0.5), moving(count=1)[0]
     large = small.repeat(2, axis=1).repeat(2, axis=2)  # as small as the other, for the flow
     generator = torch.Generator().manual_seed(2)
     for image in (small, small):
@@ -137,7 +137,7 @@ def test_frames_of_another_size_begin_anew():
 @pytest.mark.parametrize("batch", [2, 5, 8])
 def test_batches_change_nothing(batch):
     images, truth = moving()
-    alone, together = (SteadyEngine(Unsure(truth), 0.7) for _ in range(2))
+    alone, together = (SmoothedEngine(Unsure(truth), 0.7) for _ in range(2))
     assert np.array_equal(labels_of(alone, images), labels_of(together, images, batch))
     assert alone.flicker() == together.flicker()
 
@@ -150,21 +150,21 @@ def test_an_engine_may_use_its_memory_again():
             return self.memory.copy_(super().forward(images))
 
     images, truth = moving(count=5)
-    one = labels_of(SteadyEngine(Reused(truth), 0.7), images)
-    assert np.array_equal(one, labels_of(SteadyEngine(Unsure(truth), 0.7), images))
+    one = labels_of(SmoothedEngine(Reused(truth), 0.7), images)
+    assert np.array_equal(one, labels_of(SmoothedEngine(Unsure(truth), 0.7), images))
 
 
 def test_confidence_is_that_of_the_average():
     images, truth = moving(count=3)
-    sure = SteadyEngine(Unsure(truth), 0.7).labels(images, confidence=True)[1]
-    chances = SteadyEngine(Unsure(truth), 0.7).probabilities(images)[1]
+    sure = SmoothedEngine(Unsure(truth), 0.7).labels(images, confidence=True)[1]
+    chances = SmoothedEngine(Unsure(truth), 0.7).probabilities(images)[1]
     assert np.allclose(sure, chances.max(axis=1), atol=1e-5)
     assert not np.allclose(sure, Unsure(truth).labels(images, confidence=True)[1], atol=0.1)
 
 
 def test_flicker_of_one_frame_is_unknown_and_of_sure_labels_small():
     images, truth = moving(count=6)
-    engine = SteadyEngine(Unsure(truth, noise=0), 0.5)
+    engine = SmoothedEngine(Unsure(truth, noise=0), 0.5)
     engine.labels(images[:1])
     assert engine.flicker() is None
     engine.labels(images[1:])
@@ -174,7 +174,7 @@ def test_flicker_of_one_frame_is_unknown_and_of_sure_labels_small():
 @pytest.mark.parametrize("smooth", [-0.1, 1.0, float("nan")])
 def test_a_weight_that_cannot_be(smooth):
     with pytest.raises(OptionError, match="less than 1"):
-        SteadyEngine(Unsure([]), smooth)
+        SmoothedEngine(Unsure([]), smooth)
 
 
 # infer and stream
@@ -252,7 +252,7 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
 
 
 def test_stream_takes_it_too(clip):
-    steady = SteadyEngine(Unsure(moving()[1]), 0.7)
+    steady = SmoothedEngine(Unsure(moving()[1]), 0.7)
     expected = [p.labels for p in replace(segmenter(), engine=steady).stream(clip)]
     for batch in (1, 8):
         found = [p.labels for p in segmenter().stream(clip, smooth=0.7, batch=batch)]
@@ -297,7 +297,7 @@ def test_what_does_not_go_with_it(tmp_path, clip):
 
 
 def test_frames_that_need_tiles_are_refused():
-    steady = replace(segmenter(), engine=SteadyEngine(Unsure([np.zeros((400, 8))]), 0.5))
+    steady = replace(segmenter(), engine=SmoothedEngine(Unsure([np.zeros((400, 8))]), 0.5))
     image = np.zeros((400, 8, 3), np.uint8)
     assert TiledSegmenter(steady, "400").predict([image])
     with pytest.raises(OptionError, match="whole"):

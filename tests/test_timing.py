@@ -34,7 +34,7 @@ def test_working_costs_both():
 
 
 def test_side_by_side_is_faster_by_the_lanes():
-    timing = time_each(lambda _: time.sleep(0.05), range(6), 1, lanes=3)
+    timing = time_each(lambda _: time.sleep(0.05), range(6), 1, num_parallel=3)
     assert len(timing.laps) == 6
     assert timing.percentiles()["p50"] >= 50
     assert timing.seconds == pytest.approx(timing.percentiles()["p50"] / 3000)

@@ -20,7 +20,7 @@ from fcnseg import distributed as module
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import SIZE, draw, make_scene
-from fcnseg.distributed import Ranks, Together, _portable
+from fcnseg.distributed import Distributed, ProcessGroup, _portable
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
 from fcnseg.inference.job import make_plan
 from fcnseg.inference.pipeline import InferResult
@@ -190,23 +190,23 @@ def _alone(options: dict[str, Any], out: Path) -> InferResult:
 
 
 def test_one_process_needs_nobody() -> None:
-    together = Together.alone()
+    together = Distributed.alone()
     assert (together.rank, together.size, together.main) == (0, 1, True)
     assert together.device("auto") == "auto"
     assert together.first(lambda: 3) == 3
     assert together.all(lambda: 3) == [3]
     assert list(together.heed(range(3))) == [0, 1, 2]
-    assert Together(Ranks.alone()).main
+    assert Distributed(ProcessGroup.alone()).main
 
 
-def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Together], Any]) -> list[Any]:
+def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Distributed], Any]) -> list[Any]:
     """What `work` gives, or raises, in each of two threads that stand for processes."""
     store = HashStore()
     monkeypatch.setattr(module, "meeting_place", lambda name: store)
     device = torch.device("cpu")
-    both = [Together(Ranks(device, rank, 2)) for rank in (0, 1)]
+    both = [Distributed(ProcessGroup(device, rank, 2)) for rank in (0, 1)]
 
-    def outcome(together: Together) -> Any:
+    def outcome(together: Distributed) -> Any:
         try:
             return work(together)
         except BaseException as error:  # noqa: BLE001 (looked at by the test)
@@ -217,7 +217,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Together], Any
 
 
 def test_what_one_says_all_hear(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(together: Together) -> Any:
+    def work(together: Distributed) -> Any:
         told = together.first(lambda: f"from {together.rank}")
         return told, together.all(lambda: together.rank * 10), together.device("auto")
 
@@ -230,7 +230,7 @@ def test_where_one_fails_all_end(monkeypatch: pytest.MonkeyPatch, unlucky: int) 
     """The other one stops in the middle of its work, which would go on for ever."""
     monkeypatch.setattr(module, "_LOOK", 0.0)
 
-    def endless(together: Together) -> None:
+    def endless(together: Distributed) -> None:
         for number in together.heed(itertools.count()):
             if together.rank == unlucky and number == 3:
                 raise MediaError("The disk is full.", hint="empty it")
@@ -246,7 +246,7 @@ def test_a_camera_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     network: Any = FakeSegmenter
     camera: Any = FakeCamera
 
-    def work(together: Together) -> Any:
+    def work(together: Distributed) -> Any:
         with ExitStack() as stack:
             make = functools.partial(make_plan, config, nobody, None, together, stack)
             return together.first(

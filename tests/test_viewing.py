@@ -18,7 +18,7 @@ from fcnseg.io.sources.video import VideoReader
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Progress
 from fcnseg.viz.figure import grey, signed_map
-from fcnseg.viz.heatmaps import Artist, entropy
+from fcnseg.viz.heatmaps import HeatmapFigures, entropy
 
 SIZE = (240, 320)
 
@@ -162,7 +162,7 @@ def test_ctrl_c_leaves_the_pictures(still, random_model, tmp_path, monkeypatch):
         yield "first.png", frame.image
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Artist, "images", pages)
+    monkeypatch.setattr(HeatmapFigures, "images", pages)
     with pytest.raises(Interrupted, match="0 frames"):
         look(still, random_model, tmp_path / "out")
     assert (tmp_path / "out" / "a picture" / "first.png").is_file()

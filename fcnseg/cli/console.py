@@ -24,7 +24,7 @@ from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
 from fcnseg.device import keep_freed_memory
 from fcnseg.errors import FailedElsewhere, FcnsegError
-from fcnseg.progress import EpochDone, Event, Note, Progress, as_interrupts
+from fcnseg.progress import EpochEnd, Event, Note, Progress, as_interrupts
 from fcnseg.text import shown
 
 LOGGER = logging.getLogger("fcnseg")
@@ -78,7 +78,7 @@ class Screen:
                 case Note(text, level):
                     mark = ("warning: ", "yellow") if level == "warning" else ""
                     self._bar.console.print(line(mark, text), soft_wrap=True)
-                case EpochDone():
+                case EpochEnd():
                     self._bar.console.print(_epoch_line(event), soft_wrap=True)
                 case Progress():
                     self._draw(event)
@@ -139,7 +139,7 @@ def _value(name: str, value: float | int | str) -> str:
     return f"{name} {value}"
 
 
-def _epoch_line(event: EpochDone) -> Text:
+def _epoch_line(event: EpochEnd) -> Text:
     values = event.values
     width = len(str(event.epochs))
     text = f"epoch {event.epoch:{width}}/{event.epochs}  loss {values['loss']:.4f}"

@@ -20,15 +20,15 @@ import numpy as np
 from fcnseg.commands.timing import Clock, Timing, most_memory, time_each
 from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
-from fcnseg.distributed import Together
-from fcnseg.engines.argmax import decide
+from fcnseg.distributed import Distributed
+from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.export.parity import sample_images
-from fcnseg.inference.pipeline import Network, Run
+from fcnseg.inference.pipeline import Network, Pipeline
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load
-from fcnseg.inference.sinks import Painter, VideoSink
+from fcnseg.inference.sinks import Renderer, VideoSink
 from fcnseg.io.encoders import open_encoder
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source
@@ -68,7 +68,7 @@ class BenchResult:
     model: Path | None
     size: tuple[int, int]
     batch: int
-    lanes: int
+    num_parallel: int
     frames: int
     model_fps: float
     end_to_end_fps: float
@@ -92,7 +92,7 @@ class BenchResult:
             "model": None if self.model is None else str(self.model),
             "size": list(self.size),
             "batch": self.batch,
-            "lanes": self.lanes,
+            "lanes": self.num_parallel,
             "frames": self.frames,
             "model_fps": round(self.model_fps, 2),
             "end_to_end_fps": round(self.end_to_end_fps, 2),
@@ -148,7 +148,7 @@ class _Bench:
 
     def __init__(self, segmenter: Segmenter, clip: str, out: Path, config: BenchConfig) -> None:
         self._segmenter, self._clip, self._out, self._config = segmenter, clip, out, config
-        self._painter = Painter(segmenter.classes)
+        self._painter = Renderer(segmenter.classes)
         self._size = (0, 0)  # of the clip's frames, once they are decoded
 
     def run(self, listener: Listener) -> BenchResult:
@@ -212,14 +212,14 @@ class _Bench:
         engine = self._segmenter.engine
 
         def forward(batch: Images) -> None:
-            engine.lanes.enter()
+            engine.parallelism.enter()
             answer(batch)
             engine.synchronize()
 
-        lanes = engine.lanes.count
-        warm_up = itertools.islice(itertools.cycle(prepared), WARM_UP * lanes)
-        time_each(forward, warm_up, len(prepared[0]), lanes)
-        return time_each(forward, prepared, len(prepared[0]), lanes)
+        num_parallel = engine.parallelism.count
+        warm_up = itertools.islice(itertools.cycle(prepared), WARM_UP * num_parallel)
+        time_each(forward, warm_up, len(prepared[0]), num_parallel)
+        return time_each(forward, prepared, len(prepared[0]), num_parallel)
 
     def _around(
         self, batches: Sequence[list[Frame]], prepared: Sequence[Images]
@@ -240,7 +240,7 @@ class _Bench:
         engine = self._segmenter.engine
         if not self._stops_at_scores(images):
             logits = engine.forward(images)
-            return lambda: decide(logits)
+            return lambda: argmax_labels(logits)
         cells, scores = engine.cells, engine.scores(images)
         assert cells is not None
         size = images.shape[1], images.shape[2]
@@ -271,14 +271,14 @@ class _Bench:
         begun = Clock()
         with self._open() as source:
             sink = VideoSink(self._out, "overlay", self._painter, fps=source.fps)
-            run = Run(
+            run = Pipeline(
                 source,
                 Network(segmenter),
                 nobody,
                 SimpleQueue(),
-                together=Together.alone(),
+                together=Distributed.alone(),
                 batch=self._config.batch,
-                lanes=segmenter.lanes,
+                num_parallel=segmenter.num_parallel,
             )
             done = run.result([lambda: [sink]]).frames_out
         begun.lap()
@@ -301,7 +301,7 @@ class _Bench:
             model=self._segmenter.path,
             size=frames[0].size,
             batch=self._config.batch,
-            lanes=engine.lanes.count,
+            num_parallel=engine.parallelism.count,
             frames=len(frames),
             model_fps=1 / stages["network"].seconds,
             end_to_end_fps=1 / whole.seconds,

@@ -11,7 +11,7 @@ from fcnseg.config import EvalConfig
 from fcnseg.data.check import examine
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.loading import choose_workers
-from fcnseg.distributed import join_ranks
+from fcnseg.distributed import init_distributed
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     as_the_model_sees,
@@ -71,7 +71,7 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
     Under torchrun each process takes its share of the images; the result is the same.
     Raises DatasetError when the classes of model and folder can't be compared.
     """
-    ranks = join_ranks(config.device)
+    ranks = init_distributed(config.device)
     listener = listener if ranks.main else nobody
     began = time.perf_counter()
     segmenter = load_model(
@@ -100,7 +100,7 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         batch=config.batch,
         workers=choose_workers(config.workers, ranks.device.type),
         ranks=ranks,
-        lanes=segmenter.lanes,
+        num_parallel=segmenter.num_parallel,
     )
     refuse_meaningless(report, config.data)
     seconds = time.perf_counter() - began

@@ -18,15 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcnseg.config import InferConfig
-from fcnseg.distributed import Together
+from fcnseg.distributed import Distributed
 from fcnseg.errors import MediaError
 from fcnseg.inference.job import NAMED, Decided, InferPlan, Part, make_plan, open_part
-from fcnseg.inference.pipeline import InferResult, KeptLabels, Network, Predictor, Run
+from fcnseg.inference.pipeline import InferResult, Network, Pipeline, Predictor, SavedLabels
 from fcnseg.inference.plan import Manifest, Plan, open_sinks
-from fcnseg.inference.records import SharesSink
+from fcnseg.inference.records import ProportionsSink
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.sinks import Sink
-from fcnseg.inference.smoothing import SteadyEngine
+from fcnseg.inference.smoothing import SmoothedEngine
 from fcnseg.inference.tiling import TiledSegmenter, parse_tile
 from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.files import nothing
@@ -49,7 +49,7 @@ def infer(
     is finished and playable.
     """
     parse_tile(config.tile)
-    together = Together.meet(config.device)
+    together = Distributed.meet(config.device)
     warnings: list[Note] = []
     heard = listener if together.main else functools.partial(_keep_warning, warnings)
     with ExitStack() as stack:
@@ -109,19 +109,19 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         return replace(nothing_of_it, frames_in=1, failed=failed)
     smoothed = None
     if config.smooth and isinstance(predictor, Segmenter):
-        smoothed = SteadyEngine(predictor.engine, config.smooth)
+        smoothed = SmoothedEngine(predictor.engine, config.smooth)
         predictor = replace(predictor, engine=smoothed)
     if plan.tiled and isinstance(predictor, Segmenter):
         predictor = TiledSegmenter(predictor, config.tile, plan.listener)
-    run = Run(
+    run = Pipeline(
         source,
         Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
         plan.listener,
         plan.events,
         together=plan.together,
         batch=config.batch,
-        lanes=predictor.lanes,
-        goes_on=plan.resume_with,
+        num_parallel=predictor.num_parallel,
+        resume_with=plan.resume_with,
     )
     each = functools.partial(_sinks, plan, part.each, source, part.done)
     last = functools.partial(_whole_sinks, plan, index, source)
@@ -168,19 +168,19 @@ def _passed_over(files: Sequence[Path]) -> Note:
 def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
     """Make what is one file of all frames of the labels that were kept."""
     part = plan.parts[index]
-    folder, alone = part.labels.path, Together.alone()
+    folder, alone = part.labels.path, Distributed.alone()
     source = open_part(
         plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect
     )
     with source:
-        run = Run(
+        run = Pipeline(
             source,
-            KeptLabels(folder / "labels"),
+            SavedLabels(folder / "labels"),
             plan.listener,
             plan.events,
             together=alone,
             task="join",
-            goes_on="--skip-done",
+            resume_with="--skip-done",
         )
         whole = run.result([functools.partial(_whole_sinks, plan, index, source)])
     shutil.rmtree(folder)
@@ -203,7 +203,7 @@ def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
     sinks = _sinks(plan, part.whole, source, part.done)
     if shares is None:
         return sinks
-    return [*sinks, SharesSink(shares, plan.painter.classes, append=index > 0)]
+    return [*sinks, ProportionsSink(shares, plan.painter.classes, append=index > 0)]
 
 
 def _keep_warning(warnings: list[Note], event: Event) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from fcnseg.concurrency import abreast
+from fcnseg.concurrency import map_ordered
 
 Item = TypeVar("Item")
 
@@ -27,12 +27,12 @@ class Timing:
     laps: tuple[float, ...]
     total: float
     frames: int
-    lanes: int = 1
+    num_parallel: int = 1
 
     @property
     def seconds(self) -> float:
         """By the clock, per frame: the median."""
-        return float(np.median(self.laps)) / (self.frames * self.lanes)
+        return float(np.median(self.laps)) / (self.frames * self.num_parallel)
 
     @property
     def core_seconds(self) -> float:
@@ -70,9 +70,9 @@ class Clock:
 
 
 def time_each(
-    work: Callable[[Item], object], items: Iterable[Item], frames: int, lanes: int = 1
+    work: Callable[[Item], object], items: Iterable[Item], frames: int, num_parallel: int = 1
 ) -> Timing:
-    """Call `work` with each item, `lanes` at the same time; a call is for so many frames."""
+    """Call `work` with each item, `num_parallel` at the same time; a call is for so many frames."""
 
     def timed(item: Item) -> float:
         start = time.perf_counter()
@@ -80,8 +80,8 @@ def time_each(
         return time.perf_counter() - start
 
     began = time.process_time()
-    laps = tuple(lap for _, lap in abreast(timed, items, lanes))
-    return Timing(laps, time.process_time() - began, frames, lanes)
+    laps = tuple(lap for _, lap in map_ordered(timed, items, num_parallel))
+    return Timing(laps, time.process_time() - began, frames, num_parallel)
 
 
 def most_memory(device: str) -> dict[str, int]:

@@ -13,7 +13,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.check import CheckResult, examine
 from fcnseg.data.dataset import collate
 from fcnseg.device import process_settings
-from fcnseg.distributed import Ranks, join_ranks
+from fcnseg.distributed import ProcessGroup, init_distributed
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Listener, Note, nobody, notes_to_log
@@ -80,7 +80,7 @@ def train(
     """Train on a dataset folder, or resume an interrupted run (resume=True).
 
     data: the folder, or a TrainConfig. options: those of TrainConfig, by name.
-    callback: is called with a Progress at each step and an EpochDone after each epoch; what
+    callback: is called with a Progress at each step and an EpochEnd after each epoch; what
     is to be said in words goes to `logging` (the logger "fcnseg").
 
     The folder is checked first: its errors raise DatasetError, its warnings are logged. Ctrl-C
@@ -98,7 +98,7 @@ def train(
         given = {**options} if data is None else {"data": data, **options}
         config = TrainConfig.make(given)
     asked = {name: getattr(config, name) for name in given}
-    ranks = join_ranks(config.device)
+    ranks = init_distributed(config.device)
     listener = notes_to_log(callback) if ranks.main else nobody
     parse_loss(config.loss)  # a typo is told before the folder is read
     with process_settings(ranks.device):
@@ -113,7 +113,7 @@ def train(
     return _result(trainer)
 
 
-def _run_to_resume(config: TrainConfig, ranks: Ranks) -> RunFolder | None:
+def _run_to_resume(config: TrainConfig, ranks: ProcessGroup) -> RunFolder | None:
     """The run that is resumed, the same for all ranks; None for a new one."""
     run = None
     if ranks.main and config.resume:
@@ -123,7 +123,9 @@ def _run_to_resume(config: TrainConfig, ranks: Ranks) -> RunFolder | None:
     return ranks.tell(run)
 
 
-def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[TrainSetup, Trainer]:
+def _begin(
+    config: TrainConfig, ranks: ProcessGroup, listener: Listener
+) -> tuple[TrainSetup, Trainer]:
     """Everything up to the first step of a new run."""
     if config.data is None:
         raise OptionError(
@@ -148,7 +150,7 @@ def _begin(config: TrainConfig, ranks: Ranks, listener: Listener) -> tuple[Train
 
 
 def _resume(
-    asked: Mapping[str, Any], run: RunFolder, ranks: Ranks, listener: Listener
+    asked: Mapping[str, Any], run: RunFolder, ranks: ProcessGroup, listener: Listener
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
     config = continued(TrainConfig.load(run.config), asked, run)

@@ -21,8 +21,8 @@ from fcnseg.io.sources.collect import collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.zoo import model_files
 from fcnseg.progress import Listener, Progress, held_back, nobody
-from fcnseg.viz.heatmaps import VIDEO_WIDTH, Artist
-from fcnseg.viz.imagenet import ClassifierArtist
+from fcnseg.viz.heatmaps import VIDEO_WIDTH, HeatmapFigures
+from fcnseg.viz.imagenet import ImageNetHeatmaps
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -70,7 +70,7 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
         precision=config.precision,
         short_side=config.short_side,
     )
-    artist = Artist.of(segmenter, config)
+    artist = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
     found = collect(config.source, exclude=config.out, listener=listener)
     frames = 0
@@ -105,7 +105,7 @@ def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> Vie
         if name in config.chosen():
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
-    artist = ClassifierArtist.of(
+    artist = ImageNetHeatmaps.of(
         config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
     )
     out = _folder(config, None)
@@ -137,7 +137,7 @@ def _no_images(what: object, kind: str) -> OptionError:
 
 
 def _write_images(
-    artist: Artist | ClassifierArtist, source: Source, out: Path, listener: Listener
+    artist: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, listener: Listener
 ) -> tuple[int, list[Path]]:
     """A folder of pages for every picture."""
     outputs: list[Path] = []
@@ -158,7 +158,7 @@ def _write_images(
 
 
 def _write_videos(
-    artist: Artist, source: Source, out: Path, listener: Listener
+    artist: HeatmapFigures, source: Source, out: Path, listener: Listener
 ) -> tuple[int, list[Path]]:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}

@@ -23,7 +23,7 @@ from fcnseg.data.description import Pair, Store
 from fcnseg.data.readers import files_of, read_stored
 from fcnseg.data.values import Tally, tally
 from fcnseg.errors import MediaError
-from fcnseg.io.fingerprint import THUMBNAIL, Glance, glance
+from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import read_alpha
 from fcnseg.io.labels import RawLabels
 
@@ -103,7 +103,7 @@ class PictureScan:
 
     sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
     orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
-        partly transparent. digests, fingerprints: uint64 (N,), see Glance.
+        partly transparent. digests, fingerprints: uint64 (N,), see ImageSummary.
     thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all pictures.
     problems: pair number -> why its picture could not be read.
     """
@@ -170,7 +170,7 @@ def scan_pictures(
         if isinstance(seen, str):
             scan.problems[index] = seen
             continue
-        one = Glance(**dict(zip(_GLANCE, seen, strict=True)))
+        one = ImageSummary(**dict(zip(_GLANCE, seen, strict=True)))
         scan.sizes[index] = one.size
         scan.orientations[index], scan.deep[index] = one.orientation, one.bits > 8
         scan.clear[index], scan.digests[index] = one.alpha, one.digest
@@ -316,9 +316,9 @@ def _plain(one: Tally) -> list[Any]:
 
 def _look_at_picture(task: tuple[Path, bool]) -> list[Any]:
     path, colors = task
-    seen = glance(path, colors=colors)
+    seen = summarize_image(path, colors=colors)
     return [getattr(seen, name) for name in _GLANCE]
 
 
 _TALLY = tuple(field.name for field in dataclasses.fields(Tally))
-_GLANCE = tuple(field.name for field in dataclasses.fields(Glance))
+_GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))

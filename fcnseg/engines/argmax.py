@@ -21,7 +21,7 @@ _BLOCK = 1 << 12
 
 
 @dataclass(frozen=True)
-class Cells:
+class ScoreGrid:
     """Where cells lie on the pixels: cell i at factor * i + shift (fcnseg.models.geometry)."""
 
     factor: int
@@ -34,7 +34,7 @@ class Cells:
         """
         before = int(self.shift > 0)  # pixels before cell 0 lie between it and its copy
         cells = np.pad(scores, ((0, 0), (before, 1), (before, 1)), mode="edge")
-        best = winners(cells)[0]  # (h + before + 1, w + before + 1)
+        best = argmax_over_classes(cells)[0]  # (h + before + 1, w + before + 1)
         corner = best[:-1, :-1]
         mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
         rows, columns = np.nonzero(mixed)
@@ -59,7 +59,7 @@ class Cells:
         labels = np.empty((len(rows), self.factor, self.factor), np.uint8)
         for row, share in enumerate(self._far):
             logits = above * (1 - share) + below * share  # (K, factor, M)
-            labels[:, row] = winners(logits)[0].T
+            labels[:, row] = argmax_over_classes(logits)[0].T
         return labels
 
     @property
@@ -78,7 +78,7 @@ _PIXELS_AT_ONCE = 1 << 17
 """Pixels looked at together: many enough for few calls, few enough to stay in the cache."""
 
 
-def decide(logits: Tensor, *, confidence: bool = False) -> tuple[Labels, Floats | None]:
+def argmax_labels(logits: Tensor, *, confidence: bool = False) -> tuple[Labels, Floats | None]:
     """Labels uint8 (N, H, W) of logits (N, K, H, W), and how probable they are if asked for.
 
     Decided where the logits are: only the answer leaves the device. The first of several
@@ -101,14 +101,14 @@ def _decide_here(logits: Floats, confidence: bool) -> tuple[Labels, Floats | Non
     for index in range(count):
         for top in range(0, height, rows):
             block = logits[index, :, top : top + rows]  # (K, rows, W)
-            labels[index, top : top + rows], best = winners(block)
+            labels[index, top : top + rows], best = argmax_over_classes(block)
             if sure is not None:
                 shares = np.exp(block - best)
                 np.reciprocal(shares.sum(axis=0), out=sure[index, top : top + rows])
     return labels, sure
 
 
-def winners(scores: Floats) -> tuple[Labels, Floats]:
+def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
     """The class with the highest of scores (K, H, W), uint8 (H, W), and that score; the first."""
     best: Floats = scores[0].copy()
     labels = np.zeros(best.shape, np.uint8)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines.argmax import Cells, decide
+from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.forking import Home, abandon, computing
 from fcnseg.errors import CheckpointError
 from fcnseg.models import output_upsampling
@@ -32,7 +32,7 @@ _here = threading.local()
 
 
 @dataclass(frozen=True)
-class Lanes:
+class Parallelism:
     """count: pictures (or batches) at the same time. threads: for each; 0: the runtime's choice."""
 
     count: int = 1
@@ -46,16 +46,16 @@ class Lanes:
         computing()
 
 
-ONE = Lanes()
+ONE = Parallelism()
 
 
-def side_by_side(device: str) -> Lanes:
+def side_by_side(device: str) -> Parallelism:
     """For many pictures on a device: a processor's cores are dealt out, anything else is one."""
     if device != "cpu":
         return ONE
     cores = min(usable_cores(), torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
     count = min(cores, MOST)
-    return Lanes(count, cores // count) if count > 1 else ONE
+    return Parallelism(count, cores // count) if count > 1 else ONE
 
 
 Images = NDArray[np.uint8]
@@ -76,7 +76,7 @@ class Engine(ABC):
     name: which runtime ("torch", "onnxruntime", "openvino").
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
-    lanes: how many threads may call it at the same time, and each one's share of the cores.
+    parallelism: how many threads may call it at the same time, and each one's share of the cores.
     cells: where the cells of `scores` lie; None where there are none, or where the device
         decides faster by itself.
     """
@@ -84,8 +84,8 @@ class Engine(ABC):
     name: ClassVar[str]
     device: str
     precision: str
-    lanes: Lanes = ONE
-    cells: Cells | None = None
+    parallelism: Parallelism = ONE
+    cells: ScoreGrid | None = None
 
     @abstractmethod
     def forward(self, images: Images) -> Tensor:
@@ -101,7 +101,7 @@ class Engine(ABC):
 
     def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
         """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
-        self.lanes.enter()
+        self.parallelism.enter()
         array: NDArray[np.float32] = resized(self.forward(images), size).cpu().numpy()
         return array
 
@@ -113,13 +113,13 @@ class Engine(ABC):
         Decided where the logits are: only the answer leaves the device. With `size` the
         logits (not the labels) are resized before the decision.
         """
-        self.lanes.enter()
+        self.parallelism.enter()
         own: Size = (images.shape[1], images.shape[2])
         if self.cells is not None and not confidence and size in (None, own):
             cells = self.cells
             return np.stack([cells.labels(one, own) for one in self.scores(images)]), None
         with torch.inference_mode():
-            return decide(resized(self.forward(images), size), confidence=confidence)
+            return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
     def just_labels(self, images: Images) -> NDArray[np.uint8]:
         """Labels uint8 (N, H, W) of pictures at their own size."""
@@ -129,13 +129,13 @@ class Engine(ABC):
         self, images: Images, *, size: Size | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Labels uint8 (N, H, W) and softmax over the classes, float32 (N, K, H, W)."""
-        self.lanes.enter()
+        self.parallelism.enter()
         with torch.inference_mode():
             logits = resized(self.forward(images), size)
-            return decide(logits)[0], logits.softmax(dim=1).cpu().numpy()
+            return argmax_labels(logits)[0], logits.softmax(dim=1).cpu().numpy()
 
 
-def foreign(path: Path, kind: str) -> CheckpointError:
+def not_written_by_fcnseg(path: Path, kind: str) -> CheckpointError:
     """The error for a model file that fcnseg did not write."""
     return CheckpointError(
         f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
@@ -144,14 +144,14 @@ def foreign(path: Path, kind: str) -> CheckpointError:
     )
 
 
-def cells_in(header: str) -> Cells | None:
+def score_grid_of(header: str) -> ScoreGrid | None:
     """Where the cells of a file's scores lie, by the checkpoint's header that it carries."""
     return score_grid(output_upsampling(Checkpoint.from_header(header, name="").spec))
 
 
-def score_grid(lift: Upsample | None) -> Cells | None:
+def score_grid(lift: Upsample | None) -> ScoreGrid | None:
     """Where scores lie that the network upsamples at its end; None where it does not."""
-    return None if lift is None else Cells(lift.factor, lift.shift)
+    return None if lift is None else ScoreGrid(lift.factor, lift.shift)
 
 
 def resized(logits: Tensor, size: Size | None) -> Tensor:

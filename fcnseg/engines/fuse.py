@@ -30,7 +30,9 @@ _TOLERANCE = 1e-2
 """Of the largest logit: other sums differ by rounding only (a GPU's TF32: 1e-3), below it."""
 
 
-def joined(network: Network, *, device: torch.device, precision: torch.dtype) -> Network:
+def fuse_for_inference(
+    network: Network, *, device: torch.device, precision: torch.dtype
+) -> Network:
     """The network with all joined that can be, in place: to be evaluated, in that arithmetic.
 
     device: where it is now.

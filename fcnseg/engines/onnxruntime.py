@@ -21,9 +21,9 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
-    cells_in,
     first_line,
-    foreign,
+    not_written_by_fcnseg,
+    score_grid_of,
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
@@ -42,12 +42,12 @@ class OnnxEngine(ExportedEngine):
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
         self.precision = "f32"
-        self.lanes = side_by_side(self.device) if parallel else ONE
+        self.parallelism = side_by_side(self.device) if parallel else ONE
         session = self._open(str(path))
         self.header = _header_of(session, path)
         self._free[LOGITS] = self._several(str(path), session)
         if SCORES in [output.name for output in session.get_outputs()]:
-            self.cells = cells_in(self.header)
+            self.cells = score_grid_of(self.header)
 
     def _workers(self, output: str) -> Workers:
         model = _leading_to(output, self._path)
@@ -61,15 +61,15 @@ class OnnxEngine(ExportedEngine):
         """A session for each lane; the first is there."""
         free: Workers = queue.SimpleQueue()
         free.put(session)
-        for _ in range(1, self.lanes.count):
+        for _ in range(1, self.parallelism.count):
             # A session with one thread computes in the one that calls it; any others it shares.
-            free.put(session if self.lanes.threads == 1 else self._open(model))
+            free.put(session if self.parallelism.threads == 1 else self._open(model))
         return free
 
     def _open(self, model: str | bytes) -> Any:
         """A session of a file or of its bytes; CheckpointError when it is not ONNX."""
         options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = self.lanes.threads
+        options.intra_op_num_threads = self.parallelism.threads
         options.log_severity_level = 4
         # Threads that spin while they wait take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -149,5 +149,5 @@ def _header_of(session: Any, path: Path) -> str:
     header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
     names = [value.name for value in session.get_inputs()]
     if header is None or names != ["images"]:
-        raise foreign(path, "an ONNX file")
+        raise not_written_by_fcnseg(path, "an ONNX file")
     return str(header)

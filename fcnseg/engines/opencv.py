@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnseg.engines.base import HEADER_KEY, Engine, Images, foreign, reopened
+from fcnseg.engines.base import HEADER_KEY, Engine, Images, not_written_by_fcnseg, reopened
 from fcnseg.engines.forking import Home, computing
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.io.opencv import Net
@@ -37,7 +37,7 @@ class OpenCvEngine(Engine):
             raise CheckpointError(f"Can't read {path}: {error.strerror}.") from None
         header = metadata(model).get(HEADER_KEY)
         if header is None:
-            raise foreign(path, "an ONNX file")
+            raise not_written_by_fcnseg(path, "an ONNX file")
         self.header = header
         self._net, self._path, self._home = Net(model), path.resolve(), Home()
 

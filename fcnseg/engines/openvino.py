@@ -20,9 +20,9 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
-    cells_in,
     first_line,
-    foreign,
+    not_written_by_fcnseg,
+    score_grid_of,
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
@@ -66,13 +66,16 @@ class OpenVinoEngine(ExportedEngine):
         model = read_model(path)
         self.header = _header_of(model, path)
         options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted], "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
-        self.lanes = side_by_side("cpu") if parallel else ONE
-        if self.lanes.count > 1:
-            threads = self.lanes.count * self.lanes.threads
-            options |= {"NUM_STREAMS": str(self.lanes.count), "INFERENCE_NUM_THREADS": str(threads)}
+        self.parallelism = side_by_side("cpu") if parallel else ONE
+        if self.parallelism.count > 1:
+            threads = self.parallelism.count * self.parallelism.threads
+            options |= {
+                "NUM_STREAMS": str(self.parallelism.count),
+                "INFERENCE_NUM_THREADS": str(threads),
+            }
         self._model, self._options = model, options
         if any(SCORES in output.names for output in model.outputs):
-            self.cells = cells_in(self.header)
+            self.cells = score_grid_of(self.header)
         asked_first = LOGITS if self.cells is None else SCORES
         self._free[asked_first] = self._workers(asked_first)
 
@@ -82,7 +85,7 @@ class OpenVinoEngine(ExportedEngine):
         compiled = _core().compile_model(part, "CPU", self._options)
         self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         free: Workers = queue.SimpleQueue()
-        for _ in range(self.lanes.count):
+        for _ in range(self.parallelism.count):
             free.put(compiled.create_infer_request())
         return free
 
@@ -132,4 +135,4 @@ def _header_of(model: Any, path: Path) -> str:
     for place in ([HEADER_KEY], ["framework", HEADER_KEY]):
         if model.has_rt_info(place):
             return str(model.get_rt_info(place).value)
-    raise foreign(path, "a model for OpenVINO")
+    raise not_written_by_fcnseg(path, "a model for OpenVINO")

@@ -49,7 +49,7 @@ class TorchEngine(Engine):
         self.device = str(self._device)
         self._home = Home()
         self.precision = precision_name(precision)
-        self.lanes = side_by_side(self.device) if parallel else ONE
+        self.parallelism = side_by_side(self.device) if parallel else ONE
         if self._device.type == "cpu":
             self.cells = score_grid(output_upsampling(network))
 

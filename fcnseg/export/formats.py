@@ -25,8 +25,8 @@ from fcnseg.export.parity import (
     Images,
     LabelsOf,
     Logits,
+    LogitsFunction,
     Parity,
-    Run,
     compare,
     sample_images,
 )
@@ -52,7 +52,7 @@ class Format:
     suffix: str
     beside: tuple[str, ...]
     write: Callable[[Checkpoint, Path], None]
-    run: Callable[[Path], tuple[Run, LabelsOf | None]]
+    run: Callable[[Path], tuple[LogitsFunction, LabelsOf | None]]
 
 
 class Graph(nn.Module):
@@ -112,7 +112,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
         program.save(path, external_data=False)
 
 
-def _run_onnx(path: Path) -> tuple[Run, LabelsOf | None]:
+def _run_onnx(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     engine = OnnxEngine(path)
     return engine.logits, engine.just_labels
 
@@ -128,7 +128,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
             openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
-def _run_openvino(path: Path) -> tuple[Run, LabelsOf | None]:
+def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     engine = OpenVinoEngine(path, precision="f32")
     return engine.logits, engine.just_labels
 
@@ -141,7 +141,7 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
         torch.jit.save(traced, str(path), _extra_files={KEY: header})
 
 
-def _run_torchscript(path: Path) -> tuple[Run, LabelsOf | None]:
+def _run_torchscript(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     with quiet():
         return _as_run(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
 
@@ -159,12 +159,12 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
         torch.export.save(program, path, extra_files={KEY: checkpoint.header_json()})
 
 
-def _run_torch_export(path: Path) -> tuple[Run, LabelsOf | None]:
+def _run_torch_export(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     with quiet():
         return _as_run(torch.export.load(path).module())
 
 
-def _as_run(module: Callable[[Tensor], Tensor]) -> tuple[Run, None]:
+def _as_run(module: Callable[[Tensor], Tensor]) -> tuple[LogitsFunction, None]:
     def run(images: Images) -> Logits:
         with torch.no_grad():
             logits: Logits = module(torch.from_numpy(images)).numpy()
@@ -263,6 +263,6 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
 
 
-def _original(checkpoint: Checkpoint) -> Run:
+def _original(checkpoint: Checkpoint) -> LogitsFunction:
     """The network as it was trained, not as it is exported."""
     return TorchEngine(checkpoint.build(), checkpoint.preprocess).logits

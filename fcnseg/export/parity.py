@@ -20,7 +20,7 @@ Logits = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 
 
-Run = Callable[[Images], Logits]
+LogitsFunction = Callable[[Images], Logits]
 """Pictures uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
 
 
@@ -68,8 +68,8 @@ class Parity:
 
 
 def compare(
-    original: Run,
-    other: Run,
+    original: LogitsFunction,
+    other: LogitsFunction,
     *,
     labels: LabelsOf | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,

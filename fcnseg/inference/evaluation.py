@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fcnseg.concurrency import abreast
+from fcnseg.concurrency import map_ordered
 from fcnseg.config import EvalConfig
 from fcnseg.data.adopting import (
     adopt_classes,
@@ -26,7 +26,7 @@ from fcnseg.data.description import Description, Encoding
 from fcnseg.data.layouts import split_sizes
 from fcnseg.data.loading import load
 from fcnseg.data.splits import Provenance
-from fcnseg.distributed import Ranks
+from fcnseg.distributed import ProcessGroup
 from fcnseg.errors import DatasetError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
@@ -36,7 +36,7 @@ from fcnseg.progress import Listener, Note, Progress, nobody
 SCALES = (0.75, 1.0, 1.25, 1.5)
 
 
-def labels_of_views(
+def labels_with_tta(
     segmenter: Segmenter,
     image: NDArray[np.uint8],
     *,
@@ -147,23 +147,23 @@ def score(
     *,
     batch: int = 4,
     workers: int = 0,
-    ranks: Ranks | None = None,
-    lanes: int = 1,
+    ranks: ProcessGroup | None = None,
+    num_parallel: int = 1,
     task: str = "evaluation",
 ) -> Report:
     """One confusion matrix over all images of a dataset; reading goes on during prediction.
 
     Several ranks take an image each in turn, none twice, and all get the whole report.
-    lanes: how many threads may ask `predict_labels` at the same time.
+    num_parallel: how many threads may ask `predict_labels` at the same time.
     """
-    ranks = ranks or Ranks.alone()
+    ranks = ranks or ProcessGroup.alone()
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     confusion = Confusion(len(dataset.classes))
     done, began = 0, time.perf_counter()
     loaded = load(dataset, batches, list[Sample], workers=workers)
-    answered = abreast(
-        lambda samples: predict_labels([sample.image for sample in samples]), loaded, lanes
+    answered = map_ordered(
+        lambda samples: predict_labels([sample.image for sample in samples]), loaded, num_parallel
     )
     for samples, predicted in answered:
         for sample, labels in zip(samples, predicted, strict=True):
@@ -183,7 +183,7 @@ def labels_of(segmenter: Segmenter) -> PredictLabels:
 
 def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
     """The same with every picture looked at in several sizes and mirrored."""
-    return lambda images: [labels_of_views(segmenter, image) for image in images]
+    return lambda images: [labels_with_tta(segmenter, image) for image in images]
 
 
 def as_the_model_sees(

@@ -13,14 +13,14 @@ from typing import Any, cast
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import EngineName, InferConfig
-from fcnseg.distributed import Together
+from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp
 from fcnseg.inference.pipeline import Predictor
 from fcnseg.inference.plan import Manifest, Plan, plan, split, written
 from fcnseg.inference.segmenter import Segmenter, load
-from fcnseg.inference.sinks import Painter
-from fcnseg.inference.smoothing import check_moving
+from fcnseg.inference.sinks import Renderer
+from fcnseg.inference.smoothing import check_is_video
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.collect import Collected, collect
@@ -110,7 +110,7 @@ class InferPlan:
     """
 
     config: InferConfig
-    together: Together
+    together: Distributed
     listener: Listener
     stack: ExitStack
     events: SimpleQueue[Event]  # threads speak through the main thread
@@ -119,7 +119,7 @@ class InferPlan:
     parts: tuple[Part, ...]
     predictor: Predictor
     tiled: bool
-    painter: Painter
+    painter: Renderer
     resume_with: str
 
 
@@ -127,7 +127,7 @@ def make_plan(
     config: InferConfig,
     listener: Listener,
     decided: Decided | None,
-    together: Together,
+    together: Distributed,
     stack: ExitStack,
     *,
     predictor: Predictor | None = None,
@@ -178,7 +178,7 @@ def make_plan(
         parts=parts,
         predictor=predictor,
         tiled=tiled,
-        painter=Painter(predictor.classes, config.alpha, _only(config, predictor.classes)),
+        painter=Renderer(predictor.classes, config.alpha, _only(config, predictor.classes)),
         resume_with=again if can_resume else "",
     )
 
@@ -201,7 +201,7 @@ def open_part(
     config: InferConfig,
     spec: str | tuple[Named, ...],
     name: str,
-    together: Together,
+    together: Distributed,
     stack: ExitStack,
     events: SimpleQueue[Event],
     connect: Connect | None,
@@ -250,7 +250,7 @@ def _parts(
     for spec, name in found.specs:
         kind: Kind = "video" if name else "folder" if opened is None else opened.kind
         if config.smooth:
-            check_moving(kind)
+            check_is_video(kind)
         target = _target(config, kind, out, alone=found.count == 1)
         each, whole = split(target, kind)
         in_one = bool(whole.save) or config.shares is not None
@@ -296,7 +296,7 @@ def _load(
     engine: EngineName,
     parts: Sequence[Part],
     frames: int,
-    together: Together,
+    together: Distributed,
     listener: Listener,
 ) -> Segmenter:
     """The model, made ready for about so many frames (0: unknown)."""

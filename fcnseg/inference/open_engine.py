@@ -17,7 +17,7 @@ from fcnseg.data.cache import cache_folder
 from fcnseg.device import resolve_device, resolve_precision
 from fcnseg.engines.base import Engine
 from fcnseg.engines.forking import computing, one_thread
-from fcnseg.engines.fuse import joined
+from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.onnxruntime import OnnxEngine
 from fcnseg.engines.opencv import OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
@@ -43,7 +43,7 @@ WORTH_CONVERTING = 1500
 
 
 @dataclass(frozen=True)
-class Wish:
+class EngineOptions:
     """What the user asked for.
 
     engine, device, precision: as in the options, "auto" where nothing was.
@@ -58,75 +58,79 @@ class Wish:
     parallel: bool = False
 
 
-def open_engine(path: Path, wish: Wish, listener: Listener) -> tuple[Engine, Checkpoint]:
+def open_engine(
+    path: Path, options: EngineOptions, listener: Listener
+) -> tuple[Engine, Checkpoint]:
     """An engine for a model file, and the file's header (a Checkpoint without weights)."""
     kind = path.suffix.lower()
     if kind in RUNNABLE:
-        return _open_exported(path, wish)
+        return _open_exported(path, options)
     if kind in {format.suffix for format in FORMATS.values()}:
         raise CheckpointError(
             f"{path} is for other programs: such files can hold code, which fcnseg does not run.",
             hint="give the checkpoint it was exported from, or export that to ONNX",
         )
-    if wish.precision == "int8":
+    if options.precision == "int8":
         raise OptionError(
             f"{path} is not in int8: that needs pictures to be fitted to.",
             hint=f"fcnseg export {path} --precision int8 --data FOLDER writes a file that is",
         )
     checkpoint = Checkpoint.load(path)
-    if wish.engine == "torch":
-        return _open_torch(checkpoint, wish), checkpoint
-    if wish.engine == "auto":
-        return _open_fastest(checkpoint, path, wish, listener), checkpoint
-    engine, _ = _open_exported(_converted(checkpoint, path, listener), wish)
+    if options.engine == "torch":
+        return _open_torch(checkpoint, options), checkpoint
+    if options.engine == "auto":
+        return _open_fastest(checkpoint, path, options, listener), checkpoint
+    engine, _ = _open_exported(_converted(checkpoint, path, listener), options)
     return engine, checkpoint
 
 
-def _open_torch(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
-    device = resolve_device(wish.device)
-    precision = resolve_precision(wish.precision, device)
+def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
     with one_thread():
         return TorchEngine(
-            joined(checkpoint.build().to(device), device=device, precision=precision),
+            fuse_for_inference(checkpoint.build().to(device), device=device, precision=precision),
             checkpoint.preprocess,
             device=device,
             precision=precision,
-            parallel=wish.parallel,
+            parallel=options.parallel,
         )
 
 
-def _open_exported(path: Path, wish: Wish) -> tuple[Engine, Checkpoint]:
-    name = _made_for(path) if wish.engine == "auto" else wish.engine
+def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoint]:
+    name = _made_for(path) if options.engine == "auto" else options.engine
     engine: OnnxEngine | OpenVinoEngine | OpenCvEngine
     if name == "openvino":
-        precision = "auto" if wish.precision == "int8" else wish.precision
+        precision = "auto" if options.precision == "int8" else options.precision
         engine = OpenVinoEngine(
-            path, device=wish.device, precision=precision, parallel=wish.parallel
+            path, device=options.device, precision=precision, parallel=options.parallel
         )
     elif name == "torch" or path.suffix.lower() != ".onnx":
         raise OptionError(
             f"{path} is an exported file, which {name} does not run.",
             hint="leave --engine away, or give the checkpoint it was exported from",
         )
-    elif wish.precision not in ("auto", "f32", "int8"):
+    elif options.precision not in ("auto", "f32", "int8"):
         raise OptionError(
-            f"The engine {name} computes in f32 here; {wish.precision} was asked for.",
+            f"The engine {name} computes in f32 here; {options.precision} was asked for.",
             hint="take --engine torch with the checkpoint, or --precision f32",
         )
     elif name == "opencv":
-        engine = OpenCvEngine(path, device=wish.device)
+        engine = OpenCvEngine(path, device=options.device)
     else:
-        engine = OnnxEngine(path, device=wish.device, parallel=wish.parallel)
+        engine = OnnxEngine(path, device=options.device, parallel=options.parallel)
     header = Checkpoint.from_header(engine.header, name=str(path))
     in_int8 = header.extra.get(PRECISION) == "int8"
-    if wish.precision != "auto" and in_int8 != (wish.precision == "int8"):
+    if options.precision != "auto" and in_int8 != (options.precision == "int8"):
         raise OptionError(
-            f"{path} computes in {'int8' if in_int8 else 'f32'}; {wish.precision} was asked for.",
+            f"{path} computes in {'int8' if in_int8 else 'f32'}; asked for {options.precision}.",
             hint="leave --precision away, or export the checkpoint in the other one",
         )
     if in_int8:
-        if wish.engine == "auto" and engine.device == "cpu" and _beside(name, "openvino"):
-            return _open_exported(path, replace(wish, engine="openvino"))  # the fastest in 8 bits
+        if options.engine == "auto" and engine.device == "cpu" and _beside(name, "openvino"):
+            return _open_exported(
+                path, replace(options, engine="openvino")
+            )  # the fastest in 8 bits
         engine.precision = "int8"
     return engine, header
 
@@ -143,24 +147,26 @@ def _made_for(path: Path) -> EngineName:
     return "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
 
 
-def _open_fastest(checkpoint: Checkpoint, path: Path, wish: Wish, listener: Listener) -> Engine:
+def _open_fastest(
+    checkpoint: Checkpoint, path: Path, options: EngineOptions, listener: Listener
+) -> Engine:
     """What runs fastest on this processor, where finding out is worth its time; else torch."""
-    in_torch = _open_torch(checkpoint, wish)
-    if in_torch.device != "cpu" or in_torch.precision != "f32" or not can_race():
+    in_torch = _open_torch(checkpoint, options)
+    if in_torch.device != "cpu" or in_torch.precision != "f32" or not can_compare_engines():
         return in_torch
     record = _kept(path).with_suffix(".json")
-    name = winner(record)
-    if name is None and wish.frames >= WORTH_CONVERTING:
+    name = recorded_fastest(record)
+    if name is None and options.frames >= WORTH_CONVERTING:
         others: dict[EngineName, Callable[[Path], Engine]] = {
             "onnxruntime": OnnxEngine,
             "openvino": OpenVinoEngine,
         }
-        name = race(in_torch, others, _converted(checkpoint, path, listener), record)
+        name = fastest_engine(in_torch, others, _converted(checkpoint, path, listener), record)
         listener(Note(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
-    wish = replace(wish, engine=name, device="auto", precision="auto")
-    engine, _ = _open_exported(_converted(checkpoint, path, listener), wish)
+    options = replace(options, engine=name, device="auto", precision="auto")
+    engine, _ = _open_exported(_converted(checkpoint, path, listener), options)
     return engine
 
 
@@ -202,14 +208,14 @@ SECONDS = 1.0
 _PARITY_SIZES = ((97, 131), (240, 320))
 
 
-def can_race() -> bool:
+def can_compare_engines() -> bool:
     """Whether there is another engine than torch, and what it takes to convert for it."""
     return bool(_installed()) and all(
         importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript")
     )
 
 
-def winner(record: Path) -> EngineName | None:
+def recorded_fastest(record: Path) -> EngineName | None:
     """The engine that won, if the race was run with the engines that are installed now."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
@@ -219,7 +225,7 @@ def winner(record: Path) -> EngineName | None:
         return None
 
 
-def race(
+def fastest_engine(
     in_torch: Engine,
     others: Mapping[EngineName, Callable[[Path], Engine]],
     converted: Path,

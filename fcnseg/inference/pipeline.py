@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.concurrency import Ahead, Batches, Behind, abreast
-from fcnseg.distributed import Together
+from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
+from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted
 from fcnseg.files import fitting
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.sinks import Painter, Sink, WindowSink
+from fcnseg.inference.sinks import Renderer, Sink, WindowSink
 from fcnseg.io.images import cannot_write
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
@@ -39,7 +39,7 @@ class Predictor(Protocol):
         """What the labels mean."""
 
     @property
-    def lanes(self) -> int:
+    def num_parallel(self) -> int:
         """How many threads may ask for predictions at the same time."""
 
     def predict(
@@ -156,7 +156,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class KeptLabels:
+class SavedLabels:
     """The labels that were written before: FOLDER/NAME.png."""
 
     folder: Path
@@ -167,10 +167,10 @@ class KeptLabels:
         return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 
-class Run:
+class Pipeline:
     """One source through one network into its sinks.
 
-    lanes: how many threads ask for answers at the same time, where the source is not live.
+    num_parallel: how many threads ask for answers at the same time, where the source is not live.
     task: what it is called in events. goes_on: the options that take up where it ended.
     """
 
@@ -181,23 +181,23 @@ class Run:
         listener: Listener,
         events: SimpleQueue[Event],
         *,
-        together: Together,
+        together: Distributed,
         batch: int = 1,
-        lanes: int = 1,
+        num_parallel: int = 1,
         task: str = "infer",
-        goes_on: str = "",
+        resume_with: str = "",
     ) -> None:
         self._source, self._answer = source, answer
         self._listener, self._events = listener, events
-        self._together, self._task, self._goes_on = together, task, goes_on
-        self._batch, self._lanes = (1, 1) if source.live else (batch, lanes)
+        self._together, self._task, self._goes_on = together, task, resume_with
+        self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
         self._window: WindowSink | None = None
         self._sinks: list[Sink] = []
         self._seen = self._written = 0
         self._began = time.perf_counter()
 
     def result(
-        self, open_sinks: Sequence[Callable[[], list[Sink]]], window: Painter | None = None
+        self, open_sinks: Sequence[Callable[[], list[Sink]]], window: Renderer | None = None
     ) -> InferResult:
         """Run to the end; what was done is finished even if an error ends it.
 
@@ -237,13 +237,13 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(held_back(lambda: self._end_soon(stop)))
             depth = 1 if source.live else 4 + self._batch
-            behind = stack.enter_context(Behind(self._write, depth, weigh=_item_bytes))
+            behind = stack.enter_context(BackgroundWriter(self._write, depth, weigh=_item_bytes))
             batches: Iterable[list[Frame]] = ([frame] for frame in source)
             if not source.live:
-                ahead = Ahead(source, depth, weigh=_frame_bytes, stop=source.close)
+                ahead = Prefetcher(source, depth, weigh=_frame_bytes, stop=source.close)
                 batches = Batches(stack.enter_context(ahead), self._batch)
                 stop.append(ahead.finish)
-            answered = abreast(self._answer, batches, self._lanes, weigh=_group_bytes)
+            answered = map_ordered(self._answer, batches, self._num_parallel, weigh=_group_bytes)
             answered = stack.enter_context(closing(answered))
             for group, answers in self._together.heed(answered):
                 self._step(group, answers, behind.put)

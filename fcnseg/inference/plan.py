@@ -15,7 +15,7 @@ from fcnseg.errors import OptionError
 from fcnseg.files import MANIFEST as NAME
 from fcnseg.files import fitting, mark, partial, refuse_foreign, safe_path, stamp
 from fcnseg.inference.records import CocoSink
-from fcnseg.inference.sinks import SUFFIXES, FileSink, FolderSink, Painter, Sink, VideoSink
+from fcnseg.inference.sinks import SUFFIXES, FileSink, FolderSink, Renderer, Sink, VideoSink
 from fcnseg.io.encoders import FOURCC
 from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
 from fcnseg.io.sources.base import Frame, Kind, Source
@@ -94,7 +94,7 @@ def written(target: Plan, name: str) -> list[Named]:
 
 
 def open_sinks(
-    target: Plan, source: Source, painter: Painter, *, manifest: Manifest, listener: Listener
+    target: Plan, source: Source, painter: Renderer, *, manifest: Manifest, listener: Listener
 ) -> list[Sink]:
     """The sinks that write what is planned; the listener hears how videos are encoded."""
     if target.shape == "file" and target.save:

@@ -18,7 +18,7 @@ from fcnseg.io.polygons import compressed, run_lengths
 from fcnseg.io.sources.base import Frame
 
 
-class SharesSink:
+class ProportionsSink:
     """A JSON line a frame: {"index", "time", "name", "shares": {class: share of pixels}}.
 
     "unknown" is the share of pixels labelled 255, where there are any. path "-" is standard

@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
-from fcnseg.concurrency import Ahead, Batches, abreast
+from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.config import EngineName
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.open_engine import RUNNABLE, Wish, open_engine
+from fcnseg.inference.open_engine import RUNNABLE, EngineOptions, open_engine
 from fcnseg.inference.prediction import PredictedArrays, Prediction
-from fcnseg.inference.smoothing import SteadyEngine, check_moving
+from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
 from fcnseg.io.sources import open_source
@@ -63,12 +63,12 @@ class Segmenter:
     preprocess: Preprocess
     path: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-    options: Wish = field(default_factory=Wish)
+    options: EngineOptions = field(default_factory=EngineOptions)
 
     @property
-    def lanes(self) -> int:
+    def num_parallel(self) -> int:
         """How many threads may ask for predictions at the same time."""
-        return self.engine.lanes.count
+        return self.engine.parallelism.count
 
     @overload
     def __call__(
@@ -192,10 +192,10 @@ class Segmenter:
         """
         if batch < 1:
             raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
-        model = replace(self, engine=SteadyEngine(self.engine, smooth)) if smooth else self
+        model = replace(self, engine=SmoothedEngine(self.engine, smooth)) if smooth else self
         with open_source(str(source), every=every, limit=limit) as opened:
             if smooth:
-                check_moving(opened.kind)
+                check_is_video(opened.kind)
 
             def answer(group: list[Frame]) -> list[Prediction]:
                 return model._of_frames(
@@ -205,10 +205,10 @@ class Segmenter:
             if opened.live:
                 yield from (answer([frame])[0] for frame in opened)
                 return
-            with Ahead(
+            with Prefetcher(
                 opened, 4 + batch, weigh=lambda frame: frame.image.nbytes, stop=opened.close
             ) as ahead:
-                answered = abreast(answer, Batches(ahead, batch), model.lanes)
+                answered = map_ordered(answer, Batches(ahead, batch), model.num_parallel)
                 with closing(answered):
                     for _, found in answered:
                         yield from found
@@ -322,7 +322,7 @@ def load(
     Raises CheckpointError, OptionError, MissingExtra.
     """
     path = find_model(None if model is None else str(model), listener=listener)
-    options = Wish(engine, device, precision, frames, parallel)
+    options = EngineOptions(engine, device, precision, frames, parallel)
     runner, header = open_engine(path, options, listener)
     preprocess = header.preprocess.at(short_side)
     return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

@@ -52,7 +52,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Painter:
+class Renderer:
     """How predictions look.
 
     alpha: opacity of the colours over the picture. only: the classes whose probabilities are
@@ -103,7 +103,7 @@ SUFFIXES = {
 class FileSink:
     """One file for one image; the first frame only."""
 
-    def __init__(self, path: Path, kind: str, painter: Painter) -> None:
+    def __init__(self, path: Path, kind: str, painter: Renderer) -> None:
         self._path, self._kind, self._painter = path, kind, painter
         self._written: list[Path] = []
 
@@ -131,7 +131,7 @@ class FolderSink:
         self,
         folder: Path,
         kinds: Sequence[str],
-        painter: Painter,
+        painter: Renderer,
         *,
         done: Callable[[Frame], None] | None = None,
     ) -> None:
@@ -192,7 +192,7 @@ class VideoSink:
         self,
         path: Path,
         kind: str,
-        painter: Painter,
+        painter: Renderer,
         *,
         fps: Fraction | None,
         timed: bool = True,
@@ -253,7 +253,7 @@ class WindowSink:
     OptionError when there is no display.
     """
 
-    def __init__(self, painter: Painter, *, hold: bool = False) -> None:
+    def __init__(self, painter: Renderer, *, hold: bool = False) -> None:
         self._painter, self._hold = painter, hold
         self._window = Window()
         self._last = time.perf_counter()

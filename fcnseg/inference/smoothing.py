@@ -1,6 +1,6 @@
 """Steadier labels of a video: what the network said before counts on, where it has moved to.
 
-    steady = SteadyEngine(engine, 0.7)
+    steady = SmoothedEngine(engine, 0.7)
     labels, _ = steady.labels(frames)   # uint8 (N, H, W, 3), the next frames, in order
     steady.flicker()
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcnseg.engines.argmax import decide
+from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Engine, Images
 from fcnseg.errors import OptionError
 from fcnseg.io.flow import Floats, Tracker, look_up
@@ -43,7 +43,7 @@ class Flicker:
     steady: float
 
 
-class SteadyEngine(Engine):
+class SmoothedEngine(Engine):
     """An engine for the frames of one video, in order; its logits are averages over time.
 
     smooth: the weight of the past, 0 <= smooth < 1: so much of the last average, moved along
@@ -111,7 +111,7 @@ class SteadyEngine(Engine):
         self._before = now
 
 
-def check_moving(kind: str) -> None:
+def check_is_video(kind: str) -> None:
     """OptionError for a source whose frames do not follow each other."""
     if kind not in MOVING:
         found = "one image" if kind == "image" else "images that need not follow each other"
@@ -130,5 +130,5 @@ def _moved(past: Tensor, places: Floats) -> Tensor:
 
 def _labels(logits: Tensor) -> Labels:
     """uint8 (H, W) of logits (K, H, W)."""
-    labels: Labels = decide(logits[None])[0][0]
+    labels: Labels = argmax_labels(logits[None])[0][0]
     return labels

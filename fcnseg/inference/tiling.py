@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines.argmax import decide
+from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import SteadyEngine
+from fcnseg.inference.smoothing import SmoothedEngine
 from fcnseg.progress import Listener, Note, nobody
 
 STRIDE = 32
@@ -71,9 +71,9 @@ class TiledSegmenter:
         self._one_by_one = False
 
     @property
-    def lanes(self) -> int:
+    def num_parallel(self) -> int:
         """How many threads may ask for predictions at the same time."""
-        return self._segmenter.lanes
+        return self._segmenter.num_parallel
 
     @property
     def classes(self) -> ClassMap:
@@ -125,7 +125,7 @@ class TiledSegmenter:
 
     def _refuse_tiles(self) -> None:
         """OptionError where logits are averaged over frames: tiles do not follow each other."""
-        if isinstance(self._segmenter.engine, SteadyEngine):
+        if isinstance(self._segmenter.engine, SmoothedEngine):
             raise OptionError(
                 "--smooth needs frames that go through the network whole; these need tiles, by "
                 "--tile, their size or lack of memory.",
@@ -253,7 +253,7 @@ class _Answer:
             return
         rows = slice(top, top + logits.shape[1])
         columns = slice(left, left + logits.shape[2])
-        labels, sure = decide(logits[None], confidence=self._confidence is not None)
+        labels, sure = argmax_labels(logits[None], confidence=self._confidence is not None)
         self._labels[rows, columns] = labels[0]
         if self._confidence is not None and sure is not None:
             self._confidence[rows, columns] = sure[0]

@@ -37,7 +37,7 @@ _REDUCED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class ImageSummary:
     """What one look at an image file says.
 
     size: (height, width), upright. orientation: EXIF's, 1..8 (5 and more: stored lying).
@@ -60,7 +60,7 @@ class Glance:
     spread: tuple[float, ...] = ()
 
 
-def glance(path: str | Path, *, colors: bool = True) -> Glance:
+def summarize_image(path: str | Path, *, colors: bool = True) -> ImageSummary:
     """Look at an image file; MediaError when it can't be read whole.
 
     colors: also its mean and spread. Without them a JPEG is decoded at an eighth of its size,
@@ -79,7 +79,7 @@ def glance(path: str | Path, *, colors: bool = True) -> Glance:
     assert basis is not None, "one of the two was decoded"
     grey = upright(_small_grey(basis)[..., None], orientation)[..., 0]
     mean, spread = _statistics(shown) if colors and shown is not None else ((), ())
-    return Glance(
+    return ImageSummary(
         size=(size[1], size[0]) if orientation >= 5 else size,
         orientation=orientation,
         bits=8 if pixels is None or pixels.dtype == np.uint8 else 16,

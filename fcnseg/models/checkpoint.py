@@ -185,14 +185,14 @@ class Checkpoint:
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     missing = sorted(expected.keys() - found.keys())
-    foreign = sorted(found.keys() - expected.keys())
+    unexpected = sorted(found.keys() - expected.keys())
     wrong = [
         f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
         for name in expected.keys() & found.keys()
         if found[name].shape != expected[name].shape
     ]
     troubles = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
-    troubles += [f"{len(foreign)} too many ({foreign[0]} ...)"] if foreign else []
+    troubles += [f"{len(unexpected)} too many ({unexpected[0]} ...)"] if unexpected else []
     troubles += sorted(wrong)[:1]
     if troubles:
         raise CheckpointError(f"The weights do not fit the network: {'; '.join(troubles)}.")

@@ -21,8 +21,8 @@ from fcnseg.data.loading import choose_workers, load
 from fcnseg.data.splits import Provenance
 from fcnseg.data.suggest import Suggestion, suggest_crop, suggest_epochs
 from fcnseg.device import precision_name, resolve_precision
-from fcnseg.distributed import Ranks
-from fcnseg.engines.fuse import joined
+from fcnseg.distributed import ProcessGroup
+from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
 from fcnseg.inference.evaluation import labels_of, score
@@ -63,14 +63,14 @@ class TrainSetup:
     network: FCN
     preprocess: Preprocess
     checked: CheckResult
-    ranks: Ranks
+    ranks: ProcessGroup
     crop: tuple[int, int]
     batch: int
     precision: torch.dtype
     workers: int
 
     @classmethod
-    def of(cls, model: InitialModel, checked: CheckResult, ranks: Ranks) -> TrainSetup:
+    def of(cls, model: InitialModel, checked: CheckResult, ranks: ProcessGroup) -> TrainSetup:
         """From options in which crop and batch are numbers."""
         config = model.config
         assert config.crop is not None
@@ -94,7 +94,7 @@ class TrainSetup:
 
 
 def resolve(
-    config: TrainConfig, checked: CheckResult, ranks: Ranks, listener: Listener
+    config: TrainConfig, checked: CheckResult, ranks: ProcessGroup, listener: Listener
 ) -> TrainSetup:
     """What the options, the data and --finetune's checkpoint say together."""
     suggested = checked.suggestion
@@ -249,7 +249,7 @@ def _validate(
 def _segmenter(setup: TrainSetup, network: FCN, precision: torch.dtype) -> Segmenter:
     """Of a copy of the network: it may continue to learn."""
     device = setup.ranks.device
-    copy = joined(deepcopy(network), device=device, precision=precision)
+    copy = fuse_for_inference(deepcopy(network), device=device, precision=precision)
     engine = TorchEngine(copy, setup.preprocess, device=device, precision=precision)
     return Segmenter(engine, setup.classes, setup.preprocess)
 

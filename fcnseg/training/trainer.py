@@ -15,7 +15,7 @@ from fcnseg.data.dataset import Batch
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochDone, Event, Listener, Note, Progress, StopSignal
+from fcnseg.progress import EpochEnd, Event, Listener, Note, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.sampler import BatchSampler
 from fcnseg.training.step import TrainStep
@@ -222,7 +222,7 @@ class Trainer:
         self._save()
         if self.ranks.main:
             self.run.write_results(state.rows)
-        self.listener(EpochDone(len(state.rows), self.config.epochs, row, report.class_iou, best))
+        self.listener(EpochEnd(len(state.rows), self.config.epochs, row, report.class_iou, best))
         if self._is_patience_over():
             text = f"No better mIoU for {self.config.patience} epochs: training ends early."
             self.listener(Note(text))

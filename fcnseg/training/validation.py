@@ -29,7 +29,7 @@ from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochDone, Event, Listener
+from fcnseg.progress import EpochEnd, Event, Listener
 from fcnseg.text import shown
 from fcnseg.training.initial_weights import class_axes
 
@@ -181,7 +181,7 @@ def with_tensorboard(listener: Listener, folder: Path, *, epochs_done: int = 0) 
     writer = tensorboard.SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
     def listen(event: Event) -> None:
-        if isinstance(event, EpochDone):
+        if isinstance(event, EpochEnd):
             for name, value in event.values.items():
                 if name != "epoch":
                     writer.add_scalar(name, value, event.epoch)

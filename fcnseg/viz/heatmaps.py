@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
-from fcnseg.files import slug
+from fcnseg.files import safe_filename
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
@@ -33,7 +33,7 @@ VIDEO_WIDTH = 1920
 
 
 @dataclass(frozen=True)
-class Artist:
+class HeatmapFigures:
     """Draws the pages of a frame.
 
     chosen: the class indices to draw; rungs: whether to draw the decomposition too.
@@ -47,7 +47,7 @@ class Artist:
     width: int = WIDEST
 
     @classmethod
-    def of(cls, segmenter: Segmenter, config: VizConfig) -> Artist:
+    def of(cls, segmenter: Segmenter, config: VizConfig) -> HeatmapFigures:
         """The artist an ordered list of options asks for; OptionError for an unknown class."""
         classes = segmenter.classes
         chosen = tuple(classes.index_of(name) for name in config.classes) or range(len(classes))
@@ -182,7 +182,7 @@ class Artist:
 
     def _file(self, index: int) -> str:
         """A file name that sorts by class and holds nothing a file system minds."""
-        return f"{index:02}-{slug(self.segmenter.classes.names[index])}.png"
+        return f"{index:02}-{safe_filename(self.segmenter.classes.names[index])}.png"
 
 
 def entropy(shares: Floats) -> Floats:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
 from fcnseg.errors import OptionError
-from fcnseg.files import slug
+from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
@@ -36,7 +36,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class ClassifierArtist:
+class ImageNetHeatmaps:
     """Draws where an ImageNet classifier sees its classes.
 
     chosen: class indices; empty: the TOP most likely of each picture.
@@ -56,7 +56,7 @@ class ClassifierArtist:
         alpha: float,
         device: str = "auto",
         listener: Listener = nobody,
-    ) -> ClassifierArtist:
+    ) -> ImageNetHeatmaps:
         """The artist for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
         classifier = dense_classifier(name or DEFAULT, listener=listener)
         known = list(classifier.names)  # some names stand twice: not a ClassMap
@@ -78,7 +78,7 @@ class ClassifierArtist:
         scale = heat_scale("0", "1", "probability at each place, of 1000 classes")
         yield "overview.png", page([Tile(frame.image, "input"), *tiles], scale=scale, columns=3)
         for index, tile in zip(shares, tiles, strict=True):
-            name = f"{index:03}-{slug(self.classifier.names[index])}.png"
+            name = f"{index:03}-{safe_filename(self.classifier.names[index])}.png"
             yield name, page([Tile(frame.image, "input"), tile], scale=scale, columns=2)
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image, resize_image
 from fcnseg.io.labels import write_labels
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochDone, Event, Progress
+from fcnseg.progress import EpochEnd, Event, Progress
 from fcnseg.training.step import TrainStep
 from tests.conftest import TINY
 
@@ -116,12 +116,12 @@ def test_what_is_told_on_the_way(folder: Path, tmp_path: Path, caplog) -> None:
     assert [step.done for step in steps] == [3, 6, 8]
     assert set(steps[0].values) == {"loss", "lr", "images/s", "left"}
     assert steps[0].total == 8
-    done = [event for event in events if isinstance(event, EpochDone)]
+    done = [event for event in events if isinstance(event, EpochEnd)]
     assert [(event.epoch, event.epochs) for event in done] == [(1, 3), (2, 3), (3, 3)]
     assert done[0].best
     assert set(done[0].class_iou) == {"background", "disk", "box", "star"}
     assert {"loss", "miou", "pixel_accuracy", "seconds"} <= set(done[0].values)
-    assert {type(event) for event in events} == {Progress, EpochDone}
+    assert {type(event) for event in events} == {Progress, EpochEnd}
     assert any("fcn4s on tiny" in text for text in caplog.messages)
 
 

@@ -95,7 +95,7 @@ def test_names_must_match_the_network(checkpoint: Checkpoint) -> None:
 # --- files that are something else ---
 
 
-def foreign(path: Path) -> None:
+def not_written_by_fcnseg(path: Path) -> None:
     safetensors.torch.save_file({"a": torch.ones(1)}, path)
 
 
@@ -107,7 +107,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "not a checkpoint"),
     "header cut": (lambda p: p.write_bytes(p.read_bytes()[:500]), "not a checkpoint"),
     "huge header": (lambda p: p.write_bytes((1 << 60).to_bytes(8, "little") + b"{}"), "not a chec"),
-    "foreign": (foreign, "not written by fcnseg"),
+    "foreign": (not_written_by_fcnseg, "not written by fcnseg"),
 }
 
 

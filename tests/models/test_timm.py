@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines.fuse import joined
+from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.models import build, build_backbone
 from fcnseg.models.backbones.timm import _offsets
@@ -59,7 +59,7 @@ def test_joined_they_answer_the_same(name: str) -> None:
     network.eval()
     images = torch.randn(1, 3, 70, 97)
     before = network(images)
-    joined(network, device=torch.device("cpu"), precision=torch.float32)
+    fuse_for_inference(network, device=torch.device("cpu"), precision=torch.float32)
     torch.testing.assert_close(network(images), before, atol=1e-4, rtol=1e-3)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.backbone.modules())
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from fcnseg.errors import MissingExtra
-from fcnseg.progress import EpochDone, Event, Note
+from fcnseg.progress import EpochEnd, Event, Note
 from fcnseg.training.validation import with_tensorboard
 
 
@@ -33,7 +33,7 @@ def test_epochs_become_scalars(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     heard: list[Event] = []
     listen = with_tensorboard(heard.append, tmp_path, epochs_done=2)
-    done = EpochDone(3, 9, {"epoch": 3, "loss": 0.5, "miou": 0.25}, {"a": 0.5, "b": None}, True)
+    done = EpochEnd(3, 9, {"epoch": 3, "loss": 0.5, "miou": 0.25}, {"a": 0.5, "b": None}, True)
     events = [Note("hello"), done]
     for event in events:
         listen(event)
@@ -52,5 +52,5 @@ def test_without_the_extra(monkeypatch, tmp_path: Path) -> None:
 def test_the_real_one_writes_a_file(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     listen = with_tensorboard(lambda event: None, tmp_path)
-    listen(EpochDone(1, 1, {"loss": 0.5}, {"a": 0.5}, True))
+    listen(EpochEnd(1, 1, {"loss": 0.5}, {"a": 0.5}, True))
     assert [path.name.startswith("events.") for path in tmp_path.iterdir()] == [True]

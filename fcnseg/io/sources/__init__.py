@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import slug
+from fcnseg.files import safe_filename
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.opencv import cv2
 from fcnseg.io.sources import listing
@@ -267,7 +267,9 @@ def _open_address(
     is_file = served is not None and served.is_file
     if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
         capture.release()
-        return VideoFile(address, selection, listener, name=slug(without_password(address)))
+        return VideoFile(
+            address, selection, listener, name=safe_filename(without_password(address))
+        )
     return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
 
 

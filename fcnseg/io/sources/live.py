@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.files import slug
+from fcnseg.files import safe_filename
 from fcnseg.io.opencv import cv2
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.progress import Listener, Note, nobody
@@ -102,7 +102,7 @@ class LiveSource(Source):
             index, seconds, pixels = newest
             image = np.asarray(cv2.cvtColor(np.asarray(pixels), cv2.COLOR_BGR2RGB), np.uint8)
             self.taken += 1
-            yield Frame(image, index, seconds, f"{slug(self.name)}_{index:06d}")
+            yield Frame(image, index, seconds, f"{safe_filename(self.name)}_{index:06d}")
 
     def close(self) -> None:
         """Stop reading; an iteration under way ends."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from fcnseg.errors import MediaError
-from fcnseg.files import slug
+from fcnseg.files import safe_filename
 from fcnseg.io.images import decode_image
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.live import unreachable, without_password
@@ -95,7 +95,7 @@ class ServedImage(Source):
         super().__init__()
         del selection  # the first frame of one is always wanted
         self._data, self._shown = data, without_password(address)
-        self.name = slug(PurePosixPath(unquote(urlsplit(address).path)).stem)
+        self.name = safe_filename(PurePosixPath(unquote(urlsplit(address).path)).stem)
 
     def __iter__(self) -> Iterator[Frame]:
         self.taken += 1

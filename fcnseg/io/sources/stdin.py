@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fcnseg.concurrency import Line
+from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io.images import decode_image
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
@@ -48,7 +48,7 @@ class ByteStream:
     def __init__(self, read: Callable[[], bytes]) -> None:
         self._read = read
         self._held = bytearray()
-        self._line: Line[bytes] = Line(16)
+        self._line: BoundedQueue[bytes] = BoundedQueue(16)
         self.over: Callable[[], bool] = lambda: False
         threading.Thread(target=self._feed, name="fcnseg-stdin", daemon=True).start()
 
@@ -56,7 +56,7 @@ class ByteStream:
         """Read no more."""
         self._line.close()
 
-    def goes_on(self, seconds: float) -> bool:
+    def resume_with(self, seconds: float) -> bool:
         """Whether there is more, or may be: nothing has come for so many seconds."""
         return bool(self._held) or self._fill(seconds) or not self._line.is_over()
 
@@ -146,7 +146,7 @@ class PipedImages(ImageSource):
         self._stream, self._selection = stream, selection
         stream.over = lambda: self._over
         self._first = next_image(stream)
-        if not stream.goes_on(_ALONE):
+        if not stream.resume_with(_ALONE):
             self.kind, self.count = "image", 1
 
     def __iter__(self) -> Iterator[Frame]:
