@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import ClassMap
 from fcnseg.data.decoding import decode
 from fcnseg.data.description import Pair
 from fcnseg.data.layouts import Scanned
@@ -49,7 +52,7 @@ class Cleaned:
 
 
 def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
-    """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore) and classes.txt.
+    """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore), pairs.csv and class_dict.csv.
 
     Image files are copied as they are unless EXIF turns them; labels are turned or resized
     (nearest) to fit them. Pairs that can't be repaired, and training pictures that are also
@@ -76,7 +79,7 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
     """Everything of a clean copy."""
     left_out = _leaked(seen)
     repaired: dict[str, str] = {}
-    written = 0
+    written: list[tuple[Path, Path, str]] = []
     palette = seen.description.classes.palette()
     for number, pair in enumerate(seen.description.pairs):
         if pair.name not in left_out:
@@ -88,14 +91,31 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
                 if labels is None:
                     left_out[pair.name] = what
                 else:
-                    _write_pair(seen, number, labels, palette, out)
-                    written += 1
+                    files = _write_pair(seen, number, labels, palette, out)
+                    written.append((*files, pair.split))
                     repaired |= {pair.name: what} if what else {}
         tell(number + 1)
-    names = "\n".join(seen.description.classes.names)
     if written:
-        (out / "classes.txt").write_bytes(to_bytes(names + "\n"))
-    return Cleaned(out, written, repaired, left_out)
+        # Without the list, words in names (masks, val ...) would be read as folders' are.
+        rows = [(*(p.relative_to(out).as_posix() for p in row[:2]), row[2]) for row in written]
+        _write_table(out / "pairs.csv", [("image", "labels", "split"), *rows])
+        _write_table(out / "class_dict.csv", _class_rows(seen.description.classes))
+    return Cleaned(out, len(written), repaired, left_out)
+
+
+def _class_rows(classes: ClassMap) -> list[tuple[object, ...]]:
+    colors = classes.colors.tolist()
+    rows = [
+        (name, *color, index)
+        for index, (name, color) in enumerate(zip(classes.names, colors, strict=True))
+    ]
+    return [("name", "r", "g", "b", "id"), *rows]
+
+
+def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.write_bytes(to_bytes(text.getvalue()))
 
 
 def _leaked(seen: Scanned) -> dict[str, str]:
@@ -143,15 +163,19 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
 
 def _write_pair(
     seen: Scanned, number: int, labels: NDArray[np.uint8], palette: NDArray[np.uint8], out: Path
-) -> None:
+) -> tuple[Path, Path]:
+    """Write an image and its labels; where they are."""
     pair: Pair = seen.description.pairs[number]
     turned = seen.pictures is not None and seen.pictures.orientations[number] > 1
     # Two names that differ in their folders only must not meet in one: keep the folders.
     name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name
-    image = out / "images" / pair.split / f"{name}{pair.image.suffix}"
+    suffix = ".png" if turned else pair.image.suffix
+    image = out / "images" / pair.split / f"{name}{suffix}"
+    truth = out / "labels" / pair.split / f"{name}.png"
     if turned:
-        write_image(image.with_suffix(".png"), read_image(pair.image))
+        write_image(image, read_image(pair.image))
     else:
         image.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(pair.image, image)
-    write_labels(out / "labels" / pair.split / f"{name}.png", labels, palette)
+    write_labels(truth, labels, palette)
+    return image, truth

@@ -145,27 +145,30 @@ def _listed_values(
     if not entries:
         return []
     by_color = {color: value for value, color in values.palette.items()}
-    if all(entry.color in by_color for entry in entries if not entry.ignored) and len(
-        by_color
-    ) >= len(entries):
-        placed = [
-            (entry, by_color[entry.color or 0]) for entry in entries if entry.color in by_color
-        ]
-    elif all(entry.value is not None for entry in entries):
-        placed = [(entry, entry.value or 0) for entry in entries]
-    else:
-        first = Entry("background")
-        missing = (
-            len(seen) > 0
-            and seen[-1] == len(entries)
-            and entries[0].name.lower() not in (BACKGROUND_NAMES)
+    missing = (
+        len(seen) > 0
+        and seen[-1] == len(entries)
+        and entries[0].name.lower() not in BACKGROUND_NAMES
+    )
+    ways: list[list[tuple[Entry, int]]] = []
+    if all(entry.value is not None for entry in entries):
+        ways.append([(entry, entry.value or 0) for entry in entries])
+    if len(by_color) >= len(entries) and all(
+        entry.color in by_color for entry in entries if not entry.ignored
+    ):
+        ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
+    if not ways:
+        ways.append(
+            [(e, n) for n, e in enumerate([Entry(BINARY[0]), *entries] if missing else entries)]
         )
-        placed = [(entry, n) for n, entry in enumerate([first, *entries] if missing else entries)]
+    return next((placed for placed in ways if _fits(placed, values, seen)), [])
+
+
+def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> bool:
+    """Whether a class list explains all but a few of the stored values, each in one way."""
     numbers = [number for _, number in placed]
-    if len(set(numbers)) < len(numbers):
-        return []
     strange = sum(values.pixels[value] for value in seen if value not in numbers)
-    return placed if strange <= values.total / 20 else []
+    return len(set(numbers)) == len(numbers) and strange <= values.total / 20
 
 
 def _read_listed(

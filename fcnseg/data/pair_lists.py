@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcnseg.data.description import Found, Pair, SplitName, Unusable
-from fcnseg.data.folders import LABEL_WORDS, SPLIT_WORDS, name_uniquely, read_word
+from fcnseg.data.folders import LABEL_WORDS, SPLIT_WORDS, name_uniquely
 from fcnseg.data.listing import Listing, is_image
+from fcnseg.data.own_splits import split_in
 from fcnseg.errors import DatasetError
 from fcnseg.text import from_bytes
 
@@ -21,17 +22,19 @@ def find_pair_list(listing: Listing) -> Found | None:
     for name in listing.with_suffix(*LIST_SUFFIXES):
         if name.count("/") <= 1:
             rows = _rows(listing.path(name))
-            columns = _columns(rows, listing.path(name).parent)
-            if columns:
-                found.append((name, rows, columns))
+            for base in dict.fromkeys((listing.path(name).parent, listing.root)):
+                columns = _columns(rows, base)
+                if columns:
+                    found.append((name, base, rows, columns))
+                    break
     if not found:
         return None
     pairs, orphans = [], []
-    for name, rows, columns in found:
-        made, missing = _pairs(listing.path(name), rows, columns)
+    for name, base, rows, columns in found:
+        made, missing = _pairs(listing.path(name), rows, columns, base)
         pairs += made
         orphans += missing
-    return _found([name for name, _, _ in found], pairs, orphans)
+    return _found([name for name, *_ in found], pairs, orphans)
 
 
 def read_pair_list(path: Path) -> Found:
@@ -43,12 +46,13 @@ def read_pair_list(path: Path) -> Found:
             f"{path} names no existing pair of image and label files.",
             hint="each line: image,labels[,split], relative to the list's folder",
         )
-    pairs, missing = _pairs(path, rows, columns)
+    pairs, missing = _pairs(path, rows, columns, path.parent)
     return _found([path.name], pairs, missing)
 
 
 def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
-    unique = list({(pair.image, pair.labels): pair for pair in pairs}.values())
+    ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
+    unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
     return Found(
         "list",
         name_uniquely(unique),
@@ -95,7 +99,10 @@ def _is_label_heading(head: Sequence[str], column: int) -> bool:
 
 
 def _pairs(
-    path: Path, rows: Sequence[Sequence[str]], columns: tuple[int, int, int | None]
+    path: Path,
+    rows: Sequence[Sequence[str]],
+    columns: tuple[int, int, int | None],
+    base: Path,
 ) -> tuple[list[Pair], list[Unusable]]:
     """The pairs of one list, and the lines whose files are missing."""
     image, labels, split = columns
@@ -104,7 +111,7 @@ def _pairs(
     for row in rows:
         if len(row) <= max(image, labels) or not is_image(row[image]):
             continue  # a heading
-        files = path.parent / row[image], path.parent / row[labels]
+        files = base / row[image], base / row[labels]
         lost = [str(file) for file in files if not file.is_file()]
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
@@ -118,4 +125,4 @@ def _pairs(
 
 
 def _split_of(path: Path) -> SplitName:
-    return read_word(path.stem)[0]
+    return split_in(path.stem)
