@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fcnseg.data.description import Found, Pair, SplitName, Store, Unusable
@@ -35,7 +36,7 @@ def find_coco(listing: Listing) -> Found | None:
         return None
     gathered = _Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    for file in files:
+    for file in sorted(files, key=lambda file: not _split_of(file)):  # instances_all.json last
         try:
             document = coco_document(listing.path(file))
         except MediaError as error:
@@ -52,7 +53,8 @@ def find_coco(listing: Listing) -> Found | None:
                 continue
             split = _split_of(file) or place_of(at).split
             name = str(PurePosixPath(at).with_suffix(""))
-            gathered.pairs.append(Pair(listing.path(at), listing.path(file), split, name, part))
+            pair = Pair(listing.path(at), listing.path(file), split, name, part)
+            gathered.add_once(pair, document.counts.get(part, 0))
     shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     why = f"{shown} is a COCO file: images, annotations, categories"
     return gathered.found("coco", tuple(names), why)
@@ -135,6 +137,8 @@ class _Gathered:
         self.by_path = {name.lower(): name for name in listing.images}
         self.by_name = partner_index(listing.images)
         self.pairs: list[Pair] = []
+        self.counts: list[int] = []
+        self.numbers: dict[Path, int] = {}
         self.orphans: list[Path] = []
         self.broken: list[tuple[Path, str]] = []
         self.notes: list[Unusable] = []
@@ -142,6 +146,19 @@ class _Gathered:
     def find_image(self, wanted: str, file: str) -> str | None:
         """The listed image an annotation file means by a name."""
         return _find_image(wanted, file, self.by_path, self.by_name)
+
+    def add_once(self, pair: Pair, annotations: int) -> None:
+        """A pair, unless another file lists its image too: the first with annotations is used."""
+        number = self.numbers.setdefault(pair.image, len(self.pairs))
+        if number == len(self.pairs):
+            self.pairs.append(pair)
+            self.counts.append(annotations)
+        elif not self.counts[number]:
+            split = self.pairs[number].split or pair.split
+            self.pairs[number], self.counts[number] = replace(pair, split=split), annotations
+        elif annotations:
+            why = "listed in another file too, which is used"
+            self.notes.append(Unusable(pair.labels, why, what="image"))
 
     def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
         """An image that an annotation file names is not there, nor are its annotations of use."""

@@ -61,12 +61,19 @@ class CocoDocument:
 
     def __init__(self, data: Json) -> None:
         self.names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
-        self.images: dict[str, Json] = {str(image["id"]): image for image in data["images"]}
+        first: dict[str, str] = {}  # an image may be listed twice: its first id stands for both
+        same = {
+            str(image["id"]): first.setdefault(str(image.get("file_name", image["id"])),
+                                               str(image["id"]))
+            for image in data["images"]
+        }  # fmt: skip
+        listed = {str(image["id"]): image for image in data["images"]}
+        self.images: dict[str, Json] = {i: image for i, image in listed.items() if same[i] == i}
         self.annotations: dict[str, list[Json]] = {}
         self.counts: Counter[str] = Counter()
         self.unusable: Counter[str] = Counter()
         for annotation in data["annotations"]:
-            image = str(annotation["image_id"])
+            image = same.get(str(annotation["image_id"]), "")
             why = self._unusable(annotation, image)
             if why:
                 self.unusable[why] += 1
