@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from fcnseg import media
 from fcnseg.device import resolve_device, resolve_precision
+from fcnseg.io.encoders import writable_codecs
+from fcnseg.io.opencv import has_display
 
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
@@ -84,12 +85,12 @@ def _opencv() -> Row:
 
 
 def _codecs() -> Iterator[Row]:
-    for codec, suffix in media.writable_codecs().items():
+    for codec, suffix in writable_codecs().items():
         yield Row("video out", f"{codec} ({suffix})")
 
 
 def _display() -> Row:
-    shown = media.has_display()
+    shown = has_display()
     advice = "" if shown else "--show needs a display; -o writes files without one"
     return Row("display", "there is one" if shown else "none", ok=shown, advice=advice)
 
