@@ -15,7 +15,7 @@ from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.listing import in_folder
 from fcnseg.io.sources.watched import WatchedFolder
 from fcnseg.progress import Event, Note
-from tests.test_cli import call
+from tests.cli.test_cli import call
 
 GREY = np.full((64, 64, 3), 90, np.uint8)
 LINE = json.dumps({"name": "a", "job": "0", "stamp": [1, 2]})

@@ -11,7 +11,7 @@ import pytest
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.overwriting import is_below, refuse_overwriting
-from tests.test_cli import call
+from tests.cli.test_cli import call
 
 SAME = "by another name"
 

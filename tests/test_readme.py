@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
-from tests.test_cli import TINY_FLAGS
+from tests.cli.test_cli import TINY_FLAGS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The verb `doctor`: what this machine can do, and how to get what is missing."""
+"""The command `doctor`: what this machine can do, and how to get what is missing."""
 
 from __future__ import annotations
 
