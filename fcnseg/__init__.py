@@ -68,7 +68,7 @@ _HOMES = {
     "check": "fcnseg.data.check",
     "create_model": "fcnseg.models",
     "demo": "fcnseg.commands.demo",
-    "evaluate": "fcnseg.inference.evaluation",
+    "evaluate": "fcnseg.commands.eval",
     "export": "fcnseg.commands.export",
     "infer": "fcnseg.commands.infer",
     "load": "fcnseg.inference.segmenter",
