@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from fcnseg.config import InferConfig, TrainConfig
 from fcnseg.config.options import toml_value
 from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
+from fcnseg.io.sources.video import VideoReader
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Note, Progress
 from fcnseg.text import from_bytes, shown, to_bytes
@@ -256,3 +258,39 @@ def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path, random_model: Pat
         status, _, told = run(tmp_path, "infer", *arguments, "-m", random_model)
         assert status == 1
         assert b"name too long" in told.lower()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_videos_of_any_name(
+    tmp_path: Path, random_model: Path, drawn_clip: Path, name: str
+) -> None:
+    folder = tmp_path / os.fsdecode(b"d\xe9")
+    folder.mkdir()
+    clip = Path(shutil.copy(drawn_clip, folder / f"{name}.mp4"))
+    config = {"source": [str(clip)], "model": str(random_model), "limit": 3}
+    save = ("overlay", "color", "labels", "coco")
+    result = infer(InferConfig.make({**config, "out": folder / "out", "save": save}))
+    assert (result.frames_out, result.failed) == (3, ())
+    videos = list((folder / "out").glob("*.mp4"))
+    assert len(videos) == 2
+    infer(InferConfig.make({**config, "out": clip.with_name("l" * 240 + os.fsdecode(b"\xe9.mp4"))}))
+    assert len(list(folder.glob("*.mp4"))) == 2
+    for video in [*videos, *folder.glob("*.mp4")]:
+        with VideoReader(video) as reader:
+            assert len(list(reader)) == (12 if video == clip else 3)
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_videos_whose_names_differ_in_one_byte_do_not_meet(
+    tmp_path: Path, random_model: Path, drawn_clip: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in (b"v\xe9.mp4", b"v\xe8.mp4", b"v_.mp4"):
+        shutil.copy(drawn_clip, tmp_path / "in" / os.fsdecode(name))
+    out = tmp_path / "out"
+    config = {"source": [str(tmp_path / "in")], "model": str(random_model), "out": out}
+    assert infer(InferConfig.make({**config, "limit": 2, "save": ["color", "labels"]})).failed == ()
+    assert len(list(out.glob("*.mp4"))) == 3
+    assert len(list((out / "labels").iterdir())) == 6
+    assert run(tmp_path, "viz", "in", "-m", random_model, "-o", "v", "--limit", "2")[0] == 0
+    assert len(list((tmp_path / "v").rglob("*.mp4"))) == 3

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
+from fcnseg.files import utf8_name
 from fcnseg.io.opencv import cv2
 
 FOURCC = {
@@ -234,7 +235,8 @@ class _Sound:
         import av
 
         try:
-            source = av.open(str(path))
+            with utf8_name(path) as name:
+                source = av.open(name)
         except av.FFmpegError:
             return None
         fitting = [s for s in source.streams.audio if _fits(s, output)]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import partial, temporary_beside
+from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io.encoders import FOURCC, Encoder, has_pyav, open_encoder
 from fcnseg.io.images import cannot_write, resize_image
 from fcnseg.io.sources.video import VideoReader, count_by_decoding, count_packets
@@ -59,7 +59,7 @@ class VideoWriter:
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
             self._encoder: Encoder = open_encoder(
-                self._temporary, fps, even, audio=audio, start=audio_start, live=live
+                self._writable_name(), fps, even, audio=audio, start=audio_start, live=live
             )
             on_error.pop_all()
         self._closed = False
@@ -116,6 +116,10 @@ class VideoWriter:
                 target = partial(target)
             self._temporary.replace(target)
             return target
+
+    def _writable_name(self) -> Path:
+        """The temporary file by a name that FFmpeg can open, as long as it writes."""
+        return Path(self._stack.enter_context(utf8_name(self._temporary)))
 
     def _make_temporary(self) -> Path:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import safe_path
+from fcnseg.files import safe_path, utf8_name
 from fcnseg.io.opencv import cv2
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.files import Skip, nothing
@@ -46,7 +47,7 @@ class VideoReader:
         self._capture = self._open()
         start = b"" if "://" in self._address else read_start(path)
         self.has_times = not is_elementary(start)
-        stated = None if self.has_times else header_rate(self._address)
+        stated = None if self.has_times else self._header_rate()
         self.states_rate = self.has_times or stated is not None
         self.fps = stated or usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -98,13 +99,24 @@ class VideoReader:
         return missing if missing > 1 else broken
 
     def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG)
+        with self._readable_name() as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise MediaError(
                 f"{self.path} is not a video that can be read.",
                 hint="the file may be cut short, or of a kind FFmpeg does not know",
             )
         return capture
+
+    def _readable_name(self) -> AbstractContextManager[str]:
+        """What FFmpeg can open; an open file needs its name no more."""
+        if "://" in self._address:
+            return nullcontext(self._address)
+        return utf8_name(Path(self._address))
+
+    def _header_rate(self) -> Fraction | None:
+        with self._readable_name() as name:
+            return header_rate(name)
 
     def _measure_fps(self) -> Fraction:
         """From the times of the first frames; the usual 25 when they have none."""
@@ -121,7 +133,7 @@ def count_packets(path: Path) -> int:
     """How many frames a video holds, counted in its container; needs PyAV."""
     import av
 
-    with av.open(str(path)) as file:
+    with utf8_name(path) as name, av.open(name) as file:
         return sum(packet.size > 0 for packet in file.demux(video=0))
 
 
