@@ -246,10 +246,15 @@ def fitting(name: str, suffix: str = "", *, room: int = 0) -> str:
     most = LONGEST_NAME - len(os.fsencode(suffix)) - room
     if len(os.fsencode(last)) > most:
         mark = f"~{hashlib.sha256(os.fsencode(last)).hexdigest()[:10]}"
-        while len(os.fsencode(last + mark)) > most:
-            last = last[:-1]
-        last += mark
+        last = _cut(last, most - len(mark)) + mark
     return f"{folder}{slash}{last}{suffix}"
+
+
+def _cut(name: str, most: int) -> str:
+    """As much of the beginning as so many bytes hold."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
 
 
 def partial(path: Path) -> Path:
@@ -268,7 +273,7 @@ def _beside(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """A new name beside `path`, created and held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
-    stem = os.fsencode(path.stem)[:_LONGEST].decode(errors="ignore")
+    stem = _cut(path.stem, _LONGEST)
     suffix = path.suffix if len(path.suffix) < 16 else ""
     held = None
     while held is None:

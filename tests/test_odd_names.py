@@ -19,8 +19,9 @@ from fcnseg.classes import ClassMap
 from fcnseg.cli import tables
 from fcnseg.cli.console import Screen
 from fcnseg.cli.terminal import console, line
+from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
-from fcnseg.config import InferConfig, TrainConfig
+from fcnseg.config import ExportConfig, InferConfig, TrainConfig
 from fcnseg.config.options import toml_value
 from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
@@ -294,3 +295,46 @@ def test_videos_whose_names_differ_in_one_byte_do_not_meet(
     assert len(list((out / "labels").iterdir())) == 6
     assert run(tmp_path, "viz", "in", "-m", random_model, "-o", "v", "--limit", "2")[0] == 0
     assert len(list((tmp_path / "v").rglob("*.mp4"))) == 3
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "opencv", "openvino"])
+def test_models_of_any_name_are_exported_and_run(
+    tmp_path: Path, odd_classes: Path, engine: str
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    model = tmp_path / os.fsdecode(b"m \xe9[red].onnx")
+    if engine == "torch":
+        model = odd_classes.rename(model.with_suffix(".safetensors"))
+    else:
+        kind = "openvino" if engine == "openvino" else "onnx"
+        model = model.with_suffix(".xml") if engine == "openvino" else model
+        export(ExportConfig(model=str(odd_classes), out=model, format=kind))
+    picture(tmp_path / "a.png")
+    more = ("-o", "out", "--engine", engine)
+    status, said, told = run(tmp_path, "infer", "a.png", "-m", model, *more)
+    assert status == 0, told
+    assert is_harmless(said + told)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
+def test_programs_of_any_name_are_exported(tmp_path: Path, odd_classes: Path, kind: str) -> None:
+    suffix = {"torchscript": ".torchscript", "torch-export": ".pt2"}[kind]
+    path = tmp_path / os.fsdecode(b"d\xe9") / f"m{suffix}"
+    assert export(ExportConfig(model=str(odd_classes), out=path, format=kind)).path.stat().st_size
+
+
+def test_names_beyond_the_locale(tmp_path: Path, random_model: Path, drawn_clip: Path) -> None:
+    picture(tmp_path / "ö 木" / "é.png")
+    shutil.copy(drawn_clip, tmp_path / "ö 木" / "ü.mp4")
+    model = shutil.copy(random_model, tmp_path / "ñ.safetensors")
+    for arguments in (
+        ("infer", "ö 木", "-m", model, "-o", "ö", "--limit", "2"),
+        ("infer", "ö 木/é.png", "-m", model, "-o", "ö.png", "--json"),
+        ("viz", "ö 木/é.png", "-m", model, "-o", "v"),
+    ):
+        status, said, told = run(tmp_path, *arguments, **ASCII)
+        assert status == 0, told
+        assert (said + told).isascii()
+    assert (tmp_path / "ö" / "labels" / "é.png").is_file()
+    assert (tmp_path / "ö.png").is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import types
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.files import utf8_name
 
 
 class OnnxEngine(ExportedEngine):
@@ -74,8 +76,12 @@ class OnnxEngine(ExportedEngine):
         # Threads that spin while they wait take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = dict.fromkeys([_provider(self.device), "CPUExecutionProvider"])
+        named: AbstractContextManager[str | bytes] = nullcontext(model)
+        if isinstance(model, str):
+            named = utf8_name(Path(model))
         try:
-            return self._runtime.InferenceSession(model, options, providers=list(providers))
+            with named as source:
+                return self._runtime.InferenceSession(source, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
             raise CheckpointError(
                 f"{self._path} can't be loaded as an ONNX file: {first_line(error)}.",

@@ -26,6 +26,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.files import utf8_name
 
 _KEPT = "64"
 """Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
@@ -111,7 +112,8 @@ def read_model(path: Path) -> Any:
     """A model file as OpenVINO's own; CheckpointError when it is none."""
     import_openvino()
     try:
-        return _core().read_model(str(path))
+        with utf8_name(path) as name:
+            return _core().read_model(name)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} can't be loaded by OpenVINO: {first_line(error)}.",

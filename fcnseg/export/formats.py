@@ -30,7 +30,7 @@ from fcnseg.export.parity import (
     compare,
     sample_images,
 )
-from fcnseg.files import folder_beside
+from fcnseg.files import folder_beside, utf8_name
 from fcnseg.models import output_upsampling
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back
@@ -248,15 +248,16 @@ def convert(
 def written_whole(path: Path) -> Iterator[Path]:
     """A file in a folder of its own, which gets its name only when the block ends well.
 
-    What was written beside it comes along, before it. MediaError where the system refuses.
+    What was written beside it comes along, before it. Until then its name is one that every
+    library takes. MediaError where the system refuses.
     """
     try:
-        with folder_beside(path) as folder:
-            written = folder / path.name
+        with folder_beside(path) as folder, utf8_name(folder) as named:
+            written = Path(named) / f"model{path.suffix}"
             yield written
             with held_back():  # they belong together
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
-                    part.replace(path.parent / part.name)
+                    part.replace(path.parent / f"{path.stem}{part.suffix}")
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise
