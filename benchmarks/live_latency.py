@@ -29,7 +29,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image
-from fcnseg.progress import Event, Note
+from fcnseg.progress import Event, Message
 
 PERIOD = 1 / 30
 BITS, SIDE = 16, 32
@@ -145,8 +145,8 @@ def measure(
     """`infer` for so many seconds, labels written: the ages of its answers, and what it says."""
     network, notes = Slow(sender, chosen.step), []
 
-    def listener(event: Event) -> None:
-        if isinstance(event, Note):
+    def callback(event: Event) -> None:
+        if isinstance(event, Message):
             notes.append(event.text)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def measure(
             save=("labels",),
             limit=round(chosen.seconds / chosen.step),
         )
-        result = infer(config, listener, segmenter=network, connect=connect)
+        result = infer(config, callback, segmenter=network, connect=connect)
     steps = sorted(age / chosen.step for age in network.ages)
     return {
         "sent": len(sender.sent),

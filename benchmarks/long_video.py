@@ -45,7 +45,7 @@ def main() -> None:
     chosen = parser.parse_args()
     held: dict[int, int] = {}
 
-    def listener(event: Event) -> None:
+    def callback(event: Event) -> None:
         if isinstance(event, Progress) and event.task == "infer":
             due = FIRST if not held else max(held) + 1000
             if event.done >= due:
@@ -71,7 +71,7 @@ def main() -> None:
             engine=chosen.engine,
             shares=str(folder / "shares.jsonl"),
         )
-        result = infer(config, listener)
+        result = infer(config, callback)
     first, last = held[min(held)], held[max(held)]
     print(
         json.dumps(

@@ -34,7 +34,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.drawn import write_dataset
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.models.fcn import FCN
-from fcnseg.progress import EpochEnd, Event, Note, Progress, nobody
+from fcnseg.progress import EpochEnd, Event, Message, Progress, no_callback
 from fcnseg.training.initial_weights import from_pretrained
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads
@@ -69,7 +69,7 @@ class Bare:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         network: FCN = from_pretrained(
-            config, ClassMap.numbered(classes), nobody, chosen=frozenset()
+            config, ClassMap.numbered(classes), no_callback, chosen=frozenset()
         ).network
         self.learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
         self.learner.to(self.device, memory_format=torch.channels_last)
@@ -122,7 +122,7 @@ class Turns:
 
     def __call__(self, event: Event) -> None:
         """Count the training's steps."""
-        if isinstance(event, Note):
+        if isinstance(event, Message):
             print(event.text)
         if isinstance(event, EpochEnd):
             self._timing = True

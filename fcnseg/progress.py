@@ -1,4 +1,4 @@
-"""What long work tells of itself (progress, notes), and how it is interrupted."""
+"""Events that long work reports to its callback, and how it is interrupted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True)
-class Note:
-    """One line for people."""
+class Message:
+    """One line of text for the user."""
 
     text: str
     level: Literal["info", "warning"] = "info"
@@ -54,27 +54,27 @@ class EpochEnd:
     best: bool
 
 
-Event = Note | Progress | EpochEnd
+Event = Message | Progress | EpochEnd
 
 
-Listener = Callable[[Event], None]
+Callback = Callable[[Event], None]
 
 
-def notes_to_log(callback: Listener) -> Listener:
-    """A listener that logs notes (logger "fcnseg") and hands everything else to `callback`."""
+def log_messages(callback: Callback) -> Callback:
+    """A callback that logs messages (logger "fcnseg") and hands everything else to `callback`."""
 
-    def listen(event: Event) -> None:
-        if isinstance(event, Note):
+    def log(event: Event) -> None:
+        if isinstance(event, Message):
             level = logging.WARNING if event.level == "warning" else logging.INFO
             logging.getLogger("fcnseg").log(level, "%s", event.text)
         else:
             callback(event)
 
-    return listen
+    return log
 
 
-def nobody(event: Event) -> None:
-    """The listener of those who do not want to know."""
+def no_callback(event: Event) -> None:
+    """The callback that does nothing."""
 
 
 PAIR_SECONDS = 1.0

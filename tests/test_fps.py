@@ -40,7 +40,7 @@ def test_a_header_states_the_rate(tmp_path, pipe, container, codec, piped):  # n
     path = stream(tmp_path / "x.raw", container, codec)
     pipe(path.read_bytes())
     notes = []
-    with open_source("-" if piped else path, listener=notes.append) as source:
+    with open_source("-" if piped else path, callback=notes.append) as source:
         frames = list(source)
         assert (source.fps, notes) == (50, [])
     assert [frame.time for frame in frames] == pytest.approx([n / 50 for n in range(8)])
@@ -49,11 +49,11 @@ def test_a_header_states_the_rate(tmp_path, pipe, container, codec, piped):  # n
 def test_where_none_is_stated_it_is_assumed_and_said_or_given(tmp_path):
     path = stream(tmp_path / "x.mjpeg", "mjpeg", "mjpeg")
     notes = []
-    with open_source(path, listener=notes.append) as source:
+    with open_source(path, callback=notes.append) as source:
         assert (source.fps, len(list(source))) == (25, 8)
     assert "states no rate; 25 frames/s" in notes[0].text
     notes.clear()
-    with open_source(path, fps=12.5, every=2, listener=notes.append) as source:
+    with open_source(path, fps=12.5, every=2, callback=notes.append) as source:
         assert source.fps == Fraction(25, 4)
         assert [frame.time for frame in source] == pytest.approx([0, 0.16, 0.32, 0.48])
     assert notes == []

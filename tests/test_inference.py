@@ -21,7 +21,7 @@ from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.video import VideoReader
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import Note, Progress
+from fcnseg.progress import Message, Progress
 from tests.test_live import FakeCamera
 from tests.test_sinks import FakeWindow
 
@@ -76,10 +76,10 @@ def clip(tmp_path) -> Path:
     return tmp_path / "clip.mp4"
 
 
-def run(source, out=None, *, segmenter=None, listener=lambda event: None, connect=None, **options):
+def run(source, out=None, *, segmenter=None, callback=lambda event: None, connect=None, **options):
     values = {"source": str(source), **({} if out is None else {"out": out}), **options}
     segmenter = segmenter or FakeSegmenter()
-    return infer(InferConfig.make(values), listener, segmenter=segmenter, connect=connect)
+    return infer(InferConfig.make(values), callback, segmenter=segmenter, connect=connect)
 
 
 def files(folder: Path) -> set[str]:
@@ -227,7 +227,7 @@ def test_classes_hold_for_shares_too(tmp_path, folder, skip_done):
 
 def test_every_frame_of_a_video_in_order_at_its_rate(tmp_path, clip):
     events = []
-    result = run(clip, tmp_path / "out.mp4", listener=events.append)
+    result = run(clip, tmp_path / "out.mp4", callback=events.append)
     assert (result.frames_in, result.frames_out) == (30, 30)
     with VideoReader(clip) as before, VideoReader(tmp_path / "out.mp4") as after:
         assert after.fps == Fraction(25, 2)
@@ -239,7 +239,7 @@ def test_every_frame_of_a_video_in_order_at_its_rate(tmp_path, clip):
     progress = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in progress] == list(range(1, 31))
     assert progress[0].total == 30
-    assert any(isinstance(event, Note) and "H.264" in event.text for event in events)
+    assert any(isinstance(event, Message) and "H.264" in event.text for event in events)
 
 
 def test_without_pyav_every_frame_is_there_too_and_what_is_missing_is_said(
@@ -249,11 +249,11 @@ def test_without_pyav_every_frame_is_there_too_and_what_is_missing_is_said(
     for module in (*(f"io.{name}" for name in using), "inference.sinks"):
         monkeypatch.setattr(f"fcnseg.{module}.has_pyav", lambda: False, raising=False)
     events = []
-    result = run(clip, tmp_path / "out.mp4", listener=events.append)
+    result = run(clip, tmp_path / "out.mp4", callback=events.append)
     assert result.frames_out == 30
     with VideoReader(tmp_path / "out.mp4") as reader:
         assert (reader.fps, len(list(reader))) == (Fraction(25, 2), 30)
-    [note] = [event for event in events if isinstance(event, Note)]
+    [note] = [event for event in events if isinstance(event, Message)]
     assert "mp4v" in note.text
     assert "without sound" in note.text
     assert "fcnseg[video]" in note.text
@@ -432,7 +432,7 @@ def test_latency_stays_under_two_steps_and_is_shown(tmp_path):
         save=("labels",),
         limit=20,
         segmenter=FakeSegmenter(seconds=0.05),
-        listener=events.append,
+        callback=events.append,
         connect=lambda address: FakeCamera(period=0.004),
     )
     ages = [event.values["ms late"] for event in events if isinstance(event, Progress)]

@@ -45,7 +45,7 @@ class FakeCamera:
         self.released = True
 
 
-def live(cameras, *, listener=lambda event: None, **options):
+def live(cameras, *, callback=lambda event: None, **options):
     """A LiveSource that gets one camera after the other."""
     waiting = list(cameras)
     first = waiting.pop(0)
@@ -55,7 +55,7 @@ def live(cameras, *, listener=lambda event: None, **options):
 
     options = {"selection": Selection(), "pauses": (0.01, 0.02), "patience": 0.3, **options}
     return LiveSource(
-        "rtsp://me:secret@cam/1", first, connect=connect, listener=listener, **options
+        "rtsp://me:secret@cam/1", first, connect=connect, callback=callback, **options
     )
 
 
@@ -125,7 +125,7 @@ def test_a_lost_stream_is_taken_up_again():
     notes, bad, turns = [], FakeCamera(opened=False), threading.Semaphore(0)
     cameras = [FakeCamera(frames=3, turns=turns), bad, FakeCamera(turns=turns)]
     options = {"selection": Selection(limit=6), "patience": 20.0}
-    with live(cameras, listener=notes.append, **options) as source:
+    with live(cameras, callback=notes.append, **options) as source:
         frames = list(in_turns(source, turns))
     assert [frame.index for frame in frames] == list(range(6))
     assert [note.level for note in notes] == ["warning", "info"]
@@ -234,7 +234,7 @@ def test_a_real_stream_over_http_that_dies_and_comes_back():
     notes = []
     try:
         address = f"http://127.0.0.1:{server.server_port}/video"
-        with open_source(address, limit=30, listener=notes.append) as source:
+        with open_source(address, limit=30, callback=notes.append) as source:
             assert source.kind == "stream"
             frames = list(source)
     finally:

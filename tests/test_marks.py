@@ -14,7 +14,7 @@ from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.listing import in_folder
 from fcnseg.io.sources.watched import WatchedFolder
-from fcnseg.progress import Event, Note
+from fcnseg.progress import Event, Message
 from tests.cli.test_cli import call
 
 GREY = np.full((64, 64, 3), 90, np.uint8)
@@ -24,8 +24,8 @@ LINE = json.dumps({"name": "a", "job": "0", "stamp": [1, 2]})
 def listed(folder: Path) -> tuple[set[str], str]:
     """What is found in a folder of images, and what is said."""
     heard: list[Event] = []
-    found = {name for name, _ in in_folder(folder, listener=heard.append)}
-    return found, " ".join(event.text for event in heard if isinstance(event, Note))
+    found = {name for name, _ in in_folder(folder, callback=heard.append)}
+    return found, " ".join(event.text for event in heard if isinstance(event, Message))
 
 
 @pytest.mark.parametrize("text", ['{"fcnseg": "outputs", "files": []}\n', f"\n{LINE}\n"])
@@ -169,12 +169,12 @@ def test_a_watched_folder_says_it_once(tmp_path: Path) -> None:
     mark(tmp_path / "old")
     heard: list[Event] = []
     selection = Selection(limit=2)
-    source = WatchedFolder(tmp_path, selection, pause=0.01, listener=heard.append)
+    source = WatchedFolder(tmp_path, selection, pause=0.01, callback=heard.append)
     names = []
     for frame in source:
         names.append(frame.name)
         write_image(tmp_path / "y.png", GREY)
     assert names == ["x", "y"]
-    assert [event.text for event in heard if isinstance(event, Note)] == [
+    assert [event.text for event in heard if isinstance(event, Message)] == [
         f"Skipped 1 folder of earlier outputs in {tmp_path}: old."
     ]

@@ -27,7 +27,7 @@ from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import VideoReader
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import Note, Progress
+from fcnseg.progress import Message, Progress
 from fcnseg.text import from_bytes, shown, to_bytes
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
@@ -105,7 +105,7 @@ def test_progress_shows_names(terminal: bool, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fcnseg.cli.console.LOG_EVERY", 0)
     file = io.StringIO()
     with Screen(console(file=file, force_terminal=terminal, width=200)) as screen:
-        screen(Note(COMMANDS))
+        screen(Message(COMMANDS))
         screen(Progress(COMMANDS, 1, 2, "images", {COMMANDS: 1, "file": COMMANDS}))
     assert file.getvalue().count(SHOWN) >= 4
     assert "\x9b" not in file.getvalue()

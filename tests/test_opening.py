@@ -11,7 +11,7 @@ from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.inference import open_engine as fastest_engine
 from fcnseg.inference import open_engine as opening
 from fcnseg.inference.open_engine import WORTH_CONVERTING, EngineOptions, open_engine
-from fcnseg.progress import Note
+from fcnseg.progress import Message
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_few_frames_are_not_worth_a_conversion(random_model, cache, quick):
 
 
 def test_the_conversion_is_made_once_and_kept(random_model, cache, quick):
-    notes: list[Note] = []
+    notes: list[Message] = []
     for _ in range(2):
         engine, header = open_engine(
             random_model, EngineOptions(engine="onnxruntime"), notes.append
@@ -74,7 +74,7 @@ def test_the_fastest_wins_and_is_remembered(
 ):
     left = iter(speeds)
     monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda engine: next(left))
-    notes: list[Note] = []
+    notes: list[Message] = []
     first, _ = open_engine(
         random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), notes.append
     )

@@ -15,7 +15,7 @@ from fcnseg.io.images import write_image
 from fcnseg.io.sources.collect import collect
 from fcnseg.io.sources.video import VideoReader
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import Note
+from fcnseg.progress import Message
 from tests.test_inference import SIZE, FakeSegmenter, files, picture, run
 
 
@@ -42,15 +42,15 @@ def run_all(*sources: object, out: Path, **options: object):
     return run_config(InferConfig(source=tuple(map(str, sources)), out=out, **options))
 
 
-def run_config(config: InferConfig, listener=lambda event: None):
-    return infer(config, listener, segmenter=FakeSegmenter())
+def run_config(config: InferConfig, callback=lambda event: None):
+    return infer(config, callback, segmenter=FakeSegmenter())
 
 
 def test_images_and_videos_of_a_folder_are_all_done(tmp_path: Path, mixed: Path) -> None:
     notes: list[str] = []
     result = run_config(
         InferConfig(source=str(mixed), out=tmp_path / "out"),
-        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        lambda event: notes.append(event.text) if isinstance(event, Message) else None,
     )
     assert (result.frames_in, result.frames_out, result.failed) == (17, 17, ())
     videos = {"v_avi_overlay.mp4", "v_mp4_overlay.mp4", "sub/v_overlay.mp4"}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
 from fcnseg.io.sources.video import VideoReader
-from fcnseg.progress import Event, Note, Progress, StopSignal, as_interrupts, held_back
+from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, held_back
 from tests.conftest import TINY
 
 Ask = Callable[..., str]
@@ -268,7 +268,7 @@ def test_eval_bench_and_check(
 def test_export(ask: Ask, random_model: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "model.torchscript"
     arguments = ["export", random_model, "--format", "torchscript", "-o", out]
-    ask(number, lambda event: isinstance(event, Note) and "Writing" in event.text, *arguments)
+    ask(number, lambda event: isinstance(event, Message) and "Writing" in event.text, *arguments)
     assert not list(tmp_path.iterdir())
 
 

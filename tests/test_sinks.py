@@ -112,7 +112,7 @@ def test_one_file(tmp_path, name, kind):
 def test_a_video_is_named_and_its_encoding_said(tmp_path):
     notes = []
     sink = VideoSink(
-        tmp_path / "a.mp4", "overlay", PAINTER, fps=Fraction(10), listener=notes.append
+        tmp_path / "a.mp4", "overlay", PAINTER, fps=Fraction(10), callback=notes.append
     )
     for number in range(5, 12):  # a part of a video: times do not start at 0
         sink.write(frame(number), prediction())

@@ -12,7 +12,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.sources import files as recorded
-from fcnseg.progress import Event, Note
+from fcnseg.progress import Event, Message
 from tests.test_odd_names import picture
 
 BROKEN = b"\x89PNG\r\n\x1a\nno more"
@@ -23,7 +23,7 @@ def run(folder: Path, model: Path, **options: Any) -> tuple[InferResult, list[st
     heard: list[Event] = []
     config = {"source": [str(folder / "in")], "model": str(model), "out": folder / "out", **options}
     result = infer(InferConfig.make(config), heard.append)
-    return result, [event.text for event in heard if isinstance(event, Note)]
+    return result, [event.text for event in heard if isinstance(event, Message)]
 
 
 @pytest.fixture

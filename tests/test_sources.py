@@ -256,7 +256,7 @@ def test_a_cut_video_fails_a_scratched_one_is_noted(tmp_path):
     for share, failed in [(0.5, True), (0.96, False)]:
         path.write_bytes(data[: int(len(data) * share)])
         notes = []
-        with open_source(path, listener=notes.append) as source:
+        with open_source(path, callback=notes.append) as source:
             count = len(list(source))
             assert bool(source.failures) is failed
         said = source.failures[0][1] if failed else notes[0].text
@@ -274,7 +274,7 @@ def test_a_video_with_a_broken_middle_goes_on(tmp_path):
     data[middle : middle + 300] = bytes(300)
     path.write_bytes(data)
     notes = []
-    with open_source(path, listener=notes.append) as source:
+    with open_source(path, callback=notes.append) as source:
         frames = list(source)
     assert 35 <= len(frames) < 40
     assert frames[-1].index >= 38

@@ -27,7 +27,7 @@ from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.video import VideoReader
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import nobody
+from fcnseg.progress import no_callback
 from tests.test_inference import FakeSegmenter
 from tests.test_live import FakeCamera
 
@@ -248,7 +248,7 @@ def test_a_camera_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     def work(together: Distributed) -> Any:
         with ExitStack() as stack:
-            make = functools.partial(make_plan, config, nobody, None, together, stack)
+            make = functools.partial(make_plan, config, no_callback, None, together, stack)
             return together.first(
                 lambda: make(predictor=network(), connect=lambda address: camera()).decided
             )

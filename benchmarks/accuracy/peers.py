@@ -28,7 +28,7 @@ from fcnseg.models.fcn import FCN, crop, pad_to_multiple, size_of
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
-from fcnseg.progress import Listener, Note
+from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, new_run
 from fcnseg.training.setup import (
@@ -90,10 +90,10 @@ class LiteTaps(nn.Module):
         return {"low": taps[8], "high": taps[16]}
 
 
-def unet_lite0(classes: int, weights: str, listener: Listener) -> Peer:
+def unet_lite0(classes: int, weights: str, callback: Callback) -> Peer:
     """segmentation_models.pytorch's U-Net on the very trunk and weights of `fcnseg train`."""
     network = _smp().Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=classes)
-    state = imagenet(LITE0, weights, listener)
+    state = imagenet(LITE0, weights, callback)
     if state is not None:  # the tensors map by position; the last ones are the classifier's
         encoder = network.encoder
         first = dict(itertools.islice(state.items(), len(encoder.state_dict())))
@@ -101,22 +101,22 @@ def unet_lite0(classes: int, weights: str, listener: Listener) -> Peer:
     return _peer(network, "encoder", LITE0, state, multiple=32)
 
 
-def unet_resnet18(classes: int, weights: str, listener: Listener) -> Peer:
+def unet_resnet18(classes: int, weights: str, callback: Callback) -> Peer:
     """segmentation_models.pytorch's U-Net on ResNet-18."""
     network = _smp().Unet("resnet18", encoder_weights=None, classes=classes)
-    state = imagenet("resnet18", weights, listener)
+    state = imagenet("resnet18", weights, callback)
     if state is not None:
         kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
         nn.Module.load_state_dict(network.encoder, kept)
     return _peer(network, "encoder", "resnet18", state, multiple=32)
 
 
-def lraspp_mobilenetv3(classes: int, weights: str, listener: Listener) -> Peer:
+def lraspp_mobilenetv3(classes: int, weights: str, callback: Callback) -> Peer:
     """torchvision's LR-ASPP on MobileNetV3-Large."""
     network = models.segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=classes
     )
-    state = imagenet("mobilenet_v3_large", weights, listener)
+    state = imagenet("mobilenet_v3_large", weights, callback)
     if state is not None:
         head = "features."
         kept = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
@@ -124,9 +124,9 @@ def lraspp_mobilenetv3(classes: int, weights: str, listener: Listener) -> Peer:
     return _peer(network, "backbone", "mobilenet_v3_large", state, multiple=1)
 
 
-def lraspp_lite0(classes: int, weights: str, listener: Listener) -> Peer:
+def lraspp_lite0(classes: int, weights: str, callback: Callback) -> Peer:
     """torchvision's LR-ASPP on the very trunk and weights of `fcnseg train`."""
-    del listener
+    del callback
     taps = LiteTaps("none" if weights == "none" else "auto")
     low, high = taps.trunk.channels[8], taps.trunk.channels[16]
     network = models.segmentation.lraspp.LRASPP(taps, low, high, classes)
@@ -134,7 +134,7 @@ def lraspp_lite0(classes: int, weights: str, listener: Listener) -> Peer:
     return Peer(network, "backbone", taps.trunk.preprocess, start, multiple=32)
 
 
-PEERS: dict[str, Callable[[int, str, Listener], Peer]] = {
+PEERS: dict[str, Callable[[int, str, Callback], Peer]] = {
     "unet-lite0": unet_lite0,
     "unet-resnet18": unet_resnet18,
     "lraspp-mobilenetv3": lraspp_mobilenetv3,
@@ -157,24 +157,24 @@ def require_packages(cells: Iterable[Cell]) -> None:
         ) from None
 
 
-def imagenet(name: str, weights: str, listener: Listener) -> State | None:
+def imagenet(name: str, weights: str, callback: Callback) -> State | None:
     """A trunk's published weights; None, with a warning, when they can't be had here."""
     official = find_backbone(name).official
     if weights == "none" or official is None:
         return None
     try:
-        return official(listener)
+        return official(callback)
     except CheckpointError as error:
-        listener(Note(f"{name} starts at random. {error.message}", "warning"))
+        callback(Message(f"{name} starts at random. {error.message}", "warning"))
         return None
 
 
-def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
+def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
     """Train one as `fcnseg train` trains ours, or go on with it; what comes out is in its run."""
     assert config.data is not None
     assert config.out is not None
     run = RunFolder(config.out)
-    checked = examine(config.data, listener)
+    checked = examine(config.data, callback)
     checked.raise_errors()
     assert checked.suggestion is not None, "a folder with readable training images has one"
     config = dataclasses.replace(config, crop=config.crop or checked.suggestion.crop)
@@ -182,7 +182,7 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
         config = dataclasses.replace(config, class_weights=checked.suggestion.class_weights)
     classes = len(checked.description.classes)
     torch.manual_seed(config.seed)
-    network = PEERS[name](classes, config.backbone_weights, listener)
+    network = PEERS[name](classes, config.backbone_weights, callback)
     # The decoder of "published" networks: nobody takes the run's checkpoints for a ladder.
     network.spec = ModelSpec(backbone=name, num_classes=classes, decoder=PUBLISHED)
     start = InitialModel(cast(FCN, network), network.preprocess, config)
@@ -195,7 +195,7 @@ def train_peer(name: str, config: TrainConfig, listener: Listener) -> Peer:
     else:
         run = new_run(run.folder)
         state = TrainState(images=len(data), micro_batches=config.accumulate)
-    make_trainer(setup, run, state, step, data, sampler, listener).fit()
+    make_trainer(setup, run, state, step, data, sampler, callback).fit()
     return network
 
 

@@ -29,7 +29,7 @@ from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
 from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochEnd, Event, Listener, Note, nobody
+from fcnseg.progress import Callback, EpochEnd, Event, Message, no_callback
 from fcnseg.training.run_folder import RunFolder
 from fcnseg.training.sampler import BatchSampler
 
@@ -109,21 +109,21 @@ def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> in
         return TrainConfig.load(run.config).epochs
     with tempfile.TemporaryDirectory() as folder:
         trial = RunFolder(Path(folder) / "run")
-        _trained(cell, {**values, "epochs": 2, "out": trial.folder}, trial, nobody)
+        _trained(cell, {**values, "epochs": 2, "out": trial.folder}, trial, no_callback)
         with trial.results.open(newline="", encoding="utf-8") as file:
             _, row = csv.DictReader(file)
     return max(1, round(seconds / float(row["seconds"])))
 
 
-def _trained(cell: Cell, values: Record, run: RunFolder, listener: Listener) -> Record:
+def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> Record:
     """Ours goes the way of `fcnseg train`; the others' run folders look the same."""
     if cell.peer is None:
         config = TrainConfig.make({**values, "resume": run.state.is_file()})
-        train(config, listener)
+        train(config, callback)
         network: nn.Module = Checkpoint.load(run.last).build()
         start = trunk_start(config)
     else:
-        peer = train_peer(cell.peer, TrainConfig.make(values), listener)
+        peer = train_peer(cell.peer, TrainConfig.make(values), callback)
         network, start = peer, peer.start
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"start": start, "parameters": parameters, **_found(run)}
@@ -207,11 +207,11 @@ def data_folder(root: Path, name: str) -> Path:
     return declared if declared.is_file() else root / name
 
 
-def progress(label: str) -> Listener:
-    """A listener that prints a line an epoch, and what is worth knowing in between."""
+def progress(label: str) -> Callback:
+    """A callback that prints a line an epoch, and what is worth knowing in between."""
 
     def listen(event: Event) -> None:
-        if isinstance(event, Note):
+        if isinstance(event, Message):
             said(f"{label}: {event.text}")
         elif isinstance(event, EpochEnd):
             values = event.values

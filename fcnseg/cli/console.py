@@ -24,7 +24,7 @@ from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
 from fcnseg.device import keep_freed_memory
 from fcnseg.errors import FailedElsewhere, FcnsegError
-from fcnseg.progress import EpochEnd, Event, Note, Progress, as_interrupts
+from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts
 from fcnseg.text import shown
 
 LOGGER = logging.getLogger("fcnseg")
@@ -34,7 +34,7 @@ LOG_EVERY = 15.0
 
 
 class Screen:
-    """A listener that draws on stderr; use it as a context manager."""
+    """A callback that draws on stderr; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or open_console(stderr=True)
@@ -75,7 +75,7 @@ class Screen:
         """Draw one event; a terminal that was closed does not end the work."""
         with suppress(OSError):
             match event:
-                case Note(text, level):
+                case Message(text, level):
                     mark = ("warning: ", "yellow") if level == "warning" else ""
                     self._bar.console.print(line(mark, text), soft_wrap=True)
                 case EpochEnd():
@@ -114,7 +114,7 @@ class _NoteHandler(logging.Handler):
         level: Literal["info", "warning"] = (
             "warning" if record.levelno >= logging.WARNING else "info"
         )
-        self._screen(Note(record.getMessage(), level))
+        self._screen(Message(record.getMessage(), level))
 
 
 def duration(seconds: float) -> str:

@@ -33,7 +33,7 @@ from fcnseg.io.encoders import open_encoder
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import Listener, Progress, nobody
+from fcnseg.progress import Callback, Progress, no_callback
 
 WARM_UP = 3
 """Calls before the clock starts: the first ones allocate memory and choose kernels."""
@@ -110,18 +110,18 @@ class BenchResult:
         }
 
 
-def bench(config: BenchConfig, listener: Listener = nobody) -> BenchResult:
+def bench(config: BenchConfig, callback: Callback = no_callback) -> BenchResult:
     """Time a model, each stage around it, and all of them together.
 
     OptionError when the source is not a video file; Interrupted on Ctrl-C.
     """
     try:
-        return _timed(config, listener)
+        return _timed(config, callback)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted("Stopped before everything was timed; there are no figures.") from None
 
 
-def _timed(config: BenchConfig, listener: Listener) -> BenchResult:
+def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
     """Everything is in a temporary folder, which is removed."""
     if config.source is not None and "size" in config.chosen():
         raise OptionError(
@@ -135,12 +135,12 @@ def _timed(config: BenchConfig, listener: Listener) -> BenchResult:
         precision=config.precision,
         short_side=config.short_side,
         parallel=True,
-        listener=listener,
+        callback=callback,
     )
     with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
         clip = config.source or _draw_clip(Path(folder) / "clip.mp4", config)
         bench = _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config)
-        return bench.run(listener)
+        return bench.run(callback)
 
 
 class _Bench:
@@ -151,12 +151,12 @@ class _Bench:
         self._painter = Renderer(segmenter.classes)
         self._size = (0, 0)  # of the clip's frames, once they are decoded
 
-    def run(self, listener: Listener) -> BenchResult:
+    def run(self, callback: Callback) -> BenchResult:
         """Measure part after part; network and whole by turns, as machines' speeds drift."""
         steps = iter(range(4 + 2 * TURNS))
 
         def tell() -> None:
-            listener(Progress("bench", next(steps), 3 + 2 * TURNS, "measurements"))
+            callback(Progress("bench", next(steps), 3 + 2 * TURNS, "measurements"))
 
         tell()
         frames, decode = self._decode()
@@ -274,7 +274,7 @@ class _Bench:
             run = Pipeline(
                 source,
                 Network(segmenter),
-                nobody,
+                no_callback,
                 SimpleQueue(),
                 together=Distributed.alone(),
                 batch=self._config.batch,

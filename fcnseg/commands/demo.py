@@ -16,7 +16,7 @@ from fcnseg.data import drawn
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import Listener, Note, Progress, nobody
+from fcnseg.progress import Callback, Message, Progress, no_callback
 
 FPS = Fraction(25)
 
@@ -46,7 +46,7 @@ class DemoResult:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values}
 
 
-def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
+def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
     """Draw a data set and a clip, train, evaluate, segment the clip, write heatmaps.
 
     OptionError when the folder is not empty.
@@ -54,24 +54,24 @@ def demo(config: DemoConfig, listener: Listener = nobody) -> DemoResult:
     out = config.out
     _refuse_taken(out)
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
-    listener(Note(f"Drawing a data set and a clip into {out}"))
-    pairs = drawn.write_dataset(data, seed=config.seed, listener=listener)
-    still = _draw_clip(clip, out / "still.png", seed=config.seed, listener=listener)
+    callback(Message(f"Drawing a data set and a clip into {out}"))
+    pairs = drawn.write_dataset(data, seed=config.seed, callback=callback)
+    still = _draw_clip(clip, out / "still.png", seed=config.seed, callback=callback)
 
-    listener(Note(f"fcnseg train {data} --out {run} --backbone tiny --epochs {config.epochs}"))
-    train(_training(config, data, run), listener)
-    listener(Note(f"fcnseg eval {data} -m {run}"))
-    scored = evaluate(EvalConfig(data=data, model=str(run), device=config.device), listener)
+    callback(Message(f"fcnseg train {data} --out {run} --backbone tiny --epochs {config.epochs}"))
+    train(_training(config, data, run), callback)
+    callback(Message(f"fcnseg eval {data} -m {run}"))
+    scored = evaluate(EvalConfig(data=data, model=str(run), device=config.device), callback)
     video = out / "clip_overlay.mp4"
-    listener(Note(f"fcnseg infer {clip} -m {run} -o {video}"))
+    callback(Message(f"fcnseg infer {clip} -m {run} -o {video}"))
     segmented = infer(
-        InferConfig(source=(str(clip),), model=str(run), out=video, device=config.device), listener
+        InferConfig(source=(str(clip),), model=str(run), out=video, device=config.device), callback
     )
     heatmaps = out / "heatmaps"
-    listener(Note(f"fcnseg viz {still} -m {run} -o {heatmaps}"))
+    callback(Message(f"fcnseg viz {still} -m {run} -o {heatmaps}"))
     view(
         VizConfig(source=(str(still),), model=str(run), out=heatmaps, device=config.device),
-        listener,
+        callback,
     )
     return DemoResult(
         data=data,
@@ -113,7 +113,7 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
     )
 
 
-def _draw_clip(clip: Path, still: Path, *, seed: int, listener: Listener) -> Path:
+def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> Path:
     """A moving scene that training never saw, and its first frame as a picture."""
     scene = drawn.make_scene(seed + 999_999_937)
     height, width = drawn.SIZE
@@ -121,7 +121,7 @@ def _draw_clip(clip: Path, still: Path, *, seed: int, listener: Listener) -> Pat
         for index in range(CLIP_FRAMES):
             image, _ = drawn.draw(scene, index / float(FPS))
             writer.write(image)
-            listener(Progress("drawing the clip", index + 1, CLIP_FRAMES, "frames"))
+            callback(Progress("drawing the clip", index + 1, CLIP_FRAMES, "frames"))
             if index == 0:
                 write_image(still, image)
     return still

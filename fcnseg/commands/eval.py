@@ -24,7 +24,7 @@ from fcnseg.inference.evaluation import (
 )
 from fcnseg.inference.segmenter import load as load_model
 from fcnseg.metrics import ClassScore, Report
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class EvalResult:
         }
 
 
-def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
+def evaluate(config: EvalConfig, callback: Callback = no_callback) -> EvalResult:
     """Score a model on one part of a dataset folder, at the labels' own resolution.
 
     Under torchrun each process takes its share of the images; the result is the same.
     Raises DatasetError when the classes of model and folder can't be compared.
     """
     ranks = init_distributed(config.device)
-    listener = listener if ranks.main else nobody
+    callback = callback if ranks.main else no_callback
     began = time.perf_counter()
     segmenter = load_model(
         config.model,
@@ -82,21 +82,21 @@ def evaluate(config: EvalConfig, listener: Listener = nobody) -> EvalResult:
         short_side=config.short_side,
         parallel=True,
     )
-    checked = examine(config.data, listener)
+    checked = examine(config.data, callback)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
-        listener(Note(f"An error in the dataset: {problem}", "warning"))
+        callback(Message(f"An error in the dataset: {problem}", "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
-    description = as_the_model_sees(checked.description, segmenter, listener)
+    description = as_the_model_sees(checked.description, segmenter, callback)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
-    listener(Note(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
-    listener(Note(on_split(left_out, why)))
+    callback(Message(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
+    callback(Message(on_split(left_out, why)))
     look = labels_of_all_views(segmenter) if config.tta else labels_of(segmenter)
     report = score(
         look,
         dataset,
-        listener,
+        callback,
         batch=config.batch,
         workers=choose_workers(config.workers, ranks.device.type),
         ranks=ranks,

@@ -19,7 +19,7 @@ from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import SHIPPED, find_model, model_files
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.progress import Listener, Note, Progress, nobody
+from fcnseg.progress import Callback, Message, Progress, no_callback
 
 FITTED_TO = 64
 """Training images that the ranges of 8 bits are taken from."""
@@ -73,13 +73,13 @@ class ExportResult:
         }
 
 
-def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
+def export(config: ExportConfig, callback: Callback = no_callback) -> ExportResult:
     """Write a checkpoint in another format and compare the two on pictures of several sizes.
 
     The file appears only when it gives the same answers; one in int8 when it is nearly as
     good on the validation images. Raises CheckpointError, MissingExtra, OptionError.
     """
-    model = find_model(config.model, listener=listener)
+    model = find_model(config.model, callback=callback)
     if model.suffix.lower() in {format.suffix for format in FORMATS.values()}:
         raise CheckpointError(
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"
@@ -89,17 +89,17 @@ def export(config: ExportConfig, listener: Listener = nobody) -> ExportResult:
     path = _target(config, model)
     _refuse(config, model, path)
     if config.precision == "int8":
-        cost = _export_int8(config, model, path, listener)
+        cost = _export_int8(config, model, path, callback)
         return ExportResult(config.format, path, opset_of(path), path.stat().st_size, None, cost)
     checkpoint = Checkpoint.load(model)
-    listener(Note(f"Writing {path} and comparing it with {model}"))
+    callback(Message(f"Writing {path} and comparing it with {model}"))
     parity = convert(checkpoint, path, config.format, sizes=_sizes(checkpoint))
     parts = [path, *(path.with_suffix(suffix) for suffix in FORMATS[config.format].beside)]
     size = sum(part.stat().st_size for part in parts)
     return ExportResult(config.format, path, opset_of(path), size, parity)
 
 
-def _export_int8(config: ExportConfig, model: Path, path: Path, listener: Listener) -> Cost:
+def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callback) -> Cost:
     """Round, measure what it costs, and only then give the file its name."""
     if config.data is None:
         raise OptionError(
@@ -112,16 +112,16 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, listener: Listen
             hint="leave --format away",
         )
     original = load(model, engine="torch")
-    description = as_the_model_sees(describe(config.data, listener), original, listener)
+    description = as_the_model_sees(describe(config.data, callback), original, callback)
     train, val = (
         SegmentationDataset(description, split, preprocess=original.preprocess, cache=False)
         for split in ("train", "val")
     )
-    listener(Note(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
+    callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
     pictures = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
     with written_whole(path) as written:
         write_int8(Checkpoint.load(model), written, pictures)
-        cost = _cost(original, load(written), val, listener)
+        cost = _cost(original, load(written), val, callback)
         if cost.miou < cost.miou_before - MOST_LOST:
             raise CheckpointError(
                 f"In int8 the model loses too much: mIoU {cost.miou:.4f}, before "
@@ -132,7 +132,7 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, listener: Listen
 
 
 def _cost(
-    original: Segmenter, rounded: Segmenter, val: SegmentationDataset, listener: Listener
+    original: Segmenter, rounded: Segmenter, val: SegmentationDataset, callback: Callback
 ) -> Cost:
     chosen = spread(len(val), MEASURED_ON)
     matrices = [Confusion(len(val.classes)) for _ in range(2)]
@@ -143,7 +143,7 @@ def _cost(
         for matrix, labels in zip(matrices, (before, after), strict=True):
             matrix.add(sample.labels, labels)
         same, pixels = same + int((before == after).sum()), pixels + before.size
-        listener(Progress("comparing", done, len(chosen), "images"))
+        callback(Progress("comparing", done, len(chosen), "images"))
     miou_before, miou = (
         Report.of(matrix.matrix, val.classes, len(chosen)).miou for matrix in matrices
     )

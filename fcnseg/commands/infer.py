@@ -31,12 +31,12 @@ from fcnseg.inference.tiling import TiledSegmenter, parse_tile
 from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.files import nothing
 from fcnseg.io.sources.live import Connect
-from fcnseg.progress import Event, Listener, Note, nobody
+from fcnseg.progress import Callback, Event, Message, no_callback
 
 
 def infer(
     config: InferConfig,
-    listener: Listener = nobody,
+    callback: Callback = no_callback,
     *,
     segmenter: Predictor | None = None,
     connect: Connect | None = None,
@@ -50,8 +50,8 @@ def infer(
     """
     parse_tile(config.tile)
     together = Distributed.meet(config.device)
-    warnings: list[Note] = []
-    heard = listener if together.main else functools.partial(_keep_warning, warnings)
+    warnings: list[Message] = []
+    heard = callback if together.main else functools.partial(_keep_warning, warnings)
     with ExitStack() as stack:
         made: list[InferPlan] = []
 
@@ -73,10 +73,10 @@ def run_share(plan: InferPlan) -> list[InferResult]:
     return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
 
-def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Note]]]) -> InferResult:
+def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Message]]]) -> InferResult:
     """The result of all processes; what is one file of all frames is made."""
     for note in (note for _, notes in shares for note in notes):
-        plan.listener(note)
+        plan.callback(note)
     by_part = list(zip(*(results for results, _ in shares), strict=True))
     done = [InferResult.of_shares(each) if len(each) > 1 else each[0] for each in by_part]
     result = InferResult.of_parts(done)
@@ -97,7 +97,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     config, predictor = plan.config, plan.predictor
     nothing_of_it = InferResult(0, 0, (), (), 0.0, 0.0)
     if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
-        plan.listener(_passed_over([Path(part.spec)]))
+        plan.callback(_passed_over([Path(part.spec)]))
         return replace(nothing_of_it, skipped=1)
     try:
         source = _reopened(plan, part)
@@ -112,11 +112,11 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         smoothed = SmoothedEngine(predictor.engine, config.smooth)
         predictor = replace(predictor, engine=smoothed)
     if plan.tiled and isinstance(predictor, Segmenter):
-        predictor = TiledSegmenter(predictor, config.tile, plan.listener)
+        predictor = TiledSegmenter(predictor, config.tile, plan.callback)
     run = Pipeline(
         source,
         Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
-        plan.listener,
+        plan.callback,
         plan.events,
         together=plan.together,
         batch=config.batch,
@@ -152,17 +152,17 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
     )
     done = source.skipped - len(part.passed)
     if done > 0:
-        plan.listener(Note(f"{done} {'image is' if done == 1 else 'images are'} done already"))
+        plan.callback(Message(f"{done} {'image is' if done == 1 else 'images are'} done already"))
     if part.passed:
-        plan.listener(_passed_over(part.passed))
+        plan.callback(_passed_over(part.passed))
     return source
 
 
-def _passed_over(files: Sequence[Path]) -> Note:
+def _passed_over(files: Sequence[Path]) -> Message:
     """What is said of files that an earlier run could not read."""
     names = ", ".join(path.name for path in files[:NAMED])
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return Note(f"Skipped {names}{more}: could not be read before, and not changed since")
+    return Message(f"Skipped {names}{more}: could not be read before, and not changed since")
 
 
 def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
@@ -176,7 +176,7 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
         run = Pipeline(
             source,
             SavedLabels(folder / "labels"),
-            plan.listener,
+            plan.callback,
             plan.events,
             together=alone,
             task="join",
@@ -194,7 +194,7 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
 
 
 def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
-    return open_sinks(target, source, plan.painter, manifest=manifest, listener=plan.events.put)
+    return open_sinks(target, source, plan.painter, manifest=manifest, callback=plan.events.put)
 
 
 def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
@@ -206,9 +206,9 @@ def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
     return [*sinks, ProportionsSink(shares, plan.painter.classes, append=index > 0)]
 
 
-def _keep_warning(warnings: list[Note], event: Event) -> None:
-    """The listener of a process that is not the main one, which prints them for all."""
-    if isinstance(event, Note) and event.level == "warning":
+def _keep_warning(warnings: list[Message], event: Event) -> None:
+    """The callback of a process that is not the main one, which prints them for all."""
+    if isinstance(event, Message) and event.level == "warning":
         warnings.append(event)
 
 

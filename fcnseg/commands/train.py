@@ -16,7 +16,7 @@ from fcnseg.device import process_settings
 from fcnseg.distributed import ProcessGroup, init_distributed
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.progress import Listener, Note, nobody, notes_to_log
+from fcnseg.progress import Callback, Message, log_messages, no_callback
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight
@@ -75,7 +75,7 @@ class TrainResult:
 
 
 def train(
-    data: TrainConfig | Path | str | None = None, callback: Listener = nobody, **options: Any
+    data: TrainConfig | Path | str | None = None, callback: Callback = no_callback, **options: Any
 ) -> TrainResult:
     """Train on a dataset folder, or resume an interrupted run (resume=True).
 
@@ -99,17 +99,17 @@ def train(
         config = TrainConfig.make(given)
     asked = {name: getattr(config, name) for name in given}
     ranks = init_distributed(config.device)
-    listener = notes_to_log(callback) if ranks.main else nobody
+    callback = log_messages(callback) if ranks.main else no_callback
     parse_loss(config.loss)  # a typo is told before the folder is read
     with process_settings(ranks.device):
         run = _run_to_resume(config, ranks)
         if run is None:
-            setup, trainer = _begin(config, ranks, listener)
+            setup, trainer = _begin(config, ranks, callback)
         else:
-            setup, trainer = _resume(asked, run, ranks, listener)
+            setup, trainer = _resume(asked, run, ranks, callback)
         trainer.fit()
         if ranks.main:
-            finish(setup, trainer.run, listener)
+            finish(setup, trainer.run, callback)
     return _result(trainer)
 
 
@@ -124,7 +124,7 @@ def _run_to_resume(config: TrainConfig, ranks: ProcessGroup) -> RunFolder | None
 
 
 def _begin(
-    config: TrainConfig, ranks: ProcessGroup, listener: Listener
+    config: TrainConfig, ranks: ProcessGroup, callback: Callback
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the first step of a new run."""
     if config.data is None:
@@ -133,24 +133,24 @@ def _begin(
             hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
         )
     refuse_taken(config.out)
-    checked = _checked(config.data, listener)
+    checked = _checked(config.data, callback)
     _refuse_inputs(config, config.data, checked)
-    setup = resolve(config, checked, ranks, listener)
+    setup = resolve(config, checked, ranks, callback)
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
     if config.sanity and ranks.main:
         alone = dataclasses.replace(setup, ranks=dataclasses.replace(ranks, rank=0, size=1))
         first = collate([data[key] for key in next(sampler.keys(0))])
-        preflight(setup.network, setup.config, first, partial(make_step, alone), listener)
+        preflight(setup.network, setup.config, first, partial(make_step, alone), callback)
     step = make_step(setup)
     run = ranks.tell(new_run(config.out) if ranks.main else None)  # nothing can be wrong any more
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
-    return setup, make_trainer(setup, run, state, step, data, sampler, listener)
+    return setup, make_trainer(setup, run, state, step, data, sampler, callback)
 
 
 def _resume(
-    asked: Mapping[str, Any], run: RunFolder, ranks: ProcessGroup, listener: Listener
+    asked: Mapping[str, Any], run: RunFolder, ranks: ProcessGroup, callback: Callback
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
     config = continued(TrainConfig.load(run.config), asked, run)
@@ -161,7 +161,7 @@ def _resume(
             hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
         )
     state, tensors = load_state(run.state)
-    checked = _checked(config.data, listener)
+    checked = _checked(config.data, callback)
     model = from_state(config, checked.description.classes, tensors)
     setup = TrainSetup.of(model, checked, ranks)
     data = make_train_data(setup)
@@ -172,10 +172,10 @@ def _resume(
             f"{len(data)}.",
             hint="a changed dataset needs a new run; --finetune starts it from this one's weights",
         )
-    listener(Note(_where(run, state, sampler)))
+    callback(Message(_where(run, state, sampler)))
     step = make_step(setup)
     step.restore(tensors)
-    return setup, make_trainer(setup, run, state, step, data, sampler, listener)
+    return setup, make_trainer(setup, run, state, step, data, sampler, callback)
 
 
 def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:
@@ -191,12 +191,12 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     )
 
 
-def _checked(data: Path, listener: Listener) -> CheckResult:
+def _checked(data: Path, callback: Callback) -> CheckResult:
     """The folder, examined: DatasetError for what makes a training useless."""
-    checked = examine(data, listener)
+    checked = examine(data, callback)
     for finding in checked.findings:
         if finding.severity == "warning":
-            listener(Note(finding.sentence, "warning"))
+            callback(Message(finding.sentence, "warning"))
     checked.raise_errors()
     return checked
 

@@ -20,7 +20,7 @@ from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.collect import collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.zoo import model_files
-from fcnseg.progress import Listener, Progress, held_back, nobody
+from fcnseg.progress import Callback, Progress, held_back, no_callback
 from fcnseg.viz.heatmaps import VIDEO_WIDTH, HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
 
@@ -53,7 +53,7 @@ class ViewResult:
         }
 
 
-def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
+def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
     """Draw heatmaps of every frame of a source.
 
     Interrupted on Ctrl-C: the files finished by then are whole, videos included.
@@ -62,7 +62,7 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     if config.classify and config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
     if config.classify:
-        return _view_classifier(config, begun, listener)
+        return _view_classifier(config, begun, callback)
     segmenter = load(
         config.model,
         engine="torch" if config.rungs and config.engine == "auto" else config.engine,
@@ -72,14 +72,14 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
     )
     artist = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
-    found = collect(config.source, exclude=config.out, listener=listener)
+    found = collect(config.source, exclude=config.out, callback=callback)
     frames = 0
     outputs: list[Path] = []
     failed: list[tuple[str, str]] = []
     for spec, name in found.specs:
         try:
             source = open_source(
-                spec, name=name, limit=config.limit, fps=config.fps, listener=listener
+                spec, name=name, limit=config.limit, fps=config.fps, callback=callback
             )
         except MediaError as error:
             if found.count == 1:
@@ -90,33 +90,33 @@ def view(config: VizConfig, listener: Listener = nobody) -> ViewResult:
             if source.kind in MOVING:
                 small = replace(artist, width=VIDEO_WIDTH)
                 inside = out if found.count == 1 else out / safe_path(name)
-                drawn, written = _write_videos(small, source, inside, listener)
+                drawn, written = _write_videos(small, source, inside, callback)
             elif config.fps is not None:
                 raise OptionError("--fps is for videos; viz draws a folder for each image.")
             else:
-                drawn, written = _write_images(artist, source, out, listener)
+                drawn, written = _write_images(artist, source, out, callback)
         frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 
-def _view_classifier(config: VizConfig, begun: float, listener: Listener) -> ViewResult:
+def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in pictures, where no network was trained."""
     for name in ("rungs", "engine", "precision", "short_side"):
         if name in config.chosen():
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
     artist = ImageNetHeatmaps.of(
-        config.model, config.classes, alpha=config.alpha, device=config.device, listener=listener
+        config.model, config.classes, alpha=config.alpha, device=config.device, callback=callback
     )
     out = _folder(config, None)
-    found = collect(config.source, exclude=config.out, listener=listener)
+    found = collect(config.source, exclude=config.out, callback=callback)
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
     [(spec, _)] = found.specs
-    with open_source(spec, limit=config.limit, listener=listener) as source:
+    with open_source(spec, limit=config.limit, callback=callback) as source:
         if source.kind in MOVING:
             raise _no_images(spec, source.kind)
-        frames, outputs = _write_images(artist, source, out, listener)
+        frames, outputs = _write_images(artist, source, out, callback)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
 
@@ -137,7 +137,7 @@ def _no_images(what: object, kind: str) -> OptionError:
 
 
 def _write_images(
-    artist: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, listener: Listener
+    artist: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, callback: Callback
 ) -> tuple[int, list[Path]]:
     """A folder of pages for every picture."""
     outputs: list[Path] = []
@@ -151,14 +151,14 @@ def _write_images(
                     write_image(folder / name, image)
                     outputs.append(folder / name)
                 done += 1
-                listener(Progress("viz", done, source.count, "images"))
+                callback(Progress("viz", done, source.count, "images"))
     except KeyboardInterrupt:
         raise _interrupted(done, out) from None
     return done, outputs
 
 
 def _write_videos(
-    artist: HeatmapFigures, source: Source, out: Path, listener: Listener
+    artist: HeatmapFigures, source: Source, out: Path, callback: Callback
 ) -> tuple[int, list[Path]]:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
@@ -173,7 +173,7 @@ def _write_videos(
                         writers[name] = stack.enter_context(writer)
                     writers[name].write(image)
                 done += 1
-                listener(Progress("viz", done, source.count, "frames"))
+                callback(Progress("viz", done, source.count, "frames"))
             if source.stopped:  # the videos are not complete
                 raise KeyboardInterrupt
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from fcnseg.data.suggest import Size, Suggestion, suggest
 from fcnseg.errors import DatasetError, MediaError, OptionError
 from fcnseg.files import mark
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
-from fcnseg.progress import Listener, Note, Progress, nobody
+from fcnseg.progress import Callback, Message, Progress, no_callback
 
 __all__ = ["CheckResult", "Finding", "check", "examine"]
 
@@ -85,26 +85,26 @@ class CheckResult:
         }
 
 
-def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
+def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
     """Look at a dataset and write the contact sheet, and a clean copy or dataset.toml if asked.
 
     DatasetError when it can't be a dataset at all.
     """
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
-    seen, result = _examine(config.data, listener)
+    seen, result = _examine(config.data, callback)
     refuse_overwriting(outputs, seen.description.inputs())
     if config.write is not None:
         write_declared(seen.description, config.write)
-        listener(Note(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
+        callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
         result = replace(result, written=config.write)
     if config.fix is not None:
         count = len(seen.description.pairs)
         cleaned = write_clean(
-            seen, config.fix, lambda done: listener(Progress("copy", done, count, "pairs"))
+            seen, config.fix, lambda done: callback(Progress("copy", done, count, "pairs"))
         )
-        listener(
-            Note(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: "
+        callback(
+            Message(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: "
                  f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out")
         )  # fmt: skip
         result = replace(result, cleaned=cleaned)
@@ -112,10 +112,10 @@ def check(config: CheckConfig, listener: Listener = nobody) -> CheckResult:
         if write_contact(seen.description, config.contact, _doubtful(seen, result.findings)):
             if config.contact == CheckConfig.contact:  # below a dataset it would be taken for one
                 mark(config.contact.parent, [config.contact.name])
-            listener(Note(f"Look at {config.contact}: do the labels lie on the things?"))
+            callback(Message(f"Look at {config.contact}: do the labels lie on the things?"))
             result = replace(result, contact=config.contact)
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset
-        listener(Note(error.message, "warning"))
+        callback(Message(error.message, "warning"))
     return result
 
 
@@ -130,9 +130,9 @@ def _outputs(config: CheckConfig) -> list[Named]:
     return [(flag, path) for flag, path in given if path is not None]
 
 
-def examine(data: str | Path, listener: Listener = nobody) -> CheckResult:
+def examine(data: str | Path, callback: Callback = no_callback) -> CheckResult:
     """`check` without writing anything: what a training does first."""
-    return _examine(Path(data), listener)[1]
+    return _examine(Path(data), callback)[1]
 
 
 @contextlib.contextmanager
@@ -149,8 +149,8 @@ def _without_collections() -> Iterator[None]:
 
 
 @_without_collections()
-def _examine(data: Path, listener: Listener) -> tuple[Scanned, CheckResult]:
-    seen = scan(data, listener, pictures=True)
+def _examine(data: Path, callback: Callback) -> tuple[Scanned, CheckResult]:
+    seen = scan(data, callback, pictures=True)
     assert seen.pictures is not None, "pictures were asked for"
     counts = count_classes(seen)
     findings = [*file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]

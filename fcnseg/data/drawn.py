@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import ClassMap
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
-from fcnseg.progress import Listener, Progress, nobody
+from fcnseg.progress import Callback, Progress, no_callback
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def write_dataset(
     train: int = 480,
     val: int = 60,
     seed: int = 0,
-    listener: Listener = nobody,
+    callback: Callback = no_callback,
 ) -> int:
     """images/ and labels/, each with train/ and val/, and classes.txt: a folder as users have it.
 
@@ -105,7 +105,7 @@ def write_dataset(
             name = f"{split}/{index:04}.png"
             write_image(folder / "images" / name, image)
             write_labels(folder / "labels" / name, labels, palette=CLASSES.palette())
-            listener(Progress("drawing pictures", first + index + 1, train + val, "pictures"))
+            callback(Progress("drawing pictures", first + index + 1, train + val, "pictures"))
     (folder / "classes.txt").write_text("\n".join(CLASSES.names) + "\n", encoding="utf-8")
     return train + val
 

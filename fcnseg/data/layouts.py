@@ -42,7 +42,7 @@ from fcnseg.data.splits import VAL_SHARE, draw_val, hold_out, lacks_val, sort_pa
 from fcnseg.data.values import SMEARED, Values, total, values_of
 from fcnseg.errors import DatasetError
 from fcnseg.io.images import VIDEO_SUFFIXES
-from fcnseg.progress import Listener, Progress, nobody
+from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "list": find_pair_list,
@@ -83,26 +83,26 @@ class Scanned:
     pictures: PictureScan | None
 
 
-def describe(data: str | Path, listener: Listener = nobody) -> Description:
+def describe(data: str | Path, callback: Callback = no_callback) -> Description:
     """What a dataset is; DatasetError when it can't be trained or scored on.
 
     data: a folder, a list of pairs (.csv, .txt) or a dataset.toml. The same content gives the
     same description, splits included.
     """
-    return scan(data, listener).description
+    return scan(data, callback).description
 
 
-def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = False) -> Scanned:
+def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool = False) -> Scanned:
     """`describe`, with what was seen in the files. pictures: look at all images as well."""
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     root = declared.root if declared else path
-    found, listing = _find(root, declared, listener)
+    found, listing = _find(root, declared, callback)
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, Crew(usable_cores()) as crew:
-        tell = _teller("labels", len(pairs), listener)
+        tell = _teller("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
@@ -111,7 +111,7 @@ def scan(data: str | Path, listener: Listener = nobody, *, pictures: bool = Fals
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
         if pictures or drawn:
-            tell = _teller("images", len(pairs), listener)
+            tell = _teller("images", len(pairs), callback)
             seen = scan_pictures(pairs, cache, crew, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,
@@ -171,7 +171,7 @@ def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool
     return present
 
 
-def _find(root: Path, declared: Declared | None, listener: Listener) -> tuple[Found, Listing]:
+def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Found, Listing]:
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
@@ -179,7 +179,7 @@ def _find(root: Path, declared: Declared | None, listener: Listener) -> tuple[Fo
         return read_pair_list(root), list_folder(root.parent)
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
-    listing = list_folder(root, listener)
+    listing = list_folder(root, callback)
     if declared and any(declared.sides):
         found = find_sides(listing, *declared.sides)
         return with_own_split(with_more_masks(listing, found), listing), listing
@@ -219,8 +219,8 @@ def _nothing_found(root: Path, listing: Listing) -> DatasetError:
     )
 
 
-def _teller(task: str, count: int, listener: Listener) -> Callable[[int], None]:
-    """Tells the listener of progress, some times a second."""
+def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
+    """Tells the callback of progress, some times a second."""
     told = 0.0
 
     def tell(done: int) -> None:
@@ -228,7 +228,7 @@ def _teller(task: str, count: int, listener: Listener) -> Callable[[int], None]:
         now = time.monotonic()
         if done == count or now - told > 0.05:
             told = now
-            listener(Progress(task, done, count, "files"))
+            callback(Progress(task, done, count, "files"))
 
     return tell
 

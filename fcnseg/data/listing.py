@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fcnseg.files import inputs_in, passed_over
 from fcnseg.io.images import IMAGE_SUFFIXES
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +50,16 @@ class Listing:
         return Listing(self.root, tuple(files))
 
 
-def list_folder(root: Path, listener: Listener = nobody) -> Listing:
+def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
     """Every file under a folder but hidden ones, what macOS adds to archives and earlier outputs.
 
-    The listener hears of the last ones.
+    The callback receives a Message about the latter.
     """
     outputs: list[Path] = []
     files = tuple(_walk(root, outputs))
     skipped = passed_over(outputs, root)
     if skipped:
-        listener(Note(f"{skipped}."))
+        callback(Message(f"{skipped}."))
     return Listing(root, files)
 
 

@@ -31,7 +31,7 @@ from fcnseg.errors import DatasetError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
 from fcnseg.metrics import Confusion, Report
-from fcnseg.progress import Listener, Note, Progress, nobody
+from fcnseg.progress import Callback, Message, Progress, no_callback
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
 
@@ -143,7 +143,7 @@ def choose_split(sizes: dict[str, int]) -> str:
 def score(
     predict_labels: PredictLabels,
     dataset: SegmentationDataset,
-    listener: Listener = nobody,
+    callback: Callback = no_callback,
     *,
     batch: int = 4,
     workers: int = 0,
@@ -171,7 +171,7 @@ def score(
         done = min(len(dataset), done + len(samples) * ranks.size)
         speed = done / (time.perf_counter() - began)
         values = {"images/s": speed, "left": (len(dataset) - done) / speed}
-        listener(Progress(task, done, len(dataset), "images", values))
+        callback(Progress(task, done, len(dataset), "images", values))
     matrix = ranks.sum_array(confusion.matrix)
     return Report.of(matrix, dataset.classes, len(dataset))
 
@@ -187,9 +187,9 @@ def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
 
 
 def as_the_model_sees(
-    description: Description, segmenter: Segmenter, listener: Listener = nobody
+    description: Description, segmenter: Segmenter, callback: Callback = no_callback
 ) -> Description:
-    """The dataset with the model's classes, in the model's order; a Note where they differ.
+    """The dataset with the model's classes, in the model's order; a Message where they differ.
 
     DatasetError when the two can't be compared.
     """
@@ -201,10 +201,10 @@ def as_the_model_sees(
         return adopted
     if set(ours.names) == set(theirs.names):
         text = "The model and the dataset list the same classes in another order; names decide."
-        listener(Note(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
+        callback(Message(f"{text} Model: {some(ours.names)}; dataset: {some(theirs.names)}."))
     else:
         text = f"Model: {some(ours.names)}; dataset: {some(theirs.names)}."
         expected = is_unnamed(theirs.names) and not is_inverted(description.encoding)
         level: Literal["info", "warning"] = "info" if expected else "warning"
-        listener(Note(f"{text} So {mapping(description, adopted)}.", level))
+        callback(Message(f"{text} So {mapping(description, adopted)}.", level))
     return adopted

@@ -28,7 +28,7 @@ from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.listing import Named
 from fcnseg.io.sources.live import Connect
 from fcnseg.models.zoo import find_model, model_files
-from fcnseg.progress import Event, Listener, Note
+from fcnseg.progress import Callback, Event, Message
 
 NAMED = 3
 """Skipped files that are named."""
@@ -111,7 +111,7 @@ class InferPlan:
 
     config: InferConfig
     together: Distributed
-    listener: Listener
+    callback: Callback
     stack: ExitStack
     events: SimpleQueue[Event]  # threads speak through the main thread
     connect: Connect | None
@@ -125,7 +125,7 @@ class InferPlan:
 
 def make_plan(
     config: InferConfig,
-    listener: Listener,
+    callback: Callback,
     decided: Decided | None,
     together: Distributed,
     stack: ExitStack,
@@ -142,7 +142,7 @@ def make_plan(
     model = None if predictor is not None else find_model(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     events: SimpleQueue[Event] = SimpleQueue()
-    found = _collect(config, listener)
+    found = _collect(config, callback)
     opened = None
     if found.single is not None:
         opened = open_part(config, found.single, "", together, stack, events, connect)
@@ -151,7 +151,7 @@ def make_plan(
     tiled = predictor is None
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
-        predictor = _load(config, model, decided.engine, parts, frames, together, listener)
+        predictor = _load(config, model, decided.engine, parts, frames, together, callback)
         decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError(
@@ -170,7 +170,7 @@ def make_plan(
     return InferPlan(
         config=config,
         together=together,
-        listener=listener,
+        callback=callback,
         stack=stack,
         events=events,
         connect=connect,
@@ -183,17 +183,17 @@ def make_plan(
     )
 
 
-def _collect(config: InferConfig, listener: Listener) -> Collected:
+def _collect(config: InferConfig, callback: Callback) -> Collected:
     """The sources; files that are none are named."""
     if config.watch:
         if len(config.source) > 1:
             raise OptionError("--watch is for one folder.")
         return Collected(single=config.source[0])
-    found = collect(config.source, exclude=config.out, listener=listener)
+    found = collect(config.source, exclude=config.out, callback=callback)
     if found.skipped:
         names = ", ".join(path.name for path in found.skipped[:NAMED])
         more = f" and {len(found.skipped) - NAMED} more" if len(found.skipped) > NAMED else ""
-        listener(Note(f"Skipped {names}{more}: not an image or a video"))
+        callback(Message(f"Skipped {names}{more}: not an image or a video"))
     return found
 
 
@@ -223,7 +223,7 @@ def open_part(
             rank=together.rank,
             size=together.size,
             connect=connect,
-            listener=events.put,
+            callback=events.put,
         )
     )
 
@@ -297,7 +297,7 @@ def _load(
     parts: Sequence[Part],
     frames: int,
     together: Distributed,
-    listener: Listener,
+    callback: Callback,
 ) -> Segmenter:
     """The model, made ready for about so many frames (0: unknown)."""
     one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
@@ -309,10 +309,10 @@ def _load(
         short_side=config.short_side,
         frames=frames,
         parallel=not one_by_one,
-        listener=listener,
+        callback=callback,
     )
     if config.model is None:
-        listener(Note(f"The model is {model}"))
+        callback(Message(f"The model is {model}"))
     return loaded
 
 

@@ -27,7 +27,7 @@ from fcnseg.export.formats import FORMATS, PRECISION, convert
 from fcnseg.export.parity import compare, sample_images
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import Listener, Note
+from fcnseg.progress import Callback, Message
 
 RUNNABLE = (".onnx", ".xml")
 """Suffixes of exported files that fcnseg itself runs."""
@@ -59,7 +59,7 @@ class EngineOptions:
 
 
 def open_engine(
-    path: Path, options: EngineOptions, listener: Listener
+    path: Path, options: EngineOptions, callback: Callback
 ) -> tuple[Engine, Checkpoint]:
     """An engine for a model file, and the file's header (a Checkpoint without weights)."""
     kind = path.suffix.lower()
@@ -79,8 +79,8 @@ def open_engine(
     if options.engine == "torch":
         return _open_torch(checkpoint, options), checkpoint
     if options.engine == "auto":
-        return _open_fastest(checkpoint, path, options, listener), checkpoint
-    engine, _ = _open_exported(_converted(checkpoint, path, listener), options)
+        return _open_fastest(checkpoint, path, options, callback), checkpoint
+    engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine, checkpoint
 
 
@@ -148,7 +148,7 @@ def _made_for(path: Path) -> EngineName:
 
 
 def _open_fastest(
-    checkpoint: Checkpoint, path: Path, options: EngineOptions, listener: Listener
+    checkpoint: Checkpoint, path: Path, options: EngineOptions, callback: Callback
 ) -> Engine:
     """What runs fastest on this processor, where finding out is worth its time; else torch."""
     in_torch = _open_torch(checkpoint, options)
@@ -161,12 +161,12 @@ def _open_fastest(
             "onnxruntime": OnnxEngine,
             "openvino": OpenVinoEngine,
         }
-        name = fastest_engine(in_torch, others, _converted(checkpoint, path, listener), record)
-        listener(Note(f"The fastest engine for {path.name} on this machine is {name}."))
+        name = fastest_engine(in_torch, others, _converted(checkpoint, path, callback), record)
+        callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
     options = replace(options, engine=name, device="auto", precision="auto")
-    engine, _ = _open_exported(_converted(checkpoint, path, listener), options)
+    engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine
 
 
@@ -177,11 +177,11 @@ def _kept(path: Path) -> Path:
     return cache_folder() / "engines" / f"{digest[:32]}-{CONVERSION}.onnx"
 
 
-def _converted(checkpoint: Checkpoint, path: Path, listener: Listener) -> Path:
+def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
     """The checkpoint as ONNX, from the cache or made now; proven before it is kept."""
     kept = _kept(path)
     if not kept.is_file():
-        listener(Note(f"Converting {path.name} (once; kept in {kept.parent})"))
+        callback(Message(f"Converting {path.name} (once; kept in {kept.parent})"))
         computing()
         convert(checkpoint, kept, "onnx")
         _forget_oldest(kept.parent)

@@ -28,7 +28,7 @@ from fcnseg.inference.sinks import Renderer, Sink, WindowSink
 from fcnseg.io.images import cannot_write
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.progress import Event, Listener, Note, Progress, held_back
+from fcnseg.progress import Callback, Event, Message, Progress, held_back
 
 
 class Predictor(Protocol):
@@ -178,7 +178,7 @@ class Pipeline:
         self,
         source: Source,
         answer: Answer,
-        listener: Listener,
+        callback: Callback,
         events: SimpleQueue[Event],
         *,
         together: Distributed,
@@ -188,7 +188,7 @@ class Pipeline:
         resume_with: str = "",
     ) -> None:
         self._source, self._answer = source, answer
-        self._listener, self._events = listener, events
+        self._callback, self._events = callback, events
         self._together, self._task, self._goes_on = together, task, resume_with
         self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
         self._window: WindowSink | None = None
@@ -214,7 +214,7 @@ class Pipeline:
             if isinstance(error, KeyboardInterrupt):
                 raise self._interrupted(outputs) from None
             if outputs:
-                self._listener(Note(f"What was done is in {_listed(outputs)}", "warning"))
+                self._callback(Message(f"What was done is in {_listed(outputs)}", "warning"))
             raise
         outputs = self._completed()
         source, seconds = self._source, time.perf_counter() - self._began
@@ -254,7 +254,7 @@ class Pipeline:
         """In a signal handler: read no more; what is read by now is still answered and written."""
         for stop in stops:
             stop()
-        self._events.put(Note("Stopping when what was read is done; Ctrl-C again stops at once"))
+        self._events.put(Message("Stopping when what was read is done; Ctrl-C again stops at once"))
 
     def _step(
         self,
@@ -312,7 +312,7 @@ class Pipeline:
         if age is not None:
             values |= {"ms late": round(age * 1000), "dropped": self._source.dropped}
         unit = "images" if self._source.kind in ("image", "folder") else "frames"
-        self._listener(
+        self._callback(
             Progress(f"{self._task}{self._where()}", self._seen, self._source.count, unit, values)
         )
 
@@ -320,7 +320,7 @@ class Pipeline:
         """Events of the threads, told by the main one."""
         while True:
             try:
-                self._listener(self._events.get_nowait())
+                self._callback(self._events.get_nowait())
             except Empty:
                 return
 

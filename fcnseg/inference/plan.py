@@ -20,7 +20,7 @@ from fcnseg.io.encoders import FOURCC
 from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
 from fcnseg.io.sources.base import Frame, Kind, Source
 from fcnseg.overwriting import Named
-from fcnseg.progress import Listener
+from fcnseg.progress import Callback
 
 VIDEO_PICTURES = ("overlay", "color")
 """What a video can show; labels would not survive its compression."""
@@ -94,9 +94,9 @@ def written(target: Plan, name: str) -> list[Named]:
 
 
 def open_sinks(
-    target: Plan, source: Source, painter: Renderer, *, manifest: Manifest, listener: Listener
+    target: Plan, source: Source, painter: Renderer, *, manifest: Manifest, callback: Callback
 ) -> list[Sink]:
-    """The sinks that write what is planned; the listener hears how videos are encoded."""
+    """The sinks that write what is planned; the callback receives how videos are encoded."""
     if target.shape == "file" and target.save:
         return [FileSink(target.path, target.save[0], painter)]
     sinks: list[Sink] = []
@@ -115,7 +115,7 @@ def open_sinks(
                 timed=moving,
                 sound=source.sound,
                 live=source.live,
-                listener=listener,
+                callback=callback,
             )
         )
     each = [kind for kind in target.save if kind in SUFFIXES and kind not in pictures]

@@ -37,7 +37,7 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import Preprocess
 from fcnseg.models.zoo import BEST, find_model
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 
 _AT_ONCE = 8
 """Images of a list that are in the network at the same time."""
@@ -225,7 +225,7 @@ class Segmenter:
                 hint="save it as a checkpoint and load that on the other one",
             )
         self.options = replace(self.options, device=device)
-        self.engine = open_engine(self.path, self.options, nobody)[0]
+        self.engine = open_engine(self.path, self.options, no_callback)[0]
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -300,7 +300,7 @@ def load(
     frames: int = 0,
     parallel: bool = False,
     short_side: int | None = None,
-    listener: Listener = nobody,
+    callback: Callback = no_callback,
 ) -> Segmenter:
     """A segmenter from a model file, ready to run.
 
@@ -321,8 +321,8 @@ def load(
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
-    path = find_model(None if model is None else str(model), listener=listener)
+    path = find_model(None if model is None else str(model), callback=callback)
     options = EngineOptions(engine, device, precision, frames, parallel)
-    runner, header = open_engine(path, options, listener)
+    runner, header = open_engine(path, options, callback)
     preprocess = header.preprocess.at(short_side)
     return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

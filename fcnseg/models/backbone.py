@@ -14,7 +14,7 @@ from fcnseg.errors import OptionError
 from fcnseg.models.geometry import Alignment, offsets
 from fcnseg.models.spec import IMAGENET, Preprocess
 from fcnseg.models.weights import State
-from fcnseg.progress import Listener
+from fcnseg.progress import Callback
 
 PROBE = 64  # pixels; large enough for the stride to be told from the size of a map
 MARGIN_PROBE = 128  # where elements are lost at the borders
@@ -45,7 +45,7 @@ class BackboneSpec:
     row: Callable[[nn.Module], list[nn.Module]]
     alignment: Alignment | Mapping[int, float]
     preprocess: Preprocess = IMAGENET
-    official: Callable[[Listener], State] | None = None
+    official: Callable[[Callback], State] | None = None
     rename: Callable[[State, nn.Module], dict[str, Tensor]] = known_keys
     margin: tuple[int, int] = (0, 0)
     head: Callable[[nn.Module], nn.Module] | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcnseg.errors import CheckpointError
 from fcnseg.files import atomic_write, utf8_name
-from fcnseg.progress import Listener, Progress, nobody
+from fcnseg.progress import Callback, Progress, no_callback
 
 State = Mapping[str, Tensor]
 
@@ -50,7 +50,7 @@ def read_state(file: Path) -> State:
     return state
 
 
-def download(url: str, listener: Listener = nobody) -> Path:
+def download(url: str, callback: Callback = no_callback) -> Path:
     """A file by its address, from torch's cache folder or fetched into it.
 
     The name carries the first digits of the SHA-256 (resnet18-f37072fd.pth): a new file
@@ -62,7 +62,7 @@ def download(url: str, listener: Listener = nobody) -> Path:
         return path
     try:
         with atomic_write(path) as file:
-            _check_digest(name, _fetch(url, file, name, listener))
+            _check_digest(name, _fetch(url, file, name, callback))
     except OSError as error:  # URLError is one
         raise CheckpointError(
             f"{name} could not be downloaded from {url}: {first_line(error)}.",
@@ -71,7 +71,7 @@ def download(url: str, listener: Listener = nobody) -> Path:
     return path
 
 
-def _fetch(url: str, file: BinaryIO, name: str, listener: Listener) -> str:
+def _fetch(url: str, file: BinaryIO, name: str, callback: Callback) -> str:
     """Write what is at an address to a file; its SHA-256."""
     digest = hashlib.sha256()
     done = 0
@@ -82,7 +82,7 @@ def _fetch(url: str, file: BinaryIO, name: str, listener: Listener) -> str:
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)
-            listener(Progress(f"downloading {name}", done, total, "bytes"))
+            callback(Progress(f"downloading {name}", done, total, "bytes"))
     if total is not None and done != total:
         raise OSError(f"the connection ended after {done} of {total} bytes")
     return digest.hexdigest()

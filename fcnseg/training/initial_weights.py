@@ -18,7 +18,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.zoo import find_model
-from fcnseg.progress import Listener, Note
+from fcnseg.progress import Callback, Message
 
 SHAPE = (
     "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
@@ -38,17 +38,17 @@ class InitialModel:
     config: TrainConfig
 
 
-def from_pretrained(config: TrainConfig, classes: ClassMap, listener: Listener) -> InitialModel:
+def from_pretrained(config: TrainConfig, classes: ClassMap, callback: Callback) -> InitialModel:
     """The network to train, randomly started from the seed where no weights are known.
 
     What the options leave open of its shape (None) --finetune takes from the checkpoint.
     """
     torch.manual_seed(config.seed)
     if config.finetune is not None:
-        return _from_checkpoint(config, classes, listener)
+        return _from_checkpoint(config, classes, callback)
     config = config.with_fallbacks()
     network, backbone = build(_spec(config, classes)), str(config.backbone)
-    load_pretrained(network.backbone, backbone, config.backbone_weights, listener)
+    load_pretrained(network.backbone, backbone, config.backbone_weights, callback)
     return InitialModel(network, network.backbone.preprocess.at(config.short_side), config)
 
 
@@ -74,8 +74,8 @@ def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
     return ModelSpec(num_classes=len(classes), **shape)
 
 
-def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener) -> InitialModel:
-    path = find_model(config.finetune, listener=listener)
+def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback) -> InitialModel:
+    path = find_model(config.finetune, callback=callback)
     old = Checkpoint.load(path)
     if old.spec.decoder == PUBLISHED:
         raise OptionError(
@@ -87,7 +87,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener)
     config = dataclasses.replace(config, **shape)
     network, preprocess = build(_spec(config, classes)), old.preprocess
     if config.backbone != old.spec.backbone:
-        load_pretrained(network.backbone, str(config.backbone), config.backbone_weights, listener)
+        load_pretrained(network.backbone, str(config.backbone), config.backbone_weights, callback)
         preprocess = network.backbone.preprocess.at(preprocess.short_side or 0)
     fresh = network.state_dict()
     kept = fitting(old, network.spec, classes, fresh)
@@ -99,7 +99,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, listener: Listener)
     network.load_state_dict({**fresh, **kept})
     left = len(fresh) - len(kept)
     text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
-    listener(Note(f"{text}, {left} start anew." if left else f"{text}."))
+    callback(Message(f"{text}, {left} start anew." if left else f"{text}."))
     return InitialModel(network, preprocess.at(config.short_side), config)
 
 

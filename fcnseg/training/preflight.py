@@ -21,7 +21,7 @@ from fcnseg.device import resolve_precision
 from fcnseg.distributed import ProcessGroup
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN
-from fcnseg.progress import Listener, Note
+from fcnseg.progress import Callback, Message
 from fcnseg.training.step import NetWithAuxHeads, TrainStep
 
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]
@@ -53,7 +53,7 @@ def preflight(
     config: TrainConfig,
     batch: Batch,
     make_step: MakeStep,
-    listener: Listener,
+    callback: Callback,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Tell what is to be expected of a training; TrainingError when it can't even begin.
@@ -72,12 +72,12 @@ def preflight(
             "The loss of the very first step is not a number.",
             hint="try --precision f32; are the --backbone-weights damaged?",
         )
-    listener(_on_learning(learned, config.lr))
-    listener(_on_rates(trial(_rising_rates()), config.lr))
+    callback(_on_learning(learned, config.lr))
+    callback(_on_rates(trial(_rising_rates()), config.lr))
     began = clock()
     train_step = make_step(copy.deepcopy(network), steady)
     float(train_step(batch, 0, 1).sum())
-    listener(_on_cost(train_step.ranks.device, len(batch.images), clock() - began))
+    callback(_on_cost(train_step.ranks.device, len(batch.images), clock() - began))
 
 
 def _small(batch: Batch) -> Batch:
@@ -122,19 +122,19 @@ def _trial(
     return Trial(tuple(chosen[: len(losses)]), tuple(losses))
 
 
-def _on_learning(trial: Trial, rate: float) -> Note:
+def _on_learning(trial: Trial, rate: float) -> Message:
     first, last = trial.losses[0], min(trial.losses[1:], default=trial.losses[0])
     told = f"in {len(trial.losses) - 1} steps at {rate:g}: loss {first:.3f} to {last:.3f}"
     if last <= LEARNED * first:
-        return Note(f"Sanity: two images are learned {told}.")
-    return Note(
+        return Message(f"Sanity: two images are learned {told}.")
+    return Message(
         f"Sanity: two images are hardly learned {told}. Do the labels lie on the things "
         "(fcnseg check)? Is --lr too small or too large?",
         "warning",
     )
 
 
-def _on_rates(trial: Trial, rate: float) -> Note:
+def _on_rates(trial: Trial, rate: float) -> Message:
     """Where the loss fell fastest, and where it broke."""
     falls = [
         (before - after, used)
@@ -146,14 +146,14 @@ def _on_rates(trial: Trial, rate: float) -> Note:
     text += f" and breaks at {broke:.1g}" if broke else ""
     too_high = broke is not None and rate >= broke
     text += f"; --lr is {rate:g}" + (", which is too high." if too_high else ".")
-    return Note(text, "warning" if too_high else "info")
+    return Message(text, "warning" if too_high else "info")
 
 
-def _on_cost(device: torch.device, images: int, seconds: float) -> Note:
+def _on_cost(device: torch.device, images: int, seconds: float) -> Message:
     text = f"Sanity: a step of {images} images takes {seconds:.2g} s"
     if device.type == "cuda":
         text += f" and {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
-    return Note(f"{text}.")
+    return Message(f"{text}.")
 
 
 SHARE = 0.8

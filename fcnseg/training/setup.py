@@ -31,7 +31,7 @@ from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
-from fcnseg.progress import Listener, Note
+from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel, from_pretrained
 from fcnseg.training.losses import Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
@@ -94,7 +94,7 @@ class TrainSetup:
 
 
 def resolve(
-    config: TrainConfig, checked: CheckResult, ranks: ProcessGroup, listener: Listener
+    config: TrainConfig, checked: CheckResult, ranks: ProcessGroup, callback: Callback
 ) -> TrainSetup:
     """What the options, the data and --finetune's checkpoint say together."""
     suggested = checked.suggestion
@@ -110,7 +110,7 @@ def resolve(
     )
     if config.class_weights == "auto":
         config = replace(config, class_weights=suggested.class_weights)
-    model = from_pretrained(config, checked.description.classes, listener)
+    model = from_pretrained(config, checked.description.classes, callback)
     if config.crop is None:
         seen = [model.preprocess.network_size(size) for size in checked.train_sizes]
         model = _with(model, crop=suggest_crop(seen)[0])
@@ -233,11 +233,11 @@ def _validate(
     """Scores a network, as it is then, on the validation images at their own resolution."""
     ranks, every = setup.ranks, setup.config.pictures
 
-    def validate(epoch: int, listener: Listener) -> Report:
+    def validate(epoch: int, callback: Callback) -> Report:
         ranks.share_buffers(network)
         predict = labels_of(_segmenter(setup, network, setup.precision))
         report = score(
-            predict, data, listener, workers=setup.workers, ranks=ranks, task="validation"
+            predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"
         )
         if every and ranks.main and epoch % every == 0:
             draw_same(predict, data, run.pictures, epoch=epoch)
@@ -261,20 +261,20 @@ def make_trainer(
     step: TrainStep,
     data: SegmentationDataset,
     sampler: BatchSampler,
-    listener: Listener,
+    callback: Callback,
 ) -> Trainer:
     """The trainer from where the state is; the run folder gets its config and table."""
     config, main, held_out = setup.config, setup.ranks.main, make_validation_data(setup)
     if not setup.checked.splits.get("val"):
         text = "There are no validation images: scores are of the training images themselves."
-        listener(Note(text, "warning"))
+        callback(Message(text, "warning"))
     if main:
         run.write_config(config, reasons(setup))
         run.write_results(state.rows)
-    listener(Note(_summary(setup, run, images=len(data), validation_images=len(held_out))))
+    callback(Message(_summary(setup, run, images=len(data), validation_images=len(held_out))))
     if config.tensorboard and main:
         folder = run.folder / "tensorboard"
-        listener = with_tensorboard(listener, folder, epochs_done=len(state.rows))
+        callback = with_tensorboard(callback, folder, epochs_done=len(state.rows))
     return Trainer(
         run,
         config,
@@ -284,7 +284,7 @@ def make_trainer(
         feed=_feed(setup, data, sampler),
         validate=_validate(setup, held_out, step.average.network, run),
         checkpoint=_checkpoint(setup),
-        listener=listener,
+        callback=callback,
     )
 
 
@@ -302,7 +302,7 @@ def _checkpoint(setup: TrainSetup) -> Checkpoint:
     )
 
 
-def finish(setup: TrainSetup, run: RunFolder, listener: Listener) -> None:
+def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
     """Calibrate the best checkpoint, once, and draw the worst validation images."""
     data = make_validation_data(setup)
     best = Checkpoint.load(run.best)
@@ -312,7 +312,7 @@ def finish(setup: TrainSetup, run: RunFolder, listener: Listener) -> None:
         temperature = best_temperature(exact.logits, data)
         with_temperature(best, temperature).save(run.best)
         text = "Probabilities calibrated on the validation images"
-        listener(Note(f"{text}: temperature {temperature:.2f}"))
+        callback(Message(f"{text}: temperature {temperature:.2f}"))
     if setup.config.pictures:
         predict = labels_of(_segmenter(setup, network, setup.precision))
         draw_worst(predict, data, run.pictures)

@@ -15,7 +15,7 @@ from fcnseg.data.dataset import Batch
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochEnd, Event, Listener, Note, Progress, StopSignal
+from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.sampler import BatchSampler
 from fcnseg.training.step import TrainStep
@@ -23,7 +23,7 @@ from fcnseg.training.step import TrainStep
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
 
-Validate = Callable[[int, Listener], Report]
+Validate = Callable[[int, Callback], Report]
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU: looking waits for it."""
@@ -46,7 +46,7 @@ class Trainer:
     """Runs a training from where its state is to its end.
 
     run: where everything is kept. state: how far it has come (it is moved on).
-    feed(step): the batches from a step on. validate(epoch, listener): scores
+    feed(step): the batches from a step on. validate(epoch, callback): scores
         the average.
     checkpoint: a checkpoint in which only weights and report are to be replaced.
     """
@@ -62,11 +62,11 @@ class Trainer:
         feed: Feed,
         validate: Validate,
         checkpoint: Checkpoint,
-        listener: Listener,
+        callback: Callback,
     ) -> None:
         self.run, self.config, self.sampler, self.state = run, config, sampler, state
         self.train_step, self.feed, self.validate = train_step, feed, validate
-        self.checkpoint, self.listener = checkpoint, listener
+        self.checkpoint, self.callback = checkpoint, callback
         self.ranks = train_step.ranks
         self._batches: Generator[Batch, None, None] | None = None
         self._losses: list[torch.Tensor] = []
@@ -161,7 +161,7 @@ class Trainer:
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
         text = f"Memory ran out: each step is now computed in {state.micro_batches} micro-batches."
-        self.listener(Note(text, "warning"))
+        self.callback(Message(text, "warning"))
 
     def _look(self) -> None:
         """Read the losses of the last steps; raise if one is not a number."""
@@ -193,8 +193,8 @@ class Trainer:
         self.state.lr_scale, self.state.rollbacks = lr_scale, rollbacks
         self.train_step.restore(tensors)
         self._save()
-        self.listener(
-            Note(
+        self.callback(
+            Message(
                 f"The loss is not a number at step {step}: back to step {self.state.step}, "
                 f"with {lr_scale:g} times the learning rate.",
                 "warning",
@@ -222,10 +222,10 @@ class Trainer:
         self._save()
         if self.ranks.main:
             self.run.write_results(state.rows)
-        self.listener(EpochEnd(len(state.rows), self.config.epochs, row, report.class_iou, best))
+        self.callback(EpochEnd(len(state.rows), self.config.epochs, row, report.class_iou, best))
         if self._is_patience_over():
             text = f"No better mIoU for {self.config.patience} epochs: training ends early."
-            self.listener(Note(text))
+            self.callback(Message(text))
 
     def _row(self, report: Report) -> dict[str, float | int]:
         state = self.state
@@ -256,11 +256,11 @@ class Trainer:
         waited = len(scores) - 1 - scores.index(max(scores))
         return 0 < self.config.patience <= waited
 
-    def _stopping(self, stop: StopSignal) -> Listener:
-        """A listener that interrupts the validation when the user wants to stop."""
+    def _stopping(self, stop: StopSignal) -> Callback:
+        """A callback that interrupts the validation when the user wants to stop."""
 
         def listen(event: Event) -> None:
-            self.listener(event)
+            self.callback(event)
             if stop.requested and self.ranks.size == 1:
                 self._interrupt()
 
@@ -313,7 +313,7 @@ class Trainer:
             "left": left + epochs_left * self._validation_seconds,
         }
         task = f"epoch {len(state.rows) + 1}/{self.config.epochs}"
-        self.listener(Progress(task, images, sampler.images, "images", values))
+        self.callback(Progress(task, images, sampler.images, "images", values))
 
 
 class Pace:

@@ -29,7 +29,7 @@ from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import EpochEnd, Event, Listener
+from fcnseg.progress import Callback, EpochEnd, Event
 from fcnseg.text import shown
 from fcnseg.training.initial_weights import class_axes
 
@@ -168,8 +168,8 @@ def _flat(name: str) -> str:
     return name.replace("/", "_").replace("\\", "_")
 
 
-def with_tensorboard(listener: Listener, folder: Path, *, epochs_done: int = 0) -> Listener:
-    """A listener that also writes each epoch's row and class IoUs as scalars into a folder.
+def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) -> Callback:
+    """A callback that also writes each epoch's row and class IoUs as scalars into a folder.
 
     epochs_done: rows that are there already; what a killed run wrote beyond them is
     taken back. MissingExtra without the extra "log".
@@ -189,6 +189,6 @@ def with_tensorboard(listener: Listener, folder: Path, *, epochs_done: int = 0) 
                 if iou is not None:
                     writer.add_scalar(f"iou/{shown(name)}", iou, event.epoch)
             writer.flush()
-        listener(event)
+        callback(event)
 
     return listen

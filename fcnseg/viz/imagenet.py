@@ -22,7 +22,7 @@ from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
 from fcnseg.models import dense_classifier
 from fcnseg.models.classifier import DenseClassifier
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 from fcnseg.viz.figure import Tile, grey, heat_scale, page
 
 DEFAULT = "efficientnet_lite0"
@@ -55,10 +55,10 @@ class ImageNetHeatmaps:
         *,
         alpha: float,
         device: str = "auto",
-        listener: Listener = nobody,
+        callback: Callback = no_callback,
     ) -> ImageNetHeatmaps:
         """The artist for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
-        classifier = dense_classifier(name or DEFAULT, listener=listener)
+        classifier = dense_classifier(name or DEFAULT, callback=callback)
         known = list(classifier.names)  # some names stand twice: not a ClassMap
         chosen = tuple(_index_of(wanted, known) for wanted in classes)
         place = resolve_device(device)

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from fcnseg.cli.console import Screen, duration
-from fcnseg.progress import EpochEnd, Note, Progress
+from fcnseg.progress import EpochEnd, Message, Progress
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
 def shown(*, terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, highlight=False)
     with Screen(console) as screen:
-        screen(Note("hello [video]"))
-        screen(Note("careful", "warning"))
+        screen(Message("hello [video]"))
+        screen(Message("careful", "warning"))
         for done in range(3):
             values = {"loss": 0.5123, "images/s": 12.34, "left": 61.0}
             screen(Progress("epoch 1/2", done, 3, "images", values))

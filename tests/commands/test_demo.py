@@ -4,7 +4,7 @@ import pytest
 
 from fcnseg.commands.demo import demo
 from fcnseg.config import DemoConfig
-from fcnseg.progress import Event, Note
+from fcnseg.progress import Event, Message
 
 
 def test_the_demo_makes_everything_it_names(
@@ -25,7 +25,7 @@ def test_the_demo_makes_everything_it_names(
     for path in (result.data, result.model, result.video):
         assert path.exists()
     assert len(list(result.heatmaps.rglob("*.png"))) >= 4
-    told = " ".join(event.text for event in events if isinstance(event, Note))
+    told = " ".join(event.text for event in events if isinstance(event, Message))
     for verb in ("train", "eval", "infer", "viz"):
         assert f"fcnseg {verb} " in told
     assert set(result.as_dict()) >= {"miou", "video", "heatmaps"}

@@ -24,7 +24,7 @@ from fcnseg.metrics import Report
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.progress import Event, Note, Progress
+from fcnseg.progress import Event, Message, Progress
 
 NAMES = ("background", "disk", "box", "star")
 
@@ -87,7 +87,7 @@ def test_the_result_is_one_json_object(drawn_folder: Path, tiny_run: Path) -> No
     assert values["images"] == 6
     assert result.split == "val"
     assert any(
-        isinstance(e, Note) and "best.safetensors on 6 images (val)" in e.text for e in events
+        isinstance(e, Message) and "best.safetensors on 6 images (val)" in e.text for e in events
     )
 
 
@@ -125,7 +125,7 @@ def test_the_same_classes_in_another_order(
     result, events = run_eval(drawn_folder, moved, precision=precision)
     order = [3, 0, 1, 2]
     assert (result.report.matrix == plain.report.matrix[np.ix_(order, order)]).all()
-    told = [e.text for e in events if isinstance(e, Note)]
+    told = [e.text for e in events if isinstance(e, Message)]
     assert any("in another order" in text for text in told)
 
 
@@ -183,7 +183,7 @@ def two_classes(to: Path, names=("background", "crack"), **extra) -> str:
 
 
 def texts(events: list[Event]) -> str:
-    return "\n".join(event.text for event in events if isinstance(event, Note))
+    return "\n".join(event.text for event in events if isinstance(event, Message))
 
 
 @pytest.mark.parametrize("trained", ["unknown", "another"])
@@ -237,7 +237,7 @@ def test_one_thing_is_one_thing_however_it_is_stored(
     background, crack = result.classes
     assert background.pixels > 5 * crack.pixels > 0
     assert f"{stored[0]} is background, {stored[1]} is crack" in texts(events)
-    warned = [e.text for e in events if isinstance(e, Note) and e.level == "warning"]
+    warned = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
     assert any("So 255 is background" in text for text in warned) == (stored == (255, 0))
 
 

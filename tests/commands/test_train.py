@@ -44,10 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(
-    folder: Path | None, out: Path | None, listener=lambda event: None, **more
+    folder: Path | None, out: Path | None, callback=lambda event: None, **more
 ) -> TrainResult:
     options = {"data": folder, "out": out, **QUICK, **more}
-    return train(TrainConfig.make(options), listener)
+    return train(TrainConfig.make(options), callback)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 def at_event(number: int, act: Callable[[], Any]) -> Callable[[Event], None]:
-    """A listener that acts at the n-th Progress after the labels were read."""
+    """A callback that acts at the n-th Progress after the labels were read."""
     seen = 0
 
     def listen(event: Event) -> None:

@@ -6,17 +6,17 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN
-from fcnseg.progress import Note
+from fcnseg.progress import Message
 from fcnseg.training.preflight import preflight
 from fcnseg.training.step import TrainStep
 from tests.training.test_step import make_batch, make_step
 
 
-def look(clock=None, **options) -> list[Note]:
+def look(clock=None, **options) -> list[Message]:
     config = TrainConfig.make({"lr": 0.01, "backbone_lr": 1.0, **options})
     network = make_step().learner.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    told: list[Note] = []
+    told: list[Message] = []
 
     def make(other: FCN, chosen: TrainConfig) -> TrainStep:
         train_step = make_step()

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from fcnseg.errors import MissingExtra
-from fcnseg.progress import EpochEnd, Event, Note
+from fcnseg.progress import EpochEnd, Event, Message
 from fcnseg.training.validation import with_tensorboard
 
 
@@ -34,11 +34,11 @@ def test_epochs_become_scalars(monkeypatch, tmp_path: Path) -> None:
     heard: list[Event] = []
     listen = with_tensorboard(heard.append, tmp_path, epochs_done=2)
     done = EpochEnd(3, 9, {"epoch": 3, "loss": 0.5, "miou": 0.25}, {"a": 0.5, "b": None}, True)
-    events = [Note("hello"), done]
+    events = [Message("hello"), done]
     for event in events:
         listen(event)
     writer = Writer.made[-1]
-    assert heard == events, "the other listener hears everything"
+    assert heard == events, "the other callback is called for everything"
     assert writer.scalars == [("loss", 0.5, 3), ("miou", 0.25, 3), ("iou/a", 0.5, 3)]
     assert (writer.folder, writer.purge_step, writer.flushed) == (str(tmp_path), 3, 1)
 

@@ -36,16 +36,16 @@ from fcnseg.io.sources.video import VideoFile
 from fcnseg.io.sources.watched import WatchedFolder, check_watch
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 
 
 class PipedVideo(VideoFile):
     """A video from a pipe, decoded as it comes."""
 
-    def __init__(self, stream: ByteStream, selection: Selection, listener: Listener) -> None:
+    def __init__(self, stream: ByteStream, selection: Selection, callback: Callback) -> None:
         self._stream = stream
         reader = StreamReader(stream, "What is piped in")
-        super().__init__("stdin", selection, listener, name="stdin", reader=reader)
+        super().__init__("stdin", selection, callback, name="stdin", reader=reader)
         stream.over = lambda: self._over
         self.sound = self.file = None
 
@@ -76,7 +76,7 @@ def open_source(
     rank: int = 0,
     size: int = 1,
     connect: Connect | None = None,
-    listener: Listener = nobody,
+    callback: Callback = no_callback,
 ) -> Source:
     """The source that `spec` stands for.
 
@@ -92,16 +92,16 @@ def open_source(
         video, to pass over.
     rank, size: only what the rank-th of `size` processes takes of a video or of images.
     connect: opens cameras and streams; None is OpenCV.
-    listener: hears of lost connections; it may be called from another thread.
+    callback: receives lost connections; it may be called from another thread.
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
     selection = Selection(every, limit, start, end, rank, size)
     if not isinstance(spec, str | Path):
         source: Source = ImageFiles(list(spec), "folder", selection, skip)
     elif name:
-        source = VideoFile(str(spec), selection, listener, name, skip, several=True)
+        source = VideoFile(str(spec), selection, callback, name, skip, several=True)
     else:
-        found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, listener)
+        found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, callback)
         source = found(watch=watch)
     if fps is not None and (rate := usable_rate(fps)) is not None:
         try:
@@ -118,7 +118,7 @@ def _open_any(
     exclude: Path | None,
     skip: Skip,
     connect: Connect | None,
-    listener: Listener,
+    callback: Callback,
     *,
     watch: bool,
 ) -> Source:
@@ -126,18 +126,18 @@ def _open_any(
     if watch:
         check_watch(text)
     if text == "-":
-        return _open_piped(selection, listener)
+        return _open_piped(selection, callback)
     if is_address(text):
-        return _open_address(text, selection, connect, listener)
-    live = functools.partial(open_live, selection=selection, connect=connect, listener=listener)
+        return _open_address(text, selection, connect, callback)
+    live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
     path = Path(text).expanduser()
     if watch:
-        return WatchedFolder(path, selection, exclude=exclude, skip=skip, listener=listener)
+        return WatchedFolder(path, selection, exclude=exclude, skip=skip, callback=callback)
     if path.is_dir():
-        found = listing.in_folder(path, exclude=exclude, listener=listener)
+        found = listing.in_folder(path, exclude=exclude, callback=callback)
         return ImageFiles(found, "folder", selection, skip)
     if path.exists():
-        return _open_file(path, selection, skip, live, listener)
+        return _open_file(path, selection, skip, live, callback)
     if is_glob(text):
         return ImageFiles(_matching(text), "folder", selection, skip)
     return _open_camera(text, live)
@@ -215,7 +215,7 @@ def _open_file(
     selection: Selection,
     skip: Skip,
     live: Callable[[int], Source],
-    listener: Listener,
+    callback: Callback,
 ) -> Source:
     suffix = path.suffix.lower()
     device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
@@ -224,10 +224,10 @@ def _open_file(
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, skip)
     if suffix in VIDEO_SUFFIXES:
-        return VideoFile(path, selection, listener, skip=skip)
+        return VideoFile(path, selection, callback, skip=skip)
     if suffix not in IMAGE_SUFFIXES and not starts_as_image(path):
         try:
-            return VideoFile(path, selection, listener, skip=skip)
+            return VideoFile(path, selection, callback, skip=skip)
         except MediaError:
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",
@@ -245,7 +245,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _open_address(
-    address: str, selection: Selection, connect: Connect | None, listener: Listener
+    address: str, selection: Selection, connect: Connect | None, callback: Callback
 ) -> Source:
     """A file:// path, a video file on a server, or a live stream."""
     parts = urlsplit(address)
@@ -268,9 +268,9 @@ def _open_address(
     if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
         capture.release()
         return VideoFile(
-            address, selection, listener, name=safe_filename(without_password(address))
+            address, selection, callback, name=safe_filename(without_password(address))
         )
-    return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
+    return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
 
 
 def _look_at(address: str) -> Served | None:
@@ -278,12 +278,12 @@ def _look_at(address: str) -> Served | None:
     return look_at(address) if urlsplit(address).scheme.lower() in ("http", "https") else None
 
 
-def _open_piped(selection: Selection, listener: Listener) -> Source:
+def _open_piped(selection: Selection, callback: Callback) -> Source:
     """What is piped in: images one after the other, or a video."""
     stream = piped.open_stdin()
     if piped.is_image(stream.peek(16)):
         return piped.PipedImages(stream, selection)
-    return PipedVideo(stream, selection, listener)
+    return PipedVideo(stream, selection, callback)
 
 
 def _missing(path: Path) -> MediaError:

@@ -17,7 +17,7 @@ from fcnseg.files import free_name, natural, safe_path
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.sources import LIST_SUFFIXES, is_address, is_glob, listing, starts_as_image
 from fcnseg.io.sources.listing import Named
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 
 _FRAME_NUMBER = re.compile(r"_\d{6,}$")
 """How the name of a video's frame ends."""
@@ -53,11 +53,11 @@ class Collected:
 
 
 def collect(
-    arguments: Sequence[str], *, exclude: Path | None = None, listener: Listener = nobody
+    arguments: Sequence[str], *, exclude: Path | None = None, callback: Callback = no_callback
 ) -> Collected:
     """What the arguments stand for.
 
-    exclude: a folder to skip (where outputs go); the listener hears of earlier outputs that are
+    exclude: a folder to skip (where outputs go); the callback receives earlier outputs that are
     skipped. MediaError where an argument is missing or has
     no images or videos; OptionError for a camera, a stream or stdin among several.
     """
@@ -66,7 +66,7 @@ def collect(
     files: list[Path] = []
     skipped: list[Path] = []
     for argument in arguments:
-        found, others = _files_of(argument, exclude, listener)
+        found, others = _files_of(argument, exclude, callback)
         files += found
         skipped += others
     files = list({path.resolve(): path for path in reversed(files)}.values())[::-1]
@@ -96,7 +96,7 @@ def _is_several(argument: str) -> bool:
 
 
 def _files_of(
-    argument: str, exclude: Path | None, listener: Listener
+    argument: str, exclude: Path | None, callback: Callback
 ) -> tuple[list[Path], list[Path]]:
     """The images and videos of an argument, and the other files that it stands for."""
     path = Path(argument).expanduser()
@@ -106,7 +106,7 @@ def _files_of(
             hint="several sources are image files, video files and folders; give this one alone",
         )
     if path.is_dir():
-        return _split(listing.files_in(path, exclude=exclude, listener=listener), f"{path} has")
+        return _split(listing.files_in(path, exclude=exclude, callback=callback), f"{path} has")
     if path.exists():
         return _listed(path) if path.suffix.lower() in LIST_SUFFIXES else ([path], [])
     if is_glob(argument):

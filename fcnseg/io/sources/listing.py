@@ -14,7 +14,7 @@ from pathlib import Path
 from fcnseg.errors import MediaError
 from fcnseg.files import free_name, inputs_in, natural, passed_over
 from fcnseg.io.images import IMAGE_SUFFIXES, read_bytes
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.text import from_bytes
 
 Named = tuple[str, Path]
@@ -22,14 +22,14 @@ Named = tuple[str, Path]
 
 
 def in_folder(
-    folder: Path, *, exclude: Path | None = None, listener: Listener = nobody
+    folder: Path, *, exclude: Path | None = None, callback: Callback = no_callback
 ) -> list[Named]:
     """The images under a folder, its sub-folders included, in natural order.
 
     Hidden files and folders are skipped, `exclude` (where outputs go) and earlier outputs, of
-    which the listener hears. MediaError when there are none.
+    which the callback receives. MediaError when there are none.
     """
-    files = files_in(folder, exclude=exclude, listener=listener)
+    files = files_in(folder, exclude=exclude, callback=callback)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise no_images(f"{folder} has no images", files)
@@ -37,14 +37,14 @@ def in_folder(
 
 
 def files_in(
-    folder: Path, *, exclude: Path | None = None, listener: Listener = nobody
+    folder: Path, *, exclude: Path | None = None, callback: Callback = no_callback
 ) -> list[Path]:
     """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs."""
     outputs: list[Path] = []
     files = list(_walk(folder, exclude, outputs))
     skipped = passed_over(outputs, folder)
     if skipped:
-        listener(Note(f"{skipped}."))
+        callback(Message(f"{skipped}."))
     return files
 
 

@@ -22,7 +22,7 @@ from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
 from fcnseg.io.opencv import cv2
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds to wait before each try to connect again; the last one repeats."""
@@ -71,7 +71,7 @@ class LiveSource(Source):
         *,
         connect: Connect,
         selection: Selection,
-        listener: Listener = nobody,
+        callback: Callback = no_callback,
         clock: Callable[[], float] = time.monotonic,
         pauses: tuple[float, ...] = PAUSES,
         patience: float = PATIENCE,
@@ -82,7 +82,7 @@ class LiveSource(Source):
         self.fps = _rate(capture, selection.every)
         self.count = selection.limit or None
         self._address, self._connect, self._selection = address, connect, selection
-        self._listener, self._clock = listener, clock
+        self._callback, self._clock = callback, clock
         self._pauses, self._patience = pauses, patience
         self._changed = threading.Condition()
         self._newest: tuple[int, float, NDArray[np.generic]] | None = None
@@ -155,8 +155,8 @@ class LiveSource(Source):
     def _connect_again(self, frames: int) -> Capture | None:
         """A new connection; None when stopped or out of patience."""
         lost, tries = self._clock(), 0
-        self._listener(
-            Note(f"{self.name}: lost after {frames} frames; connecting again", "warning")
+        self._callback(
+            Message(f"{self.name}: lost after {frames} frames; connecting again", "warning")
         )
         while self._clock() - lost < self._patience:
             pause = self._pauses[min(tries, len(self._pauses) - 1)]
@@ -166,7 +166,7 @@ class LiveSource(Source):
             capture = self._connect(self._address)
             if capture.isOpened():
                 gone = self._clock() - lost
-                self._listener(Note(f"{self.name}: back after {gone:.1f} s, {tries} tries"))
+                self._callback(Message(f"{self.name}: back after {gone:.1f} s, {tries} tries"))
                 return capture
             capture.release()
         self.failures.append(
@@ -176,7 +176,7 @@ class LiveSource(Source):
 
 
 def open_live(
-    address: int | str, selection: Selection, *, connect: Connect | None, listener: Listener
+    address: int | str, selection: Selection, *, connect: Connect | None, callback: Callback
 ) -> LiveSource:
     """A camera or stream, connected; MediaError when it can't be reached."""
     connect = connect or connect_opencv
@@ -184,7 +184,7 @@ def open_live(
     if not capture.isOpened():
         capture.release()
         raise unreachable(address)
-    return LiveSource(address, capture, connect=connect, selection=selection, listener=listener)
+    return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
 
 
 def connect_opencv(address: int | str) -> Capture:

@@ -19,7 +19,7 @@ from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.rates import USUAL_RATE, header_rate, is_elementary, read_start, usable_rate
 from fcnseg.io.sources.streamed import StreamReader
-from fcnseg.progress import Listener, Note, nobody
+from fcnseg.progress import Callback, Message, no_callback
 
 _BROKEN_PACKETS = 300
 """So many broken frames in a row are passed over; more are the end."""
@@ -164,7 +164,7 @@ class VideoFile(Source):
         self,
         path: str | Path,
         selection: Selection,
-        listener: Listener = nobody,
+        callback: Callback = no_callback,
         name: str = "",
         skip: Skip = nothing,
         *,
@@ -176,7 +176,7 @@ class VideoFile(Source):
         self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
         self._reader = reader or VideoReader(path)
-        self._selection, self._listener, self._skip = selection, listener, skip
+        self._selection, self._callback, self._skip = selection, callback, skip
         self.fps = self._reader.fps / selection.every
         self._whole = self._estimate()
         self.count = None if self._whole is None else selection.share(self._whole)
@@ -204,7 +204,7 @@ class VideoFile(Source):
         selection = self._selection
         if not self._reader.states_rate:
             said = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
-            self._listener(Note(f"{self.path} states no rate; {said}"))
+            self._callback(Message(f"{self.path} states no rate; {said}"))
         with self._reader as reader:
             for position, time in enumerate(self._wanted()):
                 owner = selection.owner(position, self._whole)
@@ -264,4 +264,4 @@ class VideoFile(Source):
         if lost > _BROKEN_SHARE * (reader.count or 0):
             self.failures.append((str(self.path), f"{said}; the file may be cut short"))
         elif lost:
-            self._listener(Note(f"{self.path}: {said}", "warning"))
+            self._callback(Message(f"{self.path}: {said}", "warning"))

@@ -17,7 +17,7 @@ from fcnseg.io.images import decode_image, read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
 from fcnseg.io.sources.files import Skip, nothing
-from fcnseg.progress import Event, Listener, Note, nobody
+from fcnseg.progress import Callback, Event, Message, no_callback
 
 _Look = tuple[int, int, int, int]
 """What another file, or another content, has another of: size, times of change, number."""
@@ -40,7 +40,7 @@ class _Watched:
 class WatchedFolder(ImageSource):
     """The images of a folder and those that come or change later, until it is closed.
 
-    pause: seconds between two looks. The listener hears of images that can't be read; they are
+    pause: seconds between two looks. The callback receives images that can't be read; they are
     read again when they change.
     """
 
@@ -54,14 +54,14 @@ class WatchedFolder(ImageSource):
         exclude: Path | None = None,
         skip: Skip = nothing,
         pause: float = 0.5,
-        listener: Listener = nobody,
+        callback: Callback = no_callback,
     ) -> None:
         super().__init__()
         if not folder.is_dir():
             raise MediaError(f"{folder} is not a folder that could be watched.")
         self._folder, self._selection = folder, selection
         self._exclude, self._skip, self._pause = exclude, skip, pause
-        self._listener = listener
+        self._callback = callback
         self._files: dict[Path, _Watched] = {}
         self._names: set[str] = set()
         self._told: set[str] = set()
@@ -80,7 +80,7 @@ class WatchedFolder(ImageSource):
     def _settled(self) -> Iterator[Path]:
         """The files that are new or changed, and that are what they were at the last look."""
         try:
-            found = listing.in_folder(self._folder, exclude=self._exclude, listener=self._tell_once)
+            found = listing.in_folder(self._folder, exclude=self._exclude, callback=self._tell_once)
         except MediaError:  # none yet
             return
         for _, path in found:
@@ -91,9 +91,9 @@ class WatchedFolder(ImageSource):
 
     def _tell_once(self, event: Event) -> None:
         """Every look finds the same again."""
-        if isinstance(event, Note) and event.text not in self._told:
+        if isinstance(event, Message) and event.text not in self._told:
             self._told.add(event.text)
-            self._listener(event)
+            self._callback(event)
 
     def _add(self, path: Path) -> _Watched:
         stem = path.relative_to(self._folder).with_suffix("").as_posix()
@@ -128,7 +128,7 @@ class WatchedFolder(ImageSource):
         self._forget_failure(path)
         if _look(path) is not None:  # else it was taken away again
             self.failures.append((str(path), why))
-            self._listener(Note(f"{why} It is tried again when it changes.", "warning"))
+            self._callback(Message(f"{why} It is tried again when it changes.", "warning"))
 
     def _forget_failure(self, path: Path) -> None:
         self.failures = [failure for failure in self.failures if failure[0] != str(path)]

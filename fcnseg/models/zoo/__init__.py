@@ -18,7 +18,7 @@ from fcnseg.models.weights import State, download
 from fcnseg.models.zoo import original_fcn, torchvision
 from fcnseg.models.zoo.torchvision import TORCHVISION, official_url, voc_classes
 from fcnseg.overwriting import Named
-from fcnseg.progress import Listener, nobody
+from fcnseg.progress import Callback, no_callback
 
 __all__ = [
     "BEST", "NAMES", "SHIPPED", "TRAIN_HINT", "find_model", "model_files", "official_url",
@@ -58,11 +58,13 @@ def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, Sta
     return original_fcn.recognised(state, name) or torchvision.recognised(state)
 
 
-def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener = nobody) -> Path:
+def find_model(
+    model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
+) -> Path:
     """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
 
     The name of a network that comes with fcnseg means that one. A published network's name
-    means its official weights, from torch's cache or downloaded (listener hears how far).
+    means its official weights, from torch's cache or downloaded (with progress).
     Raises CheckpointError saying what was looked for.
     """
     if model is None or (model == "best" and not Path(model).exists()):
@@ -84,7 +86,7 @@ def find_model(model: str | None, runs: Path = Path("runs"), listener: Listener 
     if model in shipped:
         return shipped[model]
     if model in NAMES:
-        return download(official_url(model), listener)
+        return download(official_url(model), callback)
     close = difflib.get_close_matches(model, [*shipped, *NAMES], n=1)
     raise CheckpointError(
         f"No model {model!r}: no such file, run folder, or network known by that name "
