@@ -5,8 +5,10 @@ A file's name may hold bytes that are not UTF-8; Python keeps each as half of a 
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from pathlib import Path
 
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories that a terminal acts on, or can't show: controls, directions, surrogates."""
@@ -31,6 +33,11 @@ def to_bytes(text: str) -> bytes:
 def from_bytes(data: bytes) -> str:
     """The text of a file that may name files; a byte-order mark is no part of it."""
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def to_path(text: str) -> Path:
+    """The path that a text file names, in UTF-8 whatever the locale."""
+    return Path(os.fsdecode(to_bytes(text)))
 
 
 def _escaped(character: str) -> str:

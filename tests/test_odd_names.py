@@ -328,7 +328,9 @@ def test_names_beyond_the_locale(tmp_path: Path, random_model: Path, drawn_clip:
     picture(tmp_path / "ö 木" / "é.png")
     shutil.copy(drawn_clip, tmp_path / "ö 木" / "ü.mp4")
     model = shutil.copy(random_model, tmp_path / "ñ.safetensors")
+    (tmp_path / "list.txt").write_text("ö 木/é.png\n", encoding="utf-8")
     for arguments in (
+        ("infer", "list.txt", "-m", model, "-o", "listed"),
         ("infer", "ö 木", "-m", model, "-o", "ö", "--limit", "2"),
         ("infer", "ö 木/é.png", "-m", model, "-o", "ö.png", "--json"),
         ("viz", "ö 木/é.png", "-m", model, "-o", "v"),

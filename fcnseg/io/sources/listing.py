@@ -15,7 +15,7 @@ from fcnseg.errors import MediaError
 from fcnseg.files import free_name, inputs_in, natural, passed_over
 from fcnseg.io.images import IMAGE_SUFFIXES, read_bytes
 from fcnseg.progress import Callback, Message, no_callback
-from fcnseg.text import from_bytes
+from fcnseg.text import from_bytes, to_path
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
@@ -72,7 +72,7 @@ def from_list(path: Path) -> list[Named]:
     if b"\0" in data:  # no name has it
         raise MediaError(f"{path} is not a text file that lists images.")
     lines = [line.strip() for line in from_bytes(data).splitlines()]
-    listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
+    listed = [to_path(line).expanduser() for line in lines if line and not line.startswith("#")]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
     beside = [path.parent / file for file in listed]
