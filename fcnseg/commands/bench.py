@@ -276,7 +276,7 @@ class _Bench:
                 Network(segmenter),
                 no_callback,
                 SimpleQueue(),
-                together=Distributed.alone(),
+                distributed=Distributed.single(),
                 batch=self._config.batch,
                 num_parallel=segmenter.num_parallel,
             )

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcnseg.config import InferConfig
-from fcnseg.distributed import Distributed
+from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError
 from fcnseg.inference.job import NAMED, Decided, InferPlan, Part, make_plan, open_part
 from fcnseg.inference.pipeline import InferResult, Network, Pipeline, Predictor, SavedLabels
@@ -49,23 +49,23 @@ def infer(
     is finished and playable.
     """
     parse_tile(config.tile)
-    together = Distributed.meet(config.device)
+    distributed = init_distributed(config.device) if launched() else Distributed.single()
     warnings: list[Message] = []
-    heard = callback if together.main else functools.partial(_keep_warning, warnings)
+    heard = callback if distributed.main else functools.partial(_keep_warning, warnings)
     with ExitStack() as stack:
         made: list[InferPlan] = []
 
         def prepare(decided: Decided | None = None) -> Decided:
             plan = make_plan(
-                config, heard, decided, together, stack, predictor=segmenter, connect=connect
+                config, heard, decided, distributed, stack, predictor=segmenter, connect=connect
             )
             made.append(plan)
             return plan.decided
 
-        decided = together.first(prepare)
-        together.all(lambda: None if together.main else prepare(decided))
-        shares = together.all(lambda: (run_share(made[0]), warnings))
-        return together.first(lambda: join(made[0], shares))
+        decided = distributed.run_on_main(prepare)
+        distributed.gather(lambda: None if distributed.main else prepare(decided))
+        shares = distributed.gather(lambda: (run_share(made[0]), warnings))
+        return distributed.run_on_main(lambda: join(made[0], shares))
 
 
 def run_share(plan: InferPlan) -> list[InferResult]:
@@ -118,7 +118,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
         plan.callback,
         plan.events,
-        together=plan.together,
+        distributed=plan.distributed,
         batch=config.batch,
         num_parallel=predictor.num_parallel,
         resume_with=plan.resume_with,
@@ -148,7 +148,7 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
         part.opened.close()
     skip = part.is_done if config.skip_done else nothing
     source = open_part(
-        config, part.spec, part.name, plan.together, plan.stack, plan.events, plan.connect, skip
+        config, part.spec, part.name, plan.distributed, plan.stack, plan.events, plan.connect, skip
     )
     done = source.skipped - len(part.passed)
     if done > 0:
@@ -168,7 +168,7 @@ def _passed_over(files: Sequence[Path]) -> Message:
 def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
     """Make what is one file of all frames of the labels that were kept."""
     part = plan.parts[index]
-    folder, alone = part.labels.path, Distributed.alone()
+    folder, alone = part.labels.path, Distributed.single()
     source = open_part(
         plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect
     )
@@ -178,7 +178,7 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
             SavedLabels(folder / "labels"),
             plan.callback,
             plan.events,
-            together=alone,
+            distributed=alone,
             task="join",
             resume_with="--skip-done",
         )

@@ -13,7 +13,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.data.check import CheckResult, examine
 from fcnseg.data.dataset import collate
 from fcnseg.device import process_settings
-from fcnseg.distributed import ProcessGroup, init_distributed
+from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, log_messages, no_callback
@@ -113,18 +113,18 @@ def train(
     return _result(trainer)
 
 
-def _run_to_resume(config: TrainConfig, ranks: ProcessGroup) -> RunFolder | None:
+def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:
     """The run that is resumed, the same for all ranks; None for a new one."""
     run = None
     if ranks.main and config.resume:
         run = find_run(config)
     elif ranks.main and ranks.restarts:
         run = find_unfinished(config)
-    return ranks.tell(run)
+    return ranks.broadcast(run)
 
 
 def _begin(
-    config: TrainConfig, ranks: ProcessGroup, callback: Callback
+    config: TrainConfig, ranks: Distributed, callback: Callback
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the first step of a new run."""
     if config.data is None:
@@ -143,14 +143,14 @@ def _begin(
         first = collate([data[key] for key in next(sampler.keys(0))])
         preflight(setup.network, setup.config, first, partial(make_step, alone), callback)
     step = make_step(setup)
-    run = ranks.tell(new_run(config.out) if ranks.main else None)  # nothing can be wrong any more
+    run = ranks.broadcast(new_run(config.out) if ranks.main else None)  # every check has passed
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     return setup, make_trainer(setup, run, state, step, data, sampler, callback)
 
 
 def _resume(
-    asked: Mapping[str, Any], run: RunFolder, ranks: ProcessGroup, callback: Callback
+    asked: Mapping[str, Any], run: RunFolder, ranks: Distributed, callback: Callback
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
     config = continued(TrainConfig.load(run.config), asked, run)

@@ -26,7 +26,7 @@ from fcnseg.data.description import Description, Encoding
 from fcnseg.data.layouts import split_sizes
 from fcnseg.data.loading import load
 from fcnseg.data.splits import Provenance
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.errors import DatasetError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
@@ -147,7 +147,7 @@ def score(
     *,
     batch: int = 4,
     workers: int = 0,
-    ranks: ProcessGroup | None = None,
+    ranks: Distributed | None = None,
     num_parallel: int = 1,
     task: str = "evaluation",
 ) -> Report:
@@ -156,7 +156,7 @@ def score(
     Several ranks take an image each in turn, none twice, and all get the whole report.
     num_parallel: how many threads may ask `predict_labels` at the same time.
     """
-    ranks = ranks or ProcessGroup.alone()
+    ranks = ranks or Distributed.single()
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     confusion = Confusion(len(dataset.classes))

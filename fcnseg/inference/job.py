@@ -110,7 +110,7 @@ class InferPlan:
     """
 
     config: InferConfig
-    together: Distributed
+    distributed: Distributed
     callback: Callback
     stack: ExitStack
     events: SimpleQueue[Event]  # threads speak through the main thread
@@ -127,7 +127,7 @@ def make_plan(
     config: InferConfig,
     callback: Callback,
     decided: Decided | None,
-    together: Distributed,
+    distributed: Distributed,
     stack: ExitStack,
     *,
     predictor: Predictor | None = None,
@@ -138,20 +138,20 @@ def make_plan(
     decided: what the main process has decided, in the others. stack: closes what is opened.
     predictor: instead of the model that `config` names.
     """
-    _refuse(config, together.size)
+    _refuse(config, distributed.size)
     model = None if predictor is not None else find_model(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     events: SimpleQueue[Event] = SimpleQueue()
     found = _collect(config, callback)
     opened = None
     if found.single is not None:
-        opened = open_part(config, found.single, "", together, stack, events, connect)
-        _refuse_live(config, opened, together.size)
-    parts = _parts(config, found, opened, decided.out, model, together.rank, together.size)
+        opened = open_part(config, found.single, "", distributed, stack, events, connect)
+        _refuse_live(config, opened, distributed.size)
+    parts = _parts(config, found, opened, decided.out, model, distributed.rank, distributed.size)
     tiled = predictor is None
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
-        predictor = _load(config, model, decided.engine, parts, frames, together, callback)
+        predictor = _load(config, model, decided.engine, parts, frames, distributed, callback)
         decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError(
@@ -169,7 +169,7 @@ def make_plan(
     again = "--skip-done" if config.out else f"-o {decided.out} --skip-done"
     return InferPlan(
         config=config,
-        together=together,
+        distributed=distributed,
         callback=callback,
         stack=stack,
         events=events,
@@ -201,7 +201,7 @@ def open_part(
     config: InferConfig,
     spec: str | tuple[Named, ...],
     name: str,
-    together: Distributed,
+    distributed: Distributed,
     stack: ExitStack,
     events: SimpleQueue[Event],
     connect: Connect | None,
@@ -220,8 +220,8 @@ def open_part(
             watch=config.watch,
             exclude=config.out,
             skip=skip,
-            rank=together.rank,
-            size=together.size,
+            rank=distributed.rank,
+            size=distributed.size,
             connect=connect,
             callback=events.put,
         )
@@ -296,7 +296,7 @@ def _load(
     engine: EngineName,
     parts: Sequence[Part],
     frames: int,
-    together: Distributed,
+    distributed: Distributed,
     callback: Callback,
 ) -> Segmenter:
     """The model, made ready for about so many frames (0: unknown)."""
@@ -304,7 +304,7 @@ def _load(
     loaded = load(
         model,
         engine=engine,
-        device=together.device(config.device),
+        device=config.device if distributed.size == 1 else str(distributed.device),
         precision=config.precision,
         short_side=config.short_side,
         frames=frames,

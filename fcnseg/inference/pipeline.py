@@ -87,7 +87,7 @@ class InferResult:
 
     @classmethod
     def of_shares(cls, shares: Sequence[InferResult]) -> InferResult:
-        """What processes that worked side by side have done together."""
+        """The sum of what several processes have done at the same time."""
         frames = sum(share.frames_out for share in shares)
         seconds = max(share.seconds for share in shares)
         return cls(
@@ -107,11 +107,11 @@ class InferResult:
         if len(parts) == 1:
             return parts[0]
         seconds = round(sum(part.seconds for part in parts), 3)
-        together = cls.of_shares(parts)
+        total = cls.of_shares(parts)
         return replace(
-            together,
+            total,
             seconds=seconds,
-            fps=_rate(together.frames_out, seconds),
+            fps=_rate(total.frames_out, seconds),
             flicker=_mean_over_frames(parts, "flicker"),
             flicker_raw=_mean_over_frames(parts, "flicker_raw"),
         )
@@ -181,7 +181,7 @@ class Pipeline:
         callback: Callback,
         events: SimpleQueue[Event],
         *,
-        together: Distributed,
+        distributed: Distributed,
         batch: int = 1,
         num_parallel: int = 1,
         task: str = "infer",
@@ -189,7 +189,7 @@ class Pipeline:
     ) -> None:
         self._source, self._answer = source, answer
         self._callback, self._events = callback, events
-        self._together, self._task, self._goes_on = together, task, resume_with
+        self._distributed, self._task, self._goes_on = distributed, task, resume_with
         self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
         self._window: WindowSink | None = None
         self._sinks: list[Sink] = []
@@ -245,7 +245,7 @@ class Pipeline:
                 stop.append(ahead.finish)
             answered = map_ordered(self._answer, batches, self._num_parallel, weigh=_group_bytes)
             answered = stack.enter_context(closing(answered))
-            for group, answers in self._together.heed(answered):
+            for group, answers in self._distributed.check_peers(answered):
                 self._step(group, answers, behind.put)
                 if self._window is not None and self._window.ended:
                     break
@@ -333,7 +333,7 @@ class Pipeline:
 
     def _where(self) -> str:
         """Whose frames are counted, where several processes have each their own."""
-        rank, size = self._together.rank, self._together.size
+        rank, size = self._distributed.rank, self._distributed.size
         return f" (process {rank + 1} of {size})" if size > 1 else ""
 
 

@@ -18,7 +18,7 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.device import resolve_precision
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
@@ -209,7 +209,7 @@ def gpu_peak(
 
 
 def choose_batch(
-    network: FCN, config: TrainConfig, *, images: int, suggested: int, ranks: ProcessGroup
+    network: FCN, config: TrainConfig, *, images: int, suggested: int, ranks: Distributed
 ) -> int:
     """The batch for `--batch auto`, over all ranks: what fits on a GPU; elsewhere `suggested`.
 

@@ -21,7 +21,7 @@ from fcnseg.data.loading import choose_workers, load
 from fcnseg.data.splits import Provenance
 from fcnseg.data.suggest import Suggestion, suggest_crop, suggest_epochs
 from fcnseg.device import precision_name, resolve_precision
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
@@ -63,14 +63,14 @@ class TrainSetup:
     network: FCN
     preprocess: Preprocess
     checked: CheckResult
-    ranks: ProcessGroup
+    ranks: Distributed
     crop: tuple[int, int]
     batch: int
     precision: torch.dtype
     workers: int
 
     @classmethod
-    def of(cls, model: InitialModel, checked: CheckResult, ranks: ProcessGroup) -> TrainSetup:
+    def of(cls, model: InitialModel, checked: CheckResult, ranks: Distributed) -> TrainSetup:
         """From options in which crop and batch are numbers."""
         config = model.config
         assert config.crop is not None
@@ -94,7 +94,7 @@ class TrainSetup:
 
 
 def resolve(
-    config: TrainConfig, checked: CheckResult, ranks: ProcessGroup, callback: Callback
+    config: TrainConfig, checked: CheckResult, ranks: Distributed, callback: Callback
 ) -> TrainSetup:
     """What the options, the data and --finetune's checkpoint say together."""
     suggested = checked.suggestion
@@ -118,7 +118,7 @@ def resolve(
         batch = choose_batch(
             model.network, model.config, images=images, suggested=suggested.batch, ranks=ranks
         )
-        model = _with(model, batch=ranks.tell(batch))
+        model = _with(model, batch=ranks.broadcast(batch))
     return TrainSetup.of(model, checked, ranks)
 
 
@@ -234,7 +234,7 @@ def _validate(
     ranks, every = setup.ranks, setup.config.pictures
 
     def validate(epoch: int, callback: Callback) -> Report:
-        ranks.share_buffers(network)
+        ranks.broadcast_buffers(network)
         predict = labels_of(_segmenter(setup, network, setup.precision))
         report = score(
             predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
 from fcnseg.device import autocast
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.engines.base import first_line
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN, crop, size_of
@@ -104,7 +104,7 @@ class TrainStep:
         *,
         criterion: Criterion,
         preprocess: Preprocess,
-        ranks: ProcessGroup,
+        ranks: Distributed,
         precision: torch.dtype,
     ) -> None:
         self.config, self.ranks, self.precision = config, ranks, precision
@@ -231,7 +231,7 @@ def _clear_about_compiling() -> Iterator[None]:
         ) from error
 
 
-def _distributed(learner: NetWithAuxHeads, ranks: ProcessGroup) -> DistributedDataParallel:
+def _distributed(learner: NetWithAuxHeads, ranks: Distributed) -> DistributedDataParallel:
     if ranks.device.type == "cuda":
         synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(synchronised, device_ids=[ranks.device])

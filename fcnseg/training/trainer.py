@@ -188,7 +188,7 @@ class Trainer:
                 f"good state; {self.run.folder} keeps the last one.",
                 hint="start anew with a lower --lr, a --clip, or --precision f32",
             )
-        self.ranks.wait()
+        self.ranks.barrier()
         self.state, tensors = load_state(self.run.state)
         self.state.lr_scale, self.state.rollbacks = lr_scale, rollbacks
         self.train_step.restore(tensors)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models import build
 from fcnseg.models.spec import ModelSpec
@@ -41,7 +41,7 @@ def test_what_does_not_fit_at_all() -> None:
 def test_without_a_gpu_the_suggestion_is_taken() -> None:
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
-    chosen = choose_batch(network, config, images=9, suggested=4, ranks=ProcessGroup.alone())
+    chosen = choose_batch(network, config, images=9, suggested=4, ranks=Distributed.single())
     assert chosen == 4
 
 
@@ -52,6 +52,6 @@ def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
     monkeypatch.setattr(preflight.NetWithAuxHeads, "to", lambda self, *_, **__: self)
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
-    ranks = ProcessGroup(torch.device("cuda"), 0, 2)
+    ranks = Distributed(torch.device("cuda"), 0, 2)
     chosen = choose_batch(network, config, images=80, suggested=4, ranks=ranks)
     assert chosen == 16, "eight for each of two ranks: an epoch keeps five steps"

@@ -6,7 +6,7 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.data.dataset import Batch
-from fcnseg.distributed import ProcessGroup
+from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models import build
 from fcnseg.models.geometry import upsample
@@ -39,7 +39,7 @@ def make_step(precision: torch.dtype = torch.float32, **options) -> TrainStep:
         config,
         criterion=Criterion(parse_loss(config.loss), torch.tensor([1.0, 2.0, 0.5])),
         preprocess=IMAGENET,
-        ranks=ProcessGroup.alone(),
+        ranks=Distributed.single(),
         precision=precision,
     )
 

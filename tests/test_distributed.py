@@ -20,7 +20,7 @@ from fcnseg import distributed as module
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.data.drawn import SIZE, draw, make_scene
-from fcnseg.distributed import Distributed, ProcessGroup, _portable
+from fcnseg.distributed import Distributed, _portable
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
 from fcnseg.inference.job import make_plan
 from fcnseg.inference.pipeline import InferResult
@@ -189,26 +189,24 @@ def _alone(options: dict[str, Any], out: Path) -> InferResult:
     return infer(InferConfig.make({"device": "cpu", **_into(out, options)}))
 
 
-def test_one_process_needs_nobody() -> None:
-    together = Distributed.alone()
-    assert (together.rank, together.size, together.main) == (0, 1, True)
-    assert together.device("auto") == "auto"
-    assert together.first(lambda: 3) == 3
-    assert together.all(lambda: 3) == [3]
-    assert list(together.heed(range(3))) == [0, 1, 2]
-    assert Distributed(ProcessGroup.alone()).main
+def test_one_process_exchanges_nothing() -> None:
+    group = Distributed.single()
+    assert (group.rank, group.size, group.main) == (0, 1, True)
+    assert group.run_on_main(lambda: 3) == 3
+    assert group.gather(lambda: 3) == [3]
+    assert list(group.check_peers(range(3))) == [0, 1, 2]
 
 
 def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Distributed], Any]) -> list[Any]:
     """What `work` gives, or raises, in each of two threads that stand for processes."""
     store = HashStore()
-    monkeypatch.setattr(module, "meeting_place", lambda name: store)
+    monkeypatch.setattr(module, "shared_store", lambda name: store)
     device = torch.device("cpu")
-    both = [Distributed(ProcessGroup(device, rank, 2)) for rank in (0, 1)]
+    both = [Distributed(device, rank, 2) for rank in (0, 1)]
 
-    def outcome(together: Distributed) -> Any:
+    def outcome(group: Distributed) -> Any:
         try:
-            return work(together)
+            return work(group)
         except BaseException as error:  # noqa: BLE001 (looked at by the test)
             return error
 
@@ -216,26 +214,26 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Distributed], 
         return list(pool.map(outcome, both))
 
 
-def test_what_one_says_all_hear(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(together: Distributed) -> Any:
-        told = together.first(lambda: f"from {together.rank}")
-        return told, together.all(lambda: together.rank * 10), together.device("auto")
+def test_results_reach_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(group: Distributed) -> Any:
+        told = group.run_on_main(lambda: f"from {group.rank}")
+        return told, group.gather(lambda: group.rank * 10)
 
     answers = side_by_side(monkeypatch, work)
-    assert answers == [("from 0", [0, 10], "cpu")] * 2
+    assert answers == [("from 0", [0, 10])] * 2
 
 
 @pytest.mark.parametrize("unlucky", [0, 1])
 def test_where_one_fails_all_end(monkeypatch: pytest.MonkeyPatch, unlucky: int) -> None:
-    """The other one stops in the middle of its work, which would go on for ever."""
-    monkeypatch.setattr(module, "_LOOK", 0.0)
+    """The other one stops in the middle of its work, which would not end by itself."""
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
 
-    def endless(together: Distributed) -> None:
-        for number in together.heed(itertools.count()):
-            if together.rank == unlucky and number == 3:
+    def endless(group: Distributed) -> None:
+        for number in group.check_peers(itertools.count()):
+            if group.rank == unlucky and number == 3:
                 raise MediaError("The disk is full.", hint="empty it")
 
-    first, second = side_by_side(monkeypatch, lambda t: t.all(lambda: endless(t)))
+    first, second = side_by_side(monkeypatch, lambda t: t.gather(lambda: endless(t)))
     assert isinstance(first, MediaError)
     assert (first.message, first.hint) == ("The disk is full.", "empty it")
     assert isinstance(second, FailedElsewhere)
@@ -246,10 +244,10 @@ def test_a_camera_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     network: Any = FakeSegmenter
     camera: Any = FakeCamera
 
-    def work(together: Distributed) -> Any:
+    def work(group: Distributed) -> Any:
         with ExitStack() as stack:
-            make = functools.partial(make_plan, config, no_callback, None, together, stack)
-            return together.first(
+            make = functools.partial(make_plan, config, no_callback, None, group, stack)
+            return group.run_on_main(
                 lambda: make(predictor=network(), connect=lambda address: camera()).decided
             )
 

@@ -13,7 +13,7 @@ from fcnseg import distributed as module
 from fcnseg.commands.eval import evaluate
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
-from fcnseg.distributed import ProcessGroup, init_distributed
+from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import TINY
@@ -101,15 +101,15 @@ def test_two_processes_are_as_good_as_one(
     assert (np.array(told["matrix"]) == scored.report.matrix).all()
 
 
-def test_one_process_needs_nobody() -> None:
-    ranks = ProcessGroup.alone()
+def test_one_process_exchanges_nothing() -> None:
+    ranks = Distributed.single()
     assert ranks.main
     counts = np.arange(4)
     assert ranks.sum_array(counts) is counts
-    assert ranks.tell("value") == "value"
+    assert ranks.broadcast("value") == "value"
     assert ranks.any(True)
     assert not ranks.any(False)
-    ranks.wait()
+    ranks.barrier()
     assert ranks.sum(torch.ones(2)).tolist() == [1, 1]
     assert init_distributed("cpu") == ranks
 
