@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,15 @@ from fcnseg.errors import DatasetError
 SAME = 24
 """Colours nearer than this (distance in RGB) are one colour, smeared."""
 
+RAMP = 4
+"""So many colours between the same two, or more, were made by smoothing."""
+
+RARER = 5
+"""When either end has so many times the pixels of each."""
+
+NEAR = 2.0
+"""And they lie so near (in each channel) to the line between them."""
+
 FLAT = 0.6
 """The share of smeared label files that lies near their few true colours, at least."""
 
@@ -36,7 +45,9 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if listed:
         return _read_listed(values, listed)
     smeared = values.lossy or values.rest > 0 or len(values.pixels) > SMEARED
-    seen = _dominant(values) if smeared else sorted(values.pixels)
+    drawn = () if smeared else without_ramps(values)
+    seen = list(drawn) or (_dominant(values) if smeared else sorted(values.pixels))
+    smeared = smeared or bool(drawn)
     if smeared and _held(values, seen) < FLAT * values.total:
         raise DatasetError(
             f"The label files have {len(values.pixels):,} colours or more, and no few of them "
@@ -60,7 +71,8 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
     known = {entry.color for entry in listed}
     strange = [color for color in values.pixels if color not in known]
-    smeared = values.rest > 0 or len(strange) > (0 if values.lossy else SMEARED)
+    ramps = set(strange).isdisjoint(without_ramps(values) or strange)
+    smeared = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else SMEARED)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colours, named by a class list ({len(classes)} classes)"
@@ -151,6 +163,43 @@ def _dominant(values: Values) -> list[int]:
                 continue
         chosen.append(color)
     return sorted(chosen)
+
+
+def without_ramps(values: Values) -> tuple[int, ...]:
+    """The colours that cover areas, where smoothing has put many rare ones between two of them.
+
+    () where nothing says so: a few colours between two others may be classes.
+    """
+    order = sorted(values.pixels, key=lambda color: -values.pixels[color])
+    if not RAMP < len(order) <= SMEARED:
+        return ()
+    kept: list[int] = []
+    steps: dict[tuple[int, int], list[int]] = {}
+    for color in order:
+        ends = _ends(color, kept, values.pixels)
+        if ends is None:
+            kept.append(color)
+        else:
+            steps.setdefault(ends, []).append(color)
+    if max(map(len, steps.values()), default=0) < RAMP:
+        return ()
+    areas = sorted(color for color in kept if values.pixels[color] >= values.total / 1000)
+    held = sum(values.pixels[color] for color in areas)
+    return tuple(areas) if held >= 0.8 * values.total else ()
+
+
+def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[int, int] | None:
+    """The two far more frequent colours that a colour is a mixture of; None when there are none."""
+    mixed = np.array(unpack(color), np.float64)
+    frequent = [other for other in kept if pixels[other] >= RARER * pixels[color]][:MAX_CLASSES]
+    for place, one in enumerate(frequent):
+        start = np.array(unpack(one), np.float64)
+        for other in frequent[place + 1 :]:
+            way = np.array(unpack(other), np.float64) - start
+            part = float((mixed - start) @ way / (way @ way))
+            if 0 < part < 1 and float(np.abs(start + part * way - mixed).max()) <= NEAR:
+                return one, other
+    return None
 
 
 def _held(values: Values, chosen: Sequence[int]) -> int:

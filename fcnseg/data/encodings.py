@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors
-from fcnseg.data.colors import read_colors
+from fcnseg.data.colors import read_colors, without_ramps
 from fcnseg.data.description import Encoding, Reading
 from fcnseg.data.known_classes import unpack
 from fcnseg.data.names import Entry, is_ignored
-from fcnseg.data.values import GREY, MOST_VALUES, Values
+from fcnseg.data.values import GREY, GREYS, MOST_VALUES, Values
 from fcnseg.errors import DatasetError
 
 BORDER_IS_BACKGROUND = 0.75
@@ -31,6 +32,13 @@ twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x6
 
 PHOTOGRAPH = 100
 """Label files with more different values than this, on average, are photographs."""
+
+NUMBERS = 64
+"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
+
+FAR = 8
+EVEN_STEP = 5
+"""Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
 
 BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
 BINARY = ("background", "object")
@@ -50,7 +58,15 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         )
     if values.terms:
         return _read_terms(values, entries)
+    if values.aliases:
+        return _read_both_scales(values, entries)
+    if values.instances and not entries:
+        return _read_instances(values)
     if values.kind == "color":
+        factor = _channel(values)
+        if factor:
+            one = _in_one_channel(values, factor)
+            return _as_colors(read_values(one, entries), factor)
         if all(_spread(color) <= NEARLY_GREY for color in values.pixels):
             return _as_colors(read_values(_as_greys(values), entries))
         return read_colors(values, entries)
@@ -58,11 +74,11 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if indices:
         why = "class indices stored as JPEG, which changes them"
         return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
-    smeared = _peaks(values) if len(values.pixels) > 2 else ()
+    smeared = (_peaks(values) or _flat_greys(values)) if len(values.pixels) > 2 else ()
     if smeared:
         return _read_greys(values, smeared, entries, snap=True)
     levels = _without_strays(sorted(v for v in values.pixels if v >= 0), values)
-    if _are_greys(levels):
+    if _are_greys(levels) or (_are_far(levels) and not _listed_values(values, levels, entries)):
         return _read_greys(values, levels, entries, snap=False)
     if levels and levels[-1] > IGNORE:
         return _read_wide(values, levels, entries)
@@ -257,15 +273,36 @@ def _spread(color: int) -> int:
     return max(channels) - min(channels)
 
 
-def _as_colors(reading: Reading) -> Reading:
-    """A reading of grey levels, for files whose palettes or channels hold these greys."""
+def _channel(values: Values) -> int:
+    """What a class number is multiplied with where one channel alone holds it (CARLA: red); 0
+    where colours are colours."""
+    if len(values.pixels) < 2 or values.lossy or values.rest:
+        return 0
+    for factor in (1 << 16, 1 << 8, 1):
+        if all(color % factor == 0 and color // factor < NUMBERS for color in values.pixels):
+            return factor
+    return 0
+
+
+def _in_one_channel(values: Values, factor: int) -> Values:
+    """Colours as the numbers that one of their channels holds."""
+    one = replace(values, kind="index", pixels={}, border={}, files={}, palette={})
+    for color, pixels in values.pixels.items():
+        one.pixels[color // factor] = pixels
+        one.border[color // factor] = values.border[color]
+        one.files[color // factor] = values.files[color]
+    return one
+
+
+def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
+    """A reading of numbers, for files that hold them as greys, or in one channel."""
     encoding = reading.encoding
     return replace(
         reading,
         encoding=Encoding(
             "color",
-            tuple(tuple(value * GREY for value in values) for values in encoding.values),
-            tuple(value * GREY for value in encoding.ignore if value >= 0),
+            tuple(tuple(value * factor for value in values) for values in encoding.values),
+            tuple(value * factor for value in encoding.ignore if 0 <= value <= IGNORE),
             snap=encoding.snap,
         ),
     )
@@ -277,6 +314,46 @@ def _are_greys(seen: Sequence[int]) -> bool:
     if not below or list(seen) == [0, IGNORE]:
         return list(seen) == [0, IGNORE]
     return 32 <= below[-1] < 256 and 2 <= len(below) <= 16 and len(below) / (below[-1] + 1) < 0.25
+
+
+def _are_far(levels: Sequence[int]) -> bool:
+    """Whether values are few and far between (0, 20; 0, 10, 20), a class each: no indices."""
+    if len(levels) < 2 or levels[-1] >= IGNORE or levels[0] != 0:
+        return False
+    steps = {after - before for before, after in pairwise(levels)}
+    even = len(levels) > 2 and len(steps) == 1 and min(steps) >= EVEN_STEP
+    return even or (levels[-1] >= FAR and len(levels) / (levels[-1] + 1) < 0.25)
+
+
+def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
+    """Files with indices (0, 1) beside files with greys (0, 255) for the same classes."""
+    folded = replace(values, aliases={}, pixels={}, border={}, files={}, palette={})
+    for value, pixels in values.pixels.items():
+        index = values.aliases.get(value, value)
+        folded.pixels[index] = folded.pixels.get(index, 0) + pixels
+        folded.border[index] = folded.border.get(index, 0) + values.border[value]
+        folded.files[index] = folded.files.get(index, 0) + values.files[value]
+    reading = read_values(folded, entries)
+    greys = {index: grey for grey, index in values.aliases.items()}
+    stored = tuple(
+        (*some, *(greys[value] for value in some if value in greys))
+        for some in reading.encoding.values
+    )
+    shown = ", ".join(f"{grey} as {index}" for grey, index in values.aliases.items())
+    why = f"some files store greys where others store indices: {shown} is read"
+    return replace(
+        reading, encoding=replace(reading.encoding, values=stored), why=(*reading.why, why)
+    )
+
+
+def _read_instances(values: Values) -> Reading:
+    """Numbers of objects: what has one is object, 0 is background."""
+    numbers = tuple(sorted(value for value in values.pixels if value > 0))
+    why = (
+        f"values up to {numbers[-1]} number the objects of each file anew: read as background and "
+        "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
+    )
+    return Reading(Encoding("index", ((0,), numbers)), named(BINARY), None, (why,))
 
 
 def _without_strays(seen: Sequence[int], values: Values) -> list[int]:
@@ -313,6 +390,16 @@ def _peaks(values: Values) -> tuple[int, ...]:
             found.append(value)
     held = sum(histogram[peak + 12] for peak in found)
     return tuple(found) if len(found) >= 2 and held >= 0.5 * values.total else ()
+
+
+def _flat_greys(values: Values) -> tuple[int, ...]:
+    """The far apart greys that cover areas, where smoothing has put rare ones between them."""
+    if min(values.pixels) < 0 or not 2 * GREYS <= max(values.pixels) <= 255:
+        return ()
+    shades = replace(values, pixels={value * GREY: n for value, n in values.pixels.items()})
+    greys = tuple(color // GREY for color in without_ramps(shades))
+    apart = all(after - before >= GREYS for before, after in pairwise(greys))
+    return greys if len(greys) >= 2 and apart else ()
 
 
 def _smeared_indices(values: Values) -> int:

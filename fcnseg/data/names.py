@@ -111,6 +111,12 @@ def _read_table(path: Path) -> list[Entry]:
 def _read_json(path: Path) -> list[Entry]:
     """A list of names or of objects with name, id, color; or an object of name: id, color."""
     data = json.loads(_text(path))
+    if isinstance(data, Mapping) and isinstance(data.get("labels"), list):  # Datumaro's meta file
+        colors = data.get("label_colors") or [None] * len(data["labels"])
+        return [
+            Entry(str(name), number, None if color is None else pack(*(int(c) for c in color[:3])))
+            for number, (name, color) in enumerate(zip(data["labels"], colors, strict=True))
+        ]
     if isinstance(data, Mapping) and isinstance(data.get("classes", data.get("names")), list):
         data = data.get("classes", data.get("names"))
     if isinstance(data, Mapping):
@@ -169,6 +175,6 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
         ),
         _read_lines,
     ),
-    (("classes.json", "labels.json", "label_map.json", "labelmap.json", "colormap.json",
-      "palette.json"), _read_json),
+    (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
+      "colormap.json", "palette.json"), _read_json),
 )  # fmt: skip

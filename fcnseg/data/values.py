@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import MAX_CLASSES
 from fcnseg.data.decoding import packed_colors
 from fcnseg.io.labels import RawLabels
 from fcnseg.io.warp import histogram
@@ -22,6 +23,15 @@ SMEARED = 256
 """A file with more different values than this is smeared."""
 
 _NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
+
+GREYS = 32
+"""Values from here on are greys rather than indices, where another file stores indices."""
+
+FEWEST_FILES = 3
+"""Numbers of objects are known by so many files that have different numbers of them."""
+
+MANY = 5
+"""And by a file with so many objects."""
 
 GREY = 0x010101
 """A grey level times this is its packed colour."""
@@ -56,6 +66,8 @@ class Values:
     palette: value -> packed colour, where the files have palettes.
     count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
     terms: what the values 1, 2, ... are called, where labels use words.
+    aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
+    instances: whether the values are numbers of objects, 1..n anew in each file.
     """
 
     kind: str = "index"
@@ -67,6 +79,8 @@ class Values:
     rest: int = 0
     lossy: bool = False
     terms: tuple[str, ...] = ()
+    aliases: dict[int, int] = field(default_factory=dict)
+    instances: bool = False
 
     def add(self, values: Sequence[int], tally: Tally) -> None:
         """Count one file, whose values are these."""
@@ -116,7 +130,40 @@ def total(tallies: Iterable[Tally], *, lossy: bool = False, terms: Sequence[str]
         counted.add(values_of(one, counted.kind), one)
         if not in_color:
             counted.palette.update(zip(one.values, one.palette, strict=False))
+    if not in_color and not terms and not counted.rest:
+        stored = [frozenset(one.values) - {0} for one in tallies]
+        counted.aliases = _aliases(stored)
+        counted.instances = 0 in counted.pixels and _are_instances(stored)
     return counted
+
+
+def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
+    """What greys of some files (0, 255) mean in terms of the indices (0, 1) of others.
+
+    stored: the values of each file but 0. {} where files of both kinds share values, or one kind
+    has another number of them.
+    """
+    indices = frozenset[int]().union(*(some for some in stored if some and max(some) < GREYS))
+    greys = frozenset[int]().union(*(some for some in stored if some and max(some) >= GREYS))
+    if not indices or indices & greys or len(indices) != len(greys):
+        return {}
+    return dict(zip(sorted(greys), sorted(indices), strict=True))
+
+
+def _are_instances(stored: Sequence[frozenset[int]]) -> bool:
+    """Whether files number their objects 1..n; n differs, as no list of classes does.
+
+    stored: the values of each file but 0.
+    """
+    some = [values for values in stored if values]
+    every = frozenset[int]().union(*some)
+    if len(some) < FEWEST_FILES:
+        return False
+    if max(every) > MAX_CLASSES and sum(map(len, some)) <= 1.5 * len(every):
+        return True  # crops of numbered objects: gaps, but hardly a number is in two files
+    in_a_row = [values for values in some if min(values) == 1 and len(values) >= 0.9 * max(values)]
+    counts = {len(values) for values in some}
+    return len(in_a_row) >= 0.8 * len(some) and len(counts) >= FEWEST_FILES and max(counts) >= MANY
 
 
 def values_of(one: Tally, kind: str) -> tuple[int, ...]:
