@@ -6,6 +6,7 @@ is what needs more than one of them to be sure of (`train_set` beside `test_data
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,8 @@ def _assigned(
     needs_all: bool,
 ) -> tuple[Pair, ...] | None:
     """Pairs with what is told of each; None unless it parts them."""
+    if needs_all and not told(pairs[0], root):
+        return None  # the usual case, and cheap
     said = [pair.split or told(pair, root) for pair in pairs]
     if len(set(said) - {""}) < 2 or (needs_all and "" in said):
         return None
@@ -74,9 +77,8 @@ def _assigned(
 
 def _folders_split(pair: Pair, root: Path) -> SplitName:
     start = len(str(root)) + 1
-    return _folder_split(str(pair.image.parent)[start:]) or _folder_split(
-        str(pair.labels.parent)[start:]
-    )
+    folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
+    return next((split for split in map(_folder_split, folders) if split), "")
 
 
 @lru_cache(maxsize=4096)
