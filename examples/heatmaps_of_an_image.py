@@ -1,4 +1,4 @@
-"""Write one heatmap per class over an image: bright where the network is sure.
+"""Write the heatmap of each class over an image, as PNG files.
 
 python examples/heatmaps_of_an_image.py IMAGE MODEL FOLDER
 """
@@ -6,10 +6,10 @@ python examples/heatmaps_of_an_image.py IMAGE MODEL FOLDER
 import sys
 from pathlib import Path
 
-from fcnseg import load
+import fcnseg
 
 image, model_file, folder = sys.argv[1:4]
-model = load(model_file)
+model = fcnseg.load(model_file)
 prediction = model(image)
 for name in model.classes.names:
     print(prediction.save(Path(folder) / f"{name}.png", heatmap_of=name, alpha=0.6))

@@ -1,4 +1,4 @@
-"""Say for every frame of a video how much of it each class takes.
+"""Print the proportion of each class in every frame of a video.
 
 python examples/segment_a_video.py VIDEO MODEL
 """
@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 
-from fcnseg import load
+import fcnseg
 
 video, model_file = sys.argv[1:3]
-model = load(model_file)
+model = fcnseg.load(model_file)
 names = model.classes.names
 for prediction in model.stream(video):
     pixels = np.bincount(prediction.labels.ravel(), minlength=len(names))
-    parts = pixels[: len(names)] / prediction.labels.size
-    text = "  ".join(f"{name} {part:.0%}" for name, part in zip(names, parts, strict=True))
+    proportions = pixels[: len(names)] / prediction.labels.size
+    text = "  ".join(f"{name} {part:.0%}" for name, part in zip(names, proportions, strict=True))
     print(f"{prediction.time:7.2f} s  {text}")

@@ -1,23 +1,24 @@
-"""Train on a folder of images and labels, then score the result.
+"""Train on a folder of images and labels, then print the IoU of each class.
 
 python examples/train_on_a_folder.py FOLDER [EPOCHS]
 """
 
 import sys
+from pathlib import Path
 
-from fcnseg import EvalConfig, TrainConfig, evaluate, train
+import fcnseg
 from fcnseg.progress import EpochEnd, Event
 
 
 def show(event: Event) -> None:
-    """Print a line an epoch; other events are progress within it."""
+    """Print one line per epoch; other events are progress within an epoch."""
     if isinstance(event, EpochEnd):
         print(f"epoch {event.epoch}: mIoU {event.values['miou']:.3f}")
 
 
-folder = sys.argv[1]
+folder = Path(sys.argv[1])
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-run = train(TrainConfig(data=folder, epochs=epochs), show)
-report = evaluate(EvalConfig(data=folder, model=str(run.best)))
-for row in report.as_dict()["classes"]:
-    print(row["name"], "-" if row["iou"] is None else f"{row['iou']:.3f}")
+result = fcnseg.train(folder, callback=show, epochs=epochs)
+scores = fcnseg.evaluate(fcnseg.EvalConfig(data=folder, model=str(result.best)))
+for one in scores.classes:
+    print(one.name, "-" if one.iou is None else f"{one.iou:.3f}")

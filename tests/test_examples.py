@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +46,33 @@ def test_heatmaps_of_an_image(drawn_folder: Path, tiny_run: Path, tmp_path: Path
     run("heatmaps_of_an_image.py", image, tiny_run, tmp_path / "maps", cwd=tmp_path)
     names = sorted(path.stem for path in (tmp_path / "maps").glob("*.png"))
     assert names == ["background", "box", "disk", "star"]
+
+
+@pytest.fixture
+def quickstart() -> Any:
+    """The notebook, as it is committed."""
+    nbformat = pytest.importorskip("nbformat")
+    return nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+
+
+def test_the_notebook_is_committed_without_outputs(quickstart: Any) -> None:
+    for cell in quickstart.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
+def test_the_notebook_runs(quickstart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a folder to a heatmap: every cell, in a Jupyter kernel of its own."""
+    client = pytest.importorskip("nbclient").NotebookClient
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    notebook = client(
+        quickstart, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
+    images = [o for found in outputs for o in found if "image/png" in o.get("data", {})]
+    assert len(images) == 2  # the prediction and its heatmap display themselves
+    assert (tmp_path / "heatmap.png").is_file()

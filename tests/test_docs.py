@@ -1,0 +1,108 @@
+"""What the documents show is true: code runs and is typed, flags exist, links lead somewhere."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from fcnseg.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+CARD = ROOT / "fcnseg/models/zoo/nuclei.md"
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), CARD]
+)
+WITH_PYTHON = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_python(code: str, folder: Path) -> str:
+    """What a script prints; trainings are made small."""
+    small = 'epochs=1, backbone="tiny", backbone_weights="none", width=16, workers=0'
+    done = subprocess.run(
+        [sys.executable, "-c", re.sub(r"\bepochs=\d+", small, code)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", [p for p in WITH_PYTHON if p.name != "README.md"], ids=name_of)
+def test_python_runs(path: Path, drawn_folder: Path, drawn_clip: Path, tmp_path: Path) -> None:
+    """The blocks of one document, one after the other, in a folder with the files they name."""
+    shutil.copytree(drawn_folder, tmp_path / "photos")
+    shutil.copy(drawn_clip, tmp_path / "clip.mp4")
+    shutil.copy(drawn_folder / "images/val/0000.png", tmp_path / "cells.png")
+    run_python("\n".join(blocks(path, "python")), tmp_path)
+
+
+def test_python_is_typed(tmp_path: Path) -> None:
+    """A user's `mypy --strict` is content with every example."""
+    for path in WITH_PYTHON:
+        script = tmp_path / f"{path.stem.lower()}_md.py"
+        script.write_text("\n".join(blocks(path, "python")), encoding="utf-8")
+    notebook = json.loads((ROOT / "examples/quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    (tmp_path / "quickstart.py").write_text("\n".join(cells), encoding="utf-8")
+    scripts = [*tmp_path.glob("*.py"), *ROOT.glob("examples/*.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *map(str, scripts)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """Every `fcnseg COMMAND ...` of a document, in words; continued lines are joined."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"(?<![\w./-])fcnseg ([a-z]+)( [^`\n#|]*)?", joined)
+    return [[command, *rest.split()] for command, rest in found]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_flags_exist(path: Path) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for command, *words in command_lines(path.read_text(encoding="utf-8")):
+        if command not in commands:
+            assert not any(word.startswith("--") for word in words), (command, words)
+            continue
+        known = {flag for p in commands[command].params for flag in (*p.opts, *p.secondary_opts)}
+        for word in words:
+            flag = re.match(r"--[a-z][a-z-]*|-[a-z]$", word)
+            assert not flag or flag[0] in known, f"{path.name}: fcnseg {command} {word}"
+
+
+def anchors_of(path: Path) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        there = path.parent / file if file else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there), target
