@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fcnseg.data.description import Found, Pair, SplitName, Store, Unusable
 from fcnseg.data.folders import SPLIT_WORDS, name_uniquely, partner_index, place_of
 from fcnseg.data.listing import Listing, stem_of
-from fcnseg.data.names import Entry, find_entries, read_yaml_names
+from fcnseg.data.names import Entry, find_entries, find_yaml_names
 from fcnseg.data.outlines import (
     CocoDocument,
     coco_document,
@@ -197,10 +197,7 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
 
 def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
     """Names from data.yaml or a class list; numbered where they are missing."""
-    entries: Sequence[Entry] = ()
-    for file in listing.with_suffix(".yaml", ".yml"):
-        entries = entries or read_yaml_names(listing.path(file))
-    entries = entries or find_entries(listing)[0]
+    entries = find_yaml_names(listing)[0] or find_entries(listing)[0]
     names = [entry.name for entry in entries]
     return tuple(names + [f"class_{index}" for index in range(len(names), count)])
 

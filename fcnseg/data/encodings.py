@@ -167,8 +167,8 @@ def _listed_values(
         and entries[0].name.lower() not in BACKGROUND_NAMES
     )
     ways: list[list[tuple[Entry, int]]] = []
-    if all(entry.value is not None for entry in entries):
-        ways.append([(entry, entry.value or 0) for entry in entries])
+    if all(entry.values for entry in entries):
+        ways.append([(entry, value) for entry in entries for value in entry.values])
     if len(by_color) >= len(entries) and all(
         entry.color in by_color for entry in entries if not entry.ignored
     ):
@@ -190,17 +190,23 @@ def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[in
 def _read_listed(
     values: Values, listed: Sequence[tuple[Entry, int]], ignore: Sequence[int]
 ) -> Reading:
-    classes = [(entry, value) for entry, value in listed if not entry.ignored]
+    stored: dict[Entry, tuple[int, ...]] = {}
+    for entry, value in listed:
+        if not entry.ignored:
+            stored[entry] = (*stored.get(entry, ()), value)
     dropped = {value for entry, value in listed if entry.ignored}
-    dropped |= set(ignore) - {value for _, value in classes}
+    dropped |= set(ignore).difference(*stored.values())
     reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
-    why = [f"label values are class indices, named by a class list ({len(classes)} classes)"]
+    why = [f"label values are class indices, named by a class list ({len(stored)} classes)"]
     if dropped:
         why.append(f"{', '.join(str(value) for value in sorted(dropped))} is ignored")
-    colors = [entry.color or values.palette.get(value) for entry, value in classes]
+    colors = [
+        values.palette.get(some[0]) if entry.color is None else entry.color
+        for entry, some in stored.items()
+    ]
     return Reading(
-        Encoding.of([value for _, value in classes], sorted(dropped)),
-        named([entry.name for entry, _ in classes], colors=colors if _differ(colors) else ()),
+        Encoding("index", tuple(stored.values()), tuple(sorted(dropped))),
+        named([entry.name for entry in stored], colors=colors if _differ(colors) else ()),
         reported[0] if reported else None,
         tuple(why),
     )

@@ -27,7 +27,7 @@ from fcnseg.data.folders import find_folders, find_stems, pair_by_names
 from fcnseg.data.layers import find_layers, with_more_masks
 from fcnseg.data.listing import Listing, list_folder
 from fcnseg.data.lookalikes import Video, find_lookalikes, find_videos, group_numbers
-from fcnseg.data.names import find_entries
+from fcnseg.data.names import find_entries, read_yaml_names, yaml_folder
 from fcnseg.data.own_splits import with_own_split
 from fcnseg.data.pair_lists import LIST_SUFFIXES, find_pair_list, read_pair_list
 from fcnseg.data.published import find_ade20k, find_cityscapes, find_voc, read_published
@@ -96,7 +96,8 @@ def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool =
     """`describe`, with what was seen in the files. pictures: look at all images as well."""
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
-    root = declared.root if declared else path
+    yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None
+    root = declared.root if declared else yaml_folder(yaml) if yaml else path
     found, listing = _find(root, declared, callback)
     if declared:
         found = declared.applied(found)
@@ -106,7 +107,7 @@ def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool =
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
-        reading = (declared and declared.reading) or _read(found, values, listing)
+        reading = (declared and declared.reading) or _read(found, values, listing, yaml)
         reading = _with_store(reading, found)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
@@ -247,12 +248,16 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
     return found, dataclasses.replace(labels, tallies=labels.alphas)
 
 
-def _read(found: Found, values: Values, listing: Listing) -> Reading:
-    """What the values mean: a published convention's, else as found out."""
+def _read(found: Found, values: Values, listing: Listing, yaml: Path | None) -> Reading:
+    """What the values mean: a published convention's, else as found out.
+
+    yaml: a data.yaml that was given in place of the folder; it names the classes.
+    """
     reading = read_published(found, values) if values.pixels else None
     if reading is not None:
         return reading
-    entries, file = find_entries(listing)
+    own = tuple(read_yaml_names(yaml)) if yaml else ()
+    entries, file = (own, str(yaml)) if own else find_entries(listing)
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):

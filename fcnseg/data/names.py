@@ -16,7 +16,9 @@ from fcnseg.data.listing import Listing
 IGNORED_NAMES = frozenset(
     [
         "void", "ignore", "ignored", "ignore regions", "unlabeled", "unlabelled", "border",
-        "boundary", "dontcare", "don't care", "undefined", "unlabeled area",
+        "boundary", "dontcare", "don't care", "dont care", "undefined", "unlabeled area",
+        "unknown", "unclassified", "unannotated", "not labeled", "not labelled", "no label",
+        "nolabel", "no data", "nodata", "ignore label", "invalid",
     ]
 )  # fmt: skip
 """Classes whose pixels do not count."""
@@ -24,11 +26,20 @@ IGNORED_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a class list: a name, and the stored value or packed colour where given."""
+    """One line of a class list: a name, and the stored value or packed colour where given.
+
+    also: more stored values of the same class.
+    """
 
     name: str
     value: int | None = None
     color: int | None = None
+    also: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All stored values; () where none is given."""
+        return () if self.value is None else (self.value, *self.also)
 
     @property
     def ignored(self) -> bool:
@@ -38,7 +49,7 @@ class Entry:
 
 def is_ignored(name: str) -> bool:
     """Whether a class's name says that its pixels do not count."""
-    return name.strip("_ ").lower().replace("_", " ") in IGNORED_NAMES
+    return re.sub(r"[\s_-]+", " ", name).strip().lower() in IGNORED_NAMES
 
 
 def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
@@ -52,7 +63,7 @@ def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
             names = [entry.name for entry in entries]
             if names and len(names) == len(set(names)):
                 return tuple(entries), name
-    return (), ""
+    return find_yaml_names(listing)
 
 
 def _text(path: Path) -> str:
@@ -89,22 +100,32 @@ def _read_label_map(path: Path) -> list[Entry]:
     return entries
 
 
+_NAME_WORDS = (
+    "name", "class", "class name", "class_name", "label", "label_name", "names", "labels",
+)  # fmt: skip
+_VALUE_WORDS = ("pixel value", "pixel_value", "value", "id", "index", "class_id", "label_id")
+_CHANNEL_WORDS = (("r", "g", "b"), ("red", "green", "blue"))
+
+
 def _read_table(path: Path) -> list[Entry]:
     """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv)."""
-    rows = list(csv.reader(_text(path).splitlines(), skipinitialspace=True))
+    text = _text(path)
+    comma = max(",;\t", key=text.partition("\n")[0].count)
+    rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
     head = [cell.strip().lower() for cell in rows[0]]
-    known = [head.index(word) for word in ("name", "class", "class name", "label") if word in head]
+    known = [head.index(word) for word in _NAME_WORDS if word in head]
     name = known[0]
-    value = next((i for i, cell in enumerate(head) if cell in ("pixel value", "value", "id")), None)
-    rgb = [head.index(word) for word in ("r", "g", "b")] if {"r", "g", "b"} <= {*head} else None
+    value = next((i for i, cell in enumerate(head) if cell in _VALUE_WORDS), None)
+    words = next((some for some in _CHANNEL_WORDS if {*some} <= {*head}), None)
+    rgb = words and [head.index(word) for word in words]
     return [
         Entry(
             row[name].strip(),
             None if value is None else int(row[value]),
-            None if rgb is None else pack(*(int(row[column]) for column in rgb)),
+            pack(*(int(row[column]) for column in rgb)) if rgb else None,
         )
         for row in rows[1:]
-        if row
+        if any(cell.strip() for cell in row)
     ]
 
 
@@ -145,14 +166,38 @@ def _entry(name: str, about: Any) -> Entry:
 
 
 def read_yaml_names(path: Path) -> list[Entry]:
-    """The `names:` of a YOLO data.yaml: a list in brackets, lines with dashes, or numbered lines.
+    """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them.
 
-    Only this one key is understood: a YAML reader for it would be a dependency.
+    Only these keys are understood: a YAML reader for them would be a dependency.
     """
     text = _text(path)
-    start = re.search(r"^names[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
+    names = _yaml_values(text, "names")
+    stored: dict[str, list[int]] = {}
+    ignored = []
+    for value, meant in _yaml_values(text, "label_mapping").items():
+        if meant.isdecimal() and meant in names:
+            stored.setdefault(meant, []).append(int(value))
+        else:
+            ignored.append(int(value))
+    if not stored:
+        return [Entry(name, int(key)) for key, name in names.items()]
+    entries = [
+        Entry(name, stored[key][0], also=tuple(stored[key][1:]))
+        for key, name in names.items()
+        if key in stored
+    ]
+    rest = [Entry("ignore", ignored[0], also=tuple(ignored[1:]))] if ignored else []
+    return entries + rest
+
+
+def _yaml_values(text: str, key: str) -> dict[str, str]:
+    """What stands under a key: a list or mapping, in brackets or on lines.
+
+    Lists are numbered from "0".
+    """
+    start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
     if start is None:
-        return []
+        return {}
     inline = start[1].split(" #")[0].strip()
     if inline.startswith(("[", "{")):
         close = "]" if inline[0] == "[" else "}"
@@ -160,14 +205,48 @@ def read_yaml_names(path: Path) -> list[Entry]:
         parts = [part.strip() for part in whole.replace("\n", " ").split(",")]
     else:
         block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
-        parts = [line.strip() for line in (block[0] if block else "").splitlines()]
-    names = [re.sub(r"^(-|\d+\s*:)\s*", "", part).strip(" '\"") for part in parts if part]
-    return [Entry(name, index) for index, name in enumerate(names)]
+        lines = (block[0] if block else "").splitlines()
+        parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+    found: dict[str, str] = {}
+    for part in filter(None, parts):
+        said = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
+        if said is not None:
+            number = str(len(found)) if said[1] is None else said[1]
+            found[number] = said[2].strip(" '\"")
+    return found
+
+
+def yaml_folder(path: Path) -> Path:
+    """The folder a data.yaml is about: its `path:` where that is here, else its own.
+
+    Such files travel: an absolute path is another machine's as a rule.
+    """
+    said = re.search(r"^path[ \t]*:[ \t]*(.*)$", _text(path), re.MULTILINE)
+    folder = path.parent / re.sub(r"\s#.*", "", said[1]).strip(" '\"") if said else path.parent
+    return folder if folder.is_dir() else path.parent
+
+
+def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:
+    """The classes of the first YAML file that has `names:`, and that file's name; ((), "")."""
+    for name in listing.with_suffix(".yaml", ".yml"):
+        try:
+            entries = read_yaml_names(listing.path(name))
+        except (OSError, ValueError):
+            continue
+        if entries:
+            return tuple(entries), name
+    return (), ""
 
 
 _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
     (("labelmap.txt",), _read_label_map),
-    (("_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv"), _read_table),
+    (
+        (
+            "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv", "labels.csv",
+            "label_map.csv", "labelmap.csv",
+        ),
+        _read_table,
+    ),
     (
         (
             "classes.txt", "class_names.txt", "names.txt", "labels.txt", "obj.names", "codes.txt",
