@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcnseg.engines import argmax as module
-from fcnseg.engines.argmax import ScoreGrid, argmax_labels
-from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines import open_exported
+from fcnseg.engines.argmax import ScoreGrid, argmax_labels, score_grid_of
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.parity import sample_images
-from fcnseg.models import build, output_upsampling
+from fcnseg.models import build, build_empty
 from fcnseg.models.geometry import upsample
 from fcnseg.models.spec import ModelSpec
 
@@ -78,8 +78,12 @@ def test_the_first_of_equal_classes_wins():
     ],
 )
 def test_which_networks_have_cells(options, cells):
-    lift = output_upsampling(ModelSpec(num_classes=3, width=8, **options))
-    assert (None if lift is None else (lift.factor, lift.shift)) == cells
+    grid = score_grid_of(build_empty(ModelSpec(num_classes=3, width=8, **options)))
+    assert (None if grid is None else (grid.factor, grid.shift)) == cells
+
+
+def test_other_modules_have_no_grid():
+    assert score_grid_of(torch.nn.Identity()) is None
 
 
 def test_scores_and_logits_of_one_pass():
@@ -100,7 +104,7 @@ def test_engines_go_the_short_way_and_say_the_same(random_model, exported_model,
     images = sample_images((2, 97, 131), seed=3)
     for engine in (
         TorchEngine(checkpoint.build(), checkpoint.preprocess),
-        OnnxEngine(exported_model),
+        open_exported(exported_model, "onnxruntime")[0],
     ):
         wanted = engine.logits(images).argmax(axis=1)
         with monkeypatch.context() as patch:

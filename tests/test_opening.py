@@ -94,7 +94,7 @@ def test_an_engine_with_other_answers_can_not_win(random_model, cache, quick, mo
         def forward(self, images):
             return -super().forward(images)
 
-    monkeypatch.setattr(opening, "OnnxEngine", Wrong)
+    monkeypatch.setitem(opening.ENGINES, "onnxruntime", Wrong)
     monkeypatch.setattr(fastest_engine, "OTHERS", ("onnxruntime",))
     engine, _ = open_engine(
         random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), [].append

@@ -241,7 +241,7 @@ class _Bench:
         if not self._stops_at_scores(images):
             logits = engine.forward(images)
             return lambda: argmax_labels(logits)
-        cells, scores = engine.cells, engine.scores(images)
+        cells, scores = engine.score_grid, engine.scores(images)
         assert cells is not None
         size = images.shape[1], images.shape[2]
         return lambda: [cells.labels(one, size) for one in scores]
@@ -249,7 +249,7 @@ class _Bench:
     def _stops_at_scores(self, images: Images) -> bool:
         """Whether `infer` needs no logits of frames that are prepared so."""
         prepared = (images.shape[1], images.shape[2])
-        return self._segmenter.engine.cells is not None and prepared == self._size
+        return self._segmenter.engine.score_grid is not None and prepared == self._size
 
     def _encode(self, frames: Sequence[Frame]) -> Timing:
         """The bare encoder: nothing is read back."""

@@ -21,9 +21,6 @@ from fcnseg.concurrency import usable_cores
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.forking import Home, abandon, computing
 from fcnseg.errors import CheckpointError
-from fcnseg.models import output_upsampling
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.fcn import Upsample
 
 MOST = 4
 """Pictures side by side; each needs the memory of a whole forward pass."""
@@ -63,6 +60,9 @@ Images = NDArray[np.uint8]
 
 Size = tuple[int, int]
 
+PRECISION = "precision"
+"""The key in an exported file's extras of its numeric precision, where that is not f32."""
+
 HEADER_KEY = "fcnseg"
 """Where exported files carry the checkpoint's header."""
 
@@ -77,22 +77,22 @@ class Engine(ABC):
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
     parallelism: how many threads may call it at the same time, and each one's share of the cores.
-    cells: where the cells of `scores` lie; None where there are none, or where the device
-        decides faster by itself.
+    score_grid: where the elements of `scores` lie; None where there are none, or where the device
+        computes labels of logits faster.
     """
 
     name: ClassVar[str]
     device: str
     precision: str
     parallelism: Parallelism = ONE
-    cells: ScoreGrid | None = None
+    score_grid: ScoreGrid | None = None
 
     @abstractmethod
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network."""
 
     def scores(self, images: Images) -> NDArray[np.float32]:
-        """What the logits are upsampled from, float32 (N, K, h, w); without `cells` they."""
+        """What the logits are upsampled from, float32 (N, K, h, w); the logits without a grid."""
         return self.logits(images)
 
     def synchronize(self) -> None:
@@ -115,9 +115,9 @@ class Engine(ABC):
         """
         self.parallelism.enter()
         own: Size = (images.shape[1], images.shape[2])
-        if self.cells is not None and not confidence and size in (None, own):
-            cells = self.cells
-            return np.stack([cells.labels(one, own) for one in self.scores(images)]), None
+        if self.score_grid is not None and not confidence and size in (None, own):
+            grid = self.score_grid
+            return np.stack([grid.labels(one, own) for one in self.scores(images)]), None
         with torch.inference_mode():
             return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
@@ -142,16 +142,6 @@ def not_written_by_fcnseg(path: Path, kind: str) -> CheckpointError:
         "are or how pictures are prepared for it.",
         hint="export the checkpoint it came from: fcnseg export MODEL",
     )
-
-
-def score_grid_of(header: str) -> ScoreGrid | None:
-    """Where the cells of a file's scores lie, by the checkpoint's header that it carries."""
-    return score_grid(output_upsampling(Checkpoint.from_header(header, name="").spec))
-
-
-def score_grid(lift: Upsample | None) -> ScoreGrid | None:
-    """Where scores lie that the network upsamples at its end; None where it does not."""
-    return None if lift is None else ScoreGrid(lift.factor, lift.shift)
 
 
 def resized(logits: Tensor, size: Size | None) -> Tensor:
@@ -181,12 +171,17 @@ Workers = queue.SimpleQueue[Any]
 class ExportedEngine(Engine):
     """A file written by `fcnseg export`; what computes an output is made when first asked for.
 
-    header: the checkpoint's header, as the file carries it.
+    suffixes, precisions: the files it runs, and in what it computes. header: the checkpoint's
+    header, as the file carries it. has_scores: whether the file gives
+    the scores that its logits are upsampled from; whoever opens it sets `score_grid` then.
 
     It pickles and copies by its file, which is opened again; so it is in a forked process.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    precisions: ClassVar[tuple[str, ...]] = ("f32",)
     header: str
+    has_scores = False
 
     def __init__(self, path: Path, **options: Any) -> None:
         self._opened_as = path.resolve(), options
@@ -196,7 +191,7 @@ class ExportedEngine(Engine):
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, options = self._opened_as
-        return reopened, (type(self), path, options, self.precision)
+        return reopened, (type(self), path, options, self.precision, self.score_grid)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
@@ -237,8 +232,14 @@ class ExportedEngine(Engine):
             self._free[output].put(worker)
 
 
-def reopened(kind: type[Engine], path: Path, options: dict[str, Any], precision: str) -> Engine:
+def reopened(
+    kind: type[Engine],
+    path: Path,
+    options: dict[str, Any],
+    precision: str,
+    score_grid: ScoreGrid | None,
+) -> Engine:
     """An engine of a file, opened as another one was; CheckpointError where it is gone."""
     engine: Engine = kind(path, **options)  # type: ignore[call-arg]
-    engine.precision = precision  # int8 is the file's
+    engine.precision, engine.score_grid = precision, score_grid
     return engine

@@ -24,7 +24,6 @@ from fcnseg.engines.base import (
     Workers,
     first_line,
     not_written_by_fcnseg,
-    score_grid_of,
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
@@ -39,7 +38,10 @@ class OnnxEngine(ExportedEngine):
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu", parallel: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, device: str = "cpu", precision: str = "f32", parallel: bool = False
+    ) -> None:
+        del precision  # there is one
         super().__init__(path, device=device, parallel=parallel)
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
@@ -48,8 +50,7 @@ class OnnxEngine(ExportedEngine):
         session = self._open(str(path))
         self.header = _header_of(session, path)
         self._free[LOGITS] = self._several(str(path), session)
-        if SCORES in [output.name for output in session.get_outputs()]:
-            self.cells = score_grid_of(self.header)
+        self.has_scores = SCORES in [output.name for output in session.get_outputs()]
 
     def _workers(self, output: str) -> Workers:
         model = _leading_to(output, self._path)

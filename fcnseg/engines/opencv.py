@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from fcnseg.engines.base import HEADER_KEY, Engine, Images, not_written_by_fcnseg, reopened
-from fcnseg.engines.forking import Home, computing
+from fcnseg.engines.base import (
+    HEADER_KEY,
+    ExportedEngine,
+    Images,
+    Workers,
+    not_written_by_fcnseg,
+)
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.io.opencv import Net
 
 
-class OpenCvEngine(Engine):
-    """An exported .onnx file, run by OpenCV on the processor in f32.
-
-    header: the checkpoint's header, as the file carries it.
-    """
+class OpenCvEngine(ExportedEngine):
+    """An exported .onnx file, run by OpenCV on the processor in f32."""
 
     name = "opencv"
     device = "cpu"
     precision = "f32"
 
-    def __init__(self, path: Path, *, device: str = "auto") -> None:
+    def __init__(
+        self, path: Path, *, device: str = "auto", precision: str = "f32", parallel: bool = False
+    ) -> None:
+        del precision, parallel  # one precision, one thread at a time
+        super().__init__(path, device=device)
         if device not in ("auto", "cpu"):
             raise OptionError(
                 f"OpenCV runs networks on the processor here; {device} was asked for.",
@@ -39,15 +45,18 @@ class OpenCvEngine(Engine):
         if header is None:
             raise not_written_by_fcnseg(path, "an ONNX file")
         self.header = header
-        self._net, self._path, self._home = Net(model), path.resolve(), Home()
+        self._net = Net(model)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (type(self), self._path, {}, self.precision)
+    def _workers(self, output: str) -> Workers:
+        del output  # the network has one
+        workers: Workers = queue.SimpleQueue()
+        workers.put(self._net)
+        return workers
 
-    def forward(self, images: Images) -> Tensor:
-        """Logits, float32 (N, K, H, W), in host memory."""
-        computing(self._home)
-        return torch.from_numpy(self._net.run(np.ascontiguousarray(images)))
+    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        del output
+        logits: NDArray[np.float32] = worker.run(inputs["images"])
+        return logits
 
 
 def metadata(model: bytes) -> dict[str, str]:

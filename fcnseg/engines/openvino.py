@@ -22,7 +22,6 @@ from fcnseg.engines.base import (
     Workers,
     first_line,
     not_written_by_fcnseg,
-    score_grid_of,
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
@@ -31,9 +30,6 @@ from fcnseg.files import utf8_name
 _KEPT = "64"
 """Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
 memory grows with every new size: benchmarks/many_sizes.py."""
-
-
-_TYPES = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class OpenVinoEngine(ExportedEngine):
@@ -45,6 +41,8 @@ class OpenVinoEngine(ExportedEngine):
     """
 
     name = "openvino"
+    suffixes = (".onnx", ".xml")
+    precisions = ("f32", "bf16", "f16")
     device = "cpu"
 
     def __init__(
@@ -62,11 +60,12 @@ class OpenVinoEngine(ExportedEngine):
                 hint="--device cpu, or --engine torch with the checkpoint",
             )
         wanted = "f32" if precision == "auto" else precision
-        if wanted not in _TYPES:
-            raise OptionError(f"OpenVINO computes in {', '.join(_TYPES)}; found {precision!r}.")
+        if wanted not in self.precisions:
+            known = ", ".join(self.precisions)
+            raise OptionError(f"OpenVINO computes in {known}; found {precision!r}.")
         model = read_model(path)
         self.header = _header_of(model, path)
-        options = {"INFERENCE_PRECISION_HINT": _TYPES[wanted], "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
+        options = {"INFERENCE_PRECISION_HINT": wanted, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
         self.parallelism = side_by_side("cpu") if parallel else ONE
         if self.parallelism.count > 1:
             threads = self.parallelism.count * self.parallelism.threads
@@ -75,9 +74,8 @@ class OpenVinoEngine(ExportedEngine):
                 "INFERENCE_NUM_THREADS": str(threads),
             }
         self._model, self._options = model, options
-        if any(SCORES in output.names for output in model.outputs):
-            self.cells = score_grid_of(self.header)
-        asked_first = LOGITS if self.cells is None else SCORES
+        self.has_scores = any(SCORES in output.names for output in model.outputs)
+        asked_first = SCORES if self.has_scores else LOGITS
         self._free[asked_first] = self._workers(asked_first)
 
     def _workers(self, output: str) -> Workers:

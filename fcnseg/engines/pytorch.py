@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.device import autocast, keep_freed_memory, precision_name
-from fcnseg.engines.base import ONE, Engine, Images, Size, resized, score_grid, side_by_side
+from fcnseg.engines.argmax import score_grid_of
+from fcnseg.engines.base import ONE, Engine, Images, Size, resized, side_by_side
 from fcnseg.engines.forking import Home, computing
 from fcnseg.errors import OptionError
-from fcnseg.models import output_upsampling
 
 if TYPE_CHECKING:
     from fcnseg.models.fcn import FCN
@@ -51,7 +51,7 @@ class TorchEngine(Engine):
         self.precision = precision_name(precision)
         self.parallelism = side_by_side(self.device) if parallel else ONE
         if self._device.type == "cpu":
-            self.cells = score_grid(output_upsampling(network))
+            self.score_grid = score_grid_of(network)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), on the device."""

@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from fcnseg.engines import open_exported
+from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import SCORES
 from fcnseg.engines.fuse import fold_batch_norms
-from fcnseg.engines.onnxruntime import OnnxEngine
-from fcnseg.engines.openvino import OpenVinoEngine, import_openvino, read_model
+from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
 from fcnseg.export.parity import (
@@ -31,12 +32,8 @@ from fcnseg.export.parity import (
     sample_images,
 )
 from fcnseg.files import folder_beside, utf8_name
-from fcnseg.models import output_upsampling
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back
-
-PRECISION = "precision"
-"""Under this name a file's header says, in its extras, what it computes in, if not in f32."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
     require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
     graph = Graph(checkpoint)
     outputs = ["logits"]
-    if output_upsampling(graph.network) is not None:
+    if score_grid_of(graph.network) is not None:
         graph, outputs = GraphWithScores(checkpoint), ["logits", SCORES]
     with quiet():
         program = torch.onnx.export(
@@ -113,7 +110,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _run_onnx(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
-    engine = OnnxEngine(path)
+    engine, _ = open_exported(path, "onnxruntime", device="cpu")
     return engine.logits, engine.just_labels
 
 
@@ -129,7 +126,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
-    engine = OpenVinoEngine(path, precision="f32")
+    engine, _ = open_exported(path, "openvino", precision="f32")
     return engine.logits, engine.just_labels
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fcnseg.engines.base import Images, first_line
+from fcnseg.engines.base import PRECISION, Images, first_line
 from fcnseg.engines.onnxruntime import import_onnxruntime
 from fcnseg.errors import CheckpointError
-from fcnseg.export.formats import PRECISION, convert, quiet, require
+from fcnseg.export.formats import convert, quiet, require
 from fcnseg.files import folder_beside
 from fcnseg.models.checkpoint import KEY, Checkpoint
 

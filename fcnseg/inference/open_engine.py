@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,22 +14,17 @@ from typing import get_args
 from fcnseg.config import EngineName
 from fcnseg.data.cache import cache_folder
 from fcnseg.device import resolve_device, resolve_precision
+from fcnseg.engines import ENGINES, RUNNABLE, open_exported
 from fcnseg.engines.base import Engine
 from fcnseg.engines.forking import computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
-from fcnseg.engines.onnxruntime import OnnxEngine
-from fcnseg.engines.opencv import OpenCvEngine
-from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.formats import FORMATS, PRECISION, convert
+from fcnseg.export.formats import FORMATS, convert
 from fcnseg.export.parity import compare, sample_images
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Message
-
-RUNNABLE = (".onnx", ".xml")
-"""Suffixes of exported files that fcnseg itself runs."""
 
 CONVERSION = 3
 """Raised when converted files change, so that old ones in the cache are not used."""
@@ -62,6 +56,9 @@ def open_engine(
     path: Path, options: EngineOptions, callback: Callback
 ) -> tuple[Engine, Checkpoint]:
     """An engine for a model file, and the file's header (a Checkpoint without weights)."""
+    known = ("auto", "torch", *ENGINES)
+    if options.engine not in known:
+        raise OptionError(f"No engine {options.engine!r}; known: {', '.join(known)}.")
     kind = path.suffix.lower()
     if kind in RUNNABLE:
         return _open_exported(path, options)
@@ -99,45 +96,17 @@ def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
 
 def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoint]:
     name = _made_for(path) if options.engine == "auto" else options.engine
-    engine: OnnxEngine | OpenVinoEngine | OpenCvEngine
-    if name == "openvino":
-        precision = "auto" if options.precision == "int8" else options.precision
-        engine = OpenVinoEngine(
-            path, device=options.device, precision=precision, parallel=options.parallel
-        )
-    elif name == "torch" or path.suffix.lower() != ".onnx":
-        raise OptionError(
-            f"{path} is an exported file, which {name} does not run.",
-            hint="leave --engine away, or give the checkpoint it was exported from",
-        )
-    elif options.precision not in ("auto", "f32", "int8"):
-        raise OptionError(
-            f"The engine {name} computes in f32 here; {options.precision} was asked for.",
-            hint="take --engine torch with the checkpoint, or --precision f32",
-        )
-    elif name == "opencv":
-        engine = OpenCvEngine(path, device=options.device)
-    else:
-        engine = OnnxEngine(path, device=options.device, parallel=options.parallel)
-    header = Checkpoint.from_header(engine.header, name=str(path))
-    in_int8 = header.extra.get(PRECISION) == "int8"
-    if options.precision != "auto" and in_int8 != (options.precision == "int8"):
-        raise OptionError(
-            f"{path} computes in {'int8' if in_int8 else 'f32'}; asked for {options.precision}.",
-            hint="leave --precision away, or export the checkpoint in the other one",
-        )
-    if in_int8:
-        if options.engine == "auto" and engine.device == "cpu" and _beside(name, "openvino"):
-            return _open_exported(
-                path, replace(options, engine="openvino")
-            )  # the fastest in 8 bits
-        engine.precision = "int8"
+    engine, header = open_exported(
+        path,
+        name,
+        device=options.device,
+        precision=options.precision,
+        parallel=options.parallel,
+    )
+    automatic = options.engine == "auto" and name != "openvino" and engine.device == "cpu"
+    if engine.precision == "int8" and automatic and find_spec("openvino") is not None:
+        return _open_exported(path, replace(options, engine="openvino"))  # the fastest in int8
     return engine, header
-
-
-def _beside(name: str, other: str) -> bool:
-    """Whether another engine than the one that was taken is installed."""
-    return name != other and find_spec(other) is not None
 
 
 def _made_for(path: Path) -> EngineName:
@@ -157,11 +126,7 @@ def _open_fastest(
     record = _kept(path).with_suffix(".json")
     name = recorded_fastest(record)
     if name is None and options.frames >= WORTH_CONVERTING:
-        others: dict[EngineName, Callable[[Path], Engine]] = {
-            "onnxruntime": OnnxEngine,
-            "openvino": OpenVinoEngine,
-        }
-        name = fastest_engine(in_torch, others, _converted(checkpoint, path, callback), record)
+        name = fastest_engine(in_torch, _converted(checkpoint, path, callback), record)
         callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
@@ -225,16 +190,11 @@ def recorded_fastest(record: Path) -> EngineName | None:
         return None
 
 
-def fastest_engine(
-    in_torch: Engine,
-    others: Mapping[EngineName, Callable[[Path], Engine]],
-    converted: Path,
-    record: Path,
-) -> EngineName:
-    """Time torch and every other installed engine on a picture; write down who won."""
+def fastest_engine(in_torch: Engine, converted: Path, record: Path) -> EngineName:
+    """Time torch and every other installed engine on an image; record the fastest."""
     fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch)}
     for name in _installed():
-        engine = others[name](converted)
+        engine, _ = open_exported(converted, name, device="cpu")
         parity = compare(
             in_torch.logits, engine.logits, labels=engine.just_labels, sizes=_PARITY_SIZES
         )

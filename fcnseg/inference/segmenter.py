@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.config import EngineName
+from fcnseg.engines import RUNNABLE
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.open_engine import RUNNABLE, EngineOptions, open_engine
+from fcnseg.inference.open_engine import EngineOptions, open_engine
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.images import resize_image

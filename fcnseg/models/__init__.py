@@ -29,8 +29,7 @@ from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import zoo
 from fcnseg.models.backbone import Backbone, BackboneSpec, Features
 from fcnseg.models.backbones import efficientnet_lite, timm, tiny, torchvision
-from fcnseg.models.classifier import DenseClassifier
-from fcnseg.models.fcn import FCN, Decoder, Upsample
+from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state
 from fcnseg.progress import Callback, no_callback
@@ -144,20 +143,6 @@ def find_backbone(name: str) -> BackboneSpec:
     )
 
 
-def output_upsampling(network: nn.Module | ModelSpec) -> Upsample | None:
-    """What makes a network's logits of its scores, where that is plain bilinear; else None.
-
-    Of a spec, too: no weights are made. A module that is no FCN has none.
-    """
-    if isinstance(network, ModelSpec):
-        network = build_empty(network)
-    decoder = getattr(network, "decoder", None)
-    if not isinstance(decoder, Decoder) or decoder.detail is not None:
-        return None
-    last = decoder.upsamples[str(decoder.strides[-1])]
-    return last if isinstance(last, Upsample) and last.factor > 1 else None
-
-
 def load_pretrained(
     backbone: Features, name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> None:
@@ -195,26 +180,6 @@ def load_classifier(
     except (RuntimeError, ValueError) as error:
         raise _misfit(name, weights, error) from error
     return spec, model
-
-
-def dense_classifier(
-    name: str = "efficientnet_lite0", weights: str | Path = "auto", callback: Callback = no_callback
-) -> DenseClassifier:
-    """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
-
-    weights: as for load_pretrained, but with the classifier's layers.
-    Raises OptionError for a backbone without a classifier, CheckpointError for weights that
-    can't be had.
-    """
-    fc = f"{name}:fc"
-    name = fc if fc in BACKBONES else name
-    if find_backbone(name).head is None:
-        raise OptionError(f"The backbone {name} has no classifier of ImageNet's classes.")
-    spec, model = load_classifier(name, weights, callback)
-    assert spec.head is not None
-    with torch.no_grad():
-        backbone, head = Backbone(name, spec, model), spec.head(model)
-        return DenseClassifier(backbone, head, torchvision.imagenet_names()).eval()
 
 
 def _state(name: str, weights: str | Path, callback: Callback) -> State | None:

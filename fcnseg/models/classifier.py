@@ -7,13 +7,18 @@ same with 1x1 throughout. Such a network scores 1000 classes at every place, wit
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from fcnseg.errors import OptionError
+from fcnseg.models import BACKBONES, find_backbone, load_classifier
 from fcnseg.models.backbone import Backbone
+from fcnseg.models.backbones import torchvision
 from fcnseg.models.fcn import crop, pad_to_multiple, size_of
 from fcnseg.models.geometry import upsample
+from fcnseg.progress import Callback, no_callback
 
 
 class DenseClassifier(nn.Module):
@@ -44,48 +49,21 @@ class DenseClassifier(nn.Module):
         return crop(upsample(maps, stride, self.backbone.offsets[stride], full), *size)
 
 
-def fully_connected(model: nn.Module, *, padded: bool = True) -> nn.Sequential:
-    """The layers behind the pooling of a classifier, as convolutions.
+def dense_classifier(
+    name: str = "efficientnet_lite0", weights: str | Path = "auto", callback: Callback = no_callback
+) -> DenseClassifier:
+    """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
 
-    padded: keep the size of the map (kernels of even width give one element more); otherwise
-        a map as large as the classifier's gives one output. The weights are shared.
+    weights: as for load_pretrained, but with the classifier's layers.
+    Raises OptionError for a backbone without a classifier, CheckpointError for weights that
+    can't be had.
     """
-    owner: Any = model
-    layers = owner.fc if hasattr(owner, "fc") else owner.classifier
-    size = owner.avgpool.output_size if hasattr(owner, "avgpool") else 1
-    grid = size if isinstance(size, int) else int(size[0])
-    convolutions: list[nn.Module] = []
-    for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
-        if isinstance(layer, nn.Linear):
-            convolutions.append(as_convolution(layer, grid, padded=padded))
-            grid = 1
-        elif not isinstance(layer, nn.Flatten | nn.AdaptiveAvgPool2d):
-            convolutions.append(layer)
-    return nn.Sequential(*convolutions)
-
-
-def as_convolution(layer: nn.Linear, grid: int, *, padded: bool) -> nn.Conv2d:
-    """A layer on a flattened (C, grid, grid) map as a grid x grid convolution."""
-    channels = layer.in_features // grid**2
-    convolution = nn.Conv2d(
-        channels,
-        layer.out_features,
-        grid,
-        padding=grid // 2 if padded else 0,
-        bias=layer.bias is not None,
-        device="meta",  # its weights are the layer's
-    )
-    weight = layer.weight.view(layer.out_features, channels, grid, grid)
-    convolution.weight = nn.Parameter(weight.detach())
-    convolution.bias = layer.bias
-    return convolution
-
-
-def split_last(layers: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
-    """All up to the last layer with weights, without dropout at the end; and that layer."""
-    row = list(layers.children())
-    last = max(index for index, layer in enumerate(row) if list(layer.parameters()))
-    before = last
-    while isinstance(row[before - 1], nn.Dropout):
-        before -= 1
-    return nn.Sequential(*row[:before]), nn.Sequential(*row[last:])
+    fc = f"{name}:fc"
+    name = fc if fc in BACKBONES else name
+    if find_backbone(name).head is None:
+        raise OptionError(f"The backbone {name} has no classifier of ImageNet's classes.")
+    spec, model = load_classifier(name, weights, callback)
+    assert spec.head is not None
+    with torch.no_grad():
+        backbone, head = Backbone(name, spec, model), spec.head(model)
+        return DenseClassifier(backbone, head, torchvision.imagenet_names()).eval()

@@ -20,8 +20,7 @@ from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.models import dense_classifier
-from fcnseg.models.classifier import DenseClassifier
+from fcnseg.models.classifier import DenseClassifier, dense_classifier
 from fcnseg.progress import Callback, no_callback
 from fcnseg.viz.figure import Tile, grey, heat_scale, page
 

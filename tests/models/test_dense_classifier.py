@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import dense_classifier
 from fcnseg.models.backbones.torchvision import imagenet_names
+from fcnseg.models.classifier import dense_classifier
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import nn
 import fcnseg
 from fcnseg import models
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import BACKBONES, build, build_empty, create_model, output_upsampling
+from fcnseg.models import BACKBONES, build, build_empty, create_model
 from fcnseg.models.backbone import BackboneSpec
 from fcnseg.models.spec import ModelSpec
 
@@ -86,16 +86,6 @@ def test_empty_has_the_shapes_and_no_memory(backbone: str, upsample: str) -> Non
     assert {name: value.shape for name, value in empty.items()} == {
         name: value.shape for name, value in expected.items()
     }
-
-
-def test_output_upsampling() -> None:
-    spec = ModelSpec(backbone="tiny", num_classes=2, decoder="fcn8s")
-    found = output_upsampling(spec)
-    assert found is not None
-    assert (found.factor, found.shift) == (8, 3.5)
-    assert output_upsampling(nn.Identity()) is None
-    learned = ModelSpec(backbone="tiny", num_classes=2, upsample="learned")
-    assert output_upsampling(learned) is None
 
 
 @pytest.mark.parametrize("command", ["infer", "viz"])
