@@ -1,13 +1,13 @@
 """Every error a user of fcnseg can meet.
 
     FcnsegError
-    ├── InputError           a path, a picture, a stream: what was given can't be used
+    ├── InputError           a path, an image, a stream: what was given can't be used
     │   ├── MediaError       an image or a video can't be read or written
     │   ├── DatasetError     a dataset folder can't be trained or scored on
     │   └── CheckpointError  a model file can't be loaded
     ├── OptionError          an option's value is wrong, or options contradict each other
     ├── MissingExtra         an optional package is needed
-    ├── TrainingError        training cannot go on
+    ├── TrainingError        training cannot continue
     ├── SomeFailed           some inputs failed, the rest is done
     ├── FailedElsewhere      another process of the job says what went wrong
     └── Interrupted          the user stopped it; what was finished is saved
@@ -16,23 +16,29 @@ Each carries a message (what was found, what was expected) and a hint (what to d
 The command line turns them into one message and an exit status; it alone prints.
 """
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class FcnsegError(Exception):
     """The root of the tree.
 
     message: what was found and what was expected, one or two sentences.
     hint: what the user can do about it, or "" when there is nothing to say.
+    details: where there are several things to say, a sentence each.
     """
 
     exit_status = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
     def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        hint = [f"hint: {self.hint}"] if self.hint else []
+        return "\n".join([self.message, *self.details, *hint])
 
 
 class InputError(FcnsegError, ValueError):
@@ -74,7 +80,7 @@ class MissingExtra(FcnsegError, ImportError):
 
 
 class TrainingError(FcnsegError, RuntimeError):
-    """Training cannot go on (the loss is not a number, memory ran out)."""
+    """Training cannot continue (the loss is not a number, memory ran out)."""
 
 
 class SomeFailed(FcnsegError, RuntimeError):
@@ -93,3 +99,12 @@ class Interrupted(FcnsegError, RuntimeError):
     """The user stopped it; what was finished is saved and usable."""
 
     exit_status = 130
+
+
+def did_you_mean(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """A hint that names what is spelled like `wanted`, or "" when nothing is.
+
+    most: how many names; cutoff: how alike they are, 0..1 (difflib's ratio).
+    """
+    close = difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

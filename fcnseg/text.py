@@ -25,6 +25,13 @@ def shown(text: object) -> str:
     return "".join(map(_escaped, str(text)))
 
 
+def percent(fraction: float | None) -> str:
+    """A fraction for people: 0.7751 is "77.51 %"; a dash where there is none."""
+    if fraction is None or fraction != fraction:  # NaN
+        return "-"
+    return f"{100 * fraction:.2f} %"
+
+
 def to_bytes(text: str) -> bytes:
     """Text as UTF-8, the bytes of file names as they are; `from_bytes` takes them back."""
     return _NO_BYTE.sub("\ufffd", text).encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,14 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fcnseg.cli.terminal import console, line, never_fail
+from fcnseg.cli.terminal import console, line, never_fail, runnable
 from fcnseg.cli.terminal import console as open_console
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
 from fcnseg.device import keep_freed_memory
-from fcnseg.errors import FailedElsewhere, FcnsegError
+from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted
 from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts
-from fcnseg.text import shown
+from fcnseg.text import percent, shown
 
 LOGGER = logging.getLogger("fcnseg")
 
@@ -34,7 +34,7 @@ LOG_EVERY = 15.0
 
 
 class Screen:
-    """A callback that draws on stderr; use it as a context manager."""
+    """A progress callback that draws on stderr; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or open_console(stderr=True)
@@ -77,7 +77,7 @@ class Screen:
             match event:
                 case Message(text, level):
                     mark = ("warning: ", "yellow") if level == "warning" else ""
-                    self._bar.console.print(line(mark, text), soft_wrap=True)
+                    self._bar.console.print(line(mark, runnable(text)), soft_wrap=True)
                 case EpochEnd():
                     self._bar.console.print(_epoch_line(event), soft_wrap=True)
                 case Progress():
@@ -144,9 +144,9 @@ def _epoch_line(event: EpochEnd) -> Text:
     width = len(str(event.epochs))
     text = f"epoch {event.epoch:{width}}/{event.epochs}  loss {values['loss']:.4f}"
     if "miou" in values:
-        text += f"  mIoU {values['miou']:.4f}"
+        text += f"  mIoU {percent(values['miou'])}"
     if "pixel_accuracy" in values:
-        text += f"  accuracy {values['pixel_accuracy']:.4f}"
+        text += f"  accuracy {percent(values['pixel_accuracy'])}"
     if "seconds" in values:
         text += f"  {duration(float(values['seconds']))}"
     return line(text, ("  best", "green") if event.best else "")
@@ -158,7 +158,7 @@ DEBUG = "FCNSEG_DEBUG"
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """Run a verb; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
+    """Run a command; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
 
     SIGTERM and SIGHUP do what Ctrl-C does.
     """
@@ -169,22 +169,23 @@ def guard() -> Iterator[None]:
         raise typer.Exit(error.exit_status) from None
     except FcnsegError as error:
         _debug_trace()
-        complain(error.message, error.hint)
+        severity = "" if isinstance(error, Interrupted) else "error"
+        complain(error.message, error.hint, details=error.details, severity=severity)
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
-        complain("Interrupted.", "")
+        complain("Interrupted.", severity="")
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # The reader of stdout went away (`| head`): nothing to say, and nobody to say it to.
+        # The reader of stdout went away (`| head`): nobody is left to tell.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
     except OSError as error:
         _debug_trace()
-        complain(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.", "")
+        complain(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.")
         raise typer.Exit(1) from None
-    except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, told as one
+    except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, reported as one
         _debug_trace()
         complain(
             f"A bug in fcnseg: {type(error).__name__}: {error}",
@@ -196,7 +197,7 @@ def guard() -> Iterator[None]:
 def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    What Typer finds wrong with the arguments is told as our own errors are, with a hint.
+    What Typer finds wrong with the arguments is printed as our own errors are, with a hint.
     """
     _settle_process()
     never_fail()
@@ -237,13 +238,21 @@ def _usage_hint(error: Any) -> str:
     return f"see `{path} --help`"
 
 
-def complain(message: str, hint: str) -> None:
-    """One message on stderr, the hint on a line of its own; none where nobody can see it."""
+def complain(
+    message: str, hint: str = "", *, details: Sequence[str] = (), severity: str = "error"
+) -> None:
+    """One message on stderr, details and the hint on lines of their own.
+
+    Nothing where the terminal was closed. severity: the word before the message, or "".
+    """
     out = console(stderr=True)
-    with suppress(OSError):  # the terminal is closed
-        out.print(line(("error: ", "bold red"), message), soft_wrap=True)
+    first = [(f"{severity}: ", "bold red")] if severity else []
+    with suppress(OSError):
+        out.print(line(*first, runnable(message)), soft_wrap=True)
+        for number, detail in enumerate(details, start=1):
+            out.print(line(f"  {number}. ", detail), soft_wrap=True)
         if hint:
-            out.print(line(("hint: ", "cyan"), hint), soft_wrap=True)
+            out.print(line(("hint: ", "cyan"), runnable(hint)), soft_wrap=True)
 
 
 def _debug_trace() -> None:

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fcnseg.cli.console import duration
-from fcnseg.cli.terminal import bars, console, line
+from fcnseg.cli.terminal import bars, console, line, program, runnable
+from fcnseg.text import percent
 
 BAR = 20
 """Characters of a full bar."""
@@ -19,7 +20,7 @@ SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def show_check(result: Any) -> None:
-    """What a folder is, and each finding with its repair."""
+    """What a folder is, and each finding with its fix."""
     found = result.as_dict()
     facts = {
         "layout": found["layout"],
@@ -28,7 +29,7 @@ def show_check(result: Any) -> None:
         "classes": f"{len(found['classes'])}: {', '.join(found['classes'])}",
         "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
     }
-    facts |= {f"because {number}": why for number, why in enumerate(found["why"], 1)}
+    facts |= {f"reason {number}": why for number, why in enumerate(found["why"], 1)}
     _print(_facts(facts))
     _print(_frequencies(found["frequencies"]))
     if not found["findings"]:
@@ -40,7 +41,7 @@ def show_check(result: Any) -> None:
 
 
 def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
-    """Each class's share of the pixels with a bar, and in how many pictures of each split it is."""
+    """Each class's percentage of the pixels as a number and a bar; its images in each split."""
     splits = [name for name in ("train", "val", "test") if any(c["images"][name] for c in classes)]
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
@@ -48,11 +49,9 @@ def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
     table.add_column("")
     for name in splits:
         table.add_column(name, justify="right")
-    most = max((row["share"] for row in classes), default=0) or 1
     for row in classes:
-        pictures = [f"{row['images'][name]:,}" for name in splits]
-        share = f"{100 * row['share']:.2f} %"
-        table.add_row(row["name"], share, _bar(row["share"] / most), *pictures)
+        images = [f"{row['images'][name]:,}" for name in splits]
+        table.add_row(row["name"], percent(row["share"]), _bar(row["share"]), *images)
     return table
 
 
@@ -78,13 +77,13 @@ def _show_finding(finding: dict[str, Any]) -> None:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         _print(line((f"  {', '.join(str(file) for file in files[:3])}{more}", "dim")))
     if finding["repair"]:
-        _print(line("  ", ("repair: ", "cyan"), finding["repair"]))
+        _print(line("  ", ("fix: ", "cyan"), finding["repair"]))
 
 
 def show_train(result: Any) -> None:
     """Where the run is and what to do with it."""
-    _print(f"Best mIoU {result.miou:.4f}: {result.best}")
-    _print(f"Next: fcnseg infer IMAGES_OR_VIDEO -m {result.run}")
+    _print(f"Best mIoU {percent(result.miou)}: {result.best}")
+    _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {result.run}")
 
 
 def show_eval(result: Any) -> None:
@@ -92,42 +91,44 @@ def show_eval(result: Any) -> None:
     report = result.as_dict()
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
-    for heading in ("IoU", "accuracy", "pixels"):
-        table.add_column(heading, justify="right")
+    table.add_column("IoU", justify="right")
     table.add_column("")
+    for heading in ("accuracy", "pixels"):
+        table.add_column(heading, justify="right")
     for row in report["classes"]:
         table.add_row(
             row["name"],
-            _share(row["iou"]),
-            _share(row["accuracy"]),
-            f"{row['pixels']:,}",
+            percent(row["iou"]),
             _bar(row["iou"] or 0.0),
+            percent(row["accuracy"]),
+            f"{row['pixels']:,}",
         )
     _print(table)
     _print(
-        f"mIoU {report['miou']:.4f}   pixel accuracy {report['pixel_accuracy']:.4f}   "
-        f"mean accuracy {report['mean_accuracy']:.4f}"
+        f"mIoU {percent(report['miou'])}   pixel accuracy {percent(report['pixel_accuracy'])}   "
+        f"mean accuracy {percent(report['mean_accuracy'])}"
     )
-    _print(f"frequency-weighted IoU {report['fw_iou']:.4f}   images {report['images']}")
+    _print(f"frequency-weighted IoU {percent(report['fw_iou'])}   images {report['images']}")
     _print(f"mIoU is {report['miou_rule']}.")
     for name, pixels in report["absent_predicted"].items():
         _print(f"{name} is predicted on {pixels:,} pixels, but has no labels.")
     if report["absent_predicted"]:
-        _print(f"With such classes counted as 0, mIoU would be {report['miou_with_absent']:.4f}.")
+        counted = percent(report["miou_with_absent"])
+        _print(f"With such classes counted as 0, mIoU would be {counted}.")
     for problem in report["problems"]:
         _print(line(("error in the dataset: ", "bold red"), problem))
 
 
 def show_infer(result: Any) -> None:
-    """How many frames, how fast, and where they are: on stderr, for stdout may carry the shares."""
+    """How many frames, how fast, and where they are: on stderr, for stdout may carry the proportions."""
     _tell(
         f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
         f"{result.fps:.1f} frames/s"
     )
     if result.flicker is not None:
         _tell(
-            f"flicker {100 * result.flicker:.2f} % of pixels a frame, "
-            f"{100 * result.flicker_raw:.2f} % before --smooth"
+            f"flicker {percent(result.flicker)} of pixels per frame, "
+            f"{percent(result.flicker_raw)} before --smooth"
         )
     _show_failed(result.failed)
     for path in result.outputs:
@@ -135,7 +136,7 @@ def show_infer(result: Any) -> None:
 
 
 def show_viz(result: Any) -> None:
-    """Where the pictures are."""
+    """Where the images are."""
     _show_failed(result.failed)
     _show_outputs(result.outputs)
 
@@ -149,7 +150,7 @@ _USES = {
 
 
 def show_export(result: Any) -> None:
-    """The file and the proof that it says the same."""
+    """The file, and how its predictions compare with the checkpoint's."""
     report = result.as_dict()
     parity, cost = report["parity"], report["int8"]
     kind = report["format"] if cost is None else f"{report['format']}, int8"
@@ -161,36 +162,46 @@ def show_export(result: Any) -> None:
         )
     if cost is not None:
         _print(
-            f"On {cost['images']} validation images: mIoU {cost['miou']:.4f}, the original's "
-            f"{cost['miou_before']:.4f}; same labels on {100 * cost['label_agreement']:.2f} % of "
+            f"On {cost['images']} validation images: mIoU {percent(cost['miou'])}, the original's "
+            f"{percent(cost['miou_before'])}; same labels on {percent(cost['label_agreement'])} of "
             "pixels."
         )
-    _print(_USES[report["format"]].format(path=report["path"]))
+    _print(runnable(_USES[report["format"]].format(path=report["path"])))
 
 
 def show_bench(result: Any) -> None:
-    """Speeds, and how near the machine's limit they are."""
+    """Speeds, what each of them means, and how near the machine's limit they are."""
     report = result.as_dict()
+    height, width = report["size"]
     _print(f"{report['engine']}, {report['precision']}, {report['device']}")
-    _print(
-        _facts(
-            {
-                "network alone": f"{report['model_fps']:.1f} frames/s",
-                "end to end": f"{report['end_to_end_fps']:.1f} frames/s",
-                "limit here": f"{report['limit_fps']:.1f} frames/s",
-                "end to end / limit": f"{report['ratio']:.2f}",
-            }
-        )
-    )
+    _print(f"{report['frames']} frames of {width}x{height}, batch {report['batch']}")
+    speeds = {"network alone": "model_fps", "end to end": "end_to_end_fps", "limit": "limit_fps"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, key in speeds.items():
+        table.add_row(name, f"{report[key]:.1f} frames/s", report["definitions"][key])
+    table.add_row("end to end / limit", f"{100 * report['ratio']:.0f} %", "")
+    _print(table)
+    for remark in report["remarks"]:
+        _print(remark)
 
 
 def show_demo(result: Any) -> None:
-    """Five lines: what is where, and how to do it with one's own folder."""
-    _print(f"1. A data set was drawn: {result.data}  ({result.pairs} pairs, {result.classes})")
-    _print(f"2. A network was trained on it: {result.model}  (val mIoU {result.miou:.3f})")
-    _print(f"3. A clip was segmented: {result.video}  ({result.frames} frames)")
-    _print(f"4. Its heatmaps show where it saw what: {result.heatmaps}")
-    _print("5. Yours: fcnseg train FOLDER, then fcnseg infer VIDEO; FOLDER has images/ and labels/")
+    """The scores, where everything is, and how to do the same with one's own folder."""
+    show_eval(result.scores)
+    facts = {
+        "dataset": f"{result.data}  ({result.pairs} images; {result.classes})",
+        "model": str(result.model),
+        "video": f"{result.video}  ({result.frames} frames)",
+        "heatmaps": str(result.heatmaps),
+    }
+    _print(_facts(facts))
+    _print("Next, your own data: a folder with images/ and labels/")
+    _print(f"  {program()} check FOLDER")
+    _print(f"  {program()} train FOLDER")
+    _print(f"  {program()} infer IMAGES_OR_VIDEO")
 
 
 def show_doctor(rows: Sequence[Any]) -> None:
@@ -226,14 +237,11 @@ def _facts(facts: dict[str, str]) -> Table:
     return table
 
 
-def _share(value: float | None) -> str:
-    """A dash for a class that does not occur in the labels."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _bar(share: float) -> Text:
+def _bar(fraction: float) -> Text:
+    """As much of BAR characters as the fraction, 0..1, of the number beside it."""
     full, rest = bars()
-    return line((full * round(share * BAR) + rest * (BAR - round(share * BAR)), "dim"))
+    filled = round(fraction * BAR)
+    return line((full * filled + rest * (BAR - filled), "dim"))
 
 
 def _print(what: RenderableType) -> None:

@@ -7,8 +7,13 @@ written as an escape.
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+import re
+import shutil
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -21,6 +26,29 @@ def line(*parts: str | tuple[str, str]) -> Text:
     """Text of parts as they are, or with a style: (text, style)."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
     return Text.assemble(*((shown(text), style) for text, style in pairs))
+
+
+_COMMAND = re.compile(r"\bfcnseg (?=(?:check|train|eval|infer|viz|export|bench|demo|doctor)\b)")
+
+
+@functools.cache
+def program() -> str:
+    """What starts this fcnseg from a shell here: its name, else the path of its script."""
+    suffix = ".exe" if os.name == "nt" else ""
+    script = Path(sys.executable).parent / f"fcnseg{suffix}"
+    if not script.is_file():
+        return f"{Path(sys.executable).name} -m fcnseg"
+    found = shutil.which("fcnseg")
+    if found is not None and Path(found).samefile(script):
+        return "fcnseg"
+    here = Path.cwd()
+    path = script.relative_to(here) if script.is_relative_to(here) else script
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+def runnable(text: str) -> str:
+    """A message with the commands in it spelled so that they work from here."""
+    return _COMMAND.sub(lambda _: f"{program()} ", text)
 
 
 class _Plain(Console):

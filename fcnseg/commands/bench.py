@@ -1,6 +1,6 @@
-"""The verb `bench`: how fast a model is here, and how near that is to what the machine can do.
+"""The command `bench`: how fast a model is on this machine, and how near that is to the limit.
 
-Every part is measured alone, then the whole as `infer` runs it.
+Every stage is measured alone, then the full pipeline as `infer` runs it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WARM_UP = 3
 """Calls before the clock starts: the first ones allocate memory and choose kernels."""
 
 TURNS = 2
-"""How often the whole is timed, each time between two timings of the bare network."""
+"""How often the full pipeline is timed, each time between two timings of the bare network."""
 
 FPS = Fraction(25)
 """Of the clip that is drawn when no source is given; it does not pace anything."""
@@ -50,16 +50,17 @@ class BenchResult:
     """How fast it is.
 
     size: (height, width) of the frames; frames: how many were timed.
-    batch: frames of a call; lanes: calls at the same time (see fcnseg.engines.base).
-    model_fps: the bare engine on frames already prepared, logits of every pixel being its answer;
+    batch: frames of a call; num_parallel: calls at the same time (see fcnseg.engines.base).
+    model_fps: the bare engine, from prepared frames to the logits of every pixel;
         latency: its percentiles in ms.
     end_to_end_fps: video file in, video file out.
-    limit_fps: what the machine could do at best. On a GPU the slowest of engine, decoder and
-        encoder alone; on a CPU, where they share the cores, the cores divided by the
-        core-seconds a frame costs in the three. ratio: end_to_end_fps / limit_fps.
-    stages: each part alone; whole: all together. "scores" is what `infer` asks an engine for
-        where labels need no more (fcnseg.engines.argmax), and "decide" goes on from there.
+    limit_fps: what decoding, network and encoding allow: on a GPU the slowest of the three
+        alone; on a CPU, whose cores they share, the cores divided by the core-seconds that a
+        frame costs in the three. ratio: end_to_end_fps / limit_fps.
+    stages: each part alone; full: all together. "scores" is what `infer` asks an engine for
+        where labels need no more (fcnseg.engines.argmax), and "decide" continues from there.
     memory_bytes: the most this process has held so far, by place.
+    cores: those that the process may use.
     """
 
     engine: str
@@ -75,13 +76,50 @@ class BenchResult:
     limit_fps: float
     latency: dict[str, float]
     stages: dict[str, Timing]
-    whole: Timing
+    full: Timing
     memory_bytes: dict[str, int]
+    cores: int
 
     @property
     def ratio(self) -> float:
-        """How much of what the machine can do is done."""
+        """End to end, as a fraction of the limit."""
         return self.end_to_end_fps / self.limit_fps
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """What each speed is of."""
+        limit = "the slowest of decoding, network and encoding, each measured alone"
+        if self.device == "cpu":
+            cores = f"{self.cores} core{'' if self.cores == 1 else 's'}"
+            limit = f"{cores} / core-seconds of decoding, network and encoding a frame"
+        return {
+            "model_fps": "prepared images in, logits of every pixel out",
+            "end_to_end_fps": "video file in, overlay video file out, as infer does",
+            "limit_fps": limit,
+        }
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Why the limit is above or below what it seems to limit, where it is."""
+        found = []
+        network, limit = self.model_fps, self.limit_fps
+        if self.device == "cpu" and limit < network:
+            text = "decoding and encoding take a part of the same cores"
+            found.append(f"The limit is below the network alone: {text}.")
+        if self.device == "cpu" and limit > network:
+            busy = self.stages["network"].core_seconds / self.stages["network"].seconds
+            text = f"alone it keeps {busy:.1f} of {self.cores} cores busy"
+            found.append(f"The limit is above the network alone: {text}.")
+        if self.ratio > 1:
+            scores = self.stages.get("scores")
+            fewer = scores is not None and scores.core_seconds < self.stages["network"].core_seconds
+            text = (
+                "labels need only the network's scores at a coarse grid, which cost less"
+                if fewer
+                else "the stages were measured one after the other, on a machine that was then busier"
+            )
+            found.append(f"End to end is above the limit: {text}.")
+        return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
@@ -98,13 +136,15 @@ class BenchResult:
             "end_to_end_fps": round(self.end_to_end_fps, 2),
             "limit_fps": round(self.limit_fps, 2),
             "ratio": round(self.ratio, 4),
+            "definitions": self.definitions,
+            "remarks": list(self.remarks),
             "latency_ms": {name: round(value, 3) for name, value in self.latency.items()},
             "stages": {
                 name: {
                     "ms": round(1000 * timing.seconds, 3),
                     "core_ms": round(1000 * timing.core_seconds, 3),
                 }
-                for name, timing in [*self.stages.items(), ("whole", self.whole)]
+                for name, timing in [*self.stages.items(), ("whole", self.full)]
             },
             "memory_bytes": self.memory_bytes,
         }
@@ -125,7 +165,7 @@ def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
     """Everything is in a temporary folder, which is removed."""
     if config.source is not None and "size" in config.chosen():
         raise OptionError(
-            f"--size is that of a clip that is drawn; {config.source} has its own.",
+            f"--size is that of the synthetic video; {config.source} has its own.",
             hint="omit --size, or SOURCE",
         )
     segmenter = load(
@@ -148,36 +188,36 @@ class _Bench:
 
     def __init__(self, segmenter: Segmenter, clip: str, out: Path, config: BenchConfig) -> None:
         self._segmenter, self._clip, self._out, self._config = segmenter, clip, out, config
-        self._painter = Renderer(segmenter.classes)
+        self._renderer = Renderer(segmenter.classes)
         self._size = (0, 0)  # of the clip's frames, once they are decoded
 
     def run(self, callback: Callback) -> BenchResult:
-        """Measure part after part; network and whole by turns, as machines' speeds drift."""
+        """Measure stage after stage; network and pipeline by turns, as machines' speeds drift."""
         steps = iter(range(4 + 2 * TURNS))
 
-        def tell() -> None:
+        def report() -> None:
             callback(Progress("bench", next(steps), 3 + 2 * TURNS, "measurements"))
 
-        tell()
+        report()
         frames, decode = self._decode()
         self._size = frames[0].size
         batches = list(groups(frames, self._config.batch))
         prepared = [self._segmenter.prepare([frame.image for frame in batch]) for batch in batches]
         stages = {"decode": decode, **self._around(batches, prepared)}
-        tell()
+        report()
         stages["encode"] = self._encode(frames)
-        tell()
+        report()
         turns = [self._networks(prepared)]
-        tell()
-        wholes: list[Timing] = []
+        report()
+        pipelines: list[Timing] = []
         for _ in range(TURNS):
-            wholes.append(self._whole())
-            tell()
+            pipelines.append(self._full())
+            report()
             turns.append(self._networks(prepared))
-            tell()
+            report()
         for name in turns[0]:
             stages[name] = functools.reduce(Timing.and_then, [turn[name] for turn in turns])
-        return self._result(frames, stages, functools.reduce(Timing.and_then, wholes))
+        return self._result(frames, stages, functools.reduce(Timing.and_then, pipelines))
 
     def _decode(self) -> tuple[list[Frame], Timing]:
         frames: list[Frame] = []
@@ -196,7 +236,7 @@ class _Bench:
             source.close()
             raise OptionError(
                 f"A model is timed on a video file; {self._clip} is one {source.kind}.",
-                hint="leave SOURCE away: a clip is drawn then",
+                hint="omit SOURCE: a synthetic video is timed then",
             )
         return source
 
@@ -208,12 +248,12 @@ class _Bench:
             timings["scores"] = self._network(engine.scores, prepared)
         return timings
 
-    def _network(self, answer: Callable[[Images], object], prepared: Sequence[Images]) -> Timing:
+    def _network(self, compute: Callable[[Images], object], prepared: Sequence[Images]) -> Timing:
         engine = self._segmenter.engine
 
         def forward(batch: Images) -> None:
             engine.parallelism.enter()
-            answer(batch)
+            compute(batch)
             engine.synchronize()
 
         num_parallel = engine.parallelism.count
@@ -227,16 +267,16 @@ class _Bench:
         """What is done to a frame before and after the network."""
         segmenter, batch = self._segmenter, len(prepared[0])
         labels, _ = segmenter.engine.labels(prepared[0], size=batches[0][0].size)
-        frame, answer = batches[0][0], PredictedArrays(labels[0])
+        frame, predicted = batches[0][0], PredictedArrays(labels[0])
         deciding = self._deciding(prepared[0])
         return {
             "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), batches, batch),
             "decide": time_each(lambda _: deciding(), batches, batch),
-            "draw": time_each(lambda _: self._painter.overlay(frame, answer), batches, 1),
+            "draw": time_each(lambda _: self._renderer.overlay(frame, predicted), batches, 1),
         }
 
     def _deciding(self, images: Images) -> Callable[[], object]:
-        """What turns the engine's answer for these pictures into labels."""
+        """What turns the engine's output for these images into labels."""
         engine = self._segmenter.engine
         if not self._stops_at_scores(images):
             logits = engine.forward(images)
@@ -255,22 +295,22 @@ class _Bench:
         """The bare encoder: nothing is read back."""
         height, width = frames[0].size
         even = ((0, height % 2), (0, width % 2), (0, 0))
-        pictures = [np.pad(frame.image, even, mode="edge") for frame in frames]
+        images = [np.pad(frame.image, even, mode="edge") for frame in frames]
         begun = Clock()
         size = (height + height % 2, width + width % 2)
         encoder = open_encoder(self._out, FPS, size)
-        for index, picture in enumerate(pictures):
-            encoder.write(picture, index / float(FPS))
+        for index, image in enumerate(images):
+            encoder.write(image, index / float(FPS))
         encoder.close()
         begun.lap()
-        return begun.timing(len(pictures))
+        return begun.timing(len(images))
 
-    def _whole(self) -> Timing:
+    def _full(self) -> Timing:
         """What `infer` does."""
         segmenter = self._segmenter
         begun = Clock()
         with self._open() as source:
-            sink = VideoSink(self._out, "overlay", self._painter, fps=source.fps)
+            sink = VideoSink(self._out, "overlay", self._renderer, fps=source.fps)
             run = Pipeline(
                 source,
                 Network(segmenter),
@@ -285,7 +325,7 @@ class _Bench:
         return begun.timing(done)
 
     def _result(
-        self, frames: Sequence[Frame], stages: dict[str, Timing], whole: Timing
+        self, frames: Sequence[Frame], stages: dict[str, Timing], full: Timing
     ) -> BenchResult:
         engine = self._segmenter.engine
         order = ("decode", "prepare", "network", "scores", "decide", "draw", "encode")
@@ -304,12 +344,13 @@ class _Bench:
             num_parallel=engine.parallelism.count,
             frames=len(frames),
             model_fps=1 / stages["network"].seconds,
-            end_to_end_fps=1 / whole.seconds,
+            end_to_end_fps=1 / full.seconds,
             limit_fps=limit,
             latency=stages["network"].percentiles(),
             stages={name: stages[name] for name in order if name in stages},
-            whole=whole,
+            full=full,
             memory_bytes=most_memory(engine.device),
+            cores=usable_cores(),
         )
 
 

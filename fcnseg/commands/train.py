@@ -197,7 +197,7 @@ def _checked(data: Path, callback: Callback) -> CheckResult:
     for finding in checked.findings:
         if finding.severity == "warning":
             callback(Message(finding.sentence, "warning"))
-    checked.raise_errors()
+    checked.raise_errors(data)
     return checked
 
 

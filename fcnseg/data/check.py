@@ -57,11 +57,22 @@ class CheckResult:
         """Whether some finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
-    def raise_errors(self) -> None:
-        """DatasetError with the first error, if there is one."""
-        for finding in self.findings:
-            if finding.severity == "error":
-                raise DatasetError(finding.sentence, hint=finding.repair)
+    def raise_errors(self, data: Path) -> None:
+        """DatasetError that names all errors, if there are any, and the command that mends them.
+
+        data: the dataset, as the user names it.
+        """
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        if not errors:
+            return
+        clean = f"fcnseg check {data} --fix {data.resolve().name}_clean"
+        by_copy = any("--fix" in one.repair for one in errors)
+        if len(errors) == 1:
+            hint = errors[0].repair + (f": {clean}" if by_copy else "")
+            raise DatasetError(errors[0].sentence, hint=hint)
+        details = [f"{one.sentence} Fix: {one.repair}." for one in errors]
+        hint = f"{clean} writes a copy that can be used" if by_copy else f"fcnseg check {data}"
+        raise DatasetError(f"{data} has {len(errors)} errors:", hint=hint, details=details)
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints. splits: the folder's own, if any; parts: those in use."""

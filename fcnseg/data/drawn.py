@@ -29,7 +29,7 @@ CLASSES = ClassMap.of(
 )
 
 SIZE = (128, 160)
-"""Height and width of a drawn picture, in pixels."""
+"""Height and width of a synthetic image, in pixels; in other sizes everything is scaled."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,14 @@ class Scene:
 def make_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     """A scene of three to six things, all chosen by the seed."""
     rng = np.random.default_rng(seed)
+    unit = min(size) / min(SIZE)
     kinds = [1, 2, 3, *rng.integers(1, 4, rng.integers(0, 4))]
     rng.shuffle(kinds)
     return Scene(
         size=size,
         things=tuple(_make_thing(int(kind), size, rng) for kind in kinds),
         ground=(_color(rng), _color(rng)),
-        waves=(rng.uniform(14, 40), rng.uniform(14, 40), rng.uniform(0, math.pi)),
+        waves=(unit * rng.uniform(14, 40), unit * rng.uniform(14, 40), rng.uniform(0, math.pi)),
         seed=seed,
     )
 
@@ -93,6 +94,7 @@ def write_dataset(
     train: int = 480,
     val: int = 60,
     seed: int = 0,
+    size: tuple[int, int] = SIZE,
     callback: Callback = no_callback,
 ) -> int:
     """images/ and labels/, each with train/ and val/, and classes.txt: a folder as users have it.
@@ -101,18 +103,19 @@ def write_dataset(
     """
     for split, count, first in (("train", train, 0), ("val", val, train)):
         for index in range(count):
-            image, labels = draw(make_scene(seed * 100_003 + first + index), time=0.0)
+            image, labels = draw(make_scene(seed * 100_003 + first + index, size), time=0.0)
             name = f"{split}/{index:04}.png"
             write_image(folder / "images" / name, image)
             write_labels(folder / "labels" / name, labels, palette=CLASSES.palette())
-            callback(Progress("drawing pictures", first + index + 1, train + val, "pictures"))
+            callback(Progress("drawing images", first + index + 1, train + val, "images"))
     (folder / "classes.txt").write_text("\n".join(CLASSES.names) + "\n", encoding="utf-8")
     return train + val
 
 
 def _make_thing(kind: int, size: tuple[int, int], rng: np.random.Generator) -> Thing:
     height, width = size
-    direction, speed = rng.uniform(0, 2 * math.pi), rng.uniform(15, 45)
+    unit = min(size) / min(SIZE)
+    direction, speed = rng.uniform(0, 2 * math.pi), unit * rng.uniform(15, 45)
     return Thing(
         kind=kind,
         place=(rng.uniform(0, height), rng.uniform(0, width)),
@@ -120,7 +123,7 @@ def _make_thing(kind: int, size: tuple[int, int], rng: np.random.Generator) -> T
         radius=rng.uniform(0.12, 0.24) * min(size),
         angle=rng.uniform(0, 2 * math.pi),
         spin=rng.uniform(-1.5, 1.5),
-        period=rng.uniform(7, 10),
+        period=unit * rng.uniform(7, 10),
         colors=(_color(rng, 10, 110), _color(rng, 150, 245)),
     )
 
