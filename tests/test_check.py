@@ -292,9 +292,20 @@ def test_errors_are_raised_for_a_training(tmp_path: Path) -> None:
     good(tmp_path)
     first(tmp_path, "masks").write_bytes(b"")
     with pytest.raises(DatasetError, match="empty") as error:
-        examine(tmp_path).raise_errors()
+        examine(tmp_path).raise_errors(tmp_path)
     assert "masks/train" in error.value.message
-    assert "--fix" in error.value.hint
+    assert f"fcnseg check {tmp_path} --fix {tmp_path.name}_clean" in error.value.hint
+
+
+def test_all_errors_are_named_once_with_the_command_that_mends_them(tmp_path: Path) -> None:
+    good(tmp_path)
+    first(tmp_path, "masks").write_bytes(b"")
+    shape_of(sorted((tmp_path / "images/train").iterdir())[1], (40, 40))
+    with pytest.raises(DatasetError, match="has 2 errors") as error:
+        examine(tmp_path).raise_errors(tmp_path)
+    text = str(error.value)
+    assert (text.count("1 file is empty"), text.count("different size")) == (1, 1)
+    assert f"fcnseg check {tmp_path} --fix {tmp_path.name}_clean" in error.value.hint
 
 
 def test_as_dict_is_what_json_promises(tmp_path: Path) -> None:

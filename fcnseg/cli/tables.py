@@ -120,7 +120,7 @@ def show_eval(result: Any) -> None:
 
 
 def show_infer(result: Any) -> None:
-    """How many frames, how fast, and where they are: on stderr, for stdout may carry the proportions."""
+    """Number, speed and place of the frames: on stderr, as stdout may carry the proportions."""
     _tell(
         f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
         f"{result.fps:.1f} frames/s"

@@ -116,7 +116,7 @@ class BenchResult:
             text = (
                 "labels need only the network's scores at a coarse grid, which cost less"
                 if fewer
-                else "the stages were measured one after the other, on a machine that was then busier"
+                else "the machine was busier while the stages were measured, one after the other"
             )
             found.append(f"End to end is above the limit: {text}.")
         return tuple(found)

@@ -1,13 +1,14 @@
-"""The verb `demo`: the whole way, from a folder of pictures to heatmaps, on drawn data."""
+"""The command `demo`: the full pipeline on synthetic data, from a dataset folder to heatmaps."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fcnseg.commands.eval import evaluate
+from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
@@ -20,48 +21,60 @@ from fcnseg.progress import Callback, Message, Progress, no_callback
 
 FPS = Fraction(25)
 
-
 CLIP_FRAMES = 100
+
+SIZE = (240, 320)
+"""Height and width of the synthetic images and of the video."""
+
+SHORT_SIDE = 128
+"""The network sees them at this size, so that the training takes minutes without a GPU."""
+
+FOLDER = "fcnseg-demo"
 
 
 @dataclass(frozen=True)
 class DemoResult:
     """What was made, and where.
 
-    miou: mean IoU on the drawn validation pictures, none of which was trained on.
+    scores: on the synthetic validation images, none of which was trained on.
     """
 
     data: Path
     pairs: int
     classes: str
     model: Path
-    miou: float
+    scores: EvalResult
     video: Path
     frames: int
     heatmaps: Path
 
+    @property
+    def miou(self) -> float:
+        """Mean IoU on the validation images, 0..1."""
+        return self.scores.miou
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
-        values = vars(self).items()
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+        values = {**vars(self), "miou": self.miou, "scores": self.scores.as_dict()}
+        return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
 
 
 def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
-    """Draw a data set and a clip, train, evaluate, segment the clip, write heatmaps.
+    """Generate a dataset and a video, train, evaluate, segment the video, write heatmaps.
 
-    OptionError when the folder is not empty.
+    OptionError when --out names a folder that is not empty.
     """
-    out = config.out
-    _refuse_taken(out)
+    out = _folder(config)
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
-    callback(Message(f"Drawing a data set and a clip into {out}"))
-    pairs = drawn.write_dataset(data, seed=config.seed, callback=callback)
+    callback(Message(f"Generating a dataset and a video in {out}"))
+    pairs = drawn.write_dataset(data, seed=config.seed, size=SIZE, callback=callback)
     still = _draw_clip(clip, out / "still.png", seed=config.seed, callback=callback)
 
-    callback(Message(f"fcnseg train {data} --out {run} --backbone tiny --epochs {config.epochs}"))
+    options = f"--backbone tiny --short-side {SHORT_SIDE} --epochs {config.epochs}"
+    callback(Message(f"fcnseg train {data} --out {run} {options}"))
     train(_training(config, data, run), callback)
     callback(Message(f"fcnseg eval {data} -m {run}"))
-    scored = evaluate(EvalConfig(data=data, model=str(run), device=config.device), callback)
+    scores = evaluate(EvalConfig(data=data, model=str(run), device=config.device), callback)
     video = out / "clip_overlay.mp4"
     callback(Message(f"fcnseg infer {clip} -m {run} -o {video}"))
     segmented = infer(
@@ -78,23 +91,31 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
         pairs=pairs,
         classes=", ".join(drawn.CLASSES.names),
         model=run / "best.safetensors",
-        miou=scored.miou,
+        scores=scores,
         video=segmented.outputs[0],
         frames=segmented.frames_out,
         heatmaps=heatmaps,
     )
 
 
-def _refuse_taken(out: Path) -> None:
-    """OptionError for a folder with anything in it, a data set of the user's for example."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _folder(config: DemoConfig) -> Path:
+    """The folder to fill: the one given, if nothing is in it, else the next that is free."""
+    if config.out is None:
+        names = (Path(f"{FOLDER}{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([Path(FOLDER)], names) if not _is_taken(path))
+    if _is_taken(config.out):
         raise OptionError(
-            f"--out {out}: there is something there.", hint="name a new folder, or delete that one"
+            f"--out {config.out} is not empty.", hint="name a new folder, or omit --out"
         )
+    return config.out
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
-    """A network small enough to learn from nothing on a laptop in about two minutes."""
+    """A network small enough to learn without pretrained weights on a laptop in two minutes."""
     return TrainConfig(
         data=data,
         out=run,
@@ -104,6 +125,7 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
         width=32,
         epochs=config.epochs,
         batch=8,
+        short_side=SHORT_SIDE,
         crop=(96, 96),
         scale=(0.9, 1.1),
         lr=5e-3,
@@ -114,14 +136,13 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
 
 
 def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> Path:
-    """A moving scene that training never saw, and its first frame as a picture."""
-    scene = drawn.make_scene(seed + 999_999_937)
-    height, width = drawn.SIZE
-    with VideoWriter(clip, FPS, (height, width)) as writer:
+    """A moving scene that training never saw, and its first frame as an image."""
+    scene = drawn.make_scene(seed + 999_999_937, SIZE)
+    with VideoWriter(clip, FPS, SIZE) as writer:
         for index in range(CLIP_FRAMES):
             image, _ = drawn.draw(scene, index / float(FPS))
             writer.write(image)
-            callback(Progress("drawing the clip", index + 1, CLIP_FRAMES, "frames"))
+            callback(Progress("generating the video", index + 1, CLIP_FRAMES, "frames"))
             if index == 0:
                 write_image(still, image)
     return still

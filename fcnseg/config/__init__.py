@@ -228,7 +228,7 @@ class DemoConfig(Options):
     """Run the full pipeline on synthetic data, in a few minutes."""
 
     command = "demo"
-    out: Path = option(Path("fcnseg-demo"), "Folder for all outputs", flags=_OUT)
+    out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=_OUT)
     epochs: int = option(10, "Number of epochs", ge=1)
     seed: int = option(0, _SEED, ge=0)
     device: str = option("auto", _DEVICE)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
 from fcnseg.progress import Callback, Progress, no_callback
@@ -101,13 +102,15 @@ def write_dataset(
 
     Returns how many pairs were written.
     """
-    for split, count, first in (("train", train, 0), ("val", val, train)):
-        for index in range(count):
-            image, labels = draw(make_scene(seed * 100_003 + first + index, size), time=0.0)
-            name = f"{split}/{index:04}.png"
-            write_image(folder / "images" / name, image)
-            write_labels(folder / "labels" / name, labels, palette=CLASSES.palette())
-            callback(Progress("drawing images", first + index + 1, train + val, "images"))
+    names = [
+        f"{split}/{at:04}.png" for split, n in (("train", train), ("val", val)) for at in range(n)
+    ]
+    scenes = (make_scene(seed * 100_003 + index, size) for index in range(len(names)))
+    made = map_ordered(lambda scene: draw(scene, time=0.0), scenes, usable_cores())
+    for index, (name, (_, (image, labels))) in enumerate(zip(names, made, strict=True)):
+        write_image(folder / "images" / name, image)
+        write_labels(folder / "labels" / name, labels, palette=CLASSES.palette())
+        callback(Progress("generating images", index + 1, len(names), "images"))
     (folder / "classes.txt").write_text("\n".join(CLASSES.names) + "\n", encoding="utf-8")
     return train + val
 

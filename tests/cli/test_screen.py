@@ -34,7 +34,7 @@ def test_a_log_gets_whole_lines() -> None:
     assert lines == [
         "hello [video]",
         "warning: careful",
-        "epoch 1/2  loss 0.5000  mIoU 0.2500  accuracy 0.7500  3 s  best",
+        "epoch 1/2  loss 0.5000  mIoU 25.00 %  accuracy 75.00 %  3 s  best",
     ]
 
 

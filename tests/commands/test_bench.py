@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.cli.tables import show_bench
 from fcnseg.commands import bench as benchmarking
-from fcnseg.commands.bench import bench
+from fcnseg.commands.bench import BenchResult, bench
+from fcnseg.commands.timing import Timing
 from fcnseg.config import BenchConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.export.parity import sample_images
@@ -31,7 +33,7 @@ def test_everything_is_measured(random_model: Path, precision: str):
     assert all(stage["ms"] > 0 for stage in told["stages"].values())
     latency = told["latency_ms"]
     assert latency["p50"] <= latency["p90"] <= latency["p99"]
-    at_a_time = told["batch"] * told["num_parallel"]
+    at_a_time = told["batch"] * told["lanes"]
     assert latency["p50"] == pytest.approx(at_a_time * 1000 / told["model_fps"], rel=0.05)
     assert told["memory_bytes"]["host"] > 50_000_000
     assert [event.done for event in heard if isinstance(event, Progress)] == list(range(8))
@@ -52,6 +54,38 @@ def test_the_limit_is_of_shared_cores_on_a_processor(random_model: Path, monkeyp
     result = bench(BenchConfig(model=str(random_model), size=(32, 32), frames=3, device="cpu"))
     costs = [result.stages[name].core_seconds for name in ("decode", "network", "encode")]
     assert result.limit_fps == pytest.approx(4 / sum(costs))
+
+
+def result(**changes) -> BenchResult:
+    stages = {
+        name: Timing(laps=(seconds,), total=core_seconds, frames=1)
+        for name, (seconds, core_seconds) in changes.pop("stages").items()
+    }
+    values = {
+        "engine": "torch", "precision": "f32", "device": "cpu", "model": None, "size": (64, 96),
+        "batch": 1, "num_parallel": 1, "frames": 6, "latency": {}, "memory_bytes": {}, "cores": 4,
+    }  # fmt: skip
+    return BenchResult(**{**values, "full": next(iter(stages.values())), **changes}, stages=stages)
+
+
+def test_a_limit_beyond_what_it_limits_is_explained(capsys):
+    network = {"network": (0.02, 0.06)}
+    below = result(model_fps=50, end_to_end_fps=30, limit_fps=40, stages=network)
+    assert [text.split(":")[0] for text in below.remarks] == [
+        "The limit is below the network alone"
+    ]
+    above = result(model_fps=50, end_to_end_fps=60, limit_fps=55, stages=network)
+    assert above.remarks[0].endswith("alone it keeps 3.0 of 4 cores busy.")
+    assert "the machine was busier" in above.remarks[1]
+    scores = {**network, "scores": (0.01, 0.03)}
+    cheaper = result(model_fps=50, end_to_end_fps=60, limit_fps=55, stages=scores)
+    assert "coarse grid" in cheaper.remarks[1]
+    on_gpu = result(model_fps=50, end_to_end_fps=30, limit_fps=40, stages=network, device="cuda:0")
+    assert on_gpu.remarks == ()
+    show_bench(below)
+    printed = capsys.readouterr().out
+    for text in ("frames of 96x64", "75 %", *below.remarks, "prepared images in", "4 cores"):
+        assert text in " ".join(printed.split()), text
 
 
 def test_a_picture_is_not_timed(random_model: Path, tmp_path: Path):
