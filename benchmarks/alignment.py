@@ -1,6 +1,6 @@
 """Where every pixel's logit comes from, for every backbone and decoder: docs/alignment.md.
 
-    python benchmarks/alignment.py [TRUNK ...]
+    python benchmarks/alignment.py [BACKBONE ...]
 
 For each backbone, each decoder and three sizes: the largest distance between a pixel and the
 centroid of |d logit / d input|, over all pixels away from the border. How it is measured is

@@ -1,4 +1,4 @@
-"""A training killed at random moments and gone on with each time, beside an undisturbed one.
+"""A training run killed at random moments and resumed each time, and an uninterrupted one.
 
 SIGKILL leaves a process no time for anything: what counts is what is on the disk at that
 moment. At the end the weights of both trainings must be the same, bit for bit, and so must
@@ -41,7 +41,7 @@ CLOCKED = ("seconds", "images_per_second")
 
 
 def begin(data: Path, run: Path, epochs: int) -> subprocess.Popen[str]:
-    """A training process, gone on with where there is something; back when it is loaded."""
+    """A training process, resumed if there is a run; returns when it is loaded."""
     how = "resume" if (run / "state.pt").exists() else "new"
     command = [sys.executable, "-c", TRAIN, str(data), str(run), how, str(epochs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

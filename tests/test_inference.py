@@ -366,7 +366,7 @@ def test_an_interrupted_video_goes_on_with_skip_done(tmp_path, clip, kinds):
     broken = FakeSegmenter(fail_at=12, error=KeyboardInterrupt())
     with pytest.raises(Interrupted) as caught:
         run(clip, tmp_path / "twice", segmenter=broken, **options)
-    assert "--skip-done goes on" in caught.value.hint
+    assert "--skip-done resumes" in caught.value.hint
     result = run(clip, tmp_path / "twice", **options)
     assert (result.skipped, result.frames_in, result.frames_out) == (12, 18, 18)
     assert files(tmp_path / "twice") == files(tmp_path / "once")

@@ -7,8 +7,8 @@
     python benchmarks/accuracy pack     --data DATA --out PACKED
 
 DATA holds the folders camvid, nuclei, bag and crack. A part is a list of cells (--list); each
-finished one is a line of OUT/results.jsonl and is passed over the next time, so that a part can
-be stopped (Ctrl-C, --seconds, a kill) and started again, which also goes on inside the cell that
+finished one is a line of OUT/results.jsonl and is skipped the next time, so that a part can
+be stopped (Ctrl-C, --seconds, a kill) and started again, which also resumes the cell that
 was under way. Processes with different cells may share one OUT. The table of what there is so
 far is printed and written to OUT/PART.md.
 
@@ -52,7 +52,7 @@ def main() -> int:
         else:
             measure(chosen)
     except Interrupted as error:
-        print(f"{error.message}\nThe same command goes on with it.", file=sys.stderr)
+        print(f"{error.message}\nThe same command resumes.", file=sys.stderr)
         return error.exit_status
     except FcnsegError as error:
         print(f"error: {error}", file=sys.stderr)

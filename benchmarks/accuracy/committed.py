@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from running import circumstances, data_folder, progress, said, trunk_start
+from running import backbone_start, circumstances, data_folder, progress, said
 
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import train
@@ -65,7 +65,7 @@ def _recipe(
 def _card(result: EvalResult, scores: Mapping[str, Any], recipe: TrainConfig) -> str:
     """What a reader of the folder must know."""
     report = result.report
-    start = recipe.finetune or f"{trunk_start(recipe)} weights"
+    start = recipe.finetune or f"{backbone_start(recipe)} weights"
     lines = [
         f"# CamVid, {len(report.names)} classes",
         "",
@@ -79,7 +79,7 @@ def _card(result: EvalResult, scores: Mapping[str, Any], recipe: TrainConfig) ->
         f"{report.images} images: mIoU {100 * result.miou:.2f}, pixel accuracy "
         f"{100 * report.pixel_accuracy:.2f}",
         f"({scores['machine']}, torch {scores['torch']}, {scores['date']}).",
-        "These images are one video, next to the training images: the score flatters.",
+        "These images are from one recording, close to training images: the score is optimistic.",
         "",
         "| class | IoU |",
         "|---|---|",

@@ -1,7 +1,7 @@
 """Other people's networks in fcnseg's own training: only the network differs.
 
 Data, split, crops, augmentation, loss, optimiser, schedule, average of the weights and
-evaluation are those of `fcnseg train`. The trunk learns at --backbone-lr there too. Only ours has
+evaluation are those of `fcnseg train`. The backbone has --backbone-lr there too. Only ours has
 coarser rungs, which have losses of their own (--aux).
 """
 
@@ -45,11 +45,11 @@ IMAGENET = "ImageNet"
 
 
 class Peer(nn.Module):
-    """Somebody else's network as fcnseg's training expects one: trunk and rest, any input size.
+    """Somebody else's network as fcnseg's training expects one: backbone and rest, any input size.
 
     whole: what is called; its parts are registered here as `backbone` (the optimiser's name
         for what learns at --backbone-lr) and `rest`, once each.
-    preprocess: what it is fed with. start: what the trunk's weights are.
+    preprocess: what it is fed with. start: what the backbone's weights are.
     multiple: what input sizes must be multiples of; pictures are padded as ours are.
     """
 
@@ -57,13 +57,13 @@ class Peer(nn.Module):
     preprocess: Preprocess
 
     def __init__(
-        self, whole: nn.Module, trunk: str, preprocess: Preprocess, start: str, multiple: int
+        self, whole: nn.Module, backbone: str, preprocess: Preprocess, start: str, multiple: int
     ) -> None:
         super().__init__()
         object.__setattr__(self, "whole", whole)  # not registered: its parts are
-        self.backbone = getattr(whole, trunk)
+        self.backbone = getattr(whole, backbone)
         self.backbone.stages = {}  # --freeze is not for them
-        self.rest = nn.ModuleList(m for name, m in whole.named_children() if name != trunk)
+        self.rest = nn.ModuleList(m for name, m in whole.named_children() if name != backbone)
         self.preprocess, self.start, self.multiple = preprocess, start, multiple
         self.decoder = SimpleNamespace(entry=None, rungs={}, strides=())  # nor is --aux
         self.spec: ModelSpec | None = None
@@ -77,21 +77,21 @@ class Peer(nn.Module):
 
 
 class LiteTaps(nn.Module):
-    """fcnseg's EfficientNet-Lite0, dilated to stride 16, as LR-ASPP wants its trunk."""
+    """fcnseg's EfficientNet-Lite0, dilated to stride 16, as LR-ASPP wants its backbone."""
 
     def __init__(self, weights: str) -> None:
         super().__init__()
-        self.trunk = build_backbone(LITE0, 16)
-        load_pretrained(self.trunk, LITE0, weights)
+        self.backbone = build_backbone(LITE0, 16)
+        load_pretrained(self.backbone, LITE0, weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> maps at strides 8 and 16."""
-        taps = self.trunk(images)
+        taps = self.backbone(images)
         return {"low": taps[8], "high": taps[16]}
 
 
 def unet_lite0(classes: int, weights: str, callback: Callback) -> Peer:
-    """segmentation_models.pytorch's U-Net on the very trunk and weights of `fcnseg train`."""
+    """segmentation_models.pytorch's U-Net on the very backbone and weights of `fcnseg train`."""
     network = _smp().Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=classes)
     state = imagenet(LITE0, weights, callback)
     if state is not None:  # the tensors map by position; the last ones are the classifier's
@@ -125,13 +125,13 @@ def lraspp_mobilenetv3(classes: int, weights: str, callback: Callback) -> Peer:
 
 
 def lraspp_lite0(classes: int, weights: str, callback: Callback) -> Peer:
-    """torchvision's LR-ASPP on the very trunk and weights of `fcnseg train`."""
+    """torchvision's LR-ASPP on the very backbone and weights of `fcnseg train`."""
     del callback
     taps = LiteTaps("none" if weights == "none" else "auto")
-    low, high = taps.trunk.channels[8], taps.trunk.channels[16]
+    low, high = taps.backbone.channels[8], taps.backbone.channels[16]
     network = models.segmentation.lraspp.LRASPP(taps, low, high, classes)
     start = RANDOM if weights == "none" else IMAGENET
-    return Peer(network, "backbone", taps.trunk.preprocess, start, multiple=32)
+    return Peer(network, "backbone", taps.backbone.preprocess, start, multiple=32)
 
 
 PEERS: dict[str, Callable[[int, str, Callback], Peer]] = {
@@ -158,7 +158,7 @@ def require_packages(cells: Iterable[Cell]) -> None:
 
 
 def imagenet(name: str, weights: str, callback: Callback) -> State | None:
-    """A trunk's published weights; None, with a warning, when they can't be had here."""
+    """A backbone's published weights; None, with a warning, when they can't be had here."""
     official = find_backbone(name).official
     if weights == "none" or official is None:
         return None
@@ -170,7 +170,7 @@ def imagenet(name: str, weights: str, callback: Callback) -> State | None:
 
 
 def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
-    """Train one as `fcnseg train` trains ours, or go on with it; what comes out is in its run."""
+    """Train one as `fcnseg train` trains ours, or resume it; what comes out is in its run."""
     assert config.data is not None
     assert config.out is not None
     run = RunFolder(config.out)
@@ -199,9 +199,11 @@ def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
     return network
 
 
-def _peer(network: nn.Module, part: str, trunk: str, state: State | None, *, multiple: int) -> Peer:
+def _peer(
+    network: nn.Module, part: str, backbone: str, state: State | None, *, multiple: int
+) -> Peer:
     start = RANDOM if state is None else IMAGENET
-    return Peer(network, part, find_backbone(trunk).preprocess, start, multiple)
+    return Peer(network, part, find_backbone(backbone).preprocess, start, multiple)
 
 
 def _smp() -> Any:

@@ -41,7 +41,7 @@ Record = dict[str, Any]
 
 
 class Book:
-    """The results so far, a JSON object a line; a line cut short by a kill is passed over."""
+    """The results so far, a JSON object a line; a line cut short by a kill is skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, [*_read(path)]
@@ -66,7 +66,7 @@ class Book:
 def run_cell(
     cell: Cell, seed: int, chosen: argparse.Namespace, options: Mapping[str, Any], *, label: str
 ) -> Record:
-    """Train a cell, or go on with it, and say what it reached; its weights are thrown away."""
+    """Train a cell, or resume it, and say what it reached; its weights are thrown away."""
     name = f"{cell.name} seed {seed}"
     said(f"{label} {name}")
     digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
@@ -121,7 +121,7 @@ def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> 
         config = TrainConfig.make({**values, "resume": run.state.is_file()})
         train(config, callback)
         network: nn.Module = Checkpoint.load(run.last).build()
-        start = trunk_start(config)
+        start = backbone_start(config)
     else:
         peer = train_peer(cell.peer, TrainConfig.make(values), callback)
         network, start = peer, peer.start
@@ -129,8 +129,8 @@ def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> 
     return {"start": start, "parameters": parameters, **_found(run)}
 
 
-def trunk_start(config: TrainConfig) -> str:
-    """What our trunk's weights are before training."""
+def backbone_start(config: TrainConfig) -> str:
+    """What our backbone's weights are before training."""
     if config.backbone_weights == "none":
         return RANDOM
     backbone = str(config.with_fallbacks().backbone)
@@ -160,7 +160,9 @@ def _found(run: RunFolder) -> Record:
         },
         "best": max(float(row["miou"]) for row in rows),
         "epochs_done": len(rows),
-        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),  # of all sittings
+        "seconds": round(
+            sum(float(row["seconds"]) for row in rows), 1
+        ),  # before and after --resume
         "images": plan.images,
         "images_seen": len(rows) * sum(map(plan.step_images, range(plan.epoch_steps))),
         "held_out": len(held_out),
@@ -236,7 +238,7 @@ def _read(path: Path) -> list[Record]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
-                said(f"{path}: a line that is cut short is passed over")
+                said(f"{path}: an incomplete line is skipped")
     return rows
 
 

@@ -88,7 +88,7 @@ def _others(rows: Sequence[Record]) -> list[str]:
         if not here:
             continue
         classes = list(here[0]["class_iou"])
-        head = ["network", "trunk starts from", *classes, "mIoU", "best mIoU", "parameters (M)"]
+        head = ["network", "backbone weights", *classes, "mIoU", "best mIoU", "parameters (M)"]
         table = [[*head, "epochs", "minutes"]]
         for cell, some in _by_cell("others", here):
             ious = [_percent([row["class_iou"][name] for row in some]) for name in classes]

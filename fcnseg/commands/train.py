@@ -49,7 +49,7 @@ class TrainResult:
     """A finished training.
 
     run: its folder. best, last: the checkpoints. miou: the best on the validation images.
-    epochs: how many were trained. seconds: what they took, all sittings together.
+    epochs: how many were trained. seconds: training time, before and after --resume.
     history: a row for each epoch, as in results.csv.
     """
 

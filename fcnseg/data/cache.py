@@ -1,7 +1,7 @@
 """What was seen in files, kept between runs; a changed file is looked at again.
 
 One SQLite file for each dataset folder, in the user's cache folder (FCNSEG_CACHE names
-another). It only saves time: when it can't be written or read, work goes on without it. When
+another). It only saves time: when it can't be written or read, work continues without it. When
 something new was written, the records of files that are gone are dropped at the end.
 """
 

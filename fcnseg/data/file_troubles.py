@@ -46,7 +46,7 @@ def _unreadable(seen: Scanned) -> Iterable[Finding]:
 
 
 def _sizes(seen: Scanned) -> Iterable[Finding]:
-    """Labels of another size than their picture; of the size it has before EXIF turns it."""
+    """Labels of another size than their image; of the size it has before EXIF turns it."""
     if seen.pictures is None:
         return
     unequal: list[tuple[int, Size, Size]] = []
@@ -61,8 +61,8 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "error",
             "exif-mismatch",
-            f"{are(len(lying), 'picture')} turned by {its(len(lying))} EXIF orientation, the "
-            "labels are not: they were drawn on the picture as stored.",
+            f"{are(len(lying), 'image')} turned by {its(len(lying))} EXIF orientation, the "
+            "labels are not: they were drawn on the image as stored.",
             label_names(seen, [number for number, _, _ in lying]),
             "turn the labels the same way; --fix OUT does",
         )
@@ -90,7 +90,7 @@ def _orphans(seen: Scanned) -> Iterable[Finding]:
                 "warning",
                 code,
                 f"{have(len(files), what)} no {other} and "
-                f"{'is' if len(files) == 1 else 'are'} left out.",
+                f"{'is' if len(files) == 1 else 'are'} skipped.",
                 file_names(seen, files),
                 f"add the {other}, or remove the files",
             )
@@ -111,7 +111,7 @@ def _left_out(seen: Scanned) -> Iterable[Finding]:
             "left-out",
             f"{what} can't be used: {listed(why, 3)}.",
             file_names(seen, list(dict.fromkeys(note.path for note in notes))),
-            "correct the files, or go on without these",
+            "correct the files, or continue without these",
         )
 
 
@@ -129,7 +129,7 @@ def _pictures(seen: Scanned) -> Iterable[Finding]:
             seen.pictures.clear,
             "transparent-image",
             "transparent parts, which are laid over white",
-            "flatten them if the pictures the model will see have another background",
+            "flatten them if the images the model will see have another background",
         ),
         (
             seen.pictures.orientations > 1,
@@ -141,5 +141,5 @@ def _pictures(seen: Scanned) -> Iterable[Finding]:
         numbers = np.flatnonzero(mask).tolist()
         if numbers:
             files = [seen.description.pairs[number].image for number in numbers]
-            message = f"{have(len(numbers), 'picture')} {what}."
+            message = f"{have(len(numbers), 'image')} {what}."
             yield Finding("info", code, message, file_names(seen, files), repair)

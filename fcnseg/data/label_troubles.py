@@ -20,17 +20,17 @@ RARE = 0.15
 """A class with less than this share of an even part of the training pixels is called rare."""
 
 ENOUGH = 20
-"""What is usual of a class is known from this many pictures that have it."""
+"""What is usual of a class is known from this many images that have it."""
 
 FAR = 5.0
 """Standard deviations of its logarithm (as the median deviation tells them) that a class's share
-of a picture is off by when something is wrong. CamVid's closest sign is off by 4.1."""
+of an image is off by when something is wrong. CamVid's closest sign is off by 4.1."""
 
 TIMES = 8.0
 """And so many times the usual share, for classes whose share hardly varies."""
 
 WEIGHTY = 0.05
-"""And such pictures hold together this much of the class's pixels: less does no harm."""
+"""And such images hold together this much of the class's pixels: less does no harm."""
 
 
 def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
@@ -103,7 +103,7 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
                 "info",
                 "inverted-mask",
                 f"The object is stored as {second} (dark), the background as {first}: the "
-                "pictures' edges say so.",
+                "images' edges say so.",
                 repair="if it is the other way round, exchange the values of the two classes in "
                 "the file --write dataset.toml writes",
             )
@@ -117,7 +117,7 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
 
 
 def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Classes that are missing, missing from a split, or rare; pictures without labels."""
+    """Classes that are missing, missing from a split, or rare; images without labels."""
     names = seen.description.classes.names
     pixels, here = classes.pixels, classes.images.sum(0) > 0
     if not here.any():
@@ -137,7 +137,7 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             "warning",
             "absent-class",
             f"No labels of {listed(absent)}.",
-            repair="add pictures of them, or leave them out of the class list (dataset.toml)",
+            repair="add images of them, or leave them out of the class list (dataset.toml)",
         )
     for row, split in enumerate(SPLITS):
         missing = [names[i] for i in np.flatnonzero((classes.images[row] == 0) & here)]
@@ -147,7 +147,7 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
                 "warning",
                 "absent-in-split",
                 f"Not in {split}, so {learned}: {listed(missing)}.",
-                repair=f"move some pictures that have them to {split}",
+                repair=f"move some images that have them to {split}",
             )
     yield from _covered(seen, classes)
     yield from _outsized(seen, classes)
@@ -171,21 +171,21 @@ def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
 
 
 def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Pictures in which nothing counts."""
+    """Images in which nothing counts."""
     empty = np.flatnonzero(classes.labelled == 0).tolist()
     blank = [number for number in empty if seen.labels.tallies[number] is not None]
     if blank:
         yield Finding(
             "warning",
             "unlabelled-picture",
-            f"{have(len(blank), 'picture')} no labelled pixel, everything is ignored.",
+            f"{have(len(blank), 'image')} no labelled pixel, everything is ignored.",
             label_names(seen, blank),
             "label them or remove them; they take time and teach nothing",
         )
 
 
 def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Pictures that are one class all over, and not the usual one: a label file left empty."""
+    """Images that are one class all over, and not the usual one: a label file left empty."""
     usual = int(classes.pixels.sum(0).argmax())
     odd = {index: some for index, some in classes.whole.items() if index != usual}
     numbers = sorted(number for some in odd.values() for number in some)
@@ -194,14 +194,14 @@ def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         yield Finding(
             "info",
             "covered-picture",
-            f"{have(len(numbers), 'picture')} one class all over ({names}), which few others have.",
+            f"{have(len(numbers), 'image')} one class all over ({names}), which few others have.",
             label_names(seen, numbers),
             "look at them: an empty or inverted label file looks like this",
         )
 
 
 def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """A few pictures in which a class has many times its usual share: outlines filled by mistake.
+    """A few images in which a class has many times its usual share: outlines filled by mistake.
 
     On a set of cracks three of 118 held a third of all crack pixels, and the one held out decided
     the score.
@@ -220,12 +220,12 @@ def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             yield Finding(
                 "warning",
                 "outsized-label",
-                f"{have(int(far.sum()), 'picture')} {part:.0%} of all pixels of {name}, which "
+                f"{have(int(far.sum()), 'image')} {part:.0%} of all pixels of {name}, which "
                 f"covers {most}{shares[far].max():.1%} there and {np.exp(usual):.1%} elsewhere "
                 "(the median).",
                 label_names(seen, numbers[far].tolist()),
                 "look at them: a region filled by mistake looks like this, and sways training and "
-                "scores. Correct the labels, or --write dataset.toml and name the pictures under "
+                "scores. Correct the labels, or --write dataset.toml and name the images under "
                 "`leave_out`",
             )
 
@@ -242,6 +242,6 @@ def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
             f"Rare in the training labels: {listed(shares)} of the pixels.",
             repair="the default loss counts the overlap of each class, however rare; "
             f"--class-weights sqrt makes a pixel of {names[rare[0]]} count up to "
-            f"{min(heavier, 50):.0f} times one of the most frequent class; pictures with more of "
+            f"{min(heavier, 50):.0f} times one of the most frequent class; images with more of "
             "these classes help most",
         )

@@ -1,4 +1,4 @@
-"""Pictures that training has all but seen: copies, look-alikes and neighbours across splits."""
+"""Images that training has all but seen: copies, look-alikes and neighbours across splits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
             "warning",
             "few-pairs",
             f"Only {counted(sizes[0], 'training pair')}.",
-            repair="label more pictures; some tens are a beginning",
+            repair="label more images; a few dozen is a good start",
         )
 
 
@@ -59,8 +59,8 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "copies-across-splits",
-            f"{counted(len(across), 'picture')} in more than one split: what is trained on is "
-            "scored on, and scores flatter.",
+            f"{counted(len(across), 'image')} in more than one split: what is trained on is "
+            "scored on: scores will be optimistic.",
             _images(seen, across),
             "keep each in one split only; --fix OUT leaves the training copies out",
         )
@@ -68,14 +68,14 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "info",
             "copies",
-            f"{counted(len(within), 'picture')} are copies of each other within a split.",
+            f"{counted(len(within), 'image')} are copies of each other within a split.",
             _images(seen, within),
             "remove all but one of each; check that their labels agree",
         )
 
 
 def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
-    """Nearly the same picture in two splits: resized, compressed again, a burst of shots."""
+    """Nearly the same image in two splits: resized, compressed again, a burst of shots."""
     assert seen.pictures is not None
     pairs, pictures = seen.description.pairs, seen.pictures
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
@@ -90,8 +90,8 @@ def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "lookalikes-across-splits",
-            f"{counted(len(alike), 'pair')} of pictures in different splits look the same "
-            f"({pairs[alike[0][0]].name} and {pairs[alike[0][1]].name}): scores flatter.",
+            f"{counted(len(alike), 'pair')} of images in different splits look the same "
+            f"({pairs[alike[0][0]].name} and {pairs[alike[0][1]].name}): optimistic scores.",
             _images(seen, sorted({number for both in alike for number in both})),
             "keep look-alikes in one split; --fix OUT leaves the training ones out",
         )
@@ -113,8 +113,8 @@ def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterabl
             "info" if seen.description.drawn_split else "warning",
             "neighbouring-frames",
             f"{split} and train share the video {video.name.rstrip('_-/') or 'of all pictures'} "
-            f"({len(frames[split])} and {len(train)} pictures), the nearest {min(gaps)} frames "
-            f"apart: {split} looks like what was trained on, and its scores flatter.",
+            f"({len(frames[split])} and {len(train)} images), the nearest {min(gaps)} frames "
+            f"apart: {split} looks like what was trained on, and its scores are optimistic.",
             file_names(seen, held),
             _other_video(pairs, video, videos),
         )
@@ -124,13 +124,13 @@ def _other_video(pairs: Sequence[Pair], video: Video, videos: Sequence[Video]) -
     """Which video could be held out as a whole instead."""
     others = [other for other in videos if other is not video]
     if not others:
-        return "score on pictures from another recording"
+        return "score on images from another recording"
     wanted = len(pairs) * VAL_SHARE
     best = min(others, key=lambda other: abs(len(other.members) - wanted))
     pattern = best.name + "*"
     return (
         f"hold out a whole recording: --write dataset.toml, and in it under [splits] "
-        f'val = ["{pattern}"] ({len(best.members)} pictures) and train = ["{video.name}*"]'
+        f'val = ["{pattern}"] ({len(best.members)} images) and train = ["{video.name}*"]'
     )
 
 

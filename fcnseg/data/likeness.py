@@ -29,7 +29,7 @@ TINT = 6
 FLAT = 0.7
 """Of labels, at least this share of neighbouring pixels have the same value."""
 
-FLATTER = 3.0
+SMOOTHER = 3.0
 """And where the image is flat too (X-rays on black), so many times fewer of them differ."""
 
 HELD = 0.9
@@ -117,7 +117,7 @@ def _are_labels_of(labels: Sequence[Look], images: Sequence[Look]) -> bool:
     rough_images = float(np.median([1 - one.flat for one in images]))
     most = float(np.median([one.few for one in images]))
     fewer = max(FEWEST, 2 * float(np.median([one.few for one in labels]))) <= most
-    return sum(fit) >= 0.8 * len(fit) and fewer and rough_images >= FLATTER * rough_labels
+    return sum(fit) >= 0.8 * len(fit) and fewer and rough_images >= SMOOTHER * rough_labels
 
 
 def is_constant(looks: Sequence[Look]) -> bool:

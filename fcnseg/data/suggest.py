@@ -60,9 +60,9 @@ class Suggestion:
 
 
 def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) -> Suggestion:
-    """Options for training pictures of these sizes with these pixels of each class.
+    """Options for training images of these sizes with these pixels of each class.
 
-    sizes: (height, width) of each training picture, at least one.
+    sizes: (height, width) of each training image, at least one.
     """
     crop, why_crop = suggest_crop(sizes)
     batch, why_batch = _batch(len(sizes))
@@ -86,12 +86,12 @@ def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) 
 
 
 def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
-    """(height, width) of training crops by the pictures' median size, and why."""
+    """(height, width) of training crops by the images' median size, and why."""
     height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
     crop = _side(height), _side(width)
-    typical = f"the median picture is {width:.0f}x{height:.0f} (width x height)"
+    typical = f"the median image is {width:.0f}x{height:.0f} (width x height)"
     if max(height, width) <= SMALL:
-        rule = "small pictures are taken whole"
+        rule = "small images are not cropped"
     elif max(height, width) * SHARE > LARGE:
         rule = f"large ones are cut to {LARGE}, which fits in memory and still shows the context"
     else:
@@ -100,7 +100,7 @@ def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
 
 
 def suggest_epochs(count: int, batch: int) -> tuple[int, str]:
-    """How often to go through so many training pictures, and why."""
+    """How often to go through so many training images, and why."""
     steps = max(1, count // batch)
     epochs = min(300, max(10, -(-STEPS // steps)))
     return epochs, f"{steps} steps an epoch: about {epochs * steps} steps in all"
@@ -161,4 +161,4 @@ def _batch(count: int) -> tuple[int, str]:
         batch //= 2
     if batch == 8:
         return batch, "enough for steady batch norms, small enough for one GPU or a CPU"
-    return batch, f"with {count} training pictures an epoch still has several steps"
+    return batch, f"with {count} training images an epoch still has several steps"

@@ -151,7 +151,7 @@ def score(
     num_parallel: int = 1,
     task: str = "evaluation",
 ) -> Report:
-    """One confusion matrix over all images of a dataset; reading goes on during prediction.
+    """One confusion matrix over all images of a dataset; images are read during prediction.
 
     Several ranks take an image each in turn, none twice, and all get the whole report.
     num_parallel: how many threads may ask `predict_labels` at the same time.

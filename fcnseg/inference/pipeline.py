@@ -171,7 +171,7 @@ class Pipeline:
     """One source through one network into its sinks.
 
     num_parallel: how many threads ask for answers at the same time, where the source is not live.
-    task: what it is called in events. goes_on: the options that take up where it ended.
+    task: what it is called in events. resume_with: the options that resume it.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Pipeline:
     ) -> None:
         self._source, self._answer = source, answer
         self._callback, self._events = callback, events
-        self._distributed, self._task, self._goes_on = distributed, task, resume_with
+        self._distributed, self._task, self._resume_with = distributed, task, resume_with
         self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
         self._window: WindowSink | None = None
         self._sinks: list[Sink] = []
@@ -327,7 +327,7 @@ class Pipeline:
     def _interrupted(self, outputs: list[Path]) -> Interrupted:
         total = "" if self._source.count is None else f" of about {self._source.count}"
         kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
-        again = f"the same command with {self._goes_on} goes on" if self._goes_on else ""
+        again = f"the same command with {self._resume_with} resumes" if self._resume_with else ""
         done = f"Stopped after {self._written}{total} frames{self._where()}"
         return Interrupted(f"{done}{kept}.", hint=again)
 

@@ -1,4 +1,4 @@
-"""What a network starts from: a trunk's ImageNet weights, or another training's checkpoint."""
+"""Initial weights: a backbone's ImageNet weights, or the checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback)
         raise OptionError(
             f"{path} is the published network {old.spec.backbone} as a whole, which has no ladder "
             "to train.",
-            hint=f"start a ladder from its trunk: --backbone NAME --backbone-weights {path}",
+            hint=f"start a new decoder on its backbone: --backbone NAME --backbone-weights {path}",
         )
     shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)

@@ -34,7 +34,7 @@ RUNS = Path("runs")
 CHANGEABLE = frozenset((
     "calibrate", "device", "patience", "pictures", "sanity", "save_every", "tensorboard", "workers",
 ))  # fmt: skip
-"""Options that may be other ones when a run goes on; of the rest only epochs may rise."""
+"""Options that may differ when a run is resumed; of the rest only epochs may rise."""
 
 Row = Mapping[str, float | int | None]
 
@@ -67,12 +67,12 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What --resume goes on from."""
+        """The state that --resume loads."""
         return self.folder / "state.pt"
 
     @property
     def pictures(self) -> Path:
-        """The folder of validation images, drawn as training goes on."""
+        """The folder of validation images, drawn during training."""
         return self.folder / "pictures"
 
     def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
@@ -123,7 +123,7 @@ def refuse_taken(out: Path | None) -> None:
     if taken is not None:
         raise OptionError(
             f"{out} holds a run already: {taken.name} is there.",
-            hint="take another --out, go on with it by --resume, or delete the folder",
+            hint="take another --out, resume it with --resume, or delete the folder",
         )
 
 
@@ -144,7 +144,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
             return RunFolder(named)
     if config.out is not None:
         raise OptionError(
-            f"{config.out} holds no run to go on with (no state.pt).",
+            f"{config.out} contains no run to resume (no state.pt).",
             hint="without --resume, a new one starts",
         )
     found = sorted(runs.glob("*/state.pt"), key=lambda path: path.stat().st_mtime_ns)
@@ -190,7 +190,7 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
             flag = name.replace("_", "-")
             raise OptionError(
                 f"{run.folder} was started with --{flag} {_text(ours)}; "
-                f"it can't go on with {_text(theirs)}.",
+                f"it can't be resumed with {_text(theirs)}.",
                 hint="epochs can only be raised"
                 if name == "epochs"
                 else f"leave --{flag} out, or start a new run without --resume",
@@ -271,7 +271,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no {path} to go on from.") from None
+        raise CheckpointError(f"There is no {path} to resume from.") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
         weights = next((file for file in beside if file.is_file()), None)
@@ -283,7 +283,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is no training state of this version of fcnseg.",
-            hint="go on with the version it was started with, or --finetune from last.safetensors",
+            hint="resume with the version it was started with, or --finetune from last.safetensors",
         )
     names = {stored: name for name, stored in STORED.items()}
     values = content.pop("track")

@@ -24,10 +24,10 @@ from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, 
 
 
 class NetWithAuxHeads(nn.Module):
-    """A network and, where the coarser rungs are trained too, a head for each of them.
+    """A network and, where the coarser skips are trained too, a head for each of them.
 
-    The heads are thrown away after training. With fuse=score the rungs are scores already.
-    What a coarse rung says between the pixels of the decoder's grid is interpolated: its loss is
+    The heads are thrown away after training. With fuse=score the skips are scores already.
+    What a coarse skip says between the pixels of the decoder's grid is interpolated: its loss is
     taken at those only, a sixteenth of the work.
     """
 
@@ -43,7 +43,7 @@ class NetWithAuxHeads(nn.Module):
                 self.heads[stride] = nn.Conv2d(spec.width, spec.num_classes, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """float (N, 3, H, W) -> logits (N, K, H, W), and each coarser rung's on the grid."""
+        """float (N, 3, H, W) -> logits (N, K, H, W), and each coarser skip's on the grid."""
         maps: list[Tensor] = []
         with self._listening(maps):
             logits = self.network(images)
@@ -55,7 +55,7 @@ class NetWithAuxHeads(nn.Module):
         return outputs
 
     def on_grid(self, labels: Tensor) -> Tensor:
-        """(N, H, W) -> (N, h, w): what the coarser rungs are compared with."""
+        """(N, H, W) -> (N, h, w): what the coarser skips are compared with."""
         step, first = self.grid
         return labels[:, first::step, first::step]
 
@@ -77,7 +77,7 @@ class NetWithAuxHeads(nn.Module):
 
     @contextlib.contextmanager
     def _listening(self, maps: list[Tensor]) -> Iterator[None]:
-        """Collect what the coarser rungs give, from coarse to fine."""
+        """Collect what the coarser skips give, from coarse to fine."""
         decoder = self.network.decoder
         modules = [decoder.entry, *decoder.rungs.values()][: len(self.coarse)]
         hooks = [
@@ -226,7 +226,7 @@ def _clear_about_compiling() -> Iterator[None]:
     except torch._dynamo.exc.TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)  # what the backend itself said
         raise TrainingError(
-            f"torch.compile can't compile this trunk here: {first_line(cause)}.",
+            f"torch.compile can't compile this backbone here: {first_line(cause)}.",
             hint="leave --compile away; it needs a C++ compiler, and Triton on a GPU",
         ) from error
 

@@ -68,7 +68,7 @@ class HeatmapFigures:
             yield self._file(index), self._class_page(frame, index, answer.labels, shares[index])
         yield "uncertainty.png", self._uncertainty_page(frame, answer.labels, shares)
         if self.rungs:
-            yield from self._rung_pages(frame)
+            yield from self._skip_pages(frame)
 
     def videos(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """The pages of a video frame, with the name of the video each belongs to."""
@@ -82,7 +82,7 @@ class HeatmapFigures:
         else:
             yield "overview.mp4", self._overview(frame, answer.labels, shares)
         if self.rungs:
-            yield from ((f"{Path(n).stem}.mp4", image) for n, image in self._rung_pages(frame))
+            yield from ((f"{Path(n).stem}.mp4", image) for n, image in self._skip_pages(frame))
 
     def _overview(self, frame: Frame, labels: Labels, shares: Floats) -> Rgb:
         tiles = [
@@ -123,8 +123,8 @@ class HeatmapFigures:
         )
         return Tile(drawn, title, note)
 
-    def _rung_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
-        """rungs.png, the answers as the ladder goes down; and each class's contributions."""
+    def _skip_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
+        """rungs.png, predictions from coarse to fine; and the contributions to each class."""
         rungs = dict(sorted(self.segmenter.skip_scores(frame.image).items(), reverse=True))
         answers = self._answers(frame, rungs)
         yield (
@@ -137,7 +137,7 @@ class HeatmapFigures:
             yield f"rungs-{self._file(index)}", self._contributions(frame, index, rungs, answers)
 
     def _answers(self, frame: Frame, rungs: dict[int, Floats]) -> list[Tile]:
-        """What the network would say if the ladder ended at each rung."""
+        """What the network would predict if the decoder ended at each skip."""
         sums = list(np.cumsum(np.stack(list(rungs.values())), axis=0))
         final = sums[-1].argmax(axis=0)
         tiles = []
@@ -150,7 +150,7 @@ class HeatmapFigures:
     def _contributions(
         self, frame: Frame, index: int, rungs: dict[int, Floats], answers: list[Tile]
     ) -> Rgb:
-        """One class: what each rung adds to its score, their sum, the answers beneath."""
+        """One class: what each skip adds to its score, their sum, the answers beneath."""
         name = self.segmenter.classes.names[index]
         # Only differences between classes matter to the answer: the mean of all is taken off.
         added = {stride: share[index] - share.mean(axis=0) for stride, share in rungs.items()}

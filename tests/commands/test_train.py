@@ -146,7 +146,7 @@ def test_the_crop_is_chosen_from_the_images(folder: Path, tmp_path: Path) -> Non
     result = start(folder, tmp_path / "run", crop=None, epochs=1)
     assert TrainConfig.load(result.run / "config.toml").crop == (128, 160)
     text = (result.run / "config.toml").read_text()
-    assert "# the median picture is 160x128 (width x height); small pictures" in text
+    assert "# the median image is 160x128 (width x height); small images" in text
     assert "steps an epoch" not in text, "the reason is for another number"
 
 
@@ -331,7 +331,7 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
 
 
 def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--backbone tiny; it can't go on with vgg16"):
+    with pytest.raises(OptionError, match="--backbone tiny; it can't be resumed with vgg16"):
         train(TrainConfig.make({"data": undisturbed, "resume": True, "backbone": "vgg16"}))
     with pytest.raises(OptionError, match="holds a run already"):
         start(folder, undisturbed)

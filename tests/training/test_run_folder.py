@@ -104,10 +104,10 @@ def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"backbone": "vgg16"}, "--backbone tiny; it can't go on with vgg16"),
+        ({"backbone": "vgg16"}, "--backbone tiny; it can't be resumed with vgg16"),
         ({"backbone": "efficientnet_lite0"}, "--backbone tiny"),  # the default, but asked for
-        ({"epochs": 4}, "--epochs 5; it can't go on with 4"),
-        ({"crop": (64, 96)}, "--crop None; it can't go on with 64 96"),
+        ({"epochs": 4}, "--epochs 5; it can't be resumed with 4"),
+        ({"crop": (64, 96)}, "--crop None; it can't be resumed with 64 96"),
     ],
 )
 def test_contradictions(given, says: str, tmp_path: Path) -> None:

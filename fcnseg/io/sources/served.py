@@ -21,7 +21,7 @@ from fcnseg.io.sources.live import unreachable, without_password
 from fcnseg.io.sources.stdin import is_image
 
 MOST_BYTES = 512 << 20
-"""An image is smaller; what goes on beyond that is a stream that calls itself one."""
+"""An image is smaller; what is longer than that is a stream that calls itself one."""
 
 
 _SECONDS = 10.0
