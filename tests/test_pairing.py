@@ -263,6 +263,13 @@ def test_two_readings_are_refused_until_one_is_chosen(
     assert describe(tmp_path / "full.toml").pairs == chosen.pairs
 
 
+@pytest.mark.parametrize("folder", ["panoptic", "instances", "SegmentationObject"])
+def test_numbers_of_segments_alone_are_no_labels(folder: str, tmp_path: Path) -> None:
+    write(tmp_path, "images/{n}.jpg", folder + "/{n}.png")
+    with pytest.raises(DatasetError, match="no labels"):
+        describe(tmp_path)
+
+
 def test_a_choice_that_means_nothing_is_said(tmp_path: Path) -> None:
     annotators(tmp_path / "data")
     (tmp_path / "dataset.toml").write_text('root = "data"\nlabels = "thirdHO"\n')
