@@ -238,7 +238,7 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
         asked.append(options["parallel"])
         return load(path, **options)
 
-    monkeypatch.setattr("fcnseg.commands.infer.load", load)
+    monkeypatch.setattr("fcnseg.inference.job.load", load)
     options = {"source": str(drawn_clip), "model": str(random_model), "save": ("labels",)}
     results = [
         infer(InferConfig.make({**options, "out": tmp_path / str(batch), "batch": batch, **how}))

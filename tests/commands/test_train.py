@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg.commands.eval import evaluate
+from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.data.drawn import write_dataset
@@ -125,8 +125,13 @@ def test_what_is_told_on_the_way(folder: Path, tmp_path: Path, caplog) -> None:
     assert any("fcn4s on tiny" in text for text in caplog.messages)
 
 
+def scored(folder: Path, model: Path, precision: str) -> EvalResult:
+    options = {"data": folder, "model": str(model), "precision": precision}
+    return evaluate(EvalConfig.make({**options, "device": "cpu", "workers": 0}))
+
+
 def test_eval_gives_the_score_that_training_gave(folder: Path, undisturbed: Path) -> None:
-    result = evaluate(EvalConfig(data=folder, model=str(undisturbed), device="cpu", workers=0))
+    result = scored(folder, undisturbed, "f32")
     best = Checkpoint.load(undisturbed / "best.safetensors")
     # Calibration scales all logits; where two are equal to the last bit, rounding decides.
     assert result.miou == pytest.approx(best.report["miou"], abs=1e-4)
@@ -213,13 +218,16 @@ def test_the_batch_is_chosen_for_so_few_images(folder: Path, tmp_path: Path) -> 
     assert TrainConfig.load(result.run / "config.toml").batch == 2
 
 
-def test_without_calibration_the_best_is_what_was_scored(folder: Path, tmp_path: Path) -> None:
-    result = start(folder, tmp_path / "run", epochs=1, calibrate=False)
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_without_calibration_the_best_is_what_was_scored(
+    folder: Path, tmp_path: Path, precision: str
+) -> None:
+    result = start(folder, tmp_path / "run", epochs=1, calibrate=False, precision=precision)
     best, last = Checkpoint.load(result.best), Checkpoint.load(result.last)
     assert "temperature" not in best.extra
     assert all(torch.equal(best.weights[name], last.weights[name]) for name in last.weights)
-    scored = evaluate(EvalConfig(data=folder, model=str(result.best), device="cpu", workers=0))
-    assert scored.miou == pytest.approx(best.report["miou"], abs=1e-4)
+    miou = scored(folder, result.best, precision).miou
+    assert miou == pytest.approx(best.report["miou"], abs=1e-4)
 
 
 def test_pictures_are_drawn_on_the_way(folder: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_an_export_does_not_go_into_the_installation(
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real nuclei pictures are not here")
 def test_the_card_says_what_eval_says() -> None:
-    options = {"data": REAL, "model": "nuclei", "split": "val"}
+    options = {"data": REAL, "model": "nuclei", "split": "val", "precision": "f32"}
     result = evaluate(EvalConfig.make(options))
     card = (SHIPPED / "nuclei.md").read_text(encoding="utf-8")
     assert f"mIoU {100 * result.miou:.2f}" in card
