@@ -97,9 +97,9 @@ def test_every_engine_says_that_it_is_int8(rounded: Path, drawn_folder: Path, en
 def test_precisions_that_a_file_does_not_have(
     rounded: Path, exported_model: Path, tiny_run: Path
 ) -> None:
-    with pytest.raises(OptionError, match="computes in int8; f32 was asked for"):
+    with pytest.raises(OptionError, match="computes in int8; f32 was requested"):
         load(rounded, precision="f32")
-    with pytest.raises(OptionError, match="computes in f32; int8 was asked for"):
+    with pytest.raises(OptionError, match="computes in f32; int8 was requested"):
         load(exported_model, precision="int8")
     with pytest.raises(OptionError, match="pictures to be fitted to") as error:
         load(tiny_run, precision="int8")
