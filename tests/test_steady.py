@@ -18,7 +18,7 @@ from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import SmoothedEngine
-from fcnseg.inference.tiling import TiledSegmenter
+from fcnseg.inference.tiling import FramePredictor
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.video_writer import VideoWriter
@@ -292,13 +292,13 @@ def test_what_does_not_go_with_it(tmp_path, clip):
     with pytest.raises(OptionError, match="smooth"):
         run(clip, tmp_path / "out", smooth=1.0)
     with pytest.raises(OptionError, match="Segmenter"):
-        run(clip, tmp_path / "out", smooth=0.5, segmenter=TiledSegmenter(segmenter(), "off"))
+        run(clip, tmp_path / "out", smooth=0.5, segmenter=FramePredictor(segmenter(), "off"))
     assert not (tmp_path / "out").exists()
 
 
 def test_frames_that_need_tiles_are_refused():
     steady = replace(segmenter(), engine=SmoothedEngine(Unsure([np.zeros((400, 8))]), 0.5))
     image = np.zeros((400, 8, 3), np.uint8)
-    assert TiledSegmenter(steady, "400").predict([image])
-    with pytest.raises(OptionError, match="whole"):
-        TiledSegmenter(steady, "384").predict([image])
+    assert FramePredictor(steady, "400").predict([image])
+    with pytest.raises(OptionError, match="not tiled"):
+        FramePredictor(steady, "384").predict([image])

@@ -12,7 +12,7 @@ from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.tiling import (
-    TiledSegmenter,
+    FramePredictor,
     cut,
     is_out_of_memory,
     parse_tile,
@@ -103,10 +103,10 @@ def test_without_an_overlap_there_would_be_seams():
 
 
 def test_auto_takes_small_pictures_whole_and_large_ones_in_tiles(monkeypatch):
-    monkeypatch.setattr("fcnseg.inference.tiling.WHOLE_PIXELS", 600 * 600)
+    monkeypatch.setattr("fcnseg.inference.tiling.MAX_UNTILED_PIXELS", 600 * 600)
     monkeypatch.setattr("fcnseg.inference.tiling._LARGEST", 512)
     inner = segmenter()
-    tiled = TiledSegmenter(inner, "auto")
+    tiled = FramePredictor(inner, "auto")
     assert len(tiled.predict([picture(500, 500), picture(500, 500)])) == 2
     assert inner.engine.sizes == [(500, 500)]
     inner.engine.sizes.clear()
@@ -118,7 +118,7 @@ def test_auto_takes_small_pictures_whole_and_large_ones_in_tiles(monkeypatch):
 
 def test_auto_goes_on_in_smaller_and_smaller_tiles_when_memory_runs_out():
     inner, notes = segmenter(most_pixels=530 * 530), []
-    tiled = TiledSegmenter(inner, "auto", notes.append)
+    tiled = FramePredictor(inner, "auto", notes.append)
     image = picture(900, 1000)
     [found] = tiled.predict([image])
     expected = segmenter().predict([image])[0]
@@ -131,14 +131,14 @@ def test_auto_goes_on_in_smaller_and_smaller_tiles_when_memory_runs_out():
 
 def test_other_errors_and_off_are_left_alone():
     with pytest.raises(RuntimeError, match="out of memory"):
-        TiledSegmenter(segmenter(most_pixels=10), "off").predict([picture(100, 100)])
+        FramePredictor(segmenter(most_pixels=10), "off").predict([picture(100, 100)])
     with pytest.raises(RuntimeError, match="out of memory"):  # no tile is small enough
-        TiledSegmenter(segmenter(most_pixels=10), "auto").predict([picture(1000, 1000)])
+        FramePredictor(segmenter(most_pixels=10), "auto").predict([picture(1000, 1000)])
 
 
 def test_networks_with_a_size_of_their_own_are_not_tiled():
     own = Segmenter(Local(), ClassMap.numbered(4), Preprocess(STATS.mean, STATS.std, short_side=64))
-    TiledSegmenter(own, "384").predict([picture(500, 600)])
+    FramePredictor(own, "384").predict([picture(500, 600)])
     assert own.engine.sizes == [(64, 77)]
 
 

@@ -25,10 +25,11 @@ from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.export.parity import sample_images
-from fcnseg.inference.pipeline import Network, Pipeline
+from fcnseg.inference.pipeline import Pipeline
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.inference.sinks import Renderer, VideoSink
+from fcnseg.inference.tiling import FramePredictor
 from fcnseg.io.encoders import open_encoder
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source
@@ -313,7 +314,7 @@ class _Bench:
             sink = VideoSink(self._out, "overlay", self._renderer, fps=source.fps)
             run = Pipeline(
                 source,
-                Network(segmenter),
+                FramePredictor(segmenter),
                 no_callback,
                 SimpleQueue(),
                 distributed=Distributed.single(),

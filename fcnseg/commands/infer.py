@@ -17,18 +17,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError
-from fcnseg.inference.job import NAMED, Decided, InferPlan, Part, make_plan, open_part
-from fcnseg.inference.pipeline import InferResult, Network, Pipeline, Predictor, SavedLabels
-from fcnseg.inference.plan import Manifest, Plan, open_sinks
+from fcnseg.files import fitting
+from fcnseg.inference.job import NAMED, Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.pipeline import InferResult, Pipeline
+from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
+from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.records import ProportionsSink
-from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.sinks import Sink
-from fcnseg.inference.smoothing import SmoothedEngine
-from fcnseg.inference.tiling import TiledSegmenter, parse_tile
-from fcnseg.io.sources.base import Source
+from fcnseg.inference.tiling import FramePredictor, Predictor, parse_tile
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.files import nothing
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback
@@ -94,7 +97,7 @@ def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Message
 
 def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
-    config, predictor = plan.config, plan.predictor
+    config = plan.config
     nothing_of_it = InferResult(0, 0, (), (), 0.0, 0.0)
     if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
         plan.callback(_passed_over([Path(part.spec)]))
@@ -107,20 +110,23 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         failed = ((str(part.spec), error.message),)
         part.note_failures(failed)
         return replace(nothing_of_it, frames_in=1, failed=failed)
-    smoothed = None
-    if config.smooth and isinstance(predictor, Segmenter):
-        smoothed = SmoothedEngine(predictor.engine, config.smooth)
-        predictor = replace(predictor, engine=smoothed)
-    if plan.tiled and isinstance(predictor, Segmenter):
-        predictor = TiledSegmenter(predictor, config.tile, plan.callback)
+    predict = FramePredictor(
+        plan.predictor,
+        config.tile if plan.tiled else "off",
+        plan.callback,
+        smooth=config.smooth,
+        conf=config.conf,
+        classes=plan.painter.only,
+        probabilities=part.each.needs_probabilities,
+    )
     run = Pipeline(
         source,
-        Network(predictor, config.conf, part.each.needs_probabilities, plan.painter.only),
+        predict,
         plan.callback,
         plan.events,
         distributed=plan.distributed,
         batch=config.batch,
-        num_parallel=predictor.num_parallel,
+        num_parallel=predict.num_parallel,
         resume_with=plan.resume_with,
     )
     each = functools.partial(_sinks, plan, part.each, source, part.done)
@@ -133,7 +139,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         source.close()
         if source.kind == "folder":
             part.note_failures(source.failures)
-    flicker = None if smoothed is None else smoothed.flicker()
+    flicker = predict.flicker()
     if flicker is None:
         return result
     return replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
@@ -175,7 +181,7 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
     with source:
         run = Pipeline(
             source,
-            SavedLabels(folder / "labels"),
+            functools.partial(_saved_labels, folder / "labels"),
             plan.callback,
             plan.events,
             distributed=alone,
@@ -191,6 +197,12 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
             parent.rmdir()
     outputs = tuple(path for path in result.outputs if path.parent != folder)
     return replace(result, outputs=outputs).and_then(whole)
+
+
+def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays]:
+    """The labels that were written before, FOLDER/NAME.png; MediaError where there are none."""
+    files = (folder / fitting(frame.name, ".png") for frame in frames)
+    return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 
 def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -16,11 +15,11 @@ from fcnseg.config import EngineName, InferConfig
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp
-from fcnseg.inference.pipeline import Predictor
-from fcnseg.inference.plan import Manifest, Plan, plan, split, written
+from fcnseg.inference.plan import Manifest, Part, Plan, plan, split, written
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.inference.sinks import Renderer
 from fcnseg.inference.smoothing import check_is_video
+from fcnseg.inference.tiling import Predictor
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.collect import Collected, collect
@@ -40,65 +39,6 @@ class Decided:
 
     out: Path
     engine: EngineName
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One source of the job and what is written of it.
-
-    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
-    what it is. each: a file for each frame; done: those that are there. whole: one file of all
-    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
-    passed: files that are passed over because an earlier run could not read them.
-    """
-
-    spec: str | tuple[Named, ...]
-    name: str
-    kind: Kind
-    opened: Source | None
-    each: Plan
-    whole: Plan
-    labels: Plan
-    done: Manifest
-    kept: Manifest | None
-    passed: list[Path] = field(default_factory=list)
-
-    @property
-    def live(self) -> bool:
-        """Whether its frames come once only."""
-        return self.opened is not None and self.opened.live
-
-    def is_done(self, name: str, path: Path) -> bool:
-        """Whether nothing of a frame has to be written, or can be."""
-        if self.has_failed(path):
-            self.passed.append(path)
-            return True
-        written = not self.each.save or self.done.has(name, path)
-        kept = self.kept is None or self.kept.has(name, path)
-        return written and kept
-
-    def has_failed(self, path: Path) -> bool:
-        """Whether an earlier run could not read a file as it is now."""
-        return any(manifest.has_failed(path) for manifest in self._manifests())
-
-    def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Record files of which nothing can be made: (path, why).
-
-        What is not there, or not ours to read, may be tomorrow without a change of the file.
-        """
-        for path, why in failures:
-            for manifest in self._manifests() if os.access(path, os.R_OK) else ():
-                manifest.fail(Path(path), why)
-
-    def _manifests(self) -> list[Manifest]:
-        """Those that are written."""
-        in_folder = [self.done] if self.has_folder else []
-        return in_folder if self.kept is None else [*in_folder, self.kept]
-
-    @property
-    def has_folder(self) -> bool:
-        """Whether there is a folder of outputs, which has a manifest."""
-        return self.each.shape == "folder" and bool(self.each.save or self.whole.save)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,19 +94,12 @@ def make_plan(
         predictor = _load(config, model, decided.engine, parts, frames, distributed, callback)
         decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
     if config.smooth and not isinstance(predictor, Segmenter):
-        raise OptionError(
-            "smooth averages a Segmenter's logits; what was given has none to average."
-        )
+        raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
     _refuse_overwriting(config, parts, model)
     _refuse_unheeded(config, parts)
     _refuse_rate(config, parts)
     if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
         parts[0].done.begin()  # before another process writes there
-    in_one = any(part.whole.save for part in parts) or config.shares is not None
-    later = any(part.kept is not None for part in parts)
-    once = config.smooth or "-" in config.source or any(part.live for part in parts)
-    can_resume = not once and (later or not in_one)
-    again = "--skip-done" if config.out else f"-o {decided.out} --skip-done"
     return InferPlan(
         config=config,
         distributed=distributed,
@@ -179,8 +112,18 @@ def make_plan(
         predictor=predictor,
         tiled=tiled,
         painter=Renderer(predictor.classes, config.alpha, _only(config, predictor.classes)),
-        resume_with=again if can_resume else "",
+        resume_with=_resume_options(config, parts, decided.out),
     )
+
+
+def _resume_options(config: InferConfig, parts: Sequence[Part], out: Path) -> str:
+    """The options that resume the job; "" where that can't be."""
+    in_one = any(part.whole.save for part in parts) or config.shares is not None
+    later = any(part.kept is not None for part in parts)
+    once = config.smooth or "-" in config.source or any(part.live for part in parts)
+    if once or (in_one and not later):
+        return ""
+    return "--skip-done" if config.out else f"-o {out} --skip-done"
 
 
 def _collect(config: InferConfig, callback: Callback) -> Collected:

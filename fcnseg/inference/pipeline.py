@@ -1,55 +1,28 @@
 """Frames of one source through a network into sinks, every stage at its own pace.
 
 A thread decodes ahead, the main thread runs the network (or hands frames to several threads
-that do, side by side) and the window, a thread draws and encodes behind. A live source is not
-read ahead: it gives the newest frame only, so that what is shown is never older than two steps.
+that do) and the window, a thread draws and encodes behind. A live source is not read ahead: it
+gives the newest frame only, so that what is shown is never older than two steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted
-from fcnseg.files import fitting
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.sinks import Renderer, Sink, WindowSink
 from fcnseg.io.images import cannot_write
-from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.progress import Callback, Event, Message, Progress, held_back
-
-
-class Predictor(Protocol):
-    """What gives predictions: a Segmenter, or a test's stand-in."""
-
-    @property
-    def classes(self) -> ClassMap:
-        """What the labels mean."""
-
-    @property
-    def num_parallel(self) -> int:
-        """How many threads may ask for predictions at the same time."""
-
-    def predict(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        confidence: bool = False,
-        probabilities: bool = False,
-    ) -> list[PredictedArrays]:
-        """A prediction for each uint8 RGB picture (H, W, 3), at its own size."""
 
 
 @dataclass(frozen=True)
@@ -124,60 +97,21 @@ class InferResult:
         return replace(self, outputs=outputs, fps=fps, seconds=seconds)
 
 
-Answer = Callable[[list[Frame]], list[PredictedArrays]]
-"""Predictions for frames, in order."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A predictor's answers; some pixels are labelled 255.
-
-    conf: those less certain than this. only: those of other classes than these; None: none.
-    """
-
-    predictor: Predictor
-    conf: float = 0.0
-    probabilities: bool = False
-    only: Collection[int] | None = None
-
-    def __call__(self, frames: list[Frame]) -> list[PredictedArrays]:
-        """A prediction for each frame."""
-        predictions = self.predictor.predict(
-            [frame.image for frame in frames],
-            confidence=self.conf > 0,
-            probabilities=self.probabilities,
-        )
-        sure = [_with_unknown(prediction, self.conf) for prediction in predictions]
-        if self.only is None:
-            return sure
-        kept = np.full(IGNORE + 1, IGNORE, np.uint8)
-        kept[list(self.only)] = list(self.only)
-        return [replace(prediction, labels=kept[prediction.labels]) for prediction in sure]
-
-
-@dataclass(frozen=True)
-class SavedLabels:
-    """The labels that were written before: FOLDER/NAME.png."""
-
-    folder: Path
-
-    def __call__(self, frames: list[Frame]) -> list[PredictedArrays]:
-        """A prediction for each frame; MediaError where there is none."""
-        files = (self.folder / fitting(frame.name, ".png") for frame in frames)
-        return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
+Predict = Callable[[list[Frame]], list[PredictedArrays]]
+"""Frames to their predictions, in order."""
 
 
 class Pipeline:
     """One source through one network into its sinks.
 
-    num_parallel: how many threads ask for answers at the same time, where the source is not live.
-    task: what it is called in events. resume_with: the options that resume it.
+    num_parallel: how many threads call `predict` at the same time, where the source is not live.
+    task: its name in events. resume_with: the options that resume it; "" where that can't be.
     """
 
     def __init__(
         self,
         source: Source,
-        answer: Answer,
+        predict: Predict,
         callback: Callback,
         events: SimpleQueue[Event],
         *,
@@ -187,7 +121,7 @@ class Pipeline:
         task: str = "infer",
         resume_with: str = "",
     ) -> None:
-        self._source, self._answer = source, answer
+        self._source, self._predict = source, predict
         self._callback, self._events = callback, events
         self._distributed, self._task, self._resume_with = distributed, task, resume_with
         self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
@@ -243,15 +177,15 @@ class Pipeline:
                 ahead = Prefetcher(source, depth, weigh=_frame_bytes, stop=source.close)
                 batches = Batches(stack.enter_context(ahead), self._batch)
                 stop.append(ahead.finish)
-            answered = map_ordered(self._answer, batches, self._num_parallel, weigh=_group_bytes)
-            answered = stack.enter_context(closing(answered))
-            for group, answers in self._distributed.check_peers(answered):
-                self._step(group, answers, behind.put)
+            predicted = map_ordered(self._predict, batches, self._num_parallel, weigh=_group_bytes)
+            predicted = stack.enter_context(closing(predicted))
+            for group, predictions in self._distributed.check_peers(predicted):
+                self._step(group, predictions, behind.put)
                 if self._window is not None and self._window.ended:
                     break
 
     def _end_soon(self, stops: Sequence[Callable[[], None]]) -> None:
-        """In a signal handler: read no more; what is read by now is still answered and written."""
+        """In a signal handler: read no more; what is read by now is still processed and written."""
         for stop in stops:
             stop()
         self._events.put(Message("Stopping when what was read is done; Ctrl-C again stops at once"))
@@ -259,11 +193,11 @@ class Pipeline:
     def _step(
         self,
         group: list[Frame],
-        answers: list[PredictedArrays],
+        predictions: list[PredictedArrays],
         put: Callable[[tuple[Frame, PredictedArrays]], None],
     ) -> None:
         self._seen += len(group)
-        for frame, prediction in zip(group, answers, strict=True):
+        for frame, prediction in zip(group, predictions, strict=True):
             if self._window is not None:
                 self._window.write(frame, prediction, age=self._source.age(frame))
             put((frame, prediction))
@@ -327,7 +261,7 @@ class Pipeline:
     def _interrupted(self, outputs: list[Path]) -> Interrupted:
         total = "" if self._source.count is None else f" of about {self._source.count}"
         kept = f"; what was done is in {_listed(outputs)}" if outputs else ""
-        again = f"the same command with {self._resume_with} resumes" if self._resume_with else ""
+        again = f"the same command with {self._resume_with} resumes it" if self._resume_with else ""
         done = f"Stopped after {self._written}{total} frames{self._where()}"
         return Interrupted(f"{done}{kept}.", hint=again)
 
@@ -335,14 +269,6 @@ class Pipeline:
         """Whose frames are counted, where several processes have each their own."""
         rank, size = self._distributed.rank, self._distributed.size
         return f" (process {rank + 1} of {size})" if size > 1 else ""
-
-
-def _with_unknown(prediction: PredictedArrays, conf: float) -> PredictedArrays:
-    """Pixels less certain than `conf` labelled 255."""
-    if conf == 0 or prediction.confidence is None:
-        return prediction
-    unsure = (prediction.confidence < conf).view(np.uint8)
-    return replace(prediction, labels=prediction.labels | unsure * np.uint8(IGNORE))
 
 
 def _frame_bytes(frame: Frame) -> int:

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from fcnseg.inference.sinks import SUFFIXES, FileSink, FolderSink, Renderer, Sin
 from fcnseg.io.encoders import FOURCC
 from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
 from fcnseg.io.sources.base import Frame, Kind, Source
+from fcnseg.io.sources.listing import Named as NamedPath
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback
 
@@ -267,3 +269,62 @@ class Manifest:
     def _paths(self) -> list[Path]:
         """The first process's lines and those of the others, as they are there."""
         return sorted(self._folder.glob("manifest*.jsonl"))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One source of the job and what is written of it.
+
+    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
+    what it is. each: a file for each frame; done: those that are there. whole: one file of all
+    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
+    passed: files that are passed over because an earlier run could not read them.
+    """
+
+    spec: str | tuple[NamedPath, ...]
+    name: str
+    kind: Kind
+    opened: Source | None
+    each: Plan
+    whole: Plan
+    labels: Plan
+    done: Manifest
+    kept: Manifest | None
+    passed: list[Path] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether its frames come once only."""
+        return self.opened is not None and self.opened.live
+
+    def is_done(self, name: str, path: Path) -> bool:
+        """Whether nothing of a frame has to be written, or can be."""
+        if self.has_failed(path):
+            self.passed.append(path)
+            return True
+        written = not self.each.save or self.done.has(name, path)
+        kept = self.kept is None or self.kept.has(name, path)
+        return written and kept
+
+    def has_failed(self, path: Path) -> bool:
+        """Whether an earlier run could not read a file as it is now."""
+        return any(manifest.has_failed(path) for manifest in self._manifests())
+
+    def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Record files of which nothing can be made: (path, why).
+
+        What is not there, or not ours to read, may be tomorrow without a change of the file.
+        """
+        for path, why in failures:
+            for manifest in self._manifests() if os.access(path, os.R_OK) else ():
+                manifest.fail(Path(path), why)
+
+    def _manifests(self) -> list[Manifest]:
+        """Those that are written."""
+        in_folder = [self.done] if self.has_folder else []
+        return in_folder if self.kept is None else [*in_folder, self.kept]
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there is a folder of outputs, which has a manifest."""
+        return self.each.shape == "folder" and bool(self.each.save or self.whole.save)

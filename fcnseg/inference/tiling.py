@@ -1,38 +1,41 @@
-"""Large pictures in overlapping tiles: memory for one tile, labels as if it had been whole.
+"""A frame to its labels, in one call: FramePredictor; large images in overlapping tiles.
 
-    segmenter = TiledSegmenter(load("runs/train1"), "auto")
+    predict = FramePredictor(load("runs/train1"), "auto")
+    labels = predict(frames)[0].labels
 
-Where tiles overlap their logits are blended, with weights that fall to nothing before a
-tile's edge (the network sees padding there). Tiles start at multiples of the coarsest
-stride, so that every cell of the network lies where it lies in the whole picture.
+A tiled image takes the memory of one tile, and gets the labels that it would have at once.
+Where tiles overlap their logits are blended, with weights that fall to 0 before a tile's edge
+(the network sees padding there). Tiles start at multiples of the coarsest stride, so that every
+element of a feature map lies where it lies in the entire image.
 
-Not for networks that are given pictures at a size of their own (`short_side`): those never
-see a large one.
+Not for networks with a fixed input size (`short_side`): those never see a large image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcnseg.classes import ClassMap
+from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import SmoothedEngine
+from fcnseg.inference.smoothing import Flicker, SmoothedEngine
+from fcnseg.io.sources.base import Frame
 from fcnseg.progress import Callback, Message, no_callback
 
 STRIDE = 32
 
 
-WHOLE_PIXELS = 9_000_000
-"""Up to this size (a frame of 4K video) "auto" first tries a picture whole."""
+MAX_UNTILED_PIXELS = 9_000_000
+"""Up to this size (a frame of 4K video) "auto" first tries an image at once."""
 
 
 _LARGEST, _SMALLEST = 1536, 384
@@ -44,7 +47,7 @@ _OVERLAP = 256
 @dataclass(frozen=True)
 class Tile:
     """A span of rows or columns: pixels start..stop, of which the first `before` and the last
-    `after` are shared with the neighbours."""
+    `after` overlap with the neighbours."""
 
     start: int
     stop: int
@@ -57,18 +60,76 @@ class Tile:
         return self.stop - self.start
 
 
-class TiledSegmenter:
-    """A segmenter that takes pictures of any size.
+class Predictor(Protocol):
+    """What gives predictions: a Segmenter, or a stand-in for one."""
 
-    tile: "auto" (whole when it fits, else tiles), "off", or the side of a tile in pixels. The
-        callback receives a Message when memory ran out and tiles are used instead.
+    @property
+    def classes(self) -> ClassMap:
+        """What the labels mean."""
+
+    @property
+    def num_parallel(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> list[PredictedArrays]:
+        """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
+
+
+class FramePredictor:
+    """Frames to predictions, with the options of a command: the call that a pipeline makes.
+
+    tile: "auto" (tiles where the image does not fit into memory), "off", or the side of a tile in
+        pixels. The callback receives a Message when memory ran out and tiles are used instead.
+    smooth: the weight of the past, for the frames of one video in order; 0: off.
+    conf: pixels less probable than this are labelled 255.
+    classes: pixels of classes other than these indices are labelled 255; None: of none.
+    probabilities: compute them with the labels.
+
+    Only a Segmenter is tiled or smoothed: OptionError for any other.
     """
 
-    def __init__(self, segmenter: Segmenter, tile: str, callback: Callback = no_callback) -> None:
+    def __init__(
+        self,
+        segmenter: Predictor,
+        tile: str = "off",
+        callback: Callback = no_callback,
+        *,
+        smooth: float = 0.0,
+        conf: float = 0.0,
+        classes: Collection[int] | None = None,
+        probabilities: bool = False,
+    ) -> None:
+        self._smoothed: SmoothedEngine | None = None
+        if smooth:
+            if not isinstance(segmenter, Segmenter):
+                raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
+            self._smoothed = SmoothedEngine(segmenter.engine, smooth)
+            segmenter = replace(segmenter, engine=self._smoothed)
         self._segmenter, self._callback = segmenter, callback
         self._side = parse_tile(tile)
-        self._auto = tile == "auto" and segmenter.preprocess.short_side is None
+        fixed = isinstance(segmenter, Segmenter) and segmenter.preprocess.short_side is not None
+        self._never, self._auto = tile == "off" or fixed, tile == "auto" and not fixed
         self._one_by_one = False
+        self._conf, self._probabilities = conf, probabilities
+        self._kept: NDArray[np.uint8] | None = None  # (256,): label -> itself or 255
+        if classes is not None:
+            self._kept = np.full(IGNORE + 1, IGNORE, np.uint8)
+            self._kept[list(classes)] = list(classes)
+
+    def __call__(self, frames: Sequence[Frame]) -> list[PredictedArrays]:
+        """The prediction of each frame, in order."""
+        predictions = self.predict(
+            [frame.image for frame in frames],
+            confidence=self._conf > 0,
+            probabilities=self._probabilities,
+        )
+        return [self._with_unknown(prediction) for prediction in predictions]
 
     @property
     def num_parallel(self) -> int:
@@ -80,6 +141,10 @@ class TiledSegmenter:
         """What the labels mean."""
         return self._segmenter.classes
 
+    def flicker(self) -> Flicker | None:
+        """With `smooth`, the flicker of all frames so far; None where it is not known."""
+        return None if self._smoothed is None else self._smoothed.flicker()
+
     def predict(
         self,
         images: Sequence[NDArray[np.uint8]],
@@ -87,10 +152,10 @@ class TiledSegmenter:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> list[PredictedArrays]:
-        """As Segmenter.predict: a prediction for each picture, at its own size."""
+        """As Segmenter.predict: a prediction for each image, at its own size."""
         wanted = {"confidence": confidence, "probabilities": probabilities}
-        together = len(images) > 1 and not self._one_by_one
-        if together and not any(self._side_for(image) for image in images):
+        batched = len(images) > 1 and not self._one_by_one
+        if batched and not any(self._side_for(image) for image in images):
             try:
                 return self._segmenter.predict(images, **wanted)
             except Exception as error:
@@ -99,14 +164,23 @@ class TiledSegmenter:
                 self._one_by_one = True
         return [self._one(image, **wanted) for image in images]
 
+    def _with_unknown(self, prediction: PredictedArrays) -> PredictedArrays:
+        """The prediction with 255 for pixels below `conf` and those of other classes."""
+        labels = prediction.labels
+        if self._conf and prediction.confidence is not None:
+            unsure = (prediction.confidence < self._conf).view(np.uint8)
+            labels = labels | unsure * np.uint8(IGNORE)
+        if self._kept is not None:
+            labels = self._kept[labels]
+        return prediction if labels is prediction.labels else replace(prediction, labels=labels)
+
     def _one(self, image: NDArray[np.uint8], **wanted: bool) -> PredictedArrays:
-        """One picture; in tiles, smaller each time memory runs out."""
+        """One image; in tiles, smaller each time memory runs out."""
         while True:
             side = self._side_for(image)
             try:
                 if side:
-                    self._refuse_tiles()
-                    return predict_tiled(self._segmenter, image, side=side, **wanted)
+                    return predict_tiled(self._tileable(), image, side=side, **wanted)
                 return self._segmenter.predict([image], **wanted)[0]
             except Exception as error:
                 smallest = (side or max(image.shape)) <= _SMALLEST
@@ -115,29 +189,32 @@ class TiledSegmenter:
             self._make_smaller(side or max(image.shape))
 
     def _side_for(self, image: NDArray[np.uint8]) -> int:
-        """The side of the tiles for a picture; 0: whole."""
+        """The side of the tiles for an image; 0: none."""
         height, width = int(image.shape[0]), int(image.shape[1])
-        if self._segmenter.preprocess.short_side is not None:
+        if self._never:
             return 0
         if self._side:
             return self._side if max(height, width) > self._side else 0
-        return _LARGEST if self._auto and height * width > WHOLE_PIXELS else 0
+        return _LARGEST if self._auto and height * width > MAX_UNTILED_PIXELS else 0
 
-    def _refuse_tiles(self) -> None:
-        """OptionError where logits are averaged over frames: tiles do not follow each other."""
-        if isinstance(self._segmenter.engine, SmoothedEngine):
+    def _tileable(self) -> Segmenter:
+        """The segmenter; OptionError where tiles can't be used: they do not follow each other."""
+        if not isinstance(self._segmenter, Segmenter):
+            raise OptionError("Only a Segmenter is tiled; use tile='off' for others.")
+        if self._smoothed is not None or isinstance(self._segmenter.engine, SmoothedEngine):
             raise OptionError(
-                "--smooth needs frames that go through the network whole; these need tiles, by "
-                "--tile, their size or lack of memory.",
-                hint="leave --smooth away, or make the video smaller first",
+                "--smooth needs frames that are not tiled; these need tiles, because of --tile, "
+                "their size or lack of memory.",
+                hint="omit --smooth, or make the video smaller first",
             )
+        return self._segmenter
 
     def _make_smaller(self, side: int) -> None:
         self._side = max(_SMALLEST, min(_LARGEST, side // 2))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._callback(
-            Message(f"Memory ran out: going on in tiles of {self._side} pixels", "warning")
+            Message(f"Memory ran out: continuing in tiles of {self._side} pixels", "warning")
         )
 
 
@@ -151,35 +228,35 @@ def predict_tiled(
     confidence: bool = False,
     probabilities: bool = False,
 ) -> PredictedArrays:
-    """The prediction for one uint8 RGB picture (H, W, 3), tile by tile.
+    """The prediction for one uint8 RGB image (H, W, 3), tile by tile.
 
-    side, overlap: pixels. Beside the picture and the answer, memory holds one tile and, of one
-    row of tiles, the logits that the next row shares.
+    side, overlap: pixels. Beside the image and the prediction, memory holds one tile and, of one
+    row of tiles, the logits where the next row overlaps.
     """
-    answer = _Answer(len(segmenter.classes), image.shape[:2], confidence, probabilities)
-    above: Tensor | None = None  # (K, shared rows, W): what the row above gave the next
+    canvas = _Canvas(len(segmenter.classes), image.shape[:2], confidence, probabilities)
+    above: Tensor | None = None  # (K, overlapping rows, W) of the row above
     for row in cut(image.shape[0], side, overlap):
         below: list[Tensor] = []
-        left: Tensor | None = None  # (K, rows, shared columns)
+        left: Tensor | None = None  # (K, rows, overlapping columns)
         for column in cut(image.shape[1], side, overlap):
             block = _logits(segmenter, image, row, column)
             if left is not None:
                 block[:, :, : column.before] += left
-            if above is not None:  # the shared columns came with `left`
+            if above is not None:  # the overlapping columns came with `left`
                 columns = slice(column.start + column.before, column.stop)
                 block[:, : row.before, column.before :] += above[:, :, columns]
             done_rows, done_columns = row.length - row.after, column.length - column.after
-            answer.put(row.start, column.start, block[:, :done_rows, :done_columns])
+            canvas.put(row.start, column.start, block[:, :done_rows, :done_columns])
             below.append(block[:, done_rows:, :done_columns].clone())
             left = block[:, :, done_columns:].clone()
         above = torch.cat(below, dim=2)
-    return answer.prediction()
+    return canvas.prediction()
 
 
 def cut(length: int, side: int, overlap: int = _OVERLAP) -> list[Tile]:
-    """Spans of at most `side` pixels that cover `length`, evenly laid and of like size.
+    """Spans of at most `side` pixels that cover `length`, evenly spaced and of similar size.
 
-    side: 384 at least. Spans start at multiples of STRIDE and share `overlap` pixels (a
+    side: 384 at least. Spans start at multiples of STRIDE and overlap by `overlap` pixels (a
     quarter of the side at most), give or take two strides.
     """
     if length <= side:
@@ -214,9 +291,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def ramp(tile: Tile) -> NDArray[np.float32]:
-    """The weight of each pixel of a span; neighbours' weights sum to 1 where they share.
+    """The weight of each pixel of a span; neighbours' weights sum to 1 where they overlap.
 
-    In the outer quarter of what is shared a tile counts for nothing.
+    In the outer quarter of the overlap the weight is 0.
     """
     weights = np.ones(tile.length, np.float32)
     weights[: tile.before] = _rise(tile.before)
@@ -239,7 +316,7 @@ def _logits(segmenter: Segmenter, image: NDArray[np.uint8], row: Tile, column: T
     return logits * rows.to(logits.device)[:, None] * columns.to(logits.device)
 
 
-class _Answer:
+class _Canvas:
     """A prediction that is filled in block by block."""
 
     def __init__(
@@ -247,10 +324,10 @@ class _Answer:
     ) -> None:
         self._labels = np.empty(size, np.uint8)
         self._confidence = np.empty(size, np.float32) if confidence else None
-        self._chances = np.empty((classes, *size), np.float32) if probabilities else None
+        self._probabilities = np.empty((classes, *size), np.float32) if probabilities else None
 
     def put(self, top: int, left: int, logits: Tensor) -> None:
-        """Decide a block of logits (K, h, w) and put the answer in its place."""
+        """Put the labels of a block of logits (K, h, w) in their place."""
         if not logits.numel():
             return
         rows = slice(top, top + logits.shape[1])
@@ -259,9 +336,9 @@ class _Answer:
         self._labels[rows, columns] = labels[0]
         if self._confidence is not None and sure is not None:
             self._confidence[rows, columns] = sure[0]
-        if self._chances is not None:
-            self._chances[:, rows, columns] = logits.softmax(dim=0).cpu().numpy()
+        if self._probabilities is not None:
+            self._probabilities[:, rows, columns] = logits.softmax(dim=0).cpu().numpy()
 
     def prediction(self) -> PredictedArrays:
-        """The whole."""
-        return PredictedArrays(self._labels, self._confidence, self._chances)
+        """The prediction of the image."""
+        return PredictedArrays(self._labels, self._confidence, self._probabilities)
