@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from fcnseg.device import keep_freed_memory
+from fcnseg.progress import keep_freed_memory
 
 PROGRAM = """
 import resource, threading
-from fcnseg.device import keep_freed_memory
+from fcnseg.progress import keep_freed_memory
 
 def work():
     for _ in range(8):

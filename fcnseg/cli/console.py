@@ -22,9 +22,8 @@ from fcnseg.cli.terminal import console, line, never_fail, runnable
 from fcnseg.cli.terminal import console as open_console
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
-from fcnseg.device import keep_freed_memory
 from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted
-from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts
+from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts, keep_freed_memory
 from fcnseg.text import percent, shown
 
 LOGGER = logging.getLogger("fcnseg")

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcnseg.device import autocast, keep_freed_memory, precision_name
+from fcnseg.device import autocast, precision_name
 from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import ONE, Engine, Images, Size, resized, side_by_side
 from fcnseg.engines.forking import Home, computing
 from fcnseg.errors import OptionError
+from fcnseg.progress import keep_freed_memory
 
 if TYPE_CHECKING:
     from fcnseg.models.fcn import FCN
