@@ -53,7 +53,7 @@ def decoded(seen: Scanned) -> Labels:
 def agrees(seen: Scanned, truth: Labels, share: float = 0.0) -> bool:
     """Whether the labels are the true ones but for this share of the pixels."""
     wrong = [np.mean(a != b) for a, b in zip(decoded(seen), truth, strict=True)]
-    return max(wrong) <= share
+    return bool(max(wrong) <= share)
 
 
 LISTS = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnseg.data.description import Pair
-from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo, yolo_outlines
+from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo, yolo_lines
 from fcnseg.errors import MediaError
 from fcnseg.io.images import read_alpha
 from fcnseg.io.labels import turn
@@ -164,7 +164,7 @@ def test_labelme_circles_and_sizes_from_the_picture(tmp_path: Path) -> None:
 def test_broken_yolo_lines_are_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"\n{line}\n")
     with pytest.raises(MediaError, match="line 2"):
-        list(yolo_outlines(tmp_path / "a.txt"))
+        list(yolo_lines(tmp_path / "a.txt"))
 
 
 def test_yolo_classes_beyond_the_names_are_left_out(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ RING = [5, 5, 30, 5, 30, 30, 5, 30]
         ),
         (
             lambda r: yolo(r, "0 .1 .1 .5 .1 .5 .5", "0 .5 .5 .2 .2", "0 .4 .4 .2 .2", ""),
-            "8 annotations can't be used: boxes have no outline (8).",
+            "8 annotations can't be used: boxes have no outline, what they cover is ignored (8).",
         ),
     ],
 )

@@ -12,11 +12,12 @@ from fcnseg.data.folders import SPLIT_WORDS, name_uniquely, partner_index, place
 from fcnseg.data.listing import Listing, stem_of
 from fcnseg.data.names import Entry, find_entries, find_yaml_names
 from fcnseg.data.outlines import (
+    BOXES,
     CocoDocument,
     coco_document,
     has_area,
     read_json,
-    yolo_outlines,
+    yolo_lines,
 )
 from fcnseg.errors import DatasetError, MediaError
 
@@ -30,11 +31,11 @@ def find_coco(listing: Listing) -> Found | None:
         name
         for name in listing.with_suffix(".json")
         if not any(word in name.rpartition("/")[2] for word in _NOT_INSTANCES)
-        and _head_says(listing.path(name), (b'"images"', b'"annotations"', b'"categories"'))
+        and head_says(listing.path(name), (b'"images"', b'"annotations"', b'"categories"'))
     ]
     if not files:
         return None
-    gathered = _Gathered(listing)
+    gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
     for file in sorted(files, key=lambda file: not _split_of(file)):  # instances_all.json last
         try:
@@ -65,11 +66,11 @@ def find_labelme(listing: Listing) -> Found | None:
     files = [
         name
         for name in listing.with_suffix(".json")
-        if _head_says(listing.path(name), (b'"shapes"',))
+        if head_says(listing.path(name), (b'"shapes"',))
     ]
     if not files:
         return None
-    gathered = _Gathered(listing)
+    gathered = Gathered(listing)
     labels: set[str] = set()
     for file in files:
         path = listing.path(file)
@@ -95,11 +96,14 @@ def find_labelme(listing: Listing) -> Found | None:
 
 
 def find_yolo(listing: Listing) -> Found | None:
-    """YOLO polygons: labels/a.txt for images/a.jpg, a class number and an outline on each line."""
+    """YOLO polygons: a class number and an outline on each line of labels/a.txt for images/a.jpg,
+    or of a.txt beside a.jpg.
+    """
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
+    texts = texts or _texts_beside_images(listing)
     partners = {(*place_of(name).key, stem_of(name).lower()): name for name in texts}
-    gathered = _Gathered(listing)
-    largest = -1
+    gathered = Gathered(listing)
+    largest, outlines, boxes = -1, 0, 0
     for name in listing.images:
         place = place_of(name)
         text = partners.pop((*place.key, stem_of(name).lower()), None)
@@ -109,27 +113,40 @@ def find_yolo(listing: Listing) -> Found | None:
         inside = "/".join((*place.rest, stem_of(name)))
         gathered.pairs.append(Pair(listing.path(name), path, place.split, inside))
         try:
-            numbers = [number for number, _ in yolo_outlines(path)]
+            lines = [*yolo_lines(path)]
         except MediaError as error:
             gathered.broken.append((path, error.message))
             continue
-        largest = max([largest, *numbers])
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        boxes = sum(1 for line in lines if line.strip()) - len(numbers)
-        if boxes:
-            gathered.notes.append(Unusable(path, "boxes have no outline", boxes))
-    if largest < 0 and gathered.notes:
+        numbers = [number for number, outline in lines if len(outline) > 2]
+        largest, outlines = max([largest, *numbers]), outlines + len(numbers)
+        if len(lines) > len(numbers):
+            boxes += len(lines) - len(numbers)
+            why = "boxes have no outline, what they cover is ignored"
+            gathered.notes.append(Unusable(path, why, len(lines) - len(numbers)))
+    if boxes and not outlines:
         raise DatasetError(
             f"{listing.root} has boxes in YOLO's format, but no outlines; "
             "segmentation needs to know which pixels belong to a thing.",
             hint="export the dataset as segmentation (polygons or masks)",
         )
     gathered.orphans += [listing.path(name) for name in partners.values()]
+    names = _yolo_names(listing, largest + 1)
+    terms = (*names, BOXES) if boxes and BOXES not in names else names
     why = "text files with a class number and an outline on each line are YOLO's"
-    return gathered.found("yolo", _yolo_names(listing, largest + 1), why)
+    return gathered.found("yolo", terms, why)
 
 
-class _Gathered:
+def _texts_beside_images(listing: Listing) -> list[str]:
+    """Text files that share folder and stem with an image, when all hold YOLO's lines."""
+    images = {name[: name.rfind(".")].lower() for name in listing.images}
+    texts = [n for n in listing.with_suffix(".txt") if n[: n.rfind(".")].lower() in images]
+    try:
+        return texts if any([*yolo_lines(listing.path(name))] for name in texts) else []
+    except MediaError:
+        return []  # captions, for example
+
+
+class Gathered:
     """What is collected while annotation files are gone through."""
 
     def __init__(self, listing: Listing) -> None:
@@ -252,7 +269,7 @@ def _in_listed_order(labels: Iterable[str], entries: Sequence[Entry]) -> tuple[s
     return tuple(known + sorted(label for label in labels if label not in listed))
 
 
-def _head_says(path: Path, words: Sequence[bytes]) -> bool:
+def head_says(path: Path, words: Sequence[bytes]) -> bool:
     """Whether a JSON file has these keys; of a large one the ends are looked at."""
     try:
         with path.open("rb") as file:

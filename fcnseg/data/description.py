@@ -14,7 +14,10 @@ from fcnseg.overwriting import Named
 SplitName = Literal["train", "val", "test", ""]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
-Store = Literal["pixels", "alpha", "layers", "coco", "labelme", "yolo"]
+Store = Literal[
+    "pixels", "alpha", "layers", "coco", "labelme", "yolo", "panoptic", "cvat-xml", "via",
+    "label-studio", "supervisely", "run-lengths", "arrays",
+]  # fmt: skip
 """Where labels are: the pixels of a file, its transparency, a file for each class, outlines."""
 
 

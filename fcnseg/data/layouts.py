@@ -24,6 +24,7 @@ from fcnseg.data.declared import Declared, read_declared
 from fcnseg.data.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.data.encodings import read_values
 from fcnseg.data.folders import find_folders, find_stems, pair_by_names
+from fcnseg.data.formats import FORMATS
 from fcnseg.data.layers import find_layers, with_more_masks
 from fcnseg.data.listing import Listing, list_folder
 from fcnseg.data.lookalikes import Video, find_lookalikes, find_videos, group_numbers
@@ -49,11 +50,13 @@ FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "voc": find_voc,
     "cityscapes": find_cityscapes,
     "ade20k": find_ade20k,
+    "panoptic": FORMATS["panoptic"].find,  # its PNGs are no label images
     "folders": find_folders,
     "layers": find_layers,
     "coco": find_coco,
     "labelme": find_labelme,
     "yolo": find_yolo,
+    **{store: one.find for store, one in FORMATS.items()},
     "stems": find_stems,
     "content": find_by_content,
 }

@@ -29,6 +29,9 @@ Json = Mapping[str, Any]
 KEPT_DOCUMENTS = 4
 """COCO files kept in memory after parsing; a dataset has one for each split."""
 
+BOXES = "ignore"
+"""The term of areas that only a box surrounds; the name says that they do not count."""
+
 LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 """The points that labelme's shapes need to cover pixels; lines and points never do."""
 
@@ -138,21 +141,29 @@ def has_area(shape: Json) -> bool:
 
 
 def draw_yolo(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
-    """A YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger."""
+    """A YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger.
+
+    What a box alone covers is the term BOXES: nobody has said which of its pixels are the thing.
+    """
     height, width = image_size(pair.image)
     labels = np.zeros((height, width), np.int32)
     scale = np.array([width, height], np.float64)
-    areas = [(number, outline * scale) for number, outline in yolo_outlines(pair.labels)]
+    lines = [*yolo_lines(pair.labels)]
+    for _, corners in lines:
+        if len(corners) == 2 and BOXES in terms:
+            fill_polygon(labels, _box_ring(corners) * scale, terms.index(BOXES) + 1)
+    areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
     for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
         if number < len(terms):
             fill_polygon(labels, outline, number + 1)
     return labels
 
 
-def yolo_outlines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """(class number, outline as (N, 2) shares of width and height) for each line with one.
+def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """(class number, outline as (N, 2) shares of width and height) for each line.
 
-    Lines with four numbers are boxes and have no outline. MediaError for other content.
+    Lines with four numbers are boxes: (2, 2), the centre and the extent. MediaError for other
+    content.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -170,8 +181,15 @@ def yolo_outlines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
             ) from None
         if number < 0 or len(numbers) % 2 or not np.isfinite(numbers).all():
             raise MediaError(f"{path}, line {row}: not a class and pairs of numbers.")
-        if len(numbers) >= 6:
+        if len(numbers) >= 4:
             yield number, numbers.reshape(-1, 2)
+
+
+def _box_ring(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A box's centre and extent as a ring (4, 2)."""
+    (x, y), (width, height) = corners
+    left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def read_json(path: Path) -> Json:

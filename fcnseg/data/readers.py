@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fcnseg.data.decoding import decode
 from fcnseg.data.description import Encoding, Pair, Store
+from fcnseg.data.formats import FORMATS
 from fcnseg.data.outlines import draw_coco, draw_labelme, draw_yolo
 from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import read_alpha, read_image
@@ -89,4 +90,5 @@ _READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "coco": _drawn(draw_coco),
     "labelme": _drawn(draw_labelme),
     "yolo": _drawn(draw_yolo),
+    **{store: one.read for store, one in FORMATS.items()},
 }

@@ -1,0 +1,288 @@
+"""Annotation files of other programs: each is read with its names, areas and splits."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.data.description import Description, Pair
+from fcnseg.data.formats import FORMATS
+from fcnseg.data.layouts import describe
+from fcnseg.data.readers import read_sample, read_stored
+from fcnseg.errors import FcnsegError, MediaError
+
+HEIGHT, WIDTH = 32, 40
+NAMES = ("leaf", "stone")
+
+
+def corners(index: int, kind: int) -> tuple[int, int, int, int]:
+    """The box x0, y0, x1, y1 (inclusive) of a picture's leaf (1) or stone (2)."""
+    x, y = 3 + index + 18 * (kind - 1), 4 + 2 * index
+    return x, y, x + 9 + kind, y + 12
+
+
+def truth(index: int) -> np.ndarray:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for kind in (1, 2):
+        x0, y0, x1, y1 = corners(index, kind)
+        labels[y0 : y1 + 1, x0 : x1 + 1] = kind
+    return labels
+
+
+def ring(index: int, kind: int) -> list[list[int]]:
+    x0, y0, x1, y1 = corners(index, kind)
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+
+
+def image(path: Path, index: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(index)
+    Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)).save(path)
+
+
+def dump(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+
+
+def cvat(root: Path) -> None:
+    rows = []
+    for index in range(4):
+        image(root / f"images/{index}.png", index)
+        x0, y0, x1, y1 = corners(index, 2)
+        points = ";".join(f"{x},{y}" for x, y in ring(index, 1))
+        rows.append(
+            f'<image id="{index}" name="{index}.png" width="{WIDTH}" height="{HEIGHT}">'
+            f'<box label="stone" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}"/>'
+            f'<polygon label="leaf" points="{points}"/><points label="leaf" points="1,1"/></image>'
+        )
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES)
+    text = f"<annotations><meta><job><labels>{labels}</labels></job></meta>{''.join(rows)}"
+    (root / "annotations.xml").write_text(f"{text}</annotations>")
+
+
+def via(root: Path) -> None:
+    entries = {}
+    for index in range(4):
+        image(root / f"{index}.png", index)
+        x, y = np.array(ring(index, 1)).T.tolist()
+        x0, y0, x1, y1 = corners(index, 2)
+        shapes = (
+            {"name": "polygon", "all_points_x": x, "all_points_y": y},
+            {"name": "rect", "x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0},
+        )
+        regions = [
+            {"shape_attributes": shape, "region_attributes": {"type": {name: True}}}
+            for shape, name in zip(shapes, NAMES, strict=True)
+        ]
+        entries[f"{index}.png9"] = {"filename": f"{index}.png", "size": 9, "regions": regions}
+    dump(root / "via_project.json", {"_via_settings": {}, "_via_img_metadata": entries})
+
+
+def supervisely(root: Path) -> None:
+    for index in range(4):
+        part = f"ds{index % 2}"
+        image(root / part / "img" / f"{index // 2}.png", index)
+        x0, y0, x1, y1 = corners(index, 2)
+        png = io.BytesIO()
+        Image.fromarray(np.full((y1 - y0 + 1, x1 - x0 + 1), 255, np.uint8)).save(png, "PNG")
+        bitmap = base64.b64encode(zlib.compress(png.getvalue())).decode()
+        leaf = {"exterior": ring(index, 1), "interior": []}
+        dump(root / part / "ann" / f"{index // 2}.png.json", {
+            "size": {"height": HEIGHT, "width": WIDTH},
+            "objects": [
+                {"classTitle": "leaf", "geometryType": "polygon", "points": leaf},
+                {"classTitle": "stone", "geometryType": "bitmap",
+                 "bitmap": {"data": bitmap, "origin": [x0, y0]}},
+            ],
+        })  # fmt: skip
+    dump(root / "meta.json", {"classes": [{"title": name} for name in NAMES]})
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    """Label Studio's run lengths of a mask, one run a row, in its bits."""
+    flat = np.repeat(mask.reshape(-1).astype(np.uint8) * 255, 4)
+    bits = f"{len(flat):032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    edges = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), len(flat)]
+    for start, stop in pairwise(edges):
+        bits += f"1{3:02b}{stop - start - 1:016b}{flat[start]:08b}"
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)]
+
+
+def label_studio(root: Path) -> None:
+    tasks = []
+    for index in range(4):
+        image(root / f"images/{index}.png", index)
+        points = [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in ring(index, 1)]
+        size = {"original_width": WIDTH, "original_height": HEIGHT}
+        result = [
+            {**size, "type": "polygonlabels",
+             "value": {"points": points, "polygonlabels": ["leaf"]}},
+            {**size, "type": "brushlabels",
+             "value": {"rle": brush(truth(index) == 2), "brushlabels": ["stone"]}},
+        ]  # fmt: skip
+        file = f"/data/upload/1/0a1b2c3d-{index}.png"
+        tasks.append({"id": 70 + index, "data": {"image": file}, "annotations": [
+            {"result": result}, {"was_cancelled": True, "result": []}]})  # fmt: skip
+    dump(root / "project.json", tasks)
+
+
+def panoptic(root: Path) -> None:
+    images, marks = [], []
+    for index in range(4):
+        image(root / f"val/{index}.png", index)
+        ids = np.array([0, 300 + index, 70000 + index])[truth(index)]
+        (root / "panoptic_val").mkdir(exist_ok=True)
+        colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+        Image.fromarray(colors).save(root / f"panoptic_val/{index}.png")
+        images.append({"id": index, "file_name": f"{index}.png"})
+        segments = [{"id": 300 + index, "category_id": 5}, {"id": 70000 + index, "category_id": 9}]
+        marks.append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
+    categories = [{"id": 9, "name": "stone"}, {"id": 5, "name": "leaf"}]
+    dump(root / "panoptic_val.json",
+         {"images": images, "annotations": marks, "categories": categories})  # fmt: skip
+
+
+def run_lengths(root: Path) -> None:
+    rows = []
+    for index in range(4):
+        image(root / f"train/{index}.png", index)
+        for kind, name in enumerate(NAMES, 1):
+            flat = np.r_[0, (truth(index) == kind).T.reshape(-1), 0].astype(int)
+            edges = np.flatnonzero(np.diff(flat)) + 1
+            runs = " ".join(f"{a} {b - a}" for a, b in edges.reshape(-1, 2))
+            rows.append((f"{index}.png_{name}", runs))
+    with (root / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("Image_Label", "EncodedPixels"), *rows])
+
+
+def yolo(root: Path) -> None:
+    for index in range(4):
+        image(root / f"{index}.png", index)
+        lines = []
+        for kind in (1, 2):
+            numbers = [f"{x / WIDTH} {y / HEIGHT}" for x, y in ring(index, kind)]
+            lines.append(f"{kind - 1} {' '.join(numbers)}")
+        (root / f"{index}.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text("names:\n- leaf\n- stone\n")
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "cvat-xml": cvat,
+    "via": via,
+    "supervisely": supervisely,
+    "label-studio": label_studio,
+    "panoptic": panoptic,
+    "run-lengths": run_lengths,
+    "yolo": yolo,
+}
+
+
+def agrees(description: Description) -> bool:
+    read = [read_sample(pair, description.encoding)[1] for pair in description.pairs]
+    expected = [truth(index) for index in range(4)]
+    return all(any(np.array_equal(one, other) for other in read) for one in expected)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_format_is_read_with_names_and_areas(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path)
+    found = describe(tmp_path)
+    assert (found.encoding.store, len(found.pairs)) == (name, 4)
+    assert found.classes.names == ("background", *NAMES)
+    assert agrees(found)
+
+
+def test_every_format_is_tried() -> None:
+    assert set(FORMATS) <= {*WRITERS, "arrays"}
+
+
+@pytest.mark.parametrize("name", ["cvat-xml", "via", "supervisely", "label-studio", "panoptic"])
+def test_a_malformed_document_is_one_error(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path)
+    for file in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.xml")]:
+        text = file.read_text()
+        file.write_text(text[: int(len(text) * 0.9)])
+    with pytest.raises(FcnsegError):
+        describe(tmp_path)
+
+
+def save_npz(path: Path, labels: np.ndarray) -> None:
+    np.savez(path, image=np.zeros((4, 4)), mask=labels)
+
+
+def save_mat(path: Path, labels: np.ndarray) -> None:
+    io_module = pytest.importorskip("scipy.io")
+    io_module.savemat(path, {"GTcls": {"Segmentation": labels, "Boundaries": 0}}, appendmat=False)
+
+
+def save_one_hot(path: Path, labels: np.ndarray) -> None:
+    np.save(path, np.eye(3, dtype=np.float32)[labels])
+
+
+ARRAYS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+    "npy": ("npy", lambda path, labels: np.save(path, labels.astype(np.int64))),
+    "float": ("npy", lambda path, labels: np.save(path, labels.astype(np.float32)[..., None])),
+    "one-hot": ("npy", save_one_hot),
+    "npz": ("npz", save_npz),
+}
+
+
+def write_arrays(root: Path, suffix: str, save: Callable[[Path, np.ndarray], None]) -> None:
+    for index in range(4):
+        image(root / f"images/{index}.png", index)
+        (root / "labels").mkdir(exist_ok=True)
+        save(root / f"labels/{index}.{suffix}", truth(index))
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_are_read(kind: str, tmp_path: Path) -> None:
+    write_arrays(tmp_path, *ARRAYS[kind])
+    found = describe(tmp_path)
+    assert (found.encoding.store, len(found.classes)) == ("arrays", 3)
+    assert agrees(found)
+
+
+def test_matlab_structs_are_read(tmp_path: Path) -> None:
+    write_arrays(tmp_path, "mat", lambda path, labels: save_mat(path, labels))
+    assert agrees(describe(tmp_path))
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    image(tmp_path / "a.png", 0)
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    pair = Pair(tmp_path / "a.png", tmp_path / "a.npy", "train", "a")
+    with pytest.raises(MediaError, match="no array of labels"):
+        read_stored(pair, "arrays", ())
+
+
+def test_boxes_among_polygons_are_ignored(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    with (tmp_path / "1.txt").open("a") as file:
+        file.write(f"\n1 {20.5 / WIDTH} {29.5 / HEIGHT} {9 / WIDTH} {3 / HEIGHT}\n")
+    found = describe(tmp_path)
+    assert found.classes.names == ("background", *NAMES)
+    labels = read_sample(next(p for p in found.pairs if p.name == "1"), found.encoding)[1]
+    expected = truth(1)
+    expected[28:32, 16:26] = np.where(expected[28:32, 16:26], expected[28:32, 16:26], 255)
+    assert np.array_equal(labels, expected)
+
+
+def test_captions_beside_images_are_no_polygons(tmp_path: Path) -> None:
+    for index in range(3):
+        image(tmp_path / f"{index}.png", index)
+        (tmp_path / f"{index}.txt").write_text("a leaf on a stone")
+    with pytest.raises(FcnsegError, match="no labels"):
+        describe(tmp_path)
