@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         VizConfig,
     )
     from fcnseg.data.check import check
+    from fcnseg.data.dataset import SegmentationDataset
     from fcnseg.errors import FcnsegError
     from fcnseg.inference.prediction import Prediction
     from fcnseg.inference.segmenter import Segmenter, load
@@ -61,6 +62,7 @@ _HOMES = {
     "InferConfig": "fcnseg.config",
     "ModelSpec": "fcnseg.models.spec",
     "Prediction": "fcnseg.inference.prediction",
+    "SegmentationDataset": "fcnseg.data.dataset",
     "Segmenter": "fcnseg.inference.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
@@ -90,6 +92,7 @@ __all__ = [
     "InferConfig",
     "ModelSpec",
     "Prediction",
+    "SegmentationDataset",
     "Segmenter",
     "TrainConfig",
     "VizConfig",

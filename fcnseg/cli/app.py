@@ -79,7 +79,9 @@ def _command(
     def run(values: Mapping[str, Any], *, as_json: bool) -> None:
         config = options.make(values)  # before anything slow is imported
         with Screen() as screen:
-            result = verb()(callback=screen, **values) if by_options else verb()(config, screen)
+            result = (
+                verb()(callback=screen, **values) if by_options else verb()(config, callback=screen)
+            )
         if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
             raise typer.Exit
         if as_json:

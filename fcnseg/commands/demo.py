@@ -74,7 +74,9 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
     callback(Message(f"fcnseg train {data} --out {run} {options}"))
     train(_training(config, data, run), callback)
     callback(Message(f"fcnseg eval {data} -m {run}"))
-    scores = evaluate(EvalConfig(data=data, model=str(run), device=config.device), callback)
+    scores = evaluate(
+        EvalConfig(data=data, model=str(run), device=config.device), callback=callback
+    )
     video = out / "clip_overlay.mp4"
     callback(Message(f"fcnseg infer {clip} -m {run} -o {video}"))
     segmented = infer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from fcnseg.config import EvalConfig
 from fcnseg.data.check import examine
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.loading import choose_workers
-from fcnseg.distributed import init_distributed
+from fcnseg.distributed import Distributed, init_distributed
+from fcnseg.errors import OptionError
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     as_the_model_sees,
@@ -22,6 +24,7 @@ from fcnseg.inference.evaluation import (
     score,
     split_of,
 )
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.segmenter import load as load_model
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.progress import Callback, Message, no_callback
@@ -44,7 +47,7 @@ class EvalResult:
 
     @property
     def miou(self) -> float:
-        """Mean IoU of the classes that occur."""
+        """Mean IoU of the classes that occur, 0..1."""
         return self.report.miou
 
     @property
@@ -65,15 +68,41 @@ class EvalResult:
         }
 
 
-def evaluate(config: EvalConfig, callback: Callback = no_callback) -> EvalResult:
-    """Score a model on one part of a dataset folder, at the labels' own resolution.
+def evaluate(
+    model: EvalConfig | Segmenter | Path | str | None,
+    data: Path | str | None = None,
+    callback: Callback = no_callback,
+    **options: Any,
+) -> EvalResult:
+    """Score a model on one split of a dataset folder, at the labels' own resolution.
 
-    Under torchrun each process takes its share of the images; the result is the same.
-    Raises DatasetError when the classes of model and folder can't be compared.
+    model: what `fcnseg.load` takes or returns, or an EvalConfig, which holds all of the following.
+    data: the folder. options: those of EvalConfig, by name (split, tta, batch, ...).
+    callback: is called with a Progress after each batch and with messages.
+
+    Scores are fractions, 0..1: `.miou`, `.classes` (a ClassScore each), `.report`. Under torchrun
+    each process takes a part of the images; the result is the same. Raises DatasetError when the
+    classes of model and folder can't be compared, OptionError for a wrong option.
+
+        report = fcnseg.evaluate("nuclei", "photos")
+        print(report.miou)
     """
+    loaded = model if isinstance(model, Segmenter) else None
+    if isinstance(model, EvalConfig):
+        config = dataclasses.replace(model, **options)
+    else:
+        path = loaded.path if loaded else model
+        named = {} if path is None else {"model": str(path)}
+        config = EvalConfig.make({**({} if data is None else {"data": data}), **named, **options})
+    if loaded is not None:
+        useless = sorted({"engine", "device", "precision", "short_side"} & set(options))
+        if useless:
+            raise OptionError(
+                f"{useless[0]} has no effect on a model that is loaded already.",
+                hint=f"give it to fcnseg.load: fcnseg.load(..., {useless[0]}=...)",
+            )
+        return _evaluate(config, loaded, Distributed.single(), callback)
     ranks = init_distributed(config.device)
-    callback = callback if ranks.main else no_callback
-    began = time.perf_counter()
     segmenter = load_model(
         config.model,
         engine=config.engine,
@@ -82,6 +111,13 @@ def evaluate(config: EvalConfig, callback: Callback = no_callback) -> EvalResult
         short_side=config.short_side,
         parallel=True,
     )
+    return _evaluate(config, segmenter, ranks, callback if ranks.main else no_callback)
+
+
+def _evaluate(
+    config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
+) -> EvalResult:
+    began = time.perf_counter()
     checked = examine(config.data, callback)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
@@ -98,7 +134,7 @@ def evaluate(config: EvalConfig, callback: Callback = no_callback) -> EvalResult
         dataset,
         callback,
         batch=config.batch,
-        workers=choose_workers(config.workers, ranks.device.type),
+        workers=choose_workers(config.workers, segmenter.engine.device.split(":")[0]),
         ranks=ranks,
         num_parallel=segmenter.num_parallel,
     )

@@ -67,7 +67,13 @@ class CheckConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
-    """Train a network on a dataset folder; write a run folder."""
+    """Train a network on a dataset folder; write a run folder.
+
+    Values are checked when it is made: OptionError, a ValueError, says what was expected.
+
+        config = fcnseg.TrainConfig(data="photos", epochs=40)
+        result = fcnseg.train(config)
+    """
 
     command = "train"
     data: Path | None = option(None, "Dataset folder (with --resume: the run folder, or nothing)", argument=True)

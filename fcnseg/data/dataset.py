@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,24 +16,24 @@ from torch.utils.data import Dataset, get_worker_info
 
 from fcnseg.data.augment import Augment
 from fcnseg.data.description import Description
-from fcnseg.data.layouts import split_pairs
+from fcnseg.data.layouts import describe, split_pairs
 from fcnseg.data.mixing import MIXES
 from fcnseg.data.readers import read_sample
 from fcnseg.io.opencv import use_one_thread
 from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_SHARE = 0.25
-"""Of the machine's memory that decoded pictures may take, all workers together."""
+"""Of the machine's memory that decoded images may take, all workers together."""
 
 FALLBACK_MEMORY = 4 * 2**30
 """Bytes taken for the machine's memory where the system does not say."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A picture with its labels.
+class Sample(NamedTuple):
+    """An image with its labels; a tuple, which torch's default DataLoader can stack.
 
-    image: uint8 (H, W, 3) RGB. labels: uint8 (H, W), 255 = ignore. name: the pair's.
+    image: uint8 (H, W, 3) RGB. labels: uint8 (H, W), 255 = ignore. name: the pair's. The first two
+    are what `transforms` returned where the dataset has transforms.
     """
 
     image: NDArray[np.uint8]
@@ -58,27 +59,40 @@ class Batch:
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """The pairs of one split as samples.
+    """The labelled images of one split of a dataset folder.
 
-    dataset[index]: the sample as it is, at its own size.
+    data: a folder, a list of pairs (.csv), a dataset.toml, or the Description of one.
+    split: "train", "val", "test" or "all". transforms: called with image, uint8 (H, W, 3) RGB, and
+    labels, uint8 (H, W) with 255 = ignore; the two that it returns take their places.
+
+    dataset[index]: (image, labels, name), at the image's own size: any DataLoader of torch can
+    load it, in batches where all images have one size. classes: names and colors.
+    Raises DatasetError where the folder can't be read or has no such split.
+
+        data = fcnseg.SegmentationDataset("photos", split="train")
+        image, labels, name = data[0]
+
     dataset[epoch, index]: varied by `augment`; everything random about it follows from
     (seed, epoch, index), whichever worker makes it and in whatever order.
 
-    Decoded pictures stay in memory up to a share of the machine's (`cache`); each worker
+    Decoded images stay in memory up to a share of the machine's (`cache`); each worker
     process keeps its own and takes its part of that share.
     """
 
     def __init__(
         self,
-        description: Description,
-        split: str,
+        data: Description | Path | str,
+        split: str = "train",
         *,
+        transforms: Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Any, Any]] | None = None,
         augment: Augment | None = None,
         preprocess: Preprocess = IMAGENET,
         seed: int = 0,
         cache: bool = True,
     ) -> None:
+        description = data if isinstance(data, Description) else describe(data)
         self.pairs = split_pairs(description, split)
+        self.transforms = transforms
         self.classes = description.classes
         self.encoding = description.encoding
         self.augment = augment
@@ -95,7 +109,12 @@ class SegmentationDataset(Dataset[Sample]):
         epoch, index = key if isinstance(key, tuple) else (None, key)
         name = self.pairs[index].name
         if epoch is None or self.augment is None:
-            return Sample(*self._read(index), name)
+            image, labels = self._read(index)
+            if not image.flags.writeable:  # those in memory are for all epochs
+                image, labels = image.copy(), labels.copy()
+            if self.transforms is not None:
+                image, labels = self.transforms(image, labels)
+            return Sample(image, labels, name)
         rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self._varied(index, self.augment, rng)
         if self.augment.mix != "none" and rng.random() < self.augment.mix_share:
@@ -106,7 +125,7 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image, labels, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the decoded pictures: a new process starts with none."""
+        """Without the decoded images: a new process starts with none."""
         return {**self.__dict__, "_decoded": {}, "_held": 0}
 
     def _varied(
@@ -128,7 +147,7 @@ class SegmentationDataset(Dataset[Sample]):
         image, labels = read_sample(self.pairs[index], self.encoding)
         worker = get_worker_info()
         room = self._room // (1 if worker is None else worker.num_workers)
-        # Threads may both get here with the last free bytes; one picture too many does no harm.
+        # Threads may both get here with the last free bytes; one image too many does no harm.
         if self._held + image.nbytes + labels.nbytes <= room:
             image.flags.writeable = labels.flags.writeable = False  # shared by every epoch
             self._decoded[index] = image, labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import types
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +26,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.files import utf8_name
+from fcnseg.files import environment, utf8_name
 
 
 class OnnxEngine(ExportedEngine):
@@ -93,11 +92,11 @@ class OnnxEngine(ExportedEngine):
 def import_onnxruntime() -> types.ModuleType:
     """ONNX Runtime with its telemetry off; MissingExtra when it is not installed."""
     # Since 1.29 the import itself writes a device id under the home folder.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("Running an ONNX file", "onnx") from None
+    with environment(ORT_DISABLE_TELEMETRY="1"):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtra("Running an ONNX file", "onnx") from None
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(4)
     module: types.ModuleType = onnxruntime

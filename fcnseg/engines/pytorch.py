@@ -43,8 +43,6 @@ class TorchEngine(Engine):
         self._device = device or torch.device("cpu")
         self._dtype = precision
         self._preprocess = preprocess
-        if self._device.type == "cpu":
-            keep_freed_memory()
         self._network = network.eval().to(self._device)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)

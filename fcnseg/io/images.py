@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +34,30 @@ VIDEO_SUFFIXES = frozenset({
 })  # fmt: skip
 """Suffixes (lower case) of files taken for videos."""
 
-# Pillow refuses large pictures as possible attacks; ours are the user's own files. The limit
-# is OpenCV's.
-Image.MAX_IMAGE_PIXELS = 2**30
+_MAX_PIXELS = 2**30  # OpenCV's limit
+
+_lock = threading.Lock()
+_readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
+
+
+@contextmanager
+def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Pillow's image, however large: to Pillow that is a possible attack, here the user's file.
+
+    Its limit is one of the process and is restored when the last reader has finished.
+    """
+    with _lock:
+        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
+    try:
+        with Image.open(file) as image:
+            yield image
+    finally:
+        with _lock:
+            before = _readers.pop()
+            if not _readers:
+                Image.MAX_IMAGE_PIXELS = before
+
 
 # Run lengths only: as small as the usual level 6 for drawn pictures, four times as fast.
 _PNG_OPTIONS = [
@@ -71,7 +95,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_image` gives it; reads only the header."""
     try:
-        with Image.open(path) as image:
+        with open_with_pillow(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size themselves
                 width, height = image.tag_v2[256], image.tag_v2[257]
@@ -180,7 +204,7 @@ def decode_array(data: bytes) -> NDArray[np.generic] | None:
 def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     """For what OpenCV was built without, and for a reason when the file is broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             rgba = np.asarray(image.convert("RGBA"))
     except UNIDENTIFIED as error:
         raise unreadable_image(name, error) from None
@@ -239,7 +263,7 @@ def read_orientation(data: bytes) -> int:
     if not may_be_turned(data):
         return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             if image.format == "TIFF":
                 return 1
             orientation = int(image.getexif().get(ORIENTATION, 1))
@@ -288,7 +312,7 @@ def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
     """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
     data = read_bytes(path)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
                 return None
             return np.asarray(image.getchannel("A"), np.int32)

@@ -21,6 +21,7 @@ from fcnseg.io.images import (
     decode_array,
     is_cut,
     may_be_turned,
+    open_with_pillow,
     read_bytes,
     unreadable_image,
     upright,
@@ -52,7 +53,7 @@ def read_raw_labels(path: str | Path) -> RawLabels:
         if grey is not None and grey.ndim == 2:
             return RawLabels(grey.astype(np.int32), None, "L")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             mode, palette = image.mode, _palette_of(image)
             values = _values(image, data)
     except UNIDENTIFIED as error:
@@ -128,7 +129,7 @@ def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
     """bool (h, w) of a small picture in which everything but 0 counts (labelme's masks)."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L")) > 0
     except UNIDENTIFIED as error:
         raise unreadable_image("a mask", error) from None

@@ -1,7 +1,7 @@
 """The one place that imports OpenCV: `from fcnseg.io.opencv import cv2`; threads and windows.
 
 OpenCV and its FFmpeg write to the terminal on their own; the switches that stop them are
-read when the library loads, so they are set just before.
+environment variables, set while the library loads and restored afterwards.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import FcnsegError, OptionError
+from fcnseg.files import environment
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-try:
-    import cv2 as cv2
-except ImportError as error:  # the wheel needs libGL and glib of the system
-    raise FcnsegError(
-        f"OpenCV can't be loaded: {error}.",
-        hint="pip install opencv-python; on a bare Linux also: apt-get install libgl1 libglib2.0-0",
-    ) from error
+with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
+    try:
+        import cv2 as cv2
+    except ImportError as error:  # the wheel needs libGL and glib of the system
+        raise FcnsegError(
+            f"OpenCV can't be loaded: {error}.",
+            hint="pip install opencv-python; on a bare Linux also: "
+            "apt-get install libgl1 libglib2.0-0",
+        ) from error
+    cv2.VideoCapture("", cv2.CAP_FFMPEG)  # FFmpeg's switch is read when it is first used
 
 # For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
 _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2

@@ -70,10 +70,8 @@ def create_model(
     Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
     CheckpointError for weights that can't be read or downloaded.
 
-        >>> import fcnseg, torch
-        >>> network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
-        >>> network(torch.rand(1, 3, 100, 150)).shape
-        torch.Size([1, 21, 100, 150])
+        network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
+        logits = network(torch.rand(1, 3, 100, 150))  # (1, 21, 100, 150)
     """
     spec = ModelSpec(
         backbone=backbone,

@@ -49,7 +49,7 @@ def renamed(run: Path, names: list[str], to: Path) -> str:
 def run_eval(folder: Path, model: object, **more):
     events: list[Event] = []
     options = {"data": folder, "model": str(model), "device": "cpu", **more}
-    return evaluate(EvalConfig.make(options), events.append), events
+    return evaluate(EvalConfig.make(options), callback=events.append), events
 
 
 def test_a_perfect_and_a_blind_answer(dataset: SegmentationDataset) -> None:

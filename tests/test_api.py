@@ -1,0 +1,113 @@
+"""What `import fcnseg` offers: six documented names, each with an example that runs, all typed."""
+
+import inspect
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import fcnseg
+from fcnseg.errors import DatasetError, OptionError
+
+NAMES = ("load", "create_model", "SegmentationDataset", "train", "evaluate", "TrainConfig")
+
+TYPED = """
+from pathlib import Path
+
+import fcnseg
+
+config: fcnseg.TrainConfig = fcnseg.TrainConfig(data=Path("photos"), epochs=2)
+result = fcnseg.train("photos", epochs=2)
+best: Path = result.best
+again = fcnseg.train(config)
+model: fcnseg.Segmenter = fcnseg.load("nuclei", device="cpu")
+prediction: fcnseg.Prediction = model("cells.png")
+height: int = prediction.labels.shape[0]
+for frame in model.stream("clip.mp4"):
+    print(frame.index, frame.heatmap("nucleus").max())
+net: fcnseg.FCN = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
+data = fcnseg.SegmentationDataset("photos", split="train", transforms=lambda i, m: (i / 255, m))
+image, labels, name = data[0]
+report = fcnseg.evaluate(model, "photos", split="val")
+miou: float = report.miou
+scores = fcnseg.evaluate(fcnseg.EvalConfig(data=Path("photos")))
+"""
+
+
+def test_every_name_is_listed_and_documented() -> None:
+    assert set(dir(fcnseg)) >= {*NAMES, "__version__"}
+    for name in NAMES:
+        assert name in fcnseg.__all__
+        text = inspect.getdoc(getattr(fcnseg, name)) or ""
+        assert "fcnseg." in text, f"{name} has no example"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_runs(
+    name: str, drawn_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = inspect.getdoc(getattr(fcnseg, name)) or ""
+    code = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    lines = textwrap.dedent(code).splitlines()
+    start = next(at for at, line in enumerate(lines) if "fcnseg." in line)
+    example = "\n".join(lines[start:])
+    small = 'epochs=1, backbone="tiny", backbone_weights="none", width=16, workers=0, device="cpu"'
+    for words in ("epochs=40, lr=1e-3", "epochs=40"):
+        example = example.replace(words, small)
+    example = example.replace('"photos"', repr(str(drawn_folder)))
+    example = example.replace('fcnseg.evaluate("nuclei"', f"fcnseg.evaluate({str(tiny_run)!r}")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"fcnseg": fcnseg, "torch": torch})
+
+
+def test_all_names_pass_strict_type_checks(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(TYPED, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_dataset_goes_through_torchs_default_loader(drawn_folder: Path) -> None:
+    data = fcnseg.SegmentationDataset(drawn_folder, split="val")
+    images, labels, names = next(iter(DataLoader(data, batch_size=2)))
+    assert (images.shape, images.dtype) == ((2, 128, 160, 3), torch.uint8)
+    assert (labels.shape, labels.dtype) == ((2, 128, 160), torch.uint8)
+    assert len(names) == 2
+    again = next(iter(DataLoader(data, batch_size=2)))  # from memory, without a warning
+    assert torch.equal(images, again[0])
+
+
+def test_transforms_take_the_place_of_image_and_labels(drawn_folder: Path) -> None:
+    def transforms(image: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(image).permute(2, 0, 1) / 255, torch.from_numpy(labels).long()
+
+    data = fcnseg.SegmentationDataset(str(drawn_folder), transforms=transforms)
+    images, labels, _ = next(iter(DataLoader(data, batch_size=4)))
+    assert (images.shape, images.dtype) == ((4, 3, 128, 160), torch.float32)
+    assert labels.dtype == torch.int64
+    assert data.classes.names == ("background", "disk", "box", "star")
+
+
+def test_a_wrong_split_or_folder_says_so(drawn_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        fcnseg.SegmentationDataset(drawn_folder, split="nothing")
+    with pytest.raises(DatasetError):
+        fcnseg.SegmentationDataset(tmp_path)
+
+
+def test_a_model_is_evaluated_by_path_or_as_it_is(drawn_folder: Path, tiny_run: Path) -> None:
+    by_path = fcnseg.evaluate(tiny_run, drawn_folder, split="val", device="cpu", workers=0)
+    model = fcnseg.load(tiny_run, device="cpu")
+    as_it_is = fcnseg.evaluate(model, drawn_folder, split="val", workers=0)
+    assert by_path.miou == as_it_is.miou
+    assert by_path.report.images == 6
+    with pytest.raises(OptionError, match="precision"):
+        fcnseg.evaluate(model, drawn_folder, precision="bf16")
+    with pytest.raises(OptionError, match="Unknown option 'splot'"):
+        fcnseg.evaluate(model, drawn_folder, splot="val")
