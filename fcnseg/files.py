@@ -327,20 +327,3 @@ def _remove_unless_held(path: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     finally:
         os.close(number)
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """The block sees these environment variables, where the user has not set them.
-
-    Afterwards all are as they were: loading OpenCV changes LD_LIBRARY_PATH, for one.
-    """
-    before = dict(os.environ)
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)

@@ -202,6 +202,8 @@ _MOST = (1 << 31) - 1
 def keep_freed_memory() -> bool:
     """Let this process use freed memory again instead of handing it back; whether it will.
 
+    For programs: the command line calls it, the library leaves the allocator alone.
+
     glibc returns large blocks to the system as soon as they are free, and every page of the next
     one has to be fetched and cleared anew: 10,000 pages for each forward pass of a small network
     on 768x432, which is a tenth of its time and more beside other threads. All three settings are
@@ -219,3 +221,20 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_TRIM_THRESHOLD: _MOST, _MMAP_THRESHOLD: _MOST, _ARENA_MAX: 1}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """The block sees these environment variables, where the user has not set them.
+
+    Afterwards all are as they were: loading OpenCV changes LD_LIBRARY_PATH, for one.
+    """
+    before = dict(os.environ)
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)

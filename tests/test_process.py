@@ -41,11 +41,11 @@ before = state()
 import fcnseg
 for name in fcnseg.__all__:
     getattr(fcnseg, name)
-import fcnseg.device
+import fcnseg.progress
 import fcnseg.engines.onnxruntime, fcnseg.engines.openvino
 def never():
     raise AssertionError("the allocator was set")
-fcnseg.device.keep_freed_memory = never
+fcnseg.progress.keep_freed_memory = never
 unchanged("import", before)
 segmenter = fcnseg.load(model, device="cpu")
 unchanged("load", before)

@@ -26,7 +26,8 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.files import environment, utf8_name
+from fcnseg.files import utf8_name
+from fcnseg.progress import environment
 
 
 class OnnxEngine(ExportedEngine):

@@ -14,7 +14,6 @@ from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import ONE, Engine, Images, Size, resized, side_by_side
 from fcnseg.engines.forking import Home, computing
 from fcnseg.errors import OptionError
-from fcnseg.progress import keep_freed_memory
 
 if TYPE_CHECKING:
     from fcnseg.models.fcn import FCN

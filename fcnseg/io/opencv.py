@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import FcnsegError, OptionError
-from fcnseg.files import environment
+from fcnseg.progress import environment
 
 with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
     try:
