@@ -45,10 +45,10 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if listed:
         return _read_listed(values, listed)
     smeared = values.lossy or values.rest > 0 or len(values.pixels) > SMEARED
-    drawn = () if smeared else without_ramps(values)
+    drawn = values.solid or (() if smeared else without_ramps(values))
     seen = list(drawn) or (_dominant(values) if smeared else sorted(values.pixels))
     smeared = smeared or bool(drawn)
-    if smeared and _held(values, seen) < FLAT * values.total:
+    if smeared and not values.solid and _held(values, seen) < FLAT * values.total:
         raise DatasetError(
             f"The label files have {len(values.pixels):,} colours or more, and no few of them "
             "cover most of the pixels: they look like photographs.",
@@ -71,7 +71,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
     known = {entry.color for entry in listed}
     strange = [color for color in values.pixels if color not in known]
-    ramps = set(strange).isdisjoint(without_ramps(values) or strange)
+    ramps = set(strange).isdisjoint(values.solid or without_ramps(values) or strange)
     smeared = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else SMEARED)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)

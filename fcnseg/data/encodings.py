@@ -58,7 +58,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         )
     if values.terms:
         return _read_terms(values, entries)
-    if values.aliases:
+    if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
         return _read_both_scales(values, entries)
     if values.instances and not entries:
         return _read_instances(values)
@@ -74,7 +74,8 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if indices:
         why = "class indices stored as JPEG, which changes them"
         return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
-    smeared = (_peaks(values) or _flat_greys(values)) if len(values.pixels) > 2 else ()
+    flat = values.solid or _flat_greys(values)
+    smeared = (_peaks(values) or flat) if len(values.pixels) > 2 else ()
     if smeared:
         return _read_greys(values, smeared, entries, snap=True)
     levels = _without_strays(sorted(v for v in values.pixels if v >= 0), values)

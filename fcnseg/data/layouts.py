@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
 from fcnseg.data.annotations import find_coco, find_labelme, find_yolo
+from fcnseg.data.areas import look_closer
 from fcnseg.data.cache import ScanCache
 from fcnseg.data.choosing import CHOOSE, find_by_content, find_sides, settle
 from fcnseg.data.crew import Crew
@@ -110,7 +111,9 @@ def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool =
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
-        reading = (declared and declared.reading) or _read(found, values, listing, yaml)
+        reading = (declared and declared.reading) or _read(
+            found, labels.tallies, values, listing, yaml
+        )
         reading = _with_store(reading, found)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
@@ -251,7 +254,9 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
     return found, dataclasses.replace(labels, tallies=labels.alphas)
 
 
-def _read(found: Found, values: Values, listing: Listing, yaml: Path | None) -> Reading:
+def _read(
+    found: Found, tallies: Tallies, values: Values, listing: Listing, yaml: Path | None
+) -> Reading:
     """What the values mean: a published convention's, else as found out.
 
     yaml: a data.yaml that was given in place of the folder; it names the classes.
@@ -261,6 +266,7 @@ def _read(found: Found, values: Values, listing: Listing, yaml: Path | None) -> 
         return reading
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
+    values = look_closer(values, sort_pairs(found.pairs), tallies, found)
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):

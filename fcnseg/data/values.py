@@ -68,6 +68,7 @@ class Values:
     terms: what the values 1, 2, ... are called, where labels use words.
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
     instances: whether the values are numbers of objects, 1..n anew in each file.
+    solid: the values that cover areas, where all others are known to be smoothed edges.
     """
 
     kind: str = "index"
@@ -81,6 +82,7 @@ class Values:
     terms: tuple[str, ...] = ()
     aliases: dict[int, int] = field(default_factory=dict)
     instances: bool = False
+    solid: tuple[int, ...] = ()
 
     def add(self, values: Sequence[int], tally: Tally) -> None:
         """Count one file, whose values are these."""

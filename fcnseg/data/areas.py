@@ -1,0 +1,112 @@
+"""Where stored values lie: classes cover areas, smoothing leaves values along their edges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.data.decoding import packed_colors
+from fcnseg.data.description import Found, Pair
+from fcnseg.data.known_classes import unpack
+from fcnseg.data.readers import read_stored
+from fcnseg.data.scan import Tallies
+from fcnseg.data.values import SMEARED, Values, single_numbers
+from fcnseg.errors import MediaError
+from fcnseg.io.opencv import cv2
+
+SOLID = 0.1
+"""Of a class's pixels at least this share has all eight neighbours of the class."""
+
+LEAST_LEVEL = 12
+"""Numbers up to this are class indices: thin classes among them are no smoothing."""
+
+MOST_SMEARED = 0.25
+"""The share of pixels that smoothing can hold; more is something else."""
+
+SAMPLES = 16
+"""Label files read again where their counts alone leave the meaning open."""
+
+_Samples = Callable[[], Iterable[NDArray[np.int32]]]
+
+
+def look_closer(values: Values, pairs: Sequence[Pair], tallies: Tallies, found: Found) -> Values:
+    """The values, with what only the pixels' places tell where counts leave two meanings.
+
+    `solid` becomes the values that cover areas, where the others are smoothed edges between
+    them; `instances` stays only where most numbers are one piece. A few files are read again.
+    """
+    samples = partial(_sampled, pairs, tallies, found, values.kind)
+    if values.terms or values.lossy or values.rest:
+        return values
+    if values.instances:
+        pieces = [count for numbers in samples() for count in _pieces(numbers)]
+        one_piece = sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
+        return replace(values, instances=one_piece)
+    return replace(values, solid=_solid(values, samples))
+
+
+def _sampled(
+    pairs: Sequence[Pair], tallies: Tallies, found: Found, kind: str
+) -> Iterator[NDArray[np.int32]]:
+    """The numbers or packed colours, int32 (H, W), of the label files that hold most values."""
+    held = [0 if one is None else len(one.values) for one in tallies]
+    for index in np.argsort([-count for count in held], kind="stable")[:SAMPLES].tolist():
+        try:
+            raw = read_stored(pairs[index], found.store, found.terms)
+        except MediaError:
+            continue  # told of by the scan
+        yield packed_colors(raw) if kind == "color" else single_numbers(raw)[0]
+
+
+def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:
+    """The values that cover areas, if there are as many others, all of them between these."""
+    color = values.kind == "color"
+    least, most = min(values.pixels, default=0), max(values.pixels, default=0)
+    grey = least >= 0 and LEAST_LEVEL <= most < SMEARED
+    if not 5 <= len(values.pixels) <= SMEARED or not (color or grey):
+        return ()
+    inside, whole = Counter[int](), Counter[int]()
+    for numbers in samples():
+        _count_areas(numbers, inside, whole)
+    solid = sorted(value for value in whole if inside[value] >= SOLID * whole[value])
+    smeared = [value for value in values.pixels if value not in solid]
+    if len(solid) < 2 or len(smeared) < max(3, len(solid)):
+        return ()
+    channels = unpack if color else lambda value: (value,)
+    between = _between([channels(value) for value in smeared], [channels(v) for v in solid])
+    pixels = sum(values.pixels[value] for value in smeared)
+    return tuple(solid) if between and pixels <= MOST_SMEARED * values.total else ()
+
+
+def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], whole: Counter[int]) -> None:
+    """Add a file's pixels of each value, and those whose neighbours all have it too."""
+    middle = numbers[1:-1, 1:-1]
+    same = np.ones(middle.shape, np.bool_)
+    height, width = numbers.shape
+    for y in range(3):
+        for x in range(3):
+            same &= numbers[y : height - 2 + y, x : width - 2 + x] == middle
+    for counts, some in ((whole, middle), (inside, middle[same])):
+        found, often = np.unique(some, return_counts=True)
+        counts.update(dict(zip(found.tolist(), often.tolist(), strict=True)))
+
+
+def _between(some: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]]) -> bool:
+    """Whether values lie, in every channel, within what the ends span."""
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    return bool(((np.array(some) >= low) & (np.array(some) <= high)).all())
+
+
+def _pieces(numbers: NDArray[np.int32]) -> list[int]:
+    """How many separate areas each value but 0 covers."""
+    found = []
+    for value in np.unique(numbers[numbers > 0]).tolist():
+        count, _, stats, _ = cv2.connectedComponentsWithStats((numbers == value).astype(np.uint8))
+        areas = stats[1:count, cv2.CC_STAT_AREA]
+        found.append(int((areas >= areas.max() / 20).sum()))  # specks do not count
+    return found

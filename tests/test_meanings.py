@@ -1,0 +1,180 @@
+"""Label values whose meaning single files decide: notations, instances, levels, smoothed edges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.data.layouts import Scanned, scan
+from fcnseg.data.readers import read_sample
+
+SIDE = 48
+Labels = list[np.ndarray]
+
+
+def discs(count: int = 6, classes: int = 2) -> Labels:
+    """Scenes with one disc of each class: uint8 (48, 48)."""
+    found = []
+    y, x = np.mgrid[:SIDE, :SIDE]
+    for index in range(count):
+        labels = np.zeros((SIDE, SIDE), np.uint8)
+        for value in range(1, classes):
+            centre = 8 + 12 * (value - 1) + index
+            labels[(y - 14 - 2 * index) ** 2 + (x - centre) ** 2 < 36] = value
+        found.append(labels)
+    return found
+
+
+def write(root: Path, stored: Labels, lists: dict[str, str] | None = None) -> Path:
+    """images/ and masks/ with these stored labels, and text files beside them."""
+    for index, labels in enumerate(stored):
+        rng = np.random.default_rng(index)
+        for folder, array in (
+            ("images", rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)),
+            ("masks", labels),
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"{index}.png")
+    for name, text in (lists or {}).items():
+        (root / name).write_bytes(text.encode())
+    return root
+
+
+def decoded(seen: Scanned) -> Labels:
+    """The labels of all pairs, by name."""
+    description = seen.description
+    pairs = sorted(description.pairs, key=lambda pair: pair.name)
+    return [read_sample(pair, description.encoding)[1] for pair in pairs]
+
+
+def agrees(seen: Scanned, truth: Labels, share: float = 0.0) -> bool:
+    """Whether the labels are the true ones but for this share of the pixels."""
+    wrong = [np.mean(a != b) for a, b in zip(decoded(seen), truth, strict=True)]
+    return bool(max(wrong) <= share)
+
+
+def test_one_mask_in_two_notations(tmp_path: Path) -> None:
+    truth = discs()
+    stored = [labels * (1 if index < 4 else 255) for index, labels in enumerate(truth)]
+    seen = scan(write(tmp_path, stored))
+    assert len(seen.description.classes) == 2
+    assert seen.description.ignore_index is None
+    assert agrees(seen, truth)
+
+
+def test_three_classes_in_two_notations(tmp_path: Path) -> None:
+    truth = discs(classes=3)
+    grey = np.array([0, 127, 254], np.uint8)
+    stored = [labels if index < 3 else grey[labels] for index, labels in enumerate(truth)]
+    seen = scan(write(tmp_path, stored))
+    assert len(seen.description.classes) == 3
+    assert agrees(seen, truth)
+
+
+def test_255_beside_1_in_one_file_is_ignored(tmp_path: Path) -> None:
+    truth = discs()
+    for labels in truth[:2]:
+        labels[:3] = 255
+    seen = scan(write(tmp_path, truth))
+    assert (len(seen.description.classes), seen.description.ignore_index) == (2, 255)
+
+
+def test_a_class_list_says_that_255_is_ignored(tmp_path: Path) -> None:
+    stored = [labels * (1 if index < 4 else 255) for index, labels in enumerate(discs())]
+    listed = {"class_dict.csv": "name,id\nground,0\nleaf,1\nvoid,255\n"}
+    seen = scan(write(tmp_path, stored, listed))
+    assert (seen.description.classes.names, seen.description.ignore_index) == (
+        ("ground", "leaf"),
+        255,
+    )
+
+
+def numbered(counts: list[int], classes: bool = False) -> Labels:
+    """Squares numbered 1..n, n as given; classes: each number in two places."""
+    found = []
+    for count in counts:
+        ids = np.zeros((SIDE, SIDE), np.uint8)
+        for number in range(count):
+            y, x = 6 * (number // 7), 6 * (number % 7)
+            ids[y : y + 5, x : x + 5] = number + 1
+            if classes:
+                ids[y + 24 : y + 29, x : x + 5] = number + 1
+        found.append(ids)
+    return found
+
+
+def test_instance_numbers_are_one_class(tmp_path: Path) -> None:
+    ids = numbered([3, 9, 5, 14, 7])
+    seen = scan(write(tmp_path, ids))
+    assert seen.description.classes.names == ("background", "object")
+    assert any("number the objects" in why for why in seen.description.why)
+    assert agrees(seen, [(one > 0).astype(np.uint8) for one in ids])
+
+
+def test_a_class_list_makes_numbers_classes(tmp_path: Path) -> None:
+    names = "\n".join(f"kind {number}" for number in range(15))
+    seen = scan(write(tmp_path, numbered([3, 9, 5, 14, 7]), {"classes.txt": names}))
+    assert len(seen.description.classes) == 15
+
+
+@pytest.mark.parametrize("counts", [[7, 7, 7, 7], [3, 9, 5, 12]])
+def test_classes_in_several_places_are_no_instances(tmp_path: Path, counts: list[int]) -> None:
+    seen = scan(write(tmp_path, numbered(counts, classes=True)))
+    assert len(seen.description.classes) == max(counts) + 1
+
+
+@pytest.mark.parametrize("levels", [(0, 20), (0, 10, 20, 30), (0, 8), (5, 25, 45)])
+def test_few_far_values_are_classes_in_their_order(tmp_path: Path, levels: tuple[int]) -> None:
+    truth = discs(classes=len(levels))
+    seen = scan(write(tmp_path, [np.array(levels, np.uint8)[labels] for labels in truth]))
+    assert len(seen.description.classes) == len(levels)
+    assert agrees(seen, truth)
+
+
+def smoothed(array: np.ndarray) -> np.ndarray:
+    """Each pixel the mean of its 3x3 neighbourhood, as resampling leaves edges."""
+    padded = np.pad(array.astype(float), [(1, 1), (1, 1), *[(0, 0)] * (array.ndim - 2)], "edge")
+    parts = [padded[y : y + SIDE, x : x + SIDE] for y in range(3) for x in range(3)]
+    return np.asarray(np.round(np.mean(parts, axis=0)), np.uint8)
+
+
+@pytest.mark.parametrize("levels", [(0, 20), (0, 128, 255), (0, 60, 120)])
+def test_smoothed_greys_snap_to_what_covers_areas(tmp_path: Path, levels: tuple[int]) -> None:
+    truth = discs(classes=len(levels))
+    stored = [smoothed(np.array(levels, np.uint8)[labels]) for labels in truth]
+    seen = scan(write(tmp_path, stored))
+    assert len(seen.description.classes) == len(levels)
+    assert agrees(seen, truth, share=0.03)
+
+
+def test_smoothed_colors_snap_to_what_covers_areas(tmp_path: Path) -> None:
+    truth = discs(classes=3)
+    colors = np.array([[0, 0, 0], [255, 255, 0], [255, 0, 0]], np.uint8)
+    seen = scan(write(tmp_path, [smoothed(colors[labels]) for labels in truth]))
+    assert len(seen.description.classes) == 3
+    assert seen.description.encoding.snap
+
+
+def test_thin_classes_are_not_smoothed_away(tmp_path: Path) -> None:
+    truth = discs(classes=3)
+    for index, labels in enumerate(truth):
+        for value in range(3, 12):
+            labels[36 + value - 3, index:] = value  # lines of one pixel
+    seen = scan(write(tmp_path, truth))
+    assert len(seen.description.classes) == 12
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_classes_in_one_channel(tmp_path: Path, channel: int) -> None:
+    truth = discs(classes=4)
+    stored = []
+    for labels in truth:
+        rgba = np.zeros((SIDE, SIDE, 4), np.uint8)
+        rgba[..., channel], rgba[..., 3] = labels, 255
+        stored.append(rgba)
+    seen = scan(write(tmp_path, stored))
+    assert len(seen.description.classes) == 4
+    assert agrees(seen, truth)
