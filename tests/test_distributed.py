@@ -25,7 +25,7 @@ from fcnseg.errors import FailedElsewhere, MediaError, OptionError
 from fcnseg.inference.job import make_plan
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.images import write_image
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import no_callback
 from tests.test_inference import FakeSegmenter
@@ -153,7 +153,7 @@ def test_two_processes_write_what_one_writes(
             str(path) for path in single.outputs
         ]
         assert other == [told, 0], "the second process hears the result and says nothing"
-    with VideoReader(two / "file.mp4") as reader:
+    with open_video(two / "file.mp4") as reader:
         assert (reader.fps, len(list(reader))) == (Fraction(25, 2), FRAMES)
 
     (missing, _), (piped, _), (unlucky, _), said, refused = first[len(jobs) :]

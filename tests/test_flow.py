@@ -7,7 +7,7 @@ import pytest
 
 from fcnseg.data.drawn import draw, make_scene
 from fcnseg.export.parity import sample_images
-from fcnseg.io.flow import LONGEST, Motion, Tracker, look_up
+from fcnseg.io.warp import LONGEST, Motion, Tracker, look_up
 
 
 def texture(height, width, seed=0):

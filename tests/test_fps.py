@@ -11,7 +11,7 @@ from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.io.images import encode_image, write_image
 from fcnseg.io.sources import open_source
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from tests.test_inference import run
 from tests.test_live import FakeCamera
 from tests.test_sources import pipe  # noqa: F401
@@ -58,7 +58,7 @@ def test_where_none_is_stated_it_is_assumed_and_said_or_given(tmp_path):
         assert [frame.time for frame in source] == pytest.approx([0, 0.16, 0.32, 0.48])
     assert notes == []
     run(path, tmp_path / "out.mp4", fps=12.5)
-    with VideoReader(tmp_path / "out.mp4") as reader:
+    with open_video(tmp_path / "out.mp4") as reader:
         assert reader.fps == Fraction(25, 2)
 
 
@@ -70,7 +70,7 @@ def test_images_get_a_rate(tmp_path, pipe, piped):  # noqa: F811
     pipe(encode_image(image, ".png") * 4)
     shares = tmp_path / "shares.jsonl"
     run("-" if piped else tmp_path / "in", tmp_path / "out.mp4", fps=30, every=2, shares=shares)
-    with VideoReader(tmp_path / "out.mp4") as reader:
+    with open_video(tmp_path / "out.mp4") as reader:
         assert (reader.fps, len(list(reader))) == (15, 2)
     times = [json.loads(line)["time"] for line in shares.read_text().splitlines()]
     assert times == pytest.approx([0, 2 / 30], abs=1e-5)

@@ -12,8 +12,8 @@ from fcnseg.errors import OptionError
 from fcnseg.files import inputs_in, mark, passed_over, refuse_foreign
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
+from fcnseg.io.sources.files import WatchedFolder
 from fcnseg.io.sources.listing import in_folder
-from fcnseg.io.sources.watched import WatchedFolder
 from fcnseg.progress import Event, Message
 from tests.cli.test_cli import call
 

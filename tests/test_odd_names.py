@@ -25,7 +25,7 @@ from fcnseg.config import ExportConfig, InferConfig, TrainConfig
 from fcnseg.config.options import toml_value
 from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Message, Progress
 from fcnseg.text import from_bytes, shown, to_bytes
@@ -277,7 +277,7 @@ def test_videos_of_any_name(
     infer(InferConfig.make({**config, "out": clip.with_name("l" * 240 + os.fsdecode(b"\xe9.mp4"))}))
     assert len(list(folder.glob("*.mp4"))) == 2
     for video in [*videos, *folder.glob("*.mp4")]:
-        with VideoReader(video) as reader:
+        with open_video(video) as reader:
             assert len(list(reader)) == (12 if video == clip else 3)
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 

@@ -13,7 +13,7 @@ from fcnseg.config import InferConfig, VizConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.collect import collect
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Message
 from tests.test_inference import SIZE, FakeSegmenter, files, picture, run
@@ -57,7 +57,7 @@ def test_images_and_videos_of_a_folder_are_all_done(tmp_path: Path, mixed: Path)
     images = {f"{kind}/{name}.png" for kind in ("overlay", "labels") for name in ("a", "sub/b")}
     assert files(tmp_path / "out") == {*videos, *images, "manifest.jsonl"}
     for name, frames in [("v_mp4", 4), ("v_avi", 5), ("sub/v", 6)]:
-        with VideoReader(tmp_path / "out" / f"{name}_overlay.mp4") as reader:
+        with open_video(tmp_path / "out" / f"{name}_overlay.mp4") as reader:
             assert sum(1 for _ in iter(reader.grab, None)) == frames
     assert any("notes.txt" in note for note in notes)
 

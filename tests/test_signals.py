@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, held_back
 from tests.conftest import TINY
 
@@ -196,7 +196,7 @@ def test_infer(
     written = written or out / "clip_overlay.mp4"
     assert "Stopped after" in said
     assert written.name in said.replace("\n", "")
-    with VideoReader(written) as reader:
+    with open_video(written) as reader:
         assert 3 <= len(list(reader)) <= 12
     assert not hidden(tmp_path)
     assert target != "old.mp4" or out.read_bytes() == b"complete"
@@ -230,7 +230,7 @@ def test_viz(
     if existing:
         assert video.read_bytes() == b"complete"
         video = video.with_name("overview.partial.mp4")
-    with VideoReader(video) as reader:
+    with open_video(video) as reader:
         assert len(list(reader)) == 3
     assert not hidden(tmp_path)
 

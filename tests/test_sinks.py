@@ -23,7 +23,7 @@ from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.polygons import run_lengths
 from fcnseg.io.sources.base import Frame
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 
 CLASSES = ClassMap.of(["road", "sky", "Straße"])
 PAINTER = Renderer(CLASSES, alpha=0.4)
@@ -117,7 +117,7 @@ def test_a_video_is_named_and_its_encoding_said(tmp_path):
     for number in range(5, 12):  # a part of a video: times do not start at 0
         sink.write(frame(number), prediction())
     assert sink.close() == [tmp_path / "a.mp4"]
-    with VideoReader(tmp_path / "a.mp4") as reader:
+    with open_video(tmp_path / "a.mp4") as reader:
         assert reader.fps == 10
         assert [round(time, 3) for _, time in reader] == [n / 10 for n in range(7)]
     assert "H.264" in notes[0].text
@@ -128,7 +128,7 @@ def test_pictures_without_times_follow_one_another(tmp_path):
     for _ in range(3):
         sink.write(Frame(np.zeros((*SIZE, 3), np.uint8)), prediction())
     sink.close()
-    with VideoReader(tmp_path / "a.mp4") as reader:
+    with open_video(tmp_path / "a.mp4") as reader:
         assert (reader.fps, len(list(reader))) == (10, 3)
 
 

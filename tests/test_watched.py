@@ -14,7 +14,7 @@ from fcnseg.io.images import encode_image, write_image
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Selection
-from fcnseg.io.sources.watched import WatchedFolder
+from fcnseg.io.sources.files import WatchedFolder
 from tests.test_inference import FakeSegmenter
 
 

@@ -116,6 +116,7 @@ def open_sinks(
                 fps=source.fps,
                 timed=moving,
                 sound=source.sound,
+                aspect=source.aspect,
                 live=source.live,
                 callback=callback,
             )

@@ -197,12 +197,13 @@ class VideoSink:
         fps: Fraction | None,
         timed: bool = True,
         sound: Path | None = None,
+        aspect: Fraction = Fraction(1),
         live: bool = False,
         callback: Callback = no_callback,
     ) -> None:
         self._path, self._kind, self._painter = path, kind, painter
         self._fps, self._timed, self._sound = fps or FOLDER_FPS, timed, sound
-        self._live, self._callback = live, callback
+        self._live, self._callback, self._aspect = live, callback, aspect
         self._writer: VideoWriter | None = None
         self._began = 0.0
 
@@ -215,7 +216,11 @@ class VideoSink:
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish and verify the video; its path."""
-        path = self._writer.close(complete=complete) if self._writer is not None else None
+        if self._writer is None:
+            return []
+        path = self._writer.close(complete=complete)
+        if path is not None and self._writer.sound_trouble:
+            self._callback(Message(f"{path.name}: {self._writer.sound_trouble}", "warning"))
         return [] if path is None else [path]
 
     def _open(self, frame: Frame) -> VideoWriter:
@@ -226,10 +231,11 @@ class VideoSink:
             frame.size,
             audio=self._sound,
             audio_start=self._began,
+            aspect=self._aspect,
             live=self._live,
         )
         silent = "" if writer.keeps_time else ", at a constant rate and without sound"
-        better = "" if has_pyav() else "; for H.264 and sound: pip install 'fcnseg[video]'"
+        better = "" if has_pyav() else "; for H.264 and sound: pip install av"
         self._callback(Message(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
         return writer
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Engine, Images
 from fcnseg.errors import OptionError
-from fcnseg.io.flow import Floats, Tracker, look_up
+from fcnseg.io.warp import Floats, Tracker, look_up
 
 Labels = NDArray[np.uint8]
 

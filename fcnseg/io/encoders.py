@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.files import utf8_name
 from fcnseg.io.opencv import cv2
+from fcnseg.io.sound import Sound
 
 FOURCC = {
     ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
@@ -49,6 +48,10 @@ class Encoder(Protocol):
     codec: str
     keeps_time: bool
     written: int
+
+    @property
+    def sound_trouble(self) -> str:
+        """What is wrong with the sound of the other file; "" for nothing."""
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Append uint8 (H, W, 3) RGB, shown from `time` seconds after the first frame's."""
@@ -85,15 +88,17 @@ def open_encoder(
     *,
     audio: Path | None = None,
     start: float = 0.0,
+    aspect: Fraction = Fraction(1),
     live: bool = False,
 ) -> Encoder:
     """The best encoder there is for the path's suffix.
 
     size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
-    when the encoder can. live: frames may be late. MediaError when none opens.
+    when the encoder can. aspect: width of a pixel over its height. live: frames may be late.
+    MediaError when none opens.
     """
     if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
-        return PyavEncoder(path, fps, size, audio=audio, start=start)
+        return PyavEncoder(path, fps, size, audio=audio, start=start, aspect=aspect)
     return OpencvEncoder(path, fps, size, repeat=live)
 
 
@@ -104,6 +109,7 @@ class OpencvEncoder:
     """
 
     keeps_time = False
+    sound_trouble = ""  # nobody expects it here; that there is none is said at the start
 
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], *, repeat: bool = False
@@ -119,7 +125,7 @@ class OpencvEncoder:
         if not self._file.isOpened():
             raise MediaError(
                 f"OpenCV can't write {self.codec} video to {path.parent}.",
-                hint="is there space and may you write there? else: pip install 'fcnseg[video]'",
+                hint="is there space and may you write there? else: pip install av",
             )
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
@@ -149,7 +155,14 @@ class PyavEncoder:
     keeps_time = True
 
     def __init__(
-        self, path: Path, fps: Fraction, size: tuple[int, int], *, audio: Path | None, start: float
+        self,
+        path: Path,
+        fps: Fraction,
+        size: tuple[int, int],
+        *,
+        audio: Path | None,
+        start: float,
+        aspect: Fraction,
     ) -> None:
         import av
 
@@ -160,7 +173,7 @@ class PyavEncoder:
         self._frame_ticks = Fraction(self._ticks) / fps
         self._last = -1
         self.written = 0
-        self._sound: _Sound | None = None
+        self._sound: Sound | None = None
         try:
             fast_start = {"movflags": "+faststart"} if path.suffix.lower() in _MP4 else {}
             file: Any = av.open(str(path), "w", options=fast_start)
@@ -171,9 +184,11 @@ class PyavEncoder:
         video.height, video.width = size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = Fraction(1, self._ticks)
+        if aspect != 1:
+            video.codec_context.sample_aspect_ratio = video.sample_aspect_ratio = aspect
         self._tag_colors()
         if audio is not None:
-            self._sound = _Sound.of(audio, self._file, start)
+            self._sound = Sound.of(audio, self._file, start)
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Append a frame, shown from `time` seconds on."""
@@ -196,12 +211,18 @@ class PyavEncoder:
                 self._file.mux(self._video.encode(None))
                 if self._sound is not None:
                     self._sound.copy(until=float((self._last + self._frame_ticks) / self._ticks))
+                    self._sound.finish()
             self._file.close()
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None
         finally:
             if self._sound is not None:
                 self._sound.close()
+
+    @property
+    def sound_trouble(self) -> str:
+        """What is wrong with the sound that was to be copied; "" for nothing."""
+        return self._sound.trouble if self._sound is not None else ""
 
     def _tick(self, time: float) -> int:
         grid = round(Fraction(time) * self._ticks / self._frame_ticks) * self._frame_ticks
@@ -213,67 +234,6 @@ class PyavEncoder:
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 6  # SMPTE 170M
         context.color_range = 1  # video levels
-
-
-class _Sound:
-    """The sound of a file, copied packet by packet beside the frames."""
-
-    def __init__(self, source: Any, streams: dict[int, Any], output: Any, origin: float) -> None:
-        self._source, self._output, self._origin = source, output, origin
-        self._streams = streams  # index of the source's stream -> the output's
-        self._packets: Iterator[Any] = source.demux(
-            [stream for stream in source.streams.audio if stream.index in streams]
-        )
-        self._waiting: Any = None
-
-    @classmethod
-    def of(cls, path: Path, output: Any, start: float) -> _Sound | None:
-        """The sound of `path` from `start` seconds on; None when there is none that fits.
-
-        Sound a container can't hold (PCM in MP4 players, Vorbis in MP4) is left out.
-        """
-        import av
-
-        try:
-            with utf8_name(path) as name:
-                source = av.open(name)
-        except av.FFmpegError:
-            return None
-        fitting = [s for s in source.streams.audio if _fits(s, output)]
-        if not fitting:
-            source.close()
-            return None
-        video: Any = source.streams.video[0]
-        began = float((video.start_time or 0) * video.time_base)
-        streams = {s.index: output.add_stream_from_template(s) for s in fitting}
-        return cls(source, streams, output, began + start)
-
-    def copy(self, *, until: float) -> None:
-        """Copy what sounds before `until` seconds of the output."""
-        while (packet := self._waiting or next(self._packets, None)) is not None:
-            self._waiting = packet
-            if packet.dts is None:  # the mark at the end of a stream
-                self._waiting = None
-                continue
-            shift = round(self._origin / packet.time_base)
-            time = float((packet.pts - shift) * packet.time_base)
-            if time >= until:
-                return
-            self._waiting = None
-            if time >= 0 or self._origin == 0:  # before 0 stands only the encoder's own lead-in
-                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = self._streams[packet.stream.index]
-                self._output.mux(packet)
-
-    def close(self) -> None:
-        """Close the file the sound came from."""
-        self._source.close()
-
-
-def _fits(stream: Any, output: Any) -> bool:
-    names = {"opus": "libopus"}
-    name = stream.codec_context.name
-    return bool({name, names.get(name, name)} & set(output.supported_codecs))
 
 
 def _cannot_write(error: Exception) -> MediaError:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.io.formats.depth import eight_bits
 from fcnseg.io.images import (
     decode_array,
     decode_image,
-    eight_bits,
     is_cut,
     read_bytes,
     read_orientation,

@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
+from fcnseg.io.formats.depth import eight_bits, over_white
 from fcnseg.io.opencv import cv2
 
 IMAGE_SUFFIXES = frozenset({
@@ -212,22 +213,6 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     return upright(_three_channels(bgra), read_orientation(data))
 
 
-def eight_bits(pixels: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
-    """Any depth at 8 bits: 16 bit by its full range, floats as 0..1 (or 0..255 if they exceed)."""
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.uint8, copy=False)
-    if pixels.dtype == np.uint16:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if np.issubdtype(pixels.dtype, np.floating):
-        values = np.nan_to_num(pixels.astype(np.float32))
-        scale = 255.0 if values.max() <= 1.0 else 1.0
-        return np.asarray(np.clip(np.round(values * scale), 0, 255), np.uint8)
-    raise MediaError(
-        f"{name} has pixels of type {pixels.dtype}; 8 or 16 bits or floats can be used.",
-        hint="save it as an 8-bit PNG or JPEG",
-    )
-
-
 def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey, BGR or BGRA as RGB."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
@@ -237,14 +222,6 @@ def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return over_white(
         np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8), pixels[:, :, 3]
     )
-
-
-def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) laid over white; opacity is (H, W), 255 where nothing shows through."""
-    if opacity.min() == 255:
-        return np.ascontiguousarray(rgb)
-    alpha = opacity[:, :, None].astype(np.uint16)
-    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

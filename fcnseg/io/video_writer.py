@@ -19,7 +19,7 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io.encoders import FOURCC, Encoder, has_pyav, open_encoder
 from fcnseg.io.images import cannot_write, resize_image
-from fcnseg.io.sources.video import VideoReader, count_by_decoding, count_packets
+from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
 from fcnseg.progress import held_back
 
 
@@ -31,7 +31,8 @@ class VideoWriter:
 
     fps: frames a second. size: (height, width); odd sizes gain a line or column (encoders
     need even ones), frames of another size are fitted in. audio: a video whose sound is
-    copied from `audio_start` seconds on, where PyAV is there. live: frames may come late.
+    copied from `audio_start` seconds on, where PyAV is there. aspect: width of a pixel over its
+    height, where PyAV is there. live: frames may come late.
 
     Leaving the block by an exception keeps what was written so far, as `out.partial.mp4` when
     there is an `out.mp4` already. MediaError when it can't be written.
@@ -45,6 +46,7 @@ class VideoWriter:
         *,
         audio: Path | None = None,
         audio_start: float = 0.0,
+        aspect: Fraction = Fraction(1),
         live: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -59,7 +61,13 @@ class VideoWriter:
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
             self._encoder: Encoder = open_encoder(
-                self._writable_name(), fps, even, audio=audio, start=audio_start, live=live
+                self._writable_name(),
+                fps,
+                even,
+                audio=audio,
+                start=audio_start,
+                aspect=aspect,
+                live=live,
             )
             on_error.pop_all()
         self._closed = False
@@ -73,6 +81,11 @@ class VideoWriter:
     def keeps_time(self) -> bool:
         """Whether frames keep their own times, and sound is copied: PyAV writes the file."""
         return self._encoder.keeps_time
+
+    @property
+    def sound_trouble(self) -> str:
+        """What is wrong with the sound that was to be copied; "" for nothing."""
+        return self._encoder.sound_trouble
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +147,7 @@ def _verify(path: Path, frames: int) -> None:
     The frames are counted in the container; the first one is decoded.
     """
     try:
-        with VideoReader(path) as reader:
+        with open_video(path) as reader:
             found = reader.count
             if found != frames and has_pyav():
                 found = count_packets(path)

@@ -14,7 +14,7 @@ from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.inference.segmenter import load
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import read_image, write_image
-from fcnseg.io.sources.video import VideoReader
+from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Progress
 from fcnseg.viz.figure import grey, signed_map
@@ -125,7 +125,7 @@ def test_a_video_gives_a_video(drawn_clip, random_model, tmp_path, classes, name
     )
     result = view(config, heard.append)
     assert result.outputs == (tmp_path / name,)
-    with VideoReader(tmp_path / name) as reader:
+    with open_video(tmp_path / name) as reader:
         assert reader.fps == Fraction(25, 2)
         frames = list(reader)
     assert len(frames) == result.frames == 3
@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_a_video_that_plays(drawn_clip, random_model, tmp_path, mo
     monkeypatch.setattr(VideoWriter, "write", write)
     with pytest.raises(Interrupted, match="2 frames"):
         look(drawn_clip, random_model, tmp_path, classes=("disk",))
-    with VideoReader(tmp_path / "01-disk.mp4") as reader:
+    with open_video(tmp_path / "01-disk.mp4") as reader:
         assert len(list(reader)) == 2
 
 

@@ -17,7 +17,7 @@ from fcnseg.io.opencv import cv2
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.base import Kind, Selection, Source
-from fcnseg.io.sources.files import ImageFiles, Skip, nothing
+from fcnseg.io.sources.files import ImageFiles, Skip, WatchedFolder, check_watch, nothing
 from fcnseg.io.sources.listing import Named
 from fcnseg.io.sources.live import (
     Connect,
@@ -28,12 +28,11 @@ from fcnseg.io.sources.live import (
     unreachable,
     without_password,
 )
-from fcnseg.io.sources.rates import usable_rate
+from fcnseg.io.sources.readers import usable_rate
 from fcnseg.io.sources.served import Served, ServedImage, look_at
 from fcnseg.io.sources.stdin import ByteStream
-from fcnseg.io.sources.streamed import StreamReader
+from fcnseg.io.sources.streamed import read_streamed
 from fcnseg.io.sources.video import VideoFile
-from fcnseg.io.sources.watched import WatchedFolder, check_watch
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
 from fcnseg.progress import Callback, no_callback
@@ -44,7 +43,7 @@ class PipedVideo(VideoFile):
 
     def __init__(self, stream: ByteStream, selection: Selection, callback: Callback) -> None:
         self._stream = stream
-        reader = StreamReader(stream, "What is piped in")
+        reader = read_streamed(stream, "What is piped in")
         super().__init__("stdin", selection, callback, name="stdin", reader=reader)
         stream.over = lambda: self._over
         self.sound = self.file = None

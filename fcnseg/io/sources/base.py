@@ -117,6 +117,7 @@ class Source(ABC):
     skipped: images passed over because they were done before.
     sound: the file whose sound goes with the frames, or None.
     file: the file that all frames are in, if it can be read again; else None.
+    aspect: width of a pixel over its height.
     """
 
     kind: Kind
@@ -126,6 +127,7 @@ class Source(ABC):
     count: int | None = None
     sound: Path | None = None
     file: Path | None = None
+    aspect = Fraction(1)
 
     def __init__(self) -> None:
         self.taken = 0

@@ -1,14 +1,23 @@
-"""Frames that are already there: image files and video files, none left out."""
+"""Image files: those that are there, and those that come to a folder that is watched.
+
+In a watched folder an image counts as there when two looks find the same file: one that is still
+being written grows. It is done again when its content is another, whether it was written over or
+replaced.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError
-from fcnseg.io.images import read_image
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.files import free_name
+from fcnseg.io.images import decode_image, read_bytes, read_image
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
+from fcnseg.progress import Callback, Event, Message, no_callback
 
 Skip = Callable[[str, Path], bool]
 """Whether an image or a frame of a video, by its name and file, is to be passed over."""
@@ -54,3 +63,136 @@ class ImageFiles(ImageSource):
                 self.failures.append((str(path), error.message))
                 continue
             yield Frame(image, index, self._time(index), name, path)
+
+
+_Look = tuple[int, int, int, int]
+"""What another file, or another content, has another of: size, times of change, number."""
+
+
+@dataclass
+class _Watched:
+    """One path: its place among all that came, the name of its outputs, what is known of it.
+
+    look: what the last look found; read: what it was when it was read. digest: of that content.
+    """
+
+    index: int
+    name: str
+    look: _Look | None = None
+    read: _Look | None = None
+    digest: bytes = b""
+
+
+class WatchedFolder(ImageSource):
+    """The images of a folder and those that come or change later, until it is closed.
+
+    pause: seconds between two looks. The callback hears of images that can't be read; they are
+    read again when they change.
+    """
+
+    kind: Kind = "folder"
+
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection,
+        *,
+        exclude: Path | None = None,
+        skip: Skip = nothing,
+        pause: float = 0.5,
+        callback: Callback = no_callback,
+    ) -> None:
+        super().__init__()
+        if not folder.is_dir():
+            raise MediaError(f"{folder} is not a folder that could be watched.")
+        self._folder, self._selection = folder, selection
+        self._exclude, self._skip, self._pause = exclude, skip, pause
+        self._callback = callback
+        self._files: dict[Path, _Watched] = {}
+        self._names: set[str] = set()
+        self._told: set[str] = set()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while not self._over:
+            for path in self._settled():
+                frame = self._read(path, self._files[path])
+                if frame is not None:
+                    self.taken += 1
+                    yield frame
+                if self._over or self._selection.is_full(self.taken):
+                    return
+            self._closed.wait(self._pause)
+
+    def _settled(self) -> Iterator[Path]:
+        """The files that are new or changed, and that are what they were at the last look."""
+        try:
+            found = listing.in_folder(self._folder, exclude=self._exclude, callback=self._tell_once)
+        except MediaError:  # none yet
+            return
+        for _, path in found:
+            look, file = _look(path), self._files.get(path) or self._add(path)
+            if look is not None and look[0] > 0 and look == file.look != file.read:
+                yield path
+            file.look = look
+
+    def _tell_once(self, event: Event) -> None:
+        """Every look finds the same again."""
+        if isinstance(event, Message) and event.text not in self._told:
+            self._told.add(event.text)
+            self._callback(event)
+
+    def _add(self, path: Path) -> _Watched:
+        stem = path.relative_to(self._folder).with_suffix("").as_posix()
+        name = free_name(stem, self._names)
+        file = self._files[path] = _Watched(len(self._files), name)
+        return file
+
+    def _read(self, path: Path, file: _Watched) -> Frame | None:
+        """The image; None when it is not wanted, is what it was before, or can't be read."""
+        look = file.look
+        assert look is not None, "it is there"
+        if file.index % self._selection.every or self._skip(file.name, path):
+            self.skipped += not file.index % self._selection.every
+            file.read = look
+            return None
+        try:
+            data = read_bytes(path)
+            if _look(path) != look:  # written to meanwhile: it has to settle again
+                return None
+            file.read, before = look, file.digest
+            file.digest = hashlib.blake2b(data, digest_size=16).digest()
+            if file.digest == before:
+                return None
+            image = decode_image(data, name=str(path))
+        except MediaError as error:
+            self._note_failure(path, error.message)
+            return None
+        self._forget_failure(path)
+        return Frame(image, file.index, self._time(file.index), file.name, path, stamp=look[:2])
+
+    def _note_failure(self, path: Path, why: str) -> None:
+        self._forget_failure(path)
+        if _look(path) is not None:  # else it was taken away again
+            self.failures.append((str(path), why))
+            self._callback(Message(f"{why} It is tried again when it changes.", "warning"))
+
+    def _forget_failure(self, path: Path) -> None:
+        self.failures = [failure for failure in self.failures if failure[0] != str(path)]
+
+
+def check_watch(spec: str) -> None:
+    """OptionError for what can't be watched: a pipe or an address."""
+    if spec == "-" or "://" in spec:
+        raise OptionError(
+            f"--watch stays with a folder; {spec} is none.",
+            hint="without --watch: a pipe or a stream is followed to its end anyway",
+        )
+
+
+def _look(path: Path) -> _Look | None:
+    """A file as it is now; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino

@@ -4,129 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import safe_path, utf8_name
-from fcnseg.io.opencv import cv2
+from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.files import Skip, nothing
-from fcnseg.io.sources.rates import USUAL_RATE, header_rate, is_elementary, read_start, usable_rate
-from fcnseg.io.sources.streamed import StreamReader
+from fcnseg.io.sources.pyav import PyavReader
+from fcnseg.io.sources.readers import FrameReader, OpencvReader, is_elementary, read_start
 from fcnseg.progress import Callback, Message, no_callback
 
-_BROKEN_PACKETS = 300
-"""So many broken frames in a row are passed over; more are the end."""
 
+def open_video(path: str | Path) -> FrameReader:
+    """A reader of a video file or of one at an address: by PyAV, where it is there, else by OpenCV.
 
-class VideoReader:
-    """The frames of a video file, upright, in order, with their times.
-
-    fps: frames a second, as a fraction (30000/1001 for 29.97); measured when the file's own
-        figure can't be.
-    has_times: False for a raw stream (.h264, .hevc, .m2v, .mjpeg): its frames have none.
-    states_rate: whether fps comes from the file; for a raw stream its header says it to PyAV.
-    count: how many frames the file says it has (an estimate), or None.
-    read: how many have been decoded so far; index: the last one's number in the file, which
-        counts those that are broken.
-    MediaError when the file can't be opened or has no frame.
+    MediaError when there is no such file or it is no video.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        # The absolute path: FFmpeg takes "a:b.mp4" for a protocol. An address stays as it is.
-        self._address = str(path) if "://" in str(path) else str(Path(path).absolute())
-        self.path = path
-        if "://" not in self._address and not Path(path).is_file():
-            raise MediaError(f"There is no file {path}.", hint="check the path")
-        self._capture = self._open()
-        start = b"" if "://" in self._address else read_start(path)
-        self.has_times = not is_elementary(start)
-        stated = None if self.has_times else self._header_rate()
-        self.states_rate = self.has_times or stated is not None
-        self.fps = stated or usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = round(count) if 0 < count < 2**40 else None
-        self.read = 0
-        self.index = -1
-        # Asking on past the end of a file costs nothing; a dead server makes each try wait.
-        self._tries = 0 if "://" in self._address else _BROKEN_PACKETS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._capture.release()
-
-    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        """(uint8 (H, W, 3) RGB, seconds since the first frame)."""
-        while (time := self.grab()) is not None:
-            image = self.retrieve()
-            if image is not None:
-                yield image, time
-
-    def grab(self) -> float | None:
-        """Step to the next frame: its time in seconds; None at the end."""
-        failed = 0
-        while not self._capture.grab():  # at the end, or at a packet that is broken
-            failed += 1
-            if failed > self._tries:
-                return None
-        self.index += 1 + failed
-        self.read += 1
-        if not self.has_times:
-            return float(self.index / self.fps)
-        time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        return time if time > 0 or self.index == 0 else float(self.index / self.fps)
-
-    def retrieve(self) -> NDArray[np.uint8] | None:
-        """The frame stepped to, uint8 (H, W, 3) RGB; None when it can't be decoded."""
-        done, pixels = self._capture.retrieve()
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8) if done else None
-
-    def lost(self) -> int:
-        """After the last frame: how many were broken, or promised by the file and not there.
-
-        One frame more or less is the rounding of formats that only store a duration.
-        """
-        broken = self.index + 1 - self.read
-        missing = (self.count or 0) - self.read
-        return missing if missing > 1 else broken
-
-    def _open(self) -> cv2.VideoCapture:
-        with self._readable_name() as name:
-            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise MediaError(
-                f"{self.path} is not a video that can be read.",
-                hint="the file may be cut short, or of a kind FFmpeg does not know",
-            )
-        return capture
-
-    def _readable_name(self) -> AbstractContextManager[str]:
-        """What FFmpeg can open; an open file needs its name no more."""
-        if "://" in self._address:
-            return nullcontext(self._address)
-        return utf8_name(Path(self._address))
-
-    def _header_rate(self) -> Fraction | None:
-        with self._readable_name() as name:
-            return header_rate(name)
-
-    def _measure_fps(self) -> Fraction:
-        """From the times of the first frames; the usual 25 when they have none."""
-        times: list[float] = []
-        while len(times) < 25 and self._capture.grab():
-            times.append(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        self._capture.release()
-        self._capture = self._open()
-        elapsed = times[-1] - times[0] if times else 0.0
-        return usable_rate((len(times) - 1) / elapsed) or USUAL_RATE if elapsed > 0 else USUAL_RATE
+    # The absolute path: FFmpeg takes "a:b.mp4" for a protocol. An address stays as it is.
+    is_address = "://" in str(path)
+    if not is_address and not Path(path).is_file():
+        raise MediaError(f"There is no file {path}.", hint="check the path")
+    address = str(path) if is_address else str(Path(path).absolute())
+    has_times = is_address or not is_elementary(read_start(path))
+    reader = PyavReader if has_pyav() else OpencvReader
+    return reader(address, path, has_times=has_times)
 
 
 def count_packets(path: Path) -> int:
@@ -139,14 +42,10 @@ def count_packets(path: Path) -> int:
 
 def count_by_decoding(path: Path) -> int:
     """How many frames of a video can be decoded."""
-    with VideoReader(path) as reader:
+    with open_video(path) as reader:
         while reader.grab() is not None:
             pass
         return reader.read
-
-
-_BROKEN_SHARE = 0.1
-"""A video that lacks more of its frames than this has failed; below, it is worth a note."""
 
 
 class VideoFile(Source):
@@ -168,16 +67,17 @@ class VideoFile(Source):
         name: str = "",
         skip: Skip = nothing,
         *,
-        reader: VideoReader | StreamReader | None = None,
+        reader: FrameReader | None = None,
         several: bool = False,
     ) -> None:
         super().__init__()
         self.path, self._several = path, several
         self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
-        self._reader = reader or VideoReader(path)
+        self._reader = reader or open_video(path)
         self._selection, self._callback, self._skip = selection, callback, skip
         self.fps = self._reader.fps / selection.every
+        self.aspect = self._reader.aspect
         self._whole = self._estimate()
         self.count = None if self._whole is None else selection.share(self._whole)
 
@@ -202,6 +102,8 @@ class VideoFile(Source):
 
     def _frames(self) -> Iterator[Frame]:
         selection = self._selection
+        if self._reader.note:
+            self._callback(Message(f"{self.path}: {self._reader.note}", "warning"))
         if not self._reader.states_rate:
             said = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
             self._callback(Message(f"{self.path} states no rate; {said}"))
@@ -259,9 +161,6 @@ class VideoFile(Source):
                 f"{self.path} is {length:.1f} s long; nothing is left from "
                 f"{self._selection.start:g} s on."
             )
-        lost = reader.lost()
-        said = f"{lost} of {reader.count} frames are missing or broken"
-        if lost > _BROKEN_SHARE * (reader.count or 0):
-            self.failures.append((str(self.path), f"{said}; the file may be cut short"))
-        elif lost:
-            self._callback(Message(f"{self.path}: {said}", "warning"))
+        trouble = reader.trouble()
+        if trouble:
+            self.failures.append((str(self.path), trouble))

@@ -1,0 +1,1 @@
+"""What is in the bytes of an image file, whatever its name."""

@@ -1,0 +1,351 @@
+"""Video frames by PyAV: what was recorded, as it is meant to be seen.
+
+Interlaced frames are deinterlaced (bwdif), transparency is laid over white, HDR (PQ and HLG) is
+tone-mapped, the display matrix is applied. Other colour profiles are not looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import struct
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError
+from fcnseg.io.formats.depth import over_white, tone_mapped
+from fcnseg.io.sources.readers import (
+    USUAL_RATE,
+    FrameReader,
+    no_video,
+    rate_of,
+    readable_name,
+    usable_rate,
+)
+
+_TIMEOUT = 8.0  # seconds that a server may be silent
+_JUMP = 1.0  # seconds by which a clock has to go back to count as started again
+_DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
+_MEASURED = 25  # packets whose times tell a rate
+_INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_UPRIGHT = (1, 0, 0, 1)
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as in ITU-T H.273
+
+
+class Readable(Protocol):
+    """What PyAV reads from."""
+
+    def read(self, count: int) -> bytes:
+        """At least one byte and at most `count`; b"" at the end."""
+
+
+class _UndecodableError(Exception):
+    """A packet that several threads could not decode: which one, only a single thread can say."""
+
+
+class PyavReader(FrameReader):
+    """The frames of a file, an address or a pipe; see `FrameReader`.
+
+    source: an absolute path, an address or a pipe; path: what messages call it. has_times: False
+    for a raw stream. options: for FFmpeg; container: FFmpeg's name of it, where it is known.
+    MediaError when it is no video.
+    """
+
+    def __init__(
+        self,
+        source: str | Readable,
+        path: str | Path,
+        *,
+        has_times: bool = True,
+        options: dict[str, str] | None = None,
+        container: str | None = None,
+    ) -> None:
+        super().__init__(path)
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self._av: Any = av
+        self._source, self._options, self._container = source, options or {}, container
+        self._is_pipe = not isinstance(source, str)
+        self._open(threads=0)
+        self.has_times = has_times
+        rate = self._stated_rate()
+        self.states_rate = rate is not None or (has_times and not self._is_pipe)
+        self.fps = rate or self._measured_rate()
+        self._promised = self._indexed()
+        self.count = self._promised or self._estimated_count()
+        self.aspect = Fraction(self._video.sample_aspect_ratio or 1) or Fraction(1)
+        self._packets = 0
+        self._gaps: list[int | None] = []  # the time stamps of broken frames
+        self._reformatter: Any = VideoReformatter()
+        self._frames = self._decoded()
+        # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
+        self._frame: Any = None if self._is_pipe else next(self._frames, None)
+        self._is_ahead = not self._is_pipe
+        self._origin: float | None = None
+        self._last = 0.0
+        self._describe()
+
+    def grab(self) -> float | None:
+        """Step to the next frame: its time in seconds; None at the end."""
+        if not self._is_ahead:
+            self._frame = next(self._frames, None)
+        self._is_ahead = False
+        if self._frame is None:
+            return None
+        pts = self._frame.pts
+        before = sum(gap is None or pts is None or gap < pts for gap in self._gaps)
+        self.index = max(self.index + 1, self.read + before)
+        self.read += 1
+        self._last = self._time(self._frame)
+        return self._last
+
+    def retrieve(self) -> NDArray[np.uint8] | None:
+        """The frame stepped to, uint8 (H, W, 3) RGB, upright; None when its colours are unknown."""
+        try:
+            image = self._pixels(self._frame)
+        except (self._av.FFmpegError, ValueError):
+            self.broken.append(self.index)
+            return None
+        return _turned(image, _display_matrix(self._frame))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._frames.close()
+        self._file.close()
+
+    def missing(self) -> int:
+        """Frames in the file's own index that are not in it."""
+        return max(0, (self._promised or 0) - self._packets)
+
+    # --- opening ---
+
+    def _open(self, *, threads: int) -> None:
+        """Open the file and its best video stream, which is never a cover."""
+        av = self._av
+        try:
+            self._file = self._opened()
+        except (av.FFmpegError, ValueError):
+            raise no_video(self.path) from None
+        self._video: Any = self._file.streams.best("video")
+        if self._video is None or self._video.codec_context is None:
+            sound = bool(self._file.streams.audio)
+            self._file.close()
+            if sound:
+                raise MediaError(f"{self.path} has sound, but no video stream.")
+            raise no_video(self.path)
+        self._decoder = self._video.codec_context
+        if self._video.metadata.get("alpha_mode") == "1" and self._decoder.name in _ALPHA_DECODERS:
+            # FFmpeg's own decoder leaves the opacity out.
+            self._decoder = av.CodecContext.create(_ALPHA_DECODERS[self._decoder.name], "r")
+        if not self._is_pipe:
+            self._decoder.thread_count = threads
+        # Threads for frames hold frames back, which a live pipe is not to wait for.
+        self._decoder.thread_type = "SLICE" if self._is_pipe else "AUTO"
+        self._threads = threads
+
+    def _opened(self) -> Any:
+        source, more = self._source, {"options": self._options, "format": self._container}
+        if not isinstance(source, str):
+            return self._av.open(source, **more)
+        timeout = _TIMEOUT if "://" in source else None
+        with readable_name(source) as name:
+            return self._av.open(name, timeout=timeout, **more)
+
+    def _stated_rate(self) -> Fraction | None:
+        """The rate of a raw stream's header; else the container's."""
+        video = self._video
+        rates = [video.codec_context.framerate]
+        if self.has_times:
+            rates = [video.average_rate, *rates, video.guessed_rate]
+        for rate in rates:
+            if rate and (found := usable_rate(float(rate))):
+                return found
+        return None
+
+    def _measured_rate(self) -> Fraction:
+        """From the times of a file's first packets; the usual 25 when they have none."""
+        if self._is_pipe or not self.has_times:
+            return USUAL_RATE
+        with self._opened() as file:
+            packets = itertools.islice(file.demux(file.streams.best("video")), _MEASURED)
+            times = [float(p.pts * p.time_base) for p in packets if p.pts is not None]
+        return rate_of(sorted(times))
+
+    def _indexed(self) -> int | None:
+        """The frames in the index, edit lists applied; None where it has not all of them."""
+        names = set(self._file.format.name.split(","))
+        if self._is_pipe or not self._video.frames or not names & _INDEXED:
+            return None
+        entries = getattr(self._video, "index_entries", None)
+        return len(entries) if entries else None
+
+    def _estimated_count(self) -> int | None:
+        if self._is_pipe or not self.has_times:
+            return None
+        if self._video.frames:
+            return int(self._video.frames)
+        seconds = (self._file.duration or 0) / self._av.time_base
+        if self._video.duration:
+            seconds = float(self._video.duration * self._video.time_base)
+        return round(seconds * self.fps) or None
+
+    def _describe(self) -> None:
+        """What the first frame says of all of them."""
+        if self._frame is None:
+            return
+        turned = abs(_display_matrix(self._frame)[0]) < abs(_display_matrix(self._frame)[1])
+        self.aspect = 1 / self.aspect if turned else self.aspect
+        if int(self._frame.color_trc) in _HDR:
+            self.note = f"HDR ({_HDR[int(self._frame.color_trc)]}) is tone-mapped to 8 bits"
+
+    # --- decoding ---
+
+    def _decoded(self) -> Generator[Any, None, None]:
+        """Frame after frame, deinterlaced; what can't be decoded is skipped and counted."""
+        given = 0
+        try:
+            for frame in self._deinterlaced(self._attempt()):
+                given += 1
+                yield frame
+            if self._is_pipe or not self.missing():  # threads lose frames at a cut without a word
+                return
+        except _UndecodableError:
+            pass
+        self._file.close()
+        self._open(threads=1)
+        self._packets = 0
+        yield from itertools.islice(self._deinterlaced(self._attempt()), given, None)
+
+    def _attempt(self) -> Iterator[Any]:
+        for packet in self._demuxed():
+            try:
+                yield from self._decoder.decode(packet)
+            except self._av.FFmpegError:
+                if self._threads != 1 and not self._is_pipe:
+                    raise _UndecodableError from None
+                if packet is not None and packet.size:
+                    self._gaps.append(packet.pts)
+                    self.broken.append(self._packets - 1)
+
+    def _demuxed(self) -> Iterator[Any]:
+        """The packets of the stream, and None at the end; damage between them is skipped."""
+        failed = 0
+        while failed < _DEMUX_ERRORS:
+            try:
+                for packet in self._file.demux(self._video):
+                    if packet.size:
+                        failed = 0
+                        self._packets += 1
+                        yield packet
+                break
+            except self._av.FFmpegError:
+                failed += 1
+        yield None
+
+    def _deinterlaced(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """The frames as they come; from the first interlaced one on through bwdif.
+
+        It gives as many as it takes, and those that are not interlaced as they are.
+        """
+        graph, shape = None, None
+        for frame in frames:
+            here = (frame.width, frame.height, frame.format.name)
+            if graph is not None and here != shape:
+                yield from _pulled(graph, None, self._av)
+                graph = None
+            if graph is None and frame.interlaced_frame:
+                graph, shape = self._graph(frame), here
+            if graph is None:
+                yield frame
+            else:
+                yield from _pulled(graph, frame, self._av)
+        if graph is not None:
+            yield from _pulled(graph, None, self._av)
+
+    def _graph(self, frame: Any) -> Any:
+        graph = self._av.filter.Graph()
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format.name,
+            time_base=frame.time_base or self._video.time_base,
+        )
+        graph.link_nodes(
+            source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+        ).configure()
+        return graph
+
+    # --- what a frame says ---
+
+    def _time(self, frame: Any) -> float:
+        """Seconds since the first frame; a clock that starts again is carried on."""
+        step = 1 / float(self.fps)
+        if not self.has_times:
+            return self.index * step
+        base = frame.time_base or self._video.time_base
+        if frame.pts is None or not base:
+            return self._last + step if self.read > 1 else 0.0
+        stamp = float(frame.pts * base)
+        if self._origin is None:
+            self._origin = stamp
+        if stamp - self._origin < self._last - _JUMP:
+            self._origin = stamp - self._last - step
+        return max(stamp - self._origin, self._last)
+
+    def _pixels(self, frame: Any) -> NDArray[np.uint8]:
+        """A frame as uint8 (H, W, 3) RGB, not turned."""
+        if int(frame.color_trc) in _HDR:
+            return tone_mapped(self._converted(frame, "rgb48le"), int(frame.color_trc))
+        if _has_alpha(frame.format.name):
+            rgba = np.asarray(self._converted(frame, "rgba"), np.uint8)
+            return over_white(rgba[:, :, :3], rgba[:, :, 3])
+        return np.asarray(self._converted(frame, "rgb24"), np.uint8)
+
+    def _converted(self, frame: Any, layout: str) -> NDArray[Any]:
+        made = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1)
+        return np.asarray(made.to_ndarray())
+
+
+def _pulled(graph: Any, frame: Any, av: Any) -> Iterator[Any]:
+    """What a filter graph gives after a frame, or at the end (None)."""
+    graph.push(frame)
+    while True:
+        try:
+            yield graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+
+
+@functools.cache
+def _has_alpha(layout: str) -> bool:
+    import av
+
+    return any(component.is_alpha for component in av.VideoFormat(layout).components)
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...]:
+    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; upright where it has none."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return _UPRIGHT
+    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+    size = max(abs(a), abs(b), abs(c), abs(d), 1)
+    return tuple(round(value / size) for value in (a, b, c, d))
+
+
+def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An image turned and mirrored as its display matrix says: x' = a x + c y, y' = b x + d y."""
+    if matrix == _UPRIGHT:
+        return image
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        image = image.transpose(1, 0, 2)
+        a, d = c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
