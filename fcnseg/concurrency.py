@@ -16,7 +16,7 @@ from fcnseg.progress import held_back
 Item = TypeVar("Item")
 
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 MOST_BYTES = 256 << 20
 """What may wait in one place; a single item may be larger."""
@@ -31,7 +31,7 @@ _GRACE = 2.0
 
 
 _TICK = 0.2
-"""Seconds a wait lasts at most, so that Ctrl-C is heard on Windows too."""
+"""Seconds a wait lasts at most, so that Ctrl-C works on Windows too."""
 
 
 def _weightless(item: object) -> int:
@@ -96,25 +96,25 @@ class Batches(Generic[Item]):
 
 
 def map_ordered(
-    work: Callable[[Item], Answer],
+    work: Callable[[Item], Result],
     items: Iterable[Item],
     num_parallel: int,
     *,
     weigh: Callable[[Item], int] = _weightless,
-) -> Generator[tuple[Item, Answer]]:
+) -> Generator[tuple[Item, Result]]:
     """Each item with what `work` makes of it, in order; `num_parallel` at the same time.
 
     weigh: an item's bytes; what is begun stays within MOST_BYTES, or is a single item. One more
-    waits for a lane to be free, and another is taken from `items`. An error is raised when its
-    item's turn comes; what is not begun by then is left. Of `Batches` each answer is given when
+    waits for a free thread, and another is taken from `items`. An error is raised when its
+    item's turn comes; what is not begun by then is left. Of `Batches` each result is given when
     it is there, whether more items come or not.
     """
     if num_parallel == 1:
         for only in items:
             yield only, work(only)
         return
-    begun: deque[tuple[Item, Future[Answer]]] = deque()
-    pool = ThreadPoolExecutor(num_parallel, thread_name_prefix="fcnseg-lane")
+    begun: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(num_parallel, thread_name_prefix="fcnseg-map")
     wake = items.wake if isinstance(items, Batches) else _ignore
     held = 0
     try:
@@ -122,8 +122,8 @@ def map_ordered(
             while begun and (
                 item is None or len(begun) > num_parallel or held + weigh(item) > MOST_BYTES
             ):
-                first, answer = begun.popleft()
-                yield first, answer.result()
+                first, result = begun.popleft()
+                yield first, result.result()
                 held -= weigh(first)
                 if item is None:
                     break
@@ -133,8 +133,8 @@ def map_ordered(
                 held += weigh(item)
                 future.add_done_callback(lambda _: wake())
         while begun:
-            first, answer = begun.popleft()
-            yield first, answer.result()
+            first, result = begun.popleft()
+            yield first, result.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -160,7 +160,7 @@ class BoundedQueue(Generic[Item]):
         self._ended = False
 
     def put(self, item: Item) -> bool:
-        """Add an item when there is room; whether it was added: not to a closed line."""
+        """Add an item when there is room; whether it was added: not to a closed queue."""
         weight = self._weigh(item)
         with self._changed:
             while not self._closed and self._is_full(weight):
@@ -179,7 +179,7 @@ class BoundedQueue(Generic[Item]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes any more."""
+        """No more items are taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -235,7 +235,7 @@ class Prefetcher(Generic[Item]):
         stop: Callable[[], None] | None = None,
     ) -> None:
         self._items, self._on_stop = items, stop
-        self._line = BoundedQueue(depth, weigh)
+        self._queue = BoundedQueue(depth, weigh)
         self._error: BaseException | None = None
         self._finished = math.inf
         self._thread = threading.Thread(target=self._run, name="fcnseg-ahead", daemon=True)
@@ -245,7 +245,7 @@ class Prefetcher(Generic[Item]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._line.close()
+        self._queue.close()
         if self._on_stop is not None:
             self._on_stop()
         self._thread.join()
@@ -256,14 +256,14 @@ class Prefetcher(Generic[Item]):
 
     def take(self, *, until: Callable[[], bool] = _never, seconds: float = math.inf) -> list[Item]:
         """The next item, alone; nothing at the end, after `seconds`, or when `until` is true."""
-        taken = self._line.take(until=lambda: self._given_up() or until(), seconds=seconds)
-        if not taken and self._error is not None and self._line.is_over():
+        taken = self._queue.take(until=lambda: self._given_up() or until(), seconds=seconds)
+        if not taken and self._error is not None and self._queue.is_over():
             raise self._error
         return taken
 
     def wake(self) -> None:
         """Have a waiting `take` look at its `until` again; for other threads."""
-        self._line.wake()
+        self._queue.wake()
 
     def finish(self) -> None:
         """Give what is read by now, and then end: also where the iterable waits for ever.
@@ -278,12 +278,12 @@ class Prefetcher(Generic[Item]):
     def _run(self) -> None:
         try:
             for item in self._items:
-                if not self._line.put(item):
+                if not self._queue.put(item):
                     return
         except BaseException as caught:  # noqa: BLE001 (raised where the items are used)
             self._error = caught
         finally:
-            self._line.end()
+            self._queue.end()
 
 
 class BackgroundWriter(Generic[Item]):
@@ -301,7 +301,7 @@ class BackgroundWriter(Generic[Item]):
         weigh: Callable[[Item], int] = _weightless,
     ) -> None:
         self._work = work
-        self._line = BoundedQueue(depth, weigh)
+        self._queue = BoundedQueue(depth, weigh)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fcnseg-behind", daemon=True)
 
@@ -310,7 +310,7 @@ class BackgroundWriter(Generic[Item]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._line.end()
+        self._queue.end()
         with held_back():  # else what it writes to would be closed under its hands
             self._thread.join()
         if kind is None:
@@ -319,15 +319,15 @@ class BackgroundWriter(Generic[Item]):
     def put(self, item: Item) -> None:
         """Hand an item over; waits while there is no room."""
         self._raise()
-        self._line.put(item)
+        self._queue.put(item)
 
     def _run(self) -> None:
-        for item in self._line:
+        for item in self._queue:
             try:
                 self._work(item)
             except BaseException as caught:  # noqa: BLE001 (raised by the next put)
                 self._error = caught
-                self._line.close()
+                self._queue.close()
                 return
 
     def _raise(self) -> None:

@@ -126,7 +126,7 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
     return None
 
 
-def passed_over(folders: Iterable[Path], root: Path) -> str:
+def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
     """What a message says of the folders of outputs below a source; "" when there are none."""
     names = [folder.relative_to(root).as_posix() for folder in folders]
     if not names:
@@ -239,7 +239,7 @@ def _is_utf8(text: str) -> bool:
 def fitting(name: str, suffix: str = "", *, room: int = 0) -> str:
     """A file's name with its suffix, shortened where that is more than file systems allow.
 
-    What is cut off leaves a hash of the whole name, so that names that differ still do. room:
+    What is cut off leaves a hash of the full name, so that names that differ still do. room:
     bytes to leave free. Folders before the name ("/" between them) stay as they are.
     """
     folder, slash, last = name.rpartition("/")
@@ -320,7 +320,7 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 def _remove_unless_held(path: Path) -> None:
-    """OSError when somebody holds it, or nobody can tell."""
+    """OSError when it is locked, or that is unknown."""
     number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -125,7 +125,7 @@ def as_interrupts() -> Iterator[None]:
 
 @contextmanager
 def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
-    """The block ends before a request to stop is heard; a second one is heard at once.
+    """Delay a request to stop until the block ends; a second one takes effect at once.
 
     For what must not be left half-done: closing a file, waiting for a thread that uses it.
     on_request: called by the signal handler, to bring the end of the block near; it may take no

@@ -9,7 +9,7 @@ import pytest
 
 from fcnseg.data.listing import list_folder
 from fcnseg.errors import OptionError
-from fcnseg.files import inputs_in, mark, passed_over, refuse_foreign
+from fcnseg.files import inputs_in, mark, refuse_foreign, skipped_outputs
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.files import WatchedFolder
@@ -82,8 +82,8 @@ def test_a_training_is_known_by_its_config(tmp_path: Path, tiny_run: Path) -> No
 
 
 def test_many_are_counted(tmp_path: Path) -> None:
-    assert not passed_over([], tmp_path)
-    said = passed_over([tmp_path / str(number) for number in range(5)], tmp_path)
+    assert not skipped_outputs([], tmp_path)
+    said = skipped_outputs([tmp_path / str(number) for number in range(5)], tmp_path)
     assert said == f"Skipped 5 folders of earlier outputs in {tmp_path}: 0, 1, 2 and 2 more"
 
 

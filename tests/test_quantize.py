@@ -14,7 +14,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.commands.export import export, spread
 from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
-from fcnseg.export.int8 import deciding, write_int8
+from fcnseg.export.int8 import scoring_layers, write_int8
 from fcnseg.export.parity import sample_images
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image
@@ -55,7 +55,7 @@ def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path
     graph = model.graph
     made_by = {output: node for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    last = deciding(graph)[0]
+    last = scoring_layers(graph)[0]
     for node in convolutions:
         weights = made_by.get(node.input[1])
         assert (weights is None) == (node.name == last), node.name
@@ -101,7 +101,7 @@ def test_precisions_that_a_file_does_not_have(
         load(rounded, precision="f32")
     with pytest.raises(OptionError, match="computes in f32; int8 was requested"):
         load(exported_model, precision="int8")
-    with pytest.raises(OptionError, match="pictures to be fitted to") as error:
+    with pytest.raises(OptionError, match="needs images for calibration") as error:
         load(tiny_run, precision="int8")
     assert "fcnseg export" in str(error.value.hint)
 

@@ -15,7 +15,7 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import next_free
 from fcnseg.inference.plan import Manifest, plan
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.records import CocoSink, ProportionsSink, shares
+from fcnseg.inference.records import CocoSink, ProportionsSink, class_proportions
 from fcnseg.inference.sinks import FileSink, FolderSink, Renderer, VideoSink, WindowSink
 from fcnseg.io import opencv
 from fcnseg.io.draw import colorize, overlay
@@ -141,9 +141,9 @@ def test_a_video_without_frames_is_none(tmp_path):
 
 def test_shares():
     labels = np.array([[0, 0, 1, 255]], np.uint8)
-    found = shares(PredictedArrays(labels), CLASSES)
+    found = class_proportions(PredictedArrays(labels), CLASSES)
     assert found == {"road": 0.5, "sky": 0.25, "Straße": 0.0, "unknown": 0.25}
-    assert "unknown" not in shares(PredictedArrays(labels % 255), CLASSES)
+    assert "unknown" not in class_proportions(PredictedArrays(labels % 255), CLASSES)
 
 
 def test_shares_are_a_json_line_a_frame(tmp_path, monkeypatch):

@@ -227,6 +227,6 @@ def test_what_is_read_is_given_after_a_request_to_finish_and_a_reader_that_hangs
         hang.wait(30)
 
     with Prefetcher(items(), 8, stop=hang.set) as ahead:
-        wait_for(lambda: not ahead._line._is_full(0) and len(ahead._line._items) == 3)
+        wait_for(lambda: not ahead._queue._is_full(0) and len(ahead._queue._items) == 3)
         ahead.finish()
         assert list(Batches(ahead, 1)) == [[0], [1], [2]]

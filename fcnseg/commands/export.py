@@ -10,7 +10,7 @@ from fcnseg.config import ExportConfig
 from fcnseg.data.dataset import SegmentationDataset
 from fcnseg.data.layouts import describe
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.formats import FORMATS, convert, opset_of, written_whole
+from fcnseg.export.formats import FORMATS, convert, opset_of, written_atomically
 from fcnseg.export.int8 import write_int8
 from fcnseg.export.parity import SIZES, Parity
 from fcnseg.inference.evaluation import as_the_model_sees
@@ -119,7 +119,7 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callba
     )
     callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
     pictures = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
-    with written_whole(path) as written:
+    with written_atomically(path) as written:
         write_int8(Checkpoint.load(model), written, pictures)
         cost = _cost(original, load(written), val, callback)
         if cost.miou < cost.miou_before - MOST_LOST:

@@ -1,7 +1,7 @@
 """The command `infer`: frames of any source through a network into files, a video, a window.
 
 Three steps: `make_plan` decides what is read, what is written and what is done already, and
-refuses what can't be; `run_share` runs the network on this process's frames and writes the files
+refuses what can't be; `run_shard` runs the network on this process's frames and writes the files
 that are a frame's own; `join` makes what is one file of all frames (a video, COCO, class
 proportions) where several processes, or an earlier run, have each kept their labels. Whatever
 way a job is divided or resumed, its files are those that one process writes at once.
@@ -47,41 +47,41 @@ def infer(
     """Segment images, folders, videos or a camera.
 
     segmenter: instead of the model that `config` names; connect: opens cameras and streams.
-    Under torchrun each process takes its share, and all get the result of the whole job.
+    Under torchrun each process takes a part of the frames, and all return the result of the job.
     Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
     is finished and playable.
     """
     parse_tile(config.tile)
     distributed = init_distributed(config.device) if launched() else Distributed.single()
     warnings: list[Message] = []
-    heard = callback if distributed.main else functools.partial(_keep_warning, warnings)
+    report = callback if distributed.main else functools.partial(_keep_warning, warnings)
     with ExitStack() as stack:
         made: list[InferPlan] = []
 
         def prepare(decided: Decided | None = None) -> Decided:
             plan = make_plan(
-                config, heard, decided, distributed, stack, predictor=segmenter, connect=connect
+                config, report, decided, distributed, stack, predictor=segmenter, connect=connect
             )
             made.append(plan)
             return plan.decided
 
         decided = distributed.run_on_main(prepare)
         distributed.gather(lambda: None if distributed.main else prepare(decided))
-        shares = distributed.gather(lambda: (run_share(made[0]), warnings))
-        return distributed.run_on_main(lambda: join(made[0], shares))
+        results = distributed.gather(lambda: (run_shard(made[0]), warnings))
+        return distributed.run_on_main(lambda: join(made[0], results))
 
 
-def run_share(plan: InferPlan) -> list[InferResult]:
+def run_shard(plan: InferPlan) -> list[InferResult]:
     """Run the network on this process's frames of each part: what came of each."""
     return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
 
-def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Message]]]) -> InferResult:
+def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message]]]) -> InferResult:
     """The result of all processes; what is one file of all frames is made."""
-    for note in (note for _, notes in shares for note in notes):
-        plan.callback(note)
-    by_part = list(zip(*(results for results, _ in shares), strict=True))
-    done = [InferResult.of_shares(each) if len(each) > 1 else each[0] for each in by_part]
+    for message in (message for _, messages in shards for message in messages):
+        plan.callback(message)
+    by_part = list(zip(*(results for results, _ in shards), strict=True))
+    done = [InferResult.of_processes(each) if len(each) > 1 else each[0] for each in by_part]
     result = InferResult.of_parts(done)
     several = len(plan.parts) > 1 or plan.parts[0].kind == "folder"
     if several and result.failed and not (result.frames_out or result.skipped):
@@ -91,17 +91,17 @@ def join(plan: InferPlan, shares: Sequence[tuple[list[InferResult], list[Message
             part.done.join()
     later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
     for index in later:
-        done[index] = _with_whole(plan, index, done[index])
+        done[index] = _with_combined(plan, index, done[index])
     return InferResult.of_parts(done) if later else result
 
 
 def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
     config = plan.config
-    nothing_of_it = InferResult(0, 0, (), (), 0.0, 0.0)
+    empty = InferResult(0, 0, (), (), 0.0, 0.0)
     if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
-        plan.callback(_passed_over([Path(part.spec)]))
-        return replace(nothing_of_it, skipped=1)
+        plan.callback(_skipped_files([Path(part.spec)]))
+        return replace(empty, skipped=1)
     try:
         source = _reopened(plan, part)
     except MediaError as error:
@@ -109,14 +109,14 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
             raise
         failed = ((str(part.spec), error.message),)
         part.note_failures(failed)
-        return replace(nothing_of_it, frames_in=1, failed=failed)
+        return replace(empty, frames_in=1, failed=failed)
     predict = FramePredictor(
         plan.predictor,
         config.tile if plan.tiled else "off",
         plan.callback,
         smooth=config.smooth,
         conf=config.conf,
-        classes=plan.painter.only,
+        classes=plan.renderer.only,
         probabilities=part.each.needs_probabilities,
     )
     run = Pipeline(
@@ -130,11 +130,11 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         resume_with=plan.resume_with,
     )
     each = functools.partial(_sinks, plan, part.each, source, part.done)
-    last = functools.partial(_whole_sinks, plan, index, source)
+    last = functools.partial(_combined_sinks, plan, index, source)
     if part.kept is not None:
         last = functools.partial(_sinks, plan, part.labels, source, part.kept)
     try:
-        result = run.result([each, last], plan.painter if config.show else None)
+        result = run.result([each, last], plan.renderer if config.show else None)
     finally:
         source.close()
         if source.kind == "folder":
@@ -142,7 +142,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     flicker = predict.flicker()
     if flicker is None:
         return result
-    return replace(result, flicker=flicker.steady, flicker_raw=flicker.raw)
+    return replace(result, flicker=flicker.smoothed, flicker_raw=flicker.raw)
 
 
 def _reopened(plan: InferPlan, part: Part) -> Source:
@@ -156,22 +156,22 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
     source = open_part(
         config, part.spec, part.name, plan.distributed, plan.stack, plan.events, plan.connect, skip
     )
-    done = source.skipped - len(part.passed)
+    done = source.skipped - len(part.skipped)
     if done > 0:
         plan.callback(Message(f"{done} {'image is' if done == 1 else 'images are'} done already"))
-    if part.passed:
-        plan.callback(_passed_over(part.passed))
+    if part.skipped:
+        plan.callback(_skipped_files(part.skipped))
     return source
 
 
-def _passed_over(files: Sequence[Path]) -> Message:
-    """What is said of files that an earlier run could not read."""
+def _skipped_files(files: Sequence[Path]) -> Message:
+    """The message for files that an earlier run could not read."""
     names = ", ".join(path.name for path in files[:NAMED])
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return Message(f"Skipped {names}{more}: could not be read before, and not changed since")
 
 
-def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult:
+def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferResult:
     """Make what is one file of all frames of the labels that were kept."""
     part = plan.parts[index]
     folder, alone = part.labels.path, Distributed.single()
@@ -188,15 +188,15 @@ def _with_whole(plan: InferPlan, index: int, result: InferResult) -> InferResult
             task="join",
             resume_with="--skip-done",
         )
-        whole = run.result([functools.partial(_whole_sinks, plan, index, source)])
+        combined = run.result([functools.partial(_combined_sinks, plan, index, source)])
     shutil.rmtree(folder)
     for parent in folder.parents:  # what is empty now; the others hold something else
-        if not parent.is_relative_to(part.whole.path.parent):
+        if not parent.is_relative_to(part.combined.path.parent):
             break
         with contextlib.suppress(OSError):
             parent.rmdir()
     outputs = tuple(path for path in result.outputs if path.parent != folder)
-    return replace(result, outputs=outputs).and_then(whole)
+    return replace(result, outputs=outputs).and_then(combined)
 
 
 def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays]:
@@ -206,16 +206,16 @@ def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays
 
 
 def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
-    return open_sinks(target, source, plan.painter, manifest=manifest, callback=plan.events.put)
+    return open_sinks(target, source, plan.renderer, manifest=manifest, callback=plan.events.put)
 
 
-def _whole_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
+def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
     """What is one file of all frames."""
-    part, shares = plan.parts[index], plan.config.shares
-    sinks = _sinks(plan, part.whole, source, part.done)
-    if shares is None:
+    part, path = plan.parts[index], plan.config.shares
+    sinks = _sinks(plan, part.combined, source, part.done)
+    if path is None:
         return sinks
-    return [*sinks, ProportionsSink(shares, plan.painter.classes, append=index > 0)]
+    return [*sinks, ProportionsSink(path, plan.renderer.classes, append=index > 0)]
 
 
 def _keep_warning(warnings: list[Message], event: Event) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fcnseg.files import inputs_in, passed_over
+from fcnseg.files import inputs_in, skipped_outputs
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.progress import Callback, Message, no_callback
 
@@ -57,7 +57,7 @@ def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
     """
     outputs: list[Path] = []
     files = tuple(_walk(root, outputs))
-    skipped = passed_over(outputs, root)
+    skipped = skipped_outputs(outputs, root)
     if skipped:
         callback(Message(f"{skipped}."))
     return Listing(root, files)

@@ -19,12 +19,12 @@ Floats = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 
 _BLOCK = 1 << 12
-"""Squares worked out together: their logits stay in the cache."""
+"""Squares computed at once: their logits stay in the cache."""
 
 
 @dataclass(frozen=True)
 class ScoreGrid:
-    """Where cells lie on the pixels: cell i at factor * i + shift (fcnseg.models.geometry)."""
+    """Where scores lie on the pixels: element i at factor * i + shift (models.geometry)."""
 
     factor: int
     shift: float
@@ -34,9 +34,9 @@ class ScoreGrid:
 
         The first of several equal classes wins.
         """
-        before = int(self.shift > 0)  # pixels before cell 0 lie between it and its copy
-        cells = np.pad(scores, ((0, 0), (before, 1), (before, 1)), mode="edge")
-        best = argmax_over_classes(cells)[0]  # (h + before + 1, w + before + 1)
+        before = int(self.shift > 0)  # pixels before element 0 lie between it and its copy
+        scores = np.pad(scores, ((0, 0), (before, 1), (before, 1)), mode="edge")
+        best = argmax_over_classes(scores)[0]  # (h + before + 1, w + before + 1)
         corner = best[:-1, :-1]
         mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
         rows, columns = np.nonzero(mixed)
@@ -45,33 +45,33 @@ class ScoreGrid:
         squares[:] = corner[:, None, :, None]
         for start in range(0, len(rows), _BLOCK):
             some = slice(start, start + _BLOCK)
-            squares[rows[some], :, columns[some]] = self._between(cells, rows[some], columns[some])
-        whole = squares.reshape(len(corner) * factor, -1)
+            squares[rows[some], :, columns[some]] = self._between(scores, rows[some], columns[some])
+        full = squares.reshape(len(corner) * factor, -1)
         cut = before * (factor - self._first)
-        return np.ascontiguousarray(whole[cut : cut + size[0], cut : cut + size[1]])
+        return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
 
-    def _between(self, cells: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
-        """Labels uint8 (M, factor, factor) of the squares whose first corners these cells are."""
-        classes, _, width = cells.shape
-        flat, first = cells.reshape(classes, -1), rows * width + columns
+    def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
+        """Labels uint8 (M, factor, factor) of the squares with these first corners."""
+        classes, _, width = scores.shape
+        flat, first = scores.reshape(classes, -1), rows * width + columns
         corners = (flat[:, None, first + step] for step in (0, 1, width, width + 1))  # (K, 1, M)
         # Products and sums: a product of matrices wakes BLAS's threads, which then spin.
         far = self._far[:, None]
         above, below = (next(corners) * (1 - far) + next(corners) * far for _ in range(2))
         labels = np.empty((len(rows), self.factor, self.factor), np.uint8)
-        for row, share in enumerate(self._far):
-            logits = above * (1 - share) + below * share  # (K, factor, M)
+        for row, weight in enumerate(self._far):
+            logits = above * (1 - weight) + below * weight  # (K, factor, M)
             labels[:, row] = argmax_over_classes(logits)[0].T
         return labels
 
     @property
     def _first(self) -> int:
-        """The first pixel at or after cell 0."""
+        """The first pixel at or after element 0."""
         return math.ceil(self.shift)
 
     @cached_property
     def _far(self) -> Floats:
-        """(factor,): how far each pixel of a square is from its first corner, as a share."""
+        """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
         pixels = self._first - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)
 
@@ -91,37 +91,37 @@ def score_grid_of(network: nn.Module) -> ScoreGrid | None:
 
 
 _PIXELS_AT_ONCE = 1 << 17
-"""Pixels looked at together: many enough for few calls, few enough to stay in the cache."""
+"""Pixels processed at once: enough for few calls, few enough to stay in the cache."""
 
 
 def argmax_labels(logits: Tensor, *, confidence: bool = False) -> tuple[Labels, Floats | None]:
-    """Labels uint8 (N, H, W) of logits (N, K, H, W), and how probable they are if asked for.
+    """Labels uint8 (N, H, W) of logits (N, K, H, W), and their probability if requested.
 
-    Decided where the logits are: only the answer leaves the device. The first of several
+    Computed where the logits are: only labels leave the device. The first of several
     equal classes wins.
     """
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
-        return _decide_here(logits.detach().numpy(), confidence)
+        return _argmax_on_cpu(logits.detach().numpy(), confidence)
     best, labels = logits.max(dim=1)
-    sure = (best - logits.logsumexp(dim=1)).exp() if confidence else None
-    answer = labels.to(torch.uint8).cpu().numpy()
-    return answer, None if sure is None else sure.float().cpu().numpy()
+    confidences = (best - logits.logsumexp(dim=1)).exp() if confidence else None
+    array = labels.to(torch.uint8).cpu().numpy()
+    return array, None if confidences is None else confidences.float().cpu().numpy()
 
 
-def _decide_here(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
+def _argmax_on_cpu(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
     """The same on the processor, in a sixth of the time that torch's max takes."""
     count, _, height, width = logits.shape
     labels = np.empty((count, height, width), np.uint8)
-    sure = np.empty((count, height, width), np.float32) if confidence else None
+    confidences = np.empty((count, height, width), np.float32) if confidence else None
     rows = max(1, _PIXELS_AT_ONCE // width)
     for index in range(count):
         for top in range(0, height, rows):
             block = logits[index, :, top : top + rows]  # (K, rows, W)
             labels[index, top : top + rows], best = argmax_over_classes(block)
-            if sure is not None:
-                shares = np.exp(block - best)
-                np.reciprocal(shares.sum(axis=0), out=sure[index, top : top + rows])
-    return labels, sure
+            if confidences is not None:
+                exponentials = np.exp(block - best)
+                np.reciprocal(exponentials.sum(axis=0), out=confidences[index, top : top + rows])
+    return labels, confidences
 
 
 def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:

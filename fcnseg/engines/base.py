@@ -22,21 +22,21 @@ from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.forking import Home, abandon, computing
 from fcnseg.errors import CheckpointError
 
-MOST = 4
-"""Pictures side by side; each needs the memory of a whole forward pass."""
+MAX_PARALLEL = 4
+"""Images in parallel; each needs the memory of a forward pass."""
 
 _here = threading.local()
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """count: pictures (or batches) at the same time. threads: for each; 0: the runtime's choice."""
+    """count: images (or batches) at the same time. threads: for each; 0: the runtime's choice."""
 
     count: int = 1
     threads: int = 0
 
     def enter(self) -> None:
-        """Keep the calling thread to its share of the cores, in torch."""
+        """Keep the calling thread to its number of cores, in torch."""
         if self.count > 1 and getattr(_here, "entered", None) != self:
             torch.set_num_threads(self.threads)
             _here.entered = self
@@ -47,11 +47,11 @@ ONE = Parallelism()
 
 
 def side_by_side(device: str) -> Parallelism:
-    """For many pictures on a device: a processor's cores are dealt out, anything else is one."""
+    """For many images on a device: a CPU's cores are divided, anything else is one."""
     if device != "cpu":
         return ONE
     cores = min(usable_cores(), torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
-    count = min(cores, MOST)
+    count = min(cores, MAX_PARALLEL)
     return Parallelism(count, cores // count) if count > 1 else ONE
 
 
@@ -71,12 +71,12 @@ SCORES = "scores"
 
 
 class Engine(ABC):
-    """Runs one network on uint8 RGB pictures (N, H, W, 3).
+    """Runs one network on uint8 RGB images (N, H, W, 3).
 
     name: which runtime ("torch", "onnxruntime", "openvino").
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
-    parallelism: how many threads may call it at the same time, and each one's share of the cores.
+    parallelism: how many threads may call it at the same time, and the cores of each.
     score_grid: where the elements of `scores` lie; None where there are none, or where the device
         computes labels of logits faster.
     """
@@ -110,8 +110,8 @@ class Engine(ABC):
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Labels uint8 (N, H, W) and, when asked for, the winners' probability float32 (N, H, W).
 
-        Decided where the logits are: only the answer leaves the device. With `size` the
-        logits (not the labels) are resized before the decision.
+        Computed where the logits are: only labels leave the device. With `size` the
+        logits (not the labels) are resized before the argmax.
         """
         self.parallelism.enter()
         own: Size = (images.shape[1], images.shape[2])
@@ -122,7 +122,7 @@ class Engine(ABC):
             return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
     def just_labels(self, images: Images) -> NDArray[np.uint8]:
-        """Labels uint8 (N, H, W) of pictures at their own size."""
+        """Labels uint8 (N, H, W) of images at their own size."""
         return self.labels(images)[0]
 
     def probabilities(
@@ -139,7 +139,7 @@ def not_written_by_fcnseg(path: Path, kind: str) -> CheckpointError:
     """The error for a model file that fcnseg did not write."""
     return CheckpointError(
         f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
-        "are or how pictures are prepared for it.",
+        "are or how images are prepared for it.",
         hint="export the checkpoint it came from: fcnseg export MODEL",
     )
 
@@ -165,7 +165,7 @@ if hasattr(os, "register_at_fork"):  # another thread may hold it when the proce
     os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
 
 Workers = queue.SimpleQueue[Any]
-"""What computes one output, once for each lane; who asks takes one and gives it back."""
+"""What computes one output, one for each parallel call; a call takes one and puts it back."""
 
 
 class ExportedEngine(Engine):
@@ -206,8 +206,8 @@ class ExportedEngine(Engine):
         """What computes an output and, where the runtime allows it, nothing else."""
 
     @abstractmethod
-    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
-        """A worker's answer."""
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        """A worker's output."""
 
     def _open_here(self) -> None:
         """Open the file in this process: the runtime's threads stayed in the one that forked it."""
@@ -227,7 +227,7 @@ class ExportedEngine(Engine):
                 self._free[output] = self._workers(output)
         worker = self._free[output].get()
         try:
-            return self._ask(worker, output, {"images": np.ascontiguousarray(images)})
+            return self._compute(worker, output, {"images": np.ascontiguousarray(images)})
         finally:
             self._free[output].put(worker)
 

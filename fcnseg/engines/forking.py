@@ -1,6 +1,6 @@
 """A model that is loaded, then used in a forked process (gunicorn --preload, multiprocessing).
 
-Threads do not survive a fork, and what waits for them waits for ever. Whether the parent has
+Threads do not survive a fork, and what waits for them never returns. Whether the parent has
 started any can't be seen from the child: its own code may have used torch. Therefore a child
 computes in one thread (`computing`), as torch's own data loaders do, and a runtime with threads of
 its own opens its file again (`Home`). Loading starts none (`one_thread`).

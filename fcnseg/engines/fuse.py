@@ -1,4 +1,4 @@
-"""What follows a convolution, done by the convolution: the same answers, fewer steps.
+"""Fusion for inference: batch norms and activations are computed by the convolutions before them.
 
 In evaluation a batch norm is a scale and a shift per channel; so is a convolution's output. An
 activation can be applied while a convolution's results are still in the processor's registers.
@@ -33,7 +33,7 @@ _TOLERANCE = 1e-2
 def fuse_for_inference(
     network: Network, *, device: torch.device, precision: torch.dtype
 ) -> Network:
-    """The network with all joined that can be, in place: to be evaluated, in that arithmetic.
+    """Fuse a network for inference in a precision, in place; returns it.
 
     device: where it is now.
     """
@@ -76,15 +76,15 @@ class InFloat32(nn.Module):
     def forward(self, maps: Tensor, *rest: object) -> Tensor:
         """What the module gives, in float32."""
         with torch.autocast(maps.device.type, enabled=False):
-            answer: Tensor = self.module(maps.float(), *rest)
-        return answer
+            output: Tensor = self.module(maps.float(), *rest)
+        return output
 
 
 def fold_batch_norms(network: Network, images: Tensor) -> Network:
     """Fold, in place, every batch norm that a convolution's output goes straight into.
 
-    Which those are is seen by running the network once on `images`; where its answers on them
-    would be others, nothing changes. Returns the network.
+    Which those are is seen by running the network once on `images`; where its outputs on them
+    would differ, nothing changes. Returns the network.
     """
     changed: dict[nn.Module, nn.Module] = {}
     for norm, convolution in _followers(network, images, _is_batch_norm).items():
@@ -97,8 +97,8 @@ def fold_batch_norms(network: Network, images: Tensor) -> Network:
 def fuse_activations(network: Network, images: Tensor) -> Network:
     """Let oneDNN run, in place, every convolution together with the activation after it.
 
-    For float32 on a processor, in evaluation; elsewhere, and where the answers on `images` would
-    be others, nothing changes. Left to itself torch runs 1x1 convolutions without oneDNN when it
+    For float32 on a CPU, in evaluation; elsewhere, and where the outputs on `images` would
+    differ, nothing changes. Left to itself torch runs 1x1 convolutions without oneDNN when it
     has one thread, which costs a copy each way. Returns the network.
     """
     if not _onednn_fuses():
@@ -127,7 +127,7 @@ class FusedConvolution(nn.Module):
         super().__init__()
         weight, bias, padding = convolution.weight, convolution.bias, convolution.padding
         if isinstance(convolution, SameConv2d):
-            # Padding the picture unevenly copies it: a tenth of a forward pass.
+            # Padding the image unevenly copies it: a tenth of a forward pass.
             weight, margin = convolution.evenly()
             padding = (margin, margin)
         weight = weight.detach().contiguous(memory_format=torch.channels_last)
@@ -150,10 +150,10 @@ class FusedConvolution(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The activation of the convolution."""
         # What torch.compile's own CPU code calls; private, so _onednn_fuses looks for it.
-        answer: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, self.weight, self.bias, *self._how
         )
-        return answer
+        return output
 
 
 def _onednn_fuses() -> bool:
@@ -226,7 +226,7 @@ def _followers(
 def _replace_if_same(
     network: Network, images: Tensor, changed: dict[nn.Module, nn.Module]
 ) -> Network:
-    """The network with other modules in the places of some, unless it then answers otherwise."""
+    """The network with other modules in the places of some, unless its outputs would differ."""
     with torch.inference_mode():
         before: Tensor = network(images)
         back = _replace(network, changed)

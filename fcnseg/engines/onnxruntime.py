@@ -56,16 +56,16 @@ class OnnxEngine(ExportedEngine):
         model = _leading_to(output, self._path)
         return self._several(model, self._open(model))
 
-    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
-        answer: NDArray[np.float32] = worker.run([output], inputs)[0]
-        return answer
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = worker.run([output], inputs)[0]
+        return result
 
     def _several(self, model: str | bytes, session: Any) -> Workers:
-        """A session for each lane; the first is there."""
+        """A session for each parallel call; the first is given."""
         free: Workers = queue.SimpleQueue()
         free.put(session)
         for _ in range(1, self.parallelism.count):
-            # A session with one thread computes in the one that calls it; any others it shares.
+            # A session with one thread computes in the calling thread, so it can be shared.
             free.put(session if self.parallelism.threads == 1 else self._open(model))
         return free
 
@@ -105,7 +105,7 @@ def import_onnxruntime() -> types.ModuleType:
 
 
 def _leading_to(output: str, path: Path) -> str | bytes:
-    """The file without what one of its outputs does not need; whole without the package onnx.
+    """The file without what one of its outputs does not need; complete without the package onnx.
 
     ONNX Runtime computes everything there is, whatever is asked for (1.32).
     """

@@ -53,7 +53,7 @@ class OpenCvEngine(ExportedEngine):
         workers.put(self._net)
         return workers
 
-    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         del output
         logits: NDArray[np.float32] = worker.run(inputs["images"])
         return logits

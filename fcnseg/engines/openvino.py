@@ -88,9 +88,9 @@ class OpenVinoEngine(ExportedEngine):
             free.put(compiled.create_infer_request())
         return free
 
-    def _ask(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
-        answer: NDArray[np.float32] = worker.infer(inputs)[output]
-        return answer
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = worker.infer(inputs)[output]
+        return result
 
 
 def import_openvino() -> types.ModuleType:

@@ -61,8 +61,8 @@ class TorchEngine(Engine):
         """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
         with torch.inference_mode(), autocast(self._device, self._dtype):
             scores = self._network.scores(self._preprocess.normalise(self._upload(images)))
-            answer: NDArray[np.float32] = scores.float().cpu().numpy()
-            return answer
+            array: NDArray[np.float32] = scores.float().cpu().numpy()
+            return array
 
     def skip_scores(
         self, images: Images, *, size: Size | None = None

@@ -42,7 +42,7 @@ class Format:
 
     suffix: of its name; beside: of the files that belong to it.
     write: makes the file of a checkpoint.
-    run: gives functions from pictures to logits, and to labels where there is a shorter way,
+    run: gives functions from images to logits, and to labels where there is a shorter way,
         that use nothing but the file.
     """
 
@@ -189,7 +189,7 @@ FORMATS = {
 
 
 def example() -> Tensor:
-    """The pictures a graph is traced with: no size divides by a stride, none is 1."""
+    """The images a graph is traced with: no size divides by a stride, none is 1."""
     return torch.from_numpy(sample_images((2, 97, 131), seed=0))
 
 
@@ -201,7 +201,7 @@ def require(*modules: str, extra: str, what: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters' warnings and log lines, which are not for our users, unheard."""
+    """The exporters' warnings and log lines, are suppressed."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -222,27 +222,27 @@ def convert(
     *,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Parity:
-    """Write a checkpoint in another format, prove that it answers alike, then name the file.
+    """Write a checkpoint in another format, verify that its outputs match, then name the file.
 
     CheckpointError when it does not; `path` is then as it was before.
     """
     kind = FORMATS[format]
-    with written_whole(path) as written:
+    with written_atomically(path) as written:
         kind.write(checkpoint, written)
         logits, labels = kind.run(written)
         parity = compare(_original(checkpoint), logits, labels=labels, sizes=sizes)
         if not parity.holds:
             raise CheckpointError(
-                f"The {format} file does not give the original's answers: logits differ by "
+                f"The outputs of the {format} file do not match the checkpoint's: logits differ by "
                 f"up to {parity.max_abs_diff:.3g}, labels agree on "
-                f"{parity.label_agreement:.2%} of pixels (99.9 % are needed).",
+                f"{parity.label_agreement:.2%} of pixels (99.9 % are required).",
                 hint="nothing was written; please report this with the checkpoint's options",
             )
     return parity
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_atomically(path: Path) -> Iterator[Path]:
     """A file in a folder of its own, which gets its name only when the block ends well.
 
     What was written beside it comes along, before it. Until then its name is one that every

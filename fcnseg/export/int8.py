@@ -1,8 +1,8 @@
-"""A network in whole numbers of 8 bits: smaller by four, faster where processors multiply them.
+"""Quantization to int8: a quarter of the size, faster where a CPU multiplies int8.
 
 Weights are rounded channel by channel; what flows between the layers is rounded in the range
-it has on some of the pictures the network is for (static quantisation, Jacob et al., CVPR
-2018). What decides at the end, the scores, stays in floating point.
+it has on some calibration images (static quantization, Jacob et al., CVPR 2018). The scores
+at the end stay in floating point.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROUNDED = ["Conv", "Add", "Relu", "Clip"]
 """The operators that are computed in 8 bits."""
 
 
-def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -> None:
+def write_int8(checkpoint: Checkpoint, path: Path, images: Iterable[Images]) -> None:
     """Write an ONNX file that computes in 8 bits (in QDQ form, which every runtime reads).
 
-    pictures: what ranges are taken from, each uint8 (1, h, w, 3), at the network's own size.
-    The graph before rounding is proven to answer as the checkpoint does; what rounding costs
-    is for the caller to measure. Raises CheckpointError, MissingExtra.
+    images: for calibration, each uint8 (1, h, w, 3), at the network's own size.
+    The outputs of the graph before rounding are verified; the caller measures the loss of
+    accuracy. Raises CheckpointError, MissingExtra.
     """
     require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
     import_onnxruntime()
@@ -38,19 +38,19 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(pictures)
+            self._left = iter(images)
 
         def get_next(self) -> dict[str, Images] | None:
-            picture = next(self._left, None)
-            return None if picture is None else {"images": picture}
+            batch = next(self._left, None)
+            return None if batch is None else {"images": batch}
 
     with folder_beside(path) as folder:
-        whole, prepared, rounded = (folder / f"{n}.onnx" for n in ("f32", "ready", "int8"))
-        convert(checkpoint, whole, "onnx")
+        exact, prepared, rounded = (folder / f"{n}.onnx" for n in ("f32", "ready", "int8"))
+        convert(checkpoint, exact, "onnx")
         logging.disable(logging.WARNING)  # it asks for a preparation that was just made
         try:
             with quiet():
-                quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+                quant_pre_process(exact, prepared, skip_symbolic_shape=True)
                 graph = onnx.load(prepared).graph
                 quantization.quantize_static(
                     prepared,
@@ -61,10 +61,10 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
                     weight_type=quantization.QuantType.QInt8,
                     per_channel=True,
                     op_types_to_quantize=ROUNDED,
-                    nodes_to_exclude=deciding(graph),
+                    nodes_to_exclude=scoring_layers(graph),
                 )
         except (RuntimeError, ValueError, OSError) as error:
-            raise CheckpointError(f"8 bits can't be had here: {first_line(error)}.") from error
+            raise CheckpointError(f"int8 is not available here: {first_line(error)}.") from error
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(rounded)
@@ -77,7 +77,7 @@ def write_int8(checkpoint: Checkpoint, path: Path, pictures: Iterable[Images]) -
         rounded.replace(path)
 
 
-def deciding(graph: Any) -> list[str]:
+def scoring_layers(graph: Any) -> list[str]:
     """The last convolution with weights, which makes the scores, and all that follows from it."""
     weights = {one.name for one in graph.initializer}
     last = [n for n in graph.node if n.op_type == "Conv" and n.input[1] in weights][-1]

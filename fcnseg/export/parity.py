@@ -1,4 +1,4 @@
-"""How near two runs of one network are, on pictures that have what pictures have."""
+"""Parity of two implementations of one network, on synthetic images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Labels = NDArray[np.uint8]
 
 
 LogitsFunction = Callable[[Images], Logits]
-"""Pictures uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
+"""Images uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
 
 
 LabelsOf = Callable[[Images], Labels]
-"""Pictures uint8 (N, H, W, 3) -> labels uint8 (N, H, W)."""
+"""Images uint8 (N, H, W, 3) -> labels uint8 (N, H, W)."""
 
 SIZES = ((33, 47), (64, 96), (97, 131), (240, 320))
-"""Heights and widths at which answers are compared: odd, even, multiples of the stride, not."""
+"""Heights and widths at which outputs are compared: odd, even, multiples of the stride, not."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near two runs of one network are.
+    """The differences between two implementations of one network.
 
     max_abs_diff: largest difference of a logit; largest_logit: what it compares with.
-    label_agreement: share of pixels with the same label, 0..1.
-    sizes: (height, width) of the pictures; batches: how many went in together.
+    label_agreement: proportion of pixels with the same label, 0..1.
+    sizes: (height, width) of the images; batches: how many went in together.
     pixels: how many were compared.
     """
 
@@ -75,7 +75,7 @@ def compare(
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = (1, 3),
 ) -> Parity:
-    """Run both on the same pictures: every size with every batch.
+    """Run both on the same images: every size with every batch.
 
     labels: the other's, where it has a way to them that does not lead over its logits.
     """
@@ -89,20 +89,20 @@ def compare(
                 return Parity(float("inf"), largest, 0.0, tuple(sizes), tuple(batches), pixels)
             difference = max(difference, float(np.abs(expected - found).max()))
             largest = max(largest, float(np.abs(expected).max()))
-            answered = found.argmax(axis=1) if labels is None else labels(images)
-            same += int((expected.argmax(axis=1) == answered).sum())
+            predicted = found.argmax(axis=1) if labels is None else labels(images)
+            same += int((expected.argmax(axis=1) == predicted).sum())
             pixels += batch * size[0] * size[1]
     return Parity(difference, largest, same / pixels, tuple(sizes), tuple(batches), pixels)
 
 
 def sample_images(shape: tuple[int, int, int], *, seed: int) -> Images:
-    """Pictures with what pictures have: large shapes, edges, fine grain. uint8 (N, H, W, 3)."""
+    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3)."""
     count, height, width = shape
     random = torch.Generator().manual_seed(seed)
     image = torch.zeros(count, 3, height, width)
-    for cells in (2, 5, 13, 40):  # octaves: the coarser, the stronger
-        noise = torch.randn(count, 3, cells, cells, generator=random) * (30 + 60 / cells)
-        mode = "nearest" if cells == 5 else "bilinear"  # hard edges from one of them
+    for side in (2, 5, 13, 40):  # octaves: the coarser, the stronger
+        noise = torch.randn(count, 3, side, side, generator=random) * (30 + 60 / side)
+        mode = "nearest" if side == 5 else "bilinear"  # hard edges from one of them
         image += F.interpolate(noise, (height, width), mode=mode)
     grain = torch.randn(count, 3, height, width, generator=random) * 8
     pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)

@@ -43,9 +43,9 @@ def labels_with_tta(
     scales: Sequence[float] = SCALES,
     mirrored: bool = True,
 ) -> NDArray[np.uint8]:
-    """Labels uint8 (H, W) of a picture uint8 (H, W, 3): the class most probable on average.
+    """Labels uint8 (H, W) of an image uint8 (H, W, 3): the class most probable on average.
 
-    Each view's probabilities are brought to the picture's own size before they are summed.
+    Each view's probabilities are resized to the image's own size before they are summed.
     """
     size = (image.shape[0], image.shape[1])
     height, width = segmenter.preprocess.network_size(size)
@@ -54,8 +54,10 @@ def labels_with_tta(
         view = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
         views = np.stack([view, view[:, ::-1]] if mirrored else [view])
         logits = torch.from_numpy(segmenter.engine.logits(views, size=size))  # (1 or 2, K, H, W)
-        shares = logits.softmax(dim=1)
-        seen = shares[0] + shares[1].flip(-1) if mirrored else shares[0]
+        probabilities = logits.softmax(dim=1)
+        seen = probabilities[0]
+        if mirrored:
+            seen = seen + probabilities[1].flip(-1)
         total = seen if total is None else total + seen
     assert total is not None, "at least one scale"
     labels: NDArray[np.uint8] = total.max(dim=0).indices.to(torch.uint8).numpy()
@@ -72,7 +74,7 @@ Labels = NDArray[np.uint8]
 
 
 PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
-"""Pictures uint8 (H, W, 3) -> labels uint8 (H, W), each at its picture's size."""
+"""Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""
 
 
 def split_of(config: EvalConfig, description: Description, segmenter: Segmenter) -> tuple[str, str]:
@@ -153,7 +155,7 @@ def score(
 ) -> Report:
     """One confusion matrix over all images of a dataset; images are read during prediction.
 
-    Several ranks take an image each in turn, none twice, and all get the whole report.
+    Several ranks take an image each in turn, none twice, and all get the full report.
     num_parallel: how many threads may ask `predict_labels` at the same time.
     """
     ranks = ranks or Distributed.single()
@@ -162,10 +164,10 @@ def score(
     confusion = Confusion(len(dataset.classes))
     done, began = 0, time.perf_counter()
     loaded = load(dataset, batches, list[Sample], workers=workers)
-    answered = map_ordered(
+    predictions = map_ordered(
         lambda samples: predict_labels([sample.image for sample in samples]), loaded, num_parallel
     )
-    for samples, predicted in answered:
+    for samples, predicted in predictions:
         for sample, labels in zip(samples, predicted, strict=True):
             confusion.add(sample.labels, labels)
         done = min(len(dataset), done + len(samples) * ranks.size)
@@ -177,12 +179,12 @@ def score(
 
 
 def labels_of(segmenter: Segmenter) -> PredictLabels:
-    """A segmenter as a function from pictures to labels."""
+    """A segmenter as a function from images to labels."""
     return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
 
 
 def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
-    """The same with every picture looked at in several sizes and mirrored."""
+    """The same with test-time augmentation: four scales and horizontal flip."""
     return lambda images: [labels_with_tta(segmenter, image) for image in images]
 
 

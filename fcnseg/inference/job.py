@@ -59,7 +59,7 @@ class InferPlan:
     parts: tuple[Part, ...]
     predictor: Predictor
     tiled: bool
-    painter: Renderer
+    renderer: Renderer
     resume_with: str
 
 
@@ -96,7 +96,7 @@ def make_plan(
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
     _refuse_overwriting(config, parts, model)
-    _refuse_unheeded(config, parts)
+    _refuse_unused(config, parts)
     _refuse_rate(config, parts)
     if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
         parts[0].done.begin()  # before another process writes there
@@ -111,14 +111,14 @@ def make_plan(
         parts=parts,
         predictor=predictor,
         tiled=tiled,
-        painter=Renderer(predictor.classes, config.alpha, _only(config, predictor.classes)),
+        renderer=Renderer(predictor.classes, config.alpha, _only(config, predictor.classes)),
         resume_with=_resume_options(config, parts, decided.out),
     )
 
 
 def _resume_options(config: InferConfig, parts: Sequence[Part], out: Path) -> str:
     """The options that resume the job; "" where that can't be."""
-    in_one = any(part.whole.save for part in parts) or config.shares is not None
+    in_one = any(part.combined.save for part in parts) or config.shares is not None
     later = any(part.kept is not None for part in parts)
     once = config.smooth or "-" in config.source or any(part.live for part in parts)
     if once or (in_one and not later):
@@ -195,15 +195,15 @@ def _parts(
         if config.smooth:
             check_is_video(kind)
         target = _target(config, kind, out, alone=found.count == 1)
-        each, whole = split(target, kind)
-        in_one = bool(whole.save) or config.shares is not None
+        each, combined = split(target, kind)
+        in_one = bool(combined.save) or config.shares is not None
         later = in_one and (size > 1 or config.skip_done)
         if later and config.watch:
             raise OptionError("--skip-done can't add what comes into a folder to one file.")
         labels = Plan("folder", _kept_folder(target, name), ("labels",))
         done = made(target.path, each.save, by)
         kept = made(labels.path, ("labels",), by_labels) if later else None
-        parts.append(Part(spec, name, kind, opened, each, whole, labels, done, kept))
+        parts.append(Part(spec, name, kind, opened, each, combined, labels, done, kept))
     return tuple(parts)
 
 
@@ -226,7 +226,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], model: Path 
     if not _only_shown(config):
         for part in parts:
             name = part.name or ("images" if part.opened is None else part.opened.name)
-            target = replace(part.each, save=(*part.each.save, *part.whole.save))
+            target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
     if config.shares is not None and str(config.shares) != "-":
         outputs.append(("--shares", config.shares))
@@ -260,7 +260,7 @@ def _load(
 
 
 def _refuse(config: InferConfig, size: int) -> None:
-    """OptionError for what can't be shared or resumed."""
+    """OptionError for what can't be distributed or resumed."""
     piped = "-" in config.source
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
@@ -286,24 +286,26 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
     if source.live and size > 1:
         raise OptionError(
             f"A {source.kind} is for one process, but torchrun has started {size}.",
-            hint="run it without torchrun; several share folders of images and video files",
+            hint="run it without torchrun, which is for folders of images and video files",
         )
     if source.live and config.skip_done:
         raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
 
 
-def _refuse_unheeded(config: InferConfig, parts: Sequence[Part]) -> None:
+def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
     """OptionError for an option that was given, but of which nothing would come."""
     still = all(part.kind in ("image", "folder") for part in parts)
-    drawn = config.show or any("overlay" in (*part.each.save, *part.whole.save) for part in parts)
+    drawn = config.show or any(
+        "overlay" in (*part.each.save, *part.combined.save) for part in parts
+    )
     live = next((part.kind for part in parts if part.live), None)
-    unheeded = {
+    unused = {
         "--start": (config.start > 0 and still, "images have no times"),
         "--end": (config.end is not None and still, "images have no times"),
         "--alpha": ("alpha" in config.chosen() and not drawn, "no overlay is written or shown"),
         "--batch": (config.batch > 1 and live is not None, f"a {live} gives frame after frame"),
     }
-    for flag, (found, why) in unheeded.items():
+    for flag, (found, why) in unused.items():
         if found:
             raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
@@ -314,7 +316,7 @@ def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
         return
     if len(parts) > 1:
         raise OptionError("--fps is for one source, of images or a raw stream.")
-    if not set(parts[0].whole.save) - {"coco"} and config.shares is None:
+    if not set(parts[0].combined.save) - {"coco"} and config.shares is None:
         raise OptionError(
             "--fps is for a video or --shares; files for each image have none.",
             hint="-o NAME.mp4 makes a video",

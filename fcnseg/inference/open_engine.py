@@ -41,7 +41,7 @@ class EngineOptions:
     """What the user asked for.
 
     engine, device, precision: as in the options, "auto" where nothing was.
-    frames: how many frames will come, 0 when a few or nobody knows.
+    frames: how many frames will come, 0 when few or unknown.
     parallel: whether several threads may call the engine at the same time, where that is faster.
     """
 
@@ -69,7 +69,7 @@ def open_engine(
         )
     if options.precision == "int8":
         raise OptionError(
-            f"{path} is not in int8: that needs pictures to be fitted to.",
+            f"{path} is not in int8: int8 needs images for calibration.",
             hint=f"fcnseg export {path} --precision int8 --data FOLDER writes a file that is",
         )
     checkpoint = Checkpoint.load(path)
@@ -110,7 +110,7 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
 
 
 def _made_for(path: Path) -> EngineName:
-    """What runs an exported file when nobody says."""
+    """The default engine for an exported file."""
     if path.suffix.lower() == ".xml":
         return "openvino"
     return "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
@@ -143,7 +143,7 @@ def _kept(path: Path) -> Path:
 
 
 def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
-    """The checkpoint as ONNX, from the cache or made now; proven before it is kept."""
+    """The checkpoint as ONNX, from the cache or made now; verified before it is kept."""
     kept = _kept(path)
     if not kept.is_file():
         callback(Message(f"Converting {path.name} (once; kept in {kept.parent})"))
@@ -181,7 +181,7 @@ def can_compare_engines() -> bool:
 
 
 def recorded_fastest(record: Path) -> EngineName | None:
-    """The engine that won, if the race was run with the engines that are installed now."""
+    """The fastest engine, if it was measured with the engines that are installed now."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         name: EngineName = found["fastest"]

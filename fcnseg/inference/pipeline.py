@@ -35,7 +35,7 @@ class InferResult:
     outputs: files, or the folders they are in.
     seconds: from the first frame to the last output; fps: frames_out by it.
     dropped: frames of a live source that came too fast; skipped: those done before.
-    flicker: with --smooth, the share of pixels whose label is not the one that the same thing
+    flicker: with --smooth, the proportion of pixels whose label is not the one that the same thing
         had a frame before; flicker_raw: the same of the network's own labels.
     """
 
@@ -59,19 +59,19 @@ class InferResult:
         }
 
     @classmethod
-    def of_shares(cls, shares: Sequence[InferResult]) -> InferResult:
+    def of_processes(cls, results: Sequence[InferResult]) -> InferResult:
         """The sum of what several processes have done at the same time."""
-        frames = sum(share.frames_out for share in shares)
-        seconds = max(share.seconds for share in shares)
+        frames = sum(one.frames_out for one in results)
+        seconds = max(one.seconds for one in results)
         return cls(
-            frames_in=sum(share.frames_in for share in shares),
+            frames_in=sum(one.frames_in for one in results),
             frames_out=frames,
-            failed=tuple(dict.fromkeys(fail for share in shares for fail in share.failed)),
-            outputs=tuple(dict.fromkeys(path for share in shares for path in share.outputs)),
+            failed=tuple(dict.fromkeys(fail for one in results for fail in one.failed)),
+            outputs=tuple(dict.fromkeys(path for one in results for path in one.outputs)),
             fps=_rate(frames, seconds),
             seconds=seconds,
-            dropped=sum(share.dropped for share in shares),
-            skipped=sum(share.skipped for share in shares),
+            dropped=sum(one.dropped for one in results),
+            skipped=sum(one.skipped for one in results),
         )
 
     @classmethod
@@ -80,7 +80,7 @@ class InferResult:
         if len(parts) == 1:
             return parts[0]
         seconds = round(sum(part.seconds for part in parts), 3)
-        total = cls.of_shares(parts)
+        total = cls.of_processes(parts)
         return replace(
             total,
             seconds=seconds,
@@ -90,7 +90,7 @@ class InferResult:
         )
 
     def and_then(self, later: InferResult) -> InferResult:
-        """With the outputs that were made of the same frames afterwards."""
+        """With the outputs that were made from the same frames afterwards."""
         seconds = round(self.seconds + later.seconds, 3)
         outputs = (*self.outputs, *later.outputs)
         fps = _rate(self.frames_out, seconds)
@@ -127,7 +127,7 @@ class Pipeline:
         self._batch, self._num_parallel = (1, 1) if source.live else (batch, num_parallel)
         self._window: WindowSink | None = None
         self._sinks: list[Sink] = []
-        self._seen = self._written = 0
+        self._read = self._written = 0
         self._began = time.perf_counter()
 
     def result(
@@ -154,7 +154,7 @@ class Pipeline:
         source, seconds = self._source, time.perf_counter() - self._began
         lost = len(source.failures) if source.kind == "folder" else 0  # a video counts as read
         return InferResult(
-            frames_in=self._seen + lost,
+            frames_in=self._read + lost,
             frames_out=self._written,
             failed=tuple(source.failures),
             outputs=tuple(outputs),
@@ -196,12 +196,12 @@ class Pipeline:
         predictions: list[PredictedArrays],
         put: Callable[[tuple[Frame, PredictedArrays]], None],
     ) -> None:
-        self._seen += len(group)
+        self._read += len(group)
         for frame, prediction in zip(group, predictions, strict=True):
             if self._window is not None:
                 self._window.write(frame, prediction, age=self._source.age(frame))
             put((frame, prediction))
-        self._tell(group[-1])
+        self._report(group[-1])
 
     def _write(self, item: tuple[Frame, PredictedArrays]) -> None:
         """The thread behind: everything that is written of a frame."""
@@ -213,7 +213,7 @@ class Pipeline:
         self._written += 1
 
     def _completed(self) -> list[Path]:
-        """Finish all outputs before a request to stop is heard."""
+        """Finish all outputs before a request to stop takes effect."""
         outputs: list[Path] = []
         try:
             with held_back():
@@ -232,26 +232,26 @@ class Pipeline:
                 outputs += sink.close(complete=complete)
             except OSError as error:
                 errors.append(_as_media_error(error))
-        self._pass_on()
+        self._flush_events()
         if errors and complete:
             raise errors[0]
         return outputs
 
-    def _tell(self, frame: Frame) -> None:
-        self._pass_on()
+    def _report(self, frame: Frame) -> None:
+        self._flush_events()
         values: dict[str, float | int | str] = {
-            "frames/s": round(self._seen / (time.perf_counter() - self._began), 1)
+            "frames/s": round(self._read / (time.perf_counter() - self._began), 1)
         }
         age = self._source.age(frame)
         if age is not None:
             values |= {"ms late": round(age * 1000), "dropped": self._source.dropped}
         unit = "images" if self._source.kind in ("image", "folder") else "frames"
         self._callback(
-            Progress(f"{self._task}{self._where()}", self._seen, self._source.count, unit, values)
+            Progress(f"{self._task}{self._where()}", self._read, self._source.count, unit, values)
         )
 
-    def _pass_on(self) -> None:
-        """Events of the threads, told by the main one."""
+    def _flush_events(self) -> None:
+        """Events of other threads, reported by the main one."""
         while True:
             try:
                 self._callback(self._events.get_nowait())
@@ -281,8 +281,8 @@ def _group_bytes(frames: list[Frame]) -> int:
 
 def _item_bytes(item: tuple[Frame, PredictedArrays]) -> int:
     frame, prediction = item
-    chances = prediction.probabilities
-    return frame.image.nbytes + (0 if chances is None else chances.nbytes)
+    probabilities = prediction.probabilities
+    return frame.image.nbytes + (0 if probabilities is None else probabilities.nbytes)
 
 
 def _as_media_error(error: OSError) -> OSError:

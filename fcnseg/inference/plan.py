@@ -24,11 +24,11 @@ from fcnseg.io.sources.listing import Named as NamedPath
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback
 
-VIDEO_PICTURES = ("overlay", "color")
+VIDEO_KINDS = ("overlay", "color")
 """What a video can show; labels would not survive its compression."""
 
 MOVING = ("video", "camera", "stream")
-"""Kinds of sources whose pictures make a video."""
+"""Kinds of sources whose frames make a video."""
 
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -60,10 +60,10 @@ def split(target: Plan, kind: Kind) -> tuple[Plan, Plan]:
     """What is a file for each frame, and what is one file of all frames, for a kind of source."""
     if target.shape == "file":
         return target, replace(target, save=())
-    videos = VIDEO_PICTURES if kind in MOVING or target.shape == "video" else ()
-    whole = tuple(name for name in target.save if name in (*videos, "coco"))
-    each = tuple(name for name in target.save if name not in whole)
-    return replace(target, save=each), replace(target, save=whole)
+    videos = VIDEO_KINDS if kind in MOVING or target.shape == "video" else ()
+    combined = tuple(name for name in target.save if name in (*videos, "coco"))
+    each = tuple(name for name in target.save if name not in combined)
+    return replace(target, save=each), replace(target, save=combined)
 
 
 def default_save(kind: Kind) -> tuple[str, ...]:
@@ -90,29 +90,29 @@ def written(target: Plan, name: str) -> list[Named]:
         return [("--out", path)]
     if target.shape == "video":
         return [("--out", path), ("--out", partial(path))]
-    inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_PICTURES]
+    inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_KINDS]
     inside += [*(kind for kind in target.save if kind in SUFFIXES), "coco.json"]
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
 def open_sinks(
-    target: Plan, source: Source, painter: Renderer, *, manifest: Manifest, callback: Callback
+    target: Plan, source: Source, renderer: Renderer, *, manifest: Manifest, callback: Callback
 ) -> list[Sink]:
     """The sinks that write what is planned; the callback receives how videos are encoded."""
     if target.shape == "file" and target.save:
-        return [FileSink(target.path, target.save[0], painter)]
+        return [FileSink(target.path, target.save[0], renderer)]
     sinks: list[Sink] = []
     name = safe_path(source.name)
     moving = source.kind in MOVING
-    pictures = VIDEO_PICTURES if moving or target.shape == "video" else ()
-    for kind in (kind for kind in target.save if kind in pictures):
+    video_kinds = VIDEO_KINDS if moving or target.shape == "video" else ()
+    for kind in (kind for kind in target.save if kind in video_kinds):
         inside = target.path / f"{name}_{kind}.mp4"
         path = target.path if target.shape == "video" else inside
         sinks.append(
             VideoSink(
                 path,
                 kind,
-                painter,
+                renderer,
                 fps=source.fps,
                 timed=moving,
                 sound=source.sound,
@@ -121,13 +121,13 @@ def open_sinks(
                 callback=callback,
             )
         )
-    each = [kind for kind in target.save if kind in SUFFIXES and kind not in pictures]
+    each = [kind for kind in target.save if kind in SUFFIXES and kind not in video_kinds]
     if each:
         done = functools.partial(manifest.add, file=source.file)
-        sinks.append(FolderSink(target.path, each, painter, done=done))
+        sinks.append(FolderSink(target.path, each, renderer, done=done))
     if "coco" in target.save:
         coco = f"{name}_coco.json" if moving and not target.alone else "coco.json"
-        sinks.append(CocoSink(target.path / coco, painter.classes))
+        sinks.append(CocoSink(target.path / coco, renderer.classes))
     return sinks
 
 
@@ -140,7 +140,7 @@ def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Plan:
         known = ", ".join(sorted(FOURCC))
         raise OptionError(f"Videos can't be written as {out.suffix}; known: {known}.")
     for name in save:
-        if name not in VIDEO_PICTURES:
+        if name not in VIDEO_KINDS:
             raise OptionError(
                 f"{name!r} can't be kept in a video ({out.name}): compression changes the values.",
                 hint=f"give a folder: -o {out.with_suffix('')}",
@@ -165,9 +165,9 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Plan:
         raise OptionError(
             f"One file can't hold {' and '.join(save)}.", hint=f"-o {out.with_suffix('')}"
         )
-    fits = suffix in _IMAGE_OUT if chosen in VIDEO_PICTURES else suffix == SUFFIXES.get(chosen)
+    fits = suffix in _IMAGE_OUT if chosen in VIDEO_KINDS else suffix == SUFFIXES.get(chosen)
     if not fits:
-        wanted = ".png" if chosen in VIDEO_PICTURES else SUFFIXES.get(chosen, "")
+        wanted = ".png" if chosen in VIDEO_KINDS else SUFFIXES.get(chosen, "")
         where = f"-o {out.with_suffix(wanted)}"
         raise OptionError(f"{chosen!r} can't be written as {suffix}.", hint=where)
     return Plan("file", out, (chosen,))
@@ -277,9 +277,9 @@ class Part:
     """One source of the job and what is written of it.
 
     spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
-    what it is. each: a file for each frame; done: those that are there. whole: one file of all
+    what it is. each: a file for each frame; done: those that are there. combined: one file of all
     frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
-    passed: files that are passed over because an earlier run could not read them.
+    skipped: files that are skipped because an earlier run could not read them.
     """
 
     spec: str | tuple[NamedPath, ...]
@@ -287,11 +287,11 @@ class Part:
     kind: Kind
     opened: Source | None
     each: Plan
-    whole: Plan
+    combined: Plan
     labels: Plan
     done: Manifest
     kept: Manifest | None
-    passed: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
@@ -301,7 +301,7 @@ class Part:
     def is_done(self, name: str, path: Path) -> bool:
         """Whether nothing of a frame has to be written, or can be."""
         if self.has_failed(path):
-            self.passed.append(path)
+            self.skipped.append(path)
             return True
         written = not self.each.save or self.done.has(name, path)
         kept = self.kept is None or self.kept.has(name, path)
@@ -328,4 +328,4 @@ class Part:
     @property
     def has_folder(self) -> bool:
         """Whether there is a folder of outputs, which has a manifest."""
-        return self.each.shape == "folder" and bool(self.each.save or self.whole.save)
+        return self.each.shape == "folder" and bool(self.each.save or self.combined.save)

@@ -1,4 +1,4 @@
-"""What flows through the program: a picture in, an answer out."""
+"""Predictions: the labels of one image, and what can be drawn and computed from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcnseg.io.sources.base import Frame
 
 @dataclass(frozen=True, eq=False)
 class PredictedArrays:
-    """What the network says of one frame, at the frame's own size.
+    """The network's output for one frame, at the frame's own size.
 
     labels: uint8 (H, W), class indices (255 where the user asked for "unknown").
     confidence: float32 (H, W), the winning class's probability, or None when not asked for.
@@ -46,7 +46,7 @@ Floats = NDArray[np.float32]
 
 
 class Prediction(PredictedArrays):
-    """The labels of one image, at its own size, and what can be made of them.
+    """The labels of one image, at its own size, and what can be derived from them.
 
         prediction = fcnseg.load("nuclei")("cells.png")
         prediction.labels                    # uint8 (H, W), class indices
@@ -171,9 +171,9 @@ class Prediction(PredictedArrays):
     def _repr_png_(self) -> bytes:
         """For notebooks: the overlay, and the names of the classes that occur."""
         shown = [index for index in np.unique(self.labels).tolist() if index < len(self.classes)]
-        picture = self.overlay()
-        names = legend(self.classes, height=picture.shape[0], only=shown)
-        return encode_image(side_by_side([picture, names]))
+        image = self.overlay()
+        names = legend(self.classes, height=image.shape[0], only=shown)
+        return encode_image(side_by_side([image, names]))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model, which other processes load for themselves."""

@@ -1,4 +1,4 @@
-"""Predictions as numbers: each frame's class shares, COCO annotations, what is done."""
+"""Predictions as numbers: each frame's class proportions, and COCO annotations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fcnseg.io.sources.base import Frame
 
 
 class ProportionsSink:
-    """A JSON line a frame: {"index", "time", "name", "shares": {class: share of pixels}}.
+    """A JSON line a frame: {"index", "time", "name", "shares": {class: proportion of pixels}}.
 
-    "unknown" is the share of pixels labelled 255, where there are any. path "-" is standard
+    "unknown" is the proportion of pixels labelled 255, where there are any. path "-" is standard
     output; lines are there as soon as the frame is. append: after the lines of other sources.
     """
 
@@ -36,7 +36,7 @@ class ProportionsSink:
             "index": frame.index,
             "time": round(frame.time, 6),
             "name": frame.name,
-            "shares": shares(prediction, self._classes),
+            "shares": class_proportions(prediction, self._classes),
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -58,8 +58,8 @@ class ProportionsSink:
             raise cannot_write(self._path, error) from None
 
 
-def shares(prediction: PredictedArrays, classes: ClassMap) -> dict[str, float]:
-    """The share of pixels of each class, and of "unknown" where there are unknown pixels."""
+def class_proportions(prediction: PredictedArrays, classes: ClassMap) -> dict[str, float]:
+    """The proportion of pixels of each class, and of "unknown" where there are unknown pixels."""
     counts = np.bincount(prediction.labels.ravel(), minlength=IGNORE + 1) / prediction.labels.size
     found = {name: round(float(counts[i]), 6) for i, name in enumerate(classes.names)}
     return {**found, "unknown": round(float(counts[IGNORE]), 6)} if counts[IGNORE] else found

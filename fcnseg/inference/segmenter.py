@@ -107,7 +107,7 @@ class Segmenter:
         bgr: arrays and tensors hold blue first, as OpenCV's do.
         confidence, probabilities: compute them now; they are there in any case (Prediction).
 
-        InputError (a ValueError) where it can't be told what the numbers mean, as with floats
+        InputError (a ValueError) where the meaning of the numbers is unclear, as with floats
         beyond 0..1, int64 or channels in another place; MediaError for files.
         """
         wanted = {"confidence": confidence, "probabilities": probabilities}
@@ -139,8 +139,8 @@ class Segmenter:
         found: dict[int, PredictedArrays] = {}
         for size, indices in groups.items():
             batch = self.prepare([pixels[index] for index in indices])
-            answer = self._with_probabilities if probabilities else self._with_labels
-            found.update(zip(indices, answer(batch, size, confidence), strict=True))
+            compute = self._with_probabilities if probabilities else self._with_labels
+            found.update(zip(indices, compute(batch, size, confidence), strict=True))
         return [found[index] for index in range(len(pixels))]
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
@@ -198,20 +198,20 @@ class Segmenter:
             if smooth:
                 check_is_video(opened.kind)
 
-            def answer(group: list[Frame]) -> list[Prediction]:
+            def predict(group: list[Frame]) -> list[Prediction]:
                 return model._of_frames(
                     group, confidence=confidence, probabilities=probabilities, again=not smooth
                 )
 
             if opened.live:
-                yield from (answer([frame])[0] for frame in opened)
+                yield from (predict([frame])[0] for frame in opened)
                 return
             with Prefetcher(
                 opened, 4 + batch, weigh=lambda frame: frame.image.nbytes, stop=opened.close
             ) as ahead:
-                answered = map_ordered(answer, Batches(ahead, batch), model.num_parallel)
-                with closing(answered):
-                    for _, found in answered:
+                predicted = map_ordered(predict, Batches(ahead, batch), model.num_parallel)
+                with closing(predicted):
+                    for _, found in predicted:
                         yield from found
 
     def to(self, device: str) -> Segmenter:
@@ -249,18 +249,23 @@ class Segmenter:
         images = [frame.image for frame in group]
         found = self.predict(images, confidence=confidence, probabilities=probabilities)
         return [
-            Prediction(one, frame, self.classes, partial(self._chances, frame) if again else None)
+            Prediction(
+                one,
+                frame,
+                self.classes,
+                partial(self._compute_probabilities, frame) if again else None,
+            )
             for one, frame in zip(found, group, strict=True)
         ]
 
-    def _chances(self, frame: Frame) -> NDArray[np.float32]:
+    def _compute_probabilities(self, frame: Frame) -> NDArray[np.float32]:
         """The probabilities of a frame, float32 (K, H, W)."""
         found = self.predict([frame.image], probabilities=True)[0].probabilities
         assert found is not None, "they were asked for"
         return found
 
     def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Pictures of one size as the network wants them: uint8 (N, h, w, 3)."""
+        """Images of one size as the network takes them: uint8 (N, h, w, 3)."""
         height, width = images[0].shape[:2]
         wanted = self.preprocess.network_size((height, width))
         return np.stack([resize_image(image, wanted) for image in images])
@@ -277,10 +282,10 @@ class Segmenter:
     def _with_probabilities(
         self, batch: NDArray[np.uint8], size: Size, confidence: bool
     ) -> list[PredictedArrays]:
-        labels, shares = self.engine.probabilities(batch, size=size)
+        labels, probabilities = self.engine.probabilities(batch, size=size)
         return [
-            PredictedArrays(one, share.max(axis=0) if confidence else None, share)
-            for one, share in zip(labels, shares, strict=True)
+            PredictedArrays(one, each.max(axis=0) if confidence else None, each)
+            for one, each in zip(labels, probabilities, strict=True)
         ]
 
 
@@ -310,15 +315,15 @@ def load(
     engine: "auto" is torch, or what runs faster on this machine if it is installed and the
         conversion is there already or worth its time.
     frames: how many frames will come, if known: it decides whether a conversion is.
-    parallel: for many pictures: on a processor several are worked on side by side, which takes
-        longer for one and less for all, and more memory.
-    short_side: pixels at which the network sees pictures, 0 for their own; without it, what the
-        model was trained for.
+    parallel: for many images: on a CPU several are computed in parallel, which takes longer for
+        one and less for all, and more memory.
+    short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
+        model was trained with.
 
         model = fcnseg.load("nuclei")
 
     A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
-    it is told to load the model itself.
+    it has to load the model itself (OptionError).
 
     Raises CheckpointError, OptionError, MissingExtra.
     """

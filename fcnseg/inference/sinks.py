@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, no_callback
 
 FOLDER_FPS = Fraction(10)
-"""Frames a second of a video made of pictures that have no rate."""
+"""Frames a second of a video made of images, which have no rate."""
 
 
 class Sink(Protocol):
@@ -55,7 +55,7 @@ class Sink(Protocol):
 class Renderer:
     """How predictions look.
 
-    alpha: opacity of the colours over the picture. only: the classes whose probabilities are
+    alpha: opacity of the colours over the image. only: the classes whose probabilities are
         written, None: all (labels of others are 255 before they come here).
     """
 
@@ -72,45 +72,92 @@ class Renderer:
         del frame
         return colorize(prediction.labels, self.classes)
 
-    def picture(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
-        """The picture called "overlay" or "color"."""
+    def draw(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
+        """The image of a kind: "overlay" or "color"."""
         return (self.overlay if kind == "overlay" else self.color)(frame, prediction)
 
     def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-        """A file's bytes: a picture, labels (index PNG), probabilities (.npz) or polygons."""
-        if kind == "labels":
-            return encode_labels(prediction.labels, self.classes.palette())
-        if kind == "probabilities":
-            return _encode_probabilities(prediction, self.classes, self.only)
-        if kind == "geojson":
-            return as_geojson(prediction.labels, self.classes)
-        if kind == "labelme":
-            return as_labelme(prediction.labels, self.classes, frame=frame)
-        return encode_image(self.picture(kind, frame, prediction), suffix, scratch=True)
+        """The bytes of a file of a kind in OUTPUTS; suffix: of its name."""
+        return OUTPUTS[kind].encode(self, frame, prediction, suffix)
 
 
-SUFFIXES = {
-    "overlay": ".png",
-    "labels": ".png",
-    "color": ".png",
-    "probabilities": ".npz",
-    "geojson": ".geojson",
-    "labelme": ".json",
+def _encode_overlay(
+    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    return encode_image(renderer.overlay(frame, prediction), suffix, scratch=True)
+
+
+def _encode_color(
+    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    return encode_image(renderer.color(frame, prediction), suffix, scratch=True)
+
+
+def _encode_labels(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
+    del suffix
+    return encode_labels(prediction.labels, renderer.classes.palette())
+
+
+def _encode_probabilities(
+    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
+    del suffix
+    assert prediction.probabilities is not None, "requested when the sink was planned"
+    classes, only = renderer.classes, renderer.only
+    planes = sorted(range(len(classes)) if only is None else only)
+    values = prediction.probabilities[planes].astype(np.float16)
+    file = io.BytesIO()
+    np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
+    return file.getvalue()
+
+
+def _encode_geojson(
+    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    del suffix
+    return as_geojson(prediction.labels, renderer.classes)
+
+
+def _encode_labelme(
+    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    del suffix
+    return as_labelme(prediction.labels, renderer.classes, frame=frame)
+
+
+class Output(NamedTuple):
+    """A kind of file that is written for each frame: its suffix, and what makes its bytes."""
+
+    suffix: str
+    encode: Callable[[Renderer, Frame, PredictedArrays, str], bytes]
+
+
+OUTPUTS = {
+    "overlay": Output(".png", _encode_overlay),
+    "labels": Output(".png", _encode_labels),
+    "color": Output(".png", _encode_color),
+    "probabilities": Output(".npz", _encode_probabilities),
+    "geojson": Output(".geojson", _encode_geojson),
+    "labelme": Output(".json", _encode_labelme),
 }
-"""What can be written for each frame as a file of its own, and how the file ends."""
+"""The outputs for each frame: a new one is a function and a line."""
+
+SUFFIXES = {name: output.suffix for name, output in OUTPUTS.items()}
+"""How the file of each output ends."""
 
 
 class FileSink:
     """One file for one image; the first frame only."""
 
-    def __init__(self, path: Path, kind: str, painter: Renderer) -> None:
-        self._path, self._kind, self._painter = path, kind, painter
+    def __init__(self, path: Path, kind: str, renderer: Renderer) -> None:
+        self._path, self._kind, self._renderer = path, kind, renderer
         self._written: list[Path] = []
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Write the file."""
         suffix = self._path.suffix
-        write_bytes(self._path, self._painter.encode(self._kind, frame, prediction, suffix))
+        write_bytes(self._path, self._renderer.encode(self._kind, frame, prediction, suffix))
         self._written = [self._path]
 
     def close(self, *, complete: bool = True) -> list[Path]:
@@ -131,11 +178,11 @@ class FolderSink:
         self,
         folder: Path,
         kinds: Sequence[str],
-        painter: Renderer,
+        renderer: Renderer,
         *,
         done: Callable[[Frame], None] | None = None,
     ) -> None:
-        self._folder, self._kinds, self._painter, self._done = folder, kinds, painter, done
+        self._folder, self._kinds, self._renderer, self._done = folder, kinds, renderer, done
         workers = min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fcnseg-files")
         self._free = threading.BoundedSemaphore(2 * workers)
@@ -164,7 +211,7 @@ class FolderSink:
     def _write(self, frame: Frame, prediction: PredictedArrays) -> None:
         for kind in self._kinds:
             suffix = SUFFIXES[kind]
-            data = self._painter.encode(kind, frame, prediction, suffix)
+            data = self._renderer.encode(kind, frame, prediction, suffix)
             write_bytes(self._folder / kind / fitting(frame.name, suffix), data)
         if self._done is not None:
             with self._one:
@@ -181,7 +228,7 @@ class FolderSink:
 
 
 class VideoSink:
-    """A video of one kind of picture, made when the first frame comes.
+    """A video of one kind of image, made when the first frame comes.
 
     fps: None takes FOLDER_FPS. timed: frames keep their own times (a video, a camera) instead
     of following one another at `fps`. sound: a file whose sound goes with them. live: frames
@@ -192,7 +239,7 @@ class VideoSink:
         self,
         path: Path,
         kind: str,
-        painter: Renderer,
+        renderer: Renderer,
         *,
         fps: Fraction | None,
         timed: bool = True,
@@ -201,18 +248,18 @@ class VideoSink:
         live: bool = False,
         callback: Callback = no_callback,
     ) -> None:
-        self._path, self._kind, self._painter = path, kind, painter
+        self._path, self._kind, self._renderer = path, kind, renderer
         self._fps, self._timed, self._sound = fps or FOLDER_FPS, timed, sound
         self._live, self._callback, self._aspect = live, callback, aspect
         self._writer: VideoWriter | None = None
         self._began = 0.0
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
-        """Append the frame's picture."""
+        """Append the frame's image."""
         if self._writer is None:
             self._writer = self._open(frame)
         time = frame.time - self._began if self._timed else None
-        self._writer.write(self._painter.picture(self._kind, frame, prediction), time)
+        self._writer.write(self._renderer.draw(self._kind, frame, prediction), time)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish and verify the video; its path."""
@@ -240,18 +287,6 @@ class VideoSink:
         return writer
 
 
-def _encode_probabilities(
-    prediction: PredictedArrays, classes: ClassMap, only: Collection[int] | None
-) -> bytes:
-    """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
-    assert prediction.probabilities is not None, "asked for when the sink was planned"
-    planes = sorted(range(len(classes)) if only is None else only)
-    values = prediction.probabilities[planes].astype(np.float16)
-    file = io.BytesIO()
-    np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
-    return file.getvalue()
-
-
 class WindowSink:
     """Shows each frame with its prediction until q, Esc or the window's own cross.
 
@@ -259,8 +294,8 @@ class WindowSink:
     OptionError when there is no display.
     """
 
-    def __init__(self, painter: Renderer, *, hold: bool = False) -> None:
-        self._painter, self._hold = painter, hold
+    def __init__(self, renderer: Renderer, *, hold: bool = False) -> None:
+        self._renderer, self._hold = renderer, hold
         self._window = Window()
         self._last = time.perf_counter()
 
@@ -275,7 +310,7 @@ class WindowSink:
             return
         late = "" if age is None else f"  {age * 1000:.0f} ms old"
         text = f"{self._speed():.1f} frames/s{late}"
-        self._window.show(self._painter.overlay(frame, prediction), text)
+        self._window.show(self._renderer.overlay(frame, prediction), text)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Wait for the user where asked to, and close the window; no files."""

@@ -1,8 +1,8 @@
-"""Steadier labels of a video: what the network said before counts on, where it has moved to.
+"""Temporal smoothing: logits averaged over the frames of a video, along the motion.
 
-    steady = SmoothedEngine(engine, 0.7)
-    labels, _ = steady.labels(frames)   # uint8 (N, H, W, 3), the next frames, in order
-    steady.flicker()
+    engine = SmoothedEngine(engine, 0.7)
+    labels, _ = engine.labels(frames)   # frames: uint8 (N, H, W, 3), the next ones, in order
+    engine.flicker()
 
 Logits are averaged, and before they are enlarged to the frame: it costs no softmax, happens
 at the network's own size, stays on its device, and everything that follows from logits
@@ -33,28 +33,28 @@ MOVING = ("video", "camera", "stream")
 
 @dataclass(frozen=True)
 class Flicker:
-    """Shares of pixels (0 to 1) whose label is not the one that the same thing had a frame
-    before: of the network's own labels (`raw`), and of the averaged (`steady`).
+    """Proportions of pixels (0 to 1) whose label is not the one that the same thing had a frame
+    before: of the network's own labels (`raw`), and of the averaged (`smoothed`).
 
     Only pixels count whose past was found.
     """
 
     raw: float
-    steady: float
+    smoothed: float
 
 
 class SmoothedEngine(Engine):
     """An engine for the frames of one video, in order; its logits are averages over time.
 
     smooth: the weight of the past, 0 <= smooth < 1: so much of the last average, moved along
-    with the picture, and the rest of what the network says now. The past counts less where
-    the picture does not look like it, and not at all after a scene cut. OptionError for
+    with the image, and the rest of the network's logits now. The past counts less where
+    the image does not match it, and not at all after a scene cut. OptionError for
     other values.
 
     Beside the engine's own, memory holds one frame's average and one warped.
     """
 
-    name = "steady"
+    name = "smoothed"
 
     def __init__(self, engine: Engine, smooth: float) -> None:
         if not 0 <= smooth < 1:
@@ -63,8 +63,8 @@ class SmoothedEngine(Engine):
         self.device, self.precision = engine.device, engine.precision
         self._tracker = Tracker()
         self._average: Tensor | None = None  # (K, H, W)
-        self._before: tuple[Labels, Labels] | None = None  # raw and steady, (H, W) each
-        self._changed = [0, 0]  # pixels, raw and steady
+        self._before: tuple[Labels, Labels] | None = None  # raw and smoothed, (H, W) each
+        self._changed = [0, 0]  # pixels, raw and smoothed
         self._followed = 0
 
     def forward(self, images: Images) -> Tensor:
@@ -82,8 +82,8 @@ class SmoothedEngine(Engine):
         """Of all frames so far; None when no pixel of any could be followed."""
         if not self._followed:
             return None
-        raw, steady = (count / self._followed for count in self._changed)
-        return Flicker(raw, steady)
+        raw, smoothed = (count / self._followed for count in self._changed)
+        return Flicker(raw, smoothed)
 
     def _next(self, image: NDArray[np.uint8], logits: Tensor) -> Tensor:
         """The average (K, H, W) at one more frame, uint8 (H, W, 3), of logits (K, H, W)."""
@@ -102,7 +102,7 @@ class SmoothedEngine(Engine):
     def _compare(
         self, now: tuple[Labels, Labels], places: Floats, followed: NDArray[np.bool_]
     ) -> None:
-        """Count the pixels whose label has changed, raw and steady, of those followed."""
+        """Count the pixels whose label has changed, raw and smoothed, of those followed."""
         assert self._before is not None, "there is an average, so there are labels"
         for index, (label, before) in enumerate(zip(now, self._before, strict=True)):
             changed = (label != look_up(before, places)) & followed
@@ -117,7 +117,7 @@ def check_is_video(kind: str) -> None:
         found = "one image" if kind == "image" else "images that need not follow each other"
         raise OptionError(
             f"--smooth averages over the frames of a video, a camera or a stream; this is {found}.",
-            hint="leave --smooth away, or make a video of the images first",
+            hint="omit --smooth, or make a video of the images first",
         )
 
 

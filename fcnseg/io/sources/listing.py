@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fcnseg.errors import MediaError
-from fcnseg.files import free_name, inputs_in, natural, passed_over
+from fcnseg.files import free_name, inputs_in, natural, skipped_outputs
 from fcnseg.io.images import IMAGE_SUFFIXES, read_bytes
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.text import from_bytes, to_path
@@ -42,7 +42,7 @@ def files_in(
     """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs."""
     outputs: list[Path] = []
     files = list(_walk(folder, exclude, outputs))
-    skipped = passed_over(outputs, folder)
+    skipped = skipped_outputs(outputs, folder)
     if skipped:
         callback(Message(f"{skipped}."))
     return files
