@@ -1,4 +1,4 @@
-# make demo   the whole way on drawn data: about three minutes, installation included
+# make demo   the full pipeline on synthetic data: about three minutes, installation included
 # make test   the tests
 # make check  format, lint, types
 # All set-up happens here: a virtual environment in .venv, made once.

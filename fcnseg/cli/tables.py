@@ -66,6 +66,7 @@ def _show_suggestion(suggested: dict[str, Any]) -> None:
         "upsample": f"--upsample {suggested['upsample']}",
     }
     reasons = suggested["reasons"]
+    _print("Chosen by train unless given:")
     _print(_facts({flag: reasons[name] for name, flag in values.items() if name in reasons}))
 
 

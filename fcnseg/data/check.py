@@ -123,7 +123,7 @@ def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
         if write_contact(seen.description, config.contact, _doubtful(seen, result.findings)):
             if config.contact == CheckConfig.contact:  # below a dataset it would be taken for one
                 mark(config.contact.parent, [config.contact.name])
-            callback(Message(f"Look at {config.contact}: do the labels lie on the things?"))
+            callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
             result = replace(result, contact=config.contact)
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset
         callback(Message(error.message, "warning"))

@@ -135,7 +135,7 @@ def _pictures(seen: Scanned) -> Iterable[Finding]:
             seen.pictures.orientations > 1,
             "exif-turned",
             "an EXIF orientation: turned upright when read, and the labels have to be upright, too",
-            "look at contact.png: do the labels lie on the things?",
+            "look at contact.png: do the labels line up with the objects?",
         ),
     ):
         numbers = np.flatnonzero(mask).tolist()

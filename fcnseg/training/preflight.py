@@ -128,7 +128,7 @@ def _on_learning(trial: Trial, rate: float) -> Message:
     if last <= LEARNED * first:
         return Message(f"Sanity: two images are learned {told}.")
     return Message(
-        f"Sanity: two images are hardly learned {told}. Do the labels lie on the things "
+        f"Sanity: two images are hardly learned {told}. Do the labels line up with the objects "
         "(fcnseg check)? Is --lr too small or too large?",
         "warning",
     )

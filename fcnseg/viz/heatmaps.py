@@ -87,7 +87,7 @@ class HeatmapFigures:
     def _overview(self, frame: Frame, labels: Labels, shares: Floats) -> Rgb:
         tiles = [
             Tile(frame.image, "input"),
-            self._answer(frame, labels, "answer"),
+            self._answer(frame, labels, "prediction"),
             *(self._heat(frame, index, labels, shares[index]) for index in self.chosen),
             _uncertainty(frame, shares, self.alpha),
         ]
@@ -102,7 +102,7 @@ class HeatmapFigures:
 
     def _uncertainty_page(self, frame: Frame, labels: Labels, shares: Floats) -> Rgb:
         tiles = [
-            self._answer(frame, labels, "answer"),
+            self._answer(frame, labels, "prediction"),
             _uncertainty(frame, shares, self.alpha),
         ]
         meaning = "entropy over the classes: 0 sure, 1 undecided among all"
@@ -143,7 +143,11 @@ class HeatmapFigures:
         tiles = []
         for stride, scores in zip(rungs, sums, strict=True):
             labels = scores.argmax(axis=0).astype(np.uint8)
-            note = f"{(labels == final).mean():.1%} as in the end" if scores is not sums[-1] else ""
+            note = (
+                f"{(labels == final).mean():.1%} agree with the final output"
+                if scores is not sums[-1]
+                else ""
+            )
             tiles.append(self._answer(frame, labels, f"FCN-{stride}s", note))
         return tiles
 
