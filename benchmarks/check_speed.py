@@ -67,7 +67,7 @@ def floor(folder: Path) -> None:
 
 def examined(folder: Path) -> None:
     """What fcnseg check does, without the pictures it writes."""
-    from fcnseg.data.check import examine
+    from fcnseg.datasets.check import examine
 
     result = examine(folder)
     assert not result.failed, result.findings

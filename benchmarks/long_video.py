@@ -20,7 +20,7 @@ import torch
 
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.data.drawn import CLASSES, draw, make_scene
+from fcnseg.datasets.synthetic import CLASSES, draw, make_scene
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint

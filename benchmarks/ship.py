@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcnseg.data.layouts import scan
+from fcnseg.datasets.describe import scan
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint

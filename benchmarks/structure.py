@@ -22,7 +22,7 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
     ("training", "viz"),
     ("inference",),
     ("export",),
-    ("engines", "datasets", "data"),
+    ("engines", "datasets"),
     ("models",),
     ("io",),
     ("metrics", "distributed"),

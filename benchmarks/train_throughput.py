@@ -31,7 +31,7 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
-from fcnseg.data.drawn import write_dataset
+from fcnseg.datasets.synthetic import write_dataset
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import EpochEnd, Event, Message, Progress, no_callback

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcnseg.classes import ClassMap
     from fcnseg.commands.bench import bench
+    from fcnseg.commands.check import check
     from fcnseg.commands.demo import demo
     from fcnseg.commands.eval import evaluate
     from fcnseg.commands.export import export
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
         TrainConfig,
         VizConfig,
     )
-    from fcnseg.data.check import check
-    from fcnseg.data.dataset import SegmentationDataset
+    from fcnseg.datasets.dataset import SegmentationDataset
     from fcnseg.errors import FcnsegError
     from fcnseg.inference.prediction import Prediction
     from fcnseg.inference.segmenter import Segmenter, load
@@ -62,12 +62,12 @@ _HOMES = {
     "InferConfig": "fcnseg.config",
     "ModelSpec": "fcnseg.models.spec",
     "Prediction": "fcnseg.inference.prediction",
-    "SegmentationDataset": "fcnseg.data.dataset",
+    "SegmentationDataset": "fcnseg.datasets.dataset",
     "Segmenter": "fcnseg.inference.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
     "bench": "fcnseg.commands.bench",
-    "check": "fcnseg.data.check",
+    "check": "fcnseg.datasets.check",
     "create_model": "fcnseg.models",
     "demo": "fcnseg.commands.demo",
     "evaluate": "fcnseg.commands.eval",

@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fcnseg.errors import OptionError
+
+
+def cache_folder() -> Path:
+    """Where fcnseg keeps what it can make again: FCNSEG_CACHE, else the system's place."""
+    named = os.environ.get("FCNSEG_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fcnseg" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fcnseg"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcnseg"
 
 
 def next_free(parent: Path, name: str) -> Path:

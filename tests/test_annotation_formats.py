@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.data.description import Description, Pair
-from fcnseg.data.formats import FORMATS
-from fcnseg.data.layouts import describe
-from fcnseg.data.readers import read_sample, read_stored
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.description import Description, Pair
+from fcnseg.datasets.formats import read_sample, read_stored
+from fcnseg.datasets.formats.tools import FORMATS
 from fcnseg.errors import FcnsegError, MediaError
 
 HEIGHT, WIDTH = 32, 40

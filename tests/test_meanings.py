@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.data.layouts import Scanned, scan
-from fcnseg.data.readers import read_sample
+from fcnseg.datasets.describe import Scanned, scan
+from fcnseg.datasets.formats import read_sample
 
 SIDE = 48
 Labels = list[np.ndarray]

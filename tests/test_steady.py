@@ -13,7 +13,7 @@ import torch
 from fcnseg.cli.tables import show_infer
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.data.drawn import CLASSES, draw, make_scene
+from fcnseg.datasets.synthetic import CLASSES, draw, make_scene
 from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter

@@ -14,8 +14,8 @@ from fcnseg.cli.tables import show_export
 from fcnseg.commands.export import export
 from fcnseg.commands.train import train
 from fcnseg.config import ExportConfig, TrainConfig
-from fcnseg.data.dataset import SegmentationDataset
-from fcnseg.data.layouts import describe
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
 from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError, OptionError
 from fcnseg.io.sources import open_source
 from fcnseg.models.weights import read_state

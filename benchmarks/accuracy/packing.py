@@ -13,9 +13,9 @@ from pathlib import Path
 from PIL import Image
 from running import data_folder, said
 
-from fcnseg.data.description import Description, Pair
-from fcnseg.data.layouts import describe, split_sizes
-from fcnseg.data.readers import read_sample
+from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets.description import Description, Pair
+from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.io.labels import write_labels
 

@@ -19,7 +19,7 @@ from cells import Cell
 from torch import Tensor, nn
 
 from fcnseg.config import TrainConfig
-from fcnseg.data.check import examine
+from fcnseg.datasets.check import examine
 from fcnseg.distributed import init_distributed
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import build_backbone, find_backbone, load_pretrained

@@ -24,7 +24,7 @@ from torch import nn
 import fcnseg
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
-from fcnseg.data.layouts import describe, split_pairs, split_sizes
+from fcnseg.datasets.describe import describe, split_pairs, split_sizes
 from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
 from fcnseg.models import find_backbone

@@ -104,7 +104,7 @@ def _unusable(result: Any) -> int:
 
 
 def _check() -> Verb:
-    from fcnseg.data.check import check
+    from fcnseg.commands.check import check
 
     return check
 

@@ -13,7 +13,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
-from fcnseg.data import drawn
+from fcnseg.datasets import synthetic as drawn
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.config import EvalConfig
-from fcnseg.data.check import examine
-from fcnseg.data.dataset import SegmentationDataset
-from fcnseg.data.loading import choose_workers
+from fcnseg.datasets.check import examine
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError
 from fcnseg.inference.evaluation import (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.config import ExportConfig
-from fcnseg.data.dataset import SegmentationDataset
-from fcnseg.data.layouts import describe
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.formats import FORMATS, convert, opset_of, written_atomically
 from fcnseg.export.int8 import write_int8

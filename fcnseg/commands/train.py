@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.config import TrainConfig
-from fcnseg.data.check import CheckResult, examine
-from fcnseg.data.dataset import collate
+from fcnseg.datasets.check import CheckResult, examine
+from fcnseg.datasets.dataset import collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, OptionError

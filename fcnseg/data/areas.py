@@ -10,12 +10,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.data.decoding import packed_colors
-from fcnseg.data.description import Found, Pair
-from fcnseg.data.known_classes import unpack
-from fcnseg.data.readers import read_stored
-from fcnseg.data.scan import Tallies
-from fcnseg.data.values import SMEARED, Values, single_numbers
+from fcnseg.datasets.description import Found, Pair
+from fcnseg.datasets.encoding.published_classes import unpack
+from fcnseg.datasets.encoding.values import SMEARED, Values, packed_colors, single_numbers
+from fcnseg.datasets.formats import read_stored
+from fcnseg.datasets.scan import Tallies
 from fcnseg.errors import MediaError
 from fcnseg.io.opencv import cv2
 

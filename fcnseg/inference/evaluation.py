@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import EvalConfig
-from fcnseg.data.adopting import (
+from fcnseg.datasets.dataset import Sample, SegmentationDataset
+from fcnseg.datasets.describe import split_sizes
+from fcnseg.datasets.description import Description, Encoding
+from fcnseg.datasets.encoding.matching import (
     adopt_classes,
     background_of,
     is_inverted,
@@ -21,11 +24,8 @@ from fcnseg.data.adopting import (
     mapping,
     some,
 )
-from fcnseg.data.dataset import Sample, SegmentationDataset
-from fcnseg.data.description import Description, Encoding
-from fcnseg.data.layouts import split_sizes
-from fcnseg.data.loading import load
-from fcnseg.data.splits import Provenance
+from fcnseg.datasets.loader import load
+from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.errors import DatasetError
 from fcnseg.inference.segmenter import Segmenter

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import get_args
 
 from fcnseg.config import EngineName
-from fcnseg.data.cache import cache_folder
 from fcnseg.device import resolve_device, resolve_precision
 from fcnseg.engines import ENGINES, RUNNABLE, open_exported
 from fcnseg.engines.base import Engine
@@ -22,6 +21,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.formats import FORMATS, convert
 from fcnseg.export.parity import compare, sample_images
+from fcnseg.files import cache_folder
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Message

@@ -14,12 +14,12 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig, Upsampling
-from fcnseg.data.augment import Augment
-from fcnseg.data.check import CheckResult
-from fcnseg.data.dataset import SegmentationDataset, collate
-from fcnseg.data.loading import choose_workers, load
-from fcnseg.data.splits import Provenance
-from fcnseg.data.suggest import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.datasets.augment import Augment
+from fcnseg.datasets.check import CheckResult
+from fcnseg.datasets.check.suggest import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.datasets.dataset import SegmentationDataset, collate
+from fcnseg.datasets.loader import choose_workers, load
+from fcnseg.datasets.splits import Provenance
 from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed
 from fcnseg.engines.fuse import fuse_for_inference

@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.data.dataset import Batch
+from fcnseg.datasets.dataset import Batch
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import IGNORE
-from fcnseg.data.dataset import Sample, SegmentationDataset
+from fcnseg.datasets.dataset import Sample, SegmentationDataset
 from fcnseg.errors import MissingExtra
 from fcnseg.inference.evaluation import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side

@@ -20,8 +20,8 @@ from PIL import Image
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
-from fcnseg.data.drawn import write_dataset
-from fcnseg.data.layouts import describe
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.synthetic import write_dataset
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image, resize_image

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg.data.dataset import SegmentationDataset
-from fcnseg.data.layouts import describe
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
 from fcnseg.io.images import read_image
 from fcnseg.training.validation import draw_same, draw_worst
 

@@ -1,0 +1,275 @@
+"""dataset.toml: what a folder was found to be, written down where a user can correct it.
+
+root = "camvid"              # the folder, relative to this file
+layout = "camvid"            # how pairs are found in it
+images = "last"              # in its place: the folder or pattern of the images,
+labels = "last_msk"          # and of their labels; the rest of this file may then be missing
+kind = "index"               # index: numbers; color: RGB
+ignore = [11]                # stored values of pixels that do not count
+leave_out = ["0016E5_0803*"] # pictures that do not count, by name or pattern
+
+[[class]]                    # in the order of the class indices
+name = "sky"
+color = "#808080"            # what it is drawn in
+values = [0]                 # what is stored for it; several values merge classes
+
+[splits]                     # pictures by name or pattern; without it, as the folder says
+val = ["0016E5_07*"]
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.config.options import toml_value
+from fcnseg.datasets.description import (
+    SPLITS,
+    Description,
+    Encoding,
+    Found,
+    Pair,
+    Reading,
+    SplitName,
+)
+from fcnseg.datasets.encoding.published_classes import unpack
+from fcnseg.errors import DatasetError, FcnsegError, OptionError
+from fcnseg.io.images import write_bytes
+from fcnseg.text import from_bytes, to_bytes
+
+_KEYS = {
+    "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "leave_out",
+    "class", "splits",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a dataset.toml says.
+
+    splits: split -> names or patterns; {} leaves the folder's own.
+    leave_out: names or patterns of pictures that do not count.
+    sides: folders or patterns of images and labels. layout, reading: None where it says nothing.
+    """
+
+    root: Path
+    layout: str | None
+    reading: Reading | None
+    splits: Mapping[SplitName, tuple[str, ...]]
+    leave_out: tuple[str, ...]
+    sides: tuple[str, str] = ("", "")
+
+    def applied(self, found: Found) -> Found:
+        """What was found in the folder, with this in place of what the folder says.
+
+        DatasetError when a picture to be left out is not there.
+        """
+        left_out = _named(found.pairs, self.leave_out)
+        dropped = set(left_out)  # a pattern may mean thousands
+        pairs = [pair for pair in found.pairs if pair.name not in dropped]
+        if self.splits or self.reading is not None:
+            pairs = [*_assign_splits(pairs, self.splits)]
+        found = replace(found, pairs=tuple(pairs), left_out=tuple(left_out))
+        if self.reading is None:
+            return found
+        encoding = self.reading.encoding
+        return replace(found, store=encoding.store, terms=encoding.terms)
+
+
+def write_declared(description: Description, path: Path) -> None:
+    """Write a description as a dataset.toml; MediaError when it can't be written, OptionError when
+    there is another file of that name.
+    """
+    encoding = description.encoding
+    shown = _Shown(encoding)
+    lines = [
+        "# A dataset as fcnseg understands it: `fcnseg train THIS_FILE` uses it in place of the",
+        "# folder. Correct anything. Two classes become one when one lists the other's values; a",
+        "# class without its [[class]] is ignored when its values stand under `ignore`. Pictures",
+        '# under `leave_out` (names or patterns such as "night/*") are not used at all.',
+        f"root = {toml_value(_root_from(description.root, path))}",
+        f"layout = {toml_value(description.layout)}",
+        *(
+            f"{side} = {toml_value(said)}"
+            for side, said in zip(("images", "labels"), description.found.sides, strict=True)
+            if said
+        ),
+        f"store = {toml_value(encoding.store)}",
+        f"kind = {toml_value(encoding.kind)}",
+        f"snap = {toml_value(encoding.snap)}",
+        f"ignore = {toml_value([shown.value(value) for value in encoding.ignore])}",
+        f"leave_out = {toml_value(list(description.found.left_out))}",
+    ]
+    if encoding.terms:
+        lines.append(f"terms = {toml_value(list(encoding.terms))}")
+    for name, color, values in zip(
+        description.classes.names, description.classes.colors.tolist(), encoding.values, strict=True
+    ):
+        hexed = "#{:02x}{:02x}{:02x}".format(*color)
+        stored = toml_value([shown.value(value) for value in values])
+        lines += ["", "[[class]]", f"name = {toml_value(name)}", f"color = {toml_value(hexed)}"]
+        lines.append(f"values = {stored}")
+    if description.drawn_split:
+        lines += ["", "[splits]  # drawn by fcnseg; every other picture is for training", "val = ["]
+        lines += [f"  {toml_value(p.name)}," for p in description.pairs if p.split == "val"]
+        lines.append("]")
+    data = to_bytes("\n".join(lines) + "\n")
+    if path.is_file() and path.read_bytes() != data:
+        raise OptionError(
+            f"{path} is there already and says something else; it may have been corrected by hand.",
+            hint="name another file, or delete that one",
+        )
+    write_bytes(path, data)
+
+
+def read_declared(path: Path) -> Declared:
+    """What a dataset.toml says; DatasetError, naming what is wrong, when it does not."""
+    try:
+        data = tomllib.loads(from_bytes(path.read_bytes()))
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror or error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DatasetError(f"{path} is not a TOML file: {error}.") from None
+    strange = set(data) - _KEYS
+    needed = {"root"} if {"images", "labels"} & set(data) else {"root", "layout", "class"}
+    if strange or not needed <= set(data):
+        missing = needed - set(data)
+        what = (
+            f"unknown: {', '.join(sorted(strange))}"
+            if strange
+            else (f"missing: {', '.join(sorted(missing))}")
+        )
+        raise DatasetError(
+            f"{path} is not a dataset description; {what}.",
+            hint="write one with: fcnseg check FOLDER --write dataset.toml",
+        )
+    try:
+        return Declared(
+            root=path.parent / str(data["root"]),
+            layout=str(data["layout"]) if "layout" in data else None,
+            reading=_reading(data) if "class" in data else None,
+            splits=_splits(data.get("splits", {})),
+            leave_out=_strings(data.get("leave_out", []), "leave_out"),
+            sides=(_side(data, "images"), _side(data, "labels")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, FcnsegError):
+            said = error.message.rstrip(".")
+        raise DatasetError(f"{path}: {said}.") from None
+
+
+def _assign_splits(
+    pairs: Sequence[Pair], splits: Mapping[SplitName, tuple[str, ...]]
+) -> tuple[Pair, ...]:
+    """Pairs in the splits a dataset.toml names; others keep theirs, or are for training."""
+    exact = {name: split for split, names in splits.items() for name in names}
+    patterns = [
+        (name, split) for split, names in splits.items() for name in names if set(name) & set("*?[")
+    ]
+
+    def split_of(pair: Pair) -> SplitName:
+        if pair.name in exact:
+            return exact[pair.name]
+        named = next((split for name, split in patterns if fnmatchcase(pair.name, name)), None)
+        return named or pair.split or "train"
+
+    return tuple(replace(pair, split=split_of(pair)) for pair in pairs)
+
+
+def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
+    """The pairs' names that these names or patterns mean; DatasetError when one means none."""
+    meant: dict[str, None] = {}
+    for name in names:
+        some = [p.name for p in pairs if p.name == name or fnmatchcase(p.name, name)]
+        if not some:
+            raise DatasetError(
+                f"leave_out names {name!r}, but no picture is called that.",
+                hint="names have no suffix, e.g. street/0001; patterns do too, e.g. street/*",
+            )
+        meant |= dict.fromkeys(some)
+    return list(meant)
+
+
+def _reading(data: Mapping[str, Any]) -> Reading:
+    terms = tuple(str(term) for term in data.get("terms", ()))
+    ignore = tuple(_stored(value, terms) for value in data.get("ignore", ()))
+    tables = data["class"]
+    encoding = Encoding(
+        kind=data.get("kind", "index"),
+        values=tuple(tuple(_stored(v, terms) for v in table["values"]) for table in tables),
+        ignore=ignore,
+        snap=bool(data.get("snap", False)),
+        store=data.get("store", "pixels"),
+        terms=terms,
+    )
+    names = [str(table["name"]) for table in tables]
+    colors = [table.get("color") for table in tables]
+    classes = ClassMap.of(names)
+    if all(colors):
+        classes = ClassMap.of(names, [unpack(_hex(color)) for color in colors])
+    reported = IGNORE if encoding.kind == "color" or terms else min(ignore, default=IGNORE)
+    return Reading(encoding, classes, reported if ignore else None, ("as dataset.toml says",))
+
+
+def _strings(names: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where} is a list of names, in quotes; found {names!r}")
+    return tuple(names)
+
+
+def _side(data: Mapping[str, Any], side: str) -> str:
+    said = data.get(side, "")
+    if not isinstance(said, str):
+        raise ValueError(f"{side} is a folder or a pattern, in quotes; found {said!r}")
+    return said
+
+
+def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:
+    strange = set(data) - set(SPLITS)
+    if strange:
+        raise DatasetError(f"no split {min(strange)!r}; known: train, val, test.")
+    return {split: _strings(data[split], split) for split in SPLITS if split in data}
+
+
+def _stored(value: Any, terms: Sequence[str]) -> int:
+    """A stored value as a number: "#rrggbb" is a packed colour, a word its term's number."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"values are whole numbers, colours or words; found {value!r}")
+    if isinstance(value, int):
+        return value
+    return terms.index(value) + 1 if value in terms else _hex(value)
+
+
+def _hex(color: str) -> int:
+    if len(color) != 7 or color[0] != "#":
+        raise ValueError(f"a colour is written #rrggbb; found {color!r}")
+    return int(color[1:], 16)
+
+
+class _Shown:
+    """Stored values as a reader of the file knows them."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+
+    def value(self, value: int) -> int | str:
+        """A colour as #rrggbb, a term's number as the word, other numbers as they are."""
+        if self.encoding.kind == "color":
+            return f"#{value:06x}"
+        terms = self.encoding.terms
+        return terms[value - 1] if 1 <= value <= len(terms) else value
+
+
+def _root_from(root: Path, path: Path) -> str:
+    """The folder as seen from the file that names it."""
+    try:
+        return Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return root.resolve().as_posix()

@@ -1,0 +1,350 @@
+"""What dataset folders look like: a folder -> Description.
+
+`describe` reads the folder's names, then every label file once (what is stored decides what
+the classes are), and says why it decided as it did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.concurrency import usable_cores
+from fcnseg.data.areas import look_closer
+from fcnseg.datasets.cache import ScanCache
+from fcnseg.datasets.dataset_toml import Declared, read_declared
+from fcnseg.datasets.description import Description, Encoding, Found, Pair, Reading
+from fcnseg.datasets.encoding import read_values
+from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names, yaml_folder
+from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
+from fcnseg.datasets.formats.gathered import find_coco, find_labelme, find_yolo
+from fcnseg.datasets.formats.layers import find_layers, with_more_masks
+from fcnseg.datasets.formats.pair_list import LIST_SUFFIXES, find_pair_list, read_pair_list
+from fcnseg.datasets.formats.published import find_ade20k, find_cityscapes, find_voc, read_published
+from fcnseg.datasets.formats.tools import FORMATS
+from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
+from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
+from fcnseg.datasets.pairing.candidates import CHOOSE
+from fcnseg.datasets.pairing.listing import Listing, list_folder
+from fcnseg.datasets.pairing.own_splits import with_own_split
+from fcnseg.datasets.scan import LabelScan, PictureScan, Tallies, scan_labels, scan_pictures
+from fcnseg.datasets.splits import (
+    VAL_SHARE,
+    Video,
+    draw_val,
+    find_lookalikes,
+    find_videos,
+    group_numbers,
+    hold_out,
+    lacks_val,
+    sort_pairs,
+)
+from fcnseg.datasets.worker_pool import Crew
+from fcnseg.errors import DatasetError
+from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.progress import Callback, Progress, no_callback
+
+FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
+    "list": find_pair_list,
+    "voc": find_voc,
+    "cityscapes": find_cityscapes,
+    "ade20k": find_ade20k,
+    "panoptic": FORMATS["panoptic"].find,  # its PNGs are no label images
+    "folders": find_folders,
+    "layers": find_layers,
+    "coco": find_coco,
+    "labelme": find_labelme,
+    "yolo": find_yolo,
+    **{store: one.find for store, one in FORMATS.items()},
+    "stems": find_stems,
+    "content": find_by_content,
+}
+"""The kinds of folders, the most particular first: the first that finds pairs is taken."""
+
+_ALIASES = {"camvid": "folders", "side by side": "folders", "cvat": "voc"}
+"""Layouts that another's finder finds."""
+
+_HINT = (
+    "fcnseg expects images and label files with the same names, for example "
+    "DATA/images/a.jpg and DATA/masks/a.png, or DATA/train/images, DATA/train/masks, "
+    f"DATA/val/images ...; {CHOOSE}"
+)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A dataset's description and what was seen in its files on the way.
+
+    labels, pictures: by the order of `description.pairs`; pictures only where asked for or
+    needed to draw a split. values: of all label files.
+    """
+
+    description: Description
+    labels: LabelScan
+    values: Values
+    pictures: PictureScan | None
+
+
+def describe(data: str | Path, callback: Callback = no_callback) -> Description:
+    """What a dataset is; DatasetError when it can't be trained or scored on.
+
+    data: a folder, a list of pairs (.csv, .txt) or a dataset.toml. The same content gives the
+    same description, splits included.
+    """
+    return scan(data, callback).description
+
+
+def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool = False) -> Scanned:
+    """`describe`, with what was seen in the files. pictures: look at all images as well."""
+    path = Path(data)
+    declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
+    yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None
+    root = declared.root if declared else yaml_folder(yaml) if yaml else path
+    found, listing = _find(root, declared, callback)
+    if declared:
+        found = declared.applied(found)
+    pairs = sort_pairs(found.pairs)
+    with ScanCache(root) as cache, Crew(usable_cores()) as crew:
+        tell = _teller("labels", len(pairs), callback)
+        labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
+        found, labels = _look_through(found, labels)
+        values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
+        reading = (declared and declared.reading) or _read(
+            found, labels.tallies, values, listing, yaml
+        )
+        reading = _with_store(reading, found)
+        drawn = lacks_val(pairs) and len(pairs) > 1
+        seen = None
+        if pictures or drawn:
+            tell = _teller("images", len(pairs), callback)
+            seen = scan_pictures(pairs, cache, crew, tell)
+    description = Description(
+        root=root if root.is_dir() else root.parent,
+        layout=found.layout,
+        pairs=pairs,
+        classes=reading.classes,
+        encoding=reading.encoding,
+        ignore_index=reading.ignore_index,
+        drawn_split=drawn,
+        why=(*found.why, *reading.why),
+        found=found,
+    )
+    scanned = Scanned(description, labels, values, seen)
+    return _draw_split(scanned) if drawn else scanned
+
+
+def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
+    """The pairs of "train", "val", "test" or "all"; DatasetError when there are none."""
+    chosen = tuple(p for p in description.pairs if split in ("all", p.split))
+    if not chosen:
+        sizes = ", ".join(f"{name} {count}" for name, count in split_sizes(description).items())
+        raise DatasetError(
+            f"{description.root} has no pairs for {split!r}; it has {sizes}.",
+            hint="eval scores another part by --split; or put images and labels in a folder "
+            f"called {split}",
+        )
+    return chosen
+
+
+def split_sizes(description: Description) -> dict[str, int]:
+    """Pairs in each part that has any: {"train": 367, "val": 101}."""
+    return _sizes(description.pairs)
+
+
+def _sizes(pairs: Sequence[Pair]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for pair in pairs:
+        sizes[pair.split] = sizes.get(pair.split, 0) + 1
+    return sizes
+
+
+def own_split_sizes(description: Description) -> dict[str, int]:
+    """Pairs in each part as the folder itself names them; {} when it names none."""
+    pairs = description.found.pairs
+    return _sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
+
+
+def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
+    """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
+    index = encoding.class_of()
+    present = np.zeros((len(tallies), len(encoding.values)), np.bool_)
+    for row, one in enumerate(tallies):
+        if one is not None:
+            for value in values_of(one, kind):
+                if value in index:
+                    present[row, index[value]] = True
+    return present
+
+
+def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Found, Listing]:
+    """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
+    if not root.exists():
+        raise DatasetError(f"There is no folder {root}.", hint="check the path")
+    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
+        return read_pair_list(root), list_folder(root.parent)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
+    listing = list_folder(root, callback)
+    if declared and any(declared.sides):
+        found = find_sides(listing, *declared.sides)
+        return with_own_split(with_more_masks(listing, found), listing), listing
+    finders, layout = FINDERS, declared.layout if declared else None
+    if layout is not None:
+        name = _ALIASES.get(layout, layout)
+        if name not in FINDERS:
+            known = ", ".join([*FINDERS, *_ALIASES])
+            raise DatasetError(f"No layout {layout!r}; known: {known}.")
+        finders = {name: FINDERS[name]}
+    for name, find in finders.items():
+        seen = find(listing)
+        if seen is not None and seen.pairs:
+            found = dataclasses.replace(seen, layout=name) if name == "stems" else seen
+            found = with_more_masks(listing, settle(listing, found))
+            return with_own_split(found, listing), listing
+    raise _nothing_found(root, listing)
+
+
+def _nothing_found(root: Path, listing: Listing) -> DatasetError:
+    images = listing.images
+    if not listing.files:
+        return DatasetError(f"{root} is empty.", hint=_HINT)
+    if not images:
+        videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
+        seen = f"{len(listing)} files" + (f", {videos} of them videos" if videos else "")
+        return DatasetError(f"{root} has no images ({seen}).", hint=_HINT)
+    found = pair_by_names(listing)
+    alone, labels = len(found.orphan_images), len(found.orphan_labels)
+    if not labels:
+        return DatasetError(f"{root} has {alone} images but no labels.", hint=_HINT)
+    example = (found.orphan_images + found.orphan_labels)[0].name
+    return DatasetError(
+        f"{root} has {alone} images and {labels} label files, but no names that match "
+        f"(for example {example}).",
+        hint=_HINT,
+    )
+
+
+def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
+    """Tells the callback of progress, some times a second."""
+    told = 0.0
+
+    def tell(done: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if done == count or now - told > 0.05:
+            told = now
+            callback(Progress(task, done, count, "files"))
+
+    return tell
+
+
+def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
+    """Labels in the transparency, where that varies and the colours say nothing."""
+    through = list(labels.alphas.good())
+    if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
+        return found, labels
+    colors = {value for one in labels.tallies.good() for value in one.values}
+    photos = any(one.rest for one in labels.tallies.good())
+    if len(colors) > 1 and not photos and len(colors) <= SMEARED:
+        return found, labels
+    why = (*found.why, "the label files' transparency says what is what, not their colours")
+    found = dataclasses.replace(found, store="alpha", why=why)
+    return found, dataclasses.replace(labels, tallies=labels.alphas)
+
+
+def _read(
+    found: Found, tallies: Tallies, values: Values, listing: Listing, yaml: Path | None
+) -> Reading:
+    """What the values mean: a published convention's, else as found out.
+
+    yaml: a data.yaml that was given in place of the folder; it names the classes.
+    """
+    reading = read_published(found, values) if values.pixels else None
+    if reading is not None:
+        return reading
+    own = tuple(read_yaml_names(yaml)) if yaml else ()
+    entries, file = (own, str(yaml)) if own else find_entries(listing)
+    values = look_closer(values, sort_pairs(found.pairs), tallies, found)
+    reading = read_values(values, entries)
+    listed = {entry.name for entry in entries}
+    if file and not listed.isdisjoint(reading.classes.names):
+        reading = dataclasses.replace(reading, why=(*reading.why, f"class names are from {file}"))
+    return reading
+
+
+def _with_store(reading: Reading, found: Found) -> Reading:
+    encoding = dataclasses.replace(reading.encoding, store=found.store, terms=found.terms)
+    return dataclasses.replace(reading, encoding=encoding)
+
+
+def _draw_split(scanned: Scanned) -> Scanned:
+    """The same with a val part; groups of look-alikes and videos stay together."""
+    before, pictures = scanned.description, scanned.pictures
+    assert pictures is not None, "a split is drawn after looking at the pictures"
+    training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
+    videos = find_videos(before.pairs, pictures)
+    longest = _longest_whole(videos, len(before.pairs))
+    groups = group_numbers(len(before.pairs), videos, find_lookalikes(pictures), longest)
+    present = presence(scanned.labels.tallies, before.encoding, scanned.values.kind)
+    chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
+    order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
+    place = {_files(pair): i for i, pair in enumerate(before.pairs)}
+    moved = [place[_files(pair)] for pair in order]
+    description = dataclasses.replace(
+        before, pairs=order, why=(*before.why, _split_reason(len(chosen), videos, longest))
+    )
+    return Scanned(
+        description,
+        _reordered(scanned.labels, moved),
+        scanned.values,
+        reorder_pictures(pictures, moved),
+    )
+
+
+def _files(pair: Pair) -> tuple[str, str, str]:
+    """What tells a pair from all others; text is hashed much faster than paths are."""
+    return str(pair.image), str(pair.labels), pair.part
+
+
+def _longest_whole(videos: Sequence[Video], count: int) -> int:
+    """The most frames kept together: all, unless a video is more than half of everything."""
+    longest = max((len(video.members) for video in videos), default=0)
+    return max(1, round(count * VAL_SHARE / 2)) if longest > count / 2 else max(1, longest)
+
+
+def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
+    text = f"no val part: {count} pairs were drawn for it, stratified by class"
+    if any(len(video.members) > longest for video in videos):
+        return f"{text}; the one long video was cut into stretches of {longest} frames"
+    return f"{text}; each video stays in one part" if videos else text
+
+
+def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
+    tallies, alphas = Tallies(), Tallies()
+    for index in order:
+        tallies.append(labels.tallies[index])
+        alphas.append(labels.alphas[index])
+    problems = {
+        new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
+    }
+    return LabelScan(tallies, alphas, problems, labels.lossy)
+
+
+def reorder_pictures(pictures: PictureScan, order: Sequence[int]) -> PictureScan:
+    """The same pictures in another order."""
+    rows = np.array(order, int)
+    arrays = {
+        field.name: getattr(pictures, field.name)[rows]
+        for field in dataclasses.fields(pictures)
+        if isinstance(getattr(pictures, field.name), np.ndarray)
+    }
+    problems = {
+        new: pictures.problems[old] for new, old in enumerate(order) if old in pictures.problems
+    }
+    return dataclasses.replace(pictures, **arrays, problems=problems)

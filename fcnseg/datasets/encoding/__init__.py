@@ -1,0 +1,347 @@
+"""What the numbers in label files mean: counted values and a class list -> Reading.
+
+Knows nothing of folders. Colours are read in fcnseg.datasets.encoding.colors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors
+from fcnseg.datasets.description import Encoding, Reading
+from fcnseg.datasets.encoding.class_lists import Entry, is_ignored
+from fcnseg.datasets.encoding.colors import read_colors
+from fcnseg.datasets.encoding.published_classes import unpack
+from fcnseg.datasets.encoding.smoothed import (
+    LARGEST,
+    PHOTOGRAPH,
+    as_greys,
+    differ,
+    flat_greys,
+    nearest_totals,
+    peaks,
+    smeared_indices,
+    spread,
+    without_strays,
+)
+from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
+from fcnseg.errors import DatasetError
+
+BORDER_IS_BACKGROUND = 0.75
+"""Of a 0/255 mask, white is the background when it has more of the picture's edge than this."""
+
+NEARLY_GREY = 12
+"""Channels that differ by no more are a grey that compression has tinted."""
+
+NUMBERS = 64
+"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
+
+FAR = 8
+
+
+EVEN_STEP = 5
+"""Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
+
+BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
+
+
+BINARY = ("background", "object")
+
+
+def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
+    """What the stored values mean; DatasetError when they can't be labels.
+
+    entries: the class list found in the folder, if any.
+    """
+    if not values.pixels:
+        raise DatasetError(
+            "No label file could be read.", hint="open one of them: is it a whole image?"
+        )
+    if values.terms:
+        return _read_terms(values, entries)
+    if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
+        return _read_both_scales(values, entries)
+    if values.instances and not entries:
+        return _read_instances(values)
+    if values.kind == "color":
+        factor = _channel(values)
+        if factor:
+            one = _in_one_channel(values, factor)
+            return _as_colors(read_values(one, entries), factor)
+        if all(spread(color) <= NEARLY_GREY for color in values.pixels):
+            return _as_colors(read_values(as_greys(values), entries))
+        return read_colors(values, entries)
+    indices = smeared_indices(values) if values.lossy else 0
+    if indices:
+        why = "class indices stored as JPEG, which changes them"
+        return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
+    flat = values.solid or flat_greys(values)
+    smeared = (peaks(values) or flat) if len(values.pixels) > 2 else ()
+    if smeared:
+        return _read_greys(values, smeared, entries, snap=True)
+    levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
+    if _are_greys(levels) or (_are_far(levels) and not _listed_values(values, levels, entries)):
+        return _read_greys(values, levels, entries, snap=False)
+    if levels and levels[-1] > IGNORE:
+        return _read_wide(values, levels, entries)
+    return _read_indices(values, entries)
+
+
+def named(
+    names: Sequence[str], entries: Sequence[Entry] = (), colors: Sequence[int | None] = ()
+) -> ClassMap:
+    """Classes by name; a packed colour where one is given, else one that differs."""
+    by_name = {entry.name: entry.color for entry in entries}
+    chosen = distinct_colors(len(names)).tolist()
+    for index, name in enumerate(names):
+        color = colors[index] if index < len(colors) else by_name.get(name)
+        if color is not None:
+            chosen[index] = list(unpack(color))
+    return ClassMap.of(names, chosen)
+
+
+def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
+    """Words: a class for each, in the class list's order; what nothing covers is background."""
+    number = {term: index for index, term in enumerate(values.terms, 1)}
+    ignore = [number[term] for term in values.terms if is_ignored(term)]
+    own = next((term for term in values.terms if term.lower() in BACKGROUND_NAMES), None)
+    listed = [entry.name for entry in entries if not entry.ignored]
+    things = [t for t in values.terms if t != own and not is_ignored(t)]
+    if set(things) <= set(listed):
+        order = listed
+    else:
+        order = sorted(things, key=lambda t: listed.index(t) if t in listed else len(listed))
+    background = own or next((n for n in order if n.lower() in BACKGROUND_NAMES), "background")
+    bare = 0 in values.pixels or own is not None or background in order
+    names = order if background in order or not bare else [background, *order]
+    stored = tuple(
+        (*((0,) if name == background else ()), *((number[name],) if name in number else ()))
+        for name in names
+    )
+    why = [f"{len(things)} classes are named: {', '.join(things[:12])}"]
+    if 0 in values.pixels:
+        why.append(f"what no area covers is {background}")
+    if ignore:
+        why.append(f"{', '.join(values.terms[value - 1] for value in ignore)} does not count")
+    encoding = Encoding("index", stored, tuple(ignore), terms=values.terms)
+    return Reading(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
+
+
+def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
+    """0, 1, 2 ... with perhaps 255; values far from the others and rare are mistakes."""
+    seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
+    ignore = [value for value in values.pixels if value in (IGNORE, -1)]
+    listed = _listed_values(values, seen, entries)
+    if listed:
+        return _read_listed(values, listed, ignore)
+    seen = [value for value in without_strays(seen, values) if value != IGNORE] or [0]
+    count = seen[-1] + 1
+    distinct = sum(values.files.values()) / max(1, values.count)
+    if distinct > (MOST_VALUES * 3 / 4 if values.lossy else PHOTOGRAPH):
+        raise DatasetError(
+            f"The label files have {distinct:.0f} different values each, on average: they look "
+            "like photographs.",
+            hint="check that images and labels were not exchanged",
+        )
+    names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names
+    why = [f"label values are class indices 0..{count - 1}"]
+    if ignore:
+        why.append(f"value {ignore[0]} is ignored")
+    colors = [values.palette.get(index) for index in range(count)]
+    return Reading(
+        Encoding.of(range(count), ignore),
+        named(names, colors=colors if differ(colors) else ()),
+        ignore[0] if ignore else None,
+        tuple(why),
+    )
+
+
+def _listed_values(
+    values: Values, seen: Sequence[int], entries: Sequence[Entry]
+) -> list[tuple[Entry, int]]:
+    """The stored value of each entry of a class list; [] when the list does not fit."""
+    if not entries:
+        return []
+    by_color = {color: value for value, color in values.palette.items()}
+    missing = (
+        len(seen) > 0
+        and seen[-1] == len(entries)
+        and entries[0].name.lower() not in BACKGROUND_NAMES
+    )
+    ways: list[list[tuple[Entry, int]]] = []
+    if all(entry.values for entry in entries):
+        ways.append([(entry, value) for entry in entries for value in entry.values])
+    if len(by_color) >= len(entries) and all(
+        entry.color in by_color for entry in entries if not entry.ignored
+    ):
+        ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
+    if not ways:
+        ways.append(
+            [(e, n) for n, e in enumerate([Entry(BINARY[0]), *entries] if missing else entries)]
+        )
+    return next((placed for placed in ways if _fits(placed, values, seen)), [])
+
+
+def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> bool:
+    """Whether a class list explains all but a few of the stored values, each in one way."""
+    numbers = [number for _, number in placed]
+    strange = sum(values.pixels[value] for value in seen if value not in numbers)
+    return len(set(numbers)) == len(numbers) and strange <= values.total / 20
+
+
+def _read_listed(
+    values: Values, listed: Sequence[tuple[Entry, int]], ignore: Sequence[int]
+) -> Reading:
+    stored: dict[Entry, tuple[int, ...]] = {}
+    for entry, value in listed:
+        if not entry.ignored:
+            stored[entry] = (*stored.get(entry, ()), value)
+    dropped = {value for entry, value in listed if entry.ignored}
+    dropped |= set(ignore).difference(*stored.values())
+    reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
+    why = [f"label values are class indices, named by a class list ({len(stored)} classes)"]
+    if dropped:
+        why.append(f"{', '.join(str(value) for value in sorted(dropped))} is ignored")
+    colors = [
+        values.palette.get(some[0]) if entry.color is None else entry.color
+        for entry, some in stored.items()
+    ]
+    return Reading(
+        Encoding("index", tuple(stored.values()), tuple(sorted(dropped))),
+        named([entry.name for entry in stored], colors=colors if differ(colors) else ()),
+        reported[0] if reported else None,
+        tuple(why),
+    )
+
+
+def _read_greys(
+    values: Values, greys: Sequence[int], entries: Sequence[Entry], *, snap: bool
+) -> Reading:
+    """A class for each of a few greys; of two, the background is found by the picture's edge."""
+    order = sorted(greys)
+    near = nearest_totals(values, order)
+    why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
+    if snap:
+        why.append("values in between were made by compression or resizing; the nearest is taken")
+    names: Sequence[str] = ClassMap.numbered(len(order)).names
+    if len(order) == 2:
+        names = BINARY
+        edge = near[order[1]][1] / max(1, near[order[0]][1] + near[order[1]][1])
+        inside = near[order[1]][0] / max(1, near[order[0]][0] + near[order[1]][0])
+        if edge > max(BORDER_IS_BACKGROUND, inside):
+            order.reverse()
+            why.append(f"{edge:.0%} of the pictures' edges are {order[0]}: that is the background")
+    listed = [entry.name for entry in entries if not entry.ignored]
+    if len(listed) == len(order) - 1 and listed[0].lower() not in BACKGROUND_NAMES:
+        listed = [BINARY[0], *listed]
+    if len(listed) == len(order):
+        names = listed
+    return Reading(Encoding.of(order, snap=snap), named(names, entries), None, tuple(why))
+
+
+def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
+    """Numbers beyond 255 (16-bit files): the largest possible is ignored, or a class for each."""
+    others = [value for value in levels if value not in (IGNORE, LARGEST)]
+    if LARGEST in levels and (not others or others[-1] < IGNORE):
+        if list(levels) == [0, LARGEST]:
+            return _read_greys(values, levels, entries, snap=False)
+        rest = {v: n for v, n in values.pixels.items() if v != LARGEST}
+        reading = _read_indices(replace(values, pixels=rest), entries)
+        encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, LARGEST))
+        why = (*reading.why, f"value {LARGEST} is ignored")
+        return replace(reading, encoding=encoding, ignore_index=LARGEST, why=why)
+    if len(levels) > MAX_CLASSES:
+        raise DatasetError(
+            f"The labels have {len(levels)} different values up to {levels[-1]}; at most "
+            f"{MAX_CLASSES} classes are possible.",
+            hint="are these instance numbers? export class numbers instead",
+        )
+    names = [entry.name for entry in entries if not entry.ignored]
+    names = names if len(names) == len(levels) else [f"class_{value}" for value in levels]
+    said = f"{len(levels)} values up to {levels[-1]}: a class for each"
+    return Reading(Encoding.of(levels), named(names, entries), None, (said,))
+
+
+def _channel(values: Values) -> int:
+    """What a class number is multiplied with where one channel alone holds it (CARLA: red); 0
+    where colours are colours."""
+    if len(values.pixels) < 2 or values.lossy or values.rest:
+        return 0
+    for factor in (1 << 16, 1 << 8, 1):
+        if all(color % factor == 0 and color // factor < NUMBERS for color in values.pixels):
+            return factor
+    return 0
+
+
+def _in_one_channel(values: Values, factor: int) -> Values:
+    """Colours as the numbers that one of their channels holds."""
+    one = replace(values, kind="index", pixels={}, border={}, files={}, palette={})
+    for color, pixels in values.pixels.items():
+        one.pixels[color // factor] = pixels
+        one.border[color // factor] = values.border[color]
+        one.files[color // factor] = values.files[color]
+    return one
+
+
+def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
+    """A reading of numbers, for files that hold them as greys, or in one channel."""
+    encoding = reading.encoding
+    return replace(
+        reading,
+        encoding=Encoding(
+            "color",
+            tuple(tuple(value * factor for value in values) for values in encoding.values),
+            tuple(value * factor for value in encoding.ignore if 0 <= value <= IGNORE),
+            snap=encoding.snap,
+        ),
+    )
+
+
+def _are_greys(seen: Sequence[int]) -> bool:
+    """Whether values are levels of grey (0, 255; 0, 85, 170, 255), not indices."""
+    below = [value for value in seen if value != IGNORE]
+    if not below or list(seen) == [0, IGNORE]:
+        return list(seen) == [0, IGNORE]
+    return 32 <= below[-1] < 256 and 2 <= len(below) <= 16 and len(below) / (below[-1] + 1) < 0.25
+
+
+def _are_far(levels: Sequence[int]) -> bool:
+    """Whether values are few and far between (0, 20; 0, 10, 20), a class each: no indices."""
+    if len(levels) < 2 or levels[-1] >= IGNORE or levels[0] != 0:
+        return False
+    steps = {after - before for before, after in pairwise(levels)}
+    even = len(levels) > 2 and len(steps) == 1 and min(steps) >= EVEN_STEP
+    return even or (levels[-1] >= FAR and len(levels) / (levels[-1] + 1) < 0.25)
+
+
+def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
+    """Files with indices (0, 1) beside files with greys (0, 255) for the same classes."""
+    folded = replace(values, aliases={}, pixels={}, border={}, files={}, palette={})
+    for value, pixels in values.pixels.items():
+        index = values.aliases.get(value, value)
+        folded.pixels[index] = folded.pixels.get(index, 0) + pixels
+        folded.border[index] = folded.border.get(index, 0) + values.border[value]
+        folded.files[index] = folded.files.get(index, 0) + values.files[value]
+    reading = read_values(folded, entries)
+    greys = {index: grey for grey, index in values.aliases.items()}
+    stored = tuple(
+        (*some, *(greys[value] for value in some if value in greys))
+        for some in reading.encoding.values
+    )
+    shown = ", ".join(f"{grey} as {index}" for grey, index in values.aliases.items())
+    why = f"some files store greys where others store indices: {shown} is read"
+    return replace(
+        reading, encoding=replace(reading.encoding, values=stored), why=(*reading.why, why)
+    )
+
+
+def _read_instances(values: Values) -> Reading:
+    """Numbers of objects: what has one is object, 0 is background."""
+    numbers = tuple(sorted(value for value in values.pixels if value > 0))
+    why = (
+        f"values up to {numbers[-1]} number the objects of each file anew: read as background and "
+        "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
+    )
+    return Reading(Encoding("index", ((0,), numbers)), named(BINARY), None, (why,))

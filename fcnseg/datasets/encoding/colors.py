@@ -1,0 +1,214 @@
+"""What the colours in label files mean: a class list's, a published table's, or one class each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap
+from fcnseg.datasets.description import Encoding, Reading
+from fcnseg.datasets.encoding.class_lists import Entry
+from fcnseg.datasets.encoding.published_classes import (
+    CAMVID_32,
+    CITYSCAPES,
+    CITYSCAPES_UNSCORED,
+    VOC_BORDER_COLOR,
+    pack,
+    unpack,
+    voc_palette,
+)
+from fcnseg.datasets.encoding.values import SMEARED, Values
+from fcnseg.errors import DatasetError
+
+SAME = 24
+"""Colours nearer than this (distance in RGB) are one colour, smeared."""
+
+RAMP = 4
+"""So many colours between the same two, or more, were made by smoothing."""
+
+RARER = 5
+"""When either end has so many times the pixels of each."""
+
+NEAR = 2.0
+"""And they lie so near (in each channel) to the line between them."""
+
+FLAT = 0.6
+"""The share of smeared label files that lies near their few true colours, at least."""
+
+_ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recognised
+
+
+def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
+    """What the colours mean; DatasetError when they are too many to be classes."""
+    listed = [entry for entry in entries if entry.color is not None]
+    if listed:
+        return _read_listed(values, listed)
+    smeared = values.lossy or values.rest > 0 or len(values.pixels) > SMEARED
+    drawn = values.solid or (() if smeared else without_ramps(values))
+    seen = list(drawn) or (_dominant(values) if smeared else sorted(values.pixels))
+    smeared = smeared or bool(drawn)
+    if smeared and not values.solid and _held(values, seen) < FLAT * values.total:
+        raise DatasetError(
+            f"The label files have {len(values.pixels):,} colours or more, and no few of them "
+            "cover most of the pixels: they look like photographs.",
+            hint="check that images and labels were not exchanged; if the colours are instances, "
+            "a class list with colours (class_dict.csv) says which ones count",
+        )
+    for read, table in _KNOWN:
+        reading = read(_nearby(seen, table) if smeared else seen, smeared)
+        if reading:
+            return reading
+    colors = [color for color in seen if color != VOC_BORDER_COLOR]
+    ignore = (VOC_BORDER_COLOR,) if VOC_BORDER_COLOR in seen else ()
+    names = ClassMap.numbered(len(colors)).names
+    why = f"labels are {len(colors)} colours, in the order of their RGB values (black first)"
+    return _reading([(color,) for color in colors], names, ignore, smeared, why)
+
+
+def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
+    classes = [entry for entry in listed if not entry.ignored]
+    ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
+    known = {entry.color for entry in listed}
+    strange = [color for color in values.pixels if color not in known]
+    ramps = set(strange).isdisjoint(values.solid or without_ramps(values) or strange)
+    smeared = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else SMEARED)
+    if VOC_BORDER_COLOR in strange:
+        ignore = (*ignore, VOC_BORDER_COLOR)
+    why = f"labels are colours, named by a class list ({len(classes)} classes)"
+    stored = [(entry.color or 0,) for entry in classes]
+    return _reading(stored, [entry.name for entry in classes], ignore, smeared, why)
+
+
+def _reading(
+    stored: Sequence[tuple[int, ...]],
+    names: Sequence[str],
+    ignore: tuple[int, ...],
+    smeared: bool,
+    why: str,
+) -> Reading:
+    reasons = [why]
+    if smeared:
+        reasons.append("colours in between were made by compression or resizing; nearest taken")
+    if ignore:
+        shown = ", ".join(f"#{color:06x}" for color in ignore)
+        reasons.append(f"{shown} is ignored")
+    encoding = Encoding("color", tuple(stored), ignore, snap=smeared)
+    classes = ClassMap.of(names, [unpack(values[0]) for values in stored])
+    return Reading(encoding, classes, IGNORE if ignore else None, tuple(reasons))
+
+
+def _read_camvid(seen: Sequence[int], smeared: bool) -> Reading | None:
+    """CamVid's 32 colours (Void is ignored)."""
+    known = set(CAMVID_32.values())
+    if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
+        return None
+    names = [name for name in CAMVID_32 if name != "Void"]
+    stored = [(CAMVID_32[name],) for name in names]
+    why = f"colours are CamVid's {len(names)} classes"
+    return _reading(stored, names, (CAMVID_32["Void"],), smeared, why)
+
+
+def _read_cityscapes(seen: Sequence[int], smeared: bool) -> Reading | None:
+    stored = [(pack(*color),) for color in CITYSCAPES.colors.tolist()]
+    known = {*CITYSCAPES_UNSCORED, *(values[0] for values in stored)}
+    if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
+        return None
+    why = "colours are Cityscapes' 19 classes"
+    return _reading(stored, CITYSCAPES.names, CITYSCAPES_UNSCORED, smeared, why)
+
+
+def _read_voc(seen: Sequence[int], smeared: bool) -> Reading | None:
+    """Colours dealt out as PASCAL VOC does: the place in its palette is the class index."""
+    place = {color: index for index, color in enumerate(voc_palette())}
+    places = [place[color] for color in seen if color in place]
+    border = VOC_BORDER_COLOR in seen
+    if len(places) + border < len(seen) or not places or max(places) > 2 * len(places):
+        return None
+    count = max(places) + 1
+    why = f"colours are the first {count} of PASCAL VOC's palette"
+    ignore = (VOC_BORDER_COLOR,) if border else ()
+    stored = [(color,) for color in voc_palette(count)]
+    return _reading(stored, ClassMap.numbered(count).names, ignore, smeared, why)
+
+
+_KNOWN: tuple[tuple[Callable[[Sequence[int], bool], Reading | None], tuple[int, ...]], ...] = (
+    (_read_camvid, tuple(CAMVID_32.values())),
+    (_read_cityscapes, (*CITYSCAPES_UNSCORED, *(pack(*c) for c in CITYSCAPES.colors.tolist()))),
+    (_read_voc, (*voc_palette(64), VOC_BORDER_COLOR)),
+)
+"""Published colour tables: how to read them, and their colours."""
+
+
+def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
+    """Smeared colours as those of a table they are very near to."""
+    known = np.array([unpack(color) for color in table])
+    moved = []
+    for color in seen:
+        distance = np.abs(known - np.array(unpack(color))).max(1)
+        near = int(distance.argmin())
+        moved.append(pack(*known[near].tolist()) if distance[near] <= SAME / 4 else color)
+    return sorted(set(moved))
+
+
+def _dominant(values: Values) -> list[int]:
+    """The colours smeared labels were drawn with: frequent, and not a blur of a frequent one."""
+    chosen: list[int] = []
+    for color, pixels in sorted(values.pixels.items(), key=lambda item: -item[1]):
+        if pixels < values.total / 1000:
+            break
+        if chosen and len(chosen) < MAX_CLASSES + 1:
+            distance = np.array([unpack(other) for other in chosen]) - np.array(unpack(color))
+            if float(np.sqrt((distance**2).sum(1)).min()) < SAME:
+                continue
+        chosen.append(color)
+    return sorted(chosen)
+
+
+def without_ramps(values: Values) -> tuple[int, ...]:
+    """The colours that cover areas, where smoothing has put many rare ones between two of them.
+
+    () where nothing says so: a few colours between two others may be classes.
+    """
+    order = sorted(values.pixels, key=lambda color: -values.pixels[color])
+    if not RAMP < len(order) <= SMEARED:
+        return ()
+    kept: list[int] = []
+    steps: dict[tuple[int, int], list[int]] = {}
+    for color in order:
+        ends = _ends(color, kept, values.pixels)
+        if ends is None:
+            kept.append(color)
+        else:
+            steps.setdefault(ends, []).append(color)
+    if max(map(len, steps.values()), default=0) < RAMP:
+        return ()
+    areas = sorted(color for color in kept if values.pixels[color] >= values.total / 1000)
+    held = sum(values.pixels[color] for color in areas)
+    return tuple(areas) if held >= 0.8 * values.total else ()
+
+
+def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[int, int] | None:
+    """The two far more frequent colours that a colour is a mixture of; None when there are none."""
+    mixed = np.array(unpack(color), np.float64)
+    frequent = [other for other in kept if pixels[other] >= RARER * pixels[color]][:MAX_CLASSES]
+    for place, one in enumerate(frequent):
+        start = np.array(unpack(one), np.float64)
+        for other in frequent[place + 1 :]:
+            way = np.array(unpack(other), np.float64) - start
+            part = float((mixed - start) @ way / (way @ way))
+            if 0 < part < 1 and float(np.abs(start + part * way - mixed).max()) <= NEAR:
+                return one, other
+    return None
+
+
+def _held(values: Values, chosen: Sequence[int]) -> int:
+    """Pixels whose colour is near a chosen one; those that were not listed are taken for far."""
+    if not 0 < len(chosen) <= MAX_CLASSES:
+        return 0
+    colors = np.array([unpack(color) for color in values.pixels])
+    pixels = np.array(list(values.pixels.values()))
+    nearest = np.full(len(colors), np.inf)
+    for color in chosen:
+        nearest = np.minimum(nearest, ((colors - np.array(unpack(color))) ** 2).sum(1))
+    return int(pixels[nearest < SAME**2].sum())

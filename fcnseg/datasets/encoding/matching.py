@@ -1,0 +1,182 @@
+"""A dataset seen with the eyes of a model: its classes, in its order.
+
+A test folder rarely has every class the model was trained on; alone it would be taken for a
+dataset of fewer classes. What a class is called decides; where nothing names them, what is
+stored does, as far as it tells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from fcnseg.classes import ClassMap
+from fcnseg.datasets.description import Description, Encoding
+from fcnseg.datasets.encoding import BACKGROUND_NAMES, BINARY
+from fcnseg.datasets.encoding.published_classes import pack, unpack
+from fcnseg.errors import DatasetError
+
+_HINT = (
+    "name them as the model does: fcnseg check FOLDER --write dataset.toml, edit each `name` "
+    "there, and give dataset.toml in place of the folder"
+)
+
+Places = Sequence[int | None]
+"""For each class of the dataset its number in the model's; None: the model has no such class."""
+
+
+def adopt_classes(
+    description: Description, classes: ClassMap, encoding: Encoding | None = None
+) -> Description:
+    """The dataset with these classes; pixels of classes that are not among them are ignored.
+
+    Names decide where both sides have them. Else what is stored does: encoding is how the
+    classes were stored in what the model was trained on, and is used when all that is stored
+    here is known to it. Else classes are matched by colour, or by number.
+    DatasetError when they can't be matched, or when nothing but the background would be scored.
+    """
+    names = description.classes.names
+    if not is_unnamed(names) and not is_unnamed(classes.names):
+        places = _by_name(names, classes.names) or _by_color(description, classes)
+    elif encoding is not None and _knows(encoding, description, classes):
+        return _with_encoding(description, classes, encoding)
+    else:
+        places = _by_color(description, classes) or _by_number(names, classes.names)
+    if places is None:
+        raise DatasetError(
+            f"The dataset's classes ({some(names)}) can't be matched to the model's "
+            f"({some(classes.names)}).",
+            hint=_HINT,
+        )
+    return _placed(description, classes, places)
+
+
+def mapping(before: Description, after: Description) -> str:
+    """What stands for which class: "255 is background, 0 is nucleus; 7 is ignored"."""
+    class_of = after.encoding.class_of()
+    said, ignored = [], []
+    for value in (value for values in before.encoding.values for value in values):
+        index = class_of.get(value)
+        word = _word(value, before.encoding)
+        if index is None:
+            ignored.append(word)
+        else:
+            said.append(f"{word} is {after.classes.names[index]}")
+    rest = f"; {', '.join(ignored)}: ignored" if ignored else ""
+    return ", ".join(said[:12]) + rest
+
+
+def background_of(names: Sequence[str]) -> int | None:
+    """The number of the class that is none of the things looked for, as far as names tell."""
+    known = (index for index, name in enumerate(names) if name.lower() in BACKGROUND_NAMES)
+    return next(known, 0 if is_unnamed(tuple(names)) else None)
+
+
+def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding) -> Description:
+    ours = description.encoding
+    ignored = tuple(sorted({*theirs.ignore, *ours.ignore} - set(theirs.class_of())))
+    merged = dataclasses.replace(theirs, snap=ours.snap, ignore=ignored, terms=ours.terms)
+    return dataclasses.replace(description, classes=classes, encoding=merged)
+
+
+def _placed(description: Description, classes: ClassMap, places: Places) -> Description:
+    ours = description.encoding
+    values: list[tuple[int, ...]] = [()] * len(classes)
+    ignore = set(ours.ignore)
+    for place, stored in zip(places, ours.values, strict=True):
+        if place is None:
+            ignore.update(stored)
+        else:
+            values[place] = (*values[place], *stored)
+    background = background_of(classes.names)
+    scored = [name for i, name in enumerate(classes.names) if values[i] and i != background]
+    if len(classes) > 1 and not scored:
+        raise DatasetError(
+            f"Of the dataset's classes ({some(description.classes.names)}) the model "
+            f"({some(classes.names)}) has the background alone: nothing else would be scored.",
+            hint=_HINT,
+        )
+    encoding = dataclasses.replace(ours, values=tuple(values), ignore=tuple(sorted(ignore)))
+    return dataclasses.replace(description, classes=classes, encoding=encoding)
+
+
+def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> bool:
+    """Whether everything stored in our files means something in theirs, and not something else.
+
+    0 and 1, or 0 and 255, is how a mask of any one thing is stored: with a model of several it
+    can't be told which is meant.
+    """
+    ours, known = description.encoding, theirs.class_of()
+    stored = {value for values in ours.values for value in values}
+    same = (theirs.kind, theirs.store, theirs.terms) == (ours.kind, ours.store, ours.terms)
+    if not same or not stored <= {*known, *theirs.ignore}:
+        return False
+    if description.classes.names != BINARY:
+        return True
+    if len(classes) == 2:
+        background = background_of(classes.names) or 0
+        return all(known.get(value) == background for value in ours.values[0])
+    return stored <= known.keys() and ours.kind == "index" and stored not in ({0, 1}, {0, 255})
+
+
+def _by_name(names: Sequence[str], known: Sequence[str]) -> Places | None:
+    """None when no class but the background is shared, unless each side has one other class."""
+    index = {_plain(name): number for number, name in enumerate(known)}
+    places = [index.get(_plain(name)) for name in names]
+    ours, theirs = background_of(names), background_of(known)
+    if ours is not None and theirs is not None:
+        places[ours] = theirs
+        if len(names) == len(known) == 2:
+            places[1 - ours] = 1 - theirs
+    shared = {place for place in places if place is not None}
+    return places if shared - {theirs} or len(shared) == len(names) else None
+
+
+def _by_color(description: Description, classes: ClassMap) -> Places | None:
+    if description.encoding.kind != "color":
+        return None
+    colors = [pack(*color) for color in classes.colors.tolist()]
+    stored = [values[0] if values else -1 for values in description.encoding.values]
+    if len(set(colors)) == len(colors) and set(stored) <= set(colors):
+        return [colors.index(color) for color in stored]
+    return None
+
+
+def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
+    """Numbered classes by their numbers; background and object where the model has two as well."""
+    if names == BINARY and len(known) != 2:
+        return None
+    background = background_of(known)
+    if names == BINARY and background == 1:
+        return [1, 0]
+    return range(len(names)) if len(names) <= len(known) else None
+
+
+def is_unnamed(names: tuple[str, ...]) -> bool:
+    """Whether the names were made up here, for want of any."""
+    return names in (ClassMap.numbered(len(names)).names, BINARY)
+
+
+def is_inverted(encoding: Encoding) -> bool:
+    """Whether of two classes the object is stored as the smaller value."""
+    return len(encoding.values) == 2 and encoding.values[0] > encoding.values[1]
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: without regard to case, spaces, - and _."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _word(value: int, encoding: Encoding) -> str:
+    """What stands in the label files, for people."""
+    if encoding.kind == "color":
+        return "#{:02x}{:02x}{:02x}".format(*unpack(value))
+    if encoding.terms and 0 < value <= len(encoding.terms):
+        return encoding.terms[value - 1]
+    return "the rest" if encoding.terms else str(value)
+
+
+def some(names: Sequence[str]) -> str:
+    """Names joined, the first eight."""
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")

@@ -1,0 +1,317 @@
+"""The values that label files hold, counted and turned into class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE, MAX_CLASSES
+from fcnseg.datasets.description import Encoding
+from fcnseg.io.labels import RawLabels
+from fcnseg.io.warp import histogram
+
+MOST_VALUES = 64
+"""Of a smeared file (JPEG, a photograph) only the most frequent values are kept."""
+
+SMEARED = 256
+"""A file with more different values than this is smeared."""
+
+_NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
+
+GREYS = 32
+"""Values from here on are greys rather than indices, where another file stores indices."""
+
+FEWEST_FILES = 3
+"""Numbers of objects are known by so many files that have different numbers of them."""
+
+MANY = 5
+"""And by a file with so many objects."""
+
+GREY = 0x010101
+"""A grey level times this is its packed colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The stored values of one label file.
+
+    size: (height, width). kind: "index" or "color".
+    values, pixels, border: stored values, how many pixels have each, how many of these on the
+        edge of the picture.
+    palette: the packed colours of the values, when the file has a palette.
+    rest: pixels whose value is not listed (smeared files only).
+    """
+
+    size: tuple[int, int]
+    kind: str
+    values: tuple[int, ...]
+    pixels: tuple[int, ...]
+    border: tuple[int, ...]
+    palette: tuple[int, ...] = ()
+    rest: int = 0
+
+
+@dataclass
+class Values:
+    """The stored values of many label files.
+
+    kind: "index" when every file can be read as single numbers, else "color".
+    pixels, border, files: value -> pixels, pixels on the picture's edge, files it occurs in.
+    palette: value -> packed colour, where the files have palettes.
+    count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
+    terms: what the values 1, 2, ... are called, where labels use words.
+    aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
+    instances: whether the values are numbers of objects, 1..n anew in each file.
+    solid: the values that cover areas, where all others are known to be smoothed edges.
+    """
+
+    kind: str = "index"
+    pixels: dict[int, int] = field(default_factory=dict)
+    border: dict[int, int] = field(default_factory=dict)
+    files: dict[int, int] = field(default_factory=dict)
+    palette: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    rest: int = 0
+    lossy: bool = False
+    terms: tuple[str, ...] = ()
+    aliases: dict[int, int] = field(default_factory=dict)
+    instances: bool = False
+    solid: tuple[int, ...] = ()
+
+    def add(self, values: Sequence[int], tally: Tally) -> None:
+        """Count one file, whose values are these."""
+        self.count += 1
+        self.rest += tally.rest
+        for value, inside, edge in zip(values, tally.pixels, tally.border, strict=True):
+            self.pixels[value] = self.pixels.get(value, 0) + inside
+            self.border[value] = self.border.get(value, 0) + edge
+            self.files[value] = self.files.get(value, 0) + 1
+
+    @property
+    def total(self) -> int:
+        """All pixels."""
+        return sum(self.pixels.values()) + self.rest
+
+
+def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
+    """The stored values of one file. lossy: it is JPEG, so rare values mean little."""
+    numbers, kind = single_numbers(raw)
+    narrow = raw.mode in _NARROW
+    values, pixels = _count(numbers, narrow=narrow)
+    edge = np.concatenate([numbers[0], numbers[-1], numbers[1:-1, 0], numbers[1:-1, -1]])
+    at_edge = dict(zip(*(part.tolist() for part in _count(edge, narrow=narrow)), strict=True))
+    rest = 0
+    if len(values) > (MOST_VALUES if lossy else SMEARED):
+        kept = np.sort(np.argsort(-pixels, kind="stable")[:MOST_VALUES])
+        rest = int(pixels.sum() - pixels[kept].sum())
+        values, pixels = values[kept], pixels[kept]
+    stored = tuple(values.tolist())
+    return Tally(
+        size=(numbers.shape[0], numbers.shape[1]),
+        kind=kind,
+        values=stored,
+        pixels=tuple(pixels.tolist()),
+        border=tuple([at_edge.get(value, 0) for value in stored]),
+        palette=_palette_colors(raw, stored),
+        rest=rest,
+    )
+
+
+def total(tallies: Iterable[Tally], *, lossy: bool = False, terms: Sequence[str] = ()) -> Values:
+    """The values of all files; colours if any file is in colour or palettes do not agree."""
+    tallies = list(tallies)
+    in_color = any(one.kind == "color" for one in tallies) or _palettes_speak(tallies)
+    counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
+    for one in tallies:
+        counted.add(values_of(one, counted.kind), one)
+        if not in_color:
+            counted.palette.update(zip(one.values, one.palette, strict=False))
+    if not in_color and not terms and not counted.rest:
+        stored = [frozenset(one.values) - {0} for one in tallies]
+        counted.aliases = _aliases(stored)
+        counted.instances = 0 in counted.pixels and _are_instances(stored)
+    return counted
+
+
+def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
+    """What greys of some files (0, 255) mean in terms of the indices (0, 1) of others.
+
+    stored: the values of each file but 0. {} where files of both kinds share values, or one kind
+    has another number of them.
+    """
+    indices = frozenset[int]().union(*(some for some in stored if some and max(some) < GREYS))
+    greys = frozenset[int]().union(*(some for some in stored if some and max(some) >= GREYS))
+    if not indices or indices & greys or len(indices) != len(greys):
+        return {}
+    return dict(zip(sorted(greys), sorted(indices), strict=True))
+
+
+def _are_instances(stored: Sequence[frozenset[int]]) -> bool:
+    """Whether files number their objects 1..n; n differs, as no list of classes does.
+
+    stored: the values of each file but 0.
+    """
+    some = [values for values in stored if values]
+    every = frozenset[int]().union(*some)
+    if len(some) < FEWEST_FILES:
+        return False
+    if max(every) > MAX_CLASSES and sum(map(len, some)) <= 1.5 * len(every):
+        return True  # crops of numbered objects: gaps, but hardly a number is in two files
+    in_a_row = [values for values in some if min(values) == 1 and len(values) >= 0.9 * max(values)]
+    counts = {len(values) for values in some}
+    return len(in_a_row) >= 0.8 * len(some) and len(counts) >= FEWEST_FILES and max(counts) >= MANY
+
+
+def values_of(one: Tally, kind: str) -> tuple[int, ...]:
+    """A file's values as the dataset's kind has them: colours of a file of numbers, if need be."""
+    if kind == "color" and one.kind == "index":
+        return one.palette or tuple(value * GREY for value in one.values)
+    return one.values
+
+
+def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
+    """(H, W) numbers and their kind; an RGB file of greys only is numbers."""
+    values = raw.values
+    if values.ndim == 2:
+        return np.asarray(values, np.int32), "index"
+    red, green, blue = (values[:, :, channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return red.astype(np.int32), "index"
+    return packed_colors(raw), "color"
+
+
+def _palettes_speak(tallies: Sequence[Tally]) -> bool:
+    """Whether palettes, not indices, say what is what.
+
+    So when an index has different colours in different files (each file's program chose its
+    own palette: GIF does), or when the colours are levels of grey other than the indices.
+    """
+    colors: dict[int, int] = {}
+    for one in tallies:
+        if len(set(one.palette)) < len(one.palette):
+            return False  # a palette that does not tell its entries apart says nothing
+    agree = True
+    for one in tallies:
+        for value, color in zip(one.values, one.palette, strict=False):
+            agree &= colors.setdefault(value, color) == color
+    if not colors or not agree:
+        return not agree
+    grey = all(color % GREY == 0 for color in colors.values())
+    return grey and any(color != value * GREY for value, color in colors.items())
+
+
+def _palette_colors(raw: RawLabels, values: Sequence[int]) -> tuple[int, ...]:
+    if raw.palette is None:
+        return ()
+    table = raw.palette.astype(int)
+    packed = (table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]).tolist()
+    return tuple(packed[value] if value < len(packed) else 0 for value in values)
+
+
+def _count(
+    numbers: NDArray[np.int32], *, narrow: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct values, ascending, and how often each occurs. narrow: all are known in 0..255."""
+    if narrow or (numbers.min() >= 0 and numbers.max() < 256):
+        counts = histogram(numbers.astype(np.uint8))
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    # Labels come in runs: counting runs sorts far fewer numbers than counting pixels.
+    flat = numbers.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(np.append(starts, len(flat)))
+    values, inverse = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(inverse, weights=lengths).astype(np.int64)
+    return values.astype(np.int64), counts
+
+
+_BLOCK = 4096  # colours compared at a time
+
+
+def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
+    """Labels uint8 (H, W) of a label file; values that are no class become 255."""
+    if encoding.kind == "color":
+        return decode_values(packed_colors(raw), encoding)
+    numbers = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
+    return decode_values(np.asarray(numbers), encoding)
+
+
+def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
+    """The class of stored numbers (or packed colours) of any shape; 255 for no class."""
+    if encoding.kind == "color":
+        return _decode_colors(np.asarray(numbers, np.int32), encoding)
+    table = _table(encoding)
+    if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) >= len(table)):
+        numbers = np.where((numbers < 0) | (numbers >= len(table)), len(table) - 1, numbers)
+    return np.asarray(table[numbers])
+
+
+def packed_colors(raw: RawLabels) -> NDArray[np.int32]:
+    """int32 (H, W): a file's colours as r << 16 | g << 8 | b; a palette is looked up."""
+    values = raw.values
+    if values.ndim == 3:
+        r, g, b = (values[:, :, channel].astype(np.int32) for channel in range(3))
+        return r << 16 | g << 8 | b
+    if raw.palette is not None:
+        palette = np.zeros((256, 3), np.int32)
+        palette[: len(raw.palette)] = raw.palette
+        packed = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
+        return np.asarray(packed[values], np.int32)
+    return np.asarray(values, np.int32) * 0x010101
+
+
+@lru_cache(maxsize=16)
+def _table(encoding: Encoding) -> NDArray[np.uint8]:
+    """uint8 (largest value + 2,): stored value -> class; the last entry is 255."""
+    known = encoding.class_of()
+    size = max(256, *(value + 1 for value in (*known, *encoding.ignore))) + 1
+    table = np.full(size, IGNORE, np.uint8)
+    if encoding.snap:
+        stored = np.array([*known, *encoding.ignore])
+        classes = np.array([*known.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
+        distance = np.abs(np.arange(size - 1)[:, None] - stored[None])
+        table[:-1] = classes[distance.argmin(1)]
+    for value, index in known.items():
+        table[value] = index
+    table[[value for value in encoding.ignore if value >= 0]] = IGNORE
+    return table
+
+
+def _decode_colors(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.uint8]:
+    classes, known = _sorted_colors(encoding)
+    place = np.minimum(np.searchsorted(known, colors), len(known) - 1)
+    exact = known[place] == colors
+    labels = np.where(exact, classes[place], IGNORE).astype(np.uint8)
+    if encoding.snap and not exact.all():
+        found, inverse = np.unique(colors[~exact], return_inverse=True)
+        labels[~exact] = _nearest_classes(found, encoding)[inverse]
+    return labels
+
+
+@lru_cache(maxsize=16)
+def _sorted_colors(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Classes and colours, by ascending packed colour."""
+    stored = encoding.class_of()
+    known = np.array([*stored, *encoding.ignore], np.int32)
+    classes = np.array([*stored.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
+    order = np.argsort(known)
+    return classes[order], known[order]
+
+
+def _nearest_classes(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.uint8]:
+    """The class (or 255) of the nearest declared colour, for each packed colour."""
+    classes, known = _sorted_colors(encoding)
+    nearest = np.zeros(len(colors), np.uint8)
+    for start in range(0, len(colors), _BLOCK):
+        some = _rgb(colors[start : start + _BLOCK])
+        distance = ((some[:, None] - _rgb(known)[None]) ** 2).sum(2)
+        nearest[start : start + _BLOCK] = classes[distance.argmin(1)]
+    return nearest
+
+
+def _rgb(colors: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.stack([colors >> 16 & 255, colors >> 8 & 255, colors & 255], axis=-1)

@@ -1,0 +1,94 @@
+"""A pair -> the numbers stored for its pixels, wherever they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.description import Encoding, Pair, Store
+from fcnseg.datasets.encoding.values import decode
+from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
+from fcnseg.datasets.formats.tools import FORMATS
+from fcnseg.errors import DatasetError, MediaError
+from fcnseg.io.images import read_alpha, read_image
+from fcnseg.io.labels import RawLabels, read_raw_labels
+
+
+def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
+    """What is stored for a pair's pixels; MediaError when it can't be read."""
+    return _READERS[store](pair, terms)
+
+
+def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A pair's image uint8 (H, W, 3) and labels uint8 (H, W), 255 = ignore.
+
+    MediaError for a file that can't be read, DatasetError when the two differ in size.
+    """
+    image = read_image(pair.image)
+    labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    if image.shape[:2] != labels.shape:
+        raise DatasetError(
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]} and its labels {pair.labels} are "
+            f"{labels.shape[1]}x{labels.shape[0]} (width x height).",
+            hint="make the two the same size, or remove the pair",
+        )
+    return image, labels
+
+
+def files_of(pair: Pair) -> tuple[Path, ...]:
+    """The files a pair's labels are in."""
+    return tuple(path for _, path in pair.layers) or (pair.labels,)
+
+
+def _pixels(pair: Pair, _: Sequence[str]) -> RawLabels:
+    return read_raw_labels(pair.labels)
+
+
+def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
+    alpha = read_alpha(pair.labels)
+    if alpha is None:
+        raise MediaError(
+            f"{pair.labels} has no transparency; the other label files store theirs there."
+        )
+    return RawLabels(alpha, None, "L")
+
+
+def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """Each class's areas, small ones over large ones; what is not black counts."""
+    areas: dict[str, NDArray[np.bool_]] = {}
+    for name, path in pair.layers:
+        values = read_raw_labels(path).values
+        shown = values if values.ndim == 2 else values.max(2)
+        # 0/255 files may have been through JPEG; others hold 0 and any number.
+        area = shown > (127 if shown.max() > 127 else 0)
+        size = next(iter(areas.values()), area).shape
+        if area.shape != size:
+            raise MediaError(
+                f"{path} is {area.shape[1]}x{area.shape[0]}, the picture's other label files "
+                f"are {size[1]}x{size[0]} (width x height)."
+            )
+        areas[name] = areas[name] | area if name in areas else area
+    labels = np.zeros(next(iter(areas.values())).shape, np.int32)
+    for name in sorted(areas, key=lambda name: -int(areas[name].sum())):
+        labels[areas[name]] = terms.index(name) + 1
+    return RawLabels(labels, None, "I")
+
+
+def _drawn(
+    draw: Callable[[Pair, Sequence[str]], NDArray[np.int32]],
+) -> Callable[[Pair, Sequence[str]], RawLabels]:
+    return lambda pair, terms: RawLabels(draw(pair, terms), None, "I")
+
+
+_READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
+    "pixels": _pixels,
+    "alpha": _alpha,
+    "layers": _layers,
+    "coco": _drawn(draw_coco),
+    "labelme": _drawn(draw_labelme),
+    "yolo": _drawn(draw_yolo),
+    **{store: one.read for store, one in FORMATS.items()},
+}

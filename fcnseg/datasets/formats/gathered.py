@@ -1,0 +1,286 @@
+"""Folders whose labels are outlines in text files: COCO, labelme, YOLO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from fcnseg.datasets.description import Found, Pair, SplitName, Store, Unusable
+from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
+from fcnseg.datasets.formats.polygons import (
+    BOXES,
+    CocoDocument,
+    coco_document,
+    has_area,
+    read_json,
+    yolo_lines,
+)
+from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, partner_index, place_of
+from fcnseg.datasets.pairing.listing import Listing, stem_of
+from fcnseg.errors import DatasetError, MediaError
+
+_NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
+"""COCO files about the same images that hold no areas, or the same ones again."""
+
+
+def find_coco(listing: Listing) -> Found | None:
+    """COCO JSON: images, annotations and categories in one file for each split."""
+    files = [
+        name
+        for name in listing.with_suffix(".json")
+        if not any(word in name.rpartition("/")[2] for word in _NOT_INSTANCES)
+        and head_says(listing.path(name), (b'"images"', b'"annotations"', b'"categories"'))
+    ]
+    if not files:
+        return None
+    gathered = Gathered(listing)
+    names: dict[str, None] = {}  # an ordered set
+    for file in sorted(files, key=lambda file: not _split_of(file)):  # instances_all.json last
+        try:
+            document = coco_document(listing.path(file))
+        except MediaError as error:
+            gathered.broken.append((listing.path(file), error.message))
+            continue
+        names.update(dict.fromkeys(_category_names(document)))
+        for why, count in document.unusable.items():
+            gathered.notes.append(Unusable(listing.path(file), why, count))
+        for part, image in document.images.items():
+            wanted = str(image.get("file_name", ""))
+            at = gathered.find_image(wanted, file)
+            if at is None:
+                gathered.note_missing(listing.path(file), wanted, document.counts.get(part, 0))
+                continue
+            split = _split_of(file) or place_of(at).split
+            name = str(PurePosixPath(at).with_suffix(""))
+            pair = Pair(listing.path(at), listing.path(file), split, name, part)
+            gathered.add_once(pair, document.counts.get(part, 0))
+    shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+    why = f"{shown} is a COCO file: images, annotations, categories"
+    return gathered.found("coco", tuple(names), why)
+
+
+def find_labelme(listing: Listing) -> Found | None:
+    """labelme: a JSON file with shapes for each image, usually beside it."""
+    files = [
+        name
+        for name in listing.with_suffix(".json")
+        if head_says(listing.path(name), (b'"shapes"',))
+    ]
+    if not files:
+        return None
+    gathered = Gathered(listing)
+    labels: set[str] = set()
+    for file in files:
+        path = listing.path(file)
+        try:
+            wanted, shapes = _labelme_shapes(path)
+        except MediaError as error:
+            gathered.broken.append((path, error.message))
+            continue
+        at = gathered.find_image(wanted, file) or gathered.by_name.get(stem_of(file).lower())
+        if at is None:
+            gathered.orphans.append(path)
+            continue
+        labels.update(label for label, covers in shapes if covers)
+        flat = sum(not covers for _, covers in shapes)
+        if flat:
+            gathered.notes.append(Unusable(path, "lines and points cover no pixels", flat))
+        place = place_of(at)
+        name = "/".join((*place.rest, stem_of(at)))
+        split = place.split or place_of(file).split
+        gathered.pairs.append(Pair(listing.path(at), path, split, name))
+    terms = _in_listed_order(labels, find_entries(listing)[0])
+    return gathered.found("labelme", terms, "JSON files with shapes are labelme's")
+
+
+def find_yolo(listing: Listing) -> Found | None:
+    """YOLO polygons: a class number and an outline on each line of labels/a.txt for images/a.jpg,
+    or of a.txt beside a.jpg.
+    """
+    texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
+    texts = texts or _texts_beside_images(listing)
+    partners = {(*place_of(name).key, stem_of(name).lower()): name for name in texts}
+    gathered = Gathered(listing)
+    largest, outlines, boxes = -1, 0, 0
+    for name in listing.images:
+        place = place_of(name)
+        text = partners.pop((*place.key, stem_of(name).lower()), None)
+        if place.role == "labels" or text is None:
+            continue
+        path = listing.path(text)
+        inside = "/".join((*place.rest, stem_of(name)))
+        gathered.pairs.append(Pair(listing.path(name), path, place.split, inside))
+        try:
+            lines = [*yolo_lines(path)]
+        except MediaError as error:
+            gathered.broken.append((path, error.message))
+            continue
+        numbers = [number for number, outline in lines if len(outline) > 2]
+        largest, outlines = max([largest, *numbers]), outlines + len(numbers)
+        if len(lines) > len(numbers):
+            boxes += len(lines) - len(numbers)
+            why = "boxes have no outline, what they cover is ignored"
+            gathered.notes.append(Unusable(path, why, len(lines) - len(numbers)))
+    if boxes and not outlines:
+        raise DatasetError(
+            f"{listing.root} has boxes in YOLO's format, but no outlines; "
+            "segmentation needs to know which pixels belong to a thing.",
+            hint="export the dataset as segmentation (polygons or masks)",
+        )
+    gathered.orphans += [listing.path(name) for name in partners.values()]
+    names = _yolo_names(listing, largest + 1)
+    terms = (*names, BOXES) if boxes and BOXES not in names else names
+    why = "text files with a class number and an outline on each line are YOLO's"
+    return gathered.found("yolo", terms, why)
+
+
+def _texts_beside_images(listing: Listing) -> list[str]:
+    """Text files that share folder and stem with an image, when all hold YOLO's lines."""
+    images = {name[: name.rfind(".")].lower() for name in listing.images}
+    texts = [n for n in listing.with_suffix(".txt") if n[: n.rfind(".")].lower() in images]
+    try:
+        return texts if any([*yolo_lines(listing.path(name))] for name in texts) else []
+    except MediaError:
+        return []  # captions, for example
+
+
+class Gathered:
+    """What is collected while annotation files are gone through."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.by_path = {name.lower(): name for name in listing.images}
+        self.by_name = partner_index(listing.images)
+        self.pairs: list[Pair] = []
+        self.counts: list[int] = []
+        self.numbers: dict[Path, int] = {}
+        self.orphans: list[Path] = []
+        self.broken: list[tuple[Path, str]] = []
+        self.notes: list[Unusable] = []
+
+    def find_image(self, wanted: str, file: str) -> str | None:
+        """The listed image an annotation file means by a name."""
+        return _find_image(wanted, file, self.by_path, self.by_name)
+
+    def add_once(self, pair: Pair, annotations: int) -> None:
+        """A pair, unless another file lists its image too: the first with annotations is used."""
+        number = self.numbers.setdefault(pair.image, len(self.pairs))
+        if number == len(self.pairs):
+            self.pairs.append(pair)
+            self.counts.append(annotations)
+        elif not self.counts[number]:
+            split = self.pairs[number].split or pair.split
+            self.pairs[number], self.counts[number] = replace(pair, split=split), annotations
+        elif annotations:
+            why = "listed in another file too, which is used"
+            self.notes.append(Unusable(pair.labels, why, what="image"))
+
+    def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
+        """An image that an annotation file names is not there, nor are its annotations of use."""
+        why = f"no image file {wanted!r}"
+        lost = (
+            Unusable(path, why, annotations) if annotations else Unusable(path, why, what="image")
+        )
+        self.notes.append(lost)
+
+    def found(self, store: Store, terms: tuple[str, ...], why: str) -> Found:
+        """The result; images that no annotation names are orphans."""
+        used = {pair.image for pair in self.pairs}
+        images = map(self.listing.path, self.listing.images)
+        return Found(
+            store,
+            name_uniquely(self.pairs),
+            store=store,
+            terms=terms,
+            orphan_images=tuple(path for path in images if path not in used),
+            orphan_labels=tuple(self.orphans),
+            broken=tuple(self.broken),
+            notes=tuple(self.notes),
+            why=(why,),
+        )
+
+
+def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
+    """The image a labelme file names; of each shape the label, and whether it covers pixels."""
+    data = read_json(path)
+    try:
+        shapes = [(str(shape["label"]), has_area(shape)) for shape in data["shapes"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MediaError(f"{path} is not a labelme file: {error!r}.") from None
+    return str(data.get("imagePath", "")), shapes
+
+
+def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
+    """Names from data.yaml or a class list; numbered where they are missing."""
+    entries = find_yaml_names(listing)[0] or find_entries(listing)[0]
+    names = [entry.name for entry in entries]
+    return tuple(names + [f"class_{index}" for index in range(len(names), count)])
+
+
+def _category_names(document: CocoDocument) -> list[str]:
+    """Category names by ascending id, without one that only groups the others (Roboflow's 0)."""
+    used = {a["category_id"] for entries in document.annotations.values() for a in entries}
+    ordered = [document.names[key] for key in sorted(document.names)]
+    first = min(document.names, default=None)
+    grouping = first == 0 and first not in used and len(ordered) > 1
+    return ordered[1:] if grouping else ordered
+
+
+def _find_image(
+    wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
+) -> str | None:
+    """The listed image an annotation file means: as a path from it or the root, else by name."""
+    wanted = wanted.replace("\\", "/").lower()
+    folder = file.rpartition("/")[0].lower()
+    for start in (folder, ""):
+        path = f"{start}/{wanted}" if start else wanted
+        if path in by_path:
+            return by_path[path]
+    inside = [name for path, name in by_path.items() if path.endswith(f"/{wanted}")] if (
+        "/" in wanted
+    ) else []  # fmt: skip
+    if len(inside) == 1:
+        return inside[0]
+    split = _split_of(file)
+    name = by_name.get(wanted.rpartition("/")[2])
+    if name is None or not split or place_of(name).split in ("", split):
+        return name
+    return next(
+        (n for p, n in by_path.items()
+         if p.endswith("/" + wanted.rpartition("/")[2]) and place_of(n).split == split),
+        name,
+    )  # fmt: skip
+
+
+def _split_of(file: str) -> SplitName:
+    """The split in an annotation file's own name, or in its folders'."""
+    for word in re.findall("[a-z]+", stem_of(file).lower()):
+        if word in SPLIT_WORDS:
+            return SPLIT_WORDS[word]
+    return place_of(file).split
+
+
+def _in_listed_order(labels: Iterable[str], entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Labels in a class list's order, then the others by name."""
+    listed = [entry.name for entry in entries]
+    known = [name for name in listed if name in labels]
+    return tuple(known + sorted(label for label in labels if label not in listed))
+
+
+def head_says(path: Path, words: Sequence[bytes]) -> bool:
+    """Whether a JSON file has these keys; of a large one the ends are looked at."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(1 << 16)
+            file.seek(0, 2)
+            if file.tell() > 1 << 17:
+                file.seek(-(1 << 16), 2)
+                text += file.read()
+                return words[0] in text or words[-1] in text
+            file.seek(len(text))
+            text += file.read()
+    except OSError:
+        return False
+    return all(word in text for word in words)

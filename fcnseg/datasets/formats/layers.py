@@ -1,0 +1,248 @@
+"""Label files of which one image has several: one for each class, or one for each thing.
+
+masks/road/a.png, masks/a/road.png, a/masks/*.png, a_class_road.png, a_mask_1.png.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fcnseg.datasets.description import Found, Pair
+from fcnseg.datasets.pairing.by_words import (
+    FILLERS,
+    LABEL_WORDS,
+    bare_stem,
+    name_uniquely,
+    place_of,
+    split_roles,
+)
+from fcnseg.datasets.pairing.likeness import looks_at, sample
+from fcnseg.datasets.pairing.listing import Listing, stem_of, suffix_of
+from fcnseg.errors import MediaError
+from fcnseg.io.labels import read_raw_labels
+
+ONE_CLASS = "object"
+"""What the things of a folder with one file for each thing are called."""
+
+ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
+"""What a file with the areas of all others is called."""
+
+Layer = tuple[str, str]
+"""A class name and a listed file."""
+
+Keys = dict[tuple[str, str, str], str]
+"""The image of a split, a folder and a stem."""
+
+_SEPARATOR = re.compile(r"[^\W_]+")
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+_NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
+
+
+_BRUSH = re.compile(r"^task-(\d+)-annotation-.*?-tag-(.+?)(?:-\d+)?$", re.IGNORECASE)
+
+
+def find_layers(listing: Listing) -> Found | None:
+    """One folder (or file) for each class, or one file for each thing of a single class."""
+    images, labels = split_roles(listing.images)
+    if not labels:
+        return None
+    keys = {(*place_of(name).key, bare_stem(stem_of(name))): name for name in reversed(images)}
+    alone: dict[tuple[str, str], list[str]] = {}
+    for name in images:
+        alone.setdefault(place_of(name).key, []).append(name)
+    by_image, left = _grouped(labels, lambda name: _owner(name, keys, alone))
+    if not by_image:
+        by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
+        if all(len(layers) == 1 for layers in by_image.values()):
+            return None  # a_P.png: one label file for each image, in its owner's words
+    looked = looks_at(listing, [name for layers in by_image.values() for _, name in layers])
+    if any(one.levels > 2 for one in looked):
+        return None  # labels with classes in them: several versions of them, not a class each
+    return _found(listing, by_image, images, left)
+
+
+def _grouped(
+    labels: Sequence[str], owner_of: Callable[[str], tuple[str, str] | None]
+) -> tuple[dict[str, list[Layer]], list[str]]:
+    """The label files of each image with what they show, and those that are of none."""
+    by_image: dict[str, list[Layer]] = {}
+    left = []
+    for name in labels:
+        owner = owner_of(name)
+        if owner is None:
+            left.append(name)
+        else:
+            by_image.setdefault(owner[0], []).append((owner[1], name))
+    return by_image, left
+
+
+def _found(
+    listing: Listing,
+    by_image: dict[str, list[Layer]],
+    images: Sequence[str],
+    left: Sequence[str],
+) -> Found:
+    by_image = _meant(by_image)
+    terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
+    pairs = [_pair(listing, name, layers) for name, layers in by_image.items()]
+    why = [f"each class has label files of its own: {', '.join(terms[:8])}"]
+    overlapping = _overlapping(pairs)
+    if overlapping:
+        why.append(
+            f"areas of two classes overlap in {overlapping} of {len(sample(pairs))} images looked "
+            "at: there the smaller area is taken"
+        )
+    return Found(
+        "layers",
+        name_uniquely(pairs),
+        store="layers",
+        terms=terms,
+        orphan_images=tuple(listing.path(n) for n in images if n not in by_image),
+        orphan_labels=tuple(listing.path(name) for name in left),
+        why=tuple(why),
+    )
+
+
+def _owner(
+    name: str, keys: Keys, alone: dict[tuple[str, str], list[str]]
+) -> tuple[str, str] | None:
+    """The image a label file belongs to, and the class it shows, as folders say."""
+    place, stem = place_of(name), stem_of(name)
+    if place.rest:
+        outer = place.split, "/".join(place.rest[:-1]).lower()
+        own = keys.get((*outer, bare_stem(stem)))
+        if own is not None:  # masks/road/a.png
+            return own, place.rest[-1]
+        folder = keys.get((*outer, bare_stem(place.rest[-1])))
+        if folder is not None:  # masks/a/road.png
+            return folder, stem
+        single = alone.get(place.key, [])
+        if len(single) == 1:  # a/images/a.png, a/masks/1.png, a/masks/2.png
+            return single[0], ONE_CLASS
+    return None
+
+
+def _owner_by_name(name: str, keys: Keys) -> tuple[str, str] | None:
+    """The image whose name a label file's begins or ends with; what is left names the class."""
+    place, stem = place_of(name), stem_of(name).lower()
+    brush = _BRUSH.match(stem)  # Label Studio's brush export
+    if brush:
+        own = keys.get((*place.key, brush[1])) or keys.get((*place.key, f"task-{brush[1]}"))
+        return (own, stem_of(name)[brush.start(2) : brush.end(2)]) if own else None
+    runs = [(run.start(), run.end()) for run in _SEPARATOR.finditer(stem)]
+    for cut in range(len(runs) - 1, 0, -1):
+        for own, rest in (
+            (stem[: runs[cut - 1][1]], runs[cut:]),
+            (stem[runs[len(runs) - cut][0] :], runs[: len(runs) - cut]),
+        ):
+            image = keys.get((*place.key, bare_stem(own)))
+            if image is not None:
+                written = stem_of(name)
+                return image, term_of([written[start:end] for start, end in rest])
+    return None
+
+
+def term_of(words: Iterable[str]) -> str:
+    """The class that words beside an image's name mean: without numbers and words for labels."""
+    said = [
+        part
+        for word in words
+        for part in _WORD.findall(word)
+        if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
+    ]
+    return "_".join(said) or ONE_CLASS
+
+
+def _meant(by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
+    """Without files of all objects beside those of each; names that never recur name things."""
+    terms = {term for layers in by_image.values() for term, _ in layers}
+    seldom = len(by_image) > 2 and len(terms) > len(by_image)
+    meant = {}
+    for image, layers in by_image.items():
+        single = [layer for layer in layers if layer[0].lower() not in ALL_OBJECTS] or layers
+        meant[image] = [(ONE_CLASS, name) for _, name in single] if seldom else single
+    return meant
+
+
+def _overlapping(pairs: Sequence[Pair]) -> int:
+    """In how many of a few pairs an area of one class lies on an area of another."""
+    count = 0
+    for pair in sample(pairs):
+        by_term: dict[str, np.ndarray] = {}
+        try:
+            for term, path in pair.layers:
+                values = read_raw_labels(path).values
+                shown = (values if values.ndim == 2 else values.max(2)) > 0
+                by_term[term] = shown | by_term.get(term, np.zeros_like(shown))
+            count += bool((np.sum([*by_term.values()], axis=0) > 1).any())
+        except (MediaError, ValueError):
+            continue  # told of when all files are read
+    return count
+
+
+def _pair(listing: Listing, image: str, layers: Sequence[Layer]) -> Pair:
+    place = place_of(image)
+    ordered = sorted(layers)
+    return Pair(
+        image=listing.path(image),
+        labels=listing.path(ordered[0][1]),
+        split=place.split,
+        name="/".join((*place.rest, stem_of(image))),
+        layers=tuple((term, listing.path(file)) for term, file in ordered),
+    )
+
+
+def with_more_masks(listing: Listing, found: Found) -> Found:
+    """What was found, with the further masks of images that have several (`a_mask_1.png` beside
+    `a_mask.png`): areas of one class, if the masks have two values."""
+    layered = found.store == "layers" and len(found.terms) == 1
+    if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
+        return found
+    more = _further_masks(listing, found.pairs)
+    looked = looks_at(listing, [name for names in more.values() for name in names])
+    if not more or any(one.levels > 2 for one in looked):
+        return found
+    used = {listing.path(name) for names in more.values() for name in names}
+    term = found.terms[0] if layered else ONE_CLASS
+    pairs = []
+    for number, pair in enumerate(found.pairs):
+        files = [path for _, path in pair.layers] or [pair.labels]
+        files += [listing.path(name) for name in more.get(number, ())]
+        pairs.append(replace(pair, layers=tuple((term, path) for path in files)))
+    why = f"{len(more)} images have more than one mask: areas of one class"
+    return replace(
+        found,
+        pairs=tuple(pairs),
+        store="layers",
+        terms=(term,),
+        orphan_images=tuple(path for path in found.orphan_images if path not in used),
+        orphan_labels=tuple(path for path in found.orphan_labels if path not in used),
+        why=(*found.why, why),
+    )
+
+
+def _further_masks(listing: Listing, pairs: Sequence[Pair]) -> dict[int, list[str]]:
+    """The files that differ from a pair's labels in a number at the end, by the pair's number."""
+    owners: dict[str, set[int]] = {}
+    used = {path for pair in pairs for path in (pair.image, pair.labels)}
+    used |= {path for pair in pairs for _, path in pair.layers}
+    for number, pair in enumerate(pairs):
+        base = str(pair.labels.with_suffix("")).lower()
+        for name in (base, _NUMBERED.sub("", base)):
+            owners.setdefault(name, set()).add(number)
+    more: dict[int, list[str]] = {}
+    for name in listing.images:
+        path = str(listing.path(name))
+        base = path[: len(path) - len(suffix_of(name))].lower()
+        bare = _NUMBERED.sub("", base)
+        if bare != base and len(owners.get(bare, ())) == 1 and listing.path(name) not in used:
+            more.setdefault(next(iter(owners[bare])), []).append(name)
+    return more

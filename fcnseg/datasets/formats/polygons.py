@@ -1,0 +1,264 @@
+"""Labels drawn from outlines: COCO JSON, labelme JSON, YOLO text.
+
+Each gives for a picture its size and the areas to draw, back to front; the words for classes
+are numbered by the dataset's `terms`: term i is drawn as i + 1, everything else is 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.description import Pair
+from fcnseg.errors import MediaError
+from fcnseg.io.images import image_size
+from fcnseg.io.labels import decode_mask
+from fcnseg.io.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
+
+Json = Mapping[str, Any]
+
+KEPT_DOCUMENTS = 4
+"""COCO files kept in memory after parsing; a dataset has one for each split."""
+
+BOXES = "ignore"
+"""The term of areas that only a box surrounds; the name says that they do not count."""
+
+LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+"""The points that labelme's shapes need to cover pixels; lines and points never do."""
+
+
+def draw_coco(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
+    """A COCO image's annotations as int32 (H, W) term numbers, smaller areas over larger."""
+    document = coco_document(pair.labels)
+    try:
+        image = document.images[pair.part]
+        labels = np.zeros((int(image["height"]), int(image["width"])), np.int32)
+        areas = []
+        for annotation in document.annotations.get(pair.part, ()):
+            name = document.names.get(annotation["category_id"])
+            if name in terms:
+                areas.append((_coco_area(annotation), terms.index(name) + 1, annotation))
+        for _, number, annotation in sorted(areas, key=lambda area: -area[0]):
+            _draw_segmentation(labels, annotation["segmentation"], number)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _malformed(pair.labels, f"image {pair.part}", error) from None
+    return labels
+
+
+class CocoDocument:
+    """A COCO file, indexed.
+
+    images, annotations: by image id, as text; annotations only that can be drawn. counts: how
+    many there are of each image. unusable: how many can't be drawn whatever image files there
+    are, by reason. names: category id -> name.
+    """
+
+    def __init__(self, data: Json) -> None:
+        self.names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+        first: dict[str, str] = {}  # an image may be listed twice: its first id stands for both
+        same = {
+            str(image["id"]): first.setdefault(str(image.get("file_name", image["id"])),
+                                               str(image["id"]))
+            for image in data["images"]
+        }  # fmt: skip
+        listed = {str(image["id"]): image for image in data["images"]}
+        self.images: dict[str, Json] = {i: image for i, image in listed.items() if same[i] == i}
+        self.annotations: dict[str, list[Json]] = {}
+        self.counts: Counter[str] = Counter()
+        self.unusable: Counter[str] = Counter()
+        for annotation in data["annotations"]:
+            image = same.get(str(annotation["image_id"]), "")
+            why = self._unusable(annotation, image)
+            if why:
+                self.unusable[why] += 1
+            else:
+                self.counts[image] += 1
+                self.annotations.setdefault(image, []).append(annotation)
+
+    def _unusable(self, annotation: Json, image: str) -> str:
+        """Why an annotation can't be drawn; "" when it can."""
+        outline = annotation.get("segmentation")
+        if not outline or (
+            isinstance(outline, list)
+            and all(isinstance(ring, list) and len(ring) in (0, 2, 4) for ring in outline)
+        ):
+            return "no segmentation"
+        if image not in self.images:
+            return "of an image that is not listed"
+        return "" if annotation["category_id"] in self.names else "of a category that is not listed"
+
+
+_documents: OrderedDict[tuple[Path, int], CocoDocument] = OrderedDict()
+
+
+_lock = threading.Lock()
+
+
+def coco_document(path: Path) -> CocoDocument:
+    """A COCO file, parsed once; MediaError when it is not one."""
+    with _lock:  # threads would each parse the same large file
+        try:
+            key = path, path.stat().st_mtime_ns
+            if key not in _documents:
+                _documents[key] = CocoDocument(read_json(path))
+                while len(_documents) > KEPT_DOCUMENTS:
+                    _documents.popitem(last=False)
+            return _documents[key]
+        except OSError as error:
+            raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _malformed(path, "a COCO file", error) from None
+
+
+def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
+    """A labelme file as int32 (H, W) term numbers, later shapes over earlier ones."""
+    data = read_json(pair.labels)
+    try:
+        height, width = data.get("imageHeight"), data.get("imageWidth")
+        size = (int(height), int(width)) if height and width else image_size(pair.image)
+        labels = np.zeros(size, np.int32)
+        for shape in data["shapes"]:
+            if shape["label"] in terms and has_area(shape):
+                _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1)
+    except (KeyError, TypeError, ValueError, IndexError, binascii.Error) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise _malformed(pair.labels, "a labelme file", error) from None
+    return labels
+
+
+def has_area(shape: Json) -> bool:
+    """Whether one of labelme's shapes covers pixels."""
+    kind = shape.get("shape_type") or "polygon"
+    return kind in LABELME_AREAS and len(shape["points"]) >= LABELME_AREAS[kind]
+
+
+def draw_yolo(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
+    """A YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger.
+
+    What a box alone covers is the term BOXES: nobody has said which of its pixels are the thing.
+    """
+    height, width = image_size(pair.image)
+    labels = np.zeros((height, width), np.int32)
+    scale = np.array([width, height], np.float64)
+    lines = [*yolo_lines(pair.labels)]
+    for _, corners in lines:
+        if len(corners) == 2 and BOXES in terms:
+            fill_polygon(labels, _box_ring(corners) * scale, terms.index(BOXES) + 1)
+    areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
+    for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
+        if number < len(terms):
+            fill_polygon(labels, outline, number + 1)
+    return labels
+
+
+def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """(class number, outline as (N, 2) shares of width and height) for each line.
+
+    Lines with four numbers are boxes: (2, 2), the centre and the extent. MediaError for other
+    content.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MediaError(f"{path} can't be read: {error}.") from None
+    for row, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            number, numbers = int(words[0]), np.array(words[1:], np.float64)
+        except ValueError:
+            raise MediaError(
+                f"{path}, line {row}: not a class and numbers: {line[:40]!r}."
+            ) from None
+        if number < 0 or len(numbers) % 2 or not np.isfinite(numbers).all():
+            raise MediaError(f"{path}, line {row}: not a class and pairs of numbers.")
+        if len(numbers) >= 4:
+            yield number, numbers.reshape(-1, 2)
+
+
+def _box_ring(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A box's centre and extent as a ring (4, 2)."""
+    (x, y), (width, height) = corners
+    left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+def read_json(path: Path) -> Json:
+    """A JSON file holding an object; MediaError when it is not one."""
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        raise MediaError(f"{path} is not a JSON file: {error}.") from None
+    if not isinstance(data, dict):
+        raise MediaError(f"{path} holds a {type(data).__name__}, not an object.")
+    return data
+
+
+def _draw_segmentation(labels: NDArray[np.int32], segmentation: Any, number: int) -> None:
+    """Polygons (a list of x, y, x, y ... lists), or runs, compressed or not."""
+    if isinstance(segmentation, Mapping):
+        counts = segmentation["counts"]
+        runs = unpack_runs(counts) if isinstance(counts, str) else counts
+        height, width = (int(extent) for extent in segmentation["size"])
+        if (height, width) != labels.shape:
+            raise ValueError(f"runs of {width}x{height} on a picture of another size")
+        labels[decode_runs(runs, (height, width))] = number
+        return
+    for ring in segmentation:
+        fill_polygon(labels, np.array(ring, np.float64).reshape(-1, 2), number)
+
+
+def _coco_area(annotation: Json) -> float:
+    """An annotation's area in pixels: as stated, else of its outlines or its runs."""
+    stated = annotation.get("area")
+    if stated:
+        return float(stated)
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, Mapping):
+        counts = segmentation["counts"]
+        runs = unpack_runs(counts) if isinstance(counts, str) else counts
+        return float(sum(runs[1::2]))
+    return sum(_ring_area(np.array(ring, np.float64).reshape(-1, 2)) for ring in segmentation)
+
+
+def _ring_area(ring: NDArray[np.float64]) -> float:
+    """The area an outline encloses (the shoelace formula)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int) -> None:
+    kind = shape.get("shape_type") or "polygon"
+    points = np.array(shape["points"], np.float64).reshape(-1, 2)
+    if kind == "polygon":
+        fill_polygon(labels, points, number)
+    elif kind == "rectangle":
+        (x0, y0), (x1, y1) = points[:2]
+        fill_polygon(labels, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), number)
+    elif kind == "circle":
+        centre, edge = points[:2]
+        radius = float(np.hypot(*(edge - centre)))
+        fill_circle(labels, (float(centre[0]), float(centre[1])), radius, number)
+    elif kind == "mask":
+        left, top = (round(float(value)) for value in points[0])
+        mask = decode_mask(base64.b64decode(shape["mask"]))
+        window = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
+        window[mask[: window.shape[0], : window.shape[1]]] = number
+
+
+def _malformed(path: Path, what: str, error: BaseException) -> MediaError:
+    said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return MediaError(f"{path}: {what} can't be drawn: {said}.")

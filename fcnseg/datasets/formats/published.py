@@ -1,0 +1,174 @@
+"""Published data sets in the folders their authors ship: VOC, Cityscapes, ADE20K, CamVid."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.datasets.description import Encoding, Found, Pair, Reading, SplitName
+from fcnseg.datasets.encoding.published_classes import (
+    ADE20K_NAMES,
+    CAMVID,
+    CAMVID_VOID,
+    CITYSCAPES,
+    CITYSCAPES_IDS,
+    CITYSCAPES_UNSCORED,
+    VOC_BORDER_COLOR,
+    VOC_NAMES,
+    pack,
+    unpack,
+    voc_palette,
+)
+from fcnseg.datasets.encoding.values import Values
+from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, pair_by_names
+from fcnseg.datasets.pairing.listing import Listing, is_image, stem_of, suffix_of
+from fcnseg.errors import DatasetError
+from fcnseg.text import from_bytes
+
+_CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
+
+
+_VOC_PICTURE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
+
+
+_ADE_PICTURE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
+
+
+_CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color")
+
+
+def find_voc(listing: Listing) -> Found | None:
+    """PASCAL VOC's folders: JPEGImages, SegmentationClass, lists in ImageSets/Segmentation.
+
+    CVAT exports masks in the same folders, with a labelmap.txt.
+    """
+    lists = [name for name in listing.files if "ImageSets/Segmentation/" in name]
+    if not lists:
+        return None
+    by_stem = {
+        folder: {name[: name.rfind(".")]: name for name in listing.images if folder in name}
+        for folder in ("JPEGImages/", "SegmentationClass/")
+    }
+    pairs: dict[str, Pair] = {}
+    alone = []
+    for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
+        base = name[: name.index("ImageSets/")]
+        split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
+        for line in from_bytes(listing.path(name).read_bytes()).split():
+            stem = line[: len(line) - len(suffix_of(line))] if is_image(line) else line
+            image = by_stem["JPEGImages/"].get(f"{base}JPEGImages/{stem}")
+            labels = by_stem["SegmentationClass/"].get(f"{base}SegmentationClass/{stem}")
+            if image and labels and base + stem not in pairs:
+                files = listing.path(image), listing.path(labels)
+                pairs[base + stem] = Pair(*files, split, base + stem)
+            elif image and not labels and split != "test":
+                alone.append(listing.path(image))
+    if not pairs:
+        return None
+    layout = "cvat" if listing.named("labelmap.txt") else "voc"
+    why = "JPEGImages, SegmentationClass and the lists in ImageSets/Segmentation are PASCAL VOC's"
+    return Found(layout, name_uniquely([*pairs.values()]), orphan_images=(*alone,), why=(why,))
+
+
+def find_cityscapes(listing: Listing) -> Found | None:
+    """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files an image."""
+    pictures = [name for name in listing.images if stem_of(name).endswith("_leftImg8bit")]
+    if not pictures:
+        return None
+    for truth in ("gtFine", "gtCoarse"):
+        for kind in _CITYSCAPES_KINDS:
+            end = f"_{truth}_{kind}".lower()
+            answers = [n for n in listing.images if stem_of(n).lower().endswith(end)]
+            if pictures and answers:
+                found = pair_by_names(listing.only(sorted(pictures + answers)))
+                if found.pairs:
+                    reading = _cityscapes_reading(kind)
+                    why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'", *reading.why)
+                    return replace(found, layout="cityscapes", reading=reading, why=why)
+    return None
+
+
+def find_ade20k(listing: Listing) -> Found | None:
+    """ADE20K's scene parsing folders: images and annotations, training and validation."""
+    pictures = [name for name in listing.images if "ADE_" in name]
+    if not any(_ADE_PICTURE.match(stem_of(name)) for name in pictures):
+        return None
+    if any(re.match(r"^ADE_\w+_\d{8}_seg$", stem_of(name)) for name in pictures):
+        raise DatasetError(
+            f"{listing.root} is the full ADE20K with its 3,688 kinds of objects; "
+            "at most 255 classes are possible.",
+            hint="use the scene parsing version with 150 classes (ADEChallengeData2016)",
+        )
+    found = pair_by_names(listing)
+    why = "files called ADE_train_... and ADE_val_... are ADE20K's scene parsing set"
+    return replace(found, layout="ade20k", why=(why,)) if found.pairs else None
+
+
+def read_published(found: Found, values: Values) -> Reading | None:
+    """What the stored values mean by a published convention; None where none applies."""
+    if found.reading is not None:
+        return found.reading
+    largest = max(values.pixels, default=-1)
+    if values.kind == "index" and found.layout == "camvid" and _is_segnet(found, values):
+        return _SEGNET
+    if values.kind == "index" and found.layout == "ade20k" and largest <= len(ADE20K_NAMES):
+        return _ADE20K
+    if found.layout == "voc" and all(_VOC_PICTURE.match(p.image.stem) for p in found.pairs):
+        return _voc_reading(values)
+    return None
+
+
+def _is_segnet(found: Found, values: Values) -> bool:
+    """CamVid's own file names, or a largest value that only its convention explains."""
+    largest = max(values.pixels, default=CAMVID_VOID + 1)
+    if largest > CAMVID_VOID:
+        return False
+    drives = all(pair.image.name.startswith(_CAMVID_DRIVES) for pair in found.pairs)
+    return drives or largest >= len(CAMVID) - 2
+
+
+def _voc_reading(values: Values) -> Reading | None:
+    known = range(len(VOC_NAMES))
+    classes = ClassMap.of(VOC_NAMES, [unpack(color) for color in voc_palette(len(VOC_NAMES))])
+    if values.kind == "index" and values.pixels.keys() <= {*known, IGNORE}:
+        why = ("values 0..20 are VOC's classes, the border's 255 is ignored",)
+        return Reading(Encoding.of(known, [IGNORE]), classes, IGNORE, why)
+    palette = voc_palette(len(VOC_NAMES))
+    if values.kind == "color" and values.pixels.keys() <= {*palette, VOC_BORDER_COLOR}:
+        encoding = Encoding("color", tuple((color,) for color in palette), (VOC_BORDER_COLOR,))
+        return Reading(encoding, classes, IGNORE, ("colours are VOC's palette",))
+    return None
+
+
+def _cityscapes_reading(kind: str) -> Reading:
+    if kind == "labeltrainids":
+        encoding = Encoding.of(range(len(CITYSCAPES)), [IGNORE])
+        return Reading(encoding, CITYSCAPES, IGNORE, ("train ids 0..18, 255 is ignored",))
+    if kind == "labelids":
+        others = [number for number in range(34) if number not in CITYSCAPES_IDS]
+        encoding = Encoding.of(CITYSCAPES_IDS, [*others, IGNORE])
+        why = ("of the label ids 0..33 the 19 that are scored; the others are ignored",)
+        return Reading(encoding, CITYSCAPES, 0, why)
+    colors = tuple((pack(*color),) for color in CITYSCAPES.colors.tolist())
+    why = ("of the colours the 19 that are scored; the others are ignored",)
+    return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
+
+
+_SEGNET = Reading(
+    Encoding.of(range(len(CAMVID)), [CAMVID_VOID]),
+    CAMVID,
+    CAMVID_VOID,
+    (
+        "values 0..11 in folders X and Xannot are CamVid as SegNet stores it: 11 classes",
+        "value 11 is void and ignored",
+    ),
+)
+
+
+_ADE20K = Reading(
+    Encoding.of(range(1, len(ADE20K_NAMES) + 1), [0]),
+    ClassMap.of(ADE20K_NAMES),
+    0,
+    ("values 1..150 are the classes of ADE20K's scene parsing, 0 is everything else, ignored",),
+)

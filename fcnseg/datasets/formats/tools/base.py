@@ -1,0 +1,218 @@
+"""What annotation formats share: areas by name, drawn into labels; documents parsed once."""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.description import Found, Pair, Store, Unusable
+from fcnseg.datasets.formats.gathered import Gathered
+from fcnseg.datasets.pairing.by_words import place_of
+from fcnseg.datasets.pairing.listing import Listing, stem_of
+from fcnseg.errors import DatasetError, MediaError
+from fcnseg.io.images import image_size
+from fcnseg.io.labels import RawLabels
+from fcnseg.io.polygons import fill_polygon
+
+KEPT_DOCUMENTS = 8
+"""Annotation files kept in memory after parsing."""
+
+Finder = Callable[[Listing], Found | None]
+
+
+Reader = Callable[[Pair, Sequence[str]], RawLabels]
+
+
+@dataclass(frozen=True)
+class Format:
+    """An annotation format: how its pairs are found in a folder, and how their labels are read."""
+
+    find: Finder
+    read: Reader
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """One labelled area.
+
+    rings: float (N, 2) x, y in pixels each; holes are cut out.
+    mask: bool (h, w) with its left upper corner (x, y), in place of rings.
+    runs: start, length, start, length ... down the columns from 1, in place of rings.
+    """
+
+    name: str
+    rings: Sequence[NDArray[np.float64]] = ()
+    holes: Sequence[NDArray[np.float64]] = ()
+    mask: NDArray[np.bool_] | None = None
+    corner: tuple[int, int] = (0, 0)
+    runs: Sequence[int] = ()
+
+    def drawn(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """bool (H, W): its pixels in a picture of this size."""
+        canvas = np.zeros(size, np.int32)
+        for ring in self.rings:
+            fill_polygon(canvas, ring, 1)
+        for ring in self.holes:
+            fill_polygon(canvas, ring, 0)
+        if self.mask is not None:
+            left, top = self.corner
+            window = canvas[max(0, top) : top + self.mask.shape[0], max(0, left) :]
+            part = self.mask[max(0, -top) :, max(0, -left) :]
+            window = window[: part.shape[0], : part.shape[1]]
+            window[part[: window.shape[0], : window.shape[1]]] = 1
+        if len(self.runs):
+            starts, lengths = np.array(self.runs[::2]) - 1, np.array(self.runs[1::2])
+            if (starts < 0).any() or (starts + lengths > canvas.size).any():
+                raise MediaError(f"Run lengths beyond a picture of {canvas.size} pixels.")
+            edges = np.zeros(canvas.size + 1, np.int32)
+            np.add.at(edges, starts, 1)
+            np.add.at(edges, starts + lengths, -1)
+            canvas |= edges.cumsum()[:-1].reshape(size[1], size[0]).T > 0
+        return canvas > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """What a document says of one image.
+
+    file: the image's name or path ("../" leads from the document); also: another name of it.
+    size: (height, width), None where it does not say.
+    areas: back to front where `ordered`; else the smaller lies above.
+    flat: shapes that cover no pixels (points, lines).
+    """
+
+    file: str
+    size: tuple[int, int] | None = None
+    areas: Sequence[Area] = ()
+    flat: int = 0
+    ordered: bool = False
+    also: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """An annotation file: its images by id, and its classes in order where it lists them."""
+
+    images: dict[str, Annotated] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+Parser = Callable[[Path], Document]
+
+
+def outlined(
+    store: Store, files: Callable[[Listing], list[str]], parse: Parser, why: str
+) -> Format:
+    """A format of documents with areas. files: the listed files that are of the format."""
+    cached = _Cached(parse)
+
+    def find(listing: Listing) -> Found | None:
+        chosen = files(listing)
+        return _gather(listing, chosen, cached, store, why) if chosen else None
+
+    def read(pair: Pair, terms: Sequence[str]) -> RawLabels:
+        image = cached(pair.labels).images.get(pair.part)
+        if image is None:
+            raise MediaError(f"{pair.labels} has no entry {pair.part!r}.")
+        return RawLabels(draw(image, image.size or image_size(pair.image), terms), None, "I")
+
+    return Format(find, read)
+
+
+def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArray[np.int32]:
+    """int32 (H, W): the numbers of the areas' terms, from 1; 0 where there is none."""
+    labels = np.zeros(size, np.int32)
+    drawn = [(area.drawn(size), terms.index(area.name) + 1) for area in image.areas
+             if area.name in terms]  # fmt: skip
+    if not image.ordered:
+        drawn.sort(key=lambda one: -int(one[0].sum()))
+    for mask, number in drawn:
+        labels[mask] = number
+    return labels
+
+
+def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
+    """A box as a ring."""
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
+
+
+def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.float64]:
+    """An ellipse about a centre as a ring; across, down: half its width and height."""
+    turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return np.stack([x + across * np.cos(turns), y + down * np.sin(turns)], 1)
+
+
+class _Cached:
+    """A parser that keeps its last documents; MediaError, naming the file, for malformed ones."""
+
+    def __init__(self, parse: Parser) -> None:
+        self.parse = parse
+        self.documents: OrderedDict[tuple[Path, int], Document] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __call__(self, path: Path) -> Document:
+        with self.lock:  # threads would each parse the same large file
+            try:
+                key = path, path.stat().st_mtime_ns
+                if key not in self.documents:
+                    self.documents[key] = self.parse(path)
+                    while len(self.documents) > KEPT_DOCUMENTS:
+                        self.documents.popitem(last=False)
+                return self.documents[key]
+            except OSError as error:
+                raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise MediaError(f"{path} is malformed: {said}.") from None
+
+
+def _gather(
+    listing: Listing, files: Sequence[str], parse: Parser, store: Store, why: str
+) -> Found | None:
+    gathered = Gathered(listing)
+    names: dict[str, None] = {}  # an ordered set
+    for file in files:
+        path = listing.path(file)
+        try:
+            document = parse(path)
+        except MediaError as error:
+            gathered.broken.append((path, error.message))
+            continue
+        used = sorted({a.name for image in document.images.values() for a in image.areas})
+        names.update(dict.fromkeys((*document.names, *used)))
+        flat = sum(image.flat for image in document.images.values())
+        if flat:
+            gathered.notes.append(Unusable(path, "points, lines and tags cover no pixels", flat))
+        for part, image in document.images.items():
+            at = _find(gathered, image, file)
+            if at is None:
+                gathered.note_missing(path, image.file, len(image.areas))
+                continue
+            place = place_of(at)
+            split = place.split or place_of(file).split
+            name = "/".join((*place.rest, stem_of(at)))
+            gathered.pairs.append(Pair(listing.path(at), path, split, name, part))
+    refuse_broken(gathered)
+    return gathered.found(store, tuple(names), why) if gathered.pairs else None
+
+
+def refuse_broken(gathered: Gathered) -> None:
+    """DatasetError with the reason, where annotation files are there and none can be read."""
+    if gathered.broken and not gathered.pairs:
+        raise DatasetError(gathered.broken[0][1], hint="export the annotations again")
+
+
+def _find(gathered: Gathered, image: Annotated, file: str) -> str | None:
+    """The listed image that a document's entry is about."""
+    if image.file.startswith("../"):
+        folder = file.rpartition("/")[0]
+        return gathered.by_path.get(posixpath.normpath(f"{folder}/{image.file}").lower())
+    found = gathered.find_image(image.file, file)
+    return found or (gathered.find_image(image.also, file) if image.also else None)

@@ -1,0 +1,1 @@
+"""Images paired with their labels."""

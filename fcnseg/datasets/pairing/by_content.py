@@ -1,0 +1,298 @@
+"""Which files are the images and which are their labels, told by what the files show.
+
+Where several sets of labels are there for the same images, those that can't be meant are dropped
+(a camera's field of view, copies in colour); when two remain the folder is refused, with both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from fcnseg.datasets.description import Found
+from fcnseg.datasets.formats.layers import term_of
+from fcnseg.datasets.pairing.by_words import (
+    IMAGE_WORDS,
+    LABEL_WORDS,
+    OTHER_WORDS,
+    name_uniquely,
+    place_of,
+)
+from fcnseg.datasets.pairing.candidates import (
+    CHOOSE,
+    Candidate,
+    Looks,
+    leaves,
+    pair,
+    share,
+    two_images,
+    two_label_sets,
+    why,
+)
+from fcnseg.datasets.pairing.likeness import (
+    Look,
+    apart_in_space,
+    is_constant,
+    same_regions,
+    sample,
+    tell_labels,
+)
+from fcnseg.datasets.pairing.listing import Listing
+from fcnseg.datasets.pairing.path_words import Names
+from fcnseg.errors import DatasetError
+
+SECONDARY = OTHER_WORDS | {
+    "color", "colors", "colour", "colours", "colored", "coloured", "watershed", "trimap", "trimaps",
+    "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
+    "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
+    "predictions", "pred", "preds",
+}  # fmt: skip
+"""Words of labels that stand beside the labels that are meant."""
+
+
+def find_by_content(listing: Listing) -> Found | None:
+    """Images and labels that match one to one, whatever they are called; told by their pixels.
+
+    DatasetError when there is more than one way to read the folder.
+    """
+    looks = Looks(listing)
+    candidates = [
+        one
+        for one in candidates_of(_not_other(listing.images), looks)
+        if not _says(one.label_words, OTHER_WORDS)  # segments' numbers, depth: no classes
+    ]
+    if not candidates:
+        return None
+    first = _only_image(listing, candidates)
+    rivals = [one for one in candidates if share(one.images, first.images)]
+    chosen = choose(listing, rivals, looks)
+    apart = [
+        one
+        for one in candidates
+        if one.images.isdisjoint(first.images) and one.labels.isdisjoint(first.labels)
+    ]
+    return as_found(listing, [*chosen, *apart], {n for one in candidates for n in one.labels})
+
+
+def find_sides(listing: Listing, images: str, labels: str) -> Found:
+    """The pairs of chosen files: folders or patterns, "" for what is not said.
+
+    DatasetError when nothing matches one to one.
+    """
+    looks = Looks(listing)
+    candidates = [
+        replace(one, pairs=kept)
+        for one in (*candidates_of(listing.images, looks), *_by_names(listing))
+        if (kept := tuple(p for p in one.pairs if means(images, p[0]) and means(labels, p[1])))
+    ]
+    if not candidates:
+        chosen = f"images = {images!r}, labels = {labels!r}"
+        raise DatasetError(
+            f"{listing.root}: of {chosen} no two files match.",
+            hint=f"a folder (last_msk) or a pattern (*_mask.png), relative to root; {CHOOSE}",
+        )
+    best = max(candidates, key=lambda one: (len(one.pairs), -one.words))
+    found = as_found(listing, [best], best.labels)
+    return replace(found, sides=(images, labels))
+
+
+def _not_other(files: Sequence[str]) -> list[str]:
+    """Files outside folders of pictures that are neither images nor labels."""
+    return [name for name in files if place_of(name).role != "other"]
+
+
+def _by_names(listing: Listing) -> list[Candidate]:
+    """Every way to pair the files by name, whatever they show."""
+    names = Names(listing.images)
+    both = [way for one in names.differences() for way in (one, one.swapped())]
+    return [Candidate(tuple(names.matches(way)), way.first, way.second) for way in both]
+
+
+def means(pattern: str, name: str) -> bool:
+    """Whether a folder or pattern means a listed file; "" means all."""
+    pattern = pattern.removeprefix("./").rstrip("/")
+    return (
+        not pattern
+        or name.startswith(f"{pattern}/")
+        or fnmatchcase(name, pattern)
+        or fnmatchcase(name.rpartition("/")[2], pattern)
+    )
+
+
+def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
+    """The ways to pair files of which one side looks like labels, that with most pairs first."""
+    for suffixes in (False, True):
+        names = Names(files, suffixes=suffixes)
+        found = []
+        for difference in names.differences():
+            pairs = names.matches(difference)
+            side = _label_side(pairs, looks) if len(pairs) > 1 else -1
+            if side == 1:
+                found.append(Candidate(tuple(pairs), difference.first, difference.second))
+            elif side == 0:
+                swapped = tuple((second, first) for first, second in pairs)
+                found.append(Candidate(swapped, difference.second, difference.first))
+        kept = _consistent(found)
+        if kept:
+            return kept
+    return []
+
+
+def _label_side(pairs: Sequence[tuple[str, str]], looks: Looks) -> int:
+    some = sample(pairs)
+    return tell_labels(looks.of(a for a, _ in some), looks.of(b for _, b in some))
+
+
+def _consistent(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those that do not take images for labels, nor pair by chance what another pairs by rule."""
+    kept: list[Candidate] = []
+    for one in sorted(found, key=lambda one: (-len(one.pairs), one.words)):
+        if not any(_contradicts(one, other) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _contradicts(one: Candidate, other: Candidate) -> bool:
+    """Whether a candidate is by chance, given another with at least as many pairs."""
+    same_images, same_labels = one.images & other.images, one.labels & other.labels
+    return bool(
+        one.images & other.labels
+        or one.labels & other.images
+        or (same_images and same_labels)  # the same two sides, partners exchanged
+        or (2 * len(one.pairs) < len(other.pairs) and (same_images or same_labels))
+    )
+
+
+def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[Candidate]:
+    """Of sets of labels for the same images the one that is meant; several, when each is a class.
+
+    DatasetError when more than one may be meant.
+    """
+    if len(rivals) < 2:
+        return list(rivals)
+    counts = Counter(image for one in rivals for image in one.images)
+    some = sample(sorted(image for image, count in counts.items() if count > 1))
+    seen = {id(one): looks.by_image(one, some) for one in rivals}
+    left = _unless_all(rivals, lambda one: is_constant([*seen[id(one)].values()]))
+    left = _unless_all(left, lambda one: _says(one.label_words, SECONDARY))
+    left = _without_copies(left, seen)
+    if len(left) > 1 and apart_in_space([seen[id(one)] for one in left]):
+        return left
+    left = _unless_all(left, lambda one: not _says(one.label_words, LABEL_WORDS))
+    if len(left) > 1:
+        raise two_label_sets(listing, left)
+    return left
+
+
+def _unless_all(
+    candidates: Sequence[Candidate], dropped: Callable[[Candidate], bool]
+) -> list[Candidate]:
+    """Without those that a rule drops, when it leaves any."""
+    return [one for one in candidates if not dropped(one)] or list(candidates)
+
+
+def _says(words: Sequence[str], known: Iterable[str]) -> bool:
+    known = set(known)
+    return any(word in known or word.rstrip("0123456789") in known for word in words)
+
+
+def _without_copies(
+    candidates: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
+) -> list[Candidate]:
+    """Of labels with the same borders one: numbers rather than colours."""
+    kept: list[Candidate] = []
+    for one in sorted(
+        candidates,
+        key=lambda one: (any(s.color for s in seen[id(one)].values()), len(one.label_words)),
+    ):
+        if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with most pairs, or the one that words prefer of those with its labels.
+
+    DatasetError where label files belong to two images each and no word says to which.
+    """
+    first = candidates[0]
+    rivals = [
+        one
+        for one in candidates
+        if one is first or (share(one.labels, first.labels) and not share(one.images, first.images))
+    ]
+    rivals = _unless_all(rivals, lambda one: _says(one.image_words, OTHER_WORDS))
+    rivals = _unless_all(rivals, lambda one: not _says(one.image_words, IMAGE_WORDS))
+    if len(rivals) > 1:
+        raise two_images(listing, [one.pairs for one in rivals])
+    return rivals[0]
+
+
+def as_found(listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str]) -> Found:
+    """The pairs of one candidate, or of several that are parts of a folder (or a class each).
+
+    spare: label files that were not chosen; they are no orphans.
+    """
+    by_image: dict[str, list[tuple[str, str]]] = {}
+    for one in chosen:
+        term = term_of(one.label_words)
+        for image, labels in one.pairs:
+            by_image.setdefault(image, []).append((term, labels))
+    layered = any(len(some) > 1 for some in by_image.values())
+    terms = tuple(sorted({term for some in by_image.values() for term, _ in some}))
+    used = {*by_image, *(labels for some in by_image.values() for _, labels in some), *spare}
+    return Found(
+        "content",
+        name_uniquely([pair(listing, image, some, layered) for image, some in by_image.items()]),
+        store="layers" if layered else "pixels",
+        terms=terms if layered else (),
+        orphan_images=tuple(listing.path(name) for name in listing.images if name not in used),
+        why=(why(chosen),),
+    )
+
+
+def settle(listing: Listing, found: Found) -> Found:
+    """What was found by known words, unless the files show that other labels are meant.
+
+    DatasetError when two sets of labels (or two images for each label file) remain.
+    """
+    if found.store != "pixels" or found.reading is not None:
+        return found
+    names = {listing.path(name): name for name in listing.images} if leaves(found, listing) else {}
+    if not names:
+        return found
+    own = Candidate(
+        tuple((names[p.image], names[p.labels]) for p in found.pairs if p.labels in names),
+        label_words=("labels",),
+    )
+    if len(own.labels) < len(own.pairs):
+        raise two_images(listing, _by_turn(own.pairs))
+    used = own.images | own.labels
+    files = [n for n in listing.images if n in used or place_of(n).role != "other"]
+    looks = Looks(listing)
+    candidates = candidates_of(files, looks)
+    if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
+        return find_by_content(listing) or found
+    rivals = [one for one in candidates if share(one.images, own.images)]
+    same = [one for one in rivals if share(one.labels, own.labels)]
+    others = [one for one in rivals if one not in same]
+    if not others:
+        return found
+    chosen = choose(listing, [own, *others], looks)
+    spare = {listing.path(name) for one in others for name in one.labels}
+    if chosen == [own]:
+        left = tuple(path for path in found.orphan_images if path not in spare)
+        labels = tuple(path for path in found.orphan_labels if path not in spare)
+        beside = ", ".join(one.pairs[0][1] for one in others[:3])
+        why = (*found.why, f"other labels of the same images are not used ({beside} ...)")
+        return replace(found, orphan_images=left, orphan_labels=labels, why=why)
+    return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels})
+
+
+def _by_turn(pairs: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Pairs of which label files occur twice: the first of each, and the others."""
+    first: dict[str, tuple[str, str]] = {}
+    again = [pair for pair in pairs if first.setdefault(pair[1], pair) is not pair]
+    return [[first[labels] for labels in dict.fromkeys(labels for _, labels in again)], again]

@@ -1,0 +1,209 @@
+"""The split that a folder has of its own: lists (train.txt), words of folders, words of names.
+
+What the names of folders say alone (`train/`, `val_images/`) is read in
+fcnseg.datasets.pairing.by_words; here is what needs more than one of them to be sure of
+(`train_set` beside `test_data`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from fcnseg.datasets.description import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, one_split
+from fcnseg.datasets.pairing.listing import Listing, is_image, stem_of, suffix_of
+from fcnseg.text import from_bytes
+
+_LIST_SUFFIXES = (".txt", ".lst", ".csv")
+
+
+_LIST_WORDS = frozenset(
+    [
+        "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
+        "name", "names", "data", "dataset", "seg", "segmentation", "trainval",
+    ]
+)  # fmt: skip
+"""What the name of a list may say besides its split."""
+
+_TOKEN = re.compile(r"[^\W\d_]+")
+
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def with_own_split(found: Found, listing: Listing) -> Found:
+    """What was found, with the folder's split where its pairs have none; said in `why`."""
+    if not found.pairs or all(pair.split for pair in found.pairs):
+        return found
+    if not any(pair.split for pair in found.pairs):
+        listed = _by_lists(found, listing)
+        if listed is not None:
+            return listed
+    for told, needs_all, why in (
+        (_folders_split, False, "the names of folders say which pairs are for training"),
+        (_name_split, True, "the names of files say which pairs are for training"),
+    ):
+        pairs = _assigned(found.pairs, listing.root, told, needs_all=needs_all)
+        if pairs is not None:
+            return replace(found, pairs=pairs, why=(*found.why, why))
+    return found
+
+
+def split_in(name: str) -> SplitName:
+    """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
+    tokens = [token.lower() for token in _TOKEN.findall(_CAMEL.sub("_", name))]
+    return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
+
+
+def _assigned(
+    pairs: Sequence[Pair],
+    root: Path,
+    told: Callable[[Pair, Path], SplitName],
+    *,
+    needs_all: bool,
+) -> tuple[Pair, ...] | None:
+    """Pairs with what is told of each; None unless it parts them."""
+    if needs_all and not told(pairs[0], root):
+        return None  # the usual case, and cheap
+    said = [pair.split or told(pair, root) for pair in pairs]
+    if len(set(said) - {""}) < 2 or (needs_all and "" in said):
+        return None
+    return tuple(
+        pair if pair.split else replace(pair, split=split)
+        for pair, split in zip(pairs, said, strict=True)
+    )
+
+
+def _folders_split(pair: Pair, root: Path) -> SplitName:
+    start = len(str(root)) + 1
+    folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
+    return next((split for split in map(_folder_split, folders) if split), "")
+
+
+@lru_cache(maxsize=4096)
+def _folder_split(folder: str) -> SplitName:
+    """What the innermost folder with a split in its name says."""
+    said = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
+    return next((split for split in said if split), "")
+
+
+def _name_split(pair: Pair, _: Path) -> SplitName:
+    """A split that a file's name begins or ends with (`train_001.jpg`)."""
+    tokens = _TOKEN.findall(pair.image.stem.lower())
+    ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
+    return ends.pop() if len(ends) == 1 else ""
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def _by_lists(found: Found, listing: Listing) -> Found | None:
+    """Pairs as lists named after splits (ImageSets/train.txt) name them; None without lists."""
+    lists = {name: _list_split(name) for name in listing.with_suffix(*_LIST_SUFFIXES)}
+    lists = {name: split for name, split in lists.items() if split}
+    if not lists:
+        return None
+    places = _Places(found.pairs, listing.root)
+    chosen: dict[int, SplitName] = {}
+    read = []
+    for name in sorted(lists, key=lambda name: _ORDER.index(lists[name])):
+        numbers = places.named_in(listing.path(name))
+        if numbers:
+            read.append(name)
+            for number in numbers:
+                chosen.setdefault(number, _SPLIT_OF[lists[name]])
+    if not chosen or not (set(chosen.values()) - {"train"} or len(chosen) < len(found.pairs)):
+        return None
+    return _as_listed(found, chosen, read, listing)
+
+
+_ORDER = ("val", "test", "train", "both")
+
+
+_SPLIT_OF: Mapping[str, SplitName] = {
+    "val": "val", "test": "test", "train": "train", "both": "train",
+}  # fmt: skip
+
+
+def _list_split(name: str) -> str:
+    """The split whose list a file is, as its name says; "" when it is no list."""
+    stem = stem_of(name).lower()
+    tokens = _TOKEN.findall(stem)
+    splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
+    if any(token not in SPLIT_WORDS and token not in _LIST_WORDS for token in tokens):
+        return ""
+    if "trainval" in tokens or len(set(splits)) > 1:
+        return "both"
+    return splits[0] if splits else ""
+
+
+class _Places:
+    """Where a list's lines lead: to pairs, by path, name or stem of their image or labels."""
+
+    def __init__(self, pairs: Sequence[Pair], root: Path) -> None:
+        self._by_name: dict[str, set[int]] = defaultdict(set)
+        start = len(str(root)) + 1
+        for number, pair in enumerate(pairs):
+            for path in (pair.image, pair.labels):
+                name = str(path)[start:].replace("\\", "/").lower()
+                bare = name[: len(name) - len(suffix_of(name))]
+                for known in {name, bare, *(part.rpartition("/")[2] for part in (name, bare))}:
+                    self._by_name[known].add(number)
+
+    def named_in(self, path: Path) -> list[int]:
+        """The pairs that a list names; none when most of its lines name none."""
+        try:
+            lines = from_bytes(path.read_bytes()).splitlines()
+        except OSError:
+            return []
+        lines = [line.strip() for line in lines if line.strip()]
+        found = [number for number in map(self._named_by, lines) if number is not None]
+        return found if 2 * len(found) >= len(lines) else []
+
+    def _named_by(self, line: str) -> int | None:
+        for wanted in _spellings(line):
+            numbers = self._by_name.get(wanted, set())
+            if len(numbers) == 1:
+                return next(iter(numbers))
+        return None
+
+
+def _spellings(line: str) -> Iterable[str]:
+    """What a line may mean: itself, its first cell, shorter paths, the last part."""
+    for cell in dict.fromkeys((line, re.split(r"[,;\t ]", line)[0])):
+        path = cell.strip("\"'").replace("\\", "/").lower().lstrip("./")
+        parts = path.split("/")
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            yield name
+            if is_image(name):
+                yield name[: len(name) - len(suffix_of(name))]
+
+
+def _as_listed(
+    found: Found, chosen: dict[int, SplitName], read: Sequence[str], listing: Listing
+) -> Found:
+    trains = "train" in chosen.values()
+    pairs = []
+    for number, pair in enumerate(found.pairs):
+        if number in chosen:
+            pairs.append(replace(pair, split=chosen[number]))
+        elif not trains:
+            pairs.append(replace(pair, split="train"))
+    skipped = len(found.pairs) - len(pairs)
+    notes = found.notes
+    if skipped:
+        why = "in none of the folder's lists"
+        notes = (*notes, Unusable(listing.path(read[0]), why, skipped, "image"))
+    return replace(
+        found,
+        pairs=tuple(pairs),
+        notes=notes,
+        why=(*found.why, f"{', '.join(read[:3])} say which pairs are for training and which not"),
+    )

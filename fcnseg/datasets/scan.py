@@ -1,0 +1,332 @@
+"""Reads every label file and picture of a dataset once, on all cores, and remembers.
+
+What is kept of a file is a few hundred bytes, so that memory does not grow with pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.cache import ScanCache, stamp
+from fcnseg.datasets.description import Pair, Store
+from fcnseg.datasets.encoding.values import Tally, tally
+from fcnseg.datasets.formats import files_of, read_stored
+from fcnseg.datasets.worker_pool import Crew
+from fcnseg.errors import MediaError
+from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
+from fcnseg.io.images import read_alpha
+from fcnseg.io.labels import RawLabels
+
+LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
+
+MOST_COLORS = 512
+"""Of a larger dataset, the pictures' mean and spread are those of about this many."""
+
+MANY = 4000
+"""Unknown files for which processes are started: they cost what they save at about half of it."""
+
+_CHUNK = 2048  # files between two writes to the cache
+
+
+_PART = 32  # files taken at a time
+
+
+_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+
+Tell = Callable[[int], None]
+
+
+_Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
+
+
+class Tallies:
+    """A Tally (or None) for each of many label files, in flat arrays."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._starts = array("q", [0])
+        self._kinds = bytearray()  # 0: none, 1: index, 2: color
+
+    def append(self, one: Tally | None) -> None:
+        """Add a file's tally; None for one that could not be read."""
+        self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
+        if one is not None:
+            self._numbers.extend((*one.size, one.rest, len(one.values)))
+            for part in (one.values, one.pixels, one.border, one.palette):
+                self._numbers.extend(part)
+        self._starts.append(len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, index: int) -> Tally | None:
+        kind = self._kinds[index]
+        if kind == 0:
+            return None
+        height, width, rest, count, *numbers = self._numbers[
+            self._starts[index] : self._starts[index + 1]
+        ]
+        parts = [tuple(numbers[n * count : (n + 1) * count]) for n in range(4)]
+        name = "index" if kind == 1 else "color"
+        return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
+
+    def __iter__(self) -> Iterator[Tally | None]:
+        return (self[index] for index in range(len(self)))
+
+    def good(self) -> Iterator[Tally]:
+        """The tallies of files that could be read."""
+        return (one for one in self if one is not None)
+
+
+@dataclass
+class LabelScan:
+    """What is stored in the label files, in the order of the pairs.
+
+    alphas: the transparency of those that have any, else empty.
+    problems: pair number -> why its labels could not be read.
+    lossy: whether some file is JPEG.
+    """
+
+    tallies: Tallies = field(default_factory=Tallies)
+    alphas: Tallies = field(default_factory=Tallies)
+    problems: dict[int, str] = field(default_factory=dict)
+    lossy: bool = False
+
+
+@dataclass
+class PictureScan:
+    """What the pictures are like, in the order of the pairs.
+
+    sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
+    orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
+        partly transparent. digests, fingerprints: uint64 (N,), see ImageSummary.
+    thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all pictures.
+    problems: pair number -> why its picture could not be read.
+    """
+
+    sizes: NDArray[np.int32]
+    orientations: NDArray[np.uint8]
+    deep: NDArray[np.bool_]
+    clear: NDArray[np.bool_]
+    digests: NDArray[np.uint64]
+    fingerprints: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    spread: tuple[float, ...] = (0.0, 0.0, 0.0)
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+def scan_labels(
+    pairs: Sequence[Pair],
+    store: Store,
+    terms: Sequence[str],
+    cache: ScanCache,
+    crew: Crew,
+    tell: Tell = lambda _: None,
+) -> LabelScan:
+    """Read the labels of all pairs; `tell` hears how many are done."""
+    sort = "|".join((store, *terms))
+    jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
+    scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
+    look = partial(_look_at_labels, store=store, terms=terms)
+    apart = store != "coco"
+    for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
+        if isinstance(seen, str):
+            scan.problems[index] = seen
+            scan.tallies.append(None)
+            scan.alphas.append(None)
+        else:
+            scan.tallies.append(Tally(*seen[0]))
+            scan.alphas.append(Tally(*seen[1]) if seen[1] else None)
+    return scan
+
+
+def scan_pictures(
+    pairs: Sequence[Pair], cache: ScanCache, crew: Crew, tell: Tell = lambda _: None
+) -> PictureScan:
+    """Look at the pictures of all pairs; `tell` hears how many are done."""
+    count = len(pairs)
+    scan = PictureScan(
+        np.zeros((count, 2), np.int32),
+        np.ones(count, np.uint8),
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.uint64),
+        np.zeros(count, np.uint64),
+        np.zeros((count, THUMBNAIL**2), np.uint8),
+    )
+    moments, looked = np.zeros((2, 3)), 0
+    every = max(1, count // MOST_COLORS)
+    colored = {str(pair.image) for pair in pairs[::every]}
+    jobs = [
+        _Job(f"{path}\0picture", (path,), (path, str(path) in colored))
+        for path in (pair.image for pair in pairs)
+    ]
+    for index, seen in enumerate(_each(jobs, _look_at_picture, cache, crew, tell)):
+        if isinstance(seen, str):
+            scan.problems[index] = seen
+            continue
+        one = ImageSummary(**dict(zip(_GLANCE, seen, strict=True)))
+        scan.sizes[index] = one.size
+        scan.orientations[index], scan.deep[index] = one.orientation, one.bits > 8
+        scan.clear[index], scan.digests[index] = one.alpha, one.digest
+        scan.fingerprints[index] = one.fingerprint
+        scan.thumbnails[index] = np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8)
+        if one.mean:
+            mean, spread = np.array(one.mean), np.array(one.spread)
+            moments += np.stack([mean, spread**2 + mean**2])
+            looked += 1
+    first, second = moments / max(1, looked)
+    scan.mean = tuple(round(float(v), 4) for v in first)
+    scan.spread = tuple(round(float(v), 4) for v in np.sqrt(np.maximum(0, second - first**2)))
+    return scan
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something to look at, and the key to remember it by while its files stay the same.
+
+    key: begins with the path of a file that has to be there, and a line's end.
+    """
+
+    key: str
+    files: tuple[Path, ...]
+    task: Any
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Jobs that are being worked on.
+
+    known: what the cache has of them, by key. parts: the others, in the order of `looked`.
+    """
+
+    jobs: Sequence[_Job]
+    stamps: Mapping[str, str]
+    known: Mapping[str, str]
+    parts: Sequence[Sequence[_Job]]
+    looked: Iterator[list[_Seen]]
+
+
+def _each(
+    jobs: Sequence[_Job],
+    look: Callable[[Any], Any],
+    cache: ScanCache,
+    crew: Crew,
+    tell: Tell,
+    *,
+    apart: bool = True,
+) -> Iterator[Any]:
+    """What `look` says of each job's task as plain data, or why it could not be read, in order.
+
+    apart: whether processes may do it; not where all need one large file in memory.
+    """
+    starts = range(0, len(jobs), _CHUNK)
+    batches = (_begin(jobs, start, look, cache, crew, apart=apart) for start in starts)
+    done = 0
+    for begun in _one_ahead(batches):
+        for seen in _finish(begun, cache):
+            yield seen
+            done += 1
+            tell(done)
+
+
+def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
+    """The same, the next being begun before one is handed out: nobody waits for work."""
+    last: _Begun | None = None
+    for begun in batches:
+        if last is not None:
+            yield last
+        last = begun
+    if last is not None:
+        yield last
+
+
+def _begin(
+    jobs: Sequence[_Job],
+    start: int,
+    look: Callable[[Any], Any],
+    cache: ScanCache,
+    crew: Crew,
+    *,
+    apart: bool,
+) -> _Begun:
+    """Have those looked at that the cache does not know."""
+    some = jobs[start : start + _CHUNK]
+    stamps = {job.key: stamp(job.files) for job in some}
+    known = cache.get(stamps)
+    fresh = list({job.key: job for job in some if job.key not in known}.values())
+    expected = len(fresh) / len(some) * (len(jobs) - start)
+    if apart and expected >= MANY:
+        crew.hire()
+    parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
+    tasks = [[job.task for job in part] for part in parts]
+    return _Begun(some, stamps, known, parts, crew.map(partial(_look_at_part, look), tasks))
+
+
+def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
+    """What is known and what is found, in order; the latter goes to the cache."""
+    ready: dict[str, Any] = dict(zip(begun.known, _parsed(begun.known.values()), strict=True))
+    records: dict[str, tuple[str, str]] = {}
+    parts = zip(begun.parts, begun.looked, strict=True)
+    for job in begun.jobs:
+        while job.key not in ready:
+            part, seen = next(parts)
+            texts = _parsed(text for text, _ in seen)
+            for one, (text, whole), what in zip(part, seen, texts, strict=True):
+                ready[one.key] = what
+                if whole:  # what can't be read is tried again
+                    records[one.key] = begun.stamps[one.key], text
+        yield ready[job.key]
+    cache.put(records)
+
+
+def _parsed(texts: Iterable[str]) -> list[Any]:
+    """Many JSON texts at once, which takes half the time."""
+    parsed: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return parsed
+
+
+def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
+    """What `look` says of each, or the sentence why it can't."""
+    found: list[_Seen] = []
+    for task in tasks:
+        try:
+            found.append((json.dumps(look(task), separators=(",", ":")), True))
+        except MediaError as error:
+            found.append((json.dumps(error.message), False))
+    return found
+
+
+def _look_at_labels(pair: Pair, store: Store, terms: Sequence[str]) -> list[Any]:
+    raw = read_stored(pair, store, terms)
+    lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
+    alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
+    through = None if alpha is None else tally(RawLabels(alpha, None, "L"))
+    return [_plain(tally(raw, lossy=lossy)), through and _plain(through)]
+
+
+def _plain(one: Tally) -> list[Any]:
+    return [getattr(one, name) for name in _TALLY]
+
+
+def _look_at_picture(task: tuple[Path, bool]) -> list[Any]:
+    path, colors = task
+    seen = summarize_image(path, colors=colors)
+    return [getattr(seen, name) for name in _GLANCE]
+
+
+_TALLY = tuple(field.name for field in dataclasses.fields(Tally))
+
+
+_GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))

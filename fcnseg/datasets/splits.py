@@ -1,0 +1,262 @@
+"""Splits: drawn where a folder states none; videos and copies that must not be divided."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.description import SPLITS, Description, Pair
+from fcnseg.datasets.scan import PictureScan
+from fcnseg.text import to_bytes
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model was trained on, as its checkpoint remembers it.
+
+    root, images: digests of the folder's path (which is nobody else's business), and of the
+    training images' names and sizes, by which the same dataset is known elsewhere.
+    """
+
+    root: str
+    images: str
+
+    @classmethod
+    def of(cls, description: Description) -> Provenance:
+        """Of the training pairs of a dataset."""
+        digest = hashlib.blake2b(digest_size=16)
+        for pair in description.pairs:
+            if pair.split == "train":
+                size = pair.image.stat().st_size if pair.image.is_file() else -1
+                digest.update(f"{pair.name}\n{size}\n".encode("utf-8", "surrogateescape"))
+        root = hashlib.blake2b(os.fsencode(description.root.resolve()), digest_size=16)
+        return cls(root.hexdigest(), digest.hexdigest())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> Provenance | None:
+        """The inverse of vars(); None for data of another form."""
+        try:
+            return None if data is None else cls(str(data["root"]), str(data["images"]))
+        except (KeyError, TypeError):
+            return None
+
+
+VAL_SHARE = 0.2
+"""The part of the pairs held out for validation when the folder has none."""
+
+
+def lacks_val(pairs: Sequence[Pair]) -> bool:
+    """Whether a val part has to be drawn: something to train on, nothing held out."""
+    parts = {pair.split or "train" for pair in pairs}
+    return "train" in parts and "val" not in parts
+
+
+def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Pairs by split and name; those without a split are for training."""
+    named = [pair if pair.split else replace(pair, split="train") for pair in pairs]
+    return tuple(sorted(named, key=lambda pair: (SPLITS.index(pair.split), pair.name)))
+
+
+def hold_out(pairs: Sequence[Pair], chosen: frozenset[int]) -> tuple[Pair, ...]:
+    """Pairs with those of these numbers in val, sorted again."""
+    moved = [
+        replace(pair, split="val") if index in chosen else pair for index, pair in enumerate(pairs)
+    ]
+    return sort_pairs(moved)
+
+
+def draw_val(
+    names: Sequence[str], groups: NDArray[np.int64], present: NDArray[np.bool_]
+) -> frozenset[int]:
+    """The numbers of about a fifth of the pairs, the same for the same names and content.
+
+    groups: (N,), pairs of one group stay together. present: (N, K), which classes a pair has:
+    each class is shared out like the whole (Sechidis et al., On the stratification of
+    multi-label data, ECML 2011: the rarest class first, to the part that needs it most).
+    """
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(index)
+    if len(members) < 2:
+        return frozenset()
+    ordered = sorted(
+        members.values(), key=lambda some: (-len(some), _draw(min(names[i] for i in some)))
+    )
+    whole = np.hstack([present, np.ones((len(names), 1), np.bool_)])  # the last column: any pair
+    counts = np.array([whole[some].sum(0) for some in ordered], np.float64)  # (groups, K + 1)
+    in_val = _share_out(counts)
+    if in_val.all() or not in_val.any():
+        sizes = counts[:, -1]
+        in_val = np.zeros(len(ordered), np.bool_)
+        in_val[np.abs(sizes - VAL_SHARE * sizes.sum()).argmin()] = True
+    return frozenset(i for some, val in zip(ordered, in_val, strict=True) if val for i in some)
+
+
+def _share_out(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which groups go to val. counts: (groups, columns), how often each has each class."""
+    needed = np.stack([(1 - VAL_SHARE) * counts.sum(0), VAL_SHARE * counts.sum(0)])  # train, val
+    open_ = np.ones(len(counts), np.bool_)
+    in_val = np.zeros(len(counts), np.bool_)
+    while open_.any():
+        left = counts[open_].sum(0)
+        rarest = int(np.where(left > 0, left, np.inf).argmin())
+        for group in np.flatnonzero(open_ & (counts[:, rarest] > 0)):
+            gain = needed[1, rarest] - needed[0, rarest] or needed[1, -1] - needed[0, -1]
+            side = int(gain > 0)
+            needed[side] -= counts[group]
+            in_val[group] = bool(side)
+            open_[group] = False
+    return in_val
+
+
+def _draw(name: str) -> bytes:
+    """A number for a name that looks random and is always the same."""
+    return hashlib.blake2b(to_bytes(name), digest_size=8).digest()
+
+
+FEW_BITS = 4
+"""Fingerprints that differ in at most this many of 64 bits look alike."""
+
+FEW_LEVELS = 8.0
+"""... if their thumbnails also differ by no more than this many grey levels, on average."""
+
+VIDEO_RATIO = 0.6
+"""Numbered pictures are a video when neighbours differ by less than this share of what pictures
+far apart do. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated pictures 1."""
+
+FEWEST_FRAMES = 8
+
+_BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # (shift, bits): one more than FEW_BITS
+
+
+MOST_COMPARED = 512
+"""Of many pictures with a band in common (blank ones) each is compared with so many."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Pictures whose names differ in a frame number and that follow each other.
+
+    name: what their names have in common. members: pair numbers, by frame.
+    numbers: the frame numbers, ascending.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    numbers: tuple[int, ...]
+
+
+def find_videos(pairs: Sequence[Pair], pictures: PictureScan) -> tuple[Video, ...]:
+    """The videos whose frames the pairs are, whichever split they are in."""
+    series: dict[str, list[tuple[int, int]]] = {}
+    for index, pair in enumerate(pairs):
+        match = re.match(r"^(.*?)(\d+)$", pair.name)
+        if match and len(match[2]) < 18:
+            series.setdefault(_without_split(match[1]), []).append((int(match[2]), index))
+    videos = []
+    for name, entries in series.items():
+        entries.sort()
+        members = [index for _, index in entries]
+        if len(entries) >= FEWEST_FRAMES and _is_video(pictures.thumbnails[members]):
+            videos.append(Video(name, tuple(members), tuple(number for number, _ in entries)))
+    return tuple(videos)
+
+
+def _without_split(name: str) -> str:
+    first, slash, rest = name.partition("/")
+    return rest if slash and first in SPLITS else name
+
+
+def _is_video(thumbnails: NDArray[np.uint8]) -> bool:
+    """Whether neighbours are much more alike than pictures half the series apart."""
+    centred = thumbnails.astype(np.float32)
+    centred -= centred.mean(1, keepdims=True)
+    near = np.abs(centred[1:] - centred[:-1]).mean(1)
+    far = np.abs(centred - np.roll(centred, len(centred) // 2, 0)).mean(1)
+    return bool(np.median(near) < VIDEO_RATIO * np.median(far))
+
+
+def find_copies(pictures: PictureScan) -> list[tuple[int, ...]]:
+    """Groups of pairs whose image files are identical."""
+    seen: dict[tuple[int, int], list[int]] = {}
+    keys = zip(pictures.digests.tolist(), pictures.fingerprints.tolist(), strict=True)
+    for index, key in enumerate(keys):
+        if index not in pictures.problems:
+            seen.setdefault(key, []).append(index)
+    return [tuple(group) for group in seen.values() if len(group) > 1]
+
+
+def find_lookalikes(pictures: PictureScan) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose pictures look alike; identical files among them.
+
+    Fingerprints that differ in at most FEW_BITS bits have one of the _BANDS in common: only
+    pictures that share a band are compared, each with the next MOST_COMPARED.
+    """
+    good = np.array([i for i in range(len(pictures.digests)) if i not in pictures.problems], int)
+    alike: set[tuple[int, int]] = set()
+    for shift, bits in _BANDS:
+        band = (pictures.fingerprints[good] >> np.uint64(shift)) & np.uint64(2**bits - 1)
+        order = np.lexsort((pictures.fingerprints[good], band))
+        ranked, band = good[order], band[order]
+        for step in range(1, min(len(good), MOST_COMPARED)):
+            here = np.flatnonzero(band[step:] == band[:-step])
+            if not len(here):
+                break
+            alike.update(_alike(ranked[here], ranked[here + step], pictures))
+    return sorted(alike)
+
+
+def _alike(
+    one: NDArray[np.int64], other: NDArray[np.int64], pictures: PictureScan
+) -> Iterator[tuple[int, int]]:
+    """Those of the pairs (one[i], other[i]) that look alike, the smaller number first."""
+    differing = _ones(pictures.fingerprints[one] ^ pictures.fingerprints[other])
+    one, other = one[differing <= FEW_BITS], other[differing <= FEW_BITS]
+    apart = pictures.thumbnails[one].astype(np.int16) - pictures.thumbnails[other]
+    near = np.abs(apart).mean(1) <= FEW_LEVELS
+    first, second = np.minimum(one, other)[near], np.maximum(one, other)[near]
+    return zip(first.tolist(), second.tolist(), strict=True)
+
+
+def _ones(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The number of set bits of each."""
+    octets = bits[..., None].view(np.uint8)
+    return np.asarray(_ONES[octets].sum(-1), np.uint8)
+
+
+_ONES = np.array([bin(octet).count("1") for octet in range(256)], np.uint8)
+
+
+def group_numbers(
+    count: int, videos: Sequence[Video], alike: Sequence[tuple[int, int]], longest: int
+) -> NDArray[np.int64]:
+    """int64 (count,): equal for pairs that must stay in one split.
+
+    A video with more than `longest` frames is cut into stretches of that length.
+    """
+    parent = list(range(count))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    cut: set[int] = set()
+    for video in videos:
+        whole = len(video.members) <= longest
+        cut.update(() if whole else video.members)
+        for place, (one, other) in enumerate(zip(video.members, video.members[1:], strict=False)):
+            if whole or (place + 1) % longest:
+                parent[root(other)] = root(one)
+    for one, other in alike:
+        if one not in cut or other not in cut:  # a cut video's neighbours are alike by nature
+            parent[root(other)] = root(one)
+    return np.array([root(index) for index in range(count)], np.int64)

@@ -1,0 +1,78 @@
+"""Several COCO files about the same images, and images that are listed twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets.description import Description
+from fcnseg.datasets.formats import read_stored
+
+SQUARES = ((4, 4), (20, 4), (4, 20), (20, 20))
+
+
+def square(number: int, image: int | str, category: int = 1) -> dict[str, Any]:
+    x, y = SQUARES[number]
+    ring = [x, y, x + 7, y, x + 7, y + 7, x, y + 7]
+    return {"id": number, "image_id": image, "category_id": category, "iscrowd": 0,
+            "segmentation": [ring], "bbox": [x, y, 7, 7], "area": 49}  # fmt: skip
+
+
+def write(path: Path, images: dict[int, str], annotations: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "images": [{"id": i, "file_name": name, "width": 32, "height": 32}
+                   for i, name in images.items()],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "thing"}],
+    }))  # fmt: skip
+
+
+def pictures(root: Path, count: int = 3) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        values = np.random.default_rng(number).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+        Image.fromarray(values).save(root / f"{number}.png")
+
+
+def areas(description: Description) -> dict[str, int]:
+    encoding = description.encoding
+    return {
+        pair.image.stem: int((read_stored(pair, "coco", encoding.terms).values > 0).sum())
+        for pair in description.pairs
+    }
+
+
+def test_an_image_listed_twice_has_the_annotations_of_both(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    images = {1: "0.png", 2: "1.png", 3: "0.png", 4: "2.png"}
+    write(tmp_path / "coco.json", images, [square(0, 1), square(1, 3), square(2, 2), square(0, 4)])
+    assert areas(describe(tmp_path)) == {"0": 128, "1": 64, "2": 64}
+
+
+def test_a_file_of_everything_beside_those_of_the_splits(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", 4)
+    names = {n: f"{n}.png" for n in range(4)}
+    every = [square(n, n) for n in range(4)]
+    write(tmp_path / "annotations" / "all.json", names, every)
+    write(tmp_path / "annotations" / "train.json", {n: names[n] for n in range(3)}, every[:3])
+    write(tmp_path / "annotations" / "val.json", {3: names[3]}, every[3:])
+    write(tmp_path / "annotations" / "aaa_captions.json", names, [])
+    description = describe(tmp_path)
+    assert split_sizes(description) == {"train": 3, "val": 1}
+    assert areas(description) == dict.fromkeys("0123", 64)
+    assert {note.path.name for note in description.found.notes} == {"all.json"}
+    assert sum(note.count for note in description.found.notes) == 4
+
+
+def test_the_file_with_annotations_is_used(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    names = {n: f"{n}.png" for n in range(3)}
+    write(tmp_path / "a.json", names, [])
+    write(tmp_path / "b.json", names, [square(n, n) for n in range(3)])
+    assert areas(describe(tmp_path)) == dict.fromkeys("012", 64)

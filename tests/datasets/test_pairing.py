@@ -1,0 +1,431 @@
+"""Images and labels paired whatever they are called; wrong labels are not taken for the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from fcnseg.datasets.dataset_toml import write_declared
+from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets.description import Description
+from fcnseg.datasets.formats import read_stored
+from fcnseg.datasets.pairing import candidates as choosing
+from fcnseg.datasets.pairing.by_content import find_by_content
+from fcnseg.datasets.pairing.likeness import Look, look, tell_labels
+from fcnseg.datasets.pairing.listing import Listing
+from fcnseg.errors import DatasetError
+
+SIZE = 48
+COLORS = np.array([[70, 90, 80], [200, 120, 60], [60, 160, 220]])
+PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+TOWNS = ("berlin", "paris", "roma", "oslo", "wien", "genf")
+HEXES = ("a3f1c9", "09bd2e", "77aa01", "c0ffee", "deadbe", "1e2d3c")
+
+
+def disc(number: int, radius: int = 8, value: int = 1) -> np.ndarray:
+    x, y = np.random.default_rng(number).integers(10, SIZE - 10, 2)
+    drawn = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(drawn).ellipse([x - radius, y - radius, x + radius, y + radius], fill=value)
+    return np.asarray(drawn)
+
+
+def photo(labels: np.ndarray, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 14, (*labels.shape, 3))
+    return (COLORS[labels] + noise).clip(0, 255).astype(np.uint8)
+
+
+def put(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def scenes(classes: int = 2) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    for number in range(6):
+        labels = disc(number)
+        if classes == 3:
+            labels = np.where(disc(number + 50, 6) > 0, 2, labels).astype(np.uint8)
+        yield number, photo(labels, number), labels
+
+
+def pairs_of(description: Description) -> dict[str, str]:
+    root = description.root
+    return {
+        pair.image.relative_to(root).as_posix(): pair.labels.relative_to(root).as_posix()
+        for pair in description.pairs
+    }
+
+
+NAMES = {
+    "a word and one more": ("last/{n}.jpg", "last_msk/{n}.png"),
+    "student": ("Training_Images/{n}.jpg", "Ground_Truth/{n}.png"),
+    "german": ("bilder/aufnahme_{n:03}.jpg", "etiketten/aufnahme_{n:03}.png"),
+    "chinese": ("图片/{n}.jpg", "标签/{n}.png"),
+    "russian": ("снимки/снимок_{n}.jpg", "разметка/снимок_{n}_маска.png"),
+    "suffix": ("leaf_{n}.jpg", "leaf_{n}_zones.png"),
+    "suffix, names are words": ("{town}.png", "{town}_zonen.png"),
+    "prefixes": ("scan-{n:03}.png", "expert-{n:03}.png"),
+    "prefix on one side": ("leaf{n}.png", "z_leaf{n}.png"),
+    "constant words and numbers": ("img_{n:03}.png", "{n:03}_fields_2.png"),
+    "constant end": ("images/x{n}.png", "labels/x{n}_P.png"),
+    "padding": ("photos/img_{n}.jpg", "truth/{n:04}.png"),
+    "hashes": ("a/{hex}.png", "b/{hex}.png"),
+    "camel case": ("RawImages/Img{n}.png", "HandDrawn/Img{n}Zones.png"),
+    "suffixes of files": ("{n}.tif", "{n}.png"),
+    "two suffixes": ("bilder/{n}.jpg", "etiketten/{n}.jpg.png"),
+    "a folder an image": ("scene{n}/rgb.png", "scene{n}/sem.png"),
+    "a folder a town": ("{town}/shot.jpg", "{town}/zones.png"),
+    "mirrored trees": ("drone/site{g}/day{n}/a.jpg", "painted/site{g}/day{n}/a.png"),
+    "numbers twice": ("b/{g}/{m}.jpg", "e/{g}/{m}.png"),
+    "numbers twice, one folder": ("g{g}/{m}.jpg", "g{g}/{m}_z.png"),
+    "one side deeper": ("bilder/kamera/roh/{n}.jpg", "etiketten/{n}.png"),
+    "spaces": ("My Pictures/pic ({n}).jpg", "My Zones/zone ({n}).png"),
+}
+SPLITS = {
+    "inside": ("bilder/{part}/{n}.jpg", "etiketten/{part}/{n}.png"),
+    "outside": ("{part}/bilder/{n}.jpg", "{part}/etiketten/{n}.png"),
+    "in the word": ("{part}_bilder/{n}.jpg", "{part}_etiketten/{n}.png"),
+    "images only": ("images/{part}/{n}.jpg", "labels/{n}.png"),
+    "labels only": ("images/{n}.jpg", "masks/{part}/{n}.png"),
+    "sets": ("{part}_set/image/{n}.jpg", "{part}_set/label/{n}.png"),
+    "datasets": ("{Part}Dataset/CVC-300/images/{n}.png", "{Part}Dataset/CVC-300/masks/{n}.png"),
+    "in names": ("images/{part}_{n}.jpg", "masks/{part}_{n}.png"),
+}
+
+
+def write(root: Path, image: str, labels: str) -> dict[str, str]:
+    wanted = {}
+    for number, picture, truth in scenes():
+        part = "train" if number % 3 else "val"
+        words = {
+            "n": number + 1, "town": TOWNS[number], "hex": HEXES[number], "g": number // 3,
+            "m": number % 3, "part": part, "Part": part.capitalize(),
+        }  # fmt: skip
+        one, other = image.format(**words), labels.format(**words)
+        put(root / one, picture)
+        put(root / other, truth * 255)
+        wanted[one] = other
+    return wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_paired_whatever_their_words(name: str, tmp_path: Path) -> None:
+    wanted = write(tmp_path, *NAMES[name])
+    description = describe(tmp_path)
+    assert pairs_of(description) == wanted
+    assert description.classes.names == ("background", "object")
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_is_kept_wherever_it_is_named(name: str, tmp_path: Path) -> None:
+    wanted = write(tmp_path, *SPLITS[name])
+    description = describe(tmp_path)
+    assert pairs_of(description) == wanted
+    assert split_sizes(description) == {"train": 4, "val": 2}
+    assert not description.drawn_split
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train.txt": "1\n2\n3\n4\n", "val.txt": "5\n6\n"},
+        {"ImageSets/train.txt": "1.jpg\n2.jpg\n3.jpg\n4.jpg", "ImageSets/val.txt": "5.jpg\n6.jpg"},
+        {"splits/train_list.csv": "/at/home/a/1.jpg\n/at/home/a/2.jpg\na/3.jpg\na/4.jpg",
+         "splits/val_list.csv": "a/5.jpg\na/6.jpg"},
+        {"trainval.txt": "1\n2\n3\n4\n5\n6", "val.txt": "5\n6\n"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sides", ["{side}/{n}", "images masks"])
+def test_lists_say_the_split(lists: dict[str, str], sides: str, tmp_path: Path) -> None:
+    images, masks = ("images", "masks") if " " in sides else ("a", "b")
+    write(tmp_path, f"{images}/{{n}}.jpg", f"{masks}/{{n}}.png")
+    for name, text in lists.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    description = describe(tmp_path)
+    assert split_sizes(description) == {"train": 4, "val": 2}
+    assert {p.image.stem for p in description.pairs if p.split == "val"} == {"5", "6"}
+
+
+def test_pairs_that_no_list_names_are_skipped_and_told(tmp_path: Path) -> None:
+    write(tmp_path, "images/{n}.jpg", "masks/{n}.png")
+    (tmp_path / "train.txt").write_text("1\n2\n3\n")
+    (tmp_path / "val.txt").write_text("5\n")
+    description = describe(tmp_path)
+    assert split_sizes(description) == {"train": 3, "val": 1}
+    assert [(note.count, note.what) for note in description.found.notes] == [(2, "image")]
+
+
+# --- labels that are not the labels -----------------------------------------------------------
+
+
+def fields_of_view(root: Path, place: str = "1st_manual/{n}_manual1.png") -> None:
+    view = np.asarray(Image.fromarray(disc(0, 0)).resize((SIZE, SIZE))) * 0
+    view[4:44, 4:44] = 255
+    for number, picture, labels in scenes():
+        put(root / f"images/{number + 21}_training.png", picture)
+        put(root / f"mask/{number + 21}_training_mask.png", view)
+        put(root / place.format(n=number + 21), labels * 255)
+
+
+def color_copies(root: Path) -> None:
+    for number, picture, labels in scenes(3):
+        put(root / f"bilder/{number}.jpg", picture)
+        put(root / f"bunt/{number}.png", PALETTE[labels])
+        put(root / f"index/{number}.png", labels)
+
+
+def trimaps(root: Path) -> None:
+    for number, picture, labels in scenes():
+        put(root / f"image/{number}.jpg", picture)
+        put(root / f"trimaps/{number}.png", np.where(disc(number, 11) > labels, 128, labels * 255))
+        put(root / f"alpha/{number}.png", labels * 255)
+
+
+def predictions(root: Path) -> None:
+    for number, picture, labels in scenes():
+        put(root / f"images/{number}.jpg", picture)
+        put(root / f"masks/{number}.png", labels * 255)
+        put(root / f"results/{number}.png", np.roll(labels, 3, 1) * 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "taken"),
+    [
+        (fields_of_view, "1st_manual"),
+        (lambda root: fields_of_view(root, "gt/{n}_training.png"), "gt"),
+        (color_copies, "index"),
+        (trimaps, "alpha"),
+        (predictions, "masks"),
+    ],
+)
+def test_the_labels_that_are_meant_are_taken(
+    make: Callable[[Path], None], taken: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    description = describe(tmp_path)
+    assert {pair.labels.parent.name for pair in description.pairs} == {taken}
+    assert len(description.pairs) == 6
+    assert not description.found.orphan_images
+
+
+def annotators(root: Path) -> None:
+    for number, picture, labels in scenes():
+        put(root / f"s{number}.jpg", picture)
+        put(root / f"s{number}_1stHO.png", labels * 255)
+        put(root / f"s{number}_2ndHO.png", np.roll(labels, 2, 0) * 255)
+
+
+def versions(root: Path) -> None:
+    for number, picture, labels in scenes(3):
+        put(root / f"training/images/{number}.jpg", picture)
+        put(root / f"training/v1.2/labels/{number}.png", labels)
+        put(root / f"training/v2.0/labels/{number}.png", np.roll(labels, 3, 1))
+
+
+def changes(root: Path, names: tuple[str, str, str] = ("A", "B", "label")) -> None:
+    for number, picture, labels in scenes():
+        put(root / names[0] / f"{number}.png", picture)
+        put(root / names[1] / f"{number}.png", photo(labels * 0, number + 9))
+        put(root / names[2] / f"{number}.png", labels * 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "said", "choice", "taken"),
+    [
+        (annotators, "2 sets of labels", 'labels = "*_2ndHO.png"', "s0_2ndHO.png"),
+        (versions, "2 sets of labels", 'labels = "training/v2.0/labels"',
+         "training/v2.0/labels/0.png"),
+        (changes, "two images for each label file", 'images = "A"', "label/0.png"),
+        (lambda root: changes(root, ("vorher", "nachher", "wechsel")), "two images",
+         'images = "vorher"', "wechsel/0.png"),
+    ],
+)  # fmt: skip
+def test_two_readings_are_refused_until_one_is_chosen(
+    make: Callable[[Path], None], said: str, choice: str, taken: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    make(root)
+    with pytest.raises(DatasetError, match=said) as error:
+        describe(root)
+    assert "dataset.toml" in str(error.value.hint)
+    assert "image,labels[,split]" in str(error.value.hint)
+    (tmp_path / "dataset.toml").write_text(f'root = "data"\n{choice}\n')
+    chosen = describe(tmp_path / "dataset.toml")
+    assert len(chosen.pairs) == 6
+    assert taken in pairs_of(chosen).values()
+    write_declared(chosen, tmp_path / "full.toml")
+    assert describe(tmp_path / "full.toml").pairs == chosen.pairs
+
+
+@pytest.mark.parametrize("folder", ["panoptic", "instances", "SegmentationObject"])
+def test_numbers_of_segments_alone_are_no_labels(folder: str, tmp_path: Path) -> None:
+    write(tmp_path, "images/{n}.jpg", folder + "/{n}.png")
+    with pytest.raises(DatasetError, match="no labels"):
+        describe(tmp_path)
+
+
+def test_a_choice_that_means_nothing_is_said(tmp_path: Path) -> None:
+    annotators(tmp_path / "data")
+    (tmp_path / "dataset.toml").write_text('root = "data"\nlabels = "thirdHO"\n')
+    with pytest.raises(DatasetError, match="no two files match"):
+        describe(tmp_path / "dataset.toml")
+
+
+# --- several masks of one image ------------------------------------------------------------------
+
+
+def stored(description: Description, number: int) -> np.ndarray:
+    pair = next(p for p in description.pairs if str(number) in p.image.stem)
+    encoding = description.encoding
+    return np.asarray(read_stored(pair, encoding.store, encoding.terms).values)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["x{n}_mask{k}.png", "masks/x{n}{k}.png", "masks/x{n}_{k1}.png", "x{n}_obj{k1}.png"],
+)
+def test_several_masks_are_areas_of_one_class(place: str, tmp_path: Path) -> None:
+    folder = "images/" if place.startswith("masks") else ""
+    for number, picture, labels in scenes():
+        put(tmp_path / f"{folder}x{number}.jpg", picture)
+        for k in range(1 + number % 2):
+            put(tmp_path / place.format(n=number, k=f"_{k}" if k else "", k1=k),
+                np.roll(labels, 22 * k, 0) * 255)  # fmt: skip
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "object")
+    assert len(description.pairs) == 6
+    np.testing.assert_array_equal(stored(description, 1) > 0,
+                                  (disc(1) + np.roll(disc(1), 22, 0)) > 0)  # fmt: skip
+    np.testing.assert_array_equal(stored(description, 2) > 0, disc(2) > 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),
+    [
+        ("images/shot{n}.jpg", "masks/shot{n}_class_{kind}.png"),
+        ("images/shot{n}.jpg", "masks/{kind}_shot{n}.png"),
+        ("shot{n}.jpg", "shot{n}_{kind}.png"),
+        ("images/{n}.jpg", "masks/task-{n}-annotation-7{n}-by-1-tag-{kind}-0.png"),
+        ("bilder/{n}.jpg", "{kind}/{n}.png"),
+    ],
+)
+def test_the_class_may_stand_in_the_files_name(image: str, place: str, tmp_path: Path) -> None:
+    for number, picture, labels in scenes(3):
+        put(tmp_path / image.format(n=number), picture)
+        for value, kind in ((1, "disc"), (2, "ring")):
+            area = ((labels == value) * 255).astype(np.uint8)
+            put(tmp_path / place.format(n=number, kind=kind), area)
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "disc", "ring")
+    for number, _, labels in scenes(3):
+        np.testing.assert_array_equal(stored(description, number), labels)
+
+
+def test_overlaps_of_classes_are_told_and_the_smaller_lies_above(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/s{number}.jpg", picture)
+        put(tmp_path / f"masks/s{number}_disc.png", labels * 255)
+        put(tmp_path / f"masks/s{number}_cup.png", disc(number, 4, 255))
+    description = describe(tmp_path)
+    assert any("overlap in 6 of 6" in why for why in description.why)
+    cup = description.encoding.terms.index("cup") + 1
+    np.testing.assert_array_equal(stored(description, 3) == cup, disc(3, 4) > 0)
+
+
+# --- what holds for every folder -----------------------------------------------------------------
+
+WORD = st.text("abcdefghijklmnopqrstuvwyzäößжиыслк", min_size=2, max_size=8)
+
+
+def fake_look(marks: tuple[str, ...]) -> Callable[[Path], Look]:
+    """What a file would show: labels where its path has one of the marks, else a photograph."""
+
+    def looks(path: Path) -> Look:
+        number = hash(path.name) % 20
+        small = np.zeros((64, 64), np.int32)
+        small[number : number + 20, number : number + 20] = 1
+        if any(mark in str(path) for mark in marks):
+            return Look(0.97, 1, 2, small, color=False)
+        return Look(0.1, 2000, 1, small, color=True)
+
+    return looks
+
+
+def found_pairs(files: list[str], marks: tuple[str, ...]) -> set[tuple[str, str]] | None:
+    root = Path("/nowhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "look", fake_look(marks))
+        found = find_by_content(Listing(root, tuple(files)))
+    if found is None:
+        return None
+    return {(str(p.image.relative_to(root)), str(p.labels.relative_to(root))) for p in found.pairs}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    words=st.lists(WORD, min_size=3, max_size=3, unique=True),
+    numbers=st.lists(st.integers(0, 9999), min_size=3, max_size=12, unique=True),
+    shift=st.integers(1, 500),
+    form=st.sampled_from(["{w}/{c}{n}", "{c}_{n}_{w}", "{w}-{n}", "{n}/{c}_{w}"]),
+    order=st.randoms(use_true_random=False),
+)
+def test_pairing_does_not_depend_on_words_order_or_numbers(
+    words: list[str], numbers: list[int], shift: int, form: str, order: object
+) -> None:
+    first, second, common = words
+    for own in ("QQ" + first, second):  # renaming one side's constant word
+        for add in (0, shift):  # and renumbering both alike
+            wanted = {
+                (
+                    form.format(w=own, c=common, n=n + add) + ".jpg",
+                    form.format(w=f"{second}zzlabels", c=common, n=n + add) + ".png",
+                )
+                for n in numbers
+            }
+            files = sorted(name for pair in wanted for name in pair)
+            order.shuffle(files)  # type: ignore[attr-defined]
+            assert found_pairs(files, ("zzlabels",)) == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    folders=st.lists(WORD, min_size=1, max_size=3, unique=True),
+    names=st.lists(st.one_of(WORD, st.integers(0, 99).map(str)), min_size=2, max_size=10),
+    ends=st.lists(st.sampled_from(["", "_a", "_mask", "_left", "_2"]), min_size=1, unique=True),
+)
+def test_a_folder_without_labels_never_yields_pairs(
+    folders: list[str], names: list[str], ends: list[str]
+) -> None:
+    files = sorted({f"{f}/{n}{e}.jpg" for f in folders for n in names for e in ends})
+    assert found_pairs(files, ()) is None
+    assert found_pairs(files, tuple(folders)) is None  # nor one of labels without images
+
+
+def test_labels_are_told_from_photographs_by_their_runs(tmp_path: Path) -> None:
+    sides = []
+    for kind in ("photo", "grey", "blurred", "labels", "jpeg"):
+        looks = []
+        for number, picture, labels in scenes():
+            values = {
+                "photo": picture,
+                "grey": picture.mean(2).astype(np.uint8),
+                "blurred": np.asarray(Image.fromarray(picture).resize((6, 6)).resize((48, 48), 3)),
+            }.get(kind, labels * 255)
+            path = tmp_path / f"{kind}{number}.{'jpg' if kind == 'jpeg' else 'png'}"
+            put(path, values)
+            looks.append(look(path))
+        sides.append([one for one in looks if one is not None])
+    photo_, grey, blurred, labels_, jpeg = sides
+    assert tell_labels(photo_, labels_) == 1
+    assert tell_labels(jpeg, photo_) == 0
+    assert tell_labels(grey, jpeg) == 1
+    assert tell_labels(blurred, labels_) == 1
+    for images in (grey, blurred, photo_):
+        assert tell_labels(photo_, images) == -1
+    assert tell_labels(labels_, jpeg) == -1

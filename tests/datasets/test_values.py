@@ -1,0 +1,171 @@
+"""Stored values that are easily taken for something else: far, smoothed, numbered, two scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.description import Description
+from tests.datasets.test_pairing import put, scenes
+
+
+def read(description: Description) -> dict[str, np.ndarray]:
+    """The labels of each image by its stem, as they are learnt."""
+    dataset = SegmentationDataset(description, "all", cache=False)
+    return {
+        pair.image.stem: dataset[number].labels for number, pair in enumerate(description.pairs)
+    }
+
+
+def write(root: Path, stored: list[np.ndarray]) -> Description:
+    for (number, picture, _), values in zip(scenes(3), stored, strict=True):
+        put(root / "images" / f"{number}.png", picture)
+        put(root / "masks" / f"{number}.png", values)
+    return describe(root)
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [((0, 1), (0, 255)), ((0, 1), (0, 128)), ((0, 1, 2), (0, 127, 255)), ((0, 1, 2), (0, 85, 170))],
+)
+def test_greys_here_and_indices_there_are_one_meaning(
+    first: tuple[int, ...], others: tuple[int, ...], tmp_path: Path
+) -> None:
+    truth = [labels for _, _, labels in scenes(len(first))]
+    stored = [
+        np.array(first if number < 4 else others, np.uint8)[labels]
+        for number, labels in enumerate(truth)
+    ]
+    description = write(tmp_path, stored)
+    assert len(description.classes.names) == len(first)
+    assert description.ignore_index is None
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, truth[int(name)])
+
+
+def test_255_is_ignored_where_classes_stand_beside_it(tmp_path: Path) -> None:
+    stored = [labels.copy() for _, _, labels in scenes()]
+    stored[0][:3] = 255
+    description = write(tmp_path, stored)
+    assert description.ignore_index == 255
+    assert description.classes.names == ("background", "object")
+
+
+@pytest.mark.parametrize("step", [10, 20, 7])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_values_far_between_are_classes_in_their_order(
+    step: int, classes: int, tmp_path: Path
+) -> None:
+    if (step, classes) == (7, 2):
+        step = 12
+    truth = [labels for _, _, labels in scenes(classes)]
+    description = write(tmp_path, [labels * step for labels in truth])
+    assert description.encoding.values == tuple((index * step,) for index in range(classes))
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, truth[int(name)])
+
+
+def test_a_class_list_says_that_far_values_are_indices(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(21)))
+    description = write(tmp_path, [labels * 20 for _, _, labels in scenes()])
+    assert len(description.classes.names) == 21
+
+
+@pytest.mark.parametrize("colors", [
+    [(0, 0, 0), (255, 0, 0), (255, 255, 0)], [(0, 0, 0), (100, 100, 100), (200, 200, 200)],
+    [(10, 20, 30), (30, 180, 220), (200, 40, 90)],
+])  # fmt: skip
+def test_smoothed_labels_snap_to_the_values_that_cover_areas(
+    colors: list[tuple[int, int, int]], tmp_path: Path
+) -> None:
+    truth = [labels for _, _, labels in scenes(3)]
+    stored = []
+    for labels in truth:
+        large = cv2.resize(labels, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+        large = cv2.medianBlur(large, 9)  # round: each pixel's share is then any of sixteen
+        stored.append(cv2.resize(np.array(colors, np.uint8)[large], labels.shape[::-1],
+                                 interpolation=cv2.INTER_AREA))  # fmt: skip
+    description = write(tmp_path, stored)
+    assert len(description.classes.names) == 3
+    assert description.encoding.snap
+    for name, labels in read(description).items():
+        assert (labels == truth[int(name)]).mean() > 0.97
+
+
+def test_rare_classes_between_frequent_ones_are_no_smoothing(tmp_path: Path) -> None:
+    colors = np.array([(0, 0, 0), (80, 80, 80), (160, 160, 160), (240, 240, 240)], np.uint8)
+    stored = []
+    for number, _, labels in scenes():
+        index = labels * 3
+        index[:4, :4] = 1 + number % 2
+        stored.append(colors[index])
+    assert len(write(tmp_path, stored).classes.names) == 4
+
+
+def numbered(count: int, seed: int, kind: type = np.uint16) -> np.ndarray:
+    ids = np.zeros((48, 48), kind)
+    for number in range(count):
+        y, x = divmod(number, 6)
+        ids[y * 8 + seed % 2 : y * 8 + 6, x * 8 : x * 8 + 6] = number + 1
+    return ids
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint8])
+def test_numbers_of_objects_are_no_classes(kind: type, tmp_path: Path) -> None:
+    stored = [numbered(3 + 2 * number, number, kind) for number in range(6)]
+    description = write(tmp_path, stored)
+    assert description.classes.names == ("background", "object")
+    assert any("number the objects" in why for why in description.why)
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, stored[int(name)] > 0)
+
+
+def test_very_many_numbers_are_objects_too(tmp_path: Path) -> None:
+    stored = []
+    for number in range(6):
+        ids = numbered(30, 0, np.uint16).astype(np.int32)
+        stored.append(np.where(ids > 0, ids * 7 + 1000 * number, 0).astype(np.uint16))
+    for (number, picture, _), values in zip(scenes(), stored, strict=True):
+        put(tmp_path / "images" / f"{number}.png", picture)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "masks" / f"{number}.png")
+    assert describe(tmp_path).classes.names == ("background", "object")
+
+
+def test_classes_that_are_missing_here_and_there_stay_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stored = []
+    for number in range(6):
+        values = numbered(36, number, np.uint8)
+        kept = rng.choice(np.arange(1, 9), 5, replace=False)
+        stored.append(np.where(values > 0, kept[values % 5], 0).astype(np.uint8))
+    assert len(write(tmp_path, stored).classes.names) == 9
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_class_numbers_may_stand_in_one_channel(channel: int, tmp_path: Path) -> None:
+    truth = [labels for _, _, labels in scenes(3)]
+    stored = []
+    for labels in truth:
+        rgba = np.zeros((*labels.shape, 4), np.uint8)
+        rgba[..., channel], rgba[..., 3] = labels, 255
+        stored.append(rgba)
+    description = write(tmp_path, stored)
+    assert len(description.classes.names) == 3
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, truth[int(name)])
+
+
+def test_a_meta_file_names_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "dataset_meta.json").write_text(
+        '{"labels": ["sky", "leaf", "stone"], "label_colors": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}'
+    )
+    description = write(tmp_path, [labels for _, _, labels in scenes(3)])
+    assert description.classes.names == ("sky", "leaf", "stone")
+    assert description.classes.colors.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
