@@ -28,7 +28,7 @@ from fcnseg.io.images import write_image
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import no_callback
-from tests.test_inference import FakeSegmenter
+from tests.inference.test_pipeline import FakeSegmenter
 from tests.test_live import FakeCamera
 
 FRAMES = 37

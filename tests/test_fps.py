@@ -12,7 +12,7 @@ from fcnseg.errors import OptionError
 from fcnseg.io.images import encode_image, write_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.video import open_video
-from tests.test_inference import run
+from tests.inference.test_pipeline import run
 from tests.test_live import FakeCamera
 from tests.test_sources import pipe  # noqa: F401
 

@@ -15,7 +15,7 @@ from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.files import WatchedFolder
-from tests.test_inference import FakeSegmenter
+from tests.inference.test_pipeline import FakeSegmenter
 
 
 def plain(value):

@@ -15,7 +15,7 @@ from fcnseg.commands.viz import view
 from fcnseg.config import BenchConfig, ExportConfig, InferConfig, VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
-from tests.test_inference import FakeSegmenter, run
+from tests.inference.test_pipeline import FakeSegmenter, run
 from tests.test_live import FakeCamera
 
 

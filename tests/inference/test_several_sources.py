@@ -16,7 +16,7 @@ from fcnseg.io.sources.collect import collect
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Message
-from tests.test_inference import SIZE, FakeSegmenter, files, picture, run
+from tests.inference.test_pipeline import SIZE, FakeSegmenter, files, picture, run
 
 
 def write_clip(path: Path, frames: int = 5, first: int = 0) -> Path:

@@ -22,8 +22,8 @@ from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Message, Progress
+from tests.inference.test_sinks import FakeWindow
 from tests.test_live import FakeCamera
-from tests.test_sinks import FakeWindow
 
 SIZE = (48, 64)
 
