@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -178,3 +179,44 @@ def test_classes_in_one_channel(tmp_path: Path, channel: int) -> None:
     seen = scan(write(tmp_path, stored))
     assert len(seen.description.classes) == 4
     assert agrees(seen, truth)
+
+
+@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+def test_labels_lie_on_turned_photos_either_way(tmp_path: Path, orientation: int) -> None:
+    truth = [labels[:32] for labels in discs()]
+    exif = Image.Exif()
+    exif[274] = orientation
+    back = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
+            7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}  # fmt: skip
+    for index, labels in enumerate(truth):
+        rng = np.random.default_rng(index)
+        files = [Image.fromarray(rng.integers(0, 255, (32, SIDE, 3), np.uint8)),
+                 Image.fromarray(labels)]  # fmt: skip
+        if orientation > 1:
+            stored = files[0].transpose(back[orientation])
+            files = [stored, files[1].transpose(back[orientation]) if index % 2 else files[1]]
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        files[0].save(tmp_path / f"images/{index}.jpg", exif=exif)
+        files[1].save(tmp_path / f"masks/{index}.png")
+    assert agrees(scan(tmp_path), truth)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_colors_at_16_bits(tmp_path: Path, scale: int) -> None:
+    truth = discs(classes=3)
+    colors = np.array([[0, 0, 0], [0, 0, 255], [255, 0, 0]], np.uint16)
+    write(tmp_path, truth)
+    for index, labels in enumerate(truth):
+        stored = np.ascontiguousarray(colors[labels][..., ::-1]) * np.uint16(scale)
+        assert cv2.imwrite(str(tmp_path / f"masks/{index}.png"), stored)
+    assert agrees(scan(tmp_path), truth)
+
+
+def test_one_bit_with_white_as_zero(tmp_path: Path) -> None:
+    truth = discs()
+    write(tmp_path, truth)
+    for index, labels in enumerate(truth):
+        (tmp_path / f"masks/{index}.png").unlink()
+        Image.fromarray(labels > 0).save(tmp_path / f"masks/{index}.tif", tiffinfo={262: 0})
+    assert agrees(scan(tmp_path), truth)

@@ -92,6 +92,8 @@ def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.u
     depth, color = _png_header(data)
     if (depth, color) == (16, 4):
         return _first_channel_16(data)
+    if depth == 16 and color in (2, 6):
+        return _colors_16(data)
     if image.getexif().get(ORIENTATION, 1) != 1:  # transposing by 1 is a copy
         image = ImageOps.exif_transpose(image)
     if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
@@ -113,6 +115,15 @@ def _first_channel_16(data: bytes) -> NDArray[np.int32]:
     if pixels is None:
         raise OSError("a 16-bit grey PNG with transparency that can't be decoded")
     return np.asarray(pixels if pixels.ndim == 2 else pixels[:, :, 0]).astype(np.int32)
+
+
+def _colors_16(data: bytes) -> NDArray[np.uint8]:
+    """Colours at 16 bits: as they are where all are below 256, else their upper 8 bits."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise OSError("a 16-bit colour PNG that can't be decoded")
+    colors = pixels[:, :, 2::-1]
+    return np.asarray(colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
 
 
 def _png_header(data: bytes) -> tuple[int, int]:

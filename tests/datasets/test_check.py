@@ -155,7 +155,7 @@ TROUBLES: dict[str, Trouble] = {
         lambda r: first(r, "images").write_text("not a picture"), "error", ("images",)
     ),
     "size-mismatch": Trouble(lambda r: shape_of(first(r, "masks"), (30, 30)), "error", ("masks",)),
-    "exif-mismatch": Trouble(lambda r: turned(first(r, "images"), 6), "error", ("masks",)),
+    "exif-mismatch": Trouble(lambda r: turned(first(r, "images"), 6), "warning", ("masks",)),
     "lossy-indices": Trouble(lambda r: everything(r, to_jpeg), "error"),
     "nothing-labelled": Trouble(
         lambda r: everything(r, lambda p: relabel(p, lambda a: a.fill(255))), "error"

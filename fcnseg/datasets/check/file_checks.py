@@ -68,10 +68,10 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         (lying if turned else unequal).append((number, (height, width), one.size))
     if lying:
         yield Finding(
-            "error",
+            "warning",
             "exif-mismatch",
             f"{are(len(lying), 'image')} turned by {its(len(lying))} EXIF orientation, the "
-            "labels are not: they were drawn on the image as stored.",
+            "labels are not: they were drawn on the image as stored and are turned with it.",
             label_names(seen, [number for number, _, _ in lying]),
             "turn the labels the same way; --fix OUT does",
         )

@@ -13,8 +13,8 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.tools import FORMATS
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.io.images import read_alpha, read_image
-from fcnseg.io.labels import RawLabels, read_raw_labels
+from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
+from fcnseg.io.labels import RawLabels, read_raw_labels, turn
 
 
 def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
@@ -25,10 +25,13 @@ def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
 def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A pair's image uint8 (H, W, 3) and labels uint8 (H, W), 255 = ignore.
 
+    Labels that were drawn on the image as stored are turned with it, as its EXIF data says.
     MediaError for a file that can't be read, DatasetError when the two differ in size.
     """
     image = read_image(pair.image)
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
+    if labels.shape == image.shape[1::-1] != image.shape[:2]:
+        labels = turn(labels, _sideways(pair.image))
     if image.shape[:2] != labels.shape:
         raise DatasetError(
             f"{pair.image} is {image.shape[1]}x{image.shape[0]} and its labels {pair.labels} are "
@@ -36,6 +39,12 @@ def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDAr
             hint="make the two the same size, or remove the pair",
         )
     return image, labels
+
+
+def _sideways(path: Path) -> int:
+    """An image's EXIF orientation where that exchanges width and height; else 1."""
+    orientation = read_orientation(read_bytes(path))
+    return orientation if orientation >= 5 else 1
 
 
 def files_of(pair: Pair) -> tuple[Path, ...]:
