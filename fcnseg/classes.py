@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import InputError, OptionError, did_you_mean
 
 IGNORE = 255
 """The value of a pixel that does not count, in every labels array inside fcnseg."""
@@ -74,10 +73,7 @@ class ClassMap:
             return self.names.index(wanted)
         if wanted.isdecimal() and int(wanted) < len(self):
             return int(wanted)
-        close = difflib.get_close_matches(wanted, self.names, n=1)
-        hint = (
-            f"did you mean {close[0]!r}?" if close else "give one of the names above, or its number"
-        )
+        hint = did_you_mean(wanted, self.names, "give one of the names above, or its number")
         raise OptionError(f"No class {wanted!r}; known: {', '.join(self.names)}.", hint=hint)
 
     def palette(self) -> NDArray[np.uint8]:

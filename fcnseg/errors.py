@@ -101,10 +101,12 @@ class Interrupted(FcnsegError, RuntimeError):
     exit_status = 130
 
 
-def did_you_mean(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
-    """A hint that names what is spelled like `wanted`, or "" when nothing is.
+def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names spelled most like `wanted`, at most so many; cutoff: how alike, 0..1."""
+    return difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)
 
-    most: how many names; cutoff: how alike they are, 0..1 (difflib's ratio).
-    """
-    close = difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+def did_you_mean(wanted: str, known: Iterable[str], otherwise: str = "", *, most: int = 1) -> str:
+    """A hint that names what is spelled like `wanted`; `otherwise` where nothing is."""
+    close = closest(wanted, known, most=most)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else otherwise

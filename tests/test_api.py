@@ -52,6 +52,8 @@ def test_every_example_runs(
     name: str, drawn_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = inspect.getdoc(getattr(fcnseg, name)) or ""
+    if ">>>" in text:  # a doctest
+        text = "\n".join(f"    {line[8:]}" for line in text.splitlines() if ">>> " in line)
     code = "\n".join(line for line in text.splitlines() if line.startswith("    "))
     lines = textwrap.dedent(code).splitlines()
     start = next(at for at, line in enumerate(lines) if "fcnseg." in line)

@@ -56,7 +56,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"dropout": 1}, "--dropout: expected a number at least 0 and below 1; found 1", ""),
         ({"batch": "many"}, "--batch: expected a whole number at least 1 or auto", ""),
         ({"batch": 0}, "--batch: expected a whole number at least 1 or auto; found 0", ""),
-        ({"decoder": "fcn9s"}, "--decoder: expected fcn32s, fcn16s", "did you mean fcn"),
+        ({"decoder": "fcn9s"}, "--decoder: expected fcn32s, fcn16s", "did you mean 'fcn"),
         ({"crop": [1, 2, 3]}, "--crop: expected 2 numbers", ""),
         ({"crop": [64, 0]}, "--crop: expected a whole number at least 1", ""),
         ({"crop": "64"}, "--crop: expected 2 numbers", ""),

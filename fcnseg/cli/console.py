@@ -201,7 +201,11 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     _settle_process()
     never_fail()
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        command = typer.main.get_command(app)
+        for parameter in command.params:
+            if (parameter.name or "").endswith("_completion"):
+                parameter.metavar = ""  # they are switches, shown as <bool> otherwise
+        return int(command(arguments, standalone_mode=False) or 0)
     except Exception as error:
         show, status = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if show is None or status is None:

@@ -7,7 +7,6 @@ what was expected and what was found. A config can be read from TOML and written
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import tomllib
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, closest, did_you_mean
 from fcnseg.text import from_bytes
 
 SAME_IDEA = {
@@ -146,7 +145,7 @@ def suggest_option(name: str, config: type[Any]) -> str:
     own = options_of(config)
     means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
     close = [ours for ours in dict.fromkeys(means) if ours in own]
-    close = close or difflib.get_close_matches(plain, own, n=1)
+    close = close or closest(plain, own)
     if close:
         return f"did you mean {' or '.join(spelled(name) for name in close)}?"
     everyone = Options.__subclasses__()
@@ -176,8 +175,7 @@ def _converted(value: Any, hint: Any, entry: Option) -> Any:
         return _one_of(value, parts, entry)
     if kind is Literal:
         if value not in parts:
-            close = difflib.get_close_matches(str(value), parts, n=1)
-            raise _Unexpected(", ".join(parts), f"did you mean {close[0]}?" if close else "")
+            raise _Unexpected(", ".join(parts), did_you_mean(str(value), parts))
         return value
     if kind is tuple:
         return _tuple(value, parts, entry)

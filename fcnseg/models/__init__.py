@@ -17,7 +17,6 @@ Nothing here knows of folders of images, videos or terminals.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import CheckpointError, OptionError, did_you_mean
 from fcnseg.models import zoo
 from fcnseg.models.backbone import Backbone, BackboneSpec, Features
 from fcnseg.models.backbones import efficientnet_lite, timm, tiny, torchvision
@@ -70,8 +69,10 @@ def create_model(
     Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
     CheckpointError for weights that can't be read or downloaded.
 
-        network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
-        logits = network(torch.rand(1, 3, 100, 150))  # (1, 21, 100, 150)
+        >>> import fcnseg, torch
+        >>> network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
+        >>> network(torch.rand(1, 3, 100, 150)).shape
+        torch.Size([1, 21, 100, 150])
     """
     spec = ModelSpec(
         backbone=backbone,
@@ -134,10 +135,9 @@ def find_backbone(name: str) -> BackboneSpec:
     """An entry of the table; OptionError lists the known."""
     if name in BACKBONES:
         return BACKBONES[name]
-    close = difflib.get_close_matches(name, BACKBONES, n=1)
     raise OptionError(
         f"No backbone {name!r}; known: {', '.join(BACKBONES)}, timm:NAME.",
-        hint=f"did you mean {close[0]!r}?" if close else "give one of the names above",
+        hint=did_you_mean(name, BACKBONES, "give one of the names above"),
     )
 
 

@@ -70,3 +70,30 @@ class BatchSampler:
         """How many images a step takes, over all ranks."""
         number = step % self.epoch_steps
         return min(self.batch, self.images - number * self.batch)
+
+
+class Pace:
+    """How long steps take, the last ones counting most. steps: how many there were."""
+
+    KEEP = 0.9
+
+    def __init__(self) -> None:
+        self._images = self._seconds = self._weight = 0.0
+        self.steps = 0
+
+    def add(self, images: int, seconds: float) -> None:
+        """Take note of a step."""
+        self._images = self.KEEP * self._images + images
+        self._seconds = self.KEEP * self._seconds + seconds
+        self._weight = self.KEEP * self._weight + 1
+        self.steps += 1
+
+    @property
+    def images_a_second(self) -> float:
+        """Over the last steps."""
+        return self._images / max(1e-9, self._seconds)
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Over the last steps."""
+        return self._seconds / max(1e-9, self._weight)

@@ -17,7 +17,7 @@ from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
-from fcnseg.training.sampler import BatchSampler
+from fcnseg.training.sampler import BatchSampler, Pace
 from fcnseg.training.step import TrainStep
 
 Feed = Callable[[int], Generator[Batch, None, None]]
@@ -27,6 +27,12 @@ Validate = Callable[[int, Callback], Report]
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU: looking waits for it."""
+
+ANNOUNCED_AFTER = 10
+"""Steps after which the time that a training will take is known well enough."""
+
+LONG_MINUTES = 10
+"""A training that takes longer says so."""
 
 ROLLBACKS = 3
 """How often training goes back to the last good state before it gives up."""
@@ -119,10 +125,23 @@ class Trainer:
         state.seconds += seconds
         state.epoch_seconds += seconds
         self._pace.add(self.sampler.step_images(state.step - 1), seconds)
+        if self._pace.steps == ANNOUNCED_AFTER:
+            self._announce()
         self._tell_step()
         if time.monotonic() - self._saved_at >= self._save_pause():
             self._look()
             self._save()
+
+    def _announce(self) -> None:
+        """Say how long it will take, where that is long."""
+        steps = self.sampler.steps - self.state.step
+        minutes = steps * self._pace.seconds_a_step / 60
+        if minutes >= LONG_MINUTES:
+            text = (
+                f"This takes about {minutes:.0f} minutes: {steps} more steps, in "
+                f"{self.config.epochs} epochs. Fewer --epochs take less; Ctrl-C saves everything."
+            )
+            self.callback(Message(text))
 
     def _must_stop(self, stop: StopSignal) -> bool:
         """Whether some rank wants to stop; on GPUs asked now and then, asking waits for them."""
@@ -314,31 +333,6 @@ class Trainer:
         }
         task = f"epoch {len(state.rows) + 1}/{self.config.epochs}"
         self.callback(Progress(task, images, sampler.images, "images", values))
-
-
-class Pace:
-    """How fast steps go, the last ones counting most."""
-
-    KEEP = 0.9
-
-    def __init__(self) -> None:
-        self._images = self._seconds = self._weight = 0.0
-
-    def add(self, images: int, seconds: float) -> None:
-        """Take note of a step."""
-        self._images = self.KEEP * self._images + images
-        self._seconds = self.KEEP * self._seconds + seconds
-        self._weight = self.KEEP * self._weight + 1
-
-    @property
-    def images_a_second(self) -> float:
-        """Over the last steps."""
-        return self._images / max(1e-9, self._seconds)
-
-    @property
-    def seconds_a_step(self) -> float:
-        """Over the last steps."""
-        return self._seconds / max(1e-9, self._weight)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,6 @@ The classifier's layers behind the pooling become convolutions (Long et al. 2015
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, closest
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
@@ -123,7 +122,7 @@ def _index_of(wanted: str, known: list[str]) -> int:
     if wanted.isdecimal() and int(wanted) < len(known):
         return int(wanted)
     near = sorted({name for name in known if wanted.lower() in name.lower()})[:6]
-    near = near or difflib.get_close_matches(wanted, known, n=6, cutoff=0.3)
+    near = near or closest(wanted, known, most=6, cutoff=0.3)
     raise OptionError(
         f"ImageNet has no class {wanted!r}; it has 1000, such as {', '.join(near)}.",
         hint="give one of its names, or a number from 0 to 999; without --class, the likeliest",

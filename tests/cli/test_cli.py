@@ -241,3 +241,10 @@ def test_no_hint_names_an_option_that_the_command_lacks() -> None:
             if hint.startswith("did you mean"):
                 flags = {text.strip("?,") for text in hint.split() if text.startswith("--")}
                 assert flags <= {spelled(name) for name in options_of(config)}, (word, hint)
+
+
+def test_switches_of_the_help_take_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--install-completion" in printed
+    assert "<bool>" not in printed

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcnseg.errors import OptionError
-from fcnseg.training.sampler import BatchSampler
+from fcnseg.training.sampler import BatchSampler, Pace
 
 plans = st.builds(
     BatchSampler,
@@ -60,3 +60,10 @@ def test_too_few_for_the_processes() -> None:
         BatchSampler(images=9, batch=2, epochs=1, seed=0, ranks=3)
     with pytest.raises(OptionError, match="2 training images are too few"):
         BatchSampler(images=2, batch=8, epochs=1, seed=0, ranks=3)
+
+
+def test_the_pace_is_that_of_the_last_steps() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.add(8, 2.0)
+    assert (pace.steps, round(pace.seconds_a_step, 3), round(pace.images_a_second, 3)) == (50, 2, 4)

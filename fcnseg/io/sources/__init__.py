@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.errors import MediaError, OptionError, closest
 from fcnseg.files import safe_filename
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.opencv import cv2
@@ -290,7 +289,7 @@ def _missing(path: Path) -> MediaError:
     hint = "a path, a quoted glob, a camera's number, an address (rtsp://, http://) or - for stdin"
     if path.parent.is_dir():
         names = [item.name for item in path.parent.iterdir()]
-        close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+        close = closest(path.name, names, cutoff=0.8)
         if close:
             hint = f"did you mean {path.parent / close[0]}?"
     return MediaError(f"There is no file or folder {path}.", hint=hint)

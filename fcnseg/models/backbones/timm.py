@@ -5,7 +5,6 @@ timm does not say where the elements of its feature maps lie, so that is measure
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError, did_you_mean
 from fcnseg.models.alignment import linearised, measured
 from fcnseg.models.backbone import Features
 from fcnseg.models.spec import Preprocess
@@ -74,11 +73,9 @@ def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
         raise MissingExtra(f"The backbone {name}", "timm") from None
     wanted = name.removeprefix(PREFIX)
     if wanted.split(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(wanted, timm.list_models(), n=3)
-        raise OptionError(
-            f"timm has no model {wanted!r}.",
-            hint=f"did you mean {', '.join(close)}?" if close else "timm.list_models() has all",
-        )
+        known = timm.list_models()
+        hint = did_you_mean(wanted, known, "timm.list_models() has all", most=3)
+        raise OptionError(f"timm has no model {wanted!r}.", hint=hint)
     dilated: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         return timm.create_model(wanted, features_only=True, pretrained=pretrained, **dilated)

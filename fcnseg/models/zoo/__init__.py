@@ -5,13 +5,12 @@ nuclei.safetensors and its card nuclei.md lie beside this file.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from torch import nn
 
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import CheckpointError, OptionError, did_you_mean
 from fcnseg.models.backbone import Features
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.models.weights import State, download
@@ -87,11 +86,10 @@ def find_model(
         return shipped[model]
     if model in NAMES:
         return download(official_url(model), callback)
-    close = difflib.get_close_matches(model, [*shipped, *NAMES], n=1)
     raise CheckpointError(
         f"No model {model!r}: no such file, run folder, or network known by that name "
         f"({', '.join([*shipped, *NAMES])}).",
-        hint=f"did you mean {close[0]!r}?" if close else TRAIN_HINT,
+        hint=did_you_mean(model, [*shipped, *NAMES], TRAIN_HINT),
     )
 
 
