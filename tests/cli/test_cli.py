@@ -191,7 +191,7 @@ def test_some_failed_is_exit_3(tiny_run: Path, photos: Path, tmp_path: Path) -> 
 def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import fcnseg.datasets.check
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("boom")
 
     monkeypatch.setattr(fcnseg.datasets.check, "check", broken)
