@@ -67,7 +67,7 @@ _HOMES = {
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
     "bench": "fcnseg.commands.bench",
-    "check": "fcnseg.datasets.check",
+    "check": "fcnseg.commands.check",
     "create_model": "fcnseg.models",
     "demo": "fcnseg.commands.demo",
     "evaluate": "fcnseg.commands.eval",

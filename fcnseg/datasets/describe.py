@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.data.areas import look_closer
 from fcnseg.datasets.cache import ScanCache
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.datasets.encoding import read_values
+from fcnseg.datasets.encoding.areas import look_closer
 from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names, yaml_folder
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats.gathered import find_coco, find_labelme, find_yolo

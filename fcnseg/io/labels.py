@@ -149,3 +149,9 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
 def turn(labels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """uint8 (H, W) labels turned and mirrored as EXIF's orientation (1..8) says."""
     return np.ascontiguousarray(upright(labels[..., None], orientation)[..., 0])
+
+
+def region_areas(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The area in pixels of each connected region (8 neighbours) of a mask (H, W)."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    return np.asarray(stats[1:count, cv2.CC_STAT_AREA])

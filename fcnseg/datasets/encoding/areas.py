@@ -16,7 +16,7 @@ from fcnseg.datasets.encoding.values import SMEARED, Values, packed_colors, sing
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.scan import Tallies
 from fcnseg.errors import MediaError
-from fcnseg.io.opencv import cv2
+from fcnseg.io.labels import region_areas
 
 SOLID = 0.1
 """Of a class's pixels at least this share has all eight neighbours of the class."""
@@ -105,7 +105,6 @@ def _pieces(numbers: NDArray[np.int32]) -> list[int]:
     """How many separate areas each value but 0 covers."""
     found = []
     for value in np.unique(numbers[numbers > 0]).tolist():
-        count, _, stats, _ = cv2.connectedComponentsWithStats((numbers == value).astype(np.uint8))
-        areas = stats[1:count, cv2.CC_STAT_AREA]
+        areas = region_areas(numbers == value)
         found.append(int((areas >= areas.max() / 20).sum()))  # specks do not count
     return found

@@ -1,1 +1,0 @@
-"""A dataset folder -> samples: what it is, what is wrong with it, and batches to train on."""
