@@ -122,8 +122,8 @@ def _colors_16(data: bytes) -> NDArray[np.uint8]:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise OSError("a 16-bit colour PNG that can't be decoded")
-    colors = pixels[:, :, 2::-1]
-    return np.asarray(colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
+    colors = np.asarray(pixels[:, :, 2::-1], np.uint16)
+    return (colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
 
 
 def _png_header(data: bytes) -> tuple[int, int]:
