@@ -189,12 +189,11 @@ def test_some_failed_is_exit_3(tiny_run: Path, photos: Path, tmp_path: Path) -> 
 
 
 def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import fcnseg.datasets.check
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr(fcnseg.datasets.check, "check", broken)
+    monkeypatch.setattr("fcnseg.commands.check.check", broken)
     result = call("check", tmp_path, status=1)
     assert "A bug in fcnseg: ZeroDivisionError: boom" in result.stderr
     assert "--debug" in result.stderr
