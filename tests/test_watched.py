@@ -27,7 +27,7 @@ class Watcher:
 
     def __init__(self, folder, **options):
         self.notes = []
-        options = {"pause": 0.02, "listener": self.notes.append} | options
+        options = {"pause": 0.02, "callback": self.notes.append} | options
         self.source = WatchedFolder(folder, Selection(every=options.pop("every", 1)), **options)
         self.found = []
         self.thread = threading.Thread(target=self.run)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.io.formats.content import is_heif
 from fcnseg.io.formats.depth import eight_bits
 from fcnseg.io.images import (
-    decode_array,
+    decode_deep,
     decode_image,
     is_cut,
     read_bytes,
@@ -124,9 +125,12 @@ def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 def _whole(data: bytes, path: str | Path, orientation: int) -> tuple[NDArray[np.generic], int]:
     """The pixels as OpenCV decodes them, and how they still have to be turned."""
-    pixels = None if is_cut(data) else decode_array(data)
+    pixels, maximum = (
+        (None, None) if is_cut(data) or is_heif(data) else decode_deep(data, str(path))
+    )
     if pixels is not None:
-        return pixels, orientation
+        stated = maximum is not None and maximum != 255
+        return (eight_bits(pixels, str(path), maximum=maximum) if stated else pixels), orientation
     # What OpenCV can't read, or a reason why it is broken. It comes turned already.
     return np.ascontiguousarray(decode_image(data, name=str(path))[:, :, ::-1]), 1
 

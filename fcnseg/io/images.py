@@ -20,12 +20,20 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
+from fcnseg.io.formats.content import (
+    add_png_transparency,
+    decode_heif,
+    decode_netpbm,
+    decode_tiff,
+    is_heif,
+)
 from fcnseg.io.formats.depth import eight_bits, over_white
 from fcnseg.io.opencv import cv2
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
-    ".jp2", ".pbm", ".pgm", ".ppm", ".pnm", ".avif",
+    ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".pfm", ".avif", ".heic", ".heif",
+    ".ico", ".tga", ".pcx",
 })  # fmt: skip
 """Suffixes (lower case) of files taken for images when a folder is looked through."""
 
@@ -87,10 +95,30 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
-    pixels = None if is_cut(data) else decode_array(data)
+    if is_heif(data):
+        rgba = decode_heif(data, name)
+        return over_white(rgba[:, :, :3], rgba[:, :, 3]) if rgba.shape[2] == 4 else rgba
+    pixels, maximum = (None, None) if is_cut(data) else decode_deep(data, name)
     if pixels is None:
         return _decode_with_pillow(data, name)
-    return upright(_three_channels(eight_bits(pixels, name)), read_orientation(data))
+    shown = eight_bits(pixels, name, maximum=maximum)
+    return upright(_three_channels(shown), read_orientation(data))
+
+
+def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
+    """Pixels at full depth (grey, BGR or BGRA), not turned, and the value of white if it is stated.
+
+    None where OpenCV can't decode them as they are meant: Pillow may.
+    """
+    netpbm = decode_netpbm(data)
+    if netpbm is not None:
+        return netpbm
+    pixels = decode_array(data)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return decode_tiff(data, pixels, name)
+    if pixels is not None and data[4:8] == b"ftyp" and pixels.dtype != np.uint8:
+        return None, None  # of 10 or 12 bits, and OpenCV does not say which
+    return (None if pixels is None else add_png_transparency(data, pixels)), None
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -101,7 +129,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size themselves
                 width, height = image.tag_v2[256], image.tag_v2[257]
             turned = image.getexif().get(ORIENTATION, 1) >= 5
-    except UNIDENTIFIED as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(path, error) from None
     return (width, height) if turned else (height, width)
 
@@ -207,8 +235,10 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             rgba = np.asarray(image.convert("RGBA"))
-    except UNIDENTIFIED as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(name, error) from None
+    if not rgba.size:
+        raise MediaError(f"{name} is an image without pixels.")
     bgra = np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
     return upright(_three_channels(bgra), read_orientation(data))
 
@@ -244,7 +274,7 @@ def read_orientation(data: bytes) -> int:
             if image.format == "TIFF":
                 return 1
             orientation = int(image.getexif().get(ORIENTATION, 1))
-    except (*UNIDENTIFIED, TypeError):
+    except Exception:  # noqa: BLE001 - what is broken in it is nothing to turn by
         return 1
     return orientation if 1 <= orientation <= 8 else 1
 
@@ -280,6 +310,8 @@ def unreadable_image(path: str | Path, error: BaseException) -> MediaError:
         return MediaError(f"{path} is a folder, not an image file.")
     if isinstance(error, PermissionError):
         return MediaError(f"{path} can't be read: permission denied.")
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return MediaError(f"{path} claims to be larger than can be read: {error}.")
     if isinstance(error, UnidentifiedImageError):
         return MediaError(f"{path} is not an image: its content is of no known format.")
     return MediaError(f"{path} is not a whole image: {error}.", hint="the file may be cut short")

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.opencv import cv2
 
 _DEPTHS = (10, 12, 14)
 """Bits of sensors whose values are stored in 16 as they are."""
@@ -83,7 +82,7 @@ def tone_mapped(image: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
     transfer: 16 (PQ) or 18 (HLG). Light up to 0.8 of diffuse white is shown as it is; what is
     brighter is compressed.
     """
-    linear = cv2.transform(_linear_light(transfer)[image], _TO_BT709)
+    linear = _linear_light(transfer)[image] @ _TO_BT709.T
     brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
     compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
     scale = np.where(brightest <= _KNEE, 1, compressed / brightest)

@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 
 from fcnseg.errors import MediaError, OptionError, closest
 from fcnseg.files import safe_filename
+from fcnseg.io.formats.content import is_image, is_known_to_pillow
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.opencv import cv2
 from fcnseg.io.sources import listing
@@ -95,7 +96,7 @@ def open_source(
     """
     selection = Selection(every, limit, start, end, rank, size)
     if not isinstance(spec, str | Path):
-        source: Source = ImageFiles(list(spec), "folder", selection, skip)
+        source: Source = ImageFiles(list(spec), "folder", selection, skip, callback)
     elif name:
         source = VideoFile(str(spec), selection, callback, name, skip, several=True)
     else:
@@ -133,11 +134,11 @@ def _open_any(
         return WatchedFolder(path, selection, exclude=exclude, skip=skip, callback=callback)
     if path.is_dir():
         found = listing.in_folder(path, exclude=exclude, callback=callback)
-        return ImageFiles(found, "folder", selection, skip)
+        return ImageFiles(found, "folder", selection, skip, callback)
     if path.exists():
         return _open_file(path, selection, skip, live, callback)
     if is_glob(text):
-        return ImageFiles(_matching(text), "folder", selection, skip)
+        return ImageFiles(_matching(text), "folder", selection, skip, callback)
     return _open_camera(text, live)
 
 
@@ -191,7 +192,7 @@ def is_address(text: str) -> bool:
 
 def starts_as_image(path: Path) -> bool:
     """Whether a file begins as an image does, whatever its name."""
-    return piped.is_image(_first_bytes(path))
+    return is_image(_first_bytes(path))
 
 
 def _matching(pattern: str) -> list[Named]:
@@ -220,10 +221,13 @@ def _open_file(
     if device:
         return live(int(device[1]))
     if suffix in LIST_SUFFIXES:
-        return ImageFiles(listing.from_list(path), "folder", selection, skip)
-    if suffix in VIDEO_SUFFIXES:
+        return ImageFiles(listing.from_list(path), "folder", selection, skip, callback)
+    start = _first_bytes(path)
+    image = is_image(start)
+    if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
         return VideoFile(path, selection, callback, skip=skip)
-    if suffix not in IMAGE_SUFFIXES and not starts_as_image(path):
+    is_odd = suffix not in IMAGE_SUFFIXES and not is_known_to_pillow(path)
+    if not image and (is_odd or start[4:8] == b"ftyp"):
         try:
             return VideoFile(path, selection, callback, skip=skip)
         except MediaError:
@@ -231,7 +235,7 @@ def _open_file(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
-    return ImageFiles([(path.stem, path)], "image", selection, skip)
+    return ImageFiles([(path.stem, path)], "image", selection, skip, callback)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -279,7 +283,7 @@ def _look_at(address: str) -> Served | None:
 def _open_piped(selection: Selection, callback: Callback) -> Source:
     """What is piped in: images one after the other, or a video."""
     stream = piped.open_stdin()
-    if piped.is_image(stream.peek(16)):
+    if is_image(stream.peek(16)):
         return piped.PipedImages(stream, selection)
     return PipedVideo(stream, selection, callback)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import free_name
-from fcnseg.io.images import decode_image, read_bytes, read_image
+from fcnseg.io.formats.content import count_pages
+from fcnseg.io.images import decode_image, read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
 from fcnseg.progress import Callback, Event, Message, no_callback
@@ -41,9 +42,10 @@ class ImageFiles(ImageSource):
         kind: Kind,
         selection: Selection,
         skip: Skip = nothing,
+        callback: Callback = no_callback,
     ) -> None:
         super().__init__()
-        self.kind, self._selection = kind, selection
+        self.kind, self._selection, self._callback = kind, selection, callback
         wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
         fresh = [item for item in wanted if not skip(item[1], item[2])]
         self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
@@ -56,12 +58,16 @@ class ImageFiles(ImageSource):
                 return
             self.taken += 1
             try:
-                image = read_image(path)
+                data = read_bytes(path)
+                image = decode_image(data, name=str(path))
             except MediaError as error:
                 if self.kind == "image":
                     raise
                 self.failures.append((str(path), error.message))
                 continue
+            if (pages := count_pages(data)) > 1:
+                said = f"{path} has {pages} pages or frames; only the first is used"
+                self._callback(Message(f"{said}.", "warning"))
             yield Frame(image, index, self._time(index), name, path)
 
 

@@ -29,7 +29,6 @@ from fcnseg.io.sources.readers import (
 )
 
 _TIMEOUT = 8.0  # seconds that a server may be silent
-_JUMP = 1.0  # seconds by which a clock has to go back to count as started again
 _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
 _MEASURED = 25  # packets whose times tell a rate
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
@@ -295,7 +294,7 @@ class PyavReader(FrameReader):
         stamp = float(frame.pts * base)
         if self._origin is None:
             self._origin = stamp
-        if stamp - self._origin < self._last - _JUMP:
+        if stamp - self._origin < self._last - step:
             self._origin = stamp - self._last - step
         return max(stamp - self._origin, self._last)
 

@@ -15,10 +15,10 @@ from urllib.request import Request, urlopen
 
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
+from fcnseg.io.formats.content import is_image
 from fcnseg.io.images import decode_image
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.live import unreachable, without_password
-from fcnseg.io.sources.stdin import is_image
 
 MOST_BYTES = 512 << 20
 """An image is smaller; what is longer than that is a stream that calls itself one."""

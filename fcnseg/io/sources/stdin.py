@@ -25,17 +25,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 
 
-_OTHERS = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"P4\n", b"P5\n", b"P6\n")
-
-
 _ALONE = 1.0
 """Seconds after a first image in which the pipe of a single one is closed."""
-
-
-def is_image(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (12 at least) is an image."""
-    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return webp or start[4:12] == b"ftypavif" or start.startswith((_PNG, _JPEG, *_OTHERS))
 
 
 class ByteStream:
