@@ -238,3 +238,22 @@ def environment(**variables: str) -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+_RECENT = 64
+"""Sizes of images after which one counts as new again; oneDNN keeps layers for fewer."""
+
+
+@functools.lru_cache(maxsize=_RECENT)
+def release_freed_memory(_shape: tuple[int, ...]) -> bool:
+    """Hand freed memory back to the system before images of a new shape; whether it was done.
+
+    For each new size oneDNN makes its layers anew and keeps them (1,024 of them), amid the arrays
+    of the forward pass. Between them gaps remain that no array of the next size fits into, and a
+    process that is given a new size each time grows: benchmarks/many_sizes.py. What was done for a
+    shape is cached, so that images of one size, as a video's, keep their memory.
+
+    Only on Linux with glibc.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    return trim is not None and trim(0) == 1

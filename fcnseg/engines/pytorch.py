@@ -14,6 +14,7 @@ from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import ONE, Engine, Images, Size, resized, side_by_side
 from fcnseg.engines.forking import Home, computing
 from fcnseg.errors import OptionError
+from fcnseg.progress import release_freed_memory
 
 if TYPE_CHECKING:
     from fcnseg.models.fcn import FCN
@@ -97,6 +98,8 @@ class TorchEngine(Engine):
     def _upload(self, images: Images) -> Tensor:
         computing(self._home)
         self._home.check_device(self.device)
+        if self._device.type == "cpu":
+            release_freed_memory(images.shape)
         # torch warns of read-only memory.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         return batch.to(self._device, non_blocking=True)
