@@ -19,6 +19,6 @@ def show(event: Event) -> None:
 folder = Path(sys.argv[1])
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 result = fcnseg.train(folder, callback=show, epochs=epochs)
-scores = fcnseg.evaluate(fcnseg.EvalConfig(data=folder, model=str(result.best)))
+scores = fcnseg.evaluate(result.best, folder)
 for one in scores.classes:
     print(one.name, "-" if one.iou is None else f"{one.iou:.3f}")
