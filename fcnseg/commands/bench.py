@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.commands.timing import Clock, Timing, most_memory, time_each
+from fcnseg.commands.timing import Clock, Timing, limit_remarks, most_memory, time_each
 from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
 from fcnseg.distributed import Distributed
@@ -102,25 +102,9 @@ class BenchResult:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Why the limit is above or below what it seems to limit, where it is."""
-        found = []
-        network, limit = self.model_fps, self.limit_fps
-        if self.device == "cpu" and limit < network:
-            text = "decoding and encoding take a part of the same cores"
-            found.append(f"The limit is below the network alone: {text}.")
-        if self.device == "cpu" and limit > network:
-            busy = self.stages["network"].core_seconds / self.stages["network"].seconds
-            text = f"alone it keeps {busy:.1f} of {self.cores} cores busy"
-            found.append(f"The limit is above the network alone: {text}.")
-        if self.ratio > 1:
-            scores = self.stages.get("scores")
-            fewer = scores is not None and scores.core_seconds < self.stages["network"].core_seconds
-            text = (
-                "labels need only the network's scores at a coarse grid, which cost less"
-                if fewer
-                else "the machine was busier while the stages were measured, one after the other"
-            )
-            found.append(f"End to end is above the limit: {text}.")
-        return tuple(found)
+        shared = self.cores if self.device == "cpu" else 0
+        speeds = (self.model_fps, self.limit_fps, self.end_to_end_fps)
+        return limit_remarks(*speeds, self.stages, shared_cores=shared)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -95,3 +95,31 @@ def most_memory(device: str) -> dict[str, int]:
     if device.startswith("cuda"):
         held["device"] = torch.cuda.max_memory_allocated(device)
     return held
+
+
+def limit_remarks(
+    network_fps: float,
+    limit_fps: float,
+    end_to_end_fps: float,
+    stages: Mapping[str, Timing],
+    *,
+    shared_cores: int,
+) -> tuple[str, ...]:
+    """Why a limit is above or below what it seems to limit, a sentence each.
+
+    shared_cores: those that decoding, network and encoding share; 0 where they share none.
+    """
+    found, network = [], stages["network"]
+    if shared_cores and limit_fps < network_fps:
+        text = "decoding and encoding take a part of the same cores"
+        found.append(f"The limit is below the network alone: {text}.")
+    if shared_cores and limit_fps > network_fps:
+        busy = network.core_seconds / network.seconds
+        text = f"alone it keeps {busy:.1f} of {shared_cores} cores busy"
+        found.append(f"The limit is above the network alone: {text}.")
+    if end_to_end_fps > limit_fps:
+        text = "the machine was busier while the stages were measured, one after the other"
+        if "scores" in stages and stages["scores"].core_seconds < network.core_seconds:
+            text = "labels need only the network's scores at a coarse grid, which cost less"
+        found.append(f"End to end is above the limit: {text}.")
+    return tuple(found)
