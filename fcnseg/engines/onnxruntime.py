@@ -157,4 +157,17 @@ def _header_of(session: Any, path: Path) -> str:
     names = [value.name for value in session.get_inputs()]
     if header is None or names != ["images"]:
         raise not_written_by_fcnseg(path, "an ONNX file")
+    _check_input(session.get_inputs()[0], path)
     return str(header)
+
+
+def _check_input(value: Any, path: Path) -> None:
+    """CheckpointError unless the input is uint8 (N, H, W, 3) of any N, H and W."""
+    shape = list(value.shape or [])
+    free = len(shape) == 4 and shape[3] == 3 and not any(isinstance(n, int) for n in shape[:3])
+    if value.type != "tensor(uint8)" or not free:
+        raise CheckpointError(
+            f"{path} takes {value.type} of shape {shape}; expected tensor(uint8) of shape "
+            "[N, H, W, 3] with free N, H and W: it was changed after fcnseg wrote it.",
+            hint="export the checkpoint again: fcnseg export MODEL",
+        )

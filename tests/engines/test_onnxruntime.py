@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from fcnseg.engines import onnxruntime as onnx_engine
 from fcnseg.engines.onnxruntime import OnnxEngine, _leading_to
+from fcnseg.errors import CheckpointError
 from fcnseg.export.parity import sample_images
 
 
@@ -58,3 +59,16 @@ def test_lanes_share_a_session_where_each_has_one_thread(exported_model: Path, m
     for session in sessions:
         engine._free["logits"].put(session)
     assert np.isfinite(engine.scores(sample_images((1, 32, 32), seed=0))).all()
+
+
+def test_a_file_of_a_fixed_size_says_what_was_found_and_what_is_needed(
+    exported_model: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(exported_model)
+    for axis, size in zip(
+        model.graph.input[0].type.tensor_type.shape.dim, (1, 64, 64), strict=False
+    ):
+        axis.dim_value = size
+    onnx.save(model, tmp_path / "fixed.onnx")
+    with pytest.raises(CheckpointError, match=r"shape \[1, 64, 64, 3\]; expected .*\[N, H, W, 3\]"):
+        OnnxEngine(tmp_path / "fixed.onnx")

@@ -6,6 +6,7 @@ Everything here goes by content: a name says nothing.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
 from pathlib import Path
@@ -25,6 +26,8 @@ _MAGIC = (
 _STILL_BRANDS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
 _HEIF_BRANDS = _STILL_BRANDS[1:]
 _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it writes to the terminal
+
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
 _UNSPECIFIED, _ASSOCIATED = 0, 1  # TIFF's ExtraSamples
 
