@@ -43,12 +43,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"masks/{pair.labels.name}")
         return read(pair, store, terms)
 
-    def glance_at(path: Path, **options: Any) -> Any:
+    def summarize(path: Path, **options: Any) -> Any:
         seen.append(f"images/{path.name}")
         return look(path, **options)
 
     monkeypatch.setattr(fcnseg.datasets.scan, "read_stored", read_stored)
-    monkeypatch.setattr(fcnseg.datasets.scan, "glance", glance_at)
+    monkeypatch.setattr(fcnseg.datasets.scan, "summarize_image", summarize)
     return seen
 
 

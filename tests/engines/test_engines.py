@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,9 +118,12 @@ def test_onnx_runtime_gives_the_same(checkpoint, exported_model, size, batch):
     assert (onnx_engine.device, onnx_engine.precision) == ("cpu", "f32")
 
 
-def test_onnx_runtime_does_not_phone_home(exported_model):
-    OnnxEngine(exported_model)
-    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+def test_onnx_runtime_does_not_phone_home(tmp_path):
+    """Its import would write a device id under the home folder."""
+    code = "from fcnseg.engines.onnxruntime import import_onnxruntime as go; go()"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    subprocess.run([sys.executable, "-c", code], env=kept | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_foreign_onnx_file_is_refused(exported_model, tmp_path):

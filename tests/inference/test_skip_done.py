@@ -41,8 +41,8 @@ def test_what_failed_is_passed_over(
     first, _ = run(folder, random_model, save=["labels"])
     assert (first.frames_out, len(first.failed)) == (2, 1)
     looked: list[str] = []
-    read = recorded.read_image
-    monkeypatch.setattr(recorded, "read_image", lambda path: looked.append(path.name) or read(path))
+    read = recorded.read_bytes
+    monkeypatch.setattr(recorded, "read_bytes", lambda path: looked.append(path.name) or read(path))
     again, said = run(folder, random_model, save=["labels"], skip_done=True)
     assert (again.frames_out, again.failed, looked) == (0, (), [])
     assert "2 images are done already" in said
