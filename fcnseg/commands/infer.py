@@ -23,7 +23,7 @@ from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError
 from fcnseg.files import fitting
-from fcnseg.inference.job import NAMED, Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part, skipped_files
 from fcnseg.inference.pipeline import InferResult, Pipeline
 from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
 from fcnseg.inference.prediction import PredictedArrays
@@ -35,6 +35,9 @@ from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.files import nothing
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback
+
+UNREADABLE = "could not be read before, and not changed since"
+"""Why --skip-done skips a file that an earlier run has tried."""
 
 
 def infer(
@@ -100,7 +103,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     config = plan.config
     empty = InferResult(0, 0, (), (), 0.0, 0.0)
     if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
-        plan.callback(_skipped_files([Path(part.spec)]))
+        plan.callback(skipped_files([Path(part.spec)], UNREADABLE))
         return replace(empty, skipped=1)
     try:
         source = _reopened(plan, part)
@@ -160,15 +163,8 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
     if done > 0:
         plan.callback(Message(f"{done} {'image is' if done == 1 else 'images are'} done already"))
     if part.skipped:
-        plan.callback(_skipped_files(part.skipped))
+        plan.callback(skipped_files(part.skipped, UNREADABLE))
     return source
-
-
-def _skipped_files(files: Sequence[Path]) -> Message:
-    """The message for files that an earlier run could not read."""
-    names = ", ".join(path.name for path in files[:NAMED])
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return Message(f"Skipped {names}{more}: could not be read before, and not changed since")
 
 
 def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferResult:

@@ -134,10 +134,15 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
         return Collected(single=config.source[0])
     found = collect(config.source, exclude=config.out, callback=callback)
     if found.skipped:
-        names = ", ".join(path.name for path in found.skipped[:NAMED])
-        more = f" and {len(found.skipped) - NAMED} more" if len(found.skipped) > NAMED else ""
-        callback(Message(f"Skipped {names}{more}: not an image or a video"))
+        callback(skipped_files(found.skipped, "not an image or a video"))
     return found
+
+
+def skipped_files(files: Sequence[Path], why: str) -> Message:
+    """The message for files that are skipped; the first ones are named."""
+    names = ", ".join(path.name for path in files[:NAMED])
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return Message(f"Skipped {names}{more}: {why}")
 
 
 def open_part(
