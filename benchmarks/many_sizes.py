@@ -32,21 +32,23 @@ def measure(engine: str, model_name: str, count: int, grid: int) -> dict[str, fl
     noise = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
     model(noise)
     sizes = rng.permutation(384 * 384)[:count]  # no size twice
-    held, began, changed = [], time.perf_counter(), 0.0
+    held, seconds, changed = [], 0.0, 0.0
     for number, size in enumerate(sizes):
         height, width = 128 + int(size) // 384, 128 + int(size) % 384
         image = noise[:height, :width]
         if grid > 1:
             down, right = -height % grid, -width % grid
             image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
+        began = time.perf_counter()
         labels = model(image).labels[:height, :width]
+        seconds += time.perf_counter() - began
         if grid > 1 and number < 20:
             changed += float((labels != model(noise[:height, :width]).labels).mean()) / 20
         held.append(resident())
     return {
         "first": held[max(0, count // 10 - 1)],
         "last": held[-1],
-        "seconds": (time.perf_counter() - began) / count,
+        "seconds": seconds / count,
         "changed": changed,
     }
 

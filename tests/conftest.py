@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
     forced = config.getoption("--auto-precision")
     if forced:
         os.environ[AUTO_PRECISION] = forced
+
+
+def skip_without(engine: str) -> None:
+    """Skip a test whose engine is not installed; nothing is imported.
+
+    A plain import, as importorskip does it, would let OpenVINO's telemetry in.
+    """
+    module = {"opencv": "cv2", "auto": "torch"}.get(engine, engine)
+    if find_spec(module) is None:
+        pytest.skip(f"{engine} is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

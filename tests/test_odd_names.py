@@ -29,6 +29,7 @@ from fcnseg.io.sources.video import open_video
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Message, Progress
 from fcnseg.text import from_bytes, shown, to_bytes
+from tests.conftest import skip_without
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 """A machine whose locale knows no other characters."""
@@ -302,7 +303,7 @@ def test_models_of_any_name_are_exported_and_run(
     tmp_path: Path, odd_classes: Path, engine: str
 ) -> None:
     pytest.importorskip("onnxscript")
-    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    skip_without(engine)
     model = tmp_path / os.fsdecode(b"m \xe9[red].onnx")
     if engine == "torch":
         model = odd_classes.rename(model.with_suffix(".safetensors"))

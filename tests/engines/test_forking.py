@@ -16,6 +16,7 @@ from fcnseg.engines import forking
 from fcnseg.engines.forking import Home
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
+from tests.conftest import skip_without
 
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
@@ -63,7 +64,7 @@ def in_a_child(tmp_path: Path, path: Path, engine: str, method: str, used: str) 
 @pytest.mark.parametrize("used", ["fresh", "used"])
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
 def test_a_forked_child_answers(random_model, exported_model, tmp_path, engine, used):
-    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    skip_without(engine)
     path = random_model if engine == "torch" else exported_model
     found = in_a_child(tmp_path, path, engine, "fork", used)
     expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
@@ -80,7 +81,7 @@ def test_a_spawned_child_answers(random_model, exported_model, tmp_path, engine)
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
 def test_engines_pickle_and_copy(random_model, exported_model, engine):
-    pytest.importorskip({"torch": "torch", "opencv": "cv2"}.get(engine, engine))
+    skip_without(engine)
     path = random_model if engine == "torch" else exported_model
     model = fcnseg.load(path, engine=engine, precision="f32")
     expected = model.logits(RGB)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from fcnseg.engines import base as num_parallel
 from fcnseg.engines.base import ONE, Parallelism, side_by_side
 from fcnseg.export.parity import sample_images
 from fcnseg.inference.segmenter import load
+from tests.conftest import skip_without
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,7 @@ def test_a_thread_is_kept_to_its_share() -> None:
 def test_answers_are_the_same_side_by_side(
     monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Parallelism
 ) -> None:
-    if find_spec(engine) is None:  # an import would let OpenVINO's telemetry in
-        pytest.skip(f"{engine} is not installed")
+    skip_without(engine)
     model = random_model if engine == "torch" else exported_model
     for module in ("base", "pytorch", "onnxruntime", "openvino"):
         monkeypatch.setattr(f"fcnseg.engines.{module}.side_by_side", lambda _: deal, raising=False)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from fcnseg.export.parity import sample_images
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
+from tests.conftest import skip_without
 
 pytest.importorskip("onnxruntime")
 
@@ -84,8 +84,7 @@ def test_logits_are_not_rounded(subpixel_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
 def test_every_engine_says_that_it_is_int8(rounded: Path, drawn_folder: Path, engine) -> None:
-    if engine == "openvino" and find_spec(engine) is None:  # an import would let telemetry in
-        pytest.skip("openvino is not installed")
+    skip_without(engine)
     plain = load(rounded, engine="onnxruntime")
     segmenter = load(rounded, engine=engine, precision="int8")
     assert segmenter.engine.precision == "int8"
