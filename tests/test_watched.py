@@ -1,5 +1,6 @@
 """A watched folder: what is there, what comes, what changes."""
 
+import json
 import os
 import threading
 import time
@@ -175,3 +176,19 @@ def test_with_skip_done_what_has_changed_is_done_again(folder, tmp_path):
     result = infer(InferConfig.make(options), segmenter=FakeSegmenter())
     assert result.frames_out == 2
     assert read_raw_labels(out / "labels" / "a.png").values[0, 0] == 0
+
+
+def test_in_one_file_of_all_a_changed_image_replaces_what_it_was(folder, tmp_path):
+    out = tmp_path / "out"
+    options = {"source": str(folder), "out": out, "save": ("coco", "labels"), "watch": True}
+
+    def change():
+        while not (out / "labels" / "a.png").exists():
+            time.sleep(0.02)
+        write_image(folder / "a.png", plain(200))
+
+    threading.Thread(target=change, daemon=True).start()
+    infer(InferConfig.make({**options, "limit": 2}), segmenter=FakeSegmenter())
+    data = json.loads((out / "coco.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in data["images"]] == ["a.png"]
+    assert [(each["image_id"], each["category_id"]) for each in data["annotations"]] == [(1, 4)]

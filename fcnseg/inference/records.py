@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.files import partial, temporary_beside
+from fcnseg.files import atomic_write, partial, temporary_beside
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import cannot_write
 from fcnseg.io.polygons import compressed, run_lengths
@@ -68,12 +68,15 @@ def class_proportions(prediction: PredictedArrays, classes: ClassMap) -> dict[st
 class CocoSink:
     """One COCO file: an annotation for each class of each frame, as run lengths.
 
-    Annotations go to the disk as they come; memory holds the names of the images only.
+    Annotations go to the disk as they come; memory holds the names of the images only. A frame
+    that comes again (a watched file that has changed) replaces what there is of it.
     """
 
     def __init__(self, path: Path, classes: ClassMap) -> None:
         self._path, self._classes = path, classes
-        self._images: list[dict[str, Any]] = []
+        self._images: dict[str, dict[str, Any]] = {}  # by the frame's name
+        self._ids: dict[str, range] = {}  # of its annotations
+        self._stale: set[int] = set()
         self._count = 0
         self._stack = contextlib.ExitStack()
         try:
@@ -87,26 +90,47 @@ class CocoSink:
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Add the frame's image and its annotations."""
         height, width = frame.size
-        image = len(self._images) + 1
+        known = self._images.get(frame.name)
+        image = known["id"] if known else len(self._images) + 1
         name = frame.path.name if frame.path is not None else frame.name
-        self._images.append({"id": image, "file_name": name, "height": height, "width": width})
+        entry = {"id": image, "file_name": name, "height": height, "width": width}
+        self._images[frame.name] = entry
+        self._stale.update(self._ids.get(frame.name, ()))
+        first = self._count + 1
         for index in range(len(self._classes)):
             mask = prediction.labels == index
             area = int(mask.sum())
             if area:
                 self._add(image, index, mask, area)
+        self._ids[frame.name] = range(first, self._count + 1)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish the file; its path."""
         path = self._path if complete or not self._path.exists() else partial(self._path)
         names = enumerate(self._classes.names)
         categories = [{"id": i + 1, "name": name} for i, name in names]
-        rest = json.dumps(self._images), json.dumps(categories)
+        rest = json.dumps(list(self._images.values())), json.dumps(categories)
         with self._stack:
             self._file.write(f'\n],"images":{rest[0]},"categories":{rest[1]}}}\n')
             self._file.close()
+            if self._stale:
+                self._drop_stale()
             self._temporary.replace(path)
         return [path]
+
+    def _drop_stale(self) -> None:
+        """Write the file again without the annotations that were replaced."""
+        with self._temporary.open(encoding="utf-8") as old, atomic_write(self._temporary) as new:
+            new.write(next(old).encode())
+            kept = 0
+            for line in old:
+                annotation = None if line.startswith("]") else json.loads(line.rstrip(",\n"))
+                if annotation is None:
+                    new.write(f"\n{line}".encode())
+                elif annotation["id"] not in self._stale:
+                    kept += 1
+                    line = json.dumps({**annotation, "id": kept})
+                    new.write((",\n" * (kept > 1) + line).encode())
 
     def _add(self, image: int, index: int, mask: Any, area: int) -> None:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

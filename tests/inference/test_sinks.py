@@ -185,6 +185,26 @@ def test_coco(tmp_path):
         assert mask[y : y + height, x : x + width].sum() == mask.sum()
 
 
+def test_coco_of_a_frame_that_comes_again(tmp_path):
+    """The file is what it would be without the first time, but for the order."""
+    first, again, other = prediction(), prediction(), prediction()
+    again.labels[:] = 2
+    sink, plain = (CocoSink(tmp_path / name, CLASSES) for name in ("coco.json", "plain.json"))
+    for number, answer in [(0, first), (1, other), (0, first), (0, again)]:
+        sink.write(frame(number), answer)
+    for number, answer in [(0, again), (1, other)]:
+        plain.write(frame(number), answer)
+    (found, expected) = (json.loads(each.close()[0].read_text()) for each in (sink, plain))
+    assert found["images"] == expected["images"]
+    assert [each["id"] for each in found["annotations"]] == [1, 2, 3, 4]
+
+    def without_ids(data):
+        pairs = ((each["image_id"], each["category_id"], each) for each in data["annotations"])
+        return sorted((i, c, {**each, "id": 0}["segmentation"]["counts"]) for i, c, each in pairs)
+
+    assert without_ids(found) == without_ids(expected)
+
+
 # What goes where
 
 

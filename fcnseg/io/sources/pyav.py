@@ -53,6 +53,7 @@ class PyavReader(FrameReader):
 
     source: an absolute path, an address or a pipe; path: what messages call it. has_times: False
     for a raw stream. options: for FFmpeg; container: FFmpeg's name of it, where it is known.
+    is_described: whether size and colours are known before the first frame.
     MediaError when it is no video.
     """
 
@@ -73,6 +74,7 @@ class PyavReader(FrameReader):
         self._source, self._options, self._container = source, options or {}, container
         self._is_pipe = not isinstance(source, str)
         self._open(threads=0)
+        self.is_described = bool(self._decoder.width and self._decoder.pix_fmt)
         self.has_times = has_times
         rate = self._stated_rate()
         self.states_rate = rate is not None or (has_times and not self._is_pipe)
@@ -163,10 +165,7 @@ class PyavReader(FrameReader):
         rates = [video.codec_context.framerate]
         if self.has_times:
             rates = [video.average_rate, *rates, video.guessed_rate]
-        for rate in rates:
-            if rate and (found := usable_rate(float(rate))):
-                return found
-        return None
+        return next(filter(None, (usable_rate(float(rate)) for rate in rates if rate)), None)
 
     def _measured_rate(self) -> Fraction:
         """From the times of a file's first packets; the usual 25 when they have none."""

@@ -6,20 +6,39 @@ exception: an MP4 file whose index stands at its end.
 
 from __future__ import annotations
 
+import functools
 import io
+from contextlib import suppress
 
 from fcnseg.errors import MediaError, MissingExtra
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.sources.pyav import PyavReader, Readable
+from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.readers import is_elementary
 from fcnseg.io.sources.stdin import ByteStream
 
 MOST_KEPT = 1 << 30
 """Bytes of an MP4 file that are kept where its index comes after its frames."""
 
-_OPTIONS = {"fpsprobesize": "0"}
-"""The first frame is given when it is there; FFmpeg would wait for twenty to guess a rate."""
+_PATIENT = {"fpsprobesize": "0"}
+"""FFmpeg does not wait for twenty frames to guess a rate."""
 
+_PROMPT = ({**_PATIENT, "probesize": "32"}, {**_PATIENT, "analyzeduration": "200000"})
+"""The first frame is given when it is there: one packet has to say what the stream is, or, where
+sound comes first, 0.2 seconds of it."""
+
+_CONTAINERS = {
+    b"YUV4MPEG2": "yuv4mpegpipe",
+    b"FLV\1": "flv",
+    b"\x1aE\xdf\xa3": "matroska",
+    b"nut/multimedia c": "nut",
+    b"DKIF": "ivf",
+    b"\0\0\0\1\x67": "h264",
+    b"\0\0\0\1\x27": "h264",
+    b"\0\0\0\1\x40\1": "hevc",
+}
+"""What begins so -> FFmpeg's name of it, said because it would wait for more than small frames."""
+
+_TS_PACKET = 188
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
@@ -32,22 +51,36 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
     if not has_pyav():
         raise MissingExtra("Decoding a video that is piped in", "video")
     start = stream.peek(16)
-    # Said, because FFmpeg would wait for more than a small frame to find it out.
-    container = "yuv4mpegpipe" if start.startswith(b"YUV4MPEG2") else None
     source = _readable(stream, name)
+    container, has_times = _container(stream), not is_elementary(start)
+    open_reader = functools.partial(PyavReader, source, name, has_times=has_times)
+    if isinstance(source, _Pieces):
+        for options in _PROMPT:
+            with suppress(MediaError):
+                reader = open_reader(options=options, container=container)
+                if reader.is_described:
+                    source.forget()
+                    return reader
+                reader.close()
+            source.rewind()
+        source.forget()
     try:
-        return PyavReader(
-            source,
-            name,
-            has_times=not is_elementary(start),
-            options=_OPTIONS,
-            container=container,
-        )
+        return open_reader(options=_PATIENT)
     except MediaError:
         raise _no_video(name) from None
 
 
-def _readable(stream: ByteStream, name: str) -> Readable:
+def _container(stream: ByteStream) -> str | None:
+    """FFmpeg's name of a stream's format; None where its first bytes do not tell."""
+    start = stream.peek(16)
+    if start[4:8] == b"ftyp":
+        return "mp4"
+    if start[:1] == b"G" and stream.at(_TS_PACKET) == start[0]:
+        return "mpegts"
+    return next((name for mark, name in _CONTAINERS.items() if start.startswith(mark)), None)
+
+
+def _readable(stream: ByteStream, name: str) -> _Pieces | io.BytesIO:
     """The stream itself; in memory as a file where its index comes last."""
     if not _has_its_index_last(stream):
         return _Pieces(stream)
@@ -75,14 +108,31 @@ def _has_its_index_last(stream: ByteStream) -> bool:
 
 
 class _Pieces:
-    """A stream's bytes as they come, without waiting for more than there is."""
+    """A stream's bytes as they come, without waiting for more than there is.
+
+    What was read is kept until `forget`, so that `rewind` can give it once more.
+    """
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        self._kept, self._keeps = bytearray(), True
+        self._again = io.BytesIO()
 
     def read(self, count: int) -> bytes:
         """What is there, at most `count` bytes; b"" at the end."""
-        return self._stream.read_some(count)
+        data = self._again.read(count)
+        if not data:
+            data = self._stream.read_some(count)
+            self._kept += data if self._keeps else b""
+        return data
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._again = io.BytesIO(bytes(self._kept))
+
+    def forget(self) -> None:
+        """Keep nothing more."""
+        self._keeps = False
 
 
 def _no_video(name: str) -> MediaError:
