@@ -4,7 +4,7 @@
 
 For each backbone, each decoder and three sizes: the largest distance between a pixel and the
 centroid of |d logit / d input|, over all pixels away from the border. How it is measured is
-in fcnseg/models/alignment.py. Without names, the table is written.
+in fcnseg/models/backbones/timm.py. Without names, the table is written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from fcnseg.models import BACKBONES, build_backbone
-from fcnseg.models.alignment import centroids, inner, linearised
-from fcnseg.models.backbone import Features
+from fcnseg.models.backbones import Features, offset
+from fcnseg.models.backbones.timm import centroids, inner, linearised
 from fcnseg.models.fcn import Decoder
-from fcnseg.models.geometry import offset
 from fcnseg.models.spec import ModelSpec
 
 SIZES = ((33, 47), (500, 375), (720, 960))

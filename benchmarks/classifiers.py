@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.models import build
-from fcnseg.models.classifier import fully_connected
+from fcnseg.models.backbones import fully_connected
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.torchvision_import import models
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from fcnseg.datasets.synthetic import write_dataset
+from fcnseg.commands.demo import write_dataset
 from fcnseg.models.checkpoint import Checkpoint
 
 TRAIN = """

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
+from fcnseg.commands.demo import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.datasets.synthetic import CLASSES, draw, make_scene
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint

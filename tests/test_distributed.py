@@ -17,9 +17,9 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from fcnseg import distributed as module
+from fcnseg.commands.demo import SIZE, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.datasets.synthetic import SIZE, draw, make_scene
 from fcnseg.distributed import Distributed, _portable
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
 from fcnseg.inference.job import make_plan

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg.datasets.pairing.listing import list_folder
+from fcnseg.datasets.pairing import list_folder
 from fcnseg.errors import OptionError
 from fcnseg.files import inputs_in, mark, refuse_foreign, skipped_outputs
 from fcnseg.io.images import write_image

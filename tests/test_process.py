@@ -42,7 +42,7 @@ import fcnseg
 for name in fcnseg.__all__:
     getattr(fcnseg, name)
 import fcnseg.progress
-import fcnseg.engines.onnxruntime, fcnseg.engines.openvino
+import fcnseg.engines.onnx, fcnseg.engines.openvino
 def never():
     raise AssertionError("the allocator was set")
 fcnseg.progress.keep_freed_memory = never

@@ -457,7 +457,7 @@ def test_a_piped_container_gives_what_the_file_gives(pipe, tmp_path, container, 
 
 def test_an_index_that_comes_after_too_much_is_said(pipe, tmp_path, monkeypatch):
     pytest.importorskip("av")
-    monkeypatch.setattr("fcnseg.io.sources.streamed.MOST_KEPT", 100)
+    monkeypatch.setattr("fcnseg.io.sources.stdin.MOST_KEPT", 100)
     pipe(b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\x10\0mdat" + bytes(4096))
     with pytest.raises(MediaError, match="index at the end") as caught:
         open_source("-")
@@ -465,7 +465,7 @@ def test_an_index_that_comes_after_too_much_is_said(pipe, tmp_path, monkeypatch)
 
 
 def test_a_piped_video_without_pyav(pipe, clip, monkeypatch):
-    monkeypatch.setattr("fcnseg.io.sources.streamed.has_pyav", lambda: False)
+    monkeypatch.setattr("fcnseg.io.sources.stdin.has_pyav", lambda: False)
     pipe(clip.read_bytes())
     with pytest.raises(MissingExtra, match="piped in needs the extra 'video'"):
         open_source("-")

@@ -10,9 +10,8 @@ import pytest
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io import encoders
-from fcnseg.io.sources.readers import OpencvReader
-from fcnseg.io.sources.video import open_video
-from fcnseg.io.video_writer import VideoWriter
+from fcnseg.io.sources.video import OpencvReader, open_video
+from fcnseg.io.video_writer import VideoWriter, writable_codecs
 
 av = pytest.importorskip("av")
 
@@ -279,7 +278,7 @@ def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path):
 
 def test_a_rate_that_is_none_is_measured(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", 20, Fraction(25, 2))
-    monkeypatch.setattr("fcnseg.io.sources.readers._FASTEST", 5)  # 12.5 counts as nonsense now
+    monkeypatch.setattr("fcnseg.io.sources.base._FASTEST", 5)  # 12.5 counts as nonsense now
     with open_video(path) as reader:
         assert reader.fps == 25  # of no use either: the usual one
     monkeypatch.undo()
@@ -298,4 +297,4 @@ def test_late_frames_are_repeated_for_a_camera_without_pyav(tmp_path, no_pyav):
 
 
 def test_writable_codecs():
-    assert "H.264" in encoders.writable_codecs()
+    assert "H.264" in writable_codecs()

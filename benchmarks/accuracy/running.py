@@ -25,13 +25,13 @@ import fcnseg
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.describe import describe, split_pairs, split_sizes
+from fcnseg.datasets.loader import BatchSampler
 from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
 from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, no_callback
 from fcnseg.training.run_folder import RunFolder
-from fcnseg.training.sampler import BatchSampler
 
 SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou")
 IOU = "iou "

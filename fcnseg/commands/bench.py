@@ -30,10 +30,9 @@ from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.inference.sinks import Renderer, VideoSink
 from fcnseg.inference.tiling import FramePredictor
-from fcnseg.io.encoders import open_encoder
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.io.video_writer import VideoWriter
+from fcnseg.io.video_writer import VideoWriter, open_encoder
 from fcnseg.progress import Callback, Progress, no_callback
 
 WARM_UP = 3

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.io.encoders import writable_codecs
-from fcnseg.io.opencv import has_display
+from fcnseg.io import has_display
+from fcnseg.io.video_writer import writable_codecs
 
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),

@@ -26,8 +26,7 @@ from fcnseg.files import fitting
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part, skipped_files
 from fcnseg.inference.pipeline import InferResult, Pipeline
 from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
-from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.records import ProportionsSink
+from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
 from fcnseg.inference.sinks import Sink
 from fcnseg.inference.tiling import FramePredictor, Predictor, parse_tile
 from fcnseg.io.labels import read_raw_labels

@@ -12,6 +12,7 @@ from typing import Any
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.dataset import collate
+from fcnseg.datasets.loader import BatchSampler
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, OptionError
@@ -31,7 +32,6 @@ from fcnseg.training.run_folder import (
     new_run,
     refuse_taken,
 )
-from fcnseg.training.sampler import BatchSampler
 from fcnseg.training.setup import (
     TrainSetup,
     finish,

@@ -17,7 +17,7 @@ from fcnseg.inference.segmenter import load
 from fcnseg.io.images import write_image
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
-from fcnseg.io.sources.collect import collect
+from fcnseg.io.sources.listing import collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.zoo import model_files
 from fcnseg.progress import Callback, Progress, held_back, no_callback

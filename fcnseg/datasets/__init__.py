@@ -1,1 +1,202 @@
-"""A dataset folder as samples."""
+"""A dataset folder as samples. Here: what a folder was found to be, pairs, classes, encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fcnseg.classes import MAX_CLASSES, ClassMap
+from fcnseg.errors import DatasetError
+from fcnseg.overwriting import Named
+
+SplitName = Literal["train", "val", "test", ""]
+
+
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+Store = Literal[
+    "pixels", "alpha", "layers", "coco", "labelme", "yolo", "panoptic", "cvat-xml", "via",
+    "label-studio", "supervisely", "run-lengths", "arrays",
+]  # fmt: skip
+"""Where labels are: the pixels of a file, its transparency, a file for each class, outlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image file and the file its labels are in.
+
+    split: "" when the folder does not say.
+    name: a relative path without suffix, unique in the dataset, "/" between its parts.
+    part: which entry of a file that holds the labels of many images (COCO's image id).
+    layers: (class name, file), when each class has a file of its own; `labels` is the first.
+    """
+
+    image: Path
+    labels: Path
+    split: SplitName
+    name: str
+    part: str = ""
+    layers: tuple[tuple[str, Path], ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How classes are stored in the label files.
+
+    kind: "index": numbers (indices, palette indices, greys); "color": RGB.
+    values: the stored values of class 0, 1, ...; a class may have several, or none.
+        Colours are packed as r << 16 | g << 8 | b.
+    ignore: stored values of pixels that do not count.
+    snap: values in between (a lossy or resized file) belong to the nearest declared one;
+        without it a value that is not declared does not count (255).
+    terms: what the label files call the stored values 1, 2, ... where they use words
+        (every store but "pixels" and "alpha"); 0 is everything else.
+    """
+
+    kind: Literal["index", "color"]
+    values: tuple[tuple[int, ...], ...]
+    ignore: tuple[int, ...] = ()
+    snap: bool = False
+    store: Store = "pixels"
+    terms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.values) <= MAX_CLASSES:
+            raise DatasetError(
+                f"The labels have {len(self.values)} different values; "
+                f"between 1 and {MAX_CLASSES} classes are possible.",
+                hint="are these label files? check that images and labels were not exchanged",
+            )
+        stored = [value for values in self.values for value in values]
+        twice = {value for value in stored if stored.count(value) > 1} | {*stored}.intersection(
+            self.ignore
+        )
+        if twice:
+            raise DatasetError(f"The stored value {min(twice)} has two meanings.")
+        if self.kind not in ("index", "color") or self.store not in get_args(Store):
+            raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.store!r}.")
+
+    @classmethod
+    def of(cls, values: Sequence[int], ignore: Sequence[int] = (), **rest: Any) -> Encoding:
+        """Numbers with one stored value for each class."""
+        return cls("index", tuple((value,) for value in values), tuple(ignore), **rest)
+
+    def class_of(self) -> dict[int, int]:
+        """Stored value -> class."""
+        return {value: index for index, values in enumerate(self.values) for value in values}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a file's header."""
+        return {
+            "kind": self.kind,
+            "values": [list(values) for values in self.values],
+            "ignore": list(self.ignore),
+            "snap": self.snap,
+            "store": self.store,
+            "terms": list(self.terms),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Encoding:
+        """The inverse of as_dict; DatasetError when the data is not of its form."""
+        try:
+            return cls(
+                kind=data["kind"],
+                values=tuple(tuple(int(v) for v in values) for values in data["values"]),
+                ignore=tuple(int(value) for value in data.get("ignore", ())),
+                snap=bool(data.get("snap", False)),
+                store=data.get("store", "pixels"),
+                terms=tuple(str(term) for term in data.get("terms", ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DatasetError):
+                raise
+            raise DatasetError(f"Not a label encoding: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stored values were taken for.
+
+    classes: names and colours; numbered names where nothing gives any.
+    ignore_index: the stored ignore value (255 where labels are colours), or None.
+    why: sentences for people.
+    """
+
+    encoding: Encoding
+    classes: ClassMap
+    ignore_index: int | None = None
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Entries of an annotation file or list of pairs that can't be used, for one reason."""
+
+    path: Path
+    why: str
+    count: int = 1
+    what: Literal["annotation", "image", "line"] = "annotation"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the names in a dataset folder (and its annotation files) say.
+
+    layout: the kind of folder. terms: see Encoding.
+    reading: what the values mean, where the layout's own convention says.
+    orphan_images, orphan_labels: files of one side without a partner.
+    broken: annotation files that can't be read, and why.
+    notes: what can't be used.
+    left_out: names of the pairs that a dataset.toml leaves out.
+    sides: the folders or patterns of images and labels that a dataset.toml chooses.
+    """
+
+    layout: str
+    pairs: tuple[Pair, ...]
+    store: Store = "pixels"
+    terms: tuple[str, ...] = ()
+    reading: Reading | None = None
+    orphan_images: tuple[Path, ...] = ()
+    orphan_labels: tuple[Path, ...] = ()
+    broken: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[Unusable, ...] = ()
+    left_out: tuple[str, ...] = ()
+    sides: tuple[str, str] = ("", "")
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """A dataset folder, understood.
+
+    root: the folder.
+    layout: the kind of folder it is, e.g. "camvid", "folders", "voc".
+    pairs: every image with labels, sorted by split and name.
+    classes: names and colours; `encoding.values` has one entry for each.
+    ignore_index: the stored value of pixels that do not count (11 for CamVid), or None when
+        there is none. In memory it is always 255.
+    drawn_split: whether the val part was chosen by us because the folder has none.
+    why: what it was taken for, and why, a sentence each.
+    """
+
+    root: Path
+    layout: str
+    pairs: tuple[Pair, ...]
+    classes: ClassMap
+    encoding: Encoding
+    ignore_index: int | None
+    drawn_split: bool = False
+    why: tuple[str, ...] = ()
+    found: Found = field(default_factory=lambda: Found("", ()), repr=False)
+
+    def inputs(self) -> Iterator[Named]:
+        """Every file of the dataset: images, labels, and those without a partner."""
+        for pair in self.pairs:
+            yield "the image", pair.image
+            yield "the labels", pair.labels
+            yield from (("the labels", file) for _, file in pair.layers)
+        alone = (*self.found.orphan_images, *self.found.orphan_labels)
+        yield from (("a file of the dataset", file) for file in alone)

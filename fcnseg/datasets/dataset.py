@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from fcnseg.datasets import Description
 from fcnseg.datasets.augment import MIXES, Augment
 from fcnseg.datasets.describe import describe, split_pairs
-from fcnseg.datasets.description import Description
 from fcnseg.datasets.formats import read_sample
-from fcnseg.io.opencv import use_one_thread
+from fcnseg.io import use_one_thread
 from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_SHARE = 0.25

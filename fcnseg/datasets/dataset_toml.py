@@ -27,18 +27,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.classes import IGNORE, ClassMap, unpack
 from fcnseg.config.options import toml_value
-from fcnseg.datasets.description import (
-    SPLITS,
-    Description,
-    Encoding,
-    Found,
-    Pair,
-    Reading,
-    SplitName,
-)
-from fcnseg.datasets.encoding.published_classes import unpack
+from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
 from fcnseg.errors import DatasetError, FcnsegError, OptionError
 from fcnseg.io.images import write_bytes
 from fcnseg.text import from_bytes, to_bytes

@@ -16,22 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets.cache import ScanCache
+from fcnseg.datasets import Description, Encoding, Found, Pair, Reading
 from fcnseg.datasets.dataset_toml import Declared, read_declared
-from fcnseg.datasets.description import Description, Encoding, Found, Pair, Reading
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
 from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names, yaml_folder
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
+from fcnseg.datasets.formats import FORMATS, layouts
 from fcnseg.datasets.formats.gathered import find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
-from fcnseg.datasets.formats.pair_list import LIST_SUFFIXES, find_pair_list, read_pair_list
-from fcnseg.datasets.formats.published import find_ade20k, find_cityscapes, find_voc, read_published
-from fcnseg.datasets.formats.tools import FORMATS
+from fcnseg.datasets.many_files import Crew, ScanCache
+from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
-from fcnseg.datasets.pairing.listing import Listing, list_folder
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.scan import LabelScan, PictureScan, Tallies, scan_labels, scan_pictures
 from fcnseg.datasets.splits import (
@@ -45,16 +43,15 @@ from fcnseg.datasets.splits import (
     lacks_val,
     sort_pairs,
 )
-from fcnseg.datasets.worker_pool import Crew
 from fcnseg.errors import DatasetError
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
-    "list": find_pair_list,
-    "voc": find_voc,
-    "cityscapes": find_cityscapes,
-    "ade20k": find_ade20k,
+    "list": layouts.find_pair_list,
+    "voc": layouts.find_voc,
+    "cityscapes": layouts.find_cityscapes,
+    "ade20k": layouts.find_ade20k,
     "panoptic": FORMATS["panoptic"].find,  # its PNGs are no label images
     "folders": find_folders,
     "layers": find_layers,
@@ -186,8 +183,8 @@ def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Fo
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
-    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
-        return read_pair_list(root), list_folder(root.parent)
+    if root.is_file() and root.suffix.lower() in layouts.LIST_SUFFIXES:
+        return layouts.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
     listing = list_folder(root, callback)
@@ -265,7 +262,7 @@ def _read(
 
     yaml: a data.yaml that was given in place of the folder; it names the classes.
     """
-    reading = read_published(found, values) if values.pixels else None
+    reading = layouts.read_published(found, values) if values.pixels else None
     if reading is not None:
         return reading
     own = tuple(read_yaml_names(yaml)) if yaml else ()

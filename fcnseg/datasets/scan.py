@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.cache import ScanCache, stamp
-from fcnseg.datasets.description import Pair, Store
+from fcnseg.datasets import Pair, Store
 from fcnseg.datasets.encoding.values import Tally, tally
 from fcnseg.datasets.formats import files_of, read_stored
-from fcnseg.datasets.worker_pool import Crew
+from fcnseg.datasets.many_files import Crew, ScanCache, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import read_alpha

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.description import SPLITS, Description, Pair
+from fcnseg.datasets import SPLITS, Description, Pair
 from fcnseg.datasets.scan import PictureScan
 from fcnseg.text import to_bytes
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import PRECISION, ExportedEngine
-from fcnseg.engines.onnxruntime import OnnxEngine
-from fcnseg.engines.opencv import OpenCvEngine
+from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError
 from fcnseg.models import build_empty

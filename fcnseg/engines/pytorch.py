@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fcnseg.device import autocast, precision_name
 from fcnseg.engines.argmax import score_grid_of
-from fcnseg.engines.base import ONE, Engine, Images, Size, resized, side_by_side
-from fcnseg.engines.forking import Home, computing
+from fcnseg.engines.base import ONE, Engine, Home, Images, Size, computing, resized, side_by_side
 from fcnseg.errors import OptionError
 from fcnseg.progress import release_freed_memory
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.engines.base import PRECISION, Images, first_line
-from fcnseg.engines.onnxruntime import import_onnxruntime
+from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError
-from fcnseg.export.formats import convert, quiet, require
+from fcnseg.export import convert, quiet, require
 from fcnseg.files import folder_beside
 from fcnseg.models.checkpoint import KEY, Checkpoint
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import EvalConfig
+from fcnseg.datasets import Description, Encoding
 from fcnseg.datasets.dataset import Sample, SegmentationDataset
 from fcnseg.datasets.describe import split_sizes
-from fcnseg.datasets.description import Description, Encoding
 from fcnseg.datasets.encoding.matching import (
     adopt_classes,
     background_of,

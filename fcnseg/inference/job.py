@@ -22,9 +22,8 @@ from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
-from fcnseg.io.sources.collect import Collected, collect
 from fcnseg.io.sources.files import Skip, nothing
-from fcnseg.io.sources.listing import Named
+from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.sources.live import Connect
 from fcnseg.models.zoo import find_model, model_files
 from fcnseg.progress import Callback, Event, Message

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from fcnseg.errors import OptionError
 from fcnseg.files import MANIFEST as NAME
 from fcnseg.files import fitting, mark, partial, refuse_foreign, safe_path, stamp
-from fcnseg.inference.records import CocoSink
+from fcnseg.inference.prediction import CocoSink
 from fcnseg.inference.sinks import SUFFIXES, FileSink, FolderSink, Renderer, Sink, VideoSink
-from fcnseg.io.encoders import FOURCC
 from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
 from fcnseg.io.sources.base import Frame, Kind, Source
 from fcnseg.io.sources.listing import Named as NamedPath
+from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback
 

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from fcnseg.classes import ClassMap
 from fcnseg.files import fitting
 from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io import Window
 from fcnseg.io.draw import colorize, overlay
 from fcnseg.io.encoders import has_pyav
 from fcnseg.io.images import encode_image, write_bytes
 from fcnseg.io.labels import encode_labels
-from fcnseg.io.opencv import Window
 from fcnseg.io.polygons import as_geojson, as_labelme
 from fcnseg.io.sources.base import Frame
 from fcnseg.io.video_writer import VideoWriter

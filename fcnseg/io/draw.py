@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.io import cv2
 from fcnseg.io.images import resize_image
-from fcnseg.io.opencv import cv2
 from fcnseg.text import shown
 
 _PAPER = (24, 24, 24)

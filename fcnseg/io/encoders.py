@@ -8,7 +8,7 @@ the file and verifies it.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.opencv import cv2
-from fcnseg.io.sound import Sound
-
-FOURCC = {
-    ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
-}  # fmt: skip
-"""The suffixes that can be written, with the best codec OpenCV's wheels can encode for each."""
+from fcnseg.files import utf8_name
+from fcnseg.io import cv2
 
 _LIBRARY = {".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "5", "crf": "12", "b": "8M"})}
 
@@ -63,86 +58,6 @@ class Encoder(Protocol):
 def has_pyav() -> bool:
     """Whether the extra `video` is installed."""
     return importlib.util.find_spec("av") is not None
-
-
-def writable_codecs() -> dict[str, str]:
-    """What a video can be encoded with here, best first: codec -> the suffixes to ask for."""
-    found: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in FOURCC:
-            path = Path(folder) / f"try{suffix}"
-            try:
-                encoder = open_encoder(path, Fraction(25), (64, 64))
-                encoder.write(np.zeros((64, 64, 3), np.uint8), 0.0)
-                encoder.close()
-            except MediaError:
-                continue
-            found.setdefault(encoder.codec, []).append(suffix)
-    return {codec: " ".join(suffixes) for codec, suffixes in found.items()}
-
-
-def open_encoder(
-    path: Path,
-    fps: Fraction,
-    size: tuple[int, int],
-    *,
-    audio: Path | None = None,
-    start: float = 0.0,
-    aspect: Fraction = Fraction(1),
-    live: bool = False,
-) -> Encoder:
-    """The best encoder there is for the path's suffix.
-
-    size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
-    when the encoder can. aspect: width of a pixel over its height. live: frames may be late.
-    MediaError when none opens.
-    """
-    if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
-        return PyavEncoder(path, fps, size, audio=audio, start=start, aspect=aspect)
-    return OpencvEncoder(path, fps, size, repeat=live)
-
-
-class OpencvEncoder:
-    """cv2.VideoWriter, which raises nothing by itself.
-
-    repeat: a frame is shown again where the next one comes late (cameras skip frames).
-    """
-
-    keeps_time = False
-    sound_trouble = ""  # nobody expects it here; that there is none is said at the start
-
-    def __init__(
-        self, path: Path, fps: Fraction, size: tuple[int, int], *, repeat: bool = False
-    ) -> None:
-        self.written = 0
-        self._fps, self._repeat = fps, repeat
-        self._last: NDArray[np.uint8] | None = None
-        self.codec = FOURCC[path.suffix.lower()]
-        fourcc = cv2.VideoWriter.fourcc(*self.codec)
-        self._file = cv2.VideoWriter(
-            str(path), cv2.CAP_FFMPEG, fourcc, float(fps), (size[1], size[0])
-        )
-        if not self._file.isOpened():
-            raise MediaError(
-                f"OpenCV can't write {self.codec} video to {path.parent}.",
-                hint="is there space and may you write there? else: pip install av",
-            )
-
-    def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Append a frame."""
-        bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
-        while self._repeat and self._last is not None and self.written < int(time * self._fps):
-            self._append(self._last)
-        self._append(bgr)
-        self._last = bgr
-
-    def _append(self, bgr: NDArray[np.uint8]) -> None:
-        self._file.write(bgr)
-        self.written += 1
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        self._file.release()
 
 
 class PyavEncoder:
@@ -242,3 +157,170 @@ def _cannot_write(error: Exception) -> MediaError:
         f"The video can't be written: {reason}.",
         hint="is there space on the disk and may you write there?",
     )
+
+
+_RATE = 48000  # of sound that is encoded again
+
+
+_ENCODERS = ("aac", "libopus")  # the first that the container holds
+
+
+_NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
+
+
+class Sound:
+    """The sound streams of a file, written beside the frames.
+
+    trouble: what of it is left out, and why; "" for nothing.
+    """
+
+    def __init__(self, source: Any, output: Any, origin: float) -> None:
+        self.trouble = ""
+        self._source, self._output, self._origin = source, output, origin
+        self._copied: dict[int, Any] = {}  # index of the source's stream -> the output's
+        self._encoded: dict[int, _Reencoder] = {}
+        self._broken = 0
+        for stream in source.streams.audio:
+            self._add(stream)
+        taken = [s for s in source.streams.audio if s.index in {**self._copied, **self._encoded}]
+        self._packets: Iterator[Any] = source.demux(taken) if taken else iter(())
+        self._waiting: Any = None
+
+    @classmethod
+    def of(cls, path: Path, output: Any, start: float) -> Sound | None:
+        """The sound of `path` from `start` seconds on; None when it has none."""
+        import av
+
+        try:
+            with utf8_name(path) as name:
+                source = av.open(name)
+        except (av.FFmpegError, ValueError):
+            return None
+        video = source.streams.best("video")
+        if not source.streams.audio or video is None:
+            source.close()
+            return None
+        began = float((video.start_time or 0) * (video.time_base or 0))
+        return cls(source, output, began + start)
+
+    def copy(self, *, until: float) -> None:
+        """Write what sounds before `until` seconds of the output."""
+        import av
+
+        try:
+            while (packet := self._waiting or next(self._packets, None)) is not None:
+                self._waiting = packet
+                if packet.dts is not None and packet.pts is not None:
+                    if self._time(packet) >= until:
+                        return
+                    self._write(packet)
+                self._waiting = None
+        except (av.FFmpegError, ValueError) as error:
+            self._packets, self._waiting = iter(()), None
+            self._leave_out("the rest of the sound", str(getattr(error, "strerror", error)))
+
+    def close(self) -> None:
+        """Close the file the sound came from."""
+        self._source.close()
+
+    def finish(self) -> None:
+        """Write what the encoders hold."""
+        import av
+
+        for encoder in self._encoded.values():
+            try:
+                self._output.mux(encoder.finish())
+            except (av.FFmpegError, ValueError) as error:
+                self._leave_out("the end of the sound", str(getattr(error, "strerror", error)))
+            if not encoder.written:
+                self._leave_out("the sound", "none of it can be decoded")
+        if self._broken:
+            self._leave_out(f"{self._broken} pieces of the sound", "they are broken")
+
+    def _add(self, stream: Any) -> None:
+        """Copy a stream that the container holds; encode it again where it does not."""
+        import av
+
+        context = stream.codec_context
+        name = context.name if context is not None else "unknown to FFmpeg"
+        supported = self._output.supported_codecs
+        try:
+            if {name, _NAMES.get(name, name)} & set(supported):
+                self._copied[stream.index] = self._output.add_stream_from_template(stream)
+            elif context is not None and context.is_decoder:
+                encoder = next(e for e in _ENCODERS if e in supported)
+                self._encoded[stream.index] = _Reencoder(self._output, encoder)
+            else:
+                self._leave_out("the sound", f"its codec is {name}")
+        except (av.FFmpegError, ValueError, StopIteration):
+            self._leave_out("the sound", f"it can't be written here; its codec is {name}")
+
+    def _time(self, packet: Any) -> float:
+        return float(packet.pts * packet.time_base) - self._origin
+
+    def _write(self, packet: Any) -> None:
+        import av
+
+        time = self._time(packet)
+        if packet.stream.index in self._copied:
+            if time < 0 and self._origin:  # before 0 stands only the encoder's own lead-in
+                return
+            shift = round(self._origin / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.stream = self._copied[packet.stream.index]
+            self._output.mux(packet)
+        elif time >= 0 or not self._origin:
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self._broken += 1
+                return
+            self._output.mux(self._encoded[packet.stream.index].encode(frames, max(time, 0.0)))
+
+    def _leave_out(self, what: str, why: str) -> None:
+        self.trouble += f"{'; ' if self.trouble else ''}{what} is left out: {why}"
+
+
+class _Reencoder:
+    """Decoded sound as another codec's packets, gaps filled by their time stamps."""
+
+    def __init__(self, output: Any, codec: str) -> None:
+        import av
+
+        self.written = 0
+        self._stream: Any = output.add_stream(codec, rate=_RATE, layout="stereo")
+        layout = self._stream.codec_context.format.name
+        self._resampler: Any = av.AudioResampler(format=layout, layout="stereo", rate=_RATE)
+        self._queue: Any = av.AudioFifo()
+        self._start: int | None = None
+
+    def encode(self, frames: list[Any], time: float) -> list[Any]:
+        """Packets of frames that sound from `time` seconds on."""
+        if self._start is None and frames:
+            self._start = round(time * _RATE)
+        for frame in frames:
+            frame.pts = None
+            self._take(self._resampler.resample(frame))
+        return self._packets(flush=False)
+
+    def finish(self) -> list[Any]:
+        """The last packets."""
+        if self._start is None:
+            return []
+        self._take(self._resampler.resample(None))
+        return [*self._packets(flush=True), *self._stream.encode(None)]
+
+    def _take(self, frames: list[Any]) -> None:
+        for frame in frames:
+            frame.pts = None
+            self._queue.write(frame)
+
+    def _packets(self, *, flush: bool) -> list[Any]:
+        size = self._stream.codec_context.frame_size or 1024
+        packets = []
+        while frame := self._queue.read(size, partial=flush):
+            frame.pts = (self._start or 0) + self.written
+            frame.time_base = Fraction(1, _RATE)
+            self.written += frame.samples
+            packets += self._stream.encode(frame)
+        return packets

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io.formats.content import is_heif
-from fcnseg.io.formats.depth import eight_bits
+from fcnseg.io import cv2, eight_bits
+from fcnseg.io.content import is_heif
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
@@ -19,7 +19,6 @@ from fcnseg.io.images import (
     read_orientation,
     upright,
 )
-from fcnseg.io.opencv import cv2
 
 THUMBNAIL = 8
 """Height and width of a thumbnail, in pixels."""

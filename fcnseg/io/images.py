@@ -20,15 +20,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
-from fcnseg.io.formats.content import (
-    add_png_transparency,
-    decode_heif,
-    decode_netpbm,
-    decode_tiff,
-    is_heif,
-)
-from fcnseg.io.formats.depth import eight_bits, over_white
-from fcnseg.io.opencv import cv2
+from fcnseg.io import cv2, eight_bits, over_white
+from fcnseg.io.content import add_png_transparency, decode_heif, decode_netpbm, decode_tiff, is_heif
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError
+from fcnseg.io import cv2
 from fcnseg.io.images import (
     ORIENTATION,
     UNIDENTIFIED,
@@ -27,7 +28,6 @@ from fcnseg.io.images import (
     upright,
     write_bytes,
 )
-from fcnseg.io.opencv import cv2
 
 
 @dataclass(frozen=True, eq=False)

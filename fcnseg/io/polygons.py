@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError
-from fcnseg.io.opencv import cv2
+from fcnseg.io import cv2
 from fcnseg.io.sources.base import Frame
 
 _FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond

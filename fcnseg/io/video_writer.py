@@ -8,6 +8,7 @@ read back, verified and only then given its name. Streams and cameras are in
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -17,10 +18,96 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import partial, temporary_beside, utf8_name
-from fcnseg.io.encoders import FOURCC, Encoder, has_pyav, open_encoder
+from fcnseg.io import cv2
+from fcnseg.io.encoders import Encoder, PyavEncoder, has_pyav
 from fcnseg.io.images import cannot_write, resize_image
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
 from fcnseg.progress import held_back
+
+FOURCC = {
+    ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
+}  # fmt: skip
+"""The suffixes that can be written, with the best codec OpenCV's wheels can encode for each."""
+
+
+def writable_codecs() -> dict[str, str]:
+    """What a video can be encoded with here, best first: codec -> the suffixes to ask for."""
+    found: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in FOURCC:
+            path = Path(folder) / f"try{suffix}"
+            try:
+                encoder = open_encoder(path, Fraction(25), (64, 64))
+                encoder.write(np.zeros((64, 64, 3), np.uint8), 0.0)
+                encoder.close()
+            except MediaError:
+                continue
+            found.setdefault(encoder.codec, []).append(suffix)
+    return {codec: " ".join(suffixes) for codec, suffixes in found.items()}
+
+
+def open_encoder(
+    path: Path,
+    fps: Fraction,
+    size: tuple[int, int],
+    *,
+    audio: Path | None = None,
+    start: float = 0.0,
+    aspect: Fraction = Fraction(1),
+    live: bool = False,
+) -> Encoder:
+    """The best encoder there is for the path's suffix.
+
+    size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
+    when the encoder can. aspect: width of a pixel over its height. live: frames may be late.
+    MediaError when none opens.
+    """
+    if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
+        return PyavEncoder(path, fps, size, audio=audio, start=start, aspect=aspect)
+    return OpencvEncoder(path, fps, size, repeat=live)
+
+
+class OpencvEncoder:
+    """cv2.VideoWriter, which raises nothing by itself.
+
+    repeat: a frame is shown again where the next one comes late (cameras skip frames).
+    """
+
+    keeps_time = False
+    sound_trouble = ""  # nobody expects it here; that there is none is said at the start
+
+    def __init__(
+        self, path: Path, fps: Fraction, size: tuple[int, int], *, repeat: bool = False
+    ) -> None:
+        self.written = 0
+        self._fps, self._repeat = fps, repeat
+        self._last: NDArray[np.uint8] | None = None
+        self.codec = FOURCC[path.suffix.lower()]
+        fourcc = cv2.VideoWriter.fourcc(*self.codec)
+        self._file = cv2.VideoWriter(
+            str(path), cv2.CAP_FFMPEG, fourcc, float(fps), (size[1], size[0])
+        )
+        if not self._file.isOpened():
+            raise MediaError(
+                f"OpenCV can't write {self.codec} video to {path.parent}.",
+                hint="is there space and may you write there? else: pip install av",
+            )
+
+    def write(self, image: NDArray[np.uint8], time: float) -> None:
+        """Append a frame."""
+        bgr = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
+        while self._repeat and self._last is not None and self.written < int(time * self._fps):
+            self._append(self._last)
+        self._append(bgr)
+        self._last = bgr
+
+    def _append(self, bgr: NDArray[np.uint8]) -> None:
+        self._file.write(bgr)
+        self.written += 1
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._file.release()
 
 
 class VideoWriter:

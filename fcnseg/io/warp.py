@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.io import cv2
 from fcnseg.io.images import resize_image
-from fcnseg.io.opencv import cv2
 
 Grid = NDArray[np.float64]
 

@@ -2,14 +2,10 @@
 
     fcn.py         the network, whole: encoder taps, scores, upsampling, skips
     spec.py        its shape and its preprocessing as plain values
-    backbone.py    the encoder: a classifier's network cut into stages
-    backbones/     a file for each family of backbones
-    geometry.py    where the elements of feature maps lie, and bilinear upsampling
+    backbones/     the encoder: a classifier's network cut into stages; a file for each family
     checkpoint.py  the file a trained network is kept in
     weights.py     other weights files and downloads
     zoo/           published networks, and those that come with fcnseg
-    classifier.py  an ImageNet classifier as a fully convolutional network
-    alignment.py   measuring where the elements of feature maps lie
     torchvision_import.py  the one place that imports torchvision, where it is needed
 
 Nothing here knows of folders of images, videos or terminals.
@@ -26,8 +22,15 @@ from torch.overrides import TorchFunctionMode
 
 from fcnseg.errors import CheckpointError, OptionError, did_you_mean
 from fcnseg.models import zoo
-from fcnseg.models.backbone import Backbone, BackboneSpec, Features
-from fcnseg.models.backbones import efficientnet_lite, timm, tiny, torchvision
+from fcnseg.models.backbones import (
+    Backbone,
+    BackboneSpec,
+    Features,
+    efficientnet_lite,
+    timm,
+    tiny,
+    torchvision,
+)
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state

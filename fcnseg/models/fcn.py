@@ -29,8 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.models.backbone import Features
-from fcnseg.models.geometry import shift_between, upsample
+from fcnseg.models.backbones import Features, shift_between, upsample
 from fcnseg.models.spec import ModelSpec
 
 ALL_AT_ONCE = {16: 0.01, 8: 0.0001}
@@ -265,7 +264,7 @@ def bilinear_kernel(factor: int, shift: float) -> tuple[Tensor, int]:
 
 
 class Upsample(nn.Module):
-    """Bilinear interpolation without weights, aligned as fcnseg.models.geometry explains."""
+    """Bilinear interpolation without weights, aligned as fcnseg.models.backbones explains."""
 
     def __init__(self, _channels: int, factor: int, shift: float) -> None:
         super().__init__()

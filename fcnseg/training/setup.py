@@ -16,9 +16,9 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig, Upsampling
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.check import CheckResult
-from fcnseg.datasets.check.suggest import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_epochs
 from fcnseg.datasets.dataset import SegmentationDataset, collate
-from fcnseg.datasets.loader import choose_workers, load
+from fcnseg.datasets.loader import BatchSampler, choose_workers, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed
@@ -36,7 +36,6 @@ from fcnseg.training.initial_weights import InitialModel, from_pretrained
 from fcnseg.training.losses import Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
 from fcnseg.training.run_folder import RunFolder, TrainState
-from fcnseg.training.sampler import BatchSampler
 from fcnseg.training.step import TrainStep
 from fcnseg.training.trainer import Feed, Trainer, Validate
 from fcnseg.training.validation import (

@@ -16,8 +16,8 @@ from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
 from fcnseg.engines.base import first_line
 from fcnseg.errors import TrainingError
+from fcnseg.models.backbones import shift_between, upsample
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.models.geometry import shift_between, upsample
 from fcnseg.models.spec import Preprocess
 from fcnseg.training.losses import Criterion
 from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate

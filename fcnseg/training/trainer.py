@@ -12,12 +12,12 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.dataset import Batch
+from fcnseg.datasets.loader import BatchSampler, Pace
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
-from fcnseg.training.sampler import BatchSampler, Pace
 from fcnseg.training.step import TrainStep
 
 Feed = Callable[[int], Generator[Batch, None, None]]

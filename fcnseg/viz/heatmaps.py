@@ -15,7 +15,7 @@ from fcnseg.files import safe_filename
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz.figure import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
+from fcnseg.viz import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_scale
 
 Rgb = NDArray[np.uint8]
 

@@ -1,17 +1,15 @@
-"""What an ImageNet classifier sees, and where: heatmaps without any training.
-
-The classifier's layers behind the pooling become convolutions (Long et al. 2015, section
-3.1), so that it answers at every cell of the picture instead of once.
-"""
+"""What an ImageNet classifier sees, and where (section 3.1): heatmaps without any training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from fcnseg.device import resolve_device
 from fcnseg.errors import OptionError, closest
@@ -19,9 +17,11 @@ from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.models.classifier import DenseClassifier, dense_classifier
+from fcnseg.models import BACKBONES, find_backbone, load_classifier
+from fcnseg.models.backbones import Backbone, torchvision, upsample
+from fcnseg.models.fcn import crop, pad_to_multiple, size_of
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz.figure import Tile, grey, heat_scale, page
+from fcnseg.viz import Tile, grey, heat_scale, page
 
 DEFAULT = "efficientnet_lite0"
 """The classifier taken when none is named: its weights come with the installation."""
@@ -127,3 +127,51 @@ def _index_of(wanted: str, known: list[str]) -> int:
         f"ImageNet has no class {wanted!r}; it has 1000, such as {', '.join(near)}.",
         hint="give one of its names, or a number from 0 to 999; without --class, the likeliest",
     )
+
+
+class DenseClassifier(nn.Module):
+    """A classifier with its layers behind the pooling as convolutions.
+
+    backbone: fc6 and fc7 belong to it where there are such.
+    head: from the backbone's coarsest map to scores of the 1000 classes.
+    names: of the classes.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.preprocess = backbone.preprocess
+        self.names = names
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (N, 3, H, W), any size -> scores (N, 1000, H/s, W/s), rounded up."""
+        padded = pad_to_multiple(images, self.backbone.stride)
+        return self.head(self.backbone(padded)[self.backbone.stride])  # type: ignore[no-any-return]
+
+    def to_pixels(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Some classes' maps (N, C, h, w), where they belong on the image: (N, C, *size)."""
+        stride = self.backbone.stride
+        height, width = size_of(maps)
+        full = (height * stride, width * stride)
+        return crop(upsample(maps, stride, self.backbone.offsets[stride], full), *size)
+
+
+def dense_classifier(
+    name: str = "efficientnet_lite0", weights: str | Path = "auto", callback: Callback = no_callback
+) -> DenseClassifier:
+    """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
+
+    weights: as for load_pretrained, but with the classifier's layers.
+    Raises OptionError for a backbone without a classifier, CheckpointError for weights that
+    can't be had.
+    """
+    fc = f"{name}:fc"
+    name = fc if fc in BACKBONES else name
+    if find_backbone(name).head is None:
+        raise OptionError(f"The backbone {name} has no classifier of ImageNet's classes.")
+    spec, model = load_classifier(name, weights, callback)
+    assert spec.head is not None
+    with torch.no_grad():
+        backbone, head = Backbone(name, spec, model), spec.head(model)
+        return DenseClassifier(backbone, head, torchvision.imagenet_names()).eval()

@@ -14,7 +14,7 @@ from fcnseg.progress import Event, Message
 def test_the_demo_makes_everything_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fcnseg.datasets import synthetic as drawn
+    from fcnseg.commands import demo as drawn
 
     write = drawn.write_dataset
     monkeypatch.setattr(

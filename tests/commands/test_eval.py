@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.demo import write_dataset
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import EvalConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.splits import Provenance
-from fcnseg.datasets.synthetic import write_dataset
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
 from fcnseg.inference.evaluation import choose_split, labels_with_tta, refuse_meaningless, score

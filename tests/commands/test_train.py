@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.commands.demo import write_dataset
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.synthetic import write_dataset
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image, resize_image

@@ -16,7 +16,7 @@ from fcnseg.cli.app import app
 from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
 from fcnseg.datasets.check import CheckResult, examine
-from fcnseg.datasets.check.class_counts import count_classes
+from fcnseg.datasets.check.statistics import count_classes
 from fcnseg.datasets.describe import describe, scan
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError, OptionError
@@ -277,7 +277,7 @@ def test_each_trouble_is_documented(code: str) -> None:
 
 def test_no_code_is_without_a_test() -> None:
     package = Path(__file__).parent.parent.parent / "fcnseg" / "datasets" / "check"
-    for name in ("file_checks.py", "label_checks.py", "split_checks.py"):
+    for name in ("findings.py", "label_checks.py", "split_checks.py"):
         text = (package / name).read_text(encoding="utf-8")
         codes = {part.split('"')[1] for part in text.split("\n") if _is_code(part)}
         assert codes <= set(TROUBLES), codes - set(TROUBLES)

@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.classes import ADE20K_NAMES, CAMVID, CITYSCAPES, pack, voc_palette
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, is_ignored, read_yaml_names
-from fcnseg.datasets.encoding.published_classes import (
-    ADE20K_NAMES,
-    CAMVID,
-    CITYSCAPES,
-    pack,
-    voc_palette,
-)
-from fcnseg.datasets.pairing.listing import list_folder
+from fcnseg.datasets.pairing import list_folder
 
 FORMS = {
     "classes.txt": "sea\nsand\n\npalm tree\n",

@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcnseg.classes import IGNORE
+from fcnseg.classes import CAMVID_32, IGNORE, pack, unpack, voc_palette
+from fcnseg.datasets import Encoding
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.description import Encoding
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.class_lists import Entry
 from fcnseg.datasets.encoding.colors import read_colors
-from fcnseg.datasets.encoding.published_classes import CAMVID_32, pack, unpack, voc_palette
 from fcnseg.datasets.encoding.values import Values, decode, decode_values, tally, total
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from fcnseg.datasets import Description
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe, split_sizes
-from fcnseg.datasets.description import Description
 from fcnseg.datasets.formats import read_stored
+from fcnseg.datasets.pairing import Listing
 from fcnseg.datasets.pairing import candidates as choosing
 from fcnseg.datasets.pairing.by_content import find_by_content
-from fcnseg.datasets.pairing.likeness import Look, look, tell_labels
-from fcnseg.datasets.pairing.listing import Listing
+from fcnseg.datasets.pairing.candidates import Look, look, tell_labels
 from fcnseg.errors import DatasetError
 
 SIZE = 48

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcnseg.datasets.description import Pair
+from fcnseg.datasets import Pair
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo, yolo_lines
 from fcnseg.errors import MediaError
 from fcnseg.io.images import read_alpha

@@ -15,11 +15,10 @@ from PIL import Image
 
 import fcnseg.datasets.scan
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets.cache import ScanCache, stamp
 from fcnseg.datasets.describe import Scanned, scan
 from fcnseg.datasets.encoding.values import MOST_VALUES, Tally, tally
+from fcnseg.datasets.many_files import Crew, ScanCache, stamp
 from fcnseg.datasets.scan import Tallies
-from fcnseg.datasets.worker_pool import Crew
 from fcnseg.files import cache_folder
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.labels import RawLabels

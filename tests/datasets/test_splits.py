@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcnseg.datasets.description import Pair
+from fcnseg.datasets import Pair
 from fcnseg.datasets.scan import PictureScan
 from fcnseg.datasets.splits import (
     Video,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcnseg.datasets.check.suggest import sqrt_weights, suggest, suggest_crop
+from fcnseg.datasets.check.statistics import sqrt_weights, suggest, suggest_crop
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.datasets import Description
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.description import Description
 from tests.datasets.test_pairing import put, scenes
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.datasets.worker_pool import Crew
+from fcnseg.datasets.many_files import Crew
 
 HERE = os.getpid()
 
@@ -98,7 +98,7 @@ def loaded(names: list[str]) -> list[str]:
 SCRIPT = """
 from pathlib import Path
 import signal, sys
-from fcnseg.datasets.worker_pool import Crew
+from fcnseg.datasets.many_files import Crew
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from tests.datasets.test_worker_pool import slow
 print("run", flush=True)

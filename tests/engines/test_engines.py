@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.export.parity import sample_images
@@ -120,7 +120,7 @@ def test_onnx_runtime_gives_the_same(checkpoint, exported_model, size, batch):
 
 def test_onnx_runtime_does_not_phone_home(tmp_path):
     """Its import would write a device id under the home folder."""
-    code = "from fcnseg.engines.onnxruntime import import_onnxruntime as go; go()"
+    code = "from fcnseg.engines.onnx import import_onnxruntime as go; go()"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
     subprocess.run([sys.executable, "-c", code], env=kept | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.rglob("*")) == []

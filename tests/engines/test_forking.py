@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fcnseg
-from fcnseg.engines import forking
-from fcnseg.engines.forking import Home
+from fcnseg.engines import base as forking
+from fcnseg.engines.base import Home
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fcnseg.engines import onnxruntime as onnx_engine
-from fcnseg.engines.onnxruntime import OnnxEngine, _leading_to
+from fcnseg.engines import onnx as onnx_engine
+from fcnseg.engines.onnx import OnnxEngine, _leading_to
 from fcnseg.errors import CheckpointError
 from fcnseg.export.parity import sample_images
 

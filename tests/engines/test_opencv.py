@@ -5,12 +5,12 @@ import numpy as np
 import onnx
 import pytest
 
-from fcnseg.engines.opencv import OpenCvEngine, metadata
+from fcnseg import io as dnn
+from fcnseg.engines.onnx import OpenCvEngine, metadata
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
 from fcnseg.inference.open_engine import EngineOptions, open_engine
-from fcnseg.io import opencv as dnn
 from fcnseg.models.checkpoint import Checkpoint
 
 needs_5 = pytest.mark.skipif(int(cv2.__version__[0]) < 5, reason="free sizes need OpenCV 5")

@@ -10,11 +10,11 @@ from fcnseg.engines.argmax import ScoreGrid, argmax_labels, score_grid_of
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.parity import sample_images
 from fcnseg.models import build, build_empty
-from fcnseg.models.geometry import upsample
+from fcnseg.models.backbones import upsample
 from fcnseg.models.spec import ModelSpec
 
 PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]
-"""Factor and shift of every alignment there is (fcnseg.models.alignment)."""
+"""Factor and shift of every alignment there is (fcnseg.models.backbones.timm)."""
 
 
 def smooth(height: int, width: int, *, classes: int = 5, seed: int = 0) -> torch.Tensor:

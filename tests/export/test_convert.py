@@ -4,7 +4,7 @@ import pytest
 
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MediaError
-from fcnseg.export.formats import FORMATS, Format, convert
+from fcnseg.export import FORMATS, Format, convert
 from fcnseg.models.checkpoint import Checkpoint
 
 

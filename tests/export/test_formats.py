@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.export.formats import Graph, quiet
+from fcnseg.export import Graph, quiet
 from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 
 from fcnseg.config import EngineName
 from fcnseg.engines import ENGINES
-from fcnseg.engines.onnxruntime import OnnxEngine
+from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.inference import open_engine as fastest_engine

@@ -394,7 +394,7 @@ def test_an_interrupted_video_goes_on_with_skip_done(tmp_path, clip, kinds):
 )
 def test_options_that_cannot_be(tmp_path, clip, options, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fcnseg.io.opencv.has_display", lambda: False)
+    monkeypatch.setattr("fcnseg.io.has_display", lambda: False)
     with pytest.raises(OptionError, match=message):
         run(**{"source": clip, "connect": lambda address: FakeCamera(), **options})
     assert files(tmp_path) == {"clip.mp4"}

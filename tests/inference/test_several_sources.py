@@ -12,7 +12,7 @@ from fcnseg.commands.viz import view
 from fcnseg.config import InferConfig, VizConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io.images import write_image
-from fcnseg.io.sources.collect import collect
+from fcnseg.io.sources.listing import collect
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Message

@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcnseg import io as opencv
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import next_free
 from fcnseg.inference.plan import Manifest, plan
-from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.records import CocoSink, ProportionsSink, class_proportions
+from fcnseg.inference.prediction import (
+    CocoSink,
+    PredictedArrays,
+    ProportionsSink,
+    class_proportions,
+)
 from fcnseg.inference.sinks import FileSink, FolderSink, Renderer, VideoSink, WindowSink
-from fcnseg.io import opencv
 from fcnseg.io.draw import colorize, overlay
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels
@@ -376,7 +380,7 @@ def test_no_display_is_an_option_error_not_the_end_of_the_process(monkeypatch):
 
 
 def test_has_display_tries_in_a_process_of_its_own(monkeypatch):
-    from fcnseg.io import opencv as display
+    from fcnseg import io as display
 
     display.has_display.cache_clear()
     monkeypatch.setenv("DISPLAY", ":987")  # nobody is there: OpenCV would abort

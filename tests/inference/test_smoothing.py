@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fcnseg.cli.tables import show_infer
+from fcnseg.commands.demo import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
-from fcnseg.datasets.synthetic import CLASSES, draw, make_scene
 from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter

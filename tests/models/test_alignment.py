@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fcnseg.models import BACKBONES, build, build_backbone
-from fcnseg.models.alignment import centroids, inner, linearised, measured
-from fcnseg.models.backbone import Backbone
+from fcnseg.models.backbones import Backbone, offset, offsets
+from fcnseg.models.backbones.timm import centroids, inner, linearised, measured
 from fcnseg.models.fcn import Decoder, pad_to_multiple
-from fcnseg.models.geometry import offset, offsets
 from fcnseg.models.spec import ModelSpec
 
 # One of each geometry; benchmarks/alignment.py has all decoders, sizes and backbones.

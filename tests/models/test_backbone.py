@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import BACKBONES, build_backbone, load_classifier, load_pretrained
-from fcnseg.models.backbone import Backbone, known_keys
+from fcnseg.models.backbones import Backbone, known_keys
 from fcnseg.models.backbones.torchvision import RESNET_ROW
 from fcnseg.models.torchvision_import import models
 

@@ -17,7 +17,7 @@ import fcnseg
 from fcnseg import models
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import BACKBONES, build, build_empty, create_model
-from fcnseg.models.backbone import BackboneSpec
+from fcnseg.models.backbones import BackboneSpec
 from fcnseg.models.spec import ModelSpec
 
 
@@ -114,7 +114,7 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     from fcnseg.classes import ClassMap
-    from fcnseg.export.formats import FORMATS
+    from fcnseg.export import FORMATS
     from fcnseg.models.checkpoint import Checkpoint
 
     network = create_model("fcn8s", backbone="tiny", num_classes=2, width=8)

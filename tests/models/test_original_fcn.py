@@ -11,7 +11,7 @@ from fcnseg.models import build
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.zoo import recognised
-from fcnseg.models.zoo.original_fcn import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG
+from fcnseg.models.zoo.published import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG
 
 SLIM = 16
 CLASSES = 3

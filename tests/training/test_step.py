@@ -9,7 +9,7 @@ from fcnseg.datasets.dataset import Batch
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models import build
-from fcnseg.models.geometry import upsample
+from fcnseg.models.backbones import upsample
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads, TrainStep

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fcnseg.io.draw import heatmap
-from fcnseg.viz.figure import Tile, grey, heat_scale, page, signed_map, signed_scale
+from fcnseg.viz import Tile, grey, heat_scale, page, signed_map, signed_scale
 
 
 def tile(title: str = "a title", size: tuple[int, int] = (240, 320), **more) -> Tile:

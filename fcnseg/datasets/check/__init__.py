@@ -9,17 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcnseg.datasets.check.class_counts import ClassShare, count_classes
-from fcnseg.datasets.check.clean import Cleaned
-from fcnseg.datasets.check.file_checks import file_troubles
-from fcnseg.datasets.check.findings import DOUBTFUL, SEVERITIES, Finding, label_names
+from fcnseg.datasets import Description, Pair
+from fcnseg.datasets.check.findings import DOUBTFUL, SEVERITIES, Finding, file_troubles, label_names
 from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.split_checks import leaks
-from fcnseg.datasets.check.suggest import Size, Suggestion, suggest
+from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
 from fcnseg.datasets.describe import Scanned, own_split_sizes, scan, split_sizes
-from fcnseg.datasets.description import Description, Pair
 from fcnseg.errors import DatasetError
 from fcnseg.progress import Callback, no_callback
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What a clean copy holds.
+
+    folder: where it is. written: pairs in it. repaired, left_out: pair name -> what and why.
+    """
+
+    folder: Path
+    written: int
+    repaired: dict[str, str]
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return {
+            "folder": str(self.folder),
+            "written": self.written,
+            "repaired": self.repaired,
+            "left_out": self.left_out,
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.check.class_counts import Frequencies
+from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, counted, have, label_names, listed
+from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.describe import Scanned
-from fcnseg.datasets.description import SPLITS
 from fcnseg.datasets.scan import LOSSY_SUFFIXES
 
 SHOWN = 5

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fcnseg.datasets import SPLITS, Pair
 from fcnseg.datasets.check.findings import Finding, counted, file_names
 from fcnseg.datasets.describe import Scanned
-from fcnseg.datasets.description import SPLITS, Pair
 from fcnseg.datasets.splits import VAL_SHARE, Video, find_copies, find_lookalikes, find_videos
 
 FEW_PAIRS = 10

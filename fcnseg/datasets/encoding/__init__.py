@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors
-from fcnseg.datasets.description import Encoding, Reading
+from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors, unpack
+from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.class_lists import Entry, is_ignored
-from fcnseg.datasets.encoding.colors import read_colors
-from fcnseg.datasets.encoding.published_classes import unpack
-from fcnseg.datasets.encoding.smoothed import (
+from fcnseg.datasets.encoding.colors import (
     LARGEST,
     PHOTOGRAPH,
     as_greys,
@@ -22,6 +20,7 @@ from fcnseg.datasets.encoding.smoothed import (
     flat_greys,
     nearest_totals,
     peaks,
+    read_colors,
     smeared_indices,
     spread,
     without_strays,

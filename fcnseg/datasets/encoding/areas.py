@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.description import Found, Pair
-from fcnseg.datasets.encoding.published_classes import unpack
+from fcnseg.classes import unpack
+from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.values import SMEARED, Values, packed_colors, single_numbers
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.scan import Tallies

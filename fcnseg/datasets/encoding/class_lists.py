@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcnseg.datasets.encoding.published_classes import pack
-from fcnseg.datasets.pairing.listing import Listing
+from fcnseg.classes import pack
+from fcnseg.datasets.pairing import Listing
 
 IGNORED_NAMES = frozenset(
     [

@@ -11,10 +11,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from fcnseg.classes import ClassMap
-from fcnseg.datasets.description import Description, Encoding
+from fcnseg.classes import ClassMap, pack, unpack
+from fcnseg.datasets import Description, Encoding
 from fcnseg.datasets.encoding import BACKGROUND_NAMES, BINARY
-from fcnseg.datasets.encoding.published_classes import pack, unpack
 from fcnseg.errors import DatasetError
 
 _HINT = (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, MAX_CLASSES
-from fcnseg.datasets.description import Encoding
+from fcnseg.datasets import Encoding
 from fcnseg.io.labels import RawLabels
 from fcnseg.io.warp import histogram
 

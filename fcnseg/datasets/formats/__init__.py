@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.description import Encoding, Pair, Store
+from fcnseg.datasets import Encoding, Pair, Store
 from fcnseg.datasets.encoding.values import decode
+from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, SUPERVISELY, VIA
+from fcnseg.datasets.formats.documents import Format
+from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
-from fcnseg.datasets.formats.tools import FORMATS
 from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_raw_labels, turn
@@ -91,6 +93,17 @@ def _drawn(
 ) -> Callable[[Pair, Sequence[str]], RawLabels]:
     return lambda pair, terms: RawLabels(draw(pair, terms), None, "I")
 
+
+FORMATS: Mapping[Store, Format] = {
+    "panoptic": PANOPTIC,
+    "cvat-xml": CVAT,
+    "via": VIA,
+    "label-studio": LABEL_STUDIO,
+    "supervisely": SUPERVISELY,
+    "run-lengths": RUN_LENGTHS,
+    "arrays": ARRAYS,
+}
+"""Annotation formats: find(listing) gives the pairs, read(pair, terms) the labels."""
 
 _READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "pixels": _pixels,

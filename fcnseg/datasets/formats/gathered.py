@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from fcnseg.datasets.description import Found, Pair, SplitName, Store, Unusable
+from fcnseg.datasets import Found, Pair, SplitName, Store, Unusable
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
 from fcnseg.datasets.formats.polygons import (
     BOXES,
@@ -17,8 +17,8 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
+from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, partner_index, place_of
-from fcnseg.datasets.pairing.listing import Listing, stem_of
 from fcnseg.errors import DatasetError, MediaError
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fcnseg.datasets.description import Found, Pair
+from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.pairing import Listing, stem_of, suffix_of
 from fcnseg.datasets.pairing.by_words import (
     FILLERS,
     LABEL_WORDS,
@@ -20,8 +21,7 @@ from fcnseg.datasets.pairing.by_words import (
     place_of,
     split_roles,
 )
-from fcnseg.datasets.pairing.likeness import looks_at, sample
-from fcnseg.datasets.pairing.listing import Listing, stem_of, suffix_of
+from fcnseg.datasets.pairing.candidates import looks_at, sample
 from fcnseg.errors import MediaError
 from fcnseg.io.labels import read_raw_labels
 

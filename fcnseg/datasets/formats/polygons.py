@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.description import Pair
+from fcnseg.datasets import Pair
 from fcnseg.errors import MediaError
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import decode_mask

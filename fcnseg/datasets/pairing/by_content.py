@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from fcnseg.datasets.description import Found
+from fcnseg.datasets import Found
 from fcnseg.datasets.formats.layers import term_of
+from fcnseg.datasets.pairing import Listing
 from fcnseg.datasets.pairing.by_words import (
     IMAGE_WORDS,
     LABEL_WORDS,
@@ -23,23 +24,20 @@ from fcnseg.datasets.pairing.by_words import (
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     Candidate,
+    Look,
     Looks,
+    apart_in_space,
+    is_constant,
     leaves,
     pair,
+    same_regions,
+    sample,
     share,
+    tell_labels,
     two_images,
     two_label_sets,
     why,
 )
-from fcnseg.datasets.pairing.likeness import (
-    Look,
-    apart_in_space,
-    is_constant,
-    same_regions,
-    sample,
-    tell_labels,
-)
-from fcnseg.datasets.pairing.listing import Listing
 from fcnseg.datasets.pairing.path_words import Names
 from fcnseg.errors import DatasetError
 

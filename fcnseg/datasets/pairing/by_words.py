@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from fcnseg.datasets.description import Found, Pair, SplitName
-from fcnseg.datasets.pairing.listing import Listing, is_image, stem_of, suffix_of
+from fcnseg.datasets import Found, Pair, SplitName
+from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
 
 SPLIT_WORDS: Mapping[str, SplitName] = {
     "train": "train", "training": "train", "trn": "train",

@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from fcnseg.datasets.description import Found, Pair, SplitName, Unusable
+from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
 from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, one_split
-from fcnseg.datasets.pairing.listing import Listing, is_image, stem_of, suffix_of
 from fcnseg.text import from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fcnseg.datasets.description import SplitName
+from fcnseg.datasets import SplitName
+from fcnseg.datasets.pairing import suffix_of
 from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, one_split
-from fcnseg.datasets.pairing.listing import suffix_of
 
 _CHUNK = re.compile(r"[^\W_]+")
 

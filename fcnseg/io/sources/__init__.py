@@ -11,14 +11,14 @@ from urllib.request import url2pathname
 
 from fcnseg.errors import MediaError, OptionError, closest
 from fcnseg.files import safe_filename
-from fcnseg.io.formats.content import is_image, is_known_to_pillow
+from fcnseg.io import cv2
+from fcnseg.io.content import is_image, is_known_to_pillow
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from fcnseg.io.opencv import cv2
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
-from fcnseg.io.sources.base import Kind, Selection, Source
+from fcnseg.io.sources.base import Selection, Source, usable_rate
 from fcnseg.io.sources.files import ImageFiles, Skip, WatchedFolder, check_watch, nothing
-from fcnseg.io.sources.listing import Named
+from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, first_bytes, is_address, is_glob
 from fcnseg.io.sources.live import (
     Connect,
     LiveSource,
@@ -28,10 +28,8 @@ from fcnseg.io.sources.live import (
     unreachable,
     without_password,
 )
-from fcnseg.io.sources.readers import usable_rate
 from fcnseg.io.sources.served import Served, ServedImage, look_at
-from fcnseg.io.sources.stdin import ByteStream
-from fcnseg.io.sources.streamed import read_streamed
+from fcnseg.io.sources.stdin import ByteStream, read_streamed
 from fcnseg.io.sources.video import VideoFile
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
@@ -52,12 +50,6 @@ class PipedVideo(VideoFile):
         """Read no more."""
         super().close()
         self._stream.close()
-
-
-__all__ = ["Kind", "Source", "open_source", "refuse_sources"]
-
-LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
-"""Suffixes (lower case) of text files that list images."""
 
 
 def open_source(
@@ -185,16 +177,6 @@ def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
     return live(number)
 
 
-def is_address(text: str) -> bool:
-    """Whether a source is an address: rtsp://, http://, file:// ..."""
-    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
-
-
-def starts_as_image(path: Path) -> bool:
-    """Whether a file begins as an image does, whatever its name."""
-    return is_image(_first_bytes(path))
-
-
 def _matching(pattern: str) -> list[Named]:
     """The images that a pattern stands for; MediaError when there are none."""
     files = listing.matches(pattern)
@@ -202,11 +184,6 @@ def _matching(pattern: str) -> list[Named]:
     if not images:
         raise listing.no_images(f"No image matches {pattern!r}", files, pattern=True)
     return listing.named(images, listing.common_folder(images))
-
-
-def is_glob(text: str) -> bool:
-    """Whether a path has a character that makes it a pattern."""
-    return any(character in text for character in "*?[")
 
 
 def _open_file(
@@ -222,7 +199,7 @@ def _open_file(
         return live(int(device[1]))
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, skip, callback)
-    start = _first_bytes(path)
+    start = first_bytes(path)
     image = is_image(start)
     if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
         return VideoFile(path, selection, callback, skip=skip)
@@ -236,14 +213,6 @@ def _open_file(
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
     return ImageFiles([(path.stem, path)], "image", selection, skip, callback)
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror}.") from None
 
 
 def _open_address(

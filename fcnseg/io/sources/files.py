@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import free_name
-from fcnseg.io.formats.content import count_pages
+from fcnseg.io.content import count_pages
 from fcnseg.io.images import decode_image, read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
-from fcnseg.io.opencv import cv2
+from fcnseg.io import cv2
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.progress import Callback, Message, no_callback
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.formats.depth import over_white, tone_mapped
-from fcnseg.io.sources.readers import (
+from fcnseg.io import over_white, tone_mapped
+from fcnseg.io.sources.base import (
     USUAL_RATE,
     FrameReader,
     no_video,

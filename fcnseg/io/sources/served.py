@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
-from fcnseg.io.formats.content import is_image
+from fcnseg.io.content import is_image
 from fcnseg.io.images import decode_image
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.live import unreachable, without_password

@@ -7,14 +7,96 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import safe_path, utf8_name
+from fcnseg.io import cv2
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.sources.base import Frame, Kind, Selection, Source
+from fcnseg.io.sources.base import (
+    BROKEN_PACKETS,
+    MISSING_FRACTION,
+    Frame,
+    FrameReader,
+    Kind,
+    Selection,
+    Source,
+    is_elementary,
+    no_video,
+    rate_of,
+    read_start,
+    readable_name,
+    usable_rate,
+)
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.pyav import PyavReader
-from fcnseg.io.sources.readers import FrameReader, OpencvReader, is_elementary, read_start
 from fcnseg.progress import Callback, Message, no_callback
+
+
+class OpencvReader(FrameReader):
+    """The frames of a video file or an address, by OpenCV.
+
+    address: an absolute path, because FFmpeg takes "a:b.mp4" for a protocol. MediaError when it
+    can't be opened.
+    """
+
+    def __init__(self, address: str, path: str | Path, *, has_times: bool = True) -> None:
+        super().__init__(path)
+        self._address, self.has_times = address, has_times
+        self._capture = self._open()
+        self.states_rate = has_times
+        self.fps = usable_rate(self._capture.get(cv2.CAP_PROP_FPS)) or self._measure_fps()
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.count = round(count) if 0 < count < 2**40 else None
+        # Asking on past the end of a file costs nothing; a dead server makes each try wait.
+        self._tries = 0 if "://" in address else BROKEN_PACKETS
+
+    def grab(self) -> float | None:
+        """Step to the next frame: its time in seconds; None at the end."""
+        failed = 0
+        while not self._capture.grab():  # at the end, or at a packet that is broken
+            failed += 1
+            if failed > self._tries:
+                return None
+        self.broken += range(self.index + 1, self.index + 1 + failed)
+        self.index += 1 + failed
+        self.read += 1
+        if not self.has_times:
+            return float(self.index / self.fps)
+        time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return time if time > 0 or self.index == 0 else float(self.index / self.fps)
+
+    def retrieve(self) -> NDArray[np.uint8] | None:
+        """The frame stepped to, uint8 (H, W, 3) RGB; None when it can't be decoded."""
+        done, pixels = self._capture.retrieve()
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8) if done else None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._capture.release()
+
+    def missing(self) -> int:
+        """Frames that are not there, where that is more than an estimate may be wrong by."""
+        count = self.count or 0
+        gone = count - self.index - 1
+        return gone if gone > max(1, MISSING_FRACTION * count) else 0
+
+    def _open(self) -> cv2.VideoCapture:
+        with readable_name(self._address) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise no_video(self.path)
+        return capture
+
+    def _measure_fps(self) -> Fraction:
+        """From the times of the first frames; the usual 25 when they have none."""
+        times: list[float] = []
+        while len(times) < 25 and self._capture.grab():
+            times.append(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        self._capture.release()
+        self._capture = self._open()
+        return rate_of(times)
 
 
 def open_video(path: str | Path) -> FrameReader:

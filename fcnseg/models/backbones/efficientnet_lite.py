@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.errors import MissingExtra
-from fcnseg.models.backbone import BackboneSpec, fully_connected
+from fcnseg.models.backbones import BackboneSpec, fully_connected
 from fcnseg.models.spec import LITE
 from fcnseg.models.weights import State, read_state
 from fcnseg.progress import Callback

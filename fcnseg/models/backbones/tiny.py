@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fcnseg.models.backbone import BackboneSpec
+from fcnseg.models.backbones import BackboneSpec
 
 
 def tiny_network() -> nn.Module:

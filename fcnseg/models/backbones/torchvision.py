@@ -8,8 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from fcnseg.models.backbone import BackboneSpec, fully_connected, split_last
-from fcnseg.models.geometry import Alignment
+from fcnseg.models.backbones import Alignment, BackboneSpec, fully_connected, split_last
 from fcnseg.models.weights import State, download, read_state
 from fcnseg.progress import Callback
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from torch import nn
 
 from fcnseg.errors import CheckpointError, OptionError, did_you_mean
-from fcnseg.models.backbone import Features
+from fcnseg.models.backbones import Features
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.models.weights import State, download
-from fcnseg.models.zoo import original_fcn, torchvision
-from fcnseg.models.zoo.torchvision import TORCHVISION, official_url, voc_classes
+from fcnseg.models.zoo import published
+from fcnseg.models.zoo.published import TORCHVISION, official_url, voc_classes
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback, no_callback
 
@@ -40,12 +40,12 @@ def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
 
     OptionError lists the known.
     """
-    if spec.backbone in original_fcn.KINDS:
-        backbone = original_fcn.OriginalVGG()
-        return backbone, original_fcn.OriginalDecoder(spec.backbone, spec.num_classes)
+    if spec.backbone in published.KINDS:
+        backbone = published.OriginalVGG()
+        return backbone, published.OriginalDecoder(spec.backbone, spec.num_classes)
     if spec.backbone in TORCHVISION:
-        return torchvision.parts(spec)
-    known = ", ".join((*NAMES, *original_fcn.KINDS))
+        return published.torchvision_parts(spec)
+    known = ", ".join((*NAMES, *published.KINDS))
     raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")
 
 
@@ -54,7 +54,7 @@ def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, Sta
 
     name: of the file.
     """
-    return original_fcn.recognised(state, name) or torchvision.recognised(state)
+    return published.recognise_original(state, name) or published.recognise_torchvision(state)
 
 
 def find_model(

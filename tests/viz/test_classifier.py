@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.models import find_backbone
-from fcnseg.models.backbone import as_convolution, fully_connected, split_last
+from fcnseg.models.backbones import as_convolution, fully_connected, split_last
 from fcnseg.models.torchvision_import import models
 
 

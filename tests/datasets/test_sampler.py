@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcnseg.datasets.loader import BatchSampler, Pace
 from fcnseg.errors import OptionError
-from fcnseg.training.sampler import BatchSampler, Pace
 
 plans = st.builds(
     BatchSampler,

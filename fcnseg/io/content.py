@@ -1,7 +1,4 @@
-"""What kind of file some bytes are, and the image formats that OpenCV misreads.
-
-Everything here goes by content: a name says nothing.
-"""
+"""What kind of file some bytes are, and the image formats that OpenCV misreads."""
 
 from __future__ import annotations
 
@@ -23,12 +20,22 @@ _MAGIC = (
     b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
     b"8BPS", b"DDS ", b"#?RADIANCE", b"PF\n", b"Pf\n", b"P7\n",
 )  # fmt: skip
+
+
 _STILL_BRANDS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
+
+
 _HEIF_BRANDS = _STILL_BRANDS[1:]
+
+
 _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
+
+
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it writes to the terminal
 
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
+
+
 _UNSPECIFIED, _ASSOCIATED = 0, 1  # TIFF's ExtraSamples
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones.torchvision import imagenet_names
-from fcnseg.models.classifier import dense_classifier
+from fcnseg.viz.imagenet import dense_classifier
 
 
 @torch.no_grad()

@@ -1,27 +1,129 @@
-"""A crew of threads, and of processes when there is much to do, for work on many files.
-
-Decoders let go of Python's lock, the rest of the work on a file does not: with small files
-threads wait for each other a quarter of the time. Processes do not, but take a third of a
-second to start. They are not multiprocessing's, which runs the user's script again in each
-and breaks one without an `if __name__ == "__main__"`.
-"""
+"""Work on many files: on all cores at once, and remembered until a file changes."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fcnseg.io.opencv import one_thread_each, use_one_thread
+from fcnseg.files import cache_folder
+from fcnseg.io import one_thread_each, use_one_thread
+from fcnseg.text import to_bytes
+
+FORMAT = 3
+"""Raised when what is recorded changes, so that old records are not taken for new ones."""
+
+_ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old versions
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """Sizes and times of change of files; "" when one can't be asked."""
+    try:
+        states = [path.stat() for path in paths]
+    except OSError:
+        return ""
+    return ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
+
+
+class ScanCache:
+    """Records by key, valid while the files' stamp is the same. A context manager.
+
+    A key begins with the path of the file that it stands or falls with, and a NUL. On the disk
+    it is bytes: a path need not be UTF-8.
+    """
+
+    def __init__(self, root: Path) -> None:
+        name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+        self.path = cache_folder() / "scans" / f"{name}-{FORMAT}.sqlite"
+        self._database: sqlite3.Connection | None = None
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=5)
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, stamp TEXT, record TEXT)"
+            )
+        except (OSError, sqlite3.Error):
+            self._forget()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._drop_gone()
+        self._forget()
+
+    def get(self, stamps: Mapping[str, str]) -> dict[str, str]:
+        """The records of those keys whose stamp is still the same."""
+        found: dict[str, str] = {}
+        if self._database is None:
+            return found
+        keys = {to_bytes(key): key for key in stamps}
+        asked = list(keys)
+        try:
+            for start in range(0, len(asked), _ASKED):
+                some = asked[start : start + _ASKED]
+                marks = ",".join("?" * len(some))
+                rows = self._database.execute(
+                    f"SELECT key, stamp, record FROM records WHERE key IN ({marks})", some
+                )
+                valid = ((keys[k], record) for k, seen, record in rows if seen == stamps[keys[k]])
+                found |= {key: record for key, record in valid if stamps[key]}
+        except sqlite3.Error:
+            self._forget()
+        return found
+
+    def put(self, records: Mapping[str, tuple[str, str]]) -> None:
+        """Keep (stamp, record) by key."""
+        if self._database is None or not records:
+            return
+        rows = [(to_bytes(key), seen, record) for key, (seen, record) in records.items() if seen]
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
+            self._written += len(rows)
+        except sqlite3.Error:
+            self._forget()
+
+    def _drop_gone(self) -> None:
+        """Drop what is about files that are gone; only asked when it has grown."""
+        if self._database is None or not self._written:
+            return
+        try:
+            with self._database:
+                (count,) = self._database.execute("SELECT count(*) FROM records").fetchone()
+                if count == self._written:  # the first time: all of them were just seen
+                    return
+                keys = [key for (key,) in self._database.execute("SELECT key FROM records")]
+                gone = [(key,) for key in keys if not os.path.lexists(key.partition(b"\0")[0])]
+                self._database.executemany("DELETE FROM records WHERE key = ?", gone)
+        except sqlite3.Error:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.close()
+        self._database = None
+
 
 Task = TypeVar("Task")
 
@@ -35,7 +137,7 @@ _Worker = subprocess.Popen[bytes]
 # interrupt is the parent's to answer: it ends its workers.
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    "sys.path[:] = json.loads(sys.argv[1]); from fcnseg.datasets.worker_pool import serve; serve()"
+    "sys.path[:] = json.loads(sys.argv[1]); from fcnseg.datasets.many_files import serve; serve()"
 )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.description import Found, Pair, Store, Unusable
+from fcnseg.datasets import Found, Pair, Store, Unusable
 from fcnseg.datasets.formats.gathered import Gathered
+from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import place_of
-from fcnseg.datasets.pairing.listing import Listing, stem_of
 from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels

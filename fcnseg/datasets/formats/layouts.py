@@ -1,28 +1,33 @@
-"""Published data sets in the folders their authors ship: VOC, Cityscapes, ADE20K, CamVid."""
+"""Folders with pairs of a known kind: published data sets, and lists of pairs."""
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.datasets.description import Encoding, Found, Pair, Reading, SplitName
-from fcnseg.datasets.encoding.published_classes import (
+from fcnseg.classes import (
     ADE20K_NAMES,
     CAMVID,
     CAMVID_VOID,
     CITYSCAPES,
     CITYSCAPES_IDS,
     CITYSCAPES_UNSCORED,
+    IGNORE,
     VOC_BORDER_COLOR,
     VOC_NAMES,
+    ClassMap,
     pack,
     unpack,
     voc_palette,
 )
+from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, Unusable
 from fcnseg.datasets.encoding.values import Values
-from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, pair_by_names
-from fcnseg.datasets.pairing.listing import Listing, is_image, stem_of, suffix_of
+from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
+from fcnseg.datasets.pairing.by_words import LABEL_WORDS, SPLIT_WORDS, name_uniquely, pair_by_names
+from fcnseg.datasets.pairing.own_splits import split_in
 from fcnseg.errors import DatasetError
 from fcnseg.text import from_bytes
 
@@ -172,3 +177,117 @@ _ADE20K = Reading(
     0,
     ("values 1..150 are the classes of ADE20K's scene parsing, 0 is everything else, ignored",),
 )
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
+
+
+def find_pair_list(listing: Listing) -> Found | None:
+    """A list of pairs near the top of a folder; lists named after splits are joined."""
+    found = []
+    for name in listing.with_suffix(*LIST_SUFFIXES):
+        if name.count("/") <= 1:
+            rows = _rows(listing.path(name))
+            for base in dict.fromkeys((listing.path(name).parent, listing.root)):
+                columns = _columns(rows, base)
+                if columns:
+                    found.append((name, base, rows, columns))
+                    break
+    if not found:
+        return None
+    pairs, orphans = [], []
+    for name, base, rows, columns in found:
+        made, missing = _pairs(listing.path(name), rows, columns, base)
+        pairs += made
+        orphans += missing
+    return _found([name for name, *_ in found], pairs, orphans)
+
+
+def read_pair_list(path: Path) -> Found:
+    """The pairs a list names; DatasetError when it is not one."""
+    rows = _rows(path)
+    columns = _columns(rows, path.parent)
+    if columns is None:
+        raise DatasetError(
+            f"{path} names no existing pair of image and label files.",
+            hint="each line: image,labels[,split], relative to the list's folder",
+        )
+    pairs, missing = _pairs(path, rows, columns, path.parent)
+    return _found([path.name], pairs, missing)
+
+
+def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
+    ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
+    unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
+    return Found(
+        "list",
+        name_uniquely(unique),
+        notes=tuple(missing),
+        why=(f"{', '.join(names[:3])} names an image and its labels on each line",),
+    )
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The cells of each line; [] for a file that is no table."""
+    try:
+        text = from_bytes(path.read_bytes())
+    except OSError:
+        return []
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return []
+    for delimiter in (",", ";", "\t", " "):
+        if delimiter in lines[-1]:
+            rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+            return [[cell.strip() for cell in row] for row in rows]
+    return []
+
+
+def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int | None] | None:
+    """Which columns hold the image, the labels and (if any) the split; None for another table.
+
+    The first lines whose cells exist as image files decide; a heading says which is which.
+    """
+    for row in rows[:20]:
+        paths = [i for i, cell in enumerate(row) if is_image(cell) and (folder / cell).is_file()]
+        if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
+            image, labels = paths[:2]
+            if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
+                image, labels = labels, image
+            split = next((i for i, cell in enumerate(row) if cell.lower() in SPLIT_WORDS), None)
+            return image, labels, split
+    return None
+
+
+def _is_label_heading(head: Sequence[str], column: int) -> bool:
+    word = head[column].lower() if column < len(head) else ""
+    return any(part in LABEL_WORDS for part in word.replace("-", "_").split("_"))
+
+
+def _pairs(
+    path: Path,
+    rows: Sequence[Sequence[str]],
+    columns: tuple[int, int, int | None],
+    base: Path,
+) -> tuple[list[Pair], list[Unusable]]:
+    """The pairs of one list, and the lines whose files are missing."""
+    image, labels, split = columns
+    own = _split_of(path)
+    pairs, missing = [], []
+    for row in rows:
+        if len(row) <= max(image, labels) or not is_image(row[image]):
+            continue  # a heading
+        files = base / row[image], base / row[labels]
+        lost = [str(file) for file in files if not file.is_file()]
+        if lost:
+            missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
+            continue
+        said: SplitName = own
+        if split is not None and split < len(row):
+            said = SPLIT_WORDS.get(row[split].lower(), own)
+        name = Path(row[image]).with_suffix("").as_posix().lstrip("./")
+        pairs.append(Pair(*files, said, name))
+    return pairs, missing
+
+
+def _split_of(path: Path) -> SplitName:
+    return split_in(path.stem)

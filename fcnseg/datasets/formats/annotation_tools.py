@@ -1,0 +1,299 @@
+"""The files of annotation tools: CVAT, VIA, Label Studio, Supervisely."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.formats.documents import Annotated, Area, Document, box, ellipse, outlined
+from fcnseg.datasets.formats.gathered import head_says
+from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.pairing import Listing
+from fcnseg.io.images import IMAGE_SUFFIXES
+from fcnseg.io.labels import decode_mask
+
+_CVAT_HEAD = (b"<annotations", b"<image ")
+
+
+def _cvat_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".xml")
+    return [name for name in files if head_says(listing.path(name), _CVAT_HEAD)]
+
+
+def _cvat_parse(path: Path) -> Document:
+    data = path.read_bytes()
+    if re.search(rb"<!(DOCTYPE|ENTITY)", data):
+        raise ValueError("entities are not read")
+    try:
+        root = ElementTree.fromstring(data)  # noqa: S314, RUF100 - without entities it is harmless
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
+    images = {
+        image.get("id", str(number)): _cvat_image(image)
+        for number, image in enumerate(root.iter("image"))
+    }
+    names = tuple(label.text or "" for label in root.findall("meta//labels/label/name"))
+    return Document(images, tuple(name for name in names if name))
+
+
+def _cvat_image(image: ElementTree.Element) -> Annotated:
+    shapes = sorted(image, key=lambda shape: int(shape.get("z_order", 0)))
+    areas = [area for area in map(_cvat_area, shapes) if area is not None]
+    flat = sum(shape.tag in ("polyline", "points", "skeleton") for shape in shapes)
+    size = int(image.attrib["height"]), int(image.attrib["width"])
+    return Annotated(image.attrib["name"], size, areas, flat, ordered=True)
+
+
+def _cvat_area(shape: ElementTree.Element) -> Area | None:
+    name, value = shape.get("label", ""), shape.get
+    if shape.tag == "polygon":
+        pairs = [point.split(",") for point in shape.attrib["points"].split(";") if point]
+        return Area(name, [np.array(pairs, np.float64)])
+    if shape.tag == "box":
+        return Area(
+            name, [box(*(float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")))]
+        )
+    if shape.tag == "ellipse":
+        across = [float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry")]
+        return Area(name, [ellipse(*across)])
+    if shape.tag == "mask":
+        size = int(shape.attrib["height"]), int(shape.attrib["width"])
+        corner = round(float(value("left", 0))), round(float(value("top", 0)))
+        return Area(name, mask=_cvat_runs(shape.attrib["rle"], size), corner=corner)
+    return None
+
+
+def _cvat_runs(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """CVAT's run lengths: along the rows, beginning with a run of zeros."""
+    lengths = np.array([int(part) for part in text.split(",")])
+    filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return np.asarray(filled.reshape(size))
+
+
+CVAT = outlined("cvat-xml", _cvat_files, _cvat_parse, "an XML file with <image> entries is CVAT's")
+
+ONE_CLASS = "object"
+"""The class of regions without any attribute."""
+
+
+def _via_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".json")
+    return [name for name in files if head_says(listing.path(name), (b'"shape_attributes"',))]
+
+
+def _via_parse(path: Path) -> Document:
+    data = read_json(path)
+    entries = data.get("_via_img_metadata", data)
+    images = {}
+    for key, entry in entries.items():
+        regions = entry["regions"]
+        regions = list(regions.values()) if isinstance(regions, Mapping) else regions  # VIA 1
+        areas = [area for area in map(_via_area, regions) if area is not None]
+        images[key] = Annotated(entry["filename"], None, areas, len(regions) - len(areas))
+    return Document(images)
+
+
+def _via_area(region: Mapping[str, Any]) -> Area | None:
+    shape, name = region["shape_attributes"], _via_name(region.get("region_attributes") or {})
+    kind = shape["name"]
+    if kind == "polygon":
+        xy = [shape["all_points_x"], shape["all_points_y"]]
+        return Area(name, [np.array(xy, np.float64).T])
+    if kind == "rect":
+        x, y = shape["x"], shape["y"]
+        return Area(name, [box(x, y, x + shape["width"], y + shape["height"])])
+    if kind in ("circle", "ellipse"):
+        radius = shape.get("r", 0)
+        across, down = shape.get("rx", radius), shape.get("ry", radius)
+        return Area(name, [ellipse(shape["cx"], shape["cy"], across, down)])
+    return None
+
+
+def _via_name(attributes: Mapping[str, Any]) -> str:
+    """The class among a region's attributes: one called so, else the first that says something."""
+    said = {}
+    for key, value in attributes.items():
+        if isinstance(value, Mapping):  # checkboxes
+            value = next((word for word, on in value.items() if on), "")
+        if str(value).strip():
+            said[key.lower()] = str(value).strip()
+    for key in ("class", "label", "name", "type", "category", "object"):
+        if key in said:
+            return said[key]
+    return next(iter(said.values()), ONE_CLASS)
+
+
+VIA = outlined("via", _via_files, _via_parse, "JSON files with shape_attributes are VIA's")
+
+_LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
+
+
+def _label_studio_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".json")
+    return [n for n in files if head_says(listing.path(n), (b'"result"', b'"original_width"'))]
+
+
+def _label_studio_parse(path: Path) -> Document:
+    tasks = json.loads(path.read_bytes())
+    images = {}
+    for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
+        results = [one for one in _label_studio_results(task) if one["type"] != "choices"]
+        areas = [area for area in map(_label_studio_area, results) if area is not None]
+        size = next((_label_studio_size(one) for one in results), None)
+        part = str(task.get("id", number))
+        file = _label_studio_image(task)
+        # An uploaded file's name begins with eight digits that the user's own file lacks.
+        own = re.sub(r"^[0-9a-f]{8}-", "", file)
+        images[part] = Annotated(file, size, areas, len(results) - len(areas), also=own)
+    return Document(images)
+
+
+def _label_studio_results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the last annotator who did not cancel has drawn."""
+    answers = task.get("annotations", task.get("completions", ()))
+    kept = [answer for answer in answers if not answer.get("was_cancelled")]
+    yield from kept[-1]["result"] if kept else ()
+
+
+def _label_studio_image(task: Mapping[str, Any]) -> str:
+    """The image's name in a task's data, without the address it was served from."""
+    for value in task["data"].values():
+        name = unquote(str(value)).rpartition("?d=")[2].partition("?")[0]
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            return re.sub(r"^.*[/\\]", "", name)
+    raise ValueError("a task names no image file")
+
+
+def _label_studio_size(result: Mapping[str, Any]) -> tuple[int, int]:
+    return int(result["original_height"]), int(result["original_width"])
+
+
+def _label_studio_area(result: Mapping[str, Any]) -> Area | None:
+    if result["type"] not in _LABEL_STUDIO_KINDS:
+        return None
+    value = result["value"]
+    names = value.get(result["type"])
+    height, width = _label_studio_size(result)
+    if not names:
+        return None
+    if result["type"] == "brushlabels":
+        return Area(names[0], mask=_label_studio_brush(value["rle"], (height, width)))
+    scale = np.array([width, height]) / 100
+    if result["type"] == "polygonlabels":
+        return Area(names[0], [np.array(value["points"], np.float64) * scale])
+    if result["type"] == "rectanglelabels":
+        x, y = value["x"], value["y"]
+        corners = box(x, y, x + value["width"], y + value["height"])
+        return Area(names[0], [corners * scale])
+    return Area(
+        names[0], [ellipse(value["x"], value["y"], value["radiusX"], value["radiusY"]) * scale]
+    )
+
+
+def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool (H, W) of Label Studio's brush: run lengths of RGBA bytes, bits packed.
+
+    32 bits: how many bytes; 5: bits of a word, less 1; four times 4: bits of a length, less 1.
+    Then runs: 1 bit (the same byte repeated), 2 bits (which length), the length less 1, byte(s).
+    Source: label-studio-converter, brush.py.
+    """
+    bits = "".join(f"{byte:08b}" for byte in data)
+    at = 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return int(bits[at - count : at], 2)
+
+    total, word = take(32), take(5) + 1
+    lengths = [take(4) + 1 for _ in range(4)]
+    if total != size[0] * size[1] * 4:
+        raise ValueError("a brush of another size than its picture")
+    values = np.zeros(total, np.uint8)
+    done = 0
+    while done < total:
+        same = take(1)
+        count = take(lengths[take(2)]) + 1
+        if same:
+            values[done : done + count] = take(word)
+        else:
+            values[done : done + count] = [take(word) for _ in range(count)]
+        done += count
+    return np.asarray(values.reshape(*size, 4)[..., 3] > 127)
+
+
+LABEL_STUDIO = outlined(
+    "label-studio",
+    _label_studio_files,
+    _label_studio_parse,
+    "a JSON file of tasks with results is Label Studio's",
+)
+
+MOST_BYTES = 1 << 28
+"""A bitmap does not unpack to more."""
+
+
+def _supervisely_files(listing: Listing) -> list[str]:
+    files = [name for name in listing.with_suffix(".json") if "/ann/" in f"/{name}"]
+    return [name for name in files if head_says(listing.path(name), (b'"objects"', b'"size"'))]
+
+
+def _supervisely_parse(path: Path) -> Document:
+    data = read_json(path)
+    size = int(data["size"]["height"]), int(data["size"]["width"])
+    areas = [area for area in map(_supervisely_area, data["objects"]) if area is not None]
+    flat = len(data["objects"]) - len(areas)
+    # The image's folder stands beside the file's: two datasets may have images of one name.
+    image = f"../img/{path.name.removesuffix('.json')}"
+    return Document(
+        {"": Annotated(image, size, areas, flat, ordered=True)}, _supervisely_names(path)
+    )
+
+
+def _supervisely_names(path: Path) -> tuple[str, ...]:
+    """The classes of the project's meta.json, in order."""
+    for folder in path.parents[1:4]:
+        if (folder / "meta.json").is_file():
+            return tuple(str(one["title"]) for one in read_json(folder / "meta.json")["classes"])
+    return ()
+
+
+def _supervisely_area(thing: Mapping[str, Any]) -> Area | None:
+    kind, name = thing["geometryType"], str(thing["classTitle"])
+    if kind == "bitmap":
+        try:
+            packed = zlib.decompressobj().decompress(
+                base64.b64decode(thing["bitmap"]["data"]), MOST_BYTES
+            )
+        except (zlib.error, binascii.Error) as error:
+            raise ValueError(f"a bitmap can't be unpacked: {error}") from None
+        left, top = thing["bitmap"]["origin"]
+        return Area(name, mask=decode_mask(packed), corner=(int(left), int(top)))
+    points = thing.get("points", {})
+    rings = [np.array(points.get("exterior", ()), np.float64).reshape(-1, 2)]
+    if kind == "polygon":
+        holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in points.get("interior", ())]
+        return Area(name, rings, holes)
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = rings[0]
+        return Area(name, [box(x0, y0, x1, y1)])
+    return None
+
+
+SUPERVISELY = outlined(
+    "supervisely",
+    _supervisely_files,
+    _supervisely_parse,
+    "JSON files with objects in ann/ are Supervisely's",
+)

@@ -1,0 +1,299 @@
+"""Labels as arrays (.npy, .npz, .mat), COCO panoptic PNGs, and run lengths in a CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.formats.documents import (
+    Annotated,
+    Area,
+    Document,
+    Format,
+    outlined,
+    refuse_broken,
+)
+from fcnseg.datasets.formats.gathered import Gathered, head_says
+from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.pairing import Listing, stem_of
+from fcnseg.datasets.pairing.by_words import bare_stem, place_of
+from fcnseg.errors import MediaError
+from fcnseg.io.labels import RawLabels, read_raw_labels
+
+_SUFFIXES = (".npy", ".npz", ".mat")
+
+
+_KEYS = (
+    "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
+    "target", "inst_map", "type_map", "labelmap", "arr_0", "y",
+)  # fmt: skip
+"""What labels are called in files of several arrays, the likeliest first."""
+
+
+def _find_arrays(listing: Listing) -> Found | None:
+    arrays = listing.with_suffix(*_SUFFIXES)
+    if not arrays or not listing.images:
+        return None
+    gathered = Gathered(listing)
+    by_key: dict[tuple[str, ...], list[str]] = {}
+    for name in arrays:
+        stem = bare_stem(stem_of(name))
+        for key in ((*place_of(name).key, stem), (place_of(name).split, stem), (stem,)):
+            by_key.setdefault(key, []).append(name)
+    used = set()
+    for name in listing.images:
+        place, stem = place_of(name), bare_stem(stem_of(name))
+        keys = ((*place.key, stem), (place.split, stem), (stem,))
+        partners = next((by_key[key] for key in keys if key in by_key), [])
+        if len(partners) == 1 and partners[0] not in used:
+            used.add(partners[0])
+            split = place.split or place_of(partners[0]).split
+            inside = "/".join((*place.rest, stem_of(name)))
+            pair = Pair(listing.path(name), listing.path(partners[0]), split, inside)
+            gathered.pairs.append(pair)
+    gathered.orphans += [listing.path(name) for name in arrays if name not in used]
+    why = f"arrays (*{Path(arrays[0]).suffix}) are named like the images"
+    return gathered.found("arrays", (), why) if gathered.pairs else None
+
+
+def _read_arrays(pair: Pair, _: Sequence[str]) -> RawLabels:
+    """The stored numbers, or colours; MediaError for another content. Nothing is unpickled."""
+    path = pair.labels
+    try:
+        array = _read_mat(path) if path.suffix.lower() == ".mat" else _read_numpy(path)
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError, EOFError) as error:
+        raise MediaError(
+            f"{path} holds no array of labels: {error}.",
+            hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
+        ) from None
+    return _as_labels(path, array)
+
+
+def _read_numpy(path: Path) -> NDArray[Any]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        return np.asarray(loaded[_key(list(loaded.files))])
+
+
+def _read_mat(path: Path) -> NDArray[Any]:
+    try:
+        from scipy.io import loadmat  # noqa: PLC0415, RUF100 - needed for these files alone
+    except ImportError:
+        raise MediaError(
+            f"{path} is a Matlab file, which takes scipy to read.", hint="pip install scipy"
+        ) from None
+    try:
+        data: Mapping[str, Any] = loadmat(path)
+    except NotImplementedError:
+        raise ValueError("Matlab's version 7.3 (HDF5) is not read; save it with -v7") from None
+    arrays = {key: value for key, value in data.items() if not key.startswith("__")}
+    for key, value in list(arrays.items()):
+        while value.dtype.names is not None or value.dtype == object:  # structs and cells
+            names = value.dtype.names
+            inner = value.ravel()[0]
+            value = np.asarray(inner[_key(list(names))] if names else inner)
+        arrays[key] = value
+    return np.asarray(arrays[_key([key for key, value in arrays.items() if value.ndim >= 2])])
+
+
+def _key(names: Sequence[str]) -> str:
+    """The array that holds labels; ValueError where that can't be told."""
+    by_word = {name.lower(): name for name in names}
+    for word in _KEYS:
+        if word in by_word:
+            return by_word[word]
+    if len(names) != 1:
+        raise ValueError(f"none of {', '.join(names) or 'no arrays'} is called labels or mask")
+    return names[0]
+
+
+def _as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
+        return RawLabels(array, None, "RGB")
+    if array.ndim == 3 and array.size:
+        array = _from_layers(array)
+    whole = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
+    if not whole or not np.array_equal(array, np.rint(array)) or np.abs(array).max() > 2**31 - 1:
+        raise MediaError(
+            f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
+        )
+    return RawLabels(array.astype(np.int32), None, "I")
+
+
+def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
+    """One layer of 0 and 1 for each class, first or last, as numbers; else as it is."""
+    for axis in (2, 0):
+        if array.shape[axis] < 256 and (array.sum(axis) == 1).all() and array.max() == 1:
+            return np.asarray(array.argmax(axis))
+    return array
+
+
+ARRAYS = Format(_find_arrays, _read_arrays)
+
+_HEAD = (b'"segments_info"',)
+
+
+def _find_panoptic(listing: Listing) -> Found | None:
+    files = [n for n in listing.with_suffix(".json") if head_says(listing.path(n), _HEAD)]
+    if not files:
+        return None
+    gathered = Gathered(listing)
+    names: dict[str, None] = {}  # an ordered set
+    pngs: dict[str, list[str]] = {}
+    for name in listing.images:
+        pngs.setdefault(name.rpartition("/")[2], []).append(name)
+    for file in files:
+        path = listing.path(file)
+        try:
+            images, segments, categories = _document(path, path.stat().st_mtime_ns)
+        except MediaError as error:
+            gathered.broken.append((path, error.message))
+            continue
+        names.update(dict.fromkeys(categories[key] for key in sorted(categories)))
+        stem = stem_of(file).lower()
+        for part, (answer, _) in segments.items():
+            # Where the image is a PNG of the same name, the answer lies in a panoptic folder.
+            pool = [n for n in pngs.get(answer, ()) if "panoptic" in n.lower() or stem in n.lower()]
+            pool = pool or pngs.get(answer, [])
+            at = _image(gathered, images.get(part, ""), file, pool)
+            if at is None or not pool:
+                gathered.note_missing(path, answer if at else images.get(part, part), 1)
+                continue
+            labels = next((n for n in pool if stem in n.lower()), pool[0])
+            place = place_of(at)
+            split = place.split or place_of(file).split or place_of(labels).split
+            name = "/".join((*place.rest, stem_of(at)))
+            layers = (("", listing.path(labels)), ("", path))
+            gathered.pairs.append(Pair(listing.path(at), path, split, name, part, layers))
+    refuse_broken(gathered)
+    found = gathered.found("panoptic", tuple(names), f"{files[0]} is COCO's panoptic format")
+    used = {file for pair in found.pairs for _, file in pair.layers}
+    alone = tuple(path for path in found.orphan_images if path not in used)
+    return Found(**{**vars(found), "orphan_images": alone}) if found.pairs else None
+
+
+def _image(gathered: Gathered, wanted: str, file: str, answers: Sequence[str]) -> str | None:
+    """The image file of an entry, which is none of the answers."""
+    at = gathered.find_image(wanted, file)
+    if at not in answers:
+        return at
+    base = wanted.rpartition("/")[2].lower()
+    others = [n for p, n in gathered.by_path.items() if p.rpartition("/")[2] == base]
+    return next((name for name in others if name not in answers), None)
+
+
+def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """The numbers of the segments' categories, from 1; 0 where there is none."""
+    png, file = (path for _, path in pair.layers)
+    _, segments, categories = _document(file, file.stat().st_mtime_ns)
+    values = read_raw_labels(png).values.astype(np.int64)
+    ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
+    labels = np.zeros(ids.shape, np.int32)
+    found, inverse = np.unique(ids, return_inverse=True)
+    number_of = {
+        segment: terms.index(categories[category]) + 1
+        for segment, category in segments[pair.part][1].items()
+        if categories.get(category) in terms
+    }
+    labels = np.array([number_of.get(value, 0) for value in found.tolist()], np.int32)[inverse]
+    return RawLabels(labels.reshape(ids.shape), None, "I")
+
+
+@lru_cache(maxsize=4)
+def _document(
+    path: Path, changed: int
+) -> tuple[dict[str, str], dict[str, tuple[str, dict[int, Any]]], dict[Any, str]]:
+    """Image id -> file; image id -> (PNG, segment -> category); category -> name."""
+    del changed  # a part of the cache's key
+    data = read_json(path)
+    try:
+        images = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
+        segments = {
+            str(one["image_id"]): (
+                str(one["file_name"]).rpartition("/")[2],
+                {int(part["id"]): part["category_id"] for part in one["segments_info"]},
+            )
+            for one in data["annotations"]
+        }
+        return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise MediaError(f"{path} is no panoptic file: {said}.") from None
+
+
+PANOPTIC = Format(_find_panoptic, _read_panoptic)
+
+_IMAGES = ("imageid", "image_id", "image", "img", "id", "filename", "file_name", "image_label",
+           "imageid_classid")  # fmt: skip
+
+
+_RUNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation", "annotation", "mask")
+
+
+_CLASSES = ("classid", "class_id", "class", "label", "category", "cell_type")
+
+
+_ONE_CLASS = "object"
+
+
+def _run_length_files(listing: Listing) -> list[str]:
+    return [name for name in listing.with_suffix(".csv") if _run_length_columns(listing.path(name))]
+
+
+def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
+    """The names of the columns with the image, the runs and the class ("": none)."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    by_word = {cell.strip().lower(): cell for cell in head}
+    found = [
+        next((by_word[word] for word in words if word in by_word), "")
+        for words in (_IMAGES, _RUNS, _CLASSES)
+    ]
+    return (found[0], found[1], found[2]) if found[0] and found[1] else None
+
+
+def _run_length_parse(path: Path) -> Document:
+    columns = _run_length_columns(path)
+    if columns is None:
+        raise ValueError("no columns of images and run lengths")
+    image_column, runs_column, class_column = columns
+    fused = image_column.lower() in ("image_label", "imageid_classid")  # "a.jpg_Fish"
+    areas: dict[str, list[Area]] = {}
+    csv.field_size_limit(min(sys.maxsize, 1 << 30))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            image, _, name = row[image_column].rpartition("_") if fused else (
+                row[image_column], "", row[class_column] if class_column else _ONE_CLASS
+            )  # fmt: skip
+            some = areas.setdefault(image, [])
+            runs = [int(part) for part in (row[runs_column] or "").split()]
+            if len(runs) >= 2:  # nothing, or -1: an image without anything
+                if len(runs) % 2:
+                    raise ValueError(f"{image}: an odd number of starts and lengths")
+                some.append(Area(name or _ONE_CLASS, runs=runs))
+    return Document({image: Annotated(image, None, some) for image, some in areas.items()})
+
+
+RUN_LENGTHS = outlined(
+    "run-lengths",
+    _run_length_files,
+    _run_length_parse,
+    "a CSV of images and run lengths is Kaggle's",
+)

@@ -1,1 +1,0 @@
-"""What is in the bytes of an image file, whatever its name."""
