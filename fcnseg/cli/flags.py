@@ -12,6 +12,7 @@ import typer
 
 from fcnseg.cli.console import guard
 from fcnseg.config.options import Option, options_of, read_toml, spelled
+from fcnseg.errors import OptionError
 from fcnseg.overwriting import Named, refuse_overwriting
 
 ConfigFile = Annotated[
@@ -42,7 +43,9 @@ Help = Annotated[
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
 """What stands for a value in the help (else NAME); a switch takes none."""
 
-OUTPUTS = ("out", "shares", "contact", "write", "fix")
+OUTPUTS = (
+    "out", "shares", "contact", "write", "fix", "csv", "confusion", "latex", "markdown",
+)  # fmt: skip
 """The options that say where something is written."""
 
 ALIAS = "__alias"
@@ -54,6 +57,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
 
     run(values, as_json=bool) is called with the values that were given, by name.
     """
+    known = options_of(config)
 
     def command(**flags: Any) -> None:
         file: Path | None = flags.pop("config_file")
@@ -62,6 +66,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         # An option that was not given comes as None or, when repeatable, as an empty list.
         given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
         with guard():
+            given = {name: _only(name, value, known[name]) for name, value in given.items()}
             values = {**(read_toml(file) if file else {}), **given}
             if file is not None:
                 refuse_overwriting(_outputs(values), [], kept=[("--config", file)])
@@ -75,6 +80,18 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = (inspect.getdoc(config) or "").partition("\n\n")[0]
     return command
+
+
+def _only(name: str, value: Any, option: Option) -> Any:
+    """A value as it was given; OptionError for several where the last would be taken silently."""
+    if not option.once:
+        return value
+    if len(value) > 1:
+        raise OptionError(
+            f"{spelled(name)} was given {len(value)} times: {', '.join(value)}; expected one.",
+            hint=option.once,
+        )
+    return value[0]
 
 
 def _outputs(values: Mapping[str, Any]) -> list[Named]:
@@ -91,7 +108,7 @@ def _parameters(config: type[Any]) -> list[inspect.Parameter]:
     """One for each option, and a hidden one for each that has other spellings."""
     made, hints = [], get_type_hints(config)
     for name, option in options_of(config).items():
-        kind = _flag_type(hints[name])
+        kind = list[str] if option.once else _flag_type(hints[name])
         info = _info(name, option, hints[name], vars(config)[name])
         made.append(_keyword(name, Annotated[kind | None, info], None))
         if option.hidden:

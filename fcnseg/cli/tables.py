@@ -88,28 +88,32 @@ def show_train(result: Any) -> None:
 
 
 def show_eval(result: Any) -> None:
-    """IoU and accuracy per class, then the means."""
+    """The scores of each class, their means, and what is missing to an mIoU of 100."""
     report = result.as_dict()
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     table.add_column("IoU", justify="right")
     table.add_column("")
-    for heading in ("accuracy", "pixels"):
+    for heading in ("precision", "recall", "edge F1", "pixels"):
         table.add_column(heading, justify="right")
     for row in report["classes"]:
-        table.add_row(
-            row["name"],
-            percent(row["iou"]),
-            _bar(row["iou"] or 0.0),
-            percent(row["accuracy"]),
-            f"{row['pixels']:,}",
-        )
+        scores = (percent(row[key]) for key in ("precision", "recall", "boundary_f1"))
+        bar = _bar(row["iou"] or 0.0, BAR // 2)
+        table.add_row(row["name"], percent(row["iou"]), bar, *scores, f"{row['pixels']:,}")
     _print(table)
     _print(
         f"mIoU {percent(report['miou'])}   pixel accuracy {percent(report['pixel_accuracy'])}   "
         f"mean accuracy {percent(report['mean_accuracy'])}"
     )
     _print(f"frequency-weighted IoU {percent(report['fw_iou'])}   images {report['images']}")
+    _print(
+        f"mean Dice {percent(report['mean_dice'])}   boundary IoU "
+        f"{percent(report['boundary_iou'])}   edge F1 {percent(report['boundary_f1'])} "
+        f"({report['protocol']['tolerance']} px)   ECE {percent(report['ece'])}"
+    )
+    missing = sorted(report["missing"].items(), key=lambda item: -(item[1] or 0))
+    parts = ", ".join(f"{kind} {100 * (value or 0):.2f}" for kind, value in missing)
+    _print(f"Missing to an mIoU of 100: {parts}")
     _print(f"mIoU is {report['miou_rule']}.")
     for name, pixels in report["absent_predicted"].items():
         _print(f"{name} is predicted on {pixels:,} pixels, but has no labels.")
@@ -118,6 +122,7 @@ def show_eval(result: Any) -> None:
         _print(f"With such classes counted as 0, mIoU would be {counted}.")
     for problem in report["problems"]:
         _print(line(("error in the dataset: ", "bold red"), problem))
+    _show_outputs(result.outputs)
 
 
 def show_infer(result: Any) -> None:
@@ -238,11 +243,11 @@ def _facts(facts: dict[str, str]) -> Table:
     return table
 
 
-def _bar(fraction: float) -> Text:
-    """As much of BAR characters as the fraction, 0..1, of the number beside it."""
+def _bar(fraction: float, length: int = BAR) -> Text:
+    """As much of so many characters as the fraction, 0..1, of the number beside it."""
     full, rest = bars()
-    filled = round(fraction * BAR)
-    return line((full * filled + rest * (BAR - filled), "dim"))
+    filled = round(fraction * length)
+    return line((full * filled + rest * (length - filled), "dim"))
 
 
 def _print(what: RenderableType) -> None:

@@ -4,46 +4,65 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcnseg import __version__
 from fcnseg.config import EvalConfig
+from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.description import Description
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
+    SCALES,
+    arrays_of,
     as_the_model_sees,
-    labels_of,
-    labels_of_all_views,
+    measure,
     on_split,
     refuse_meaningless,
-    score,
     split_of,
 )
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.segmenter import load as load_model
+from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
+from fcnseg.metrics.boundary import BAND
+from fcnseg.metrics.scores import Scores
+from fcnseg.models.zoo import model_files
+from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
+from fcnseg.text import to_bytes
 
 
 @dataclass(frozen=True)
 class EvalResult:
     """What a model reached, and where.
 
-    report: the scores. split: the part of the dataset. model: the file. left_out: pairs of the
-    other parts. problems: what `check` calls errors, a sentence each.
+    scores: all that was counted, for each image too. protocol: how, as plain values. split: the
+    part of the dataset. model: the file. left_out: pairs of the other parts. problems: what
+    `check` calls errors, a sentence each. outputs: the files that were written.
     """
 
-    report: Report
+    scores: Scores
+    protocol: Mapping[str, Any]
     split: str
     model: Path | None
     seconds: float
     left_out: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    outputs: tuple[Path, ...] = ()
+
+    @property
+    def report(self) -> Report:
+        """The confusion matrix and what follows from it."""
+        return self.scores.report
 
     @property
     def miou(self) -> float:
@@ -56,15 +75,17 @@ class EvalResult:
         return self.report.classes
 
     def as_dict(self) -> dict[str, Any]:
-        """What --json prints: the report's numbers, and by which rule and on what."""
+        """What --json prints: all numbers, and by which rule and on what."""
         return {
-            **self.report.as_dict(),
+            **self.scores.as_dict(),
             "miou_rule": MIOU_RULE,
             "miou_with_absent": self.report.miou_with_absent,
             "absent_predicted": self.report.absent_predicted,
             "split": self.split,
             "left_out": self.left_out,
             "problems": list(self.problems),
+            "protocol": dict(self.protocol),
+            "outputs": [str(path) for path in self.outputs],
         }
 
 
@@ -119,6 +140,7 @@ def _evaluate(
 ) -> EvalResult:
     began = time.perf_counter()
     checked = examine(config.data, callback)
+    outputs = _outputs(config, checked.description, segmenter)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
@@ -128,16 +150,83 @@ def _evaluate(
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
     callback(Message(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
     callback(Message(on_split(left_out, why)))
-    look = labels_of_all_views(segmenter) if config.tta else labels_of(segmenter)
-    report = score(
-        look,
+    scores = measure(
+        arrays_of(segmenter, tta=config.tta),
         dataset,
         callback,
+        tolerance=config.tolerance,
         batch=config.batch,
         workers=choose_workers(config.workers, segmenter.engine.device.split(":")[0]),
         ranks=ranks,
         num_parallel=segmenter.num_parallel,
     )
-    refuse_meaningless(report, config.data)
-    seconds = time.perf_counter() - began
-    return EvalResult(report, split, segmenter.path, seconds, left_out, problems)
+    refuse_meaningless(scores.report, config.data)
+    result = EvalResult(
+        scores,
+        protocol_of(config, segmenter, scores, split),
+        split,
+        segmenter.path,
+        time.perf_counter() - began,
+        left_out,
+        problems,
+        tuple(outputs.values()),
+    )
+    if ranks.main:
+        _write(outputs, result)
+    return result
+
+
+def protocol_of(
+    config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
+) -> dict[str, Any]:
+    """How scores are made, as plain values: what has to be equal for two to be compared."""
+    side = segmenter.preprocess.short_side
+    return {
+        "data": str(config.data),
+        "split": split,
+        "images": len(scores.images),
+        "resolution": "the labels' own",
+        "network_input": f"short side {side} px" if side else "the images' own size",
+        "tta": config.tta,
+        "tta_views": f"scales {', '.join(map(str, SCALES))}, each also mirrored",
+        "absent_classes": f"mIoU is {MIOU_RULE}",
+        "ignored": scores.ignored,
+        "tolerance": config.tolerance,
+        "boundary_iou_band": BAND,
+        "model": str(segmenter.path or ""),
+        "engine": segmenter.engine.name,
+        "precision": segmenter.engine.precision,
+        "device": segmenter.engine.device,
+        "fcnseg": __version__,
+    }
+
+
+WRITERS: dict[str, Callable[[EvalResult], str]] = {
+    "csv": lambda result: image_table(result.scores),
+    "confusion": lambda result: confusion_table(result.scores),
+    "latex": lambda result: latex_table(result.scores, result.protocol),
+    "markdown": lambda result: markdown_table(result.scores, result.protocol),
+}
+"""The options that name a file, and what is written there."""
+
+
+def _outputs(config: EvalConfig, description: Description, segmenter: Segmenter) -> dict[str, Path]:
+    """The files to write, by option; OptionError where one is read, or can't be written."""
+    paths = {name: getattr(config, name) for name in WRITERS}
+    outputs = {name: path for name, path in paths.items() if path is not None}
+    inputs = [("the dataset", config.data)] if config.data.is_file() else []
+    refuse_overwriting(
+        [(spelled(name), path) for name, path in outputs.items()],
+        [*inputs, *description.inputs()],
+        kept=model_files(segmenter.path),
+    )
+    for name, path in outputs.items():
+        if path.is_dir():
+            raise OptionError(f"{spelled(name)}: expected a file; {path} is a folder.")
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours are over
+    return outputs
+
+
+def _write(outputs: Mapping[str, Path], result: EvalResult) -> None:
+    for name, path in outputs.items():
+        write_bytes(path, to_bytes(WRITERS[name](result)))

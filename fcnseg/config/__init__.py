@@ -49,7 +49,10 @@ _SEED = "Random seed"
 _LIMIT = "Stop after N frames; 0 = no limit"
 _CLASSES = "Only this class (name or number), repeatable; others become 255"
 _ALPHA = "Opacity of the colors over the image"
-_OUT, _MODEL_FLAGS = ("--out", "-o"), ("--model", "-m")
+_OUT = ("--out", "-o")
+_MODEL_FLAGS = ("--model", "-m")
+_COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
+_EACH_MODEL = "run the command once for each model"
 
 # fmt: off
 
@@ -140,10 +143,15 @@ class EvalConfig(Options):
 
     command = "eval"
     data: Path = option(..., "Dataset folder", argument=True)
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_COMPARE)
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
     tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
+    csv: Path | None = option(None, "Write a table of all images: mIoU, boundary F1, IoU of each class", metavar="FILE")
+    confusion: Path | None = option(None, "Write the confusion matrix as CSV, in pixels: a row for each true class", metavar="FILE")
+    latex: Path | None = option(None, "Write the scores of each class as a LaTeX table", metavar="FILE")
+    markdown: Path | None = option(None, "Write the scores of each class as a Markdown table", metavar="FILE")
+    tolerance: int = option(2, "Pixels that an outline may be off, for boundary F1 and kinds of errors", ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
     device: str = option("auto", _DEVICE)
     precision: RunPrecision = option("auto", _INT8)
@@ -157,7 +165,7 @@ class InferConfig(Options):
 
     command = "infer"
     source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
     out: Path | None = option(None, "Output file (one image, a video) or folder (default: runs/inferN)", flags=_OUT)
     save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, labels (class indices), color, probabilities (.npz), polygons (geojson, labelme) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
     show: bool = option(False, "Show a window; q quits")
@@ -187,7 +195,7 @@ class VizConfig(Options):
 
     command = "viz"
     source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL")
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=_OUT)
     classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
     rungs: bool = option(False, "Also draw each skip level's contribution (networks of fuse score)", hidden=("--skips-shown",))

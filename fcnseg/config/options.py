@@ -45,6 +45,7 @@ class Option:
     hidden: older or longer spellings, which work and are not in the help.
     argument: positional. metavar: what stands for the value in the help.
     group: the heading of the help that it stands under.
+    once: what to do instead of giving it several times, where that is an error.
     """
 
     help: str
@@ -59,6 +60,7 @@ class Option:
     argument: bool = False
     metavar: str | None = None
     group: str | None = None
+    once: str = ""
 
 
 def option(default: Any, help: str, **more: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Score a model on labelled images: one confusion matrix over a split."""
+"""Score a model on labelled images: one confusion matrix over a split, and what else is counted."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,22 +28,24 @@ from fcnseg.datasets.loader import load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.errors import DatasetError
+from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
 from fcnseg.metrics import Confusion, Report
+from fcnseg.metrics.scores import Scores
 from fcnseg.progress import Callback, Message, Progress, no_callback
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
 
 
-def labels_with_tta(
+def predict_with_tta(
     segmenter: Segmenter,
     image: NDArray[np.uint8],
     *,
     scales: Sequence[float] = SCALES,
     mirrored: bool = True,
-) -> NDArray[np.uint8]:
-    """Labels uint8 (H, W) of an image uint8 (H, W, 3): the class most probable on average.
+) -> PredictedArrays:
+    """Labels of an image uint8 (H, W, 3), the class most probable on average, and confidence.
 
     Each view's probabilities are resized to the image's own size before they are summed.
     """
@@ -60,8 +62,8 @@ def labels_with_tta(
             seen = seen + probabilities[1].flip(-1)
         total = seen if total is None else total + seen
     assert total is not None, "at least one scale"
-    labels: NDArray[np.uint8] = total.max(dim=0).indices.to(torch.uint8).numpy()
-    return labels
+    sure, labels = (total / (len(scales) * (1 + mirrored))).max(dim=0)
+    return PredictedArrays(labels.to(torch.uint8).numpy(), sure.numpy())
 
 
 MIOU_RULE = "the mean over the classes that the labels contain"
@@ -75,6 +77,11 @@ Labels = NDArray[np.uint8]
 
 PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 """Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""
+
+PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
+"""The same with confidence."""
+
+Found = TypeVar("Found")
 
 
 def split_of(config: EvalConfig, description: Description, segmenter: Segmenter) -> tuple[str, str]:
@@ -159,23 +166,68 @@ def score(
     num_parallel: how many threads may ask `predict_labels` at the same time.
     """
     ranks = ranks or Distributed.single()
+    confusion = Confusion(len(dataset.classes))
+    for _, sample, labels in _each(
+        predict_labels, dataset, callback, batch, workers, ranks, num_parallel, task
+    ):
+        confusion.add(sample.labels, labels)
+    matrix = ranks.sum_array(confusion.matrix)
+    return Report.of(matrix, dataset.classes, len(dataset))
+
+
+def measure(
+    predict: PredictArrays,
+    dataset: SegmentationDataset,
+    callback: Callback = no_callback,
+    *,
+    tolerance: int,
+    batch: int = 4,
+    workers: int = 0,
+    ranks: Distributed | None = None,
+    num_parallel: int = 1,
+    task: str = "evaluation",
+) -> Scores:
+    """The same with all that is counted beside it, for each image and for all together.
+
+    tolerance: pixels that an outline may be off.
+    """
+    ranks = ranks or Distributed.single()
+
+    def mine() -> Scores:
+        scores = Scores(dataset.classes.names, tolerance)
+        for index, sample, one in _each(
+            predict, dataset, callback, batch, workers, ranks, num_parallel, task
+        ):
+            scores.add(index, sample.name, sample.labels, one.labels, one.confidence)
+        return scores
+
+    return Scores.joined(ranks.gather(mine))
+
+
+def _each(
+    predict: Callable[[Sequence[Image]], Sequence[Found]],
+    dataset: SegmentationDataset,
+    callback: Callback,
+    batch: int,
+    workers: int,
+    ranks: Distributed,
+    num_parallel: int,
+    task: str,
+) -> Iterator[tuple[int, Sample, Found]]:
+    """This rank's images: (index in the dataset, sample, what was predicted)."""
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
-    confusion = Confusion(len(dataset.classes))
     done, began = 0, time.perf_counter()
     loaded = load(dataset, batches, list[Sample], workers=workers)
     predictions = map_ordered(
-        lambda samples: predict_labels([sample.image for sample in samples]), loaded, num_parallel
+        lambda samples: predict([sample.image for sample in samples]), loaded, num_parallel
     )
-    for samples, predicted in predictions:
-        for sample, labels in zip(samples, predicted, strict=True):
-            confusion.add(sample.labels, labels)
+    for indices, (samples, predicted) in zip(batches, predictions, strict=True):
+        yield from zip(indices, samples, predicted, strict=True)
         done = min(len(dataset), done + len(samples) * ranks.size)
         speed = done / (time.perf_counter() - began)
         values = {"images/s": speed, "left": (len(dataset) - done) / speed}
         callback(Progress(task, done, len(dataset), "images", values))
-    matrix = ranks.sum_array(confusion.matrix)
-    return Report.of(matrix, dataset.classes, len(dataset))
 
 
 def labels_of(segmenter: Segmenter) -> PredictLabels:
@@ -183,9 +235,11 @@ def labels_of(segmenter: Segmenter) -> PredictLabels:
     return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
 
 
-def labels_of_all_views(segmenter: Segmenter) -> PredictLabels:
-    """The same with test-time augmentation: four scales and horizontal flip."""
-    return lambda images: [labels_with_tta(segmenter, image) for image in images]
+def arrays_of(segmenter: Segmenter, *, tta: bool = False) -> PredictArrays:
+    """The same with confidence; tta: test-time augmentation, four scales and horizontal flip."""
+    if tta:
+        return lambda images: [predict_with_tta(segmenter, image) for image in images]
+    return lambda images: segmenter.predict(images, confidence=True)
 
 
 def as_the_model_sees(

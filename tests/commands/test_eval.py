@@ -16,7 +16,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.splits import Provenance
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.inference.evaluation import choose_split, labels_with_tta, refuse_meaningless, score
+from fcnseg.inference.evaluation import choose_split, predict_with_tta, refuse_meaningless, score
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
@@ -80,10 +80,15 @@ def test_the_result_is_one_json_object(drawn_folder: Path, tiny_run: Path) -> No
     values = json.loads(json.dumps(result.as_dict()))
     assert set(values) == {
         "miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "images", "classes", "miou_rule",
-        "miou_with_absent", "absent_predicted", "split", "left_out", "problems",
+        "miou_with_absent", "absent_predicted", "split", "left_out", "problems", "protocol",
+        "outputs", "mean_dice", "mean_precision", "ece", "ece_by_distance", "missing",
+        "boundary_iou", "boundary_f1",
     }  # fmt: skip
     assert [row["name"] for row in values["classes"]] == list(NAMES)
-    assert set(values["classes"][0]) == {"name", "iou", "accuracy", "pixels"}
+    assert set(values["classes"][0]) == {
+        "name", "iou", "accuracy", "pixels", "dice", "precision", "recall", "boundary_iou",
+        "boundary_f1", "ece", "missing",
+    }  # fmt: skip
     assert values["images"] == 6
     assert result.split == "val"
     assert any(
@@ -339,7 +344,7 @@ def test_one_plain_view_is_the_plain_answer() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 57, 3), np.uint8)
     plain = spots().predict([image])[0].labels
     for mirrored in (False, True):
-        seen = labels_with_tta(spots(), image, scales=(1.0,), mirrored=mirrored)
+        seen = predict_with_tta(spots(), image, scales=(1.0,), mirrored=mirrored).labels
         assert (seen == plain).all()
 
 
@@ -347,7 +352,7 @@ def test_views_are_averaged_in_place() -> None:
     """A bright square off the centre stays where it is, mirrored and scaled views included."""
     image = np.zeros((64, 80, 3), np.uint8)
     image[8:24, 48:72] = 255
-    seen = labels_with_tta(spots(), image)
+    seen = predict_with_tta(spots(), image).labels
     wanted = (image[..., 0] > 0).astype(np.uint8)
     assert seen.shape == (64, 80)
     assert (seen != wanted).mean() < 0.02

@@ -12,7 +12,9 @@ import fcnseg.models.torchvision_import  # noqa: F401
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
+    MulticlassF1Score,
     MulticlassJaccardIndex,
+    MulticlassPrecision,
 )
 
 from fcnseg.classes import ClassMap
@@ -61,6 +63,8 @@ def test_scores_are_torchmetrics_scores(absent: int | None) -> None:
     iou = MulticlassJaccardIndex(5, average=None, ignore_index=255)(found, true)
     recall = MulticlassAccuracy(5, average=None, ignore_index=255)(found, true)
     micro = MulticlassAccuracy(5, average="micro", ignore_index=255)(found, true)
+    dice = MulticlassF1Score(5, average=None, ignore_index=255)(found, true)
+    precision = MulticlassPrecision(5, average=None, ignore_index=255)(found, true)
     for index, score in enumerate(ours.classes):
         if index == absent:
             assert score.iou is None
@@ -69,9 +73,12 @@ def test_scores_are_torchmetrics_scores(absent: int | None) -> None:
             continue
         assert score.iou == pytest.approx(float(iou[index]), abs=1e-6)
         assert score.accuracy == pytest.approx(float(recall[index]), abs=1e-6)
+        assert score.dice == pytest.approx(float(dice[index]), abs=1e-6)
+        assert score.precision == pytest.approx(float(precision[index]), abs=1e-6)
         assert score.pixels == (labels == index).sum()
     here = [index for index in range(5) if index != absent]
     assert ours.miou == pytest.approx(float(iou[here].mean()), abs=1e-6)
+    assert ours.mean_dice == pytest.approx(float(dice[here].mean()), abs=1e-6)
     assert ours.mean_accuracy == pytest.approx(float(recall[here].mean()), abs=1e-6)
     assert ours.pixel_accuracy == pytest.approx(float(micro), abs=1e-6)
 
@@ -105,11 +112,16 @@ def test_as_dict_is_json_with_null_for_absent_classes() -> None:
         "pixel_accuracy",
         "mean_accuracy",
         "fw_iou",
+        "mean_dice",
+        "mean_precision",
         "images",
         "classes",
     ]
     assert values["images"] == 3
-    assert values["classes"][1] == {"name": "class_1", "iou": None, "accuracy": None, "pixels": 0}
+    absent = {"dice": None, "precision": None, "recall": None}
+    assert values["classes"][1] == {
+        "name": "class_1", "iou": None, "accuracy": None, "pixels": 0, **absent,
+    }  # fmt: skip
 
 
 def test_nothing_labelled_scores_nothing() -> None:

@@ -3,9 +3,9 @@
 Definitions (Long, Shelhamer, Darrell, CVPR 2015, section 5), with n[i, j] the pixels of
 true class i labelled j and t[i] the row sums: IoU of a class = n[i, i] / (t[i] + sum_j
 n[j, i] - n[i, i]); its accuracy = n[i, i] / t[i]; pixel accuracy = trace / total;
-frequency-weighted IoU = sum_i t[i] IoU[i] / total. Classes without a labelled pixel are
-left out of every mean: they were not asked for. What the network wrongly calls by their
-name still counts against the classes that were there.
+frequency-weighted IoU = sum_i t[i] IoU[i] / total. Dice = 2 IoU / (1 + IoU). Classes without a
+labelled pixel are left out of every mean: they were not asked for. What the network wrongly
+calls by their name still counts against the classes that were there.
 """
 
 from __future__ import annotations
@@ -79,12 +79,21 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """What one class reached; iou and accuracy are None when the labels do not contain it."""
+    """What one class reached; all but its pixels are None when the labels do not contain it.
+
+    accuracy is what others call recall; precision is 0 for a class that is never predicted.
+    """
 
     name: str
     iou: float | None
     accuracy: float | None
     pixels: int
+    precision: float | None = None
+
+    @property
+    def dice(self) -> float | None:
+        """Twice the pixels in both over the sum of those of each: the F1 of its pixels."""
+        return None if self.iou is None else 2 * self.iou / (1 + self.iou)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,6 +102,9 @@ class ClassScore:
             "iou": self.iou,
             "accuracy": self.accuracy,
             "pixels": self.pixels,
+            "dice": self.dice,
+            "precision": self.precision,
+            "recall": self.accuracy,
         }
 
 
@@ -133,12 +145,14 @@ class Report:
     def classes(self) -> tuple[ClassScore, ...]:
         """The score of each class, in the order of the class map."""
         right, true, union = self._counts
+        found = self.matrix.sum(0)
         return tuple(
             ClassScore(
                 name,
                 float(right[index] / union[index]) if true[index] else None,
                 float(right[index] / true[index]) if true[index] else None,
                 int(true[index]),
+                float(right[index] / max(1, found[index])) if true[index] else None,
             )
             for index, name in enumerate(self.names)
         )
@@ -175,6 +189,16 @@ class Report:
         return _mean([score.accuracy for score in self.classes])
 
     @property
+    def mean_dice(self) -> float:
+        """Mean Dice of the classes that occur."""
+        return _mean([score.dice for score in self.classes])
+
+    @property
+    def mean_precision(self) -> float:
+        """Mean precision of the classes that occur."""
+        return _mean([score.precision for score in self.classes])
+
+    @property
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels that are right."""
         right, true, _ = self._counts
@@ -196,6 +220,8 @@ class Report:
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "fw_iou": self.fw_iou,
+            "mean_dice": self.mean_dice,
+            "mean_precision": self.mean_precision,
         }
         return {
             **{name: None if np.isnan(value) else value for name, value in means.items()},

@@ -1,0 +1,159 @@
+"""How well outlines are met: boundary IoU, and boundary F1 with a tolerance in pixels.
+
+Boundary IoU (Cheng, Girshick, Dollár, Berg, Kirillov, CVPR 2021): the IoU of the pixels of a class
+that lie within d pixels of its outline, in the labels and in the prediction; d is BAND of the
+image's diagonal, distances are measured along rows, columns and diagonals alike (their erosion by
+3x3 squares), and the image's edge is an outline.
+
+Boundary F1 (Csurka, Larlus, Perronnin, BMVC 2013): an outline pixel of a class is right when the
+other map has an outline pixel of that class within the tolerance, in Euclidean distance; the
+image's edge is no outline. Counts are summed over the images before anything is divided.
+
+Ignored pixels are no class of their own: they make no outline and count nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
+
+BAND = 0.02
+"""Of an image's diagonal that boundary IoU looks at, on either side of an outline."""
+
+COUNTS = ("band_true", "band_found", "band_both", "edge_true", "edge_met", "edge_found", "edge_hit")
+"""What is counted for each class: band pixels in the labels, in the prediction and in both;
+outline pixels of the labels, those that were met; of the prediction, those that hit."""
+
+Labels = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+
+def boundary_counts(labels: Labels, predicted: Labels, classes: int, tolerance: int) -> Counts:
+    """int64 (K, 7), COUNTS of one image's labels and prediction, both uint8 (H, W).
+
+    tolerance: pixels that an outline may be off.
+    """
+    predicted = np.where(labels == IGNORE, IGNORE, predicted).astype(np.uint8)
+    distance = band_width(labels.shape)
+    true_band = np.where(class_band(labels, distance), labels, IGNORE)
+    found_band = np.where(class_band(predicted, distance), predicted, IGNORE)
+    both_band = np.where(true_band == found_band, true_band, IGNORE)
+    true_edge, found_edge = outlines(labels), outlines(predicted)
+    met = np.where(near_same(true_edge, found_edge, tolerance), true_edge, IGNORE)
+    hit = np.where(near_same(found_edge, true_edge, tolerance), found_edge, IGNORE)
+    maps = (true_band, found_band, both_band, true_edge, met, found_edge, hit)
+    return np.stack([_per_class(one, classes) for one in maps], axis=1)
+
+
+def boundary_iou(counts: Counts) -> list[float | None]:
+    """Boundary IoU of each class, of its COUNTS; None where the labels do not contain it."""
+    true, found, both = (counts[:, index] for index in range(3))
+    return [
+        float(both[k] / (true[k] + found[k] - both[k])) if true[k] else None
+        for k in range(len(counts))
+    ]
+
+
+def boundary_f1(counts: Counts) -> list[float | None]:
+    """Boundary F1 of each class, of its COUNTS; None where the labels have no outline of it."""
+    true, met, found, hit = (counts[:, index] for index in range(3, 7))
+    return [_f1(*map(int, row)) if row[0] else None for row in zip(true, met, found, hit)]  # noqa: B905
+
+
+def _f1(true: int, met: int, found: int, hit: int) -> float:
+    if not met or not hit:
+        return 0.0
+    precision, recall = hit / found, met / true
+    return 2 * precision * recall / (precision + recall)
+
+
+def band_width(size: tuple[int, ...]) -> int:
+    """Pixels that a band is wide in an image of (height, width)."""
+    return max(1, round(BAND * math.hypot(size[0], size[1])))
+
+
+def class_band(labels: Labels, distance: int) -> Bools:
+    """bool (H, W): a pixel of another class, or the image's edge, lies within `distance` pixels."""
+    low = window(labels, distance, np.minimum, IGNORE)
+    high = window(np.where(labels == IGNORE, 0, labels), distance, np.maximum, 0)
+    band = low < high
+    for side in (slice(None, distance), slice(max(0, len(labels) - distance), None)):
+        band[side] = True
+    for side in (slice(None, distance), slice(max(0, labels.shape[1] - distance), None)):
+        band[:, side] = True
+    return band
+
+
+def outlines(labels: Labels) -> Labels:
+    """uint8 (H, W): the labels where one of the four neighbours has another class, else 255."""
+    edge = np.zeros(labels.shape, np.bool_)
+    for one, other in (
+        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+    ):
+        first, second = labels[one], labels[other]
+        differ = (first != second) & (first != IGNORE) & (second != IGNORE)
+        edge[one] |= differ
+        edge[other] |= differ
+    return np.where(edge, labels, IGNORE).astype(np.uint8)
+
+
+def near_same(one: Labels, other: Labels, tolerance: int) -> Bools:
+    """bool (H, W): `other` has the value of `one` within `tolerance` pixels, Euclidean."""
+    height, width = one.shape
+    padded = np.pad(other, tolerance, constant_values=IGNORE)
+    near = np.zeros(one.shape, np.bool_)
+    for down, right in _disk(tolerance):
+        near |= padded[down : down + height, right : right + width] == one
+    near &= one != IGNORE
+    return near
+
+
+def distances(labels: Labels, radii: tuple[int, ...]) -> NDArray[np.uint8]:
+    """uint8 (H, W): how many of the radii are less than the distance to the nearest outline.
+
+    The distance is along rows, columns and diagonals alike; an outline pixel has 0.
+    """
+    edge = (outlines(labels) != IGNORE).astype(np.uint8)
+    beyond = np.zeros(labels.shape, np.uint8)
+    for radius in radii:
+        beyond += window(edge, radius, np.maximum, 0) == 0
+    return beyond
+
+
+def window(
+    values: NDArray[Any], radius: int, operation: Callable[..., NDArray[Any]], outside: int
+) -> NDArray[Any]:
+    """np.minimum or np.maximum over the square of side 2 radius + 1 around each pixel (H, W).
+
+    outside: the value beyond the image.
+    """
+    result = np.pad(values, radius, constant_values=outside)
+    for axis in (0, 1):
+        have, wanted = 1, 2 * radius + 1
+        while have < wanted:  # windows of twice the length from two of the length before
+            step = min(have, wanted - have)
+            first, second = [slice(None)] * 2, [slice(None)] * 2
+            first[axis], second[axis] = slice(None, -step), slice(step, None)
+            result = operation(result[tuple(first)], result[tuple(second)])
+            have += step
+    return result
+
+
+def _disk(radius: int) -> Iterator[tuple[int, int]]:
+    """The places (down, right) of a square of side 2 radius + 1 that lie in its circle."""
+    for down in range(-radius, radius + 1):
+        for right in range(-radius, radius + 1):
+            if down * down + right * right <= radius * radius:
+                yield down + radius, right + radius
+
+
+def _per_class(labels: Labels, classes: int) -> Counts:
+    return np.bincount(labels.ravel(), minlength=256)[:classes].astype(np.int64)

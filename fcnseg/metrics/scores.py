@@ -1,0 +1,161 @@
+"""Everything that is counted of one image's prediction, and of all images together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
+from fcnseg.metrics import Confusion, Report
+from fcnseg.metrics.boundary import COUNTS, boundary_counts, boundary_f1, boundary_iou
+from fcnseg.metrics.calibration import Calibration
+from fcnseg.metrics.error_kinds import KINDS, count_kinds, missing_iou
+
+TOLERANCE = 2
+"""Pixels that an outline may be off."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScore:
+    """One image: its confusion matrix, of which only the cells that are not 0 are kept.
+
+    index: its place in the dataset. size: height, width. ignored: pixels that do not count.
+    cells, counts: int64 (C,), places in the flat matrix and the pixels there.
+    boundary: int64 (K, 7), as fcnseg.metrics.boundary.COUNTS names them.
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    ignored: int
+    classes: tuple[str, ...]
+    cells: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """int64 (K, K) [true, predicted]."""
+        size = len(self.classes)
+        flat = np.zeros(size * size, np.int64)
+        flat[self.cells] = self.counts
+        return flat.reshape(size, size)
+
+    @property
+    def report(self) -> Report:
+        """The scores of this image alone: of the classes that it is labelled with."""
+        return Report(self.matrix, self.classes, 1)
+
+    @property
+    def outline_f1(self) -> float:
+        """The mean boundary F1 of the classes that have outlines in it; NaN without any."""
+        return mean(boundary_f1(self.boundary))
+
+
+@dataclass
+class Scores:
+    """What predictions reached, summed over images.
+
+    tolerance: pixels that an outline may be off. errors: int64 (kinds, K, K), wrong pixels.
+    """
+
+    classes: tuple[str, ...]
+    tolerance: int = TOLERANCE
+    images: list[ImageScore] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        self.matrix: NDArray[np.int64] = np.zeros((count, count), np.int64)
+        self.boundary: NDArray[np.int64] = np.zeros((count, len(COUNTS)), np.int64)
+        self.errors: NDArray[np.int64] = np.zeros((len(KINDS), count, count), np.int64)
+        self.calibration = Calibration(count)
+
+    def add(
+        self,
+        index: int,
+        name: str,
+        labels: NDArray[np.uint8],
+        predicted: NDArray[np.uint8],
+        confidence: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Count one image: labels and prediction uint8 (H, W), confidence float32 (H, W)."""
+        count = len(self.classes)
+        confusion = Confusion(count)
+        confusion.add(labels, predicted)
+        boundary = boundary_counts(labels, predicted, count, self.tolerance)
+        flat = confusion.matrix.ravel()
+        cells = np.flatnonzero(flat)
+        size, ignored = (labels.shape[0], labels.shape[1]), int((labels == IGNORE).sum())
+        self.images.append(
+            ImageScore(index, name, size, ignored, self.classes, cells, flat[cells], boundary)
+        )
+        self.matrix += confusion.matrix
+        self.boundary += boundary
+        self.errors += count_kinds(labels, predicted, count, self.tolerance)
+        if confidence is not None:
+            self.calibration.add(labels, predicted, confidence)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Scores]) -> Scores:
+        """Of several parts of one dataset, its images in their order."""
+        first, *rest = parts
+        for part in rest:
+            first.images += part.images
+            first.matrix += part.matrix
+            first.boundary += part.boundary
+            first.errors += part.errors
+            first.calibration.sums += part.calibration.sums
+        first.images.sort(key=lambda image: image.index)
+        return first
+
+    @property
+    def report(self) -> Report:
+        """IoU, Dice and accuracy of all images together."""
+        return Report(self.matrix, self.classes, len(self.images))
+
+    @property
+    def missing(self) -> dict[str, float]:
+        """What each kind of error takes from the mIoU; the sum is 1 - mIoU."""
+        rows = missing_iou(self.errors, self.matrix).sum(axis=1)
+        return dict(zip(KINDS, rows.tolist(), strict=True))
+
+    @property
+    def ignored(self) -> float:
+        """The proportion of pixels whose label is "ignore", 0..1."""
+        total = sum(math.prod(image.size) for image in self.images)
+        return sum(image.ignored for image in self.images) / max(1, total)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: the report's, and for each class and in the mean what is counted here."""
+        values = self.report.as_dict()
+        outlines = boundary_iou(self.boundary), boundary_f1(self.boundary)
+        missing = missing_iou(self.errors, self.matrix)
+        here = self.matrix.sum(1) > 0
+        for k, row in enumerate(values["classes"]):
+            row["boundary_iou"], row["boundary_f1"] = outlines[0][k], outlines[1][k]
+            row["ece"] = self.calibration.by_class[k]
+            kinds = dict(zip(KINDS, missing[:, k].tolist(), strict=True))
+            row["missing"] = kinds if here[k] else None
+        return {
+            **values,
+            "boundary_iou": _plain(mean(outlines[0])),
+            "boundary_f1": _plain(mean(outlines[1])),
+            "ece": self.calibration.ece,
+            "ece_by_distance": self.calibration.by_distance,
+            "missing": {kind: _plain(value) for kind, value in self.missing.items()},
+        }
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of those that are there; NaN without any."""
+    here = [value for value in values if value is not None]
+    return float(np.mean(here)) if here else math.nan
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

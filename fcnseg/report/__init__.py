@@ -1,0 +1,1 @@
+"""What scores look like: tables for papers and spreadsheets, and pages for people."""

@@ -1,0 +1,142 @@
+"""Scores as text: CSV for spreadsheets (fractions), LaTeX and Markdown for papers (percent)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fcnseg.metrics.scores import Scores
+from fcnseg.text import shown
+
+COLUMNS = {
+    "IoU": "iou",
+    "Dice": "dice",
+    "Precision": "precision",
+    "Recall": "recall",
+    "Boundary IoU": "boundary_iou",
+    "Boundary F1": "boundary_f1",
+}
+"""Headings of the table of classes, and the keys of Scores.as_dict()["classes"]."""
+
+MEANS = {
+    "iou": "miou",
+    "dice": "mean_dice",
+    "precision": "mean_precision",
+    "recall": "mean_accuracy",
+}
+"""Keys of a class, and those of its mean where that has another name."""
+
+Cell = str | int | float | None
+
+
+def image_table(scores: Scores) -> str:
+    """CSV: a line for each image, worst mIoU first; empty where an image has nothing of a class.
+
+    Scores are those of the image alone, as fractions.
+    """
+    heading = ["image", "height", "width", "ignored", "miou", "pixel_accuracy", "boundary_f1"]
+    rows: list[tuple[float, list[Cell]]] = []
+    for image in scores.images:
+        report = image.report
+        means = (report.miou, report.pixel_accuracy, image.outline_f1)
+        cells: list[Cell] = [shown(image.name), *image.size, image.ignored, *means]
+        cells += [one.iou for one in report.classes]
+        rows.append((float(np.nan_to_num(report.miou, nan=2)), cells))  # unlabelled: last
+    rows.sort(key=lambda row: row[0])
+    return _csv([heading + [f"iou {shown(name)}" for name in scores.classes]], (r for _, r in rows))
+
+
+def confusion_table(scores: Scores) -> str:
+    """CSV: pixels, a row for each true class and a column for each predicted one."""
+    names = [shown(name) for name in scores.classes]
+    rows = [[name, *row] for name, row in zip(names, scores.matrix.tolist(), strict=True)]
+    return _csv([["true \\ predicted", *names]], rows)
+
+
+def latex_table(scores: Scores, protocol: Mapping[str, Any]) -> str:
+    """A LaTeX table of the classes and their means, in percent; needs booktabs."""
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\begin{{tabular}}{{l{'r' * len(COLUMNS)}}}",
+        "    \\toprule",
+        *(f"    {' & '.join(row)} \\\\" for row in [["Class", *COLUMNS]]),
+        "    \\midrule",
+    ]
+    *classes, mean = _rows(scores, _latex)
+    lines += [f"    {' & '.join(row)} \\\\" for row in classes]
+    lines += ["    \\midrule", f"    {' & '.join(mean)} \\\\", "    \\bottomrule"]
+    lines += ["  \\end{tabular}", f"  \\caption{{{_latex(sentence(protocol))}}}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(scores: Scores, protocol: Mapping[str, Any]) -> str:
+    """A Markdown table of the classes and their means, in percent."""
+    rows = [["Class", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *_rows(scores, _markdown)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\n{_markdown(sentence(protocol))}\n"
+
+
+def sentence(protocol: Mapping[str, Any]) -> str:
+    """How the numbers were made."""
+    tta = f"test-time augmentation ({protocol['tta_views']})" if protocol["tta"] else "one view"
+    return (
+        f"In percent. {protocol['images']} images, split {protocol['split']}, at the labels' own "
+        f"resolution; {tta}; means over the classes that the labels contain; "
+        f"{100 * protocol['ignored']:.2f} % of the pixels ignored; boundary IoU within "
+        f"{100 * protocol['boundary_iou_band']:.0f} % of the image diagonal, boundary F1 with a "
+        f"tolerance of {protocol['tolerance']} px."
+    )
+
+
+def _rows(scores: Scores, escape: Callable[[str], str]) -> list[list[str]]:
+    """A row for each class, and one of the means."""
+    values = scores.as_dict()
+    rows = [
+        [escape(row["name"]), *(_number(row[key]) for key in COLUMNS.values())]
+        for row in values["classes"]
+    ]
+    means = [_number(values[MEANS.get(key, key)]) for key in COLUMNS.values()]
+    return [*rows, ["Mean", *means]]
+
+
+def _number(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "<": "\\textless{}",
+        ">": "\\textgreater{}",
+    }
+)
+
+
+def _latex(text: str) -> str:
+    return shown(text).translate(_LATEX)
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in shown(text))
+
+
+def _csv(heading: Sequence[Sequence[Cell]], rows: Iterable[Sequence[Cell]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows(heading)
+    for row in rows:
+        writer.writerow(["" if cell is None or cell != cell else _cell(cell) for cell in row])
+    return out.getvalue()
+
+
+def _cell(cell: Cell) -> Cell:
+    return f"{cell:.6f}" if isinstance(cell, float) else cell
