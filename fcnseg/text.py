@@ -42,6 +42,17 @@ def from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
+def as_text(name: str) -> str:
+    """A file's name as text files spell it: in UTF-8 whatever the locale, accents composed.
+
+    For comparisons: two names of one file in different spellings become the same.
+    """
+    if name.isascii():
+        return name
+    text = to_bytes(name).decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", text)
+
+
 def to_path(text: str) -> Path:
     """The path that a text file names, in UTF-8 whatever the locale."""
     return Path(os.fsdecode(to_bytes(text)))

@@ -32,7 +32,7 @@ from fcnseg.config.options import toml_value
 from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
 from fcnseg.errors import DatasetError, FcnsegError, OptionError
 from fcnseg.io.images import write_bytes
-from fcnseg.text import from_bytes, to_bytes
+from fcnseg.text import as_text, from_bytes, to_bytes, to_path
 
 _KEYS = {
     "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "leave_out",
@@ -142,7 +142,7 @@ def read_declared(path: Path) -> Declared:
         )
     try:
         return Declared(
-            root=path.parent / str(data["root"]),
+            root=path.parent / to_path(str(data["root"])),
             layout=str(data["layout"]) if "layout" in data else None,
             reading=_reading(data) if "class" in data else None,
             splits=_splits(data.get("splits", {})),
@@ -160,15 +160,14 @@ def _assign_splits(
     pairs: Sequence[Pair], splits: Mapping[SplitName, tuple[str, ...]]
 ) -> tuple[Pair, ...]:
     """Pairs in the splits a dataset.toml names; others keep theirs, or are for training."""
-    exact = {name: split for split, names in splits.items() for name in names}
-    patterns = [
-        (name, split) for split, names in splits.items() for name in names if set(name) & set("*?[")
-    ]
+    exact = {as_text(name): split for split, names in splits.items() for name in names}
+    patterns = [(name, split) for name, split in exact.items() if set(name) & set("*?[")]
 
     def split_of(pair: Pair) -> SplitName:
-        if pair.name in exact:
-            return exact[pair.name]
-        named = next((split for name, split in patterns if fnmatchcase(pair.name, name)), None)
+        called = as_text(pair.name)
+        if called in exact:
+            return exact[called]
+        named = next((split for name, split in patterns if fnmatchcase(called, name)), None)
         return named or pair.split or "train"
 
     return tuple(replace(pair, split=split_of(pair)) for pair in pairs)
@@ -178,7 +177,9 @@ def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
     """The pairs' names that these names or patterns mean; DatasetError when one means none."""
     meant: dict[str, None] = {}
     for name in names:
-        some = [p.name for p in pairs if p.name == name or fnmatchcase(p.name, name)]
+        wanted = as_text(name)
+        called = ((pair.name, as_text(pair.name)) for pair in pairs)
+        some = [own for own, text in called if text == wanted or fnmatchcase(text, wanted)]
         if not some:
             raise DatasetError(
                 f"leave_out names {name!r}, but no picture is called that.",
@@ -219,7 +220,7 @@ def _side(data: Mapping[str, Any], side: str) -> str:
     said = data.get(side, "")
     if not isinstance(said, str):
         raise ValueError(f"{side} is a folder or a pattern, in quotes; found {said!r}")
-    return said
+    return os.fsdecode(to_bytes(said))
 
 
 def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:

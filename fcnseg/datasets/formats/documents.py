@@ -20,6 +20,7 @@ from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
 from fcnseg.io.polygons import fill_polygon
+from fcnseg.text import as_text
 
 KEPT_DOCUMENTS = 8
 """Annotation files kept in memory after parsing."""
@@ -213,6 +214,7 @@ def _find(gathered: Gathered, image: Annotated, file: str) -> str | None:
     """The listed image that a document's entry is about."""
     if image.file.startswith("../"):
         folder = file.rpartition("/")[0]
-        return gathered.by_path.get(posixpath.normpath(f"{folder}/{image.file}").lower())
+        path = posixpath.normpath(as_text(f"{folder}/{image.file}"))
+        return gathered.by_path.get(path.lower())
     found = gathered.find_image(image.file, file)
     return found or (gathered.find_image(image.also, file) if image.also else None)

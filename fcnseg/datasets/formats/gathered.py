@@ -20,6 +20,7 @@ from fcnseg.datasets.formats.polygons import (
 from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, partner_index, place_of
 from fcnseg.errors import DatasetError, MediaError
+from fcnseg.text import as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
@@ -79,7 +80,9 @@ def find_labelme(listing: Listing) -> Found | None:
         except MediaError as error:
             gathered.broken.append((path, error.message))
             continue
-        at = gathered.find_image(wanted, file) or gathered.by_name.get(stem_of(file).lower())
+        at = gathered.find_image(wanted, file) or gathered.by_name.get(
+            as_text(stem_of(file)).lower()
+        )
         if at is None:
             gathered.orphans.append(path)
             continue
@@ -151,7 +154,7 @@ class Gathered:
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self.by_path = {name.lower(): name for name in listing.images}
+        self.by_path = {as_text(name).lower(): name for name in listing.images}
         self.by_name = partner_index(listing.images)
         self.pairs: list[Pair] = []
         self.counts: list[int] = []
@@ -232,8 +235,8 @@ def _find_image(
     wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
 ) -> str | None:
     """The listed image an annotation file means: as a path from it or the root, else by name."""
-    wanted = wanted.replace("\\", "/").lower()
-    folder = file.rpartition("/")[0].lower()
+    wanted = as_text(wanted).replace("\\", "/").lower()
+    folder = as_text(file).rpartition("/")[0].lower()
     for start in (folder, ""):
         path = f"{start}/{wanted}" if start else wanted
         if path in by_path:

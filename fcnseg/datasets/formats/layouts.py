@@ -29,7 +29,7 @@ from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
 from fcnseg.datasets.pairing.by_words import LABEL_WORDS, SPLIT_WORDS, name_uniquely, pair_by_names
 from fcnseg.datasets.pairing.own_splits import split_in
 from fcnseg.errors import DatasetError
-from fcnseg.text import from_bytes
+from fcnseg.text import as_text, from_bytes, to_path
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 
@@ -52,15 +52,17 @@ def find_voc(listing: Listing) -> Found | None:
     if not lists:
         return None
     by_stem = {
-        folder: {name[: name.rfind(".")]: name for name in listing.images if folder in name}
+        folder: {
+            as_text(name[: name.rfind(".")]): name for name in listing.images if folder in name
+        }
         for folder in ("JPEGImages/", "SegmentationClass/")
     }
     pairs: dict[str, Pair] = {}
     alone = []
     for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
-        base = name[: name.index("ImageSets/")]
+        base = as_text(name[: name.index("ImageSets/")])
         split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
-        for line in from_bytes(listing.path(name).read_bytes()).split():
+        for line in as_text(from_bytes(listing.path(name).read_bytes())).split():
             stem = line[: len(line) - len(suffix_of(line))] if is_image(line) else line
             image = by_stem["JPEGImages/"].get(f"{base}JPEGImages/{stem}")
             labels = by_stem["SegmentationClass/"].get(f"{base}SegmentationClass/{stem}")
@@ -248,7 +250,8 @@ def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int
     The first lines whose cells exist as image files decide; a heading says which is which.
     """
     for row in rows[:20]:
-        paths = [i for i, cell in enumerate(row) if is_image(cell) and (folder / cell).is_file()]
+        named = [i for i, cell in enumerate(row) if is_image(cell)]
+        paths = [i for i in named if (folder / to_path(row[i])).is_file()]
         if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
             image, labels = paths[:2]
             if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
@@ -276,7 +279,7 @@ def _pairs(
     for row in rows:
         if len(row) <= max(image, labels) or not is_image(row[image]):
             continue  # a heading
-        files = base / row[image], base / row[labels]
+        files = base / to_path(row[image]), base / to_path(row[labels])
         lost = [str(file) for file in files if not file.is_file()]
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
@@ -284,7 +287,7 @@ def _pairs(
         said: SplitName = own
         if split is not None and split < len(row):
             said = SPLIT_WORDS.get(row[split].lower(), own)
-        name = Path(row[image]).with_suffix("").as_posix().lstrip("./")
+        name = to_path(row[image]).with_suffix("").as_posix().lstrip("./")
         pairs.append(Pair(*files, said, name))
     return pairs, missing
 

@@ -27,6 +27,7 @@ from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem, place_of
 from fcnseg.errors import MediaError
 from fcnseg.io.labels import RawLabels, read_raw_labels
+from fcnseg.text import as_text
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 
@@ -155,7 +156,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
     names: dict[str, None] = {}  # an ordered set
     pngs: dict[str, list[str]] = {}
     for name in listing.images:
-        pngs.setdefault(name.rpartition("/")[2], []).append(name)
+        pngs.setdefault(as_text(name.rpartition("/")[2]), []).append(name)
     for file in files:
         path = listing.path(file)
         try:
@@ -191,7 +192,7 @@ def _image(gathered: Gathered, wanted: str, file: str, answers: Sequence[str]) -
     at = gathered.find_image(wanted, file)
     if at not in answers:
         return at
-    base = wanted.rpartition("/")[2].lower()
+    base = as_text(wanted).rpartition("/")[2].lower()
     others = [n for p, n in gathered.by_path.items() if p.rpartition("/")[2] == base]
     return next((name for name in others if name not in answers), None)
 
@@ -224,7 +225,7 @@ def _document(
         images = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
         segments = {
             str(one["image_id"]): (
-                str(one["file_name"]).rpartition("/")[2],
+                as_text(str(one["file_name"])).rpartition("/")[2],
                 {int(part["id"]): part["category_id"] for part in one["segments_info"]},
             )
             for one in data["annotations"]

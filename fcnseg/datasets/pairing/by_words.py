@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from fcnseg.datasets import Found, Pair, SplitName
 from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
+from fcnseg.text import as_text
 
 SPLIT_WORDS: Mapping[str, SplitName] = {
     "train": "train", "training": "train", "trn": "train",
@@ -285,7 +286,7 @@ def partner_index(files: Iterable[str]) -> dict[str, str]:
     index: dict[str, str] = {}
     for name in files:
         if is_image(name):
-            base = name.rpartition("/")[2].lower()
+            base = as_text(name).rpartition("/")[2].lower()
             index.setdefault(base, name)
-            index.setdefault(stem_of(name).lower(), name)
+            index.setdefault(stem_of(base), name)
     return index

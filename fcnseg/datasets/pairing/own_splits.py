@@ -18,7 +18,7 @@ from pathlib import Path
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
 from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, one_split
-from fcnseg.text import from_bytes
+from fcnseg.text import as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
@@ -151,7 +151,7 @@ class _Places:
         start = len(str(root)) + 1
         for number, pair in enumerate(pairs):
             for path in (pair.image, pair.labels):
-                name = str(path)[start:].replace("\\", "/").lower()
+                name = as_text(str(path)[start:]).replace("\\", "/").lower()
                 bare = name[: len(name) - len(suffix_of(name))]
                 for known in {name, bare, *(part.rpartition("/")[2] for part in (name, bare))}:
                     self._by_name[known].add(number)
@@ -177,7 +177,7 @@ class _Places:
 def _spellings(line: str) -> Iterable[str]:
     """What a line may mean: itself, its first cell, shorter paths, the last part."""
     for cell in dict.fromkeys((line, re.split(r"[,;\t ]", line)[0])):
-        path = cell.strip("\"'").replace("\\", "/").lower().lstrip("./")
+        path = as_text(cell).strip("\"'").replace("\\", "/").lower().lstrip("./")
         parts = path.split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
