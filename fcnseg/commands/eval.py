@@ -12,9 +12,9 @@ from typing import Any
 from fcnseg import __version__
 from fcnseg.config import EvalConfig
 from fcnseg.config.options import spelled
+from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.datasets.description import Description
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError
