@@ -65,3 +65,10 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps such a byte
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def points(value: float | None, other: float | None) -> str:
+    """The difference of two fractions in points of 100, with its sign; a dash without one."""
+    if value is None or other is None:
+        return "-"
+    return f"{100 * (value - other):+.2f}"

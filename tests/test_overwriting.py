@@ -161,6 +161,7 @@ CASES = [
     f"viz clip.mp4 -o . {MODEL}",
     f"viz list.txt -o photos {MODEL}",
     f"eval data --csv data/labels/val/0000.png {MODEL}",
+    f"compare data --csv data/images/val/0000.png -m model.safetensors {MODEL}",
     f"eval data --latex model.safetensors {MODEL}",
     f"eval pairs.csv --confusion pairs.csv {MODEL}",
     "export model.safetensors --format torchscript -o model.safetensors",

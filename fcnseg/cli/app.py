@@ -121,6 +121,12 @@ def _eval() -> Verb:
     return evaluate
 
 
+def _compare() -> Verb:
+    from fcnseg.commands.compare import compare
+
+    return compare
+
+
 def _infer() -> Verb:
     from fcnseg.commands.infer import infer
 
@@ -154,6 +160,7 @@ def _demo() -> Verb:
 _command("check", config.CheckConfig, _check, tables.show_check, status=_unusable)
 _command("train", config.TrainConfig, _train, tables.show_train, by_options=True)
 _command("eval", config.EvalConfig, _eval, tables.show_eval)
+_command("compare", config.CompareConfig, _compare, tables.show_compare)
 _command("infer", config.InferConfig, _infer, tables.show_infer, status=_some_failed)
 _command("viz", config.VizConfig, _viz, tables.show_viz, status=_some_failed)
 _command("visualize", config.VizConfig, _viz, tables.show_viz, status=_some_failed, hidden=True)

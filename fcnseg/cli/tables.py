@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli.console import duration
 from fcnseg.cli.terminal import bars, console, line, program, runnable
-from fcnseg.text import percent
+from fcnseg.text import percent, points
 
 BAR = 20
 """Characters of a full bar."""
@@ -122,6 +122,32 @@ def show_eval(result: Any) -> None:
         _print(f"With such classes counted as 0, mIoU would be {counted}.")
     for problem in report["problems"]:
         _print(line(("error in the dataset: ", "bold red"), problem))
+    _show_outputs(result.outputs)
+
+
+def show_compare(result: Any) -> None:
+    """The IoU of each class by model, their differences, and the images where they differ most."""
+    found = result.as_dict()
+    letters = list(found["models"])
+    _print(_facts(found["models"]))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for heading in (*(f"{letter} IoU" for letter in letters), *(f"{x} - A" for x in letters[1:])):
+        table.add_column(heading, justify="right")
+    mean = {"name": "mean", "iou": found["miou"]}
+    for row in (*found["classes"], mean):
+        first, *others = row["iou"]
+        table.add_row(
+            row["name"], *map(percent, row["iou"]), *(points(one, first) for one in others)
+        )
+    _print(table)
+    for one in found["differences"]:
+        _print(one["verdict"])
+    _print("Images where they differ most, in mIoU of each alone:")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in found["images"][:5]:
+        table.add_row(row["name"], *map(percent, row["miou"]))
+    _print(table)
     _show_outputs(result.outputs)
 
 

@@ -28,7 +28,9 @@ def line(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*((shown(text), style) for text, style in pairs))
 
 
-_COMMAND = re.compile(r"\bfcnseg (?=(?:check|train|eval|infer|viz|export|bench|demo|doctor)\b)")
+_COMMAND = re.compile(
+    r"\bfcnseg (?=(?:check|train|eval|compare|review|infer|viz|export|bench|demo|doctor)\b)"
+)
 
 
 @functools.cache

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fcnseg import __version__
-from fcnseg.config import EvalConfig
+from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
-from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError
@@ -139,8 +139,8 @@ def _evaluate(
     config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
 ) -> EvalResult:
     began = time.perf_counter()
+    outputs = check_outputs(config, WRITERS, [segmenter])
     checked = examine(config.data, callback)
-    outputs = _outputs(config, checked.description, segmenter)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
@@ -210,15 +210,19 @@ WRITERS: dict[str, Callable[[EvalResult], str]] = {
 """The options that name a file, and what is written there."""
 
 
-def _outputs(config: EvalConfig, description: Description, segmenter: Segmenter) -> dict[str, Path]:
-    """The files to write, by option; OptionError where one is read, or can't be written."""
-    paths = {name: getattr(config, name) for name in WRITERS}
+def check_outputs(
+    config: EvalConfig | CompareConfig, names: Iterable[str], models: Sequence[Segmenter]
+) -> dict[str, Path]:
+    """The files that options name, by option; OptionError where one is read or is a folder."""
+    paths = {name: getattr(config, name) for name in names}
     outputs = {name: path for name, path in paths.items() if path is not None}
+    if not outputs:
+        return {}
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
-        [*inputs, *description.inputs()],
-        kept=model_files(segmenter.path),
+        [*inputs, *describe(config.data).inputs()],
+        kept=[file for model in models for file in model_files(model.path)],
     )
     for name, path in outputs.items():
         if path.is_dir():

@@ -160,6 +160,25 @@ class EvalConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig(Options):
+    """Compare models on a dataset folder: per class, per image, and how sure the difference is."""
+
+    command = "compare"
+    data: Path = option(..., "Dataset folder", argument=True)
+    model: tuple[str, ...] = option((), "Checkpoint, exported file or run folder; give at least two, the first is what the others are compared with", flags=_MODEL_FLAGS, metavar="MODEL")
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    split: Split | None = option(None, "Split to score: train, val, test or all (default: one that no model was trained on, where that is known)")
+    tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
+    csv: Path | None = option(None, "Write a table of all images: the mIoU of each model", metavar="FILE")
+    tolerance: int = option(2, "Pixels that an outline may be off, for boundary F1 and kinds of errors", ge=0, le=100)
+    batch: int = option(4, "Batch size", ge=1)
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+    workers: int = option(-1, _WORKERS, ge=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferConfig(Options):
     """Segment an image, a folder, a video or a camera."""
 
@@ -253,6 +272,7 @@ CONFIGS: tuple[type[Options], ...] = (
     CheckConfig,
     TrainConfig,
     EvalConfig,
+    CompareConfig,
     InferConfig,
     VizConfig,
     ExportConfig,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import map_ordered
-from fcnseg.config import EvalConfig
+from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.datasets import Description, Encoding
 from fcnseg.datasets.dataset import Sample, SegmentationDataset
 from fcnseg.datasets.describe import split_sizes
@@ -84,7 +84,9 @@ PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
 Found = TypeVar("Found")
 
 
-def split_of(config: EvalConfig, description: Description, segmenter: Segmenter) -> tuple[str, str]:
+def split_of(
+    config: EvalConfig | CompareConfig, description: Description, segmenter: Segmenter
+) -> tuple[str, str]:
     """The part that is scored, and why: a drawn one means something to its own model alone."""
     if config.split:
         return config.split, "as asked for"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,25 @@ class Scores:
             first.calibration.sums += part.calibration.sums
         first.images.sort(key=lambda image: image.index)
         return first
+
+    def reordered(self, names: tuple[str, ...]) -> Scores:
+        """The same with the classes in another order."""
+        if names == self.classes:
+            return self
+        order = [self.classes.index(name) for name in names]
+        made = Scores(names, self.tolerance)
+        made.matrix = self.matrix[np.ix_(order, order)]
+        made.boundary = self.boundary[order]
+        made.errors = self.errors[:, order][:, :, order]
+        made.calibration.sums = self.calibration.sums[:, order]
+        for image in self.images:
+            flat = image.matrix[np.ix_(order, order)].ravel()
+            cells = np.flatnonzero(flat)
+            boundary = image.boundary[order]
+            made.images.append(
+                replace(image, classes=names, cells=cells, counts=flat[cells], boundary=boundary)
+            )
+        return made
 
     @property
     def report(self) -> Report:

@@ -50,6 +50,14 @@ def image_table(scores: Scores) -> str:
     return _csv([heading + [f"iou {shown(name)}" for name in scores.classes]], (r for _, r in rows))
 
 
+def comparison_table(
+    models: Mapping[str, str], images: Iterable[tuple[str, Sequence[float]]]
+) -> str:
+    """CSV: a line for each image, the mIoU that each model reached on it, as fractions."""
+    heading = [f"{letter} {shown(path)}" for letter, path in models.items()]
+    return _csv([["image", *heading]], ([shown(name), *values] for name, values in images))
+
+
 def confusion_table(scores: Scores) -> str:
     """CSV: pixels, a row for each true class and a column for each predicted one."""
     names = [shown(name) for name in scores.classes]

@@ -1,0 +1,182 @@
+"""The command `compare`: which of several models is better on a dataset folder, and how surely."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcnseg.commands.eval import EvalResult, check_outputs, evaluate
+from fcnseg.config import CompareConfig
+from fcnseg.datasets.describe import describe
+from fcnseg.errors import DatasetError, OptionError
+from fcnseg.inference.evaluation import split_of
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.io.images import write_bytes
+from fcnseg.metrics.bootstrap import Difference, paired_difference
+from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report.tables import comparison_table
+from fcnseg.text import to_bytes
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, eq=False)
+class CompareResult:
+    """What models reached on the same images; the first is what the others are compared with.
+
+    results: one for each model, with the classes of the first. differences: the mIoU of each
+    further model minus that of the first, with its interval.
+    """
+
+    results: tuple[EvalResult, ...]
+    differences: tuple[Difference, ...]
+    outputs: tuple[Path, ...] = ()
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Letters and the files of the models."""
+        return {
+            letter: str(result.model) for letter, result in zip(LETTERS, self.results, strict=False)
+        }
+
+    def images(self) -> list[tuple[str, list[float]]]:
+        """Each image and what each model reached on it, those where they differ most first."""
+        rows = [
+            (parts[0].name, [one.report.miou for one in parts])
+            for parts in zip(*(result.scores.images for result in self.results), strict=True)
+        ]
+        return sorted(rows, key=lambda row: -np.nan_to_num(np.ptp(row[1]), nan=-1))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what --json prints."""
+        first = self.results[0]
+        return {
+            "models": self.models,
+            "protocol": {**first.protocol, "model": self.models},
+            "miou": [result.miou for result in self.results],
+            "classes": [
+                {"name": row[0].name, "iou": [one.iou for one in row]}
+                for row in zip(*(result.classes for result in self.results), strict=True)
+            ],
+            "differences": [
+                {
+                    "models": f"{letter} - A",
+                    "miou": one.value,
+                    "interval": [_plain(one.low), _plain(one.high)],
+                    "level": one.level,
+                    "better": _plain(one.better),
+                    "clear": one.clear,
+                    "verdict": verdict(letter, one),
+                }
+                for letter, one in zip(LETTERS[1:], self.differences, strict=False)
+            ],
+            "images": [
+                {"name": name, "miou": list(map(_plain, values))} for name, values in self.images()
+            ],
+            "outputs": [str(path) for path in self.outputs],
+        }
+
+
+def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareResult:
+    """Score models on one split of a dataset folder, and say how sure their difference is.
+
+    OptionError with fewer than two models; DatasetError where their classes differ.
+    """
+    if not 2 <= len(config.model) <= len(LETTERS):
+        raise OptionError(
+            f"--model: expected 2 to {len(LETTERS)} models; found {len(config.model)}.",
+            hint="fcnseg compare DATA -m A -m B; fcnseg eval DATA -m A scores one model",
+        )
+    models = [_load(name, config) for name in config.model]
+    _refuse_other_classes(models)
+    outputs = check_outputs(config, ("csv",), models)
+    split = _common_split(config, models, callback)
+    results = []
+    for letter, model in zip(LETTERS, models, strict=False):
+        callback(Message(f"Model {letter}: {model.path}"))
+        result = evaluate(
+            model,
+            config.data,
+            callback,
+            split=split,
+            tta=config.tta,
+            batch=config.batch,
+            workers=config.workers,
+            tolerance=config.tolerance,
+        )
+        results.append(_in_order(result, models[0].classes.names))
+    matrices = [[image.matrix for image in result.scores.images] for result in results]
+    _refuse_other_labels(matrices)
+    differences = tuple(paired_difference(other, matrices[0]) for other in matrices[1:])
+    made = CompareResult(tuple(results), differences, tuple(outputs.values()))
+    if "csv" in outputs:
+        write_bytes(outputs["csv"], to_bytes(comparison_table(made.models, made.images())))
+    return made
+
+
+def verdict(letter: str, found: Difference) -> str:
+    """What a difference from model A means, in a sentence."""
+    text = f"{letter} - A: {100 * found.value:+.2f} points of mIoU"
+    if np.isnan(found.low):
+        return f"{text}; one image says nothing of how sure that is."
+    text += f", {found.level:.0%} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    if not found.clear:
+        return f"{text}: these images do not tell which is better."
+    return f"{text}: {letter if found.value > 0 else 'A'} is better."
+
+
+def _load(name: str, config: CompareConfig) -> Segmenter:
+    return load(
+        name,
+        engine=config.engine,
+        device=config.device,
+        precision=config.precision,
+        short_side=config.short_side,
+        parallel=True,
+    )
+
+
+def _refuse_other_classes(models: Sequence[Segmenter]) -> None:
+    names = models[0].classes.names
+    for letter, model in zip(LETTERS, models, strict=False):
+        if set(model.classes.names) != set(names):
+            raise DatasetError(
+                f"Model A has the classes {', '.join(names)}; model {letter} has "
+                f"{', '.join(model.classes.names)}.",
+                hint="only models of the same classes are compared",
+            )
+
+
+def _refuse_other_labels(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> None:
+    """DatasetError where the labels were read in another way for another model."""
+    true = [np.stack([matrix.sum(1) for matrix in one]) for one in matrices]
+    if any(not np.array_equal(one, true[0]) for one in true):
+        raise DatasetError(
+            "The labels mean something else to one model than to another: their stored values "
+            "are matched to its classes in another way.",
+            hint="name the classes in the dataset: fcnseg check DATA --write dataset.toml",
+        )
+
+
+def _common_split(config: CompareConfig, models: Sequence[Segmenter], callback: Callback) -> str:
+    """The split all models are scored on: one that none was trained on, where that is known."""
+    description = describe(config.data)
+    splits = list(dict.fromkeys(split_of(config, description, model)[0] for model in models))
+    if len(splits) > 1:
+        splits = [name for name in splits if name != "all"]
+        callback(Message(f"Scored on the split {splits[0]}: a model was trained on the others."))
+    return splits[0]
+
+
+def _in_order(result: EvalResult, names: tuple[str, ...]) -> EvalResult:
+    """The same with the classes in another order."""
+    return dataclasses.replace(result, scores=result.scores.reordered(names))
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else value
