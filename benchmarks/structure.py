@@ -35,7 +35,6 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
         "files",
         "overwriting",
         "progress",
-        "text",
     ),
     ("errors",),
 )

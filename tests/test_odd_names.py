@@ -16,19 +16,18 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
-from fcnseg.cli import tables
+from fcnseg.cli import line, plain_console, tables
 from fcnseg.cli.console import Screen
-from fcnseg.cli.terminal import console, line
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.config import ExportConfig, InferConfig, TrainConfig
 from fcnseg.config.options import toml_value
+from fcnseg.errors import from_bytes, shown, to_bytes
 from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import open_video
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Message, Progress
-from fcnseg.text import from_bytes, shown, to_bytes
 from tests.conftest import skip_without
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
@@ -86,7 +85,7 @@ def is_harmless(output: bytes) -> bool:
 def test_a_name_is_shown_and_not_obeyed(name: str, text: str) -> None:
     assert shown(name) == text
     file = io.StringIO()
-    out = console(file=file, width=200)
+    out = plain_console(file=file, width=200)
     out.print(name)
     out.print(line(("error: ", "bold red"), name))
     assert file.getvalue() == f"{text}\nerror: {text}\n"
@@ -97,7 +96,7 @@ def test_tables_show_names_in_columns_headings_and_cells() -> None:
     table = tables.Table(box=None)
     table.add_column(COMMANDS)
     table.add_row(COMMANDS)
-    console(file=file, width=200).print(table)
+    plain_console(file=file, width=200).print(table)
     assert [text.strip() for text in file.getvalue().splitlines()] == [SHOWN, SHOWN]
 
 
@@ -105,7 +104,7 @@ def test_tables_show_names_in_columns_headings_and_cells() -> None:
 def test_progress_shows_names(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnseg.cli.console.LOG_EVERY", 0)
     file = io.StringIO()
-    with Screen(console(file=file, force_terminal=terminal, width=200)) as screen:
+    with Screen(plain_console(file=file, force_terminal=terminal, width=200)) as screen:
         screen(Message(COMMANDS))
         screen(Progress(COMMANDS, 1, 2, "images", {COMMANDS: 1, "file": COMMANDS}))
     assert file.getvalue().count(SHOWN) >= 4

@@ -8,7 +8,8 @@ import pytest
 
 from fcnseg.errors import MediaError
 from fcnseg.io.images import encode_image
-from fcnseg.io.sources import open_source, served
+from fcnseg.io.sources import files as served
+from fcnseg.io.sources import open_source
 from fcnseg.io.video_writer import VideoWriter
 
 PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")

@@ -1,1 +1,81 @@
-"""The command line: parse, call a verb, draw its progress, print its result."""
+"""The command line: parse, call a command, print its result.
+
+Here: where text meets the terminal, the one place that knows its encoding, markup and control
+codes.
+
+File and class names come from anywhere. What is in them is shown, never obeyed: brackets are
+no markup, and what would move the cursor, turn text around or is no character at all is
+written as an escape.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fcnseg.errors import shown
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """Text of parts as they are, or with a style: (text, style)."""
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Text.assemble(*((shown(text), style) for text, style in pairs))
+
+
+_COMMAND = re.compile(
+    r"\bfcnseg (?=(?:check|train|eval|compare|review|infer|viz|export|bench|demo|doctor)\b)"
+)
+
+
+@functools.cache
+def program() -> str:
+    """What starts this fcnseg from a shell here: its name, else the path of its script."""
+    suffix = ".exe" if os.name == "nt" else ""
+    script = Path(sys.executable).parent / f"fcnseg{suffix}"
+    if not script.is_file():
+        return f"{Path(sys.executable).name} -m fcnseg"
+    found = shutil.which("fcnseg")
+    if found is not None and Path(found).samefile(script):
+        return "fcnseg"
+    here = Path.cwd()
+    path = script.relative_to(here) if script.is_relative_to(here) else script
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+def runnable(text: str) -> str:
+    """A message with the commands in it spelled so that they work from here."""
+    return _COMMAND.sub(lambda _: f"{program()} ", text)
+
+
+class _Plain(Console):
+    """A console whose strings are text, without markup."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The string as it is, escaped; rich asks this of every string, of cells and headings."""
+        return Text(shown(text), style=how.get("style", ""), justify=how.get("justify"))
+
+
+def plain_console(*, stderr: bool = False, file: IO[str] | None = None, **how: Any) -> Console:
+    """Standard output or standard error to print lines and tables on."""
+    return _Plain(stderr=stderr, file=file, highlight=False, **how)
+
+
+def bars() -> tuple[str, str]:
+    """What a bar on standard output is made of: the full part and the rest."""
+    return ("#", ".") if plain_console().options.ascii_only else ("█", "░")
+
+
+def never_fail() -> None:
+    """Have what the terminal's encoding does not know shown as escapes, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -18,13 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fcnseg.cli.terminal import console, line, never_fail, runnable
-from fcnseg.cli.terminal import console as open_console
+from fcnseg.cli import line, never_fail, plain_console, runnable
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import suggest_option
-from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted
+from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted, percent, shown
 from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts, keep_freed_memory
-from fcnseg.text import percent, shown
 
 LOGGER = logging.getLogger("fcnseg")
 
@@ -36,7 +34,7 @@ class Screen:
     """A progress callback that draws on stderr; use it as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or open_console(stderr=True)
+        self.console = console or plain_console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -248,7 +246,7 @@ def complain(
 
     Nothing where the terminal was closed. severity: the word before the message, or "".
     """
-    out = console(stderr=True)
+    out = plain_console(stderr=True)
     first = [(f"{severity}: ", "bold red")] if severity else []
     with suppress(OSError):
         out.print(line(*first, runnable(message)), soft_wrap=True)
@@ -261,4 +259,4 @@ def complain(
 def _debug_trace() -> None:
     if os.environ.get(DEBUG):
         for text in traceback.format_exc().splitlines():
-            console(stderr=True).print(text, soft_wrap=True)
+            plain_console(stderr=True).print(text, soft_wrap=True)

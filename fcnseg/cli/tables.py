@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.cli.terminal import bars, console, line, program, runnable
-from fcnseg.text import percent, points
+from fcnseg.errors import percent, points
 
 BAR = 20
 """Characters of a full bar."""
@@ -277,9 +277,9 @@ def _bar(fraction: float, length: int = BAR) -> Text:
 
 
 def _print(what: RenderableType) -> None:
-    console().print(what, soft_wrap=isinstance(what, str))
+    plain_console().print(what, soft_wrap=isinstance(what, str))
 
 
 def _tell(what: str | Text) -> None:
     """On standard error, as long as it is."""
-    console(stderr=True).print(what, soft_wrap=True)
+    plain_console(stderr=True).print(what, soft_wrap=True)

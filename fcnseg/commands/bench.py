@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.commands.timing import Clock, Timing, limit_remarks, most_memory, time_each
 from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
+from fcnseg.device import Clock, Timing, limit_remarks, most_memory, time_each
 from fcnseg.distributed import Distributed
+from fcnseg.engines import sample_images
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
-from fcnseg.export.parity import sample_images
 from fcnseg.inference.pipeline import Pipeline
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load

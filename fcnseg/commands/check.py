@@ -21,14 +21,13 @@ from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_sample, read_stored
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
-from fcnseg.errors import DatasetError, MediaError, OptionError
+from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
 from fcnseg.files import fitting, folder_beside, mark
 from fcnseg.io.draw import caption, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, read_image, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
-from fcnseg.text import to_bytes
 
 
 def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:

@@ -13,14 +13,13 @@ import numpy as np
 from fcnseg.commands.eval import EvalResult, check_outputs, evaluate
 from fcnseg.config import CompareConfig
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import DatasetError, OptionError
+from fcnseg.errors import DatasetError, OptionError, to_bytes
 from fcnseg.inference.evaluation import split_of
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.tables import comparison_table
-from fcnseg.text import to_bytes
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -17,7 +17,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, to_bytes
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     SCALES,
@@ -38,7 +38,6 @@ from fcnseg.models.zoo import model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
-from fcnseg.text import to_bytes
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
+from fcnseg.engines import SIZES, Parity
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert, opset_of, written_atomically
 from fcnseg.export.int8 import write_int8
-from fcnseg.export.parity import SIZES, Parity
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.metrics import Confusion, Report

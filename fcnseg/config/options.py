@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from fcnseg.errors import OptionError, closest, did_you_mean
-from fcnseg.text import from_bytes
+from fcnseg.errors import OptionError, closest, did_you_mean, from_bytes
 
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),

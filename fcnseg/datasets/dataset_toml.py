@@ -30,9 +30,16 @@ from typing import Any
 from fcnseg.classes import IGNORE, ClassMap, unpack
 from fcnseg.config.options import toml_value
 from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
-from fcnseg.errors import DatasetError, FcnsegError, OptionError
+from fcnseg.errors import (
+    DatasetError,
+    FcnsegError,
+    OptionError,
+    as_text,
+    from_bytes,
+    to_bytes,
+    to_path,
+)
 from fcnseg.io.images import write_bytes
-from fcnseg.text import as_text, from_bytes, to_bytes, to_path
 
 _KEYS = {
     "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "leave_out",

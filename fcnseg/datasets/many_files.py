@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from fcnseg.errors import to_bytes
 from fcnseg.files import cache_folder
 from fcnseg.io import one_thread_each, use_one_thread
-from fcnseg.text import to_bytes
 
 FORMAT = 3
 """Raised when what is recorded changes, so that old records are not taken for new ones."""

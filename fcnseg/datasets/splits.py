@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import SPLITS, Description, Pair
 from fcnseg.datasets.scan import PictureScan
-from fcnseg.text import to_bytes
+from fcnseg.errors import to_bytes
 
 
 @dataclass(frozen=True)

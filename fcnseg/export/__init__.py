@@ -14,14 +14,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from fcnseg.engines import open_exported
-from fcnseg.engines.argmax import score_grid_of
-from fcnseg.engines.base import SCORES
-from fcnseg.engines.fuse import fold_batch_norms
-from fcnseg.engines.openvino import import_openvino, read_model
-from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
-from fcnseg.export.parity import (
+from fcnseg.engines import (
     SIZES,
     Images,
     LabelsOf,
@@ -29,8 +22,15 @@ from fcnseg.export.parity import (
     LogitsFunction,
     Parity,
     compare,
+    open_exported,
     sample_images,
 )
+from fcnseg.engines.argmax import score_grid_of
+from fcnseg.engines.base import SCORES
+from fcnseg.engines.fuse import fold_batch_norms
+from fcnseg.engines.openvino import import_openvino, read_model
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back

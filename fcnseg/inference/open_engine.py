@@ -13,13 +13,12 @@ from typing import get_args
 
 from fcnseg.config import EngineName
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.engines import ENGINES, RUNNABLE, open_exported
+from fcnseg.engines import ENGINES, RUNNABLE, compare, open_exported, sample_images
 from fcnseg.engines.base import Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
-from fcnseg.export.parity import compare, sample_images
 from fcnseg.files import cache_folder
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.errors import shown
 from fcnseg.io import cv2
 from fcnseg.io.images import resize_image
-from fcnseg.text import shown
 
 _PAPER = (24, 24, 24)
 

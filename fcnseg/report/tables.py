@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fcnseg.errors import shown
 from fcnseg.metrics.scores import Scores
-from fcnseg.text import shown
 
 COLUMNS = {
     "IoU": "iou",

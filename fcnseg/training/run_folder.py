@@ -24,10 +24,9 @@ from typing import IO, Any
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import CheckpointError, InputError, OptionError
+from fcnseg.errors import CheckpointError, InputError, OptionError, from_bytes, to_bytes
 from fcnseg.files import atomic_write, sync_folder
 from fcnseg.models.weights import why_unreadable
-from fcnseg.text import from_bytes, to_bytes
 
 RUNS = Path("runs")
 

@@ -23,14 +23,13 @@ from torch import Tensor
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.dataset import Sample, SegmentationDataset
-from fcnseg.errors import MissingExtra
+from fcnseg.errors import MissingExtra, shown
 from fcnseg.inference.evaluation import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event
-from fcnseg.text import shown
 from fcnseg.training.initial_weights import class_axes
 
 IMAGES, PIXELS = 64, 4000

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from fcnseg.errors import shown
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
-from fcnseg.text import shown
 
 Rgb = NDArray[np.uint8]
 

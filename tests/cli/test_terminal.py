@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.cli import terminal
+from fcnseg import cli as terminal
 from fcnseg.cli.console import complain
 
 

@@ -9,9 +9,9 @@ import torch
 
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
+from fcnseg.engines import sample_images
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import skip_without
 

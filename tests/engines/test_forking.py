@@ -13,16 +13,16 @@ import pytest
 
 import fcnseg
 from fcnseg.engines import base as forking
+from fcnseg.engines import sample_images
 from fcnseg.engines.base import Home
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without
 
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
 JOB = """
 import json, multiprocessing, sys, fcnseg
-from fcnseg.export.parity import sample_images
+from fcnseg.engines import sample_images
 
 def child(model, results):
     try:

@@ -6,10 +6,10 @@ import onnx
 import pytest
 
 from fcnseg import io as dnn
+from fcnseg.engines import sample_images
 from fcnseg.engines.onnx import OpenCvEngine, metadata
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.parity import sample_images
 from fcnseg.inference.open_engine import EngineOptions, open_engine
 from fcnseg.models.checkpoint import Checkpoint
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg.engines import sample_images
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export import Graph, quiet
-from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 
 

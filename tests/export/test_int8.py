@@ -12,9 +12,9 @@ import fcnseg.commands.export as exporting
 from fcnseg.commands.eval import evaluate
 from fcnseg.commands.export import export, spread
 from fcnseg.config import EvalConfig, ExportConfig
+from fcnseg.engines import sample_images
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
 from fcnseg.export.int8 import scoring_layers, write_int8
-from fcnseg.export.parity import sample_images
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint

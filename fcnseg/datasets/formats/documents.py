@@ -16,11 +16,10 @@ from fcnseg.datasets import Found, Pair, Store, Unusable
 from fcnseg.datasets.formats.gathered import Gathered
 from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import place_of
-from fcnseg.errors import DatasetError, MediaError
+from fcnseg.errors import DatasetError, MediaError, as_text
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
 from fcnseg.io.polygons import fill_polygon
-from fcnseg.text import as_text
 
 KEPT_DOCUMENTS = 8
 """Annotation files kept in memory after parsing."""

@@ -17,10 +17,9 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import Listing, stem_of
-from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, name_uniquely, partner_index, place_of
-from fcnseg.errors import DatasetError, MediaError
-from fcnseg.text import as_text
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, stem_of
+from fcnseg.datasets.pairing.by_words import name_uniquely, partner_index, place_of
+from fcnseg.errors import DatasetError, MediaError, as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""

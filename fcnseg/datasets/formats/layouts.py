@@ -25,11 +25,10 @@ from fcnseg.classes import (
 )
 from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, Unusable
 from fcnseg.datasets.encoding.values import Values
-from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
-from fcnseg.datasets.pairing.by_words import LABEL_WORDS, SPLIT_WORDS, name_uniquely, pair_by_names
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, stem_of, suffix_of
+from fcnseg.datasets.pairing.by_words import LABEL_WORDS, name_uniquely, pair_by_names
 from fcnseg.datasets.pairing.own_splits import split_in
-from fcnseg.errors import DatasetError
-from fcnseg.text import as_text, from_bytes, to_path
+from fcnseg.errors import DatasetError, as_text, from_bytes, to_path
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 

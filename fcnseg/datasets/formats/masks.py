@@ -25,9 +25,8 @@ from fcnseg.datasets.formats.gathered import Gathered, head_says
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem, place_of
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import RawLabels, read_raw_labels
-from fcnseg.text import as_text
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 

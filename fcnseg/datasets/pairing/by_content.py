@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from fcnseg.datasets import Found
 from fcnseg.datasets.formats.layers import term_of
-from fcnseg.datasets.pairing import Listing
+from fcnseg.datasets.pairing import Listing, Names
 from fcnseg.datasets.pairing.by_words import (
     IMAGE_WORDS,
     LABEL_WORDS,
@@ -38,7 +38,6 @@ from fcnseg.datasets.pairing.candidates import (
     two_label_sets,
     why,
 )
-from fcnseg.datasets.pairing.path_words import Names
 from fcnseg.errors import DatasetError
 
 SECONDARY = OTHER_WORDS | {

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fcnseg.datasets import Found, Pair, SplitName
-from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
-from fcnseg.text import as_text
-
-SPLIT_WORDS: Mapping[str, SplitName] = {
-    "train": "train", "training": "train", "trn": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
+from fcnseg.errors import as_text
 
 IMAGE_WORDS = frozenset(
     [
@@ -174,14 +168,6 @@ def read_word(folder: str) -> tuple[SplitName, str]:
         elif token not in FILLERS:
             return "", ""
     return one_split(splits), role
-
-
-def one_split(said: Sequence[SplitName]) -> SplitName:
-    """The split that one name means: `train_val` is for training, `train_test` says nothing."""
-    splits = set(said) - {""}
-    if splits == {"train", "val"}:
-        return "train"
-    return splits.pop() if len(splits) == 1 else ""
 
 
 def _role(word: str) -> str:

@@ -16,9 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
-from fcnseg.datasets.pairing import Listing, is_image, stem_of, suffix_of
-from fcnseg.datasets.pairing.by_words import SPLIT_WORDS, one_split
-from fcnseg.text import as_text, from_bytes
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
+from fcnseg.errors import as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 

@@ -17,7 +17,16 @@ from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.base import Selection, Source, usable_rate
-from fcnseg.io.sources.files import ImageFiles, Skip, WatchedFolder, check_watch, nothing
+from fcnseg.io.sources.files import (
+    ImageFiles,
+    Served,
+    ServedImage,
+    Skip,
+    WatchedFolder,
+    check_watch,
+    look_at,
+    nothing,
+)
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, first_bytes, is_address, is_glob
 from fcnseg.io.sources.live import (
     Connect,
@@ -28,7 +37,6 @@ from fcnseg.io.sources.live import (
     unreachable,
     without_password,
 )
-from fcnseg.io.sources.served import Served, ServedImage, look_at
 from fcnseg.io.sources.stdin import ByteStream, read_streamed
 from fcnseg.io.sources.video import VideoFile
 from fcnseg.overwriting import Named as Role

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.errors import MediaError, OptionError, from_bytes, to_path
 from fcnseg.files import free_name, inputs_in, natural, safe_path, skipped_outputs
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_bytes
 from fcnseg.progress import Callback, Message, no_callback
-from fcnseg.text import from_bytes, to_path
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from fcnseg.commands.timing import Clock, Timing, most_memory, time_each
+from fcnseg.device import Clock, Timing, most_memory, time_each
 
 
 def test_timings_are_per_frame():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fcnseg.export.parity import Parity, compare, sample_images
+from fcnseg.engines import Parity, compare, sample_images
 
 
 def colours(images: np.ndarray) -> np.ndarray:
