@@ -1,4 +1,4 @@
-"""Pictures for people: labels in colour, over the image, heatmaps, captions, legends.
+"""Drawing for people: labels in colour, over the image, heatmaps, captions, legends.
 
 Everything is uint8 RGB in and out. Colouring is by table and blending in integers: both run
 for every frame of a video.
@@ -6,16 +6,16 @@ for every frame of a video.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.errors import shown
 from fcnseg.io import cv2
+from fcnseg.io.fonts import font_for
 from fcnseg.io.images import resize_image
 
 _PAPER = (24, 24, 24)
@@ -24,19 +24,13 @@ _PAPER = (24, 24, 24)
 _INK = (240, 240, 240)
 
 
-_GAP = 4  # pixels between pictures of a row
+_GAP = 4  # pixels between images of a row
 
 
-_MANY = 1 << 26  # bytes; larger pictures are drawn some rows at a time
+_MANY = 1 << 26  # bytes; larger images are drawn some rows at a time
 
 
 _ROWS = 1024
-
-
-_SYSTEM_FONTS = (
-    "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arialuni.ttf", "Arial Unicode.ttf", "arial.ttf",
-    "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf",
-)  # fmt: skip
 
 
 def colorize(labels: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
@@ -137,15 +131,16 @@ def legend(
     rows = [index for index in range(len(classes)) if only is None or index in only]
     names = [shown(classes.names[index]) for index in rows]
     line = 24 if height is None else max(8, min(24, height // max(1, len(rows))))
-    font = font_for("".join(names), max(7, line * 2 // 3))
-    width = 2 * line + max((int(font.getlength(name)) for name in names), default=0)
+    fonts = [font_for(name, max(7, line * 2 // 3)) for name in names]
+    lengths = [int(font.getlength(name)) for font, name in zip(fonts, names, strict=True)]
+    width = 2 * line + max(lengths, default=0)
     panel = Image.new("RGB", (width, height or line * max(1, len(rows))), _PAPER)
     pen = ImageDraw.Draw(panel)
     for row, index in enumerate(rows):
         top, edge = row * line, line // 5
         box = (edge, top + edge, line - edge, top + line - edge)
         pen.rectangle(box, fill=tuple(classes.colors[index].tolist()))
-        pen.text((line + edge, top + edge // 2), names[row], fill=_INK, font=font)
+        pen.text((line + edge, top + edge // 2), names[row], fill=_INK, font=fonts[row])
     return np.asarray(panel).copy()
 
 
@@ -162,19 +157,3 @@ def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]
     canvas = _paper(height, width)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
-
-
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font that has the text's letters: Pillow's own, the same on every machine, for ASCII;
-    beyond that one of the system's, where there is one."""
-    return _font(size, ascii_only=text.isascii())
-
-
-@functools.cache
-def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in () if ascii_only else _SYSTEM_FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)

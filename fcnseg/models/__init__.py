@@ -45,12 +45,12 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 
 def create_model(
-    decoder: str = "fcn8s",
+    decoder: str = "fcn4s",
     *,
     backbone: str = "efficientnet_lite0",
     num_classes: int = 21,
     fuse: str = "feature",
-    width: int = 128,
+    width: int = 64,
     dropout: float = 0.1,
     upsample: str = "fixed",
     skips: str = "zero",
@@ -64,7 +64,7 @@ def create_model(
     num_classes: K, 1 to 255.
     weights: of the backbone: "none" (random), "auto" (ImageNet's, downloaded if need be), or a
         file. The decoder always starts new.
-    The others are ModelSpec's.
+    The others are ModelSpec's; all defaults are those of `fcnseg train`.
 
     The network takes float32 images (N, 3, H, W) of any size, normalised by the mean and std of
     `network.backbone.preprocess`, and gives logits float32 (N, K, H, W).

@@ -45,13 +45,15 @@ class ModelSpec:
     skips: with fuse score, the skips' scores start at zero, or small on scaled features
         (0.01, 0.0001: the authors' all-at-once training).
     output_stride: 32, or 16 or 8: the backbone's deeper stages are dilated.
+
+    The defaults are those of `fcnseg train`.
     """
 
     backbone: str
     num_classes: int
-    decoder: str = "fcn8s"
+    decoder: str = "fcn4s"
     fuse: str = "feature"
-    width: int = 128
+    width: int = 64
     dropout: float = 0.1
     upsample: str = "fixed"
     skips: str = "zero"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fcnseg.errors import shown
 from fcnseg.io.draw import heatmap
+from fcnseg.io.fonts import Font, font_for
 from fcnseg.io.images import resize_image
 
 Rgb = NDArray[np.uint8]
@@ -149,11 +150,12 @@ def _tile(tile: Tile, size: tuple[int, int], text: int) -> Rgb:
         box = (0, top + text // 8, text, top + text // 8 + text)
         pen.rectangle(box, fill=tile.color, outline=_FAINT)
         left = round(text * 1.5)
-    title = _fitting(tile.title, size[1] - left, _font(text))
-    pen.text((left, top), title, fill=_INK, font=_font(text))
-    left += round(_font(text).getlength(title) + text * 0.7)
-    note = _font(round(text * 0.85))
+    font = font_for(tile.title, text)
+    title = _fitting(tile.title, size[1] - left, font)
+    pen.text((left, top), title, fill=_INK, font=font)
+    left += round(font.getlength(title) + text * 0.7)
     said = shown(tile.note)
+    note = font_for(said, round(text * 0.85))
     if said and left + note.getlength(said) <= size[1]:
         pen.text((left, top + text * 0.12), said, fill=_FAINT, font=note)
     return np.vstack([np.asarray(strip), resize_image(tile.image, size)])
@@ -161,7 +163,8 @@ def _tile(tile: Tile, size: tuple[int, int], text: int) -> Rgb:
 
 def _foot(scale: Scale, text: int, width: int) -> Rgb:
     """low [bar] high  meaning."""
-    font, height = _font(text), round(text * 1.9)
+    font = font_for(scale.low + scale.high + scale.meaning, text)
+    height = round(text * 1.9)
     bar_width = int(min(width * 0.4, 420))
     strip = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(strip)
@@ -193,7 +196,7 @@ def _stack(parts: Sequence[Rgb]) -> Rgb:
     return np.vstack(page)
 
 
-def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _fitting(text: str, width: float, font: Font) -> str:
     """The text, or as much of it as the width holds and an ellipsis."""
     text = shown(text)
     if font.getlength(text) <= width:
@@ -220,8 +223,3 @@ def _diverging() -> Rgb:
     at = np.linspace(0, 255, len(anchors))
     table = np.stack([np.interp(np.arange(256), at, anchors[:, c]) for c in range(3)], axis=1)
     return np.round(table).astype(np.uint8)
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,13 @@ from torch import nn
 
 import fcnseg
 from fcnseg import models
+from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import BACKBONES, build, build_empty, create_model
 from fcnseg.models.backbones import BackboneSpec
 from fcnseg.models.spec import ModelSpec
+
+ROOT = Path(__file__).parents[2]
 
 
 @torch.no_grad()
@@ -147,3 +151,13 @@ def test_every_module_of_the_room_is_documented() -> None:
     lines = (folder / "fcn.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 300
     assert lines[0].startswith('"""START HERE')
+
+
+def test_the_defaults_are_those_of_the_command_line() -> None:
+    options = TrainConfig(data=Path("photos")).with_fallbacks()
+    spec = ModelSpec(backbone="tiny", num_classes=2)
+    parameters = inspect.signature(create_model).parameters
+    for name in ("backbone", "decoder", "fuse", "width", "dropout", "skips", "output_stride"):
+        assert parameters[name].default == getattr(options, name), name
+        assert name == "backbone" or getattr(spec, name) == getattr(options, name), name
+    assert parameters["upsample"].default == spec.upsample == "fixed"  # auto, without a dataset

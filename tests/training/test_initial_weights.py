@@ -95,7 +95,7 @@ def test_classes_are_kept_by_name(saved: Path) -> None:
 
 def test_learned_upsampling_has_classes_on_two_axes(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, upsample="learned")
+    spec = ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn8s", upsample="learned")
     weights = {name: torch.randn_like(t.float()) for name, t in build(spec).state_dict().items()}
     name = "decoder.upsamples.8.weight"
     assert weights[name].shape[:2] == (3, 3)

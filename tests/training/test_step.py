@@ -129,7 +129,9 @@ def test_another_networks_tensors_are_refused() -> None:
 @pytest.mark.parametrize("fuse", ["score", "feature"])
 def test_coarse_rungs_answer_too(fuse: str) -> None:
     torch.manual_seed(0)
-    network = build(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)).eval()
+    network = build(
+        ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn8s", fuse=fuse)
+    ).eval()
     learner = NetWithAuxHeads(network, aux=True)
     images = torch.randn(2, 3, 64, 96)
     answers = learner(images)
