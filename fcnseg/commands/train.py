@@ -9,7 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch.nn import BatchNorm2d
+
 from fcnseg.config import TrainConfig
+from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.dataset import collate
 from fcnseg.datasets.loader import BatchSampler
@@ -19,7 +22,7 @@ from fcnseg.errors import DatasetError, OptionError
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, log_messages, no_callback
 from fcnseg.training.initial_weights import from_state
-from fcnseg.training.losses import parse_loss
+from fcnseg.training.losses import WEIGHTED, parse_loss
 from fcnseg.training.preflight import preflight
 from fcnseg.training.run_folder import (
     Row,
@@ -136,6 +139,7 @@ def _begin(
     checked = _checked(config.data, callback)
     _refuse_inputs(config, config.data, checked)
     setup = resolve(config, checked, ranks, callback)
+    _refuse_unused(config, setup)
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
     if config.sanity and ranks.main:
@@ -153,6 +157,8 @@ def _resume(
     asked: Mapping[str, Any], run: RunFolder, ranks: Distributed, callback: Callback
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
+    if asked.get("sanity"):
+        raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
     config = continued(TrainConfig.load(run.config), asked, run)
     assert config.data is not None, "every run's config.toml names its folder"
     if not config.data.exists():
@@ -176,6 +182,33 @@ def _resume(
     step = make_step(setup)
     step.restore(tensors)
     return setup, make_trainer(setup, run, state, step, data, sampler, callback)
+
+
+def _refuse_unused(config: TrainConfig, setup: TrainSetup) -> None:
+    """OptionError for an option that was given, but changes nothing in this training.
+
+    One that only repeats the default is none: a run's config.toml has all of them.
+    """
+    shape, losses = setup.network.spec, {term.name for term in parse_loss(config.loss)}
+    norms = any(isinstance(module, BatchNorm2d) for module in setup.network.modules())
+    unused = {
+        "mix_share": (config.mix == "none", "--mix is none"),
+        "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
+        "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),
+        "width": (shape.fuse == "score", "it is for --fuse feature or concat"),
+        "skips": (shape.fuse != "score", "it is for --fuse score"),
+        "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
+        "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
+        "backbone_weights": (
+            config.finetune is not None and config.backbone is None,
+            "--finetune's checkpoint has the backbone's weights",
+        ),
+    }
+    for name, value in config.chosen().items():
+        found, why = unused.get(name, (False, ""))
+        if found and value not in (options_of(TrainConfig)[name].fallback, "none"):
+            flag = spelled(name)
+            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
 
 def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:

@@ -141,19 +141,40 @@ def options_of(config: type[Any]) -> dict[str, Option]:
 
 
 def suggest_option(name: str, config: type[Any]) -> str:
-    """A hint for an option that `config` does not have: what may be meant, or whose it is."""
+    """A hint for an option that `config` does not have: what may be meant, or whose it is.
+
+    What it names can be typed as it stands.
+    """
     plain = name.lstrip("-").replace("-", "_")
     own = options_of(config)
+    flags = {flag.lstrip("-").replace("-", "_"): flag for flag in _flags(config)}
     means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
-    close = [ours for ours in dict.fromkeys(means) if ours in own]
-    close = close or closest(plain, own)
+    meant = [ours for ours in dict.fromkeys(means) if ours in own]
+    meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
+    close = [_flag(ours, own[ours]) for ours in meant if not own[ours].argument]
+    close = close or ([] if meant else [flags[found] for found in closest(plain, flags)])
     if close:
-        return f"did you mean {' or '.join(spelled(name) for name in close)}?"
+        return f"did you mean {' or '.join(close)}?"
+    if meant:
+        return f"give it without an option's name: fcnseg {config.command} {meant[0].upper()}"
     everyone = Options.__subclasses__()
-    elsewhere = [other.command for other in everyone if plain in options_of(other)]
+    elsewhere = [other.command for other in everyone if spelled(plain) in _flags(other)]
     if elsewhere:
         return f"{spelled(plain)} is an option of: {', '.join(elsewhere)}"
     return f"`fcnseg {config.command} --help` lists the options"
+
+
+def _flags(config: type[Any]) -> list[str]:
+    """Every spelling of the options of a command."""
+    flags = [flag for name, option in options_of(config).items() if not option.argument
+             for flag in (_flag(name, option), *option.hidden)]  # fmt: skip
+    switched_on = (name for name in options_of(config) if vars(config).get(name) is True)
+    return [*flags, *(f"--no-{name}" for name in switched_on), "--config", "--json", "--help"]
+
+
+def _flag(name: str, option: Option) -> str:
+    """How an option is written on the command line, where it has a spelling of its own, too."""
+    return option.flags[0] if option.flags else spelled(name)
 
 
 def spelled(name: str) -> str:

@@ -298,20 +298,23 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
 
 def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
     """OptionError for an option that was given, but of which nothing would come."""
-    still = all(part.kind in ("image", "folder") for part in parts)
-    drawn = config.show or any(
-        "overlay" in (*part.each.save, *part.combined.save) for part in parts
-    )
     live = next((part.kind for part in parts if part.live), None)
+    still = {part.kind for part in parts} <= {"image", "folder"}
+    saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
+    labelled = config.show or config.shares or saved - {"probabilities"}
+    undrawn = not config.show and "overlay" not in saved
+    times = "images have no times" if still else f"a {live} has no beginning to count from"
     unused = {
-        "--start": (config.start > 0 and still, "images have no times"),
-        "--end": (config.end is not None and still, "images have no times"),
-        "--alpha": ("alpha" in config.chosen() and not drawn, "no overlay is written or shown"),
-        "--batch": (config.batch > 1 and live is not None, f"a {live} gives frame after frame"),
+        "--start": (config.start > 0 and (still or live), times),
+        "--end": (config.end is not None and (still or live), times),
+        "--skip-done": (config.skip_done and parts[0].each.shape == "file", "--out is one file"),
+        "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
+        "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
+        "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
+        "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
     }
-    for flag, (found, why) in unused.items():
-        if found:
-            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
+    for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
+        raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
 
 def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:

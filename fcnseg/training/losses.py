@@ -40,6 +40,10 @@ KEEP = 1 / 16
 """OHEM: at least this fraction of an image's labelled pixels is kept."""
 
 
+WEIGHTED = frozenset({"ce", "ohem", "focal"})
+"""Losses in which a pixel counts as much as its class's weight."""
+
+
 @dataclass(frozen=True)
 class Term:
     """One loss of a sum: its name, its factor, and the fraction of training it starts at."""

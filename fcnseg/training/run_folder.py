@@ -31,7 +31,7 @@ from fcnseg.models.weights import why_unreadable
 RUNS = Path("runs")
 
 CHANGEABLE = frozenset((
-    "calibrate", "device", "patience", "pictures", "sanity", "save_every", "tensorboard", "workers",
+    "calibrate", "device", "patience", "pictures", "save_every", "tensorboard", "workers",
 ))  # fmt: skip
 """Options that may differ when a run is resumed; of the rest only epochs may rise."""
 

@@ -33,7 +33,7 @@ from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel, from_pretrained
-from fcnseg.training.losses import Criterion, class_weights, parse_loss
+from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
 from fcnseg.training.run_folder import RunFolder, TrainState
 from fcnseg.training.step import TrainStep
@@ -108,7 +108,8 @@ def resolve(
         upsample=_upsample(config, suggested),
     )
     if config.class_weights == "auto":
-        config = replace(config, class_weights=suggested.class_weights)
+        weighted = any(term.name in WEIGHTED for term in parse_loss(config.loss))
+        config = replace(config, class_weights=suggested.class_weights if weighted else "none")
     model = from_pretrained(config, checked.description.classes, callback)
     if config.crop is None:
         seen = [model.preprocess.network_size(size) for size in checked.train_sizes]

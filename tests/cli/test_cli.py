@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
-from fcnseg.config.options import SAME_IDEA, options_of, spelled, suggest_option
+from fcnseg.config.options import SAME_IDEA, suggest_option
 from fcnseg.io.images import write_image
 from tests.conftest import TINY
 
@@ -233,13 +234,36 @@ def test_wrong_arguments_are_told_as_other_mistakes(
     assert "valid integer" not in error, "the words of a validator"
 
 
-def test_no_hint_names_an_option_that_the_command_lacks() -> None:
+def test_no_hint_names_an_option_that_the_command_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a hint says is typed as it stands; arguments are no options."""
+    words = ["image_size", "epoch", "tiles", "batchsize", "data", "source", "clas", "jso", "model"]
     for config in CONFIGS:
-        for word in (*SAME_IDEA, "image_size", "epoch", "tiles", "batchsize"):
+        for word in (*SAME_IDEA, *words, "no_calibrat", "proportion", "classes"):
             hint = suggest_option(f"--{word}", config)
-            if hint.startswith("did you mean"):
-                flags = {text.strip("?,") for text in hint.split() if text.startswith("--")}
-                assert flags <= {spelled(name) for name in options_of(config)}, (word, hint)
+            own = "" if " is an option of: " in hint else hint
+            for flag in re.findall("--[a-z-]+", own):
+                if flag != "--help":
+                    run(app, [config.command, flag])
+                    assert "No such option" not in capsys.readouterr().err, (word, hint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("check --data x", "fcnseg check DATA"),
+        ("export --weights x", "fcnseg export MODEL"),
+        ("infer --source a.png", "fcnseg infer SOURCE"),
+        ("demo --data x", "--data is an option of: export\n"),
+        ("infer --classes x", "did you mean --class?"),
+    ],
+)
+def test_an_argument_is_no_option(
+    arguments: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, arguments.split()) == 2
+    assert hint in capsys.readouterr().err
 
 
 def test_switches_of_the_help_take_no_value(capsys: pytest.CaptureFixture[str]) -> None:

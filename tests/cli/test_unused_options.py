@@ -11,10 +11,12 @@ import pytest
 from fcnseg.commands.bench import bench
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
+from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
-from fcnseg.config import BenchConfig, ExportConfig, InferConfig, VizConfig
+from fcnseg.config import BenchConfig, ExportConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
+from tests.conftest import TINY
 from tests.inference.test_pipeline import FakeSegmenter, run
 from tests.test_live import FakeCamera
 
@@ -25,6 +27,7 @@ from tests.test_live import FakeCamera
         ("--start", {"start": 1.0}),
         ("--end", {"end": 1.0}),
         ("--alpha", {"alpha": 0.3, "save": ("labels",)}),
+        ("--conf", {"conf": 0.3, "save": ("probabilities",)}),
         ("--alpha", {"alpha": 0.3, "save": ("color", "coco")}),
     ],
 )
@@ -36,6 +39,72 @@ def test_infer(tmp_path: Path, flag: str, options: dict[str, Any], folder: bool)
     with pytest.raises(OptionError, match=f"{flag} has no effect here"):
         infer(InferConfig.make(values), segmenter=FakeSegmenter())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "options"),
+    [("--every", {"every": 2}), ("--skip-done", {"skip_done": True, "out": "out.png"})],
+)
+def test_one_image(tmp_path: Path, flag: str, options: dict[str, Any], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    values = {"source": "a.png", "out": "out", **options}
+    with pytest.raises(OptionError, match=f"{flag} has no effect here"):
+        infer(InferConfig.make(values), segmenter=FakeSegmenter())
+
+
+@pytest.mark.parametrize("option", [{"start": 1.0}, {"end": 2.0}])
+@pytest.mark.parametrize("source", ["0", "rtsp://camera/1"])
+def test_times_of_what_has_no_beginning(
+    tmp_path: Path, source: str, option: dict[str, float]
+) -> None:
+    with pytest.raises(OptionError, match=f"--{next(iter(option))} has no effect here"):
+        run(source, tmp_path / "out", connect=lambda _: FakeCamera(), **option)
+
+
+@pytest.mark.parametrize("conf", [{"shares": "s.jsonl"}, {"save": ("probabilities", "labels")}])
+def test_conf_that_something_follows(tmp_path: Path, conf: dict[str, Any], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    values = {"source": "a.png", "out": "out", "save": ("probabilities",), "conf": 0.5, **conf}
+    assert infer(InferConfig.make(values), segmenter=FakeSegmenter()).frames_out == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "options"),
+    [
+        ("--mix-share", {"mix_share": 0.3}),
+        ("--label-smoothing", {"label_smoothing": 0.1, "loss": "dice"}),
+        ("--class-weights", {"class_weights": "sqrt", "loss": "dice+lovasz"}),
+        ("--width", {"width": 32, "fuse": "score"}),
+        ("--skips", {"skips": "scaled", "fuse": "feature"}),
+        ("--aux", {"aux": 0.2, "decoder": "fcn32s"}),
+        ("--backbone-weights", {"backbone_weights": "auto.pth", "finetune": True}),
+        ("--freeze-norm", {"freeze_norm": True, "backbone": "vgg16", "fuse": "score"}),
+    ],
+)
+def test_train(
+    tmp_path: Path, drawn_folder: Path, random_model: Path, flag: str, options: dict[str, Any]
+) -> None:
+    options = {"fuse": "feature", **TINY, "width": None, **options}
+    if options.get("finetune"):
+        options |= {"finetune": str(random_model), "backbone": None}
+    with pytest.raises(OptionError, match=f"{flag} has no effect here"):
+        train(drawn_folder, out=tmp_path / "run", epochs=1, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_s_own_config_is_no_list_of_wishes(tmp_path: Path, drawn_folder: Path) -> None:
+    """It has every option, those without effect with their defaults."""
+    options = {**TINY, "width": None, "fuse": "score", "loss": "dice", "crop": (32, 32)}
+    first = train(drawn_folder, out=tmp_path / "run", epochs=1, **options)
+    again = TrainConfig.load(first.run / "config.toml", out=tmp_path / "again")
+    assert train(again).epochs == 1
+
+
+def test_sanity_of_a_run_that_has_begun(tiny_run: Path) -> None:
+    with pytest.raises(OptionError, match="--sanity looks at a new run"):
+        train(tiny_run, resume=True, sanity=True)
 
 
 def test_batch_of_a_camera(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def test_a_rare_one_of_two_classes_is_weighed_and_drawn(folder: Path, tmp_path: 
     assert "a pixel of the other\nclass_weights" in (weighed / "config.toml").read_text()
     plain = start(two, tmp_path / "plain", epochs=1, class_weights="none").run
     assert rows(plain)[0]["loss"] != rows(weighed)[0]["loss"]
-    scored = start(two, tmp_path / "scored", epochs=1, fuse="score").run / "config.toml"
+    scored = start(two, tmp_path / "scored", epochs=1, fuse="score", width=None).run
+    scored /= "config.toml"
     assert TrainConfig.load(scored).upsample == "fixed"
 
 
@@ -601,7 +602,8 @@ def test_the_printed_loss_is_comparable_between_decoders(folder: Path, tmp_path:
     """Auxiliary losses, of which a finer decoder has more, have a column of their own."""
     table = {}
     for decoder in ("fcn32s", "fcn4s"):
-        result = start(folder, tmp_path / decoder, decoder=decoder, fuse="score", epochs=1, lr=1e-9)
+        options = {"decoder": decoder, "fuse": "score", "width": None}
+        result = start(folder, tmp_path / decoder, epochs=1, lr=1e-9, **options)
         table[decoder] = rows(result.run)[0]
     coarse, fine = table["fcn32s"], table["fcn4s"]
     assert float(coarse["aux_loss"]) == 0
