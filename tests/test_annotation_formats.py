@@ -205,7 +205,9 @@ def test_a_format_is_read_with_names_and_areas(name: str, tmp_path: Path) -> Non
 
 
 def test_every_format_is_tried() -> None:
-    assert set(FORMATS) <= {*WRITERS, "arrays"}
+    from tests.datasets.test_tool_formats import WRITERS as MORE
+
+    assert set(FORMATS) <= {*WRITERS, *MORE, "arrays", "stacks"}
 
 
 @pytest.mark.parametrize("name", ["cvat-xml", "via", "supervisely", "label-studio", "panoptic"])

@@ -176,3 +176,25 @@ def test_one_bit_with_white_as_zero(tmp_path: Path) -> None:
         (tmp_path / f"masks/{index}.png").unlink()
         Image.fromarray(labels > 0).save(tmp_path / f"masks/{index}.tif", tiffinfo={262: 0})
     assert agrees(scan(tmp_path), truth)
+
+
+def test_hundreds_of_objects_are_one_class(tmp_path: Path) -> None:
+    """16-bit numbers of more objects than a file of classes can have values."""
+    stored = []
+    for index in range(4):
+        numbers = np.zeros((96, 96), np.uint16)
+        for place in range(280 + 7 * index):
+            y, x = divmod(place, 19)
+            numbers[y * 5 + 1 : y * 5 + 4, x * 5 + 1 : x * 5 + 4] = place + 1
+        stored.append(numbers)
+    seen = scan(write(tmp_path, stored))
+    assert seen.description.classes.names == ("background", "object")
+    assert seen.description.encoding.values == ((0,), tuple(range(1, 302)))
+
+
+def test_classes_may_count_from_one(tmp_path: Path) -> None:
+    """Matlab's habit (CrackForest), and trimaps 1, 2, 3: 0 in no file is no class."""
+    truth = discs(classes=3)
+    seen = scan(write(tmp_path, [labels + 1 for labels in truth]))
+    assert seen.description.classes.names == ("class_1", "class_2", "class_3")
+    assert agrees(seen, truth)

@@ -19,12 +19,12 @@ from fcnseg.datasets.check import CheckResult, Cleaned, doubtful, scan_and_check
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.encoding.values import decode
-from fcnseg.datasets.formats import read_sample, read_stored
+from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
 from fcnseg.files import fitting, folder_beside, mark
 from fcnseg.io.draw import caption, legend, overlay, side_by_side
-from fcnseg.io.images import cannot_write, read_image, resize_image, resize_labels, write_image
+from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
@@ -224,7 +224,7 @@ def _leaked(seen: Scanned) -> dict[str, str]:
 def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]:
     """A pair's labels at its picture's size and what was done to them, or None and why not."""
     pair, encoding = seen.description.pairs[number], seen.description.encoding
-    height, width = read_image(pair.image).shape[:2]
+    height, width = read_pair_image(pair).shape[:2]
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if labels.shape == (height, width):
         return labels, ""
@@ -246,13 +246,14 @@ def _write_pair(
     """Write an image and its labels; where they are."""
     pair: Pair = seen.description.pairs[number]
     turned = seen.pictures is not None and seen.pictures.orientations[number] > 1
+    drawn = turned or pair.page is not None
     # Two names that differ in their folders only must not meet in one: keep the folders.
     name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name
-    suffix = ".png" if turned else pair.image.suffix
+    suffix = ".png" if drawn else pair.image.suffix
     image = out / "images" / pair.split / f"{name}{suffix}"
     truth = out / "labels" / pair.split / f"{name}.png"
-    if turned:
-        write_image(image, read_image(pair.image))
+    if drawn:
+        write_image(image, read_pair_image(pair))
     else:
         image.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(pair.image, image)

@@ -18,7 +18,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Store = Literal[
     "pixels", "alpha", "layers", "coco", "labelme", "yolo", "panoptic", "cvat-xml", "via",
-    "label-studio", "supervisely", "run-lengths", "arrays",
+    "label-studio", "supervisely", "darwin", "datumaro", "image-scope", "hasty", "cityscapes-json",
+    "geojson", "run-lengths", "arrays", "stacks",
 ]  # fmt: skip
 """Where labels are: the pixels of a file, its transparency, a file for each class, outlines."""
 
@@ -31,6 +32,7 @@ class Pair:
     name: a relative path without suffix, unique in the dataset, "/" between its parts.
     part: which entry of a file that holds the labels of many images (COCO's image id).
     layers: (class name, file), when each class has a file of its own; `labels` is the first.
+    page: which image of files that hold many (TIFF pages, slices of a volume), from 0.
     """
 
     image: Path
@@ -39,6 +41,7 @@ class Pair:
     name: str
     part: str = ""
     layers: tuple[tuple[str, Path], ...] = ()
+    page: int | None = None
 
 
 @dataclass(frozen=True)

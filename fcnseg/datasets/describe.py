@@ -20,7 +20,12 @@ from fcnseg.datasets import Description, Encoding, Found, Pair, Reading
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
-from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names, yaml_folder
+from fcnseg.datasets.encoding.class_lists import (
+    find_entries,
+    find_masks_dir,
+    read_yaml_names,
+    yaml_folder,
+)
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts
 from fcnseg.datasets.formats.gathered import find_coco, find_labelme, find_yolo
@@ -29,7 +34,7 @@ from fcnseg.datasets.many_files import Crew, ScanCache
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
-from fcnseg.datasets.pairing.candidates import CHOOSE
+from fcnseg.datasets.pairing.candidates import CHOOSE, refuse_shifted
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.scan import LabelScan, PictureScan, Tallies, scan_labels, scan_pictures
 from fcnseg.datasets.splits import (
@@ -49,6 +54,7 @@ from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
     "list": layouts.find_pair_list,
+    "stacks": FORMATS["stacks"].find,  # of which other finders would see the first page
     "voc": layouts.find_voc,
     "cityscapes": layouts.find_cityscapes,
     "ade20k": layouts.find_ade20k,
@@ -103,7 +109,7 @@ def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool =
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None
     root = declared.root if declared else yaml_folder(yaml) if yaml else path
-    found, listing = _find(root, declared, callback)
+    found, listing = _find(root, declared, yaml, callback)
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
@@ -179,7 +185,9 @@ def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool
     return present
 
 
-def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Found, Listing]:
+def _find(
+    root: Path, declared: Declared | None, yaml: Path | None, callback: Callback
+) -> tuple[Found, Listing]:
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
@@ -188,8 +196,9 @@ def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Fo
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
     listing = list_folder(root, callback)
-    if declared and any(declared.sides):
-        found = find_sides(listing, *declared.sides)
+    sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
+    if any(sides):
+        found = find_sides(listing, *sides)
         return with_own_split(with_more_masks(listing, found), listing), listing
     finders, layout = FINDERS, declared.layout if declared else None
     if layout is not None:
@@ -203,6 +212,7 @@ def _find(root: Path, declared: Declared | None, callback: Callback) -> tuple[Fo
         if seen is not None and seen.pairs:
             found = dataclasses.replace(seen, layout=name) if name == "stems" else seen
             found = with_more_masks(listing, settle(listing, found))
+            refuse_shifted(listing, found)
             return with_own_split(found, listing), listing
     raise _nothing_found(root, listing)
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from fcnseg.datasets import Pair, Store
 from fcnseg.datasets.encoding.values import Tally, tally
 from fcnseg.datasets.formats import files_of, read_stored
+from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import Crew, ScanCache, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
-from fcnseg.io.images import read_alpha
+from fcnseg.io.images import encode_image, read_alpha
 from fcnseg.io.labels import RawLabels
 
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
@@ -166,10 +167,14 @@ def scan_pictures(
     )
     moments, looked = np.zeros((2, 3)), 0
     every = max(1, count // MOST_COLORS)
-    colored = {str(pair.image) for pair in pairs[::every]}
+    colored = {(str(pair.image), pair.page) for pair in pairs[::every]}
     jobs = [
-        _Job(f"{path}\0picture", (path,), (path, str(path) in colored))
-        for path in (pair.image for pair in pairs)
+        _Job(
+            f"{pair.image}\0picture{'' if pair.page is None else pair.page}",
+            (pair.image,),
+            (pair.image, pair.page, (str(pair.image), pair.page) in colored),
+        )
+        for pair in pairs
     ]
     for index, seen in enumerate(_each(jobs, _look_at_picture, cache, crew, tell)):
         if isinstance(seen, str):
@@ -319,9 +324,10 @@ def _plain(one: Tally) -> list[Any]:
     return [getattr(one, name) for name in _TALLY]
 
 
-def _look_at_picture(task: tuple[Path, bool]) -> list[Any]:
-    path, colors = task
-    seen = summarize_image(path, colors=colors)
+def _look_at_picture(task: tuple[Path, int | None, bool]) -> list[Any]:
+    path, page, colors = task
+    data = None if page is None else encode_image(read_page(path, page))
+    seen = summarize_image(path, data=data, colors=colors)
     return [getattr(seen, name) for name in _GLANCE]
 
 

@@ -429,3 +429,97 @@ def test_labels_are_told_from_photographs_by_their_runs(tmp_path: Path) -> None:
     for images in (grey, blurred, photo_):
         assert tell_labels(photo_, images) == -1
     assert tell_labels(labels_, jpeg) == -1
+
+
+# --- numbers, folders and words of published sets -------------------------------------------------
+
+
+def test_another_first_number_is_asked_about(tmp_path: Path) -> None:
+    """images/0001..0006, labels/0000..0005: the same number, or the same place?"""
+    for number, image, labels in scenes():
+        put(tmp_path / f"frames/{number + 1:04}.png", image)
+        put(tmp_path / f"painted/{number:04}.png", labels)
+    with pytest.raises(DatasetError, match=r"numbered 1 to 6, the label files 0 to 5") as caught:
+        describe(tmp_path)
+    assert 'images = "frames"' in (caught.value.hint or "")
+    (tmp_path / "dataset.toml").write_text('root = "."\nimages = "frames"\n')
+    assert len(describe(tmp_path / "dataset.toml").pairs) == 5
+
+
+def test_a_missing_last_label_is_no_question(tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        put(tmp_path / f"images/{number}.png", image)
+        if number:
+            put(tmp_path / f"masks/{number}.png", labels)
+    assert len(describe(tmp_path).pairs) == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("entrenamiento", "validación"), ("Training", "Validierung"), ("entraînement", "val"),
+        ("训练集", "验证集"), ("学習用", "検証用"), ("обучающая", "валидационная"),
+    ],
+)  # fmt: skip
+def test_splits_are_named_in_other_languages(words: tuple[str, str], tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        part = words[number >= 4]
+        put(tmp_path / f"{part}/fotos/{number}.png", image)
+        put(tmp_path / f"{part}/gemalt/{number}.png", labels)
+    assert split_sizes(describe(tmp_path)) == {"train": 4, "val": 2}
+
+
+def test_an_image_with_its_labels_drawn_over_it_is_no_second_image(tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        put(tmp_path / f"{number}_raw.png", image)
+        put(tmp_path / f"{number}_segm.png", labels)
+        put(tmp_path / f"{number}_blend.png", image // 2 + PALETTE[labels] // 2)
+    assert pairs_of(describe(tmp_path)) == {f"{n}_raw.png": f"{n}_segm.png" for n in range(6)}
+
+
+def test_other_images_in_the_folder_change_no_layout(tmp_path: Path) -> None:
+    """CamVid as SegNet ships it, beside a folder of scripts and pictures: 11 is still void."""
+    for split, name in (("train", "0001TP_1"), ("val", "0016E5_2"), ("test", "Seq05VD_3")):
+        put(tmp_path / f"CamVid/{split}/{name}.png", photo(disc(3), 1))
+        put(tmp_path / f"CamVid/{split}annot/{name}.png", disc(3) * 11)
+    put(tmp_path / "Scripts/sun.png", photo(disc(5), 2))
+    found = describe(tmp_path)
+    assert (found.layout, len(found.classes), found.ignore_index) == ("camvid", 11, 11)
+
+
+def test_masks_of_classes_need_no_folder_of_the_images_name(tmp_path: Path) -> None:
+    """pycococreator: shapes_train/1000.jpeg, annotations/1000_square_0.png."""
+    for number in range(2):
+        labels = np.where(disc(number) > 0, 1, disc(number + 70, 5) * 2)
+        put(tmp_path / f"shapes_train/{1000 + number}.jpeg", photo(labels, number))
+        for value, word in ((1, "circle"), (2, "square")):
+            mask = ((labels == value) * 255).astype(np.uint8)
+            put(tmp_path / f"annotations/{1000 + number}_{word}_{value}.png", mask)
+    assert describe(tmp_path).classes.names == ("background", "circle", "square")
+
+
+def test_a_yaml_names_the_folder_of_labels(tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        put(tmp_path / f"images/{number}.png", image)
+        put(tmp_path / f"first/{number}.png", labels)
+        put(tmp_path / f"second/{number}.png", np.roll(labels, 7, 0))
+    text = "path: /home/someone/x\nimages: images\nmasks_dir: second  # the newer\nnames: [a, b]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    for data in (tmp_path, tmp_path / "data.yaml"):
+        found = describe(data)
+        assert {pair.labels.parent.name for pair in found.pairs} == {"second"}
+        assert found.classes.names == ("a", "b")
+
+
+def test_matlab_files_of_instances_are_no_second_labels(tmp_path: Path) -> None:
+    """SBD: img/a.jpg, cls/a.mat, inst/a.mat."""
+    matlab = pytest.importorskip("scipy.io")
+    for number, image, labels in scenes():
+        put(tmp_path / f"img/{number}.png", image)
+        for folder, key in (("cls", "GTcls"), ("inst", "GTinst")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            numbers = labels if folder == "cls" else labels * (number + 1)
+            matlab.savemat(tmp_path / folder / f"{number}.mat", {key: {"Segmentation": numbers}})
+    found = describe(tmp_path)
+    assert {pair.labels.parent.name for pair in found.pairs} == {"cls"}
+    assert len(found.classes) == 2

@@ -144,13 +144,14 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
             "like photographs.",
             hint="check that images and labels were not exchanged",
         )
-    names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names
-    why = [f"label values are class indices 0..{count - 1}"]
+    first = int(seen[0] == 1 and len(seen) > 1)  # Matlab counts from 1: then 0 is no class
+    names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names[first:]
+    why = [f"label values are class indices {first}..{count - 1}"]
     if ignore:
         why.append(f"value {ignore[0]} is ignored")
-    colors = [values.palette.get(index) for index in range(count)]
+    colors = [values.palette.get(index) for index in range(first, count)]
     return Reading(
-        Encoding.of(range(count), ignore),
+        Encoding.of(range(first, count), ignore),
         named(names, colors=colors if differ(colors) else ()),
         ignore[0] if ignore else None,
         tuple(why),

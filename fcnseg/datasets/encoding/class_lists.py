@@ -136,19 +136,36 @@ def _read_table(path: Path) -> list[Entry]:
 def _read_json(path: Path) -> list[Entry]:
     """A list of names or of objects with name, id, color; or an object of name: id, color."""
     data = json.loads(_text(path))
-    if isinstance(data, Mapping) and isinstance(data.get("labels"), list):  # Datumaro's meta file
+    if isinstance(data, Mapping) and _are_names(data.get("labels")):  # Datumaro's meta file
         colors = data.get("label_colors") or [None] * len(data["labels"])
         return [
             Entry(str(name), number, None if color is None else pack(*(int(c) for c in color[:3])))
             for number, (name, color) in enumerate(zip(data["labels"], colors, strict=True))
         ]
-    if isinstance(data, Mapping) and isinstance(data.get("classes", data.get("names")), list):
-        data = data.get("classes", data.get("names"))
+    if isinstance(data, Mapping) and isinstance(data.get("label_map"), Mapping):  # and older ones
+        colors = data.get("segmentation_colors") or [None] * len(data["label_map"])
+        return [
+            Entry(str(name), int(number), color and pack(*(int(c) for c in color[:3])))
+            for (number, name), color in zip(data["label_map"].items(), colors, strict=True)
+        ]
+    for key in ("classes", "names", "labels"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), list):
+            data = data[key]
     if isinstance(data, Mapping):
         return [_entry(name, about) for name, about in data.items()]
     return [
         Entry(about) if isinstance(about, str) else _entry(about["name"], about) for about in data
     ]
+
+
+def _read_config(path: Path) -> list[Entry]:
+    """Mapillary's config.json: `labels`, a list of objects with name and color."""
+    data = json.loads(_text(path))
+    return [_entry(about.get("readable") or about["name"], about) for about in data["labels"]]
+
+
+def _are_names(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(name, str) for name in data)
 
 
 def _entry(name: str, about: Any) -> Entry:
@@ -230,6 +247,20 @@ def yaml_folder(path: Path) -> Path:
     return folder if folder.is_dir() else path.parent
 
 
+def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
+    """The folder of labels that a data.yaml names (`masks_dir:`), relative to the listing's; "".
+
+    yaml: the file, if it was given; else those of the folder are looked at.
+    """
+    files = [yaml] if yaml else map(listing.path, listing.named("data.yaml", "dataset.yaml"))
+    for path in files:
+        said = re.search(r"^masks_dir[ \t]*:[ \t]*(.*)$", _text(path), re.MULTILINE)
+        folder = re.sub(r"\s#.*", "", said[1]).strip(" '\"").strip("/") if said else ""
+        if folder and any(f"/{folder}/" in f"/{name}" for name in listing.images):
+            return folder
+    return ""
+
+
 def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     """The classes of the first YAML file that has `names:`, and that file's name; ((), "")."""
     for name in listing.with_suffix(".yaml", ".yml"):
@@ -259,5 +290,6 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
         _read_lines,
     ),
     (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
-      "colormap.json", "palette.json"), _read_json),
+      "colormap.json", "palette.json", "obj_class_to_machine_color.json"), _read_json),
+    (("config.json", "config_v1.2.json", "config_v2.0.json"), _read_config),
 )  # fmt: skip

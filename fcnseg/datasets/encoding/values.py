@@ -20,6 +20,12 @@ MOST_VALUES = 64
 SMEARED = 256
 """A file with more different values than this is smeared."""
 
+MOST_NUMBERS = 1 << 14
+"""Unless it numbers objects, up to this many, in long runs."""
+
+LONG_RUN = 3
+"""Of labels, a run of equal pixels has at least so many, on average."""
+
 _NARROW = ("1", "L", "P", "LA", "PA")  # modes of Pillow that hold 0..255
 
 GREYS = 32
@@ -105,7 +111,9 @@ def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
     edge = np.concatenate([numbers[0], numbers[-1], numbers[1:-1, 0], numbers[1:-1, -1]])
     at_edge = dict(zip(*(part.tolist() for part in _count(edge, narrow=narrow)), strict=True))
     rest = 0
-    if len(values) > (MOST_VALUES if lossy else SMEARED):
+    if len(values) > (MOST_VALUES if lossy else SMEARED) and not (
+        kind == "index" and not lossy and _numbers_objects(numbers, len(values))
+    ):
         kept = np.sort(np.argsort(-pixels, kind="stable")[:MOST_VALUES])
         rest = int(pixels.sum() - pixels[kept].sum())
         values, pixels = values[kept], pixels[kept]
@@ -119,6 +127,12 @@ def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
         palette=_palette_colors(raw, stored),
         rest=rest,
     )
+
+
+def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
+    """Whether a file of many numbers has them in long runs, as objects' numbers are."""
+    runs = 1 + int((numbers.ravel()[1:] != numbers.ravel()[:-1]).sum())
+    return count <= MOST_NUMBERS and numbers.size >= LONG_RUN * runs
 
 
 def total(tallies: Iterable[Tally], *, lossy: bool = False, terms: Sequence[str] = ()) -> Values:

@@ -13,7 +13,10 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, SUPERVISELY, VIA
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
+from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
+from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
+from fcnseg.datasets.formats.stacks import STACKS, read_page
 from fcnseg.errors import DatasetError, MediaError
 from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_raw_labels, turn
@@ -30,9 +33,9 @@ def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDAr
     Labels that were drawn on the image as stored are turned with it, as its EXIF data says.
     MediaError for a file that can't be read, DatasetError when the two differ in size.
     """
-    image = read_image(pair.image)
+    image = read_pair_image(pair)
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
-    if labels.shape == image.shape[1::-1] != image.shape[:2]:
+    if pair.page is None and labels.shape == image.shape[1::-1] != image.shape[:2]:
         labels = turn(labels, _sideways(pair.image))
     if image.shape[:2] != labels.shape:
         raise DatasetError(
@@ -41,6 +44,11 @@ def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDAr
             hint="make the two the same size, or remove the pair",
         )
     return image, labels
+
+
+def read_pair_image(pair: Pair) -> NDArray[np.uint8]:
+    """A pair's image uint8 (H, W, 3) RGB; MediaError when it can't be read."""
+    return read_image(pair.image) if pair.page is None else read_page(pair.image, pair.page)
 
 
 def _sideways(path: Path) -> int:
@@ -100,8 +108,15 @@ FORMATS: Mapping[Store, Format] = {
     "via": VIA,
     "label-studio": LABEL_STUDIO,
     "supervisely": SUPERVISELY,
+    "darwin": DARWIN,
+    "datumaro": DATUMARO,
+    "hasty": HASTY,
+    "image-scope": IMAGE_SCOPE,
+    "cityscapes-json": CITYSCAPES_JSON,
+    "geojson": GEOJSON,
     "run-lengths": RUN_LENGTHS,
     "arrays": ARRAYS,
+    "stacks": STACKS,
 }
 """Annotation formats: find(listing) gives the pairs, read(pair, terms) the labels."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +17,15 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.formats.documents import Annotated, Area, Document, box, ellipse, outlined
+from fcnseg.datasets.formats.documents import (
+    Annotated,
+    Area,
+    Document,
+    box,
+    ellipse,
+    outlined,
+    read_xml,
+)
 from fcnseg.datasets.formats.gathered import head_says
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing
@@ -32,13 +41,7 @@ def _cvat_files(listing: Listing) -> list[str]:
 
 
 def _cvat_parse(path: Path) -> Document:
-    data = path.read_bytes()
-    if re.search(rb"<!(DOCTYPE|ENTITY)", data):
-        raise ValueError("entities are not read")
-    try:
-        root = ElementTree.fromstring(data)  # noqa: S314, RUF100 - without entities it is harmless
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from None
+    root = read_xml(path)
     images = {
         image.get("id", str(number)): _cvat_image(image)
         for number, image in enumerate(root.iter("image"))
@@ -88,20 +91,39 @@ ONE_CLASS = "object"
 
 
 def _via_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json")
-    return [name for name in files if head_says(listing.path(name), (b'"shape_attributes"',))]
+    files = listing.with_suffix(".json", ".csv")
+    return [name for name in files if head_says(listing.path(name), (b"shape_attributes",))]
 
 
 def _via_parse(path: Path) -> Document:
+    if path.suffix.lower() == ".csv":
+        return _via_parse_csv(path)
     data = read_json(path)
     entries = data.get("_via_img_metadata", data)
     images = {}
     for key, entry in entries.items():
         regions = entry["regions"]
         regions = list(regions.values()) if isinstance(regions, Mapping) else regions  # VIA 1
-        areas = [area for area in map(_via_area, regions) if area is not None]
-        images[key] = Annotated(entry["filename"], None, areas, len(regions) - len(areas))
+        images[key] = _via_image(entry["filename"], regions)
     return Document(images)
+
+
+def _via_parse_csv(path: Path) -> Document:
+    """VIA's CSV export: a region on each line, its attributes as JSON."""
+    regions: dict[str, list[Mapping[str, Any]]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            some = regions.setdefault(row.get("filename") or row["#filename"], [])
+            shape = json.loads(row["region_shape_attributes"])
+            if shape:
+                attributes = json.loads(row["region_attributes"] or "{}")
+                some.append({"shape_attributes": shape, "region_attributes": attributes})
+    return Document({name: _via_image(name, some) for name, some in regions.items()})
+
+
+def _via_image(name: str, regions: Sequence[Mapping[str, Any]]) -> Annotated:
+    areas = [area for area in map(_via_area, regions) if area is not None]
+    return Annotated(name, None, areas, len(regions) - len(areas))
 
 
 def _via_area(region: Mapping[str, Any]) -> Area | None:
@@ -134,7 +156,7 @@ def _via_name(attributes: Mapping[str, Any]) -> str:
     return next(iter(said.values()), ONE_CLASS)
 
 
-VIA = outlined("via", _via_files, _via_parse, "JSON files with shape_attributes are VIA's")
+VIA = outlined("via", _via_files, _via_parse, "files with shape_attributes are VIA's")
 
 _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair, Store, Unusable
-from fcnseg.datasets.formats.gathered import Gathered
+from fcnseg.datasets.formats.gathered import Gathered, split_of
 from fcnseg.datasets.pairing import Listing, stem_of
 from fcnseg.datasets.pairing.by_words import place_of
 from fcnseg.errors import DatasetError, MediaError, as_text
@@ -149,6 +151,17 @@ def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.float6
     return np.stack([x + across * np.cos(turns), y + down * np.sin(turns)], 1)
 
 
+def read_xml(path: Path) -> ElementTree.Element:
+    """An XML file's root; ValueError for another content, or one with entities."""
+    data = path.read_bytes()
+    if re.search(rb"<!(DOCTYPE|ENTITY)", data):
+        raise ValueError("entities are not read")
+    try:
+        return ElementTree.fromstring(data)  # noqa: S314, RUF100 - without entities it is harmless
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
+
+
 class _Cached:
     """A parser that keeps its last documents; MediaError, naming the file, for malformed ones."""
 
@@ -185,8 +198,7 @@ def _gather(
         except MediaError as error:
             gathered.broken.append((path, error.message))
             continue
-        used = sorted({a.name for image in document.images.values() for a in image.areas})
-        names.update(dict.fromkeys((*document.names, *used)))
+        used: set[str] = set()
         flat = sum(image.flat for image in document.images.values())
         if flat:
             gathered.notes.append(Unusable(path, "points, lines and tags cover no pixels", flat))
@@ -196,9 +208,11 @@ def _gather(
                 gathered.note_missing(path, image.file, len(image.areas))
                 continue
             place = place_of(at)
-            split = place.split or place_of(file).split
+            split = place.split or split_of(file)
             name = "/".join((*place.rest, stem_of(at)))
-            gathered.pairs.append(Pair(listing.path(at), path, split, name, part))
+            gathered.add_once(Pair(listing.path(at), path, split, name, part), len(image.areas))
+            used.update(area.name for area in image.areas)
+        names.update(dict.fromkeys((*document.names, *sorted(used))))
     refuse_broken(gathered)
     return gathered.found(store, tuple(names), why) if gathered.pairs else None
 

@@ -37,7 +37,7 @@ def find_coco(listing: Listing) -> Found | None:
         return None
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    for file in sorted(files, key=lambda file: not _split_of(file)):  # instances_all.json last
+    for file in sorted(files, key=lambda file: not split_of(file)):  # instances_all.json last
         try:
             document = coco_document(listing.path(file))
         except MediaError as error:
@@ -52,7 +52,7 @@ def find_coco(listing: Listing) -> Found | None:
             if at is None:
                 gathered.note_missing(listing.path(file), wanted, document.counts.get(part, 0))
                 continue
-            split = _split_of(file) or place_of(at).split
+            split = split_of(file) or place_of(at).split
             name = str(PurePosixPath(at).with_suffix(""))
             pair = Pair(listing.path(at), listing.path(file), split, name, part)
             gathered.add_once(pair, document.counts.get(part, 0))
@@ -245,7 +245,7 @@ def _find_image(
     ) else []  # fmt: skip
     if len(inside) == 1:
         return inside[0]
-    split = _split_of(file)
+    split = split_of(file)
     name = by_name.get(wanted.rpartition("/")[2])
     if name is None or not split or place_of(name).split in ("", split):
         return name
@@ -256,9 +256,9 @@ def _find_image(
     )  # fmt: skip
 
 
-def _split_of(file: str) -> SplitName:
+def split_of(file: str) -> SplitName:
     """The split in an annotation file's own name, or in its folders'."""
-    for word in re.findall("[a-z]+", stem_of(file).lower()):
+    for word in re.findall(r"[^\W\d_]+", stem_of(file).lower()):
         if word in SPLIT_WORDS:
             return SPLIT_WORDS[word]
     return place_of(file).split

@@ -6,6 +6,7 @@ masks/road/a.png, masks/a/road.png, a/masks/*.png, a_class_road.png, a_mask_1.pn
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -61,6 +62,9 @@ def find_layers(listing: Listing) -> Found | None:
     by_image, left = _grouped(labels, lambda name: _owner(name, keys, alone))
     if not by_image:
         by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys))
+        if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png: no folder in common
+            keys = _without_folders(keys)
+            by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys, alike=False))
         if all(len(layers) == 1 for layers in by_image.values()):
             return None  # a_P.png: one label file for each image, in its owner's words
     looked = looks_at(listing, [name for layers in by_image.values() for _, name in layers])
@@ -130,12 +134,26 @@ def _owner(
     return None
 
 
-def _owner_by_name(name: str, keys: Keys) -> tuple[str, str] | None:
-    """The image whose name a label file's begins or ends with; what is left names the class."""
+def _without_folders(keys: Keys) -> Keys:
+    """Images by split and stem alone; without those of which there is more than one."""
+    counts = Counter((split, stem) for split, _, stem in keys)
+    return {
+        (split, "", stem): name
+        for (split, _, stem), name in keys.items()
+        if counts[split, stem] == 1
+    }
+
+
+def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, str] | None:
+    """The image whose name a label file's begins or ends with; what is left names the class.
+
+    alike: whether both must be in folders that are called alike.
+    """
     place, stem = place_of(name), stem_of(name).lower()
+    where = place.key if alike else (place.split, "")
     brush = _BRUSH.match(stem)  # Label Studio's brush export
     if brush:
-        own = keys.get((*place.key, brush[1])) or keys.get((*place.key, f"task-{brush[1]}"))
+        own = keys.get((*where, brush[1])) or keys.get((*where, f"task-{brush[1]}"))
         return (own, stem_of(name)[brush.start(2) : brush.end(2)]) if own else None
     runs = [(run.start(), run.end()) for run in _SEPARATOR.finditer(stem)]
     for cut in range(len(runs) - 1, 0, -1):
@@ -143,7 +161,7 @@ def _owner_by_name(name: str, keys: Keys) -> tuple[str, str] | None:
             (stem[: runs[cut - 1][1]], runs[cut:]),
             (stem[runs[len(runs) - cut][0] :], runs[: len(runs) - cut]),
         ):
-            image = keys.get((*place.key, bare_stem(own)))
+            image = keys.get((*where, bare_stem(own)))
             if image is not None:
                 written = stem_of(name)
                 return image, term_of([written[start:end] for start, end in rest])

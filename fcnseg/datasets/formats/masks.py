@@ -39,7 +39,7 @@ _KEYS = (
 
 
 def _find_arrays(listing: Listing) -> Found | None:
-    arrays = listing.with_suffix(*_SUFFIXES)
+    arrays = [n for n in listing.with_suffix(*_SUFFIXES) if place_of(n).role != "other"]
     if not arrays or not listing.images:
         return None
     gathered = Gathered(listing)
@@ -68,7 +68,7 @@ def _read_arrays(pair: Pair, _: Sequence[str]) -> RawLabels:
     """The stored numbers, or colours; MediaError for another content. Nothing is unpickled."""
     path = pair.labels
     try:
-        array = _read_mat(path) if path.suffix.lower() == ".mat" else _read_numpy(path)
+        array = _read_mat(path) if path.suffix.lower() == ".mat" else read_numpy(path)
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, EOFError) as error:
@@ -76,15 +76,18 @@ def _read_arrays(pair: Pair, _: Sequence[str]) -> RawLabels:
             f"{path} holds no array of labels: {error}.",
             hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
         ) from None
-    return _as_labels(path, array)
+    return as_labels(path, array)
 
 
-def _read_numpy(path: Path) -> NDArray[Any]:
+def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
+    """A file's one array, or that of several which is called like labels (or one of `keys`)."""
+    if path.suffix.lower() == ".npy":
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
     with loaded:
-        return np.asarray(loaded[_key(list(loaded.files))])
+        return np.asarray(loaded[_key(list(loaded.files), keys)])
 
 
 def _read_mat(path: Path) -> NDArray[Any]:
@@ -108,10 +111,10 @@ def _read_mat(path: Path) -> NDArray[Any]:
     return np.asarray(arrays[_key([key for key, value in arrays.items() if value.ndim >= 2])])
 
 
-def _key(names: Sequence[str]) -> str:
+def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
     """The array that holds labels; ValueError where that can't be told."""
     by_word = {name.lower(): name for name in names}
-    for word in _KEYS:
+    for word in keys or _KEYS:
         if word in by_word:
             return by_word[word]
     if len(names) != 1:
@@ -119,7 +122,8 @@ def _key(names: Sequence[str]) -> str:
     return names[0]
 
 
-def _as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
+def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
+    """An array of numbers, colours or layers as labels; MediaError for another content."""
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
@@ -135,10 +139,17 @@ def _as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
 
 
 def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
-    """One layer of 0 and 1 for each class, first or last, as numbers; else as it is."""
+    """One layer for each class, first or last, as numbers; else as it is.
+
+    Layers hold 0 and 1, or 0 and the numbers of objects.
+    """
     for axis in (2, 0):
-        if array.shape[axis] < 256 and (array.sum(axis) == 1).all() and array.max() == 1:
-            return np.asarray(array.argmax(axis))
+        if array.shape[axis] < 256 and ((array != 0).sum(axis) == 1).all():
+            number = np.asarray((array != 0).argmax(axis))
+            things, last = array.max(axis) > 1, array.shape[axis] - 1
+            if things.any() and not things[number == last].any():
+                return np.where(number == last, 0, number + 1)  # PanNuke: background comes last
+            return number
     return array
 
 

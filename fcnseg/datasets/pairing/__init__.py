@@ -291,7 +291,18 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "train": "train", "training": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "tst": "test",
+    "trainieren": "train", "validierung": "val", "testen": "test",
+    "entrenamiento": "train", "validacion": "val", "validación": "val", "prueba": "test",
+    "pruebas": "test", "treino": "train", "treinamento": "train", "validacao": "val",
+    "validação": "val", "teste": "test", "entrainement": "train", "entraînement": "train",
+    "apprentissage": "train", "addestramento": "train", "validazione": "val",
+    "обучение": "train", "обучающая": "train", "валидация": "val", "валидационная": "val",
+    "тест": "test", "тестовая": "test", "训练": "train", "训练集": "train", "验证": "val",
+    "验证集": "val", "测试": "test", "测试集": "test", "学習": "train", "学習用": "train",
+    "検証": "val", "検証用": "val", "テスト": "test", "학습": "train", "훈련": "train",
+    "검증": "val", "테스트": "test",
 }  # fmt: skip
+"""What people call the parts of a dataset, lower case."""
 
 
 def one_split(said: Sequence[SplitName]) -> SplitName:

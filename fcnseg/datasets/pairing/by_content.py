@@ -220,7 +220,7 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
         for one in candidates
         if one is first or (share(one.labels, first.labels) and not share(one.images, first.images))
     ]
-    rivals = _unless_all(rivals, lambda one: _says(one.image_words, OTHER_WORDS))
+    rivals = _unless_all(rivals, lambda one: _says(one.image_words, SECONDARY))
     rivals = _unless_all(rivals, lambda one: not _says(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])

@@ -35,13 +35,15 @@ LABEL_WORDS = frozenset(
 )  # fmt: skip
 
 
+_LETTERS = re.compile(r"[^\W\d_]+")
+
 FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
 """Words that change nothing in a folder's name ("masks_png")."""
 
 OTHER_WORDS = frozenset(
     [
         "segmentationobject", "segmentationobjectpng", "segmentationclassvisualization",
-        "instance", "instances", "instanceids", "panoptic", "depth", "disparity", "overlay",
+        "inst", "instance", "instances", "instanceids", "panoptic", "depth", "disparity", "overlay",
         "overlays",
     ]
 )  # fmt: skip
@@ -103,9 +105,17 @@ def pair_by_names(listing: Listing, *, by_stem: bool = False) -> Found:
     if not labels:
         images, labels = _tell_apart(images)
         layout = "side by side"
-    elif _is_annot(images, labels):
-        layout = "camvid"
     pairs, alone, left = _match(listing, images, labels, by_stem=by_stem)
+    lone, unused = set(alone), set(left)
+    if (
+        layout == "folders"
+        and pairs
+        and _is_annot(
+            [name for name in images if name not in lone],
+            [name for name in labels if name not in unused],
+        )
+    ):
+        layout = "camvid"
     return Found(
         layout,
         name_uniquely(pairs),
@@ -160,7 +170,7 @@ def read_word(folder: str) -> tuple[SplitName, str]:
         return "", _role(word)
     splits: list[SplitName] = []
     role = ""
-    for token in (part for run in re.findall("[a-z]+", word) for part in _unfuse(run)):
+    for token in (part for run in _LETTERS.findall(word) for part in _unfuse(run)):
         if token in SPLIT_WORDS:
             splits.append(SPLIT_WORDS[token])
         elif _role(token):

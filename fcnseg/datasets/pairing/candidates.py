@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.values import packed_colors
 from fcnseg.datasets.pairing import Listing, suffix_of
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.labels import RawLabels, read_raw_labels
 
 CHOOSE = "or list the pairs in a CSV, a line each: image,labels[,split]"
 
@@ -217,11 +218,15 @@ def look(path: Path) -> Look | None:
         raw = read_raw_labels(path)
     except MediaError:
         return None
+    return look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
+
+
+def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
+    """What a file shows that has been read."""
     values = raw.values
     rows = np.unique(np.linspace(0, len(values) - 1, ROWS).astype(int))
     seen = values[rows].astype(np.int32)
     apart = np.abs(np.diff(seen, axis=1)).reshape(len(rows), max(0, seen.shape[1] - 1), -1)
-    lossy = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
     equal = apart.max(2) <= (TINT if lossy else 0) if apart.size else np.ones((1, 1), np.bool_)
     numbers = values if values.ndim == 2 else packed_colors(raw)
     stored, counts = np.unique(numbers[rows], return_counts=True)
@@ -318,3 +323,49 @@ def _is_grey(values: NDArray[np.int32] | NDArray[np.uint8]) -> bool:
     return bool(
         (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all()
     )
+
+
+def refuse_shifted(listing: Listing, found: Found) -> None:
+    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8).
+
+    Files of the same number then need not belong together, and nothing but the images tells.
+    """
+    alone = (*found.orphan_images, *found.orphan_labels)
+    if found.store != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
+        return
+    if any(_number(pair.image) != _number(pair.labels) for pair in found.pairs):
+        return
+    sides = {pair.image.parent for pair in found.pairs}, {p.labels.parent for p in found.pairs}
+    if sides[0] & sides[1] or len(sides[0]) > 1 or len(sides[1]) > 1:
+        return
+    left = [[path for path in alone if path.parent in side] for side in sides]
+    images, labels = (
+        sorted(_number(path) for path in (*(pair.image for pair in found.pairs), *some))
+        for some in left
+    )
+    if len(images) == len(labels) and all(
+        side[0] >= 0 and side == [*range(side[0], side[0] + len(side))] for side in (images, labels)
+    ):
+        raise _shifted(listing, found, images, labels, [*left[0], *left[1]])
+
+
+def _shifted(
+    listing: Listing, found: Found, images: list[int], labels: list[int], alone: Sequence[Path]
+) -> DatasetError:
+    first = found.pairs[0]
+    files = [str(path.relative_to(listing.root)) for path in alone]
+    return DatasetError(
+        f"{listing.root}: the images are numbered {images[0]} to {images[-1]}, the label files "
+        f"{labels[0]} to {labels[-1]}. Do files with the same number belong together "
+        f"({len(found.pairs)} pairs, {len(files)} files left over) or those in the same place "
+        f"({len(images)} pairs)?",
+        hint=f"the same number: remove {' and '.join(files[:4])}, or write a dataset.toml: root = "
+        f'"{listing.root}", images = "{first.image.parent.relative_to(listing.root).as_posix()}"; '
+        "the same place: list the pairs in a CSV, a line each: image,labels[,split]",
+    )
+
+
+def _number(path: Path) -> int:
+    """The last number in a file's stem; -1 when there is none."""
+    found = re.findall(r"\d+", path.stem)
+    return int(found[-1]) if found else -1

@@ -1,0 +1,186 @@
+"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.formats.documents import Annotated, Area, Document, box, ellipse, outlined
+from fcnseg.datasets.formats.gathered import head_says
+from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.pairing import Listing
+from fcnseg.io.polygons import decode_runs, unpack_runs
+
+# --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
+
+_DARWIN_TAGS = ("tag", "text", "string", "attributes", "raster_layer")
+"""Annotations of an image, or of no shape."""
+
+
+def _darwin_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".json")
+    heads = (b'"annotations"', b'"item"', b'"slots"'), (b'"annotations"', b'"image"', b"darwin")
+    return [n for n in files if any(head_says(listing.path(n), head) for head in heads)]
+
+
+def _darwin_parse(path: Path) -> Document:
+    data = read_json(path)
+    item = data.get("item") or data["image"]  # 2.0, or 1.0
+    slot = item["slots"][0] if item.get("slots") else item
+    size = (int(slot["height"]), int(slot["width"])) if "height" in slot else None
+    sources = slot.get("source_files") or [{}]
+    name = str(item.get("name") or item.get("filename") or item.get("original_filename") or "")
+    raster = _darwin_raster(data["annotations"], size)
+    shown = [one for one in data["annotations"] if not any(key in one for key in _DARWIN_TAGS)]
+    areas = [area for area in (_darwin_area(one, raster) for one in shown) if area is not None]
+    also = str(sources[0].get("file_name", ""))
+    image = Annotated(name, size, areas, len(shown) - len(areas), ordered=True, also=also)
+    return Document({"": image})
+
+
+def _darwin_area(one: Mapping[str, Any], raster: Mapping[str, NDArray[np.bool_]]) -> Area | None:
+    name = str(one["name"])
+    if one.get("polygon"):
+        polygon = one["polygon"]
+        rings = polygon.get("paths") or [polygon["path"], *polygon.get("additional_paths", ())]
+        return Area(name, [np.array([(p["x"], p["y"]) for p in ring]) for ring in rings])
+    if "mask" in one:
+        return Area(name, mask=raster[one["id"]]) if one.get("id") in raster else None
+    if "ellipse" in one:
+        centre, radius = one["ellipse"]["center"], one["ellipse"]["radius"]
+        ring = ellipse(0, 0, radius["x"], radius["y"])
+        turn = np.deg2rad(float(one["ellipse"].get("angle", 0)))
+        turned = ring @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        return Area(name, [turned + np.array([centre["x"], centre["y"]])])
+    if "bounding_box" in one and not {"line", "keypoint", "skeleton"} & one.keys():
+        side = one["bounding_box"]
+        x, y = side["x"], side["y"]
+        return Area(name, [box(x, y, x + side["w"], y + side["h"])])
+    return None
+
+
+def _darwin_raster(
+    annotations: list[Mapping[str, Any]], size: tuple[int, int] | None
+) -> dict[str, NDArray[np.bool_]]:
+    """Mask annotations' ids -> bool (H, W): pairs of a number and how often, along the rows."""
+    layer = next((one["raster_layer"] for one in annotations if "raster_layer" in one), None)
+    if layer is None or size is None:
+        return {}
+    runs = np.array(layer["dense_rle"], np.int64).reshape(-1, 2)
+    numbers = np.repeat(runs[:, 0], runs[:, 1]).reshape(size)
+    return {key: numbers == value for key, value in layer["mask_annotation_ids_mapping"].items()}
+
+
+DARWIN = outlined(
+    "darwin",
+    _darwin_files,
+    _darwin_parse,
+    "JSON files with an item and its slots are V7 Darwin's",
+)
+
+# --- Datumaro: annotations/SUBSET.json with items, for images/SUBSET/ -----------------------------
+
+_DATUMARO_SHAPES = ("polygon", "mask", "bbox", "ellipse", "polyline", "points", "rotated_bbox")
+
+
+def _datumaro_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".json")
+    return [n for n in files if head_says(listing.path(n), (b'"items"', b'"categories"'))]
+
+
+def _datumaro_parse(path: Path) -> Document:
+    data = read_json(path)
+    names = [str(label["name"]) for label in data["categories"].get("label", {}).get("labels", ())]
+    return Document(
+        {str(item["id"]): _datumaro_image(item, names) for item in data["items"]}, tuple(names)
+    )
+
+
+def _datumaro_image(item: Mapping[str, Any], names: Sequence[str]) -> Annotated:
+    about = item.get("image") or item.get("media") or {}
+    size = about.get("size")
+    shapes = [one for one in item["annotations"] if one["type"] in _DATUMARO_SHAPES]
+    shapes.sort(key=lambda one: int(one.get("z_order", 0)))
+    areas = [area for area in (_datumaro_area(one, names) for one in shapes) if area is not None]
+    return Annotated(
+        str(about.get("path") or f"{item['id']}.jpg"),
+        (int(size[0]), int(size[1])) if size else None,
+        areas,
+        len(shapes) - len(areas),
+        ordered=True,
+        also=str(item["id"]),
+    )
+
+
+def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
+    if one.get("label_id") is None:
+        return None
+    name = names[int(one["label_id"])]
+    if one["type"] == "polygon":
+        return Area(name, [np.array(one["points"], np.float64).reshape(-1, 2)])
+    if one["type"] == "mask":
+        height, width = (int(extent) for extent in one["rle"]["size"])
+        counts = one["rle"]["counts"]
+        runs = unpack_runs(counts) if isinstance(counts, str) else counts
+        return Area(name, mask=decode_runs(runs, (height, width)))
+    if one["type"] == "bbox":
+        x, y, width, height = one["bbox"]
+        return Area(name, [box(x, y, x + width, y + height)])
+    if one["type"] == "ellipse":
+        x0, y0, x1, y1 = one["points"]
+        return Area(name, [ellipse((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)])
+    return None
+
+
+DATUMARO = outlined(
+    "datumaro",
+    _datumaro_files,
+    _datumaro_parse,
+    "a JSON file with items and categories is Datumaro's",
+)
+
+# --- Hasty.ai: one JSON file of images with labels: polygons, boxes and masks ---------------------
+
+
+def _hasty_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".json")
+    return [n for n in files if head_says(listing.path(n), (b'"label_classes"', b'"image_name"'))]
+
+
+def _hasty_parse(path: Path) -> Document:
+    data = read_json(path)
+    images = {}
+    for number, image in enumerate(data["images"]):
+        shown = sorted(image["labels"], key=lambda one: float(one.get("z_index") or 0))
+        areas = [area for area in map(_hasty_area, shown) if area is not None]
+        file = f"{image.get('dataset_name', '')}/{image['image_name']}".lstrip("/")
+        size = int(image["height"]), int(image["width"])
+        images[str(image.get("image_id", number))] = Annotated(
+            file, size, areas, len(shown) - len(areas), ordered=True, also=image["image_name"]
+        )
+    return Document(images, tuple(str(one["class_name"]) for one in data["label_classes"]))
+
+
+def _hasty_area(one: Mapping[str, Any]) -> Area | None:
+    name = str(one["class_name"])
+    x0, y0, x1, y1 = one["bbox"] or (0, 0, 0, 0)
+    if one.get("mask"):  # run lengths along the rows of the box, from a run of zeros
+        runs = np.array(one["mask"], np.int64)
+        flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        size = int(y1) - int(y0), int(x1) - int(x0)
+        return Area(name, mask=flat.reshape(size), corner=(int(x0), int(y0)))
+    if one.get("polygon"):
+        return Area(name, [np.array(one["polygon"], np.float64).reshape(-1, 2)])
+    return Area(name, [box(x0, y0, x1, y1)]) if one.get("bbox") else None
+
+
+HASTY = outlined(
+    "hasty",
+    _hasty_files,
+    _hasty_parse,
+    "a JSON file of label_classes and images is Hasty's",
+)

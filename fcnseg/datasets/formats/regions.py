@@ -1,0 +1,150 @@
+"""Regions of one image a file: Aperio ImageScope, Cityscapes' polygons, GeoJSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets.formats.documents import Annotated, Area, Document, outlined, read_xml
+from fcnseg.datasets.formats.gathered import head_says
+from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.pairing import Listing
+
+ONE_CLASS = "object"
+"""The class of regions without a name."""
+
+# --- Aperio ImageScope: an XML file for each slide, with regions of vertices (MoNuSeg, TNBC) ------
+
+_SCOPE_HEAD = (b"<Annotations", b"<Vert")
+
+
+def _scope_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".xml")
+    return [name for name in files if head_says(listing.path(name), _SCOPE_HEAD)]
+
+
+def _scope_parse(path: Path) -> Document:
+    root = read_xml(path)
+    areas = []
+    for layer in root.iter("Annotation"):
+        name = layer.get("Name") or _scope_described(layer) or ONE_CLASS
+        for region in layer.iter("Region"):
+            points = [(vertex.get("X"), vertex.get("Y")) for vertex in region.iter("Vertex")]
+            if len(points) > 2:
+                areas.append(Area(name, [np.array(points, np.float64)]))
+    return Document({"": Annotated(path.stem, None, areas)})
+
+
+def _scope_described(layer: ElementTree.Element) -> str:
+    """The name that a layer's attributes give (`Description`, `Name`)."""
+    attributes = layer.findall("Attributes/Attribute")
+    return next((one.get("Value", "") for one in attributes if one.get("Value")), "")
+
+
+IMAGE_SCOPE = outlined(
+    "image-scope",
+    _scope_files,
+    _scope_parse,
+    "XML files with regions of vertices are Aperio ImageScope's",
+)
+
+# --- Cityscapes and Mapillary: a JSON file of objects with polygons -------------------------------
+
+_CITYSCAPES_HEAD = (b'"objects"', b'"polygon"', b'"label"')
+
+
+_CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
+
+
+def _cityscapes_files(listing: Listing) -> list[str]:
+    return [n for n in listing.with_suffix(".json") if head_says(listing.path(n), _CITYSCAPES_HEAD)]
+
+
+def _cityscapes_parse(path: Path) -> Document:
+    """Objects are drawn in their order; `label` names the class, `deleted` ones do not count."""
+    data = read_json(path)
+    height, width = (
+        data.get("imgHeight", data.get("height")),
+        data.get("imgWidth", data.get("width")),
+    )
+    areas = [
+        Area(str(one["label"]), [np.array(one["polygon"], np.float64).reshape(-1, 2)])
+        for one in data["objects"]
+        if not one.get("deleted")
+    ]
+    size = (int(height), int(width)) if height and width else None
+    stem = _CITYSCAPES_END.sub("", path.stem)
+    image = Annotated(stem, size, areas, ordered=True, also=f"{stem}_leftImg8bit")
+    return Document({"": image})
+
+
+CITYSCAPES_JSON = outlined(
+    "cityscapes-json",
+    _cityscapes_files,
+    _cityscapes_parse,
+    "JSON files of objects with polygons are Cityscapes'",
+)
+
+# --- GeoJSON in pixels (QuPath, SpaceNet's pixel coordinates) -------------------------------------
+
+_GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category")
+"""Properties that name a feature's class, the likeliest first."""
+
+
+def _geojson_files(listing: Listing) -> list[str]:
+    files = listing.with_suffix(".geojson", ".json")
+    return [n for n in files if head_says(listing.path(n), (b'"coordinates"', b'"geometry"'))]
+
+
+def _geojson_parse(path: Path) -> Document:
+    data = json.loads(path.read_bytes())
+    features = data["features"] if isinstance(data, Mapping) else data
+    areas = [area for one in features for area in _geojson_areas(one)]
+    flat = sum(not list(_geojson_areas(one)) for one in features)
+    points = [ring for area in areas for ring in area.rings]
+    if points and _geojson_geographic(np.concatenate(points)):
+        raise ValueError(
+            "its coordinates are degrees of longitude and latitude, not pixels; convert them with "
+            "the image's georeference first (rasterio, solaris)"
+        )
+    return Document({"": Annotated(path.stem, None, areas, flat)})
+
+
+def _geojson_areas(feature: Mapping[str, Any]) -> Iterator[Area]:
+    shape = feature.get("geometry") or {}
+    name = _geojson_name(feature.get("properties") or {})
+    kind = shape.get("type")
+    several = shape.get("coordinates", ()) if kind == "MultiPolygon" else (shape["coordinates"],)
+    for rings in several if kind in ("Polygon", "MultiPolygon") else ():
+        outer, *holes = (np.array([point[:2] for point in ring], np.float64) for ring in rings)
+        yield Area(name, [outer], holes)
+
+
+def _geojson_name(properties: Mapping[str, Any]) -> str:
+    for word in _GEOJSON_WORDS:
+        said = properties.get(word)
+        said = said.get("name") if isinstance(said, Mapping) else said  # QuPath
+        if isinstance(said, str) and said.strip():
+            return said.strip()
+    return ONE_CLASS
+
+
+def _geojson_geographic(points: NDArray[np.float64]) -> bool:
+    """Whether points are degrees: within the globe, and all in less than one unit of each other."""
+    near = bool((np.ptp(points, axis=0) < 1).all())
+    return near and bool((np.abs(points) <= (180, 90)).all())
+
+
+GEOJSON = outlined(
+    "geojson",
+    _geojson_files,
+    _geojson_parse,
+    "GeoJSON files of polygons are named like the images",
+)

@@ -1,0 +1,226 @@
+"""Files that hold many images: TIFF pages, the slices of NIfTI volumes, arrays (.npy, .npz).
+
+A file of images belongs to the file of labels that has as many pages of the same size and, of
+several, shares most words of its path. Each page is a pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.formats.documents import Format
+from fcnseg.datasets.formats.masks import as_labels, read_numpy
+from fcnseg.datasets.pairing import Listing, stem_of
+from fcnseg.datasets.pairing.by_words import place_of
+from fcnseg.datasets.pairing.candidates import Look, look_at, sample, tell_labels
+from fcnseg.errors import DatasetError, MediaError, MissingExtra
+from fcnseg.io.images import UNIDENTIFIED, open_with_pillow, unreadable_image
+from fcnseg.io.labels import RawLabels
+
+TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")
+
+IMAGE_KEYS, LABEL_KEYS = ("imgs", "images", "image", "img", "x"), ("gts", "masks", "labels", "y")
+"""What the arrays of one .npz file are called."""
+
+WINDOW = (0.5, 99.5)
+"""Of numbers other than bytes these percentiles become black and white."""
+
+_WORD = re.compile(r"\d+|[^\W\d_]+")
+
+
+def _find(listing: Listing) -> Found | None:
+    files = _stacks(listing)
+    if not files:
+        return None
+    inside = [name for name in files if name.lower().endswith(".npz") and _has_both(listing, name)]
+    sides = [(name, name) for name in inside] or _paired(listing, files)
+    if not sides:
+        return None
+    pairs = [pair for image, labels in sides for pair in _pages(listing, image, labels)]
+    used = {name for side in sides for name in side}
+    why = f"each page of {sides[0][0]} is an image, with its labels in {sides[0][1]}"
+    alone = tuple(listing.path(name) for name in files if name not in used)
+    return Found("stacks", tuple(pairs), store="stacks", orphan_images=alone, why=(why,))
+
+
+def _stacks(listing: Listing) -> list[str]:
+    """The files that may hold many images, where most of their kind do."""
+    nifti = [n for n in listing.with_suffix(*NIFTI) if n.lower().endswith((".nii", ".nii.gz"))]
+    if nifti:
+        return nifti
+    tiffs = [name for name in listing.images if name.lower().endswith(TIFF)]
+    some = sample(tiffs) if 2 * len(tiffs) >= len(listing.images) else []
+    if some and 2 * sum(_page_count(listing.path(name)) > 1 for name in some) >= len(some):
+        return [name for name in tiffs if _page_count(listing.path(name)) > 1]
+    return [] if listing.images else list(listing.with_suffix(*ARRAYS))
+
+
+def _page_count(path: Path) -> int:
+    try:
+        with open_with_pillow(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except UNIDENTIFIED:
+        return 0
+
+
+def _has_both(listing: Listing, name: str) -> bool:
+    try:
+        keys = {key.lower() for key in np.load(listing.path(name), allow_pickle=False).files}
+    except (OSError, ValueError):
+        return False
+    return not keys.isdisjoint(IMAGE_KEYS) and not keys.isdisjoint(LABEL_KEYS)
+
+
+def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
+    """(file of images, file of its labels), told by what the pages show."""
+    shown: dict[str, tuple[tuple[int, ...], Look]] = {}
+    for name in files:
+        try:
+            stack = read_stack(listing.path(name), "labels")
+        except MediaError:
+            continue
+        if stack.ndim >= 3:
+            shown[name] = stack.shape[:3], _look(stack)
+    found = []
+    for labels, (shape, look) in shown.items():
+        others = [
+            name
+            for name, (other, seen) in shown.items()
+            if name != labels and other == shape and tell_labels([look], [seen]) == 0
+        ]
+        near = {name: len(_words(name) & _words(labels)) for name in others}
+        best = [name for name in others if near[name] == max(near.values())]
+        if len(best) == 1:
+            found.append((best[0], labels))
+        elif best:
+            raise DatasetError(
+                f"{listing.root}: {labels} may belong to {' or to '.join(best[:3])}.",
+                hint="keep one of them in the folder, or give a file and its labels one name",
+            )
+    return found
+
+
+def _words(name: str) -> set[str]:
+    return set(_WORD.findall(name.lower()))
+
+
+def _look(stack: NDArray[Any]) -> Look:
+    """What the page shows that has most to show."""
+    middle = [np.asarray(stack[page]) for page in sample(range(len(stack)))]
+    page = max(middle, key=lambda page: float(np.std(page)))
+    single = page if page.ndim == 2 else page[..., 0] if page.shape[2] != 3 else page
+    whole = np.rint(single - single.min()).astype(np.int32) if single.ndim == 2 else single
+    return look_at(RawLabels(whole, None, "I"))
+
+
+def _pages(listing: Listing, image: str, labels: str) -> list[Pair]:
+    place = place_of(image)
+    split = place.split or place_of(labels).split
+    base = "/".join((*place.rest, stem_of(image).removesuffix(".nii")))
+    count = len(read_stack(listing.path(image), "images"))
+    paths = listing.path(image), listing.path(labels)
+    return [Pair(*paths, split, f"{base}/{page:04}", str(page), page=page) for page in range(count)]
+
+
+def read_stack(path: Path, side: str) -> NDArray[Any]:
+    """(N, H, W) or (N, H, W, C) pages of a file; MediaError when it can't be read.
+
+    side: "images" or "labels", where one .npz file has both.
+    """
+    try:
+        return _cached(path, path.stat().st_mtime_ns, side)
+    except MediaError:  # an OSError too
+        raise
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+@lru_cache(maxsize=4)
+def _cached(path: Path, changed: int, side: str) -> NDArray[Any]:
+    del changed
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return _read_nifti(path)
+    if name.endswith(ARRAYS):
+        return _read_arrays(path, side)
+    try:
+        with open_with_pillow(path) as image:
+            count = int(getattr(image, "n_frames", 1))
+            return np.stack([_page(image, page) for page in range(count)])
+    except UNIDENTIFIED as error:
+        raise unreadable_image(path, error) from None
+
+
+def _page(image: Image.Image, number: int) -> NDArray[Any]:
+    image.seek(number)
+    page = np.asarray(image)
+    return page.astype(np.uint8) if page.dtype == np.bool_ else page
+
+
+def _read_nifti(path: Path) -> NDArray[Any]:
+    """The slices along the last axis of space."""
+    try:
+        import nibabel  # noqa: PLC0415, RUF100 - needed for these files alone
+    except ImportError:
+        raise MissingExtra(f"Reading {path}, a NIfTI volume,", "nifti") from None
+    try:
+        volume = np.asanyarray(nibabel.load(path).dataobj)
+    except (nibabel.filebasedimages.ImageFileError, ValueError, EOFError) as error:
+        raise MediaError(f"{path} can't be read: {error}.") from None
+    volume = volume[..., 0] if volume.ndim == 4 else volume  # the first of several sequences
+    return np.moveaxis(volume, 2, 0)
+
+
+def _read_arrays(path: Path, side: str) -> NDArray[Any]:
+    keys = IMAGE_KEYS if side == "images" else LABEL_KEYS
+    try:
+        array = read_numpy(path, keys)
+    except (ValueError, KeyError, EOFError) as error:
+        raise MediaError(f"{path} holds no array of {side}: {error}.") from None
+    one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[0] > 4)
+    return array[None] if one else array
+
+
+def read_page(path: Path, page: int) -> NDArray[np.uint8]:
+    """A page as an image, uint8 (H, W, 3) RGB."""
+    stack = read_stack(path, "images")
+    shown = np.asarray(stack[page])
+    if shown.dtype != np.uint8:
+        low, high = _window(path, path.stat().st_mtime_ns)
+        scaled = (shown.astype(np.float32) - low) * (255 / max(high - low, 1e-9))
+        shown = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    if shown.ndim == 2:
+        shown = shown[..., None]
+    return np.repeat(shown[..., :1], 3, 2) if shown.shape[2] < 3 else shown[..., :3].copy()
+
+
+@lru_cache(maxsize=16)
+def _window(path: Path, changed: int) -> tuple[float, float]:
+    """What is black and what is white in a file: 0 and 255 where its numbers are such."""
+    del changed
+    stack = read_stack(path, "images")
+    some = np.stack([np.asarray(stack[page]) for page in sample(range(len(stack)))])
+    low, high = float(some.min()), float(some.max())
+    if low >= 0 and 1 < high <= 255:
+        return 0.0, 255.0
+    first, last = np.percentile(some, WINDOW)
+    return float(first), float(last)
+
+
+def _read(pair: Pair, _: Sequence[str]) -> RawLabels:
+    stack = read_stack(pair.labels, "labels")
+    if pair.page is None or pair.page >= len(stack):
+        raise MediaError(f"{pair.labels} has {len(stack)} pages, not page {pair.part}.")
+    return as_labels(pair.labels, np.asarray(stack[pair.page]))
+
+
+STACKS = Format(_find, _read)

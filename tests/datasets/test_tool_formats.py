@@ -1,0 +1,284 @@
+"""Exports of annotation tools and files of many images: read with names and areas, copied alike."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.formats import read_pair_image, read_sample
+from fcnseg.errors import DatasetError, MissingExtra
+from tests import test_annotation_formats as others
+from tests.commands.test_clean_copy import copied
+from tests.test_annotation_formats import (
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    agrees,
+    corners,
+    dump,
+    image,
+    ring,
+    truth,
+)
+
+
+def each(root: Path, folder: str, write: Callable[[int], None]) -> None:
+    for index in range(4):
+        image(root / folder / f"{index}.png", index)
+        write(index)
+
+
+def points(index: int, kind: int) -> list[dict[str, int]]:
+    return [{"x": x, "y": y} for x, y in ring(index, kind)]
+
+
+def darwin(root: Path) -> None:
+    def write(index: int) -> None:
+        runs = [[int(value), 1] for value in (truth(index) == 2).ravel()]
+        dump(root / f"annotations/{index}.json", {
+            "version": "2.0",
+            "item": {"name": f"{index}.png", "path": "/", "slots": [
+                {"type": "image", "width": WIDTH, "height": HEIGHT, "source_files": []}]},
+            "annotations": [
+                {"id": "a", "name": "leaf", "polygon": {"paths": [points(index, 1)]}},
+                {"id": "b", "name": "stone", "mask": {}},
+                {"id": "c", "name": "day", "tag": {}},
+                {"id": "d", "name": "__raster_layer__", "raster_layer": {
+                    "dense_rle": [number for run in runs for number in run],
+                    "mask_annotation_ids_mapping": {"b": 1}}},
+            ],
+        })  # fmt: skip
+
+    each(root, "images", write)
+
+
+def datumaro(root: Path) -> None:
+    items = []
+
+    def write(index: int) -> None:
+        x0, y0, x1, y1 = corners(index, 2)
+        flat = [value for point in ring(index, 1) for value in point]
+        columns = (truth(index) == 1).T.ravel().astype(int)
+        edges = [0, *(np.flatnonzero(np.diff(columns)) + 1).tolist(), columns.size]
+        shapes = [
+            {"type": "polygon", "label_id": 0, "points": flat, "z_order": 0},
+            {"type": "mask", "label_id": 0, "z_order": 0,
+             "rle": {"size": [HEIGHT, WIDTH], "counts": np.diff(edges).tolist()}},
+            {"type": "bbox", "label_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "z_order": 1},
+            {"type": "label", "label_id": 0},
+        ]  # fmt: skip
+        items.append({"id": str(index), "annotations": shapes, "image": {"path": f"{index}.png"}})
+
+    each(root, "images/default", write)
+    labels = [{"name": name, "parent": ""} for name in NAMES]
+    dump(
+        root / "annotations/default.json",
+        {"info": {}, "categories": {"label": {"labels": labels}}, "items": items},
+    )
+
+
+def hasty(root: Path) -> None:
+    images: list[dict[str, Any]] = []
+
+    def write(index: int) -> None:
+        x0, y0, x1, y1 = corners(index, 2)
+        whole = [0, (x1 + 1 - x0) * (y1 + 1 - y0)]
+        labels = [
+            {"class_name": "leaf", "bbox": [0, 0, 9, 9], "polygon": ring(index, 1), "z_index": 1},
+            {"class_name": "stone", "bbox": [x0, y0, x1 + 1, y1 + 1], "mask": whole},
+        ]
+        images.append({"image_id": str(index), "image_name": f"{index}.png", "dataset_name": "ds",
+                       "width": WIDTH, "height": HEIGHT, "labels": labels})  # fmt: skip
+
+    each(root, "ds", write)
+    classes = [{"class_name": name, "color": "#c6c0ff80"} for name in NAMES]
+    dump(root / "export.json", {"label_classes": classes, "images": images})
+
+
+def image_scope(root: Path) -> None:
+    def write(index: int) -> None:
+        layers = []
+        for kind, name in enumerate(NAMES, 1):
+            vertices = "".join(f'<Vertex X="{x}.0" Y="{y}.0"/>' for x, y in ring(index, kind))
+            layers.append(
+                f'<Annotation Id="{kind}" Name="{name}"><Attributes/><Regions><Region><Vertices>'
+                f"{vertices}</Vertices></Region></Regions></Annotation>"
+            )
+        file = root / f"Annotations/{index}.xml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f'<?xml version="1.0"?><Annotations>{"".join(layers)}</Annotations>')
+
+    each(root, "Tissue Images", write)
+
+
+def cityscapes_json(root: Path) -> None:
+    def write(index: int) -> None:
+        border = [[0, 0], [WIDTH - 1, 0], [WIDTH - 1, HEIGHT - 1], [0, HEIGHT - 1]]
+        things = [("background", border), ("leaf", ring(index, 1)), ("stone", ring(index, 2))]
+        dump(root / f"gtFine/train/a/{index}_gtFine_polygons.json", {
+            "imgHeight": HEIGHT, "imgWidth": WIDTH,
+            "objects": [{"label": name, "polygon": outline} for name, outline in things],
+        })  # fmt: skip
+
+    each(root, "leftImg8bit/train/a", write)
+
+
+def geojson(root: Path) -> None:
+    def write(index: int) -> None:
+        said = ({"classification": {"name": "leaf"}}, {"name": "stone"})
+        features = [
+            {"type": "Feature", "properties": properties, "geometry": {
+                "type": "Polygon", "coordinates": [[*ring(index, kind), ring(index, kind)[0]]]}}
+            for kind, properties in enumerate(said, 1)
+        ]  # fmt: skip
+        dump(root / f"geojson/{index}.geojson", {"type": "FeatureCollection", "features": features})
+
+    each(root, "images", write)
+
+
+def via_csv(root: Path) -> None:
+    heads = ("filename", "region_shape_attributes", "region_attributes")
+    rows = []
+    for index in range(4):
+        image(root / f"img/{index}.png", index)
+        for kind, name in enumerate(NAMES, 1):
+            x, y = np.array(ring(index, kind)).T.tolist()
+            shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+            rows.append((f"{index}.png", json.dumps(shape), json.dumps({"class": name})))
+    with (root / "via_export_csv.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([heads, *rows])
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "darwin": ("darwin", darwin),
+    "datumaro": ("datumaro", datumaro),
+    "hasty": ("hasty", hasty),
+    "image-scope": ("image-scope", image_scope),
+    "cityscapes-json": ("cityscapes-json", cityscapes_json),
+    "geojson": ("geojson", geojson),
+    "via csv": ("via", via_csv),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_export_is_read_with_names_and_areas(name: str, tmp_path: Path) -> None:
+    store, write = WRITERS[name]
+    write(tmp_path)
+    found = describe(tmp_path)
+    assert (found.encoding.store, len(found.pairs)) == (store, 4)
+    assert found.classes.names == ("background", *NAMES)
+    assert agrees(found)
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *others.WRITERS])
+def test_a_clean_copy_of_an_export_reads_alike(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (WRITERS[name][1] if name in WRITERS else others.WRITERS[name])(tmp_path / "data")
+    copied(tmp_path / "data", tmp_path)
+
+
+def test_degrees_are_no_pixels(tmp_path: Path) -> None:
+    image(tmp_path / "images/0.png", 0)
+    outline = [[-115.1, 36.1], [-115.1, 36.2], [-115.2, 36.2], [-115.1, 36.1]]
+    geometry = {"type": "Polygon", "coordinates": [outline]}
+    dump(tmp_path / "geojson/0.geojson", {"features": [{"geometry": geometry}]})
+    with pytest.raises(DatasetError, match="degrees of longitude and latitude"):
+        describe(tmp_path)
+
+
+def test_a_list_of_other_images_names_no_classes(tmp_path: Path) -> None:
+    """A sample submission has other columns, and images that are elsewhere."""
+    for index in range(3):
+        image(tmp_path / f"train/{index}.png", index)
+    rows = "".join(f"{index}.png,{kind},40 9\n" for index in range(3) for kind in (1, 2))
+    (tmp_path / "train.csv").write_text(f"ImageId,ClassId,EncodedPixels\n{rows}")
+    (tmp_path / "sample_submission.csv").write_text("ImageId,EncodedPixels,ClassId\nz.png,1 9,0\n")
+    assert describe(tmp_path).classes.names == ("background", "1", "2")
+
+
+# --- files of many images -------------------------------------------------------------------------
+
+
+def photos() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (HEIGHT, WIDTH), np.uint8) + truth(n) for n in range(4)]
+
+
+def save_pages(path: Path, pages: list[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = map(Image.fromarray, pages)
+    first.save(path, save_all=True, append_images=rest)
+
+
+def tiff_pair(root: Path) -> None:
+    save_pages(root / "train-volume.tif", photos())
+    save_pages(root / "train-labels.tif", [truth(index) for index in range(4)])
+    save_pages(root / "test-volume.tif", photos()[::-1])
+
+
+def arrays(root: Path) -> None:
+    (root / "fold1").mkdir(parents=True)
+    np.save(root / "fold1/images.npy", np.stack([np.dstack([p] * 3) for p in photos()]) * 1.0)
+    layers = [np.stack([t == 1, t == 2, t == 0], 2) for t in (truth(n) for n in range(4))]
+    numbered = [layer * np.array([7.0, 9.0, 1.0]) for layer in layers]
+    np.save(root / "fold1/masks.npy", np.stack(numbered))
+
+
+def npz_each(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for index, shown in enumerate(photos()):
+        np.savez(root / f"CT_{index}.npz", imgs=shown, gts=truth(index))
+
+
+def volumes(root: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="NIfTI takes nibabel")
+    for folder, pages in (("imagesTr", photos()), ("labelsTr", [truth(n) for n in range(4)])):
+        (root / folder).mkdir(parents=True)
+        volume = np.stack(pages, 2).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), root / folder / "a_1.nii.gz")
+
+
+STACKS = {"tiff": tiff_pair, "npy": arrays, "npz": npz_each, "nifti": volumes}
+
+
+@pytest.mark.parametrize("kind", STACKS)
+def test_each_page_is_an_image(kind: str, tmp_path: Path) -> None:
+    STACKS[kind](tmp_path / "data")
+    found = describe(tmp_path / "data")
+    assert (found.encoding.store, len(found.pairs), len(found.classes)) == ("stacks", 4, 3)
+    for pair in found.pairs:
+        shown, labels = read_sample(pair, found.encoding)
+        number = next(n for n in range(4) if np.array_equal(labels, truth(n)))
+        if kind != "nifti":  # whose numbers are scaled
+            np.testing.assert_array_equal(shown[..., 0], photos()[number])
+        np.testing.assert_array_equal(shown, read_pair_image(pair))
+    copied(tmp_path / "data", tmp_path)
+
+
+def test_two_files_of_images_for_one_of_labels_are_asked_about(tmp_path: Path) -> None:
+    save_pages(tmp_path / "one.tif", photos())
+    save_pages(tmp_path / "two.tif", photos()[::-1])
+    save_pages(tmp_path / "labels.tif", [truth(index) for index in range(4)])
+    with pytest.raises(DatasetError, match=r"labels\.tif may belong to one\.tif or to two\.tif"):
+        describe(tmp_path)
+
+
+def test_nifti_without_its_reader_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a_1.nii.gz").write_bytes(b"a volume")
+    with pytest.raises(MissingExtra, match="a NIfTI volume") as caught:
+        describe(tmp_path)
+    assert "fcnseg[nifti]" in str(caught.value)
