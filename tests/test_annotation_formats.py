@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from fcnseg.datasets import Description, Pair
-from fcnseg.datasets.describe import describe
+from fcnseg.datasets.describe import describe, scan
 from fcnseg.datasets.formats import FORMATS, read_sample, read_stored
-from fcnseg.errors import FcnsegError, MediaError
+from fcnseg.errors import FcnsegError, MediaError, OptionError
 
 HEIGHT, WIDTH = 32, 40
 NAMES = ("leaf", "stone")
@@ -279,6 +279,49 @@ def test_boxes_among_polygons_are_ignored(tmp_path: Path) -> None:
     expected = truth(1)
     expected[28:32, 16:26] = np.where(expected[28:32, 16:26], expected[28:32, 16:26], 255)
     assert np.array_equal(labels, expected)
+
+
+def test_boxes_may_be_filled(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    with pytest.raises(OptionError, match="no boxes among its outlines"):
+        scan(tmp_path, boxes=True)
+    with (tmp_path / "1.txt").open("a") as file:
+        file.write(f"\n1 {20.5 / WIDTH} {29.5 / HEIGHT} {9 / WIDTH} {3 / HEIGHT}\n")
+    found = scan(tmp_path, boxes=True).description
+    labels = read_sample(next(p for p in found.pairs if p.name == "1"), found.encoding)[1]
+    expected = truth(1)
+    box = expected[28:32, 16:26]
+    box[box == 0] = 2
+    assert np.array_equal(labels, expected)
+    assert found.classes.names == ("background", *NAMES)
+
+
+def half_annotated(root: Path) -> np.ndarray:
+    """A COCO file of which one annotation has a box and no outline; that box."""
+    images, marks = [], []
+    for index in range(4):
+        image(root / f"images/{index}.png", index)
+        images.append({"id": index, "file_name": f"{index}.png", "width": WIDTH, "height": HEIGHT})
+        for kind in (1, 2):
+            outline = [[value for point in ring(index, kind) for value in point]]
+            x0, y0, x1, y1 = corners(index, kind)
+            box = [x0, y0, x1 - x0, y1 - y0]
+            flat = [] if (index, kind) == (2, 2) else outline
+            marks.append({"id": len(marks), "image_id": index, "category_id": kind,
+                          "segmentation": flat, "bbox": box, "iscrowd": 0})  # fmt: skip
+    categories = [{"id": kind, "name": name} for kind, name in enumerate(NAMES, 1)]
+    dump(root / "a.json", {"images": images, "annotations": marks, "categories": categories})
+    return truth(2) == 2
+
+
+def test_half_annotated_things_are_ignored_or_filled(tmp_path: Path) -> None:
+    box = half_annotated(tmp_path)
+    for boxes, value in ((False, 255), (True, 2)):
+        found = scan(tmp_path, boxes=boxes).description
+        assert found.classes.names == ("background", *NAMES)
+        labels = read_sample(next(p for p in found.pairs if "2" in p.name), found.encoding)[1]
+        assert set(labels[box].tolist()) == {value}
+        assert np.array_equal(labels[~box], truth(2)[~box])
 
 
 def test_captions_beside_images_are_no_polygons(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
     """
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
-    seen, result = scan_and_check(config.data, callback)
+    seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
     refuse_overwriting(outputs, seen.description.inputs())
     if config.write is not None:
         write_declared(seen.description, config.write)

@@ -139,7 +139,7 @@ def _evaluate(
 ) -> EvalResult:
     began = time.perf_counter()
     outputs = check_outputs(config, WRITERS, [segmenter])
-    checked = examine(config.data, callback)
+    checked = examine(config.data, callback, boxes=config.fill_boxes)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))

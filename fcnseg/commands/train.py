@@ -136,7 +136,7 @@ def _begin(
             hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
         )
     refuse_taken(config.out)
-    checked = _checked(config.data, callback)
+    checked = _checked(config.data, callback, boxes=config.fill_boxes)
     _refuse_inputs(config, config.data, checked)
     setup = resolve(config, checked, ranks, callback)
     _refuse_unused(config, setup)
@@ -167,7 +167,7 @@ def _resume(
             hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
         )
     state, tensors = load_state(run.state)
-    checked = _checked(config.data, callback)
+    checked = _checked(config.data, callback, boxes=config.fill_boxes)
     model = from_state(config, checked.description.classes, tensors)
     setup = TrainSetup.of(model, checked, ranks)
     data = make_train_data(setup)
@@ -224,9 +224,9 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     )
 
 
-def _checked(data: Path, callback: Callback) -> CheckResult:
+def _checked(data: Path, callback: Callback, *, boxes: bool) -> CheckResult:
     """The folder, examined: DatasetError for what makes a training useless."""
-    checked = examine(data, callback)
+    checked = examine(data, callback, boxes=boxes)
     for finding in checked.findings:
         if finding.severity == "warning":
             callback(Message(finding.sentence, "warning"))

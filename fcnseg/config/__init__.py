@@ -47,6 +47,9 @@ _ENGINE = (
 _WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
 _SEED = "Random seed"
 _LIMIT = "Stop after N frames; 0 = no limit"
+_FILL_BOXES = (
+    "Boxes among polygons (YOLO, COCO) are filled as their class; by default they are ignored"
+)
 _CLASSES = "Only this class (name or number), repeatable; others become 255"
 _ALPHA = "Opacity of the colors over the image"
 _OUT = ("--out", "-o")
@@ -66,6 +69,7 @@ class CheckConfig(Options):
     contact: Path = option(Path("runs/check/contact.png"), "Contact sheet: images with their labels drawn over them", metavar="FILE")
     write: Path | None = option(None, "Write what was detected as a dataset.toml, to edit and train on", metavar="FILE")
     fix: Path | None = option(None, "Write a clean copy of the dataset to this new folder", metavar="OUT")
+    fill_boxes: bool = option(False, _FILL_BOXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,8 @@ class TrainConfig(Options):
     backbone_weights: str = network("auto", "Initial backbone weights: auto (ImageNet), none, or a file")
     freeze: int = network(0, "Number of backbone stages to freeze, from the input", ge=0)
     freeze_norm: bool = network(False, "Freeze the statistics of batch norms (for tiny batches)")
+
+    fill_boxes: bool = option(False, _FILL_BOXES, group="Dataset")
 
     loss: str = recipe("ce+dice", "ce, ohem, focal, dice, lovasz or a sum: ce+0.5*dice; ce+lovasz@0.5 adds lovasz at half time")
     class_weights: Literal["auto", "none", "sqrt", "inverse"] = recipe("auto", "Class weights by rarity (ce, ohem, focal): none, sqrt or inverse; auto = sqrt for two classes of which one is below 5 %, else none")
@@ -146,6 +152,7 @@ class EvalConfig(Options):
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_COMPARE)
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
+    fill_boxes: bool = option(False, _FILL_BOXES)
     tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
     csv: Path | None = option(None, "Write a table of all images: mIoU, boundary F1, IoU of each class", metavar="FILE")
     confusion: Path | None = option(None, "Write the confusion matrix as CSV, in pixels: a row for each true class", metavar="FILE")

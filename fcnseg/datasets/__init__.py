@@ -20,6 +20,7 @@ Store = Literal[
     "pixels", "alpha", "layers", "coco", "labelme", "yolo", "panoptic", "cvat-xml", "via",
     "label-studio", "supervisely", "darwin", "datumaro", "image-scope", "hasty", "cityscapes-json",
     "geojson", "run-lengths", "arrays", "stacks",
+    "coco-boxes", "yolo-boxes",
 ]  # fmt: skip
 """Where labels are: the pixels of a file, its transparency, a file for each class, outlines."""
 
@@ -125,13 +126,15 @@ class Reading:
 
     classes: names and colours; numbered names where nothing gives any.
     ignore_index: the stored ignore value (255 where labels are colours), or None.
-    why: sentences for people.
+    why: sentences for people. unlabelled: names of a class list that say "no label" (void,
+        unknown), and their stored values, which are ignored.
     """
 
     encoding: Encoding
     classes: ClassMap
     ignore_index: int | None = None
     why: tuple[str, ...] = ()
+    unlabelled: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ class Description:
         there is none. In memory it is always 255.
     drawn_split: whether the val part was chosen by us because the folder has none.
     why: what it was taken for, and why, a sentence each.
+    unlabelled: see Reading.
     """
 
     root: Path
@@ -193,6 +197,7 @@ class Description:
     ignore_index: int | None
     drawn_split: bool = False
     why: tuple[str, ...] = ()
+    unlabelled: tuple[tuple[str, int], ...] = ()
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[Named]:

@@ -28,7 +28,7 @@ from fcnseg.datasets.encoding.class_lists import (
 )
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts
-from fcnseg.datasets.formats.gathered import find_coco, find_labelme, find_yolo
+from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.many_files import Crew, ScanCache
 from fcnseg.datasets.pairing import Listing, list_folder
@@ -103,13 +103,23 @@ def describe(data: str | Path, callback: Callback = no_callback) -> Description:
     return scan(data, callback).description
 
 
-def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool = False) -> Scanned:
-    """`describe`, with what was seen in the files. pictures: look at all images as well."""
+def scan(
+    data: str | Path,
+    callback: Callback = no_callback,
+    *,
+    pictures: bool = False,
+    boxes: bool = False,
+) -> Scanned:
+    """`describe`, with what was seen in the files.
+
+    pictures: look at all images as well. boxes: boxes among outlines are filled, not ignored.
+    """
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None
     root = declared.root if declared else yaml_folder(yaml) if yaml else path
     found, listing = _find(root, declared, yaml, callback)
+    found = fill_boxes(found) if boxes else found
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
@@ -136,6 +146,7 @@ def scan(data: str | Path, callback: Callback = no_callback, *, pictures: bool =
         ignore_index=reading.ignore_index,
         drawn_split=drawn,
         why=(*found.why, *reading.why),
+        unlabelled=reading.unlabelled,
         found=found,
     )
     scanned = Scanned(description, labels, values, seen)

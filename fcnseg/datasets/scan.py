@@ -139,7 +139,7 @@ def scan_labels(
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
     look = partial(_look_at_labels, store=store, terms=terms)
-    apart = store != "coco"
+    apart = not store.startswith("coco")
     for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
         if isinstance(seen, str):
             scan.problems[index] = seen

@@ -166,6 +166,9 @@ TROUBLES: dict[str, Trouble] = {
     "orphan-image": Trouble(lambda r: first(r, "masks").unlink(), "warning", ("images",)),
     "orphan-labels": Trouble(lambda r: first(r, "images").unlink(), "warning", ("masks",)),
     "left-out": Trouble(in_coco, "warning", ("annotations/instances_train2017.json",)),
+    "unlabelled-class": Trouble(
+        lambda r: (r / "class_dict.csv").write_text("name,id\nvoid,2\na,0\nb,1\nc,3\n"), "warning"
+    ),
     "undeclared-value": Trouble(
         lambda r: relabel(first(r, "masks"), put(77)), "warning", ("masks",)
     ),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.datasets.check import examine
 from fcnseg.datasets.describe import Scanned, scan
 from fcnseg.datasets.formats import read_sample
 
@@ -87,3 +88,22 @@ def test_a_yaml_maps_stored_values_and_can_be_the_dataset(tmp_path: Path) -> Non
         seen = scan(data)
         assert seen.description.classes.names == ("ground", "ring")
         assert agrees(seen, meant)
+
+
+@pytest.mark.parametrize(
+    ("listed", "palette", "asked"),
+    [
+        ("name,r,g,b\nvoid,255,0,255\nleaf,0,255,0\nstone,0,0,255\n", (0xFF00FF,), True),
+        ("name,r,g,b\nvoid,0,0,0\nleaf,0,255,0\nstone,0,0,255\n", (0,), False),
+    ],
+)
+def test_a_name_without_labels_in_a_colour_of_its_own_is_asked_about(
+    tmp_path: Path, listed: str, palette: tuple[int, ...], asked: bool
+) -> None:
+    colors = np.array([[palette[0] >> 16, 0, palette[0] & 255], [0, 255, 0], [0, 0, 255]], np.uint8)
+    write(tmp_path, [colors[labels] for labels in discs(classes=3)], {"class_dict.csv": listed})
+    result = examine(tmp_path)
+    assert result.description.classes.names == ("leaf", "stone")
+    found = [f for f in result.findings if f.code == "unlabelled-class"]
+    assert len(found) == asked
+    assert not asked or found[0].message.startswith("Is void (#ff00ff, ")

@@ -118,9 +118,11 @@ class CheckResult:
         }
 
 
-def examine(data: str | Path, callback: Callback = no_callback) -> CheckResult:
-    """`check` without writing anything: what a training does first."""
-    return scan_and_check(Path(data), callback)[1]
+def examine(
+    data: str | Path, callback: Callback = no_callback, *, boxes: bool = False
+) -> CheckResult:
+    """`check` without writing anything: what a training does first. boxes: see `scan`."""
+    return scan_and_check(Path(data), callback, boxes=boxes)[1]
 
 
 @contextlib.contextmanager
@@ -137,9 +139,11 @@ def _without_collections() -> Iterator[None]:
 
 
 @_without_collections()
-def scan_and_check(data: Path, callback: Callback) -> tuple[Scanned, CheckResult]:
-    """What is in a folder, and what `check` says of it."""
-    seen = scan(data, callback, pictures=True)
+def scan_and_check(
+    data: Path, callback: Callback, *, boxes: bool = False
+) -> tuple[Scanned, CheckResult]:
+    """What is in a folder, and what `check` says of it. boxes: see `scan`."""
+    seen = scan(data, callback, pictures=True, boxes=boxes)
     assert seen.pictures is not None, "pictures were asked for"
     counts = count_classes(seen)
     findings = [*file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import VOC_BORDER_COLOR
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, counted, have, label_names, listed
 from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.scan import LOSSY_SUFFIXES
+from fcnseg.errors import percent
 
 SHOWN = 5
 """Values named in a message."""
@@ -33,12 +35,34 @@ WEIGHTY = 0.05
 """And such images hold together this much of the class's pixels: less does no harm."""
 
 
+PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
+"""Stored values of which nobody doubts that they are no class."""
+
+
 def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Everything about what is stored in the labels."""
     yield from _values(seen, classes)
     yield from _lossy(seen, classes)
     yield from _reading(seen)
+    yield from _no_label_names(seen)
     yield from _classes(seen, classes)
+
+
+def _no_label_names(seen: Scanned) -> Iterable[Finding]:
+    """Names that say "no label", of values that usually are classes."""
+    color = seen.description.encoding.kind == "color"
+    pixels = seen.values.pixels
+    for name, value in seen.description.unlabelled:
+        if value not in PLAIN and pixels.get(value):
+            stored = f"#{value:06x}" if color else str(value)
+            yield Finding(
+                "warning",
+                "unlabelled-class",
+                f"Is {name} ({stored}, {percent(pixels[value] / seen.values.total)} of the pixels) "
+                "a class? It is ignored, as its name says.",
+                repair=f"if it is one, write a dataset.toml (--write), take {stored} out of "
+                f'`ignore` and add a [[class]] named "{name}"',
+            )
 
 
 def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:

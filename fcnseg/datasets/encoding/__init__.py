@@ -213,6 +213,7 @@ def _read_listed(
         named([entry.name for entry in stored], colors=colors if differ(colors) else ()),
         reported[0] if reported else None,
         tuple(why),
+        tuple((entry.name, value) for entry, value in listed if entry.ignored),
     )
 
 

@@ -81,7 +81,9 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colours, named by a class list ({len(classes)} classes)"
     stored = [(entry.color or 0,) for entry in classes]
-    return _reading(stored, [entry.name for entry in classes], ignore, smeared, why)
+    reading = _reading(stored, [entry.name for entry in classes], ignore, smeared, why)
+    unlabelled = tuple((entry.name, entry.color or 0) for entry in listed if entry.ignored)
+    return replace(reading, unlabelled=unlabelled)
 
 
 def _reading(

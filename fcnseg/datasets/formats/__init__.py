@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,9 @@ _READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "alpha": _alpha,
     "layers": _layers,
     "coco": _drawn(draw_coco),
+    "coco-boxes": _drawn(partial(draw_coco, fill=True)),
     "labelme": _drawn(draw_labelme),
     "yolo": _drawn(draw_yolo),
+    "yolo-boxes": _drawn(partial(draw_yolo, fill=True)),
     **{store: one.read for store, one in FORMATS.items()},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +11,7 @@ from fcnseg.datasets import Found, Pair, SplitName, Store, Unusable
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
 from fcnseg.datasets.formats.polygons import (
     BOXES,
+    BOXES_IGNORED,
     CocoDocument,
     coco_document,
     has_area,
@@ -19,7 +20,7 @@ from fcnseg.datasets.formats.polygons import (
 )
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, stem_of
 from fcnseg.datasets.pairing.by_words import name_uniquely, partner_index, place_of
-from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.errors import DatasetError, MediaError, OptionError, as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
@@ -37,6 +38,7 @@ def find_coco(listing: Listing) -> Found | None:
         return None
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
+    boxes = 0
     for file in sorted(files, key=lambda file: not split_of(file)):  # instances_all.json last
         try:
             document = coco_document(listing.path(file))
@@ -46,6 +48,10 @@ def find_coco(listing: Listing) -> Found | None:
         names.update(dict.fromkeys(_category_names(document)))
         for why, count in document.unusable.items():
             gathered.notes.append(Unusable(listing.path(file), why, count))
+        boxed = sum(map(len, document.boxes.values()))
+        if boxed:
+            boxes += boxed
+            gathered.notes.append(Unusable(listing.path(file), BOXES_IGNORED, boxed))
         for part, image in document.images.items():
             wanted = str(image.get("file_name", ""))
             at = gathered.find_image(wanted, file)
@@ -58,7 +64,26 @@ def find_coco(listing: Listing) -> Found | None:
             gathered.add_once(pair, document.counts.get(part, 0))
     shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     why = f"{shown} is a COCO file: images, annotations, categories"
-    return gathered.found("coco", tuple(names), why)
+    return gathered.found("coco", _with_boxes(tuple(names), boxes), why)
+
+
+def _with_boxes(names: tuple[str, ...], boxes: int) -> tuple[str, ...]:
+    return (*names, BOXES) if boxes and BOXES not in names else names
+
+
+def fill_boxes(found: Found) -> Found:
+    """The same, with boxes among outlines filled as their classes; OptionError without such."""
+    if found.store not in FILLED or found.terms[-1:] != (BOXES,):
+        raise OptionError(
+            "--fill-boxes has no effect here: the dataset has no boxes among its outlines.",
+            hint="omit --fill-boxes",
+        )
+    notes = tuple(note for note in found.notes if note.why != BOXES_IGNORED)
+    why = (*found.why, "what a box alone surrounds is its class (--fill-boxes)")
+    return replace(found, store=FILLED[found.store], terms=found.terms[:-1], notes=notes, why=why)
+
+
+FILLED: Mapping[Store, Store] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 
 def find_labelme(listing: Listing) -> Found | None:
@@ -123,8 +148,7 @@ def find_yolo(listing: Listing) -> Found | None:
         largest, outlines = max([largest, *numbers]), outlines + len(numbers)
         if len(lines) > len(numbers):
             boxes += len(lines) - len(numbers)
-            why = "boxes have no outline, what they cover is ignored"
-            gathered.notes.append(Unusable(path, why, len(lines) - len(numbers)))
+            gathered.notes.append(Unusable(path, BOXES_IGNORED, len(lines) - len(numbers)))
     if boxes and not outlines:
         raise DatasetError(
             f"{listing.root} has boxes in YOLO's format, but no outlines; "
@@ -133,7 +157,7 @@ def find_yolo(listing: Listing) -> Found | None:
         )
     gathered.orphans += [listing.path(name) for name in partners.values()]
     names = _yolo_names(listing, largest + 1)
-    terms = (*names, BOXES) if boxes and BOXES not in names else names
+    terms = _with_boxes(names, boxes)
     why = "text files with a class number and an outline on each line are YOLO's"
     return gathered.found("yolo", terms, why)
 

@@ -32,17 +32,30 @@ KEPT_DOCUMENTS = 4
 BOXES = "ignore"
 """The term of areas that only a box surrounds; the name says that they do not count."""
 
+BOXES_IGNORED = "boxes have no outline, what they cover is ignored"
+
+
+NO_OUTLINE = "no segmentation"
+
+
 LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 """The points that labelme's shapes need to cover pixels; lines and points never do."""
 
 
-def draw_coco(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
-    """A COCO image's annotations as int32 (H, W) term numbers, smaller areas over larger."""
+def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
+    """A COCO image's annotations as int32 (H, W) term numbers, smaller areas over larger.
+
+    fill: what a box alone surrounds is its class; else it is the term BOXES, below all areas.
+    """
     document = coco_document(pair.labels)
     try:
         image = document.images[pair.part]
         labels = np.zeros((int(image["height"]), int(image["width"])), np.int32)
         areas = []
+        for annotation in document.boxes.get(pair.part, ()):
+            term = document.names[annotation["category_id"]] if fill else BOXES
+            if term in terms:
+                fill_polygon(labels, _box_corners(annotation["bbox"]), terms.index(term) + 1)
         for annotation in document.annotations.get(pair.part, ()):
             name = document.names.get(annotation["category_id"])
             if name in terms:
@@ -58,8 +71,9 @@ class CocoDocument:
     """A COCO file, indexed.
 
     images, annotations: by image id, as text; annotations only that can be drawn. counts: how
-    many there are of each image. unusable: how many can't be drawn whatever image files there
-    are, by reason. names: category id -> name.
+    many there are of each image. boxes: those with nothing but a box, where others have
+    outlines. unusable: how many can't be drawn whatever image files there are, by reason.
+    names: category id -> name.
     """
 
     def __init__(self, data: Json) -> None:
@@ -83,6 +97,17 @@ class CocoDocument:
             else:
                 self.counts[image] += 1
                 self.annotations.setdefault(image, []).append(annotation)
+        self.boxes = self._boxes(data["annotations"], same) if self.annotations else {}
+        self.unusable -= Counter({NO_OUTLINE: sum(map(len, self.boxes.values()))})
+
+    def _boxes(self, annotations: Sequence[Json], same: Mapping[str, str]) -> dict[str, list[Json]]:
+        found: dict[str, list[Json]] = {}
+        for one in annotations:
+            image = same.get(str(one["image_id"]), "")
+            whole = len(one.get("bbox") or ()) == 4 and one["category_id"] in self.names
+            if whole and image in self.images and self._unusable(one, image) == NO_OUTLINE:
+                found.setdefault(image, []).append(one)
+        return found
 
     def _unusable(self, annotation: Json, image: str) -> str:
         """Why an annotation can't be drawn; "" when it can."""
@@ -91,7 +116,7 @@ class CocoDocument:
             isinstance(outline, list)
             and all(isinstance(ring, list) and len(ring) in (0, 2, 4) for ring in outline)
         ):
-            return "no segmentation"
+            return NO_OUTLINE
         if image not in self.images:
             return "of an image that is not listed"
         return "" if annotation["category_id"] in self.names else "of a category that is not listed"
@@ -142,18 +167,20 @@ def has_area(shape: Json) -> bool:
     return kind in LABELME_AREAS and len(shape["points"]) >= LABELME_AREAS[kind]
 
 
-def draw_yolo(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
+def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
     """A YOLO polygon file as int32 (H, W) class numbers + 1, smaller areas over larger.
 
     What a box alone covers is the term BOXES: nobody has said which of its pixels are the thing.
+    fill: it is the box's class.
     """
     height, width = image_size(pair.image)
     labels = np.zeros((height, width), np.int32)
     scale = np.array([width, height], np.float64)
     lines = [*yolo_lines(pair.labels)]
-    for _, corners in lines:
-        if len(corners) == 2 and BOXES in terms:
-            fill_polygon(labels, _box_ring(corners) * scale, terms.index(BOXES) + 1)
+    for number, corners in lines:
+        if len(corners) == 2 and (fill or BOXES in terms):
+            term = number + 1 if fill else terms.index(BOXES) + 1
+            fill_polygon(labels, _box_ring(corners) * scale, term)
     areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
     for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
         if number < len(terms):
@@ -185,6 +212,12 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
             raise MediaError(f"{path}, line {row}: not a class and pairs of numbers.")
         if len(numbers) >= 4:
             yield number, numbers.reshape(-1, 2)
+
+
+def _box_corners(bbox: Sequence[float]) -> NDArray[np.float64]:
+    """COCO's left, top, width, height as a ring (4, 2)."""
+    left, top, width, height = (float(value) for value in bbox)
+    return _box_ring(np.array([[left + width / 2, top + height / 2], [width, height]]))
 
 
 def _box_ring(corners: NDArray[np.float64]) -> NDArray[np.float64]:
