@@ -63,7 +63,7 @@ def row(backbone: str, fuse: str) -> str:
 
 
 def cost(network: nn.Module, part: nn.Module) -> str:
-    """Millions of parameters / billions of multiply-adds of a part, in a run of the complete one."""
+    """Millions of parameters / billions of multiply-adds of a part, in a run of the network."""
     count = sum(parameter.numel() for parameter in part.parameters())
     return f"{count / 1e6:.2f} / {multiply_adds(network, part) / 1e9:.2f}"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import InputError, OptionError, did_you_mean
+from fcnseg.errors import InputError, OptionError, counted, did_you_mean
 
 IGNORE = 255
 """The value of a pixel that does not count, in every labels array inside fcnseg."""
@@ -33,13 +33,15 @@ class ClassMap:
     def __post_init__(self) -> None:
         count = len(self.names)
         if not 1 <= count <= MAX_CLASSES:
-            raise InputError(f"{count} classes; between 1 and {MAX_CLASSES} are possible.")
+            raise InputError(
+                f"{counted(count, 'class')}; between 1 and {MAX_CLASSES} are possible."
+            )
         if len(set(self.names)) != count:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise InputError(f"Class names must differ; given twice: {', '.join(twice)}.")
         if self.colors.shape != (count, 3) or self.colors.dtype != np.uint8:
             raise InputError(
-                f"{count} class names need uint8 colours of shape ({count}, 3); "
+                f"{counted(count, 'class name')}, so expected uint8 colours of shape ({count}, 3); "
                 f"found {self.colors.dtype} {self.colors.shape}."
             )
 

@@ -136,11 +136,17 @@ def shown(text: object) -> str:
     return "".join(map(_escaped, str(text)))
 
 
-def percent(fraction: float | None) -> str:
+def counted(number: int, what: str) -> str:
+    """ "1 file", "3 files", "2 classes": a number and what it counts, in the singular."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction for people: 0.7751 is "77.51 %"; a dash where there is none."""
     if fraction is None or fraction != fraction:  # NaN
         return "-"
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def points(value: float | None, other: float | None) -> str:

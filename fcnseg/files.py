@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, counted
 
 
 def cache_folder() -> Path:
@@ -145,8 +145,7 @@ def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
     if not names:
         return ""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    many = "1 folder" if len(names) == 1 else f"{len(names)} folders"
-    return f"Skipped {many} of earlier outputs in {root}: {shown}"
+    return f"Skipped {counted(len(names), 'folder')} of earlier outputs in {root}: {shown}"
 
 
 def _heading(path: Path) -> frozenset[str] | None:

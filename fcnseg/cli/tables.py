@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.errors import percent, points
+from fcnseg.errors import counted, percent, points
 
 BAR = 20
 """Characters of a full bar."""
@@ -154,8 +154,8 @@ def show_compare(result: Any) -> None:
 def show_infer(result: Any) -> None:
     """Number, speed and place of the frames: on stderr, as stdout may carry the proportions."""
     _tell(
-        f"{result.frames_out} of {result.frames_in} frames in {duration(result.seconds)}, "
-        f"{result.fps:.1f} frames/s"
+        f"{result.frames_out} of {counted(result.frames_in, 'frame')} in "
+        f"{duration(result.seconds)}, {result.fps:.1f} frames/s"
     )
     if result.flicker is not None:
         _tell(
@@ -194,9 +194,9 @@ def show_export(result: Any) -> None:
         )
     if cost is not None:
         _print(
-            f"On {cost['images']} validation images: mIoU {percent(cost['miou'])}, the original's "
-            f"{percent(cost['miou_before'])}; same labels on {percent(cost['label_agreement'])} of "
-            "pixels."
+            f"On {counted(cost['images'], 'validation image')}: mIoU {percent(cost['miou'])}, "
+            f"the original's {percent(cost['miou_before'])}; same labels on "
+            f"{percent(cost['label_agreement'])} of pixels."
         )
     _print(runnable(_USES[report["format"]].format(path=report["path"])))
 
@@ -206,7 +206,7 @@ def show_bench(result: Any) -> None:
     report = result.as_dict()
     height, width = report["size"]
     _print(f"{report['engine']}, {report['precision']}, {report['device']}")
-    _print(f"{report['frames']} frames of {width}x{height}, batch {report['batch']}")
+    _print(f"{counted(report['frames'], 'frame')} of {width}x{height}, batch {report['batch']}")
     speeds = {"network alone": "model_fps", "end to end": "end_to_end_fps", "limit": "limit_fps"}
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -13,7 +13,7 @@ import numpy as np
 from fcnseg.commands.eval import EvalResult, check_outputs, evaluate
 from fcnseg.config import CompareConfig
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import DatasetError, OptionError, to_bytes
+from fcnseg.errors import DatasetError, OptionError, percent, to_bytes
 from fcnseg.inference.evaluation import split_of
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.io.images import write_bytes
@@ -123,7 +123,9 @@ def verdict(letter: str, found: Difference) -> str:
     text = f"{letter} - A: {100 * found.value:+.2f} points of mIoU"
     if np.isnan(found.low):
         return f"{text}; one image says nothing of how sure that is."
-    text += f", {found.level:.0%} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    text += (
+        f", {percent(found.level, 0)} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    )
     if not found.clear:
         return f"{text}: these images do not tell which is better."
     return f"{text}: {letter if found.value > 0 else 'A'} is better."

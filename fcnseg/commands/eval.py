@@ -17,7 +17,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import OptionError, to_bytes
+from fcnseg.errors import OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     SCALES,
@@ -147,7 +147,9 @@ def _evaluate(
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
     description = as_the_model_sees(checked.description, segmenter, callback)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
-    callback(Message(f"{segmenter.path or 'The model'} on {len(dataset)} images ({split})"))
+    callback(
+        Message(f"{segmenter.path or 'The model'} on {counted(len(dataset), 'image')} ({split})")
+    )
     callback(Message(on_split(left_out, why)))
     scores = measure(
         arrays_of(segmenter, tta=config.tta),

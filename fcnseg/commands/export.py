@@ -10,7 +10,7 @@ from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import SIZES, Parity
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import CheckpointError, OptionError, percent
 from fcnseg.export import FORMATS, convert, opset_of, written_atomically
 from fcnseg.export.int8 import write_int8
 from fcnseg.inference.evaluation import as_the_model_sees
@@ -124,8 +124,8 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callba
         cost = _cost(original, load(written), val, callback)
         if cost.miou < cost.miou_before - MOST_LOST:
             raise CheckpointError(
-                f"In int8 the model loses too much: mIoU {cost.miou:.4f}, before "
-                f"{cost.miou_before:.4f}; at most {MOST_LOST} may go.",
+                f"In int8 the model loses too much: mIoU {percent(cost.miou)}, before "
+                f"{percent(cost.miou_before)}; at most {percent(MOST_LOST)} may be lost.",
                 hint="nothing was written; export without --precision int8",
             )
     return cost

@@ -21,7 +21,7 @@ import numpy as np
 
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, counted
 from fcnseg.files import fitting
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part, skipped_files
 from fcnseg.inference.pipeline import InferResult, Pipeline
@@ -222,6 +222,6 @@ def _keep_warning(warnings: list[Message], event: Event) -> None:
 def _all_failed(result: InferResult) -> MediaError:
     name, why = result.failed[0]
     return MediaError(
-        f"None of {len(result.failed)} files could be read; {name}: {why}",
+        f"None of {counted(len(result.failed), 'file')} could be read; {name}: {why}",
         hint="check that these are image or video files",
     )

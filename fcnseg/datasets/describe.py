@@ -48,7 +48,7 @@ from fcnseg.datasets.splits import (
     lacks_val,
     sort_pairs,
 )
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.progress import Callback, Progress, no_callback
 
@@ -234,7 +234,7 @@ def _nothing_found(root: Path, listing: Listing) -> DatasetError:
         return DatasetError(f"{root} is empty.", hint=_HINT)
     if not images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
-        seen = f"{len(listing)} files" + (f", {videos} of them videos" if videos else "")
+        seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
         return DatasetError(f"{root} has no images ({seen}).", hint=_HINT)
     found = pair_by_names(listing)
     alone, labels = len(found.orphan_images), len(found.orphan_labels)
@@ -337,7 +337,7 @@ def _longest_whole(videos: Sequence[Video], count: int) -> int:
 
 
 def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
-    text = f"no val part: {count} pairs were drawn for it, stratified by class"
+    text = f"no val part: {counted(count, 'pair')} chosen at random for it, stratified by class"
     if any(len(video.members) > longest for video in videos):
         return f"{text}; the one long video was cut into stretches of {longest} frames"
     return f"{text}; each video stays in one part" if videos else text

@@ -30,7 +30,7 @@ from fcnseg.engines.base import SCORES
 from fcnseg.engines.fuse import fold_batch_norms
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra, percent
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back
@@ -235,7 +235,7 @@ def convert(
             raise CheckpointError(
                 f"The outputs of the {format} file do not match the checkpoint's: logits differ by "
                 f"up to {parity.max_abs_diff:.3g}, labels agree on "
-                f"{parity.label_agreement:.2%} of pixels (99.9 % are required).",
+                f"{percent(parity.label_agreement, 2)} of pixels (99.9 % are required).",
                 hint="nothing was written; please report this with the checkpoint's options",
             )
     return parity

@@ -27,7 +27,7 @@ from fcnseg.datasets.encoding.matching import (
 from fcnseg.datasets.loader import load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, percent
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
@@ -130,7 +130,8 @@ def refuse_meaningless(report: Report, data: Path) -> None:
     if swapped is not None:
         raise DatasetError(
             f"{data}: the labels seem to be inverted. As they were read, mIoU is "
-            f"{report.miou:.4f}; with {' and '.join(report.names)} exchanged it is {swapped:.4f}.",
+            f"{percent(report.miou)}; with {' and '.join(report.names)} exchanged it is "
+            f"{percent(swapped)}.",
             hint="fcnseg check DATA --write dataset.toml, exchange the `values` of the two classes "
             "there, and give dataset.toml in place of the folder",
         )

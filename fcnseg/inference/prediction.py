@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import InputError, OptionError, percent
 from fcnseg.files import atomic_write, partial, temporary_beside
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, encode_image, write_image
@@ -167,7 +167,7 @@ class Prediction(PredictedArrays):
         height, width = self.labels.shape
         counts = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
         found = [
-            f"{name} {count / self.labels.size:.1%}"
+            f"{name} {percent(count / self.labels.size, 1)}"
             for name, count in zip(self.classes.names, counts, strict=True)
             if count
         ]

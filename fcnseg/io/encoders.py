@@ -1,4 +1,4 @@
-"""What turns RGB frames into a video file: PyAV where the extra `video` is there, else OpenCV.
+"""What turns RGB frames into a video file: PyAV where it is installed, else OpenCV.
 
 PyAV writes H.264, keeps each frame's own time and copies sound. OpenCV's wheels have no
 H.264 encoder, know one fixed frame rate and no sound. `fcnseg.io.video_writer` chooses, names
@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
 
 def has_pyav() -> bool:
-    """Whether the extra `video` is installed."""
+    """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
 

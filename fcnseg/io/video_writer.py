@@ -8,7 +8,10 @@ read back, verified and only then given its name. Streams and cameras are in
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -67,6 +70,20 @@ def open_encoder(
     return OpencvEncoder(path, fps, size, repeat=live)
 
 
+@contextlib.contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """OpenCV prints a line about codec tags past every log level; errors are raised as ours."""
+    sys.stderr.flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        stderr = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 class OpencvEncoder:
     """cv2.VideoWriter, which raises nothing by itself.
 
@@ -84,9 +101,10 @@ class OpencvEncoder:
         self._last: NDArray[np.uint8] | None = None
         self.codec = FOURCC[path.suffix.lower()]
         fourcc = cv2.VideoWriter.fourcc(*self.codec)
-        self._file = cv2.VideoWriter(
-            str(path), cv2.CAP_FFMPEG, fourcc, float(fps), (size[1], size[0])
-        )
+        with _without_native_messages():
+            self._file = cv2.VideoWriter(
+                str(path), cv2.CAP_FFMPEG, fourcc, float(fps), (size[1], size[0])
+            )
         if not self._file.isOpened():
             raise MediaError(
                 f"OpenCV can't write {self.codec} video to {path.parent}.",

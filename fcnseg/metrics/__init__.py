@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.errors import InputError
+from fcnseg.errors import InputError, counted
 
 Pixels = NDArray[Any] | torch.Tensor
 
@@ -124,7 +124,7 @@ class Report:
     def __post_init__(self) -> None:
         count = len(self.names)
         if self.matrix.shape != (count, count):
-            raise InputError(f"{count} classes need a ({count}, {count}) matrix.")
+            raise InputError(f"{counted(count, 'class')}: expected a ({count}, {count}) matrix.")
 
     @classmethod
     def of(

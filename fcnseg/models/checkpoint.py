@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import CheckpointError, InputError, OptionError
+from fcnseg.errors import CheckpointError, InputError, OptionError, counted
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models import build_empty
 from fcnseg.models.fcn import FCN
@@ -56,7 +56,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if len(self.classes) != self.spec.num_classes:
             raise CheckpointError(
-                f"A network of {self.spec.num_classes} classes with {len(self.classes)} names."
+                f"A network of {counted(self.spec.num_classes, 'class')} with "
+                f"{counted(len(self.classes), 'name')}."
             )
 
     def header_json(self) -> str:

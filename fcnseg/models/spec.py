@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config import Decoder, Fuse, Upsampling
-from fcnseg.errors import InputError, OptionError
+from fcnseg.errors import InputError, OptionError, counted
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
@@ -67,7 +67,7 @@ class ModelSpec:
                 )
         if not 1 <= self.num_classes <= MAX_CLASSES:
             raise OptionError(
-                f"{self.num_classes} classes; between 1 and {MAX_CLASSES} are possible."
+                f"{counted(self.num_classes, 'class')}; between 1 and {MAX_CLASSES} are possible."
             )
         if self.upsample == "subpixel" and self.fuse == "score":
             raise OptionError(

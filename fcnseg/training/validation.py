@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.dataset import Sample, SegmentationDataset
-from fcnseg.errors import MissingExtra, shown
+from fcnseg.errors import MissingExtra, percent, shown
 from fcnseg.inference.evaluation import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
@@ -132,7 +132,7 @@ def draw_worst(predict: PredictLabels, dataset: SegmentationDataset, folder: Pat
     written = []
     for rank, index in enumerate(np.argsort(shares, kind="stable")[:WORST], start=1):
         sample = dataset[int(index)]
-        text = f"{shares[index]:.1%} right: {sample.name}"
+        text = f"{percent(shares[index], 1)} right: {sample.name}"
         path = folder / f"worst{rank}_{_flat(sample.name)}.png"
         write_image(path, _beside(sample, predict([sample.image])[0], dataset, text))
         written.append(path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcnseg.device import resolve_device
-from fcnseg.errors import OptionError, closest
+from fcnseg.errors import OptionError, closest, percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
@@ -69,7 +69,7 @@ class ImageNetHeatmaps:
             Tile(
                 heatmap(grey(frame.image), share, alpha=self.alpha),
                 self.classifier.names[index],
-                f"{whole[index]:.1%} for the whole picture, peak {share.max():.2f}",
+                f"{percent(whole[index], 1)} for the whole picture, peak {share.max():.2f}",
             )
             for index, share in shares.items()
         ]

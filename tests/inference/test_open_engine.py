@@ -2,12 +2,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from fcnseg.config import EngineName
-from fcnseg.engines import ENGINES
 from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
@@ -153,7 +150,3 @@ def test_files_that_can_hold_code_are_not_run(tmp_path, suffix):
 def test_an_unknown_engine_lists_the_known(random_model):
     with pytest.raises(OptionError, match="No engine 'tensorrt'; known: auto, torch, onnxruntime"):
         open_engine(random_model, EngineOptions(engine="tensorrt"), [].append)
-
-
-def test_the_table_of_engines_and_the_option_agree():
-    assert {"auto", "torch", *ENGINES} == set(get_args(EngineName))

@@ -16,7 +16,6 @@ from fcnseg.datasets.check.findings import (
     DOUBTFUL,
     SEVERITIES,
     Finding,
-    counted,
     file_names,
     file_troubles,
     label_names,
@@ -25,7 +24,7 @@ from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
 from fcnseg.datasets.describe import Scanned, own_split_sizes, scan, split_sizes
 from fcnseg.datasets.splits import VAL_SHARE, Video, find_copies, find_lookalikes, find_videos
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted
 from fcnseg.progress import Callback, no_callback
 
 
@@ -94,7 +93,9 @@ class CheckResult:
             raise DatasetError(errors[0].sentence, hint=hint)
         details = [f"{one.sentence} Fix: {one.repair}." for one in errors]
         hint = f"{clean} writes a copy that can be used" if by_copy else f"fcnseg check {data}"
-        raise DatasetError(f"{data} has {len(errors)} errors:", hint=hint, details=details)
+        raise DatasetError(
+            f"{data} has {counted(len(errors), 'error')}:", hint=hint, details=details
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints. splits: the folder's own, if any; parts: those in use."""
@@ -208,7 +209,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "info",
             "drawn-split",
-            f"The folder has no val part: of {sizes[0] + sizes[1]} pairs {sizes[1]} were drawn for "
+            f"The folder has no val part: {sizes[1]} of {sizes[0] + sizes[1]} pairs are used for "
             "it, with each class in proportion and look-alikes kept together.",
             repair="always the same pairs for the same files; --write dataset.toml lists them",
         )
@@ -304,7 +305,7 @@ def _other_video(pairs: Sequence[Pair], video: Video, videos: Sequence[Video]) -
     pattern = best.name + "*"
     return (
         f"hold out a whole recording: --write dataset.toml, and in it under [splits] "
-        f'val = ["{pattern}"] ({len(best.members)} images) and train = ["{video.name}*"]'
+        f'val = ["{pattern}"] ({counted(len(best.members), "image")}) and train = ["{video.name}*"]'
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.formats import files_of
+from fcnseg.errors import counted
 
 Severity = Literal["error", "warning", "info"]
 
@@ -67,11 +68,6 @@ def file_names(seen: Scanned, files: Sequence[Path]) -> tuple[str, ...]:
 def relative(file: Path, root: Path) -> str:
     """A path as seen from the dataset folder, where it is below it."""
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
-
-
-def counted(number: int, what: str) -> str:
-    """ "3 files"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def are(number: int, what: str) -> str:

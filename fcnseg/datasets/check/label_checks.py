@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import VOC_BORDER_COLOR
 from fcnseg.datasets import SPLITS
-from fcnseg.datasets.check.findings import Finding, counted, have, label_names, listed
+from fcnseg.datasets.check.findings import Finding, have, label_names, listed
 from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.scan import LOSSY_SUFFIXES
-from fcnseg.errors import percent
+from fcnseg.errors import counted, percent
 
 SHOWN = 5
 """Values named in a message."""
@@ -95,8 +95,9 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "snapped",
-            f"{share:.1%} of the label pixels ({pixels:,}) have values between the classes', made "
-            "by JPEG or by resizing with interpolation; each is taken for the nearest class.",
+            f"{percent(share, 1)} of the label pixels ({pixels:,}) have values between the "
+            "classes', made by JPEG or by resizing with interpolation; each is taken for the "
+            "nearest class.",
             label_names(seen, blurred),
             "save labels as PNG and resize them with nearest-neighbour; --fix OUT writes PNGs",
         )
@@ -240,13 +241,13 @@ def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         far = logs - usual > max(FAR * deviation, np.log(TIMES))
         part = pixels[far].sum() / pixels.sum()
         if 0 < far.sum() <= len(numbers) / 20 and part >= WEIGHTY:
-            most = "" if far.sum() == 1 else f"{shares[far].min():.1%} to "
+            most = "" if far.sum() == 1 else f"{percent(shares[far].min(), 1)} to "
             yield Finding(
                 "warning",
                 "outsized-label",
-                f"{have(int(far.sum()), 'image')} {part:.0%} of all pixels of {name}, which "
-                f"covers {most}{shares[far].max():.1%} there and {np.exp(usual):.1%} elsewhere "
-                "(the median).",
+                f"{have(int(far.sum()), 'image')} {percent(part, 0)} of all pixels of {name}, "
+                f"which covers {most}{percent(shares[far].max(), 1)} there and "
+                f"{percent(np.exp(usual), 1)} elsewhere (the median).",
                 label_names(seen, numbers[far].tolist()),
                 "look at them: a region filled by mistake looks like this, and sways training and "
                 "scores. Correct the labels, or --write dataset.toml and name the images under "
@@ -258,7 +259,7 @@ def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
     total = max(1, int(pixels.sum()))
     rare = [i for i in np.argsort(pixels) if 0 < pixels[i] < RARE / len(names) * total]
     if rare:
-        shares = [f"{names[i]} ({pixels[i] / total:.2%})" for i in rare]
+        shares = [f"{names[i]} ({percent(pixels[i] / total, 2)})" for i in rare]
         heavier = (pixels.max() / pixels[rare[0]]) ** 0.5
         yield Finding(
             "info",

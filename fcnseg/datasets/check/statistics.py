@@ -16,6 +16,7 @@ from fcnseg.classes import IGNORE
 from fcnseg.datasets import SPLITS, Encoding
 from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.encoding.values import decode_values, values_of
+from fcnseg.errors import percent
 
 
 @dataclass(frozen=True)
@@ -257,9 +258,9 @@ def suggest_class_weights(pixels: Sequence[int], names: Sequence[str]) -> tuple[
         return "none", "the default loss, ce+dice, counts the overlap of each class, however rare"
     weights, total, often = sqrt_weights(pixels), sum(pixels), 1 - rare
     return "sqrt", (
-        f"{names[rare]} has {pixels[rare] / total:.2%} of the pixels, {names[often]} "
-        f"{pixels[often] / total:.1%}: by the square root of that, a pixel of the one counts "
-        f"{weights[rare] / weights[often]:.1f} times a pixel of the other"
+        f"{names[rare]} has {percent(pixels[rare] / total, 2)} of the pixels, {names[often]} "
+        f"{percent(pixels[often] / total, 1)}: by the square root of that, a pixel of the one "
+        f"counts {weights[rare] / weights[often]:.1f} times a pixel of the other"
     )
 
 

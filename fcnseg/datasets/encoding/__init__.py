@@ -26,7 +26,7 @@ from fcnseg.datasets.encoding.colors import (
     without_strays,
 )
 from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted, percent
 
 BORDER_IS_BACKGROUND = 0.75
 """Of a 0/255 mask, white is the background when it has more of the picture's edge than this."""
@@ -119,7 +119,7 @@ def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
         (*((0,) if name == background else ()), *((number[name],) if name in number else ()))
         for name in names
     )
-    why = [f"{len(things)} classes are named: {', '.join(things[:12])}"]
+    why = [f"{counted(len(things), 'class name')}: {', '.join(things[:12])}"]
     if 0 in values.pixels:
         why.append(f"what no area covers is {background}")
     if ignore:
@@ -201,7 +201,9 @@ def _read_listed(
     dropped = {value for entry, value in listed if entry.ignored}
     dropped |= set(ignore).difference(*stored.values())
     reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
-    why = [f"label values are class indices, named by a class list ({len(stored)} classes)"]
+    why = [
+        f"label values are class indices, named by a class list ({counted(len(stored), 'class')})"
+    ]
     if dropped:
         why.append(f"{', '.join(str(value) for value in sorted(dropped))} is ignored")
     colors = [
@@ -233,7 +235,9 @@ def _read_greys(
         inside = near[order[1]][0] / max(1, near[order[0]][0] + near[order[1]][0])
         if edge > max(BORDER_IS_BACKGROUND, inside):
             order.reverse()
-            why.append(f"{edge:.0%} of the pictures' edges are {order[0]}: that is the background")
+            why.append(
+                f"{percent(edge, 0)} of the pictures' edges are {order[0]}: that is the background"
+            )
     listed = [entry.name for entry in entries if not entry.ignored]
     if len(listed) == len(order) - 1 and listed[0].lower() not in BACKGROUND_NAMES:
         listed = [BINARY[0], *listed]

@@ -23,7 +23,7 @@ from fcnseg.classes import (
 from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.class_lists import Entry
 from fcnseg.datasets.encoding.values import GREY, GREYS, SMEARED, Values
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted
 
 SAME = 24
 """Colours nearer than this (distance in RGB) are one colour, smeared."""
@@ -79,7 +79,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     smeared = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else SMEARED)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)
-    why = f"labels are colours, named by a class list ({len(classes)} classes)"
+    why = f"labels are colours, named by a class list ({counted(len(classes), 'class')})"
     stored = [(entry.color or 0,) for entry in classes]
     reading = _reading(stored, [entry.name for entry in classes], ignore, smeared, why)
     unlabelled = tuple((entry.name, entry.color or 0) for entry in listed if entry.ignored)
