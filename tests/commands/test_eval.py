@@ -293,7 +293,7 @@ def test_labels_that_are_the_other_way_round_are_found_out() -> None:
     right = Report.of(np.array([[900, 20], [30, 200]]), ["background", "crack"], 3)
     refuse_meaningless(right, Path("data"))
     wrong = Report.of(right.matrix[::-1], right.names, 3)
-    with pytest.raises(DatasetError, match=r"inverted.*exchanged it is 0\.87"):
+    with pytest.raises(DatasetError, match=r"inverted.*exchanged it is 87\.37 %"):
         refuse_meaningless(wrong, Path("data"))
     poor = Report.of(np.array([[10, 990], [0, 10]]), ["background", "crack"], 3)
     refuse_meaningless(poor, Path("data"))  # all crack: bad, but not exchanged
