@@ -29,6 +29,21 @@ def as_file(image: Image.Image, format: str, **options: object) -> np.ndarray:
     return decode_image(file.getvalue())
 
 
+def test_open_files_and_addresses_of_files(tmp_path: Path) -> None:
+    """Wherever in the file they stand: whoever has just written it stands at its end."""
+    path = tmp_path / "ä b.png"
+    PIL.save(path)
+    held = io.BytesIO()
+    PIL.save(held, "PNG")
+    with path.open("rb") as file:
+        for image in (held, file, path.as_uri(), path.read_bytes()):
+            np.testing.assert_array_equal(to_rgb(image), RGB)
+    with path.open(errors="replace") as text, pytest.raises(InputError, match="not bytes"):
+        to_rgb(text)
+    with pytest.raises(InputError, match="closed file"):
+        to_rgb(file)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -175,6 +190,9 @@ def test_orientation_of_files_bytes_and_pillows_images(tmp_path: Path, orientati
         (b"", "image"),
         (None, "path"),
         (3, "path"),
+        (RGB.tolist(), "np.asarray"),
+        (TENSOR.to_sparse(), "to_dense"),
+        (torch.zeros(3, 4, 4, device="meta"), "no plain numbers"),
         ({"image": RGB}, "path"),
     ],
 )  # fmt: skip

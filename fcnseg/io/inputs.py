@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,15 @@ from fcnseg.io import eight_bits, over_white
 from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, read_image
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from torch import Tensor
 
 
 Pixels = NDArray[np.uint8]
 
 
-ImageInput: TypeAlias = "str | Path | bytes | Image.Image | NDArray[Any] | Tensor"
+ImageInput: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor"
 """What an image may be given as; see `to_rgb`."""
 
 _OVER = 1e-5
@@ -42,9 +46,10 @@ def is_several(images: object) -> bool:
 def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
     """One image as uint8 RGB (H, W, 3), upright.
 
-    image: a path; the bytes of an image file; a Pillow image of any mode; an array (H, W),
-        (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W), of
-        uint8, uint16 (its full range is scaled) or floats in 0..1. Transparency is laid over white.
+    image: a path; an image file as bytes or as an open binary file; a Pillow image of any mode; an
+        array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W), (1, H, W), (3, H, W) or
+        (4, H, W), of uint8, uint16 (its full range is scaled) or floats in 0..1. Transparency is
+        laid over white.
     bgr: arrays and tensors hold blue first, as OpenCV's do.
 
     InputError (a ValueError) where it can't be told what the numbers mean.
@@ -57,16 +62,37 @@ def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
         return decode_image(bytes(image), name="the image's bytes")
     if isinstance(image, Image.Image):
         return _from_pillow(image)
+    if hasattr(image, "read"):
+        return decode_image(_contents(image), name="the file's content")
     if hasattr(image, "detach") and hasattr(image, "permute"):  # a tensor; torch may not be loaded
         return _from_tensor(image, bgr=bgr)
     raise InputError(
-        f"An image is a path, bytes, a Pillow image, an array or a tensor; found "
+        f"An image is a path, bytes, an open file, a Pillow image, an array or a tensor; found "
         f"{type(image).__name__}.",
-        hint="several images are given as a list",
+        hint="np.asarray(image, np.uint8) makes an array of it"
+        if isinstance(image, list | tuple)
+        else "several images are given as a list",
     )
 
 
+def _contents(file: Any) -> bytes:
+    """All of an open file, from its beginning where it can go there."""
+    try:
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)
+        data = file.read()
+    except (OSError, ValueError) as error:  # closed; a text file
+        raise MediaError(f"The open file can't be read: {error}.") from None
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"The open file gives {type(data).__name__}, not bytes.", hint='open(path, "rb")'
+        )
+    return data
+
+
 def _from_path(path: str | Path) -> Pixels:
+    if str(path).startswith("file://"):
+        path = url2pathname(unquote(urlsplit(str(path)).path))
     named = Path(path).expanduser()
     if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in str(path):
         raise MediaError(
@@ -154,10 +180,13 @@ def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
             hint="image.permute(2, 0, 1), or image.numpy(): arrays are channels last",
         )
     _check_shape(shape, tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] in _CHANNELS))
-    plain = tensor.detach().cpu()
-    if plain.is_floating_point():
-        plain = plain.double()  # NumPy has no bfloat16
-    array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
+    try:
+        plain = tensor.detach().cpu()
+        if plain.is_floating_point():
+            plain = plain.double()  # NumPy has no bfloat16
+        array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, quantized, meta
+        raise InputError(f"The tensor holds no plain numbers: {error}") from None
     return _from_array(array, bgr=bgr)
 
 
@@ -169,8 +198,8 @@ def _from_pillow(image: Image.Image) -> Pixels:
         image.load()  # TIFFs are turned here
         image = ImageOps.exif_transpose(image)
         return _pillow_pixels(image)
-    except (OSError, SyntaxError) as error:
-        if isinstance(error, MediaError):
+    except (OSError, SyntaxError, ValueError) as error:  # ValueError: it was closed
+        if isinstance(error, InputError):
             raise
         raise MediaError(f"The Pillow image is not whole: {error}.") from None
 

@@ -126,6 +126,8 @@ def _open_any(
         check_watch(text)
     if text == "-":
         return _open_piped(selection, callback)
+    if text.startswith("file://"):
+        text = url2pathname(unquote(urlsplit(text).path))
     if is_address(text):
         return _open_address(text, selection, connect, callback)
     live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
@@ -226,10 +228,7 @@ def _open_file(
 def _open_address(
     address: str, selection: Selection, connect: Connect | None, callback: Callback
 ) -> Source:
-    """A file:// path, a video file on a server, or a live stream."""
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        return open_source(url2pathname(unquote(parts.path)), **vars(selection))
+    """An image or a video file on a server, or a live stream."""
     served = None if connect is not None else _look_at(address)
     if served is not None and served.image is not None:
         return ServedImage(address, served.image, selection)
