@@ -6,6 +6,7 @@ import copy
 import ctypes
 import os
 import queue
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -155,7 +156,12 @@ def resized(logits: Tensor, size: Size | None) -> Tensor:
 
 def first_line(error: Exception) -> str:
     """What a runtime's error says first; the rest is where in its own code."""
-    return str(error).strip().partition("\n")[0].rstrip(".")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not re.match(r"Exception from |Check '|While ", line)]
+    first = (said or lines or [type(error).__name__])[0]
+    # ONNX Runtime: "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from a.onnx failed:..."
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)
+    return re.sub(r"^Load model from .* failed:\s*", "", first).rstrip(".")
 
 
 LOGITS = "logits"

@@ -34,6 +34,7 @@ KEY = "fcnseg"
 """Where the header lies in a file's metadata."""
 
 TORCH_SUFFIXES = (".pth", ".pt")
+_TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
 """Other people's weights; they are read without running code in them."""
 
 
@@ -128,7 +129,10 @@ class Checkpoint:
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
-        if path.suffix in TORCH_SUFFIXES:
+        start = _first_bytes(path)
+        if path.suffix in TORCH_SUFFIXES or (
+            path.suffix != ".safetensors" and start.startswith(_TORCH)  # .ckpt, .bin ...
+        ):
             return cls._published(path)
         try:
             with utf8_name(path) as name, safe_open(name, framework="pt") as file:
@@ -137,7 +141,7 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not a checkpoint: {_what_else(path)} ({error}).", hint=TRAIN_HINT
+                f"{path} is not a checkpoint: {_what_else(path, start)}.", hint=TRAIN_HINT
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
@@ -199,13 +203,25 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
         raise CheckpointError(f"The weights do not fit the network: {'; '.join(troubles)}.")
 
 
-def _what_else(path: Path) -> str:
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+def _what_else(path: Path, start: bytes) -> str:
     """What a file that is no checkpoint seems to be, by its first bytes."""
-    with path.open("rb") as file:
-        start = file.read(16)
     if not start:
         return "it is empty"
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    if start.startswith(b"version https://git-lfs"):
+        return "it is what Git keeps in its place (`git lfs pull` gets the file itself)"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, perhaps a download that failed"
+    if start.startswith(b"\x89HDF") or start[4:8] == b"TFL3":
+        return "it is a model of TensorFlow"
+    if start.startswith(_TORCH):
         return "it looks like a PyTorch file (.pt, .pth), which can hold code"
     if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
         return "it looks like an image"

@@ -37,10 +37,12 @@ def read_state(file: Path) -> State:
         with torch.serialization.safe_globals([argparse.Namespace]):  # plain: torchvision's `args`
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        why = why_unreadable(file, error)
+        damaged = "damaged" in why or "empty" in why
         raise CheckpointError(
-            f"{file} is not a weights file that fcnseg reads: {why_unreadable(file, error)}.",
-            hint="copy it again; or, in the program that wrote it, "
-            "torch.save(model.state_dict(), 'weights.pth')",
+            f"{file} is not a weights file that fcnseg reads: {why}.",
+            hint=("copy it again; or, " if damaged else "")
+            + "in the program that wrote it: torch.save(model.state_dict(), 'weights.pth')",
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

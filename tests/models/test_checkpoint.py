@@ -225,3 +225,32 @@ def test_find_nothing(
     with pytest.raises(CheckpointError, match=says) as caught:
         find_model(model)
     assert "fcnseg train" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\noid 1\n", "git lfs pull"),
+        ("m.bin", b"<!DOCTYPE html><html>404</html>", "a web page"),
+        ("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(90), "a model of TensorFlow"),
+        ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(90), "a model of TensorFlow"),
+        ("m.safetensors", b"", "it is empty"),
+    ],
+)
+def test_what_it_is_instead_is_told(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        Checkpoint.load(tmp_path / name)
+    assert "deserializ" not in caught.value.message, "another program's words"
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pkl"])
+def test_a_file_of_torch_is_known_by_its_content(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"epoch{suffix}"
+    torch.save({"state_dict": {"model.a": torch.zeros(2)}, "callbacks": {}}, path)
+    with pytest.raises(CheckpointError, match="holds weights of a network that is not known"):
+        Checkpoint.load(path)
+    torch.save(torch.nn.Conv2d(1, 1, 1), path)
+    with pytest.raises(CheckpointError, match="objects of another program") as caught:
+        Checkpoint.load(path)
+    assert "copy it again" not in caught.value.hint, "it is not damaged"
