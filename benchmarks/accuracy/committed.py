@@ -15,7 +15,8 @@ from running import backbone_start, circumstances, data_folder, progress, said
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets import split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.run_folder import RunFolder
 

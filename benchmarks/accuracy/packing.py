@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 from running import data_folder, said
 
-from fcnseg.datasets import Description, Pair
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets import Description, Pair, split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.io.labels import write_labels

@@ -1,14 +1,16 @@
-"""The commands: each parses its options, calls one verb and prints the result.
+"""The commands: each parses its options, calls one function and prints the result.
 
-Verbs are imported when their command runs, so that `--help` does not wait for torch.
+That function is imported when its command runs, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -53,44 +55,8 @@ def main(
         os.environ[DEBUG] = "1"
 
 
-Verb = Callable[..., Any]
-
-
 def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
     return 0
-
-
-def _command(
-    name: str,
-    options: type[Any],
-    verb: Callable[[], Verb],
-    show: Callable[[Any], None],
-    *,
-    status: Callable[[Any], int] = _done,
-    hidden: bool = False,
-    by_options: bool = False,
-) -> None:
-    """Register a command: `verb()` imports and returns the function that does the work.
-
-    status: the exit status its result deserves. by_options: whether the verb takes the options
-    that were given one by one, and so knows which these are.
-    """
-
-    def run(values: Mapping[str, Any], *, as_json: bool) -> None:
-        config = options.make(values)  # before anything slow is imported
-        with Screen() as screen:
-            result = (
-                verb()(callback=screen, **values) if by_options else verb()(config, callback=screen)
-            )
-        if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
-            raise typer.Exit
-        if as_json:
-            typer.echo(json.dumps(result.as_dict()))
-        else:
-            show(result)
-        raise typer.Exit(status(result))
-
-    app.command(name, hidden=hidden)(config_command(options, run))
 
 
 def _some_failed(result: Any) -> int:
@@ -103,70 +69,59 @@ def _unusable(result: Any) -> int:
     return 1 if any(finding.severity == "error" for finding in result.findings) else 0
 
 
-def _check() -> Verb:
-    from fcnseg.commands.check import check
+class _Command(NamedTuple):
+    """A module of fcnseg.commands and its function, the options, and what shows the result.
 
-    return check
+    status: the exit status that a result deserves. by_options: whether the function takes the
+    options that were given one by one, and so knows which these are.
+    """
 
-
-def _train() -> Verb:
-    from fcnseg.commands.train import train
-
-    return train
-
-
-def _eval() -> Verb:
-    from fcnseg.commands.eval import evaluate
-
-    return evaluate
+    module: str
+    function: str
+    options: type[Any]
+    show: Callable[[Any], None]
+    status: Callable[[Any], int] = _done
+    by_options: bool = False
 
 
-def _compare() -> Verb:
-    from fcnseg.commands.compare import compare
+_VIZ = _Command("viz", "view", config.VizConfig, tables.show_viz, _some_failed)
 
-    return compare
-
-
-def _infer() -> Verb:
-    from fcnseg.commands.infer import infer
-
-    return infer
-
-
-def _viz() -> Verb:
-    from fcnseg.commands.viz import view
-
-    return view
+COMMANDS = {
+    "check": _Command("check", "check", config.CheckConfig, tables.show_check, _unusable),
+    "train": _Command("train", "train", config.TrainConfig, tables.show_train, by_options=True),
+    "eval": _Command("eval", "evaluate", config.EvalConfig, tables.show_eval),
+    "compare": _Command("compare", "compare", config.CompareConfig, tables.show_compare),
+    "infer": _Command("infer", "infer", config.InferConfig, tables.show_infer, _some_failed),
+    "viz": _VIZ,
+    "visualize": _VIZ,
+    "export": _Command("export", "export", config.ExportConfig, tables.show_export),
+    "bench": _Command("bench", "bench", config.BenchConfig, tables.show_bench),
+    "demo": _Command("demo", "demo", config.DemoConfig, tables.show_demo),
+}
 
 
-def _export() -> Verb:
-    from fcnseg.commands.export import export
+def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None:
+    """Call a command with its options, and print what comes of it."""
+    options = command.options.make(values)  # before anything slow is imported
+    with Screen() as screen:
+        module = importlib.import_module(f"fcnseg.commands.{command.module}")
+        function = getattr(module, command.function)
+        if command.by_options:
+            result = function(callback=screen, **values)
+        else:
+            result = function(options, callback=screen)
+    if os.environ.get("RANK", "0") != "0":  # torchrun's first process prints for all
+        raise typer.Exit
+    if as_json:
+        typer.echo(json.dumps(result.as_dict()))
+    else:
+        command.show(result)
+    raise typer.Exit(command.status(result))
 
-    return export
 
-
-def _bench() -> Verb:
-    from fcnseg.commands.bench import bench
-
-    return bench
-
-
-def _demo() -> Verb:
-    from fcnseg.commands.demo import demo
-
-    return demo
-
-
-_command("check", config.CheckConfig, _check, tables.show_check, status=_unusable)
-_command("train", config.TrainConfig, _train, tables.show_train, by_options=True)
-_command("eval", config.EvalConfig, _eval, tables.show_eval)
-_command("compare", config.CompareConfig, _compare, tables.show_compare)
-_command("infer", config.InferConfig, _infer, tables.show_infer, status=_some_failed)
-_command("viz", config.VizConfig, _viz, tables.show_viz, status=_some_failed)
-_command("visualize", config.VizConfig, _viz, tables.show_viz, status=_some_failed, hidden=True)
-_command("export", config.ExportConfig, _export, tables.show_export)
-_command("bench", config.BenchConfig, _bench, tables.show_bench)
-_command("demo", config.DemoConfig, _demo, tables.show_demo)
+for _name, _row in COMMANDS.items():
+    run = config_command(_row.options, functools.partial(_run, _row))
+    app.command(_name, hidden=_name == "visualize")(run)
 
 
 @app.command()

@@ -17,9 +17,9 @@ from fcnseg.config import CheckConfig
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, doubtful, scan_and_check
 from fcnseg.datasets.dataset_toml import write_declared
-from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
+from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
 from fcnseg.files import fitting, folder_beside, mark

@@ -18,6 +18,14 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 
 from fcnseg.errors import OptionError, closest, did_you_mean, from_bytes
 
+Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
+
+
+Fuse = Literal["score", "feature", "concat"]
+
+
+Upsampling = Literal["fixed", "learned", "subpixel"]
+
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),
     "learning_rate": ("lr",),

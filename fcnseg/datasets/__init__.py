@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,3 +209,31 @@ class Description:
             yield from (("the labels", file) for _, file in pair.layers)
         alone = (*self.found.orphan_images, *self.found.orphan_labels)
         yield from (("a file of the dataset", file) for file in alone)
+
+
+def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
+    """The pairs of "train", "val", "test" or "all"; DatasetError when there are none."""
+    chosen = tuple(p for p in description.pairs if split in ("all", p.split))
+    if not chosen:
+        sizes = ", ".join(f"{name} {count}" for name, count in split_sizes(description).items())
+        raise DatasetError(
+            f"{description.root} has no pairs for {split!r}; it has {sizes}.",
+            hint="eval scores another part by --split; or put images and labels in a folder "
+            f"called {split}",
+        )
+    return chosen
+
+
+def split_sizes(description: Description) -> dict[str, int]:
+    """Pairs in each part that has any: {"train": 367, "val": 101}."""
+    return sizes(description.pairs)
+
+
+def sizes(pairs: Sequence[Pair]) -> dict[str, int]:
+    """How many of some pairs are in each part."""
+    return dict(Counter(pair.split for pair in pairs))
+
+
+def files_of(pair: Pair) -> tuple[Path, ...]:
+    """The files a pair's labels are in."""
+    return tuple(path for _, path in pair.layers) or (pair.labels,)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Encoding, Found, Pair, Reading
+from fcnseg.datasets import Description, Encoding, Found, Pair, Reading, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
@@ -27,16 +26,17 @@ from fcnseg.datasets.encoding.class_lists import (
     yaml_folder,
 )
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
-from fcnseg.datasets.formats import FORMATS, layouts
+from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
-from fcnseg.datasets.many_files import Crew, ScanCache
+from fcnseg.datasets.many_files import Crew, ScanCache, Tallies
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
-from fcnseg.datasets.pairing.candidates import CHOOSE, refuse_shifted
+from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
-from fcnseg.datasets.scan import LabelScan, PictureScan, Tallies, scan_labels, scan_pictures
+from fcnseg.datasets.pairing.path_words import refuse_shifted
+from fcnseg.datasets.scan import LabelScan, PictureScan, Scanned, scan_labels, scan_pictures
 from fcnseg.datasets.splits import (
     VAL_SHARE,
     Video,
@@ -80,20 +80,6 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """A dataset's description and what was seen in its files on the way.
-
-    labels, pictures: by the order of `description.pairs`; pictures only where asked for or
-    needed to draw a split. values: of all label files.
-    """
-
-    description: Description
-    labels: LabelScan
-    values: Values
-    pictures: PictureScan | None
-
-
 def describe(data: str | Path, callback: Callback = no_callback) -> Description:
     """What a dataset is; DatasetError when it can't be trained or scored on.
 
@@ -125,7 +111,7 @@ def scan(
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, Crew(usable_cores()) as crew:
         tell = _teller("labels", len(pairs), callback)
-        labels = scan_labels(pairs, found.store, found.terms, cache, crew, tell)
+        labels = scan_labels(pairs, found.store, found.terms, cache, crew, read_stored, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
         reading = (declared and declared.reading) or _read(
@@ -153,35 +139,10 @@ def scan(
     return _draw_split(scanned) if drawn else scanned
 
 
-def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
-    """The pairs of "train", "val", "test" or "all"; DatasetError when there are none."""
-    chosen = tuple(p for p in description.pairs if split in ("all", p.split))
-    if not chosen:
-        sizes = ", ".join(f"{name} {count}" for name, count in split_sizes(description).items())
-        raise DatasetError(
-            f"{description.root} has no pairs for {split!r}; it has {sizes}.",
-            hint="eval scores another part by --split; or put images and labels in a folder "
-            f"called {split}",
-        )
-    return chosen
-
-
-def split_sizes(description: Description) -> dict[str, int]:
-    """Pairs in each part that has any: {"train": 367, "val": 101}."""
-    return _sizes(description.pairs)
-
-
-def _sizes(pairs: Sequence[Pair]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for pair in pairs:
-        sizes[pair.split] = sizes.get(pair.split, 0) + 1
-    return sizes
-
-
 def own_split_sizes(description: Description) -> dict[str, int]:
     """Pairs in each part as the folder itself names them; {} when it names none."""
     pairs = description.found.pairs
-    return _sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
+    return sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
 def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
@@ -288,7 +249,12 @@ def _read(
         return reading
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
-    values = look_closer(values, sort_pairs(found.pairs), tallies, found)
+    values = look_closer(
+        values,
+        sort_pairs(found.pairs),
+        tallies,
+        lambda pair: read_stored(pair, found.store, found.terms),
+    )
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):

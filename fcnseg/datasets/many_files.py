@@ -10,6 +10,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,9 +19,50 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from fcnseg.datasets.encoding.values import Tally
 from fcnseg.errors import to_bytes
 from fcnseg.files import cache_folder
 from fcnseg.io import one_thread_each, use_one_thread
+
+
+class Tallies:
+    """A Tally (or None) for each of many label files, in flat arrays."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._starts = array("q", [0])
+        self._kinds = bytearray()  # 0: none, 1: index, 2: color
+
+    def append(self, one: Tally | None) -> None:
+        """Add a file's tally; None for one that could not be read."""
+        self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
+        if one is not None:
+            self._numbers.extend((*one.size, one.rest, len(one.values)))
+            for part in (one.values, one.pixels, one.border, one.palette):
+                self._numbers.extend(part)
+        self._starts.append(len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, index: int) -> Tally | None:
+        kind = self._kinds[index]
+        if kind == 0:
+            return None
+        height, width, rest, count, *numbers = self._numbers[
+            self._starts[index] : self._starts[index + 1]
+        ]
+        parts = [tuple(numbers[n * count : (n + 1) * count]) for n in range(4)]
+        name = "index" if kind == 1 else "color"
+        return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
+
+    def __iter__(self) -> Iterator[Tally | None]:
+        return (self[index] for index in range(len(self)))
+
+    def good(self) -> Iterator[Tally]:
+        """The tallies of files that could be read."""
+        return (one for one in self if one is not None)
+
 
 FORMAT = 3
 """Raised when what is recorded changes, so that old records are not taken for new ones."""

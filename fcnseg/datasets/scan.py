@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Pair, Store
-from fcnseg.datasets.encoding.values import Tally, tally
-from fcnseg.datasets.formats import files_of, read_stored
+from fcnseg.datasets import Description, Pair, Store, files_of
+from fcnseg.datasets.encoding.values import Tally, Values, tally
 from fcnseg.datasets.formats.stacks import read_page
-from fcnseg.datasets.many_files import Crew, ScanCache, stamp
+from fcnseg.datasets.many_files import Crew, ScanCache, Tallies, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import encode_image, read_alpha
@@ -45,47 +43,11 @@ _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 Tell = Callable[[int], None]
 
+Read = Callable[[Pair, Store, Sequence[str]], RawLabels]
+"""Reads what is stored for a pair; a function of a module, as processes call it too."""
+
 
 _Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
-
-
-class Tallies:
-    """A Tally (or None) for each of many label files, in flat arrays."""
-
-    def __init__(self) -> None:
-        self._numbers = array("q")
-        self._starts = array("q", [0])
-        self._kinds = bytearray()  # 0: none, 1: index, 2: color
-
-    def append(self, one: Tally | None) -> None:
-        """Add a file's tally; None for one that could not be read."""
-        self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
-        if one is not None:
-            self._numbers.extend((*one.size, one.rest, len(one.values)))
-            for part in (one.values, one.pixels, one.border, one.palette):
-                self._numbers.extend(part)
-        self._starts.append(len(self._numbers))
-
-    def __len__(self) -> int:
-        return len(self._kinds)
-
-    def __getitem__(self, index: int) -> Tally | None:
-        kind = self._kinds[index]
-        if kind == 0:
-            return None
-        height, width, rest, count, *numbers = self._numbers[
-            self._starts[index] : self._starts[index + 1]
-        ]
-        parts = [tuple(numbers[n * count : (n + 1) * count]) for n in range(4)]
-        name = "index" if kind == 1 else "color"
-        return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
-
-    def __iter__(self) -> Iterator[Tally | None]:
-        return (self[index] for index in range(len(self)))
-
-    def good(self) -> Iterator[Tally]:
-        """The tallies of files that could be read."""
-        return (one for one in self if one is not None)
 
 
 @dataclass
@@ -132,13 +94,14 @@ def scan_labels(
     terms: Sequence[str],
     cache: ScanCache,
     crew: Crew,
+    read: Read,
     tell: Tell = lambda _: None,
 ) -> LabelScan:
     """Read the labels of all pairs; `tell` hears how many are done."""
     sort = "|".join((store, *terms))
     jobs = [_Job(f"{p.labels}\0{p.part}#{sort}", files_of(p), p) for p in pairs]
     scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
-    look = partial(_look_at_labels, store=store, terms=terms)
+    look = partial(_look_at_labels, read=read, store=store, terms=terms)
     apart = not store.startswith("coco")
     for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
         if isinstance(seen, str):
@@ -312,8 +275,8 @@ def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_See
     return found
 
 
-def _look_at_labels(pair: Pair, store: Store, terms: Sequence[str]) -> list[Any]:
-    raw = read_stored(pair, store, terms)
+def _look_at_labels(pair: Pair, read: Read, store: Store, terms: Sequence[str]) -> list[Any]:
+    raw = read(pair, store, terms)
     lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
     alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
     through = None if alpha is None else tally(RawLabels(alpha, None, "L"))
@@ -335,3 +298,17 @@ _TALLY = tuple(field.name for field in dataclasses.fields(Tally))
 
 
 _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A dataset's description and what was seen in its files on the way.
+
+    labels, pictures: by the order of `description.pairs`; pictures only where asked for or
+    needed to draw a split. values: of all label files.
+    """
+
+    description: Description
+    labels: LabelScan
+    values: Values
+    pictures: PictureScan | None

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import PRECISION, ExportedEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
+from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
 from fcnseg.models import build_empty
 from fcnseg.models.checkpoint import Checkpoint

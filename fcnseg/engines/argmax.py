@@ -9,9 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from fcnseg.models.fcn import Decoder, Upsample
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 
@@ -74,20 +72,6 @@ class ScoreGrid:
         """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
         pixels = self._first - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)
-
-
-def score_grid_of(network: nn.Module) -> ScoreGrid | None:
-    """The grid of the scores that a network upsamples bilinearly to logits; else None.
-
-    Only the shape of the network counts: its weights may be on the device "meta".
-    """
-    decoder = getattr(network, "decoder", None)
-    if not isinstance(decoder, Decoder) or decoder.detail is not None:
-        return None
-    last = decoder.upsamples[str(decoder.strides[-1])]
-    if not isinstance(last, Upsample) or last.factor == 1:
-        return None
-    return ScoreGrid(last.factor, last.shift)
 
 
 _PIXELS_AT_ONCE = 1 << 17

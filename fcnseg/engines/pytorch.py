@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcnseg.device import autocast, precision_name
-from fcnseg.engines.argmax import score_grid_of
+from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import ONE, Engine, Home, Images, Size, computing, resized, side_by_side
 from fcnseg.errors import OptionError
+from fcnseg.models.fcn import Decoder, Upsample
 from fcnseg.progress import release_freed_memory
 
 if TYPE_CHECKING:
@@ -102,3 +103,17 @@ class TorchEngine(Engine):
         # torch warns of read-only memory.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         return batch.to(self._device, non_blocking=True)
+
+
+def score_grid_of(network: nn.Module) -> ScoreGrid | None:
+    """The grid of the scores that a network upsamples bilinearly to logits; else None.
+
+    Only the shape of the network counts: its weights may be on the device "meta".
+    """
+    decoder = getattr(network, "decoder", None)
+    if not isinstance(decoder, Decoder) or decoder.detail is not None:
+        return None
+    last = decoder.upsamples[str(decoder.strides[-1])]
+    if not isinstance(last, Upsample) or last.factor == 1:
+        return None
+    return ScoreGrid(last.factor, last.shift)

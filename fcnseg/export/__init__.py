@@ -25,11 +25,10 @@ from fcnseg.engines import (
     open_exported,
     sample_images,
 )
-from fcnseg.engines.argmax import score_grid_of
 from fcnseg.engines.base import SCORES
 from fcnseg.engines.fuse import fold_batch_norms
 from fcnseg.engines.openvino import import_openvino, read_model
-from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra, percent
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.models.checkpoint import KEY, Checkpoint

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig
-from fcnseg.datasets import Description, Encoding
-from fcnseg.datasets.dataset import Sample, SegmentationDataset
-from fcnseg.datasets.describe import split_sizes
+from fcnseg.datasets import Description, Encoding, split_sizes
+from fcnseg.datasets.dataset import Sample, SegmentationDataset, load
 from fcnseg.datasets.encoding.matching import (
     adopt_classes,
     background_of,
@@ -24,11 +23,10 @@ from fcnseg.datasets.encoding.matching import (
     mapping,
     some,
 )
-from fcnseg.datasets.loader import load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.errors import DatasetError, percent
-from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
 from fcnseg.metrics import Confusion, Report
@@ -68,15 +66,6 @@ def predict_with_tta(
 
 MIOU_RULE = "the mean over the classes that the labels contain"
 """How classes count that are predicted where there are no labels of them: not in the mean."""
-
-Image = NDArray[np.uint8]
-
-
-Labels = NDArray[np.uint8]
-
-
-PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
-"""Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""
 
 PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
 """The same with confidence."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,15 @@ from fcnseg.io.images import cannot_write, encode_image, write_image
 from fcnseg.io.labels import write_labels
 from fcnseg.io.polygons import compressed, run_lengths
 from fcnseg.io.sources.base import Frame
+
+Image = NDArray[np.uint8]
+
+
+Labels = NDArray[np.uint8]
+
+
+PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
+"""Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""
 
 
 @dataclass(frozen=True, eq=False)

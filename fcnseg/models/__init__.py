@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fcnseg.errors import CheckpointError, OptionError, did_you_mean
-from fcnseg.models import zoo
 from fcnseg.models.backbones import (
     Backbone,
     BackboneSpec,
@@ -34,6 +33,7 @@ from fcnseg.models.backbones import (
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state
+from fcnseg.models.zoo.published import published_parts
 from fcnseg.progress import Callback, no_callback
 
 BACKBONES: dict[str, BackboneSpec] = {
@@ -96,7 +96,7 @@ def create_model(
 def build(spec: ModelSpec) -> FCN:
     """The network of a spec, randomly initialised; OptionError for an unknown backbone."""
     if spec.decoder == PUBLISHED:
-        backbone, decoder = zoo.published_parts(spec)
+        backbone, decoder = published_parts(spec)
         return FCN(backbone, spec, decoder)
     return FCN(build_backbone(spec.backbone, spec.output_stride), spec)
 

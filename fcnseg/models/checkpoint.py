@@ -24,8 +24,8 @@ from fcnseg.models import build_empty
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.models.weights import first_line, read_state
-from fcnseg.models.zoo import NAMES, TRAIN_HINT, recognised
-from fcnseg.models.zoo.published import voc_classes
+from fcnseg.models.zoo import TRAIN_HINT, recognised
+from fcnseg.models.zoo.published import NAMES, voc_classes
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""

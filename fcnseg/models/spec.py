@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fcnseg.classes import MAX_CLASSES
-from fcnseg.config import Decoder, Fuse, Upsampling
+from fcnseg.config.options import Decoder, Fuse, Upsampling
 from fcnseg.errors import InputError, OptionError, counted
 
 Skips = Literal["zero", "scaled"]

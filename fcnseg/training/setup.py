@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from fcnseg.classes import ClassMap
-from fcnseg.config import TrainConfig, Upsampling
+from fcnseg.config import TrainConfig
+from fcnseg.config.options import Upsampling
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.check import CheckResult
 from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_epochs
-from fcnseg.datasets.dataset import SegmentationDataset, collate
-from fcnseg.datasets.loader import BatchSampler, choose_workers, load
+from fcnseg.datasets.dataset import SegmentationDataset, choose_workers, collate, load
+from fcnseg.datasets.sampler import BatchSampler
 from fcnseg.datasets.splits import Provenance
 from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed

@@ -24,7 +24,7 @@ from torch import Tensor
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.dataset import Sample, SegmentationDataset
 from fcnseg.errors import MissingExtra, percent, shown
-from fcnseg.inference.evaluation import PredictLabels
+from fcnseg.inference.prediction import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report

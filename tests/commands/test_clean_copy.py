@@ -12,7 +12,8 @@ from PIL import Image
 
 from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets import split_sizes
+from fcnseg.datasets.describe import describe
 from tests.datasets import test_describe, test_pairing, written
 from tests.datasets.test_describe import LAYOUTS, assert_same, samples
 from tests.datasets.written import draw_set

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from fcnseg.datasets.check import examine
-from fcnseg.datasets.describe import Scanned, scan
+from fcnseg.datasets.describe import scan
 from fcnseg.datasets.formats import read_sample
+from fcnseg.datasets.scan import Scanned
 
 SIDE = 48
 Labels = list[np.ndarray]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fcnseg.datasets import Description
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets import Description, split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
 
 SQUARES = ((4, 4), (20, 4), (4, 20), (20, 20))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import IGNORE
+from fcnseg.datasets import split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError
 from tests.datasets import written
 from tests.datasets.test_describe import LAYOUTS, assert_same, samples, wanted

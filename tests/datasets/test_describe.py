@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets import Description
+from fcnseg.datasets import Description, split_pairs, split_sizes
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.datasets.describe import describe, split_pairs, split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError
 from tests.datasets import written
 from tests.datasets.written import NAMES, Drawn, draw_set

@@ -4,8 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from fcnseg.datasets.dataset import Sample, collate
-from fcnseg.datasets.loader import choose_workers, in_background, load
+from fcnseg.datasets.dataset import Sample, choose_workers, collate, in_background, load
 
 
 class Pictures:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from fcnseg.datasets import Description
+from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
-from fcnseg.datasets.describe import describe, split_sizes
+from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.pairing import Listing
 from fcnseg.datasets.pairing import candidates as choosing

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnseg.datasets.loader import BatchSampler, Pace
+from fcnseg.datasets.sampler import BatchSampler, Pace
 from fcnseg.errors import OptionError
 
 plans = st.builds(

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fcnseg.datasets.describe
 import fcnseg.datasets.scan
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets.describe import Scanned, scan
+from fcnseg.datasets.describe import scan
 from fcnseg.datasets.encoding.values import MOST_VALUES, Tally, tally
 from fcnseg.datasets.many_files import Crew, ScanCache, stamp
-from fcnseg.datasets.scan import Tallies
+from fcnseg.datasets.scan import Scanned, Tallies
 from fcnseg.files import cache_folder
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.labels import RawLabels
@@ -36,7 +37,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really read."""
     seen: list[str] = []
-    read, look = fcnseg.datasets.scan.read_stored, fcnseg.datasets.scan.summarize_image
+    read, look = fcnseg.datasets.describe.read_stored, fcnseg.datasets.scan.summarize_image
+    look_at_all = fcnseg.datasets.describe.scan_labels
 
     def read_stored(pair: Any, store: Any, terms: Any) -> Any:
         seen.append(f"masks/{pair.labels.name}")
@@ -46,7 +48,11 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"images/{path.name}")
         return look(path, **options)
 
-    monkeypatch.setattr(fcnseg.datasets.scan, "read_stored", read_stored)
+    def scan_labels(*about: Any) -> Any:
+        *rest, _, tell = about
+        return look_at_all(*rest, read_stored, tell)
+
+    monkeypatch.setattr(fcnseg.datasets.describe, "scan_labels", scan_labels)
     monkeypatch.setattr(fcnseg.datasets.scan, "summarize_image", summarize)
     return seen
 

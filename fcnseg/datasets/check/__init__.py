@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.datasets import SPLITS, Description, Pair
+from fcnseg.datasets import SPLITS, Description, Pair, split_sizes
 from fcnseg.datasets.check.findings import (
     DOUBTFUL,
     SEVERITIES,
@@ -22,7 +22,8 @@ from fcnseg.datasets.check.findings import (
 )
 from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
-from fcnseg.datasets.describe import Scanned, own_split_sizes, scan, split_sizes
+from fcnseg.datasets.describe import own_split_sizes, scan
+from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_SHARE, Video, find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, counted
 from fcnseg.progress import Callback, no_callback

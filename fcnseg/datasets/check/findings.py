@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fcnseg.datasets.describe import Scanned
-from fcnseg.datasets.formats import files_of
+from fcnseg.datasets import files_of
+from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import counted
 
 Severity = Literal["error", "warning", "info"]

@@ -11,8 +11,7 @@ from fcnseg.classes import VOC_BORDER_COLOR
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, have, label_names, listed
 from fcnseg.datasets.check.statistics import Frequencies
-from fcnseg.datasets.describe import Scanned
-from fcnseg.datasets.scan import LOSSY_SUFFIXES
+from fcnseg.datasets.scan import LOSSY_SUFFIXES, Scanned
 from fcnseg.errors import counted, percent
 
 SHOWN = 5

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import SPLITS, Encoding
-from fcnseg.datasets.describe import Scanned
 from fcnseg.datasets.encoding.values import decode_values, values_of
+from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import percent
 
 

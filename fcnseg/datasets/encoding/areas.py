@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import unpack
-from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.encoding.values import SMEARED, Values, packed_colors, single_numbers
-from fcnseg.datasets.formats import read_stored
-from fcnseg.datasets.scan import Tallies
+from fcnseg.datasets import Pair
+from fcnseg.datasets.encoding.values import SMEARED, Tally, Values, packed_colors, single_numbers
 from fcnseg.errors import MediaError
-from fcnseg.io.labels import region_areas
+from fcnseg.io.labels import RawLabels, region_areas
 
 SOLID = 0.1
 """Of a class's pixels at least this share has all eight neighbours of the class."""
@@ -33,13 +31,18 @@ SAMPLES = 16
 _Samples = Callable[[], Iterable[NDArray[np.int32]]]
 
 
-def look_closer(values: Values, pairs: Sequence[Pair], tallies: Tallies, found: Found) -> Values:
+def look_closer(
+    values: Values,
+    pairs: Sequence[Pair],
+    tallies: Iterable[Tally | None],
+    read: Callable[[Pair], RawLabels],
+) -> Values:
     """The values, with what only the pixels' places tell where counts leave two meanings.
 
     `solid` becomes the values that cover areas, where the others are smoothed edges between
     them; `instances` stays only where most numbers are one piece. A few files are read again.
     """
-    samples = partial(_sampled, pairs, tallies, found, values.kind)
+    samples = partial(_sampled, pairs, tallies, read, values.kind)
     if values.terms or values.lossy or values.rest:
         return values
     if values.instances:
@@ -50,13 +53,16 @@ def look_closer(values: Values, pairs: Sequence[Pair], tallies: Tallies, found: 
 
 
 def _sampled(
-    pairs: Sequence[Pair], tallies: Tallies, found: Found, kind: str
+    pairs: Sequence[Pair],
+    tallies: Iterable[Tally | None],
+    read: Callable[[Pair], RawLabels],
+    kind: str,
 ) -> Iterator[NDArray[np.int32]]:
     """The numbers or packed colours, int32 (H, W), of the label files that hold most values."""
     held = [0 if one is None else len(one.values) for one in tallies]
     for index in np.argsort([-count for count in held], kind="stable")[:SAMPLES].tolist():
         try:
-            raw = read_stored(pairs[index], found.store, found.terms)
+            raw = read(pairs[index])
         except MediaError:
             continue  # told of by the scan
         yield packed_colors(raw) if kind == "color" else single_numbers(raw)[0]

@@ -58,11 +58,6 @@ def _sideways(path: Path) -> int:
     return orientation if orientation >= 5 else 1
 
 
-def files_of(pair: Pair) -> tuple[Path, ...]:
-    """The files a pair's labels are in."""
-    return tuple(path for _, path in pair.layers) or (pair.labels,)
-
-
 def _pixels(pair: Pair, _: Sequence[str]) -> RawLabels:
     return read_raw_labels(pair.labels)
 

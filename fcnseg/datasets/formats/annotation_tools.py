@@ -23,10 +23,10 @@ from fcnseg.datasets.formats.documents import (
     Document,
     box,
     ellipse,
+    head_says,
     outlined,
     read_xml,
 )
-from fcnseg.datasets.formats.gathered import head_says
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing
 from fcnseg.io.images import IMAGE_SUFFIXES

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from fcnseg.datasets import Found, Pair, SplitName, Store, Unusable
+from fcnseg.datasets import Found, Pair, Store, Unusable
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
+from fcnseg.datasets.formats.documents import Gathered, head_says, split_of
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -18,8 +18,7 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, stem_of
-from fcnseg.datasets.pairing.by_words import name_uniquely, partner_index, place_of
+from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.errors import DatasetError, MediaError, OptionError, as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
@@ -172,62 +171,6 @@ def _texts_beside_images(listing: Listing) -> list[str]:
         return []  # captions, for example
 
 
-class Gathered:
-    """What is collected while annotation files are gone through."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.by_path = {as_text(name).lower(): name for name in listing.images}
-        self.by_name = partner_index(listing.images)
-        self.pairs: list[Pair] = []
-        self.counts: list[int] = []
-        self.numbers: dict[Path, int] = {}
-        self.orphans: list[Path] = []
-        self.broken: list[tuple[Path, str]] = []
-        self.notes: list[Unusable] = []
-
-    def find_image(self, wanted: str, file: str) -> str | None:
-        """The listed image an annotation file means by a name."""
-        return _find_image(wanted, file, self.by_path, self.by_name)
-
-    def add_once(self, pair: Pair, annotations: int) -> None:
-        """A pair, unless another file lists its image too: the first with annotations is used."""
-        number = self.numbers.setdefault(pair.image, len(self.pairs))
-        if number == len(self.pairs):
-            self.pairs.append(pair)
-            self.counts.append(annotations)
-        elif not self.counts[number]:
-            split = self.pairs[number].split or pair.split
-            self.pairs[number], self.counts[number] = replace(pair, split=split), annotations
-        elif annotations:
-            why = "listed in another file too, which is used"
-            self.notes.append(Unusable(pair.labels, why, what="image"))
-
-    def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
-        """An image that an annotation file names is not there, nor are its annotations of use."""
-        why = f"no image file {wanted!r}"
-        lost = (
-            Unusable(path, why, annotations) if annotations else Unusable(path, why, what="image")
-        )
-        self.notes.append(lost)
-
-    def found(self, store: Store, terms: tuple[str, ...], why: str) -> Found:
-        """The result; images that no annotation names are orphans."""
-        used = {pair.image for pair in self.pairs}
-        images = map(self.listing.path, self.listing.images)
-        return Found(
-            store,
-            name_uniquely(self.pairs),
-            store=store,
-            terms=terms,
-            orphan_images=tuple(path for path in images if path not in used),
-            orphan_labels=tuple(self.orphans),
-            broken=tuple(self.broken),
-            notes=tuple(self.notes),
-            why=(why,),
-        )
-
-
 def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     """The image a labelme file names; of each shape the label, and whether it covers pixels."""
     data = read_json(path)
@@ -254,59 +197,8 @@ def _category_names(document: CocoDocument) -> list[str]:
     return ordered[1:] if grouping else ordered
 
 
-def _find_image(
-    wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
-) -> str | None:
-    """The listed image an annotation file means: as a path from it or the root, else by name."""
-    wanted = as_text(wanted).replace("\\", "/").lower()
-    folder = as_text(file).rpartition("/")[0].lower()
-    for start in (folder, ""):
-        path = f"{start}/{wanted}" if start else wanted
-        if path in by_path:
-            return by_path[path]
-    inside = [name for path, name in by_path.items() if path.endswith(f"/{wanted}")] if (
-        "/" in wanted
-    ) else []  # fmt: skip
-    if len(inside) == 1:
-        return inside[0]
-    split = split_of(file)
-    name = by_name.get(wanted.rpartition("/")[2])
-    if name is None or not split or place_of(name).split in ("", split):
-        return name
-    return next(
-        (n for p, n in by_path.items()
-         if p.endswith("/" + wanted.rpartition("/")[2]) and place_of(n).split == split),
-        name,
-    )  # fmt: skip
-
-
-def split_of(file: str) -> SplitName:
-    """The split in an annotation file's own name, or in its folders'."""
-    for word in re.findall(r"[^\W\d_]+", stem_of(file).lower()):
-        if word in SPLIT_WORDS:
-            return SPLIT_WORDS[word]
-    return place_of(file).split
-
-
 def _in_listed_order(labels: Iterable[str], entries: Sequence[Entry]) -> tuple[str, ...]:
     """Labels in a class list's order, then the others by name."""
     listed = [entry.name for entry in entries]
     known = [name for name in listed if name in labels]
     return tuple(known + sorted(label for label in labels if label not in listed))
-
-
-def head_says(path: Path, words: Sequence[bytes]) -> bool:
-    """Whether a JSON file has these keys; of a large one the ends are looked at."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(1 << 16)
-            file.seek(0, 2)
-            if file.tell() > 1 << 17:
-                file.seek(-(1 << 16), 2)
-                text += file.read()
-                return words[0] in text or words[-1] in text
-            file.seek(len(text))
-            text += file.read()
-    except OSError:
-        return False
-    return all(word in text for word in words)

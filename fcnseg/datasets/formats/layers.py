@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.pairing import Listing, stem_of, suffix_of
-from fcnseg.datasets.pairing.by_words import (
-    FILLERS,
-    LABEL_WORDS,
-    bare_stem,
+from fcnseg.datasets.pairing import (
+    Listing,
     name_uniquely,
     place_of,
     split_roles,
+    stem_of,
+    suffix_of,
 )
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
 from fcnseg.datasets.pairing.candidates import looks_at, sample
 from fcnseg.errors import MediaError
 from fcnseg.io.labels import read_raw_labels
-
-ONE_CLASS = "object"
-"""What the things of a folder with one file for each thing are called."""
 
 ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
 """What a file with the areas of all others is called."""
@@ -39,9 +36,6 @@ Keys = dict[tuple[str, str, str], str]
 """The image of a split, a folder and a stem."""
 
 _SEPARATOR = re.compile(r"[^\W_]+")
-
-
-_WORD = re.compile(r"[^\W\d_]+")
 
 
 _NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
@@ -166,17 +160,6 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
                 written = stem_of(name)
                 return image, term_of([written[start:end] for start, end in rest])
     return None
-
-
-def term_of(words: Iterable[str]) -> str:
-    """The class that words beside an image's name mean: without numbers and words for labels."""
-    said = [
-        part
-        for word in words
-        for part in _WORD.findall(word)
-        if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
-    ]
-    return "_".join(said) or ONE_CLASS
 
 
 def _meant(by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:

@@ -25,8 +25,16 @@ from fcnseg.classes import (
 )
 from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, Unusable
 from fcnseg.datasets.encoding.values import Values
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, stem_of, suffix_of
-from fcnseg.datasets.pairing.by_words import LABEL_WORDS, name_uniquely, pair_by_names
+from fcnseg.datasets.pairing import (
+    LABEL_WORDS,
+    SPLIT_WORDS,
+    Listing,
+    is_image,
+    name_uniquely,
+    stem_of,
+    suffix_of,
+)
+from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.own_splits import split_in
 from fcnseg.errors import DatasetError, as_text, from_bytes, to_path
 

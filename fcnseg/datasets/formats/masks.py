@@ -18,13 +18,14 @@ from fcnseg.datasets.formats.documents import (
     Area,
     Document,
     Format,
+    Gathered,
+    head_says,
     outlined,
     refuse_broken,
 )
-from fcnseg.datasets.formats.gathered import Gathered, head_says
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, stem_of
-from fcnseg.datasets.pairing.by_words import bare_stem, place_of
+from fcnseg.datasets.pairing import Listing, place_of, stem_of
+from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import RawLabels, read_raw_labels
 

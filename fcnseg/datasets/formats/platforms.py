@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.formats.documents import Annotated, Area, Document, box, ellipse, outlined
-from fcnseg.datasets.formats.gathered import head_says
+from fcnseg.datasets.formats.documents import (
+    Annotated,
+    Area,
+    Document,
+    box,
+    ellipse,
+    head_says,
+    outlined,
+)
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing
 from fcnseg.io.polygons import decode_runs, unpack_runs

@@ -12,8 +12,14 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets.formats.documents import Annotated, Area, Document, outlined, read_xml
-from fcnseg.datasets.formats.gathered import head_says
+from fcnseg.datasets.formats.documents import (
+    Annotated,
+    Area,
+    Document,
+    head_says,
+    outlined,
+    read_xml,
+)
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing
 

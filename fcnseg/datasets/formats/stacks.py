@@ -19,8 +19,7 @@ from PIL import Image
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.masks import as_labels, read_numpy
-from fcnseg.datasets.pairing import Listing, stem_of
-from fcnseg.datasets.pairing.by_words import place_of
+from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.candidates import Look, look_at, sample, tell_labels
 from fcnseg.errors import DatasetError, MediaError, MissingExtra
 from fcnseg.io.images import UNIDENTIFIED, open_with_pillow, unreadable_image

@@ -1,16 +1,17 @@
-"""Images paired with their labels. Here: the files of a folder, and what their paths share."""
+"""Images paired with their labels. Here: a folder's files, listed once, and what its words say."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from fcnseg.datasets import SplitName
+from fcnseg.datasets import Pair, SplitName
+from fcnseg.errors import as_text
 from fcnseg.files import inputs_in, skipped_outputs
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.progress import Callback, Message, no_callback
@@ -104,189 +105,6 @@ def _walk(root: Path, outputs: list[Path]) -> Iterator[str]:
         yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 
-_CHUNK = re.compile(r"[^\W_]+")
-
-
-_RUN = re.compile(r"\d+|[^\W\d_]+")
-
-
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-RECURS = 50
-"""A word says something of a side when it is in one of so many files, or more."""
-
-NUMBER_RECURS = 6
-"""And a number that stands alone, or a word with a number in it (`manual1`, `v2`)."""
-
-GROUP = 40
-"""Of files that only their words tell apart, so many are compared with all others."""
-
-MOST = 24
-"""Differences that are looked at."""
-
-Words = tuple[str, ...]
-"""Sorted, with repetitions."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What tells two sides apart: words (with repetitions) that only the one or the other has."""
-
-    first: Words
-    second: Words
-
-    def swapped(self) -> Difference:
-        """The same, seen from the other side."""
-        return Difference(self.second, self.first)
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A file's path taken apart: words that recur, what identifies its image, its split.
-
-    numbers: all numbers in their order, those among the words too.
-    """
-
-    words: Words
-    identity: tuple[str | int, ...]
-    split: SplitName
-    numbers: tuple[int, ...]
-
-
-class Names:
-    """The files of a folder, taken apart together: what recurs is only seen in all of them."""
-
-    def __init__(self, files: Sequence[str], *, suffixes: bool = False) -> None:
-        """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder)."""
-        self.files = tuple(files)
-        chunks = {name: _chunks(name) for name in files}
-        recurring = _recurring(chunks.values())
-        self._names = {
-            name: _take_apart(parts, recurring, suffix_of(name) if suffixes else "")
-            for name, parts in chunks.items()
-        }
-
-    @cached_property
-    def _by_identity(self) -> dict[tuple[str | int, ...], list[str]]:
-        groups: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
-        for name in self.files:
-            groups[self._names[name].identity].append(name)
-        return groups
-
-    @cached_property
-    def _by_all(self) -> dict[tuple[tuple[str | int, ...], Words], list[str]]:
-        groups: dict[tuple[tuple[str | int, ...], Words], list[str]] = defaultdict(list)
-        for name in self.files:
-            groups[self._names[name].identity, self._names[name].words].append(name)
-        return groups
-
-    def differences(self) -> list[Difference]:
-        """What tells files of one image apart, the most frequent first; of each two, one way."""
-        counts: Counter[Difference] = Counter()
-        for group in self._by_identity.values():
-            for first, second in _couples(group):
-                one, other = self._names[first], self._names[second]
-                if one.words != other.words and _agree(one.split, other.split):
-                    counts[_difference(one.words, other.words)] += 1
-        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0].first, item[0].second))
-        return [difference for difference, count in ordered[:MOST] if count > 1]
-
-    def matches(self, difference: Difference) -> list[tuple[str, str]]:
-        """The files of the first side, each with its one partner on the second."""
-        taken = Counter(difference.first)
-        added = Counter(difference.second)
-        found = []
-        for name in self.files:
-            own = self._names[name]
-            words = Counter(own.words)
-            if taken - words:
-                continue
-            wanted = tuple(sorted((words - taken + added).elements()))
-            partners = [
-                other
-                for other in self._by_all.get((own.identity, wanted), ())
-                if _agree(own.split, self._names[other].split)
-            ]
-            if len(partners) > 1:
-                partners = self._nearest(own, partners)
-            if len(partners) == 1:
-                found.append((name, partners[0]))
-        used = Counter(partner for _, partner in found)
-        return [(name, partner) for name, partner in found if used[partner] == 1]
-
-    def _nearest(self, own: _Name, partners: Sequence[str]) -> list[str]:
-        """Of files with the same words those of the same split, then with numbers in the order
-        of a file's own (`0/1.jpg` is not `1/0.jpg`)."""
-        same = [other for other in partners if self._names[other].split == own.split]
-        left = same or partners
-        return [
-            other
-            for other in left
-            if _in_order(own.numbers, self._names[other].numbers)
-            or _in_order(self._names[other].numbers, own.numbers)
-        ]
-
-
-def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
-    """Whether numbers stand among others in the same order."""
-    rest = iter(more)
-    return all(number in rest for number in some)
-
-
-def _chunks(name: str) -> list[str]:
-    """Runs of letters and digits in a path without its suffix, numbers without padding."""
-    bare = name[: len(name) - len(suffix_of(name))]
-    parts = _CHUNK.findall(_CAMEL.sub("_", bare))
-    return [str(int(part)) if part.isdecimal() else part.lower() for part in parts]
-
-
-def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
-    """The words that are in many paths, and the numbers (or mixtures) that are in very many."""
-    counts: Counter[str] = Counter()
-    total = 0
-    for chunks in paths:
-        total += 1
-        counts.update({*chunks, *(run for chunk in chunks for run in _RUN.findall(chunk))})
-    return frozenset(
-        word
-        for word, count in counts.items()
-        if count > 1
-        and count * (NUMBER_RECURS if any(map(str.isdecimal, word)) else RECURS) >= total
-    )
-
-
-def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -> _Name:
-    words: list[str] = [suffix] if suffix else []
-    identity: list[str | int] = []
-    splits: list[SplitName] = []
-    for chunk in chunks:
-        for run in [chunk] if chunk in recurring else _RUN.findall(chunk):
-            if run in SPLIT_WORDS:
-                splits.append(SPLIT_WORDS[run])
-            elif run in recurring:
-                words.append(run)
-            else:
-                identity.append(int(run) if run.isdecimal() else run)
-    numbers = (int(run) for chunk in chunks for run in _RUN.findall(chunk) if run.isdecimal())
-    return _Name(tuple(sorted(words)), tuple(identity), one_split(splits), tuple(numbers))
-
-
-def _couples(group: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for place, first in enumerate(group[:GROUP]):
-        for second in group[place + 1 :]:
-            yield first, second
-
-
-def _difference(first: Words, second: Words) -> Difference:
-    one, other = Counter(first), Counter(second)
-    sides = (tuple(sorted(part.elements())) for part in (one - other, other - one))
-    return Difference(*sorted(sides))
-
-
-def _agree(one: SplitName, other: SplitName) -> bool:
-    return not one or not other or one == other
-
-
 SPLIT_WORDS: Mapping[str, SplitName] = {
     "train": "train", "training": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -311,3 +129,143 @@ def one_split(said: Sequence[SplitName]) -> SplitName:
     if splits == {"train", "val"}:
         return "train"
     return splits.pop() if len(splits) == 1 else ""
+
+
+IMAGE_WORDS = frozenset(
+    [
+        "image", "images", "img", "imgs", "jpegimages", "jpgs", "rgb", "input", "inputs",
+        "photo", "photos", "picture", "pictures", "frame", "frames", "leftimg8bit", "sat", "x",
+    ]
+)  # fmt: skip
+
+
+LABEL_WORDS = frozenset(
+    [
+        "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations",
+        "gt", "gts", "groundtruth", "ground_truth", "seg", "segs", "segmentation",
+        "segmentations", "segmentationclass", "segmentationclasspng", "target", "targets",
+        "labelids", "labeltrainids", "gtfine", "gtcoarse", "labelled", "labeled", "y",
+    ]
+)  # fmt: skip
+
+FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
+"""Words that change nothing in a folder's name ("masks_png")."""
+
+OTHER_WORDS = frozenset(
+    [
+        "segmentationobject", "segmentationobjectpng", "segmentationclassvisualization",
+        "inst", "instance", "instances", "instanceids", "panoptic", "depth", "disparity", "overlay",
+        "overlays",
+    ]
+)  # fmt: skip
+"""Folders of pictures that are neither."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file stands.
+
+    role: "images", "labels", "other" or "" when no folder says.
+    rest: the folders that say nothing, as written.
+    """
+
+    split: SplitName
+    role: str
+    rest: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What partners have in common."""
+        return self.split, "/".join(self.rest).lower()
+
+
+def place_of(name: str) -> Place:
+    """What the folders of a listed file say."""
+    return _place(name.rpartition("/")[0])
+
+
+@lru_cache(maxsize=4096)
+def _place(folder: str) -> Place:
+    split: SplitName = ""
+    role = ""
+    rest = []
+    for part in folder.split("/") if folder else []:
+        said_split, said_role = read_word(part)
+        split = said_split or split
+        role = said_role or role
+        if not (said_split or said_role):
+            rest.append(part)
+    return Place(split, role, tuple(rest))
+
+
+def read_word(folder: str) -> tuple[SplitName, str]:
+    """The split and the role in a folder's name ("trainannot": train, labels); ("", "") if none."""
+    word = folder.lower().replace(" ", "_").replace("-", "_")
+    if word in OTHER_WORDS:
+        return "", "other"
+    if _role(word):
+        return "", _role(word)
+    splits: list[SplitName] = []
+    role = ""
+    for token in (part for run in LETTERS.findall(word) for part in _unfuse(run)):
+        if token in SPLIT_WORDS:
+            splits.append(SPLIT_WORDS[token])
+        elif _role(token):
+            role = "labels" if "labels" in (role, _role(token)) else "images"
+        elif token not in FILLERS:
+            return "", ""
+    return one_split(splits), role
+
+
+def _role(word: str) -> str:
+    return "images" if word in IMAGE_WORDS else "labels" if word in LABEL_WORDS else ""
+
+
+def _unfuse(word: str) -> tuple[str, ...]:
+    """ "trainannot" as train, annot."""
+    for split in SPLIT_WORDS:
+        if word.startswith(split) and _role(word[len(split) :]):
+            return split, word[len(split) :]
+        if word.endswith(split) and _role(word[: -len(split)]):
+            return word[: -len(split)], split
+    return (word,)
+
+
+def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Pairs whose names differ: with their split, and their file's suffix, where needed."""
+    for longer in _LONGER_NAMES:
+        if max(Counter(pair.name for pair in pairs).values(), default=1) == 1:
+            break
+        pairs = [replace(pair, name=longer(pair)) for pair in pairs]
+    return tuple(pairs)
+
+
+_LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
+    lambda pair: f"{pair.split}/{pair.name}" if pair.split else pair.name,
+    lambda pair: pair.name + pair.image.suffix,
+    lambda pair: f"{pair.name}-{pair.part}",
+)
+
+
+def partner_index(files: Iterable[str]) -> dict[str, str]:
+    """Image files by stem and by name, lower case: for annotation files that name their image."""
+    index: dict[str, str] = {}
+    for name in files:
+        if is_image(name):
+            base = as_text(name).rpartition("/")[2].lower()
+            index.setdefault(base, name)
+            index.setdefault(stem_of(base), name)
+    return index
+
+
+def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The image files and the label files, as the names of their folders say."""
+    by_role: dict[str, list[str]] = {"images": [], "labels": [], "other": [], "": []}
+    for name in files:
+        by_role[place_of(name).role].append(name)
+    if by_role["labels"]:
+        return by_role["images"] or by_role[""], by_role["labels"]
+    return by_role["images"] + by_role[""], []
+
+
+LETTERS = re.compile(r"[^\W\d_]+")

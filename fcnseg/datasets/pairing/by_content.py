@@ -12,15 +12,15 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from fcnseg.datasets import Found
-from fcnseg.datasets.formats.layers import term_of
-from fcnseg.datasets.pairing import Listing, Names
-from fcnseg.datasets.pairing.by_words import (
+from fcnseg.datasets.pairing import (
     IMAGE_WORDS,
     LABEL_WORDS,
     OTHER_WORDS,
+    Listing,
     name_uniquely,
     place_of,
 )
+from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     Candidate,
@@ -38,6 +38,7 @@ from fcnseg.datasets.pairing.candidates import (
     two_label_sets,
     why,
 )
+from fcnseg.datasets.pairing.path_words import Names
 from fcnseg.errors import DatasetError
 
 SECONDARY = OTHER_WORDS | {

@@ -1,53 +1,22 @@
-"""Images and label files paired by the names of files and folders.
-
-One rule for many layouts: each folder's name is read as a split (train, val, test), a role
-(images or labels), both ("trainannot") or neither; two files of different roles belong
-together when everything else about their paths agrees.
-"""
+"""Images and label files paired by the names of files and folders."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 
-from fcnseg.datasets import Found, Pair, SplitName
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
-from fcnseg.errors import as_text
-
-IMAGE_WORDS = frozenset(
-    [
-        "image", "images", "img", "imgs", "jpegimages", "jpgs", "rgb", "input", "inputs",
-        "photo", "photos", "picture", "pictures", "frame", "frames", "leftimg8bit", "sat", "x",
-    ]
-)  # fmt: skip
-
-
-LABEL_WORDS = frozenset(
-    [
-        "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations",
-        "gt", "gts", "groundtruth", "ground_truth", "seg", "segs", "segmentation",
-        "segmentations", "segmentationclass", "segmentationclasspng", "target", "targets",
-        "labelids", "labeltrainids", "gtfine", "gtcoarse", "labelled", "labeled", "y",
-    ]
-)  # fmt: skip
-
-
-_LETTERS = re.compile(r"[^\W\d_]+")
-
-FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
-"""Words that change nothing in a folder's name ("masks_png")."""
-
-OTHER_WORDS = frozenset(
-    [
-        "segmentationobject", "segmentationobjectpng", "segmentationclassvisualization",
-        "inst", "instance", "instances", "instanceids", "panoptic", "depth", "disparity", "overlay",
-        "overlays",
-    ]
-)  # fmt: skip
-"""Folders of pictures that are neither."""
+from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.pairing import (
+    FILLERS,
+    LABEL_WORDS,
+    Listing,
+    name_uniquely,
+    place_of,
+    read_word,
+    split_roles,
+    stem_of,
+    suffix_of,
+)
 
 _LABEL_WORD = r"(masks?|labels?|l|seg|segmentation|gt|groundtruth|annot|annotation|target)"
 
@@ -63,24 +32,6 @@ _IMAGE_END = re.compile(r"[_\-. ](images?|img|rgb|sat|leftimg8bit|input)$", re.I
 _BEGINNING = re.compile(
     r"^(masks?|labels?|gt|seg|annot|annotation|images?|img)[_\-. ](?=.)", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a file stands.
-
-    role: "images", "labels", "other" or "" when no folder says.
-    rest: the folders that say nothing, as written.
-    """
-
-    split: SplitName
-    role: str
-    rest: tuple[str, ...]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What partners have in common."""
-        return self.split, "/".join(self.rest).lower()
 
 
 def find_folders(listing: Listing) -> Found | None:
@@ -130,68 +81,6 @@ _WHY = {
     "camvid": "every folder X of images has a folder Xannot of labels",
     "side by side": "label files lie beside their images and differ in the end of the name",
 }
-
-
-def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The image files and the label files, as the names of their folders say."""
-    by_role: dict[str, list[str]] = {"images": [], "labels": [], "other": [], "": []}
-    for name in files:
-        by_role[place_of(name).role].append(name)
-    if by_role["labels"]:
-        return by_role["images"] or by_role[""], by_role["labels"]
-    return by_role["images"] + by_role[""], []
-
-
-def place_of(name: str) -> Place:
-    """What the folders of a listed file say."""
-    return _place(name.rpartition("/")[0])
-
-
-@lru_cache(maxsize=4096)
-def _place(folder: str) -> Place:
-    split: SplitName = ""
-    role = ""
-    rest = []
-    for part in folder.split("/") if folder else []:
-        said_split, said_role = read_word(part)
-        split = said_split or split
-        role = said_role or role
-        if not (said_split or said_role):
-            rest.append(part)
-    return Place(split, role, tuple(rest))
-
-
-def read_word(folder: str) -> tuple[SplitName, str]:
-    """The split and the role in a folder's name ("trainannot": train, labels); ("", "") if none."""
-    word = folder.lower().replace(" ", "_").replace("-", "_")
-    if word in OTHER_WORDS:
-        return "", "other"
-    if _role(word):
-        return "", _role(word)
-    splits: list[SplitName] = []
-    role = ""
-    for token in (part for run in _LETTERS.findall(word) for part in _unfuse(run)):
-        if token in SPLIT_WORDS:
-            splits.append(SPLIT_WORDS[token])
-        elif _role(token):
-            role = "labels" if "labels" in (role, _role(token)) else "images"
-        elif token not in FILLERS:
-            return "", ""
-    return one_split(splits), role
-
-
-def _role(word: str) -> str:
-    return "images" if word in IMAGE_WORDS else "labels" if word in LABEL_WORDS else ""
-
-
-def _unfuse(word: str) -> tuple[str, ...]:
-    """ "trainannot" as train, annot."""
-    for split in SPLIT_WORDS:
-        if word.startswith(split) and _role(word[len(split) :]):
-            return split, word[len(split) :]
-        if word.endswith(split) and _role(word[: -len(split)]):
-            return word[: -len(split)], split
-    return (word,)
 
 
 def _is_annot(images: Sequence[str], labels: Sequence[str]) -> bool:
@@ -261,28 +150,19 @@ def bare_stem(stem: str) -> str:
     return (short or stem).lower()
 
 
-def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs whose names differ: with their split, and their file's suffix, where needed."""
-    for longer in _LONGER_NAMES:
-        if max(Counter(pair.name for pair in pairs).values(), default=1) == 1:
-            break
-        pairs = [replace(pair, name=longer(pair)) for pair in pairs]
-    return tuple(pairs)
+ONE_CLASS = "object"
+"""What the things of a folder with one file for each thing are called."""
 
 
-_LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
-    lambda pair: f"{pair.split}/{pair.name}" if pair.split else pair.name,
-    lambda pair: pair.name + pair.image.suffix,
-    lambda pair: f"{pair.name}-{pair.part}",
-)
+_WORD = re.compile(r"[^\W\d_]+")
 
 
-def partner_index(files: Iterable[str]) -> dict[str, str]:
-    """Image files by stem and by name, lower case: for annotation files that name their image."""
-    index: dict[str, str] = {}
-    for name in files:
-        if is_image(name):
-            base = as_text(name).rpartition("/")[2].lower()
-            index.setdefault(base, name)
-            index.setdefault(stem_of(base), name)
-    return index
+def term_of(words: Iterable[str]) -> str:
+    """The class that words beside an image's name mean: without numbers and words for labels."""
+    said = [
+        part
+        for word in words
+        for part in _WORD.findall(word)
+        if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
+    ]
+    return "_".join(said) or ONE_CLASS

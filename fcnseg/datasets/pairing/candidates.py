@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -323,49 +322,3 @@ def _is_grey(values: NDArray[np.int32] | NDArray[np.uint8]) -> bool:
     return bool(
         (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all()
     )
-
-
-def refuse_shifted(listing: Listing, found: Found) -> None:
-    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8).
-
-    Files of the same number then need not belong together, and nothing but the images tells.
-    """
-    alone = (*found.orphan_images, *found.orphan_labels)
-    if found.store != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
-        return
-    if any(_number(pair.image) != _number(pair.labels) for pair in found.pairs):
-        return
-    sides = {pair.image.parent for pair in found.pairs}, {p.labels.parent for p in found.pairs}
-    if sides[0] & sides[1] or len(sides[0]) > 1 or len(sides[1]) > 1:
-        return
-    left = [[path for path in alone if path.parent in side] for side in sides]
-    images, labels = (
-        sorted(_number(path) for path in (*(pair.image for pair in found.pairs), *some))
-        for some in left
-    )
-    if len(images) == len(labels) and all(
-        side[0] >= 0 and side == [*range(side[0], side[0] + len(side))] for side in (images, labels)
-    ):
-        raise _shifted(listing, found, images, labels, [*left[0], *left[1]])
-
-
-def _shifted(
-    listing: Listing, found: Found, images: list[int], labels: list[int], alone: Sequence[Path]
-) -> DatasetError:
-    first = found.pairs[0]
-    files = [str(path.relative_to(listing.root)) for path in alone]
-    return DatasetError(
-        f"{listing.root}: the images are numbered {images[0]} to {images[-1]}, the label files "
-        f"{labels[0]} to {labels[-1]}. Do files with the same number belong together "
-        f"({len(found.pairs)} pairs, {len(files)} files left over) or those in the same place "
-        f"({len(images)} pairs)?",
-        hint=f"the same number: remove {' and '.join(files[:4])}, or write a dataset.toml: root = "
-        f'"{listing.root}", images = "{first.image.parent.relative_to(listing.root).as_posix()}"; '
-        "the same place: list the pairs in a CSV, a line each: image,labels[,split]",
-    )
-
-
-def _number(path: Path) -> int:
-    """The last number in a file's stem; -1 when there is none."""
-    found = re.findall(r"\d+", path.stem)
-    return int(found[-1]) if found else -1

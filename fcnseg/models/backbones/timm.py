@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError, did_you_mean
 from fcnseg.models.backbones import Features
-from fcnseg.models.fcn import LearnedUpsample
 from fcnseg.models.spec import Preprocess
 from fcnseg.models.weights import State, first_line
 
@@ -132,8 +131,8 @@ def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
     for module in plain.modules():
         if isinstance(module, nn.Conv2d):
             _narrow(module, tail)
-        elif isinstance(module, LearnedUpsample):
-            module.weight = nn.Parameter(module.weight[:1, :1].clone(), requires_grad=False)
+        elif isinstance(kernel := getattr(module, "weight", None), Tensor) and kernel.ndim == 4:
+            module.weight = nn.Parameter(kernel[:1, :1].clone(), requires_grad=False)  # upsamples
         else:  # what scales channels
             for name, parameter in list(module.named_parameters(recurse=False)):
                 one = torch.ones(1, *parameter.shape[1:])

@@ -8,24 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import nn
-
-from fcnseg.errors import CheckpointError, OptionError, did_you_mean
-from fcnseg.models.backbones import Features
+from fcnseg.errors import CheckpointError, did_you_mean
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.models.weights import State, download
 from fcnseg.models.zoo import published
-from fcnseg.models.zoo.published import TORCHVISION, official_url, voc_classes
+from fcnseg.models.zoo.published import NAMES, official_url
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback, no_callback
-
-__all__ = [
-    "BEST", "NAMES", "SHIPPED", "TRAIN_HINT", "find_model", "model_files", "official_url",
-    "published_parts", "recognised", "voc_classes",
-]  # fmt: skip
-
-NAMES: tuple[str, ...] = tuple(TORCHVISION)
-"""Published networks that -m takes by name."""
 
 SHIPPED = Path(__file__).parent
 """Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
@@ -33,20 +22,6 @@ SHIPPED = Path(__file__).parent
 BEST = "best.safetensors"
 
 TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
-
-
-def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
-    """Backbone and decoder of a published network, randomly initialised.
-
-    OptionError lists the known.
-    """
-    if spec.backbone in published.KINDS:
-        backbone = published.OriginalVGG()
-        return backbone, published.OriginalDecoder(spec.backbone, spec.num_classes)
-    if spec.backbone in TORCHVISION:
-        return published.torchvision_parts(spec)
-    known = ", ".join((*NAMES, *published.KINDS))
-    raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")
 
 
 def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:

@@ -184,10 +184,6 @@ TORCHVISION: dict[str, _Entry] = {
 }
 
 
-NAMES: tuple[str, ...] = tuple(TORCHVISION)
-"""What -m takes by name."""
-
-
 class TorchvisionFeatures(Features):
     """The backbone of one of torchvision's segmentation models."""
 
@@ -296,3 +292,21 @@ def _name_of(state: State) -> tuple[str, Tensor] | None:
             if {sign, last, part} <= state.keys() and f"{head}_{backbone}" in TORCHVISION:
                 return f"{head}_{backbone}", state[last]
     return None
+
+
+NAMES: tuple[str, ...] = tuple(TORCHVISION)
+"""Published networks that -m takes by name."""
+
+
+def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
+    """Backbone and decoder of a published network, randomly initialised.
+
+    OptionError lists the known.
+    """
+    if spec.backbone in KINDS:
+        backbone = OriginalVGG()
+        return backbone, OriginalDecoder(spec.backbone, spec.num_classes)
+    if spec.backbone in TORCHVISION:
+        return torchvision_parts(spec)
+    known = ", ".join((*NAMES, *KINDS))
+    raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")

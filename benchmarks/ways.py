@@ -1,0 +1,116 @@
+"""How many of the package's files one run of a command enters, and how often it changes file.
+
+    python benchmarks/ways.py [COMMAND ...]
+
+Counts what a reader has to follow: with `sys.setprofile` in every thread, each call of a function
+of fcnseg on tiny data. Importing does not count. A change of file is a call that goes from a
+function in one file of the package to a function in another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.export import export
+from fcnseg.commands.infer import infer
+from fcnseg.commands.train import train
+from fcnseg.commands.viz import view
+from fcnseg.config import ExportConfig, InferConfig, TrainConfig, VizConfig
+
+PACKAGE = str(Path(__file__).resolve().parent.parent / "fcnseg") + os.sep
+GOALS = {"train": 70, "infer": 32, "viz": 24, "export": 18}
+
+
+class Way:
+    """The functions of fcnseg that were entered, and the calls from one file to another."""
+
+    def __init__(self) -> None:
+        self.functions: set[CodeType] = set()
+        self.changes = 0
+
+    def __enter__(self) -> Way:
+        threading.setprofile(self._see)
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    @property
+    def files(self) -> set[str]:
+        """Files entered, relative to the package."""
+        return {code.co_filename.removeprefix(PACKAGE) for code in self.functions}
+
+    def _see(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(PACKAGE):
+            return
+        if code.co_name == "<module>" or _is_imported(frame):
+            return
+        self.functions.add(code)
+        caller = frame.f_back
+        while caller is not None and not caller.f_code.co_filename.startswith(PACKAGE):
+            caller = caller.f_back
+        self.changes += caller is not None and caller.f_code.co_filename != code.co_filename
+
+
+def _is_imported(frame: FrameType) -> bool:
+    """Whether a call belongs to a module that is being loaded."""
+    at: FrameType | None = frame
+    while at is not None:
+        if at.f_code.co_name == "<module>" and at.f_code.co_filename.startswith(PACKAGE):
+            return True
+        at = at.f_back
+    return False
+
+
+def ways(folder: Path) -> dict[str, Callable[[], Any]]:
+    """A run of each command on tiny data: 8 images, 12 frames, one image, one checkpoint."""
+    data, model, device = folder / "data", str(folder / "run"), "cpu"
+    write_dataset(data, seed=0, size=(64, 64), train=8, val=4)
+    images = sorted((data / "images").rglob("*.png"))[:12]
+    listed = folder / "frames.txt"
+    listed.write_text("\n".join(map(str, images)))
+    options: dict[str, Any] = {"epochs": 1, "batch": 4, "crop": (64, 64), "backbone": "tiny"}
+    return {
+        "train": lambda: train(
+            TrainConfig(data=data, out=Path(model), device=device, workers=0, **options)
+        ),
+        "infer": lambda: infer(
+            InferConfig(source=(str(listed),), model=model, out=folder / "labels", device=device)
+        ),
+        "viz": lambda: view(
+            VizConfig(source=(str(images[0]),), model=model, out=folder / "pages", device=device)
+        ),
+        "export": lambda: export(ExportConfig(model=model, format="onnx", out=folder / "x.onnx")),
+    }
+
+
+def main() -> None:
+    """Print a row of docs for each command asked for; all of them are run, in order."""
+    wanted = sys.argv[1:] or list(GOALS)
+    print("| command | files | goal | functions | changes of file |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in ways(Path(folder)).items():
+            with Way() as way:
+                run()
+            if name in wanted:
+                counts = f"{len(way.files)} | {GOALS[name]} | {len(way.functions)} | {way.changes}"
+                print(f"| {name} | {counts} |", flush=True)
+                if len(wanted) == 1:
+                    print("\n".join(sorted(way.files)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Files paired by what their paths and numbers have in common, whatever their words mean."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fcnseg.datasets import Found, SplitName
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, one_split, suffix_of
+from fcnseg.errors import DatasetError
+
+_CHUNK = re.compile(r"[^\W_]+")
+
+
+_RUN = re.compile(r"\d+|[^\W\d_]+")
+
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+RECURS = 50
+"""A word says something of a side when it is in one of so many files, or more."""
+
+NUMBER_RECURS = 6
+"""And a number that stands alone, or a word with a number in it (`manual1`, `v2`)."""
+
+GROUP = 40
+"""Of files that only their words tell apart, so many are compared with all others."""
+
+MOST = 24
+"""Differences that are looked at."""
+
+Words = tuple[str, ...]
+"""Sorted, with repetitions."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What tells two sides apart: words (with repetitions) that only the one or the other has."""
+
+    first: Words
+    second: Words
+
+    def swapped(self) -> Difference:
+        """The same, seen from the other side."""
+        return Difference(self.second, self.first)
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A file's path taken apart: words that recur, what identifies its image, its split.
+
+    numbers: all numbers in their order, those among the words too.
+    """
+
+    words: Words
+    identity: tuple[str | int, ...]
+    split: SplitName
+    numbers: tuple[int, ...]
+
+
+class Names:
+    """The files of a folder, taken apart together: what recurs is only seen in all of them."""
+
+    def __init__(self, files: Sequence[str], *, suffixes: bool = False) -> None:
+        """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder)."""
+        self.files = tuple(files)
+        chunks = {name: _chunks(name) for name in files}
+        recurring = _recurring(chunks.values())
+        self._names = {
+            name: _take_apart(parts, recurring, suffix_of(name) if suffixes else "")
+            for name, parts in chunks.items()
+        }
+
+    @cached_property
+    def _by_identity(self) -> dict[tuple[str | int, ...], list[str]]:
+        groups: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
+        for name in self.files:
+            groups[self._names[name].identity].append(name)
+        return groups
+
+    @cached_property
+    def _by_all(self) -> dict[tuple[tuple[str | int, ...], Words], list[str]]:
+        groups: dict[tuple[tuple[str | int, ...], Words], list[str]] = defaultdict(list)
+        for name in self.files:
+            groups[self._names[name].identity, self._names[name].words].append(name)
+        return groups
+
+    def differences(self) -> list[Difference]:
+        """What tells files of one image apart, the most frequent first; of each two, one way."""
+        counts: Counter[Difference] = Counter()
+        for group in self._by_identity.values():
+            for first, second in _couples(group):
+                one, other = self._names[first], self._names[second]
+                if one.words != other.words and _agree(one.split, other.split):
+                    counts[_difference(one.words, other.words)] += 1
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0].first, item[0].second))
+        return [difference for difference, count in ordered[:MOST] if count > 1]
+
+    def matches(self, difference: Difference) -> list[tuple[str, str]]:
+        """The files of the first side, each with its one partner on the second."""
+        taken = Counter(difference.first)
+        added = Counter(difference.second)
+        found = []
+        for name in self.files:
+            own = self._names[name]
+            words = Counter(own.words)
+            if taken - words:
+                continue
+            wanted = tuple(sorted((words - taken + added).elements()))
+            partners = [
+                other
+                for other in self._by_all.get((own.identity, wanted), ())
+                if _agree(own.split, self._names[other].split)
+            ]
+            if len(partners) > 1:
+                partners = self._nearest(own, partners)
+            if len(partners) == 1:
+                found.append((name, partners[0]))
+        used = Counter(partner for _, partner in found)
+        return [(name, partner) for name, partner in found if used[partner] == 1]
+
+    def _nearest(self, own: _Name, partners: Sequence[str]) -> list[str]:
+        """Of files with the same words those of the same split, then with numbers in the order
+        of a file's own (`0/1.jpg` is not `1/0.jpg`)."""
+        same = [other for other in partners if self._names[other].split == own.split]
+        left = same or partners
+        return [
+            other
+            for other in left
+            if _in_order(own.numbers, self._names[other].numbers)
+            or _in_order(self._names[other].numbers, own.numbers)
+        ]
+
+
+def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
+    """Whether numbers stand among others in the same order."""
+    rest = iter(more)
+    return all(number in rest for number in some)
+
+
+def _chunks(name: str) -> list[str]:
+    """Runs of letters and digits in a path without its suffix, numbers without padding."""
+    bare = name[: len(name) - len(suffix_of(name))]
+    parts = _CHUNK.findall(_CAMEL.sub("_", bare))
+    return [str(int(part)) if part.isdecimal() else part.lower() for part in parts]
+
+
+def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
+    """The words that are in many paths, and the numbers (or mixtures) that are in very many."""
+    counts: Counter[str] = Counter()
+    total = 0
+    for chunks in paths:
+        total += 1
+        counts.update({*chunks, *(run for chunk in chunks for run in _RUN.findall(chunk))})
+    return frozenset(
+        word
+        for word, count in counts.items()
+        if count > 1
+        and count * (NUMBER_RECURS if any(map(str.isdecimal, word)) else RECURS) >= total
+    )
+
+
+def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -> _Name:
+    words: list[str] = [suffix] if suffix else []
+    identity: list[str | int] = []
+    splits: list[SplitName] = []
+    for chunk in chunks:
+        for run in [chunk] if chunk in recurring else _RUN.findall(chunk):
+            if run in SPLIT_WORDS:
+                splits.append(SPLIT_WORDS[run])
+            elif run in recurring:
+                words.append(run)
+            else:
+                identity.append(int(run) if run.isdecimal() else run)
+    numbers = (int(run) for chunk in chunks for run in _RUN.findall(chunk) if run.isdecimal())
+    return _Name(tuple(sorted(words)), tuple(identity), one_split(splits), tuple(numbers))
+
+
+def _couples(group: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for place, first in enumerate(group[:GROUP]):
+        for second in group[place + 1 :]:
+            yield first, second
+
+
+def _difference(first: Words, second: Words) -> Difference:
+    one, other = Counter(first), Counter(second)
+    sides = (tuple(sorted(part.elements())) for part in (one - other, other - one))
+    return Difference(*sorted(sides))
+
+
+def _agree(one: SplitName, other: SplitName) -> bool:
+    return not one or not other or one == other
+
+
+def refuse_shifted(listing: Listing, found: Found) -> None:
+    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8).
+
+    Files of the same number then need not belong together, and nothing but the images tells.
+    """
+    alone = (*found.orphan_images, *found.orphan_labels)
+    if found.store != "pixels" or not 2 <= len(alone) <= max(2, len(found.pairs) // 4):
+        return
+    if any(_number(pair.image) != _number(pair.labels) for pair in found.pairs):
+        return
+    sides = {pair.image.parent for pair in found.pairs}, {p.labels.parent for p in found.pairs}
+    if sides[0] & sides[1] or len(sides[0]) > 1 or len(sides[1]) > 1:
+        return
+    left = [[path for path in alone if path.parent in side] for side in sides]
+    images, labels = (
+        sorted(_number(path) for path in (*(pair.image for pair in found.pairs), *some))
+        for some in left
+    )
+    if len(images) == len(labels) and all(
+        side[0] >= 0 and side == [*range(side[0], side[0] + len(side))] for side in (images, labels)
+    ):
+        raise _shifted(listing, found, images, labels, [*left[0], *left[1]])
+
+
+def _shifted(
+    listing: Listing, found: Found, images: list[int], labels: list[int], alone: Sequence[Path]
+) -> DatasetError:
+    first = found.pairs[0]
+    files = [str(path.relative_to(listing.root)) for path in alone]
+    return DatasetError(
+        f"{listing.root}: the images are numbered {images[0]} to {images[-1]}, the label files "
+        f"{labels[0]} to {labels[-1]}. Do files with the same number belong together "
+        f"({len(found.pairs)} pairs, {len(files)} files left over) or those in the same place "
+        f"({len(images)} pairs)?",
+        hint=f"the same number: remove {' and '.join(files[:4])}, or write a dataset.toml: root = "
+        f'"{listing.root}", images = "{first.image.parent.relative_to(listing.root).as_posix()}"; '
+        "the same place: list the pairs in a CSV, a line each: image,labels[,split]",
+    )
+
+
+def _number(path: Path) -> int:
+    """The last number in a file's stem; -1 when there is none."""
+    found = re.findall(r"\d+", path.stem)
+    return int(found[-1]) if found else -1
