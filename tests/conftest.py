@@ -15,9 +15,17 @@ from fcnseg.device import AUTO_PRECISION
 
 TINY = {
     "backbone": "tiny", "backbone_weights": "none", "width": 16, "workers": 0, "device": "cpu",
-    "precision": "f32",
+    "precision": "f32", "report": False,
 }  # fmt: skip
 """Options that make a training small enough for a test, and the same on every processor."""
+
+TINY_FLAGS = [
+    text
+    for name, value in TINY.items()
+    for flag in (f"--{name.replace('_', '-')}",)
+    for text in ((flag, str(value)) if value is not False else (f"--no-{flag[2:]}",))
+]
+"""The same on the command line."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
 from fcnseg.io.sources.video import open_video
 from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, held_back
-from tests.conftest import TINY
+from tests.conftest import TINY_FLAGS
 
 Ask = Callable[..., str]
 
@@ -239,12 +239,8 @@ def test_viz(
 @pytest.mark.parametrize("number", STOPPING)
 def test_train(ask: Ask, drawn_folder: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
-    flags = [
-        text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", value)
-    ]
-    said = ask(
-        number, frames("epoch 2", 1), "train", drawn_folder, "-o", run, "--epochs", 3, *flags
-    )
+    train = ["train", drawn_folder, "-o", run, "--epochs", 3, *TINY_FLAGS]
+    said = ask(number, frames("epoch 2", 1), *train)
     assert "everything is saved" in said.replace("\n", " ")
     assert {"state.pt", "best.safetensors", "last.safetensors"} <= {p.name for p in run.iterdir()}
     assert not hidden(run)

@@ -44,7 +44,7 @@ METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
 """What stands for a value in the help (else NAME); a switch takes none."""
 
 OUTPUTS = (
-    "out", "shares", "contact", "write", "fix", "csv", "confusion", "latex", "markdown",
+    "out", "shares", "contact", "write", "fix", "html", "csv", "confusion", "latex", "markdown",
 )  # fmt: skip
 """The options that say where something is written."""
 

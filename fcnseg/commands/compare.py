@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.commands.eval import EvalResult, check_outputs, evaluate
+from fcnseg.commands.eval import EvalResult, check_outputs, evaluate, predict_for_report
 from fcnseg.config import CompareConfig
+from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError, OptionError, percent, to_bytes
-from fcnseg.inference.evaluation import split_of
+from fcnseg.inference.evaluation import as_the_model_sees, split_of
+from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report.gallery import Gallery, Predict, fill
+from fcnseg.report.page import comparison_page
 from fcnseg.report.tables import comparison_table
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -93,7 +97,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
         )
     models = [_load(name, config) for name in config.model]
     _refuse_other_classes(models)
-    outputs = check_outputs(config, ("csv",), models)
+    outputs = check_outputs(config, ("html", "csv"), models)
     split = _common_split(config, models, callback)
     results = []
     for letter, model in zip(LETTERS, models, strict=False):
@@ -107,6 +111,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
             batch=config.batch,
             workers=config.workers,
             tolerance=config.tolerance,
+            fill_boxes=config.fill_boxes,
         )
         results.append(_in_order(result, models[0].classes.names))
     matrices = [[image.matrix for image in result.scores.images] for result in results]
@@ -115,7 +120,41 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     made = CompareResult(tuple(results), differences, tuple(outputs.values()))
     if "csv" in outputs:
         write_bytes(outputs["csv"], to_bytes(comparison_table(made.models, made.images())))
+    if "html" in outputs:
+        _write_page(outputs["html"], made, models, config, callback)
     return made
+
+
+def _write_page(
+    path: Path,
+    made: CompareResult,
+    models: Sequence[Segmenter],
+    config: CompareConfig,
+    callback: Callback,
+) -> None:
+    """The comparison as one page; its images are predicted once more."""
+    first = models[0]
+    description = as_the_model_sees(describe(config.data, boxes=config.fill_boxes), first)
+    dataset = SegmentationDataset(description, made.results[0].split, cache=False)
+    gallery = Gallery(dataset.classes, config.tolerance)
+    indices = {image.name: image.index for image in made.results[0].scores.images}
+    miou = {indices[name]: values for name, values in made.images()}
+    predict = {
+        letter: _in_the_classes_of(first, model, tta=config.tta)
+        for letter, model in zip(LETTERS, models, strict=False)
+    }
+    fill(gallery, dataset, predict, list(miou), miou, callback)
+    values, protocol = made.as_dict(), made.results[0].protocol
+    write_bytes(path, to_bytes(comparison_page(values, protocol, gallery, indices)))
+
+
+def _in_the_classes_of(first: Segmenter, model: Segmenter, *, tta: bool) -> Predict:
+    """A model's labels, numbered as the first model numbers its classes."""
+    predict = predict_for_report(model, tta=tta)
+    table = np.arange(256, dtype=np.uint8)
+    for index, name in enumerate(model.classes.names):
+        table[index] = first.classes.names.index(name)
+    return lambda image, _: PredictedArrays(table[predict(image, False).labels])
 
 
 def verdict(letter: str, found: Difference) -> str:
@@ -166,7 +205,7 @@ def _refuse_other_labels(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> 
 
 def _common_split(config: CompareConfig, models: Sequence[Segmenter], callback: Callback) -> str:
     """The split all models are scored on: one that none was trained on, where that is known."""
-    description = describe(config.data)
+    description = describe(config.data, boxes=config.fill_boxes)
     splits = list(dict.fromkeys(split_of(config, description, model)[0] for model in models))
     if len(splits) > 1:
         splits = [name for name in splits if name != "all"]

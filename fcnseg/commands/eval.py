@@ -36,6 +36,9 @@ from fcnseg.metrics.scores import Scores
 from fcnseg.models.zoo import model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report.charts import require_charts
+from fcnseg.report.gallery import Gallery, Predict, fill
+from fcnseg.report.page import eval_page, for_gallery
 from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
 
 
@@ -45,7 +48,8 @@ class EvalResult:
 
     scores: all that was counted, for each image too. protocol: how, as plain values. split: the
     part of the dataset. model: the file. left_out: pairs of the other parts. problems: what
-    `check` calls errors, a sentence each. outputs: the files that were written.
+    `check` calls errors, a sentence each. outputs: the files that were written. findings: all that
+    `check` found, with its severity.
     """
 
     scores: Scores
@@ -56,6 +60,7 @@ class EvalResult:
     left_out: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     outputs: tuple[Path, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
 
     @property
     def report(self) -> Report:
@@ -137,7 +142,7 @@ def _evaluate(
     config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
 ) -> EvalResult:
     began = time.perf_counter()
-    outputs = check_outputs(config, WRITERS, [segmenter])
+    outputs = check_outputs(config, ("html", *WRITERS), [segmenter])
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
@@ -170,10 +175,69 @@ def _evaluate(
         left_out,
         problems,
         tuple(outputs.values()),
+        tuple((found.severity, found.sentence) for found in checked.findings),
     )
     if ranks.main:
-        _write(outputs, result)
+        for name in WRITERS.keys() & outputs.keys():
+            write_bytes(outputs[name], to_bytes(WRITERS[name](result)))
+        if "html" in outputs:
+            write_report(outputs["html"], result, segmenter, dataset, callback, tta=config.tta)
     return result
+
+
+def write_report(
+    path: Path,
+    result: EvalResult,
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    callback: Callback = no_callback,
+    *,
+    tta: bool = False,
+) -> None:
+    """Write what a model reached on a dataset as one page; its images are predicted once more."""
+    gallery = Gallery(dataset.classes, result.scores.tolerance)
+    miou = {image.index: [image.report.miou] for image in result.scores.images}
+    predict = {"prediction": predict_for_report(segmenter, tta=tta)}
+    fill(gallery, dataset, predict, for_gallery(result.scores), miou, callback)
+    page = eval_page(
+        result.scores,
+        result.protocol,
+        gallery,
+        facts=_facts(result, segmenter),
+        findings=result.findings,
+        model=segmenter.path,
+    )
+    write_bytes(path, to_bytes(page))
+
+
+def predict_for_report(segmenter: Segmenter, *, tta: bool) -> Predict:
+    """How a report's images are predicted: as they are scored, with probabilities on request."""
+    several = arrays_of(segmenter, tta=tta)
+    if tta:
+        return lambda image, probabilities: several([image])[0]  # noqa: ARG005
+    return lambda image, probabilities: (
+        segmenter.predict([image], probabilities=True)[0] if probabilities else several([image])[0]
+    )
+
+
+def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
+    """The report's table on the model and on how it was scored."""
+    protocol, count = result.protocol, len(result.scores.images)
+    file = segmenter.path
+    size = "" if file is None else f"{file.stat().st_size / 1e6:.1f} MB"
+    left_out = ", ".join(f"{number} in {name}" for name, number in result.left_out.items())
+    return {
+        "model": str(file or "in memory"),
+        "size of its file": size,
+        "classes": ", ".join(result.scores.classes),
+        "dataset": protocol["data"],
+        "split": f"{result.split}, {count} images" + (f"; not scored: {left_out}" * bool(left_out)),
+        "ignored pixels": f"{100 * protocol['ignored']:.2f} %",
+        "network input": protocol["network_input"],
+        "test-time augmentation": protocol["tta_views"] if protocol["tta"] else "none",
+        "computed with": f"{protocol['engine']}, {protocol['precision']}, {protocol['device']}",
+        "speed": f"{count / max(result.seconds, 1e-9):.1f} images/s, reading and scoring included",
+    }
 
 
 def protocol_of(
@@ -221,16 +285,13 @@ def check_outputs(
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
-        [*inputs, *describe(config.data).inputs()],
+        [*inputs, *describe(config.data, boxes=config.fill_boxes).inputs()],
         kept=[file for model in models for file in model_files(model.path)],
     )
+    if "html" in outputs:
+        require_charts()
     for name, path in outputs.items():
         if path.is_dir():
             raise OptionError(f"{spelled(name)}: expected a file; {path} is a folder.")
         path.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours are over
     return outputs
-
-
-def _write(outputs: Mapping[str, Path], result: EvalResult) -> None:
-    for name, path in outputs.items():
-        write_bytes(path, to_bytes(WRITERS[name](result)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.nn import BatchNorm2d
 
+from fcnseg.commands.eval import evaluate
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.check import CheckResult, examine
@@ -18,9 +19,11 @@ from fcnseg.datasets.dataset import collate
 from fcnseg.datasets.sampler import BatchSampler
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, OptionError
+from fcnseg.errors import DatasetError, FcnsegError, OptionError
+from fcnseg.inference.segmenter import load as load_model
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.progress import Callback, Message, log_messages, no_callback
+from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
+from fcnseg.report.charts import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import WEIGHTED, parse_loss
 from fcnseg.training.preflight import preflight
@@ -113,7 +116,28 @@ def train(
         trainer.fit()
         if ranks.main:
             finish(setup, trainer.run, callback)
+            if setup.config.report and has_charts():
+                _write_report(setup, trainer.run, callback)
     return _result(trainer)
+
+
+def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
+    """report.html of the best checkpoint; where that can't be made, the training stands anyway."""
+
+    def progress(event: Event) -> None:
+        if isinstance(event, Progress):
+            callback(event)
+
+    config = setup.config
+    try:
+        model = load_model(
+            run.best, engine="torch", device=str(setup.ranks.device), precision=config.precision
+        )
+        split = "val" if setup.checked.splits.get("val") else "train"
+        more = {"workers": config.workers, "fill_boxes": config.fill_boxes}
+        evaluate(model, config.data, progress, split=split, html=run.report, **more)
+    except FcnsegError as error:
+        callback(Message(f"No report was written: {error.message}", "warning"))
 
 
 def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:

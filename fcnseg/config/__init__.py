@@ -181,6 +181,7 @@ class TrainConfig(Options):
     patience: int = reporting(0, "Stop after N epochs without a better mIoU; 0 = never", ge=0)
     save_every: float = reporting(120.0, "Seconds between saved states, from which --resume continues", ge=0)
     pictures: int = reporting(0, "Write four validation images with predictions every N epochs, and the worst at the end; 0 = none", ge=0, hidden=("--sample-images",))
+    report: bool = reporting(True, "Write report.html at the end: the scores of the best checkpoint, curves and images (extra: report)")
     tensorboard: bool = reporting(False, "Log to TensorBoard as well (extra: log)")
     sanity: bool = reporting(False, "Run a 10-second sanity check first: can it overfit two images, at which learning rates?")
 
@@ -201,6 +202,7 @@ class EvalConfig(Options):
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
     fill_boxes: bool = option(False, _FILL_BOXES)
     tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
+    html: Path | None = option(None, "Write a report: one page with tables, charts and images (extra: report)", metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: mIoU, boundary F1, IoU of each class", metavar="FILE")
     confusion: Path | None = option(None, "Write the confusion matrix as CSV, in pixels: a row for each true class", metavar="FILE")
     latex: Path | None = option(None, "Write the scores of each class as a LaTeX table", metavar="FILE")
@@ -223,6 +225,7 @@ class CompareConfig(Options):
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: one that no model was trained on, where that is known)")
     tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
+    html: Path | None = option(None, "Write a report: one page with tables, charts and images (extra: report)", metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: the mIoU of each model", metavar="FILE")
     tolerance: int = option(2, "Pixels that an outline may be off, for boundary F1 and kinds of errors", ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
@@ -230,6 +233,7 @@ class CompareConfig(Options):
     precision: RunPrecision = option("auto", _INT8)
     engine: EngineName = option("auto", _ENGINE)
     workers: int = option(-1, _WORKERS, ge=-1)
+    fill_boxes: bool = option(False, _FILL_BOXES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,14 +157,18 @@ def region_areas(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.asarray(stats[1:count, cv2.CC_STAT_AREA])
 
 
-def connected_regions(labels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """int32 (H, W): pixels of one value that touch (8 neighbours) have one number, from 0."""
+def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """int32 (H, W): pixels of one value that touch (8 neighbours) have one number, from 0.
+
+    And int64 (regions,): the pixels of each.
+    """
     numbers = np.zeros(labels.shape, np.int32)
+    areas: list[NDArray[np.int32]] = []
     count = 0
     for value in np.unique(labels).tolist():
-        mask = (labels == value).astype(np.uint8)
-        found, parts = cv2.connectedComponents(mask)
-        inside = mask.view(np.bool_)
-        numbers[inside] = parts[inside] + (count - 1)
+        mask = labels == value
+        found, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+        numbers[mask] = parts[mask] + (count - 1)
+        areas.append(stats[1:, cv2.CC_STAT_AREA])
         count += found - 1
-    return numbers
+    return numbers, np.concatenate(areas).astype(np.int64)

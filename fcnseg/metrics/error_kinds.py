@@ -48,16 +48,15 @@ def kinds_of_errors(labels: Labels, predicted: Labels, tolerance: int) -> NDArra
 
     labels, predicted: uint8 (H, W); 255 in labels does not count. tolerance: in pixels.
     """
-    counted = labels != IGNORE
-    predicted = np.where(counted, predicted, IGNORE).astype(np.uint8)
-    right = labels == predicted
-    missed = _lost_regions(labels, right)
-    invented = _lost_regions(predicted, right)
-    near = near_same(predicted, labels, tolerance)
-    kinds = np.select(
-        [missed & invented, missed, invented, near], [0, 1, 2, 3], default=KINDS.index("extent")
-    )
-    return np.where(right | ~counted, RIGHT, kinds).astype(np.uint8)
+    predicted = np.where(labels == IGNORE, IGNORE, predicted).astype(np.uint8)
+    kinds = np.full(labels.shape, RIGHT, np.uint8)
+    wrong = labels != predicted
+    if wrong.any():
+        missed, invented = _in_lost_regions(labels, wrong), _in_lost_regions(predicted, wrong)
+        near = near_same(predicted, labels, tolerance)[wrong]
+        conditions = [missed & invented, missed, invented, near]
+        kinds[wrong] = np.select(conditions, [0, 1, 2, 3], default=KINDS.index("extent"))
+    return kinds
 
 
 def count_kinds(
@@ -88,10 +87,10 @@ def missing_iou(counts: NDArray[np.int64], matrix: NDArray[np.int64]) -> NDArray
     return np.asarray(wrong * weights, np.float64)
 
 
-def _lost_regions(labels: Labels, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool (H, W): the pixel's region has less than FOUND of its pixels right."""
-    regions = connected_regions(labels)
-    sizes = np.bincount(regions.ravel())
-    found = np.bincount(regions.ravel(), weights=right.ravel())
-    lost: NDArray[np.bool_] = (found < FOUND * sizes)[regions]
+def _in_lost_regions(labels: Labels, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (wrong pixels,): less than FOUND of the pixel's region is right."""
+    regions, sizes = connected_regions(labels)
+    mine = regions[wrong]
+    right = sizes - np.bincount(mine, minlength=len(sizes))
+    lost: NDArray[np.bool_] = (right < FOUND * sizes)[mine]
     return lost

@@ -5,6 +5,7 @@ runs/train1/
   last.safetensors   the averaged weights after the last epoch
   config.toml        every option, as resolved
   results.csv        a row per epoch
+  report.html        the scores of the best checkpoint, with curves and images
   state.pt           everything needed to go on, bit for bit
 """
 
@@ -31,7 +32,7 @@ from fcnseg.models.weights import why_unreadable
 RUNS = Path("runs")
 
 CHANGEABLE = frozenset((
-    "calibrate", "device", "patience", "pictures", "save_every", "tensorboard", "workers",
+    "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard", "workers",
 ))  # fmt: skip
 """Options that may differ when a run is resumed; of the rest only epochs may rise."""
 
@@ -63,6 +64,11 @@ class RunFolder:
     def results(self) -> Path:
         """The table of epochs."""
         return self.folder / "results.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page on the best checkpoint."""
+        return self.folder / "report.html"
 
     @property
     def state(self) -> Path:

@@ -17,13 +17,7 @@ from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import SAME_IDEA, suggest_option
 from fcnseg.io.images import write_image
-from tests.conftest import TINY
-
-TINY_FLAGS = [
-    text
-    for name, value in TINY.items()
-    for text in (f"--{name.replace('_', '-')}", str(value))
-]  # fmt: skip
+from tests.conftest import TINY_FLAGS
 
 
 def call(*arguments: object, status: int = 0) -> Any:

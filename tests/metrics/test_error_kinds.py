@@ -72,7 +72,8 @@ def test_ignored_pixels_have_no_kind() -> None:
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.uint8, (7, 9), elements=st.integers(0, 2)))
 def test_regions_are_scipys(labels: np.ndarray) -> None:
-    ours = connected_regions(labels)
+    ours, sizes = connected_regions(labels)
+    assert sizes.tolist() == np.bincount(ours.ravel()).tolist()
     total = 0
     for value in np.unique(labels):
         theirs, count = ndimage.label(labels == value, np.ones((3, 3)))

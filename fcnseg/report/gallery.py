@@ -1,0 +1,190 @@
+"""Images of a report, small enough for hundreds in one file, as data for its viewer."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.datasets.dataset import Sample, SegmentationDataset
+from fcnseg.errors import shown
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io.images import encode_image, resize_image, resize_labels
+from fcnseg.metrics.error_kinds import KINDS, RIGHT, kinds_of_errors
+from fcnseg.progress import Callback, Progress, no_callback
+
+SIDE = 320
+"""Pixels of an image's longer side in a report."""
+
+BUDGET = 10_000_000
+"""Characters that all images of a report may take; the rest are listed by name."""
+
+MOST_HEATMAPS = 20
+"""Classes whose probabilities are kept for an image, those with the most of it."""
+
+KIND_COLORS = ((177, 73, 206), (230, 60, 60), (255, 150, 30), (250, 220, 60), (60, 140, 255))
+"""RGB of the KINDS of errors."""
+
+Rgb = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+
+
+@dataclass
+class Gallery:
+    """Views of images, until the budget is spent.
+
+    tolerance: pixels that an outline may be off, for kinds of errors.
+    views: what the viewer of a page takes, by the image's index in the dataset.
+    """
+
+    classes: ClassMap
+    tolerance: int
+    views: dict[int, dict[str, Any]] = field(default_factory=dict)
+    spent: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next image would not fit."""
+        return self.spent >= BUDGET
+
+    def add(
+        self,
+        index: int,
+        sample: Sample,
+        predicted: Mapping[str, PredictedArrays],
+        scores: Sequence[float],
+    ) -> None:
+        """Keep an image with its labels and what models predicted, by their names."""
+        size = _small(sample.labels.shape)
+        layers = [self._labels("labels", sample.labels, size)]
+        for name, one in predicted.items():
+            layers.append(self._labels(name, one.labels, size))
+            kinds = kinds_of_errors(sample.labels, one.labels, self.tolerance)
+            title = "errors" if len(predicted) == 1 else f"errors of {name}"
+            layers.append({"title": title, "src": _indexed(_thinned(kinds, size), _KINDS, RIGHT)})
+            if one.probabilities is not None:
+                layers += self._heatmaps(one.probabilities, size)
+        image = _jpeg(resize_image(sample.image, size))
+        view = {
+            "name": shown(sample.name),
+            "scores": [None if score != score else score for score in scores],
+            "width": size[1],
+            "height": size[0],
+            "image": image,
+            "layers": layers,
+        }
+        self.spent += len(image) + sum(len(layer["src"]) for layer in layers)
+        self.views[index] = view
+
+    def _labels(self, title: str, labels: Labels, size: tuple[int, int]) -> dict[str, Any]:
+        source = _indexed(resize_labels(labels, size), self.classes.palette(), IGNORE)
+        return {"title": title, "src": source}
+
+    def _heatmaps(self, probabilities: Any, size: tuple[int, int]) -> list[dict[str, Any]]:
+        amounts = probabilities.mean(axis=(1, 2))
+        kept = sorted(np.argsort(-amounts)[:MOST_HEATMAPS].tolist())
+        layers = []
+        for k in kept:
+            levels = np.rint(255 * np.clip(probabilities[k], 0, 1)).astype(np.uint8)
+            source = _uri(encode_image(resize_image(levels, size)), "png")
+            title = f"probability of {shown(self.classes.names[k])}"
+            layers.append({"title": title, "src": source, "heat": shown(self.classes.names[k])})
+        return layers
+
+
+def legend(classes: ClassMap) -> list[dict[str, str]]:
+    """Names and colours of classes, for a page."""
+    return [
+        {"name": shown(name), "color": _hex(color)}
+        for name, color in zip(classes.names, classes.colors.tolist(), strict=True)
+    ]
+
+
+def kinds_legend() -> list[dict[str, str]]:
+    """The same of kinds of errors."""
+    return [
+        {"name": kind, "color": _hex(color)} for kind, color in zip(KINDS, KIND_COLORS, strict=True)
+    ]
+
+
+def _hex(color: Sequence[int]) -> str:
+    return "#" + "".join(f"{value:02x}" for value in color)
+
+
+def _small(size: tuple[int, ...]) -> tuple[int, int]:
+    factor = min(1.0, SIDE / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _thinned(kinds: Labels, size: tuple[int, int]) -> Labels:
+    """Kinds of errors made smaller: a wrong pixel stays, however small the image becomes."""
+    height, width = kinds.shape
+    if size == (height, width):
+        return kinds
+    rows, columns = np.nonzero(kinds != RIGHT)
+    small = np.full(size, RIGHT, np.uint8)
+    small[rows * size[0] // height, columns * size[1] // width] = kinds[rows, columns]
+    return small
+
+
+def _indexed(labels: Labels, palette: Rgb, clear: int) -> str:
+    """A PNG with a palette, as a data address; the index `clear` is transparent."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette.ravel().tolist())
+    out = io.BytesIO()
+    image.save(out, "PNG", transparency=clear)
+    return _uri(out.getvalue(), "png")
+
+
+def _jpeg(image: Rgb) -> str:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG", quality=82)
+    return _uri(out.getvalue(), "jpeg")
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+_KINDS = np.zeros((256, 3), np.uint8)
+_KINDS[: len(KINDS)] = KIND_COLORS
+
+
+Predict = Callable[[Rgb, bool], PredictedArrays]
+"""An image uint8 (H, W, 3), and whether probabilities are wanted -> what a model predicts."""
+
+MOST_IMAGES = 300
+"""Images of a report that can be looked at."""
+
+WORST, BEST = 8, 4
+"""Images whose probabilities are kept."""
+
+
+def fill(
+    gallery: Gallery,
+    dataset: SegmentationDataset,
+    predict: Mapping[str, Predict],
+    order: Sequence[int],
+    scores: Mapping[int, Sequence[float]],
+    callback: Callback = no_callback,
+) -> None:
+    """Put a dataset's images into a gallery, as many as it holds.
+
+    order: indices, those that have to be there first; the first WORST + BEST get probabilities.
+    """
+    chosen = list(order)[:MOST_IMAGES]
+    for done, index in enumerate(chosen):
+        if gallery.full:
+            break
+        sample = dataset[index]
+        detailed = done < WORST + BEST
+        found = {name: one(sample.image, detailed) for name, one in predict.items()}
+        gallery.add(index, sample, found, scores[index])
+        callback(Progress("report", done + 1, len(chosen), "images"))

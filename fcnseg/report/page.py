@@ -1,0 +1,266 @@
+"""Pages: one file each, which needs no network and in which every name stays text."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fcnseg import __version__
+from fcnseg.errors import from_bytes, points, shown
+from fcnseg.files import TRAINING
+from fcnseg.metrics.error_kinds import MEANINGS
+from fcnseg.metrics.scores import ImageScore, Scores
+from fcnseg.report import charts
+from fcnseg.report.gallery import BEST, WORST, Gallery, kinds_legend, legend
+from fcnseg.report.tables import COLUMNS, MEANS, sentence
+
+MOST_CLASSES = 40
+"""Classes of a confusion matrix on a page, those with the most labelled pixels."""
+
+BEHIND = 12
+"""Images that a cell of the confusion matrix lists."""
+
+MOST_ROWS = 1000
+"""Rows of a page's table of images."""
+
+
+def worst_first(scores: Scores) -> list[int]:
+    """The images' places in scores.images by mIoU, those without labels last."""
+    miou = np.nan_to_num([image.report.miou for image in scores.images], nan=2)
+    return [int(place) for place in np.argsort(miou, kind="stable")]
+
+
+def for_gallery(scores: Scores) -> list[int]:
+    """Indices of images in the order in which a report wants them: worst, best, then the rest."""
+    ranked = [scores.images[place].index for place in worst_first(scores)]
+    rest = ranked[WORST:]
+    best = rest[len(rest) - min(BEST, len(rest)) :]
+    return [*ranked[:WORST], *best, *rest[: len(rest) - len(best)]]
+
+
+def eval_page(
+    scores: Scores,
+    protocol: Mapping[str, Any],
+    gallery: Gallery,
+    *,
+    facts: Mapping[str, str],
+    findings: Sequence[tuple[str, str]],
+    model: Path | None,
+) -> str:
+    """The report of one model on one split, as HTML.
+
+    facts: names and values of the table on model and data. findings: severity and sentence each.
+    model: its file; what a training left beside it is shown, too.
+    """
+    values = scores.as_dict()
+    for row in values["classes"]:
+        row["shown"] = shown(row["name"])
+    ranked = [scores.images[place] for place in worst_first(scores)]
+    confusion, note = _confusion(scores)
+    content = {
+        "title": f"mIoU {_percent(values['miou'])} on {len(ranked)} images",
+        "summary": f"{shown(protocol['model'])} on {shown(protocol['data'])}, "
+        f"split {protocol['split']}",
+        "values": values,
+        "columns": COLUMNS,
+        "means": [values[MEANS.get(key, key)] for key in COLUMNS.values()],
+        "legend": legend(gallery.classes),
+        "kinds": kinds_legend(),
+        "protocol": sentence(protocol),
+        "absent": [row["shown"] for row in values["classes"] if row["iou"] is None],
+        "meanings": MEANINGS,
+        "missing_sum": 100 * (1 - values["miou"]),
+        "confusion_note": note,
+        "images": _image_rows(ranked[:MOST_ROWS], gallery),
+        "images_note": _images_note(len(ranked), gallery),
+        "facts": {name: shown(value) for name, value in facts.items()},
+        "findings": [(severity, shown(text)) for severity, text in findings],
+        "config": _configuration(model),
+        **_charts(scores, values, model),
+    }
+    data = {
+        "views": gallery.views,
+        "order": [image.index for image in ranked],
+        "names": {image.index: shown(image.name) for image in scores.images},
+        "score_names": ["mIoU"],
+        "sides": ["labels", "prediction"],
+        "confusion": confusion,
+    }
+    return _render("eval.html.j2", content, data)
+
+
+def _image_rows(images: Sequence[ImageScore], gallery: Gallery) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": image.index,
+            "name": shown(image.name),
+            "miou": _plain(image.report.miou),
+            "f1": _plain(image.outline_f1),
+            "size": f"{image.size[1]}x{image.size[0]}",
+            "view": image.index in gallery.views,
+        }
+        for image in images
+    ]
+
+
+def comparison_page(
+    values: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    gallery: Gallery,
+    indices: Mapping[str, int],
+) -> str:
+    """The report on several models, as HTML.
+
+    values: CompareResult.as_dict(). indices: places in the dataset, by the images' names.
+    """
+    letters = list(values["models"])
+    rows = [*values["classes"], {"name": "mean", "iou": values["miou"]}]
+    images = [
+        {
+            "index": indices[row["name"]],
+            "name": shown(row["name"]),
+            "miou": row["miou"],
+            "view": indices[row["name"]] in gallery.views,
+        }
+        for row in values["images"]
+    ]
+    content = {
+        "title": f"{len(letters)} models on {len(images)} images",
+        "summary": f"{shown(protocol['data'])}, split {protocol['split']}",
+        "values": values,
+        "models": {letter: shown(path) for letter, path in values["models"].items()},
+        "others": letters[1:],
+        "rows": [
+            {
+                "name": shown(row["name"]),
+                "iou": row["iou"],
+                "points": [points(one, row["iou"][0]) for one in row["iou"][1:]],
+            }
+            for row in rows
+        ],
+        "interval_chart": Markup(charts.intervals(values["differences"])),
+        "protocol": sentence(protocol),
+        "legend": legend(gallery.classes),
+        "kinds": kinds_legend(),
+        "images": images[:MOST_ROWS],
+        "images_note": _images_note(len(images), gallery),
+    }
+    data = {
+        "views": gallery.views,
+        "order": [image["index"] for image in images],
+        "score_names": [f"{letter} mIoU" for letter in letters],
+        "sides": letters[:2],
+    }
+    return _render("compare.html.j2", content, data)
+
+
+def _charts(scores: Scores, values: Mapping[str, Any], model: Path | None) -> dict[str, Any]:
+    missing = {kind: 100 * (value or 0) for kind, value in values["missing"].items()}
+    missing = dict(sorted(missing.items(), key=lambda item: -item[1]))
+    curve = scores.calibration.curve
+    distances = {
+        name: 100 * value for name, value in values["ece_by_distance"].items() if value is not None
+    }
+    return {
+        "missing_chart": Markup(charts.bars(missing, unit="points of mIoU", name="missing")),
+        "calibration_chart": Markup(charts.calibration(curve)) if curve else "",
+        "distance_chart": Markup(charts.bars(distances, unit="ECE, %", name="distance"))
+        if distances
+        else "",
+        "curves": _curves(model),
+    }
+
+
+def _curves(model: Path | None) -> list[tuple[Markup, str]]:
+    """Loss and mIoU over the epochs, where the model lies in a run folder."""
+    path = None if model is None else model.with_name("results.csv")
+    if path is None or not path.is_file() or not path.with_name(TRAINING).is_file():
+        return []
+    rows = list(csv.DictReader(from_bytes(path.read_bytes()).splitlines()))
+    if not rows or not {"epoch", "loss", "miou"} <= rows[0].keys():
+        return []
+    epochs = [float(row["epoch"]) for row in rows]
+
+    def column(name: str, factor: float) -> list[float | None]:
+        return [factor * float(row[name]) if row.get(name) else None for row in rows]
+
+    loss = charts.lines({"loss": column("loss", 1)}, x=epochs, x_name="epoch", name="loss")
+    miou = charts.lines({"mIoU": column("miou", 100)}, x=epochs, x_name="epoch", name="mIoU, %")
+    return [(Markup(loss), "Training loss."), (Markup(miou), "mIoU on the validation images.")]
+
+
+def _configuration(model: Path | None) -> str:
+    path = None if model is None else model.with_name(TRAINING)
+    if path is None or not path.is_file():
+        return ""
+    return "\n".join(shown(line) for line in from_bytes(path.read_bytes()).splitlines())
+
+
+def _confusion(scores: Scores) -> tuple[dict[str, Any], str]:
+    """The matrix, and for each cell the images with the most of its pixels; what was omitted."""
+    count = len(scores.classes)
+    kept = np.arange(count)
+    if count > MOST_CLASSES:
+        kept = np.sort(np.argsort(-scores.matrix.sum(1), kind="stable")[:MOST_CLASSES])
+    places = {int(k): place for place, k in enumerate(kept)}
+    behind: dict[str, list[tuple[int, int]]] = {}
+    for image in scores.images:
+        for cell, pixels in zip(image.cells.tolist(), image.counts.tolist(), strict=True):
+            row, column = divmod(cell, count)
+            if row in places and column in places:
+                key = f"{places[row]},{places[column]}"
+                behind.setdefault(key, []).append((image.index, pixels))
+    top = {key: sorted(rows, key=lambda row: -row[1])[:BEHIND] for key, rows in behind.items()}
+    matrix = {
+        "names": [shown(scores.classes[k]) for k in kept],
+        "counts": scores.matrix[np.ix_(kept, kept)].tolist(),
+        "images": top,
+    }
+    omitted = count - len(kept)
+    return matrix, f"{omitted} classes with fewer labelled pixels are omitted" if omitted else ""
+
+
+def _images_note(count: int, gallery: Gallery) -> str:
+    notes = []
+    if len(gallery.views) < count:
+        notes.append(f"{len(gallery.views)} of {count} images can be opened here.")
+    if count > MOST_ROWS:
+        notes.append(f"The table has {MOST_ROWS} of them; --csv writes all.")
+    return " ".join(notes)
+
+
+def _render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    pages = _templates()
+    assert pages.loader is not None
+    style, script = (
+        Markup(pages.loader.get_source(pages, name)[0]) for name in ("report.css", "report.js")
+    )
+    return pages.get_template(template).render(
+        **content, data=data, style=style, script=script, version=__version__
+    )
+
+
+@functools.cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("fcnseg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else value

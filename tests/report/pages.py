@@ -1,0 +1,49 @@
+"""Pages made of nothing but arrays, for the tests of what is in them."""
+
+import numpy as np
+import pytest
+
+from fcnseg.classes import ClassMap
+from fcnseg.datasets.dataset import Sample
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.metrics.scores import Scores
+from fcnseg.report.gallery import Gallery
+from fcnseg.report.page import eval_page
+
+pytest.importorskip("matplotlib", reason="needs the extra report")
+
+EVIL = '<img src=x onerror="document.title=1">'
+CLASSES = ClassMap.of(["background", EVIL, "a & b</script><b>", "absent"])
+PROTOCOL = {
+    "images": 5, "split": "val", "tta": False, "tta_views": "", "ignored": 0.0, "tolerance": 2,
+    "boundary_iou_band": 0.02, "model": f"{EVIL}.safetensors", "data": "photos",
+}  # fmt: skip
+
+
+def scene(number: int) -> tuple[Sample, PredictedArrays]:
+    """48x64: a band of each of three classes, found too far down."""
+    labels = np.repeat([0, 1, 2], 16)[:, None].repeat(64, 1).astype(np.uint8)
+    predicted = np.roll(labels, 1 + number, axis=0)
+    predicted[: 1 + number] = 0
+    probabilities = np.full((len(CLASSES), 48, 64), 0.1, np.float32)
+    np.put_along_axis(probabilities, predicted[None].astype(np.int64), 0.7, axis=0)
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    found = PredictedArrays(predicted, probabilities.max(0), probabilities)
+    return Sample(image, labels, f"part/{number} {EVIL}"), found
+
+
+def make_page(images: int = 5) -> str:
+    scores, gallery = Scores(CLASSES.names), Gallery(CLASSES, 2)
+    for number in range(images):
+        sample, found = scene(number)
+        scores.add(number, sample.name, sample.labels, found.labels, found.confidence)
+        gallery.add(number, sample, {"prediction": found}, [scores.images[-1].report.miou])
+    return eval_page(
+        scores,
+        PROTOCOL,
+        gallery,
+        facts={"model": EVIL},
+        findings=[("warning", f"{EVIL} is a class")],
+        model=None,
+    )
