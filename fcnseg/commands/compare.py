@@ -12,8 +12,9 @@ import numpy as np
 
 from fcnseg.commands.eval import EvalResult, check_outputs, evaluate, predict_for_report
 from fcnseg.config import CompareConfig
+from fcnseg.datasets import Description
+from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError, OptionError, percent, to_bytes
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
 from fcnseg.inference.prediction import PredictedArrays
@@ -97,8 +98,9 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
         )
     models = [_load(name, config) for name in config.model]
     _refuse_other_classes(models)
-    outputs = check_outputs(config, ("html", "csv"), models)
-    split = _common_split(config, models, callback)
+    description = examine(config.data, callback, boxes=config.fill_boxes).description
+    outputs = check_outputs(config, ("html", "csv"), description.inputs(), models)
+    split = _common_split(config, description, models, callback)
     results = []
     for letter, model in zip(LETTERS, models, strict=False):
         callback(Message(f"Model {letter}: {model.path}"))
@@ -121,7 +123,8 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     if "csv" in outputs:
         write_bytes(outputs["csv"], to_bytes(comparison_table(made.models, made.images())))
     if "html" in outputs:
-        _write_page(outputs["html"], made, models, config, callback)
+        dataset = SegmentationDataset(as_the_model_sees(description, models[0]), split, cache=False)
+        _write_page(outputs["html"], made, models, dataset, config, callback)
     return made
 
 
@@ -129,13 +132,12 @@ def _write_page(
     path: Path,
     made: CompareResult,
     models: Sequence[Segmenter],
+    dataset: SegmentationDataset,
     config: CompareConfig,
     callback: Callback,
 ) -> None:
     """The comparison as one page; its images are predicted once more."""
     first = models[0]
-    description = as_the_model_sees(describe(config.data, boxes=config.fill_boxes), first)
-    dataset = SegmentationDataset(description, made.results[0].split, cache=False)
     gallery = Gallery(dataset.classes, config.tolerance)
     indices = {image.name: image.index for image in made.results[0].scores.images}
     miou = {indices[name]: values for name, values in made.images()}
@@ -203,9 +205,10 @@ def _refuse_other_labels(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> 
         )
 
 
-def _common_split(config: CompareConfig, models: Sequence[Segmenter], callback: Callback) -> str:
+def _common_split(
+    config: CompareConfig, description: Description, models: Sequence[Segmenter], callback: Callback
+) -> str:
     """The split all models are scored on: one that none was trained on, where that is known."""
-    description = describe(config.data, boxes=config.fill_boxes)
     splits = list(dict.fromkeys(split_of(config, description, model)[0] for model in models))
     if len(splits) > 1:
         splits = [name for name in splits if name != "all"]

@@ -14,7 +14,6 @@ from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset, choose_workers
-from fcnseg.datasets.describe import describe
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (
@@ -34,7 +33,7 @@ from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.boundary import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.zoo import model_files
-from fcnseg.overwriting import refuse_overwriting
+from fcnseg.overwriting import Named, refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.charts import require_charts
 from fcnseg.report.gallery import Gallery, Predict, fill
@@ -142,8 +141,9 @@ def _evaluate(
     config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
 ) -> EvalResult:
     began = time.perf_counter()
-    outputs = check_outputs(config, ("html", *WRITERS), [segmenter])
     checked = examine(config.data, callback, boxes=config.fill_boxes)
+    files = checked.description.inputs()
+    outputs = check_outputs(config, ("html", *WRITERS), files, [segmenter])
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
@@ -275,9 +275,15 @@ WRITERS: dict[str, Callable[[EvalResult], str]] = {
 
 
 def check_outputs(
-    config: EvalConfig | CompareConfig, names: Iterable[str], models: Sequence[Segmenter]
+    config: EvalConfig | CompareConfig,
+    names: Iterable[str],
+    files: Iterable[Named],
+    models: Sequence[Segmenter],
 ) -> dict[str, Path]:
-    """The files that options name, by option; OptionError where one is read or is a folder."""
+    """The files that options name, by option; OptionError where one is read or is a folder.
+
+    files: those of the dataset.
+    """
     paths = {name: getattr(config, name) for name in names}
     outputs = {name: path for name, path in paths.items() if path is not None}
     if not outputs:
@@ -285,7 +291,7 @@ def check_outputs(
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
-        [*inputs, *describe(config.data, boxes=config.fill_boxes).inputs()],
+        [*inputs, *files],
         kept=[file for model in models for file in model_files(model.path)],
     )
     if "html" in outputs:
