@@ -1,6 +1,6 @@
 """The size and shape of the package: files, lines, imports. `python benchmarks/structure.py`
 
-Counts what CONTRIBUTING.md promises and tests/test_structure.py holds: modules and their lines,
+Counts what CONTRIBUTING.md promises and tests/test_house.py holds: modules and their lines,
 modules in a folder, the longest function, the longest chain of imports, cycles, imports that go
 up a level, and private names imported by another module.
 """

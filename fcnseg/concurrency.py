@@ -15,20 +15,16 @@ from fcnseg.progress import held_back
 
 Item = TypeVar("Item")
 
-
 Result = TypeVar("Result")
 
 MOST_BYTES = 256 << 20
 """What may wait in one place; a single item may be larger."""
 
-
 PATIENCE = 0.1
 """Seconds that a batch waits for its next item before it is worked on as it is."""
 
-
 _GRACE = 2.0
 """Seconds in which a reader that was asked to stop may still hand over what it was reading."""
-
 
 _TICK = 0.2
 """Seconds a wait lasts at most, so that Ctrl-C works on Windows too."""

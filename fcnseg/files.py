@@ -79,15 +79,11 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
 
 MANIFEST = "manifest.jsonl"
 
-
 TRAINING = "config.toml"
-
 
 _FIRST_LINE = "# fcnseg train"
 
-
 _HEADING = "fcnseg"  # the key of a manifest's heading
-
 
 _IN_A_LINE = {"name", "job", "stamp"}
 
@@ -165,7 +161,6 @@ except ImportError:  # Windows: nothing is locked there, and nothing left behind
 
 # Another machine's locks can't be seen on every network drive: its files are left alone.
 _MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
-
 
 LONGEST_NAME = 255
 """Bytes of a file's name that file systems allow."""

@@ -63,7 +63,6 @@ class EpochEnd:
 
 Event = Message | Progress | EpochEnd
 
-
 Callback = Callable[[Event], None]
 
 
@@ -192,7 +191,6 @@ class StopSignal:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # <malloc.h>
-
 
 _MOST = (1 << 31) - 1
 """Bytes; the largest that the C library takes."""

@@ -53,6 +53,13 @@ def test_no_name_of_a_package_is_hidden_by_one_of_its_modules() -> None:
             assert not names & modules, f"{path}: {names & modules}"
 
 
+def test_files_and_folders_are_small() -> None:
+    largest = max(STRUCTURE.lines, key=lambda name: STRUCTURE.lines[name])
+    assert STRUCTURE.lines[largest] <= 350, largest
+    fullest = max(STRUCTURE.folders, key=lambda name: STRUCTURE.folders[name])
+    assert STRUCTURE.folders[fullest] <= 12, fullest
+
+
 def test_functions_and_chains_are_short() -> None:
     longest = max(STRUCTURE.functions, key=lambda name: STRUCTURE.functions[name])
     assert STRUCTURE.functions[longest] <= 55, longest

@@ -77,12 +77,10 @@ def _outputs(config: CheckConfig) -> list[Named]:
 
 COLUMNS, ROWS = 4, 3
 
-
 HEIGHT = 240
 """Of each picture on the sheet, in pixels."""
 
 _WIDEST = 2 * HEIGHT
-
 
 _HATCH = 255  # ignored pixels are drawn white: they stand out and no class is white
 

@@ -115,7 +115,8 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
             tolerance=config.tolerance,
             fill_boxes=config.fill_boxes,
         )
-        results.append(_in_order(result, models[0].classes.names))
+        scores = result.scores.reordered(models[0].classes.names)
+        results.append(dataclasses.replace(result, scores=scores))
     matrices = [[image.matrix for image in result.scores.images] for result in results]
     _refuse_other_labels(matrices)
     differences = tuple(paired_difference(other, matrices[0]) for other in matrices[1:])
@@ -214,11 +215,6 @@ def _common_split(
         splits = [name for name in splits if name != "all"]
         callback(Message(f"Scored on the split {splits[0]}: a model was trained on the others."))
     return splits[0]
-
-
-def _in_order(result: EvalResult, names: tuple[str, ...]) -> EvalResult:
-    """The same with the classes in another order."""
-    return dataclasses.replace(result, scores=result.scores.reordered(names))
 
 
 def _plain(value: float) -> float | None:

@@ -20,9 +20,7 @@ from fcnseg.errors import OptionError, closest, did_you_mean, from_bytes
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 
-
 Fuse = Literal["score", "feature", "concat"]
-
 
 Upsampling = Literal["fixed", "learned", "subpixel"]
 

@@ -14,7 +14,6 @@ from fcnseg.overwriting import Named
 
 SplitName = Literal["train", "val", "test", ""]
 
-
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Store = Literal[

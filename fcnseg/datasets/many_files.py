@@ -169,9 +169,7 @@ class ScanCache:
 
 Task = TypeVar("Task")
 
-
 Result = TypeVar("Result")
-
 
 _Worker = subprocess.Popen[bytes]
 

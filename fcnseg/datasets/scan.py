@@ -35,9 +35,7 @@ MANY = 4000
 
 _CHUNK = 2048  # files between two writes to the cache
 
-
 _PART = 32  # files taken at a time
-
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -45,7 +43,6 @@ Tell = Callable[[int], None]
 
 Read = Callable[[Pair, Store, Sequence[str]], RawLabels]
 """Reads what is stored for a pair; a function of a module, as processes call it too."""
-
 
 _Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
 
@@ -295,7 +292,6 @@ def _look_at_picture(task: tuple[Path, int | None, bool]) -> list[Any]:
 
 
 _TALLY = tuple(field.name for field in dataclasses.fields(Tally))
-
 
 _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
 

@@ -135,7 +135,6 @@ FEWEST_FRAMES = 8
 
 _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # (shift, bits): one more than FEW_BITS
 
-
 MOST_COMPARED = 512
 """Of many pictures with a band in common (blank ones) each is compared with so many."""
 

@@ -75,16 +75,12 @@ def open_exported(
 
 Images = NDArray[np.uint8]
 
-
 Logits = NDArray[np.float32]
-
 
 Labels = NDArray[np.uint8]
 
-
 LogitsFunction = Callable[[Images], Logits]
 """Images uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
-
 
 LabelsOf = Callable[[Images], Labels]
 """Images uint8 (N, H, W, 3) -> labels uint8 (N, H, W)."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 Floats = NDArray[np.float32]
 
-
 Labels = NDArray[np.uint8]
 
 _BLOCK = 1 << 12

@@ -60,7 +60,6 @@ def side_by_side(device: str) -> Parallelism:
 
 Images = NDArray[np.uint8]
 
-
 Size = tuple[int, int]
 
 PRECISION = "precision"

@@ -229,7 +229,8 @@ def convert(
     with written_atomically(path) as written:
         kind.write(checkpoint, written)
         logits, labels = kind.run(written)
-        parity = compare(_original(checkpoint), logits, labels=labels, sizes=sizes)
+        original = TorchEngine(checkpoint.build(), checkpoint.preprocess)  # as it was trained
+        parity = compare(original.logits, logits, labels=labels, sizes=sizes)
         if not parity.holds:
             raise CheckpointError(
                 f"The outputs of the {format} file do not match the checkpoint's: logits differ by "
@@ -258,8 +259,3 @@ def written_atomically(path: Path) -> Iterator[Path]:
         if isinstance(error, FcnsegError):
             raise
         raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
-
-
-def _original(checkpoint: Checkpoint) -> LogitsFunction:
-    """The network as it was trained, not as it is exported."""
-    return TorchEngine(checkpoint.build(), checkpoint.preprocess).logits

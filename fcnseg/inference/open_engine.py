@@ -164,7 +164,6 @@ OTHERS: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 
 SIZE = (360, 480)
 
-
 SECONDS = 1.0
 """How long an engine runs, at least three frames."""
 

@@ -32,7 +32,6 @@ MOVING = ("video", "camera", "stream")
 
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
-
 _DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme"}
 
 

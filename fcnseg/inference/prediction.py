@@ -25,9 +25,7 @@ from fcnseg.io.sources.base import Frame
 
 Image = NDArray[np.uint8]
 
-
 Labels = NDArray[np.uint8]
-
 
 PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 """Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""

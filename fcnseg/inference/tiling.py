@@ -33,13 +33,10 @@ from fcnseg.progress import Callback, Message, no_callback
 
 STRIDE = 32
 
-
 MAX_UNTILED_PIXELS = 9_000_000
 """Up to this size (a frame of 4K video) "auto" first tries an image at once."""
 
-
 _LARGEST, _SMALLEST = 1536, 384
-
 
 _OVERLAP = 256
 

@@ -29,7 +29,6 @@ with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
 # For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
 _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
 
-
 _levels.setLogLevel(0)
 
 
@@ -72,7 +71,6 @@ def has_display() -> bool:
 
 
 _TITLE = "fcnseg"
-
 
 _ENDING_KEYS = frozenset({ord("q"), ord("Q"), 27})
 
@@ -133,15 +131,11 @@ _DEPTHS = (10, 12, 14)
 
 _NITS_WHITE = 203.0  # of diffuse white, ITU-R BT.2408
 
-
 _NITS_PEAK = 1000.0  # of an HLG display
-
 
 _KNEE = 0.8  # of white; light below it is shown as it is
 
-
 _PQ = 16  # as in ITU-T H.273
-
 
 _TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32

@@ -21,20 +21,15 @@ _MAGIC = (
     b"8BPS", b"DDS ", b"#?RADIANCE", b"PF\n", b"Pf\n", b"P7\n",
 )  # fmt: skip
 
-
 _STILL_BRANDS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
-
 
 _HEIF_BRANDS = _STILL_BRANDS[1:]
 
-
 _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
-
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it writes to the terminal
 
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
-
 
 _UNSPECIFIED, _ASSOCIATED = 0, 1  # TIFF's ExtraSamples
 

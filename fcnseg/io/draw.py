@@ -20,15 +20,11 @@ from fcnseg.io.images import resize_image
 
 _PAPER = (24, 24, 24)
 
-
 _INK = (240, 240, 240)
-
 
 _GAP = 4  # pixels between images of a row
 
-
 _MANY = 1 << 26  # bytes; larger images are drawn some rows at a time
-
 
 _ROWS = 1024
 

@@ -22,12 +22,9 @@ from fcnseg.io import cv2
 
 _LIBRARY = {".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "5", "crf": "12", "b": "8M"})}
 
-
 _H264 = ("libx264", {"preset": "superfast", "crf": "23"})
 
-
 _MP4 = frozenset({".mp4", ".m4v", ".mov"})
-
 
 _GRID_SECONDS = 0.002
 """A frame this near to its place at a constant rate is put there: many formats round to 1 ms."""
@@ -161,9 +158,7 @@ def _cannot_write(error: Exception) -> MediaError:
 
 _RATE = 48000  # of sound that is encoded again
 
-
 _ENCODERS = ("aac", "libopus")  # the first that the container holds
-
 
 _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 

@@ -25,9 +25,7 @@ THUMBNAIL = 8
 
 _HASHED = 32  # the side of the picture whose low frequencies make the fingerprint
 
-
 _SAMPLED = 200_000  # pixels that are enough for a mean and a spread
-
 
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION,

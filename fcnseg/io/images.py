@@ -66,12 +66,9 @@ _PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
 ]  # fmt: skip
 
-
 _ROWS = 1024  # of a large picture at a time
 
-
 ORIENTATION = 0x0112  # the EXIF tag
-
 
 UNIDENTIFIED = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError)
 

@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-
 ImageInput: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor"
 """What an image may be given as; see `to_rgb`."""
 
 _OVER = 1e-5
 """How far beyond 0..1 a float may be: rounding of the program that made it."""
-
 
 _CHANNELS = (1, 3, 4)
 

@@ -156,7 +156,6 @@ def _uri(data: bytes, kind: str) -> str:
 _KINDS = np.zeros((256, 3), np.uint8)
 _KINDS[: len(KINDS)] = KIND_COLORS
 
-
 Predict = Callable[[Rgb, bool], PredictedArrays]
 """An image uint8 (H, W, 3), and whether probabilities are wanted -> what a model predicts."""
 

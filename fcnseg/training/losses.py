@@ -39,7 +39,6 @@ HARD = 0.7
 KEEP = 1 / 16
 """OHEM: at least this fraction of an image's labelled pixels is kept."""
 
-
 WEIGHTED = frozenset({"ce", "ohem", "focal"})
 """Losses in which a pixel counts as much as its class's weight."""
 

@@ -23,18 +23,13 @@ WIDEST = 2700
 
 _PAPER = (24, 24, 24)
 
-
 _INK = (240, 240, 240)
-
 
 _FAINT = (165, 165, 165)
 
-
 _GAP = 8
 
-
 _SMALLEST, _LARGEST = 300, 640  # pixels: a tile narrower or wider than that is brought there
-
 
 _PAGE_SHAPE = 1.6  # width by height that a grid aims at
 
@@ -110,7 +105,7 @@ def page(
     shape = tiles[0].image.shape[:2]
     count = columns or _columns(len(tiles), shape)
     size = _tile_size(shape, len(tiles), (width - _GAP) // count - _GAP)
-    text = _text_size(size[1])
+    text = int(np.clip(size[1] / 24, 13, 28))
     drawn = [_tile(tile, size, text) for tile in tiles]
     parts = [_row(drawn[start : start + count]) for start in range(0, len(drawn), count)]
     if scale is not None:
@@ -125,10 +120,6 @@ def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int
     wanted = min(max(width, _SMALLEST), largest, widest)
     factor = min(wanted / width, largest / height)
     return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def _text_size(width: int) -> int:
-    return int(np.clip(width / 24, 13, 28))
 
 
 def _columns(count: int, size: tuple[int, ...]) -> int:

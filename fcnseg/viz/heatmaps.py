@@ -19,9 +19,7 @@ from fcnseg.viz import WIDEST, Tile, grey, heat_scale, page, signed_map, signed_
 
 Rgb = NDArray[np.uint8]
 
-
 Labels = NDArray[np.uint8]
-
 
 Floats = NDArray[np.float32]
 
@@ -30,7 +28,6 @@ MOST_CLASSES = 40
 
 VIDEO_WIDTH = 1920
 """Pixels a page of a video is wide at most: wider ones stutter when they are played."""
-
 
 Figure = Callable[["HeatmapFigures", Frame, Labels, Floats], Iterator[tuple[str, Rgb]]]
 """Pages with their file names: of a frame, its labels (H, W) and its probabilities (K, H, W)."""

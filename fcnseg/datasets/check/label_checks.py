@@ -33,7 +33,6 @@ TIMES = 8.0
 WEIGHTY = 0.05
 """And such images hold together this much of the class's pixels: less does no harm."""
 
-
 PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
 """Stored values of which nobody doubts that they are no class."""
 

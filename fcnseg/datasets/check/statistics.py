@@ -150,9 +150,7 @@ def _with(counted: tuple[int, list[int]], pixels: int, number: int) -> tuple[int
 
 Size = tuple[int, int]
 
-
 Weighing = Literal["none", "sqrt"]
-
 
 End = Literal["fixed", "subpixel"]
 

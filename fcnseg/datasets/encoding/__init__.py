@@ -39,12 +39,10 @@ NUMBERS = 64
 
 FAR = 8
 
-
 EVEN_STEP = 5
 """Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
 
 BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
-
 
 BINARY = ("background", "object")
 

@@ -104,9 +104,7 @@ _NAME_WORDS = (
     "name", "class", "class name", "class_name", "label", "label_name", "names", "labels",
 )  # fmt: skip
 
-
 _VALUE_WORDS = ("pixel value", "pixel_value", "value", "id", "index", "class_id", "label_id")
-
 
 _CHANNEL_WORDS = (("r", "g", "b"), ("red", "green", "blue"))
 

@@ -33,7 +33,6 @@ KEPT_DOCUMENTS = 8
 
 Finder = Callable[[Listing], Found | None]
 
-
 Reader = Callable[[Pair, Sequence[str]], RawLabels]
 
 

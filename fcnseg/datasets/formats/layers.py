@@ -37,9 +37,7 @@ Keys = dict[tuple[str, str, str], str]
 
 _SEPARATOR = re.compile(r"[^\W_]+")
 
-
 _NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
-
 
 _BRUSH = re.compile(r"^task-(\d+)-annotation-.*?-tag-(.+?)(?:-\d+)?$", re.IGNORECASE)
 

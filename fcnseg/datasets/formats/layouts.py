@@ -40,12 +40,9 @@ from fcnseg.errors import DatasetError, as_text, from_bytes, to_path
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 
-
 _VOC_PICTURE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
 
-
 _ADE_PICTURE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
-
 
 _CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color")
 
@@ -179,7 +176,6 @@ _SEGNET = Reading(
     ),
 )
 
-
 _ADE20K = Reading(
     Encoding.of(range(1, len(ADE20K_NAMES) + 1), [0]),
     ClassMap.of(ADE20K_NAMES),
@@ -281,7 +277,7 @@ def _pairs(
 ) -> tuple[list[Pair], list[Unusable]]:
     """The pairs of one list, and the lines whose files are missing."""
     image, labels, split = columns
-    own = _split_of(path)
+    own = split_in(path.stem)
     pairs, missing = [], []
     for row in rows:
         if len(row) <= max(image, labels) or not is_image(row[image]):
@@ -297,7 +293,3 @@ def _pairs(
         name = to_path(row[image]).with_suffix("").as_posix().lstrip("./")
         pairs.append(Pair(*files, said, name))
     return pairs, missing
-
-
-def _split_of(path: Path) -> SplitName:
-    return split_in(path.stem)

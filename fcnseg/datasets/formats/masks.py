@@ -31,7 +31,6 @@ from fcnseg.io.labels import RawLabels, read_raw_labels
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 
-
 _KEYS = (
     "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
     "target", "inst_map", "type_map", "labelmap", "arr_0", "y",
@@ -252,12 +251,9 @@ PANOPTIC = Format(_find_panoptic, _read_panoptic)
 _IMAGES = ("imageid", "image_id", "image", "img", "id", "filename", "file_name", "image_label",
            "imageid_classid")  # fmt: skip
 
-
 _RUNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation", "annotation", "mask")
 
-
 _CLASSES = ("classid", "class_id", "class", "label", "category", "cell_type")
-
 
 _ONE_CLASS = "object"
 

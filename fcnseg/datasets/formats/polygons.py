@@ -34,9 +34,7 @@ BOXES = "ignore"
 
 BOXES_IGNORED = "boxes have no outline, what they cover is ignored"
 
-
 NO_OUTLINE = "no segmentation"
-
 
 LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 """The points that labelme's shapes need to cover pixels; lines and points never do."""
@@ -123,7 +121,6 @@ class CocoDocument:
 
 
 _documents: OrderedDict[tuple[Path, int], CocoDocument] = OrderedDict()
-
 
 _lock = threading.Lock()
 

@@ -65,7 +65,6 @@ IMAGE_SCOPE = outlined(
 
 _CITYSCAPES_HEAD = (b'"objects"', b'"polygon"', b'"label"')
 
-
 _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
 
 

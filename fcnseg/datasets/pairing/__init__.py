@@ -138,7 +138,6 @@ IMAGE_WORDS = frozenset(
     ]
 )  # fmt: skip
 
-
 LABEL_WORDS = frozenset(
     [
         "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations",

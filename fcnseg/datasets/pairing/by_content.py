@@ -58,7 +58,7 @@ def find_by_content(listing: Listing) -> Found | None:
     looks = Looks(listing)
     candidates = [
         one
-        for one in candidates_of(_not_other(listing.images), looks)
+        for one in candidates_of([n for n in listing.images if place_of(n).role != "other"], looks)
         if not _says(one.label_words, OTHER_WORDS)  # segments' numbers, depth: no classes
     ]
     if not candidates:
@@ -94,11 +94,6 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
     best = max(candidates, key=lambda one: (len(one.pairs), -one.words))
     found = as_found(listing, [best], best.labels)
     return replace(found, sides=(images, labels))
-
-
-def _not_other(files: Sequence[str]) -> list[str]:
-    """Files outside folders of pictures that are neither images nor labels."""
-    return [name for name in files if place_of(name).role != "other"]
 
 
 def _by_names(listing: Listing) -> list[Candidate]:

@@ -20,14 +20,11 @@ from fcnseg.datasets.pairing import (
 
 _LABEL_WORD = r"(masks?|labels?|l|seg|segmentation|gt|groundtruth|annot|annotation|target)"
 
-
 _LABEL_END = re.compile(
     rf"([_\-. ]{_LABEL_WORD}|_?(gtfine|gtcoarse)_\w+|labelids|labeltrainids)$", re.IGNORECASE
 )
 
-
 _IMAGE_END = re.compile(r"[_\-. ](images?|img|rgb|sat|leftimg8bit|input)$", re.IGNORECASE)
-
 
 _BEGINNING = re.compile(
     r"^(masks?|labels?|gt|seg|annot|annotation|images?|img)[_\-. ](?=.)", re.IGNORECASE
@@ -152,7 +149,6 @@ def bare_stem(stem: str) -> str:
 
 ONE_CLASS = "object"
 """What the things of a folder with one file for each thing are called."""
-
 
 _WORD = re.compile(r"[^\W\d_]+")
 

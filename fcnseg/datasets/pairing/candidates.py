@@ -170,7 +170,6 @@ SMOOTHER = 3.0
 
 HELD = 0.9
 
-
 FEW = 256
 """Of labels no more values than this hold nine tenths of the pixels."""
 

@@ -21,7 +21,6 @@ from fcnseg.errors import as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
-
 _LIST_WORDS = frozenset(
     [
         "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
@@ -31,7 +30,6 @@ _LIST_WORDS = frozenset(
 """What the name of a list may say besides its split."""
 
 _TOKEN = re.compile(r"[^\W\d_]+")
-
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -123,7 +121,6 @@ def _by_lists(found: Found, listing: Listing) -> Found | None:
 
 
 _ORDER = ("val", "test", "train", "both")
-
 
 _SPLIT_OF: Mapping[str, SplitName] = {
     "val": "val", "test": "test", "train": "train", "both": "train",

@@ -15,9 +15,7 @@ from fcnseg.errors import DatasetError
 
 _CHUNK = re.compile(r"[^\W_]+")
 
-
 _RUN = re.compile(r"\d+|[^\W\d_]+")
-
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 

@@ -215,10 +215,8 @@ def _look(path: Path) -> _Look | None:
 MOST_BYTES = 512 << 20
 """An image is smaller; what is longer than that is a stream that calls itself one."""
 
-
 _SECONDS = 10.0
 """How long a server may be silent."""
-
 
 _MIXED = "multipart/x-mixed-replace"
 

@@ -27,10 +27,8 @@ from fcnseg.progress import Callback, Message, no_callback
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds to wait before each try to connect again; the last one repeats."""
 
-
 PATIENCE = 300.0
 """Seconds without a frame after which a live source is given up."""
-
 
 _TIMEOUT_MS = 8000
 

@@ -21,9 +21,7 @@ from fcnseg.io.sources.pyav import PyavReader
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-
 _JPEG = b"\xff\xd8\xff"
-
 
 _ALONE = 1.0
 """Seconds after a first image in which the pipe of a single one is closed."""

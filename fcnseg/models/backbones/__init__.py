@@ -18,7 +18,6 @@ from fcnseg.progress import Callback
 
 PROBE = 64  # pixels; large enough for the stride to be told from the size of a map
 
-
 MARGIN_PROBE = 128  # where elements are lost at the borders
 
 

@@ -19,7 +19,6 @@ from fcnseg.models.weights import State, first_line
 
 PREFIX = "timm:"
 
-
 STRIDES = (2, 4, 8, 16, 32)
 
 
@@ -195,7 +194,6 @@ def _ratio(maps: Tensor) -> Tensor:
 
 # Modules without geometry, by what their class is called, in torchvision's and timm's words.
 _GATES = ("SqueezeExc", "SEModule", "EffectiveSE", "Gate", "Dropout", "DropPath", "StochasticDepth")
-
 
 _POINTWISE = (
     "Norm",

@@ -20,7 +20,6 @@ BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (
 
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
-
 FC = 4096
 
 
@@ -172,7 +171,6 @@ class _Entry(NamedTuple):
 
 
 _RESNET = _Entry({"out": 8}, {8: 2048})
-
 
 TORCHVISION: dict[str, _Entry] = {
     "fcn_resnet50": _RESNET,
