@@ -110,7 +110,7 @@ class Bare:
 
 
 class Turns:
-    """A listener of the training that lets the bare step have its turn between blocks."""
+    """A callback of the training that lets the bare step have its turn between blocks."""
 
     def __init__(self, bare: Bare, *, steps: int, rounds: int, first: bool) -> None:
         self.bare, self.steps, self.rounds = bare, steps, rounds

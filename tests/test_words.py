@@ -25,6 +25,10 @@ ANYWHERE = {
     r"what (it|each part) is worth": "ablation",
     r"(other|new) kin of": "subclass",
     r"by heart": "overfit",
+    r"listeners?": "callback",
+    r"artists?|painters?": "renderer, figures",
+    r"tall(y|ies)": "count",
+    r"verbs?": "command",
 }
 """Pattern of words -> what is said instead; in code, identifiers are split into words."""
 
@@ -33,11 +37,7 @@ IN_TEXTS = ANYWHERE | {
     r"answers?|answered": "prediction, output, response",
     r"shares?": "proportion, shard, contribution, probability",
     r"ladders?": "decoder, skips",
-    r"listeners?": "callback",
-    r"tall(y|ies)": "count",
     r"lanes?": "parallel",
-    r"verbs?": "command",
-    r"artists?|painters?": "renderer, figures",
     r"stead(y|ied|ier|ies)": "smoothed",
     r"(pass|passes|passed|passing) over": "skip",
     r"look-?alikes?": "similar images",

@@ -78,7 +78,7 @@ def _outputs(config: CheckConfig) -> list[Named]:
 COLUMNS, ROWS = 4, 3
 
 HEIGHT = 240
-"""Of each picture on the sheet, in pixels."""
+"""Of each image on the sheet, in pixels."""
 
 _WIDEST = 2 * HEIGHT
 
@@ -132,7 +132,7 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
     """Write images/SPLIT/, labels/SPLIT/ (index PNG, 255 = ignore), pairs.csv and class_dict.csv.
 
     Image files are copied as they are unless EXIF turns them; labels are turned or resized
-    (nearest) to fit them. Pairs that can't be repaired, and training pictures that are also
+    (nearest) to fit them. Pairs that can't be repaired, and training images that are also
     scored on, are left out. The folder gets its name when it is complete. OptionError when `out`
     is not empty; MediaError when it can't be written.
     """
@@ -196,19 +196,19 @@ def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 def _leaked(seen: Scanned) -> dict[str, str]:
-    """Training pictures with a copy or a look-alike (not a video's neighbour) that is scored on."""
-    pairs, pictures = seen.description.pairs, seen.pictures
-    if pictures is None:
+    """Training images with a copy or a look-alike (not a video's neighbour) that is scored on."""
+    pairs, image_scan = seen.description.pairs, seen.image_scan
+    if image_scan is None:
         return {}
     video_of = {
         number: place
-        for place, video in enumerate(find_videos(pairs, pictures))
+        for place, video in enumerate(find_videos(pairs, image_scan))
         for number in video.members
     }
-    alike = [(a, b) for group in find_copies(pictures) for a in group for b in group if a < b]
+    alike = [(a, b) for group in find_copies(image_scan) for a in group for b in group if a < b]
     alike += [
         (a, b)
-        for a, b in find_lookalikes(pictures)
+        for a, b in find_lookalikes(image_scan)
         if a not in video_of or video_of[a] != video_of.get(b)
     ]
     leaked = {}
@@ -220,19 +220,19 @@ def _leaked(seen: Scanned) -> dict[str, str]:
 
 
 def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]:
-    """A pair's labels at its picture's size and what was done to them, or None and why not."""
+    """A pair's labels at its image's size and what was done to them, or None and why not."""
     pair, encoding = seen.description.pairs[number], seen.description.encoding
     height, width = read_pair_image(pair).shape[:2]
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if labels.shape == (height, width):
         return labels, ""
-    orientation = 1 if seen.pictures is None else int(seen.pictures.orientations[number])
+    orientation = 1 if seen.image_scan is None else int(seen.image_scan.orientations[number])
     if orientation >= 5 and labels.shape == (width, height):
-        return turn(labels, orientation), "labels turned as the picture's EXIF says"
+        return turn(labels, orientation), "labels turned as the image's EXIF says"
     proportion = (labels.shape[1] / labels.shape[0]) / (width / height)
     if abs(proportion - 1) > SAME_PROPORTIONS:
         return None, (
-            f"labels are {labels.shape[1]}x{labels.shape[0]}, the picture is {width}x{height}"
+            f"labels are {labels.shape[1]}x{labels.shape[0]}, the image is {width}x{height}"
         )
     what = f"labels resized from {labels.shape[1]}x{labels.shape[0]} to {width}x{height}"
     return resize_labels(labels, (height, width)), what
@@ -243,7 +243,7 @@ def _write_pair(
 ) -> tuple[Path, Path]:
     """Write an image and its labels; where they are."""
     pair: Pair = seen.description.pairs[number]
-    turned = seen.pictures is not None and seen.pictures.orientations[number] > 1
+    turned = seen.image_scan is not None and seen.image_scan.orientations[number] > 1
     drawn = turned or pair.page is not None
     # Two names that differ in their folders only must not meet in one: keep the folders.
     name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name

@@ -1,4 +1,4 @@
-"""The verb `export`: a model in another format, proven to give the same answers."""
+"""The command `export`: a model in another format, verified to give the same outputs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ExportResult:
 
 
 def export(config: ExportConfig, callback: Callback = no_callback) -> ExportResult:
-    """Write a checkpoint in another format and compare the two on pictures of several sizes.
+    """Write a checkpoint in another format and compare the two on images of several sizes.
 
     The file appears only when it gives the same answers; one in int8 when it is nearly as
     good on the validation images. Raises CheckpointError, MissingExtra, OptionError.
@@ -103,7 +103,7 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callba
     """Round, measure what it costs, and only then give the file its name."""
     if config.data is None:
         raise OptionError(
-            "int8 has to be fitted to pictures; no dataset folder was given.",
+            "int8 has to be fitted to images; no dataset folder was given.",
             hint="add --data FOLDER, the one the model was trained on",
         )
     if config.format != "onnx":
@@ -118,9 +118,9 @@ def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callba
         for split in ("train", "val")
     )
     callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
-    pictures = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
+    images = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
     with written_atomically(path) as written:
-        write_int8(Checkpoint.load(model), written, pictures)
+        write_int8(Checkpoint.load(model), written, images)
         cost = _cost(original, load(written), val, callback)
         if cost.miou < cost.miou_before - MOST_LOST:
             raise CheckpointError(

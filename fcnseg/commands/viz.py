@@ -32,7 +32,7 @@ class ViewResult:
     """What was drawn.
 
     out: the folder; outputs: the files in it, in the order they were made.
-    frames: pictures or video frames looked at.
+    frames: images or video frames looked at.
     failed: (name, why) of those that could not be read.
     """
 
@@ -70,7 +70,7 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
         precision=config.precision,
         short_side=config.short_side,
     )
-    artist = HeatmapFigures.of(segmenter, config)
+    figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
     found = collect(config.source, exclude=config.out, callback=callback)
     frames = 0
@@ -88,24 +88,24 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
             continue
         with source:
             if source.kind in MOVING:
-                small = replace(artist, width=VIDEO_WIDTH)
+                small = replace(figures, width=VIDEO_WIDTH)
                 inside = out if found.count == 1 else out / safe_path(name)
                 drawn, written = _write_videos(small, source, inside, callback)
             elif config.fps is not None:
                 raise OptionError("--fps is for videos; viz draws a folder for each image.")
             else:
-                drawn, written = _write_images(artist, source, out, callback)
+                drawn, written = _write_images(figures, source, out, callback)
         frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
-    """Draw what an ImageNet classifier sees in pictures, where no network was trained."""
+    """Draw what an ImageNet classifier sees in images, where no network was trained."""
     for name in ("rungs", "engine", "precision", "short_side"):
         if name in config.chosen():
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
-    artist = ImageNetHeatmaps.of(
+    figures = ImageNetHeatmaps.of(
         config.model, config.classes, alpha=config.alpha, device=config.device, callback=callback
     )
     out = _folder(config, None)
@@ -116,7 +116,7 @@ def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> Vie
     with open_source(spec, limit=config.limit, callback=callback) as source:
         if source.kind in MOVING:
             raise _no_images(spec, source.kind)
-        frames, outputs = _write_images(artist, source, out, callback)
+        frames, outputs = _write_images(figures, source, out, callback)
         failed = tuple(source.failures)
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
 
@@ -137,9 +137,9 @@ def _no_images(what: object, kind: str) -> OptionError:
 
 
 def _write_images(
-    artist: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, callback: Callback
+    figures: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, callback: Callback
 ) -> tuple[int, list[Path]]:
-    """A folder of pages for every picture."""
+    """A folder of pages for every image."""
     outputs: list[Path] = []
     done = 0
     mark(out)
@@ -147,7 +147,7 @@ def _write_images(
         with held_back(source.stop):
             for frame in source:
                 folder = out / fitting(frame.name)
-                for name, image in artist.images(frame):
+                for name, image in figures.images(frame):
                     write_image(folder / name, image)
                     outputs.append(folder / name)
                 done += 1
@@ -158,7 +158,7 @@ def _write_images(
 
 
 def _write_videos(
-    artist: HeatmapFigures, source: Source, out: Path, callback: Callback
+    figures: HeatmapFigures, source: Source, out: Path, callback: Callback
 ) -> tuple[int, list[Path]]:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
@@ -167,7 +167,7 @@ def _write_videos(
     try:
         with held_back(source.stop), ExitStack() as stack:
             for frame in source:
-                for name, image in artist.videos(frame):
+                for name, image in figures.videos(frame):
                     if name not in writers:
                         writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
                         writers[name] = stack.enter_context(writer)

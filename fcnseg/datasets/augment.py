@@ -37,7 +37,7 @@ class Augment:
     rotate: degrees it turns at most, about the crop's centre, to either side.
     color: 0..1, how far brightness, contrast, saturation and hue may go.
     rare: chance that a crop is chosen to contain a pixel of some class, drawn by `rarity`
-        among the classes in the picture; otherwise it may lie anywhere.
+        among the classes in the image; otherwise it may lie anywhere.
     rarity: how much each class is wanted.
     mix: what of a second sample is laid over it (see mixing.MIXES), or "none"; mix_share: the
         chance of that. The dataset does it, which knows other samples.
@@ -73,8 +73,8 @@ class Augment:
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A variation: image uint8 (h, w, 3) and labels uint8 (h, w), h and w those of `crop`.
 
-        fill: what is around the picture where the crop is larger; its labels are 255.
-        base_scale: a scale every picture gets besides the random one.
+        fill: what is around the image where the crop is larger; its labels are 255.
+        base_scale: a scale every image gets besides the random one.
         """
         low, high = (math.log(bound) for bound in self.scale)
         scale = base_scale * math.exp(rng.uniform(low, high))
@@ -125,9 +125,9 @@ def color_matrix(strength: float, rng: np.random.Generator) -> NDArray[np.float6
 def _corner(
     extent: float, crop: int, rng: np.random.Generator, point: float | None = None
 ) -> float:
-    """Where a crop begins along one axis: inside if the picture is larger, around it if not.
+    """Where a crop begins along one axis: inside if the image is larger, around it if not.
 
-    point: what the crop must contain, not at its very edge unless the picture ends there.
+    point: what the crop must contain, not at its very edge unless the image ends there.
     """
     room = extent - crop
     low, high = min(0.0, room), max(0.0, room)

@@ -6,14 +6,14 @@ images = "last"              # in its place: the folder or pattern of the images
 labels = "last_msk"          # and of their labels; the rest of this file may then be missing
 kind = "index"               # index: numbers; color: RGB
 ignore = [11]                # stored values of pixels that do not count
-leave_out = ["0016E5_0803*"] # pictures that do not count, by name or pattern
+leave_out = ["0016E5_0803*"] # images that do not count, by name or pattern
 
 [[class]]                    # in the order of the class indices
 name = "sky"
 color = "#808080"            # what it is drawn in
 values = [0]                 # what is stored for it; several values merge classes
 
-[splits]                     # pictures by name or pattern; without it, as the folder says
+[splits]                     # images by name or pattern; without it, as the folder says
 val = ["0016E5_07*"]
 """
 
@@ -52,7 +52,7 @@ class Declared:
     """What a dataset.toml says.
 
     splits: split -> names or patterns; {} leaves the folder's own.
-    leave_out: names or patterns of pictures that do not count.
+    leave_out: names or patterns of images that do not count.
     sides: folders or patterns of images and labels. layout, reading: None where it says nothing.
     """
 
@@ -66,7 +66,7 @@ class Declared:
     def applied(self, found: Found) -> Found:
         """What was found in the folder, with this in place of what the folder says.
 
-        DatasetError when a picture to be left out is not there.
+        DatasetError when an image to be left out is not there.
         """
         left_out = _named(found.pairs, self.leave_out)
         dropped = set(left_out)  # a pattern may mean thousands
@@ -89,7 +89,7 @@ def write_declared(description: Description, path: Path) -> None:
     lines = [
         "# A dataset as fcnseg understands it: `fcnseg train THIS_FILE` uses it in place of the",
         "# folder. Correct anything. Two classes become one when one lists the other's values; a",
-        "# class without its [[class]] is ignored when its values stand under `ignore`. Pictures",
+        "# class without its [[class]] is ignored when its values stand under `ignore`. Images",
         '# under `leave_out` (names or patterns such as "night/*") are not used at all.',
         f"root = {toml_value(_root_from(description.root, path))}",
         f"layout = {toml_value(description.layout)}",
@@ -114,7 +114,7 @@ def write_declared(description: Description, path: Path) -> None:
         lines += ["", "[[class]]", f"name = {toml_value(name)}", f"color = {toml_value(hexed)}"]
         lines.append(f"values = {stored}")
     if description.drawn_split:
-        lines += ["", "[splits]  # drawn by fcnseg; every other picture is for training", "val = ["]
+        lines += ["", "[splits]  # drawn by fcnseg; every other image is for training", "val = ["]
         lines += [f"  {toml_value(p.name)}," for p in description.pairs if p.split == "val"]
         lines.append("]")
     data = to_bytes("\n".join(lines) + "\n")
@@ -189,7 +189,7 @@ def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
         some = [own for own, text in called if text == wanted or fnmatchcase(text, wanted)]
         if not some:
             raise DatasetError(
-                f"leave_out names {name!r}, but no picture is called that.",
+                f"leave_out names {name!r}, but no image is called that.",
                 hint="names have no suffix, e.g. street/0001; patterns do too, e.g. street/*",
             )
         meant |= dict.fromkeys(some)

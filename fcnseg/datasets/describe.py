@@ -29,14 +29,14 @@ from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
-from fcnseg.datasets.many_files import Crew, ScanCache, Tallies
+from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import LabelScan, PictureScan, Scanned, scan_labels, scan_pictures
+from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned, scan_labels, scan_pictures
 from fcnseg.datasets.splits import (
     VAL_SHARE,
     Video,
@@ -93,12 +93,12 @@ def scan(
     data: str | Path,
     callback: Callback = no_callback,
     *,
-    pictures: bool = False,
+    images: bool = False,
     boxes: bool = False,
 ) -> Scanned:
     """`describe`, with what was seen in the files.
 
-    pictures: look at all images as well. boxes: boxes among outlines are filled, not ignored.
+    images: look at all images as well. boxes: boxes among outlines are filled, not ignored.
     """
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
@@ -113,14 +113,14 @@ def scan(
         tell = _teller("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, crew, read_stored, tell)
         found, labels = _look_through(found, labels)
-        values = total(labels.tallies.good(), lossy=labels.lossy, terms=found.terms)
+        values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         reading = (declared and declared.reading) or _read(
-            found, labels.tallies, values, listing, yaml
+            found, labels.counts, values, listing, yaml
         )
         reading = _with_store(reading, found)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
-        if pictures or drawn:
+        if images or drawn:
             tell = _teller("images", len(pairs), callback)
             seen = scan_pictures(pairs, cache, crew, tell)
     description = Description(
@@ -145,11 +145,11 @@ def own_split_sizes(description: Description) -> dict[str, int]:
     return sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
-def presence(tallies: Tallies, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
+def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
     """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
     index = encoding.class_of()
-    present = np.zeros((len(tallies), len(encoding.values)), np.bool_)
-    for row, one in enumerate(tallies):
+    present = np.zeros((len(counts), len(encoding.values)), np.bool_)
+    for row, one in enumerate(counts):
         if one is not None:
             for value in values_of(one, kind):
                 if value in index:
@@ -228,17 +228,17 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
     through = list(labels.alphas.good())
     if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
         return found, labels
-    colors = {value for one in labels.tallies.good() for value in one.values}
-    photos = any(one.rest for one in labels.tallies.good())
+    colors = {value for one in labels.counts.good() for value in one.values}
+    photos = any(one.rest for one in labels.counts.good())
     if len(colors) > 1 and not photos and len(colors) <= SMEARED:
         return found, labels
     why = (*found.why, "the label files' transparency says what is what, not their colours")
     found = dataclasses.replace(found, store="alpha", why=why)
-    return found, dataclasses.replace(labels, tallies=labels.alphas)
+    return found, dataclasses.replace(labels, counts=labels.alphas)
 
 
 def _read(
-    found: Found, tallies: Tallies, values: Values, listing: Listing, yaml: Path | None
+    found: Found, counts: CountsOfFiles, values: Values, listing: Listing, yaml: Path | None
 ) -> Reading:
     """What the values mean: a published convention's, else as found out.
 
@@ -252,7 +252,7 @@ def _read(
     values = look_closer(
         values,
         sort_pairs(found.pairs),
-        tallies,
+        counts,
         lambda pair: read_stored(pair, found.store, found.terms),
     )
     reading = read_values(values, entries)
@@ -269,13 +269,13 @@ def _with_store(reading: Reading, found: Found) -> Reading:
 
 def _draw_split(scanned: Scanned) -> Scanned:
     """The same with a val part; groups of look-alikes and videos stay together."""
-    before, pictures = scanned.description, scanned.pictures
-    assert pictures is not None, "a split is drawn after looking at the pictures"
+    before, image_scan = scanned.description, scanned.image_scan
+    assert image_scan is not None, "a split is drawn after looking at the images"
     training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
-    videos = find_videos(before.pairs, pictures)
+    videos = find_videos(before.pairs, image_scan)
     longest = _longest_whole(videos, len(before.pairs))
-    groups = group_numbers(len(before.pairs), videos, find_lookalikes(pictures), longest)
-    present = presence(scanned.labels.tallies, before.encoding, scanned.values.kind)
+    groups = group_numbers(len(before.pairs), videos, find_lookalikes(image_scan), longest)
+    present = presence(scanned.labels.counts, before.encoding, scanned.values.kind)
     chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
     order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
     place = {_files(pair): i for i, pair in enumerate(before.pairs)}
@@ -287,7 +287,7 @@ def _draw_split(scanned: Scanned) -> Scanned:
         description,
         _reordered(scanned.labels, moved),
         scanned.values,
-        reorder_pictures(pictures, moved),
+        reorder_image_scan(image_scan, moved),
     )
 
 
@@ -310,25 +310,25 @@ def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
 
 
 def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
-    tallies, alphas = Tallies(), Tallies()
+    counts, alphas = CountsOfFiles(), CountsOfFiles()
     for index in order:
-        tallies.append(labels.tallies[index])
+        counts.append(labels.counts[index])
         alphas.append(labels.alphas[index])
     problems = {
         new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
     }
-    return LabelScan(tallies, alphas, problems, labels.lossy)
+    return LabelScan(counts, alphas, problems, labels.lossy)
 
 
-def reorder_pictures(pictures: PictureScan, order: Sequence[int]) -> PictureScan:
-    """The same pictures in another order."""
+def reorder_image_scan(image_scan: ImageScan, order: Sequence[int]) -> ImageScan:
+    """The same images in another order."""
     rows = np.array(order, int)
     arrays = {
-        field.name: getattr(pictures, field.name)[rows]
-        for field in dataclasses.fields(pictures)
-        if isinstance(getattr(pictures, field.name), np.ndarray)
+        field.name: getattr(image_scan, field.name)[rows]
+        for field in dataclasses.fields(image_scan)
+        if isinstance(getattr(image_scan, field.name), np.ndarray)
     }
     problems = {
-        new: pictures.problems[old] for new, old in enumerate(order) if old in pictures.problems
+        new: image_scan.problems[old] for new, old in enumerate(order) if old in image_scan.problems
     }
-    return dataclasses.replace(pictures, **arrays, problems=problems)
+    return dataclasses.replace(image_scan, **arrays, problems=problems)

@@ -19,22 +19,22 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fcnseg.datasets.encoding.values import Tally
+from fcnseg.datasets.encoding.values import ValueCounts
 from fcnseg.errors import to_bytes
 from fcnseg.files import cache_folder
 from fcnseg.io import one_thread_each, use_one_thread
 
 
-class Tallies:
-    """A Tally (or None) for each of many label files, in flat arrays."""
+class CountsOfFiles:
+    """A ValueCounts (or None) for each of many label files, in flat arrays."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
         self._starts = array("q", [0])
         self._kinds = bytearray()  # 0: none, 1: index, 2: color
 
-    def append(self, one: Tally | None) -> None:
-        """Add a file's tally; None for one that could not be read."""
+    def append(self, one: ValueCounts | None) -> None:
+        """Add a file's counts; None for one that could not be read."""
         self._kinds.append(0 if one is None else 1 if one.kind == "index" else 2)
         if one is not None:
             self._numbers.extend((*one.size, one.rest, len(one.values)))
@@ -45,7 +45,7 @@ class Tallies:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def __getitem__(self, index: int) -> Tally | None:
+    def __getitem__(self, index: int) -> ValueCounts | None:
         kind = self._kinds[index]
         if kind == 0:
             return None
@@ -54,13 +54,13 @@ class Tallies:
         ]
         parts = [tuple(numbers[n * count : (n + 1) * count]) for n in range(4)]
         name = "index" if kind == 1 else "color"
-        return Tally((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
+        return ValueCounts((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
 
-    def __iter__(self) -> Iterator[Tally | None]:
+    def __iter__(self) -> Iterator[ValueCounts | None]:
         return (self[index] for index in range(len(self)))
 
-    def good(self) -> Iterator[Tally]:
-        """The tallies of files that could be read."""
+    def good(self) -> Iterator[ValueCounts]:
+        """The counts of files that could be read."""
         return (one for one in self if one is not None)
 
 

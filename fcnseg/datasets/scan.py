@@ -1,6 +1,6 @@
-"""Reads every label file and picture of a dataset once, on all cores, and remembers.
+"""Reads every label file and image of a dataset once, on all cores, and remembers.
 
-What is kept of a file is a few hundred bytes, so that memory does not grow with pictures.
+What is kept of a file is a few hundred bytes, so that memory does not grow with images.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Description, Pair, Store, files_of
-from fcnseg.datasets.encoding.values import Tally, Values, tally
+from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
 from fcnseg.datasets.formats.stacks import read_page
-from fcnseg.datasets.many_files import Crew, ScanCache, Tallies, stamp
+from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import encode_image, read_alpha
@@ -28,7 +28,7 @@ from fcnseg.io.labels import RawLabels
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 MOST_COLORS = 512
-"""Of a larger dataset, the pictures' mean and spread are those of about this many."""
+"""Of a larger dataset, the images' mean and spread are those of about this many."""
 
 MANY = 4000
 """Unknown files for which processes are started: they cost what they save at about half of it."""
@@ -56,21 +56,21 @@ class LabelScan:
     lossy: whether some file is JPEG.
     """
 
-    tallies: Tallies = field(default_factory=Tallies)
-    alphas: Tallies = field(default_factory=Tallies)
+    counts: CountsOfFiles = field(default_factory=CountsOfFiles)
+    alphas: CountsOfFiles = field(default_factory=CountsOfFiles)
     problems: dict[int, str] = field(default_factory=dict)
     lossy: bool = False
 
 
 @dataclass
-class PictureScan:
-    """What the pictures are like, in the order of the pairs.
+class ImageScan:
+    """What the images are like, in the order of the pairs.
 
     sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
     orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
         partly transparent. digests, fingerprints: uint64 (N,), see ImageSummary.
-    thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all pictures.
-    problems: pair number -> why its picture could not be read.
+    thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all images.
+    problems: pair number -> why its image could not be read.
     """
 
     sizes: NDArray[np.int32]
@@ -103,20 +103,20 @@ def scan_labels(
     for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
         if isinstance(seen, str):
             scan.problems[index] = seen
-            scan.tallies.append(None)
+            scan.counts.append(None)
             scan.alphas.append(None)
         else:
-            scan.tallies.append(Tally(*seen[0]))
-            scan.alphas.append(Tally(*seen[1]) if seen[1] else None)
+            scan.counts.append(ValueCounts(*seen[0]))
+            scan.alphas.append(ValueCounts(*seen[1]) if seen[1] else None)
     return scan
 
 
 def scan_pictures(
     pairs: Sequence[Pair], cache: ScanCache, crew: Crew, tell: Tell = lambda _: None
-) -> PictureScan:
-    """Look at the pictures of all pairs; `tell` hears how many are done."""
+) -> ImageScan:
+    """Look at the images of all pairs; `tell` hears how many are done."""
     count = len(pairs)
-    scan = PictureScan(
+    scan = ImageScan(
         np.zeros((count, 2), np.int32),
         np.ones(count, np.uint8),
         np.zeros(count, np.bool_),
@@ -276,12 +276,12 @@ def _look_at_labels(pair: Pair, read: Read, store: Store, terms: Sequence[str]) 
     raw = read(pair, store, terms)
     lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
     alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None
-    through = None if alpha is None else tally(RawLabels(alpha, None, "L"))
-    return [_plain(tally(raw, lossy=lossy)), through and _plain(through)]
+    through = None if alpha is None else count_values(RawLabels(alpha, None, "L"))
+    return [_plain(count_values(raw, lossy=lossy)), through and _plain(through)]
 
 
-def _plain(one: Tally) -> list[Any]:
-    return [getattr(one, name) for name in _TALLY]
+def _plain(one: ValueCounts) -> list[Any]:
+    return [getattr(one, name) for name in _COUNTS]
 
 
 def _look_at_picture(task: tuple[Path, int | None, bool]) -> list[Any]:
@@ -291,7 +291,7 @@ def _look_at_picture(task: tuple[Path, int | None, bool]) -> list[Any]:
     return [getattr(seen, name) for name in _GLANCE]
 
 
-_TALLY = tuple(field.name for field in dataclasses.fields(Tally))
+_COUNTS = tuple(field.name for field in dataclasses.fields(ValueCounts))
 
 _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
 
@@ -300,11 +300,11 @@ _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
 class Scanned:
     """A dataset's description and what was seen in its files on the way.
 
-    labels, pictures: by the order of `description.pairs`; pictures only where asked for or
+    labels, images: by the order of `description.pairs`; images only where asked for or
     needed to draw a split. values: of all label files.
     """
 
     description: Description
     labels: LabelScan
     values: Values
-    pictures: PictureScan | None
+    image_scan: ImageScan | None

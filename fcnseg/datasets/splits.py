@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import SPLITS, Description, Pair
-from fcnseg.datasets.scan import PictureScan
+from fcnseg.datasets.scan import ImageScan
 from fcnseg.errors import to_bytes
 
 
@@ -128,20 +128,20 @@ FEW_LEVELS = 8.0
 """... if their thumbnails also differ by no more than this many grey levels, on average."""
 
 VIDEO_RATIO = 0.6
-"""Numbered pictures are a video when neighbours differ by less than this share of what pictures
-far apart do. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated pictures 1."""
+"""Numbered images are a video when neighbours differ by less than this share of what images
+far apart do. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated images 1."""
 
 FEWEST_FRAMES = 8
 
 _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # (shift, bits): one more than FEW_BITS
 
 MOST_COMPARED = 512
-"""Of many pictures with a band in common (blank ones) each is compared with so many."""
+"""Of many images with a band in common (blank ones) each is compared with so many."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Pictures whose names differ in a frame number and that follow each other.
+    """Images whose names differ in a frame number and that follow each other.
 
     name: what their names have in common. members: pair numbers, by frame.
     numbers: the frame numbers, ascending.
@@ -152,7 +152,7 @@ class Video:
     numbers: tuple[int, ...]
 
 
-def find_videos(pairs: Sequence[Pair], pictures: PictureScan) -> tuple[Video, ...]:
+def find_videos(pairs: Sequence[Pair], image_scan: ImageScan) -> tuple[Video, ...]:
     """The videos whose frames the pairs are, whichever split they are in."""
     series: dict[str, list[tuple[int, int]]] = {}
     for index, pair in enumerate(pairs):
@@ -163,7 +163,7 @@ def find_videos(pairs: Sequence[Pair], pictures: PictureScan) -> tuple[Video, ..
     for name, entries in series.items():
         entries.sort()
         members = [index for _, index in entries]
-        if len(entries) >= FEWEST_FRAMES and _is_video(pictures.thumbnails[members]):
+        if len(entries) >= FEWEST_FRAMES and _is_video(image_scan.thumbnails[members]):
             videos.append(Video(name, tuple(members), tuple(number for number, _ in entries)))
     return tuple(videos)
 
@@ -174,7 +174,7 @@ def _without_split(name: str) -> str:
 
 
 def _is_video(thumbnails: NDArray[np.uint8]) -> bool:
-    """Whether neighbours are much more alike than pictures half the series apart."""
+    """Whether neighbours are much more alike than images half the series apart."""
     centred = thumbnails.astype(np.float32)
     centred -= centred.mean(1, keepdims=True)
     near = np.abs(centred[1:] - centred[:-1]).mean(1)
@@ -182,43 +182,45 @@ def _is_video(thumbnails: NDArray[np.uint8]) -> bool:
     return bool(np.median(near) < VIDEO_RATIO * np.median(far))
 
 
-def find_copies(pictures: PictureScan) -> list[tuple[int, ...]]:
+def find_copies(image_scan: ImageScan) -> list[tuple[int, ...]]:
     """Groups of pairs whose image files are identical."""
     seen: dict[tuple[int, int], list[int]] = {}
-    keys = zip(pictures.digests.tolist(), pictures.fingerprints.tolist(), strict=True)
+    keys = zip(image_scan.digests.tolist(), image_scan.fingerprints.tolist(), strict=True)
     for index, key in enumerate(keys):
-        if index not in pictures.problems:
+        if index not in image_scan.problems:
             seen.setdefault(key, []).append(index)
     return [tuple(group) for group in seen.values() if len(group) > 1]
 
 
-def find_lookalikes(pictures: PictureScan) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose pictures look alike; identical files among them.
+def find_lookalikes(image_scan: ImageScan) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose images look alike; identical files among them.
 
     Fingerprints that differ in at most FEW_BITS bits have one of the _BANDS in common: only
-    pictures that share a band are compared, each with the next MOST_COMPARED.
+    images that share a band are compared, each with the next MOST_COMPARED.
     """
-    good = np.array([i for i in range(len(pictures.digests)) if i not in pictures.problems], int)
+    good = np.array(
+        [i for i in range(len(image_scan.digests)) if i not in image_scan.problems], int
+    )
     alike: set[tuple[int, int]] = set()
     for shift, bits in _BANDS:
-        band = (pictures.fingerprints[good] >> np.uint64(shift)) & np.uint64(2**bits - 1)
-        order = np.lexsort((pictures.fingerprints[good], band))
+        band = (image_scan.fingerprints[good] >> np.uint64(shift)) & np.uint64(2**bits - 1)
+        order = np.lexsort((image_scan.fingerprints[good], band))
         ranked, band = good[order], band[order]
         for step in range(1, min(len(good), MOST_COMPARED)):
             here = np.flatnonzero(band[step:] == band[:-step])
             if not len(here):
                 break
-            alike.update(_alike(ranked[here], ranked[here + step], pictures))
+            alike.update(_alike(ranked[here], ranked[here + step], image_scan))
     return sorted(alike)
 
 
 def _alike(
-    one: NDArray[np.int64], other: NDArray[np.int64], pictures: PictureScan
+    one: NDArray[np.int64], other: NDArray[np.int64], image_scan: ImageScan
 ) -> Iterator[tuple[int, int]]:
     """Those of the pairs (one[i], other[i]) that look alike, the smaller number first."""
-    differing = _ones(pictures.fingerprints[one] ^ pictures.fingerprints[other])
+    differing = _ones(image_scan.fingerprints[one] ^ image_scan.fingerprints[other])
     one, other = one[differing <= FEW_BITS], other[differing <= FEW_BITS]
-    apart = pictures.thumbnails[one].astype(np.int16) - pictures.thumbnails[other]
+    apart = image_scan.thumbnails[one].astype(np.int16) - image_scan.thumbnails[other]
     near = np.abs(apart).mean(1) <= FEW_LEVELS
     first, second = np.minimum(one, other)[near], np.maximum(one, other)[near]
     return zip(first.tolist(), second.tolist(), strict=True)

@@ -48,7 +48,7 @@ class Net:
             ) from error
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits of pictures uint8 RGB, all of one size."""
+        """Logits of images uint8 RGB, all of one size."""
         self._net.setInput(images, "images")
         return np.asarray(self._net.forward("logits"), np.float32)
 

@@ -1,4 +1,4 @@
-"""A picture file looked at once, for what a dataset wants to know of thousands of them."""
+"""An image file looked at once, for what a dataset wants to know of thousands of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fcnseg.io.images import (
 THUMBNAIL = 8
 """Height and width of a thumbnail, in pixels."""
 
-_HASHED = 32  # the side of the picture whose low frequencies make the fingerprint
+_HASHED = 32  # the side of the image whose low frequencies make the fingerprint
 
 _SAMPLED = 200_000  # pixels that are enough for a mean and a spread
 
@@ -41,7 +41,7 @@ class ImageSummary:
     size: (height, width), upright. orientation: EXIF's, 1..8 (5 and more: stored lying).
     bits: 8, or 16 (cut to 8 when read). alpha: whether some of it is transparent.
     digest: 64 bits made of the file's length and checksum: equal for copies.
-    fingerprint: 64 bits of the picture's coarse shape: few bits differ for look-alikes.
+    fingerprint: 64 bits of the image's coarse shape: few bits differ for look-alikes.
     thumbnail: THUMBNAIL x THUMBNAIL grey bytes, as hexadecimal text.
     mean, spread: of red, green and blue in 0..1, the spread being the standard deviation;
         () when they were not asked for.
@@ -140,7 +140,7 @@ def _is_transparent(pixels: NDArray[np.uint8]) -> bool:
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of red, green and blue; of a large picture's every n-th pixel."""
+    """Mean and standard deviation of red, green and blue; of a large image's every n-th pixel."""
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED) ** 0.5))
     means, spreads = cv2.meanStdDev(np.ascontiguousarray(pixels[::step, ::step]))
     channels = [0, 0, 0] if len(means) < 3 else [2, 1, 0]
@@ -149,7 +149,7 @@ def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[flo
 
 
 def _small_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture as _HASHED x _HASHED grey, every pixel having its part."""
+    """The image as _HASHED x _HASHED grey, every pixel having its part."""
     height, width = pixels.shape[:2]
     factor = min(height, width) // (2 * _HASHED)
     if factor > 1:  # whole blocks first: an order of magnitude faster than odd ratios

@@ -138,7 +138,7 @@ def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
-    """bool (h, w) of a small picture in which everything but 0 counts (labelme's masks)."""
+    """bool (h, w) of a small image in which everything but 0 counts (labelme's masks)."""
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L")) > 0

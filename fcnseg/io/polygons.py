@@ -41,12 +41,12 @@ def fill_circle(
 def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     """bool (H, W) of COCO's run lengths: down the columns, beginning with a run of zeros.
 
-    MediaError when the runs do not add up to the picture.
+    MediaError when the runs do not add up to the image.
     """
     lengths = np.asarray(counts, np.int64)
     if lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != size[0] * size[1]:
         raise MediaError(
-            f"Run lengths of {int(lengths.sum())} pixels for a picture of {size[0] * size[1]}."
+            f"Run lengths of {int(lengths.sum())} pixels for an image of {size[0] * size[1]}."
         )
     filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return np.asarray(filled.reshape(size[1], size[0]).T)

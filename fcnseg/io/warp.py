@@ -1,4 +1,4 @@
-"""Pictures and labels sampled along one grid: crop, scale, flip and rotate in one pass.
+"""Images and labels sampled along one grid: crop, scale, flip and rotate in one pass.
 
 A grid is a 2x3 matrix from output to source: source (x, y) = matrix @ (x, y, 1), pixel
 centres at whole numbers in both. Image and labels sampled with one grid stay aligned to a
@@ -23,10 +23,10 @@ Grid = NDArray[np.float64]
 
 
 def crop_grid(scale: float, corner: tuple[float, float], *, flip_width: int | None = None) -> Grid:
-    """The grid of a crop of a scaled picture.
+    """The grid of a crop of a scaled image.
 
     scale: output pixels per source pixel.
-    corner: (y, x) of the crop's upper left corner, in pixels of the scaled picture; negative
+    corner: (y, x) of the crop's upper left corner, in pixels of the scaled image; negative
         where the crop begins outside.
     flip_width: the crop's width, to mirror it left-right; None: not mirrored.
     """
@@ -116,8 +116,8 @@ CUT = 0.2
 """The share of pixels that are another thing from which on a frame begins a new scene.
 
 Between neighbouring frames of one scene 0.16 were seen at most (a car's camera at 15 frames a
-second: 0.02; drawn things that fill the picture and turn: 0.16); across cuts 0.4 to 0.8 mostly,
-0.18 for two pictures of the same kind of street. A cut that is missed does little: what looks
+second: 0.02; drawn things that fill the image and turn: 0.16); across cuts 0.4 to 0.8 mostly,
+0.18 for two images of the same kind of street. A cut that is missed does little: what looks
 like another thing has no past anyway.
 """
 

@@ -196,11 +196,11 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
         for name in expected.keys() & found.keys()
         if found[name].shape != expected[name].shape
     ]
-    troubles = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
-    troubles += [f"{len(unexpected)} too many ({unexpected[0]} ...)"] if unexpected else []
-    troubles += sorted(wrong)[:1]
-    if troubles:
-        raise CheckpointError(f"The weights do not fit the network: {'; '.join(troubles)}.")
+    problems = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
+    problems += [f"{len(unexpected)} too many ({unexpected[0]} ...)"] if unexpected else []
+    problems += sorted(wrong)[:1]
+    if problems:
+        raise CheckpointError(f"The weights do not fit the network: {'; '.join(problems)}.")
 
 
 def _first_bytes(path: Path) -> bytes:

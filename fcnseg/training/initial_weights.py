@@ -79,7 +79,7 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback)
     old = Checkpoint.load(path)
     if old.spec.decoder == PUBLISHED:
         raise OptionError(
-            f"{path} is the published network {old.spec.backbone} as a whole, which has no ladder "
+            f"{path} is the complete published network {old.spec.backbone}, which has no decoder "
             "to train.",
             hint=f"start a new decoder on its backbone: --backbone NAME --backbone-weights {path}",
         )

@@ -31,7 +31,7 @@ SECONDS = 4.0
 
 STEPS = 30
 SIDE = 128
-"""The trials' pictures are cut to this many pixels a side, two of them."""
+"""The trials' images are cut to this many pixels a side, two of them."""
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """The learning rates that are tried."""
@@ -81,7 +81,7 @@ def preflight(
 
 
 def _small(batch: Batch) -> Batch:
-    """Two pictures of a batch (or one), cut to SIDE around the middle."""
+    """Two images of a batch (or one), cut to SIDE around the middle."""
     images, labels = batch.images[:2], batch.labels[:2]
     y, x = (max(0, extent - SIDE) // 2 for extent in labels.shape[1:])
     return Batch(

@@ -39,7 +39,7 @@ LIMIT = 10.0
 """Temperatures are looked for between 1 / LIMIT and LIMIT."""
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""A picture uint8 (H, W, 3) -> float32 (K, H, W)."""
+"""An image uint8 (H, W, 3) -> float32 (K, H, W)."""
 
 
 def best_temperature(logits_of: Logits, dataset: SegmentationDataset) -> float:

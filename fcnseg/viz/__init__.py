@@ -1,4 +1,4 @@
-"""Heatmaps and figures. Here: pages, pictures with titles in a grid and a scale of colours."""
+"""Heatmaps and figures. Here: pages, images with titles in a grid and a scale of colours."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PAGE_SHAPE = 1.6  # width by height that a grid aims at
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One picture of a page.
+    """One image of a page.
 
     image: uint8 (H, W, 3) RGB; all tiles of a page have one size.
     title: what it shows; note: a figure or two, written fainter behind it.
@@ -114,7 +114,7 @@ def page(
 
 
 def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
-    """(height, width) of the pictures on the page: legible, and not larger than needed."""
+    """(height, width) of the images on the page: legible, and not larger than needed."""
     height, width = size[0], size[1]
     largest = _LARGEST if count > 4 else 2 * _LARGEST
     wanted = min(max(width, _SMALLEST), largest, widest)

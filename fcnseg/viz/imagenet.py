@@ -27,17 +27,17 @@ DEFAULT = "efficientnet_lite0"
 """The classifier taken when none is named: its weights come with the installation."""
 
 SHORT_SIDE = 448
-"""Pixels a picture's short side is shrunk to: the classifier learned from things this large."""
+"""Pixels an image's short side is shrunk to: the classifier learned from things this large."""
 
 TOP = 5
-"""Classes drawn when none are named: those the whole picture looks most like."""
+"""Classes drawn when none are named: those the whole image looks most like."""
 
 
 @dataclass(frozen=True)
 class ImageNetHeatmaps:
     """Draws where an ImageNet classifier sees its classes.
 
-    chosen: class indices; empty: the TOP most likely of each picture.
+    chosen: class indices; empty: the TOP most likely of each image.
     """
 
     classifier: DenseClassifier
@@ -55,7 +55,7 @@ class ImageNetHeatmaps:
         device: str = "auto",
         callback: Callback = no_callback,
     ) -> ImageNetHeatmaps:
-        """The artist for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
+        """The figures for a backbone's name (`vgg16`, ...); OptionError for unknown names."""
         classifier = dense_classifier(name or DEFAULT, callback=callback)
         known = list(classifier.names)  # some names stand twice: not a ClassMap
         chosen = tuple(_index_of(wanted, known) for wanted in classes)
@@ -69,7 +69,7 @@ class ImageNetHeatmaps:
             Tile(
                 heatmap(grey(frame.image), share, alpha=self.alpha),
                 self.classifier.names[index],
-                f"{percent(whole[index], 1)} for the whole picture, peak {share.max():.2f}",
+                f"{percent(whole[index], 1)} for the whole image, peak {share.max():.2f}",
             )
             for index, share in shares.items()
         ]
@@ -83,9 +83,9 @@ class ImageNetHeatmaps:
     def look(
         self, image: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
-        """What a uint8 RGB picture (H, W, 3) shows, and where.
+        """What a uint8 RGB image (H, W, 3) shows, and where.
 
-        Returns the whole picture's probabilities float32 (1000,), by the mean of all cells'
+        Returns the whole image's probabilities float32 (1000,), by the mean of all cells'
         scores, and for each class drawn its probability at every pixel, float32 (H, W).
         """
         height, width = image.shape[:2]

@@ -121,7 +121,7 @@ def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
         ("\n[[class]]", "\n[[class", "not a TOML file"),
         ("snap = false", 'snap = false\nsplits = {vall = ["a"]}', "no split 'vall'"),
         ('"class_1"', '"class_0"', "given twice"),
-        ("leave_out = []", 'leave_out = ["p99"]', "leave_out names 'p99', but no picture"),
+        ("leave_out = []", 'leave_out = ["p99"]', "leave_out names 'p99', but no image"),
         ("leave_out = []", 'leave_out = "p00"', "leave_out is a list of names"),
     ],
 )

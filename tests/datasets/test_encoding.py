@@ -18,7 +18,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.class_lists import Entry
 from fcnseg.datasets.encoding.colors import read_colors
-from fcnseg.datasets.encoding.values import Values, decode, decode_values, tally, total
+from fcnseg.datasets.encoding.values import Values, count_values, decode, decode_values, total
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -173,7 +173,7 @@ def test_a_labelled_pixel_is_never_changed(
 
 def values_of(*files: list[list[int]], **changes: Any) -> Values:
     arrays = [np.array(rows, np.int32) for rows in files]
-    return total([tally(RawLabels(array, None, "I")) for array in arrays], **changes)
+    return total([count_values(RawLabels(array, None, "I")) for array in arrays], **changes)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import fcnseg.datasets.describe
 import fcnseg.datasets.scan
 from fcnseg.concurrency import usable_cores
 from fcnseg.datasets.describe import scan
-from fcnseg.datasets.encoding.values import MOST_VALUES, Tally, tally
+from fcnseg.datasets.encoding.values import MOST_VALUES, ValueCounts, count_values
 from fcnseg.datasets.many_files import Crew, ScanCache, stamp
-from fcnseg.datasets.scan import Scanned, Tallies
+from fcnseg.datasets.scan import CountsOfFiles, Scanned
 from fcnseg.files import cache_folder
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.labels import RawLabels
@@ -64,27 +64,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_second_look_reads_nothing(folder: Path, looks: list[str]) -> None:
-    first = scan(folder, pictures=True)
+    first = scan(folder, images=True)
     assert len(looks) == 18
     looks.clear()
-    second = scan(folder, pictures=True)
+    second = scan(folder, images=True)
     assert looks == []
-    assert list(first.labels.tallies) == list(second.labels.tallies)
-    assert first.pictures is not None
-    assert second.pictures is not None
-    np.testing.assert_array_equal(first.pictures.thumbnails, second.pictures.thumbnails)
-    assert first.pictures.mean == second.pictures.mean
+    assert list(first.labels.counts) == list(second.labels.counts)
+    assert first.image_scan is not None
+    assert second.image_scan is not None
+    np.testing.assert_array_equal(first.image_scan.thumbnails, second.image_scan.thumbnails)
+    assert first.image_scan.mean == second.image_scan.mean
 
 
 def test_a_changed_file_is_noticed(folder: Path, looks: list[str]) -> None:
-    scan(folder, pictures=True)
+    scan(folder, images=True)
     changed = sorted((folder / "masks").iterdir())[2]
     labels = np.array(Image.open(changed))
     labels[0, 0] = 3 - labels[0, 0]
     Image.fromarray(labels).save(changed)
     os.utime(changed, ns=(0, 123_456_789))
     looks.clear()
-    scan(folder, pictures=True)
+    scan(folder, images=True)
     assert looks == [f"masks/{changed.name}"]
 
 
@@ -107,12 +107,12 @@ def test_a_lost_cache_costs_only_time(spoil: str, folder: Path, cache: Path) -> 
             database.unlink()
         (cache / "scans").rmdir()
         (cache / "scans").write_text("in the way")
-    assert list(scan(folder).labels.tallies) == list(before.labels.tallies)
+    assert list(scan(folder).labels.counts) == list(before.labels.counts)
 
 
 def test_progress_is_told(folder: Path) -> None:
     told: list[Any] = []
-    scan(folder, told.append, pictures=True)
+    scan(folder, told.append, images=True)
     ends = {event.task: (event.done, event.total) for event in told if isinstance(event, Progress)}
     assert ends == {"labels": (9, 9), "images": (9, 9)}
 
@@ -147,11 +147,11 @@ def test_what_is_about_deleted_files_goes(folder: Path) -> None:
     def names() -> list[str]:
         return sorted(Path(os.fsdecode(key.split(b"\0")[0])).name for key, _, _ in records(folder))
 
-    scan(folder, pictures=True)
+    scan(folder, images=True)
     image, labels = (sorted((folder / role).iterdir())[0] for role in ("images", "masks"))
     image.rename(image.with_stem("new"))
     labels.rename(labels.with_stem("new"))
-    scan(folder, pictures=True)
+    scan(folder, images=True)
     assert names() == sorted(path.name for path in folder.glob("*/*"))
 
 
@@ -173,10 +173,10 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Crew]:
 
 
 def everything(seen: Scanned) -> list[Any]:
-    assert seen.pictures is not None
-    parts = [getattr(seen.pictures, each.name) for each in dataclasses.fields(seen.pictures)]
+    assert seen.image_scan is not None
+    parts = [getattr(seen.image_scan, each.name) for each in dataclasses.fields(seen.image_scan)]
     plain = [part.tolist() if isinstance(part, np.ndarray) else part for part in parts]
-    return [list(seen.labels.tallies), list(seen.labels.alphas), seen.labels.problems, plain]
+    return [list(seen.labels.counts), list(seen.labels.alphas), seen.labels.problems, plain]
 
 
 def test_processes_see_what_threads_see(
@@ -184,10 +184,10 @@ def test_processes_see_what_threads_see(
 ) -> None:
     sorted((folder / "masks").iterdir())[3].write_bytes(b"")
     sorted((folder / "images").iterdir())[5].write_bytes(b"not a picture")
-    threads, kept = everything(scan(folder, pictures=True)), records(folder)
+    threads, kept = everything(scan(folder, images=True)), records(folder)
     shutil.rmtree(cache)
     crews = request.getfixturevalue("crews")
-    processes = everything(scan(folder, pictures=True))
+    processes = everything(scan(folder, images=True))
     assert len(crews[0].workers) == usable_cores()
     assert all(worker.returncode is not None for worker in crews[0].workers)
     assert processes == threads
@@ -197,27 +197,27 @@ def test_processes_see_what_threads_see(
 
 def test_a_few_files_start_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Crew, "hire", lambda crew: pytest.fail("a process was started"))
-    scan(folder, pictures=True)
+    scan(folder, images=True)
 
 
-def test_tallies_keep_what_is_put_in() -> None:
+def test_counts_keep_what_is_put_in() -> None:
     rng = np.random.default_rng(0)
-    tallies, kept = Tallies(), []
+    counts, kept = CountsOfFiles(), []
     for number in range(20):
         raw = rng.integers(0, 1 + 40 * number, (9, 11)).astype(np.int32)
-        one = None if number % 7 == 3 else tally(RawLabels(raw, None, "I"))
-        tallies.append(one)
+        one = None if number % 7 == 3 else count_values(RawLabels(raw, None, "I"))
+        counts.append(one)
         kept.append(one)
-    assert list(tallies) == kept
-    assert len(tallies) == 20
-    assert len(list(tallies.good())) == 17
+    assert list(counts) == kept
+    assert len(counts) == 20
+    assert len(list(counts.good())) == 17
 
 
 @pytest.mark.parametrize("largest", [2, 200, 70_000])
 def test_a_tally_counts_as_numpy_does(largest: int) -> None:
     rng = np.random.default_rng(largest)
     numbers = np.minimum(rng.integers(0, 12, (21, 17)) * (largest // 11 + 1), largest)
-    one = tally(RawLabels(numbers.astype(np.int32), None, "I"))
+    one = count_values(RawLabels(numbers.astype(np.int32), None, "I"))
     values, counts = np.unique(numbers, return_counts=True)
     assert one.values == tuple(values.tolist())
     assert one.pixels == tuple(counts.tolist())
@@ -229,18 +229,18 @@ def test_a_tally_counts_as_numpy_does(largest: int) -> None:
 
 def test_a_smeared_file_is_cut_to_its_most_frequent_values() -> None:
     numbers = np.arange(900, dtype=np.int32).reshape(30, 30)
-    one = tally(RawLabels(numbers, None, "I"))
+    one = count_values(RawLabels(numbers, None, "I"))
     assert (len(one.values), one.rest) == (MOST_VALUES, 900 - MOST_VALUES)
-    exact = tally(RawLabels(numbers % 250, None, "L"))
+    exact = count_values(RawLabels(numbers % 250, None, "L"))
     assert (len(exact.values), exact.rest) == (250, 0)
-    lossy = tally(RawLabels(numbers % 250, None, "L"), lossy=True)
+    lossy = count_values(RawLabels(numbers % 250, None, "L"), lossy=True)
     assert len(lossy.values) == MOST_VALUES
 
 
 def test_single_rows_and_columns_are_counted_once() -> None:
     for shape in ((1, 5), (5, 1), (1, 1), (2, 2)):
-        one = tally(RawLabels(np.zeros(shape, np.int32), None, "L"))
-        assert one == Tally(shape, "index", (0,), (shape[0] * shape[1],), one.border)
+        one = count_values(RawLabels(np.zeros(shape, np.int32), None, "L"))
+        assert one == ValueCounts(shape, "index", (0,), (shape[0] * shape[1],), one.border)
         assert one.border[0] >= shape[0] * shape[1]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcnseg.datasets import Pair
-from fcnseg.datasets.scan import PictureScan
+from fcnseg.datasets.scan import ImageScan
 from fcnseg.datasets.splits import (
     Video,
     draw_val,
@@ -83,13 +83,13 @@ def test_pairs_without_a_split_are_for_training() -> None:
     assert not lacks_val([pair("a", "test")])
 
 
-def scan_of(folder: Path, images: list[np.ndarray]) -> PictureScan:
+def scan_of(folder: Path, images: list[np.ndarray]) -> ImageScan:
     seen = []
     for number, image in enumerate(images):
         path = folder / f"{number}.png"
         Image.fromarray(image).save(path)
         seen.append(summarize_image(path))
-    return PictureScan(
+    return ImageScan(
         np.array([one.size for one in seen], np.int32),
         np.ones(len(seen), np.uint8),
         np.zeros(len(seen), bool),

@@ -56,8 +56,8 @@ class CheckResult:
     """What a dataset is and what is wrong with it.
 
     shares: how often each class occurs. train_pixels: labelled pixels of each class in the
-        training pictures (in all, when there are none). train_sizes: their (height, width).
-    mean, spread: of red, green and blue in 0..1, over all pictures.
+        training images (in all, when there are none). train_sizes: their (height, width).
+    mean, spread: of red, green and blue in 0..1, over all images.
     suggestion: what to train with. contact, cleaned, written: what was written, or None.
     """
 
@@ -145,8 +145,8 @@ def scan_and_check(
     data: Path, callback: Callback, *, boxes: bool = False
 ) -> tuple[Scanned, CheckResult]:
     """What is in a folder, and what `check` says of it. boxes: see `scan`."""
-    seen = scan(data, callback, pictures=True, boxes=boxes)
-    assert seen.pictures is not None, "pictures were asked for"
+    seen = scan(data, callback, images=True, boxes=boxes)
+    assert seen.image_scan is not None, "images were asked for"
     counts = count_classes(seen)
     findings = [*file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
@@ -161,8 +161,8 @@ def scan_and_check(
         shares=counts.shares(names),
         train_pixels=train_pixels,
         train_sizes=sizes,
-        mean=seen.pictures.mean,
-        spread=seen.pictures.spread,
+        mean=seen.image_scan.mean,
+        spread=seen.image_scan.spread,
         suggestion=suggest(sizes, train_pixels, names) if sizes else None,
     )
     return seen, result
@@ -179,9 +179,9 @@ def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
 
 
 def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
-    """Of the readable training pictures, or of all when there are none."""
-    assert seen.pictures is not None
-    sizes: Sequence[list[int]] = seen.pictures.sizes.tolist()
+    """Of the readable training images, or of all when there are none."""
+    assert seen.image_scan is not None
+    sizes: Sequence[list[int]] = seen.image_scan.sizes.tolist()
     pairs = seen.description.pairs
     train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
     chosen = train or [(h, w) for h, w in sizes]
@@ -195,8 +195,8 @@ FEW_PAIRS = 10
 def leaks(seen: Scanned) -> Iterable[Finding]:
     """Everything about the splits."""
     yield from _sizes(seen)
-    if seen.pictures is not None:
-        videos = find_videos(seen.description.pairs, seen.pictures)
+    if seen.image_scan is not None:
+        videos = find_videos(seen.description.pairs, seen.image_scan)
         yield from _copies(seen)
         yield from _lookalikes(seen, videos)
         for video in videos:
@@ -225,10 +225,10 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
 
 def _copies(seen: Scanned) -> Iterable[Finding]:
     """The same file twice."""
-    assert seen.pictures is not None
+    assert seen.image_scan is not None
     across: list[int] = []
     within: list[int] = []
-    for group in find_copies(seen.pictures):
+    for group in find_copies(seen.image_scan):
         splits = {seen.description.pairs[number].split for number in group}
         (across if len(splits) > 1 else within).extend(group)
     if across:
@@ -252,14 +252,14 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
 
 def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
     """Nearly the same image in two splits: resized, compressed again, a burst of shots."""
-    assert seen.pictures is not None
-    pairs, pictures = seen.description.pairs, seen.pictures
+    assert seen.image_scan is not None
+    pairs, image_scan = seen.description.pairs, seen.image_scan
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
     alike = [
         (one, other)
-        for one, other in find_lookalikes(pictures)
+        for one, other in find_lookalikes(image_scan)
         if pairs[one].split != pairs[other].split
-        and pictures.digests[one] != pictures.digests[other]
+        and image_scan.digests[one] != image_scan.digests[other]
         and (one not in video_of or video_of[one] != video_of.get(other))
     ]
     if alike:
@@ -288,7 +288,7 @@ def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterabl
         yield Finding(
             "info" if seen.description.drawn_split else "warning",
             "neighbouring-frames",
-            f"{split} and train share the video {video.name.rstrip('_-/') or 'of all pictures'} "
+            f"{split} and train share the video {video.name.rstrip('_-/') or 'of all images'} "
             f"({len(frames[split])} and {len(train)} images), the nearest {min(gaps)} frames "
             f"apart: {split} looks like what was trained on, and its scores are optimistic.",
             file_names(seen, held),

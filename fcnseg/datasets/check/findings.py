@@ -48,7 +48,7 @@ class Finding:
 
 
 DOUBTFUL = ("covered-picture", "outsized-label")
-"""Codes of findings that only eyes can judge: these pictures are on the contact sheet."""
+"""Codes of findings that only eyes can judge: these images are on the contact sheet."""
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """The worst first."""
@@ -104,11 +104,11 @@ def file_troubles(seen: Scanned) -> Iterable[Finding]:
 
 
 def _unreadable(seen: Scanned) -> Iterable[Finding]:
-    pairs, pictures = seen.description.pairs, seen.pictures
+    pairs, image_scan = seen.description.pairs, seen.image_scan
     broken: list[tuple[Path, str]] = list(seen.description.found.broken)
     broken += [(pairs[i].labels, why) for i, why in seen.labels.problems.items()]
-    if pictures is not None:
-        broken += [(pairs[i].image, why) for i, why in pictures.problems.items()]
+    if image_scan is not None:
+        broken += [(pairs[i].image, why) for i, why in image_scan.problems.items()]
     broken = list(dict(broken).items())
     empty = [(path, why) for path, why in broken if path.is_file() and not path.stat().st_size]
     other = [entry for entry in broken if entry not in empty]
@@ -128,15 +128,15 @@ def _unreadable(seen: Scanned) -> Iterable[Finding]:
 
 def _sizes(seen: Scanned) -> Iterable[Finding]:
     """Labels of another size than their image; of the size it has before EXIF turns it."""
-    if seen.pictures is None:
+    if seen.image_scan is None:
         return
     unequal: list[tuple[int, Size, Size]] = []
     lying: list[tuple[int, Size, Size]] = []
-    for number, one in enumerate(seen.labels.tallies):
-        height, width = (int(extent) for extent in seen.pictures.sizes[number])
+    for number, one in enumerate(seen.labels.counts):
+        height, width = (int(extent) for extent in seen.image_scan.sizes[number])
         if one is None or not height or one.size == (height, width):
             continue
-        turned = seen.pictures.orientations[number] >= 5 and one.size == (width, height)
+        turned = seen.image_scan.orientations[number] >= 5 and one.size == (width, height)
         (lying if turned else unequal).append((number, (height, width), one.size))
     if lying:
         yield Finding(
@@ -197,23 +197,23 @@ def _left_out(seen: Scanned) -> Iterable[Finding]:
 
 
 def _pictures(seen: Scanned) -> Iterable[Finding]:
-    if seen.pictures is None:
+    if seen.image_scan is None:
         return
     for mask, code, what, repair in (
         (
-            seen.pictures.deep,
+            seen.image_scan.deep,
             "deep-image",
             "16 bits a channel, scaled to 8 over the full range",
             "if only a part of the range is used, stretch it before",
         ),
         (
-            seen.pictures.clear,
+            seen.image_scan.clear,
             "transparent-image",
             "transparent parts, which are laid over white",
             "flatten them if the images the model will see have another background",
         ),
         (
-            seen.pictures.orientations > 1,
+            seen.image_scan.orientations > 1,
             "exif-turned",
             "an EXIF orientation: turned upright when read, and the labels have to be upright, too",
             "look at contact.png: do the labels line up with the objects?",

@@ -196,7 +196,7 @@ def _one_class(seen: Scanned, name: str, *, in_all: bool) -> Finding:
 def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Images in which nothing counts."""
     empty = np.flatnonzero(classes.labelled == 0).tolist()
-    blank = [number for number in empty if seen.labels.tallies[number] is not None]
+    blank = [number for number in empty if seen.labels.counts[number] is not None]
     if blank:
         yield Finding(
             "warning",

@@ -23,7 +23,7 @@ from fcnseg.errors import percent
 class ClassShare:
     """How often one class occurs.
 
-    pixels: of all splits. share: of the pixels that count. images: split -> pictures that
+    pixels: of all splits. share: of the pixels that count. images: split -> images that
     have it.
     """
 
@@ -44,9 +44,9 @@ class ClassShare:
 
 @dataclass(frozen=True, eq=False)
 class Frequencies:
-    """Pixels and pictures of each class.
+    """Pixels and images of each class.
 
-    pixels: int64 (3, K) by split (train, val, test) and class; images: the same, pictures
+    pixels: int64 (3, K) by split (train, val, test) and class; images: the same, images
         that have the class. ignored: int64 (3,), pixels that do not count.
     labelled: int64 (N,), pixels of each pair that count.
     strange: stored value that is no class -> (pixels, pair numbers).
@@ -90,7 +90,7 @@ def count_classes(seen: Scanned) -> Frequencies:
     whole: dict[int, list[int]] = {}
     spread = [(array("q"), array("q")) for _ in range(count)]  # eight bytes a number
     meaning = _meanings(encoding)
-    for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.tallies, strict=True)):
+    for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.counts, strict=True)):
         if one is None:
             continue
         row, values = SPLITS.index(pair.split), values_of(one, kind)

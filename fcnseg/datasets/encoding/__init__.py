@@ -29,7 +29,7 @@ from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
 BORDER_IS_BACKGROUND = 0.75
-"""Of a 0/255 mask, white is the background when it has more of the picture's edge than this."""
+"""Of a 0/255 mask, white is the background when it has more of the image's edge than this."""
 
 NEARLY_GREY = 12
 """Channels that differ by no more are a grey that compression has tinted."""
@@ -220,7 +220,7 @@ def _read_listed(
 def _read_greys(
     values: Values, greys: Sequence[int], entries: Sequence[Entry], *, snap: bool
 ) -> Reading:
-    """A class for each of a few greys; of two, the background is found by the picture's edge."""
+    """A class for each of a few greys; of two, the background is found by the image's edge."""
     order = sorted(greys)
     near = nearest_totals(values, order)
     why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
@@ -234,7 +234,7 @@ def _read_greys(
         if edge > max(BORDER_IS_BACKGROUND, inside):
             order.reverse()
             why.append(
-                f"{percent(edge, 0)} of the pictures' edges are {order[0]}: that is the background"
+                f"{percent(edge, 0)} of the images' edges are {order[0]}: that is the background"
             )
     listed = [entry.name for entry in entries if not entry.ignored]
     if len(listed) == len(order) - 1 and listed[0].lower() not in BACKGROUND_NAMES:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import unpack
 from fcnseg.datasets import Pair
-from fcnseg.datasets.encoding.values import SMEARED, Tally, Values, packed_colors, single_numbers
+from fcnseg.datasets.encoding.values import (
+    SMEARED,
+    ValueCounts,
+    Values,
+    packed_colors,
+    single_numbers,
+)
 from fcnseg.errors import MediaError
 from fcnseg.io.labels import RawLabels, region_areas
 
@@ -34,7 +40,7 @@ _Samples = Callable[[], Iterable[NDArray[np.int32]]]
 def look_closer(
     values: Values,
     pairs: Sequence[Pair],
-    tallies: Iterable[Tally | None],
+    counts: Iterable[ValueCounts | None],
     read: Callable[[Pair], RawLabels],
 ) -> Values:
     """The values, with what only the pixels' places tell where counts leave two meanings.
@@ -42,7 +48,7 @@ def look_closer(
     `solid` becomes the values that cover areas, where the others are smoothed edges between
     them; `instances` stays only where most numbers are one piece. A few files are read again.
     """
-    samples = partial(_sampled, pairs, tallies, read, values.kind)
+    samples = partial(_sampled, pairs, counts, read, values.kind)
     if values.terms or values.lossy or values.rest:
         return values
     if values.instances:
@@ -54,12 +60,12 @@ def look_closer(
 
 def _sampled(
     pairs: Sequence[Pair],
-    tallies: Iterable[Tally | None],
+    counts: Iterable[ValueCounts | None],
     read: Callable[[Pair], RawLabels],
     kind: str,
 ) -> Iterator[NDArray[np.int32]]:
     """The numbers or packed colours, int32 (H, W), of the label files that hold most values."""
-    held = [0 if one is None else len(one.values) for one in tallies]
+    held = [0 if one is None else len(one.values) for one in counts]
     for index in np.argsort([-count for count in held], kind="stable")[:SAMPLES].tolist():
         try:
             raw = read(pairs[index])

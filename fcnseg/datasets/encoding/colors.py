@@ -222,7 +222,7 @@ def _held(values: Values, chosen: Sequence[int]) -> int:
 
 INDICES_NOT_BLUR = 0.2
 """Values 1..11 in a JPEG are class indices when they have this share of what 0 has (and a
-twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 pictures.
+twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 images.
 """
 
 PHOTOGRAPH = 100

@@ -42,12 +42,12 @@ GREY = 0x010101
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ValueCounts:
     """The stored values of one label file.
 
     size: (height, width). kind: "index" or "color".
     values, pixels, border: stored values, how many pixels have each, how many of these on the
-        edge of the picture.
+        edge of the image.
     palette: the packed colours of the values, when the file has a palette.
     rest: pixels whose value is not listed (smeared files only).
     """
@@ -66,7 +66,7 @@ class Values:
     """The stored values of many label files.
 
     kind: "index" when every file can be read as single numbers, else "color".
-    pixels, border, files: value -> pixels, pixels on the picture's edge, files it occurs in.
+    pixels, border, files: value -> pixels, pixels on the image's edge, files it occurs in.
     palette: value -> packed colour, where the files have palettes.
     count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
     terms: what the values 1, 2, ... are called, where labels use words.
@@ -88,11 +88,11 @@ class Values:
     instances: bool = False
     solid: tuple[int, ...] = ()
 
-    def add(self, values: Sequence[int], tally: Tally) -> None:
+    def add(self, values: Sequence[int], counts: ValueCounts) -> None:
         """Count one file, whose values are these."""
         self.count += 1
-        self.rest += tally.rest
-        for value, inside, edge in zip(values, tally.pixels, tally.border, strict=True):
+        self.rest += counts.rest
+        for value, inside, edge in zip(values, counts.pixels, counts.border, strict=True):
             self.pixels[value] = self.pixels.get(value, 0) + inside
             self.border[value] = self.border.get(value, 0) + edge
             self.files[value] = self.files.get(value, 0) + 1
@@ -103,7 +103,7 @@ class Values:
         return sum(self.pixels.values()) + self.rest
 
 
-def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
+def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
     """The stored values of one file. lossy: it is JPEG, so rare values mean little."""
     numbers, kind = single_numbers(raw)
     narrow = raw.mode in _NARROW
@@ -118,7 +118,7 @@ def tally(raw: RawLabels, *, lossy: bool = False) -> Tally:
         rest = int(pixels.sum() - pixels[kept].sum())
         values, pixels = values[kept], pixels[kept]
     stored = tuple(values.tolist())
-    return Tally(
+    return ValueCounts(
         size=(numbers.shape[0], numbers.shape[1]),
         kind=kind,
         values=stored,
@@ -135,17 +135,19 @@ def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
     return count <= MOST_NUMBERS and numbers.size >= LONG_RUN * runs
 
 
-def total(tallies: Iterable[Tally], *, lossy: bool = False, terms: Sequence[str] = ()) -> Values:
+def total(
+    counts: Iterable[ValueCounts], *, lossy: bool = False, terms: Sequence[str] = ()
+) -> Values:
     """The values of all files; colours if any file is in colour or palettes do not agree."""
-    tallies = list(tallies)
-    in_color = any(one.kind == "color" for one in tallies) or _palettes_speak(tallies)
+    counts = list(counts)
+    in_color = any(one.kind == "color" for one in counts) or _palettes_speak(counts)
     counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
-    for one in tallies:
+    for one in counts:
         counted.add(values_of(one, counted.kind), one)
         if not in_color:
             counted.palette.update(zip(one.values, one.palette, strict=False))
     if not in_color and not terms and not counted.rest:
-        stored = [frozenset(one.values) - {0} for one in tallies]
+        stored = [frozenset(one.values) - {0} for one in counts]
         counted.aliases = _aliases(stored)
         counted.instances = 0 in counted.pixels and _are_instances(stored)
     return counted
@@ -180,7 +182,7 @@ def _are_instances(stored: Sequence[frozenset[int]]) -> bool:
     return len(in_a_row) >= 0.8 * len(some) and len(counts) >= FEWEST_FILES and max(counts) >= MANY
 
 
-def values_of(one: Tally, kind: str) -> tuple[int, ...]:
+def values_of(one: ValueCounts, kind: str) -> tuple[int, ...]:
     """A file's values as the dataset's kind has them: colours of a file of numbers, if need be."""
     if kind == "color" and one.kind == "index":
         return one.palette or tuple(value * GREY for value in one.values)
@@ -198,18 +200,18 @@ def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
     return packed_colors(raw), "color"
 
 
-def _palettes_speak(tallies: Sequence[Tally]) -> bool:
+def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     """Whether palettes, not indices, say what is what.
 
     So when an index has different colours in different files (each file's program chose its
     own palette: GIF does), or when the colours are levels of grey other than the indices.
     """
     colors: dict[int, int] = {}
-    for one in tallies:
+    for one in counts:
         if len(set(one.palette)) < len(one.palette):
             return False  # a palette that does not tell its entries apart says nothing
     agree = True
-    for one in tallies:
+    for one in counts:
         for value, color in zip(one.values, one.palette, strict=False):
             agree &= colors.setdefault(value, color) == color
     if not colors or not agree:

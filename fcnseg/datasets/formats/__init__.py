@@ -82,7 +82,7 @@ def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
         size = next(iter(areas.values()), area).shape
         if area.shape != size:
             raise MediaError(
-                f"{path} is {area.shape[1]}x{area.shape[0]}, the picture's other label files "
+                f"{path} is {area.shape[1]}x{area.shape[0]}, the image's other label files "
                 f"are {size[1]}x{size[0]} (width x height)."
             )
         areas[name] = areas[name] | area if name in areas else area

@@ -241,7 +241,7 @@ def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bo
     total, word = take(32), take(5) + 1
     lengths = [take(4) + 1 for _ in range(4)]
     if total != size[0] * size[1] * 4:
-        raise ValueError("a brush of another size than its picture")
+        raise ValueError("a brush of another size than its image")
     values = np.zeros(total, np.uint8)
     done = 0
     while done < total:

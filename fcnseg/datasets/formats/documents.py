@@ -61,7 +61,7 @@ class Area:
     runs: Sequence[int] = ()
 
     def drawn(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """bool (H, W): its pixels in a picture of this size."""
+        """bool (H, W): its pixels in an image of this size."""
         canvas = np.zeros(size, np.int32)
         for ring in self.rings:
             fill_polygon(canvas, ring, 1)
@@ -76,7 +76,7 @@ class Area:
         if len(self.runs):
             starts, lengths = np.array(self.runs[::2]) - 1, np.array(self.runs[1::2])
             if (starts < 0).any() or (starts + lengths > canvas.size).any():
-                raise MediaError(f"Run lengths beyond a picture of {canvas.size} pixels.")
+                raise MediaError(f"Run lengths beyond an image of {canvas.size} pixels.")
             edges = np.zeros(canvas.size + 1, np.int32)
             np.add.at(edges, starts, 1)
             np.add.at(edges, starts + lengths, -1)

@@ -1,6 +1,6 @@
 """Labels drawn from outlines: COCO JSON, labelme JSON, YOLO text.
 
-Each gives for a picture its size and the areas to draw, back to front; the words for classes
+Each gives for an image its size and the areas to draw, back to front; the words for classes
 are numbered by the dataset's `terms`: term i is drawn as i + 1, everything else is 0.
 """
 
@@ -244,7 +244,7 @@ def _draw_segmentation(labels: NDArray[np.int32], segmentation: Any, number: int
         runs = unpack_runs(counts) if isinstance(counts, str) else counts
         height, width = (int(extent) for extent in segmentation["size"])
         if (height, width) != labels.shape:
-            raise ValueError(f"runs of {width}x{height} on a picture of another size")
+            raise ValueError(f"runs of {width}x{height} on an image of another size")
         labels[decode_runs(runs, (height, width))] = number
         return
     for ring in segmentation:

@@ -157,7 +157,7 @@ OTHER_WORDS = frozenset(
         "overlays",
     ]
 )  # fmt: skip
-"""Folders of pictures that are neither."""
+"""Folders of images that are neither."""
 
 
 @dataclass(frozen=True)

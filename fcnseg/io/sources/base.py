@@ -21,7 +21,7 @@ from fcnseg.files import utf8_name
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a source.
+    """One image of a source.
 
     image: uint8 (H, W, 3), RGB, upright.
     index: its number in the source, from 0, counting frames that were skipped or lost.
