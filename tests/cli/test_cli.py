@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
@@ -228,19 +229,17 @@ def test_wrong_arguments_are_told_as_other_mistakes(
     assert "valid integer" not in error, "the words of a validator"
 
 
-def test_no_hint_names_an_option_that_the_command_lacks(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_no_hint_names_an_option_that_the_command_lacks() -> None:
     """What a hint says is typed as it stands; arguments are no options."""
     words = ["image_size", "epoch", "tiles", "batchsize", "data", "source", "clas", "jso", "model"]
+    commands = get_command(app).commands  # type: ignore[attr-defined]
     for config in CONFIGS:
+        parameters = commands[config.command].params
+        known = {flag for one in parameters for flag in (*one.opts, *one.secondary_opts)}
         for word in (*SAME_IDEA, *words, "no_calibrat", "proportion", "classes"):
             hint = suggest_option(f"--{word}", config)
             own = "" if " is an option of: " in hint else hint
-            for flag in re.findall("--[a-z-]+", own):
-                if flag != "--help":
-                    run(app, [config.command, flag])
-                    assert "No such option" not in capsys.readouterr().err, (word, hint)
+            assert set(re.findall("--[a-z-]+", own)) <= known, (word, hint)
 
 
 @pytest.mark.parametrize(
