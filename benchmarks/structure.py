@@ -19,7 +19,7 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
     ("__init__", "__main__"),
     ("cli",),
     ("commands",),
-    ("training", "viz", "report"),
+    ("training", "viz", "report", "serving"),
     ("inference",),
     ("export",),
     ("engines", "datasets"),

@@ -96,6 +96,7 @@ COMMANDS = {
     "visualize": _VIZ,
     "export": _Command("export", "export", config.ExportConfig, tables.show_export),
     "bench": _Command("bench", "bench", config.BenchConfig, tables.show_bench),
+    "serve": _Command("serve", "serve", config.ServeConfig, tables.show_serve),
     "demo": _Command("demo", "demo", config.DemoConfig, tables.show_demo),
 }
 

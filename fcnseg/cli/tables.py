@@ -220,6 +220,12 @@ def show_bench(result: Any) -> None:
         _print(remark)
 
 
+def show_serve(result: Any) -> None:
+    """How many requests were answered, by HTTP status."""
+    counts = result.as_dict()["requests"]
+    _print(_facts({f"status {status}": f"{count:,}" for status, count in sorted(counts.items())}))
+
+
 def show_demo(result: Any) -> None:
     """The scores, where everything is, and how to do the same with one's own folder."""
     show_eval(result.scores)

@@ -290,6 +290,26 @@ class BenchConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeConfig(Options):
+    """Serve models over HTTP, with a page to try them."""
+
+    command = "serve"
+    model: tuple[str, ...] = option((), f"{_MODEL}; NAME=MODEL names it; repeatable", argument=True, metavar="MODEL...")
+    host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --token or --public")
+    port: int = option(8000, "Port; 0 = a free one", ge=0, le=65535)
+    token: str | None = option(None, "Answer only requests with this token in their header Authorization: Bearer (default: the variable FCNSEG_TOKEN)")
+    public: bool = option(False, "Answer everybody who reaches the address, without a token")
+    queue: int = option(256, "Requests of a model that may wait; more are refused with status 429", ge=1)
+    batch: int = option(1, "Maximum batch size", ge=1)
+    max_mb: float = option(32.0, "Largest request, in MB", gt=0)
+    max_megapixels: float = option(16.0, "Largest image, in megapixels", gt=0)
+    timeout: float = option(30.0, "Seconds for sending a request, and for its answer", gt=0)
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(Options):
     """Run the full pipeline on synthetic data, in a few minutes."""
 
@@ -310,5 +330,6 @@ CONFIGS: tuple[type[Options], ...] = (
     VizConfig,
     ExportConfig,
     BenchConfig,
+    ServeConfig,
     DemoConfig,
 )  # fmt: skip

@@ -1,0 +1,131 @@
+"""The command `serve`: models as an HTTP service, with a page to try them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcnseg.config import ServeConfig
+from fcnseg.errors import MissingExtra, OptionError
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.progress import Callback, Message, no_callback
+
+if TYPE_CHECKING:
+    from fcnseg.serving.app import Server
+
+TOKEN = "FCNSEG_TOKEN"
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """What a server did until it was stopped: requests that were answered, by HTTP status."""
+
+    requests: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        return {"requests": self.requests}
+
+
+def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
+    """Serve models over HTTP until a signal stops it; accepted requests are answered first.
+
+    Raises OptionError for an address that others can reach without a token, CheckpointError,
+    MissingExtra.
+    """
+    token = config.token or os.environ.get(TOKEN) or None
+    _check_access(config, token)
+    try:
+        from fcnseg.serving.app import Limits, Server
+        from fcnseg.serving.server import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fcnseg"):
+            raise
+        raise MissingExtra("serve", "serve") from None
+    limits = Limits(
+        queue=config.queue,
+        bytes=int(config.max_mb * 2**20),
+        pixels=int(config.max_megapixels * 1e6),
+        seconds=config.timeout,
+        batch=config.batch,
+    )
+    server = Server(
+        load_models(config, callback),
+        limits,
+        token=token,
+        hosts=LOCAL_HOSTS if _is_local(config.host) else None,
+        report=lambda text: callback(Message(text, "warning")),
+    )
+    names = ", ".join(server.served)
+    run(server, config.host, config.port, lambda url: callback(Message(f"{names} at {url}")))
+    return ServeResult(_counts(server))
+
+
+def load_models(config: ServeConfig, callback: Callback) -> dict[str, Segmenter]:
+    """The models by name: NAME=MODEL, or what its file or folder is called."""
+    found: dict[str, Segmenter] = {}
+    for given in config.model or ("",):
+        name, model = _named(given)
+        loaded = load(
+            model or None,
+            engine=config.engine,
+            device=config.device,
+            precision=config.precision,
+            parallel=True,
+            callback=callback,
+        )
+        name = name or _name_of(model, loaded.path)
+        if name in found:
+            raise OptionError(
+                f"Two models are called {name!r}.", hint=f"name them: {name}2={model}"
+            )
+        found[name] = loaded
+    return found
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=MODEL in two; a path that holds an = is a path."""
+    name, separator, model = given.partition("=")
+    if separator and re.fullmatch(r"[\w.-]+", name) and not Path(given).exists():
+        return name, model
+    return "", given
+
+
+def _name_of(model: str, path: Path | None) -> str:
+    """What a model is called in addresses: a run by its folder, a file by its stem."""
+    if path is None:
+        return "model"
+    named = Path(model).name if model and Path(model).is_dir() else path.stem
+    if named == "best" or named == "last":
+        named = path.parent.name
+    return re.sub(r"[^\w.-]+", "-", named).strip("-") or "model"
+
+
+def _check_access(config: ServeConfig, token: str | None) -> None:
+    if token is None and not config.public and not _is_local(config.host):
+        raise OptionError(
+            f"Everybody who reaches {config.host} could use the models.",
+            hint=f"give a token (--token, or the variable {TOKEN}), or --public if that is meant",
+        )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _counts(server: Server) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for family in server.metrics.registry.collect():
+        for sample in family.samples:
+            if sample.name == "fcnseg_requests_total":
+                status = sample.labels["status"]
+                counts[status] = counts.get(status, 0) + int(sample.value)
+    return counts

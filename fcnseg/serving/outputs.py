@@ -1,0 +1,168 @@
+"""What the server replies with: an image's bytes in, labels, overlay, polygons or heatmaps out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.inference.prediction import Prediction
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.sinks import OUTPUTS, Renderer
+from fcnseg.io.images import decode_image, encode_image, open_with_pillow
+
+Needs = Literal["labels", "probabilities", "skips"]
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".npz": "application/octet-stream",
+    ".geojson": "application/geo+json",
+    ".json": "application/json",
+}
+
+DRAWN = {
+    "heatmap": "the probability of one class as a grey PNG, 255 = 1 (class)",
+    "skip": "what a skip connection adds to the logit of a class, as a grey PNG: 128 = 0, and the "
+    "header X-Range says what 255 is (class, stride); networks of fuse score only",
+}
+"""Outputs of the server alone, with what they are."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image and what is wanted of it.
+
+    data: the bytes of an image file. output: a name in OUTPUTS or DRAWN. classes: class names;
+    the probabilities of these alone (none: all). stride: of the skip. alpha: opacity, 0..1.
+    max_pixels: larger images are refused before they are decoded.
+    """
+
+    data: bytes
+    output: str
+    classes: tuple[str, ...] = ()
+    stride: int = 0
+    alpha: float = 0.5
+    max_pixels: int = 2**24
+
+    @property
+    def needs(self) -> Needs:
+        """What the network computes for it."""
+        if self.output == "skip":
+            return "skips"
+        return "probabilities" if self.output in ("probabilities", "heatmap") else "labels"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response's body, its media type and further headers."""
+
+    body: bytes
+    media_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class TooManyPixels(MediaError):
+    """An image is larger than the server takes."""
+
+
+def check_request(model: Segmenter, request: Request, strides: Sequence[int]) -> None:
+    """OptionError for an unknown class or stride, before anything is computed."""
+    for name in request.classes:
+        model.classes.index_of(name)
+    if request.output in DRAWN and len(request.classes) != 1:
+        raise OptionError(f"{request.output} is of one class: ?class=NAME.")
+    if request.output == "skip" and request.stride not in strides:
+        has = ", ".join(map(str, strides)) or "none"
+        raise OptionError(f"No skip of stride {request.stride}; this model has: {has}.")
+
+
+def outputs_of(strides: Sequence[int]) -> list[str]:
+    """The outputs of a model whose skips have these strides."""
+    return [*OUTPUTS, *(name for name in DRAWN if name != "skip" or strides)]
+
+
+def strides_of(model: Segmenter) -> list[int]:
+    """The strides whose contributions to the logits are exact; none for other models."""
+    try:
+        return sorted(model.skip_scores(np.zeros((32, 32, 3), np.uint8)), reverse=True)
+    except OptionError:
+        return []
+
+
+def answer(
+    model: Segmenter, requests: Sequence[Request], network: AbstractContextManager[object]
+) -> list[Reply | BaseException]:
+    """A reply to each request, or the error that stands for it; all need the same of the network.
+
+    network: is held while it runs.
+    """
+    replies: dict[int, Reply | BaseException] = {}
+    images: dict[int, NDArray[np.uint8]] = {}
+    for index, request in enumerate(requests):
+        try:
+            images[index] = decode(request)
+        except Exception as error:  # noqa: BLE001 - it belongs to its own request only
+            replies[index] = error
+    try:
+        with network:
+            predictions = _predict(model, requests, images)
+        for index, predicted in predictions.items():
+            replies[index] = _encode(model, requests[index], predicted)
+    except Exception as error:  # noqa: BLE001 - the threads go on whatever a request holds
+        replies = dict.fromkeys(range(len(requests)), error) | replies
+    return [replies[index] for index in range(len(requests))]
+
+
+def decode(request: Request) -> NDArray[np.uint8]:
+    """The image as uint8 RGB (H, W, 3); TooManyPixels by its header, MediaError if it is broken."""
+    name = "the image"
+    try:
+        with open_with_pillow(io.BytesIO(request.data)) as image:
+            width, height = image.size
+    except Exception as error:
+        raise MediaError("The body is not an image file.", hint="send its bytes") from error
+    if width * height > request.max_pixels:
+        raise TooManyPixels(
+            f"The image has {width}x{height} pixels; at most {request.max_pixels:,} are taken."
+        )
+    return decode_image(request.data, name=name)
+
+
+def _predict(
+    model: Segmenter, requests: Sequence[Request], images: dict[int, NDArray[np.uint8]]
+) -> dict[int, Prediction | dict[int, NDArray[np.float32]]]:
+    if not images:
+        return {}
+    needs = requests[next(iter(images))].needs
+    if needs == "skips":
+        return {index: model.skip_scores(image) for index, image in images.items()}
+    found = model(list(images.values()), probabilities=needs == "probabilities")
+    return dict(zip(images, found, strict=True))
+
+
+def _encode(
+    model: Segmenter, request: Request, predicted: Prediction | dict[int, NDArray[np.float32]]
+) -> Reply:
+    if not isinstance(predicted, Prediction):
+        return _skip(predicted[request.stride][model.classes.index_of(request.classes[0])])
+    if request.output == "heatmap":
+        levels = np.round(predicted.heatmap(request.classes[0]) * 255).astype(np.uint8)
+        return Reply(encode_image(levels), "image/png")
+    only = [model.classes.index_of(name) for name in request.classes] or None
+    renderer = Renderer(model.classes, alpha=request.alpha, only=only)
+    suffix = OUTPUTS[request.output].suffix
+    body = renderer.encode(request.output, predicted.frame, predicted, suffix)
+    return Reply(body, MEDIA_TYPES[suffix])
+
+
+def _skip(values: NDArray[np.float32]) -> Reply:
+    """Values around 0 as grey: 1 to 255, 128 = 0."""
+    most = max(float(np.abs(values).max()), 1e-6)
+    levels = np.round(values / most * 127 + 128).astype(np.uint8)
+    return Reply(encode_image(levels), "image/png", {"X-Range": f"{most:.6g}"})

@@ -1,0 +1,76 @@
+"""Serves HTTP on an address until it is told to stop; what was accepted is answered first."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+
+from fcnseg.errors import OptionError
+from fcnseg.progress import stop_signals
+from fcnseg.serving.app import Server
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends without raising the signal that ended it: SIGTERM is how a service is stopped."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            self.force_exit = self.should_exit and number == signal.SIGINT
+            self.should_exit = True
+
+        before = {number: signal.signal(number, stop) for number in stop_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(server: Server, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP; what was accepted is answered first.
+
+    on_start: is called with the address, once it is open. port: 0 takes a free one. OptionError
+    where the address can't be opened.
+    """
+    bound = _bind(host, port)
+    options = uvicorn.Config(
+        server.app,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=1024 + server.limits.queue,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=int(2 * server.limits.seconds) + 1,
+        lifespan="off",
+    )
+    shown = f"[{host}]" if ":" in host else host
+    on_start(f"http://{shown}:{bound.getsockname()[1]}")
+    try:
+        _Uvicorn(options).run(sockets=[bound])
+    finally:
+        server.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1024)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OptionError(
+            f"The address {host}:{port} can't be opened: {reason}.",
+            hint="choose another: --port N, or --port 0 for a free one",
+        ) from None
+    return bound
