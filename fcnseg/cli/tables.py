@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.errors import counted, percent, points
+from fcnseg.errors import counted, percent, points, shown
 
 BAR = 20
 """Characters of a full bar."""
@@ -30,14 +30,16 @@ def show_check(result: Any) -> None:
         "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
     }
     facts |= {f"reason {number}": why for number, why in enumerate(found["why"], 1)}
+    _print(shown(found["summary"]))
     _print(_facts(facts))
     _print(_frequencies(found["frequencies"]))
-    if not found["findings"]:
-        _print("Nothing wrong was found.")
+    _print(f"{result.count}." if found["findings"] else "Nothing wrong was found.")
     for finding in found["findings"]:
         _show_finding(finding)
     if found["suggested"]:
         _show_suggestion(found["suggested"])
+    if result.training_time:
+        _print(result.training_time)
 
 
 def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:

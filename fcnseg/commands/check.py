@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import CheckConfig
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, doubtful, scan_and_check
+from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
@@ -28,6 +29,7 @@ from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_im
 from fcnseg.io.labels import turn, write_labels
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.report.dataset import View, write_page
 
 
 def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
@@ -39,6 +41,9 @@ def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
     refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
     refuse_overwriting(outputs, seen.description.inputs())
+    if result.suggestion is not None and not result.failed:
+        seconds = suggested_seconds(result.suggestion, result.splits, result.train_sizes)
+        result = replace(result, seconds=seconds)
     if config.write is not None:
         write_declared(seen.description, config.write)
         callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
@@ -53,8 +58,13 @@ def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
                  f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out")
         )  # fmt: skip
         result = replace(result, cleaned=cleaned)
+    ahead = doubtful(seen, result.findings)
+    if config.html is not None:
+        _write_html(config, result, ahead)
+        callback(Message(f"Wrote {config.html}"))
+        result = replace(result, page=config.html)
     try:
-        if write_contact(seen.description, config.contact, doubtful(seen, result.findings)):
+        if write_contact(seen.description, config.contact, ahead):
             if config.contact == CheckConfig.contact:  # below a dataset it would be taken for one
                 mark(config.contact.parent, [config.contact.name])
             callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
@@ -64,9 +74,43 @@ def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
     return result
 
 
+def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair]) -> None:
+    assert config.html is not None, "called when a page is asked for"
+    classes, views = result.description.classes, []
+    for pair, image, labels in _shown(result.description, ahead):
+        drawn = overlay(np.zeros_like(image), labels, classes, alpha=1)
+        drawn[labels == IGNORE] = _HATCH
+        views.append(View(f"{pair.split}: {pair.name}", image, drawn))
+    write_page(config.html, str(config.data), result, views)
+
+
+def _shown(
+    description: Description, ahead: Sequence[Pair]
+) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Pairs with their images and labels at HEIGHT: doubtful ones, then some of all."""
+    ahead, shown = ahead[:COLUMNS], 0
+    spread = _spread(description.pairs, 3 * COLUMNS * ROWS)
+    for pair in [*ahead, *(pair for pair in spread if pair not in ahead)]:
+        if shown == COLUMNS * ROWS:
+            break
+        try:
+            image, labels = read_sample(pair, description.encoding)
+        except (MediaError, DatasetError):
+            continue  # check has a finding for each of these
+        height, width = image.shape[:2]
+        size = (HEIGHT, max(1, min(_WIDEST, round(width * HEIGHT / height))))
+        shown += 1
+        yield pair, resize_image(image, size), resize_labels(labels, size)
+
+
 def _outputs(config: CheckConfig) -> list[Named]:
     """What is written; OptionError for a copy that would be taken for a part of the dataset."""
-    given = (("--contact", config.contact), ("--write", config.write), ("--fix", config.fix))
+    given = (
+        ("--contact", config.contact),
+        ("--html", config.html),
+        ("--write", config.write),
+        ("--fix", config.fix),
+    )
     if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
         raise OptionError(
             f"--fix {config.fix} is inside {config.data}: it would be taken for a part of it.",
@@ -93,17 +137,7 @@ def write_contact(description: Description, path: Path, doubtful: Sequence[Pair]
     """
     cells: list[NDArray[np.uint8]] = []
     ahead = doubtful[:COLUMNS]
-    spread = _spread(description.pairs, 3 * COLUMNS * ROWS)
-    for pair in [*ahead, *(pair for pair in spread if pair not in ahead)]:
-        if len(cells) == COLUMNS * ROWS:
-            break
-        try:
-            image, labels = read_sample(pair, description.encoding)
-        except (MediaError, DatasetError):
-            continue  # check has a finding for each of these
-        height, width = image.shape[:2]
-        size = (HEIGHT, max(1, min(_WIDEST, round(width * HEIGHT / height))))
-        image, labels = resize_image(image, size), resize_labels(labels, size)
+    for pair, image, labels in _shown(description, ahead):
         drawn = overlay(image, labels, description.classes, alpha=0.55)
         drawn[labels == IGNORE] = drawn[labels == IGNORE] // 2 + _HATCH // 2
         cells.append(caption(drawn, f"{pair.split}: {pair.name}{' ?' if pair in ahead else ''}"))

@@ -15,6 +15,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.check import CheckResult, examine
+from fcnseg.datasets.check.summary import in_words, training_seconds
 from fcnseg.datasets.dataset import collate
 from fcnseg.datasets.sampler import BatchSampler
 from fcnseg.device import process_settings
@@ -166,6 +167,7 @@ def _begin(
     _refuse_unused(config, setup)
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
+    _estimate(setup, len(data), callback)
     if config.sanity and ranks.main:
         alone = dataclasses.replace(setup, ranks=dataclasses.replace(ranks, rank=0, size=1))
         first = collate([data[key] for key in next(sampler.keys(0))])
@@ -175,6 +177,14 @@ def _begin(
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     return setup, make_trainer(setup, run, state, step, data, sampler, callback)
+
+
+def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:
+    """Say how long this takes on a processor, as `check` does."""
+    if setup.ranks.device.type == "cpu":
+        val = [setup.crop] * setup.checked.splits.get("val", 0)
+        seconds = training_seconds(setup.crop, setup.config.epochs, images, val)
+        callback(Message(f"{in_words(seconds)}: {setup.config.epochs} epochs."))
 
 
 def _resume(

@@ -89,6 +89,7 @@ class CheckConfig(Options):
     command = "check"
     data: Path = option(..., "Dataset: a folder, a list of pairs (CSV) or a dataset.toml", argument=True)
     contact: Path = option(Path("runs/check/contact.png"), "Contact sheet: images with their labels drawn over them", metavar="FILE")
+    html: Path | None = option(None, "Write the report as one HTML page, images and labels side by side", metavar="FILE")
     write: Path | None = option(None, "Write what was detected as a dataset.toml, to edit and train on", metavar="FILE")
     fix: Path | None = option(None, "Write a clean copy of the dataset to this new folder", metavar="OUT")
     fill_boxes: bool = option(False, _FILL_BOXES)

@@ -452,6 +452,8 @@ def test_a_missing_last_label_is_no_question(tmp_path: Path) -> None:
         if number:
             put(tmp_path / f"masks/{number}.png", labels)
     assert len(describe(tmp_path).pairs) == 5
+    put(tmp_path / "masks/of_0.png", disc(0))  # a partner by another name
+    assert len(describe(tmp_path).pairs) == 5
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fcnseg.datasets.check.findings import (
 )
 from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
+from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_SHARE, Video, find_copies, find_lookalikes, find_videos
@@ -58,7 +59,8 @@ class CheckResult:
     shares: how often each class occurs. train_pixels: labelled pixels of each class in the
         training images (in all, when there are none). train_sizes: their (height, width).
     mean, spread: of red, green and blue in 0..1, over all images.
-    suggestion: what to train with. contact, cleaned, written: what was written, or None.
+    suggestion: what to train with; seconds: about how long that takes here, where it was asked.
+    contact, cleaned, written, page: what was written, or None.
     """
 
     description: Description
@@ -73,6 +75,26 @@ class CheckResult:
     contact: Path | None = None
     cleaned: Cleaned | None = None
     written: Path | None = None
+    seconds: float | None = None
+    page: Path | None = None
+
+    @property
+    def summary(self) -> str:
+        """What the folder is, in one paragraph."""
+        return summarize(self.description, own_split_sizes(self.description), self.splits)
+
+    @property
+    def count(self) -> str:
+        """How many findings there are: "1 error, 3 warnings and 2 notes"."""
+        words = {"error": "error", "warning": "warning", "info": "note"}
+        counts = {kind: sum(one.severity == kind for one in self.findings) for kind in SEVERITIES}
+        said = [counted(number, words[kind]) for kind, number in counts.items() if number]
+        return " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:]))) or "No findings"
+
+    @property
+    def training_time(self) -> str:
+        """How long the suggested training takes here, in words; "" where it was not asked."""
+        return "" if self.seconds is None else f"{in_words(self.seconds)}."
 
     @property
     def failed(self) -> bool:
@@ -102,6 +124,7 @@ class CheckResult:
         """What --json prints. splits: the folder's own, if any; parts: those in use."""
         description = self.description
         return {
+            "summary": self.summary,
             "layout": description.layout,
             "pairs": len(description.pairs),
             "classes": list(description.classes.names),
@@ -114,7 +137,9 @@ class CheckResult:
             "mean": list(self.mean),
             "std": list(self.spread),
             "suggested": self.suggestion.as_dict() if self.suggestion else None,
+            "training_seconds": None if self.seconds is None else round(self.seconds),
             "contact": str(self.contact) if self.contact else None,
+            "html": str(self.page) if self.page else None,
             "fixed": self.cleaned.as_dict() if self.cleaned else None,
             "written": str(self.written) if self.written else None,
         }

@@ -250,7 +250,7 @@ def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
 
     yaml: the file, if it was given; else those of the folder are looked at.
     """
-    files = [yaml] if yaml else map(listing.path, listing.named("data.yaml", "dataset.yaml"))
+    files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
     for path in files:
         said = re.search(r"^masks_dir[ \t]*:[ \t]*(.*)$", _text(path), re.MULTILINE)
         folder = re.sub(r"\s#.*", "", said[1]).strip(" '\"").strip("/") if said else ""

@@ -84,7 +84,7 @@ def find_voc(listing: Listing) -> Found | None:
 
 def find_cityscapes(listing: Listing) -> Found | None:
     """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files an image."""
-    pictures = [name for name in listing.images if stem_of(name).endswith("_leftImg8bit")]
+    pictures = [name for name in listing.images if "_leftImg8bit." in name]
     if not pictures:
         return None
     for truth in ("gtFine", "gtCoarse"):

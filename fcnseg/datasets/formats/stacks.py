@@ -56,7 +56,7 @@ def _stacks(listing: Listing) -> list[str]:
     nifti = [n for n in listing.with_suffix(*NIFTI) if n.lower().endswith((".nii", ".nii.gz"))]
     if nifti:
         return nifti
-    tiffs = [name for name in listing.images if name.lower().endswith(TIFF)]
+    tiffs = listing.with_suffix(*TIFF)
     some = sample(tiffs) if 2 * len(tiffs) >= len(listing.images) else []
     if some and 2 * sum(_page_count(listing.path(name)) > 1 for name in some) >= len(some):
         return [name for name in tiffs if _page_count(listing.path(name)) > 1]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
@@ -38,11 +39,22 @@ class Listing:
     @cached_property
     def images(self) -> tuple[str, ...]:
         """The files whose suffix says they are images."""
-        return tuple(name for name in self.files if is_image(name))
+        return self.with_suffix(*IMAGE_SUFFIXES)
 
     def with_suffix(self, *suffixes: str) -> tuple[str, ...]:
         """The files with one of these suffixes (lower case)."""
-        return tuple(name for name in self.files if suffix_of(name) in suffixes)
+        groups = [group for suffix in suffixes if (group := self._by_suffix.get(suffix))]
+        if len(groups) == 1:
+            return tuple(self.files[place] for place in groups[0])
+        return tuple(self.files[place] for place in sorted(chain.from_iterable(groups)))
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[int]]:
+        """Places in `files`, by suffix: finders ask for many suffixes that hardly a file has."""
+        groups: dict[str, list[int]] = {}
+        for place, name in enumerate(self.files):
+            groups.setdefault(suffix_of(name), []).append(place)
+        return groups
 
     def named(self, *names: str) -> tuple[str, ...]:
         """The files with one of these names (lower case), those nearest to the root first."""

@@ -54,15 +54,7 @@ def pair_by_names(listing: Listing, *, by_stem: bool = False) -> Found:
         images, labels = _tell_apart(images)
         layout = "side by side"
     pairs, alone, left = _match(listing, images, labels, by_stem=by_stem)
-    lone, unused = set(alone), set(left)
-    if (
-        layout == "folders"
-        and pairs
-        and _is_annot(
-            [name for name in images if name not in lone],
-            [name for name in labels if name not in unused],
-        )
-    ):
+    if layout == "folders" and _are_annot(images, alone, labels, left):
         layout = "camvid"
     return Found(
         layout,
@@ -80,12 +72,25 @@ _WHY = {
 }
 
 
-def _is_annot(images: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether the folders are called X and Xannot, X being a split."""
-    pictures = {name.rpartition("/")[0].lower() for name in images}
-    answers = {name.rpartition("/")[0].lower() for name in labels}
-    return answers <= {f"{folder}annot" for folder in pictures} and all(
-        read_word(folder.rpartition("/")[2])[0] for folder in pictures
+def _are_annot(
+    images: Sequence[str], alone: Sequence[str], labels: Sequence[str], left: Sequence[str]
+) -> bool:
+    """Whether the folders of all pairs are called X and Xannot, X being a split.
+
+    alone, left: the images and label files without a partner, which do not count.
+    """
+    if not any(
+        name.rpartition("/")[0].lower().endswith("annot") for name in (*labels[:1], *labels[-1:])
+    ):
+        return False  # nearly always, and cheap
+    pictures, answers = (
+        {name.rpartition("/")[0].lower() for name in set(some) - set(others)}
+        for some, others in ((images, alone), (labels, left))
+    )
+    return (
+        bool(pictures)
+        and answers <= {f"{folder}annot" for folder in pictures}
+        and all(read_word(folder.rpartition("/")[2])[0] for folder in pictures)
     )
 
 

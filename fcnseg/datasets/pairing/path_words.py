@@ -212,8 +212,13 @@ def refuse_shifted(listing: Listing, found: Found) -> None:
         sorted(_number(path) for path in (*(pair.image for pair in found.pairs), *some))
         for some in left
     )
-    if len(images) == len(labels) and all(
-        side[0] >= 0 and side == [*range(side[0], side[0] + len(side))] for side in (images, labels)
+    if (
+        len(images) == len(labels)
+        and images != labels
+        and all(
+            side[0] >= 0 and side == [*range(side[0], side[0] + len(side))]
+            for side in (images, labels)
+        )
     ):
         raise _shifted(listing, found, images, labels, [*left[0], *left[1]])
 
