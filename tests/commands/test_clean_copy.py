@@ -75,6 +75,12 @@ def test_of_several_sets_of_labels_the_one_that_is_meant(
     copied(tmp_path / "data", tmp_path)
 
 
+@pytest.mark.parametrize("place", test_pairing.SEVERAL)
+def test_several_masks_of_one_image(place: str, tmp_path: Path) -> None:
+    test_pairing.several_masks(tmp_path / "data", place)
+    copied(tmp_path / "data", tmp_path)
+
+
 @pytest.mark.parametrize("file_name", ["images\\1/{}", "C:\\data\\val\\{}", "masks/{}", "./{}"])
 def test_coco_files_with_folders_in_their_names(file_name: str, tmp_path: Path) -> None:
     data = tmp_path / "data"

@@ -286,17 +286,21 @@ def stored(description: Description, number: int) -> np.ndarray:
     return np.asarray(read_stored(pair, encoding.store, encoding.terms).values)
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["x{n}_mask{k}.png", "masks/x{n}{k}.png", "masks/x{n}_{k1}.png", "x{n}_obj{k1}.png"],
-)
-def test_several_masks_are_areas_of_one_class(place: str, tmp_path: Path) -> None:
+SEVERAL = ["x{n}_mask{k}.png", "masks/x{n}{k}.png", "masks/x{n}_{k1}.png", "x{n}_obj{k1}.png"]
+
+
+def several_masks(root: Path, place: str) -> None:
     folder = "images/" if place.startswith("masks") else ""
     for number, picture, labels in scenes():
-        put(tmp_path / f"{folder}x{number}.jpg", picture)
+        put(root / f"{folder}x{number}.jpg", picture)
         for k in range(1 + number % 2):
-            put(tmp_path / place.format(n=number, k=f"_{k}" if k else "", k1=k),
+            put(root / place.format(n=number, k=f"_{k}" if k else "", k1=k),
                 np.roll(labels, 22 * k, 0) * 255)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", SEVERAL)
+def test_several_masks_are_areas_of_one_class(place: str, tmp_path: Path) -> None:
+    several_masks(tmp_path, place)
     description = describe(tmp_path)
     assert description.classes.names == ("background", "object")
     assert len(description.pairs) == 6
