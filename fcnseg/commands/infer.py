@@ -23,15 +23,16 @@ from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, counted
 from fcnseg.files import fitting
-from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part, skipped_files
+from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
 from fcnseg.inference.pipeline import InferResult, Pipeline
 from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
 from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
 from fcnseg.inference.sinks import Sink
-from fcnseg.inference.tiling import FramePredictor, Predictor, parse_tile
+from fcnseg.inference.tiling import FramePredictor, Predictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.files import nothing
+from fcnseg.io.sources.listing import skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback
 
@@ -158,6 +159,7 @@ def _reopened(plan: InferPlan, part: Part) -> Source:
     source = open_part(
         config, part.spec, part.name, plan.distributed, plan.stack, plan.events, plan.connect, skip
     )
+    source.bands = bands_of(plan.predictor)
     done = source.skipped - len(part.skipped)
     if done > 0:
         plan.callback(Message(f"{done} {'image is' if done == 1 else 'images are'} done already"))
@@ -173,6 +175,7 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
     source = open_part(
         plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect
     )
+    source.bands = bands_of(plan.predictor)
     with source:
         run = Pipeline(
             source,

@@ -69,6 +69,7 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
         device=config.device,
         precision=config.precision,
         short_side=config.short_side,
+        show_bands=config.show_bands,
     )
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
@@ -79,13 +80,19 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
     for spec, name in found.specs:
         try:
             source = open_source(
-                spec, name=name, limit=config.limit, fps=config.fps, callback=callback
+                spec,
+                name=name,
+                limit=config.limit,
+                fps=config.fps,
+                page=config.page,
+                callback=callback,
             )
         except MediaError as error:
             if found.count == 1:
                 raise
             failed.append((str(spec), error.message))
             continue
+        source.bands = segmenter.preprocess.bands
         with source:
             if source.kind in MOVING:
                 small = replace(figures, width=VIDEO_WIDTH)
@@ -101,7 +108,7 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in images, where no network was trained."""
-    for name in ("rungs", "engine", "precision", "short_side"):
+    for name in ("rungs", "engine", "precision", "short_side", "show_bands"):
         if name in config.chosen():
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
@@ -113,7 +120,7 @@ def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> Vie
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
     [(spec, _)] = found.specs
-    with open_source(spec, limit=config.limit, callback=callback) as source:
+    with open_source(spec, limit=config.limit, page=config.page, callback=callback) as source:
         if source.kind in MOVING:
             raise _no_images(spec, source.kind)
         frames, outputs = _write_images(figures, source, out, callback)

@@ -45,6 +45,8 @@ _MODEL = "Checkpoint, exported file or run folder (default: the newest run's bes
 
 _SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
 
+_SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
+_PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
 _SOURCE = "Images, videos, folders, globs, a camera number, a stream address (rtsp://, http://), or - for stdin"
 
 _DEVICE = "auto, cpu, cuda, cuda:N or mps"
@@ -117,6 +119,8 @@ class TrainConfig(Options):
     decoder: Decoder | None = option(None, "Finest skip connection that is used, fcn32s = none", fallback="fcn4s")
     finetune: str | None = option(None, "Start from a checkpoint or run folder; its network is kept unless options say otherwise", metavar="MODEL")
     resume: bool = option(False, "Resume an interrupted run (that of --out, or the newest)")
+    bands: str | None = option(None, "Bands of the images that the network takes, from 1 on as in GDAL (default: all; 8-bit RGB as it is)", metavar="N,N,...")
+    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
     device: str = option("auto", _DEVICE)
 
     fuse: Fuse | None = network(None, "What is joined at a skip: score sums scores (the paper), feature sums features, concat concatenates them", fallback="feature")
@@ -228,8 +232,10 @@ class InferConfig(Options):
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     shares: Path | None = option(None, "One JSON line per frame with per-class pixel fractions; - is stdout", hidden=("--proportions",), metavar="FILE")
     alpha: float = option(0.5, _ALPHA, ge=0, le=1)
+    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
     every: int = option(1, "Take every N-th frame", ge=1)
     limit: int = option(0, _LIMIT, ge=0)
+    page: str | None = option(None, _PAGE, metavar="N|all")
     start: float = option(0.0, "Skip the first X seconds of a video", ge=0, metavar="X")
     end: float | None = option(None, "Stop at this second of a video", gt=0, metavar="X")
     fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
@@ -254,7 +260,9 @@ class VizConfig(Options):
     rungs: bool = option(False, "Also draw each skip level's contribution (networks of fuse score)", hidden=("--skips-shown",))
     classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
     alpha: float = option(0.6, _ALPHA, ge=0, le=1)
+    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
     limit: int = option(0, _LIMIT, ge=0)
+    page: str | None = option(None, _PAGE, metavar="N|all")
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
     device: str = option("auto", _DEVICE)

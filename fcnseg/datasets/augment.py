@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.errors import OptionError
-from fcnseg.io.warp import crop_grid, mix_channels, sample_image, sample_labels, turned
+from fcnseg.io.warp import (
+    crop_grid,
+    mix_channels,
+    sample_image,
+    sample_labels,
+    turned,
+    vary_levels,
+)
 
 MID_GREY = 118.0
 """Contrast turns about this level (18 % reflectance in sRGB)."""
@@ -64,16 +72,19 @@ class Augment:
 
     def __call__(
         self,
-        image: NDArray[np.uint8],
+        image: NDArray[Any],
         labels: NDArray[np.uint8],
         rng: np.random.Generator,
         *,
-        fill: tuple[int, int, int] = (124, 116, 104),
+        fill: tuple[float, ...] = (124, 116, 104),
         base_scale: float = 1.0,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A variation: image uint8 (h, w, 3) and labels uint8 (h, w), h and w those of `crop`.
+        rgb: bool = True,
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """A variation: image (h, w, C) and labels uint8 (h, w), h and w those of `crop`.
 
         fill: what is around the image where the crop is larger; its labels are 255.
+        rgb: whether it is uint8 RGB. Of other bands brightness and contrast vary, in all bands
+            alike, contrast about `fill`; there is no hue or saturation to vary.
         base_scale: a scale every image gets besides the random one.
         """
         low, high = (math.log(bound) for bound in self.scale)
@@ -89,7 +100,10 @@ class Augment:
             grid = turned(grid, self.crop, math.radians(rng.uniform(-self.rotate, self.rotate)))
         image = sample_image(image, grid, self.crop, fill)
         labels = sample_labels(labels, grid, self.crop, IGNORE)
-        if self.color > 0:
+        if self.color > 0 and not rgb:
+            gain, contrast = 1 + self.color * rng.uniform(-1, 1, 2)
+            image = vary_levels(image, gain, contrast, fill)
+        elif self.color > 0:
             image = mix_channels(image, color_matrix(self.color, rng))
         return image, labels
 

@@ -131,11 +131,11 @@ FALLBACK_MEMORY = 4 * 2**30
 class Sample(NamedTuple):
     """An image with its labels; a tuple, which torch's default DataLoader can stack.
 
-    image: uint8 (H, W, 3) RGB. labels: uint8 (H, W), 255 = ignore. name: the pair's. The first two
-    are what `transforms` returned where the dataset has transforms.
+    image: uint8 (H, W, 3) RGB, or (H, W, C) of other bands. labels: uint8 (H, W), 255 = ignore.
+    name: the pair's. The first two are what `transforms` returned where the dataset has transforms.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     labels: NDArray[np.uint8]
     name: str
 
@@ -144,7 +144,8 @@ class Sample(NamedTuple):
 class Batch:
     """Samples of one size, stacked.
 
-    images: uint8 (N, H, W, 3) RGB; Preprocess.normalise makes the network's input of it.
+    images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise makes the
+        network's input of it.
     labels: int64 (N, H, W), 255 = ignore.
     """
 
@@ -163,6 +164,8 @@ class SegmentationDataset(Dataset[Sample]):
     data: a folder, a list of pairs (.csv), a dataset.toml, or the Description of one.
     split: "train", "val", "test" or "all". transforms: called with image, uint8 (H, W, 3) RGB, and
     labels, uint8 (H, W) with 255 = ignore; the two that it returns take their places.
+    preprocess: a model's (model.preprocess): images are read as it takes them, in its bands and
+    their own type. Without it, as 8-bit RGB.
 
     dataset[index]: (image, labels, name), at the image's own size: any DataLoader of torch can
     load it, in batches where all images have one size. classes: names and colors.
@@ -183,7 +186,7 @@ class SegmentationDataset(Dataset[Sample]):
         data: Description | Path | str,
         split: str = "train",
         *,
-        transforms: Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Any, Any]] | None = None,
+        transforms: Callable[[NDArray[Any], NDArray[np.uint8]], tuple[Any, Any]] | None = None,
         augment: Augment | None = None,
         preprocess: Preprocess = IMAGENET,
         seed: int = 0,
@@ -198,7 +201,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.preprocess = preprocess
         self.seed = seed
         self._room = int(MEMORY_SHARE * _memory()) if cache else 0
-        self._decoded: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._decoded: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self._held = 0
 
     def __len__(self) -> int:
@@ -229,21 +232,28 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _varied(
         self, index: int, augment: Augment, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         image, labels = self._read(index)
-        red, green, blue = (round(255 * value) for value in self.preprocess.mean)
-        base = self._base_scale(labels.shape)
-        return augment(image, labels, rng, fill=(red, green, blue), base_scale=base)
+        base, bands = self._base_scale(labels.shape), self.preprocess.bands
+        fill: tuple[float, ...] = tuple(round(255 * value) for value in self.preprocess.mean)
+        if bands is not None:
+            fill = bands.middle()[: bands.carried]
+        return augment(image, labels, rng, fill=fill, base_scale=base, rgb=bands is None)
+
+    def picture(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """What people see of a sample's image: uint8 (H, W, 3) RGB."""
+        bands = self.preprocess.bands
+        return image if bands is None else bands.picture(image)
 
     def _base_scale(self, size: tuple[int, ...]) -> float:
         side = self.preprocess.short_side
         return 1.0 if side is None else side / min(size)
 
-    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         held = self._decoded.get(index)
         if held is not None:
             return held
-        image, labels = read_sample(self.pairs[index], self.encoding)
+        image, labels = read_sample(self.pairs[index], self.encoding, self.preprocess.bands)
         worker = get_worker_info()
         room = self._room // (1 if worker is None else worker.num_workers)
         # Threads may both get here with the last free bytes; one image too many does no harm.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,6 +70,7 @@ class ImageScan:
     sizes: int32 (N, 2) height, width, upright; 0 for one that can't be read.
     orientations: uint8 (N,), EXIF's. deep: bool (N,), more than 8 bits. clear: bool (N,),
         partly transparent. digests, fingerprints: uint64 (N,), see ImageSummary.
+    layouts: bands and type of each, as ImageSummary has them; "" for one that can't be read.
     thumbnails: uint8 (N, 64). mean, spread: of red, green, blue in 0..1, over all images.
     problems: pair number -> why its image could not be read.
     """
@@ -80,6 +82,7 @@ class ImageScan:
     digests: NDArray[np.uint64]
     fingerprints: NDArray[np.uint64]
     thumbnails: NDArray[np.uint8]
+    layouts: list[str]
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     spread: tuple[float, ...] = (0.0, 0.0, 0.0)
     problems: dict[int, str] = field(default_factory=dict)
@@ -124,6 +127,7 @@ def scan_pictures(
         np.zeros(count, np.uint64),
         np.zeros(count, np.uint64),
         np.zeros((count, THUMBNAIL**2), np.uint8),
+        [""] * count,
     )
     moments, looked = np.zeros((2, 3)), 0
     every = max(1, count // MOST_COLORS)
@@ -145,6 +149,7 @@ def scan_pictures(
         scan.orientations[index], scan.deep[index] = one.orientation, one.bits > 8
         scan.clear[index], scan.digests[index] = one.alpha, one.digest
         scan.fingerprints[index] = one.fingerprint
+        scan.layouts[index] = sys.intern(one.layout)
         scan.thumbnails[index] = np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8)
         if one.mean:
             mean, spread = np.array(one.mean), np.array(one.spread)

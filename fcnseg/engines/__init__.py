@@ -17,6 +17,7 @@ from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
+from fcnseg.io.bands import Bands
 from fcnseg.models import build_empty
 from fcnseg.models.checkpoint import Checkpoint
 
@@ -73,7 +74,7 @@ def open_exported(
     return engine, header
 
 
-Images = NDArray[np.uint8]
+Images = NDArray[Any]
 
 Logits = NDArray[np.float32]
 
@@ -132,8 +133,11 @@ def compare(
     labels: LabelsOf | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = (1, 3),
+    bands: Bands | None = None,
 ) -> Parity:
     """Run both on the same images: every size with every batch.
+
+    bands: of the network's images; None: RGB.
 
     labels: the other's, where it has a way to them that does not lead over its logits.
     """
@@ -141,7 +145,7 @@ def compare(
     same = pixels = 0
     for index, size in enumerate(sizes):
         for batch in batches:
-            images = sample_images((batch, *size), seed=index)
+            images = sample_images((batch, *size), seed=index, bands=bands)
             expected, found = original(images), other(images)
             if found.shape != expected.shape or not np.isfinite(found).all():
                 return Parity(float("inf"), largest, 0.0, tuple(sizes), tuple(batches), pixels)
@@ -153,8 +157,15 @@ def compare(
     return Parity(difference, largest, same / pixels, tuple(sizes), tuple(batches), pixels)
 
 
-def sample_images(shape: tuple[int, int, int], *, seed: int) -> Images:
-    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3)."""
+def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None = None) -> Images:
+    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3).
+
+    bands: in their range and type instead, (N, H, W, carried).
+    """
+    if bands is not None:
+        return np.concatenate(
+            [_sample_band(shape, seed, bands, at) for at in range(bands.carried)], axis=3
+        )
     count, height, width = shape
     random = torch.Generator().manual_seed(seed)
     image = torch.zeros(count, 3, height, width)
@@ -165,3 +176,12 @@ def sample_images(shape: tuple[int, int, int], *, seed: int) -> Images:
     grain = torch.randn(count, 3, height, width, generator=random) * 8
     pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+
+
+def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:
+    """(N, H, W, 1): one band of synthetic images, from its black to its white."""
+    grey = sample_images(shape, seed=seed + 1000 * (at + 1))[..., :1].astype(np.float64) / 255
+    values = bands.low[at] + grey * (bands.high[at] - bands.low[at])
+    if bands.dtype != "float32":
+        values = np.round(values)
+    return np.asarray(values.astype(bands.dtype))

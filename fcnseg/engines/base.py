@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import json
 import os
 import queue
 import re
@@ -24,6 +25,7 @@ from torch import Tensor
 from fcnseg.concurrency import usable_cores
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.io.bands import Bands
 
 MAX_PARALLEL = 4
 """Images in parallel; each needs the memory of a forward pass."""
@@ -58,7 +60,7 @@ def side_by_side(device: str) -> Parallelism:
     return Parallelism(count, cores // count) if count > 1 else ONE
 
 
-Images = NDArray[np.uint8]
+Images = NDArray[Any]
 
 Size = tuple[int, int]
 
@@ -135,6 +137,16 @@ class Engine(ABC):
         with torch.inference_mode():
             logits = resized(self.forward(images), size)
             return argmax_labels(logits)[0], logits.softmax(dim=1).cpu().numpy()
+
+
+def bands_in(header: str) -> tuple[int, str]:
+    """How many bands the images have that a file's header asks for, and their type."""
+    try:
+        described = json.loads(header)["preprocess"].get("bands")
+        bands = None if described is None else Bands.from_dict(described)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        bands = None  # whoever reads the header says what is wrong with it
+    return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
 
 def not_written_by_fcnseg(path: Path, kind: str) -> CheckpointError:

@@ -37,7 +37,8 @@ def fuse_for_inference(
 
     device: where it is now.
     """
-    some = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    bands = network.spec.in_channels if isinstance(network, FCN) else 3
+    some = torch.randn(1, bands, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
     network = fold_batch_norms(network, some)
     if precision == torch.float32 and device.type == "cpu":
         network = fuse_activations(network, some)

@@ -21,6 +21,7 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
+    bands_in,
     first_line,
     not_written_by_fcnseg,
     side_by_side,
@@ -158,18 +159,19 @@ def _header_of(session: Any, path: Path) -> str:
     names = [value.name for value in session.get_inputs()]
     if header is None or names != ["images"]:
         raise not_written_by_fcnseg(path, "an ONNX file")
-    _check_input(session.get_inputs()[0], path)
+    _check_input(session.get_inputs()[0], path, bands_in(str(header)))
     return str(header)
 
 
-def _check_input(value: Any, path: Path) -> None:
-    """CheckpointError unless the input is uint8 (N, H, W, 3) of any N, H and W."""
-    shape = list(value.shape or [])
-    free = len(shape) == 4 and shape[3] == 3 and not any(isinstance(n, int) for n in shape[:3])
-    if value.type != "tensor(uint8)" or not free:
+def _check_input(value: Any, path: Path, bands: tuple[int, str]) -> None:
+    """CheckpointError unless the input is uint8 (N, H, W, 3) of any N, H and W, or its bands."""
+    shape, (count, dtype) = list(value.shape or []), bands
+    free = len(shape) == 4 and shape[3] == count and not any(isinstance(n, int) for n in shape[:3])
+    kind = f"tensor({'float' if dtype == 'float32' else dtype})"
+    if value.type != kind or not free:
         raise CheckpointError(
-            f"{path} takes {value.type} of shape {shape}; expected tensor(uint8) of shape "
-            "[N, H, W, 3] with free N, H and W: it was changed after fcnseg wrote it.",
+            f"{path} takes {value.type} of shape {shape}; expected {kind} of shape "
+            f"[N, H, W, {count}] with free N, H and W: it was changed after fcnseg wrote it.",
             hint="export the checkpoint again: fcnseg export MODEL",
         )
 

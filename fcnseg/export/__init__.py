@@ -61,7 +61,9 @@ class Graph(nn.Module):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         network = checkpoint.build().requires_grad_(False)
-        self.network = fold_batch_norms(network, torch.zeros(1, 3, 64, 64)).eval()
+        self.network = fold_batch_norms(
+            network, torch.zeros(1, checkpoint.spec.in_channels, 64, 64)
+        ).eval()
         self.preprocess = checkpoint.preprocess
         for module in self.modules():
             if hasattr(module, "inplace"):
@@ -96,7 +98,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
     with quiet():
         program = torch.onnx.export(
             graph,
-            (example(),),
+            (example(checkpoint),),
             input_names=["images"],
             output_names=outputs,
             dynamic_shapes={"images": {0: "batch", 1: "height", 2: "width"}},
@@ -132,7 +134,7 @@ def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
 def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     with quiet():
         # Traced, not scripted: sizes are recorded as computed, so that they stay free.
-        traced = torch.jit.trace(Graph(checkpoint), example(), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(Graph(checkpoint), example(checkpoint), check_trace=False)  # type: ignore[no-untyped-call]
         header = checkpoint.header_json().encode()
         torch.jit.save(traced, str(path), _extra_files={KEY: header})
 
@@ -146,7 +148,7 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
     free = torch.export.Dim.DYNAMIC
     with quiet():
         program = torch.export.export(
-            Graph(checkpoint), (example(),), dynamic_shapes=({0: free, 1: free, 2: free},)
+            Graph(checkpoint), (example(checkpoint),), dynamic_shapes=({0: free, 1: free, 2: free},)
         )
         # Guards on how the example lay in memory would refuse sizes that divide by a stride.
         # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
@@ -187,9 +189,9 @@ FORMATS = {
 }
 
 
-def example() -> Tensor:
+def example(checkpoint: Checkpoint) -> Tensor:
     """The images a graph is traced with: no size divides by a stride, none is 1."""
-    return torch.from_numpy(sample_images((2, 97, 131), seed=0))
+    return torch.from_numpy(sample_images((2, 97, 131), seed=0, bands=checkpoint.preprocess.bands))
 
 
 def require(*modules: str, extra: str, what: str) -> None:
@@ -230,7 +232,8 @@ def convert(
         kind.write(checkpoint, written)
         logits, labels = kind.run(written)
         original = TorchEngine(checkpoint.build(), checkpoint.preprocess)  # as it was trained
-        parity = compare(original.logits, logits, labels=labels, sizes=sizes)
+        bands = checkpoint.preprocess.bands
+        parity = compare(original.logits, logits, labels=labels, sizes=sizes, bands=bands)
         if not parity.holds:
             raise CheckpointError(
                 f"The outputs of the {format} file do not match the checkpoint's: logits differ by "

@@ -19,17 +19,14 @@ from fcnseg.inference.plan import Manifest, Part, Plan, plan, split, written
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.inference.sinks import Renderer
 from fcnseg.inference.smoothing import check_is_video
-from fcnseg.inference.tiling import Predictor
+from fcnseg.inference.tiling import Predictor, bands_of
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.files import Skip, nothing
-from fcnseg.io.sources.listing import Collected, Named, collect
+from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.models.zoo import find_model, model_files
 from fcnseg.progress import Callback, Event, Message
-
-NAMED = 3
-"""Skipped files that are named."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,8 @@ def make_plan(
         decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
+    if opened is not None:
+        opened.bands = bands_of(predictor)
     _refuse_overwriting(config, parts, model)
     _refuse_unused(config, parts)
     _refuse_rate(config, parts)
@@ -137,13 +136,6 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
     return found
 
 
-def skipped_files(files: Sequence[Path], why: str) -> Message:
-    """The message for files that are skipped; the first ones are named."""
-    names = ", ".join(path.name for path in files[:NAMED])
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return Message(f"Skipped {names}{more}: {why}")
-
-
 def open_part(
     config: InferConfig,
     spec: str | tuple[Named, ...],
@@ -164,6 +156,7 @@ def open_part(
             start=config.start,
             end=config.end,
             fps=config.fps,
+            page=config.page,
             watch=config.watch,
             exclude=config.out,
             skip=skip,
@@ -187,9 +180,10 @@ def _parts(
     """What is written of each source, and what of it the same job has done before."""
     by: dict[str, Any] = {
         "model": None if model is None else [model.resolve(), *stamp(model)],
-        "drawn": [config.alpha, config.conf, sorted(config.classes)],
+        "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
         "smooth": config.smooth,
         "short_side": config.short_side,
+        "page": config.page,
     }
     by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
     made = functools.partial(Manifest, resume=config.skip_done, rank=rank)
@@ -254,6 +248,7 @@ def _load(
         device=config.device if distributed.size == 1 else str(distributed.device),
         precision=config.precision,
         short_side=config.short_side,
+        show_bands=config.show_bands,
         frames=frames,
         parallel=not one_by_one,
         callback=callback,
@@ -310,6 +305,7 @@ def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
         "--skip-done": (config.skip_done and parts[0].each.shape == "file", "--out is one file"),
         "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
         "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
+        "--page": (config.page is not None and not still, "a video has no pages"),
         "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
         "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
     }

@@ -20,6 +20,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
 from fcnseg.files import cache_folder
+from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Message
@@ -124,7 +125,8 @@ def _open_fastest(
     record = _kept(path).with_suffix(".json")
     name = recorded_fastest(record)
     if name is None and options.frames >= WORTH_CONVERTING:
-        name = fastest_engine(in_torch, _converted(checkpoint, path, callback), record)
+        converted = _converted(checkpoint, path, callback)
+        name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
         callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
@@ -187,16 +189,25 @@ def recorded_fastest(record: Path) -> EngineName | None:
         return None
 
 
-def fastest_engine(in_torch: Engine, converted: Path, record: Path) -> EngineName:
-    """Time torch and every other installed engine on an image; record the fastest."""
-    fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch)}
+def fastest_engine(
+    in_torch: Engine, converted: Path, record: Path, bands: Bands | None = None
+) -> EngineName:
+    """Time torch and every other installed engine on an image; record the fastest.
+
+    bands: of the network's images; None: RGB.
+    """
+    fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch, bands)}
     for name in _installed():
         engine, _ = open_exported(converted, name, device="cpu")
         parity = compare(
-            in_torch.logits, engine.logits, labels=engine.just_labels, sizes=_PARITY_SIZES
+            in_torch.logits,
+            engine.logits,
+            labels=engine.just_labels,
+            sizes=_PARITY_SIZES,
+            bands=bands,
         )
         if parity.holds:
-            fps[name] = _frames_a_second(engine)
+            fps[name] = _frames_a_second(engine, bands)
     fastest = max(fps, key=lambda name: fps[name])
     found = {"fastest": fastest, "fps": fps, "installed": _installed()}
     write_bytes(record, json.dumps(found).encode())
@@ -216,8 +227,8 @@ def _version(module: str) -> str:
         return ""
 
 
-def _frames_a_second(engine: Engine) -> float:
-    images = sample_images((1, *SIZE), seed=0)
+def _frames_a_second(engine: Engine, bands: Bands | None) -> float:
+    images = sample_images((1, *SIZE), seed=0, bands=bands)
     engine.labels(images)
     best, begun, rounds = float("inf"), time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - begun < SECONDS:

@@ -272,17 +272,17 @@ class Pipeline:
 
 
 def _frame_bytes(frame: Frame) -> int:
-    return frame.image.nbytes
+    return frame.nbytes
 
 
 def _group_bytes(frames: list[Frame]) -> int:
-    return sum(frame.image.nbytes for frame in frames)
+    return sum(frame.nbytes for frame in frames)
 
 
 def _item_bytes(item: tuple[Frame, PredictedArrays]) -> int:
     frame, prediction = item
     probabilities = prediction.probabilities
-    return frame.image.nbytes + (0 if probabilities is None else probabilities.nbytes)
+    return frame.nbytes + (0 if probabilities is None else probabilities.nbytes)
 
 
 def _as_media_error(error: OSError) -> OSError:

@@ -31,6 +31,8 @@ from fcnseg.errors import OptionError
 from fcnseg.inference.open_engine import EngineOptions, open_engine
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
+from fcnseg.io.bands import with_shown
+from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
 from fcnseg.io.sources import open_source
@@ -112,11 +114,11 @@ class Segmenter:
         """
         wanted = {"confidence": confidence, "probabilities": probabilities}
         if not is_several(images):
-            return self._of_frames([_frame(images, bgr=bgr)], **wanted)[0]
+            return self._of_frames([self._frame(images, bgr=bgr)], **wanted)[0]
         several, found = as_list(images), []
         for start in range(0, len(several), _AT_ONCE):
             some = several[start : start + _AT_ONCE]
-            found += self._of_frames([_frame(image, bgr=bgr) for image in some], **wanted)
+            found += self._of_frames([self._frame(one, bgr=bgr) for one in some], **wanted)
         return found
 
     def predict(
@@ -132,7 +134,7 @@ class Segmenter:
         Images of one size go through the network together. Confidence and probabilities are None
         unless they are asked for.
         """
-        pixels = [to_rgb(image, bgr=bgr) for image in as_list(images)]
+        pixels = [self._pixels(image, bgr=bgr) for image in as_list(images)]
         groups: dict[Size, list[int]] = defaultdict(list)
         for index, image in enumerate(pixels):
             groups[image.shape[0], image.shape[1]].append(index)
@@ -145,7 +147,7 @@ class Segmenter:
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
         """Logits float32 (K, H, W) of one image, at its own size."""
-        pixels = to_rgb(image, bgr=bgr)
+        pixels = self._pixels(image, bgr=bgr)
         size = (pixels.shape[0], pixels.shape[1])
         logits: NDArray[np.float32] = self.engine.logits(self.prepare([pixels]), size=size)[0]
         return logits
@@ -163,7 +165,7 @@ class Segmenter:
                 f"Skips are looked at in torch, not in {self.engine.name}.",
                 hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
             )
-        pixels = to_rgb(image, bgr=bgr)
+        pixels = self._pixels(image, bgr=bgr)
         size = (pixels.shape[0], pixels.shape[1])
         scores = self.engine.skip_scores(self.prepare([pixels]), size=size)
         return {stride: score[0] for stride, score in scores.items()}
@@ -195,6 +197,7 @@ class Segmenter:
             raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
         model = replace(self, engine=SmoothedEngine(self.engine, smooth)) if smooth else self
         with open_source(str(source), every=every, limit=limit) as opened:
+            opened.bands = self.preprocess.bands
             if smooth:
                 check_is_video(opened.kind)
 
@@ -207,7 +210,7 @@ class Segmenter:
                 yield from (predict([frame])[0] for frame in opened)
                 return
             with Prefetcher(
-                opened, 4 + batch, weigh=lambda frame: frame.image.nbytes, stop=opened.close
+                opened, 4 + batch, weigh=lambda frame: frame.nbytes, stop=opened.close
             ) as ahead:
                 predicted = map_ordered(predict, Batches(ahead, batch), model.num_parallel)
                 with closing(predicted):
@@ -246,7 +249,7 @@ class Segmenter:
         self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True
     ) -> list[Prediction]:
         """Predictions that know their frames; again: whether they can be computed once more."""
-        images = [frame.image for frame in group]
+        images = [frame.pixels for frame in group]
         found = self.predict(images, confidence=confidence, probabilities=probabilities)
         return [
             Prediction(
@@ -260,12 +263,29 @@ class Segmenter:
 
     def _compute_probabilities(self, frame: Frame) -> NDArray[np.float32]:
         """The probabilities of a frame, float32 (K, H, W)."""
-        found = self.predict([frame.image], probabilities=True)[0].probabilities
+        found = self.predict([frame.pixels], probabilities=True)[0].probabilities
         assert found is not None, "they were asked for"
         return found
 
-    def prepare(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Images of one size as the network takes them: uint8 (N, h, w, 3)."""
+    def _pixels(self, image: object, *, bgr: bool) -> NDArray[Any]:
+        """An image as the network takes it: uint8 RGB (H, W, 3), or its bands (H, W, C)."""
+        if (bands := self.preprocess.bands) is None:
+            return to_rgb(image, bgr=bgr)
+        return bands.carry(given_bands(image, bands, bgr=bgr))
+
+    def _frame(self, image: object, *, bgr: bool) -> Frame:
+        """An image as a frame, named by its file where it is one."""
+        path = Path(image) if isinstance(image, str | Path) else None
+        about: Any = {} if path is None else {"name": path.stem, "path": path}
+        if (bands := self.preprocess.bands) is None:
+            return Frame(to_rgb(image, bgr=bgr), **about)
+        pixels = given_bands(image, bands, bgr=bgr)
+        return Frame(bands.picture(pixels), stored=bands.carry(pixels), **about)
+
+    def prepare(self, images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Images of one size as the network takes them: uint8 (N, h, w, 3), or other bands."""
+        if self.preprocess.bands is not None:
+            self.preprocess.bands.check(images[0], "The image")
         height, width = images[0].shape[:2]
         wanted = self.preprocess.network_size((height, width))
         return np.stack([resize_image(image, wanted) for image in images])
@@ -289,14 +309,6 @@ class Segmenter:
         ]
 
 
-def _frame(image: object, *, bgr: bool) -> Frame:
-    """An image as a frame, named by its file where it is one."""
-    pixels = to_rgb(image, bgr=bgr)
-    if isinstance(image, str | Path):
-        return Frame(pixels, name=Path(image).stem, path=Path(image))
-    return Frame(pixels)
-
-
 def load(
     model: str | Path | None = None,
     *,
@@ -306,6 +318,7 @@ def load(
     frames: int = 0,
     parallel: bool = False,
     short_side: int | None = None,
+    show_bands: str | None = None,
     callback: Callback = no_callback,
 ) -> Segmenter:
     """A segmenter from a model file, ready to run.
@@ -319,6 +332,7 @@ def load(
         one and less for all, and more memory.
     short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
         model was trained with.
+    show_bands: of a model of other bands than RGB, which of them images show: "4,3,2".
 
         model = fcnseg.load("nuclei")
 
@@ -331,4 +345,6 @@ def load(
     options = EngineOptions(engine, device, precision, frames, parallel)
     runner, header = open_engine(path, options, callback)
     preprocess = header.preprocess.at(short_side)
+    if show_bands is not None:
+        preprocess = replace(preprocess, bands=with_shown(preprocess.bands, show_bands))
     return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

@@ -28,6 +28,7 @@ from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine
+from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
 from fcnseg.progress import Callback, Message, no_callback
 
@@ -78,6 +79,11 @@ class Predictor(Protocol):
         """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
 
 
+def bands_of(predictor: Predictor) -> Bands | None:
+    """How image files are read for a model; None: as 8-bit RGB."""
+    return predictor.preprocess.bands if isinstance(predictor, Segmenter) else None
+
+
 class FramePredictor:
     """Frames to predictions, with the options of a command: the call that a pipeline makes.
 
@@ -122,7 +128,7 @@ class FramePredictor:
     def __call__(self, frames: Sequence[Frame]) -> list[PredictedArrays]:
         """The prediction of each frame, in order."""
         predictions = self.predict(
-            [frame.image for frame in frames],
+            [frame.pixels for frame in frames],
             confidence=self._conf > 0,
             probabilities=self._probabilities,
         )

@@ -7,6 +7,7 @@ import logging
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from fcnseg.errors import MediaError, MissingExtra
 _MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
-    b"8BPS", b"DDS ", b"#?RADIANCE", b"PF\n", b"Pf\n", b"P7\n",
+    b"\x93NUMPY", b"8BPS", b"DDS ", b"#?RADIANCE", b"PF\n", b"Pf\n", b"P7\n",
 )  # fmt: skip
 
 _STILL_BRANDS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
@@ -27,11 +28,17 @@ _HEIF_BRANDS = _STILL_BRANDS[1:]
 
 _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it writes to the terminal
+for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_MOST_BANDS = 16
 
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
 
-_UNSPECIFIED, _ASSOCIATED = 0, 1  # TIFF's ExtraSamples
+
+UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # TIFF's ExtraSamples
 
 
 def is_image(start: bytes) -> bool:
@@ -55,11 +62,21 @@ def is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
 
 
+def is_tiff(data: bytes) -> bool:
+    """Whether the bytes are a TIFF or BigTIFF."""
+    return data[:4] in _TIFF
+
+
+def is_npy(data: bytes) -> bool:
+    """Whether the bytes are an array saved by NumPy (.npy)."""
+    return data[:6] == b"\x93NUMPY"
+
+
 def count_pages(data: bytes) -> int:
     """Images in a TIFF, GIF, PNG or WebP, thumbnails not counted; 1 for all else."""
     if data[:4] == b"\x89PNG" and b"acTL" not in data[:4096]:
         return 1
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"RIFF", b"\x89PNG"):
+    if data[:4] not in (*_TIFF, b"GIF8", b"RIFF", b"\x89PNG"):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -105,7 +122,7 @@ def _ascii(
     if len(words) < count or not 0 < maximum < 65536 or not count:
         return None
     values = np.array(words[:count], dtype=np.uint32).astype(np.uint16)
-    return _as_bgr(values.reshape(shape)), maximum
+    return as_bgr(values.reshape(shape)), maximum
 
 
 def _raster(
@@ -116,7 +133,7 @@ def _raster(
     if not 0 < maximum < 65536 or not count or len(data) < count * kind.itemsize:
         return None
     values = np.frombuffer(data, kind, count).reshape(shape)
-    return _as_bgr(values.astype(kind.newbyteorder("="))), maximum
+    return as_bgr(values.astype(kind.newbyteorder("="))), maximum
 
 
 def _pam(data: bytes) -> tuple[NDArray[np.generic], int] | None:
@@ -129,7 +146,7 @@ def _pam(data: bytes) -> tuple[NDArray[np.generic], int] | None:
     return _raster(raster, (height, width, depth), int(numbers[b"MAXVAL"]))
 
 
-def _as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """RGB(A) as OpenCV orders it; grey, with opacity or without, as grey or BGRA."""
     channels = values.shape[2]
     if channels == 2:
@@ -163,27 +180,21 @@ def decode_tiff(
     pixels: what OpenCV did. None leaves it to Pillow. Bands beyond red, green and blue are no
     opacity unless a tag says so. MissingExtra where tifffile is needed.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
-    except Exception:  # noqa: BLE001 - Pillow knows fewer layouts; tifffile may know it
-        tags = _tags_by_tifffile(data)
+    tags = tiff_tags(data)
     bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
-    bits = tags.get(258, (8,))
-    deep = max(bits if isinstance(bits, tuple) else (bits,)) > 8
-    extra = tags.get(338, ())
-    extra = tuple(extra) if isinstance(extra, tuple | list) else (extra,)
+    deep = max(numbers_of(tags.get(258, 8))) > 8
+    extra = numbers_of(tags.get(338, ()))
     planar = tags.get(284, 1) == 2 and bands > 1
     if (planar and deep) or bands > 4 or (pixels is None and deep):
-        pixels = _by_tifffile(data, name, bands=bands, planar=planar)
+        pixels = as_bgr(read_by_tifffile(data, name, planar=planar)[:, :, : 4 if bands == 4 else 3])
     if pixels is None:
         return None, None
     if photometric == 2 and pixels.ndim == 3 and pixels.shape[2] > 3:
-        if not extra or extra[0] == _UNSPECIFIED:
+        if not extra or extra[0] == UNSPECIFIED:
             pixels = np.ascontiguousarray(pixels[:, :, :3])
         elif not deep:  # OpenCV multiplies the colours by the opacity
             return None, None
-        elif extra[0] == _ASSOCIATED:
+        elif extra[0] == ASSOCIATED:
             pixels = _unmultiplied(pixels)
     stated = tags.get(281)
     stated = stated[0] if isinstance(stated, tuple) and stated else stated
@@ -191,6 +202,34 @@ def decode_tiff(
     if photometric == 0 and pixels.dtype == np.uint16:
         pixels = (maximum or 65535) - pixels
     return pixels, maximum
+
+
+def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
+    """An array saved by NumPy as (H, W, C); nothing is unpickled.
+
+    (H, W) is one band. Of three axes the last holds the bands where it has at most 16, else the
+    first where that has at most 16. MediaError for another content.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{name} is not a whole array: {error}.") from None
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.dtype.kind not in "buif" or min(array.shape) < 1:
+        raise MediaError(
+            f"{name} holds {array.dtype} {array.shape}; an image is numbers (H, W), (H, W, bands) "
+            "or (bands, H, W)."
+        )
+    if array.shape[2] > _MOST_BANDS:
+        if array.shape[0] > _MOST_BANDS:
+            raise MediaError(
+                f"{name} is {array.shape}: no axis is one of bands, which are at most "
+                f"{_MOST_BANDS}, first or last."
+            )
+        array = np.moveaxis(array, 0, -1)
+    array = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -202,7 +241,21 @@ def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.dstack([np.round(colors).astype(np.uint16), alpha])
 
 
-def _tags_by_tifffile(data: bytes) -> dict[int, object]:
+def tiff_tags(data: bytes) -> dict[int, Any]:
+    """The tags of a TIFF's first page, by number."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+    except Exception:  # noqa: BLE001 - Pillow knows fewer layouts; tifffile may know it
+        return _tagsread_by_tifffile(data)
+
+
+def numbers_of(value: Any) -> tuple[int, ...]:
+    """A tag's value as a tuple: those of one number come without."""
+    return tuple(map(int, value)) if isinstance(value, tuple | list) else (int(value),)
+
+
+def _tagsread_by_tifffile(data: bytes) -> dict[int, Any]:
     try:
         import tifffile
 
@@ -212,7 +265,8 @@ def _tags_by_tifffile(data: bytes) -> dict[int, object]:
         return {}
 
 
-def _by_tifffile(data: bytes, name: str, *, bands: int, planar: bool) -> NDArray[np.generic] | None:
+def read_by_tifffile(data: bytes, name: str, *, planar: bool) -> NDArray[np.generic]:
+    """(H, W, C) in the file's order."""
     try:
         import tifffile
     except ImportError:
@@ -221,14 +275,35 @@ def _by_tifffile(data: bytes, name: str, *, bands: int, planar: bool) -> NDArray
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             array = np.asarray(file.pages.first.asarray())
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        if "imagecodecs" in str(error):
+            raise MissingExtra(f"Reading {name}, a compressed TIFF,", "images") from None
         raise MediaError(f"{name} is not a whole image: {error}.") from None
-    if planar and array.ndim == 3:
-        array = np.moveaxis(array, 0, -1)
+    if array.ndim not in (2, 3):
+        raise MediaError(f"{name} is a TIFF of {array.ndim} axes; an image has two, and bands.")
     if array.ndim == 2:
-        return array
-    if array.ndim != 3 or bands < 1:
-        return None
-    return _as_bgr(array if array.shape[2] <= 4 else array[:, :, :3])
+        return array[:, :, None]
+    return np.ascontiguousarray(np.moveaxis(array, 0, -1)) if planar else array
+
+
+def tiff_page(data: bytes, page: int, name: str) -> bytes:
+    """One page of a TIFF, from 0 on, as a file of its own; MissingExtra without tifffile."""
+    try:
+        import tifffile
+    except ImportError:
+        raise MissingExtra(f"Reading page {page + 1} of {name}", "images") from None
+    out = io.BytesIO()
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            one: Any = file.pages[page]
+            extra = getattr(one, "extrasamples", ()) or None
+            planar = one.planarconfig if one.samplesperpixel > 1 else None
+            kind = one.photometric
+            tifffile.imwrite(
+                out, one.asarray(), photometric=kind, planarconfig=planar, extrasamples=extra
+            )
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{name} is not a whole image: {error}.") from None
+    return out.getvalue()
 
 
 def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.io import cv2, eight_bits
+from fcnseg.io.bands.files import layout_of
 from fcnseg.io.content import is_heif
 from fcnseg.io.images import (
     decode_deep,
@@ -45,6 +46,7 @@ class ImageSummary:
     thumbnail: THUMBNAIL x THUMBNAIL grey bytes, as hexadecimal text.
     mean, spread: of red, green and blue in 0..1, the spread being the standard deviation;
         () when they were not asked for.
+    layout: bands and type of what is stored ("5 uint16"), see fcnseg.io.bands.files.layout_of.
     """
 
     size: tuple[int, int]
@@ -56,6 +58,7 @@ class ImageSummary:
     thumbnail: str
     mean: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    layout: str = "3 uint8"
 
 
 def summarize_image(
@@ -90,6 +93,7 @@ def summarize_image(
         thumbnail=_thumbnail(grey).tobytes().hex(),
         mean=mean,
         spread=spread,
+        layout=layout_of(data, str(path), pixels),
     )
 
 

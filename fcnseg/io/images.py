@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
 from fcnseg.io import cv2, eight_bits, over_white
-from fcnseg.io.content import add_png_transparency, decode_heif, decode_netpbm, decode_tiff, is_heif
+from fcnseg.io.content import (
+    add_png_transparency,
+    as_bgr,
+    decode_heif,
+    decode_netpbm,
+    decode_npy,
+    decode_tiff,
+    is_heif,
+    is_npy,
+    is_tiff,
+)
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -103,8 +114,10 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
     netpbm = decode_netpbm(data)
     if netpbm is not None:
         return netpbm
+    if is_npy(data):  # of more bands the first three
+        return as_bgr(decode_npy(data, name)[:, :, :3]), None
     pixels = decode_array(data)
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if is_tiff(data):
         return decode_tiff(data, pixels, name)
     if pixels is not None and data[4:8] == b"ftyp" and pixels.dtype != np.uint8:
         return None, None  # of 10 or 12 bits, and OpenCV does not say which
@@ -164,13 +177,17 @@ def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) or (H, W) at another (height, width): area going down, linear going up."""
+def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """(H, W, 3) or (H, W) at another (height, width): area going down, linear going up.
+
+    uint8, or other bands and types: the result is of the same.
+    """
     if image.shape[:2] == tuple(size):
         return image
     smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=how), np.uint8)
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=how)
+    return np.asarray(resized).reshape(*size, *image.shape[2:])  # OpenCV drops a single band's axis
 
 
 def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,18 +50,32 @@ def turned(grid: Grid, size: tuple[int, int], angle: float) -> Grid:
 
 
 def sample_image(
-    image: NDArray[np.uint8], grid: Grid, size: tuple[int, int], fill: tuple[int, int, int]
-) -> NDArray[np.uint8]:
-    """uint8 (h, w, 3) of an image along a grid; linear, averaged first when it shrinks a lot."""
+    image: NDArray[Any], grid: Grid, size: tuple[int, int], fill: tuple[float, ...]
+) -> NDArray[Any]:
+    """(h, w, C) of an image along a grid; linear, averaged first when it shrinks a lot.
+
+    uint8 RGB, or other bands and types: the result is of the same. fill: of each band.
+    """
     factor = int(math.hypot(grid[0, 0], grid[1, 0]) + 1e-6)
     if factor >= 2:
         image, grid = _reduced(image, grid, factor)
+    if image.shape[2] != 3:  # OpenCV fills four bands at most
+        parts = [
+            _sampled(np.ascontiguousarray(image[:, :, at : at + 4]), grid, size, fill[at : at + 4])
+            for at in range(0, image.shape[2], 4)
+        ]
+        return np.concatenate([part.reshape(*size, -1) for part in parts], axis=2)
+    return _sampled(image, grid, size, fill)
+
+
+def _sampled(
+    image: NDArray[Any], grid: Grid, size: tuple[int, int], fill: tuple[float, ...]
+) -> NDArray[Any]:
     return np.asarray(
         cv2.warpAffine(
             image, grid, (size[1], size[0]), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT, borderValue=fill,
-        ),
-        np.uint8,
+        )
     )  # fmt: skip
 
 
@@ -82,13 +97,28 @@ def mix_channels(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArr
     return np.asarray(cv2.transform(image, matrix), np.uint8)
 
 
-def _reduced(image: NDArray[np.uint8], grid: Grid, factor: int) -> tuple[NDArray[np.uint8], Grid]:
+def vary_levels(
+    image: NDArray[Any], gain: float, contrast: float, centre: tuple[float, ...]
+) -> NDArray[Any]:
+    """(H, W, C) of any type, brighter by a gain, its contrast changed about each band's centre.
+
+    Integers are cut to their range.
+    """
+    middle = np.array(centre, np.float32)
+    values = gain * (contrast * (image.astype(np.float32) - middle) + middle)
+    if image.dtype.kind == "f":
+        return values.astype(image.dtype)
+    return np.clip(np.round(values), 0, np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def _reduced(image: NDArray[Any], grid: Grid, factor: int) -> tuple[NDArray[Any], Grid]:
     """The image averaged over factor x factor blocks, and the same grid in its pixels."""
     height, width = image.shape[0] // factor, image.shape[1] // factor
     if not height or not width:
         return image, grid
     whole = image[: height * factor, : width * factor]
-    small = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    small = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
+    small = small.reshape(height, width, -1)
     grid = grid / factor
     grid[:, 2] -= (factor - 1) / 2 / factor
     return small, grid

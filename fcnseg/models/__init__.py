@@ -13,6 +13,7 @@ Nothing here knows of folders of images, videos or terminals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from fcnseg.models.backbones import (
     BackboneSpec,
     Features,
     efficientnet_lite,
+    take_bands,
     timm,
     tiny,
     torchvision,
+    with_bands,
 )
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec
@@ -55,6 +58,7 @@ def create_model(
     upsample: str = "fixed",
     skips: str = "zero",
     output_stride: int = 32,
+    in_channels: int = 3,
     weights: str | Path = "none",
 ) -> FCN:
     """A new network, as a torch.nn.Module.
@@ -62,12 +66,14 @@ def create_model(
     decoder: "fcn32s", "fcn16s", "fcn8s", "fcn4s" or "fcn2s", the finest skip.
     backbone: a name of fcnseg.models.BACKBONES, or "timm:NAME" with the extra "timm".
     num_classes: K, 1 to 255.
+    in_channels: C, the bands of an image, 1 to 16.
     weights: of the backbone: "none" (random), "auto" (ImageNet's, downloaded if need be), or a
         file. The decoder always starts new.
     The others are ModelSpec's; all defaults are those of `fcnseg train`.
 
-    The network takes float32 images (N, 3, H, W) of any size, normalised by the mean and std of
-    `network.backbone.preprocess`, and gives logits float32 (N, K, H, W).
+    The network takes float32 images (N, C, H, W) of any size, and gives logits float32
+    (N, K, H, W). RGB is normalised by the mean and std of `network.backbone.preprocess`, other
+    bands by those of your images.
 
     Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
     CheckpointError for weights that can't be read or downloaded.
@@ -87,6 +93,7 @@ def create_model(
         upsample=upsample,
         skips=skips,
         output_stride=output_stride,
+        in_channels=in_channels,
     )
     network = build(spec)
     load_pretrained(network.backbone, backbone, weights)
@@ -98,7 +105,10 @@ def build(spec: ModelSpec) -> FCN:
     if spec.decoder == PUBLISHED:
         backbone, decoder = published_parts(spec)
         return FCN(backbone, spec, decoder)
-    return FCN(build_backbone(spec.backbone, spec.output_stride), spec)
+    backbone = build_backbone(spec.backbone, spec.output_stride)
+    if spec.in_channels != 3:
+        take_bands(backbone, spec.in_channels)
+    return FCN(backbone, spec)
 
 
 def build_empty(spec: ModelSpec) -> FCN:
@@ -145,7 +155,12 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def load_pretrained(
-    backbone: Features, name: str, weights: str | Path = "auto", callback: Callback = no_callback
+    backbone: Features,
+    name: str,
+    weights: str | Path = "auto",
+    callback: Callback = no_callback,
+    *,
+    colors: Sequence[int | None] | None = None,
 ) -> None:
     """Load weights into a backbone, in place.
 
@@ -153,6 +168,8 @@ def load_pretrained(
         downloaded), "none" to leave it as it is, or a file: the backbone's published
         weights, or a checkpoint of fcnseg's with this backbone.
     callback: receives the progress of a download.
+    colors: of a backbone of other bands than RGB, which of these are red (0), green (1) and blue
+        (2); the others start from the mean of the three.
 
     Raises CheckpointError when they can't be had or don't fit.
     """
@@ -160,7 +177,8 @@ def load_pretrained(
     if state is None:
         return
     try:
-        backbone.load_state_dict(_as_backbone(state, backbone, name))
+        ours = _as_backbone(state, backbone, name)
+        backbone.load_state_dict(with_bands(ours, backbone, colors))
     except (RuntimeError, ValueError) as error:
         raise _misfit(name, weights, error) from error
 

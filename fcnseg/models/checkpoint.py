@@ -60,6 +60,11 @@ class Checkpoint:
                 f"A network of {counted(self.spec.num_classes, 'class')} with "
                 f"{counted(len(self.classes), 'name')}."
             )
+        if len(self.preprocess.mean) != self.spec.in_channels:
+            raise CheckpointError(
+                f"A network of {self.spec.in_channels} bands with statistics of "
+                f"{len(self.preprocess.mean)}."
+            )
 
     def header_json(self) -> str:
         """Everything but the weights, as JSON."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config.options import Decoder, Fuse, Upsampling
 from fcnseg.errors import InputError, OptionError, counted
+from fcnseg.io.bands import MOST_BANDS, Bands
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
@@ -45,6 +46,7 @@ class ModelSpec:
     skips: with fuse score, the skips' scores start at zero, or small on scaled features
         (0.01, 0.0001: the authors' all-at-once training).
     output_stride: 32, or 16 or 8: the backbone's deeper stages are dilated.
+    in_channels: bands of an image that the network takes, 3 for RGB.
 
     The defaults are those of `fcnseg train`.
     """
@@ -58,6 +60,7 @@ class ModelSpec:
     upsample: str = "fixed"
     skips: str = "zero"
     output_stride: int = 32
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -80,6 +83,8 @@ class ModelSpec:
             )
         if self.output_stride not in OUTPUT_STRIDES:
             raise OptionError(f"The output stride is 8, 16 or 32; found {self.output_stride}.")
+        if not 1 <= self.in_channels <= MOST_BANDS:
+            raise OptionError(f"A network takes 1 to {MOST_BANDS} bands; found {self.in_channels}.")
 
     def strides(self, available: Collection[int]) -> tuple[int, ...]:
         """The decoder's strides from coarse to fine, of those that the backbone has.
@@ -97,8 +102,11 @@ class ModelSpec:
         return (top, *(stride for stride in others if stride >= finest))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a file's header."""
-        return dataclasses.asdict(self)
+        """Plain data for a file's header; in_channels only where it is not 3, as in older files."""
+        data = dataclasses.asdict(self)
+        if self.in_channels == 3:
+            del data["in_channels"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
@@ -116,22 +124,26 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How uint8 RGB images become the numbers a backbone was trained on.
+    """How images become the numbers a network was trained on.
 
-    mean, std: of red, green and blue, in units of 0..1 (torchvision's convention).
+    mean, std: of red, green and blue, in units of 0..1 (torchvision's convention); with `bands`
+        of each chosen band, in stored values.
     short_side: images are resized so that their short side has this many pixels, and the
         logits resized back; None: images are used at their own size.
+    bands: how images are laid out; None: uint8 RGB.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     short_side: int | None = None
+    bands: Bands | None = None
 
     def __post_init__(self) -> None:
+        count = 3 if self.bands is None else len(self.bands.chosen)
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise InputError(f"Preprocess {name} is three numbers; found {values}.")
+            if len(values) != count or not all(math.isfinite(value) for value in values):
+                raise InputError(f"Preprocess {name} is {count} numbers; found {values}.")
         if min(self.std) <= 0:
             raise InputError(f"Preprocess std must be above zero; found {self.std}.")
         if self.short_side is not None and self.short_side < 1:
@@ -139,7 +151,8 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a file's header."""
-        return {"mean": list(self.mean), "std": list(self.std), "short_side": self.short_side}
+        data = {"mean": list(self.mean), "std": list(self.std), "short_side": self.short_side}
+        return data if self.bands is None else {**data, "bands": self.bands.as_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
@@ -147,7 +160,13 @@ class Preprocess:
         try:
             mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
             side = data.get("short_side")
-            return cls(mean, std, None if side is None else int(side))  # type: ignore[arg-type]
+            bands = data.get("bands")
+            return cls(
+                mean,
+                std,
+                None if side is None else int(side),
+                None if bands is None else Bands.from_dict(bands),
+            )
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
@@ -165,7 +184,12 @@ class Preprocess:
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory."""
+        """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory.
+
+        With `bands`: stored values (N, H, W, carried) -> float32 (N, chosen, H, W).
+        """
+        if self.bands is not None:
+            return self._normalise_bands(images, self.bands)
         # In 0..255 units, so that a mean of 127 / 255 subtracts exactly 127.
         mean = torch.tensor([value * 255 for value in self.mean], device=images.device)
         std = torch.tensor([value * 255 for value in self.std], device=images.device)
@@ -177,6 +201,14 @@ class Preprocess:
         rows = images.reshape(count * height, width * 3).to(torch.float32, copy=True)
         rows = rows.sub_(mean.repeat(width)).div_(std.repeat(width))
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)  # (N, 3, H, W)
+
+    def _normalise_bands(self, images: Tensor, bands: Bands) -> Tensor:
+        mean, std = (torch.tensor(each, device=images.device) for each in (self.mean, self.std))
+        pixels = images.float()  # (N, H, W, carried)
+        at = [number - 1 for number in bands.chosen]
+        if at != list(range(bands.carried)):
+            pixels = pixels.index_select(3, torch.tensor(at, device=images.device))
+        return ((pixels - mean) / std).permute(0, 3, 1, 2)  # (N, chosen, H, W)
 
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
+from fcnseg.datasets.bands import choose_bands, measure_bands
+from fcnseg.datasets.check import CheckResult
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.models import build, load_pretrained
+from fcnseg.models.backbones import with_bands
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
@@ -38,18 +41,62 @@ class InitialModel:
     config: TrainConfig
 
 
-def from_pretrained(config: TrainConfig, classes: ClassMap, callback: Callback) -> InitialModel:
+def from_pretrained(
+    config: TrainConfig,
+    classes: ClassMap,
+    callback: Callback,
+    measured: Preprocess | None = None,
+) -> InitialModel:
     """The network to train, randomly started from the seed where no weights are known.
+
+    measured: of images that are not 8-bit RGB, their bands and statistics.
 
     What the options leave open of its shape (None) --finetune takes from the checkpoint.
     """
     torch.manual_seed(config.seed)
     if config.finetune is not None:
-        return _from_checkpoint(config, classes, callback)
+        return _from_checkpoint(config, classes, callback, measured)
     config = config.with_fallbacks()
-    network, backbone = build(_spec(config, classes)), str(config.backbone)
-    load_pretrained(network.backbone, backbone, config.backbone_weights, callback)
-    return InitialModel(network, network.backbone.preprocess.at(config.short_side), config)
+    network, backbone = build(_spec(config, classes, measured)), str(config.backbone)
+    colors = _colors(measured)
+    load_pretrained(network.backbone, backbone, config.backbone_weights, callback, colors=colors)
+    preprocess = measured or network.backbone.preprocess
+    return InitialModel(network, preprocess.at(config.short_side), config)
+
+
+def _colors(measured: Preprocess | None) -> list[int | None] | None:
+    """Which of a network's bands are red, green and blue; None: those three in this order."""
+    bands = None if measured is None else measured.bands
+    return None if bands is None else [bands.color_of(number) for number in bands.chosen]
+
+
+def measured_input(
+    config: TrainConfig, checked: CheckResult, callback: Callback
+) -> Preprocess | None:
+    """The bands and statistics of training images that are not 8-bit RGB."""
+    bands = choose_bands(checked.layout, config.bands, config.show_bands)
+    if bands is None:
+        return None
+    pairs = checked.description.pairs
+    if any(pair.page is not None for pair in pairs):
+        raise OptionError(
+            "--bands is for files of one image; here pages of files are images.",
+            hint="save each page as a file",
+        )
+    images = [pair.image for pair in pairs if pair.split == "train"]
+    measured, mean, std = measure_bands(bands, images or [pair.image for pair in pairs])
+    if config.show_bands:
+        measured = measured.showing(bands.shown)
+    ranges = [
+        f"{low:.6g} to {high:.6g}" for low, high in zip(measured.low, measured.high, strict=True)
+    ]
+    callback(
+        Message(
+            f"Images have {measured}, {'; '.join(ranges)}: normalized by the training images' own "
+            f"mean and std of each band; shown: {', '.join(map(str, measured.shown))}"
+        )
+    )
+    return Preprocess(mean, std, bands=measured)
 
 
 def from_state(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any]) -> InitialModel:
@@ -64,17 +111,19 @@ def from_state(config: TrainConfig, classes: ClassMap, state: Mapping[str, Any])
             f"{', '.join(classes.names)}.",
             hint="start a new run with --finetune and this run's last.safetensors",
         )
-    return InitialModel(
-        build(_spec(config, classes)), Preprocess.from_dict(state["preprocess"]), config
-    )
+    preprocess = Preprocess.from_dict(state["preprocess"])
+    return InitialModel(build(_spec(config, classes, preprocess)), preprocess, config)
 
 
-def _spec(config: TrainConfig, classes: ClassMap) -> ModelSpec:
+def _spec(config: TrainConfig, classes: ClassMap, measured: Preprocess | None) -> ModelSpec:
     shape = {name: getattr(config, name) for name in SHAPE}
-    return ModelSpec(num_classes=len(classes), **shape)
+    channels = 3 if measured is None else len(measured.mean)
+    return ModelSpec(num_classes=len(classes), in_channels=channels, **shape)
 
 
-def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback) -> InitialModel:
+def _from_checkpoint(
+    config: TrainConfig, classes: ClassMap, callback: Callback, measured: Preprocess | None
+) -> InitialModel:
     path = find_model(config.finetune, callback=callback)
     old = Checkpoint.load(path)
     if old.spec.decoder == PUBLISHED:
@@ -85,11 +134,17 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback)
         )
     shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)
-    network, preprocess = build(_spec(config, classes)), old.preprocess
+    side = old.preprocess.short_side or 0
+    preprocess = _as_before(old.preprocess, measured)
+    network = build(_spec(config, classes, preprocess))
     if config.backbone != old.spec.backbone:
-        load_pretrained(network.backbone, str(config.backbone), config.backbone_weights, callback)
-        preprocess = network.backbone.preprocess.at(preprocess.short_side or 0)
+        colors = _colors(measured)
+        weights = config.backbone_weights
+        load_pretrained(network.backbone, str(config.backbone), weights, callback, colors=colors)
+        preprocess = (measured or network.backbone.preprocess).at(side)
     fresh = network.state_dict()
+    if old.spec.in_channels == 3 != network.spec.in_channels:
+        old = _with_bands(old, network, measured)
     kept = fitting(old, network.spec, classes, fresh)
     if not any(tensor.ndim > 1 for tensor in kept.values()):
         raise OptionError(
@@ -101,6 +156,37 @@ def _from_checkpoint(config: TrainConfig, classes: ClassMap, callback: Callback)
     text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
     callback(Message(f"{text}, {left} start anew." if left else f"{text}."))
     return InitialModel(network, preprocess.at(config.short_side), config)
+
+
+def _as_before(old: Preprocess, measured: Preprocess | None) -> Preprocess:
+    """A checkpoint's preprocessing where its bands are the images'; else what was measured.
+
+    The statistics that the weights are used to are kept.
+    """
+    if measured is None or measured.bands is None:
+        if old.bands is not None and (old.bands.stored, old.bands.dtype) != (3, "uint8"):
+            raise OptionError(
+                f"The checkpoint takes {old.bands}; these images are 8-bit RGB.",
+                hint="start without --finetune, or give images of those bands",
+            )
+        return old
+    same = old.bands is not None and (old.bands.chosen, old.bands.stored, old.bands.dtype) == (
+        measured.bands.chosen,
+        measured.bands.stored,
+        measured.bands.dtype,
+    )
+    return old if same else measured.at(old.short_side or 0)
+
+
+def _with_bands(old: Checkpoint, network: FCN, measured: Preprocess | None) -> Checkpoint:
+    """A checkpoint of RGB with its first kernels widened to a network's bands."""
+    prefix = "backbone."
+    ours = {key.removeprefix(prefix): v for key, v in old.weights.items() if key.startswith(prefix)}
+    wider = with_bands(ours, network.backbone, _colors(measured))
+    weights = {**old.weights, **{f"{prefix}{key}": value for key, value in wider.items()}}
+    spec = dataclasses.replace(old.spec, in_channels=network.spec.in_channels)
+    assert measured is not None, "only with bands is it another number"
+    return dataclasses.replace(old, spec=spec, preprocess=measured, weights=weights)
 
 
 def fitting(

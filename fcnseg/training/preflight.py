@@ -198,7 +198,8 @@ def gpu_peak(
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            outputs = learner(torch.zeros(images, 3, *crop, device=device))
+            bands = learner.network.spec.in_channels
+            outputs = learner(torch.zeros(images, bands, *crop, device=device))
         sum(logits.float().logsumexp(1).mean() for logits in outputs).backward()
         peak = torch.cuda.max_memory_allocated(device) - start
         learner.zero_grad(set_to_none=True)

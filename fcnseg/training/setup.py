@@ -33,7 +33,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
-from fcnseg.training.initial_weights import InitialModel, from_pretrained
+from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
 from fcnseg.training.run_folder import RunFolder, TrainState
@@ -111,7 +111,8 @@ def resolve(
     if config.class_weights == "auto":
         weighted = any(term.name in WEIGHTED for term in parse_loss(config.loss))
         config = replace(config, class_weights=suggested.class_weights if weighted else "none")
-    model = from_pretrained(config, checked.description.classes, callback)
+    measured = ranks.broadcast(measured_input(config, checked, callback) if ranks.main else None)
+    model = from_pretrained(config, checked.description.classes, callback, measured)
     if config.crop is None:
         seen = [model.preprocess.network_size(size) for size in checked.train_sizes]
         model = _with(model, crop=suggest_crop(seen)[0])

@@ -152,11 +152,12 @@ def _beside(
     sample: Sample, answer: NDArray[np.uint8], dataset: SegmentationDataset, text: str
 ) -> NDArray[np.uint8]:
     """(image, labels, answer, what is wrong) in a row with their captions."""
+    image = dataset.picture(sample.image)
     wrong = np.where((sample.labels != IGNORE) & (answer != sample.labels), 255, 0)
     panels: Sequence[tuple[NDArray[np.uint8], str]] = (
-        (sample.image, text),
-        (overlay(sample.image, sample.labels, dataset.classes, alpha=ALPHA), "labels"),
-        (overlay(sample.image, answer, dataset.classes, alpha=ALPHA), "answer"),
+        (image, text),
+        (overlay(image, sample.labels, dataset.classes, alpha=ALPHA), "labels"),
+        (overlay(image, answer, dataset.classes, alpha=ALPHA), "answer"),
         (np.repeat(wrong[..., None], 3, axis=2).astype(np.uint8), "wrong pixels"),
     )
     return side_by_side([caption(picture, title) for picture, title in panels])

@@ -61,7 +61,7 @@ class HeatmapFigures:
 
     def images(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """Every page of a still image, with its file name."""
-        prediction = self.segmenter.predict([frame.image], probabilities=True)[0]
+        prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
         probabilities = prediction.probabilities
         assert probabilities is not None  # asked for
         for figure in FIGURES:
@@ -82,7 +82,7 @@ class HeatmapFigures:
 
     def videos(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """The pages of a video frame, with the name of the video each belongs to."""
-        prediction = self.segmenter.predict([frame.image], probabilities=True)[0]
+        prediction = self.segmenter.predict([frame.pixels], probabilities=True)[0]
         probabilities = prediction.probabilities
         assert probabilities is not None  # asked for
         if len(self.chosen) == 1:
@@ -146,7 +146,7 @@ class HeatmapFigures:
 
     def _skip_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """rungs.png, predictions from coarse to fine; and the contributions to each class."""
-        skips = dict(sorted(self.segmenter.skip_scores(frame.image).items(), reverse=True))
+        skips = dict(sorted(self.segmenter.skip_scores(frame.pixels).items(), reverse=True))
         predictions = self._coarser(frame, skips)
         yield (
             "rungs.png",

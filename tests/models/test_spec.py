@@ -40,10 +40,10 @@ def test_round_trip(preprocess: Preprocess) -> None:
     ("data", "says"),
     [
         ({}, "mean"),
-        ({"mean": [0, 0], "std": [1, 1, 1]}, "three numbers"),
+        ({"mean": [0, 0], "std": [1, 1, 1]}, "3 numbers"),
         ({"mean": [0, 0, "x"], "std": [1, 1, 1]}, "could not convert"),
         ({"mean": [0, 0, 0], "std": [1, 0, 1]}, "above zero"),
-        ({"mean": [0, 0, float("nan")], "std": [1, 1, 1]}, "three numbers"),
+        ({"mean": [0, 0, float("nan")], "std": [1, 1, 1]}, "3 numbers"),
         ({"mean": [0, 0, 0], "std": [1, 1, 1], "short_side": 0}, "short_side"),
         ([1, 2], "Not a preprocessing"),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.datasets import SPLITS, Description, Pair, split_sizes
+from fcnseg.datasets.bands import Layout
 from fcnseg.datasets.check.findings import (
     DOUBTFUL,
     SEVERITIES,
@@ -19,6 +20,7 @@ from fcnseg.datasets.check.findings import (
     file_names,
     file_troubles,
     label_names,
+    layout_of_images,
 )
 from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
@@ -59,6 +61,7 @@ class CheckResult:
     shares: how often each class occurs. train_pixels: labelled pixels of each class in the
         training images (in all, when there are none). train_sizes: their (height, width).
     mean, spread: of red, green and blue in 0..1, over all images.
+    layout: bands and type of the images; None where they have nothing in common.
     suggestion: what to train with; seconds: about how long that takes here, where it was asked.
     contact, cleaned, written, page: what was written, or None.
     """
@@ -72,6 +75,7 @@ class CheckResult:
     mean: tuple[float, ...]
     spread: tuple[float, ...]
     suggestion: Suggestion | None
+    layout: Layout | None = None
     contact: Path | None = None
     cleaned: Cleaned | None = None
     written: Path | None = None
@@ -136,6 +140,7 @@ class CheckResult:
             "frequencies": [share.as_dict() for share in self.shares],
             "mean": list(self.mean),
             "std": list(self.spread),
+            "bands": None if self.layout is None else self.layout.as_dict(),
             "suggested": self.suggestion.as_dict() if self.suggestion else None,
             "training_seconds": None if self.seconds is None else round(self.seconds),
             "contact": str(self.contact) if self.contact else None,
@@ -173,7 +178,8 @@ def scan_and_check(
     seen = scan(data, callback, images=True, boxes=boxes)
     assert seen.image_scan is not None, "images were asked for"
     counts = count_classes(seen)
-    findings = [*file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
+    layout, mixed = layout_of_images(seen)
+    findings = [*mixed, *file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     names = seen.description.classes.names
     pixels = counts.pixels[0] if counts.pixels[0].any() else counts.pixels.sum(0)
@@ -189,6 +195,7 @@ def scan_and_check(
         mean=seen.image_scan.mean,
         spread=seen.image_scan.spread,
         suggestion=suggest(sizes, train_pixels, names) if sizes else None,
+        layout=layout,
     )
     return seen, result
 

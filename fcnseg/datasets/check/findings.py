@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fcnseg.datasets import files_of
+from fcnseg.datasets.bands import Layout, common_layout
 from fcnseg.datasets.scan import Scanned
-from fcnseg.errors import counted
+from fcnseg.errors import DatasetError, counted
 
 Severity = Literal["error", "warning", "info"]
 
@@ -101,6 +102,23 @@ def file_troubles(seen: Scanned) -> Iterable[Finding]:
     yield from _orphans(seen)
     yield from _left_out(seen)
     yield from _pictures(seen)
+
+
+def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
+    """The bands and the type that all images have; and what is wrong where they differ."""
+    assert seen.image_scan is not None
+    pairs = zip(seen.image_scan.layouts, seen.description.pairs, strict=True)
+    files = {text: pair.image for text, pair in reversed([*pairs]) if text}
+    try:
+        layout = common_layout(files)
+    except DatasetError as error:
+        names = file_names(seen, list(files.values()))
+        return None, [Finding("error", "mixed-bands", error.message, names, error.hint)]
+    if layout is None or not layout.picture or layout.dtype == "uint8":
+        return layout, []
+    text = "Images of 8 and of 16 bits are mixed: those of 16 are scaled to 8."
+    repair = "give all images one type: then they are used as they are stored"
+    return layout, [Finding("warning", "mixed-depth", text, (), repair)]
 
 
 def _unreadable(seen: Scanned) -> Iterable[Finding]:
@@ -203,8 +221,8 @@ def _pictures(seen: Scanned) -> Iterable[Finding]:
         (
             seen.image_scan.deep,
             "deep-image",
-            "16 bits a channel, scaled to 8 over the full range",
-            "if only a part of the range is used, stretch it before",
+            "more than 8 bits a band: used as stored, normalized by the training images' own range",
+            "give images of the same bands and type later: 8-bit copies have other values",
         ),
         (
             seen.image_scan.clear,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
 from fcnseg.datasets.formats.stacks import STACKS, read_page
 from fcnseg.errors import DatasetError, MediaError
+from fcnseg.io.bands import Bands
+from fcnseg.io.bands.files import bands_of
 from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_raw_labels, turn
 
@@ -28,13 +31,16 @@ def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
     return _READERS[store](pair, terms)
 
 
-def read_sample(pair: Pair, encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_sample(
+    pair: Pair, encoding: Encoding, bands: Bands | None = None
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """A pair's image uint8 (H, W, 3) and labels uint8 (H, W), 255 = ignore.
 
+    bands: the image's stored values instead, (H, W, carried).
     Labels that were drawn on the image as stored are turned with it, as its EXIF data says.
     MediaError for a file that can't be read, DatasetError when the two differ in size.
     """
-    image = read_pair_image(pair)
+    image: NDArray[Any] = read_pair_image(pair) if bands is None else bands_of(pair.image, bands)
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if pair.page is None and labels.shape == image.shape[1::-1] != image.shape[:2]:
         labels = turn(labels, _sideways(pair.image))

@@ -74,6 +74,7 @@ def open_source(
     skip: Skip = nothing,
     rank: int = 0,
     size: int = 1,
+    page: str | None = None,
     connect: Connect | None = None,
     callback: Callback = no_callback,
 ) -> Source:
@@ -90,11 +91,12 @@ def open_source(
     exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
         video, to pass over.
     rank, size: only what the rank-th of `size` processes takes of a video or of images.
+    page: of files of several pages or frames: a number from 1 on, "all"; None: the first.
     connect: opens cameras and streams; None is OpenCV.
     callback: receives lost connections; it may be called from another thread.
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
-    selection = Selection(every, limit, start, end, rank, size)
+    selection = Selection(every, limit, start, end, rank, size, page or "")
     if not isinstance(spec, str | Path):
         source: Source = ImageFiles(list(spec), "folder", selection, skip, callback)
     elif name:

@@ -10,13 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.files import utf8_name
+from fcnseg.io.bands import Bands
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Frame:
     name: a relative path without suffix, unique in the source: what outputs are called.
     path: the image file it came from; None for frames of a video or a camera.
     stamp: the file's size in bytes and its time of change in ns when it was read; None: as it is.
+    stored: what the network takes where that is not `image`: stored values (H, W, bands).
     """
 
     image: NDArray[np.uint8]
@@ -37,6 +39,7 @@ class Frame:
     name: str = "image"
     path: Path | None = None
     stamp: tuple[int, int] | None = None
+    stored: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         image = self.image
@@ -44,6 +47,16 @@ class Frame:
             raise InputError(
                 f"A frame is a uint8 RGB array (H, W, 3); found {image.dtype} {image.shape}."
             )
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """What the network takes."""
+        return self.image if self.stored is None else self.stored
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.image.nbytes + (0 if self.stored is None else self.stored.nbytes)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,6 +74,7 @@ class Selection:
     every: each N-th frame, the first included. limit: at most so many; 0: all.
     start, end: seconds of a video; end None: to its end.
     rank, size: of these, what the rank-th of `size` processes takes, from 0 on.
+    page: of files of several pages or frames: a number from 1 on, "all", or "" for the first.
     """
 
     every: int = 1
@@ -69,8 +83,11 @@ class Selection:
     end: float | None = None
     rank: int = 0
     size: int = 1
+    page: str = ""
 
     def __post_init__(self) -> None:
+        if self.page not in ("", "all") and not (self.page.isdecimal() and int(self.page)):
+            raise OptionError(f"--page takes a number from 1 on, or all; found {self.page!r}.")
         if self.every < 1 or self.limit < 0 or self.start < 0:
             raise OptionError(
                 "every is at least 1, limit and start at least 0; "
@@ -121,6 +138,7 @@ class Source(ABC):
     sound: the file whose sound goes with the frames, or None.
     file: the file that all frames are in, if it can be read again; else None.
     aspect: width of a pixel over its height.
+    bands: how image files are read; None: as 8-bit RGB. Set before frames are taken.
     """
 
     kind: Kind
@@ -131,6 +149,7 @@ class Source(ABC):
     sound: Path | None = None
     file: Path | None = None
     aspect = Fraction(1)
+    bands: Bands | None = None
 
     def __init__(self) -> None:
         self.taken = 0

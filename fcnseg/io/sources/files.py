@@ -21,8 +21,9 @@ from urllib.request import Request, urlopen
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import free_name, safe_filename
+from fcnseg.io.bands.files import page_of
 from fcnseg.io.content import count_pages, is_image
-from fcnseg.io.images import decode_image, read_bytes
+from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Source
 from fcnseg.io.sources.live import unreachable, without_password
@@ -53,30 +54,49 @@ class ImageFiles(ImageSource):
         callback: Callback = no_callback,
     ) -> None:
         super().__init__()
-        self.kind, self._selection, self._callback = kind, selection, callback
+        self.kind, self._selection, self._callback, self._skip = kind, selection, callback, skip
         wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
         fresh = [item for item in wanted if not skip(item[1], item[2])]
         self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
         self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
-        self.count = len(self._chosen)
+        self.count = None if selection.page == "all" else len(self._chosen)
 
     def __iter__(self) -> Iterator[Frame]:
+        extra = 0  # frames beyond one for each file
         for index, name, path in self._chosen:
             if self._over:
                 return
             self.taken += 1
             try:
                 data = read_bytes(path)
-                image = decode_image(data, name=str(path))
+                for number, (page, called) in enumerate(self._pages(data, name, path)):
+                    if self._over:
+                        return
+                    extra += number > 0
+                    self.taken += number > 0
+                    about = (index + extra, self._time(index + extra), called, path)
+                    yield listing.frame_of(page, str(path), self.bands, *about)
             except MediaError as error:
                 if self.kind == "image":
                     raise
                 self.failures.append((str(path), error.message))
-                continue
-            if (pages := count_pages(data)) > 1:
-                said = f"{path} has {pages} pages or frames; only the first is used"
-                self._callback(Message(f"{said}.", "warning"))
-            yield Frame(image, index, self._time(index), name, path)
+
+    def _pages(self, data: bytes, name: str, path: Path) -> Iterator[tuple[bytes, str]]:
+        """The pages of a file that are wanted, each as a file's bytes, with their names."""
+        wanted, count = self._selection.page, count_pages(data)
+        if wanted == "all" and count > 1:
+            digits = len(str(count))
+            for page in range(count):
+                called = f"{name}_page{page + 1:0{digits}}"
+                if not self._skip(called, path):
+                    yield page_of(data, page, str(path)), called
+            return
+        if wanted.isdecimal() and int(wanted) > count:
+            raise MediaError(f"{path} has {count} pages or frames; page {wanted} is not there.")
+        if count > 1 and not wanted:
+            said = f"{path} has {count} pages or frames; only the first is used"
+            self._callback(Message(f"{said} (--page all, or --page N, chooses others).", "warning"))
+        yield (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
 
 
 _Look = tuple[int, int, int, int]
@@ -177,12 +197,13 @@ class WatchedFolder(ImageSource):
             file.digest = hashlib.blake2b(data, digest_size=16).digest()
             if file.digest == before:
                 return None
-            image = decode_image(data, name=str(path))
+            about = (file.index, self._time(file.index), file.name, path, look[:2])
+            frame = listing.frame_of(data, str(path), self.bands, *about)
         except MediaError as error:
             self._note_failure(path, error.message)
             return None
         self._forget_failure(path)
-        return Frame(image, file.index, self._time(file.index), file.name, path, stamp=look[:2])
+        return frame
 
     def _note_failure(self, path: Path, why: str) -> None:
         self._forget_failure(path)
@@ -289,7 +310,7 @@ class ServedImage(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         self.taken += 1
-        yield Frame(decode_image(self._data, name=self._shown), 0, 0.0, self.name)
+        yield listing.frame_of(self._data, self._shown, self.bands, 0, 0.0, self.name)
 
 
 def _request(address: str) -> Request:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, to_path
 from fcnseg.files import free_name, inputs_in, natural, safe_path, skipped_outputs
+from fcnseg.io.bands import Bands
+from fcnseg.io.bands.files import decode_bands
 from fcnseg.io.content import is_image
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_bytes
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, read_bytes
+from fcnseg.io.sources.base import Frame
 from fcnseg.progress import Callback, Message, no_callback
 
 Named = tuple[str, Path]
@@ -290,3 +293,35 @@ def first_bytes(path: Path) -> bytes:
             return file.read(64)
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror}.") from None
+
+
+NAMED = 3
+"""Skipped files that are named."""
+
+
+def skipped_files(files: Sequence[Path], why: str) -> Message:
+    """The message for files that are skipped; the first ones are named."""
+    names = ", ".join(path.name for path in files[:NAMED])
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return Message(f"Skipped {names}{more}: {why}")
+
+
+def frame_of(
+    data: bytes,
+    shown: str,
+    bands: Bands | None,
+    index: int = 0,
+    time: float = 0.0,
+    name: str = "image",
+    path: Path | None = None,
+    stamp: tuple[int, int] | None = None,
+) -> Frame:
+    """The frame of an image file's bytes, in a model's bands.
+
+    shown: its name in the MediaError. The others are the frame's.
+    """
+    if bands is None:
+        return Frame(decode_image(data, name=shown), index, time, name, path, stamp)
+    pixels = bands.take(decode_bands(data, shown), shown)
+    shown_as, taken = bands.picture(pixels), bands.carry(pixels)
+    return Frame(shown_as, index, time, name, path, stamp, taken)

@@ -15,8 +15,8 @@ from typing import Any
 from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.images import decode_image
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, is_elementary
+from fcnseg.io.sources.listing import frame_of
 from fcnseg.io.sources.pyav import PyavReader
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -145,7 +145,7 @@ class PipedImages(ImageSource):
                 self.taken += 1
                 name = "stdin" if self.kind == "image" else f"stdin_{index:06d}"
                 try:
-                    yield Frame(decode_image(data, name=name), index, self._time(index), name)
+                    yield frame_of(data, name, self.bands, index, self._time(index), name)
                 except MediaError as error:
                     if self.kind == "image":
                         raise

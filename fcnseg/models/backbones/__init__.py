@@ -132,6 +132,53 @@ def _shape(row: list[nn.Module], margin: tuple[int, int]) -> tuple[dict[int, int
     return channels, cut
 
 
+# --- bands: a backbone for images of other bands than red, green and blue. Only its first
+# convolution knows of them.
+
+
+def first_convolution(backbone: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The convolution that takes the image, and its name; OptionError where there is none."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.groups == 1:
+                return name, module
+            break
+    raise OptionError(
+        f"{type(backbone).__name__} has no first convolution that could take other bands than RGB.",
+        hint="take another backbone",
+    )
+
+
+def take_bands(backbone: nn.Module, count: int) -> None:
+    """Have a backbone take so many bands, in place: its first kernels are those of RGB, widened."""
+    _, layer = first_convolution(backbone)
+    layer.weight = nn.Parameter(widened(layer.weight.detach(), [None] * count))
+    layer.in_channels = count
+
+
+def with_bands(
+    state: State, backbone: nn.Module, colors: Sequence[int | None] | None = None
+) -> State:
+    """A state whose first convolution is widened to the backbone's bands where it is of RGB."""
+    name, layer = first_convolution(backbone)
+    key = f"{name}.weight"
+    count = layer.in_channels
+    if key not in state or state[key].shape[1] != 3 or (count == 3 and colors is None):
+        return state
+    return {**state, key: widened(state[key], colors or [None] * count)}
+
+
+def widened(weight: Tensor, colors: Sequence[int | None]) -> Tensor:
+    """Kernels (O, 3, k, k) of RGB for other bands: (O, len(colors), k, k).
+
+    colors: 0, 1, 2 for a band that is red, green, blue; None starts from the mean of the three.
+    All are scaled by 3 / bands: alike bands then give the sums that RGB gave.
+    """
+    mean = weight.mean(dim=1)
+    kernels = [mean if color is None else weight[:, color] for color in colors]
+    return torch.stack(kernels, dim=1) * (3 / len(kernels))
+
+
 # --- output stride: a backbone that stays finer, its strides turned into dilation ("hole"
 # algorithm). A convolution that would halve the map keeps its size, and all behind it look at
 # every second element instead: same weights, same receptive field, outputs twice as dense.

@@ -65,9 +65,8 @@ def pretrained_state(name: str) -> State:
 
 def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
     try:
+        from fcnseg.models import torchvision_import  # noqa: F401, I001 - before timm imports it
         import timm
-
-        from fcnseg.models import torchvision_import  # noqa: F401 - before timm imports it
     except ModuleNotFoundError:
         raise MissingExtra(f"The backbone {name}", "timm") from None
     wanted = name.removeprefix(PREFIX)

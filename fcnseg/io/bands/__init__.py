@@ -1,0 +1,235 @@
+"""Images of other bands and depths than 8-bit RGB: `Bands`, the one place that knows their layout.
+
+A file is decoded to its stored values (H, W, C); what a model takes of them, what it is trained on
+and what images show is said by `Bands`, which every checkpoint of such a set carries. Sets of
+8-bit grey and RGB have none, and are read by fcnseg.io.images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import InputError, MediaError, OptionError
+
+Pixels = NDArray[Any]
+"""Stored values: uint8, uint16 or float32 (H, W, C), the first band first."""
+
+MOST_BANDS = 16
+DTYPES = ("uint8", "uint16", "float32")
+COLORS = ("red", "green", "blue")
+
+_WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+
+
+class Stored(NamedTuple):
+    """What an image file holds.
+
+    pixels: all bands as they are stored, upright. alpha: whether the last one is transparency, as
+    the format or a tag says. names: of the bands, "" where nothing names them.
+    """
+
+    pixels: Pixels
+    alpha: bool
+    names: tuple[str, ...]
+
+    @property
+    def opaque(self) -> Pixels:
+        """The bands without transparency, which is laid over white."""
+        if not self.alpha:
+            return self.pixels
+        rest, opacity = self.pixels[:, :, :-1], self.pixels[:, :, -1]
+        white = _WHITE[rest.dtype.name]
+        if opacity.min(initial=white) >= white:
+            return np.ascontiguousarray(rest)
+        through = white - opacity[:, :, None].astype(np.float64)
+        laid = (rest * (white - through) + white * through) / white
+        return (laid if rest.dtype.kind == "f" else np.round(laid)).astype(rest.dtype)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How the images of a set that is not 8-bit RGB are laid out.
+
+    stored, dtype: bands of its images, and the type of their values.
+    chosen: those that the network takes, from 1 on as in GDAL.
+    shown: the three (red, green, blue) or the one that images show.
+    low, high: for each stored band, what is drawn black and white: the 2nd and 98th percentile of
+        the training images. names: of the stored bands, "" where nothing names them.
+    """
+
+    stored: int
+    dtype: str
+    chosen: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    names: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        fill: dict[str, Any] = {
+            "chosen": tuple(range(1, self.stored + 1)),
+            "low": (0.0,) * self.stored,
+            "high": (_WHITE.get(self.dtype, 1.0),) * self.stored,
+            "names": ("",) * self.stored,
+        }
+        for name, value in fill.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
+        object.__setattr__(self, "shown", self.shown or self._usual())
+        lengths = {len(self.low), len(self.high), len(self.names)}
+        numbers = (*self.chosen, *self.shown)
+        if self.dtype not in DTYPES or not 1 <= self.stored <= MOST_BANDS:
+            raise InputError(
+                f"Images have 1 to {MOST_BANDS} bands of {', '.join(DTYPES)}; found {self.stored} "
+                f"of {self.dtype}."
+            )
+        if lengths != {self.stored} or not all(1 <= n <= self.stored for n in numbers):
+            raise InputError(f"Not a description of {self.stored} bands: {self.as_dict()}.")
+        if len(self.shown) not in (1, 3):
+            raise InputError(f"Images show one band or three; found {list(self.shown)}.")
+
+    def _usual(self) -> tuple[int, ...]:
+        """Red, green and blue where they are named, else the first three; one of one or two."""
+        if set(COLORS) <= set(self.names):
+            return tuple(self.names.index(color) + 1 for color in COLORS)
+        return (1, 2, 3) if self.stored >= 3 else (1,)
+
+    @property
+    def every(self) -> bool:
+        """Whether the network takes all bands: then images must have as many, else at least
+        those that were chosen."""
+        return sorted(self.chosen) == list(range(1, self.stored + 1))
+
+    @property
+    def carried(self) -> int:
+        """So many bands, the first ones, are handed to the network, which takes its own of them."""
+        return self.stored if self.every else max(self.chosen)
+
+    def color_of(self, number: int) -> int | None:
+        """0, 1, 2 where a band is red, green or blue, else None."""
+        name = self.names[number - 1]
+        return COLORS.index(name) if name in COLORS else None
+
+    def take(self, found: Stored, name: str) -> Pixels:
+        """A file's bands as the set has them, all of them; MediaError where it is another kind.
+
+        Its transparency counts as a band only where the set has as many.
+        """
+        return self.finite(self.select(found, name))
+
+    def select(self, found: Stored, name: str) -> Pixels:
+        """The same with values that are no number."""
+        wanted = self.stored if self.every else max(self.chosen)
+        pixels = found.pixels
+        if found.alpha and (pixels.shape[2] > wanted if self.every else pixels.shape[2] != wanted):
+            pixels = found.opaque
+        self.check(pixels, name)
+        return pixels
+
+    def check(self, pixels: Pixels, name: str) -> None:
+        """MediaError for an image of too few bands, of others, or of another type."""
+        count, least = pixels.shape[2], max(self.chosen)
+        if count < least or (self.every and count != self.stored):
+            wanted = f"{self.stored}" if self.every else f"band {least} and those before it"
+            raise MediaError(
+                f"{name} has {_counted(count)}; the model takes {wanted}"
+                f"{'' if self.every else f', of {self.stored} in training'}.",
+                hint="give it images with the bands that it was trained on"
+                + (", or train with --bands on fewer" if count < least else ""),
+            )
+        if pixels.dtype.name != self.dtype:
+            raise MediaError(
+                f"{name} has values of {pixels.dtype}; the model was trained on {self.dtype}.",
+                hint="the same scene in another type has other values: convert it as the training "
+                "images were",
+            )
+
+    def finite(self, pixels: Pixels) -> Pixels:
+        """Floats whose values that are no number (no data) are the middle of the band's range."""
+        if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+            return pixels
+        count = min(pixels.shape[2], self.stored)
+        fill = np.zeros(pixels.shape[2], np.float32)
+        fill[:count] = self.middle()[:count]
+        return np.where(np.isfinite(pixels), pixels, fill)
+
+    def middle(self) -> tuple[float, ...]:
+        """The middle of each stored band's range."""
+        return tuple((low + high) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    def carry(self, pixels: Pixels) -> Pixels:
+        """The bands that are handed to the network."""
+        return np.ascontiguousarray(pixels[:, :, : self.carried])
+
+    def picture(self, pixels: Pixels) -> NDArray[np.uint8]:
+        """What people see of an image: uint8 (H, W, 3), stretched by the training set's range."""
+        shown = self.shown if max(self.shown) <= pixels.shape[2] else (self.chosen[0],)
+        at = [number - 1 for number in shown]
+        low = np.array(self.low, np.float32)[at]
+        span = np.maximum(np.array(self.high, np.float32)[at] - low, 1e-12)
+        levels = (pixels[:, :, at].astype(np.float32) - low) * (255 / span)
+        image = np.clip(np.nan_to_num(levels) + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(image, 3, axis=2) if len(shown) == 1 else np.ascontiguousarray(image)
+
+    def __str__(self) -> str:
+        taken = "" if self.every else f", of which {', '.join(map(str, self.chosen))} are used"
+        return f"{_counted(self.stored)} of {self.dtype}{taken}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a file's header."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Bands:
+        """The inverse of as_dict; InputError when the data is not of its form."""
+        try:
+            chosen, shown = (tuple(map(int, data[name])) for name in ("chosen", "shown"))
+            low, high = (tuple(map(float, data[name])) for name in ("low", "high"))
+            names = tuple(map(str, data["names"]))
+            return cls(int(data["stored"]), str(data["dtype"]), chosen, shown, low, high, names)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"Not a description of bands: {error}.") from error
+
+    def showing(self, numbers: tuple[int, ...]) -> Bands:
+        """The same with other bands in images; () leaves them."""
+        return dataclasses.replace(self, shown=numbers) if numbers else self
+
+
+def _counted(count: int) -> str:
+    return f"{count} band{'' if count == 1 else 's'}"
+
+
+def parse_bands(flag: str, text: str | None, lengths: Sequence[int] = ()) -> tuple[int, ...]:
+    """Band numbers, from 1 on, of an option "4,3,2"; () for None."""
+    if text is None:
+        return ()
+    parts = str(text).replace(",", " ").split()
+    numbers = tuple(int(part) for part in parts if part.isdecimal())
+    good = len(numbers) == len(parts) > 0 and min(numbers) > 0
+    if not good or len(set(numbers)) < len(numbers) or (lengths and len(numbers) not in lengths):
+        many = " or ".join(map(str, lengths)) + " of them" if lengths else "each once"
+        raise OptionError(
+            f"{flag} takes the numbers of bands, from 1 on, {many}; found {text!r}.",
+            hint=f"for example {flag} 4,3,2",
+        )
+    return numbers
+
+
+def with_shown(bands: Bands | None, text: str) -> Bands:
+    """A model's bands with others in images; OptionError where it has not those."""
+    numbers = parse_bands("--show-bands", text, (1, 3))
+    if bands is None:
+        raise OptionError("--show-bands is for models of other bands than RGB; this one takes RGB.")
+    if max(numbers) > bands.stored:
+        raise OptionError(f"--show-bands {max(numbers)}: the model's images have {bands.stored}.")
+    return bands.showing(numbers)

@@ -1,0 +1,231 @@
+"""Image files -> their stored values, whatever the format."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import InputError, MediaError, OptionError
+from fcnseg.io import cv2
+from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
+from fcnseg.io.content import (
+    ASSOCIATED,
+    UNASSOCIATED,
+    UNSPECIFIED,
+    decode_npy,
+    is_heif,
+    is_npy,
+    is_tiff,
+    numbers_of,
+    read_by_tifffile,
+    tiff_page,
+    tiff_tags,
+)
+from fcnseg.io.images import (
+    decode_deep,
+    decode_image,
+    is_cut,
+    open_with_pillow,
+    read_bytes,
+    read_orientation,
+    unreadable_image,
+    upright,
+)
+
+_MOSTLY = 0.5
+"""Of a band that is called opacity: if more of it is in between, it is none."""
+
+
+def decode_bands(data: bytes, name: str) -> Stored:
+    """The bytes of an image file as its stored values; `name` is for the MediaError."""
+    names: tuple[str, ...]
+    if is_npy(data):
+        pixels, alpha, names = decode_npy(data, name), False, ()
+    elif is_tiff(data):
+        pixels, alpha, names = decode_tiff_bands(data, name)
+    else:
+        pixels, alpha, names = _decode_picture(data, name)
+    if pixels.dtype.name not in DTYPES:
+        pixels = pixels.astype(np.float32)
+    if not pixels.size:
+        raise MediaError(f"{name} is an image without pixels.")
+    names = (*names, *[""] * (pixels.shape[2] - len(names)))[: pixels.shape[2]]
+    return Stored(pixels, alpha, names)
+
+
+def read_bands(path: str | Path) -> Stored:
+    """An image file as its stored values; MediaError when it can't be read."""
+    return decode_bands(read_bytes(path), str(path))
+
+
+def layout_of(data: bytes, name: str, pixels: NDArray[Any] | None) -> str:
+    """Bands and type of what an image file stores: "3 uint8", "5 uint16".
+
+    A fourth band that a tag calls opacity is counted: "4 uint8 opacity"; "4 uint8 values" where it
+    is none, because most of it is neither full nor zero. pixels: the file as OpenCV decoded it, for
+    formats whose fourth channel is opacity by definition: those are 1 or 3 bands.
+    """
+    if is_npy(data) or (is_tiff(data) and not _is_plain(tiff_tags(data))):
+        found = decode_bands(data, name)
+        layout = f"{found.pixels.shape[2]} {found.pixels.dtype}"
+        if not found.alpha:
+            return layout
+        opacity = found.pixels[:, :, -1]
+        between = np.mean((opacity != 0) & (opacity != opacity.max()))
+        return f"{layout} {'values' if between > _MOSTLY else 'opacity'}"
+    if pixels is None:
+        return "3 uint8"
+    return f"{3 if pixels.ndim == 3 and pixels.shape[2] > 1 else 1} {pixels.dtype}"
+
+
+def _is_plain(tags: Mapping[int, Any]) -> bool:
+    """Whether a TIFF is 8-bit grey, RGB or of a palette, or packs its values in other numbers of
+    bits: what is read as an image for people."""
+    packed = max(numbers_of(tags.get(258, 8))) not in (8, 16, 32, 64)
+    plain = _stored_type(tags) == np.uint8 and int(tags.get(277, 1)) in (1, 3)
+    inks = int(tags.get(262, 1)) == 5 and int(tags.get(277, 1)) == 4 and not packed
+    return packed or plain or (inks and _stored_type(tags) == np.uint8)
+
+
+def bands_of(path: str | Path, bands: Bands) -> Pixels:
+    """An image file as a model of these bands takes it: stored values (H, W, carried)."""
+    return bands.carry(bands.take(read_bands(path), str(path)))
+
+
+def _decode_picture(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]]:
+    """A PNG, JPEG ...: grey or RGB, whose fourth channel is transparency."""
+    deep = None if is_cut(data) or is_heif(data) else decode_deep(data, name)[0]
+    if deep is None:
+        return decode_image(data, name=name), False, COLORS
+    stored: Pixels = deep if deep.ndim == 3 else deep[:, :, None]
+    stored = upright(stored, read_orientation(data))
+    if stored.shape[2] < 3:
+        return stored, False, ()
+    order = [2, 1, 0, *range(3, stored.shape[2])]
+    return np.ascontiguousarray(stored[:, :, order]), stored.shape[2] == 4, COLORS
+
+
+def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool, tuple[str, ...]]:
+    """All bands of a TIFF's first page as they are stored: (H, W, C), no tag changes a value.
+
+    With them whether the last one is stated to be opacity, and the names that tags give the bands.
+    One band of 16 bits that is white at 0 is inverted. What a tag calls no data is not a number,
+    among floats. MissingExtra where tifffile is needed.
+    """
+    tags = tiff_tags(data)
+    bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
+    extra = numbers_of(tags.get(338, ()))
+    planar = tags.get(284, 1) == 2 and bands > 1
+    stored = _stored_type(tags)
+    pixels = None
+    unchanged = stored != np.uint8 or not extra or extra[0] == UNSPECIFIED
+    if not planar and (bands in (1, 3) or (bands == 4 and photometric == 2 and unchanged)):
+        pixels = _by_opencv(data, (bands, stored))
+    if pixels is None:
+        pixels = read_by_tifffile(data, name, planar=planar)
+    if bands == 1 and photometric == 0 and pixels.dtype == np.uint16:
+        pixels = 65535 - pixels
+    if pixels.dtype.kind == "f" and (nothing := _no_data(tags)) is not None:
+        pixels = np.where(pixels == nothing, np.nan, pixels)
+    alpha = bands > 1 and bool(extra) and extra[-1] in (ASSOCIATED, UNASSOCIATED)
+    return pixels, alpha, _band_names(tags, bands)
+
+
+def _by_opencv(data: bytes, wanted: tuple[int, np.dtype[Any] | None]) -> NDArray[np.generic] | None:
+    """(H, W, C) in the file's order; None where that is not the bands and the type wanted."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None:
+        return None
+    pixels = np.asarray(pixels).reshape(*pixels.shape[:2], -1)
+    if (pixels.shape[2], pixels.dtype) != wanted:
+        return None
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+    return np.ascontiguousarray(pixels[:, :, order])
+
+
+def _stored_type(tags: Mapping[int, Any]) -> np.dtype[Any] | None:
+    """The type of a TIFF's values; None where they are packed in another number of bits."""
+    bits, kind = numbers_of(tags.get(258, 8))[0], numbers_of(tags.get(339, 1))[0]
+    known = bits in (8, 16, 32, 64) and kind in (1, 2, 3) and (kind != 3 or bits > 8)
+    return np.dtype(f"{' uif'[kind]}{bits // 8}") if known else None
+
+
+def _no_data(tags: Mapping[int, Any]) -> float | None:
+    """The value that GDAL says is no data."""
+    try:
+        return float(str(tags.get(42113, "")).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _band_names(tags: Mapping[int, Any], bands: int) -> tuple[str, ...]:
+    """What GDAL's descriptions call the bands; else red, green and blue where the TIFF says so."""
+    names = [""] * bands
+    if tags.get(262) in (2, 6):
+        names[:3] = ["red", "green", "blue"][:bands]
+    for role in ("COLORINTERP", "DESCRIPTION"):
+        item = rf'<Item name="{role}" sample="(\d+)"[^>]*>([^<]*)<'
+        for number, text in re.findall(item, str(tags.get(42112, ""))):
+            word = text.strip().lower()
+            if int(number) < bands and word not in ("", "undefined", "gray", "alpha"):
+                names[int(number)] = word
+    return tuple(names)
+
+
+def given_bands(image: object, bands: Bands, *, bgr: bool = False) -> Pixels:
+    """One image for a model of bands: stored values, all of them.
+
+    image: a path, the bytes of an image file, an array (H, W) or (H, W, C), a tensor (H, W) or
+        (C, H, W), a Pillow image. InputError where it has not the model's bands. bgr: an error.
+    """
+    if bgr:
+        raise OptionError(f"bgr is for models of RGB; this one takes {bands}.")
+    if isinstance(image, str | Path):
+        return bands.take(read_bands(image), str(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bands.take(decode_bands(bytes(image), "the image"), "the image")
+    if hasattr(image, "detach") and hasattr(image, "permute"):
+        tensor: Any = image.detach().cpu()
+        array = (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).numpy()
+    else:
+        array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or not array.size:
+        raise InputError(
+            f"An image of bands is (H, W, {bands.carried}); found the shape {array.shape}.",
+            hint="arrays are channels last, tensors channels first; several images are a list",
+        )
+    if array.dtype == np.float64 and bands.dtype == "float32":
+        array = array.astype(np.float32)
+    bands.check(array, "The image")
+    return bands.finite(array)
+
+
+def page_of(data: bytes, page: int, name: str) -> bytes:
+    """One page or frame of an image file, from 0 on, as the bytes of a file of its own.
+
+    MediaError when it can't be read. What Pillow can't write, tifffile does.
+    """
+    out = io.BytesIO()
+    try:
+        with open_with_pillow(io.BytesIO(data)) as image:
+            image.seek(page)
+            if image.format == "TIFF":
+                image.save(out, "TIFF")
+            else:
+                image.convert("RGBA").save(out, "PNG")
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        if not is_tiff(data):
+            raise unreadable_image(name, error) from None
+        return tiff_page(data, page, name)
+    return out.getvalue()
