@@ -153,6 +153,31 @@ def show_compare(result: Any) -> None:
     _show_outputs(result.outputs)
 
 
+def show_review(result: Any) -> None:
+    """The regions or images that come first, and where the rest is."""
+    found = result.as_dict()
+    table = Table(box=None, pad_edge=False)
+    headings: tuple[str, ...] = ("image", "uncertainty")
+    rows: list[tuple[str, ...]]
+    if found["to_label"]:
+        rows = [(row["name"], f"{row['uncertainty']:.3f}") for row in found["to_label"]]
+        _print(f"Of {found['images']} images, most worth labelling first:")
+    else:
+        headings = ("image", "labelled", "predicted", "pixels", "score")
+        rows = [
+            (row["name"], row["labelled"], row["predicted"], f"{row['area']:,}",
+             f"{row['score']:.3f}")
+            for row in found["suspects"]
+        ]  # fmt: skip
+        _print(f"{len(rows)} regions whose labels may be wrong, in {found['images']} images:")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in ("pixels", "score") else "left")
+    for row in rows[:10]:
+        table.add_row(*row)
+    _print(table)
+    _show_outputs(result.outputs)
+
+
 def show_infer(result: Any) -> None:
     """Number, speed and place of the frames: on stderr, as stdout may carry the proportions."""
     _tell(

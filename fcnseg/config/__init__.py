@@ -217,6 +217,26 @@ class CompareConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReviewConfig(Options):
+    """Rank labels by how probably they are wrong; without labels, images by which to label next."""
+
+    command = "review"
+    data: Path = option(..., "Dataset folder; with --unlabelled: a folder of images, or a video", argument=True)
+    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
+    out: Path | None = option(None, "Output folder (default: runs/reviewN)", flags=_OUT)
+    unlabelled: bool = option(False, "Rank images by which are most worth labelling: those that the model is unsure of, and unlike each other")
+    split: Split = option("all", "Split to review: train, val, test or all")
+    limit: int = option(100, "Regions or images in the report", ge=1, metavar="N")
+    save: tuple[Literal["labelme"], ...] = option((), "Also write the predictions as polygons to correct: labelme")
+    tolerance: int = option(3, "Pixels that an outline may be off without being listed", ge=0, le=100)
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    device: str = option("auto", _DEVICE)
+    precision: RunPrecision = option("auto", _INT8)
+    engine: EngineName = option("auto", _ENGINE)
+    fill_boxes: bool = option(False, _FILL_BOXES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferConfig(Options):
     """Segment an image, a folder, a video or a camera."""
 
@@ -335,6 +355,7 @@ CONFIGS: tuple[type[Options], ...] = (
     TrainConfig,
     EvalConfig,
     CompareConfig,
+    ReviewConfig,
     InferConfig,
     VizConfig,
     ExportConfig,

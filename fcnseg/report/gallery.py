@@ -71,7 +71,7 @@ class Gallery:
             layers.append({"title": title, "src": _indexed(_thinned(kinds, size), _KINDS, RIGHT)})
             if one.probabilities is not None:
                 layers += self._heatmaps(one.probabilities, size)
-        image = _jpeg(resize_image(sample.image, size))
+        image = jpeg(resize_image(sample.image, size))
         view = {
             "name": shown(sample.name),
             "scores": [None if score != score else score for score in scores],
@@ -143,7 +143,8 @@ def _indexed(labels: Labels, palette: Rgb, clear: int) -> str:
     return _uri(out.getvalue(), "png")
 
 
-def _jpeg(image: Rgb) -> str:
+def jpeg(image: Rgb) -> str:
+    """A JPEG of an RGB image, as a data address."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=82)
     return _uri(out.getvalue(), "jpeg")

@@ -93,7 +93,7 @@ def eval_page(
         "sides": ["labels", "prediction"],
         "confusion": confusion,
     }
-    return _render("eval.html.j2", content, data)
+    return render("eval.html.j2", content, data)
 
 
 def _image_rows(images: Sequence[ImageScore], gallery: Gallery) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def comparison_page(
         "score_names": [f"{letter} mIoU" for letter in letters],
         "sides": letters[:2],
     }
-    return _render("compare.html.j2", content, data)
+    return render("compare.html.j2", content, data)
 
 
 def _charts(scores: Scores, values: Mapping[str, Any], model: Path | None) -> dict[str, Any]:
@@ -236,7 +236,8 @@ def _images_note(count: int, gallery: Gallery) -> str:
     return " ".join(notes)
 
 
-def _render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """A page as HTML. content: what its template names; data: what its script takes."""
     pages = _templates()
     assert pages.loader is not None
     style, script = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.errors import shown
+from fcnseg.inference.review import Suspect
 from fcnseg.metrics.scores import Scores
 
 COLUMNS = {
@@ -56,6 +57,25 @@ def comparison_table(
     """CSV: a line for each image, the mIoU that each model reached on it, as fractions."""
     heading = [f"{letter} {shown(path)}" for letter, path in models.items()]
     return _csv([["image", *heading]], ([shown(name), *values] for name, values in images))
+
+
+def suspects_table(
+    suspects: Sequence[Suspect], classes: Sequence[str], files: Mapping[str, str]
+) -> str:
+    """CSV: a line for each region whose labels may be wrong. files: label files by image name."""
+    heading = ["image", "labels", "labelled", "predicted", "score", "area"]
+    heading += ["left", "top", "width", "height", "p_predicted", "p_labelled"]
+    rows: list[list[Cell]] = []
+    for one in suspects:
+        names = (one.name, files[one.name], classes[one.labelled], classes[one.predicted])
+        numbers = (one.score, one.area, *one.box, one.p_predicted, one.p_labelled)
+        rows.append([*map(shown, names), *numbers])
+    return _csv([heading], rows)
+
+
+def to_label_table(images: Iterable[tuple[str, float]]) -> str:
+    """CSV: images and how unsure the model is of them, those to label first."""
+    return _csv([["image", "uncertainty"]], ([shown(name), value] for name, value in images))
 
 
 def confusion_table(scores: Scores) -> str:

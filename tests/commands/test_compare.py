@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg.commands.compare import compare
+from fcnseg.commands.analysis.compare import compare
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import CompareConfig
 from fcnseg.errors import DatasetError, OptionError

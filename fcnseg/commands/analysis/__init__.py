@@ -1,0 +1,1 @@
+"""Commands that look into scores: models beside each other, labels beside predictions."""

@@ -1,0 +1,198 @@
+"""The command `review`: which labels are probably wrong, or which images to label next."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.concurrency import map_ordered
+from fcnseg.config import ReviewConfig
+from fcnseg.datasets.check import examine
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.errors import DatasetError, InputError, to_bytes
+from fcnseg.files import fitting, mark, next_free
+from fcnseg.inference.evaluation import as_the_model_sees
+from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.io.images import write_bytes
+from fcnseg.io.polygons import as_labelme
+from fcnseg.io.sources import open_source, refuse_sources
+from fcnseg.io.sources.base import Frame
+from fcnseg.models.zoo import model_files
+from fcnseg.overwriting import refuse_overwriting
+from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.report.review import Card, cards_of_region, review_page, thumbnail
+from fcnseg.report.tables import suspects_table, to_label_table
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewResult:
+    """What to look at, the most important first.
+
+    suspects: regions whose labels are probably wrong; to_label: (name, uncertainty) of images
+    most worth labelling. One of the two is empty. images: how many were looked at.
+    """
+
+    out: Path
+    outputs: tuple[Path, ...]
+    images: int
+    classes: tuple[str, ...]
+    suspects: tuple[Suspect, ...] = ()
+    to_label: tuple[tuple[str, float], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what --json prints."""
+        return {
+            "out": str(self.out),
+            "outputs": [str(path) for path in self.outputs],
+            "images": self.images,
+            "suspects": [
+                {
+                    **asdict(one),
+                    "labelled": self.classes[one.labelled],
+                    "predicted": self.classes[one.predicted],
+                }
+                for one in self.suspects
+            ],
+            "to_label": [{"name": name, "uncertainty": value} for name, value in self.to_label],
+        }
+
+
+def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResult:
+    """Rank the labels of a dataset by how probably they are wrong; without labels, rank images.
+
+    Writes review.csv and review.html, and with `save` polygons to correct, into a folder.
+    """
+    segmenter = load(
+        config.model,
+        engine=config.engine,
+        device=config.device,
+        precision=config.precision,
+        short_side=config.short_side,
+        parallel=True,
+    )
+    if not config.unlabelled:
+        try:
+            checked = examine(config.data, callback, boxes=config.fill_boxes)
+        except DatasetError as error:
+            raise DatasetError(
+                error.message,
+                hint="--unlabelled ranks images without labels, by which are worth labelling",
+                details=error.details,
+            ) from None
+        if config.out is not None:
+            files = [*model_files(segmenter.path), ("the dataset", config.data)]
+            inputs = checked.description.inputs()
+            refuse_overwriting([("--out", config.out)], inputs, kept=files)
+        description = as_the_model_sees(checked.description, segmenter, callback)
+        data = SegmentationDataset(description, config.split, cache=False)
+        return _review_labels(config, segmenter, data, callback)
+    if config.out is not None:
+        kept = model_files(segmenter.path)
+        refuse_sources([("--out", config.out)], (str(config.data),), kept=kept)
+    return _review_images(config, segmenter, callback)
+
+
+def _review_labels(
+    config: ReviewConfig, segmenter: Segmenter, data: SegmentationDataset, callback: Callback
+) -> ReviewResult:
+    def look(index: int) -> list[Suspect]:
+        image, labels, name = data[index]
+        found = _probabilities(segmenter, image)
+        return find_suspects(index, name, labels, found, config.tolerance)
+
+    suspects: list[Suspect] = []
+    for index, found in map_ordered(look, range(len(data)), segmenter.num_parallel):
+        suspects += found
+        callback(Progress("review", index + 1, len(data), "images"))
+    suspects.sort(key=lambda one: -one.score)
+    ranked = tuple(suspects)
+    out = _begin(config)
+    outputs = [out / "review.csv", out / "review.html"]
+    files = {pair.name: str(pair.labels) for pair in data.pairs}
+    write_bytes(outputs[0], to_bytes(suspects_table(ranked, data.classes.names, files)))
+    cards, saved = [], set()
+    for one in ranked[: config.limit]:
+        image, labels, name = data[one.index]
+        predicted = segmenter.predict([image])[0].labels
+        cards.append(cards_of_region(one, image, labels, predicted, data.classes))
+        if "labelme" in config.save and one.index not in saved:
+            saved.add(one.index)
+            frame = Frame(image, name=name, path=data.pairs[one.index].image)
+            outputs.append(_save_labelme(out, predicted, segmenter, frame))
+        callback(Progress("report", len(cards), min(config.limit, len(ranked)), "regions"))
+    title = f"{len(ranked)} regions whose labels may be wrong, in {len(data)} images"
+    _write_page(outputs[1], title, config, segmenter, cards)
+    names = data.classes.names
+    return ReviewResult(out, tuple(outputs), len(data), names, suspects=ranked)
+
+
+def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callback) -> ReviewResult:
+    """Images of a folder (or frames of a video) without labels."""
+    names, unsure, found, thumbnails = [], [], [], []
+    with open_source(str(config.data), callback=callback) as source:
+        frames: Iterator[Frame] = itertools.islice(source, None)
+        looked = map_ordered(
+            lambda frame: _probabilities(segmenter, frame.image), frames, segmenter.num_parallel
+        )
+        for frame, probabilities in looked:
+            names.append(frame.name)
+            unsure.append(uncertainty(probabilities))
+            found.append(features(frame.image, probabilities))
+            thumbnails.append(thumbnail(frame.image))
+            callback(Progress("review", len(names), source.count, "images"))
+        failures = list(source.failures)
+    for name, why in failures:
+        callback(Message(f"{name}: {why}", "warning"))
+    if not names:
+        raise InputError(f"{config.data}: no image could be read.")
+    chosen = choose(unsure, found, config.limit)
+    ranked = tuple((names[place], unsure[place]) for place in chosen)
+    out = _begin(config)
+    outputs = [out / "review.csv", out / "review.html"]
+    write_bytes(outputs[0], to_bytes(to_label_table(ranked)))
+    if "labelme" in config.save:
+        wanted = {names[place] for place in chosen}
+        with open_source(str(config.data)) as source:
+            for frame in (frame for frame in source if frame.name in wanted):
+                labels = segmenter.predict([frame.image])[0].labels
+                outputs.append(_save_labelme(out, labels, segmenter, frame))
+    cards = [
+        Card(names[place], f"uncertainty {unsure[place]:.3f}", (("image", thumbnails[place]),))
+        for place in chosen
+    ]
+    title = f"{len(chosen)} of {len(names)} images, most worth labelling first"
+    _write_page(outputs[1], title, config, segmenter, cards)
+    return ReviewResult(out, tuple(outputs), len(names), segmenter.classes.names, to_label=ranked)
+
+
+def _probabilities(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    found = segmenter.predict([image], probabilities=True)[0].probabilities
+    assert found is not None, "they were asked for"
+    return found
+
+
+def _begin(config: ReviewConfig) -> Path:
+    out = config.out or next_free(Path("runs"), "review")
+    mark(out)
+    return out
+
+
+def _save_labelme(out: Path, labels: NDArray[np.uint8], segmenter: Segmenter, frame: Frame) -> Path:
+    """What the model predicts as polygons, to correct in labelme."""
+    path = out / fitting(f"labelme/{frame.name}", ".json")
+    write_bytes(path, as_labelme(labels, segmenter.classes, frame=frame))
+    return path
+
+
+def _write_page(
+    path: Path, title: str, config: ReviewConfig, segmenter: Segmenter, cards: Sequence[Card]
+) -> None:
+    summary = f"{segmenter.path or 'The model'} on {config.data}"
+    write_bytes(path, to_bytes(review_page(title, summary, cards, segmenter.classes)))

@@ -1,0 +1,140 @@
+"""Which labels are probably wrong, and which images are most worth labelling.
+
+Label errors: where a model is confident of another class than the labels', in regions (Northcutt,
+Jiang, Chuang, JAIR 2021, rank by the probability that a model gives the label; here of connected
+pixels). Pixels where an outline is merely off by a little do not count.
+
+Images to label: those that the model is least sure of, each unlike those chosen before (greedy
+k-centre: Sener, Savarese, ICLR 2018), so that no two are nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
+from fcnseg.io.images import resize_image
+from fcnseg.io.labels import connected_regions
+from fcnseg.metrics.boundary import near_same
+
+MOST_REGIONS = 5
+"""Regions of an image that are kept, those of the highest score."""
+
+SAME = 0.15
+"""Images nearer than that, of the usual distance between two, are nearly the same."""
+
+Labels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A region whose labels are probably wrong.
+
+    index: the image's place in the dataset. labelled: the class most of it is labelled as.
+    score: the sum over its pixels of how much more probable the predicted class is than the
+    labelled one, squared, over the square root of the image's pixels.
+    box: left, top, width, height in pixels; area: its pixels. p_predicted, p_labelled: mean
+    probabilities, 0..1.
+    """
+
+    index: int
+    name: str
+    labelled: int
+    predicted: int
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+    p_predicted: float
+    p_labelled: float
+
+
+def find_suspects(
+    index: int, name: str, labels: Labels, probabilities: Floats, tolerance: int
+) -> list[Suspect]:
+    """The regions of one image, those of the highest score first.
+
+    labels: uint8 (H, W); probabilities: float32 (K, H, W). tolerance: pixels that an outline may
+    be off.
+    """
+    counted = labels != IGNORE
+    predicted = np.where(counted, probabilities.argmax(axis=0), IGNORE).astype(np.uint8)
+    wrong = counted & (labels != predicted)
+    wrong &= ~(near_same(predicted, labels, tolerance) & near_same(labels, predicted, tolerance))
+    if not wrong.any():
+        return []
+    regions, areas = connected_regions(np.where(wrong, predicted, IGNORE).astype(np.uint8))
+    rows, columns = np.nonzero(wrong)
+    mine, truth = regions[wrong], labels[wrong]
+    p_predicted = probabilities[predicted[wrong], rows, columns]
+    p_labelled = probabilities[truth, rows, columns]
+    weights = (p_predicted - p_labelled) ** 2
+    scores = np.bincount(mine, weights, minlength=len(areas)) / np.sqrt(labels.size)
+    found = []
+    for region in np.argsort(-scores)[:MOST_REGIONS].tolist():
+        inside = mine == region
+        if not inside.any():  # what was not wrong is a region, too
+            continue
+        y, x = rows[inside], columns[inside]
+        box = (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1)
+        found.append(
+            Suspect(
+                index,
+                name,
+                int(np.bincount(truth[inside]).argmax()),
+                int(predicted[y[0], x[0]]),
+                float(scores[region]),
+                int(inside.sum()),
+                box,
+                float(p_predicted[inside].mean()),
+                float(p_labelled[inside].mean()),
+            )
+        )
+    return found
+
+
+def uncertainty(probabilities: Floats) -> float:
+    """How undecided a model is on an image, 0..1: mean entropy of (K, H, W) over its largest."""
+    count = len(probabilities)
+    if count == 1:
+        return 0.0
+    bits = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=0)
+    return float(bits.mean() / np.log(count))
+
+
+def features(image: NDArray[np.uint8], probabilities: Floats) -> Floats:
+    """float32 (D,) of what an image looks like and shows: colours in 8x8 cells, classes in 4x4."""
+    colors = resize_image(image, (8, 8)).astype(np.float32) / 255
+    classes = [
+        part.mean(axis=(1, 2))
+        for rows in np.array_split(probabilities, 4, axis=1)
+        for part in np.array_split(rows, 4, axis=2)
+        if part.size
+    ]
+    grid = np.stack(classes).astype(np.float32)
+    return np.concatenate(
+        [colors.ravel() / np.sqrt(colors.size), grid.ravel() / np.sqrt(len(grid))]
+    )
+
+
+def choose(unsure: Sequence[float], found: Sequence[Floats], count: int) -> list[int]:
+    """Places of the images most worth labelling, the first first; fewer where others are alike.
+
+    unsure: of each image; found: the features of each.
+    """
+    doubts, points = np.asarray(unsure, np.float64), np.stack(found).astype(np.float64)
+    chosen = [int(doubts.argmax())]
+    nearest = np.linalg.norm(points - points[chosen[0]], axis=1)
+    usual = float(np.median(nearest))
+    while len(chosen) < min(count, len(points)):
+        gain = np.where(nearest > SAME * usual, doubts * nearest, -1)
+        best = int(gain.argmax())
+        if gain[best] < 0 or best in chosen:
+            break
+        chosen.append(best)
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[best], axis=1))
+    return chosen
