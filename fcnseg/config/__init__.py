@@ -349,17 +349,8 @@ class DemoConfig(Options):
     device: str = option("auto", _DEVICE)
 
 
-# fmt: on
 CONFIGS: tuple[type[Options], ...] = (
-    CheckConfig,
-    TrainConfig,
-    EvalConfig,
-    CompareConfig,
-    ReviewConfig,
-    InferConfig,
-    VizConfig,
-    ExportConfig,
-    BenchConfig,
-    ServeConfig,
-    DemoConfig,
-)  # fmt: skip
+    CheckConfig, TrainConfig, EvalConfig, CompareConfig, ReviewConfig, InferConfig, VizConfig,
+    ExportConfig, BenchConfig, ServeConfig, DemoConfig,
+)
+# fmt: on
