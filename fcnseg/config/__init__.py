@@ -19,66 +19,41 @@ from typing import Literal
 from fcnseg.config.options import Decoder, Fuse, Options, Upsampling, option
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
-
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
-
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
-
 Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
-
 Output = Literal["overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco"]
-
 Split = Literal["train", "val", "test", "all"]
 
 network = functools.partial(option, group="Network")
-
 recipe = functools.partial(option, group="Loss and optimizer")
-
 augmentation = functools.partial(option, group="Augmentation")
-
 reporting = functools.partial(option, group="Checkpoints, scores and images")
-
 compute = functools.partial(option, group="Hardware")
 
 # Texts of options that several commands share.
 _MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
-
 _SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
-
 _SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
 _PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
 _SOURCE = "Images, videos, folders, globs, a camera number, a stream address (rtsp://, http://), or - for stdin"
-
 _DEVICE = "auto, cpu, cuda, cuda:N or mps"
-
 _PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
-
 _INT8 = f"{_PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
-
 _ENGINE = (
     "Inference engine: torch, onnxruntime, openvino or opencv; auto = what fits the model file"
 )
-
 _WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
-
 _SEED = "Random seed"
-
 _LIMIT = "Stop after N frames; 0 = no limit"
-
 _FILL_BOXES = (
     "Boxes among polygons (YOLO, COCO) are filled as their class; by default they are ignored"
 )
-
 _CLASSES = "Only this class (name or number), repeatable; others become 255"
-
 _ALPHA = "Opacity of the colors over the image"
-
 _OUT = ("--out", "-o")
-
 _MODEL_FLAGS = ("--model", "-m")
-
 _COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
-
 _EACH_MODEL = "run the command once for each model"
 
 # fmt: off
