@@ -21,7 +21,7 @@ PIXELS = 4200.0
 """Pixels of training crops a second for each 10^9 operations a second of a float32 matrix product.
 
 Measured with the default network (EfficientNet-Lite0, fcn4s) and batches of eight, in bf16 where
-the processor has it: 4,100 on two busy cores of a Xeon with AMX, 4,300 on the same at rest.
+the processor has it: 4,100 on two cores of a Xeon with AMX that had other work, too.
 """
 
 VALIDATING = 0.3
