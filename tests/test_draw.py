@@ -80,3 +80,20 @@ def test_caption_and_legend_hold_text():
         assert (panel == color).all(2).any()
     assert legend(CLASSES, height=24).shape[0] == 24
     assert not (legend(CLASSES, only=[1]) == CLASSES.colors[3]).all(2).any()
+
+
+def test_where_nothing_is_found_the_image_is_seen():
+    classes = ClassMap.of(["car", "background"])
+    labels = np.ones((24, 36), np.uint8)
+    assert np.array_equal(overlay(IMAGE, labels, classes), IMAGE)
+    assert not np.array_equal(overlay(IMAGE, labels, classes, only=[1]), IMAGE)
+    alone = ClassMap.of(["background"])
+    assert not np.array_equal(overlay(IMAGE, labels * 0, alone), IMAGE)
+
+
+def test_a_legend_of_many_classes_has_columns_that_can_be_read():
+    many = ClassMap.numbered(30)
+    panel = legend(many, height=64)
+    assert panel.shape[0] == 64
+    for color in many.colors:
+        assert (panel == color).all(2).any()

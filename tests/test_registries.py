@@ -14,7 +14,7 @@ from fcnseg.datasets.formats import _READERS
 from fcnseg.datasets.formats import FORMATS as LABEL_FORMATS
 from fcnseg.engines import ENGINES
 from fcnseg.export import FORMATS
-from fcnseg.inference.sinks import OUTPUTS
+from fcnseg.inference.outputs import COMBINED, OUTPUTS
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from fcnseg.inference.sinks import OUTPUTS
     [
         pytest.param({"auto", "torch", *ENGINES}, config.EngineName, id="engines"),
         pytest.param(FORMATS, config.Format, id="export formats"),
-        pytest.param({"coco", *OUTPUTS}, config.Output, id="outputs"),  # one file for all frames
+        pytest.param({*COMBINED, *OUTPUTS}, config.Output, id="outputs"),  # one file for all frames
         pytest.param(_READERS, Store, id="label formats"),
         pytest.param({"none", *MIXES}, get_type_hints(TrainConfig)["mix"], id="mixes"),
     ],

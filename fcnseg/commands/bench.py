@@ -25,10 +25,11 @@ from fcnseg.engines import sample_images
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
+from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs.sinks import VideoSink
 from fcnseg.inference.pipeline import Pipeline
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter, load
-from fcnseg.inference.sinks import Renderer, VideoSink
 from fcnseg.inference.tiling import FramePredictor
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source

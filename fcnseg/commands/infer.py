@@ -24,10 +24,10 @@ from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, counted
 from fcnseg.files import fitting
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.outputs.sinks import Sink
 from fcnseg.inference.pipeline import InferResult, Pipeline
 from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
 from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
-from fcnseg.inference.sinks import Sink
 from fcnseg.inference.tiling import FramePredictor, Predictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source

@@ -161,7 +161,7 @@ def _begin(
             hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
         )
     refuse_taken(config.out)
-    checked = _checked(config.data, callback, boxes=config.fill_boxes)
+    checked = _checked(config, config.data, callback)
     _refuse_inputs(config, config.data, checked)
     setup = resolve(config, checked, ranks, callback)
     _refuse_unused(config, setup)
@@ -201,7 +201,7 @@ def _resume(
             hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
         )
     state, tensors = load_state(run.state)
-    checked = _checked(config.data, callback, boxes=config.fill_boxes)
+    checked = _checked(config, config.data, callback)
     model = from_state(config, checked.description.classes, tensors)
     setup = TrainSetup.of(model, checked, ranks)
     data = make_train_data(setup)
@@ -258,14 +258,19 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     )
 
 
-def _checked(data: Path, callback: Callback, *, boxes: bool) -> CheckResult:
-    """The folder, examined: DatasetError for what makes a training useless."""
-    checked = examine(data, callback, boxes=boxes)
+def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult:
+    """The folder, examined: DatasetError for what makes a training useless.
+
+    Classes that the folder gives no colours have the palette's.
+    """
+    checked = examine(data, callback, boxes=config.fill_boxes)
     for finding in checked.findings:
         if finding.severity == "warning":
             callback(Message(finding.sentence, "warning"))
     checked.raise_errors(data)
-    return checked
+    classes = checked.description.classes.with_palette(config.palette, given=True)
+    description = dataclasses.replace(checked.description, classes=classes)
+    return dataclasses.replace(checked, description=description)
 
 
 def _where(run: RunFolder, state: TrainState, sampler: BatchSampler) -> str:

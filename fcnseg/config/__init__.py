@@ -22,7 +22,10 @@ Precision = Literal["auto", "f32", "bf16", "f16"]
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
 Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
-Output = Literal["overlay", "labels", "color", "probabilities", "geojson", "labelme", "coco"]
+Output = Literal[
+    "overlay", "side", "labels", "color", "probabilities", "geojson", "labelme", "yolo", "coco", "cvat", "labelstudio",
+]  # fmt: skip
+Palette = Literal["default", "pascal", "cityscapes", "tab"]
 Split = Literal["train", "val", "test", "all"]
 
 network = functools.partial(option, group="Network")
@@ -55,6 +58,7 @@ _OUT = ("--out", "-o")
 _MODEL_FLAGS = ("--model", "-m")
 _COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
 _EACH_MODEL = "run the command once for each model"
+_PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"
 
 # fmt: off
 
@@ -137,6 +141,7 @@ class TrainConfig(Options):
     save_every: float = reporting(120.0, "Seconds between saved states, from which --resume continues", ge=0)
     pictures: int = reporting(0, "Write four validation images with predictions every N epochs, and the worst at the end; 0 = none", ge=0, hidden=("--sample-images",))
     report: bool = reporting(True, "Write report.html at the end: the scores of the best checkpoint, curves and images (extra: report)")
+    palette: Palette = reporting("default", f"{_PALETTE}; colors of the dataset's own class list are kept")
     tensorboard: bool = reporting(False, "Log to TensorBoard as well (extra: log)")
     sanity: bool = reporting(False, "Run a 10-second sanity check first: can it overfit two images, at which learning rates?")
 
@@ -219,7 +224,7 @@ class InferConfig(Options):
     source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
     out: Path | None = option(None, "Output file (one image, a video) or folder (default: runs/inferN)", flags=_OUT)
-    save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, labels (class indices), color, probabilities (.npz), polygons (geojson, labelme) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
+    save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
     show: bool = option(False, "Show a window; q quits")
     classes: tuple[str, ...] = option((), _CLASSES, flags=("--class",))
     conf: float = option(0.0, "Pixels with less confidence become unknown (255)", ge=0, lt=1)
@@ -228,6 +233,9 @@ class InferConfig(Options):
     shares: Path | None = option(None, "One JSON line per frame with per-class pixel fractions; - is stdout", hidden=("--proportions",), metavar="FILE")
     alpha: float = option(0.5, _ALPHA, ge=0, le=1)
     show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
+    palette: Palette | None = option(None, f"{_PALETTE} (default: the model's own)")
+    legend: bool = option(False, "Draw a legend beside overlays and colors; a window always has one")
+    simplify: float = option(1.0, "Tolerance of polygons in pixels: no point is moved further; 0 = exact, along the edges of pixels", ge=0, metavar="PIXELS")
     every: int = option(1, "Take every N-th frame", ge=1)
     limit: int = option(0, _LIMIT, ge=0)
     page: str | None = option(None, _PAGE, metavar="N|all")

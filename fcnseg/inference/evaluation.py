@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
 from fcnseg.datasets.dataset import Sample, SegmentationDataset, load
 from fcnseg.datasets.encoding.matching import (
     adopt_classes,
-    background_of,
     is_inverted,
-    is_unnamed,
     mapping,
     some,
 )

@@ -10,14 +10,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
-from fcnseg.classes import ClassMap
 from fcnseg.config import EngineName, InferConfig
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp
-from fcnseg.inference.plan import Manifest, Part, Plan, plan, split, written
+from fcnseg.inference.outputs import COMBINED, Renderer
+from fcnseg.inference.plan import POLYGONS, VIDEO_KINDS, Manifest, Part, Plan, plan, split, written
 from fcnseg.inference.segmenter import Segmenter, load
-from fcnseg.inference.sinks import Renderer
 from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor, bands_of
 from fcnseg.io.sources import open_source, refuse_sources
@@ -109,7 +108,7 @@ def make_plan(
         parts=parts,
         predictor=predictor,
         tiled=tiled,
-        renderer=Renderer(predictor.classes, config.alpha, _only(config, predictor.classes)),
+        renderer=Renderer.of(config, predictor.classes),
         resume_with=_resume_options(config, parts, decided.out),
     )
 
@@ -181,11 +180,12 @@ def _parts(
     by: dict[str, Any] = {
         "model": None if model is None else [model.resolve(), *stamp(model)],
         "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
+        "looks": [config.palette, config.legend, config.simplify],
         "smooth": config.smooth,
         "short_side": config.short_side,
         "page": config.page,
     }
-    by_labels = {**by, "drawn": [config.conf, sorted(config.classes)]}
+    by_labels = {**by, "drawn": [config.conf, sorted(config.classes)], "looks": None}
     made = functools.partial(Manifest, resume=config.skip_done, rank=rank)
     parts = []
     for spec, name in found.specs:
@@ -297,7 +297,8 @@ def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
     still = {part.kind for part in parts} <= {"image", "folder"}
     saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
     labelled = config.show or config.shares or saved - {"probabilities"}
-    undrawn = not config.show and "overlay" not in saved
+    colored = config.show or saved & {*VIDEO_KINDS, "labels"}
+    undrawn = not config.show and not saved & {"overlay", "side"}
     times = "images have no times" if still else f"a {live} has no beginning to count from"
     unused = {
         "--start": (config.start > 0 and (still or live), times),
@@ -308,6 +309,9 @@ def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
         "--page": (config.page is not None and not still, "a video has no pages"),
         "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
         "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
+        "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
+        "--palette": (config.palette and not colored, "nothing that is written has colors"),
+        "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),
     }
     for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
         raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
@@ -319,7 +323,7 @@ def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
         return
     if len(parts) > 1:
         raise OptionError("--fps is for one source, of images or a raw stream.")
-    if not set(parts[0].combined.save) - {"coco"} and config.shares is None:
+    if not set(parts[0].combined.save) - set(COMBINED) and config.shares is None:
         raise OptionError(
             "--fps is for a video or --shares; files for each image have none.",
             hint="-o NAME.mp4 makes a video",
@@ -339,8 +343,3 @@ def _kept_folder(target: Plan, name: str) -> Path:
 def _only_shown(config: InferConfig) -> bool:
     """Whether a window or --shares is all that is wanted."""
     return config.out is None and not config.save and (config.show or config.shares is not None)
-
-
-def _only(config: InferConfig, classes: ClassMap) -> frozenset[int] | None:
-    """The class indices that are wanted; OptionError for a class there is not."""
-    return frozenset(classes.index_of(name) for name in config.classes) or None

@@ -18,8 +18,9 @@ from typing import Any
 from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted
+from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs.sinks import Sink, WindowSink
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.sinks import Renderer, Sink, WindowSink
 from fcnseg.io.images import cannot_write
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.progress import Callback, Event, Message, Progress, held_back

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from fcnseg.errors import OptionError
 from fcnseg.files import MANIFEST as NAME
 from fcnseg.files import fitting, mark, partial, refuse_foreign, safe_path, stamp
+from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS, Renderer
+from fcnseg.inference.outputs.sinks import AnnotationSink, FileSink, FolderSink, Sink, VideoSink
 from fcnseg.inference.prediction import CocoSink
-from fcnseg.inference.sinks import SUFFIXES, FileSink, FolderSink, Renderer, Sink, VideoSink
 from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
 from fcnseg.io.sources.base import Frame, Kind, Source
 from fcnseg.io.sources.listing import Named as NamedPath
@@ -24,7 +25,7 @@ from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback
 
-VIDEO_KINDS = ("overlay", "color")
+VIDEO_KINDS = ("overlay", "side", "color")
 """What a video can show; labels would not survive its compression."""
 
 MOVING = ("video", "camera", "stream")
@@ -32,7 +33,12 @@ MOVING = ("video", "camera", "stream")
 
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
-_DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme"}
+
+_DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme", ".txt": "yolo"}
+
+
+POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
+"""The outputs that --simplify is for."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def split(target: Plan, kind: Kind) -> tuple[Plan, Plan]:
     if target.shape == "file":
         return target, replace(target, save=())
     videos = VIDEO_KINDS if kind in MOVING or target.shape == "video" else ()
-    combined = tuple(name for name in target.save if name in (*videos, "coco"))
+    combined = tuple(name for name in target.save if name in (*videos, *COMBINED))
     each = tuple(name for name in target.save if name not in combined)
     return replace(target, save=each), replace(target, save=combined)
 
@@ -90,7 +96,8 @@ def written(target: Plan, name: str) -> list[Named]:
     if target.shape == "video":
         return [("--out", path), ("--out", partial(path))]
     inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_KINDS]
-    inside += [*(kind for kind in target.save if kind in SUFFIXES), "coco.json"]
+    inside += [*(kind for kind in target.save if kind in SUFFIXES)]
+    inside += COMBINED.values()
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
@@ -124,9 +131,13 @@ def open_sinks(
     if each:
         done = functools.partial(manifest.add, file=source.file)
         sinks.append(FolderSink(target.path, each, renderer, done=done))
-    if "coco" in target.save:
-        coco = f"{name}_coco.json" if moving and not target.alone else "coco.json"
-        sinks.append(CocoSink(target.path / coco, renderer.classes))
+    for kind in (kind for kind in target.save if kind in COMBINED):
+        file = f"{name}_{COMBINED[kind]}" if moving and not target.alone else COMBINED[kind]
+        if kind == "coco":
+            sinks.append(CocoSink(target.path / file, renderer.classes))
+        else:
+            made = TOOLS[kind](renderer.classes, renderer.drawn, renderer.simplify)
+            sinks.append(AnnotationSink(target.path / file, made))
     return sinks
 
 

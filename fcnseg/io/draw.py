@@ -46,12 +46,12 @@ def overlay(
     """The classes' colours over an RGB image of the labels' size.
 
     alpha: opacity of the colours, 0..1.
-    only: the class indices to draw; None draws all. Pixels of other classes, and those
-        labelled 255, show the image as it is.
+    only: the class indices to draw; None draws all but the background. Pixels of other classes,
+        and those labelled 255, show the image as it is.
     """
-    drawn = None
-    if only is not None or labels.max() == IGNORE:
-        drawn = np.isin(np.arange(256), list(range(len(classes)) if only is None else only))
+    drawn, wanted = None, drawn_classes(classes, only)
+    if len(wanted) < len(classes) or labels.max() == IGNORE:
+        drawn = np.isin(np.arange(256), wanted)
     if image.size <= _MANY:
         return _blend(image, labels, classes, alpha, drawn)
     result = np.empty_like(image)
@@ -59,6 +59,17 @@ def overlay(
         part = slice(top, top + _ROWS)
         result[part] = _blend(image[part], labels[part], classes, alpha, drawn)
     return result
+
+
+def drawn_classes(classes: ClassMap, only: Collection[int] | None = None) -> list[int]:
+    """The class indices that an overlay draws: those of `only`, or all but the background.
+
+    Where nothing was found, the image is seen as it is. A network whose only class is the
+    background draws that.
+    """
+    found = range(len(classes)) if only is None else sorted(only)
+    background = classes.background if only is None and len(classes) > 1 else None
+    return [index for index in found if index != background]
 
 
 def _blend(
@@ -116,23 +127,40 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     return np.vstack([np.asarray(strip), image])
 
 
+_LINE = 24  # pixels of a legend's line where there is room
+
+
+_LEAST_LINE = 14  # smaller letters can't be read; a second column is begun instead
+
+
 def legend(
     classes: ClassMap, *, height: int | None = None, only: Collection[int] | None = None
 ) -> NDArray[np.uint8]:
     """A panel with each class's colour and name, RGB.
 
-    height: pixels; None takes what the names need. The text shrinks to fit.
+    height: pixels; None takes what the names need. Text and lines shrink to fit, down to a
+        size that can be read; then there are more columns.
     only: the class indices to list, in the class map's order; None lists all.
     """
-    rows = [index for index in range(len(classes)) if only is None or index in only]
-    names = [shown(classes.names[index]) for index in rows]
-    line = 24 if height is None else max(8, min(24, height // max(1, len(rows))))
+    listed = [index for index in range(len(classes)) if only is None or index in only]
+    rows = max(1, len(listed))
+    line = _LINE if height is None else max(8, min(_LINE, max(_LEAST_LINE, height // rows), height))
+    fitting = rows if height is None else max(1, height // line)
+    parts = [listed[start : start + fitting] for start in range(0, len(listed), fitting)] or [[]]
+    height = height or line * rows
+    return np.hstack([_legend_column(classes, part, line, height) for part in parts])
+
+
+def _legend_column(
+    classes: ClassMap, listed: Sequence[int], line: int, height: int
+) -> NDArray[np.uint8]:
+    names = [shown(classes.names[index]) for index in listed]
     fonts = [font_for(name, max(7, line * 2 // 3)) for name in names]
     lengths = [int(font.getlength(name)) for font, name in zip(fonts, names, strict=True)]
     width = 2 * line + max(lengths, default=0)
-    panel = Image.new("RGB", (width, height or line * max(1, len(rows))), _PAPER)
+    panel = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(panel)
-    for row, index in enumerate(rows):
+    for row, index in enumerate(listed):
         top, edge = row * line, line // 5
         box = (edge, top + edge, line - edge, top + line - edge)
         pen.rectangle(box, fill=tuple(classes.colors[index].tolist()))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError
 from fcnseg.io import cv2
-from fcnseg.io.sources.base import Frame
 
 _FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond
 
@@ -76,8 +74,8 @@ def unpack_runs(text: str | bytes) -> list[int]:
     return counts
 
 
-Ring = NDArray[np.int64]
-"""int64 (N, 2): the corners (x, y) of a closed line, the first not repeated."""
+Ring = NDArray[Any]
+"""(N, 2): the corners (x, y) of a closed line, the first not repeated; whole numbers as traced."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,61 +96,18 @@ class Region:
         return ring_area(self.outer) - sum(ring_area(hole) for hole in self.holes)
 
 
-def regions(labels: NDArray[np.uint8], classes: ClassMap) -> Iterator[Region]:
-    """The connected parts of each class of uint8 (H, W) labels (touching corners connect)."""
-    for index in range(len(classes)):
-        yield from _regions_of(index, labels == index)
+def regions(
+    labels: NDArray[np.uint8], only: Iterable[int], *, tolerance: float = 0.0
+) -> Iterator[Region]:
+    """The connected parts of each class of uint8 (H, W) labels (touching corners connect).
 
-
-def as_geojson(labels: NDArray[np.uint8], classes: ClassMap) -> bytes:
-    """A GeoJSON FeatureCollection: one Polygon a region, with class, index and area."""
-    features = [
-        {
-            "type": "Feature",
-            "properties": {
-                "class": classes.names[region.index],
-                "index": region.index,
-                "area": int(region.area),
-            },
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [_closed(ring) for ring in (region.outer, *region.holes)],
-            },
-        }
-        for region in regions(labels, classes)
-    ]
-    return _json({"type": "FeatureCollection", "features": features})
-
-
-def as_labelme(labels: NDArray[np.uint8], classes: ClassMap, *, frame: Frame) -> bytes:
-    """labelme's JSON: one polygon a region, large ones first.
-
-    labelme knows no holes: a line that goes in along a bridge, round the hole and back cuts
-    it out (see `keyhole`).
+    only: the class indices. tolerance: pixels by which simplified borders may be off; 0: along
+    the pixels' edges, exact. See `simplified`.
     """
-    found = sorted(regions(labels, classes), key=lambda region: -ring_area(region.outer))
-    shapes = [
-        {
-            "label": classes.names[region.index],
-            "points": keyhole(region).astype(float).tolist(),
-            "group_id": None,
-            "shape_type": "polygon",
-            "flags": {},
-        }
-        for region in found
-    ]
-    height, width = labels.shape
-    return _json(
-        {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": frame.path.name if frame.path is not None else frame.name,
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
-    )
+    nodes = junctions(labels) if tolerance else None
+    for index in only:
+        for region in _regions_of(index, labels == index):
+            yield region if nodes is None else simplified(region, nodes, tolerance)
 
 
 def keyhole(region: Region) -> Ring:
@@ -175,10 +130,11 @@ def _joined(line: Ring, loop: Ring) -> Ring:
     x, y = loop[0]
     here, after = line, np.roll(line, -1, axis=0)
     low, high = np.minimum(here[:, 1], after[:, 1]), np.maximum(here[:, 1], after[:, 1])
-    upright = here[:, 0] == after[:, 0]
-    met = np.flatnonzero(upright & (low <= y) & (y <= high) & (here[:, 0] <= x))
-    edge = int(met[here[met, 0].argmax()])
-    foot = np.array([[here[edge, 0], y]])
+    rise = np.where(low == high, 1, after[:, 1] - here[:, 1])  # level edges are not met
+    at = here[:, 0] + (y - here[:, 1]) * (after[:, 0] - here[:, 0]) / rise
+    met = np.flatnonzero((low != high) & (low <= y) & (y <= high) & (at <= x))
+    edge = int(met[at[met].argmax()])
+    foot = np.array([[at[edge], y]])
     return np.vstack([line[: edge + 1], foot, loop, foot, line[edge + 1 :]])
 
 
@@ -243,11 +199,121 @@ def _turning(ring: Ring) -> float:
     return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
 
 
-def _closed(ring: Ring) -> list[list[int]]:
-    """GeoJSON repeats the first point."""
-    return [*ring.tolist(), ring[0].tolist()]
+def junctions(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """bool (H + 1, W + 1): the corners of pixels that a simplified border keeps.
+
+    These are where borders meet (three labels, or two in a chequer) and the image's own corners.
+    """
+    padded = np.pad(labels.astype(np.int16), 1, constant_values=-1)
+    a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    four = np.sort(np.stack([a, b, c, d]), axis=0)
+    met = np.diff(four, axis=0).astype(bool).sum(axis=0) >= 2
+    met |= (a == d) & (b == c) & (a != b)
+    met[:: met.shape[0] - 1, :: met.shape[1] - 1] = True
+    return np.asarray(met)
 
 
-def _json(value: dict[str, Any]) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode(errors="backslashreplace")  # half of a surrogate pair: JSON's own escape
+def simplified(region: Region, nodes: NDArray[np.bool_], tolerance: float) -> Region:
+    """A region with fewer corners (Douglas and Peucker), none further off than the tolerance.
+
+    Borders are simplified from junction to junction (`junctions`), so that neighbours still fit
+    and holes stay holes. Where lines would cross, a hole would come to lie outside or nothing
+    would be left, it is tried with half the tolerance, and after that kept as it is.
+    """
+    for allowed in (tolerance, tolerance / 2):
+        outer, *holes = (_fewer(ring, nodes, allowed) for ring in (region.outer, *region.holes))
+        flat = any(len(ring) < 3 or ring_area(ring) == 0 for ring in (outer, *holes))
+        if not flat and all(_reaches_into(h, outer) for h in holes) and not _cross([outer, *holes]):
+            return Region(region.index, outer, tuple(holes))
+    return region
+
+
+def _fewer(ring: Ring, nodes: NDArray[np.bool_], tolerance: float) -> Ring:
+    line = _with_nodes(ring, nodes)
+    places = np.flatnonzero(nodes[line[:, 1], line[:, 0]])
+    if not len(places):  # an island: both of its sides are to begin at the same corner
+        places = np.lexsort(line.T)[:1]
+    line = np.roll(line, -int(places[0]), axis=0)
+    stops = [*(places - places[0]).tolist(), len(line)]
+    line = np.vstack([line, line[:1]])
+    arcs = [line[start : stop + 1] for start, stop in itertools.pairwise(stops)]
+    return np.vstack([_fewer_of_arc(arc, tolerance)[:-1] for arc in arcs])
+
+
+def _with_nodes(ring: Ring, nodes: NDArray[np.bool_]) -> Ring:
+    """A ring along the pixels' edges with the junctions that it passes."""
+    after = np.roll(ring, -1, axis=0)
+    lengths = np.abs(after - ring).max(axis=1)
+    corner = np.repeat(np.arange(len(ring)), lengths)
+    step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    points = ring[corner] + np.sign(after - ring)[corner] * step[:, None]
+    return np.asarray(points[(step == 0) | nodes[points[:, 1], points[:, 0]]])
+
+
+def _fewer_of_arc(arc: Ring, tolerance: float) -> Ring:
+    """The same corners of an arc from whichever end, and side, it is looked at."""
+    ends = [(*arc[0], *arc[1]), (*arc[-1], *arc[-2])]
+    if ends[1] < ends[0]:
+        return _fewer_of_arc(arc[::-1], tolerance)[::-1]
+    keep = np.zeros(len(arc), bool)
+    keep[[0, -1]] = True
+    pending = [(0, len(arc) - 1)]
+    while pending:
+        first, last = pending.pop()
+        if last - first < 2:
+            continue
+        away = _distances(arc[first + 1 : last], arc[first], arc[last])
+        if away.max() > tolerance:
+            middle = first + 1 + int(away.argmax())
+            keep[middle] = True
+            pending += [(first, middle), (middle, last)]
+    return arc[keep]
+
+
+def _distances(points: Ring, start: Ring, end: Ring) -> NDArray[np.float64]:
+    """Of points (N, 2) from the straight line between two."""
+    along = end - start
+    share = np.clip((points - start) @ along / max(1, along @ along), 0, 1)
+    return np.asarray(np.hypot(*(points - start - share[:, None] * along).T))
+
+
+def _reaches_into(hole: Ring, outer: Ring) -> bool:
+    """Whether a corner or the middle of an edge of a hole is inside (crossings of a ray)."""
+    points = np.vstack([hole, (hole + np.roll(hole, -1, axis=0)) / 2])
+    here, after = outer, np.roll(outer, -1, axis=0)
+    rise = np.where(here[:, 1] == after[:, 1], 1, after[:, 1] - here[:, 1])
+    x, y = points[:, :1], points[:, 1:]
+    spans = (here[:, 1] > y) != (after[:, 1] > y)
+    right = here[:, 0] + (y - here[:, 1]) * (after[:, 0] - here[:, 0]) / rise > x
+    return bool((np.count_nonzero(spans & right, axis=1) % 2 == 1).any())
+
+
+def _cross(rings: Sequence[Ring]) -> bool:
+    """Whether any two edges of closed lines cross; touching is no crossing."""
+    edges = np.vstack([np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in rings])
+    left, right = np.minimum(edges[:, 0], edges[:, 2]), np.maximum(edges[:, 0], edges[:, 2])
+    order = np.argsort(left, kind="stable")
+    edges, left, right = edges[order], left[order], right[order]
+    ends = np.searchsorted(left, right, side="left")
+    for number, end in enumerate(ends.tolist()):
+        others = edges[number + 1 : end]
+        mine = edges[number]
+        if len(others) and np.any(
+            (
+                _side(mine[:2], mine[2:], others[:, :2]) * _side(mine[:2], mine[2:], others[:, 2:])
+                < 0
+            )
+            & (
+                _side(others[:, :2], others[:, 2:], mine[:2])
+                * _side(others[:, :2], others[:, 2:], mine[2:])
+                < 0
+            )
+        ):
+            return True
+    return False
+
+
+def _side(start: Ring, end: Ring, point: Ring) -> NDArray[Any]:
+    """-1, 0 or 1: on which side of a line from start to end a point lies."""
+    along, to = end - start, point - start
+    return np.asarray(np.sign(along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fcnseg import __version__
-from fcnseg.inference.sinks import OUTPUTS
+from fcnseg.inference.outputs import OUTPUTS
 from fcnseg.serving.outputs import DRAWN, MEDIA_TYPES
 
 if TYPE_CHECKING:

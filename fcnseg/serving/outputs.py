@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
+from fcnseg.inference.outputs import OUTPUTS, Renderer
 from fcnseg.inference.prediction import Prediction
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.sinks import OUTPUTS, Renderer
 from fcnseg.io.images import decode_image, encode_image, open_with_pillow
 
 Needs = Literal["labels", "probabilities", "skips"]

@@ -139,9 +139,9 @@ class HeatmapFigures:
         )
 
     def _labelled(self, frame: Frame, labels: Labels, title: str, note: str = "") -> Tile:
-        drawn = overlay(
-            frame.image, labels, self.segmenter.classes, alpha=self.alpha, only=self.chosen
-        )
+        classes = self.segmenter.classes
+        only = self.chosen if len(self.chosen) < len(classes) else None
+        drawn = overlay(frame.image, labels, classes, alpha=self.alpha, only=only)
         return Tile(drawn, title, note)
 
     def _skip_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:

@@ -14,6 +14,8 @@ from fcnseg import io as opencv
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import next_free
+from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs.sinks import FileSink, FolderSink, VideoSink, WindowSink
 from fcnseg.inference.plan import Manifest, plan
 from fcnseg.inference.prediction import (
     CocoSink,
@@ -21,7 +23,6 @@ from fcnseg.inference.prediction import (
     ProportionsSink,
     class_proportions,
 )
-from fcnseg.inference.sinks import FileSink, FolderSink, Renderer, VideoSink, WindowSink
 from fcnseg.io.draw import colorize, overlay
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels
@@ -108,6 +109,31 @@ def test_one_file(tmp_path, name, kind):
         assert np.array_equal(read_raw_labels(tmp_path / name).values, answer.labels)
     else:
         assert read_image(tmp_path / name).shape == (*SIZE, 3)
+
+
+def test_side_shows_the_image_and_its_overlay(tmp_path):
+    one, answer = frame(), prediction()
+    sink = FolderSink(tmp_path, ["side"], PAINTER)
+    sink.write(one, answer)
+    sink.close()
+    found = read_image(tmp_path / "side/f0.png")
+    assert np.array_equal(found[:, :32], one.image)
+    assert np.array_equal(found[:, 32:], overlay(one.image, answer.labels, CLASSES, alpha=0.4))
+
+
+@pytest.mark.parametrize("kind", ["overlay", "side", "color"])
+def test_a_legend_stands_beside_and_changes_nothing_else(kind):
+    classes = ClassMap.of(["background", "road", "sky"])
+    one, answer = frame(size=(60, 80)), prediction((60, 80))
+    plain = Renderer(classes).draw(kind, one, answer)
+    found = Renderer(classes, legend=True).draw(kind, one, answer)
+    assert np.array_equal(found[:, : plain.shape[1]], plain)
+    beside = found[:, plain.shape[1] :]
+    shown = [(beside == color).all(2).any() for color in classes.colors]
+    assert shown[1:] == [True, True]
+    assert shown[0] >= (kind == "color")
+    only = Renderer(classes, legend=True, only=[2]).draw(kind, one, answer)[:, plain.shape[1] :]
+    assert [(only == color).all(2).any() for color in classes.colors[1:]] == [False, True]
 
 
 # Videos
@@ -352,7 +378,7 @@ def test_a_window_shows_bgr_until_q(monkeypatch):
         sink.write(red, PredictedArrays(np.zeros((60, 200), np.uint8)), age=0.012)
     assert sink.ended
     assert len(fake.shown) == 3
-    assert fake.shown[0][-1, -1].tolist() == [0, 0, 255]
+    assert fake.shown[0][-1, 199].tolist() == [0, 0, 255]
     assert fake.shown[0][:30].min() == 0  # the text
     assert sink.close() == []
     assert fake.destroyed

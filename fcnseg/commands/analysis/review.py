@@ -20,8 +20,9 @@ from fcnseg.files import fitting, mark, next_free
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.io.annotations import as_labelme
+from fcnseg.io.draw import drawn_classes
 from fcnseg.io.images import write_bytes
-from fcnseg.io.polygons import as_labelme
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.zoo import model_files
@@ -187,7 +188,9 @@ def _begin(config: ReviewConfig) -> Path:
 def _save_labelme(out: Path, labels: NDArray[np.uint8], segmenter: Segmenter, frame: Frame) -> Path:
     """What the model predicts as polygons, to correct in labelme."""
     path = out / fitting(f"labelme/{frame.name}", ".json")
-    write_bytes(path, as_labelme(labels, segmenter.classes, frame=frame))
+    classes = segmenter.classes
+    drawn = drawn_classes(classes)
+    write_bytes(path, as_labelme(labels, classes, drawn, frame=frame, tolerance=1.0))
     return path
 
 

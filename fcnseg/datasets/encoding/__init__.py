@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from fcnseg.classes import IGNORE, MAX_CLASSES, ClassMap, distinct_colors, unpack
+from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.class_lists import Entry, is_ignored
 from fcnseg.datasets.encoding.colors import (
@@ -41,10 +41,6 @@ FAR = 8
 
 EVEN_STEP = 5
 """Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
-
-BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
-
-BINARY = ("background", "object")
 
 
 def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
@@ -91,7 +87,7 @@ def named(
 ) -> ClassMap:
     """Classes by name; a packed colour where one is given, else one that differs."""
     by_name = {entry.name: entry.color for entry in entries}
-    chosen = distinct_colors(len(names)).tolist()
+    chosen = ClassMap.of(names).colors.tolist()
     for index, name in enumerate(names):
         color = colors[index] if index < len(colors) else by_name.get(name)
         if color is not None:

@@ -11,9 +11,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from fcnseg.classes import ClassMap, pack, unpack
+from fcnseg.classes import BINARY, ClassMap, background_of, is_unnamed, pack, unpack
 from fcnseg.datasets import Description, Encoding
-from fcnseg.datasets.encoding import BACKGROUND_NAMES, BINARY
 from fcnseg.errors import DatasetError
 
 _HINT = (
@@ -64,12 +63,6 @@ def mapping(before: Description, after: Description) -> str:
             said.append(f"{word} is {after.classes.names[index]}")
     rest = f"; {', '.join(ignored)}: ignored" if ignored else ""
     return ", ".join(said[:12]) + rest
-
-
-def background_of(names: Sequence[str]) -> int | None:
-    """The number of the class that is none of the things looked for, as far as names tell."""
-    known = (index for index, name in enumerate(names) if name.lower() in BACKGROUND_NAMES)
-    return next(known, 0 if is_unnamed(tuple(names)) else None)
 
 
 def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding) -> Description:
@@ -150,11 +143,6 @@ def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
     if names == BINARY and background == 1:
         return [1, 0]
     return range(len(names)) if len(names) <= len(known) else None
-
-
-def is_unnamed(names: tuple[str, ...]) -> bool:
-    """Whether the names were made up here, for want of any."""
-    return names in (ClassMap.numbered(len(names)).names, BINARY)
 
 
 def is_inverted(encoding: Encoding) -> bool:

@@ -182,9 +182,10 @@ def _label_studio_parse(path: Path) -> Document:
 
 
 def _label_studio_results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the last annotator who did not cancel has drawn."""
+    """What the last annotator who did not cancel has drawn; without annotators, the prediction."""
     answers = task.get("annotations", task.get("completions", ()))
     kept = [answer for answer in answers if not answer.get("was_cancelled")]
+    kept = kept or list(task.get("predictions", ()) if not answers else ())
     yield from kept[-1]["result"] if kept else ()
 
 

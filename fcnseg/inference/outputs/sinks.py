@@ -6,29 +6,25 @@ is in `fcnseg.io.draw`; windows are in `window`, tables of numbers in `records`.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fcnseg.classes import ClassMap
-from fcnseg.files import fitting
+from fcnseg.files import atomic_write, fitting, partial, temporary_beside
+from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io import Window
-from fcnseg.io.draw import colorize, overlay
+from fcnseg.io.annotations import Annotations
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.images import encode_image, write_bytes
-from fcnseg.io.labels import encode_labels
-from fcnseg.io.polygons import as_geojson, as_labelme
+from fcnseg.io.images import cannot_write, write_bytes
 from fcnseg.io.sources.base import Frame
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, no_callback
@@ -49,102 +45,6 @@ class Sink(Protocol):
         complete: False when frames are missing (an error, Ctrl-C): what is there is kept, but
         does not replace something complete.
         """
-
-
-@dataclass(frozen=True)
-class Renderer:
-    """How predictions look.
-
-    alpha: opacity of the colours over the image. only: the classes whose probabilities are
-        written, None: all (labels of others are 255 before they come here).
-    """
-
-    classes: ClassMap
-    alpha: float = 0.5
-    only: Collection[int] | None = None
-
-    def overlay(self, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
-        """The classes' colours over the frame, uint8 (H, W, 3) RGB."""
-        return overlay(frame.image, prediction.labels, self.classes, alpha=self.alpha)
-
-    def color(self, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
-        """The classes' colours alone, uint8 (H, W, 3) RGB."""
-        del frame
-        return colorize(prediction.labels, self.classes)
-
-    def draw(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
-        """The image of a kind: "overlay" or "color"."""
-        return (self.overlay if kind == "overlay" else self.color)(frame, prediction)
-
-    def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-        """The bytes of a file of a kind in OUTPUTS; suffix: of its name."""
-        return OUTPUTS[kind].encode(self, frame, prediction, suffix)
-
-
-def _encode_overlay(
-    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    return encode_image(renderer.overlay(frame, prediction), suffix, scratch=True)
-
-
-def _encode_color(
-    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    return encode_image(renderer.color(frame, prediction), suffix, scratch=True)
-
-
-def _encode_labels(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-    del suffix
-    return encode_labels(prediction.labels, renderer.classes.palette())
-
-
-def _encode_probabilities(
-    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
-    del suffix
-    assert prediction.probabilities is not None, "requested when the sink was planned"
-    classes, only = renderer.classes, renderer.only
-    planes = sorted(range(len(classes)) if only is None else only)
-    values = prediction.probabilities[planes].astype(np.float16)
-    file = io.BytesIO()
-    np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
-    return file.getvalue()
-
-
-def _encode_geojson(
-    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    del suffix
-    return as_geojson(prediction.labels, renderer.classes)
-
-
-def _encode_labelme(
-    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    del suffix
-    return as_labelme(prediction.labels, renderer.classes, frame=frame)
-
-
-class Output(NamedTuple):
-    """A kind of file that is written for each frame: its suffix, and what makes its bytes."""
-
-    suffix: str
-    encode: Callable[[Renderer, Frame, PredictedArrays, str], bytes]
-
-
-OUTPUTS = {
-    "overlay": Output(".png", _encode_overlay),
-    "labels": Output(".png", _encode_labels),
-    "color": Output(".png", _encode_color),
-    "probabilities": Output(".npz", _encode_probabilities),
-    "geojson": Output(".geojson", _encode_geojson),
-    "labelme": Output(".json", _encode_labelme),
-}
-"""The outputs for each frame: a new one is a function and a line."""
-
-SUFFIXES = {name: output.suffix for name, output in OUTPUTS.items()}
-"""How the file of each output ends."""
 
 
 class FileSink:
@@ -195,6 +95,8 @@ class FolderSink:
         """Have the frame's files written; an earlier frame's error is raised."""
         self._free.acquire()
         self._raise()
+        if not self._frames:
+            self._write_beside()
         self._frames += 1
         if (earlier := self._writing.get(frame.name)) is not None:
             wait([earlier])
@@ -207,6 +109,12 @@ class FolderSink:
         if complete:
             self._raise()
         return [self._folder / kind for kind in self._kinds] if self._frames else []
+
+    def _write_beside(self) -> None:
+        for kind in self._kinds:
+            if (beside := OUTPUTS[kind].beside) is not None:
+                name, encode = beside
+                write_bytes(self._folder / kind / name, encode(self._renderer.classes))
 
     def _write(self, frame: Frame, prediction: PredictedArrays) -> None:
         for kind in self._kinds:
@@ -256,10 +164,11 @@ class VideoSink:
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Append the frame's image."""
+        image = self._renderer.draw(self._kind, frame, prediction)
         if self._writer is None:
-            self._writer = self._open(frame)
+            self._writer = self._open(frame, image.shape[:2])
         time = frame.time - self._began if self._timed else None
-        self._writer.write(self._renderer.draw(self._kind, frame, prediction), time)
+        self._writer.write(image, time)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish and verify the video; its path."""
@@ -270,12 +179,12 @@ class VideoSink:
             self._callback(Message(f"{path.name}: {self._writer.sound_trouble}", "warning"))
         return [] if path is None else [path]
 
-    def _open(self, frame: Frame) -> VideoWriter:
+    def _open(self, frame: Frame, size: tuple[int, int]) -> VideoWriter:
         self._began = frame.time
         writer = VideoWriter(
             self._path,
             self._fps,
-            frame.size,
+            size,
             audio=self._sound,
             audio_start=self._began,
             aspect=self._aspect,
@@ -310,7 +219,9 @@ class WindowSink:
             return
         late = "" if age is None else f"  {age * 1000:.0f} ms old"
         text = f"{self._speed():.1f} frames/s{late}"
-        self._window.show(self._renderer.overlay(frame, prediction), text)
+        image = self._renderer.overlay(frame, prediction)
+        key = self._renderer.legend_of("overlay", image.shape[0])
+        self._window.show(np.hstack([image, key]), text)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Wait for the user where asked to, and close the window; no files."""
@@ -324,3 +235,51 @@ class WindowSink:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         return 1 / max(seconds, 1e-6)
+
+
+class AnnotationSink:
+    """One annotation file of all frames. What it says of them goes to the disk as they come.
+
+    A frame that comes again (a watched file that has changed) replaces what there is of it.
+    """
+
+    def __init__(self, path: Path, annotations: Annotations) -> None:
+        self._path, self._annotations = path, annotations
+        self._places: dict[str, tuple[int, int]] = {}  # of each frame's piece: start, length
+        self._replaced = False
+        self._stack = contextlib.ExitStack()
+        try:
+            self._temporary = self._stack.enter_context(temporary_beside(path))
+            self._file = self._stack.enter_context(self._temporary.open("wb"))
+        except OSError as error:
+            self._stack.close()
+            raise cannot_write(path, error) from None
+        self._file.write(annotations.head())
+
+    def write(self, frame: Frame, prediction: PredictedArrays) -> None:
+        """Add the frame."""
+        self._replaced |= frame.name in self._places
+        if self._places:
+            self._file.write(self._annotations.between)
+        piece = self._annotations.piece(frame, prediction.labels)
+        self._places[frame.name] = self._file.tell(), len(piece)
+        self._file.write(piece)
+
+    def close(self, *, complete: bool = True) -> list[Path]:
+        """Finish the file; its path."""
+        path = self._path if complete or not self._path.exists() else partial(self._path)
+        with self._stack:
+            self._file.write(self._annotations.tail())
+            self._file.close()
+            if self._replaced:
+                self._drop_replaced()
+            self._temporary.replace(path)
+        return [path]
+
+    def _drop_replaced(self) -> None:
+        with self._temporary.open("rb") as old, atomic_write(self._temporary) as new:
+            new.write(self._annotations.head())
+            for number, (start, length) in enumerate(self._places.values()):
+                old.seek(start)
+                new.write(self._annotations.between * (number > 0) + old.read(length))
+            new.write(self._annotations.tail())

@@ -1,0 +1,180 @@
+"""How predictions look, and what is written of them: the registry of outputs."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import ClassMap
+from fcnseg.config import InferConfig
+from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io.annotations import (
+    Annotations,
+    Cvat,
+    LabelStudio,
+    as_geojson,
+    as_labelme,
+    as_yolo,
+    class_list,
+)
+from fcnseg.io.draw import colorize, drawn_classes, legend, overlay
+from fcnseg.io.images import encode_image
+from fcnseg.io.labels import encode_labels
+from fcnseg.io.sources.base import Frame
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """How predictions look.
+
+    alpha: opacity of the colours over the image. only: the classes that are drawn and whose
+        probabilities are written, None: all (labels of others are 255 before they come here).
+    legend: whether images have one at their right. simplify: see fcnseg.io.polygons.
+    """
+
+    classes: ClassMap
+    alpha: float = 0.5
+    only: Collection[int] | None = None
+    legend: bool = False
+    simplify: float = 0.0
+
+    @classmethod
+    def of(cls, config: InferConfig, classes: ClassMap) -> Renderer:
+        """As the options say; OptionError for a class there is not."""
+        if config.palette is not None:
+            classes = classes.with_palette(config.palette)
+        only = frozenset(classes.index_of(name) for name in config.classes) or None
+        return cls(classes, config.alpha, only, config.legend, config.simplify)
+
+    @property
+    def drawn(self) -> list[int]:
+        """The classes that overlays and annotations have: see fcnseg.io.draw."""
+        return drawn_classes(self.classes, self.only)
+
+    def overlay(self, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
+        """The classes' colours over the frame, uint8 (H, W, 3) RGB."""
+        return overlay(
+            frame.image, prediction.labels, self.classes, alpha=self.alpha, only=self.only
+        )
+
+    def draw(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
+        """The image of a kind, uint8 (H, W, 3) RGB: "overlay", "color", or "side" (by side)."""
+        if kind == "color":
+            drawn = colorize(prediction.labels, self.classes)
+        else:
+            drawn = self.overlay(frame, prediction)
+        if kind == "side":
+            drawn = np.hstack([frame.image, drawn])
+        if not self.legend:
+            return drawn
+        return np.hstack([drawn, self.legend_of(kind, drawn.shape[0])])
+
+    def legend_of(self, kind: str, height: int) -> NDArray[np.uint8]:
+        """The legend beside an image of a kind: of all classes that may be drawn."""
+        everything = kind == "color" and self.only is None
+        listed = range(len(self.classes)) if everything else self.drawn
+        return _legend(self.classes, height, tuple(listed))
+
+    def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
+        """The bytes of a file of a kind in OUTPUTS; suffix: of its name."""
+        return OUTPUTS[kind].encode(self, frame, prediction, suffix)
+
+
+@functools.lru_cache(maxsize=16)
+def _legend(classes: ClassMap, height: int, only: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A legend, drawn once for the frames of a video."""
+    return legend(classes, height=height, only=only)
+
+
+def _image_of(kind: str) -> Callable[[Renderer, Frame, PredictedArrays, str], bytes]:
+    def encode(renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
+        return encode_image(renderer.draw(kind, frame, prediction), suffix, scratch=True)
+
+    return encode
+
+
+def _encode_labels(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
+    del suffix
+    return encode_labels(prediction.labels, renderer.classes.palette())
+
+
+def _encode_probabilities(
+    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
+    del suffix
+    assert prediction.probabilities is not None, "requested when the sink was planned"
+    classes, only = renderer.classes, renderer.only
+    planes = sorted(range(len(classes)) if only is None else only)
+    values = prediction.probabilities[planes].astype(np.float16)
+    file = io.BytesIO()
+    np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
+    return file.getvalue()
+
+
+def _encode_geojson(
+    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    del suffix
+    tolerance = renderer.simplify
+    return as_geojson(prediction.labels, renderer.classes, renderer.drawn, tolerance=tolerance)
+
+
+def _encode_labelme(
+    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
+) -> bytes:
+    del suffix
+    return as_labelme(
+        prediction.labels,
+        renderer.classes,
+        renderer.drawn,
+        frame=frame,
+        tolerance=renderer.simplify,
+    )
+
+
+def _encode_yolo(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
+    del suffix
+    return as_yolo(prediction.labels, renderer.drawn, tolerance=renderer.simplify)
+
+
+class Output(NamedTuple):
+    """A kind of file that is written for each frame: its suffix, and what makes its bytes.
+
+    beside: the name of a file beside them, and what makes it of the classes.
+    """
+
+    suffix: str
+    encode: Callable[[Renderer, Frame, PredictedArrays, str], bytes]
+    beside: tuple[str, Callable[[ClassMap], bytes]] | None = None
+
+
+OUTPUTS = {
+    "overlay": Output(".png", _image_of("overlay")),
+    "side": Output(".png", _image_of("side")),
+    "labels": Output(".png", _encode_labels),
+    "color": Output(".png", _image_of("color")),
+    "probabilities": Output(".npz", _encode_probabilities),
+    "geojson": Output(".geojson", _encode_geojson),
+    "labelme": Output(".json", _encode_labelme),
+    "yolo": Output(".txt", _encode_yolo, ("classes.txt", class_list)),
+}
+"""The outputs for each frame: a new one is a function and a line."""
+
+SUFFIXES = {name: output.suffix for name, output in OUTPUTS.items()}
+"""How the file of each output ends."""
+
+TOOLS: Mapping[str, Callable[[ClassMap, Sequence[int], float], Annotations]] = {
+    "cvat": Cvat,
+    "labelstudio": LabelStudio,
+}
+"""What makes the file of an annotation tool: a new one is a line here and one in COMBINED."""
+
+COMBINED = {"coco": "coco.json", "cvat": "annotations.xml", "labelstudio": "labelstudio.json"}
+"""The outputs that are one file of all frames, and what it is called."""
