@@ -20,6 +20,7 @@ from fcnseg.io.images import decode_image, encode_image, open_with_pillow
 Needs = Literal["labels", "probabilities", "skips"]
 
 MEDIA_TYPES = {
+    ".txt": "text/plain",
     ".png": "image/png",
     ".npz": "application/octet-stream",
     ".geojson": "application/geo+json",
