@@ -98,8 +98,6 @@ class TrainConfig(Options):
     decoder: Decoder | None = option(None, "Finest skip connection that is used, fcn32s = none", fallback="fcn4s")
     finetune: str | None = option(None, "Start from a checkpoint or run folder; its network is kept unless options say otherwise", metavar="MODEL")
     resume: bool = option(False, "Resume an interrupted run (that of --out, or the newest)")
-    bands: str | None = option(None, "Bands of the images that the network takes, from 1 on as in GDAL (default: all; 8-bit RGB as it is)", metavar="N,N,...")
-    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
     device: str = option("auto", _DEVICE)
 
     fuse: Fuse | None = network(None, "What is joined at a skip: score sums scores (the paper), feature sums features, concat concatenates them", fallback="feature")
@@ -113,6 +111,8 @@ class TrainConfig(Options):
     freeze_norm: bool = network(False, "Freeze the statistics of batch norms (for tiny batches)")
 
     fill_boxes: bool = option(False, _FILL_BOXES, group="Dataset")
+    bands: str | None = option(None, "Bands of the images that the network takes, from 1 on as in GDAL (default: all; 8-bit RGB as it is)", metavar="N,N,...", group="Dataset")
+    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B", group="Dataset")
 
     loss: str = recipe("ce+dice", "ce, ohem, focal, dice, lovasz or a sum: ce+0.5*dice; ce+lovasz@0.5 adds lovasz at half time")
     class_weights: Literal["auto", "none", "sqrt", "inverse"] = recipe("auto", "Class weights by rarity (ce, ohem, focal): none, sqrt or inverse; auto = sqrt for two classes of which one is below 5 %, else none")

@@ -52,6 +52,11 @@ class TorchEngine(Engine):
         if self._device.type == "cpu":
             self.score_grid = score_grid_of(network)
 
+    @property
+    def backbone(self) -> str:
+        """The name of the network's backbone."""
+        return self._network.spec.backbone
+
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), on the device."""
         with torch.inference_mode(), autocast(self._device, self._dtype):

@@ -94,11 +94,13 @@ def page(
     tiles: Sequence[Tile],
     *,
     scale: Scale | None = None,
+    key: Sequence[tuple[str, tuple[int, int, int]]] = (),
     columns: int | None = None,
     width: int = WIDEST,
 ) -> Rgb:
     """Tiles in a grid, with the scale at the foot.
 
+    key: names of classes and their colours, listed below the tiles.
     columns: how many tiles a row; without it, what makes the page about 16:10.
     width: pixels that the page is not wider than.
     """
@@ -108,6 +110,8 @@ def page(
     text = int(np.clip(size[1] / 24, 13, 28))
     drawn = [_tile(tile, size, text) for tile in tiles]
     parts = [_row(drawn[start : start + count]) for start in range(0, len(drawn), count)]
+    if key:
+        parts.append(_key(key, text, parts[0].shape[1]))
     if scale is not None:
         parts.append(_foot(scale, text, parts[0].shape[1]))
     return _stack(parts)
@@ -150,6 +154,27 @@ def _tile(tile: Tile, size: tuple[int, int], text: int) -> Rgb:
     if said and left + note.getlength(said) <= size[1]:
         pen.text((left, top + text * 0.12), said, fill=_FAINT, font=note)
     return np.vstack([np.asarray(strip), resize_image(tile.image, size)])
+
+
+def _key(key: Sequence[tuple[str, tuple[int, int, int]]], text: int, width: int) -> Rgb:
+    """Colours with their names, in as many lines as they need."""
+    font = font_for("".join(name for name, _ in key), text)
+    line, places = round(text * 1.7), []
+    left = top = 0
+    for name, color in key:
+        title = _fitting(name, width - 2 * text, font)
+        needed = round(font.getlength(title)) + round(text * 1.4)
+        if left and left + needed > width:
+            left, top = 0, top + line
+        places.append((left, top, title, color))
+        left += needed + text
+    strip = Image.new("RGB", (width, top + line), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for left, top, title, color in places:
+        above = top + round(text * 0.25) + text // 8
+        pen.rectangle((left, above, left + text, above + text), fill=color, outline=_FAINT)
+        pen.text((left + round(text * 1.4), top + text * 0.25), title, fill=_INK, font=font)
+    return np.asarray(strip)
 
 
 def _foot(scale: Scale, text: int, width: int) -> Rgb:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.config import VizConfig
+from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError, percent
 from fcnseg.files import safe_filename
 from fcnseg.inference.segmenter import Segmenter
@@ -28,6 +29,9 @@ MOST_CLASSES = 40
 
 VIDEO_WIDTH = 1920
 """Pixels a page of a video is wide at most: wider ones stutter when they are played."""
+
+POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
+"""The paper's names of a VGG's layers, by their strides."""
 
 Figure = Callable[["HeatmapFigures", Frame, Labels, Floats], Iterator[tuple[str, Rgb]]]
 """Pages with their file names: of a frame, its labels (H, W) and its probabilities (K, H, W)."""
@@ -119,7 +123,10 @@ class HeatmapFigures:
             _uncertainty(frame, probabilities, self.alpha),
         ]
         scale = heat_scale("0", "1", "entropy over the classes: 0 sure, 1 undecided among all")
-        yield "uncertainty.png", page(tiles, scale=scale, columns=2, width=self.width)
+        yield (
+            "uncertainty.png",
+            page(tiles, scale=scale, key=self._key(labels), columns=2, width=self.width),
+        )
 
     def skip_pages(
         self, frame: Frame, labels: Labels, probabilities: Floats
@@ -130,7 +137,8 @@ class HeatmapFigures:
             yield from self._skip_pages(frame)
 
     def _heat(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Tile:
-        note = f"{percent((labels == index).mean(), 1)} of pixels, peak {probability.max():.2f}"
+        amount = percent((labels == index).mean(), 1)
+        note = f"{amount} of pixels, highest probability {probability.max():.2f}"
         return Tile(
             heatmap(grey(frame.image), probability, alpha=self.alpha),
             self.segmenter.classes.names[index],
@@ -152,6 +160,7 @@ class HeatmapFigures:
             "rungs.png",
             page(
                 [Tile(frame.image, "input"), *predictions],
+                key=self._key(predictions_of(skips)),
                 columns=len(predictions) + 1,
                 width=self.width,
             ),
@@ -163,19 +172,28 @@ class HeatmapFigures:
             )
 
     def _coarser(self, frame: Frame, skips: dict[int, Floats]) -> list[Tile]:
-        """What the network would predict if the decoder ended at each skip."""
+        """The prediction of the sum up to each skip; only the last is the network's own.
+
+        A partial sum is no FCN-32s or FCN-16s: the network was trained for the sum of all.
+        """
         sums = list(np.cumsum(np.stack(list(skips.values())), axis=0))
         final = sums[-1].argmax(axis=0)
-        tiles = []
+        tiles: list[Tile] = []
         for stride, scores in zip(skips, sums, strict=True):
             labels = scores.argmax(axis=0).astype(np.uint8)
-            note = (
-                f"{percent((labels == final).mean(), 1)} agree with the final output"
-                if scores is not sums[-1]
-                else ""
-            )
-            tiles.append(self._labelled(frame, labels, f"FCN-{stride}s", note))
+            same = f"{percent((labels == final).mean(), 1)} of pixels as in the sum of all"
+            if scores is sums[-1]:
+                title, same = f"sum of all: FCN-{stride}s", ""
+            else:
+                title = f"{self._stage(stride)} alone" if not tiles else f"sum to {stride}"
+            tiles.append(self._labelled(frame, labels, title, same))
         return tiles
+
+    def _stage(self, stride: int) -> str:
+        """A skip by its stride, and in a VGG by the paper's name of its layer."""
+        engine = self.segmenter.engine
+        vgg = isinstance(engine, TorchEngine) and engine.backbone.startswith("vgg")
+        return f"stride {stride} ({POOLS[stride]})" if vgg else f"stride {stride}"
 
     def _contributions(
         self, frame: Frame, index: int, skips: dict[int, Floats], predictions: list[Tile]
@@ -190,8 +208,8 @@ class HeatmapFigures:
         tiles = [
             Tile(
                 signed_map(frame.image, scores / limit),
-                f"stride {stride}" if stride == coarse else f"+ stride {stride}",
-                f"{np.abs(scores).mean():.2f} on average",
+                self._stage(stride) if stride == coarse else f"+ {self._stage(stride)}",
+                f"mean size {np.abs(scores).mean():.2f}",
                 self._color(index),
             )
             for stride, scores in added.items()
@@ -204,7 +222,13 @@ class HeatmapFigures:
         scale = signed_scale(
             f"-{limit:.1f}", f"+{limit:.1f}", f"score of {name} against the mean of all classes"
         )
-        return page(tiles, scale=scale, columns=len(skips) + 1, width=self.width)
+        key = self._key(predictions_of(skips))
+        return page(tiles, scale=scale, key=key, columns=len(skips) + 1, width=self.width)
+
+    def _key(self, labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
+        """Names and colours of the drawn classes that labels of any shape contain."""
+        here = [index for index in np.unique(labels).tolist() if index in self.chosen]
+        return [(self.segmenter.classes.names[index], self._color(index)) for index in here]
 
     def _color(self, index: int) -> tuple[int, int, int]:
         red, green, blue = self.segmenter.classes.colors[index].tolist()
@@ -224,6 +248,12 @@ FIGURES: tuple[Figure, ...] = (
 """The pages of a still image, in order: a new one is a function and a line."""
 
 
+def predictions_of(skips: dict[int, Floats]) -> Labels:
+    """uint8 (skips, H, W): the labels of the sum up to each skip."""
+    sums = np.cumsum(np.stack(list(skips.values())), axis=0)
+    return np.asarray(sums.argmax(axis=1), np.uint8)
+
+
 def entropy(probabilities: Floats) -> Floats:
     """How undecided probabilities (K, H, W) are: float32 (H, W), 0 one class, 1 all alike."""
     if len(probabilities) == 1:
@@ -234,5 +264,5 @@ def entropy(probabilities: Floats) -> Floats:
 
 def _uncertainty(frame: Frame, probabilities: Floats, alpha: float) -> Tile:
     values = entropy(probabilities)
-    note = f"{values.mean():.2f} on average"
+    note = f"mean entropy {values.mean():.2f}"
     return Tile(heatmap(grey(frame.image), values, alpha=alpha), "uncertainty", note)

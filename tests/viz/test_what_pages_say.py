@@ -1,0 +1,67 @@
+"""Pages name what they show: partial sums are no networks, and every class has its colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.config import VizConfig
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.io.sources.base import Frame
+from fcnseg.viz import Tile, heatmaps, page
+from fcnseg.viz.heatmaps import HeatmapFigures
+
+
+@pytest.fixture
+def segmenter(random_model: Path) -> Segmenter:
+    return load(random_model, device="cpu", engine="torch", precision="f32")
+
+
+def pages_of(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The titles of each page's tiles with skips, and the names in its key."""
+    titles, keys = [], []
+
+    def spy(tiles, *, key=(), **more):
+        titles.append([tile.title for tile in tiles])
+        keys.append([name for name, _ in key])
+        return page(tiles, key=key, **more)
+
+    monkeypatch.setattr(heatmaps, "page", spy)
+    config = VizConfig.make({"source": ["a.png"], "rungs": True})
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    figures = HeatmapFigures.of(segmenter, config)
+    dict(figures.images(Frame(image)))
+    return titles, keys
+
+
+def test_a_partial_sum_is_not_called_a_network(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, keys = pages_of(segmenter, monkeypatch)
+    [skips] = [row for row in titles if row[:2] == ["input", "stride 32 alone"]]
+    assert skips[2:] == ["sum to 16", "sum to 8", "sum of all: FCN-4s"]
+    assert not any("FCN-32s" in title for row in titles for title in row)
+    found = segmenter.predict([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)])
+    classes = {segmenter.classes.names[index] for index in np.unique(found[0].labels)}
+    with_key = [set(key) for key in keys if key]
+    assert len(with_key) == 2 + len(segmenter.classes)  # uncertainty, skips, each class's skips
+    assert all(key >= classes for key in with_key)
+
+
+def test_a_vgg_has_the_papers_names(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchEngine, "backbone", "vgg16")
+    titles, _ = pages_of(segmenter, monkeypatch)
+    assert any("+ stride 16 (pool4)" in row for row in titles)
+
+
+def test_a_key_shows_each_colour_and_wraps() -> None:
+    key = [(f"a long name of a class {k}", (10 * k, 200, 255 - 10 * k)) for k in range(20)]
+    tile = Tile(np.zeros((50, 300, 3), np.uint8), "title")
+    plain, drawn = page([tile]), page([tile], key=key)
+    assert drawn.shape[1] == plain.shape[1]
+    assert drawn.shape[0] > plain.shape[0] + 100
+    colors = set(map(tuple, drawn.reshape(-1, 3).tolist()))
+    assert {color for _, color in key} <= colors
