@@ -122,10 +122,11 @@ def _review_labels(
     for one in ranked[: config.limit]:
         image, labels, name = data[one.index]
         predicted = segmenter.predict([image])[0].labels
-        cards.append(cards_of_region(one, image, labels, predicted, data.classes))
+        drawn = data.picture(image)
+        cards.append(cards_of_region(one, drawn, labels, predicted, data.classes))
         if "labelme" in config.save and one.index not in saved:
             saved.add(one.index)
-            frame = Frame(image, name=name, path=data.pairs[one.index].image)
+            frame = Frame(drawn, name=name, path=data.pairs[one.index].image)
             outputs.append(_save_labelme(out, predicted, segmenter, frame))
         callback(Progress("report", len(cards), min(config.limit, len(ranked)), "regions"))
     title = f"{len(ranked)} regions whose labels may be wrong, in {len(data)} images"
@@ -140,7 +141,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     with open_source(str(config.data), callback=callback) as source:
         frames: Iterator[Frame] = itertools.islice(source, None)
         looked = map_ordered(
-            lambda frame: _probabilities(segmenter, frame.image), frames, segmenter.num_parallel
+            lambda frame: _probabilities(segmenter, frame.pixels), frames, segmenter.num_parallel
         )
         for frame, probabilities in looked:
             names.append(frame.name)
@@ -162,7 +163,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
         wanted = {names[place] for place in chosen}
         with open_source(str(config.data)) as source:
             for frame in (frame for frame in source if frame.name in wanted):
-                labels = segmenter.predict([frame.image])[0].labels
+                labels = segmenter.predict([frame.pixels])[0].labels
                 outputs.append(_save_labelme(out, labels, segmenter, frame))
     cards = [
         Card(names[place], f"uncertainty {unsure[place]:.3f}", (("image", thumbnails[place]),))
