@@ -24,7 +24,7 @@ from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
 from fcnseg.files import fitting, folder_beside, mark
-from fcnseg.io.draw import caption, legend, overlay, side_by_side
+from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
@@ -78,7 +78,7 @@ def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair])
     assert config.html is not None, "called when a page is asked for"
     classes, views = result.description.classes, []
     for pair, image, labels in _shown(result.description, ahead):
-        drawn = overlay(np.zeros_like(image), labels, classes, alpha=1)
+        drawn = colorize(labels, classes)
         drawn[labels == IGNORE] = _HATCH
         views.append(View(f"{pair.split}: {pair.name}", image, drawn))
     write_page(config.html, str(config.data), result, views)
