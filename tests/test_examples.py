@@ -3,20 +3,36 @@
 import os
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from fcnseg.commands.export import export
+from fcnseg.config import ExportConfig
+from fcnseg.engines import sample_images
+from fcnseg.inference.segmenter import load
+from fcnseg.io.images import write_image
+from fcnseg.models.checkpoint import Checkpoint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name: str, *arguments: object, cwd: Path) -> str:
+def run(name: str, *arguments: object, cwd: Path, **variables: str) -> str:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """The values of the pixels, not the colors that a palette gives them."""
+    return np.asarray(Image.open(path))
 
 
 def test_each_is_short_and_tested() -> None:
@@ -46,6 +62,48 @@ def test_heatmaps_of_an_image(drawn_folder: Path, tiny_run: Path, tmp_path: Path
     run("heatmaps_of_an_image.py", image, tiny_run, tmp_path / "maps", cwd=tmp_path)
     names = sorted(path.stem for path in (tmp_path / "maps").glob("*.png"))
     assert names == ["background", "box", "disk", "star"]
+
+
+def test_segment_with_onnxruntime(random_model: Path, tmp_path: Path) -> None:
+    """The file alone, resizing and all, with what the example says it needs and nothing else."""
+    pytest.importorskip("onnxscript")
+    checkpoint = Checkpoint.load(random_model)
+    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(80))
+    model = checkpoint.save(tmp_path / "seen.safetensors")
+    image = sample_images((1, 60, 90), seed=1)[0]
+    write_image(tmp_path / "image.png", image)
+    result = export(ExportConfig(model=str(model), bundle=True))
+    with zipfile.ZipFile(result.path) as bundle:
+        assert set(bundle.namelist()) == {
+            "model.onnx", "model.json", "parity.json", "contract.md", "segment.py", "segment.cpp",
+            "Dockerfile",
+        }  # fmt: skip
+        bundle.extractall(tmp_path / "bundle")
+    name = "segment_with_onnxruntime.py"
+    script = (tmp_path / "bundle" / "segment.py").read_text(encoding="utf-8")
+    assert script == (EXAMPLES / name).read_text(encoding="utf-8")
+    hidden = tmp_path / "hidden"  # packages that may not be imported
+    for package in ("torch", "cv2", "fcnseg", "onnx"):
+        (hidden / package).mkdir(parents=True)
+        (hidden / package / "__init__.py").write_text("raise ImportError")
+    arguments = (tmp_path / "bundle/model.onnx", tmp_path / "image.png", tmp_path / "labels.png")
+    printed = run(name, *arguments, cwd=tmp_path, PYTHONPATH=str(hidden))
+    assert len(printed.splitlines()) == 4
+    labels = read_labels(tmp_path / "labels.png")
+    expected = load(model, engine="torch", precision="f32")(image).labels
+    assert (labels == expected).mean() >= 0.999
+
+
+def test_segment_with_opencv(random_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "one.onnx"
+    image = sample_images((1, 60, 90), seed=1)[0]
+    write_image(tmp_path / "image.png", image)
+    config = {"model": str(random_model), "out": out, "size": (60, 90), "short_side": 80}
+    export(ExportConfig.make(config))
+    run("segment_with_opencv.py", out, tmp_path / "image.png", tmp_path / "l.png", cwd=tmp_path)
+    expected = load(random_model, engine="torch", precision="f32", short_side=80)(image).labels
+    assert (read_labels(tmp_path / "l.png") == expected).mean() >= 0.999
 
 
 @pytest.fixture

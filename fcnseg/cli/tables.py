@@ -203,6 +203,7 @@ def show_viz(result: Any) -> None:
 _USES = {
     **dict.fromkeys(("onnx", "openvino"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {path}"),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
+    "web": "Serve it: python3 -m http.server --directory {path}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
 }
 """What can be done with an exported file; fcnseg runs none that can hold code."""
@@ -219,11 +220,17 @@ def show_export(result: Any) -> None:
             f"Same labels as the original on {100 * parity['label_agreement']:.3f} % of pixels, "
             f"largest score difference {parity['max_abs_diff']:.2g}."
         )
+        if parity["miou"] is not None:
+            _print(
+                f"mIoU on {parity['images']} validation images {percent(parity['miou'])}, the "
+                f"original's {percent(parity['miou_before'])}."
+            )
     if cost is not None:
         _print(
             f"On {counted(cost['images'], 'validation image')}: mIoU {percent(cost['miou'])}, "
             f"the original's {percent(cost['miou_before'])}; same labels on "
-            f"{percent(cost['label_agreement'])} of pixels."
+            f"{percent(cost['label_agreement'])} of pixels; "
+            f"{cost['ms']:.1f} ms per image, in f32 {cost['ms_before']:.1f} ms."
         )
     _print(runnable(_USES[report["format"]].format(path=report["path"])))
 

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fcnseg import __version__
 from fcnseg.config import ExportConfig
-from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.datasets.describe import describe
-from fcnseg.engines import SIZES, Parity
-from fcnseg.errors import CheckpointError, OptionError, percent
-from fcnseg.export import FORMATS, convert, opset_of, written_atomically
-from fcnseg.export.int8 import write_int8
-from fcnseg.inference.evaluation import as_the_model_sees
-from fcnseg.inference.segmenter import Segmenter, load
-from fcnseg.metrics import Confusion, Report
+from fcnseg.engines import open_exported
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError, OptionError
+from fcnseg.export import (
+    FORMATS,
+    REPORT_SUFFIX,
+    convert,
+    opset_of,
+)
+from fcnseg.export.bundle import write_bundle
+from fcnseg.export.graph import GraphOptions
+from fcnseg.export.parity import SIZES, Parity, Trial
+from fcnseg.export.web import MODEL, how_to_get_the_runtime, runtime_folder, write_page
+from fcnseg.files import folder_beside
+from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
+from fcnseg.inference.segmenter import load
+from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import SHIPPED, find_model, model_files
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.progress import Callback, Message, no_callback
 
-FITTED_TO = 64
-"""Training images that the ranges of 8 bits are taken from."""
-
-MEASURED_ON = 200
-"""Validation images, at most, on which the cost of 8 bits is measured."""
-
-MOST_LOST = 0.02
-"""A file that loses more mIoU than this is not written."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What rounding to 8 bits changed on validation images.
-
-    label_agreement: share of pixels with the original's label, 0..1.
-    miou_before, miou: of the original and of the file.
-    """
-
-    images: int
-    label_agreement: float
-    miou_before: float
-    miou: float
+COMPARED_ON = 12
+"""Images of --images, and validation images of --data, on which outputs are compared."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,7 @@ class ExportResult:
     opset: the version of the operators, for ONNX; None for formats without one.
     parity: how near the file's answers are to the checkpoint's; None in int8, where they are
         not meant to be equal and `cost` says by how much they differ.
+    report: the file that says the same, beside it.
     """
 
     format: str
@@ -60,6 +50,7 @@ class ExportResult:
     size_bytes: int
     parity: Parity | None
     cost: Cost | None = None
+    report: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
@@ -70,6 +61,7 @@ class ExportResult:
             "size_bytes": self.size_bytes,
             "parity": None if self.parity is None else self.parity.as_dict(),
             "int8": None if self.cost is None else asdict(self.cost),
+            "report": None if self.report is None else str(self.report),
         }
 
 
@@ -84,82 +76,128 @@ def export(config: ExportConfig, callback: Callback = no_callback) -> ExportResu
         raise CheckpointError(
             f"{model} is an exported file already.", hint="give the checkpoint it was made from"
         )
-    if config.data is not None and config.precision != "int8":
-        raise OptionError("--data is for --precision int8 alone.", hint="omit --data, or add that")
+    checkpoint = Checkpoint.load(model)
+    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(config.short_side))
+    if config.format == "web":
+        return _export_page(config, model, checkpoint, callback)
+    if config.bundle:
+        return _export_bundle(config, model, callback)
+    if config.web_runtime is not None:
+        raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
     path = _target(config, model)
     _refuse(config, model, path)
+    cost = parity = None
     if config.precision == "int8":
-        cost = _export_int8(config, model, path, callback)
-        return ExportResult(config.format, path, opset_of(path), path.stat().st_size, None, cost)
-    checkpoint = Checkpoint.load(model)
-    callback(Message(f"Writing {path} and comparing it with {model}"))
-    parity = convert(checkpoint, path, config.format, sizes=_sizes(checkpoint))
+        options, about = _options(config), _about(model)
+        cost = export_int8(config, model, checkpoint, path, options, about, callback)
+    else:
+        callback(Message(f"Writing {path} and comparing it with {model}"))
+        parity = convert(
+            checkpoint,
+            path,
+            config.format,
+            options=_options(config),
+            trial=_trial(config, model, checkpoint, callback),
+            about=_about(model),
+            report=True,
+        )
     parts = [path, *(path.with_suffix(suffix) for suffix in FORMATS[config.format].beside)]
     size = sum(part.stat().st_size for part in parts)
-    return ExportResult(config.format, path, opset_of(path), size, parity)
+    report = path.with_suffix(REPORT_SUFFIX)
+    return ExportResult(config.format, path, opset_of(path), size, parity, cost, report)
 
 
-def _export_int8(config: ExportConfig, model: Path, path: Path, callback: Callback) -> Cost:
-    """Round, measure what it costs, and only then give the file its name."""
-    if config.data is None:
+def _export_page(
+    config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: Callback
+) -> ExportResult:
+    """Write the folder of a page: first the file, verified, then what shows it."""
+    if checkpoint.preprocess.bands is not None:
+        raise OptionError("A browser's images are RGB; this model takes other bands.")
+    if config.size is not None:
+        raise OptionError("--format web takes images of any size.", hint="omit --size")
+    runtime = runtime_folder(config.web_runtime)
+    shipped = model.parent == SHIPPED
+    folder = config.out or (Path() if shipped else model.parent) / f"{model.stem}-web"
+    ours = (folder / "model.json").is_file()
+    if folder.is_file() or (folder.exists() and not ours and any(folder.iterdir())):
         raise OptionError(
-            "int8 has to be fitted to images; no dataset folder was given.",
-            hint="add --data FOLDER, the one the model was trained on",
+            f"{folder} is something else than the folder of a page.", hint="name a new one: --out"
         )
+    include = ("argmax", *(["skips"] if checkpoint.spec.fuse == "score" else []))
+    options = {"format": "onnx", "out": folder / MODEL, "web_runtime": None, "include": include}
+    result = export(ExportConfig.make({**config.chosen(), **options}), callback)
+    _, header = open_exported(result.path, "onnxruntime", device="cpu")
+    written = write_page(folder, header, runtime)
+    if runtime is None:
+        how = how_to_get_the_runtime(folder)
+        callback(Message(f"onnxruntime-web is not here; to complete the page: {how}", "warning"))
+    size = result.size_bytes + sum(path.stat().st_size for path in written)
+    return replace(result, format="web", path=folder, size_bytes=size)
+
+
+def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> ExportResult:
+    """Write the zip file: the ONNX file, verified, and what explains it."""
     if config.format != "onnx":
+        raise OptionError(f"--bundle holds an ONNX file; found --format {config.format}.")
+    folder = Path() if model.parent == SHIPPED else model.parent
+    path = config.out or folder / f"{model.stem}.zip"
+    path = path / f"{model.stem}.zip" if path.is_dir() else path
+    if path.suffix.lower() != ".zip":
         raise OptionError(
-            f"int8 is written as onnx, which OpenVINO runs, too; found {config.format!r}.",
-            hint="leave --format away",
+            f"A bundle is named *.zip; found {path.name!r}.",
+            hint=f"--out {path.with_suffix('.zip')}",
         )
-    original = load(model, engine="torch")
-    description = as_the_model_sees(describe(config.data, callback), original, callback)
-    train, val = (
-        SegmentationDataset(description, split, preprocess=original.preprocess, cache=False)
-        for split in ("train", "val")
-    )
-    callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
-    images = (original.prepare([train[at].image]) for at in spread(len(train), FITTED_TO))
-    with written_atomically(path) as written:
-        write_int8(Checkpoint.load(model), written, images)
-        cost = _cost(original, load(written), val, callback)
-        if cost.miou < cost.miou_before - MOST_LOST:
-            raise CheckpointError(
-                f"In int8 the model loses too much: mIoU {percent(cost.miou)}, before "
-                f"{percent(cost.miou_before)}; at most {percent(MOST_LOST)} may be lost.",
-                hint="nothing was written; export without --precision int8",
-            )
-    return cost
+    refuse_overwriting([("--out", path)], [], kept=model_files(model))
+    try:
+        with folder_beside(path) as inside:
+            include = tuple(dict.fromkeys((*config.include, "argmax")))
+            options = {"out": inside / "model.onnx", "bundle": False, "include": include}
+            result = export(ExportConfig.make({**config.chosen(), **options}), callback)
+            _, header = open_exported(result.path, "onnxruntime", device="cpu")
+            write_bundle(inside / path.name, result.path, header)
+            (inside / path.name).replace(path)
+    except OSError as error:
+        if isinstance(error, FcnsegError):
+            raise
+        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+    return replace(result, path=path, size_bytes=path.stat().st_size, report=None)
 
 
-def _cost(
-    original: Segmenter, rounded: Segmenter, val: SegmentationDataset, callback: Callback
-) -> Cost:
-    chosen = spread(len(val), MEASURED_ON)
-    matrices = [Confusion(len(val.classes)) for _ in range(2)]
-    same = pixels = 0
-    for done, index in enumerate(chosen, start=1):
-        sample = val[index]
-        before, after = (each.predict([sample.image])[0].labels for each in (original, rounded))
-        for matrix, labels in zip(matrices, (before, after), strict=True):
-            matrix.add(sample.labels, labels)
-        same, pixels = same + int((before == after).sum()), pixels + before.size
-        callback(Progress("comparing", done, len(chosen), "images"))
-    miou_before, miou = (
-        Report.of(matrix.matrix, val.classes, len(chosen)).miou for matrix in matrices
-    )
-    return Cost(len(chosen), same / pixels, miou_before, miou)
+def _options(config: ExportConfig) -> GraphOptions:
+    precision: Literal["f32", "f16"] = "f16" if config.precision == "f16" else "f32"
+    return GraphOptions(size=config.size, precision=precision, include=config.include)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most so many of 0 .. count - 1, evenly over all of them."""
-    chosen = min(count, most)
-    return [index * count // chosen for index in range(chosen)]
+def _about(model: Path) -> dict[str, str]:
+    """Which weights a file was made from, and by what."""
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"source": model.name, "source_sha256": digest, "fcnseg": __version__}
+
+
+def _trial(config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: Callback) -> Trial:
+    """On what the file is compared with the checkpoint: the user's images, or synthetic ones."""
+    bands = checkpoint.preprocess.bands
+    own = Trial(sizes=_sizes(checkpoint), size=config.size, bands=bands)
+    if config.data is not None:
+        original = load(model, engine="torch", short_side=config.short_side)
+        val = dataset_of(config.data, original, "val", callback)
+        chosen = [val[index] for index in spread(len(val), COMPARED_ON)]
+        images, labels = [one.image for one in chosen], [one.labels for one in chosen]
+        return replace(own, images=images, labels=labels, classes=original.classes)
+    if config.images is None:
+        return own
+    with open_source(config.images, limit=COMPARED_ON) as source:
+        images = [frame.image for frame in source]
+    if not images:
+        raise OptionError(f"--images {config.images} holds no image that can be read.")
+    return replace(own, images=images)
 
 
 def _target(config: ExportConfig, model: Path) -> Path:
     """The file to write; OptionError when its name would hide what it is."""
     suffix = FORMATS[config.format].suffix
-    stem = f"{model.stem}.int8" if config.precision == "int8" else model.stem
+    stem = model.stem if config.precision == "f32" else f"{model.stem}.{config.precision}"
     if config.out is None:
         folder = Path() if model.parent == SHIPPED else model.parent  # not into the installation
         return folder / f"{stem}{suffix}"

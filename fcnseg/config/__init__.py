@@ -21,7 +21,8 @@ from fcnseg.config.options import Decoder, Fuse, Options, Upsampling, option
 Precision = Literal["auto", "f32", "bf16", "f16"]
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
-Format = Literal["onnx", "openvino", "torchscript", "torch-export"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "web"]
+Include = Literal["argmax", "skips"]
 Output = Literal[
     "overlay", "side", "labels", "color", "probabilities", "geojson", "labelme", "yolo", "coco", "cvat", "labelstudio",
 ]  # fmt: skip
@@ -279,10 +280,16 @@ class ExportConfig(Options):
 
     command = "export"
     model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
-    format: Format = option("onnx", "File format: onnx, openvino, torchscript or torch-export; the first two also run in fcnseg")
-    out: Path | None = option(None, "Output file (default: beside the model)", flags=_OUT)
-    precision: Literal["f32", "int8"] = option("f32", "Numeric precision: f32, or int8, which is smaller and often faster (onnx only; needs --data)")
-    data: Path | None = option(None, "Dataset folder: its training images calibrate int8, its validation images measure the accuracy loss", metavar="FOLDER")
+    format: Format = option("onnx", "File format: onnx, openvino, torchscript or torch-export; the first two also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
+    out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=_OUT)
+    precision: Literal["f32", "f16", "int8"] = option("f32", "Numeric precision: f32; f16, half the size; or int8, a quarter of the size and often faster (onnx only; needs --data)")
+    size: tuple[int, int] | None = option(None, "Height and width of the only images that the file takes, one at a time (default: any)", ge=1, metavar="H W")
+    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    include: tuple[Include, ...] = option((), "Outputs besides the logits, repeatable: argmax (labels), skips (each skip's contribution, --fuse score only)")
+    bundle: bool = option(False, "Write a zip file: the ONNX file with labels, its contract, examples in Python, C++ and Docker, and the comparison")
+    web_runtime: Path | None = option(None, "For web: the unpacked npm package onnxruntime-web (default: node_modules/onnxruntime-web)", metavar="FOLDER")
+    images: str | None = option(None, "Images to compare the file with the checkpoint on: file, folder or video (default: synthetic ones)", metavar="SOURCE")
+    data: Path | None = option(None, "Dataset folder: outputs and mIoU are compared on its validation images; its training images calibrate int8", metavar="FOLDER")
 
 
 @dataclass(frozen=True, kw_only=True)

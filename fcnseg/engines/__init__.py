@@ -1,18 +1,17 @@
-"""Engines: arrays in, logits or labels out. The table of those that run exported files; parity."""
+"""Engines: arrays in, logits or labels out. The table of those that run exported files.
+
+A new engine is one file with a subclass of ExportedEngine, and one line in ENGINES.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
-from fcnseg.engines.base import PRECISION, ExportedEngine
+from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine, Images
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.engines.pytorch import score_grid_of
@@ -31,6 +30,10 @@ checkpoints."""
 
 RUNNABLE = tuple(dict.fromkeys(suffix for kind in ENGINES.values() for suffix in kind.suffixes))
 """Suffixes of exported files that an engine runs."""
+
+
+STORED = ("int8", "f16")
+"""Precisions that are a file's own, whatever runs it."""
 
 
 def open_exported(
@@ -52,109 +55,29 @@ def open_exported(
             f"{path} is an exported file, which {name} does not run.",
             hint="omit --engine, or give the checkpoint it was exported from",
         )
-    if precision not in ("auto", "int8", *kind.precisions):
+    if precision not in ("auto", *STORED, *kind.precisions):
         raise OptionError(
             f"The engine {name} computes in {', '.join(kind.precisions)} here; {precision} was "
             "requested.",
             hint="use --engine torch with the checkpoint, or --precision f32",
         )
-    own = "auto" if precision == "int8" else precision  # int8 is a property of the file
+    own = precision if precision in kind.precisions else "auto"
     engine = kind(path, device=device, precision=own, parallel=parallel)
     header = Checkpoint.from_header(engine.header, name=str(path))
-    in_int8 = header.extra.get(PRECISION) == "int8"
-    if precision != "auto" and in_int8 != (precision == "int8"):
+    stored = header.extra.get(PRECISION, "f32")
+    possible = ("auto", *kind.precisions) if stored == "f32" else ("auto", stored)
+    if precision not in possible:
         raise OptionError(
-            f"{path} computes in {'int8' if in_int8 else 'f32'}; {precision} was requested.",
+            f"{path} computes in {stored}; {precision} was requested.",
             hint="omit --precision, or export the checkpoint in that precision",
         )
-    if in_int8:
-        engine.precision = "int8"
+    if stored != "f32":
+        engine.precision = str(stored)
+    size = header.extra.get(EXPORT, {}).get("size")
+    engine.fixed_size = None if size is None else (int(size[0]), int(size[1]))
     if engine.has_scores:
         engine.score_grid = score_grid_of(build_empty(header.spec))
     return engine, header
-
-
-Images = NDArray[Any]
-
-Logits = NDArray[np.float32]
-
-Labels = NDArray[np.uint8]
-
-LogitsFunction = Callable[[Images], Logits]
-"""Images uint8 (N, H, W, 3) -> logits float32 (N, K, H, W)."""
-
-LabelsOf = Callable[[Images], Labels]
-"""Images uint8 (N, H, W, 3) -> labels uint8 (N, H, W)."""
-
-SIZES = ((33, 47), (64, 96), (97, 131), (240, 320))
-"""Heights and widths at which outputs are compared: odd, even, multiples of the stride, not."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """The differences between two implementations of one network.
-
-    max_abs_diff: largest difference of a logit; largest_logit: what it compares with.
-    label_agreement: proportion of pixels with the same label, 0..1.
-    sizes: (height, width) of the images; batches: how many went in together.
-    pixels: how many were compared.
-    """
-
-    max_abs_diff: float
-    largest_logit: float
-    label_agreement: float
-    sizes: tuple[tuple[int, int], ...]
-    batches: tuple[int, ...]
-    pixels: int
-
-    @property
-    def holds(self) -> bool:
-        """Whether one may stand in for the other."""
-        return self.label_agreement >= 0.999 and self.max_abs_diff <= 1e-3 * max(
-            1.0, self.largest_logit
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json."""
-        return {
-            "max_abs_diff": self.max_abs_diff,
-            "largest_logit": self.largest_logit,
-            "label_agreement": self.label_agreement,
-            "sizes": [list(size) for size in self.sizes],
-            "batches": list(self.batches),
-            "pixels": self.pixels,
-        }
-
-
-def compare(
-    original: LogitsFunction,
-    other: LogitsFunction,
-    *,
-    labels: LabelsOf | None = None,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    batches: Sequence[int] = (1, 3),
-    bands: Bands | None = None,
-) -> Parity:
-    """Run both on the same images: every size with every batch.
-
-    bands: of the network's images; None: RGB.
-
-    labels: the other's, where it has a way to them that does not lead over its logits.
-    """
-    difference = largest = 0.0
-    same = pixels = 0
-    for index, size in enumerate(sizes):
-        for batch in batches:
-            images = sample_images((batch, *size), seed=index, bands=bands)
-            expected, found = original(images), other(images)
-            if found.shape != expected.shape or not np.isfinite(found).all():
-                return Parity(float("inf"), largest, 0.0, tuple(sizes), tuple(batches), pixels)
-            difference = max(difference, float(np.abs(expected - found).max()))
-            largest = max(largest, float(np.abs(expected).max()))
-            predicted = found.argmax(axis=1) if labels is None else labels(images)
-            same += int((expected.argmax(axis=1) == predicted).sum())
-            pixels += batch * size[0] * size[1]
-    return Parity(difference, largest, same / pixels, tuple(sizes), tuple(batches), pixels)
 
 
 def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None = None) -> Images:

@@ -177,6 +177,12 @@ def first_line(error: Exception) -> str:
 
 LOGITS = "logits"
 
+LABELS = "labels"
+"""The output of exported files with the labels themselves, where there is one."""
+
+EXPORT = "export"
+"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
+
 _opening = threading.RLock()
 
 
@@ -193,6 +199,8 @@ class ExportedEngine(Engine):
     suffixes, precisions: the files it runs, and in what it computes. header: the checkpoint's
     header, as the file carries it. has_scores: whether the file gives
     the scores that its logits are upsampled from; whoever opens it sets `score_grid` then.
+    has_labels: whether it computes labels itself. fixed_size: the only (height, width) it takes,
+    one image at a time; None: any.
 
     It pickles and copies by its file, which is opened again; so it is in a forked process.
     """
@@ -201,6 +209,8 @@ class ExportedEngine(Engine):
     precisions: ClassVar[tuple[str, ...]] = ("f32",)
     header: str
     has_scores = False
+    has_labels = False
+    fixed_size: Size | None = None
 
     def __init__(self, path: Path, **options: Any) -> None:
         self._opened_as = path.resolve(), options
@@ -210,7 +220,8 @@ class ExportedEngine(Engine):
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, options = self._opened_as
-        return reopened, (type(self), path, options, self.precision, self.score_grid)
+        state = {name: getattr(self, name) for name in ("precision", "score_grid", "fixed_size")}
+        return reopened, (type(self), path, options, state)
 
     def forward(self, images: Images) -> Tensor:
         """Logits, float32 (N, K, H, W), in host memory."""
@@ -219,6 +230,16 @@ class ExportedEngine(Engine):
     def scores(self, images: Images) -> NDArray[np.float32]:
         """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
         return self._run(SCORES, images)
+
+    def labels(
+        self, images: Images, *, confidence: bool = False, size: Size | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """As Engine.labels; where the file computes labels, they are taken from there."""
+        own: Size = (images.shape[1], images.shape[2])
+        if self.has_labels and not confidence and size in (None, own):
+            self.parallelism.enter()
+            return np.asarray(self._run(LABELS, images), np.uint8), None
+        return super().labels(images, confidence=confidence, size=size)
 
     @abstractmethod
     def _workers(self, output: str) -> Workers:
@@ -237,6 +258,18 @@ class ExportedEngine(Engine):
         self.__dict__.update(here.__dict__)
 
     def _run(self, output: str, images: Images) -> NDArray[np.float32]:
+        if self.fixed_size is None:
+            return self._run_together(output, images)
+        if images.shape[1:3] != self.fixed_size:
+            (height, width), found = self.fixed_size, images.shape
+            raise OptionError(
+                f"{self._opened_as[0].name} takes images of {width} x {height} pixels only; "
+                f"found one of {found[2]} x {found[1]} pixels.",
+                hint="resize the images, or export the checkpoint without --size",
+            )
+        return np.concatenate([self._run_together(output, one[None]) for one in images])
+
+    def _run_together(self, output: str, images: Images) -> NDArray[np.float32]:
         computing(self._home)
         with _opening:
             if self._home.left():
@@ -252,15 +285,12 @@ class ExportedEngine(Engine):
 
 
 def reopened(
-    kind: type[Engine],
-    path: Path,
-    options: dict[str, Any],
-    precision: str,
-    score_grid: ScoreGrid | None,
+    kind: type[Engine], path: Path, options: dict[str, Any], state: dict[str, Any]
 ) -> Engine:
     """An engine of a file, opened as another one was; CheckpointError where it is gone."""
     engine: Engine = kind(path, **options)  # type: ignore[call-arg]
-    engine.precision, engine.score_grid = precision, score_grid
+    for name, value in state.items():
+        setattr(engine, name, value)
     return engine
 
 

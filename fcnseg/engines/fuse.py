@@ -76,6 +76,9 @@ class InFloat32(nn.Module):
 
     def forward(self, maps: Tensor, *rest: object) -> Tensor:
         """What the module gives, in float32."""
+        if not torch.is_autocast_enabled(maps.device.type):  # exporters know of no autocast
+            plain: Tensor = self.module(maps.float(), *rest)
+            return plain
         with torch.autocast(maps.device.type, enabled=False):
             output: Tensor = self.module(maps.float(), *rest)
         return output

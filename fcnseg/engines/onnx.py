@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import types
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
 from fcnseg.engines.base import (
+    EXPORT,
     HEADER_KEY,
+    LABELS,
     LOGITS,
     ONE,
     SCORES,
@@ -52,7 +55,8 @@ class OnnxEngine(ExportedEngine):
         session = self._open(str(path))
         self.header = _header_of(session, path)
         self._free[LOGITS] = self._several(str(path), session)
-        self.has_scores = SCORES in [output.name for output in session.get_outputs()]
+        names = [output.name for output in session.get_outputs()]
+        self.has_scores, self.has_labels = SCORES in names, LABELS in names
 
     def _workers(self, output: str) -> Workers:
         model = _leading_to(output, self._path)
@@ -159,16 +163,26 @@ def _header_of(session: Any, path: Path) -> str:
     names = [value.name for value in session.get_inputs()]
     if header is None or names != ["images"]:
         raise not_written_by_fcnseg(path, "an ONNX file")
-    _check_input(session.get_inputs()[0], path, bands_in(str(header)))
+    _check_input(session.get_inputs()[0], _fixed_size(str(header)), path, bands_in(str(header)))
     return str(header)
 
 
-def _check_input(value: Any, path: Path, bands: tuple[int, str]) -> None:
-    """CheckpointError unless the input is uint8 (N, H, W, 3) of any N, H and W, or its bands."""
+def _fixed_size(header: str) -> list[int] | None:
+    """The only height and width that a file takes, by its header; None: any, or it is broken."""
+    try:
+        size = json.loads(header)["extra"][EXPORT]["size"]
+        return None if size is None else [int(length) for length in size]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _check_input(value: Any, size: list[int] | None, path: Path, bands: tuple[int, str]) -> None:
+    """CheckpointError unless the input is uint8 (N, H, W, 3), or its bands, of the right sizes."""
     shape, (count, dtype) = list(value.shape or []), bands
-    free = len(shape) == 4 and shape[3] == count and not any(isinstance(n, int) for n in shape[:3])
     kind = f"tensor({'float' if dtype == 'float32' else dtype})"
-    if value.type != kind or not free:
+    fixed = [n if isinstance(n, int) else None for n in shape[:3]]
+    right = fixed == ([None] * 3 if size is None else [1, *size])
+    if value.type != kind or len(shape) != 4 or shape[3] != count or not right:
         raise CheckpointError(
             f"{path} takes {value.type} of shape {shape}; expected {kind} of shape "
             f"[N, H, W, {count}] with free N, H and W: it was changed after fcnseg wrote it.",

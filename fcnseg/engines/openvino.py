@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.engines.base import (
     HEADER_KEY,
+    LABELS,
     LOGITS,
     ONE,
     SCORES,
@@ -74,7 +75,8 @@ class OpenVinoEngine(ExportedEngine):
                 "INFERENCE_NUM_THREADS": str(threads),
             }
         self._model, self._options = model, options
-        self.has_scores = any(SCORES in output.names for output in model.outputs)
+        names = {name for output in model.outputs for name in output.names}
+        self.has_scores, self.has_labels = SCORES in names, LABELS in names
         asked_first = SCORES if self.has_scores else LOGITS
         self._free[asked_first] = self._workers(asked_first)
 

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fcnseg.engines import (
-    SIZES,
+from fcnseg.engines import open_exported
+from fcnseg.engines.base import EXPORT, PRECISION
+from fcnseg.engines.openvino import import_openvino, read_model
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
+from fcnseg.export.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
+from fcnseg.export.onnx_file import example, write_onnx
+from fcnseg.export.parity import (
+    TOLERANCES,
     Images,
     LabelsOf,
     Logits,
     LogitsFunction,
     Parity,
+    Trial,
     compare,
-    open_exported,
-    sample_images,
 )
-from fcnseg.engines.base import SCORES
-from fcnseg.engines.fuse import fold_batch_norms
-from fcnseg.engines.openvino import import_openvino, read_model
-from fcnseg.engines.pytorch import TorchEngine, score_grid_of
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra, percent
 from fcnseg.files import folder_beside, utf8_name
+from fcnseg.io.images import resize_image
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back
+
+REPORT_SUFFIX = ".parity.json"
+"""Of the report that lies beside an exported file."""
 
 
 @dataclass(frozen=True)
@@ -40,74 +46,20 @@ class Format:
     """One kind of exported file.
 
     suffix: of its name; beside: of the files that belong to it.
-    write: makes the file of a checkpoint.
+    write: makes the file of a checkpoint, whose header it carries.
     run: gives functions from images to logits, and to labels where there is a shorter way,
         that use nothing but the file.
     """
 
     suffix: str
     beside: tuple[str, ...]
-    write: Callable[[Checkpoint, Path], None]
+    write: Callable[[Checkpoint, Path, GraphOptions], None]
     run: Callable[[Path], tuple[LogitsFunction, LabelsOf | None]]
 
 
-class Graph(nn.Module):
-    """What is exported: a checkpoint's network with its normalisation.
-
-    Batch norms are folded and nothing is done in place: the exporters then have half the
-    work, and the graph stays one operator a step.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        network = checkpoint.build().requires_grad_(False)
-        self.network = fold_batch_norms(
-            network, torch.zeros(1, checkpoint.spec.in_channels, 64, 64)
-        ).eval()
-        self.preprocess = checkpoint.preprocess
-        for module in self.modules():
-            if hasattr(module, "inplace"):
-                setattr(module, "inplace", False)  # noqa: B010 (mypy takes it for a submodule)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) RGB -> float32 logits (N, K, H, W)."""
-        logits: Tensor = self.network(self.prepared(images))
-        return logits.float()
-
-    def prepared(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) RGB -> what the network takes."""
-        # contiguous: with channels last the exporters spend half their time on strides.
-        return self.preprocess.normalise(images).contiguous()
-
-
-class GraphWithScores(Graph):
-    """The same with a second output: the scores that the logits are upsampled from."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """uint8 (N, H, W, 3) RGB -> float32 logits (N, K, H, W), scores (N, K, h, w)."""
-        scores, logits = self.network.scores_and_logits(self.prepared(images))
-        return logits.float(), scores.float()
-
-
-def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
+def _write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
-    graph = Graph(checkpoint)
-    outputs = ["logits"]
-    if score_grid_of(graph.network) is not None:
-        graph, outputs = GraphWithScores(checkpoint), ["logits", SCORES]
-    with quiet():
-        program = torch.onnx.export(
-            graph,
-            (example(checkpoint),),
-            input_names=["images"],
-            output_names=outputs,
-            dynamic_shapes={"images": {0: "batch", 1: "height", 2: "width"}},
-            dynamo=True,
-            verbose=False,
-        )
-        assert program is not None  # with dynamo there always is one
-        program.model.metadata_props[KEY] = checkpoint.header_json()
-        program.save(path, external_data=False)
+    write_onnx(checkpoint, path, options)
 
 
 def _run_onnx(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
@@ -115,40 +67,48 @@ def _run_onnx(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     return engine.logits, engine.just_labels
 
 
-def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
+def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     openvino = import_openvino()
     with TemporaryDirectory(dir=path.parent) as folder:
         onnx = Path(folder) / "model.onnx"
-        _write_onnx(checkpoint, onnx)
+        _write_onnx(checkpoint, onnx, replace(options, precision="f32"))
         with quiet():
             model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
-            openvino.save_model(model, str(path), compress_to_fp16=False)
+            half = (
+                options.precision == "f16"
+            )  # weights; what it computes in is the runtime's choice
+            openvino.save_model(model, str(path), compress_to_fp16=half)
 
 
 def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
-    engine, _ = open_exported(path, "openvino", precision="f32")
+    engine, _ = open_exported(path, "openvino")
     return engine.logits, engine.just_labels
 
 
-def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
+def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
+    module = Complete(checkpoint, options)
     with quiet():
         # Traced, not scripted: sizes are recorded as computed, so that they stay free.
-        traced = torch.jit.trace(Graph(checkpoint), example(checkpoint), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(module, _example(checkpoint, options), check_trace=False)  # type: ignore[no-untyped-call]
         header = checkpoint.header_json().encode()
         torch.jit.save(traced, str(path), _extra_files={KEY: header})
 
 
 def _run_torchscript(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
+    header = {KEY: ""}
     with quiet():
-        return _as_run(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
+        module = torch.jit.load(str(path), _extra_files=header)  # type: ignore[no-untyped-call]
+    return _as_run(module, header[KEY])
 
 
-def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
+def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     free = torch.export.Dim.DYNAMIC
+    sizes = ({0: free, 1: free, 2: free},) if options.size is None else None
+    module = Complete(checkpoint, options)
     with quiet():
         program = torch.export.export(
-            Graph(checkpoint), (example(checkpoint),), dynamic_shapes=({0: free, 1: free, 2: free},)
+            module, (_example(checkpoint, options),), dynamic_shapes=sizes
         )
         # Guards on how the example lay in memory would refuse sizes that divide by a stride.
         # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
@@ -158,17 +118,33 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _run_torch_export(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
+    header = {KEY: ""}
     with quiet():
-        return _as_run(torch.export.load(path).module())
+        program = torch.export.load(path, extra_files=header)
+        return _as_run(program.module(), header[KEY])
 
 
-def _as_run(module: Callable[[Tensor], Tensor]) -> tuple[LogitsFunction, None]:
-    def run(images: Images) -> Logits:
+def _as_run(
+    module: Callable[[Tensor], Tensor | tuple[Tensor, ...]], header: str | bytes
+) -> tuple[LogitsFunction, LabelsOf | None]:
+    """Functions of a module whose header says what it gives."""
+    text = header if isinstance(header, str) else header.decode()
+    about = Checkpoint.from_header(text).extra.get(EXPORT, {})
+
+    def outputs(images: Images) -> tuple[Tensor, ...]:
+        parts = images[:, None] if about.get("size") else [images]  # one at a time
         with torch.no_grad():
-            logits: Logits = module(torch.from_numpy(images)).numpy()
-        return logits
+            found = [module(torch.from_numpy(part)) for part in parts]
+        each = [one if isinstance(one, tuple) else (one,) for one in found]
+        return tuple(torch.cat(same) for same in zip(*each, strict=True))
 
-    return run, None
+    def logits(images: Images) -> Logits:
+        array: Logits = outputs(images)[0].numpy()
+        return array
+
+    if "argmax" not in about.get("include", ()):
+        return logits, None
+    return logits, lambda images: outputs(images)[-1].numpy()
 
 
 def opset_of(path: Path) -> int | None:
@@ -189,9 +165,8 @@ FORMATS = {
 }
 
 
-def example(checkpoint: Checkpoint) -> Tensor:
-    """The images a graph is traced with: no size divides by a stride, none is 1."""
-    return torch.from_numpy(sample_images((2, 97, 131), seed=0, bands=checkpoint.preprocess.bands))
+def _example(checkpoint: Checkpoint, options: GraphOptions) -> Tensor:
+    return example(options.size, checkpoint.preprocess.bands)
 
 
 def require(*modules: str, extra: str, what: str) -> None:
@@ -200,48 +175,74 @@ def require(*modules: str, extra: str, what: str) -> None:
         raise MissingExtra(what, extra)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The exporters' warnings and log lines, are suppressed."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def convert(
     checkpoint: Checkpoint,
     path: Path,
     format: str,
     *,
-    sizes: Sequence[tuple[int, int]] = SIZES,
+    options: GraphOptions = PLAIN,
+    trial: Trial | None = None,
+    about: Mapping[str, Any] | None = None,
+    report: bool = False,
 ) -> Parity:
     """Write a checkpoint in another format, verify that its outputs match, then name the file.
 
-    CheckpointError when it does not; `path` is then as it was before.
+    about: what the file's header says of its export besides `options`. report: whether the
+    figures are written beside it, as *.parity.json.
+    CheckpointError when the outputs do not match; `path` is then as it was before.
     """
     kind = FORMATS[format]
     with written_atomically(path) as written:
-        kind.write(checkpoint, written)
-        logits, labels = kind.run(written)
-        original = TorchEngine(checkpoint.build(), checkpoint.preprocess)  # as it was trained
-        bands = checkpoint.preprocess.bands
-        parity = compare(original.logits, logits, labels=labels, sizes=sizes, bands=bands)
-        if not parity.holds:
-            raise CheckpointError(
-                f"The outputs of the {format} file do not match the checkpoint's: logits differ by "
-                f"up to {parity.max_abs_diff:.3g}, labels agree on "
-                f"{percent(parity.label_agreement, 2)} of pixels (99.9 % are required).",
-                hint="nothing was written; please report this with the checkpoint's options",
-            )
+        kind.write(labelled(checkpoint, options, **(about or {})), written, options)
+        parity = verify(checkpoint, written, format, options, trial)
+        if report:
+            write_report(written, parity.as_dict())
     return parity
+
+
+def write_report(path: Path, figures: Mapping[str, Any]) -> None:
+    """Write how near a file is to its checkpoint, beside it."""
+    text = json.dumps(figures, indent=1)
+    path.with_suffix(REPORT_SUFFIX).write_text(f"{text}\n", encoding="utf-8")
+
+
+def verify(
+    checkpoint: Checkpoint, path: Path, format: str, options: GraphOptions, trial: Trial | None
+) -> Parity:
+    """How near a file's outputs are to a checkpoint's; CheckpointError when not near enough."""
+    trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)
+    trial = replace(trial, tolerance=TOLERANCES[options.precision])
+    logits, labels = FORMATS[format].run(path)
+    parity = compare(original_logits(checkpoint, options), logits, labels=labels, trial=trial)
+    if not parity.holds:
+        raise CheckpointError(
+            f"The outputs of the {format} file do not match the checkpoint's: {parity.summary}",
+            hint="nothing was written; please report this with the checkpoint's options",
+        )
+    return parity
+
+
+def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
+    """A checkpoint whose header says what the file computes; `more` is said beside it."""
+    about = {**described(checkpoint, options), **more}
+    extra = {**checkpoint.extra, EXPORT: about}
+    if options.precision != "f32":
+        extra[PRECISION] = options.precision
+    return replace(checkpoint, extra=extra)
+
+
+def original_logits(checkpoint: Checkpoint, options: GraphOptions) -> LogitsFunction:
+    """The network as it was trained and as infer runs it, not as it is exported."""
+    engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
+    if surroundings(checkpoint, options)[0] is None:
+        return engine.logits
+
+    def logits(images: Images) -> Logits:
+        size = (images.shape[1], images.shape[2])
+        seen = checkpoint.preprocess.network_size(size)
+        return engine.logits(np.stack([resize_image(one, seen) for one in images]), size=size)
+
+    return logits
 
 
 @contextmanager
@@ -257,7 +258,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
             yield written
             with held_back():  # they belong together
                 for part in sorted(written.parent.iterdir(), key=lambda part: part == written):
-                    part.replace(path.parent / f"{path.stem}{part.suffix}")
+                    part.replace(path.parent / f"{path.stem}{part.name.removeprefix('model')}")
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise

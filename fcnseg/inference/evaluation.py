@@ -24,7 +24,8 @@ from fcnseg.datasets.encoding.matching import (
 )
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
-from fcnseg.errors import DatasetError, percent
+from fcnseg.errors import DatasetError, OptionError, percent
+from fcnseg.inference.open_engine import resizes_itself
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image
@@ -47,6 +48,11 @@ def predict_with_tta(
     Each view's probabilities are resized to the image's own size before they are summed.
     """
     size = (image.shape[0], image.shape[1])
+    if resizes_itself(segmenter.extra):
+        raise OptionError(
+            "Test-time augmentation needs other sizes; this file resizes images itself.",
+            hint="give the checkpoint it was exported from, or omit --tta",
+        )
     height, width = segmenter.preprocess.network_size(size)
     total: torch.Tensor | None = None
     for scale in scales:

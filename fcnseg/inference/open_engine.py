@@ -6,23 +6,27 @@ import hashlib
 import importlib.util
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from fcnseg.config import EngineName
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.engines import ENGINES, RUNNABLE, compare, open_exported, sample_images
-from fcnseg.engines.base import Engine, computing, one_thread
+from fcnseg.engines import ENGINES, RUNNABLE, open_exported, sample_images
+from fcnseg.engines.base import EXPORT, Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
+from fcnseg.export.graph import GraphOptions
+from fcnseg.export.parity import Trial, compare
 from fcnseg.files import cache_folder
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
 
 CONVERSION = 3
@@ -78,6 +82,28 @@ def open_engine(
         return _open_fastest(checkpoint, path, options, callback), checkpoint
     engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine, checkpoint
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))
+
+
+def preprocess_outside(header: Checkpoint, path: Path, short_side: int | None) -> Preprocess:
+    """How images are prepared for a file, with another short side where one is requested.
+
+    OptionError where the file resizes them itself, to another one.
+    """
+    preprocess = header.preprocess.at(short_side)
+    if not resizes_itself(header.extra):
+        return preprocess
+    if preprocess != header.preprocess:
+        raise OptionError(
+            f"{path} resizes images itself, to a short side of {header.preprocess.short_side} "
+            f"pixels; {short_side} was requested.",
+            hint="omit --short-side, or give the checkpoint it was exported from",
+        )
+    return preprocess.at(0)
 
 
 def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
@@ -148,7 +174,7 @@ def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
     if not kept.is_file():
         callback(Message(f"Converting {path.name} (once; kept in {kept.parent})"))
         computing()
-        convert(checkpoint, kept, "onnx")
+        convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))
         _forget_oldest(kept.parent)
     return kept
 
@@ -203,8 +229,7 @@ def fastest_engine(
             in_torch.logits,
             engine.logits,
             labels=engine.just_labels,
-            sizes=_PARITY_SIZES,
-            bands=bands,
+            trial=Trial(sizes=_PARITY_SIZES, bands=bands),
         )
         if parity.holds:
             fps[name] = _frames_a_second(engine, bands)

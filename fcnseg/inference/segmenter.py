@@ -28,7 +28,7 @@ from fcnseg.engines import RUNNABLE
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.open_engine import EngineOptions, open_engine
+from fcnseg.inference.open_engine import EngineOptions, open_engine, preprocess_outside
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.bands import with_shown
@@ -344,7 +344,7 @@ def load(
     path = find_model(None if model is None else str(model), callback=callback)
     options = EngineOptions(engine, device, precision, frames, parallel)
     runner, header = open_engine(path, options, callback)
-    preprocess = header.preprocess.at(short_side)
+    preprocess = preprocess_outside(header, path, short_side)
     if show_bands is not None:
         preprocess = replace(preprocess, bands=with_shown(preprocess.bands, show_bands))
     return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

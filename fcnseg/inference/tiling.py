@@ -25,6 +25,7 @@ from torch import Tensor
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
+from fcnseg.inference.open_engine import resizes_itself
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine
@@ -116,7 +117,9 @@ class FramePredictor:
             segmenter = replace(segmenter, engine=self._smoothed)
         self._segmenter, self._callback = segmenter, callback
         self._side = parse_tile(tile)
-        fixed = isinstance(segmenter, Segmenter) and segmenter.preprocess.short_side is not None
+        fixed = isinstance(segmenter, Segmenter) and (
+            segmenter.preprocess.short_side is not None or resizes_itself(segmenter.extra)
+        )
         self._never, self._auto = tile == "off" or fixed, tile == "auto" and not fixed
         self._one_by_one = False
         self._conf, self._probabilities = conf, probabilities

@@ -180,8 +180,9 @@ class Preprocess:
         """(height, width) at which the network sees an image of this (height, width)."""
         if self.short_side is None:
             return size
-        factor = self.short_side / min(size)
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        height, width = size
+        short = (height + width - abs(height - width)) // 2  # min, in a traced graph, too
+        return _over(self.short_side * height, short), _over(self.short_side * width, short)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), channels last in memory.
@@ -209,6 +210,16 @@ class Preprocess:
         if at != list(range(bands.carried)):
             pixels = pixels.index_select(3, torch.tensor(at, device=images.device))
         return ((pixels - mean) / std).permute(0, 3, 1, 2)  # (N, chosen, H, W)
+
+
+def _over(number: int, by: int) -> int:
+    """number / by to the nearest, halves to even, for numbers above 0.
+
+    In whole numbers, and without branches: an exported graph computes the same.
+    """
+    nearest, rest = (2 * number + by) // (2 * by), (2 * number + by) % (2 * by)
+    is_half = (1 + rest + abs(rest - 1)) // 2 - rest  # 1 where the rest is 0, else 0
+    return nearest - nearest % 2 * is_half
 
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -5,6 +5,7 @@ import pytest
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MediaError
 from fcnseg.export import FORMATS, Format, convert
+from fcnseg.export.parity import Trial
 from fcnseg.models.checkpoint import Checkpoint
 
 
@@ -14,7 +15,7 @@ def checkpoint(random_model: Path) -> Checkpoint:
 
 
 def a_format(run) -> Format:
-    return Format(".fake", (), lambda checkpoint, path: path.write_bytes(b"new"), run)
+    return Format(".fake", (), lambda checkpoint, path, options: path.write_bytes(b"new"), run)
 
 
 def test_a_file_appears_only_when_it_answers_alike(checkpoint, tmp_path, monkeypatch):
@@ -24,11 +25,11 @@ def test_a_file_appears_only_when_it_answers_alike(checkpoint, tmp_path, monkeyp
     monkeypatch.setitem(FORMATS, "bad", wrong)
     path = tmp_path / "deep" / "model.fake"
     with pytest.raises(CheckpointError, match="differ by up to 1"):
-        convert(checkpoint, path, "bad", sizes=[(32, 32)])
+        convert(checkpoint, path, "bad", trial=Trial(sizes=[(32, 32)]))
     assert list(path.parent.iterdir()) == []
-    assert convert(checkpoint, path, "good", sizes=[(32, 32)]).holds
+    assert convert(checkpoint, path, "good", trial=Trial(sizes=[(32, 32)])).holds
     with pytest.raises(CheckpointError):
-        convert(checkpoint, path, "bad", sizes=[(32, 32)])
+        convert(checkpoint, path, "bad", trial=Trial(sizes=[(32, 32)]))
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
 
@@ -38,7 +39,7 @@ def test_a_short_way_to_labels_is_proven_too(checkpoint, tmp_path, monkeypatch):
     astray = a_format(lambda path: (right, lambda images: right(images).argmin(axis=1)))
     monkeypatch.setitem(FORMATS, "astray", astray)
     with pytest.raises(CheckpointError, match="labels agree on"):
-        convert(checkpoint, tmp_path / "model.fake", "astray", sizes=[(32, 32)])
+        convert(checkpoint, tmp_path / "model.fake", "astray", trial=Trial(sizes=[(32, 32)]))
 
 
 def test_a_place_that_can_not_be_written(checkpoint, tmp_path):

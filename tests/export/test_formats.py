@@ -8,7 +8,7 @@ import torch
 
 from fcnseg.engines import sample_images
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.export import Graph, quiet
+from fcnseg.export.graph import Graph, quiet
 from fcnseg.models.checkpoint import Checkpoint
 
 
@@ -22,7 +22,7 @@ def test_the_graph_is_the_network(checkpoint):
     expected = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits(images)
     graph = Graph(checkpoint)
     with torch.no_grad():
-        np.testing.assert_allclose(graph(torch.from_numpy(images)).numpy(), expected, atol=1e-4)
+        np.testing.assert_allclose(graph(torch.from_numpy(images))[0].numpy(), expected, atol=1e-4)
 
 
 def test_quiet_is_quiet(caplog):

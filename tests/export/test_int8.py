@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
-import fcnseg.commands.export as exporting
+import fcnseg.inference.quantized as exporting
 from fcnseg.commands.eval import evaluate
-from fcnseg.commands.export import export, spread
+from fcnseg.commands.export import export
 from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.engines import sample_images
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
 from fcnseg.export.int8 import scoring_layers, write_int8
+from fcnseg.inference.quantized import spread
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
@@ -37,7 +38,13 @@ def rounded(tiny_run: Path, drawn_folder: Path, tmp_path_factory: pytest.TempPat
 def test_the_result_tells_what_it_costs(rounded: Path, tiny_run: Path, drawn_folder: Path) -> None:
     result = json.loads(rounded.with_name("export.json").read_text())
     assert rounded.name == "best.int8.onnx"
-    assert sorted(rounded.parent.iterdir()) == sorted([rounded, rounded.with_name("export.json")])
+    report = rounded.with_name("best.int8.parity.json")
+    assert sorted(rounded.parent.iterdir()) == sorted(
+        [rounded, rounded.with_name("export.json"), report]
+    )
+    assert json.loads(report.read_text()) == result["int8"]
+    assert result["int8"]["ms"] > 0
+    assert result["int8"]["ms_before"] > 0
     assert result["parity"] is None
     cost = result["int8"]
     assert cost["images"] == 6

@@ -25,7 +25,7 @@ def quick(exported_model: Path, monkeypatch) -> list[str]:
     """The conversion is replaced by one made before; what was asked for is listed."""
     asked = []
 
-    def convert(checkpoint: object, path: Path, format: str) -> None:
+    def convert(checkpoint: object, path: Path, format: str, **_options: object) -> None:
         asked.append(format)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(exported_model.read_bytes())
@@ -73,7 +73,7 @@ def test_the_fastest_wins_and_is_remembered(
     random_model, cache, quick, monkeypatch, speeds, expected
 ):
     left = iter(speeds)
-    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda engine: next(left))
+    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda *_: next(left))
     notes: list[Message] = []
     first, _ = open_engine(
         random_model, EngineOptions(precision="f32", frames=WORTH_CONVERTING), notes.append

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from fcnseg.engines import Parity, compare, sample_images
+from fcnseg.classes import ClassMap
+from fcnseg.engines import sample_images
+from fcnseg.export.parity import Parity, Trial, compare
 
 
 def colours(images: np.ndarray) -> np.ndarray:
@@ -9,11 +11,11 @@ def colours(images: np.ndarray) -> np.ndarray:
 
 
 def test_equal_answers_compare_equal():
-    parity = compare(colours, colours, sizes=[(33, 47), (8, 8)], batches=[1, 2])
+    parity = compare(colours, colours, trial=Trial(sizes=[(33, 47), (8, 8)]))
     assert parity.holds
     assert parity.max_abs_diff == 0
     assert parity.label_agreement == 1
-    assert parity.pixels == 3 * (33 * 47 + 64)
+    assert parity.pixels == 4 * (33 * 47 + 64)
     assert parity.as_dict()["sizes"] == [[33, 47], [8, 8]]
 
 
@@ -28,7 +30,7 @@ def test_equal_answers_compare_equal():
     ],
 )
 def test_other_answers_do_not_hold(other):
-    assert not compare(colours, other, sizes=[(33, 47)]).holds
+    assert not compare(colours, other, trial=Trial(sizes=[(33, 47)])).holds
 
 
 def test_labels_decide_when_scores_are_near():
@@ -46,3 +48,22 @@ def test_sample_images_look_like_images():
     assert not np.array_equal(images[0], images[1])
     assert 30 < images.std() < 100  # neither flat nor noise: neighbours are alike
     assert np.abs(np.diff(images.astype(int), axis=2)).mean() < 0.4 * images.std()
+
+
+def test_a_users_images_are_compared_at_three_sizes_with_miou():
+    images = list(sample_images((2, 40, 60), seed=1))
+    labels = [image.argmax(axis=2).astype(np.uint8) for image in images]
+    classes = ClassMap.of(["red", "green", "blue"])
+    trial = Trial(images=images, labels=labels, classes=classes)
+    parity = compare(colours, colours, trial=trial)
+    assert parity.sizes == ((40, 60), (30, 45), (20, 30))
+    assert parity.images == 2
+    assert parity.miou == parity.miou_before
+    assert parity.holds
+    worse = compare(
+        colours, colours, labels=lambda images: np.zeros(images.shape[:3], np.uint8), trial=trial
+    )
+    assert worse.miou < worse.miou_before
+    assert not worse.holds
+    fixed = compare(colours, colours, trial=Trial(images=images, size=(24, 32)))
+    assert fixed.sizes == ((24, 32),)

@@ -1,0 +1,265 @@
+"""What is exported: a checkpoint's network with all that happens before and after it.
+
+    images uint8 (N, H, W, C) -> resize -> normalise -> network -> resize -> logits, labels
+
+Every step is a tensor operation of free sizes: a file needs nothing from its user but pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcnseg.classes import IGNORE
+from fcnseg.config import Include
+from fcnseg.engines.base import LABELS, LOGITS, SCORES
+from fcnseg.engines.fuse import InFloat32, fold_batch_norms, score_in_f32
+from fcnseg.engines.pytorch import score_grid_of
+from fcnseg.errors import OptionError
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import Preprocess
+
+SKIP = "skip_"
+"""Names of the outputs with one skip's contribution begin so; the stride follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """What a file computes.
+
+    size: the only height and width that it takes, one image at a time; None: any, any number.
+    precision: of the features; class scores and all after them are f32 in any case.
+    include: outputs besides the logits.
+    resizes: whether the images come at their own size and the logits leave at it; else as the
+        network sees them.
+    """
+
+    size: tuple[int, int] | None = None
+    precision: Literal["f32", "f16"] = "f32"
+    include: tuple[Include, ...] = ()
+    resizes: bool = True
+
+
+PLAIN = GraphOptions()
+"""Images of any size, in f32."""
+
+
+class Graph(nn.Module):
+    """A checkpoint's network with its normalisation, for images at the size it sees.
+
+    Batch norms are folded and nothing is done in place: the exporters then have half the
+    work, and the graph stays one operator a step.
+
+    names: of the outputs, in order.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: GraphOptions = PLAIN, *, scores: bool = False
+    ) -> None:
+        super().__init__()
+        network = checkpoint.build().requires_grad_(False)
+        some = torch.zeros(1, checkpoint.spec.in_channels, 64, 64)
+        self.network = fold_batch_norms(network, some).eval()
+        self.preprocess, self.half_precision = checkpoint.preprocess, options.precision == "f16"
+        self.skips = "skips" in options.include
+        if self.skips and checkpoint.spec.fuse != "score":
+            raise OptionError(
+                "--include skips needs logits that are a sum with one term per skip; this network "
+                f"has fuse={checkpoint.spec.fuse}.",
+                hint="omit it, or train a network with --fuse score",
+            )
+        grid = score_grid_of(self.network) if scores and not self.skips else None
+        self.scores = grid is not None
+        strides = self.network.skip_scores(some) if self.skips else ()
+        self.names = [LOGITS, *[SCORES] * self.scores, *(f"{SKIP}{stride}" for stride in strides)]
+        for module in self.modules():
+            if hasattr(module, "inplace"):
+                setattr(module, "inplace", False)  # noqa: B010 (mypy takes it for a submodule)
+        if self.half_precision:
+            score_in_f32(self.network)
+            self.network.half()
+            for module in self.network.modules():
+                if isinstance(module, InFloat32):
+                    module.float()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """uint8 (N, h, w, C) -> float32 logits (N, K, h, w), and the others of `names`."""
+        # contiguous: with channels last the exporters spend half their time on strides.
+        prepared = self.preprocess.normalise(images).contiguous()
+        if self.half_precision:
+            prepared = prepared.half()
+        if self.scores:
+            scores, logits = self.network.scores_and_logits(prepared)
+            return logits.float(), scores.float()
+        if self.skips:
+            logits, parts = self.network.logits_and_skip_scores(prepared)
+            return logits.float(), *(part.float() for part in parts.values())
+        return (self.network(prepared).float(),)
+
+
+class Before(nn.Module):
+    """Images at their own size, uint8 (N, H, W, C) -> as the network sees them, (N, h, w, C)."""
+
+    opaque = False
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What fcnseg.io.images.resize_image makes of them."""
+        return resized_images(images, self.preprocess, opaque=self.opaque)
+
+
+class OpaqueBefore(Before):
+    """The same, written so that an exporter does not reason about sizes (resized_images)."""
+
+    opaque = True
+
+
+class After(nn.Module):
+    """Logits at the size that the network sees -> at the images' own size, and their labels."""
+
+    def __init__(self, *, resizes: bool, labels: bool) -> None:
+        super().__init__()
+        self.resizes, self.labels = resizes, labels
+
+    def forward(self, images: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, H, W, C), maps (N, K, h, w) -> (N, K, H, W) each, labels uint8 (N, H, W)."""
+        if self.resizes:
+            size = (images.shape[1], images.shape[2])
+            maps = tuple(F.interpolate(one, size, mode="bilinear") for one in maps)
+        labels = [maps[0].argmax(dim=1).to(torch.uint8)] if self.labels else []
+        return *maps, *labels
+
+
+class Complete(nn.Module):
+    """All of it: images at their own size in, logits (and labels) of that size out.
+
+    A single output comes bare, several as a tuple in the order of `names`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: GraphOptions) -> None:
+        super().__init__()
+        self.inner = Graph(checkpoint, options)
+        self.before, self.after = surroundings(checkpoint, options)
+        self.names = [*self.inner.names, *[LABELS] * ("argmax" in options.include)]
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """uint8 (N, H, W, C) -> what `names` says."""
+        seen = images if self.before is None else self.before(images)
+        maps = self.inner(seen)
+        if self.after is not None:
+            maps = self.after(images, *maps)
+        maps = tuple(maps)
+        return maps if len(maps) > 1 else maps[0]
+
+
+def surroundings(
+    checkpoint: Checkpoint, options: GraphOptions
+) -> tuple[Before | None, After | None]:
+    """What comes before and after the network, where there is anything to do.
+
+    Bands of more than 8 bits, and 2 or more than 4 bands, are not resized: OpenCV's arithmetic
+    is another one there.
+    """
+    bands, short_side = checkpoint.preprocess.bands, checkpoint.preprocess.short_side
+    known = bands is None or (bands.dtype == "uint8" and bands.carried in (1, 3, 4))
+    resizes = options.resizes and short_side is not None and known
+    labels = "argmax" in options.include
+    before = Before(checkpoint.preprocess) if resizes else None
+    return before, After(resizes=resizes, labels=labels) if resizes or labels else None
+
+
+def described(checkpoint: Checkpoint, options: GraphOptions) -> dict[str, Any]:
+    """What a file's header says of its graph, as plain data."""
+    before, _ = surroundings(checkpoint, options)
+    bands = checkpoint.preprocess.bands
+    return {
+        "size": None if options.size is None else list(options.size),
+        "precision": options.precision,
+        "include": list(options.include),
+        "resizes": before is not None,
+        "layout": "NHWC",
+        "channels": 3 if bands is None else bands.carried,
+        "dtype": "uint8" if bands is None else bands.dtype,
+        "ignore": IGNORE,
+    }
+
+
+def resized_images(images: Tensor, preprocess: Preprocess, *, opaque: bool = False) -> Tensor:
+    """uint8 (N, H, W, C) as the network sees them, to the bit what OpenCV makes of them.
+
+    Going down each pixel is the mean of the area it covers, in float32. Going up it lies between
+    two, with weights of 11 bits and sums that lose 4, 16 and 2 bits: OpenCV's fixed-point
+    arithmetic. Labels of a pixel near a border would differ otherwise.
+
+    opaque: lengths are tensors, not symbols, about which exporters reason for minutes.
+    """
+    one = torch.arange(1)
+    lengths: list[Any] = [images.shape[1], images.shape[2]]
+    if opaque:
+        lengths = [one + length for length in lengths]
+    new: Sequence[Any] = preprocess.network_size((lengths[0], lengths[1]))
+    # bool (1,), a part of the graph: no choice is made when it is traced.
+    up = one + new[0] * new[1] >= lengths[0] * lengths[1]
+    halved = (one + 2 * new[0] == lengths[0]) & (one + 2 * new[1] == lengths[1])
+    rows, down = _taps(lengths[0], new[0], up, opaque)  # (h, T)
+    columns, across = _taps(lengths[1], new[1], up, opaque)  # (w, T)
+    wide = (images[:, :, columns].float() * across[:, :, None]).sum(dim=3)  # (N, H, w, C)
+    wide = torch.where(up, (wide / 16).floor(), wide)
+    parts = wide[:, rows] * down[:, :, None, None]  # (N, h, T, w, C)
+    sums = torch.where(up, (parts / 65536).floor(), parts).sum(dim=2)  # (N, h, w, C)
+    # Of exactly half the size OpenCV rounds halves up, else to even.
+    pixels = torch.where(up, ((sums + 2) / 4).floor(), (sums + halved * 0.125).round())
+    return pixels.clamp(0, 255).to(torch.uint8)
+
+
+def _count(length: Any, opaque: bool) -> int:
+    """A length of at least 1 as an axis's."""
+    if not opaque:
+        return length  # type: ignore[no-any-return]
+    count: int = length.item()
+    torch._check(count >= 1)  # type: ignore[no-untyped-call]
+    return count
+
+
+def _taps(length: Any, new: Any, up: Tensor, opaque: bool) -> tuple[Tensor, Tensor]:
+    """Which pixels each new one is made of, int64 (new, T), and their weights, float32 (new, T)."""
+    at = torch.arange(_count(new, opaque))[:, None]
+    tap = torch.arange(_count((length - 1) // new + 2, opaque))[None]
+    # Areas in units of 1 / new of a pixel, so that they are whole numbers.
+    covering = at * length // new + tap
+    overlap = torch.minimum((at + 1) * length, (covering + 1) * new)
+    overlap = (overlap - torch.maximum(at * length, covering * new)).clamp(min=0)
+    centre = ((2 * at + 1) * length - new).float() / (2 * new)
+    first = centre.floor()
+    far = centre - first
+    weight = torch.where(tap == 0, 1 - far, torch.where(tap == 1, far, 0.0))
+    pixel = torch.where(up, first.long() + tap, covering)
+    weights = torch.where(up, (weight * 2048).round(), overlap.float() / length)
+    return pixel.clamp(min=0).minimum(torch.arange(1) + length - 1), weights
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporters' warnings and log lines are suppressed."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

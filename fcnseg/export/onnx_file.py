@@ -1,0 +1,143 @@
+"""ONNX files: the network's graph, and around it the graphs of what comes before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcnseg.engines import sample_images
+from fcnseg.engines.base import LABELS
+from fcnseg.export.graph import Graph, GraphOptions, OpaqueBefore, quiet, surroundings
+from fcnseg.io.bands import Bands
+from fcnseg.models.checkpoint import KEY, Checkpoint
+
+_INSIDE = "network."
+"""Names of the network's input and outputs begin so where they are not the file's."""
+
+
+def write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
+    """Write a checkpoint as ONNX; its header is that of `checkpoint`."""
+    save_onnx(complete(network_model(checkpoint, options), checkpoint, options), checkpoint, path)
+
+
+def save_onnx(model: Any, checkpoint: Checkpoint, path: Path) -> None:
+    """Write an onnx.ModelProto with a checkpoint's header."""
+    import onnx
+
+    onnx.helper.set_model_props(model, {KEY: checkpoint.header_json()})
+    onnx.save(model, path)
+
+
+def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
+    """The network alone, for images at the size it sees: an onnx.ModelProto."""
+    before, _ = surroundings(checkpoint, options)
+    graph = Graph(checkpoint, options, scores=before is None)
+    size = options.size and checkpoint.preprocess.network_size(options.size)
+    images = example(size, checkpoint.preprocess.bands)
+    return _model(graph, (images,), ["images"], graph.names, None if size else (_FREE,))
+
+
+def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
+    """The network's model with what comes before and after it, for images at their own size."""
+    before, after = surroundings(checkpoint, options)
+    if after is None:
+        return model
+    images = example(options.size, checkpoint.preprocess.bands)
+    free = options.size is None
+    names = [value.name for value in model.graph.output]
+    inside = [f"{_INSIDE}{name}" for name in names]
+    parts = [_renamed(model, {name: f"{_INSIDE}{name}" for name in names}, "1.")]
+    if before is not None:
+        seen = f"{_INSIDE}images"
+        opaque = OpaqueBefore(before.preprocess)
+        first = _model(opaque, (images,), ["images"], [seen], (_FREE,) if free else None)
+        kept = {"images": seen, **{name: f"{_INSIDE}{name}" for name in names}}
+        parts = [_renamed(first, {seen: seen}, "0."), _renamed(model, kept, "1.")]
+    last = _model(
+        after,
+        (images, *_maps(images, checkpoint, options, len(names))),
+        ["images", *inside],
+        [*names, *[LABELS] * after.labels],
+        (_FREE, tuple(_FREE_SEEN if before else _FREE_MAPS for _ in names)) if free else None,
+    )
+    outputs = {value.name: value.name for value in last.graph.output}
+    kept = outputs | {name: name for name in inside}
+    return _joined([*parts, _renamed(last, kept, "2.")])
+
+
+_FREE = {0: "batch", 1: "height", 2: "width"}
+"""Axes of images whose length is free."""
+
+_FREE_MAPS = {0: "batch", 2: "height", 3: "width"}
+
+_FREE_SEEN = {0: "batch", 2: "seen_height", 3: "seen_width"}
+
+
+def _maps(
+    images: Tensor, checkpoint: Checkpoint, options: GraphOptions, count: int
+) -> list[Tensor]:
+    """What a network would give of images: so many maps."""
+    size = (images.shape[1], images.shape[2])
+    if surroundings(checkpoint, options)[0] is not None:
+        size = checkpoint.preprocess.network_size(size)
+    return [torch.zeros(len(images), checkpoint.spec.num_classes, *size) for _ in range(count)]
+
+
+def example(size: tuple[int, int] | None, bands: Bands | None) -> Tensor:
+    """Images that a graph is traced with: no size divides by a stride, none is 1; or one image."""
+    shape = (2, 97, 131) if size is None else (1, *size)
+    images = sample_images(shape, seed=0, bands=bands)
+    return torch.from_numpy(images)
+
+
+def _model(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    shapes: tuple[Any, ...] | None,
+) -> Any:
+    """A module as an onnx.ModelProto."""
+    with quiet():
+        program = torch.onnx.export(
+            module, inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
+            dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None  # with dynamo there always is one
+    return program.model_proto
+
+
+def _renamed(model: Any, kept: Mapping[str, str], prefix: str) -> Any:
+    """A copy in which every name but these, and "images", begins with a prefix."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    names = {"": "", "images": "images", **kept}
+
+    def new(name: str) -> str:
+        return names.get(name, f"{prefix}{name}")
+
+    for node in copy.graph.node:
+        node.name = f"{prefix}{node.name}"
+        for field in (node.input, node.output):
+            field[:] = [new(name) for name in field]
+    for value in (*copy.graph.initializer, *copy.graph.output):
+        value.name = new(value.name)
+    return copy
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One model of several: what one gives under a name the next ones take under it."""
+    whole, *others = parts
+    for part in others:
+        whole.graph.node.extend(part.graph.node)
+        whole.graph.initializer.extend(part.graph.initializer)
+    whole.graph.ClearField("value_info")  # the parts' names of free sizes mean different ones
+    whole.graph.ClearField("output")
+    whole.graph.output.extend(others[-1].graph.output)
+    return whole

@@ -1,0 +1,82 @@
+"""A folder with a page that segments images and the camera in a browser, all of it there.
+
+What it needs besides the page is the ONNX file and onnxruntime-web, which is not a part of fcnseg:
+it is copied from its npm package where that is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from fcnseg.errors import MediaError, OptionError
+from fcnseg.models.checkpoint import Checkpoint
+
+RUNTIME = (
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
+"""The files of onnxruntime-web that the page loads: WebGPU, and WebAssembly where there is none."""
+
+PAGE = ("index.html", "page.js")
+
+INSTALLED = Path("node_modules") / "onnxruntime-web"
+"""Where npm puts the package."""
+
+MODEL = "model.onnx"
+
+
+def runtime_folder(given: Path | None) -> Path | None:
+    """The folder of onnxruntime-web's files; OptionError where a given one does not have them."""
+    package = given or INSTALLED
+    for folder in (package / "dist", package / "package" / "dist", package):
+        if all((folder / name).is_file() for name in RUNTIME):
+            return folder
+    if given is None:
+        return None
+    raise OptionError(
+        f"--web-runtime {given} is not the npm package onnxruntime-web: {', '.join(RUNTIME)} are "
+        "not there, nor in its dist.",
+        hint="npm pack onnxruntime-web && tar xzf onnxruntime-web-*.tgz; --web-runtime package",
+    )
+
+
+def write_page(folder: Path, header: Checkpoint, runtime: Path | None) -> list[Path]:
+    """Write all but the ONNX file into a folder; returns what was written. MediaError."""
+    written = []
+    try:
+        for name in PAGE:
+            text = files("fcnseg.export").joinpath("page", name).read_text(encoding="utf-8")
+            written.append(_write(folder / name, text))
+        written.append(_write(folder / "model.json", header.header_json()))
+        written.append(_write(folder / "README.txt", _readme(runtime is not None)))
+        if runtime is not None:
+            (folder / "ort").mkdir(exist_ok=True)
+            copies = ((runtime / name, folder / "ort" / name) for name in RUNTIME)
+            written += [Path(shutil.copyfile(*copy)) for copy in copies]
+    except OSError as error:
+        raise MediaError(f"Can't write {folder}: {error.strerror or error}.") from error
+    return written
+
+
+def how_to_get_the_runtime(folder: Path) -> str:
+    """The commands that complete a folder without onnxruntime-web."""
+    names = " ".join(f"package/dist/{name}" for name in RUNTIME)
+    return (
+        "npm pack onnxruntime-web && tar xzf onnxruntime-web-*.tgz && "
+        f"mkdir -p {folder}/ort && cp {names} {folder}/ort/"
+    )
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _readme(complete: bool) -> str:
+    serve = "Serve this folder with any static server, e.g. python3 -m http.server, and open it.\n"
+    if complete:
+        return f"{serve}ort/ holds files of onnxruntime-web (MIT license, Microsoft).\n"
+    return f"{serve}It needs files of onnxruntime-web:\n\n    {how_to_get_the_runtime(Path())}\n"
