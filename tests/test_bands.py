@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,19 @@ from fcnseg.config import CheckConfig, ExportConfig, InferConfig, TrainConfig, V
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.bands import choose_bands, common_layout, measure_bands
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.errors import CheckpointError, DatasetError, InputError, MediaError, OptionError
+from fcnseg.errors import (
+    CheckpointError,
+    DatasetError,
+    InputError,
+    MediaError,
+    MissingExtra,
+    OptionError,
+)
 from fcnseg.io.bands import Bands, parse_bands
 from fcnseg.io.bands.files import decode_bands, layout_of, read_bands
+from fcnseg.io.content import count_pages
 from fcnseg.io.images import read_image, write_image
+from fcnseg.io.sources import open_source
 from fcnseg.models.backbones import first_convolution, widened
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec, Preprocess
@@ -454,3 +464,86 @@ def test_training_goes_on_from_a_network_of_rgb(five: Path, tiny_run: Path, tmp_
     assert Checkpoint.load(result.best).spec.in_channels == 5
     config = TrainConfig(data=five)
     assert config.bands is None
+
+
+# --- pages, and the photos of phones
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    """A TIFF of three pages of one grey each, 10, 20 and 30, and a GIF of two."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    first, *others = [Image.fromarray(np.full((40, 48), 10 * n, np.uint8)) for n in (1, 2, 3)]
+    first.save(folder / "a.tif", save_all=True, append_images=others)
+    first.save(folder / "b.gif", save_all=True, append_images=others[:1])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (None, {"a": 10, "b": 10}),
+        ("2", {"a": 20, "b": 20}),
+        ("all", {"a_page1": 10, "a_page2": 20, "a_page3": 30, "b_page1": 10, "b_page2": 20}),
+    ],
+)
+def test_pages_are_chosen(pages: Path, page: str | None, expected: dict[str, int]) -> None:
+    said: list[Any] = []
+    with open_source(pages, page=page, callback=said.append) as source:
+        frames = list(source)
+    assert {frame.name: int(frame.image.max()) for frame in frames} == expected
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert len(said) == (2 if page is None else 0)
+
+
+def test_a_page_that_is_not_there(pages: Path) -> None:
+    with open_source(pages, page="3") as source:
+        assert [frame.name for frame in source] == ["a"]
+        [(name, why)] = source.failures
+    assert name.endswith("b.gif")
+    assert "has 2 pages" in why
+    with (
+        open_source(pages / "b.gif", page="9") as source,
+        pytest.raises(MediaError, match="page 9"),
+    ):
+        list(source)
+    for wrong in ("0", "-1", "x"):
+        with pytest.raises(OptionError, match="--page"):
+            open_source(pages, page=wrong)
+
+
+def test_pages_of_many_bands(tmp_path: Path) -> None:
+    array = values(5, "uint16")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for part in (array, array + 1):
+            file.write(part, photometric="minisblack", planarconfig="contig")
+    with open_source(tmp_path / "a.tif", page="2") as source:
+        source.bands = Bands(5, "uint16")
+        [frame] = source
+    np.testing.assert_array_equal(frame.pixels, array + 1)
+
+
+def test_heic_photos_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra images is not installed")
+    flat = np.full((64, 80, 3), (200, 60, 40), np.uint8)
+    pillow_heif.from_pillow(Image.fromarray(flat)).save(tmp_path / "a.heic", quality=95)
+    assert np.abs(read_image(tmp_path / "a.heic").astype(int) - flat).max() <= 3
+    with open_source(tmp_path / "a.heic") as source:
+        assert [frame.image.shape for frame in source] == [(64, 80, 3)]
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MissingExtra, match="HEIC"):
+        read_image(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pages_are_counted_without_smaller_versions(big: bool, order: Any) -> None:
+    file = io.BytesIO()
+    page = np.zeros((20, 20, 5), np.uint16)
+    with tifffile.TiffWriter(file, bigtiff=big, byteorder=order) as out:
+        for kind in (0, 1, 2):  # a page, a smaller version, a page of many
+            out.write(page, photometric="minisblack", planarconfig="contig", subfiletype=kind)
+    data = file.getvalue()
+    assert count_pages(data) == 2
+    assert count_pages(data[:30]) == 1

@@ -76,21 +76,36 @@ def count_pages(data: bytes) -> int:
     """Images in a TIFF, GIF, PNG or WebP, thumbnails not counted; 1 for all else."""
     if data[:4] == b"\x89PNG" and b"acTL" not in data[:4096]:
         return 1
-    if data[:4] not in (*_TIFF, b"GIF8", b"RIFF", b"\x89PNG"):
+    if is_tiff(data):
+        return _tiff_pages(data)
+    if data[:4] not in (b"GIF8", b"RIFF", b"\x89PNG"):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
-            count = int(getattr(image, "n_frames", 1))
-            if isinstance(image, TiffImageFile):
-                return sum(_is_page(image, index) for index in range(count))
-            return count
+            return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
         return 1
 
 
-def _is_page(image: TiffImageFile, index: int) -> bool:
-    image.seek(index)
-    return not int(image.tag_v2.get(254, 0)) & 5  # neither a smaller version nor a mask
+def _tiff_pages(data: bytes) -> int:
+    """Pages of a TIFF or BigTIFF, smaller versions and masks not counted; 1 for a broken one."""
+    order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
+    offset, count, entry = ("Q", "Q", 20) if big else ("L", "H", 12)
+    seen, pages = set(), 0
+    try:
+        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            (entries,) = struct.unpack_from(order + count, data, at)
+            first = at + struct.calcsize(count)
+            tags = range(first, first + entry * min(entries, 4096), entry)
+            kinds = [tag for tag in tags if struct.unpack_from(order + "H", data, tag)[0] == 254]
+            kind = data[kinds[0] + entry - (8 if big else 4) :][:4] if kinds else b""
+            pages += not int.from_bytes(kind, "little" if order == "<" else "big") & 5
+            (at,) = struct.unpack_from(order + offset, data, first + entry * entries)
+    except struct.error:
+        return max(1, pages)
+    return pages
 
 
 def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
