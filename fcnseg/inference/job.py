@@ -19,6 +19,7 @@ from fcnseg.inference.plan import POLYGONS, VIDEO_KINDS, Manifest, Part, Plan, p
 from fcnseg.inference.segmenter import Segmenter, load
 from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor, bands_of
+from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.files import Skip, nothing
@@ -78,6 +79,8 @@ def make_plan(
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     events: SimpleQueue[Event] = SimpleQueue()
     found = _collect(config, callback)
+    if said := left_out(config.source):
+        callback(Message(said))
     opened = None
     if found.single is not None:
         opened = open_part(config, found.single, "", distributed, stack, events, connect)

@@ -23,6 +23,7 @@ from fcnseg.io.annotations import (
     as_yolo,
     class_list,
 )
+from fcnseg.io.bands.georeference import georeference_of
 from fcnseg.io.draw import colorize, drawn_classes, legend, overlay
 from fcnseg.io.images import encode_image
 from fcnseg.io.labels import encode_labels
@@ -62,6 +63,13 @@ class Renderer:
         return overlay(
             frame.image, prediction.labels, self.classes, alpha=self.alpha, only=self.only
         )
+
+    def place(self, kind: str, frame: Frame) -> bytes | None:
+        """The file NAME.png.aux.xml beside an image of a kind, for frames with a georeference."""
+        if kind != "labels" and (kind not in ("overlay", "color") or self.legend):
+            return None
+        found = georeference_of(frame.path)
+        return None if found is None else found.sidecar()
 
     def draw(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
         """The image of a kind, uint8 (H, W, 3) RGB: "overlay", "color", or "side" (by side)."""
@@ -119,11 +127,16 @@ def _encode_probabilities(
 
 
 def _encode_geojson(
-    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
 ) -> bytes:
     del suffix
-    tolerance = renderer.simplify
-    return as_geojson(prediction.labels, renderer.classes, renderer.drawn, tolerance=tolerance)
+    return as_geojson(
+        prediction.labels,
+        renderer.classes,
+        renderer.drawn,
+        tolerance=renderer.simplify,
+        place=georeference_of(frame.path),
+    )
 
 
 def _encode_labelme(

@@ -47,6 +47,11 @@ class Sink(Protocol):
         """
 
 
+def _write_place(path: Path, sidecar: bytes | None) -> None:
+    if sidecar is not None:
+        write_bytes(path.with_name(f"{path.name}.aux.xml"), sidecar)
+
+
 class FileSink:
     """One file for one image; the first frame only."""
 
@@ -58,6 +63,7 @@ class FileSink:
         """Write the file."""
         suffix = self._path.suffix
         write_bytes(self._path, self._renderer.encode(self._kind, frame, prediction, suffix))
+        _write_place(self._path, self._renderer.place(self._kind, frame))
         self._written = [self._path]
 
     def close(self, *, complete: bool = True) -> list[Path]:
@@ -120,7 +126,9 @@ class FolderSink:
         for kind in self._kinds:
             suffix = SUFFIXES[kind]
             data = self._renderer.encode(kind, frame, prediction, suffix)
-            write_bytes(self._folder / kind / fitting(frame.name, suffix), data)
+            path = self._folder / kind / fitting(frame.name, suffix)
+            write_bytes(path, data)
+            _write_place(path, self._renderer.place(kind, frame))
         if self._done is not None:
             with self._one:
                 self._done(frame)

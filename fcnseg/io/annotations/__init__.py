@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.io.bands.georeference import Georeference
 from fcnseg.io.polygons import Region, Ring, keyhole, regions, ring_area
 from fcnseg.io.sources.base import Frame
 
@@ -23,9 +24,17 @@ Labels = NDArray[np.uint8]
 
 
 def as_geojson(
-    labels: Labels, classes: ClassMap, only: Sequence[int], *, tolerance: float = 0.0
+    labels: Labels,
+    classes: ClassMap,
+    only: Sequence[int],
+    *,
+    tolerance: float = 0.0,
+    place: Georeference | None = None,
 ) -> bytes:
-    """A GeoJSON FeatureCollection: one Polygon a region, with class, index and area."""
+    """A GeoJSON FeatureCollection: one Polygon a region, with class, index and area in pixels.
+
+    place: the image's, for map coordinates; None: pixels.
+    """
     features = [
         {
             "type": "Feature",
@@ -37,13 +46,19 @@ def as_geojson(
             "geometry": {
                 "type": "Polygon",
                 "coordinates": [
-                    [*ring.tolist(), ring[0].tolist()] for ring in (region.outer, *region.holes)
+                    _closed(ring if place is None else place.on_map(ring))
+                    for ring in (region.outer, *region.holes)
                 ],
             },
         }
         for region in regions(labels, only, tolerance=tolerance)
     ]
-    return _json({"type": "FeatureCollection", "features": features})
+    system = {} if place is None else place.crs()
+    return _json({"type": "FeatureCollection", **system, "features": features})
+
+
+def _closed(ring: NDArray[Any]) -> list[list[float]]:
+    return [*ring.tolist(), ring[0].tolist()]
 
 
 def as_labelme(

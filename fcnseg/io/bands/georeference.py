@@ -1,0 +1,114 @@
+"""Where on the Earth a GeoTIFF lies, for what is made from it. Needs the extra `geo` (rasterio)."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.io.content import is_tiff, tiff_tags
+
+_PLACED = (33550, 33922, 34264)
+"""TIFF tags: the size of a pixel, points on the map, the transformation to it."""
+
+_SUFFIXES = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """From pixels to a map.
+
+    transform: a, b, c, d, e, f of x = a * column + b * row + c, y = d * column + e * row + f;
+        (0, 0) is the upper left corner of the first pixel.
+    wkt: the coordinate system; "" for an unknown one. epsg: its number, or None.
+    """
+
+    transform: tuple[float, ...]
+    wkt: str
+    epsg: int | None
+
+    def on_map(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Points (N, 2) of x, y in pixels as map coordinates."""
+        a, b, c, d, e, f = self.transform
+        matrix = np.array([[a, d], [b, e]])
+        return np.asarray(points @ matrix + np.array([c, f]))
+
+    def crs(self) -> dict[str, Any]:
+        """The member of a GeoJSON file that names the coordinate system; {} for an unknown one."""
+        if self.epsg is None:
+            return {}
+        name = f"urn:ogc:def:crs:EPSG::{self.epsg}"
+        return {"crs": {"type": "name", "properties": {"name": name}}}
+
+    def sidecar(self) -> bytes:
+        """The file NAME.png.aux.xml, by which GDAL and QGIS place NAME.png."""
+        a, b, c, d, e, f = self.transform
+        numbers = ", ".join(map(repr, (c, a, b, f, d, e)))  # GDAL's order
+        place = f"<GeoTransform>{numbers}</GeoTransform>"
+        system = f"<SRS>{escape(self.wkt)}</SRS>" if self.wkt else ""
+        return f"<PAMDataset>{system}{place}</PAMDataset>\n".encode()
+
+
+def georeference_of(path: Path | None) -> Georeference | None:
+    """That of an image file; None for one without, and where rasterio is not installed."""
+    if path is None or path.suffix.lower() not in _SUFFIXES or not has_rasterio():
+        return None
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, changed: int) -> Georeference | None:
+    del changed  # part of the key
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NotGeoreferencedWarning
+            with rasterio.open(path) as file:
+                crs, transform = file.crs, file.transform
+    except RasterioError:
+        return None
+    if transform.is_identity:
+        return None
+    numbers = tuple(float(number) for number in tuple(transform)[:6])
+    return Georeference(numbers, crs.to_wkt() if crs else "", crs.to_epsg() if crs else None)
+
+
+def has_rasterio() -> bool:
+    """Whether the extra `geo` is there."""
+    return importlib.util.find_spec("rasterio") is not None
+
+
+def left_out(sources: Iterable[str]) -> str:
+    """What to say where the first TIFF of the sources is georeferenced and rasterio is missing."""
+    if has_rasterio():
+        return ""
+    for source in sources:
+        place = Path(source)
+        files = sorted(place.glob("*.tif*")) if place.is_dir() else [place]
+        for file in files[:1]:
+            if file.suffix.lower() in _SUFFIXES and file.is_file():
+                return _said(file)
+    return ""
+
+
+def _said(file: Path) -> str:
+    data = file.read_bytes()
+    if not is_tiff(data) or not set(_PLACED) & set(tiff_tags(data)):
+        return ""
+    return (
+        f"{file.name} is georeferenced; outputs are in pixels, without it. To copy it: "
+        "pip install 'fcnseg[geo]'"
+    )
