@@ -53,7 +53,7 @@ def boundary_counts(labels: Labels, predicted: Labels, classes: int, tolerance: 
 
 
 def boundary_iou(counts: Counts) -> list[float | None]:
-    """Boundary IoU of each class, of its COUNTS; None where the labels do not contain it."""
+    """Boundary IoU of each class, of its COUNTS; None where the labels have no outline of it."""
     true, found, both = (counts[:, index] for index in range(3))
     return [
         float(both[k] / (true[k] + found[k] - both[k])) if true[k] else None

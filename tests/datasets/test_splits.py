@@ -97,6 +97,7 @@ def scan_of(folder: Path, images: list[np.ndarray]) -> ImageScan:
         np.array([one.digest for one in seen], np.uint64),
         np.array([one.fingerprint for one in seen], np.uint64),
         np.stack([np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8) for one in seen]),
+        [one.layout for one in seen],
     )
 
 

@@ -60,7 +60,7 @@ def test_answers_are_the_same_side_by_side(
 ) -> None:
     skip_without(engine)
     model = random_model if engine == "torch" else exported_model
-    for module in ("base", "pytorch", "onnxruntime", "openvino"):
+    for module in ("base", "pytorch", "onnx", "openvino"):
         monkeypatch.setattr(f"fcnseg.engines.{module}.side_by_side", lambda _: deal, raising=False)
     one, several = (
         load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)

@@ -169,6 +169,6 @@ def test_a_published_network_as_a_whole_has_no_ladder_to_train(tmp_path: Path) -
     path = Checkpoint(spec, PREPROCESS, classes, network.state_dict()).save(
         tmp_path / "p.safetensors"
     )
-    with pytest.raises(OptionError, match="no ladder") as caught:
+    with pytest.raises(OptionError, match="no decoder") as caught:
         start(ABC, finetune=str(path))
     assert "--backbone-weights" in (caught.value.hint or "")
