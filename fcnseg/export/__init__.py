@@ -23,7 +23,6 @@ from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
 from fcnseg.export.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.export.onnx_file import example, write_onnx
 from fcnseg.export.parity import (
-    TOLERANCES,
     Images,
     LabelsOf,
     Logits,
@@ -31,6 +30,7 @@ from fcnseg.export.parity import (
     Parity,
     Trial,
     compare,
+    tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.io.images import resize_image
@@ -211,7 +211,8 @@ def verify(
 ) -> Parity:
     """How near a file's outputs are to a checkpoint's; CheckpointError when not near enough."""
     trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)
-    trial = replace(trial, tolerance=TOLERANCES[options.precision])
+    resizes = surroundings(checkpoint, options)[0] is not None
+    trial = replace(trial, tolerance=tolerance_of(options.precision, resizes=resizes))
     logits, labels = FORMATS[format].run(path)
     parity = compare(original_logits(checkpoint, options), logits, labels=labels, trial=trial)
     if not parity.holds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,16 @@ class Tolerance:
 
 TOLERANCES = {"f32": Tolerance(), "f16": Tolerance(0.995, 0.05, 0.005)}
 """By the precision of a file; int8 has its own measure (export.int8)."""
+
+RESIZED = 0.02
+"""What logits may differ by, of the largest, where a file resizes: of a million pixels it rounds a
+few to the other side of a half, and each moves the logits around it."""
+
+
+def tolerance_of(precision: str, *, resizes: bool) -> Tolerance:
+    """What may differ in a file of this precision."""
+    tolerance = TOLERANCES[precision]
+    return replace(tolerance, logits=max(tolerance.logits, RESIZED)) if resizes else tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

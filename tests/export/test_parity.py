@@ -3,7 +3,7 @@ import pytest
 
 from fcnseg.classes import ClassMap
 from fcnseg.engines import sample_images
-from fcnseg.export.parity import Parity, Trial, compare
+from fcnseg.export.parity import Parity, Trial, compare, tolerance_of
 
 
 def colours(images: np.ndarray) -> np.ndarray:
@@ -67,3 +67,13 @@ def test_a_users_images_are_compared_at_three_sizes_with_miou():
     assert not worse.holds
     fixed = compare(colours, colours, trial=Trial(images=images, size=(24, 32)))
     assert fixed.sizes == ((24, 32),)
+
+
+def test_a_file_that_resizes_may_round_a_pixel_to_the_other_side():
+    assert tolerance_of("f32", resizes=False).logits == 1e-3
+    resized = tolerance_of("f32", resizes=True)
+    assert resized.labels == 0.999
+    assert Parity(0.0476, 12.7, 1.0, (), (), 1, tolerance=resized).holds
+    assert not Parity(0.0476, 12.7, 0.998, (), (), 1, tolerance=resized).holds
+    assert not Parity(0.78, 14.4, 1.0, (), (), 1, tolerance=resized).holds  # floats, not 11 bits
+    assert tolerance_of("f16", resizes=True).logits == 0.05
