@@ -172,6 +172,18 @@ def test_resizing():
     small = resize_image(gradient, (20, 30))
     assert np.abs(small - gradient.reshape(20, 2, 30, 2, 3).mean((1, 3))).max() <= 0.5
     assert resize_image(gradient, (61, 77)).shape == (61, 77, 3)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 5, 16])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_any_number_of_bands_is_resized(bands: int, kind: type) -> None:
+    image = (np.random.default_rng(0).random((50, 70, bands)) * 200).astype(kind)
+    for size in ((33, 47), (80, 90)):
+        resized = resize_image(image, size)
+        assert (resized.shape, resized.dtype) == ((*size, bands), kind)
+        for band in range(bands):
+            alone = resize_image(np.ascontiguousarray(image[:, :, band]), size)
+            assert np.abs(resized[:, :, band].astype(float) - alone).max() <= 1
     assert resize_image(gradient, (40, 60)) is gradient
 
 

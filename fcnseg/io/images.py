@@ -186,6 +186,9 @@ def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         return image
     smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    if image.ndim == 3 and image.shape[2] > 4:  # more than OpenCV's INTER_AREA takes
+        parts = [image[:, :, first : first + 4] for first in range(0, image.shape[2], 4)]
+        return np.concatenate([resize_image(part, size) for part in parts], axis=2)
     resized = cv2.resize(image, (size[1], size[0]), interpolation=how)
     return np.asarray(resized).reshape(*size, *image.shape[2:])  # OpenCV drops a single band's axis
 
