@@ -172,6 +172,7 @@ def test_resizing():
     small = resize_image(gradient, (20, 30))
     assert np.abs(small - gradient.reshape(20, 2, 30, 2, 3).mean((1, 3))).max() <= 0.5
     assert resize_image(gradient, (61, 77)).shape == (61, 77, 3)
+    assert resize_image(gradient, (40, 60)) is gradient
 
 
 @pytest.mark.parametrize("bands", [1, 2, 5, 16])
@@ -184,7 +185,6 @@ def test_any_number_of_bands_is_resized(bands: int, kind: type) -> None:
         for band in range(bands):
             alone = resize_image(np.ascontiguousarray(image[:, :, band]), size)
             assert np.abs(resized[:, :, band].astype(float) - alone).max() <= 1
-    assert resize_image(gradient, (40, 60)) is gradient
 
 
 @pytest.mark.parametrize("size", [(10, 15), (33, 47), (40, 60), (7, 200)])
