@@ -21,7 +21,7 @@ from fcnseg.inference.outputs import COMBINED, OUTPUTS
     ("table", "listed"),
     [
         pytest.param({"auto", "torch", *ENGINES}, config.EngineName, id="engines"),
-        pytest.param(FORMATS, config.Format, id="export formats"),
+        pytest.param({*FORMATS, "web"}, config.Format, id="export formats"),  # web: ONNX in a page
         pytest.param({*COMBINED, *OUTPUTS}, config.Output, id="outputs"),  # one file for all frames
         pytest.param(_READERS, Store, id="label formats"),
         pytest.param({"none", *MIXES}, get_type_hints(TrainConfig)["mix"], id="mixes"),

@@ -100,7 +100,8 @@ class Graph(nn.Module):
             scores, logits = self.network.scores_and_logits(prepared)
             return logits.float(), scores.float()
         if self.skips:
-            logits, parts = self.network.logits_and_skip_scores(prepared)
+            parts = self.network.skip_scores(prepared)
+            logits = torch.stack(list(parts.values())).sum(0)  # exactly what they are parts of
             return logits.float(), *(part.float() for part in parts.values())
         return (self.network(prepared).float(),)
 

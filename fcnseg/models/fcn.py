@@ -75,13 +75,6 @@ class FCN(nn.Module):
         parts = self.decoder.skip_scores(taps, padded)  # {s: (N, K, H, W)}
         return {stride: crop(part, *size_of(images)) for stride, part in parts.items()}
 
-    def logits_and_skip_scores(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Both from one pass; OptionError unless fuse=score."""
-        taps, padded = self._encode(images)
-        logits, parts = self.decoder(taps, padded), self.decoder.skip_scores(taps, padded)
-        size = size_of(images)
-        return crop(logits, *size), {stride: crop(part, *size) for stride, part in parts.items()}
-
     def _encode(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
         padded = pad_to_multiple(images, self.backbone.stride)  # (N, 3, H, W)
         return self.backbone(padded), size_of(padded)  # {s: (N, C_s, H/s, W/s)}, (H, W)

@@ -124,5 +124,5 @@ def test_classify(tmp_path: Path, option: dict[str, Any]) -> None:
 def test_bench_and_export(tmp_path: Path, random_model: Path) -> None:
     with pytest.raises(OptionError, match="--size is that of the synthetic video"):
         bench(BenchConfig.make({"model": str(random_model), "source": "a.mp4", "size": (64, 64)}))
-    with pytest.raises(OptionError, match="--data is for --precision int8"):
-        export(ExportConfig.make({"model": str(random_model), "data": tmp_path}))
+    with pytest.raises(OptionError, match="--web-runtime is for --format web alone"):
+        export(ExportConfig.make({"model": str(random_model), "web_runtime": tmp_path}))

@@ -118,14 +118,14 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     from fcnseg.classes import ClassMap
-    from fcnseg.export import FORMATS
+    from fcnseg.export import convert
     from fcnseg.models.checkpoint import Checkpoint
 
     network = create_model("fcn8s", backbone="tiny", num_classes=2, width=8)
     checkpoint = Checkpoint(
         network.spec, network.backbone.preprocess, ClassMap.numbered(2), network.state_dict()
     )
-    FORMATS["onnx"].write(checkpoint, tmp_path / "tiny.onnx")
+    convert(checkpoint, tmp_path / "tiny.onnx", "onnx")
     Image.new("RGB", (80, 64)).save(tmp_path / "image.png")
     code = (
         "import sys, fcnseg\n"
