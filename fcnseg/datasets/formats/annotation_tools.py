@@ -23,12 +23,11 @@ from fcnseg.datasets.formats.documents import (
     Document,
     box,
     ellipse,
-    head_says,
     outlined,
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing
+from fcnseg.datasets.pairing import Listing, head_says
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import decode_mask
 
@@ -36,8 +35,7 @@ _CVAT_HEAD = (b"<annotations", b"<image ")
 
 
 def _cvat_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".xml")
-    return [name for name in files if head_says(listing.path(name), _CVAT_HEAD)]
+    return listing.saying(_CVAT_HEAD, ".xml")
 
 
 def _cvat_parse(path: Path) -> Document:
@@ -91,8 +89,7 @@ ONE_CLASS = "object"
 
 
 def _via_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json", ".csv")
-    return [name for name in files if head_says(listing.path(name), (b"shape_attributes",))]
+    return listing.saying((b"shape_attributes",), ".json", ".csv")
 
 
 def _via_parse(path: Path) -> Document:
@@ -162,8 +159,7 @@ _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "bru
 
 
 def _label_studio_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json")
-    return [n for n in files if head_says(listing.path(n), (b'"result"', b'"original_width"'))]
+    return listing.saying((b'"result"', b'"original_width"'), ".json")
 
 
 def _label_studio_parse(path: Path) -> Document:

@@ -319,23 +319,6 @@ def _find_image(
     )  # fmt: skip
 
 
-def head_says(path: Path, words: Sequence[bytes]) -> bool:
-    """Whether a JSON file has these keys; of a large one the ends are looked at."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(1 << 16)
-            file.seek(0, 2)
-            if file.tell() > 1 << 17:
-                file.seek(-(1 << 16), 2)
-                text += file.read()
-                return words[0] in text or words[-1] in text
-            file.seek(len(text))
-            text += file.read()
-    except OSError:
-        return False
-    return all(word in text for word in words)
-
-
 def split_of(file: str) -> SplitName:
     """The split in an annotation file's own name, or in its folders'."""
     for word in re.findall(r"[^\W\d_]+", stem_of(file).lower()):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fcnseg.datasets import Found, Pair, Store, Unusable
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
-from fcnseg.datasets.formats.documents import Gathered, head_says, split_of
+from fcnseg.datasets.formats.documents import Gathered, split_of
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -18,7 +18,7 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import Listing, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, head_says, place_of, stem_of
 from fcnseg.errors import DatasetError, MediaError, OptionError, as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
@@ -87,11 +87,7 @@ FILLED: Mapping[Store, Store] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 def find_labelme(listing: Listing) -> Found | None:
     """labelme: a JSON file with shapes for each image, usually beside it."""
-    files = [
-        name
-        for name in listing.with_suffix(".json")
-        if head_says(listing.path(name), (b'"shapes"',))
-    ]
+    files = listing.saying((b'"shapes"',), ".json")
     if not files:
         return None
     gathered = Gathered(listing)

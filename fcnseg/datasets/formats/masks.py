@@ -19,7 +19,6 @@ from fcnseg.datasets.formats.documents import (
     Document,
     Format,
     Gathered,
-    head_says,
     outlined,
     refuse_broken,
 )
@@ -159,7 +158,7 @@ _HEAD = (b'"segments_info"',)
 
 
 def _find_panoptic(listing: Listing) -> Found | None:
-    files = [n for n in listing.with_suffix(".json") if head_says(listing.path(n), _HEAD)]
+    files = listing.saying(_HEAD, ".json")
     if not files:
         return None
     gathered = Gathered(listing)

@@ -15,11 +15,10 @@ from fcnseg.datasets.formats.documents import (
     Document,
     box,
     ellipse,
-    head_says,
     outlined,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing
+from fcnseg.datasets.pairing import Listing, head_says
 from fcnseg.io.polygons import decode_runs, unpack_runs
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
@@ -95,8 +94,7 @@ _DATUMARO_SHAPES = ("polygon", "mask", "bbox", "ellipse", "polyline", "points", 
 
 
 def _datumaro_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json")
-    return [n for n in files if head_says(listing.path(n), (b'"items"', b'"categories"'))]
+    return listing.saying((b'"items"', b'"categories"'), ".json")
 
 
 def _datumaro_parse(path: Path) -> Document:
@@ -154,8 +152,7 @@ DATUMARO = outlined(
 
 
 def _hasty_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json")
-    return [n for n in files if head_says(listing.path(n), (b'"label_classes"', b'"image_name"'))]
+    return listing.saying((b'"label_classes"', b'"image_name"'), ".json")
 
 
 def _hasty_parse(path: Path) -> Document:

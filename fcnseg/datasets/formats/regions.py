@@ -16,7 +16,6 @@ from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
-    head_says,
     outlined,
     read_xml,
 )
@@ -32,8 +31,7 @@ _SCOPE_HEAD = (b"<Annotations", b"<Vert")
 
 
 def _scope_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".xml")
-    return [name for name in files if head_says(listing.path(name), _SCOPE_HEAD)]
+    return listing.saying(_SCOPE_HEAD, ".xml")
 
 
 def _scope_parse(path: Path) -> Document:
@@ -69,7 +67,7 @@ _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
 
 
 def _cityscapes_files(listing: Listing) -> list[str]:
-    return [n for n in listing.with_suffix(".json") if head_says(listing.path(n), _CITYSCAPES_HEAD)]
+    return listing.saying(_CITYSCAPES_HEAD, ".json")
 
 
 def _cityscapes_parse(path: Path) -> Document:
@@ -104,8 +102,7 @@ _GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category"
 
 
 def _geojson_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".geojson", ".json")
-    return [n for n in files if head_says(listing.path(n), (b'"coordinates"', b'"geometry"'))]
+    return listing.saying((b'"coordinates"', b'"geometry"'), ".geojson", ".json")
 
 
 def _geojson_parse(path: Path) -> Document:

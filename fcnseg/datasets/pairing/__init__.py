@@ -48,6 +48,10 @@ class Listing:
             return tuple(self.files[place] for place in groups[0])
         return tuple(self.files[place] for place in sorted(chain.from_iterable(groups)))
 
+    def saying(self, words: Sequence[bytes], *suffixes: str) -> list[str]:
+        """The files with one of these suffixes that hold all these words, see `head_says`."""
+        return [name for name in self.with_suffix(*suffixes) if head_says(self.path(name), words)]
+
     @cached_property
     def _by_suffix(self) -> dict[str, list[int]]:
         """Places in `files`, by suffix: finders ask for many suffixes that hardly a file has."""
@@ -280,3 +284,20 @@ def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 LETTERS = re.compile(r"[^\W\d_]+")
+
+
+def head_says(path: Path, words: Sequence[bytes]) -> bool:
+    """Whether a file holds all these words; of a large one the ends are looked at."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(1 << 16)
+            file.seek(0, 2)
+            if file.tell() > 1 << 17:
+                file.seek(-(1 << 16), 2)
+                text += file.read()
+                return words[0] in text or words[-1] in text
+            file.seek(len(text))
+            text += file.read()
+    except OSError:
+        return False
+    return all(word in text for word in words)
