@@ -55,6 +55,9 @@ _FILL_BOXES = (
 )
 _CLASSES = "Only this class (name or number), repeatable; others become 255"
 _ALPHA = "Opacity of the colors over the image"
+_TTA = "Test-time augmentation: four scales and horizontal flip"
+_HTML = "Write a report: one page with tables, charts and images (extra: report)"
+_TOLERANCE = "Pixels that an outline may be off, for boundary F1 and kinds of errors"
 _OUT = ("--out", "-o")
 _MODEL_FLAGS = ("--model", "-m")
 _COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
@@ -162,13 +165,13 @@ class EvalConfig(Options):
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
     fill_boxes: bool = option(False, _FILL_BOXES)
-    tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
-    html: Path | None = option(None, "Write a report: one page with tables, charts and images (extra: report)", metavar="FILE")
+    tta: bool = option(False, _TTA)
+    html: Path | None = option(None, _HTML, metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: mIoU, boundary F1, IoU of each class", metavar="FILE")
     confusion: Path | None = option(None, "Write the confusion matrix as CSV, in pixels: a row for each true class", metavar="FILE")
     latex: Path | None = option(None, "Write the scores of each class as a LaTeX table", metavar="FILE")
     markdown: Path | None = option(None, "Write the scores of each class as a Markdown table", metavar="FILE")
-    tolerance: int = option(2, "Pixels that an outline may be off, for boundary F1 and kinds of errors", ge=0, le=100)
+    tolerance: int = option(2, _TOLERANCE, ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
     device: str = option("auto", _DEVICE)
     precision: RunPrecision = option("auto", _INT8)
@@ -185,10 +188,10 @@ class CompareConfig(Options):
     model: tuple[str, ...] = option((), "Checkpoint, exported file or run folder; give at least two, the first is what the others are compared with", flags=_MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: one that no model was trained on, where that is known)")
-    tta: bool = option(False, "Test-time augmentation: four scales and horizontal flip")
-    html: Path | None = option(None, "Write a report: one page with tables, charts and images (extra: report)", metavar="FILE")
+    tta: bool = option(False, _TTA)
+    html: Path | None = option(None, _HTML, metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: the mIoU of each model", metavar="FILE")
-    tolerance: int = option(2, "Pixels that an outline may be off, for boundary F1 and kinds of errors", ge=0, le=100)
+    tolerance: int = option(2, _TOLERANCE, ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
     device: str = option("auto", _DEVICE)
     precision: RunPrecision = option("auto", _INT8)

@@ -293,7 +293,7 @@ class Server:
             raise HttpError(504, f"No answer within {self.limits.seconds:g} seconds.") from None
         except TooManyPixels as error:
             raise HttpError(413, error.message, error.hint) from None
-        except (FcnsegError, OptionError) as error:
+        except FcnsegError as error:
             raise HttpError(422, error.message, error.hint) from None
         except Exception as error:  # noqa: BLE001 - strangers see no traceback
             self.report(f"A request failed: {type(error).__name__}.")
