@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes, preprocess = ClassMap.of(["background", "crack"]), network.backbone.preprocess
     checkpoint = Checkpoint(spec, preprocess, classes, network.state_dict())
     return checkpoint.save(tmp_path_factory.mktemp("subpixel") / "subpixel.safetensors")
+
+
+@pytest.fixture(scope="session")
+def seen_at_80(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random network, for images of a short side of 80 pixels."""
+    from fcnseg.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(random_model)
+    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(80))
+    return checkpoint.save(tmp_path_factory.mktemp("seen") / "seen.safetensors")
 
 
 @pytest.fixture(scope="session")

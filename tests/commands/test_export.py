@@ -109,14 +109,6 @@ def test_without_the_extra_it_is_named(random_model: Path, tmp_path: Path, monke
 
 
 @pytest.fixture(scope="module")
-def seen_at_80(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random network, for images of a short side of 80 pixels."""
-    checkpoint = Checkpoint.load(random_model)
-    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(80))
-    return checkpoint.save(tmp_path_factory.mktemp("seen") / "seen.safetensors")
-
-
-@pytest.fixture(scope="module")
 def complete_file(seen_at_80: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a file that resizes and gives labels and each skip's contribution."""
     out = tmp_path_factory.mktemp("complete") / "seen.onnx"

@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,6 @@ from fcnseg.errors import OptionError
 from fcnseg.export.web import RUNTIME
 from fcnseg.inference.segmenter import load
 from fcnseg.io.images import write_image
-from fcnseg.models.checkpoint import Checkpoint
-
-
-@pytest.fixture(scope="module")
-def model(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random network, for images of a short side of 80 pixels."""
-    checkpoint = Checkpoint.load(random_model)
-    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(80))
-    return checkpoint.save(tmp_path_factory.mktemp("web") / "seen.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +36,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(model: Path, package: Path) -> Path:
-    result = export(ExportConfig(model=str(model), format="web", web_runtime=package))
-    assert result.path == model.with_name("seen-web")
+def page(seen_at_80: Path, package: Path) -> Path:
+    result = export(ExportConfig(model=str(seen_at_80), format="web", web_runtime=package))
+    assert result.path == seen_at_80.with_name("seen-web")
     return result.path
 
 
@@ -60,11 +50,11 @@ def test_the_folder_is_complete(page: Path, package: Path):
     assert not any("http://" in text or "https://" in text for text in texts)
 
 
-def test_what_a_page_needs(model: Path, subpixel_model: Path, tmp_path: Path, monkeypatch):
+def test_what_a_page_needs(seen_at_80: Path, subpixel_model: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    config = {"model": str(model), "format": "web", "out": tmp_path / "notes"}
+    config = {"model": str(seen_at_80), "format": "web", "out": tmp_path / "notes"}
     with pytest.raises(OptionError, match="something else"):
         export(ExportConfig.make(config))
     with pytest.raises(OptionError, match="not the npm package"):
@@ -134,10 +124,10 @@ def labels_of(page: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.timeout(300)
-def test_an_image_in_a_browser(page: Path, model: Path, tmp_path: Path):
+def test_an_image_in_a_browser(page: Path, seen_at_80: Path, tmp_path: Path):
     image = sample_images((1, 120, 150), seed=4)[0]
     write_image(tmp_path / "image.png", image)
-    expected = load(model, engine="torch", precision="f32")(image)
+    expected = load(seen_at_80, engine="torch", precision="f32")(image)
     with served(page) as address, browser_page(address) as (shown, asked):
         shown.set_input_files("#file", tmp_path / "image.png")
         shown.wait_for_selector("html[data-state=done]", state="attached")
@@ -163,7 +153,7 @@ def test_an_image_in_a_browser(page: Path, model: Path, tmp_path: Path):
 
 
 @pytest.mark.timeout(300)
-def test_the_camera_in_a_browser(page: Path, model: Path, drawn_clip: Path, tmp_path: Path):
+def test_the_camera_in_a_browser(page: Path, seen_at_80: Path, drawn_clip: Path, tmp_path: Path):
     """Chromium's fake camera shows a drawn clip; labels are those of infer on the same pixels."""
     camera = tmp_path / "camera.y4m"
     write_y4m(drawn_clip, camera)
@@ -180,7 +170,7 @@ def test_the_camera_in_a_browser(page: Path, model: Path, drawn_clip: Path, tmp_
         shown.keyboard.press("Enter")
         assert shown.get_attribute("#camera", "aria-pressed") == "false"
         image, labels = labels_of(shown)
-    expected = load(model, engine="torch", precision="f32")(image)
+    expected = load(seen_at_80, engine="torch", precision="f32")(image)
     assert image.std() > 5
     assert (labels == expected.labels).mean() >= 0.99
     assert all(one.startswith((address, "blob:", "data:")) for one in asked), asked
