@@ -26,7 +26,7 @@ from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.datasets import split_pairs, split_sizes
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.sampler import BatchSampler
+from fcnseg.datasets.loader import BatchSampler
 from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
 from fcnseg.models import find_backbone

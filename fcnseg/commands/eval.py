@@ -13,7 +13,8 @@ from fcnseg import __version__
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
-from fcnseg.datasets.dataset import SegmentationDataset, choose_workers
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (

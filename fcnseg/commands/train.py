@@ -16,8 +16,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.summary import in_words, training_seconds
-from fcnseg.datasets.dataset import collate
-from fcnseg.datasets.sampler import BatchSampler
+from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, FcnsegError, OptionError

@@ -1,161 +1,28 @@
-"""Pairs of files -> samples -> batches, loaded ahead in a thread or in worker processes."""
+"""Pairs of files -> samples: the labelled images of a dataset folder, varied for training."""
 
 from __future__ import annotations
 
 import os
-import queue
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from fcnseg.datasets import Description, split_pairs
 from fcnseg.datasets.augment import MIXES, Augment
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_sample
-from fcnseg.io import use_one_thread
+from fcnseg.datasets.loader import Sample
 from fcnseg.models.spec import IMAGENET, Preprocess
-
-T = TypeVar("T")
-
-AHEAD = 2
-"""Batches that are made before they are asked for (by each worker process)."""
-
-MOST_WORKERS = 8
-
-
-def choose_workers(wanted: int, device: str) -> int:
-    """How many processes load data: as told, or (-1) none for a CPU's pace, some for a GPU's.
-
-    0 means a thread of this process. device: the type of what computes, e.g. "cuda".
-    """
-    if wanted >= 0:
-        return wanted
-    cores = os.cpu_count() or 1
-    return 0 if device == "cpu" else min(MOST_WORKERS, max(1, cores - 1))
-
-
-def load(
-    dataset: SegmentationDataset,
-    batches: Iterable[Sequence[Any]],
-    collate: Callable[[Sequence[Sample]], T],
-    *,
-    workers: int = 0,
-    pin: bool = False,
-) -> Generator[T, None, None]:
-    """collate(samples) for each list of the dataset's keys, in order, made ahead of time.
-
-    Close the iterator (or use it up) to stop the thread or the processes.
-    pin: into page-locked memory, for fast copies to a GPU.
-    """
-    if workers == 0:
-        made = (collate([dataset[key] for key in keys]) for keys in batches)
-        yield from in_background(made)
-        return
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type] # any iterable of lists of keys will do
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=AHEAD,
-        pin_memory=pin,
-        worker_init_fn=_start_quietly,
-    )
-    yield from loader
-
-
-def _start_quietly(number: int) -> None:
-    """A worker leaves Ctrl-C to the main process, which ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    start_worker(number)
-
-
-def in_background(items: Iterator[T], ahead: int = AHEAD) -> Generator[T, None, None]:
-    """The same items, in the same order, made by a thread before they are asked for.
-
-    An error in making them is raised where the item would have come. The thread has ended
-    when the iterator is closed or used up.
-    """
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def offer(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            try:
-                made.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not offer("item", item):
-                    return
-            offer("end", None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
-            offer("error", error)
-
-    thread = threading.Thread(target=work, name="fcnseg-loading", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = made.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        stop.set()
-        thread.join()
-
 
 MEMORY_SHARE = 0.25
 """Of the machine's memory that decoded images may take, all workers together."""
 
 FALLBACK_MEMORY = 4 * 2**30
 """Bytes taken for the machine's memory where the system does not say."""
-
-
-class Sample(NamedTuple):
-    """An image with its labels; a tuple, which torch's default DataLoader can stack.
-
-    image: uint8 (H, W, 3) RGB, or (H, W, C) of other bands. labels: uint8 (H, W), 255 = ignore.
-    name: the pair's. The first two are what `transforms` returned where the dataset has transforms.
-    """
-
-    image: NDArray[Any]
-    labels: NDArray[np.uint8]
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Samples of one size, stacked.
-
-    images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise makes the
-        network's input of it.
-    labels: int64 (N, H, W), 255 = ignore.
-    """
-
-    images: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory, for fast copies to a GPU."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -262,24 +129,6 @@ class SegmentationDataset(Dataset[Sample]):
             self._decoded[index] = image, labels
             self._held += image.nbytes + labels.nbytes
         return image, labels
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples of one size (training crops are)."""
-    sizes = {sample.labels.shape for sample in samples}
-    assert len(sizes) == 1, f"a batch holds one size, found {sorted(sizes)}"
-    return Batch(
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
-        labels=torch.from_numpy(np.stack([sample.labels for sample in samples]).astype(np.int64)),
-        names=tuple(sample.name for sample in samples),
-    )
-
-
-def start_worker(number: int) -> None:
-    """For DataLoader's worker_init_fn: one thread each, the workers are many already."""
-    del number
-    torch.set_num_threads(1)
-    use_one_thread()
 
 
 def _memory() -> int:

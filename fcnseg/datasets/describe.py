@@ -29,6 +29,7 @@ from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
+from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
@@ -122,7 +123,7 @@ def scan(
         seen = None
         if images or drawn:
             tell = _teller("images", len(pairs), callback)
-            seen = scan_pictures(pairs, cache, crew, tell)
+            seen = scan_pictures(pairs, cache, crew, read_page, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,
         layout=found.layout,

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Description, Pair, Store, files_of
 from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
-from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
@@ -44,6 +43,9 @@ Tell = Callable[[int], None]
 
 Read = Callable[[Pair, Store, Sequence[str]], RawLabels]
 """Reads what is stored for a pair; a function of a module, as processes call it too."""
+
+ReadPage = Callable[[Path, int], NDArray[np.uint8]]
+"""Reads a page of a file of many images; a function of a module, too."""
 
 _Seen = tuple[str, bool]  # JSON; whether it is what was seen, not why it could not be read
 
@@ -115,7 +117,11 @@ def scan_labels(
 
 
 def scan_pictures(
-    pairs: Sequence[Pair], cache: ScanCache, crew: Crew, tell: Tell = lambda _: None
+    pairs: Sequence[Pair],
+    cache: ScanCache,
+    crew: Crew,
+    read: ReadPage,
+    tell: Tell = lambda _: None,
 ) -> ImageScan:
     """Look at the images of all pairs; `tell` hears how many are done."""
     count = len(pairs)
@@ -140,7 +146,8 @@ def scan_pictures(
         )
         for pair in pairs
     ]
-    for index, seen in enumerate(_each(jobs, _look_at_picture, cache, crew, tell)):
+    look = partial(_look_at_picture, read=read)
+    for index, seen in enumerate(_each(jobs, look, cache, crew, tell)):
         if isinstance(seen, str):
             scan.problems[index] = seen
             continue
@@ -289,9 +296,9 @@ def _plain(one: ValueCounts) -> list[Any]:
     return [getattr(one, name) for name in _COUNTS]
 
 
-def _look_at_picture(task: tuple[Path, int | None, bool]) -> list[Any]:
+def _look_at_picture(task: tuple[Path, int | None, bool], read: ReadPage) -> list[Any]:
     path, page, colors = task
-    data = None if page is None else encode_image(read_page(path, page))
+    data = None if page is None else encode_image(read(path, page))
     seen = summarize_image(path, data=data, colors=colors)
     return [getattr(seen, name) for name in _GLANCE]
 

@@ -15,13 +15,13 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
-from fcnseg.datasets.dataset import Sample, SegmentationDataset, load
 from fcnseg.datasets.encoding.matching import (
     adopt_classes,
     is_inverted,
     mapping,
     some,
 )
+from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.errors import DatasetError, OptionError, percent
@@ -148,7 +148,7 @@ def choose_split(sizes: dict[str, int]) -> str:
 
 def score(
     predict_labels: PredictLabels,
-    dataset: SegmentationDataset,
+    dataset: LabelledImages,
     callback: Callback = no_callback,
     *,
     batch: int = 4,
@@ -174,7 +174,7 @@ def score(
 
 def measure(
     predict: PredictArrays,
-    dataset: SegmentationDataset,
+    dataset: LabelledImages,
     callback: Callback = no_callback,
     *,
     tolerance: int,
@@ -203,7 +203,7 @@ def measure(
 
 def _each(
     predict: Callable[[Sequence[Image]], Sequence[Found]],
-    dataset: SegmentationDataset,
+    dataset: LabelledImages,
     callback: Callback,
     batch: int,
     workers: int,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.datasets.dataset import Sample, SegmentationDataset
+from fcnseg.datasets.loader import LabelledImages, Sample
 from fcnseg.errors import shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
@@ -169,7 +169,7 @@ WORST, BEST = 8, 4
 
 def fill(
     gallery: Gallery,
-    dataset: SegmentationDataset,
+    dataset: LabelledImages,
     predict: Mapping[str, Predict],
     order: Sequence[int],
     scores: Mapping[int, Sequence[float]],

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.bands import choose_bands, measure_bands
-from fcnseg.datasets.check import CheckResult
+from fcnseg.datasets import Pair
+from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.models import build, load_pretrained
 from fcnseg.models.backbones import with_bands
@@ -71,13 +71,12 @@ def _colors(measured: Preprocess | None) -> list[int | None] | None:
 
 
 def measured_input(
-    config: TrainConfig, checked: CheckResult, callback: Callback
+    config: TrainConfig, layout: Layout | None, pairs: Sequence[Pair], callback: Callback
 ) -> Preprocess | None:
     """The bands and statistics of training images that are not 8-bit RGB."""
-    bands = choose_bands(checked.layout, config.bands, config.show_bands)
+    bands = choose_bands(layout, config.bands, config.show_bands)
     if bands is None:
         return None
-    pairs = checked.description.pairs
     if any(pair.page is not None for pair in pairs):
         raise OptionError(
             "--bands is for files of one image; here pages of files are images.",

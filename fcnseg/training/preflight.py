@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.dataset import Batch
+from fcnseg.datasets.loader import Batch
 from fcnseg.device import resolve_precision
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError

@@ -18,8 +18,8 @@ from fcnseg.config.options import Upsampling
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.check import CheckResult
 from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_epochs
-from fcnseg.datasets.dataset import SegmentationDataset, choose_workers, collate, load
-from fcnseg.datasets.sampler import BatchSampler
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.loader import BatchSampler, choose_workers, collate, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.device import precision_name, resolve_precision
 from fcnseg.distributed import Distributed
@@ -111,7 +111,10 @@ def resolve(
     if config.class_weights == "auto":
         weighted = any(term.name in WEIGHTED for term in parse_loss(config.loss))
         config = replace(config, class_weights=suggested.class_weights if weighted else "none")
-    measured = ranks.broadcast(measured_input(config, checked, callback) if ranks.main else None)
+    measured = None
+    if ranks.main:
+        measured = measured_input(config, checked.layout, checked.description.pairs, callback)
+    measured = ranks.broadcast(measured)
     model = from_pretrained(config, checked.description.classes, callback, measured)
     if config.crop is None:
         seen = [model.preprocess.network_size(size) for size in checked.train_sizes]

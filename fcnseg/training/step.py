@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.dataset import Batch
+from fcnseg.datasets.loader import Batch
 from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
 from fcnseg.engines.base import first_line

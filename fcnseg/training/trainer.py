@@ -11,8 +11,7 @@ from typing import NoReturn
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.dataset import Batch
-from fcnseg.datasets.sampler import BatchSampler, Pace
+from fcnseg.datasets.loader import Batch, BatchSampler, Pace
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint

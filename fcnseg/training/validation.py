@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets.dataset import Sample, SegmentationDataset
+from fcnseg.datasets.loader import LabelledImages, Sample
 from fcnseg.errors import MissingExtra, percent, shown
 from fcnseg.inference.prediction import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
@@ -42,7 +42,7 @@ Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """An image uint8 (H, W, 3) -> float32 (K, H, W)."""
 
 
-def best_temperature(logits_of: Logits, dataset: SegmentationDataset) -> float:
+def best_temperature(logits_of: Logits, dataset: LabelledImages) -> float:
     """The temperature under which a sample of the labelled pixels is most likely.
 
     1.0 when there is no labelled pixel.
@@ -58,7 +58,7 @@ def best_temperature(logits_of: Logits, dataset: SegmentationDataset) -> float:
     return math.exp(-_golden_section(surprise, -math.log(LIMIT), math.log(LIMIT)))
 
 
-def _sample(logits_of: Logits, dataset: SegmentationDataset) -> tuple[Tensor, Tensor]:
+def _sample(logits_of: Logits, dataset: LabelledImages) -> tuple[Tensor, Tensor]:
     """(P, K) float64 logits and (P,) labels of pixels spread over images spread over the set."""
     logits, labels = [torch.empty(0, len(dataset.classes))], [torch.empty(0, dtype=torch.long)]
     for index in range(0, len(dataset), max(1, len(dataset) // IMAGES)):
@@ -111,7 +111,7 @@ ALPHA = 0.6
 
 
 def draw_same(
-    predict: PredictLabels, dataset: SegmentationDataset, folder: Path, *, epoch: int
+    predict: PredictLabels, dataset: LabelledImages, folder: Path, *, epoch: int
 ) -> list[Path]:
     """Image, labels and answer of a few images spread over the dataset, one file each."""
     written = []
@@ -126,7 +126,7 @@ def draw_same(
     return written
 
 
-def draw_worst(predict: PredictLabels, dataset: SegmentationDataset, folder: Path) -> list[Path]:
+def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) -> list[Path]:
     """The images with the lowest share of right pixels, the worst first."""
     shares = [_share_right(predict, dataset, index) for index in range(len(dataset))]
     written = []
@@ -139,7 +139,7 @@ def draw_worst(predict: PredictLabels, dataset: SegmentationDataset, folder: Pat
     return written
 
 
-def _share_right(predict: PredictLabels, dataset: SegmentationDataset, index: int) -> float:
+def _share_right(predict: PredictLabels, dataset: LabelledImages, index: int) -> float:
     """Pixel accuracy of one image; 1 where nothing is labelled."""
     sample = dataset[index]
     confusion = Confusion(len(dataset.classes))
@@ -149,7 +149,7 @@ def _share_right(predict: PredictLabels, dataset: SegmentationDataset, index: in
 
 
 def _beside(
-    sample: Sample, answer: NDArray[np.uint8], dataset: SegmentationDataset, text: str
+    sample: Sample, answer: NDArray[np.uint8], dataset: LabelledImages, text: str
 ) -> NDArray[np.uint8]:
     """(image, labels, answer, what is wrong) in a row with their captions."""
     image = dataset.picture(sample.image)

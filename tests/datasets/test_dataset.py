@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from fcnseg.datasets.augment import Augment
-from fcnseg.datasets.dataset import Batch, SegmentationDataset, collate, start_worker
+from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
+from fcnseg.datasets.loader import Batch, collate, start_worker
 from fcnseg.errors import DatasetError, MediaError
 from fcnseg.models.spec import Preprocess
 from tests.datasets.written import draw_set, folders

@@ -3,8 +3,19 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fcnseg.datasets.dataset import Sample, choose_workers, collate, in_background, load
+from fcnseg.datasets.loader import (
+    BatchSampler,
+    Pace,
+    Sample,
+    choose_workers,
+    collate,
+    in_background,
+    load,
+)
+from fcnseg.errors import OptionError
 
 
 class Pictures:
@@ -77,3 +88,67 @@ def test_how_many_workers(monkeypatch) -> None:
     assert choose_workers(-1, "cuda") == 8
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert choose_workers(-1, "cuda") == 1
+
+
+plans = st.builds(
+    BatchSampler,
+    images=st.integers(1, 40),
+    batch=st.integers(1, 12),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 5),
+)
+
+
+@given(plans)
+def test_every_epoch_has_steps_and_no_image_comes_twice(plan: BatchSampler) -> None:
+    batches = list(plan.keys(0))
+    assert len(batches) == plan.steps == plan.epochs * plan.epoch_steps > 0
+    for epoch in range(plan.epochs):
+        inside = batches[epoch * plan.epoch_steps : (epoch + 1) * plan.epoch_steps]
+        keys = [key for batch in inside for key in batch]
+        assert {key[0] for key in keys} == {epoch}
+        indices = [key[1] for key in keys]
+        assert len(set(indices)) == len(indices)
+        assert plan.images - len(indices) <= 1, "at most a last batch of one is left out"
+        assert all(len(batch) > 1 for batch in inside) or plan.images == 1 or plan.batch == 1
+    counted = [plan.step_images(step) for step in range(plan.steps)]
+    assert counted == [len(batch) for batch in batches]
+
+
+@given(plans, st.data())
+def test_going_on_gives_the_same_batches(plan: BatchSampler, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, plan.steps))
+    assert list(plan.keys(start)) == list(plan.keys(0))[start:]
+
+
+@given(st.integers(4, 40), st.integers(3, 9), st.integers(1, 3))
+def test_ranks_share_each_batch(images: int, batch: int, ranks: int) -> None:
+    whole = BatchSampler(images, batch, 2, seed=1, rank=0, ranks=1)
+    shares = [list(BatchSampler(images, batch, 2, 1, rank, ranks).keys(0)) for rank in range(ranks)]
+    least = max(2, ranks)
+    for number, parts in enumerate(zip(*shares, strict=True)):
+        together = sorted(key for part in parts for key in part)
+        assert all(parts), "no rank is without an image"
+        if images % batch >= least or images % batch == 0:
+            assert together == sorted(list(whole.keys(0))[number])
+
+
+def test_epochs_are_shuffled_by_the_seed() -> None:
+    plan = BatchSampler(images=50, batch=5, epochs=2, seed=3)
+    assert plan.order(0) != plan.order(1) != sorted(plan.order(1))
+    assert plan.order(1) == BatchSampler(images=50, batch=7, epochs=9, seed=3).order(1)
+    assert plan.order(0) != BatchSampler(images=50, batch=5, epochs=2, seed=4).order(0)
+
+
+def test_too_few_for_the_processes() -> None:
+    with pytest.raises(OptionError, match="--batch 2 is less than the 3"):
+        BatchSampler(images=9, batch=2, epochs=1, seed=0, ranks=3)
+    with pytest.raises(OptionError, match="2 training images are too few"):
+        BatchSampler(images=2, batch=8, epochs=1, seed=0, ranks=3)
+
+
+def test_the_pace_is_that_of_the_last_steps() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.add(8, 2.0)
+    assert (pace.steps, round(pace.seconds_a_step, 3), round(pace.images_a_second, 3)) == (50, 2, 4)

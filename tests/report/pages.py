@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
-from fcnseg.datasets.dataset import Sample
+from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.metrics.scores import Scores
 from fcnseg.report.gallery import Gallery

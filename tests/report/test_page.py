@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fcnseg.classes import ClassMap
-from fcnseg.datasets.dataset import Sample
+from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.metrics.error_kinds import KINDS, kinds_of_errors
 from fcnseg.report import gallery as galleries

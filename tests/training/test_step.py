@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.dataset import Batch
+from fcnseg.datasets.loader import Batch
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models import build

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fcnseg.classes import ClassMap
-from fcnseg.datasets.dataset import Sample
+from fcnseg.datasets.loader import Sample
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec

@@ -1,0 +1,270 @@
+"""Samples -> batches: which images each step takes, loaded ahead in a thread or in processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import OptionError
+from fcnseg.io import use_one_thread
+
+T = TypeVar("T")
+
+AHEAD = 2
+"""Batches that are made before they are asked for (by each worker process)."""
+
+MOST_WORKERS = 8
+
+
+class Sample(NamedTuple):
+    """An image with its labels; a tuple, which torch's default DataLoader can stack.
+
+    image: uint8 (H, W, 3) RGB, or (H, W, C) of other bands. labels: uint8 (H, W), 255 = ignore.
+    name: the pair's. The first two are what `transforms` returned where the dataset has transforms.
+    """
+
+    image: NDArray[Any]
+    labels: NDArray[np.uint8]
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one size, stacked.
+
+    images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise makes the
+        network's input of it.
+    labels: int64 (N, H, W), 255 = ignore.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, for fast copies to a GPU."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
+
+
+class LabelledImages(Protocol):
+    """What a SegmentationDataset is to code that scores or draws its samples.
+
+    classes: what the labels mean.
+    """
+
+    classes: ClassMap
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Sample: ...
+
+    def picture(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """What people see of a sample's image: uint8 (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class BatchSampler:
+    """Which images each step takes.
+
+    images: how many there are. batch: how many a step takes, over all ranks.
+    """
+
+    images: int
+    batch: int
+    epochs: int
+    seed: int
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < self.ranks:
+            raise OptionError(
+                f"--batch {self.batch} is less than the {self.ranks} processes that share it.",
+                hint=f"take --batch {self.ranks} or more",
+            )
+        if self.images < self.ranks:
+            raise OptionError(
+                f"{self.images} training images are too few for {self.ranks} processes."
+            )
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch.
+
+        A last batch of one image is left out (batch norm can't learn from it; the order
+        changes every epoch, so no image is lost) unless it would be the only one.
+        """
+        whole, rest = divmod(self.images, self.batch)
+        return max(1, whole + (rest >= max(2, self.ranks)))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.epoch_steps
+
+    def keys(self, start: int) -> Iterator[list[tuple[int, int]]]:
+        """For each step from `start` to the end, the (epoch, index) of this rank's images."""
+        for step in range(start, self.steps):
+            epoch, number = divmod(step, self.epoch_steps)
+            if step == start or number == 0:
+                order = self.order(epoch)
+            indices = order[number * self.batch : (number + 1) * self.batch]
+            yield [(epoch, index) for index in indices[self.rank :: self.ranks]]
+
+    def order(self, epoch: int) -> list[int]:
+        """The images of an epoch, shuffled: a function of the seed and the epoch alone."""
+        shuffled: list[int] = (
+            np.random.default_rng((self.seed, epoch)).permutation(self.images).tolist()
+        )
+        return shuffled
+
+    def step_images(self, step: int) -> int:
+        """How many images a step takes, over all ranks."""
+        number = step % self.epoch_steps
+        return min(self.batch, self.images - number * self.batch)
+
+
+class Pace:
+    """How long steps take, the last ones counting most. steps: how many there were."""
+
+    KEEP = 0.9
+
+    def __init__(self) -> None:
+        self._images = self._seconds = self._weight = 0.0
+        self.steps = 0
+
+    def add(self, images: int, seconds: float) -> None:
+        """Take note of a step."""
+        self._images = self.KEEP * self._images + images
+        self._seconds = self.KEEP * self._seconds + seconds
+        self._weight = self.KEEP * self._weight + 1
+        self.steps += 1
+
+    @property
+    def images_a_second(self) -> float:
+        """Over the last steps."""
+        return self._images / max(1e-9, self._seconds)
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Over the last steps."""
+        return self._seconds / max(1e-9, self._weight)
+
+
+def choose_workers(wanted: int, device: str) -> int:
+    """How many processes load data: as told, or (-1) none for a CPU's pace, some for a GPU's.
+
+    0 means a thread of this process. device: the type of what computes, e.g. "cuda".
+    """
+    if wanted >= 0:
+        return wanted
+    cores = os.cpu_count() or 1
+    return 0 if device == "cpu" else min(MOST_WORKERS, max(1, cores - 1))
+
+
+def load(
+    dataset: LabelledImages,
+    batches: Iterable[Sequence[Any]],
+    collate: Callable[[Sequence[Sample]], T],
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> Generator[T, None, None]:
+    """collate(samples) for each list of the dataset's keys, in order, made ahead of time.
+
+    Close the iterator (or use it up) to stop the thread or the processes.
+    pin: into page-locked memory, for fast copies to a GPU.
+    """
+    if workers == 0:
+        made = (collate([dataset[key] for key in keys]) for keys in batches)
+        yield from in_background(made)
+        return
+    loader = DataLoader[Any](
+        dataset,  # type: ignore[arg-type] # len() and [] are all that it needs
+        batch_sampler=batches,  # type: ignore[arg-type] # any iterable of lists of keys will do
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        pin_memory=pin,
+        worker_init_fn=_start_quietly,
+    )
+    yield from loader
+
+
+def _start_quietly(number: int) -> None:
+    """A worker leaves Ctrl-C to the main process, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    start_worker(number)
+
+
+def in_background(items: Iterator[T], ahead: int = AHEAD) -> Generator[T, None, None]:
+    """The same items, in the same order, made by a thread before they are asked for.
+
+    An error in making them is raised where the item would have come. The thread has ended
+    when the iterator is closed or used up.
+    """
+    made: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def offer(kind: str, value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                made.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not offer("item", item):
+                    return
+            offer("end", None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
+            offer("error", error)
+
+    thread = threading.Thread(target=work, name="fcnseg-loading", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = made.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples of one size (training crops are)."""
+    sizes = {sample.labels.shape for sample in samples}
+    assert len(sizes) == 1, f"a batch holds one size, found {sorted(sizes)}"
+    return Batch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        labels=torch.from_numpy(np.stack([sample.labels for sample in samples]).astype(np.int64)),
+        names=tuple(sample.name for sample in samples),
+    )
+
+
+def start_worker(number: int) -> None:
+    """For DataLoader's worker_init_fn: one thread each, the workers are many already."""
+    del number
+    torch.set_num_threads(1)
+    use_one_thread()
