@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fcnseg.datasets.describe import scan
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import find_model

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     )
     from fcnseg.datasets.dataset import SegmentationDataset
     from fcnseg.errors import FcnsegError
+    from fcnseg.inference.loading import load
     from fcnseg.inference.prediction import Prediction
-    from fcnseg.inference.segmenter import Segmenter, load
+    from fcnseg.inference.segmenter import Segmenter
     from fcnseg.io.sources.base import Frame
     from fcnseg.models import create_model
     from fcnseg.models.checkpoint import Checkpoint
@@ -73,7 +74,7 @@ _HOMES = {
     "evaluate": "fcnseg.commands.eval",
     "export": "fcnseg.commands.export",
     "infer": "fcnseg.commands.infer",
-    "load": "fcnseg.inference.segmenter",
+    "load": "fcnseg.inference.loading",
     "train": "fcnseg.commands.train",
     "view": "fcnseg.commands.viz",
 }

@@ -14,8 +14,8 @@ from PIL import Image
 
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
-from fcnseg.engines import sample_images
-from fcnseg.inference.segmenter import load
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import load
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcnseg.commands.demo import draw, make_scene
-from fcnseg.engines import sample_images
+from fcnseg.export.parity import sample_images
 from fcnseg.io.warp import LONGEST, Motion, Tracker, look_up
 
 

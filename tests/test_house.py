@@ -63,7 +63,7 @@ def test_files_and_folders_are_small() -> None:
 def test_functions_and_chains_are_short() -> None:
     longest = max(STRUCTURE.functions, key=lambda name: STRUCTURE.functions[name])
     assert STRUCTURE.functions[longest] <= 55, longest
-    assert len(STRUCTURE.chain) <= 16, STRUCTURE.chain
+    assert len(STRUCTURE.chain) <= 12, STRUCTURE.chain
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

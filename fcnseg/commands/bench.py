@@ -21,15 +21,16 @@ from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
 from fcnseg.device import Clock, Timing, limit_remarks, most_memory, time_each
 from fcnseg.distributed import Distributed
-from fcnseg.engines import sample_images
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.outputs.sinks import VideoSink
 from fcnseg.inference.pipeline import Pipeline
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.tiling import FramePredictor
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame, Source
@@ -345,6 +346,5 @@ def _draw_clip(path: Path, config: BenchConfig) -> Path:
     wide = sample_images((1, height, 2 * width), seed=0)[0]
     with VideoWriter(path, FPS, config.size) as writer:
         for index in range(config.frames):
-            left = index * 4 % width
-            writer.write(np.ascontiguousarray(wide[:, left : left + width]))
+            writer.write(np.ascontiguousarray(wide[:, (left := index * 4 % width) : left + width]))
     return path

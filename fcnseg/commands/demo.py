@@ -7,16 +7,13 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import fcnseg
 from fcnseg.classes import ClassMap
-from fcnseg.commands.eval import EvalResult, evaluate
-from fcnseg.commands.infer import infer
-from fcnseg.commands.train import train
-from fcnseg.commands.viz import view
 from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.errors import OptionError
@@ -24,6 +21,9 @@ from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, Progress, no_callback
+
+if TYPE_CHECKING:
+    from fcnseg.commands.eval import EvalResult
 
 FPS = Fraction(25)
 
@@ -78,19 +78,19 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
 
     options = f"--backbone tiny --short-side {SHORT_SIDE} --epochs {config.epochs}"
     callback(Message(f"fcnseg train {data} --out {run} {options}"))
-    train(_training(config, data, run), callback)
+    fcnseg.train(_training(config, data, run), callback)
     callback(Message(f"fcnseg eval {data} -m {run}"))
-    scores = evaluate(
+    scores = fcnseg.evaluate(
         EvalConfig(data=data, model=str(run), device=config.device), callback=callback
     )
     video = out / "clip_overlay.mp4"
     callback(Message(f"fcnseg infer {clip} -m {run} -o {video}"))
-    segmented = infer(
+    segmented = fcnseg.infer(
         InferConfig(source=(str(clip),), model=str(run), out=video, device=config.device), callback
     )
     heatmaps = out / "heatmaps"
     callback(Message(f"fcnseg viz {still} -m {run} -o {heatmaps}"))
-    view(
+    fcnseg.view(
         VizConfig(source=(str(still),), model=str(run), out=heatmaps, device=config.device),
         callback,
     )

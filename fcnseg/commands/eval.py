@@ -27,8 +27,8 @@ from fcnseg.inference.evaluation import (
     refuse_meaningless,
     split_of,
 )
+from fcnseg.inference.loading import load as load_model
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.segmenter import load as load_model
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.boundary import BAND

@@ -22,8 +22,8 @@ from fcnseg.export.graph import GraphOptions
 from fcnseg.export.parity import SIZES, Parity, Trial
 from fcnseg.export.web import MODEL, how_to_get_the_runtime, runtime_folder, write_page
 from fcnseg.files import folder_beside
+from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
-from fcnseg.inference.segmenter import load
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.zoo import SHIPPED, find_model, model_files

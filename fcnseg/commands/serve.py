@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fcnseg.config import ServeConfig
 from fcnseg.errors import MissingExtra, OptionError
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.loading import load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.progress import Callback, Message, no_callback
 
 if TYPE_CHECKING:
@@ -62,7 +63,17 @@ def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
         report=lambda text: callback(Message(text, "warning")),
     )
     names = ", ".join(server.served)
-    run(server, config.host, config.port, lambda url: callback(Message(f"{names} at {url}")))
+    try:
+        run(
+            server.app,
+            config.host,
+            config.port,
+            lambda url: callback(Message(f"{names} at {url}")),
+            connections=1024 + limits.queue,
+            seconds=int(2 * limits.seconds) + 1,
+        )
+    finally:
+        server.close()
     return ServeResult(_counts(server))
 
 

@@ -20,7 +20,7 @@ from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, FcnsegError, OptionError
-from fcnseg.inference.segmenter import load as load_model
+from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.report.charts import has_charts

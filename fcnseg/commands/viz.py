@@ -12,8 +12,8 @@ from typing import Any
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, mark, next_free, safe_path
+from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
-from fcnseg.inference.segmenter import load
 from fcnseg.io.images import write_image
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source

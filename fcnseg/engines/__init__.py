@@ -5,18 +5,17 @@ A new engine is one file with a subclass of ExportedEngine, and one line in ENGI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine, Images
+from fcnseg.config import EngineName
+from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
-from fcnseg.io.bands import Bands
 from fcnseg.models import build_empty
 from fcnseg.models.checkpoint import Checkpoint
 
@@ -34,6 +33,22 @@ RUNNABLE = tuple(dict.fromkeys(suffix for kind in ENGINES.values() for suffix in
 
 STORED = ("int8", "f16")
 """Precisions that are a file's own, whatever runs it."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the user asked for.
+
+    engine, device, precision: as in the options, "auto" where nothing was.
+    frames: how many frames will come, 0 when few or unknown.
+    parallel: whether several threads may call the engine at the same time, where that is faster.
+    """
+
+    engine: EngineName = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    frames: int = 0
+    parallel: bool = False
 
 
 def open_exported(
@@ -80,31 +95,6 @@ def open_exported(
     return engine, header
 
 
-def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None = None) -> Images:
-    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3).
-
-    bands: in their range and type instead, (N, H, W, carried).
-    """
-    if bands is not None:
-        return np.concatenate(
-            [_sample_band(shape, seed, bands, at) for at in range(bands.carried)], axis=3
-        )
-    count, height, width = shape
-    random = torch.Generator().manual_seed(seed)
-    image = torch.zeros(count, 3, height, width)
-    for side in (2, 5, 13, 40):  # octaves: the coarser, the stronger
-        noise = torch.randn(count, 3, side, side, generator=random) * (30 + 60 / side)
-        mode = "nearest" if side == 5 else "bilinear"  # hard edges from one of them
-        image += F.interpolate(noise, (height, width), mode=mode)
-    grain = torch.randn(count, 3, height, width, generator=random) * 8
-    pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
-
-
-def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:
-    """(N, H, W, 1): one band of synthetic images, from its black to its white."""
-    grey = sample_images(shape, seed=seed + 1000 * (at + 1))[..., :1].astype(np.float64) / 255
-    values = bands.low[at] + grey * (bands.high[at] - bands.low[at])
-    if bands.dtype != "float32":
-        values = np.round(values)
-    return np.asarray(values.astype(bands.dtype))
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))

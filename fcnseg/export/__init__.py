@@ -87,7 +87,7 @@ def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
 
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    module = Complete(checkpoint, options)
+    module = Complete(checkpoint.build(), checkpoint.preprocess, options)
     with quiet():
         # Traced, not scripted: sizes are recorded as computed, so that they stay free.
         traced = torch.jit.trace(module, _example(checkpoint, options), check_trace=False)  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ def _run_torchscript(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
 def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     free = torch.export.Dim.DYNAMIC
     sizes = ({0: free, 1: free, 2: free},) if options.size is None else None
-    module = Complete(checkpoint, options)
+    module = Complete(checkpoint.build(), checkpoint.preprocess, options)
     with quiet():
         program = torch.export.export(
             module, (_example(checkpoint, options),), dynamic_shapes=sizes
@@ -211,7 +211,7 @@ def verify(
 ) -> Parity:
     """How near a file's outputs are to a checkpoint's; CheckpointError when not near enough."""
     trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)
-    resizes = surroundings(checkpoint, options)[0] is not None
+    resizes = surroundings(checkpoint.preprocess, options)[0] is not None
     trial = replace(trial, tolerance=tolerance_of(options.precision, resizes=resizes))
     logits, labels = FORMATS[format].run(path)
     parity = compare(original_logits(checkpoint, options), logits, labels=labels, trial=trial)
@@ -225,7 +225,7 @@ def verify(
 
 def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
     """A checkpoint whose header says what the file computes; `more` is said beside it."""
-    about = {**described(checkpoint, options), **more}
+    about = {**described(checkpoint.preprocess, options), **more}
     extra = {**checkpoint.extra, EXPORT: about}
     if options.precision != "f32":
         extra[PRECISION] = options.precision
@@ -235,7 +235,7 @@ def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> C
 def original_logits(checkpoint: Checkpoint, options: GraphOptions) -> LogitsFunction:
     """The network as it was trained and as infer runs it, not as it is exported."""
     engine = TorchEngine(checkpoint.build(), checkpoint.preprocess)
-    if surroundings(checkpoint, options)[0] is None:
+    if surroundings(checkpoint.preprocess, options)[0] is None:
         return engine.logits
 
     def logits(images: Images) -> Logits:

@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint's network with all that happens before and after it.
+"""What is exported: a network with all that happens before and after it.
 
     images uint8 (N, H, W, C) -> resize -> normalise -> network -> resize -> logits, labels
 
@@ -24,7 +24,7 @@ from fcnseg.engines.base import LABELS, LOGITS, SCORES
 from fcnseg.engines.fuse import InFloat32, fold_batch_norms, score_in_f32
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 
 SKIP = "skip_"
@@ -53,7 +53,7 @@ PLAIN = GraphOptions()
 
 
 class Graph(nn.Module):
-    """A checkpoint's network with its normalisation, for images at the size it sees.
+    """A network with its normalisation, for images at the size it sees.
 
     Batch norms are folded and nothing is done in place: the exporters then have half the
     work, and the graph stays one operator a step.
@@ -62,18 +62,23 @@ class Graph(nn.Module):
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, options: GraphOptions = PLAIN, *, scores: bool = False
+        self,
+        network: FCN,
+        preprocess: Preprocess,
+        options: GraphOptions = PLAIN,
+        *,
+        scores: bool = False,
     ) -> None:
         super().__init__()
-        network = checkpoint.build().requires_grad_(False)
-        some = torch.zeros(1, checkpoint.spec.in_channels, 64, 64)
-        self.network = fold_batch_norms(network, some).eval()
-        self.preprocess, self.half_precision = checkpoint.preprocess, options.precision == "f16"
+        spec = network.spec
+        some = torch.zeros(1, spec.in_channels, 64, 64)
+        self.network = fold_batch_norms(network.requires_grad_(False), some).eval()
+        self.preprocess, self.half_precision = preprocess, options.precision == "f16"
         self.skips = "skips" in options.include
-        if self.skips and checkpoint.spec.fuse != "score":
+        if self.skips and spec.fuse != "score":
             raise OptionError(
                 "--include skips needs logits that are a sum with one term per skip; this network "
-                f"has fuse={checkpoint.spec.fuse}.",
+                f"has fuse={spec.fuse}.",
                 hint="omit it, or train a network with --fuse score",
             )
         grid = score_grid_of(self.network) if scores and not self.skips else None
@@ -148,10 +153,10 @@ class Complete(nn.Module):
     A single output comes bare, several as a tuple in the order of `names`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: GraphOptions) -> None:
+    def __init__(self, network: FCN, preprocess: Preprocess, options: GraphOptions) -> None:
         super().__init__()
-        self.inner = Graph(checkpoint, options)
-        self.before, self.after = surroundings(checkpoint, options)
+        self.inner = Graph(network, preprocess, options)
+        self.before, self.after = surroundings(preprocess, options)
         self.names = [*self.inner.names, *[LABELS] * ("argmax" in options.include)]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -165,25 +170,25 @@ class Complete(nn.Module):
 
 
 def surroundings(
-    checkpoint: Checkpoint, options: GraphOptions
+    preprocess: Preprocess, options: GraphOptions
 ) -> tuple[Before | None, After | None]:
     """What comes before and after the network, where there is anything to do.
 
     Bands of more than 8 bits, and 2 or more than 4 bands, are not resized: OpenCV's arithmetic
     is another one there.
     """
-    bands, short_side = checkpoint.preprocess.bands, checkpoint.preprocess.short_side
+    bands, short_side = preprocess.bands, preprocess.short_side
     known = bands is None or (bands.dtype == "uint8" and bands.carried in (1, 3, 4))
     resizes = options.resizes and short_side is not None and known
     labels = "argmax" in options.include
-    before = Before(checkpoint.preprocess) if resizes else None
+    before = Before(preprocess) if resizes else None
     return before, After(resizes=resizes, labels=labels) if resizes or labels else None
 
 
-def described(checkpoint: Checkpoint, options: GraphOptions) -> dict[str, Any]:
+def described(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
     """What a file's header says of its graph, as plain data."""
-    before, _ = surroundings(checkpoint, options)
-    bands = checkpoint.preprocess.bands
+    before, _ = surroundings(preprocess, options)
+    bands = preprocess.bands
     return {
         "size": None if options.size is None else list(options.size),
         "precision": options.precision,

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fcnseg.engines import open_exported, sample_images
+from fcnseg.engines import open_exported
 from fcnseg.engines.base import PRECISION, Images, first_line
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError
 from fcnseg.export import labelled, require, verify
 from fcnseg.export.graph import PLAIN, GraphOptions, quiet
 from fcnseg.export.onnx_file import complete, network_model, save_onnx
-from fcnseg.export.parity import Trial
+from fcnseg.export.parity import Trial, sample_images
 from fcnseg.files import folder_beside
 from fcnseg.models.checkpoint import Checkpoint
 

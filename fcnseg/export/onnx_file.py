@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcnseg.engines import sample_images
 from fcnseg.engines.base import LABELS
 from fcnseg.export.graph import Graph, GraphOptions, OpaqueBefore, quiet, surroundings
+from fcnseg.export.parity import sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import KEY, Checkpoint
 
@@ -34,8 +34,8 @@ def save_onnx(model: Any, checkpoint: Checkpoint, path: Path) -> None:
 
 def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """The network alone, for images at the size it sees: an onnx.ModelProto."""
-    before, _ = surroundings(checkpoint, options)
-    graph = Graph(checkpoint, options, scores=before is None)
+    before, _ = surroundings(checkpoint.preprocess, options)
+    graph = Graph(checkpoint.build(), checkpoint.preprocess, options, scores=before is None)
     size = options.size and checkpoint.preprocess.network_size(options.size)
     images = example(size, checkpoint.preprocess.bands)
     return _model(graph, (images,), ["images"], graph.names, None if size else (_FREE,))
@@ -43,7 +43,7 @@ def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
 
 def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """The network's model with what comes before and after it, for images at their own size."""
-    before, after = surroundings(checkpoint, options)
+    before, after = surroundings(checkpoint.preprocess, options)
     if after is None:
         return model
     images = example(options.size, checkpoint.preprocess.bands)
@@ -82,7 +82,7 @@ def _maps(
 ) -> list[Tensor]:
     """What a network would give of images: so many maps."""
     size = (images.shape[1], images.shape[2])
-    if surroundings(checkpoint, options)[0] is not None:
+    if surroundings(checkpoint.preprocess, options)[0] is not None:
         size = checkpoint.preprocess.network_size(size)
     return [torch.zeros(len(images), checkpoint.spec.num_classes, *size) for _ in range(count)]
 

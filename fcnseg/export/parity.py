@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines import sample_images
 from fcnseg.errors import percent
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import resize_image, resize_labels
@@ -227,3 +228,33 @@ def compare(
         miou,
         trial.tolerance,
     )
+
+
+def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None = None) -> Images:
+    """Synthetic images with large shapes, edges and fine grain. uint8 (N, H, W, 3).
+
+    bands: in their range and type instead, (N, H, W, carried).
+    """
+    if bands is not None:
+        return np.concatenate(
+            [_sample_band(shape, seed, bands, at) for at in range(bands.carried)], axis=3
+        )
+    count, height, width = shape
+    random = torch.Generator().manual_seed(seed)
+    image = torch.zeros(count, 3, height, width)
+    for side in (2, 5, 13, 40):  # octaves: the coarser, the stronger
+        noise = torch.randn(count, 3, side, side, generator=random) * (30 + 60 / side)
+        mode = "nearest" if side == 5 else "bilinear"  # hard edges from one of them
+        image += F.interpolate(noise, (height, width), mode=mode)
+    grain = torch.randn(count, 3, height, width, generator=random) * 8
+    pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+
+
+def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:
+    """(N, H, W, 1): one band of synthetic images, from its black to its white."""
+    grey = sample_images(shape, seed=seed + 1000 * (at + 1))[..., :1].astype(np.float64) / 255
+    values = bands.low[at] + grey * (bands.high[at] - bands.low[at])
+    if bands.dtype != "float32":
+        values = np.round(values)
+    return np.asarray(values.astype(bands.dtype))

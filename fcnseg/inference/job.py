@@ -14,9 +14,10 @@ from fcnseg.config import EngineName, InferConfig
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp
+from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import COMBINED, Renderer
 from fcnseg.inference.plan import POLYGONS, VIDEO_KINDS, Manifest, Part, Plan, plan, split, written
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor, bands_of
 from fcnseg.io.bands.georeference import left_out

@@ -18,7 +18,8 @@ from fcnseg.export import write_report, written_atomically
 from fcnseg.export.graph import GraphOptions
 from fcnseg.export.int8 import milliseconds, write_int8
 from fcnseg.inference.evaluation import as_the_model_sees
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.loading import load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image, resize_labels
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ Knows the class map and how images are prepared; leaves the arithmetic to an eng
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,15 +23,12 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
-from fcnseg.config import EngineName
-from fcnseg.engines import RUNNABLE
+from fcnseg.engines import RUNNABLE, EngineOptions
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.open_engine import EngineOptions, open_engine, preprocess_outside
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
-from fcnseg.io.bands import with_shown
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
@@ -39,8 +36,7 @@ from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import Preprocess
-from fcnseg.models.zoo import BEST, find_model
-from fcnseg.progress import Callback, no_callback
+from fcnseg.models.zoo import BEST
 
 _AT_ONCE = 8
 """Images of a list that are in the network at the same time."""
@@ -58,7 +54,7 @@ class Segmenter:
 
     path: the model file it was loaded from; None for one made in memory.
     extra: what else the file says, as plain data.
-    options: how its engine was opened.
+    options: how its engine was opened. reopen: opens another one; None for one made in memory.
     """
 
     engine: Engine
@@ -67,6 +63,7 @@ class Segmenter:
     path: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     options: EngineOptions = field(default_factory=EngineOptions)
+    reopen: Callable[[EngineOptions], Engine] | None = field(default=None, repr=False)
 
     @property
     def num_parallel(self) -> int:
@@ -223,13 +220,13 @@ class Segmenter:
         Its file is opened again: precision "auto" is the new device's. OptionError where the device
         is not here or not the engine's, or the model has no file.
         """
-        if self.path is None:
+        if self.reopen is None:
             raise OptionError(
                 "A model made in memory stays on its device.",
                 hint="save it as a checkpoint and load that on the other one",
             )
         self.options = replace(self.options, device=device)
-        self.engine = open_engine(self.path, self.options, no_callback)[0]
+        self.engine = self.reopen(self.options)
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -307,44 +304,3 @@ class Segmenter:
             PredictedArrays(one, each.max(axis=0) if confidence else None, each)
             for one, each in zip(labels, probabilities, strict=True)
         ]
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    frames: int = 0,
-    parallel: bool = False,
-    short_side: int | None = None,
-    show_bands: str | None = None,
-    callback: Callback = no_callback,
-) -> Segmenter:
-    """A segmenter from a model file, ready to run.
-
-    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx or .xml, or a folder of
-        a run or of save_pretrained (its best); None or "best": the best of the newest run.
-    engine: "auto" is torch, or what runs faster on this machine if it is installed and the
-        conversion is there already or worth its time.
-    frames: how many frames will come, if known: it decides whether a conversion is.
-    parallel: for many images: on a CPU several are computed in parallel, which takes longer for
-        one and less for all, and more memory.
-    short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
-        model was trained with.
-    show_bands: of a model of other bands than RGB, which of them images show: "4,3,2".
-
-        model = fcnseg.load("nuclei")
-
-    A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
-    it has to load the model itself (OptionError).
-
-    Raises CheckpointError, OptionError, MissingExtra.
-    """
-    path = find_model(None if model is None else str(model), callback=callback)
-    options = EngineOptions(engine, device, precision, frames, parallel)
-    runner, header = open_engine(path, options, callback)
-    preprocess = preprocess_outside(header, path, short_side)
-    if show_bands is not None:
-        preprocess = replace(preprocess, bands=with_shown(preprocess.bands, show_bands))
-    return Segmenter(runner, header.classes, preprocess, path, header.extra, options)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.engines import resizes_itself
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
-from fcnseg.inference.open_engine import resizes_itself
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from fcnseg.errors import OptionError
 from fcnseg.progress import stop_signals
-from fcnseg.serving.app import Server
 
 
 class _Uvicorn(uvicorn.Server):
@@ -33,29 +33,35 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(server: Server, host: str, port: int, on_start: Callable[[str], None]) -> None:
+def run(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    on_start: Callable[[str], None],
+    *,
+    connections: int,
+    seconds: int,
+) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; what was accepted is answered first.
 
-    on_start: is called with the address, once it is open. port: 0 takes a free one. OptionError
+    on_start: is called with the address, once it is open. port: 0 takes a free one. connections:
+    that may be open at the same time. seconds: for what was accepted, at the end. OptionError
     where the address can't be opened.
     """
     bound = _bind(host, port)
     options = uvicorn.Config(
-        server.app,
+        app,
         log_level="critical",
         access_log=False,
         server_header=False,
-        limit_concurrency=1024 + server.limits.queue,
+        limit_concurrency=connections,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=int(2 * server.limits.seconds) + 1,
+        timeout_graceful_shutdown=seconds,
         lifespan="off",
     )
     shown = f"[{host}]" if ":" in host else host
     on_start(f"http://{shown}:{bound.getsockname()[1]}")
-    try:
-        _Uvicorn(options).run(sockets=[bound])
-    finally:
-        server.close()
+    _Uvicorn(options).run(sockets=[bound])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -8,8 +8,8 @@ from fcnseg.commands import bench as benchmarking
 from fcnseg.commands.bench import BenchResult, bench
 from fcnseg.config import BenchConfig
 from fcnseg.device import Timing
-from fcnseg.engines import sample_images
 from fcnseg.errors import MediaError, OptionError
+from fcnseg.export.parity import sample_images
 from fcnseg.io.images import write_image
 from fcnseg.progress import Progress
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
-from fcnseg.engines import sample_images
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, OptionError
 from fcnseg.export import graph as graphs
 from fcnseg.export import onnx_file as onnx_files
+from fcnseg.export.parity import sample_images
 from fcnseg.inference.evaluation import predict_with_tta
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import skip_without
 

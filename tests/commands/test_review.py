@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fcnseg.datasets.describe import describe
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import write_labels
 from tests.cli.test_cli import call

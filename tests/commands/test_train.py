@@ -23,7 +23,7 @@ from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image, resize_image
 from fcnseg.io.labels import write_labels
 from fcnseg.models.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from fcnseg.commands import viz as viewing
 from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources.video import open_video

@@ -13,16 +13,16 @@ import pytest
 
 import fcnseg
 from fcnseg.engines import base as forking
-from fcnseg.engines import sample_images
 from fcnseg.engines.base import Home
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without
 
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
 JOB = """
 import json, multiprocessing, sys, fcnseg
-from fcnseg.engines import sample_images
+from fcnseg.export.parity import sample_images
 
 def child(model, results):
     try:
@@ -114,9 +114,9 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
     import torch
 
     seen = []
-    fuse_for_inference = fcnseg.inference.open_engine.fuse_for_inference
+    fuse_for_inference = fcnseg.inference.loading.fuse_for_inference
     monkeypatch.setattr(
-        "fcnseg.inference.open_engine.fuse_for_inference",
+        "fcnseg.inference.loading.fuse_for_inference",
         lambda *given, **more: (
             seen.append(torch.get_num_threads()) or fuse_for_inference(*given, **more)
         ),

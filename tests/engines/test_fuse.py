@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from fcnseg.engines import fuse as folding
-from fcnseg.engines import sample_images
 from fcnseg.engines.fuse import (
     FusedConvolution,
     fold_batch_norms,
@@ -14,6 +13,7 @@ from fcnseg.engines.fuse import (
     fuse_for_inference,
 )
 from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.export.parity import sample_images
 from fcnseg.models import build
 from fcnseg.models.backbones.efficientnet_lite import SameConv2d
 from fcnseg.models.fcn import LearnedUpsample

@@ -6,11 +6,12 @@ import onnx
 import pytest
 
 from fcnseg import io as dnn
-from fcnseg.engines import sample_images
+from fcnseg.engines import EngineOptions
 from fcnseg.engines.onnx import OpenCvEngine, metadata
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.inference.open_engine import EngineOptions, open_engine
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import open_engine
 from fcnseg.models.checkpoint import Checkpoint
 
 needs_5 = pytest.mark.skipif(int(cv2.__version__[0]) < 5, reason="free sizes need OpenCV 5")

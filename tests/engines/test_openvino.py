@@ -8,11 +8,11 @@ import pytest
 from fcnseg import export as formats
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
-from fcnseg.engines import sample_images
 from fcnseg.engines.openvino import OpenVinoEngine, import_openvino
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.inference.segmenter import load
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
 
 

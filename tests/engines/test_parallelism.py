@@ -9,9 +9,9 @@ import torch
 
 from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.engines import base as num_parallel
-from fcnseg.engines import sample_images
 from fcnseg.engines.base import ONE, Parallelism, side_by_side
-from fcnseg.inference.segmenter import load
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import load
 from tests.conftest import skip_without
 
 

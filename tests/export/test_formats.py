@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg.engines import sample_images
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.graph import Graph, quiet
+from fcnseg.export.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 
 
@@ -20,7 +20,7 @@ def checkpoint(random_model: Path) -> Checkpoint:
 def test_the_graph_is_the_network(checkpoint):
     images = sample_images((2, 40, 50), seed=0)
     expected = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits(images)
-    graph = Graph(checkpoint)
+    graph = Graph(checkpoint.build(), checkpoint.preprocess)
     with torch.no_grad():
         np.testing.assert_allclose(graph(torch.from_numpy(images))[0].numpy(), expected, atol=1e-4)
 

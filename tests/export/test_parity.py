@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines import sample_images
-from fcnseg.export.parity import Parity, Trial, compare, tolerance_of
+from fcnseg.export.parity import Parity, Trial, compare, sample_images, tolerance_of
 
 
 def colours(images: np.ndarray) -> np.ndarray:

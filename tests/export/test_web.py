@@ -16,10 +16,10 @@ import pytest
 
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
-from fcnseg.engines import sample_images
 from fcnseg.errors import OptionError
+from fcnseg.export.parity import sample_images
 from fcnseg.export.web import RUNTIME
-from fcnseg.inference.segmenter import load
+from fcnseg.inference.loading import load
 from fcnseg.io.images import write_image
 
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines import sample_images
 from fcnseg.engines.base import Engine
 from fcnseg.errors import CheckpointError, MediaError, OptionError
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.export.parity import sample_images
+from fcnseg.inference.loading import load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image, write_image
 from fcnseg.models.spec import Preprocess
 

@@ -233,7 +233,7 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
     asked = []
 
     def load(path, **options):
-        from fcnseg.inference.segmenter import load
+        from fcnseg.inference.loading import load
 
         asked.append(options["parallel"])
         return load(path, **options)

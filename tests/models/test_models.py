@@ -129,7 +129,7 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     Image.new("RGB", (80, 64)).save(tmp_path / "image.png")
     code = (
         "import sys, fcnseg\n"
-        "from fcnseg.inference.segmenter import load\n"
+        "from fcnseg.inference.loading import load\n"
         "import numpy\n"
         "load('tiny.onnx').predict([numpy.zeros((64, 80, 3), numpy.uint8)])\n"
         "heavy = {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"

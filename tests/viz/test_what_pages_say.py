@@ -7,7 +7,8 @@ import pytest
 
 from fcnseg.config import VizConfig
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.loading import load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Tile, heatmaps, page
 from fcnseg.viz.heatmaps import HeatmapFigures

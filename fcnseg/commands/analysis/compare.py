@@ -17,8 +17,9 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, OptionError, percent, to_bytes
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
+from fcnseg.inference.loading import load
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.progress import Callback, Message, no_callback

@@ -18,8 +18,9 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, InputError, to_bytes
 from fcnseg.files import fitting, mark, next_free
 from fcnseg.inference.evaluation import as_the_model_sees
+from fcnseg.inference.loading import load
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
-from fcnseg.inference.segmenter import Segmenter, load
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.annotations import as_labelme
 from fcnseg.io.draw import drawn_classes
 from fcnseg.io.images import write_bytes

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.engines import EngineOptions
 from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.inference import open_engine as fastest_engine
-from fcnseg.inference import open_engine as opening
-from fcnseg.inference.open_engine import WORTH_CONVERTING, EngineOptions, open_engine
+from fcnseg.inference import loading as fastest_engine
+from fcnseg.inference import loading as opening
+from fcnseg.inference.loading import WORTH_CONVERTING, open_engine
 from fcnseg.progress import Message
 
 

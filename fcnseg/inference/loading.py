@@ -1,4 +1,4 @@
-"""Which engine runs a model file: its format, its precision, or the fastest one here."""
+"""Model files -> Segmenters: which engine runs one, by its format and precision, or the fastest."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from fcnseg.config import EngineName
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.engines import ENGINES, RUNNABLE, open_exported, sample_images
-from fcnseg.engines.base import EXPORT, Engine, computing, one_thread
+from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
+from fcnseg.engines.base import Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
 from fcnseg.export.graph import GraphOptions
-from fcnseg.export.parity import Trial, compare
+from fcnseg.export.parity import Trial, compare, sample_images
 from fcnseg.files import cache_folder
-from fcnseg.io.bands import Bands
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.bands import Bands, with_shown
 from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import Preprocess
-from fcnseg.progress import Callback, Message
+from fcnseg.models.zoo import find_model
+from fcnseg.progress import Callback, Message, no_callback
 
 CONVERSION = 3
 """Raised when converted files change, so that old ones in the cache are not used."""
@@ -39,20 +41,50 @@ WORTH_CONVERTING = 1500
 """Frames from which on a faster engine makes up for its conversion (10 to 40 s, once)."""
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What the user asked for.
+def load(
+    model: str | Path | None = None,
+    *,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    frames: int = 0,
+    parallel: bool = False,
+    short_side: int | None = None,
+    show_bands: str | None = None,
+    callback: Callback = no_callback,
+) -> Segmenter:
+    """A segmenter from a model file, ready to run.
 
-    engine, device, precision: as in the options, "auto" where nothing was.
-    frames: how many frames will come, 0 when few or unknown.
-    parallel: whether several threads may call the engine at the same time, where that is faster.
+    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx or .xml, or a folder of
+        a run or of save_pretrained (its best); None or "best": the best of the newest run.
+    engine: "auto" is torch, or what runs faster on this machine if it is installed and the
+        conversion is there already or worth its time.
+    frames: how many frames will come, if known: it decides whether a conversion is.
+    parallel: for many images: on a CPU several are computed in parallel, which takes longer for
+        one and less for all, and more memory.
+    short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
+        model was trained with.
+    show_bands: of a model of other bands than RGB, which of them images show: "4,3,2".
+
+        model = fcnseg.load("nuclei")
+
+    A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
+    it has to load the model itself (OptionError).
+
+    Raises CheckpointError, OptionError, MissingExtra.
     """
+    path = find_model(None if model is None else str(model), callback=callback)
+    options = EngineOptions(engine, device, precision, frames, parallel)
+    runner, header = open_engine(path, options, callback)
+    preprocess = preprocess_outside(header, path, short_side)
+    if show_bands is not None:
+        preprocess = replace(preprocess, bands=with_shown(preprocess.bands, show_bands))
+    reopen = partial(_engine_of, path)
+    return Segmenter(runner, header.classes, preprocess, path, header.extra, options, reopen)
 
-    engine: EngineName = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    frames: int = 0
-    parallel: bool = False
+
+def _engine_of(path: Path, options: EngineOptions) -> Engine:
+    return open_engine(path, options, no_callback)[0]
 
 
 def open_engine(
@@ -82,11 +114,6 @@ def open_engine(
         return _open_fastest(checkpoint, path, options, callback), checkpoint
     engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine, checkpoint
-
-
-def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
-    return bool(extra.get(EXPORT, {}).get("resizes"))
 
 
 def preprocess_outside(header: Checkpoint, path: Path, short_side: int | None) -> Preprocess:
