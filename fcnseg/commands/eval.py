@@ -33,7 +33,7 @@ from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.boundary import BAND
 from fcnseg.metrics.scores import Scores
-from fcnseg.models.zoo import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import Named, refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.charts import require_charts

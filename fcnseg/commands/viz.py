@@ -19,7 +19,7 @@ from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.listing import collect
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.models.zoo import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.progress import Callback, Progress, held_back, no_callback
 from fcnseg.viz.heatmaps import VIDEO_WIDTH, HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps

@@ -194,8 +194,7 @@ def compare(
     difference = largest = 0.0
     same = pixels = 0
     sizes, batches = [], []
-    count = 0 if trial.classes is None else len(trial.classes)
-    confusions = [Confusion(count) for _ in range(2)]
+    confusions = [] if trial.classes is None else [Confusion(len(trial.classes)) for _ in range(2)]
     for images, truth in trial.batches():
         expected, found = original(images), other(images)
         sizes.append((images.shape[1], images.shape[2]))
@@ -209,7 +208,7 @@ def compare(
         predicted = found.argmax(axis=1).astype(np.uint8) if labels is None else labels(images)
         same += int((wanted == predicted).sum())
         pixels += wanted.size
-        if truth is not None:
+        if truth is not None and confusions:
             for confusion, one in zip(confusions, (wanted, predicted), strict=True):
                 confusion.add(truth[0], one[0])
     before = miou = None

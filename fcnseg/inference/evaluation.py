@@ -24,10 +24,9 @@ from fcnseg.datasets.encoding.matching import (
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
-from fcnseg.engines import resizes_itself
 from fcnseg.errors import DatasetError, OptionError, percent
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
-from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.segmenter import Segmenter, resizes_itself
 from fcnseg.io.images import resize_image
 from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.scores import Scores

@@ -26,7 +26,7 @@ from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
-from fcnseg.models.zoo import find_model, model_files
+from fcnseg.models.checkpoint import find_model, model_files
 from fcnseg.progress import Callback, Event, Message
 
 

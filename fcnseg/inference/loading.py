@@ -14,7 +14,7 @@ from typing import get_args
 
 from fcnseg.config import EngineName
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
+from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.base import Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
@@ -23,12 +23,11 @@ from fcnseg.export import FORMATS, convert
 from fcnseg.export.graph import GraphOptions
 from fcnseg.export.parity import Trial, compare, sample_images
 from fcnseg.files import cache_folder
-from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.segmenter import Segmenter, resizes_itself
 from fcnseg.io.bands import Bands, with_shown
 from fcnseg.io.images import write_bytes
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.spec import Preprocess
-from fcnseg.models.zoo import find_model
 from fcnseg.progress import Callback, Message, no_callback
 
 CONVERSION = 3

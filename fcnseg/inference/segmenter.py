@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.engines import RUNNABLE, EngineOptions
-from fcnseg.engines.base import Engine, Size
+from fcnseg.engines.base import EXPORT, Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays, Prediction
@@ -34,9 +34,8 @@ from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import BEST, Checkpoint
 from fcnseg.models.spec import Preprocess
-from fcnseg.models.zoo import BEST
 
 _AT_ONCE = 8
 """Images of a list that are in the network at the same time."""
@@ -304,3 +303,8 @@ class Segmenter:
             PredictedArrays(one, each.max(axis=0) if confidence else None, each)
             for one, each in zip(labels, probabilities, strict=True)
         ]
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))

@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.engines import resizes_itself
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.segmenter import Segmenter, resizes_itself
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame

@@ -36,7 +36,7 @@ from fcnseg.models.backbones import (
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec
 from fcnseg.models.weights import State, first_line, read_state
-from fcnseg.models.zoo.published import published_parts
+from fcnseg.models.zoo import published_parts
 from fcnseg.progress import Callback, no_callback
 
 BACKBONES: dict[str, BackboneSpec] = {

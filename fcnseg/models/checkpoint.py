@@ -8,6 +8,7 @@ is ever executed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,20 +19,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import CheckpointError, InputError, OptionError, counted
+from fcnseg.errors import CheckpointError, InputError, OptionError, counted, did_you_mean
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models import build_empty
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec, Preprocess
-from fcnseg.models.weights import first_line, read_state
-from fcnseg.models.zoo import TRAIN_HINT, recognised
-from fcnseg.models.zoo.published import NAMES, voc_classes
+from fcnseg.models.weights import download, first_line, read_state
+from fcnseg.models.zoo import NAMES, SHIPPED, official_url, recognised, voc_classes
+from fcnseg.overwriting import Named
+from fcnseg.progress import Callback, no_callback
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
 
 KEY = "fcnseg"
 """Where the header lies in a file's metadata."""
+
+BEST = "best.safetensors"
+
+TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
 
 TORCH_SUFFIXES = (".pth", ".pt")
 _TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
@@ -191,6 +197,50 @@ class Checkpoint:
         }
         network.load_state_dict(weights, assign=True)
         return network.requires_grad_(True).eval()
+
+
+def find_model(
+    model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
+) -> Path:
+    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
+
+    The name of a network that comes with fcnseg means that one. A published network's name
+    means its official weights, from torch's cache or downloaded (with progress).
+    Raises CheckpointError saying what was looked for.
+    """
+    if model is None or (model == "best" and not Path(model).exists()):
+        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise CheckpointError(
+                f"No model was given, and there is no trained one in {runs}{os.sep}.",
+                hint=TRAIN_HINT,
+            )
+        return found[-1]
+    path = Path(model)
+    if path.is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if path.is_dir():
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=TRAIN_HINT)
+    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    if model in shipped:
+        return shipped[model]
+    if model in NAMES:
+        return download(official_url(model), callback)
+    raise CheckpointError(
+        f"No model {model!r}: no such file, run folder, or network known by that name "
+        f"({', '.join([*shipped, *NAMES])}).",
+        hint=did_you_mean(model, [*shipped, *NAMES], TRAIN_HINT),
+    )
+
+
+def model_files(path: Path | None) -> list[Named]:
+    """A model's file and what may lie beside it and belong to it."""
+    if path is None:
+        return []
+    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return [("the model", file) for file in (path, *beside) if file.exists()]
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

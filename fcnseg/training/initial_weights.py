@@ -17,10 +17,9 @@ from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.models import build, load_pretrained
 from fcnseg.models.backbones import with_bands
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
-from fcnseg.models.zoo import find_model
 from fcnseg.progress import Callback, Message
 
 SHAPE = (

@@ -14,9 +14,8 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError
 from fcnseg.models import build
-from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint
+from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint, find_model
 from fcnseg.models.spec import LITE, ModelSpec
-from fcnseg.models.zoo import find_model
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from torch import Tensor
 from fcnseg.models import build
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec
-from fcnseg.models.zoo import recognised
-from fcnseg.models.zoo.published import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG
+from fcnseg.models.zoo import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG, recognised
 
 SLIM = 16
 CLASSES = 3

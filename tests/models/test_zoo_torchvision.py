@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models import build
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.torchvision_import import models
-from fcnseg.models.zoo import find_model, recognised
-from fcnseg.models.zoo.published import NAMES, official_url, voc_classes
+from fcnseg.models.zoo import NAMES, official_url, recognised, voc_classes
 
 
 def torchvisions(name: str, classes: int = 21) -> nn.Module:

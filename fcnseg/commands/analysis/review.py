@@ -26,7 +26,7 @@ from fcnseg.io.draw import drawn_classes
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
-from fcnseg.models.zoo import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.report.review import Card, cards_of_region, review_page, thumbnail

@@ -1,27 +1,320 @@
-"""Networks that exist already: others' published ones, and those that come with fcnseg.
+"""Published networks: the original FCNs (wkentaro/pytorch-fcn) and torchvision's.
 
-nuclei.safetensors and its card nuclei.md lie beside this file.
+The networks that come with fcnseg, NAME.safetensors, lie beside this file, each with its card.
 """
 
 from __future__ import annotations
 
-import os
+from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from fcnseg.errors import CheckpointError, did_you_mean
-from fcnseg.models.spec import ModelSpec, Preprocess
-from fcnseg.models.weights import State, download
-from fcnseg.models.zoo import published
-from fcnseg.models.zoo.published import NAMES, official_url
-from fcnseg.overwriting import Named
-from fcnseg.progress import Callback, no_callback
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import OptionError
+from fcnseg.models.backbones import Features
+from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
+from fcnseg.models.weights import State
 
 SHIPPED = Path(__file__).parent
 """Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
 
-BEST = "best.safetensors"
+BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
+"""Its mean, subtracted on 0..255; in our order (RGB), the network swaps."""
 
-TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
+GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+FC = 4096
+
+
+class _Skip(NamedTuple):
+    """stride and channels of a pool, what it is multiplied by, where its scores are cropped."""
+
+    stride: int
+    channels: int
+    crop: int
+    scale: float
+
+
+class _Kind(NamedTuple):
+    """The names of the upsamplings from coarse to fine, the skips, the last crop."""
+
+    upsamples: tuple[str, ...]
+    skips: tuple[_Skip, ...]
+    crop: int
+
+
+KINDS: dict[str, _Kind] = {
+    "pytorch_fcn32s": _Kind(("upscore",), (), 19),
+    "pytorch_fcn16s": _Kind(("upscore2", "upscore16"), (_Skip(16, 512, 5, 1.0),), 27),
+    "pytorch_fcn8s": _Kind(
+        ("upscore2", "upscore_pool4", "upscore8"),
+        (_Skip(16, 512, 5, 1.0), _Skip(8, 256, 9, 1.0)),
+        31,
+    ),
+    "pytorch_fcn8s_atonce": _Kind(
+        ("upscore2", "upscore_pool4", "upscore8"),
+        (_Skip(16, 512, 5, 0.01), _Skip(8, 256, 9, 0.0001)),
+        31,
+    ),
+}
+
+
+class OriginalVGG(Features):
+    """VGG-16 with fc6 and fc7 as convolutions, padded by 100.
+
+    slim: what the published widths are divided by (for small models in tests).
+    """
+
+    def __init__(self, slim: int = 1) -> None:
+        super().__init__()
+        channels = 3
+        for group, widths in enumerate(GROUPS, start=1):
+            for index, width in enumerate(widths, start=1):
+                padding = 100 if (group, index) == (1, 1) else 1
+                layer = nn.Conv2d(channels, width // slim, 3, 1, padding)
+                setattr(self, f"conv{group}_{index}", layer)
+                channels = width // slim
+        self.fc6 = nn.Conv2d(channels, FC // slim, 7)
+        self.fc7 = nn.Conv2d(FC // slim, FC // slim, 1)
+        self.channels = {8: 256 // slim, 16: 512 // slim, 32: FC // slim}
+        self.offsets = {stride: (stride - 1) / 2 for stride in self.channels}
+        self.preprocess = BGR
+        self.stride, self.output_stride = 1, 32
+        self.stages = nn.ModuleDict()
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """float (N, 3, H, W) RGB, mean subtracted -> pool3, pool4, fc7 by stride."""
+        x = images.flip(1)  # BGR
+        taps = {}
+        for group, widths in enumerate(GROUPS, start=1):
+            for index in range(1, len(widths) + 1):
+                x = F.relu(getattr(self, f"conv{group}_{index}")(x))
+            x = F.max_pool2d(x, 2, 2, ceil_mode=True)
+            taps[2**group] = x
+        x = F.dropout(F.relu(self.fc6(x)), 0.5, self.training)
+        taps[32] = F.dropout(F.relu(self.fc7(x)), 0.5, self.training)
+        return {stride: taps[stride] for stride in self.channels}
+
+
+class OriginalDecoder(nn.Module):
+    """Scores, transposed convolutions and crops, under the port's names."""
+
+    def __init__(self, kind: str, classes: int, slim: int = 1) -> None:
+        super().__init__()
+        self.kind = KINDS[kind]
+        self.strides = (32, *(skip.stride for skip in self.kind.skips))
+        self.score_fr = nn.Conv2d(FC // slim, classes, 1)
+        for skip in self.kind.skips:
+            setattr(self, self._score_name(skip), nn.Conv2d(skip.channels // slim, classes, 1))
+        for name, (coarse, fine) in zip(
+            self.kind.upsamples, pairwise((*self.strides, 1)), strict=True
+        ):
+            factor = coarse // fine
+            up = nn.ConvTranspose2d(classes, classes, 2 * factor, factor, bias=False)
+            setattr(self, name, up)
+
+    def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        """{8, 16, 32: maps of the padded image}, (H, W) -> logits (N, K, H, W)."""
+        x: Tensor = self.score_fr(taps[32])
+        for up, skip in zip(self.kind.upsamples, self.kind.skips, strict=False):
+            x = getattr(self, up)(x)
+            x = x + self._scores(skip, taps, x)
+        return self._finish(x, size)
+
+    def skip_scores(self, taps: dict[int, Tensor], size: tuple[int, int]) -> dict[int, Tensor]:
+        """The score map of each stride, upsampled alone to the end: {s: (N, K, H, W)}."""
+        maps = {32: self.score_fr(taps[32])}
+        for up, skip in zip(self.kind.upsamples, self.kind.skips, strict=False):
+            maps = {stride: getattr(self, up)(x) for stride, x in maps.items()}
+            maps[skip.stride] = self._scores(skip, taps, maps[32])
+        return {stride: self._finish(x, size) for stride, x in maps.items()}
+
+    def _scores(self, skip: _Skip, taps: dict[int, Tensor], like: Tensor) -> Tensor:
+        scores: Tensor = getattr(self, self._score_name(skip))(taps[skip.stride] * skip.scale)
+        height, width = like.shape[-2:]
+        return scores.narrow(2, skip.crop, height).narrow(3, skip.crop, width)
+
+    def _finish(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        grown: Tensor = getattr(self, self.kind.upsamples[-1])(x)
+        return grown.narrow(2, self.kind.crop, size[0]).narrow(3, self.kind.crop, size[1])
+
+    @staticmethod
+    def _score_name(skip: _Skip) -> str:
+        return {16: "score_pool4", 8: "score_pool3"}[skip.stride]
+
+
+def recognise_original(state: State, name: str) -> tuple[ModelSpec, Preprocess, State] | None:
+    """What a state dict of the port is of, and its tensors under our names; None: another's.
+
+    name: of the file; it alone tells the all-at-once FCN-8s from the staged one.
+    """
+    if "score_fr.weight" not in state:
+        return None
+    if "score_pool3.weight" in state:
+        kind = "pytorch_fcn8s_atonce" if "atonce" in name.lower() else "pytorch_fcn8s"
+    else:
+        kind = "pytorch_fcn16s" if "score_pool4.weight" in state else "pytorch_fcn32s"
+    classes = int(state["score_fr.weight"].shape[0])
+    spec = ModelSpec(
+        backbone=kind, num_classes=classes, decoder=PUBLISHED, fuse="score", dropout=0.0
+    )
+    parts = {key: "backbone" if key.startswith(("conv", "fc")) else "decoder" for key in state}
+    return spec, BGR, {f"{parts[key]}.{key}": value for key, value in state.items()}
+
+
+SHORT_SIDE = 520
+"""What torchvision's segmentation weights were trained and evaluated at."""
+
+
+class _Entry(NamedTuple):
+    """One of torchvision's networks: the strides of the maps its head takes, by their names."""
+
+    taps: dict[str, int]
+    channels: dict[int, int]
+
+
+_RESNET = _Entry({"out": 8}, {8: 2048})
+
+TORCHVISION: dict[str, _Entry] = {
+    "fcn_resnet50": _RESNET,
+    "fcn_resnet101": _RESNET,
+    "deeplabv3_resnet50": _RESNET,
+    "deeplabv3_resnet101": _RESNET,
+    "deeplabv3_mobilenet_v3_large": _Entry({"out": 16}, {16: 960}),
+    "lraspp_mobilenet_v3_large": _Entry({"low": 8, "high": 16}, {8: 40, 16: 960}),
+}
+
+
+class TorchvisionFeatures(Features):
+    """The backbone of one of torchvision's segmentation models."""
+
+    def __init__(self, network: nn.Module, entry: _Entry) -> None:
+        super().__init__()
+        self.network = network
+        self.names = entry.taps
+        self.channels = entry.channels
+        self.offsets = dict.fromkeys(entry.channels, 0.0)
+        self.preprocess = Preprocess(IMAGENET.mean, IMAGENET.std, short_side=SHORT_SIDE)
+        self.stride, self.output_stride = 1, max(entry.channels)
+        self.stages = nn.ModuleDict()
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """float (N, 3, H, W) -> {s: (N, C_s, about H/s, W/s)}."""
+        maps = self.network(images)
+        return {stride: maps[name] for name, stride in self.names.items()}
+
+
+class TorchvisionHead(nn.Module):
+    """Its classifier, and torchvision's way back to the size of the image."""
+
+    def __init__(self, classifier: nn.Module, entry: _Entry) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.names = entry.taps
+
+    def forward(self, taps: dict[int, Tensor], size: tuple[int, int]) -> Tensor:
+        """{s: (N, C_s, h, w)}, (H, W) -> logits (N, K, H, W)."""
+        maps: Any = OrderedDict((name, taps[stride]) for name, stride in self.names.items())
+        scores = self.classifier(maps.get("out", maps))
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+    def skip_scores(self, _taps: dict[int, Tensor], _size: tuple[int, int]) -> dict[int, Tensor]:
+        """There are none: OptionError."""
+        raise OptionError(
+            "This published network has one head and no skips.",
+            hint="skips are those of a model trained with --fuse score",
+        )
+
+
+def torchvision_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
+    """Backbone and head of one of TORCHVISION, randomly initialised."""
+    from fcnseg.models.torchvision_import import models
+
+    entry = TORCHVISION[spec.backbone]
+    more = {} if "lraspp" in spec.backbone else {"aux_loss": False}
+    network = models.get_model(
+        spec.backbone, weights=None, weights_backbone=None, num_classes=spec.num_classes, **more
+    )
+    features = TorchvisionFeatures(network.backbone, entry)
+    return features, TorchvisionHead(network.classifier, entry)
+
+
+def official_url(name: str) -> str:
+    """Where torchvision keeps a network's best weights."""
+    from fcnseg.models.torchvision_import import models
+
+    return str(models.get_model_weights(name).DEFAULT.url)
+
+
+def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] | None:
+    """What a state dict is of, and its tensors under our names; None: not torchvision's."""
+    found = _name_of(state)
+    if found is None:
+        return None
+    kind, last = found
+    spec = ModelSpec(
+        backbone=kind, num_classes=int(last.shape[0]), decoder=PUBLISHED, fuse="score", dropout=0.0
+    )
+    preprocess = Preprocess(IMAGENET.mean, IMAGENET.std, short_side=SHORT_SIDE)
+    ours = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        if part != "aux_classifier":
+            ours[f"backbone.network.{rest}" if part == "backbone" else f"decoder.{key}"] = value
+    return spec, preprocess, ours
+
+
+def voc_classes() -> ClassMap:
+    """PASCAL VOC's background and 20 classes, in its colours."""
+    from fcnseg.models.torchvision_import import models
+
+    names = models.get_model_weights("fcn_resnet50").DEFAULT.meta["categories"]
+    colors = []
+    for index in range(len(names)):
+        bits = [[(index >> (3 * bit + band)) & 1 for bit in range(8)] for band in range(3)]
+        colors.append([sum(on << (7 - bit) for bit, on in enumerate(band)) for band in bits])
+    return ClassMap.of(["background", *names[1:]], colors)
+
+
+def _name_of(state: State) -> tuple[str, Tensor] | None:
+    """The name, and the weights of the last layer."""
+    heads = {
+        "lraspp": ("classifier.low_classifier.weight", "classifier.low_classifier.weight"),
+        "deeplabv3": ("classifier.0.convs.0.0.weight", "classifier.4.weight"),
+        "fcn": ("classifier.0.weight", "classifier.4.weight"),
+    }
+    backbones = {
+        "resnet101": "backbone.layer3.22.conv1.weight",
+        "resnet50": "backbone.layer3.5.conv3.weight",
+        "mobilenet_v3_large": "backbone.16.0.weight",
+    }
+    for head, (sign, last) in heads.items():
+        for backbone, part in backbones.items():
+            if {sign, last, part} <= state.keys() and f"{head}_{backbone}" in TORCHVISION:
+                return f"{head}_{backbone}", state[last]
+    return None
+
+
+NAMES: tuple[str, ...] = tuple(TORCHVISION)
+"""Published networks that -m takes by name."""
+
+
+def published_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
+    """Backbone and decoder of a published network, randomly initialised.
+
+    OptionError lists the known.
+    """
+    if spec.backbone in KINDS:
+        backbone = OriginalVGG()
+        return backbone, OriginalDecoder(spec.backbone, spec.num_classes)
+    if spec.backbone in TORCHVISION:
+        return torchvision_parts(spec)
+    known = ", ".join((*NAMES, *KINDS))
+    raise OptionError(f"No published network {spec.backbone!r}; known: {known}.")
 
 
 def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, State] | None:
@@ -29,48 +322,4 @@ def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, Sta
 
     name: of the file.
     """
-    return published.recognise_original(state, name) or published.recognise_torchvision(state)
-
-
-def find_model(
-    model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
-) -> Path:
-    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
-
-    The name of a network that comes with fcnseg means that one. A published network's name
-    means its official weights, from torch's cache or downloaded (with progress).
-    Raises CheckpointError saying what was looked for.
-    """
-    if model is None or (model == "best" and not Path(model).exists()):
-        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
-        if not found:
-            raise CheckpointError(
-                f"No model was given, and there is no trained one in {runs}{os.sep}.",
-                hint=TRAIN_HINT,
-            )
-        return found[-1]
-    path = Path(model)
-    if path.is_file():
-        return path
-    if (path / BEST).is_file():
-        return path / BEST
-    if path.is_dir():
-        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=TRAIN_HINT)
-    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
-    if model in shipped:
-        return shipped[model]
-    if model in NAMES:
-        return download(official_url(model), callback)
-    raise CheckpointError(
-        f"No model {model!r}: no such file, run folder, or network known by that name "
-        f"({', '.join([*shipped, *NAMES])}).",
-        hint=did_you_mean(model, [*shipped, *NAMES], TRAIN_HINT),
-    )
-
-
-def model_files(path: Path | None) -> list[Named]:
-    """A model's file and what may lie beside it and belong to it."""
-    if path is None:
-        return []
-    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
-    return [("the model", file) for file in (path, *beside) if file.exists()]
+    return recognise_original(state, name) or recognise_torchvision(state)
