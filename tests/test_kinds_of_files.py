@@ -11,7 +11,8 @@ from PIL import Image
 
 from fcnseg.errors import FcnsegError
 from fcnseg.io import eight_bits, tone_mapped
-from fcnseg.io.content import count_pages, is_image
+from fcnseg.io.content import is_image
+from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import decode_image, read_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.video import open_video

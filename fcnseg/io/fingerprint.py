@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fcnseg.io import cv2, eight_bits
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_heif
+from fcnseg.io.content import is_heif, upright
+from fcnseg.io.content.tiff import first_page
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
     is_cut,
     read_bytes,
     read_orientation,
-    upright,
 )
 
 THUMBNAIL = 8
@@ -70,7 +70,7 @@ def summarize_image(
     spread. Without them a JPEG is decoded at an eighth of its size, which is faster and is as
     good for all the rest.
     """
-    data = read_bytes(path) if data is None else data
+    data = first_page(read_bytes(path) if data is None else data)
     orientation = read_orientation(data)
     size = _jpeg_size(data)
     small = None if size is None or is_cut(data) else _reduced(data, size)

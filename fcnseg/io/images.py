@@ -22,22 +22,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
 from fcnseg.io import cv2, eight_bits, over_white
-from fcnseg.io.content import (
-    add_png_transparency,
-    as_bgr,
-    decode_heif,
-    decode_netpbm,
-    decode_npy,
-    decode_tiff,
-    is_heif,
-    is_npy,
-    is_tiff,
-)
+from fcnseg.io.content import add_png_transparency, as_bgr, is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content.portable import decode_netpbm, decode_npy
+from fcnseg.io.content.rare import decode_heif, decode_rare
+from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, first_page
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
     ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".pam", ".pfm", ".avif", ".heic", ".heif",
-    ".ico", ".tga", ".pcx",
+    ".ico", ".tga", ".pcx", ".mpo", ".apng", ".j2c", ".jpx", ".hif", ".jxl", ".exr", ".hdr", ".dds",
+    ".sgi", ".qoi", ".dpx", ".btf",
 })  # fmt: skip
 """Suffixes (lower case) of files taken for images when a folder is looked through."""
 
@@ -96,6 +90,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
+    data = first_page(data)
     if is_heif(data):
         rgba = decode_heif(data, name)
         return over_white(rgba[:, :, :3], rgba[:, :, 3]) if rgba.shape[2] == 4 else rgba
@@ -130,6 +125,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with open_with_pillow(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size themselves
+                while image.tag_v2.get(254, 0) & REDUCED:
+                    image.seek(image.tell() + 1)
                 width, height = image.tag_v2[256], image.tag_v2[257]
             turned = image.getexif().get(ORIENTATION, 1) >= 5
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
@@ -244,13 +241,31 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     """For what OpenCV was built without, and for a reason when the file is broken."""
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
-            rgba = np.asarray(image.convert("RGBA"))
+            wide = image.mode[0] in "FI"  # which Pillow cuts at 255
+            values = np.asarray(image if wide else _as_rgba(image))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(name, error) from None
-    if not rgba.size:
+        values, wide = _unknown_to_pillow(data, name, error), True
+    if not values.size:
         raise MediaError(f"{name} is an image without pixels.")
-    bgra = np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
-    return upright(_three_channels(bgra), read_orientation(data))
+    pixels = as_bgr(values.reshape(*values.shape[:2], -1))
+    shown = eight_bits(pixels, name) if wide else pixels.astype(np.uint8, copy=False)
+    return upright(_three_channels(shown), read_orientation(data))
+
+
+def _as_rgba(image: Image.Image) -> Image.Image:
+    return (image.convert("RGB") if image.mode == "LAB" else image).convert("RGBA")
+
+
+def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.generic]:
+    """(H, W, C), grey or RGB(A), of what other programs decode; else Pillow's error as ours."""
+    values: NDArray[np.generic] | None = None
+    if isinstance(error, UnidentifiedImageError) and is_tiff(data):
+        values = decode_packed(data, name)
+    elif isinstance(error, UnidentifiedImageError | OSError) and not is_cut(data):
+        values = decode_rare(data, name)
+    if values is None:
+        raise unreadable_image(name, error) from None
+    return values
 
 
 def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -262,17 +277,6 @@ def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return over_white(
         np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8), pixels[:, :, 3]
     )
-
-
-def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """An image turned and mirrored as EXIF's orientation (1..8) says."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
 
 
 def read_orientation(data: bytes) -> int:

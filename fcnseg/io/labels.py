@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError
 from fcnseg.io import cv2
+from fcnseg.io.content import upright
 from fcnseg.io.images import (
     ORIENTATION,
     UNIDENTIFIED,
@@ -25,7 +26,6 @@ from fcnseg.io.images import (
     open_with_pillow,
     read_bytes,
     unreadable_image,
-    upright,
     write_bytes,
 )
 

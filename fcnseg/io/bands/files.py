@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import (
+from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content.portable import decode_npy
+from fcnseg.io.content.tiff import (
     ASSOCIATED,
     UNASSOCIATED,
     UNSPECIFIED,
-    decode_npy,
-    is_heif,
-    is_npy,
-    is_tiff,
+    first_page,
+    is_known_to_opencv,
+    no_data,
     numbers_of,
     read_by_tifffile,
     tiff_page,
@@ -35,7 +36,6 @@ from fcnseg.io.images import (
     read_bytes,
     read_orientation,
     unreadable_image,
-    upright,
 )
 
 _MOSTLY = 0.5
@@ -45,6 +45,7 @@ _MOSTLY = 0.5
 def decode_bands(data: bytes, name: str) -> Stored:
     """The bytes of an image file as its stored values; `name` is for the MediaError."""
     names: tuple[str, ...]
+    data = first_page(data)
     if is_npy(data):
         pixels, alpha, names = decode_npy(data, name), False, ()
     elif is_tiff(data):
@@ -116,7 +117,7 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
 
     With them whether the last one is stated to be opacity, and the names that tags give the bands.
     One band of 16 bits that is white at 0 is inverted. What a tag calls no data is not a number,
-    among floats. MissingExtra where tifffile is needed.
+    among all types but uint8 and uint16. MissingExtra where tifffile is needed.
     """
     tags = tiff_tags(data)
     bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
@@ -125,14 +126,18 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
     stored = _stored_type(tags)
     pixels = None
     unchanged = stored != np.uint8 or not extra or extra[0] == UNSPECIFIED
-    if not planar and (bands in (1, 3) or (bands == 4 and photometric == 2 and unchanged)):
+    if (
+        is_known_to_opencv(tags)
+        and not planar
+        and (bands in (1, 3) or (bands == 4 and photometric == 2 and unchanged))
+    ):
         pixels = _by_opencv(data, (bands, stored))
     if pixels is None:
-        pixels = read_by_tifffile(data, name, planar=planar)
+        pixels = read_by_tifffile(data, name)
     if bands == 1 and photometric == 0 and pixels.dtype == np.uint16:
         pixels = 65535 - pixels
-    if pixels.dtype.kind == "f" and (nothing := _no_data(tags)) is not None:
-        pixels = np.where(pixels == nothing, np.nan, pixels)
+    if pixels.dtype not in (np.uint8, np.uint16) and (nothing := no_data(tags)) is not None:
+        pixels = np.where(pixels == nothing, np.float32(np.nan), pixels.astype(np.float32))
     alpha = bands > 1 and bool(extra) and extra[-1] in (ASSOCIATED, UNASSOCIATED)
     return pixels, alpha, _band_names(tags, bands)
 
@@ -157,14 +162,6 @@ def _stored_type(tags: Mapping[int, Any]) -> np.dtype[Any] | None:
     bits, kind = numbers_of(tags.get(258, 8))[0], numbers_of(tags.get(339, 1))[0]
     known = bits in (8, 16, 32, 64) and kind in (1, 2, 3) and (kind != 3 or bits > 8)
     return np.dtype(f"{' uif'[kind]}{bits // 8}") if known else None
-
-
-def _no_data(tags: Mapping[int, Any]) -> float | None:
-    """The value that GDAL says is no data."""
-    try:
-        return float(str(tags.get(42113, "")).strip("\0 "))
-    except ValueError:
-        return None
 
 
 def _band_names(tags: Mapping[int, Any], bands: int) -> tuple[str, ...]:
@@ -214,18 +211,15 @@ def given_bands(image: object, bands: Bands, *, bgr: bool = False) -> Pixels:
 def page_of(data: bytes, page: int, name: str) -> bytes:
     """One page or frame of an image file, from 0 on, as the bytes of a file of its own.
 
-    MediaError when it can't be read. What Pillow can't write, tifffile does.
+    MediaError when it can't be read. A page of a TIFF keeps its values and tags as they are.
     """
+    if is_tiff(data):
+        return tiff_page(data, page)
     out = io.BytesIO()
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             image.seek(page)
-            if image.format == "TIFF":
-                image.save(out, "TIFF")
-            else:
-                image.convert("RGBA").save(out, "PNG")
+            image.convert("RGBA").save(out, "PNG")
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        if not is_tiff(data):
-            raise unreadable_image(name, error) from None
-        return tiff_page(data, page, name)
+        raise unreadable_image(name, error) from None
     return out.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,14 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io.content import is_tiff, tiff_tags
+from fcnseg.io.content import is_tiff
+from fcnseg.io.content.tiff import tiff_tags
 
 _PLACED = (33550, 33922, 34264)
 """TIFF tags: the size of a pixel, points on the map, the transformation to it."""
+
+_WORLD = (".tfw", ".tifw", ".wld", ".tif.aux.xml", ".tiff.aux.xml")
+"""Files beside an image that say the same."""
 
 _SUFFIXES = (".tif", ".tiff")
 
@@ -73,11 +76,13 @@ def _read(path: Path, changed: int) -> Georeference | None:
     import rasterio
     from rasterio.errors import RasterioError
 
+    # rasterio warns of what lies nowhere, and filters of warnings are not made for threads.
+    beside = any(path.with_suffix(suffix).exists() for suffix in _WORLD)
+    if not beside and not set(_PLACED) & set(tiff_tags(path)):
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NotGeoreferencedWarning
-            with rasterio.open(path) as file:
-                crs, transform = file.crs, file.transform
+        with rasterio.open(path) as file:
+            crs, transform = file.crs, file.transform
     except RasterioError:
         return None
     if transform.is_identity:

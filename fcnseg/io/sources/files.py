@@ -22,7 +22,8 @@ from urllib.request import Request, urlopen
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import free_name, safe_filename
 from fcnseg.io.bands.files import page_of
-from fcnseg.io.content import count_pages, is_image
+from fcnseg.io.content import is_image
+from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Source

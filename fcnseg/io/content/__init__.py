@@ -1,0 +1,96 @@
+"""What kind of file some bytes are, and what the formats' modules share."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_MAGIC = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+    b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"v/1\1",
+    b"SDPX", b"XPDS", b"\x93NUMPY", b"8BPS", b"DDS ", b"#?RADIANCE", b"PF\n", b"Pf\n", b"P7\n",
+)  # fmt: skip
+
+_STILL_BRANDS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
+
+_HEIF_BRANDS = _STILL_BRANDS[1:]
+
+_NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 at least) is an image."""
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    still = start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS
+    return webp or still or start.startswith(_MAGIC) or _NETPBM_OR_ICON.match(start) is not None
+
+
+def is_known_to_pillow(path: Path) -> bool:
+    """Whether a file without a known beginning is an image all the same (PCX, TGA, SGI ...)."""
+    try:
+        with Image.open(path) as image:
+            return image.format not in _NO_IMAGES
+    except Exception:  # noqa: BLE001 - Pillow's guesses may fail in any way
+        return False
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether the bytes are a HEIC photo, which Pillow and OpenCV can't read."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether the bytes are a TIFF or BigTIFF."""
+    return data[:4] in _TIFF
+
+
+def is_npy(data: bytes) -> bool:
+    """Whether the bytes are an array saved by NumPy (.npy)."""
+    return data[:6] == b"\x93NUMPY"
+
+
+def as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """RGB(A) as OpenCV orders it; grey, with opacity or without, as grey or BGRA."""
+    channels = values.shape[2]
+    if channels == 2:
+        values, channels = values[:, :, [0, 0, 0, 1]], 4
+    if channels >= 3:
+        return np.ascontiguousarray(values[:, :, [2, 1, 0, *range(3, min(channels, 4))]])
+    return np.ascontiguousarray(values[:, :, 0])
+
+
+def add_png_transparency(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Grey PNG pixels as BGRA where one value is transparent (tRNS), which OpenCV passes by."""
+    if data[:4] != b"\x89PNG" or data[25:26] != b"\0" or pixels.ndim != 2:
+        return pixels
+    at = data.find(b"tRNS", 33, max(data.find(b"IDAT"), 33))
+    if at < 0:
+        return pixels
+    (value,) = struct.unpack(">H", data[at + 4 : at + 6])
+    bits = data[24]
+    if bits < 8:
+        value = value * 255 // ((1 << bits) - 1)
+    opaque = 255 if pixels.dtype == np.uint8 else 65535
+    alpha = np.where(pixels == value, 0, opaque).astype(pixels.dtype)
+    return np.dstack([pixels, pixels, pixels, alpha])
+
+
+def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """An image turned and mirrored as EXIF's orientation (1..8) says."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,240 @@
+"""TIFF: its tags, its pages, and the layouts that OpenCV misreads."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from fcnseg.errors import MediaError, MissingExtra
+from fcnseg.io import eight_bits
+from fcnseg.io.content import as_bgr, is_tiff, upright
+
+for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
+UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # ExtraSamples
+
+REDUCED = 5
+"""The bits of NewSubfileType of what is no page: a smaller version, a mask."""
+
+_MINISWHITE, _MINISBLACK, _RGB, _CMYK, _LAB = 0, 1, 2, 5, 8
+
+_KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 34925, 50000})
+"""Compressions; of others it makes black pixels and says nothing."""
+
+
+# Pages
+
+
+def page_offsets(data: bytes) -> list[int]:
+    """Where the pages of a TIFF or BigTIFF stand, smaller versions and masks left out.
+
+    Of a broken one those that can be found.
+    """
+    order, big = _order(data)
+    offset, count, entry = ("Q", "Q", 20) if big else ("L", "H", 12)
+    seen: set[int] = set()
+    pages: list[int] = []
+    try:
+        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            (entries,) = struct.unpack_from(order + count, data, at)
+            first = at + struct.calcsize(count)
+            tags = range(first, first + entry * min(entries, 4096), entry)
+            kinds = [tag for tag in tags if struct.unpack_from(order + "H", data, tag)[0] == 254]
+            kind = data[kinds[0] + entry - (8 if big else 4) :][:4] if kinds else b""
+            if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
+                pages.append(at)
+            (at,) = struct.unpack_from(order + offset, data, first + entry * entries)
+    except struct.error:
+        pass
+    return pages
+
+
+def tiff_page(data: bytes, page: int) -> bytes:
+    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed."""
+    offsets = page_offsets(data)
+    if page >= len(offsets):
+        return data
+    order, big = _order(data)
+    form, at = (order + "Q", 8) if big else (order + "L", 4)
+    start = struct.pack(form, offsets[page])
+    if data[at : at + len(start)] == start:
+        return data
+    return data[:at] + start + data[at + len(start) :]
+
+
+def first_page(data: bytes) -> bytes:
+    """The same file, beginning with its first page where a smaller version stands before it."""
+    return tiff_page(data, 0) if is_tiff(data) else data
+
+
+def _order(data: bytes) -> tuple[str, bool]:
+    """The order of bytes as `struct` writes it, and whether it is a BigTIFF."""
+    return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
+
+
+# Tags
+
+
+def tiff_tags(data: bytes | Path) -> dict[int, Any]:
+    """The tags of a TIFF's first page, by number; of a file only what holds them is read."""
+    try:
+        with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+            return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+    except Exception:  # noqa: BLE001 - Pillow knows fewer layouts; tifffile may know it
+        return _tags_by_tifffile(data)
+
+
+def numbers_of(value: Any) -> tuple[int, ...]:
+    """A tag's value as a tuple: those of one number come without."""
+    return tuple(map(int, value)) if isinstance(value, tuple | list) else (int(value),)
+
+
+def no_data(tags: Mapping[int, Any]) -> float | None:
+    """The value that GDAL says is no data."""
+    try:
+        return float(str(tags.get(42113, "")).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _tags_by_tifffile(data: bytes | Path) -> dict[int, Any]:
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(data if isinstance(data, Path) else io.BytesIO(data)) as file:
+            return {tag.code: tag.value for tag in file.pages.first.tags}
+    except Exception:  # noqa: BLE001 - absent, or no TIFF either
+        return {}
+
+
+# Values
+
+
+def decode_tiff(
+    data: bytes, pixels: NDArray[np.generic] | None, name: str
+) -> tuple[NDArray[np.generic] | None, int | None]:
+    """A TIFF's first page as OpenCV should have decoded it, and its value of white if stated.
+
+    pixels: what OpenCV did. None leaves it to Pillow. Bands beyond red, green and blue are no
+    opacity unless a tag says so. What GDAL calls no data is black. MissingExtra where tifffile is
+    needed.
+    """
+    tags = tiff_tags(data)
+    bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
+    deep = max(numbers_of(tags.get(258, 8))) > 8
+    extra = numbers_of(tags.get(338, ()))
+    planar = tags.get(284, 1) == 2 and bands > 1
+    grey_and_more = photometric in (_MINISWHITE, _MINISBLACK) and bands > 1
+    opaque = not extra or extra[-1] not in (ASSOCIATED, UNASSOCIATED)
+    if grey_and_more and bands == 2 and not deep and not opaque:
+        return None, None  # Pillow knows it
+    if photometric == _LAB or (photometric == _CMYK and deep):
+        return None, None
+    misread = (grey_and_more and (bands > 2 or not opaque)) or not is_known_to_opencv(tags)
+    if misread or (planar and deep) or bands > 4 or (pixels is None and deep):
+        values = read_by_tifffile(data, name)
+        pixels = _first_bands(values, photometric, is_opaque=opaque)
+    if pixels is None:
+        return None, None
+    if photometric == _RGB and pixels.ndim == 3 and pixels.shape[2] > 3:
+        if not extra or extra[0] == UNSPECIFIED:
+            pixels = np.ascontiguousarray(pixels[:, :, :3])
+        elif not deep:  # OpenCV multiplies the colours by the opacity
+            return None, None
+        elif extra[0] == ASSOCIATED:
+            pixels = _unmultiplied(pixels)
+    pixels = _without_no_data(pixels, tags)
+    stated = tags.get(281)
+    stated = stated[0] if isinstance(stated, tuple) and stated else stated
+    maximum = int(stated) if isinstance(stated, int) and 255 < stated <= 65535 and deep else None
+    if photometric == _MINISWHITE and pixels.dtype == np.uint16:
+        pixels = (maximum or 65535) - pixels
+    elif photometric == _MINISWHITE and pixels.dtype != np.uint8:  # OpenCV turns those round
+        pixels = 255 - eight_bits(pixels, name)
+    return pixels, maximum
+
+
+def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
+    """Whether OpenCV can decompress a TIFF of these tags."""
+    return int(tags.get(259, 1)) in _KNOWN_TO_OPENCV
+
+
+def decode_packed(data: bytes, name: str) -> NDArray[np.uint8]:
+    """(H, W, C) of a TIFF whose values take fewer bits than 8, scaled to 8."""
+    bits = min(numbers_of(tiff_tags(data).get(258, 8)))
+    values = read_by_tifffile(data, name)
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    return eight_bits(values, name, maximum=(1 << bits) - 1 if bits < 8 else None)
+
+
+def _first_bands(
+    values: NDArray[np.generic], photometric: int, *, is_opaque: bool
+) -> NDArray[np.generic]:
+    """(H, W, C) in the file's order as OpenCV gives it: what of it is shown.
+
+    Grey with an opacity, red, green and blue with or without, or the first three bands (the first
+    of two).
+    """
+    count = values.shape[2]
+    if photometric in (_MINISWHITE, _MINISBLACK):
+        if count == 2 and not is_opaque:
+            return as_bgr(values)
+        return as_bgr(values[:, :, : 3 if count > 2 else 1])
+    return as_bgr(values[:, :, : 4 if count == 4 else 3])
+
+
+def _without_no_data(pixels: NDArray[np.generic], tags: Mapping[int, Any]) -> NDArray[np.generic]:
+    """What is no data as no number, or as 0 among 16 bits; 8 bits hold no such value."""
+    nothing = no_data(tags)
+    if nothing is None or pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return np.where(pixels == nothing, np.uint16(0), pixels)
+    return np.where(pixels == nothing, np.float32(np.nan), pixels.astype(np.float32))
+
+
+def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
+    """(H, W, C) in the file's order, upright."""
+    try:
+        import tifffile
+    except ImportError:
+        raise MissingExtra(f"Reading {name}, a TIFF of an unusual layout,", "images") from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            first: Any = file.pages.first
+            array = np.asarray(first.asarray())
+            turned = int(first.tags.valueof(274, 1))
+            planar = int(first.planarconfig or 1) == 2
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        if "imagecodecs" in str(error):
+            raise MissingExtra(f"Reading {name}, a compressed TIFF,", "images") from None
+        raise MediaError(f"{name} is not a whole image: {error}.") from None
+    if array.ndim not in (2, 3):
+        raise MediaError(f"{name} is a TIFF of {array.ndim} axes; an image has two, and bands.")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif planar:
+        array = np.moveaxis(array, 0, -1)
+    return upright(array, turned)
+
+
+def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """BGRA uint16 without the opacity that its colours were multiplied by."""
+    if pixels.dtype != np.uint16:
+        return pixels
+    colors, alpha = pixels[:, :, :3].astype(np.float32), pixels[:, :, 3:]
+    colors = np.clip(colors * (65535 / np.maximum(alpha, 1).astype(np.float32)), 0, 65535)
+    return np.dstack([np.round(colors).astype(np.uint16), alpha])

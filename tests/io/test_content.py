@@ -1,0 +1,227 @@
+"""Image files of rare layouts, against Pillow, tifffile, FFmpeg and what they were made of."""
+
+import io
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.errors import MediaError
+from fcnseg.io.bands.files import decode_bands, page_of
+from fcnseg.io.content.pages import count_pages
+from fcnseg.io.images import decode_image, image_size, read_image
+from fcnseg.io.sources import open_source
+
+tifffile = pytest.importorskip("tifffile")
+
+HIGH, WIDE = 24, 32
+Y, X = np.mgrid[:HIGH, :WIDE]
+COLORS = np.stack([40 + X * 6, 230 - Y * 8, 90 + (X * Y) % 50], -1).astype(np.uint8)
+GREY = COLORS[:, :, 0]
+GREYS = np.repeat(GREY[:, :, None], 3, 2)
+ALPHA = np.where(X < 12, 0, 255).astype(np.uint8)
+
+
+def as_tiff(array, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def over_white(image, alpha):
+    return np.where(alpha[:, :, None] == 255, image, 255)
+
+
+def stored_so(image, orientation):
+    """What a file of this orientation holds so that the image is seen."""
+    turned = {6: 1, 3: 2, 8: 3}.get(orientation)
+    if turned:
+        return np.ascontiguousarray(np.rot90(image, turned))
+    return {
+        2: image[:, ::-1],
+        4: image[::-1],
+        5: image.swapaxes(0, 1),
+        7: np.rot90(image, 2).swapaxes(0, 1),
+    }[orientation]
+
+
+PACKED = struct.Struct("<HHI")
+
+
+def packed_tiff(values, bits):
+    """RGB of values that take a few bits each."""
+    text = ["".join(f"{value:0{bits}b}" for value in row.ravel()) for row in values]
+    strip = b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in text)
+    entries = [(256, WIDE), (257, HIGH), (259, 1), (262, 2), (273, 14), (277, 3), (278, HIGH)]
+    entries += [(258, 8), (279, len(strip))]
+    head = b"II*\0" + struct.pack("<I", 14 + len(strip)) + struct.pack("<3H", *[bits] * 3) + strip
+    tags = b"".join(
+        struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, value)
+        for tag, value in sorted(entries)
+    )
+    return head + struct.pack("<H", len(entries)) + tags + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (as_tiff(1 - (GREY / 255).astype(np.float32), photometric="miniswhite"), GREYS),
+        (as_tiff(255 - GREY.astype(np.int16), photometric="miniswhite"), GREYS),
+        (packed_tiff(COLORS >> 4, 4), (COLORS >> 4) * 17),
+        (packed_tiff(COLORS >> 6, 2), (COLORS >> 6) * 85),
+        (packed_tiff(COLORS >> 7, 1), (COLORS >> 7) * 255),
+        (
+            as_tiff(np.dstack([GREY, ALPHA]), photometric=1, extrasamples=[2], planarconfig=1),
+            over_white(GREYS, ALPHA),
+        ),
+        (
+            as_tiff(
+                np.dstack([GREY, ALPHA]).astype(np.uint16) * 257,
+                photometric=1,
+                extrasamples=[2],
+                planarconfig=1,
+            ),
+            over_white(GREYS, ALPHA),
+        ),
+        (
+            as_tiff(np.dstack([COLORS, GREY]), photometric=1, extrasamples=[0] * 3, planarconfig=1),
+            COLORS,
+        ),
+        (as_tiff((COLORS / 255).astype(np.float16), photometric="rgb"), COLORS),
+        (as_tiff((COLORS / 255).astype(np.float64), photometric="rgb"), COLORS),
+        (
+            as_tiff(np.dstack([255 - COLORS, 0 * GREY]).astype(np.uint16) * 257, photometric=5),
+            COLORS,
+        ),
+    ],
+    ids=[
+        "white-float",
+        "white-int",
+        "4bit",
+        "2bit",
+        "1bit",
+        "ga",
+        "ga16",
+        "four",
+        "half",
+        "double",
+        "cmyk16",
+    ],
+)
+def test_tiffs_of_rare_layouts(data, expected):
+    assert np.abs(decode_image(data).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("compression", ["png", "jpegxl", "jpeg2000", "webp", "lerc", "zstd"])
+def test_what_opencv_can_not_decompress_is_not_black(compression):
+    pytest.importorskip("imagecodecs")
+    data = as_tiff(COLORS, photometric="rgb", compression=compression)
+    expected = tifffile.imread(io.BytesIO(data))
+    assert np.array_equal(decode_image(data), expected)
+    assert np.array_equal(decode_bands(data, "it").pixels, expected)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float16", "planes", "five"])
+def test_a_tiff_is_upright_whoever_decodes_it(orientation, kind):
+    stored = stored_so(COLORS, orientation)
+    options = {"photometric": "rgb", "extratags": [(274, 3, 1, orientation, True)]}
+    if kind == "planes":
+        stored = np.moveaxis(stored.astype(np.uint16) * 257, -1, 0)
+        options["planarconfig"] = "separate"
+    elif kind == "five":
+        stored = np.concatenate([stored, stored[:, :, :2]], 2)
+        options["extrasamples"] = [0, 0]
+    elif kind != "uint8":
+        stored = stored.astype(np.uint16) * 257 if kind == "uint16" else stored / 255
+    array = np.ascontiguousarray(
+        stored.astype(kind if kind in ("uint8", "float16") else stored.dtype)
+    )
+    data = as_tiff(array, **options)
+    assert np.abs(decode_image(data).astype(int) - COLORS).max() <= 1
+    assert decode_bands(data, "it").pixels.shape[:2] == COLORS.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "nothing"), [(np.float32, -9999), (np.int16, -32768), (np.uint16, 65535)]
+)
+def test_no_data_is_the_least_and_does_not_stretch_the_rest(kind, nothing):
+    values = GREY.astype(np.float64)
+    values = (values / 255 if kind == np.float32 else values * 16).astype(kind)
+    values[:3] = nothing
+    tag = [(42113, 2, 0, str(nothing), True)]
+    shown = decode_image(as_tiff(values, photometric="minisblack", extratags=tag))
+    assert shown[:3].max() <= shown[3:].min()
+    assert shown[3:].max() > 200
+    stored = decode_bands(as_tiff(values, photometric="minisblack", extratags=tag), "it").pixels
+    assert np.isnan(stored[:3]).all() == (kind != np.uint16)
+
+
+def test_a_smaller_version_is_no_page_wherever_it_stands(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(COLORS[::4, ::4], photometric="rgb", subfiletype=1)
+        file.write(COLORS, photometric="rgb")
+        file.write(COLORS[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(COLORS[::-1], photometric="rgb")
+    data = path.read_bytes()
+    assert count_pages(data) == 2
+    assert np.array_equal(read_image(path), COLORS)
+    assert np.array_equal(decode_bands(data, "it").pixels, COLORS)
+    assert image_size(path) == (HIGH, WIDE)
+    assert np.array_equal(decode_image(page_of(data, 1, "it")), COLORS[::-1])
+
+
+def test_a_page_keeps_its_values_and_tags():
+    first = np.dstack([COLORS, GREY]).astype(np.uint16) * 100
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for each in (first, first[::-1]):
+            writer.write(each, photometric="rgb", extrasamples=[0], metadata=None)
+    page = page_of(file.getvalue(), 1, "it")
+    assert np.array_equal(decode_bands(page, "it").pixels, first[::-1])
+    assert not decode_bands(page, "it").alpha
+
+
+def test_colours_in_lab_are_pillows():
+    from PIL import ImageCms
+
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.fromarray(COLORS), *profiles, outputMode="LAB")
+    file = io.BytesIO()
+    lab.save(file, "TIFF")
+    expected = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+    assert np.array_equal(decode_image(file.getvalue()), expected)
+
+
+def test_floats_of_formats_that_only_pillow_reads():
+    file = io.BytesIO()
+    Image.fromarray((GREY / 255).astype(np.float32)).save(file, "SPIDER")
+    assert np.array_equal(decode_image(file.getvalue()), GREYS)
+
+
+def test_plain_numbers_that_are_none_are_an_error():
+    with pytest.raises(MediaError):
+        decode_image(b"P3 1 1 255\n1 2 x\n")
+
+
+def test_jpeg_xl(tmp_path):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    (tmp_path / "a.bin").write_bytes(imagecodecs.jpegxl_encode(COLORS, lossless=True))
+    with open_source(tmp_path / "a.bin") as source:
+        assert source.kind == "image"
+        assert np.array_equal(next(iter(source)).image, COLORS)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("suffix", ["exr", "dpx"])
+def test_images_of_film_are_images(tmp_path, suffix):
+    Image.fromarray(COLORS).save(tmp_path / "a.png")
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.png", tmp_path / f"a.{suffix}"]
+    subprocess.run(command, check=True)
+    with open_source(tmp_path / f"a.{suffix}") as source:
+        assert source.kind == "image"
+        assert np.abs(next(iter(source)).image.astype(int) - COLORS).max() <= 1
