@@ -157,7 +157,8 @@ class Timing:
     def percentiles(self) -> dict[str, float]:
         """Milliseconds a call that so many per cent of the calls stayed within."""
         return {
-            f"p{share}": float(np.percentile(self.laps, share)) * 1000 for share in (50, 90, 99)
+            f"p{percentile}": float(np.percentile(self.laps, percentile)) * 1000
+            for percentile in (50, 90, 99)
         }
 
 

@@ -29,6 +29,8 @@ ANYWHERE = {
     r"artists?|painters?": "renderer, figures",
     r"tall(y|ies)": "count",
     r"verbs?": "command",
+    r"crews?|hire[sd]?": "pool of workers, start",
+    r"wish(es|ed)?": "options, requested",
 }
 """Pattern of words -> what is said instead; in code, identifiers are split into words."""
 

@@ -50,7 +50,7 @@ def main(
     help_wanted: Help = False,
 ) -> None:
     """Semantic segmentation with Fully Convolutional Networks."""
-    del version, help_wanted  # their callbacks have answered
+    del version, help_wanted  # their callbacks have run
     if debug:
         os.environ[DEBUG] = "1"
 

@@ -62,7 +62,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
     def command(**flags: Any) -> None:
         file: Path | None = flags.pop("config_file")
         as_json: bool = flags.pop("as_json")
-        del flags["help_wanted"]  # its callback has answered
+        del flags["help_wanted"]  # its callback has run
         # An option that was not given comes as None or, when repeatable, as an empty list.
         given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
         with guard():

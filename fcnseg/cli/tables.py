@@ -255,7 +255,7 @@ def show_bench(result: Any) -> None:
 
 
 def show_serve(result: Any) -> None:
-    """How many requests were answered, by HTTP status."""
+    """How many responses were sent, by HTTP status."""
     counts = result.as_dict()["requests"]
     _print(_facts({f"status {status}": f"{count:,}" for status, count in sorted(counts.items())}))
 

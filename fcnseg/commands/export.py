@@ -229,7 +229,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
 
 
 def _sizes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:
-    """Where answers are compared: our sizes, and the one the network was trained for."""
+    """Where outputs are compared: our sizes, and the one the network was trained for."""
     crop = checkpoint.extra.get("crop")
     own = [(int(crop[0]), int(crop[1]))] if crop else []
     return tuple(dict.fromkeys([*SIZES, *own]))

@@ -24,7 +24,7 @@ LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 @dataclass(frozen=True)
 class ServeResult:
-    """What a server did until it was stopped: requests that were answered, by HTTP status."""
+    """What a server did until it was stopped: responses by HTTP status."""
 
     requests: dict[str, int]
 
@@ -34,7 +34,7 @@ class ServeResult:
 
 
 def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
-    """Serve models over HTTP until a signal stops it; accepted requests are answered first.
+    """Serve models over HTTP until a signal stops it; accepted requests are completed first.
 
     Raises OptionError for an address that others can reach without a token, CheckpointError,
     MissingExtra.

@@ -157,7 +157,7 @@ Mask = NDArray[np.bool_]
 
 
 def rectangle(labels: NDArray[np.uint8], rng: np.random.Generator) -> Mask:
-    """bool (H, W): a box of the labels' shape, its share of the area drawn evenly from 0..1.
+    """bool (H, W): a box of the labels' shape, its proportion of the area drawn evenly from 0..1.
 
     Its centre lies anywhere, so that what lies outside is cut off, as in the original.
     """

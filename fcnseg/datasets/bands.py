@@ -28,19 +28,19 @@ class Layout:
     """What the images of a set have in common.
 
     bands: without opacity. dtype: of their values. opacity: whether all have that as well.
-    picture: whether they are read as 8-bit RGB unless bands are chosen.
+    as_rgb: whether they are read as 8-bit RGB unless bands are chosen.
     files: layout -> one file that has it.
     """
 
     bands: int
     dtype: str
     opacity: bool
-    picture: bool
+    as_rgb: bool
     files: Mapping[str, Path]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
-        return {"count": self.bands, "dtype": self.dtype, "as_rgb": self.picture}
+        return {"count": self.bands, "dtype": self.dtype, "as_rgb": self.as_rgb}
 
 
 def common_layout(layouts: Mapping[str, Path]) -> Layout | None:
@@ -58,8 +58,8 @@ def common_layout(layouts: Mapping[str, Path]) -> Layout | None:
     if len(kinds) > 1 and not seen:
         raise _mixed(layouts)
     bands, dtype = max(kinds)
-    picture = seen and (len(kinds) > 1 or dtype == "uint8")
-    return Layout(bands, dtype, opacity, picture, layouts)
+    as_rgb = seen and (len(kinds) > 1 or dtype == "uint8")
+    return Layout(bands, dtype, opacity, as_rgb, layouts)
 
 
 def _kind(text: str, *, as_band: bool) -> tuple[int, str]:
@@ -82,11 +82,11 @@ def choose_bands(layout: Layout | None, chosen: str | None, shown: str | None) -
     chosen, shown: --bands and --show-bands. OptionError for bands that the images do not have.
     """
     asked = parse_bands("--bands", chosen)
-    if layout is None or (layout.picture and not asked):
+    if layout is None or (layout.as_rgb and not asked):
         if shown:
             raise OptionError("--show-bands has no effect on 8-bit RGB images.", hint="omit it")
         return None
-    if layout.picture and len({text.split()[0] for text in layout.files}) > 1:
+    if layout.as_rgb and len({text.split()[0] for text in layout.files}) > 1:
         raise _mixed(layout.files)
     drawn = parse_bands("--show-bands", shown, (1, 3))
     most = layout.bands + layout.opacity

@@ -18,7 +18,7 @@ from fcnseg.datasets.formats import read_sample
 from fcnseg.datasets.loader import Sample
 from fcnseg.models.spec import IMAGENET, Preprocess
 
-MEMORY_SHARE = 0.25
+MEMORY_FRACTION = 0.25
 """Of the machine's memory that decoded images may take, all workers together."""
 
 FALLBACK_MEMORY = 4 * 2**30
@@ -67,7 +67,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.augment = augment
         self.preprocess = preprocess
         self.seed = seed
-        self._room = int(MEMORY_SHARE * _memory()) if cache else 0
+        self._room = int(MEMORY_FRACTION * _memory()) if cache else 0
         self._decoded: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self._held = 0
 
@@ -107,10 +107,10 @@ class SegmentationDataset(Dataset[Sample]):
             fill = bands.middle()[: bands.carried]
         return augment(image, labels, rng, fill=fill, base_scale=base, rgb=bands is None)
 
-    def picture(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+    def to_rgb(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """What people see of a sample's image: uint8 (H, W, 3) RGB."""
         bands = self.preprocess.bands
-        return image if bands is None else bands.picture(image)
+        return image if bands is None else bands.to_rgb(image)
 
     def _base_scale(self, size: tuple[int, ...]) -> float:
         side = self.preprocess.short_side

@@ -30,16 +30,16 @@ from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.stacks import read_page
-from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache
+from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned, scan_labels, scan_pictures
+from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned, scan_images, scan_labels
 from fcnseg.datasets.splits import (
-    VAL_SHARE,
+    VAL_FRACTION,
     Video,
     draw_val,
     find_lookalikes,
@@ -110,9 +110,9 @@ def scan(
     if declared:
         found = declared.applied(found)
     pairs = sort_pairs(found.pairs)
-    with ScanCache(root) as cache, Crew(usable_cores()) as crew:
+    with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = _teller("labels", len(pairs), callback)
-        labels = scan_labels(pairs, found.store, found.terms, cache, crew, read_stored, tell)
+        labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         reading = (declared and declared.reading) or _read(
@@ -123,7 +123,7 @@ def scan(
         seen = None
         if images or drawn:
             tell = _teller("images", len(pairs), callback)
-            seen = scan_pictures(pairs, cache, crew, read_page, tell)
+            seen = scan_images(pairs, cache, pool, read_page, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,
         layout=found.layout,
@@ -300,7 +300,7 @@ def _files(pair: Pair) -> tuple[str, str, str]:
 def _longest_whole(videos: Sequence[Video], count: int) -> int:
     """The most frames kept together: all, unless a video is more than half of everything."""
     longest = max((len(video.members) for video in videos), default=0)
-    return max(1, round(count * VAL_SHARE / 2)) if longest > count / 2 else max(1, longest)
+    return max(1, round(count * VAL_FRACTION / 2)) if longest > count / 2 else max(1, longest)
 
 
 def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:

@@ -70,7 +70,7 @@ class LabelledImages(Protocol):
 
     def __getitem__(self, key: Any, /) -> Sample: ...
 
-    def picture(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+    def to_rgb(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """What people see of a sample's image: uint8 (H, W, 3) RGB."""
 
 

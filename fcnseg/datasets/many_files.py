@@ -174,17 +174,17 @@ Result = TypeVar("Result")
 _Worker = subprocess.Popen[bytes]
 
 # The path goes along, because fcnseg may be there for this process alone (a checkout). An
-# interrupt is the parent's to answer: it ends its workers.
+# interrupt is the parent's to handle: it ends its workers.
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.argv[1]); from fcnseg.datasets.many_files import serve; serve()"
 )
 
 
-class Crew:
-    """As many hands as there are cores. A context manager; within it OpenCV uses one thread each.
+class WorkerPool:
+    """As many workers as there are cores. A context manager; within it OpenCV uses one thread each.
 
-    A hand is a thread of this process; `hire` gives each a process that works in its place.
+    A worker is a thread of this process; `start_processes` gives each a process that does its work.
     When a process ends before its time (the system was short of memory), its thread does the
     work itself from there on: the results are the same.
     """
@@ -193,7 +193,7 @@ class Crew:
         self.count = count
         self.workers: list[_Worker] = []
         self._threads = ThreadPoolExecutor(count)
-        self._free: SimpleQueue[_Worker | None] = SimpleQueue()  # None: a hand without process
+        self._free: SimpleQueue[_Worker | None] = SimpleQueue()  # None: a thread without process
         self._ended = False
         self._quiet = one_thread_each()
 
@@ -217,7 +217,7 @@ class Crew:
             _take_leave(worker)
         self._quiet.__exit__(kind, error, trace)
 
-    def hire(self) -> None:
+    def start_processes(self) -> None:
         """Start a process for each thread, where that is possible; once."""
         if self.workers or not sys.executable or getattr(sys, "frozen", False):
             return  # a frozen program's executable is the program, not Python
@@ -246,7 +246,7 @@ class Crew:
         finally:
             self._free.put(worker)
         if self._ended:
-            raise InterruptedError("the crew has ended")
+            raise InterruptedError("the pool has ended")
         return function(task)
 
 
@@ -280,13 +280,13 @@ def _take_leave(worker: _Worker) -> None:
 
 
 def serve() -> None:
-    """A process's work: do what comes on stdin, answer on stdout, end when stdin does."""
+    """A process's work: do what comes on stdin, reply on stdout, end when stdin does."""
     use_one_thread()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a decoder that prints must not spoil the answers
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a decoder that prints must not spoil the replies
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             function, task = pickle.load(sys.stdin.buffer)
-            answer: Any = function(task)
-            pickle.dump(answer, answers)
-            answers.flush()
+            reply: Any = function(task)
+            pickle.dump(reply, replies)
+            replies.flush()

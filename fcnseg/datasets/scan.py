@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Description, Pair, Store, files_of
 from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
-from fcnseg.datasets.many_files import CountsOfFiles, Crew, ScanCache, stamp
+from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import encode_image, read_alpha
@@ -95,7 +95,7 @@ def scan_labels(
     store: Store,
     terms: Sequence[str],
     cache: ScanCache,
-    crew: Crew,
+    pool: WorkerPool,
     read: Read,
     tell: Tell = lambda _: None,
 ) -> LabelScan:
@@ -105,7 +105,7 @@ def scan_labels(
     scan = LabelScan(lossy=any(p.labels.suffix.lower() in LOSSY_SUFFIXES for p in pairs))
     look = partial(_look_at_labels, read=read, store=store, terms=terms)
     apart = not store.startswith("coco")
-    for index, seen in enumerate(_each(jobs, look, cache, crew, tell, apart=apart)):
+    for index, seen in enumerate(_each(jobs, look, cache, pool, tell, apart=apart)):
         if isinstance(seen, str):
             scan.problems[index] = seen
             scan.counts.append(None)
@@ -116,10 +116,10 @@ def scan_labels(
     return scan
 
 
-def scan_pictures(
+def scan_images(
     pairs: Sequence[Pair],
     cache: ScanCache,
-    crew: Crew,
+    pool: WorkerPool,
     read: ReadPage,
     tell: Tell = lambda _: None,
 ) -> ImageScan:
@@ -146,8 +146,8 @@ def scan_pictures(
         )
         for pair in pairs
     ]
-    look = partial(_look_at_picture, read=read)
-    for index, seen in enumerate(_each(jobs, look, cache, crew, tell)):
+    look = partial(_look_at_image, read=read)
+    for index, seen in enumerate(_each(jobs, look, cache, pool, tell)):
         if isinstance(seen, str):
             scan.problems[index] = seen
             continue
@@ -198,7 +198,7 @@ def _each(
     jobs: Sequence[_Job],
     look: Callable[[Any], Any],
     cache: ScanCache,
-    crew: Crew,
+    pool: WorkerPool,
     tell: Tell,
     *,
     apart: bool = True,
@@ -208,7 +208,7 @@ def _each(
     apart: whether processes may do it; not where all need one large file in memory.
     """
     starts = range(0, len(jobs), _CHUNK)
-    batches = (_begin(jobs, start, look, cache, crew, apart=apart) for start in starts)
+    batches = (_begin(jobs, start, look, cache, pool, apart=apart) for start in starts)
     done = 0
     for begun in _one_ahead(batches):
         for seen in _finish(begun, cache):
@@ -233,7 +233,7 @@ def _begin(
     start: int,
     look: Callable[[Any], Any],
     cache: ScanCache,
-    crew: Crew,
+    pool: WorkerPool,
     *,
     apart: bool,
 ) -> _Begun:
@@ -244,10 +244,10 @@ def _begin(
     fresh = list({job.key: job for job in some if job.key not in known}.values())
     expected = len(fresh) / len(some) * (len(jobs) - start)
     if apart and expected >= MANY:
-        crew.hire()
+        pool.start_processes()
     parts = [fresh[at : at + _PART] for at in range(0, len(fresh), _PART)]
     tasks = [[job.task for job in part] for part in parts]
-    return _Begun(some, stamps, known, parts, crew.map(partial(_look_at_part, look), tasks))
+    return _Begun(some, stamps, known, parts, pool.map(partial(_look_at_part, look), tasks))
 
 
 def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
@@ -296,7 +296,7 @@ def _plain(one: ValueCounts) -> list[Any]:
     return [getattr(one, name) for name in _COUNTS]
 
 
-def _look_at_picture(task: tuple[Path, int | None, bool], read: ReadPage) -> list[Any]:
+def _look_at_image(task: tuple[Path, int | None, bool], read: ReadPage) -> list[Any]:
     path, page, colors = task
     data = None if page is None else encode_image(read(path, page))
     seen = summarize_image(path, data=data, colors=colors)

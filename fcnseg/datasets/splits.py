@@ -48,7 +48,7 @@ class Provenance:
             return None
 
 
-VAL_SHARE = 0.2
+VAL_FRACTION = 0.2
 """The part of the pairs held out for validation when the folder has none."""
 
 
@@ -91,17 +91,18 @@ def draw_val(
     )
     whole = np.hstack([present, np.ones((len(names), 1), np.bool_)])  # the last column: any pair
     counts = np.array([whole[some].sum(0) for some in ordered], np.float64)  # (groups, K + 1)
-    in_val = _share_out(counts)
+    in_val = _assign_val(counts)
     if in_val.all() or not in_val.any():
         sizes = counts[:, -1]
         in_val = np.zeros(len(ordered), np.bool_)
-        in_val[np.abs(sizes - VAL_SHARE * sizes.sum()).argmin()] = True
+        in_val[np.abs(sizes - VAL_FRACTION * sizes.sum()).argmin()] = True
     return frozenset(i for some, val in zip(ordered, in_val, strict=True) if val for i in some)
 
 
-def _share_out(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _assign_val(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which groups go to val. counts: (groups, columns), how often each has each class."""
-    needed = np.stack([(1 - VAL_SHARE) * counts.sum(0), VAL_SHARE * counts.sum(0)])  # train, val
+    total = counts.sum(0)
+    needed = np.stack([(1 - VAL_FRACTION) * total, VAL_FRACTION * total])  # train, val
     open_ = np.ones(len(counts), np.bool_)
     in_val = np.zeros(len(counts), np.bool_)
     while open_.any():
@@ -128,7 +129,7 @@ FEW_LEVELS = 8.0
 """... if their thumbnails also differ by no more than this many grey levels, on average."""
 
 VIDEO_RATIO = 0.6
-"""Numbered images are a video when neighbours differ by less than this share of what images
+"""Numbered images are a video when neighbours differ by less than this fraction of what images
 far apart do. Measured: CamVid's drives 0.05 to 0.45, road cracks 0.8, unrelated images 1."""
 
 FEWEST_FRAMES = 8

@@ -276,7 +276,7 @@ class Segmenter:
         if (bands := self.preprocess.bands) is None:
             return Frame(to_rgb(image, bgr=bgr), **about)
         pixels = given_bands(image, bands, bgr=bgr)
-        return Frame(bands.picture(pixels), stored=bands.carry(pixels), **about)
+        return Frame(bands.to_rgb(pixels), stored=bands.carry(pixels), **about)
 
     def prepare(self, images: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Images of one size as the network takes them: uint8 (N, h, w, 3), or other bands."""

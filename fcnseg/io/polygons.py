@@ -273,8 +273,8 @@ def _fewer_of_arc(arc: Ring, tolerance: float) -> Ring:
 def _distances(points: Ring, start: Ring, end: Ring) -> NDArray[np.float64]:
     """Of points (N, 2) from the straight line between two."""
     along = end - start
-    share = np.clip((points - start) @ along / max(1, along @ along), 0, 1)
-    return np.asarray(np.hypot(*(points - start - share[:, None] * along).T))
+    position = np.clip((points - start) @ along / max(1, along @ along), 0, 1)
+    return np.asarray(np.hypot(*(points - start - position[:, None] * along).T))
 
 
 def _reaches_into(hole: Ring, outer: Ring) -> bool:

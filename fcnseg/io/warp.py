@@ -143,7 +143,7 @@ SURE, UNSURE = 8.0, 24.0
 the same thing, from the second on for another. Noise and compression stay below the first."""
 
 CUT = 0.2
-"""The share of pixels that are another thing from which on a frame begins a new scene.
+"""The proportion of pixels that are another thing from which on a frame begins a new scene.
 
 Between neighbouring frames of one scene 0.16 were seen at most (a car's camera at 15 frames a
 second: 0.02; drawn things that fill the image and turn: 0.16); across cuts 0.4 to 0.8 mostly,

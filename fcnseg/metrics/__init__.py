@@ -200,7 +200,7 @@ class Report:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right."""
+        """Proportion of labelled pixels that are right."""
         right, true, _ = self._counts
         return float(right.sum() / true.sum()) if true.any() else float("nan")
 

@@ -186,6 +186,6 @@ def fill(
         sample = dataset[index]
         detailed = done < WORST + BEST
         found = {name: one(sample.image, detailed) for name, one in predict.items()}
-        drawn = sample._replace(image=dataset.picture(sample.image))
+        drawn = sample._replace(image=dataset.to_rgb(sample.image))
         gallery.add(index, drawn, found, scores[index])
         callback(Progress("report", done + 1, len(chosen), "images"))

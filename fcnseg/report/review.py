@@ -47,7 +47,7 @@ def cards_of_region(
         slice(max(0, left - room), left + width + room),
     )
     place = (top - part[0].start, left - part[1].start, height, width)
-    pictures = (
+    crops = (
         ("image", image[part]),
         ("labels", overlay(image[part], labels[part], classes, alpha=0.6)),
         ("prediction", overlay(image[part], predicted[part], classes, alpha=0.6)),
@@ -57,7 +57,7 @@ def cards_of_region(
         f"{classes.names[one.predicted]} ({one.p_predicted:.2f}); {one.area} px, "
         f"score {one.score:.3f}"
     )
-    images = tuple((title, _framed(crop, place)) for title, crop in pictures)
+    images = tuple((title, _framed(crop, place)) for title, crop in crops)
     return Card(one.name, text, images)
 
 

@@ -78,7 +78,7 @@ class HttpError(Exception):
 
 @dataclass(frozen=True)
 class Served:
-    """A model with what answers for it."""
+    """A model with what computes its responses."""
 
     model: Segmenter
     batcher: Batcher
@@ -107,9 +107,9 @@ class Metrics:
 
     def __post_init__(self) -> None:
         labels = ("model", "output", "status")
-        self.requests = Counter("fcnseg_requests", "Answers", labels, registry=self.registry)
+        self.requests = Counter("fcnseg_requests", "Responses", labels, registry=self.registry)
         self.seconds = Histogram(
-            "fcnseg_request_seconds", "From the first byte to the answer", registry=self.registry
+            "fcnseg_request_seconds", "From the first byte to the response", registry=self.registry
         )
         self.batches = Histogram(
             "fcnseg_batch_size",
@@ -132,7 +132,7 @@ class Server:
         hosts: list[str] | None = None,
         report: Callable[[str], object] = str,
     ) -> None:
-        """hosts: the names it answers to; None: any. report: takes what went wrong inside."""
+        """hosts: the host names it accepts; None: any. report: takes what went wrong inside."""
         self.limits = limits or Limits()
         self.token, self.report, self.metrics = token, report, Metrics()
         self.served = {
@@ -145,7 +145,7 @@ class Server:
         self.app = Starlette(routes=self._routes(), middleware=hosted)
 
     def close(self) -> None:
-        """Answer what waits and end the threads."""
+        """Complete what waits and end the threads."""
         for served in self.served.values():
             served.batcher.close()
 
@@ -226,7 +226,7 @@ class Server:
             raise HttpError(404, f"No such output of this model; it has: {known}.")
         status = 500
         try:
-            reply = await self._answer(http, served, output)
+            reply = await self._respond(http, served, output)
             status = 200
         except HttpError as error:
             status = error.status
@@ -237,7 +237,7 @@ class Server:
         headers = {**SECURITY_HEADERS, **reply.headers}
         return Response(reply.body, media_type=reply.media_type, headers=headers)
 
-    async def _answer(self, http: HttpRequest, served: Served, output: str) -> Reply:
+    async def _respond(self, http: HttpRequest, served: Served, output: str) -> Reply:
         try:
             asked = _parse(http.query_params, output, self.limits)
             check_request(served.model, asked, served.strides)
@@ -290,7 +290,7 @@ class Server:
         except QueueFull:
             raise _busy() from None
         except TimeoutError:
-            raise HttpError(504, f"No answer within {self.limits.seconds:g} seconds.") from None
+            raise HttpError(504, f"No response within {self.limits.seconds:g} seconds.") from None
         except TooManyPixels as error:
             raise HttpError(413, error.message, error.hint) from None
         except FcnsegError as error:

@@ -1,4 +1,4 @@
-"""Requests that wait for a model: a bounded queue, and the threads that answer it in batches.
+"""Requests that wait for a model: a bounded queue, and the threads that serve it in batches.
 
 Decoding, the network and encoding all happen here, so that no more images are in memory than
 there are threads, however many requests wait.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fcnseg.concurrency import usable_cores
 from fcnseg.errors import FcnsegError
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.serving.outputs import Reply, Request, answer
+from fcnseg.serving.outputs import Reply, Request, respond
 
 
 class QueueFull(FcnsegError):
@@ -29,7 +29,7 @@ class _Job:
 
 
 class Batcher:
-    """Answers requests with one model; `submit` may be called from any thread.
+    """Serves requests with one model; `submit` may be called from any thread.
 
     batch: requests that go through the network together. limit: requests that may wait or be
     computed at the same time. on_batch: is called with the number of requests of each batch.
@@ -78,7 +78,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Answer what waits, then end the threads."""
+        """Complete what waits, then end the threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -103,15 +103,15 @@ class Batcher:
         while True:
             jobs = self._take()
             if jobs:
-                self._answer(jobs)
+                self._respond(jobs)
                 with self._change:
                     self._busy -= len(jobs)
             elif self._closed:
                 return
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def _respond(self, jobs: Sequence[_Job]) -> None:
         self._on_batch(len(jobs))
-        replies = answer(self.model, [job.request for job in jobs], self._network)
+        replies = respond(self.model, [job.request for job in jobs], self._network)
         for job, reply in zip(jobs, replies, strict=True):
             if isinstance(reply, BaseException):
                 job.future.set_exception(reply)

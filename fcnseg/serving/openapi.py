@@ -20,7 +20,7 @@ ERRORS = {
     "413": "too many bytes or pixels",
     "422": "the body is not an image that can be decoded",
     "429": "too many requests wait; the header Retry-After says when to come again",
-    "504": "no answer in time",
+    "504": "no response in time",
 }
 
 

@@ -96,7 +96,7 @@ def strides_of(model: Segmenter) -> list[int]:
         return []
 
 
-def answer(
+def respond(
     model: Segmenter, requests: Sequence[Request], network: AbstractContextManager[object]
 ) -> list[Reply | BaseException]:
     """A reply to each request, or the error that stands for it; all need the same of the network.

@@ -1,4 +1,4 @@
-"""Serves HTTP on an address until it is told to stop; what was accepted is answered first."""
+"""Serves HTTP on an address until it is told to stop; accepted requests are completed first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(
     connections: int,
     seconds: int,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; what was accepted is answered first.
+    """Serve until SIGINT, SIGTERM or SIGHUP; accepted requests are completed first.
 
     on_start: is called with the address, once it is open. port: 0 takes a free one. connections:
     that may be open at the same time. seconds: for what was accepted, at the end. OptionError

@@ -156,7 +156,7 @@ def _on_cost(device: torch.device, images: int, seconds: float) -> Message:
     return Message(f"{text}.")
 
 
-SHARE = 0.8
+FRACTION = 0.8
 """Of the free memory that a step may take: fragments and the optimiser want some, too."""
 
 MOST = 64
@@ -173,7 +173,7 @@ def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
     """
     one, two = peak_bytes(1), peak_bytes(2)
     slope = max(1, two - one)
-    room = SHARE * free - (one - slope)
+    room = FRACTION * free - (one - slope)
     images = int(room // slope)
     if images < 1:
         raise TrainingError(

@@ -76,7 +76,7 @@ class RunFolder:
         return self.folder / "state.pt"
 
     @property
-    def pictures(self) -> Path:
+    def sample_images(self) -> Path:
         """The folder of validation images, drawn during training."""
         return self.folder / "pictures"
 

@@ -245,7 +245,7 @@ def _validate(
             predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"
         )
         if every and ranks.main and epoch % every == 0:
-            draw_same(predict, data, run.pictures, epoch=epoch)
+            draw_same(predict, data, run.sample_images, epoch=epoch)
         return report
 
     return validate
@@ -320,7 +320,7 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
         callback(Message(f"{text}: temperature {temperature:.2f}"))
     if setup.config.pictures:
         predict = labels_of(_segmenter(setup, network, setup.precision))
-        draw_worst(predict, data, run.pictures)
+        draw_worst(predict, data, run.sample_images)
 
 
 def _summary(setup: TrainSetup, run: RunFolder, *, images: int, validation_images: int) -> str:

@@ -39,7 +39,7 @@ ROLLBACKS = 3
 ABOUT = ("classes", "preprocess")
 """What the state says of the network besides its weights."""
 
-SAVING_SHARE = 0.03
+SAVING_FRACTION = 0.03
 """Of the time, at most this much is spent on saving between epochs."""
 
 
@@ -305,7 +305,7 @@ class Trainer:
     def _save_pause(self) -> float:
         """Seconds between saves; a huge network is saved less often than it was asked for."""
         wanted = self.config.save_every
-        return wanted if wanted == 0 else max(wanted, self._saving / SAVING_SHARE)
+        return wanted if wanted == 0 else max(wanted, self._saving / SAVING_FRACTION)
 
     def _rate(self) -> float:
         """The last step's learning rate."""

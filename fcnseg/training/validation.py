@@ -1,7 +1,7 @@
 """Probabilities that mean what they say: one temperature, found on the validation images.
 
 Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017): logits are divided by
-the number that makes the labels most likely. No answer changes, only how sure it is. Here
+the number that makes the labels most likely. No predicted changes, only how sure it is. Here
 the division is done once, in the weights of the score layers, so that every engine and
 every exported file has it for nothing.
 """
@@ -113,13 +113,13 @@ ALPHA = 0.6
 def draw_same(
     predict: PredictLabels, dataset: LabelledImages, folder: Path, *, epoch: int
 ) -> list[Path]:
-    """Image, labels and answer of a few images spread over the dataset, one file each."""
+    """Image, labels and prediction of a few images spread over the dataset, one file each."""
     written = []
     for index in range(0, len(dataset), max(1, len(dataset) // SHOWN)):
         sample = dataset[index]
         name = f"{_flat(sample.name)}_epoch{epoch:03}.png"
-        picture = _beside(sample, predict([sample.image])[0], dataset, f"epoch {epoch}")
-        write_image(folder / name, picture)
+        image = _beside(sample, predict([sample.image])[0], dataset, f"epoch {epoch}")
+        write_image(folder / name, image)
         written.append(folder / name)
         if len(written) == SHOWN:
             break
@@ -127,40 +127,40 @@ def draw_same(
 
 
 def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) -> list[Path]:
-    """The images with the lowest share of right pixels, the worst first."""
-    shares = [_share_right(predict, dataset, index) for index in range(len(dataset))]
+    """The images with the lowest pixel accuracy, the worst first."""
+    accuracies = [_pixel_accuracy(predict, dataset, index) for index in range(len(dataset))]
     written = []
-    for rank, index in enumerate(np.argsort(shares, kind="stable")[:WORST], start=1):
+    for rank, index in enumerate(np.argsort(accuracies, kind="stable")[:WORST], start=1):
         sample = dataset[int(index)]
-        text = f"{percent(shares[index], 1)} right: {sample.name}"
+        text = f"{percent(accuracies[index], 1)} right: {sample.name}"
         path = folder / f"worst{rank}_{_flat(sample.name)}.png"
         write_image(path, _beside(sample, predict([sample.image])[0], dataset, text))
         written.append(path)
     return written
 
 
-def _share_right(predict: PredictLabels, dataset: LabelledImages, index: int) -> float:
+def _pixel_accuracy(predict: PredictLabels, dataset: LabelledImages, index: int) -> float:
     """Pixel accuracy of one image; 1 where nothing is labelled."""
     sample = dataset[index]
     confusion = Confusion(len(dataset.classes))
     confusion.add(sample.labels, predict([sample.image])[0])
-    share = Report.of(confusion.matrix, dataset.classes, 1).pixel_accuracy
-    return 1.0 if np.isnan(share) else share
+    accuracy = Report.of(confusion.matrix, dataset.classes, 1).pixel_accuracy
+    return 1.0 if np.isnan(accuracy) else accuracy
 
 
 def _beside(
-    sample: Sample, answer: NDArray[np.uint8], dataset: LabelledImages, text: str
+    sample: Sample, predicted: NDArray[np.uint8], dataset: LabelledImages, text: str
 ) -> NDArray[np.uint8]:
-    """(image, labels, answer, what is wrong) in a row with their captions."""
-    image = dataset.picture(sample.image)
-    wrong = np.where((sample.labels != IGNORE) & (answer != sample.labels), 255, 0)
+    """(image, labels, prediction, what is wrong) in a row with their captions."""
+    image = dataset.to_rgb(sample.image)
+    wrong = np.where((sample.labels != IGNORE) & (predicted != sample.labels), 255, 0)
     panels: Sequence[tuple[NDArray[np.uint8], str]] = (
         (image, text),
         (overlay(image, sample.labels, dataset.classes, alpha=ALPHA), "labels"),
-        (overlay(image, answer, dataset.classes, alpha=ALPHA), "answer"),
+        (overlay(image, predicted, dataset.classes, alpha=ALPHA), "prediction"),
         (np.repeat(wrong[..., None], 3, axis=2).astype(np.uint8), "wrong pixels"),
     )
-    return side_by_side([caption(picture, title) for picture, title in panels])
+    return side_by_side([caption(panel, title) for panel, title in panels])
 
 
 def _flat(name: str) -> str:

@@ -64,18 +64,18 @@ class ImageNetHeatmaps:
 
     def images(self, frame: Frame) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """overview.png and a page for each class, with their file names."""
-        whole, shares = self.look(frame.image)
+        whole, probabilities = self.look(frame.image)
         tiles = [
             Tile(
-                heatmap(grey(frame.image), share, alpha=self.alpha),
+                heatmap(grey(frame.image), probability, alpha=self.alpha),
                 self.classifier.names[index],
-                f"{percent(whole[index], 1)} for the whole image, peak {share.max():.2f}",
+                f"{percent(whole[index], 1)} for the whole image, peak {probability.max():.2f}",
             )
-            for index, share in shares.items()
+            for index, probability in probabilities.items()
         ]
         scale = heat_scale("0", "1", "probability at each place, of 1000 classes")
         yield "overview.png", page([Tile(frame.image, "input"), *tiles], scale=scale, columns=3)
-        for index, tile in zip(shares, tiles, strict=True):
+        for index, tile in zip(probabilities, tiles, strict=True):
             name = f"{index:03}-{safe_filename(self.classifier.names[index])}.png"
             yield name, page([Tile(frame.image, "input"), tile], scale=scale, columns=2)
 

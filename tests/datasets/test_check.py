@@ -328,11 +328,11 @@ def test_frequencies_are_those_of_the_labels(tmp_path: Path) -> None:
     result = examine(tmp_path)
     every = np.stack([one.labels for one in drawn])
     counts = np.bincount(every[every < 255], minlength=4)
-    assert [share.pixels for share in result.shares] == counts.tolist()
-    assert sum(share.share for share in result.shares) == pytest.approx(1)
+    assert [one.pixels for one in result.frequencies] == counts.tolist()
+    assert sum(one.proportion for one in result.frequencies) == pytest.approx(1)
     train = np.stack([one.labels for one in drawn if one.split == "train"])
     assert result.train_pixels == tuple(np.bincount(train[train < 255], minlength=4))
-    assert result.shares[2].images == {"train": 10, "val": 4, "test": 0}
+    assert result.frequencies[2].images == {"train": 10, "val": 4, "test": 0}
     counted = count_classes(scan(tmp_path))
     assert counted.ignored.tolist()[:2] == [
         (train == 255).sum(),

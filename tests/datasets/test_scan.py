@@ -18,7 +18,7 @@ import fcnseg.datasets.scan
 from fcnseg.concurrency import usable_cores
 from fcnseg.datasets.describe import scan
 from fcnseg.datasets.encoding.values import MOST_VALUES, ValueCounts, count_values
-from fcnseg.datasets.many_files import Crew, ScanCache, stamp
+from fcnseg.datasets.many_files import ScanCache, WorkerPool, stamp
 from fcnseg.datasets.scan import CountsOfFiles, Scanned
 from fcnseg.files import cache_folder
 from fcnseg.io.fingerprint import summarize_image
@@ -156,20 +156,20 @@ def test_what_is_about_deleted_files_goes(folder: Path) -> None:
 
 
 @pytest.fixture
-def crews(monkeypatch: pytest.MonkeyPatch) -> list[Crew]:
-    """Processes are started for a single unknown file, by these crews."""
-    hired: list[Crew] = []
-    hire = Crew.hire
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[WorkerPool]:
+    """Processes are started for a single unknown file, by these pools."""
+    started: list[WorkerPool] = []
+    start_processes = WorkerPool.start_processes
 
-    def noted(crew: Crew) -> None:
-        hire(crew)
-        hired.append(crew)
+    def noted(pool: WorkerPool) -> None:
+        start_processes(pool)
+        started.append(pool)
 
-    monkeypatch.setattr(Crew, "hire", noted)
+    monkeypatch.setattr(WorkerPool, "start_processes", noted)
     monkeypatch.setattr(fcnseg.datasets.scan, "MANY", 1)
     monkeypatch.setattr(fcnseg.datasets.scan, "_PART", 2)
     monkeypatch.setattr(fcnseg.datasets.scan, "_CHUNK", 4)
-    return hired
+    return started
 
 
 def everything(seen: Scanned) -> list[Any]:
@@ -186,17 +186,19 @@ def test_processes_see_what_threads_see(
     sorted((folder / "images").iterdir())[5].write_bytes(b"not a picture")
     threads, kept = everything(scan(folder, images=True)), records(folder)
     shutil.rmtree(cache)
-    crews = request.getfixturevalue("crews")
+    pools = request.getfixturevalue("pools")
     processes = everything(scan(folder, images=True))
-    assert len(crews[0].workers) == usable_cores()
-    assert all(worker.returncode is not None for worker in crews[0].workers)
+    assert len(pools[0].workers) == usable_cores()
+    assert all(worker.returncode is not None for worker in pools[0].workers)
     assert processes == threads
     assert len(kept) == 16
     assert records(folder) == kept
 
 
 def test_a_few_files_start_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Crew, "hire", lambda crew: pytest.fail("a process was started"))
+    monkeypatch.setattr(
+        WorkerPool, "start_processes", lambda pool: pytest.fail("a process was started")
+    )
     scan(folder, images=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.datasets.many_files import Crew
+from fcnseg.datasets.many_files import WorkerPool
 
 HERE = os.getpid()
 
@@ -32,33 +32,33 @@ def slow(seconds: float) -> float:
     return seconds
 
 
-@pytest.mark.parametrize("hired", [False, True])
-def test_results_come_in_order(hired: bool) -> None:
-    with Crew(2) as crew:
-        if hired:
-            crew.hire()
-            crew.hire()
-            assert len(crew.workers) == 2
-        found = list(crew.map(where, range(20)))
+@pytest.mark.parametrize("started", [False, True])
+def test_results_come_in_order(started: bool) -> None:
+    with WorkerPool(2) as pool:
+        if started:
+            pool.start_processes()
+            pool.start_processes()
+            assert len(pool.workers) == 2
+        found = list(pool.map(where, range(20)))
     assert [number for number, _ in found] == list(range(20))
-    assert (HERE in {place for _, place in found}) is not hired
+    assert (HERE in {place for _, place in found}) is not started
 
 
 def test_a_process_that_dies_is_made_up_for() -> None:
-    with Crew(2) as crew:
-        crew.hire()
-        assert list(crew.map(partial(fatal, HERE), range(8))) == [n * n for n in range(8)]
-        for worker in crew.workers:
+    with WorkerPool(2) as pool:
+        pool.start_processes()
+        assert list(pool.map(partial(fatal, HERE), range(8))) == [n * n for n in range(8)]
+        for worker in pool.workers:
             worker.kill()
             worker.wait()
-        assert [place for _, place in crew.map(where, range(3))] == [HERE] * 3
+        assert [place for _, place in pool.map(where, range(3))] == [HERE] * 3
 
 
 def test_an_error_is_what_it_is_without_processes() -> None:
-    with Crew(1) as crew:
-        crew.hire()
+    with WorkerPool(1) as pool:
+        pool.start_processes()
         with pytest.raises(ZeroDivisionError):
-            list(crew.map(partial(divmod, 1), [0]))
+            list(pool.map(partial(divmod, 1), [0]))
 
 
 @pytest.mark.parametrize("executable", ["", "/nowhere/python"])
@@ -66,26 +66,26 @@ def test_without_an_interpreter_threads_do_it(
     executable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", executable)
-    with Crew(2) as crew:
-        crew.hire()
-        assert crew.workers == []
-        assert [place for _, place in crew.map(where, range(3))] == [HERE] * 3
+    with WorkerPool(2) as pool:
+        pool.start_processes()
+        assert pool.workers == []
+        assert [place for _, place in pool.map(where, range(3))] == [HERE] * 3
 
 
 def test_leaving_does_not_wait_for_the_work() -> None:
     began = time.monotonic()
-    with Crew(1) as crew:
-        crew.hire()
-        waiting = crew.map(slow, [0.0, 60.0, 60.0])
+    with WorkerPool(1) as pool:
+        pool.start_processes()
+        waiting = pool.map(slow, [0.0, 60.0, 60.0])
         assert next(waiting) == 0
     assert time.monotonic() - began < 30
-    assert crew.workers[0].returncode is not None
+    assert pool.workers[0].returncode is not None
 
 
 def test_processes_load_neither_torch_nor_the_command_line() -> None:
-    with Crew(1) as crew:
-        crew.hire()
-        assert list(crew.map(loaded, [["torch", "typer", "rich"]])) == [[]]
+    with WorkerPool(1) as pool:
+        pool.start_processes()
+        assert list(pool.map(loaded, [["torch", "typer", "rich"]])) == [[]]
 
 
 def loaded(names: list[str]) -> list[str]:
@@ -98,18 +98,18 @@ def loaded(names: list[str]) -> list[str]:
 SCRIPT = """
 from pathlib import Path
 import signal, sys
-from fcnseg.datasets.many_files import Crew
+from fcnseg.datasets.many_files import WorkerPool
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from tests.datasets.test_worker_pool import slow
 print("run", flush=True)
-with Crew(2) as crew:
-    crew.hire()
-    results = crew.map(slow, [0.0] * 8 + [float(sys.argv[1])])
+with WorkerPool(2) as pool:
+    pool.start_processes()
+    results = pool.map(slow, [0.0] * 8 + [float(sys.argv[1])])
     print(sum(next(results) for _ in range(8)), flush=True)
     try:
         print(next(results))
     except KeyboardInterrupt:
-        print("interrupted", *(worker.pid for worker in crew.workers))
+        print("interrupted", *(worker.pid for worker in pool.workers))
 """
 
 

@@ -110,7 +110,7 @@ def test_a_gallery_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> N
         def __getitem__(self, index: int) -> Sample:
             return scene(index % 5)[0]
 
-        def picture(self, image: np.ndarray) -> np.ndarray:
+        def to_rgb(self, image: np.ndarray) -> np.ndarray:
             return image
 
     def predict(image: np.ndarray, wanted: bool) -> PredictedArrays:

@@ -123,7 +123,7 @@ def _review_labels(
     for one in ranked[: config.limit]:
         image, labels, name = data[one.index]
         predicted = segmenter.predict([image])[0].labels
-        drawn = data.picture(image)
+        drawn = data.to_rgb(image)
         cards.append(cards_of_region(one, drawn, labels, predicted, data.classes))
         if "labelme" in config.save and one.index not in saved:
             saved.add(one.index)

@@ -23,11 +23,11 @@ from fcnseg.datasets.check.findings import (
     layout_of_images,
 )
 from fcnseg.datasets.check.label_checks import label_troubles
-from fcnseg.datasets.check.statistics import ClassShare, Size, Suggestion, count_classes, suggest
+from fcnseg.datasets.check.statistics import ClassCount, Size, Suggestion, count_classes, suggest
 from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.scan import Scanned
-from fcnseg.datasets.splits import VAL_SHARE, Video, find_copies, find_lookalikes, find_videos
+from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, counted
 from fcnseg.progress import Callback, no_callback
 
@@ -58,7 +58,7 @@ class Cleaned:
 class CheckResult:
     """What a dataset is and what is wrong with it.
 
-    shares: how often each class occurs. train_pixels: labelled pixels of each class in the
+    frequencies: how often each class occurs. train_pixels: labelled pixels of each class in the
         training images (in all, when there are none). train_sizes: their (height, width).
     mean, spread: of red, green and blue in 0..1, over all images.
     layout: bands and type of the images; None where they have nothing in common.
@@ -69,7 +69,7 @@ class CheckResult:
     description: Description
     splits: dict[str, int]
     findings: tuple[Finding, ...]
-    shares: tuple[ClassShare, ...]
+    frequencies: tuple[ClassCount, ...]
     train_pixels: tuple[int, ...]
     train_sizes: tuple[Size, ...]
     mean: tuple[float, ...]
@@ -137,7 +137,7 @@ class CheckResult:
             "parts": self.splits,
             "findings": [finding.as_dict() for finding in self.findings],
             "why": list(description.why),
-            "frequencies": [share.as_dict() for share in self.shares],
+            "frequencies": [one.as_dict() for one in self.frequencies],
             "mean": list(self.mean),
             "std": list(self.spread),
             "bands": None if self.layout is None else self.layout.as_dict(),
@@ -189,7 +189,7 @@ def scan_and_check(
         description=seen.description,
         splits=split_sizes(seen.description),
         findings=tuple(findings),
-        shares=counts.shares(names),
+        frequencies=counts.by_class(names),
         train_pixels=train_pixels,
         train_sizes=sizes,
         mean=seen.image_scan.mean,
@@ -333,7 +333,7 @@ def _other_video(pairs: Sequence[Pair], video: Video, videos: Sequence[Video]) -
     others = [other for other in videos if other is not video]
     if not others:
         return "score on images from another recording"
-    wanted = len(pairs) * VAL_SHARE
+    wanted = len(pairs) * VAL_FRACTION
     best = min(others, key=lambda other: abs(len(other.members) - wanted))
     pattern = best.name + "*"
     return (

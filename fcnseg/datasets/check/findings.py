@@ -101,7 +101,7 @@ def file_troubles(seen: Scanned) -> Iterable[Finding]:
     yield from _sizes(seen)
     yield from _orphans(seen)
     yield from _left_out(seen)
-    yield from _pictures(seen)
+    yield from _image_properties(seen)
 
 
 def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
@@ -114,7 +114,7 @@ def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
     except DatasetError as error:
         names = file_names(seen, list(files.values()))
         return None, [Finding("error", "mixed-bands", error.message, names, error.hint)]
-    if layout is None or not layout.picture or layout.dtype == "uint8":
+    if layout is None or not layout.as_rgb or layout.dtype == "uint8":
         return layout, []
     text = "Images of 8 and of 16 bits are mixed: those of 16 are scaled to 8."
     repair = "give all images one type: then they are used as they are stored"
@@ -214,7 +214,7 @@ def _left_out(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _pictures(seen: Scanned) -> Iterable[Finding]:
+def _image_properties(seen: Scanned) -> Iterable[Finding]:
     if seen.image_scan is None:
         return
     for mask, code, what, repair in (

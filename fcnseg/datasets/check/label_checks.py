@@ -18,17 +18,17 @@ SHOWN = 5
 """Values named in a message."""
 
 RARE = 0.15
-"""A class with less than this share of an even part of the training pixels is called rare."""
+"""A class with less than this proportion of an even part of the training pixels is called rare."""
 
 ENOUGH = 20
 """What is usual of a class is known from this many images that have it."""
 
 FAR = 5.0
-"""Standard deviations of its logarithm (as the median deviation tells them) that a class's share
-of an image is off by when something is wrong. CamVid's closest sign is off by 4.1."""
+"""Standard deviations of its logarithm (as the median deviation tells them) that a class's
+proportion of an image is off by when something is wrong. CamVid's closest sign is off by 4.1."""
 
 TIMES = 8.0
-"""And so many times the usual share, for classes whose share hardly varies."""
+"""And so many times the usual proportion, for classes whose proportion hardly varies."""
 
 WEIGHTY = 0.05
 """And such images hold together this much of the class's pixels: less does no harm."""
@@ -89,11 +89,11 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Values that compression or resizing made."""
     pixels, blurred = classes.between
     if pixels:
-        share = pixels / max(1, seen.values.total)
+        proportion = pixels / max(1, seen.values.total)
         yield Finding(
             "warning",
             "snapped",
-            f"{percent(share, 1)} of the label pixels ({pixels:,}) have values between the "
+            f"{percent(proportion, 1)} of the label pixels ({pixels:,}) have values between the "
             "classes', made by JPEG or by resizing with interpolation; each is taken for the "
             "nearest class.",
             label_names(seen, blurred),
@@ -224,7 +224,7 @@ def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """A few images in which a class has many times its usual share: outlines filled by mistake.
+    """A few images in which a class has many times its usual proportion: areas filled by mistake.
 
     On a set of cracks three of 118 held a third of all crack pixels, and the one held out decided
     the score.
@@ -232,19 +232,19 @@ def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     for name, (numbers, pixels) in zip(seen.description.classes.names, classes.spread, strict=True):
         if len(numbers) < ENOUGH:
             continue
-        shares = pixels / classes.labelled[numbers]
-        logs = np.log(shares)
+        proportions = pixels / classes.labelled[numbers]
+        logs = np.log(proportions)
         usual = np.median(logs)
         deviation = 1.4826 * np.median(np.abs(logs - usual))  # a normal distribution's sigma
         far = logs - usual > max(FAR * deviation, np.log(TIMES))
         part = pixels[far].sum() / pixels.sum()
         if 0 < far.sum() <= len(numbers) / 20 and part >= WEIGHTY:
-            most = "" if far.sum() == 1 else f"{percent(shares[far].min(), 1)} to "
+            most = "" if far.sum() == 1 else f"{percent(proportions[far].min(), 1)} to "
             yield Finding(
                 "warning",
                 "outsized-label",
                 f"{have(int(far.sum()), 'image')} {percent(part, 0)} of all pixels of {name}, "
-                f"which covers {most}{percent(shares[far].max(), 1)} there and "
+                f"which covers {most}{percent(proportions[far].max(), 1)} there and "
                 f"{percent(np.exp(usual), 1)} elsewhere (the median).",
                 label_names(seen, numbers[far].tolist()),
                 "look at them: a region filled by mistake looks like this, and sways training and "
@@ -257,12 +257,12 @@ def _rare(names: Sequence[str], pixels: NDArray[np.int64]) -> Iterable[Finding]:
     total = max(1, int(pixels.sum()))
     rare = [i for i in np.argsort(pixels) if 0 < pixels[i] < RARE / len(names) * total]
     if rare:
-        shares = [f"{names[i]} ({percent(pixels[i] / total, 2)})" for i in rare]
+        proportions = [f"{names[i]} ({percent(pixels[i] / total, 2)})" for i in rare]
         heavier = (pixels.max() / pixels[rare[0]]) ** 0.5
         yield Finding(
             "info",
             "rare-class",
-            f"Rare in the training labels: {listed(shares)} of the pixels.",
+            f"Rare in the training labels: {listed(proportions)} of the pixels.",
             repair="the default loss counts the overlap of each class, however rare; "
             f"--class-weights sqrt makes a pixel of {names[rare[0]]} count up to "
             f"{min(heavier, 50):.0f} times one of the most frequent class; images with more of "

@@ -20,16 +20,16 @@ from fcnseg.errors import percent
 
 
 @dataclass(frozen=True)
-class ClassShare:
+class ClassCount:
     """How often one class occurs.
 
-    pixels: of all splits. share: of the pixels that count. images: split -> images that
+    pixels: of all splits. proportion: of the pixels that count. images: split -> images that
     have it.
     """
 
     name: str
     pixels: int
-    share: float
+    proportion: float
     images: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class ClassShare:
         return {
             "name": self.name,
             "pixels": self.pixels,
-            "share": round(self.share, 6),
+            "share": round(self.proportion, 6),
             "images": dict(self.images),
         }
 
@@ -64,11 +64,11 @@ class Frequencies:
     whole: Mapping[int, list[int]]
     spread: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
-    def shares(self, names: tuple[str, ...]) -> tuple[ClassShare, ...]:
-        """A ClassShare for each class."""
+    def by_class(self, names: tuple[str, ...]) -> tuple[ClassCount, ...]:
+        """A ClassCount for each class."""
         total = max(1, int(self.pixels.sum()))
         return tuple(
-            ClassShare(
+            ClassCount(
                 name,
                 int(self.pixels[:, index].sum()),
                 float(self.pixels[:, index].sum()) / total,
@@ -160,7 +160,7 @@ GRAIN = 32
 SMALL, LARGE = 256, 512
 """Sides up to SMALL are taken whole; no crop is larger than LARGE."""
 
-SHARE = 0.9
+FRACTION = 0.9
 """What a crop takes of sides in between."""
 
 LEAST = 64
@@ -235,7 +235,7 @@ def suggest_crop(sizes: Sequence[Size]) -> tuple[Size, str]:
     typical = f"the median image is {width:.0f}x{height:.0f} (width x height)"
     if max(height, width) <= SMALL:
         rule = "small images are not cropped"
-    elif max(height, width) * SHARE > LARGE:
+    elif max(height, width) * FRACTION > LARGE:
         rule = f"large ones are cut to {LARGE}, which fits in memory and still shows the context"
     else:
         rule = "nine tenths of it leave room to vary and are multiples of 32"
@@ -294,7 +294,7 @@ def sqrt_weights(pixels: Sequence[int]) -> tuple[float, ...]:
 def _side(pixels: float) -> int:
     if pixels <= SMALL:
         return max(LEAST, -int(-pixels // GRAIN) * GRAIN)
-    return min(LARGE, max(SMALL, int(SHARE * pixels // GRAIN) * GRAIN))
+    return min(LARGE, max(SMALL, int(FRACTION * pixels // GRAIN) * GRAIN))
 
 
 def _batch(count: int) -> tuple[int, str]:

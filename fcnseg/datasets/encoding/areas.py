@@ -23,13 +23,13 @@ from fcnseg.errors import MediaError
 from fcnseg.io.labels import RawLabels, region_areas
 
 SOLID = 0.1
-"""Of a class's pixels at least this share has all eight neighbours of the class."""
+"""Of a class's pixels at least this proportion has all eight neighbours of the class."""
 
 LEAST_LEVEL = 12
 """Numbers up to this are class indices: thin classes among them are no smoothing."""
 
 MOST_SMEARED = 0.25
-"""The share of pixels that smoothing can hold; more is something else."""
+"""The proportion of pixels that smoothing can hold; more is something else."""
 
 SAMPLES = 16
 """Label files read again where their counts alone leave the meaning open."""

@@ -186,7 +186,7 @@ def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
 
 
 def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """(class number, outline as (N, 2) shares of width and height) for each line.
+    """(class number, outline as (N, 2) fractions of width and height) for each line.
 
     Lines with four numbers are boxes: (2, 2), the centre and the extent. MediaError for other
     content.

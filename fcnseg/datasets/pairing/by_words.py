@@ -83,14 +83,14 @@ def _are_annot(
         name.rpartition("/")[0].lower().endswith("annot") for name in (*labels[:1], *labels[-1:])
     ):
         return False  # nearly always, and cheap
-    pictures, answers = (
+    image_folders, label_folders = (
         {name.rpartition("/")[0].lower() for name in set(some) - set(others)}
         for some, others in ((images, alone), (labels, left))
     )
     return (
-        bool(pictures)
-        and answers <= {f"{folder}annot" for folder in pictures}
-        and all(read_word(folder.rpartition("/")[2])[0] for folder in pictures)
+        bool(image_folders)
+        and label_folders <= {f"{folder}annot" for folder in image_folders}
+        and all(read_word(folder.rpartition("/")[2])[0] for folder in image_folders)
     )
 
 

@@ -95,10 +95,10 @@ def as_labelme(
 
 
 def as_yolo(labels: Labels, only: Sequence[int], *, tolerance: float = 0.0) -> bytes:
-    """YOLO's text: for each region its class's number and its points as shares of the size."""
+    """YOLO's text: for each region its class's number and its points as fractions of the size."""
     size = np.array(labels.shape[::-1])
     lines = [
-        " ".join([str(region.index), *(f"{share:.6g}" for share in (points / size).ravel())])
+        " ".join([str(region.index), *(f"{number:.6g}" for number in (points / size).ravel())])
         for region, points in _outlines(labels, only, tolerance)
     ]
     return "".join(f"{line}\n" for line in lines).encode()

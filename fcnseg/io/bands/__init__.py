@@ -166,7 +166,7 @@ class Bands:
         """The bands that are handed to the network."""
         return np.ascontiguousarray(pixels[:, :, : self.carried])
 
-    def picture(self, pixels: Pixels) -> NDArray[np.uint8]:
+    def to_rgb(self, pixels: Pixels) -> NDArray[np.uint8]:
         """What people see of an image: uint8 (H, W, 3), stretched by the training set's range."""
         shown = self.shown if max(self.shown) <= pixels.shape[2] else (self.chosen[0],)
         at = [number - 1 for number in shown]

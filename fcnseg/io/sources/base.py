@@ -107,7 +107,7 @@ class Selection:
         """Whether `taken` frames are all that is wanted."""
         return bool(self.limit) and taken >= self.limit
 
-    def share(self, count: int) -> int:
+    def count_here(self, count: int) -> int:
         """How many of `count` wanted frames this process takes."""
         first, last = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
         return last - first

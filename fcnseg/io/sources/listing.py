@@ -323,5 +323,5 @@ def frame_of(
     if bands is None:
         return Frame(decode_image(data, name=shown), index, time, name, path, stamp)
     pixels = bands.take(decode_bands(data, shown), shown)
-    shown_as, taken = bands.picture(pixels), bands.carry(pixels)
+    shown_as, taken = bands.to_rgb(pixels), bands.carry(pixels)
     return Frame(shown_as, index, time, name, path, stamp, taken)

@@ -207,7 +207,7 @@ def camera_number(name: str, devices: Path = Path("/sys/class/video4linux")) -> 
 
 
 def unreachable(address: int | str) -> MediaError:
-    """The MediaError for a camera or stream that does not answer."""
+    """The MediaError for a camera or stream that does not respond."""
     if not isinstance(address, int):
         return MediaError(
             f"No video comes from {without_password(address)}.",

@@ -161,7 +161,7 @@ class VideoFile(Source):
         self.fps = self._reader.fps / selection.every
         self.aspect = self._reader.aspect
         self._whole = self._estimate()
-        self.count = None if self._whole is None else selection.share(self._whole)
+        self.count = None if self._whole is None else selection.count_here(self._whole)
 
     def assume_rate(self, fps: Fraction) -> None:
         """Count the time by `fps`; OptionError for a file that has times."""
