@@ -7,7 +7,6 @@ import pytest
 
 from fcnseg import config
 from fcnseg.config import TrainConfig
-from fcnseg.datasets import Store
 from fcnseg.datasets.augment import MIXES
 from fcnseg.datasets.describe import FINDERS
 from fcnseg.datasets.formats import _READERS
@@ -23,7 +22,6 @@ from fcnseg.inference.outputs import COMBINED, OUTPUTS
         pytest.param({"auto", "torch", *ENGINES}, config.EngineName, id="engines"),
         pytest.param({*FORMATS, "web"}, config.Format, id="export formats"),  # web: ONNX in a page
         pytest.param({*COMBINED, *OUTPUTS}, config.Output, id="outputs"),  # one file for all frames
-        pytest.param(_READERS, Store, id="label formats"),
         pytest.param({"none", *MIXES}, get_type_hints(TrainConfig)["mix"], id="mixes"),
     ],
 )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fcnseg.classes import MAX_CLASSES, ClassMap
 from fcnseg.errors import DatasetError
@@ -15,14 +15,6 @@ from fcnseg.overwriting import Named
 SplitName = Literal["train", "val", "test", ""]
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-
-Store = Literal[
-    "pixels", "alpha", "layers", "coco", "labelme", "yolo", "panoptic", "cvat-xml", "via",
-    "label-studio", "supervisely", "darwin", "datumaro", "image-scope", "hasty", "cityscapes-json",
-    "geojson", "run-lengths", "arrays", "stacks",
-    "coco-boxes", "yolo-boxes",
-]  # fmt: skip
-"""Where labels are: the pixels of a file, its transparency, a file for each class, outlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +47,7 @@ class Encoding:
     ignore: stored values of pixels that do not count.
     snap: values in between (a lossy or resized file) belong to the nearest declared one;
         without it a value that is not declared does not count (255).
+    store: the label format, a name in fcnseg.datasets.formats.
     terms: what the label files call the stored values 1, 2, ... where they use words
         (every store but "pixels" and "alpha"); 0 is everything else.
     """
@@ -63,7 +56,7 @@ class Encoding:
     values: tuple[tuple[int, ...], ...]
     ignore: tuple[int, ...] = ()
     snap: bool = False
-    store: Store = "pixels"
+    store: str = "pixels"
     terms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,7 +72,7 @@ class Encoding:
         )
         if twice:
             raise DatasetError(f"The stored value {min(twice)} has two meanings.")
-        if self.kind not in ("index", "color") or self.store not in get_args(Store):
+        if self.kind not in ("index", "color") or not isinstance(self.store, str):
             raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.store!r}.")
 
     @classmethod
@@ -162,7 +155,7 @@ class Found:
 
     layout: str
     pairs: tuple[Pair, ...]
-    store: Store = "pixels"
+    store: str = "pixels"
     terms: tuple[str, ...] = ()
     reading: Reading | None = None
     orphan_images: tuple[Path, ...] = ()

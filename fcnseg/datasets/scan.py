@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Description, Pair, Store, files_of
+from fcnseg.datasets import Description, Pair, files_of
 from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, stamp
 from fcnseg.errors import MediaError
@@ -41,7 +41,7 @@ _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 Tell = Callable[[int], None]
 
-Read = Callable[[Pair, Store, Sequence[str]], RawLabels]
+Read = Callable[[Pair, str, Sequence[str]], RawLabels]
 """Reads what is stored for a pair; a function of a module, as processes call it too."""
 
 ReadPage = Callable[[Path, int], NDArray[np.uint8]]
@@ -92,7 +92,7 @@ class ImageScan:
 
 def scan_labels(
     pairs: Sequence[Pair],
-    store: Store,
+    store: str,
     terms: Sequence[str],
     cache: ScanCache,
     pool: WorkerPool,
@@ -284,7 +284,7 @@ def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_See
     return found
 
 
-def _look_at_labels(pair: Pair, read: Read, store: Store, terms: Sequence[str]) -> list[Any]:
+def _look_at_labels(pair: Pair, read: Read, store: str, terms: Sequence[str]) -> list[Any]:
     raw = read(pair, store, terms)
     lossy = pair.labels.suffix.lower() in LOSSY_SUFFIXES
     alpha = read_alpha(pair.labels) if store == "pixels" and raw.mode in _WITH_ALPHA else None

@@ -118,6 +118,7 @@ def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
         ("values = [0]", 'values = ["red"]', "#rrggbb"),
         ("values = [0]", "values = [0.5]", "whole numbers"),
         ('"index"', '"indices"', "Not a label encoding"),
+        ('store = "pixels"', 'store = "pixles"', "No label format 'pixles'; known: pixels"),
         ("\n[[class]]", "\n[[class", "not a TOML file"),
         ("snap = false", 'snap = false\nsplits = {vall = ["a"]}', "no split 'vall'"),
         ('"class_1"', '"class_0"', "given twice"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Encoding, Pair, Store
+from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, SUPERVISELY, VIA
 from fcnseg.datasets.formats.documents import Format
@@ -19,15 +19,24 @@ from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
 from fcnseg.datasets.formats.stacks import STACKS, read_page
-from fcnseg.errors import DatasetError, MediaError
+from fcnseg.errors import DatasetError, MediaError, did_you_mean
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
 from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_raw_labels, turn
 
 
-def read_stored(pair: Pair, store: Store, terms: Sequence[str]) -> RawLabels:
-    """What is stored for a pair's pixels; MediaError when it can't be read."""
+def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
+    """What is stored for a pair's pixels; MediaError when it can't be read.
+
+    DatasetError for an unknown label format; it lists the known.
+    """
+    if store not in _READERS:
+        known = ", ".join(_READERS)
+        raise DatasetError(
+            f"No label format {store!r}; known: {known}.",
+            hint=did_you_mean(store, _READERS, "correct `store` in the dataset.toml"),
+        )
     return _READERS[store](pair, terms)
 
 
@@ -104,7 +113,7 @@ def _drawn(
     return lambda pair, terms: RawLabels(draw(pair, terms), None, "I")
 
 
-FORMATS: Mapping[Store, Format] = {
+FORMATS: Mapping[str, Format] = {
     "panoptic": PANOPTIC,
     "cvat-xml": CVAT,
     "via": VIA,
@@ -122,7 +131,7 @@ FORMATS: Mapping[Store, Format] = {
 }
 """Annotation formats: find(listing) gives the pairs, read(pair, terms) the labels."""
 
-_READERS: Mapping[Store, Callable[[Pair, Sequence[str]], RawLabels]] = {
+_READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "pixels": _pixels,
     "alpha": _alpha,
     "layers": _layers,

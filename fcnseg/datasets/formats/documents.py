@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Found, Pair, SplitName, Store, Unusable
+from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
@@ -113,9 +113,7 @@ class Document:
 Parser = Callable[[Path], Document]
 
 
-def outlined(
-    store: Store, files: Callable[[Listing], list[str]], parse: Parser, why: str
-) -> Format:
+def outlined(store: str, files: Callable[[Listing], list[str]], parse: Parser, why: str) -> Format:
     """A format of documents with areas. files: the listed files that are of the format."""
     cached = _Cached(parse)
 
@@ -191,7 +189,7 @@ class _Cached:
 
 
 def _gather(
-    listing: Listing, files: Sequence[str], parse: Parser, store: Store, why: str
+    listing: Listing, files: Sequence[str], parse: Parser, store: str, why: str
 ) -> Found | None:
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
@@ -276,7 +274,7 @@ class Gathered:
         )
         self.notes.append(lost)
 
-    def found(self, store: Store, terms: tuple[str, ...], why: str) -> Found:
+    def found(self, store: str, terms: tuple[str, ...], why: str) -> Found:
         """The result; images that no annotation names are orphans."""
         used = {pair.image for pair in self.pairs}
         images = map(self.listing.path, self.listing.images)

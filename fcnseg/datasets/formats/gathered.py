@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from fcnseg.datasets import Found, Pair, Store, Unusable
+from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.encoding.class_lists import Entry, find_entries, find_yaml_names
 from fcnseg.datasets.formats.documents import Gathered, split_of
 from fcnseg.datasets.formats.polygons import (
@@ -82,7 +82,7 @@ def fill_boxes(found: Found) -> Found:
     return replace(found, store=FILLED[found.store], terms=found.terms[:-1], notes=notes, why=why)
 
 
-FILLED: Mapping[Store, Store] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
+FILLED: Mapping[str, str] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 
 def find_labelme(listing: Listing) -> Found | None:
