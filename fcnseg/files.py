@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,6 +172,13 @@ _LONGEST = 60
 _looked_through: set[Path] = set()
 
 
+def is_special(path: Path) -> bool:
+    """Whether a path is a device or a pipe (/dev/stdout, >(...)): written to, never replaced."""
+    with suppress(OSError):
+        return stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    return False
+
+
 @contextmanager
 def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """A file to write bytes to, which gets its name when the block ends without an error.
@@ -178,6 +186,10 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     Until then a file of that name stays as it is. sync: it is on the disk before it gets its
     name. Makes the folder; OSError as the system raises it.
     """
+    if is_special(path):
+        with path.open("wb") as file:
+            yield file
+        return
     with temporary_beside(path) as temporary:
         with temporary.open("wb") as file:
             yield file
@@ -278,6 +290,8 @@ def _create_file(path: Path) -> None:
 @contextmanager
 def _beside(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """A new name beside `path`, created and held."""
+    if is_special(path):
+        raise OptionError(f"{path} is a device or a pipe; a file is needed here.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
     stem = _cut(path.stem, _LONGEST)

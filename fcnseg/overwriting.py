@@ -38,6 +38,39 @@ def refuse_overwriting(
                 output.refuse(role, given, where, may_hold=may_hold)
 
 
+def refuse_unwritable(outputs: Iterable[Named]) -> None:
+    """OptionError when an output can't be made where it is named: before hours are over, not after.
+
+    Devices, pipes and "-" are let through.
+    """
+    for what, path in outputs:
+        special = path.exists() and not (path.is_file() or path.is_dir())
+        if str(path) == "-" or special:
+            continue
+        folder = path if path.is_dir() else path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise OptionError(
+                f"{what} {path} can't be made: {folder} is a file, not a folder.",
+                hint="name a place in a folder",
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OptionError(
+                f"{what} {path} can't be made: {folder} may not be written to.",
+                hint="name a place in a folder of yours",
+            )
+
+
+def refuse_file(what: str, path: Path | None) -> None:
+    """OptionError for a file where a folder is needed."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise OptionError(
+            f"{what} {path} is a file; a folder is needed.",
+            hint=f"name a folder, e.g. {what} {path.parent / (path.stem + '_out')}",
+        )
+
+
 def is_below(path: Path, folder: Path) -> bool:
     """Whether a path leads into a folder, or is it."""
     real, above = os.path.realpath(path), os.path.realpath(folder)

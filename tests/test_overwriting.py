@@ -1,5 +1,6 @@
 """No command writes over what it reads: each option that writes is tried with each input."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import OptionError
-from fcnseg.io.images import write_image
-from fcnseg.overwriting import is_below, refuse_overwriting
+from fcnseg.files import temporary_beside
+from fcnseg.io.images import cannot_write, write_bytes, write_image
+from fcnseg.overwriting import is_below, refuse_overwriting, refuse_unwritable
 from tests.cli.test_cli import call
 
 SAME = "by another name"
@@ -270,3 +272,68 @@ def test_every_option_that_writes_is_known() -> None:
         if hint is Path or Path in get_args(hint)
     }
     assert paths - read == set(OUTPUTS)
+
+
+def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="is a file, not a folder"):
+        refuse_unwritable([("--csv", tmp_path / "file" / "deep" / "a.csv")])
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)  # root may do anything
+    for path in (tmp_path / "a.csv", tmp_path / "new" / "a.csv", tmp_path):
+        with pytest.raises(OptionError, match="may not be written to"):
+            refuse_unwritable([("--csv", path)])
+    refuse_unwritable([("--shares", Path("-")), ("--csv", Path(os.devnull))])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"infer a.png -o file/b.png {MODEL}",
+        f"infer a.png -o new --shares file/s.jsonl {MODEL}",
+        f"viz a.png -o list.txt {MODEL}",
+        f"eval data --csv file/a.csv {MODEL}",
+        f"compare data --html file/a.html -m model.safetensors {MODEL}",
+        f"review data -o list.txt {MODEL}",
+        f"review photos --unlabelled -o file/x {MODEL}",
+        "export model.safetensors -o file/m.onnx",
+        "check data --contact file/a.png",
+        "check data --fix file/clean",
+        f"train data --out file/run {TRAIN}",
+        "demo -o file/demo",
+    ],
+)
+def test_commands_refuse_such_a_place_first(place: Path, words: str) -> None:
+    """Before anything is read, scored or drawn: nothing is lost."""
+    (place / "file").touch()
+    before = contents(place)
+    assert "is a file" in call(*words.split(), status=2).stderr
+    assert contents(place) == before
+
+
+def test_a_device_or_a_pipe_is_written_to(tmp_path: Path) -> None:
+    """To give it another file's name would put that in place of /dev/stdout."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_bytes(pipe, b"1,2\n")
+        assert os.read(reader, 9) == b"1,2\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(OptionError, match="a device or a pipe"), temporary_beside(pipe):
+        pass
+
+
+def test_scores_outlast_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They took hours: the table is printed whatever becomes of the files."""
+    monkeypatch.setattr("fcnseg.commands.eval.write_bytes", refuse_to_write)
+    words = f"eval data --csv a.csv --markdown b.md {MODEL}"
+    result = call(*words.split(), status=3)
+    assert "mIoU" in result.stdout
+    for name in ("a.csv", "b.md"):
+        assert f"Can't write {name}: No space left" in result.stderr + result.stdout
+
+
+def refuse_to_write(path: Path, data: bytes) -> None:
+    raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))

@@ -60,7 +60,7 @@ def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
 
 
 def _some_failed(result: Any) -> int:
-    """3 when some of the inputs failed and the rest is done."""
+    """3 when some of the inputs or outputs failed and the rest is done."""
     return SomeFailed.exit_status if result.failed else 0
 
 
@@ -89,8 +89,10 @@ _VIZ = _Command("viz", "view", config.VizConfig, tables.show_viz, _some_failed)
 COMMANDS = {
     "check": _Command("check", "check", config.CheckConfig, tables.show_check, _unusable),
     "train": _Command("train", "train", config.TrainConfig, tables.show_train, by_options=True),
-    "eval": _Command("eval", "evaluate", config.EvalConfig, tables.show_eval),
-    "compare": _Command("analysis.compare", "compare", config.CompareConfig, tables.show_compare),
+    "eval": _Command("eval", "evaluate", config.EvalConfig, tables.show_eval, _some_failed),
+    "compare": _Command(
+        "analysis.compare", "compare", config.CompareConfig, tables.show_compare, _some_failed
+    ),
     "review": _Command("analysis.review", "review", config.ReviewConfig, tables.show_review),
     "infer": _Command("infer", "infer", config.InferConfig, tables.show_infer, _some_failed),
     "viz": _VIZ,

@@ -13,7 +13,7 @@ import typer
 from fcnseg.cli.console import guard
 from fcnseg.config.options import Option, options_of, read_toml, spelled
 from fcnseg.errors import OptionError
-from fcnseg.overwriting import Named, refuse_overwriting
+from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
 
 ConfigFile = Annotated[
     Path | None,
@@ -68,8 +68,11 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         with guard():
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             values = {**(read_toml(file) if file else {}), **given}
+            outputs = _outputs(values)
+            refuse_unwritable(outputs)
             if file is not None:
-                refuse_overwriting(_outputs(values), [], kept=[("--config", file)])
+                files = [(flag, path / "config.toml") for flag, path in outputs]  # as of a training
+                refuse_overwriting([*outputs, *files], [], kept=[("--config", file)])
             run(values, as_json=as_json)
 
     parameters = _parameters(config)
@@ -95,13 +98,9 @@ def _only(name: str, value: Any, option: Option) -> Any:
 
 
 def _outputs(values: Mapping[str, Any]) -> list[Named]:
-    """What the values name to be written; a training writes a config.toml of its own."""
+    """What the values name to be written."""
     paths = {name: values[name] for name in OUTPUTS if isinstance(values.get(name), str | Path)}
-    return [
-        (spelled(name), path)
-        for name, value in paths.items()
-        for path in (Path(value), Path(value) / "config.toml")
-    ]
+    return [(spelled(name), Path(value)) for name, value in paths.items()]
 
 
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import OptionError, counted, to_bytes
+from fcnseg.errors import MediaError, OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     SCALES,
@@ -34,7 +35,7 @@ from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.boundary import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import Named, refuse_overwriting
+from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.charts import require_charts
 from fcnseg.report.gallery import Gallery, Predict, fill
@@ -48,8 +49,8 @@ class EvalResult:
 
     scores: all that was counted, for each image too. protocol: how, as plain values. split: the
     part of the dataset. model: the file. left_out: pairs of the other parts. problems: what
-    `check` calls errors, a sentence each. outputs: the files that were written. findings: all that
-    `check` found, with its severity.
+    `check` calls errors, a sentence each. outputs: the files that were written; failed: those that
+    could not be. findings: all that `check` found, with its severity.
     """
 
     scores: Scores
@@ -61,6 +62,7 @@ class EvalResult:
     problems: tuple[str, ...] = ()
     outputs: tuple[Path, ...] = ()
     findings: tuple[tuple[str, str], ...] = ()
+    failed: tuple[Path, ...] = ()
 
     @property
     def report(self) -> Report:
@@ -89,6 +91,7 @@ class EvalResult:
             "problems": list(self.problems),
             "protocol": dict(self.protocol),
             "outputs": [str(path) for path in self.outputs],
+            "failed": [str(path) for path in self.failed],
         }
 
 
@@ -175,15 +178,42 @@ def _evaluate(
         time.perf_counter() - began,
         left_out,
         problems,
-        tuple(outputs.values()),
+        (),
         tuple((found.severity, found.sentence) for found in checked.findings),
     )
-    if ranks.main:
-        for name in WRITERS.keys() & outputs.keys():
-            write_bytes(outputs[name], to_bytes(WRITERS[name](result)))
-        if "html" in outputs:
-            write_report(outputs["html"], result, segmenter, dataset, callback, tta=config.tta)
-    return result
+    if not ranks.main:
+        return result
+    writers: dict[str, Callable[[Path], None]] = {
+        **{name: functools.partial(_write_text, WRITERS[name], result) for name in WRITERS},
+        "html": lambda path: write_report(
+            path, result, segmenter, dataset, callback, tta=config.tta
+        ),
+    }
+    written, failed = write_outputs(outputs, writers, callback)
+    return dataclasses.replace(result, outputs=written, failed=failed)
+
+
+def write_outputs(
+    outputs: Mapping[str, Path],
+    writers: Mapping[str, Callable[[Path], None]],
+    callback: Callback,
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Write what is asked for, by option; the files written, and those that could not be.
+
+    Scores took long to compute: a full disk must not lose them.
+    """
+    failed = []
+    for name, path in outputs.items():
+        try:
+            writers[name](path)
+        except MediaError as error:
+            failed.append(path)
+            callback(Message(error.message, "warning"))
+    return tuple(path for path in outputs.values() if path not in failed), tuple(failed)
+
+
+def _write_text(writer: Callable[[EvalResult], str], result: EvalResult, path: Path) -> None:
+    write_bytes(path, to_bytes(writer(result)))
 
 
 def write_report(
@@ -295,10 +325,10 @@ def check_outputs(
         [*inputs, *files],
         kept=[file for model in models for file in model_files(model.path)],
     )
+    refuse_unwritable((spelled(name), path) for name, path in outputs.items())
     if "html" in outputs:
         require_charts()
     for name, path in outputs.items():
         if path.is_dir():
             raise OptionError(f"{spelled(name)}: expected a file; {path} is a folder.")
-        path.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours are over
     return outputs

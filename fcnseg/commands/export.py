@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, OptionError
+from fcnseg.errors import CheckpointError, FcnsegError, OptionError
 from fcnseg.export import (
     FORMATS,
     REPORT_SUFFIX,
@@ -24,6 +24,7 @@ from fcnseg.export.web import MODEL, how_to_get_the_runtime, runtime_folder, wri
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
+from fcnseg.io.images import cannot_write
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint, find_model, model_files
 from fcnseg.models.zoo import SHIPPED
@@ -84,6 +85,10 @@ def export(config: ExportConfig, callback: Callback = no_callback) -> ExportResu
         return _export_bundle(config, model, callback)
     if config.web_runtime is not None:
         raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
+    if config.images is not None and config.data is not None:
+        raise OptionError(
+            "--images has no effect with --data, whose images are compared.", hint="omit --images"
+        )
     path = _target(config, model)
     _refuse(config, model, path)
     cost = parity = None
@@ -159,7 +164,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise
-        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from None
     return replace(result, path=path, size_bytes=path.stat().st_size, report=None)
 
 

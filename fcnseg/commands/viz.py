@@ -20,6 +20,7 @@ from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.listing import collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import model_files
+from fcnseg.overwriting import refuse_file
 from fcnseg.progress import Callback, Progress, held_back, no_callback
 from fcnseg.viz.heatmaps import VIDEO_WIDTH, HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
@@ -59,6 +60,7 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
     Interrupted on Ctrl-C: the files finished by then are whole, videos included.
     """
     begun = time.perf_counter()
+    refuse_file("--out", config.out)
     if config.classify and config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
     if config.classify:

@@ -19,7 +19,7 @@ from fcnseg.engines import open_exported
 from fcnseg.engines.base import EXPORT, PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, FcnsegError, MediaError, MissingExtra
+from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.export.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.export.onnx_file import example, write_onnx
 from fcnseg.export.parity import (
@@ -33,7 +33,7 @@ from fcnseg.export.parity import (
     tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name
-from fcnseg.io.images import resize_image
+from fcnseg.io.images import cannot_write, resize_image
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.progress import held_back
 
@@ -263,4 +263,4 @@ def written_atomically(path: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, FcnsegError):
             raise
-        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from None

@@ -6,8 +6,8 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-from fcnseg.errors import MediaError
 from fcnseg.export import REPORT_SUFFIX
+from fcnseg.io.images import cannot_write
 from fcnseg.models.checkpoint import Checkpoint
 
 TEXTS = {
@@ -30,4 +30,4 @@ def write_bundle(path: Path, model: Path, header: Checkpoint) -> None:
                 text = files("fcnseg.export").joinpath("bundled", source).read_text("utf-8")
                 bundle.writestr(name, text)
     except OSError as error:
-        raise MediaError(f"Can't write {path}: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from None

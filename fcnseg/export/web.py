@@ -10,7 +10,8 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.errors import OptionError
+from fcnseg.io.images import cannot_write
 from fcnseg.models.checkpoint import Checkpoint
 
 RUNTIME = (
@@ -57,7 +58,7 @@ def write_page(folder: Path, header: Checkpoint, runtime: Path | None) -> list[P
             copies = ((runtime / name, folder / "ort" / name) for name in RUNTIME)
             written += [Path(shutil.copyfile(*copy)) for copy in copies]
     except OSError as error:
-        raise MediaError(f"Can't write {folder}: {error.strerror or error}.") from error
+        raise cannot_write(folder, error) from None
     return written
 
 

@@ -222,10 +222,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 def cannot_write(path: str | Path, error: OSError) -> MediaError:
     """The MediaError for the system's refusal to write a file."""
-    hint = "is there space on the disk, and may you write there?"
-    if error.errno == errno.ENAMETOOLONG:
-        hint = "choose a shorter name"
+    hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
     return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
+
+
+_WAYS_OUT = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file; this is a folder",
+    errno.ENOSPC: "make space on the disk, or name a place on another one",
+    errno.EDQUOT: "your quota is used up: make space, or name a place on another disk",
+    errno.EFBIG: "files there have a largest size; ulimit -f shows this shell's",
+}
 
 
 def decode_array(data: bytes) -> NDArray[np.generic] | None:

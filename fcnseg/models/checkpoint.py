@@ -37,7 +37,7 @@ KEY = "fcnseg"
 
 BEST = "best.safetensors"
 
-TRAIN_HINT = "`fcnseg train DATA` makes one; -m MODEL takes its path or its run folder"
+TRAIN_HINT = "`fcnseg train DATA` makes one; give its path or its run folder"
 
 TORCH_SUFFIXES = (".pth", ".pt")
 _TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle

@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fcnseg.commands.analysis.review import review
 from fcnseg.commands.bench import bench
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
-from fcnseg.config import BenchConfig, ExportConfig, InferConfig, TrainConfig, VizConfig
+from fcnseg.config import (
+    BenchConfig,
+    ExportConfig,
+    InferConfig,
+    ReviewConfig,
+    TrainConfig,
+    VizConfig,
+)
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from tests.conftest import TINY
@@ -126,3 +134,15 @@ def test_bench_and_export(tmp_path: Path, random_model: Path) -> None:
         bench(BenchConfig.make({"model": str(random_model), "source": "a.mp4", "size": (64, 64)}))
     with pytest.raises(OptionError, match="--web-runtime is for --format web alone"):
         export(ExportConfig.make({"model": str(random_model), "web_runtime": tmp_path}))
+
+
+def test_images_beside_data(random_model: Path, drawn_folder: Path) -> None:
+    values = {"model": str(random_model), "data": drawn_folder, "images": str(drawn_folder)}
+    with pytest.raises(OptionError, match="--images has no effect with --data"):
+        export(ExportConfig.make(values))
+
+
+@pytest.mark.parametrize("option", [{"split": "val"}, {"tolerance": 5}, {"fill_boxes": True}])
+def test_review_without_labels(tmp_path: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="has no effect with --unlabelled"):
+        review(ReviewConfig.make({"data": tmp_path, "unlabelled": True, **option}))

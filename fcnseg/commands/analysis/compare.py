@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.commands.eval import EvalResult, check_outputs, evaluate, predict_for_report
+from fcnseg.commands.eval import (
+    EvalResult,
+    check_outputs,
+    evaluate,
+    predict_for_report,
+    write_outputs,
+)
 from fcnseg.config import CompareConfig
 from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
@@ -41,6 +47,7 @@ class CompareResult:
     results: tuple[EvalResult, ...]
     differences: tuple[Difference, ...]
     outputs: tuple[Path, ...] = ()
+    failed: tuple[Path, ...] = ()
 
     @property
     def models(self) -> dict[str, str]:
@@ -84,6 +91,7 @@ class CompareResult:
                 {"name": name, "miou": list(map(_plain, values))} for name, values in self.images()
             ],
             "outputs": [str(path) for path in self.outputs],
+            "failed": [str(path) for path in self.failed],
         }
 
 
@@ -121,13 +129,15 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     matrices = [[image.matrix for image in result.scores.images] for result in results]
     _refuse_other_labels(matrices)
     differences = tuple(paired_difference(other, matrices[0]) for other in matrices[1:])
-    made = CompareResult(tuple(results), differences, tuple(outputs.values()))
-    if "csv" in outputs:
-        write_bytes(outputs["csv"], to_bytes(comparison_table(made.models, made.images())))
-    if "html" in outputs:
-        dataset = SegmentationDataset(as_the_model_sees(description, models[0]), split, cache=False)
-        _write_page(outputs["html"], made, models, dataset, config, callback)
-    return made
+    made = CompareResult(tuple(results), differences)
+    dataset = SegmentationDataset(as_the_model_sees(description, models[0]), split, cache=False)
+    table = comparison_table(made.models, made.images())
+    writers = {
+        "csv": lambda path: write_bytes(path, to_bytes(table)),
+        "html": lambda path: _write_page(path, made, models, dataset, config, callback),
+    }
+    written, failed = write_outputs(outputs, writers, callback)
+    return dataclasses.replace(made, outputs=written, failed=failed)
 
 
 def _write_page(

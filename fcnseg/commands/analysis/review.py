@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import ReviewConfig
+from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.errors import DatasetError, InputError, to_bytes
+from fcnseg.errors import DatasetError, InputError, OptionError, to_bytes
 from fcnseg.files import fitting, mark, next_free
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
@@ -27,7 +28,7 @@ from fcnseg.io.images import write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import refuse_overwriting
+from fcnseg.overwriting import refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.report.review import Card, cards_of_region, review_page, thumbnail
 from fcnseg.report.tables import suspects_table, to_label_table
@@ -70,7 +71,14 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
     """Rank the labels of a dataset by how probably they are wrong; without labels, rank images.
 
     Writes review.csv and review.html, and with `save` polygons to correct, into a folder.
+    OptionError for an option of the labels where there are none.
     """
+    for name in ("split", "tolerance", "fill_boxes"):
+        if config.unlabelled and getattr(config, name) != getattr(ReviewConfig, name):
+            raise OptionError(
+                f"{spelled(name)} has no effect with --unlabelled.", hint=f"omit {spelled(name)}"
+            )
+    refuse_file("--out", config.out)
     segmenter = load(
         config.model,
         engine=config.engine,
