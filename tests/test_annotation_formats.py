@@ -207,7 +207,8 @@ def test_a_format_is_read_with_names_and_areas(name: str, tmp_path: Path) -> Non
 def test_every_format_is_tried() -> None:
     from tests.datasets.test_tool_formats import WRITERS as MORE
 
-    assert set(FORMATS) <= {*WRITERS, *MORE, "arrays", "stacks"}
+    public = {"labelme-folders", "ade20k-json"}  # in tests/datasets/test_public_folders.py
+    assert set(FORMATS) <= {*WRITERS, *MORE, *public, "arrays", "stacks"}
 
 
 @pytest.mark.parametrize("name", ["cvat-xml", "via", "supervisely", "label-studio", "panoptic"])

@@ -18,6 +18,7 @@ from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, doubtful, scan_and_check
 from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
+from fcnseg.datasets.describe import own_parts
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
@@ -190,9 +191,9 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
     """Everything of a clean copy."""
     left_out = _leaked(seen)
     repaired: dict[str, str] = {}
-    written: list[tuple[Path, Path, str]] = []
-    palette = seen.description.classes.palette()
-    for number, pair in enumerate(seen.description.pairs):
+    written: list[tuple[Path, Path, str, str]] = []
+    parts = own_parts(seen.description)  # what is held out for lack of a val part stays in train
+    for number, (pair, part) in enumerate(zip(seen.description.pairs, parts, strict=True)):
         if pair.name not in left_out:
             try:
                 labels, what = _fitting(seen, number)
@@ -202,14 +203,17 @@ def _write(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleaned:
                 if labels is None:
                     left_out[pair.name] = what
                 else:
-                    files = _write_pair(seen, number, labels, palette, out)
-                    written.append((*files, pair.split))
+                    where = replace(pair, split=part)
+                    written.append(
+                        (*_write_pair(seen, number, where, labels, out), part, pair.name)
+                    )
                     repaired |= {pair.name: what} if what else {}
         tell(number + 1)
     if written:
-        # Without the list, words in names (masks, val ...) would be read as folders' are.
-        rows = [(*(p.relative_to(out).as_posix() for p in row[:2]), row[2]) for row in written]
-        _write_table(out / "pairs.csv", [("image", "labels", "split"), *rows])
+        # Without the list, words in names (masks, val ...) would be read as folders' are; with
+        # the same names the same pairs are held out for validation.
+        rows = [(*(p.relative_to(out).as_posix() for p in row[:2]), *row[2:]) for row in written]
+        _write_table(out / "pairs.csv", [("image", "labels", "split", "name"), *rows])
         _write_table(out / "class_dict.csv", _class_rows(seen.description.classes))
     return Cleaned(out, len(written), repaired, left_out)
 
@@ -273,10 +277,9 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
 
 
 def _write_pair(
-    seen: Scanned, number: int, labels: NDArray[np.uint8], palette: NDArray[np.uint8], out: Path
+    seen: Scanned, number: int, pair: Pair, labels: NDArray[np.uint8], out: Path
 ) -> tuple[Path, Path]:
     """Write an image and its labels; where they are."""
-    pair: Pair = seen.description.pairs[number]
     turned = seen.image_scan is not None and seen.image_scan.orientations[number] > 1
     drawn = turned or pair.page is not None
     # Two names that differ in their folders only must not meet in one: keep the folders.
@@ -289,5 +292,5 @@ def _write_pair(
     else:
         image.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(pair.image, image)
-    write_labels(truth, labels, palette)
+    write_labels(truth, labels, seen.description.classes.palette())
     return image, truth

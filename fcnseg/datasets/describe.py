@@ -15,23 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Encoding, Found, Pair, Reading, sizes
+from fcnseg.datasets import Description, Encoding, Found, Pair, Reading, SplitName, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
-from fcnseg.datasets.encoding.class_lists import (
-    find_entries,
-    find_masks_dir,
-    read_yaml_names,
-    yaml_folder,
-)
+from fcnseg.datasets.encoding.class_lists import find_entries
+from fcnseg.datasets.encoding.data_yaml import find_masks_dir, read_yaml_names, yaml_folder
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
+from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
-from fcnseg.datasets.pairing import Listing, list_folder
+from fcnseg.datasets.pairing import Listing, list_folder, pair_lists
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
@@ -54,7 +51,10 @@ from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
-    "list": layouts.find_pair_list,
+    "labelme-folders": FORMATS["labelme-folders"].find,  # numbers that differ in their meaning
+    "ade20k-json": FORMATS["ade20k-json"].find,
+    "open-images": find_open_images,
+    "list": pair_lists.find_pair_list,
     "stacks": FORMATS["stacks"].find,  # of which other finders would see the first page
     "voc": layouts.find_voc,
     "cityscapes": layouts.find_cityscapes,
@@ -146,6 +146,15 @@ def own_split_sizes(description: Description) -> dict[str, int]:
     return sizes(sort_pairs(pairs)) if any(pair.split for pair in pairs) else {}
 
 
+def own_parts(description: Description) -> list[SplitName]:
+    """The part of each pair as the folder itself names it; those in use where it names none."""
+    pairs = description.found.pairs
+    if not any(pair.split for pair in pairs):
+        return [pair.split for pair in description.pairs]
+    own = {_files(pair): pair.split for pair in sort_pairs(pairs)}
+    return [own[_files(pair)] for pair in description.pairs]
+
+
 def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
     """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
     index = encoding.class_of()
@@ -164,8 +173,8 @@ def _find(
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not root.exists():
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
-    if root.is_file() and root.suffix.lower() in layouts.LIST_SUFFIXES:
-        return layouts.read_pair_list(root), list_folder(root.parent)
+    if root.is_file() and root.suffix.lower() in pair_lists.LIST_SUFFIXES:
+        return pair_lists.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir():
         raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
     listing = list_folder(root, callback)

@@ -112,7 +112,7 @@ def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
     [
         ("kind", "kinds", "unknown: kinds"),
         ('layout = "folders"\n', "", "missing: layout"),
-        ('layout = "folders"', 'layout = "flders"', "known: list, stacks"),
+        ('layout = "folders"', 'layout = "flders"', "known: labelme-folders"),
         ("values = [0]", "values = [1]", "two meanings"),
         ("values = [0]", "", "'values' is missing"),
         ("values = [0]", 'values = ["red"]', "#rrggbb"),

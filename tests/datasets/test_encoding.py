@@ -16,8 +16,8 @@ from fcnseg.classes import CAMVID_32, IGNORE, pack, unpack, voc_palette
 from fcnseg.datasets import Encoding
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding import read_values
-from fcnseg.datasets.encoding.class_lists import Entry
 from fcnseg.datasets.encoding.colors import read_colors
+from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import Values, count_values, decode, decode_values, total
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError

@@ -126,6 +126,34 @@ def test_numbers_of_objects_are_no_classes(kind: type, tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, stored[int(name)] > 0)
 
 
+@pytest.mark.parametrize("colored", [False, True])
+def test_objects_numbered_throughout_are_no_classes(colored: bool, tmp_path: Path) -> None:
+    ids = [numbered(5, seed) for seed in range(6)]
+    stored = [np.where(one, one + 5 * seed, 0).astype(np.uint8) for seed, one in enumerate(ids)]
+    if colored:
+        palette = np.random.default_rng(0).integers(30, 255, (256, 3), np.uint8)
+        palette[0] = 0
+        stored = [palette[one] for one in stored]
+    description = write(tmp_path, stored)
+    assert description.classes.names == ("background", "object")
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, ids[int(name)] > 0)
+
+
+def test_greys_resized_with_interpolation_snap_to_those_that_cover_areas(tmp_path: Path) -> None:
+    stored = []
+    for seed in range(6):
+        large = np.zeros((96, 96), np.uint8)
+        large[10 + seed : 50, 8:40] = 128
+        large[55 : 80 + seed, 30:77] = 255
+        stored.append(
+            np.asarray(Image.fromarray(large).resize((44, 44), Image.Resampling.BILINEAR))
+        )
+    description = write(tmp_path, stored)
+    assert description.encoding.values == ((0,), (128,), (255,))
+    assert description.encoding.snap
+
+
 def test_very_many_numbers_are_objects_too(tmp_path: Path) -> None:
     stored = []
     for number in range(6):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
-from fcnseg.datasets.encoding.class_lists import Entry, is_ignored
 from fcnseg.datasets.encoding.colors import (
     LARGEST,
     PHOTOGRAPH,
@@ -25,6 +25,7 @@ from fcnseg.datasets.encoding.colors import (
     spread,
     without_strays,
 )
+from fcnseg.datasets.encoding.entries import Entry, is_ignored
 from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
@@ -70,8 +71,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if indices:
         why = "class indices stored as JPEG, which changes them"
         return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
-    flat = values.solid or flat_greys(values)
-    smeared = (peaks(values) or flat) if len(values.pixels) > 2 else ()
+    smeared = values.solid or peaks(values) or flat_greys(values) if len(values.pixels) > 2 else ()
     if smeared:
         return _read_greys(values, smeared, entries, snap=True)
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
@@ -339,8 +339,10 @@ def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
 def _read_instances(values: Values) -> Reading:
     """Numbers of objects: what has one is object, 0 is background."""
     numbers = tuple(sorted(value for value in values.pixels if value > 0))
+    shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
     why = (
-        f"values up to {numbers[-1]} number the objects of each file anew: read as background and "
+        f"{shown} number the objects of each file anew: read as background and "
         "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
     )
-    return Reading(Encoding("index", ((0,), numbers)), named(BINARY), None, (why,))
+    kind: Literal["index", "color"] = "index" if values.kind == "index" else "color"
+    return Reading(Encoding(kind, ((0,), numbers)), named(BINARY), None, (why,))

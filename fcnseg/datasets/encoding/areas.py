@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import unpack
 from fcnseg.datasets import Pair
 from fcnseg.datasets.encoding.values import (
+    FEWEST_FILES,
     SMEARED,
     ValueCounts,
     Values,
@@ -30,6 +32,12 @@ LEAST_LEVEL = 12
 
 MOST_SMEARED = 0.25
 """The proportion of pixels that smoothing can hold; more is something else."""
+
+OF_ONE_FILE = 0.8
+"""Of the pixels of numbered objects at least this share has a number that no other file has."""
+
+COLORS_APART = 24
+"""And colours of one file's objects are this far apart in RGB, most of them."""
 
 SAMPLES = 16
 """Label files read again where their counts alone leave the meaning open."""
@@ -51,7 +59,7 @@ def look_closer(
     samples = partial(_sampled, pairs, counts, read, values.kind)
     if values.terms or values.lossy or values.rest:
         return values
-    if values.instances:
+    if values.instances or _are_of_one_file(values, counts):
         pieces = [count for numbers in samples() for count in _pieces(numbers)]
         one_piece = sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
         return replace(values, instances=one_piece)
@@ -72,6 +80,29 @@ def _sampled(
         except MediaError:
             continue  # told of by the scan
         yield packed_colors(raw) if kind == "color" else single_numbers(raw)[0]
+
+
+def _are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether each file has numbers (or colours) of its own: objects, numbered throughout."""
+    own = [value for value in values.pixels if value > 0 and values.files[value] == 1]
+    pixels = sum(number for value, number in values.pixels.items() if value)
+    if (
+        0 not in values.pixels
+        or values.count < FEWEST_FILES
+        or len(own) < FEWEST_FILES * values.count
+        or sum(values.pixels[value] for value in own) < OF_ONE_FILE * pixels
+    ):
+        return False
+    some = [one for one in islice(counts, SAMPLES) if one is not None]
+    return values.kind == "index" or all(_colors_apart(one.values) for one in some)
+
+
+def _colors_apart(colors: Sequence[int]) -> bool:
+    """Whether colours are drawn ones: shades of one, as compression leaves them, are near."""
+    points = np.array([unpack(color) for color in colors], np.float64).reshape(-1, 3)
+    distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
+    np.fill_diagonal(distances, np.inf)
+    return bool(np.median(distances.min(1)) >= COLORS_APART)
 
 
 def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from fcnseg.classes import (
     voc_palette,
 )
 from fcnseg.datasets import Encoding, Reading
-from fcnseg.datasets.encoding.class_lists import Entry
+from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import GREY, GREYS, SMEARED, Values
 from fcnseg.errors import DatasetError, counted
 
@@ -234,7 +234,7 @@ LARGEST = 65535
 
 def as_greys(values: Values) -> Values:
     """Colours that are all grey, or nearly, as grey levels."""
-    greys = replace(values, kind="index", pixels={}, border={}, files={})
+    greys = replace(values, kind="index", pixels={}, border={}, files={}, solid=())
     for color, pixels in values.pixels.items():
         level = round(sum(unpack(color)) / 3)
         greys.pixels[level] = greys.pixels.get(level, 0) + pixels

@@ -15,6 +15,7 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, SUPERVISELY, VIA
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
+from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
@@ -125,6 +126,8 @@ FORMATS: Mapping[str, Format] = {
     "image-scope": IMAGE_SCOPE,
     "cityscapes-json": CITYSCAPES_JSON,
     "geojson": GEOJSON,
+    "labelme-folders": LABELME_FOLDERS,
+    "ade20k-json": ADE20K_JSON,
     "run-lengths": RUN_LENGTHS,
     "arrays": ARRAYS,
     "stacks": STACKS,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from fcnseg.classes import (
     ADE20K_NAMES,
@@ -23,20 +21,20 @@ from fcnseg.classes import (
     unpack,
     voc_palette,
 )
-from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, Unusable
+from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName
 from fcnseg.datasets.encoding.values import Values
 from fcnseg.datasets.pairing import (
-    LABEL_WORDS,
     SPLIT_WORDS,
     Listing,
     is_image,
     name_uniquely,
+    place_of,
     stem_of,
     suffix_of,
 )
 from fcnseg.datasets.pairing.by_words import pair_by_names
-from fcnseg.datasets.pairing.own_splits import split_in
-from fcnseg.errors import DatasetError, as_text, from_bytes, to_path
+from fcnseg.datasets.pairing.candidates import Candidate, two_label_sets
+from fcnseg.errors import DatasetError, as_text, from_bytes
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 
@@ -61,6 +59,7 @@ def find_voc(listing: Listing) -> Found | None:
         }
         for folder in ("JPEGImages/", "SegmentationClass/")
     }
+    _refuse_two_versions(listing, by_stem["JPEGImages/"])
     pairs: dict[str, Pair] = {}
     alone = []
     for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
@@ -82,11 +81,30 @@ def find_voc(listing: Listing) -> Found | None:
     return Found(layout, name_uniquely([*pairs.values()]), orphan_images=(*alone,), why=(why,))
 
 
+def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
+    """DatasetError where SegmentationClassAug (of SBD) stands beside SegmentationClass."""
+    sides = []
+    for folder in ("SegmentationClass/", "SegmentationClassAug/"):
+        found = [
+            (image, name)
+            for name in listing.images
+            if folder in name
+            and (
+                image := images.get(as_text(name.replace(folder, "JPEGImages/").rpartition(".")[0]))
+            )
+        ]
+        sides.append(Candidate(tuple(found)))
+    if all(side.pairs for side in sides):
+        raise two_label_sets(listing, sides)
+
+
 def find_cityscapes(listing: Listing) -> Found | None:
     """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files an image."""
     pictures = [name for name in listing.images if "_leftImg8bit." in name]
-    if not pictures:
+    if listing.named("label_colors.txt"):  # other classes in the same form, as CVAT exports them
         return None
+    if not pictures:
+        return _find_kitti(listing)
     for truth in ("gtFine", "gtCoarse"):
         for kind in _CITYSCAPES_KINDS:
             end = f"_{truth}_{kind}".lower()
@@ -98,6 +116,23 @@ def find_cityscapes(listing: Listing) -> Found | None:
                     why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'", *reading.why)
                     return replace(found, layout="cityscapes", reading=reading, why=why)
     return None
+
+
+def _find_kitti(listing: Listing) -> Found | None:
+    """KITTI's segmentation benchmark: image_2 beside semantic, with Cityscapes' numbers."""
+    pairs = []
+    known = set(listing.images)
+    for name in listing.images:
+        labels = re.sub(r"(^|/)image_2/", r"\1semantic/", name)
+        if labels != name and labels in known:
+            base = name[: name.rindex("image_2/")] + stem_of(name)
+            paths = listing.path(name), listing.path(labels)
+            pairs.append(Pair(*paths, place_of(name).split, base))
+    if not pairs:
+        return None
+    reading = _cityscapes_reading("labelids")
+    why = ("image_2 and semantic are KITTI's, with Cityscapes' classes", *reading.why)
+    return Found("kitti", name_uniquely(pairs), reading=reading, why=why)
 
 
 def find_ade20k(listing: Listing) -> Found | None:
@@ -125,7 +160,9 @@ def read_published(found: Found, values: Values) -> Reading | None:
         return _SEGNET
     if values.kind == "index" and found.layout == "ade20k" and largest <= len(ADE20K_NAMES):
         return _ADE20K
-    if found.layout == "voc" and all(_VOC_PICTURE.match(p.image.stem) for p in found.pairs):
+    chosen = found.layout == "content" and "SegmentationClass" in found.sides[1]
+    voc = found.layout == "voc" or chosen
+    if voc and all(_VOC_PICTURE.match(p.image.stem) for p in found.pairs):
         return _voc_reading(values)
     return None
 
@@ -182,114 +219,3 @@ _ADE20K = Reading(
     0,
     ("values 1..150 are the classes of ADE20K's scene parsing, 0 is everything else, ignored",),
 )
-
-LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
-
-
-def find_pair_list(listing: Listing) -> Found | None:
-    """A list of pairs near the top of a folder; lists named after splits are joined."""
-    found = []
-    for name in listing.with_suffix(*LIST_SUFFIXES):
-        if name.count("/") <= 1:
-            rows = _rows(listing.path(name))
-            for base in dict.fromkeys((listing.path(name).parent, listing.root)):
-                columns = _columns(rows, base)
-                if columns:
-                    found.append((name, base, rows, columns))
-                    break
-    if not found:
-        return None
-    pairs, orphans = [], []
-    for name, base, rows, columns in found:
-        made, missing = _pairs(listing.path(name), rows, columns, base)
-        pairs += made
-        orphans += missing
-    return _found([name for name, *_ in found], pairs, orphans)
-
-
-def read_pair_list(path: Path) -> Found:
-    """The pairs a list names; DatasetError when it is not one."""
-    rows = _rows(path)
-    columns = _columns(rows, path.parent)
-    if columns is None:
-        raise DatasetError(
-            f"{path} names no existing pair of image and label files.",
-            hint="each line: image,labels[,split], relative to the list's folder",
-        )
-    pairs, missing = _pairs(path, rows, columns, path.parent)
-    return _found([path.name], pairs, missing)
-
-
-def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
-    ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
-    unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
-    return Found(
-        "list",
-        name_uniquely(unique),
-        notes=tuple(missing),
-        why=(f"{', '.join(names[:3])} names an image and its labels on each line",),
-    )
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The cells of each line; [] for a file that is no table."""
-    try:
-        text = from_bytes(path.read_bytes())
-    except OSError:
-        return []
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not lines:
-        return []
-    for delimiter in (",", ";", "\t", " "):
-        if delimiter in lines[-1]:
-            rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-            return [[cell.strip() for cell in row] for row in rows]
-    return []
-
-
-def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int | None] | None:
-    """Which columns hold the image, the labels and (if any) the split; None for another table.
-
-    The first lines whose cells exist as image files decide; a heading says which is which.
-    """
-    for row in rows[:20]:
-        named = [i for i, cell in enumerate(row) if is_image(cell)]
-        paths = [i for i in named if (folder / to_path(row[i])).is_file()]
-        if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
-            image, labels = paths[:2]
-            if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
-                image, labels = labels, image
-            split = next((i for i, cell in enumerate(row) if cell.lower() in SPLIT_WORDS), None)
-            return image, labels, split
-    return None
-
-
-def _is_label_heading(head: Sequence[str], column: int) -> bool:
-    word = head[column].lower() if column < len(head) else ""
-    return any(part in LABEL_WORDS for part in word.replace("-", "_").split("_"))
-
-
-def _pairs(
-    path: Path,
-    rows: Sequence[Sequence[str]],
-    columns: tuple[int, int, int | None],
-    base: Path,
-) -> tuple[list[Pair], list[Unusable]]:
-    """The pairs of one list, and the lines whose files are missing."""
-    image, labels, split = columns
-    own = split_in(path.stem)
-    pairs, missing = [], []
-    for row in rows:
-        if len(row) <= max(image, labels) or not is_image(row[image]):
-            continue  # a heading
-        files = base / to_path(row[image]), base / to_path(row[labels])
-        lost = [str(file) for file in files if not file.is_file()]
-        if lost:
-            missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
-            continue
-        said: SplitName = own
-        if split is not None and split < len(row):
-            said = SPLIT_WORDS.get(row[split].lower(), own)
-        name = to_path(row[image]).with_suffix("").as_posix().lstrip("./")
-        pairs.append(Pair(*files, said, name))
-    return pairs, missing

@@ -258,7 +258,9 @@ _ONE_CLASS = "object"
 
 
 def _run_length_files(listing: Listing) -> list[str]:
-    return [name for name in listing.with_suffix(".csv") if _run_length_columns(listing.path(name))]
+    """CSV files with such columns, but Kaggle's example of what is to be handed in."""
+    files = [n for n in listing.with_suffix(".csv") if "submission" not in stem_of(n).lower()]
+    return [name for name in files if _run_length_columns(listing.path(name))]
 
 
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:

@@ -121,7 +121,7 @@ def _walk(root: Path, outputs: list[Path]) -> Iterator[str]:
         yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 
-SPLIT_WORDS: Mapping[str, SplitName] = {
+_SPLIT_WORDS: Mapping[str, SplitName] = {
     "train": "train", "training": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "tst": "test",
@@ -134,9 +134,17 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "тест": "test", "тестовая": "test", "训练": "train", "训练集": "train", "验证": "val",
     "验证集": "val", "测试": "test", "测试集": "test", "学習": "train", "学習用": "train",
     "検証": "val", "検証用": "val", "テスト": "test", "학습": "train", "훈련": "train",
-    "검증": "val", "테스트": "test",
+    "검증": "val", "테스트": "test", "trainings": "train", "validierungs": "val",
 }  # fmt: skip
-"""What people call the parts of a dataset, lower case."""
+
+_FUSED = ("", "set", "data", "daten", "datensatz", "dataset")
+
+SPLIT_WORDS: Mapping[str, SplitName] = {
+    f"{word}{end}": split
+    for word, split in _SPLIT_WORDS.items()
+    for end in (_FUSED if word.isascii() else ("",))
+}
+"""What people call the parts of a dataset, lower case; also in one word (testset, Testdaten)."""
 
 
 def one_split(said: Sequence[SplitName]) -> SplitName:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from fcnseg.datasets import Found
 from fcnseg.datasets.pairing import (
     IMAGE_WORDS,
@@ -20,7 +22,6 @@ from fcnseg.datasets.pairing import (
     name_uniquely,
     place_of,
 )
-from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
     Candidate,
@@ -38,7 +39,7 @@ from fcnseg.datasets.pairing.candidates import (
     two_label_sets,
     why,
 )
-from fcnseg.datasets.pairing.path_words import Names
+from fcnseg.datasets.pairing.path_words import Names, terms_of
 from fcnseg.errors import DatasetError
 
 SECONDARY = OTHER_WORDS | {
@@ -117,20 +118,38 @@ def means(pattern: str, name: str) -> bool:
 def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
     """The ways to pair files of which one side looks like labels, that with most pairs first."""
     for suffixes in (False, True):
-        names = Names(files, suffixes=suffixes)
-        found = []
-        for difference in names.differences():
-            pairs = names.matches(difference)
-            side = _label_side(pairs, looks) if len(pairs) > 1 else -1
-            if side == 1:
-                found.append(Candidate(tuple(pairs), difference.first, difference.second))
-            elif side == 0:
-                swapped = tuple((second, first) for first, second in pairs)
-                found.append(Candidate(swapped, difference.second, difference.first))
-        kept = _consistent(found)
+        kept = _told_apart(Names(files, suffixes=suffixes), looks)
         if kept:
-            return kept
-    return []
+            return _better_unshelved(files, kept, looks)
+    return _told_apart(Names(files, shelves=True), looks) if _are_shelved(files) else []
+
+
+def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
+    """The ways to pair files that differ in some words, of which one side looks like labels."""
+    found = []
+    for difference in names.differences():
+        pairs = names.matches(difference)
+        side = _label_side(pairs, looks) if len(pairs) > 1 else -1
+        if side == 1:
+            found.append(Candidate(tuple(pairs), difference.first, difference.second))
+        elif side == 0:
+            swapped = tuple((second, first) for first, second in pairs)
+            found.append(Candidate(swapped, difference.second, difference.first))
+    return _consistent(found)
+
+
+def _are_shelved(files: Sequence[str]) -> bool:
+    return any(part.isdecimal() for name in files for part in name.split("/")[:-1])
+
+
+def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks) -> list[Candidate]:
+    """The candidates that folders with numbers for names say nothing in, if they pair more."""
+    used = {name for one in kept for name in one.images | one.labels}
+    if len(used) == len(files) or not _are_shelved(files):
+        return kept
+    others = _told_apart(Names(files, shelves=True), looks)
+    more = {name for one in others for name in one.images | one.labels}
+    return others if len(more) > len(used) else kept
 
 
 def _label_side(pairs: Sequence[tuple[str, str]], looks: Looks) -> int:
@@ -194,12 +213,16 @@ def _says(words: Sequence[str], known: Iterable[str]) -> bool:
 def _without_copies(
     candidates: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
 ) -> list[Candidate]:
-    """Of labels with the same borders one: numbers rather than colours."""
+    """Of labels with the same borders one: numbers rather than colours, classes (few values)
+    rather than the numbers of objects."""
     kept: list[Candidate] = []
-    for one in sorted(
-        candidates,
-        key=lambda one: (any(s.color for s in seen[id(one)].values()), len(one.label_words)),
-    ):
+
+    def rank(one: Candidate) -> tuple[bool, int, int]:
+        looks = seen[id(one)].values()
+        values = {value for look in looks for value in np.unique(look.small).tolist()}
+        return any(look.color for look in looks), len(values), len(one.label_words)
+
+    for one in sorted(candidates, key=rank):
         if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):
             kept.append(one)
     return kept
@@ -229,8 +252,7 @@ def as_found(listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str]
     spare: label files that were not chosen; they are no orphans.
     """
     by_image: dict[str, list[tuple[str, str]]] = {}
-    for one in chosen:
-        term = term_of(one.label_words)
+    for one, term in zip(chosen, terms_of(chosen), strict=True):
         for image, labels in one.pairs:
             by_image.setdefault(image, []).append((term, labels))
     layered = any(len(some) > 1 for some in by_image.values())
@@ -261,7 +283,10 @@ def settle(listing: Listing, found: Found) -> Found:
         label_words=("labels",),
     )
     if len(own.labels) < len(own.pairs):
-        raise two_images(listing, _by_turn(own.pairs))
+        shown = find_by_content(listing)  # copies of the labels in colour are no images
+        if shown is None:
+            raise two_images(listing, _by_turn(own.pairs))
+        return shown
     used = own.images | own.labels
     files = [n for n in listing.images if n in used or place_of(n).role != "other"]
     looks = Looks(listing)

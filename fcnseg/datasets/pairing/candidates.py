@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -183,6 +184,10 @@ SAME = 0.9
 """Regions that overlap by this much (intersection over union) are the same regions."""
 
 
+WITHIN = 0.7
+"""A class within another covers no more of it than this; two drawings of one thing do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Look:
     """What a file shows.
@@ -275,7 +280,8 @@ def same_regions(first: Mapping[str, Look], second: Mapping[str, Look]) -> bool:
 
 
 def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
-    """Whether sets of two-valued masks of the same images hardly overlap: a class each."""
+    """Whether sets of two-valued masks of the same images are a class each: they hardly overlap,
+    or the one lies within the other (the cup in the disc)."""
     if any(one.levels > 2 for some in sets for one in some.values()):
         return False
     several = 0
@@ -283,9 +289,19 @@ def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
         regions = [some[image].region for some in sets if image in some]
         several += len(regions) > 1
         covered = np.sum(regions, axis=0)
-        if (covered > 1).sum() > 0.1 * max(1, (covered > 0).sum()):
+        overlap = (covered > 1).sum() > 0.1 * max(1, (covered > 0).sum())
+        if overlap and not _nested(regions):
             return False
     return several > 0
+
+
+def _nested(regions: Sequence[NDArray[np.bool_]]) -> bool:
+    """Whether each region but the largest lies within a clearly larger one."""
+    ordered = sorted(regions, key=lambda region: -int(region.sum()))
+    return all(
+        inner.sum() <= WITHIN * outer.sum() and (inner & outer).sum() >= SAME * inner.sum()
+        for outer, inner in pairwise(ordered)
+    )
 
 
 def sample(things: Sequence[_T]) -> list[_T]:

@@ -24,7 +24,7 @@ _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 _LIST_WORDS = frozenset(
     [
         "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
-        "name", "names", "data", "dataset", "seg", "segmentation", "trainval",
+        "name", "names", "data", "dataset", "seg", "segmentation", "trainval", "aug",
     ]
 )  # fmt: skip
 """What the name of a list may say besides its split."""
@@ -92,7 +92,7 @@ def _folder_split(folder: str) -> SplitName:
 
 def _name_split(pair: Pair, _: Path) -> SplitName:
     """A split that a file's name begins or ends with (`train_001.jpg`)."""
-    tokens = _TOKEN.findall(pair.image.stem.lower())
+    tokens = _TOKEN.findall(_CAMEL.sub("_", pair.image.stem).lower())
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fcnseg.datasets import Found, SplitName
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, one_split, suffix_of
+from fcnseg.datasets.pairing.by_words import term_of
+from fcnseg.datasets.pairing.candidates import Candidate
 from fcnseg.errors import DatasetError
 
 _CHUNK = re.compile(r"[^\W_]+")
@@ -63,10 +65,15 @@ class _Name:
 class Names:
     """The files of a folder, taken apart together: what recurs is only seen in all of them."""
 
-    def __init__(self, files: Sequence[str], *, suffixes: bool = False) -> None:
-        """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder)."""
+    def __init__(
+        self, files: Sequence[str], *, suffixes: bool = False, shelves: bool = False
+    ) -> None:
+        """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder).
+        shelves: folders with numbers for names say nothing of their files (0/00001.png, as
+        thousands of files are shelved).
+        """
         self.files = tuple(files)
-        chunks = {name: _chunks(name) for name in files}
+        chunks = {name: _chunks(_unshelved(name) if shelves else name) for name in files}
         recurring = _recurring(chunks.values())
         self._names = {
             name: _take_apart(parts, recurring, suffix_of(name) if suffixes else "")
@@ -134,6 +141,12 @@ class Names:
         ]
 
 
+def _unshelved(name: str) -> str:
+    """A path without its folders that are numbers."""
+    *folders, file = name.split("/")
+    return "/".join((*(folder for folder in folders if not folder.isdecimal()), file))
+
+
 def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
     """Whether numbers stand among others in the same order."""
     rest = iter(more)
@@ -192,6 +205,24 @@ def _difference(first: Words, second: Words) -> Difference:
 
 def _agree(one: SplitName, other: SplitName) -> bool:
     return not one or not other or one == other
+
+
+def terms_of(sides: Sequence[Candidate]) -> list[str]:
+    """What some sets of label files show: the words that not all have, as their paths say them."""
+    common = set.intersection(*(set(one.label_words) for one in sides)) if len(sides) > 1 else set()
+    return [term_of(_as_written(one, common)) for one in sides]
+
+
+def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
+    """A side's words in the order and the case of its first file, each once."""
+    wanted = set(side.label_words).difference(common)
+    path = side.pairs[0][1]
+    found = {
+        run.lower(): run
+        for run in _RUN.findall(_CAMEL.sub("_", path[: len(path) - len(suffix_of(path))]))
+        if run.lower() in wanted
+    }
+    return list(found.values())
 
 
 def refuse_shifted(listing: Listing, found: Found) -> None:

@@ -1,0 +1,50 @@
+"""An entry of a class list: a name, and how its pixels are stored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+IGNORED_NAMES = frozenset(
+    [
+        "void", "ignore", "ignored", "ignore regions", "unlabeled", "unlabelled", "border",
+        "boundary", "dontcare", "don't care", "dont care", "undefined", "unlabeled area",
+        "unknown", "unclassified", "unannotated", "not labeled", "not labelled", "no label",
+        "nolabel", "no data", "nodata", "ignore label", "invalid",
+    ]
+)  # fmt: skip
+"""Classes whose pixels do not count."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a class list: a name, and the stored value or packed colour where given.
+
+    also: more stored values of the same class.
+    """
+
+    name: str
+    value: int | None = None
+    color: int | None = None
+    also: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All stored values; () where none is given."""
+        return () if self.value is None else (self.value, *self.also)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the name says that these pixels do not count."""
+        return is_ignored(self.name)
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a class's name says that its pixels do not count."""
+    return re.sub(r"[\s_-]+", " ", name).strip().lower() in IGNORED_NAMES
+
+
+def text_of(path: Path) -> str:
+    """A text file's content; what is no UTF-8 in it is replaced."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")

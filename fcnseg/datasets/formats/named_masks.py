@@ -1,0 +1,195 @@
+"""Images of labels that a file of their own explains: labelme's folders, ADE20K, Open Images.
+
+What a number means there differs from file to file, or stands in a table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fcnseg.classes import MAX_CLASSES
+from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.encoding.entries import text_of
+from fcnseg.datasets.formats.documents import Format, Gathered, split_of
+from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.pairing import Listing, head_says, is_image, name_uniquely, place_of, stem_of
+from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.io.labels import RawLabels, read_raw_labels
+
+# --- labelme_json_to_dataset: a folder for each image, with img.png, label.png, label_names.txt ---
+
+
+def _find_labelme_folders(listing: Listing) -> Found | None:
+    found: list[Pair] = []
+    terms: dict[str, None] = {}  # an ordered set
+    files = set(listing.images)
+    for name in listing.named("label_names.txt"):
+        folder = name.rpartition("/")[0]
+        image, labels = f"{folder}/img.png", f"{folder}/label.png"
+        if folder and {image, labels} <= files:
+            terms.update(dict.fromkeys(_label_names(listing.path(name))))
+            split = place_of(image).split
+            found.append(Pair(listing.path(image), listing.path(labels), split, folder))
+    if not found:
+        return None
+    why = "folders with img.png, label.png and label_names.txt are labelme's"
+    return Found(
+        "labelme-folders",
+        name_uniquely(found),
+        store="labelme-folders",
+        terms=tuple(terms),
+        why=(why,),
+    )
+
+
+def _label_names(path: Path) -> list[str]:
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def _read_labelme_folder(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """The numbers of the names in `terms`, from 1; label.png numbers those of its own folder."""
+    try:
+        own = _label_names(pair.labels.with_name("label_names.txt"))
+    except OSError as error:
+        raise MediaError(f"{pair.labels}: its label_names.txt can't be read: {error}.") from None
+    return _renumbered(pair.labels, read_raw_labels(pair.labels), dict(enumerate(own)), terms)
+
+
+def _renumbered(
+    path: Path, raw: RawLabels, names: Mapping[int, str], terms: Sequence[str]
+) -> RawLabels:
+    """Stored numbers as the numbers of what they are called; 0 is nothing."""
+    stored, inverse = np.unique(raw.values, return_inverse=True)
+    strange = [value for value in stored.tolist() if value and value not in names]
+    if strange or raw.values.ndim != 2:
+        raise MediaError(f"{path} holds {strange[0] if strange else 'colours'}, which has no name.")
+    number = [
+        terms.index(names[value]) + 1 if names.get(value) in terms else 0
+        for value in stored.tolist()
+    ]
+    return RawLabels(np.array(number, np.int32)[inverse].reshape(raw.values.shape), None, "I")
+
+
+LABELME_FOLDERS = Format(_find_labelme_folders, _read_labelme_folder)
+
+# --- ADE20K (2020): a.jpg, a_seg.png whose red and green are a number, a.json with its names ------
+
+_ADE_HEAD = (b'"annotation"', b'"name_ndx"')
+
+
+def _find_ade20k(listing: Listing) -> Found | None:
+    segments = {n: n[: -len("_seg.png")] for n in listing.images if n.endswith("_seg.png")}
+    files = set(listing.files)
+    names: dict[int, str] = {}
+    pairs: list[Pair] = []
+    for labels, base in segments.items():
+        image = next((base + end for end in (".jpg", ".png") if base + end in files), None)
+        if image is None or f"{base}.json" not in files:
+            continue
+        if not pairs and not head_says(listing.path(f"{base}.json"), _ADE_HEAD):
+            return None
+        names |= _ade_names(listing.path(f"{base}.json"))
+        place = place_of(image)
+        name = "/".join((*place.rest, stem_of(image)))
+        pairs.append(Pair(listing.path(image), listing.path(labels), place.split, name))
+    if not pairs:
+        return None
+    terms = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    if len(terms) >= MAX_CLASSES:
+        raise DatasetError(
+            f"{listing.root} is the full ADE20K, with {len(terms):,} kinds of objects here; "
+            f"at most {MAX_CLASSES} classes are possible.",
+            hint="use the scene parsing version with 150 classes (ADEChallengeData2016)",
+        )
+    why = (
+        "JSON files with name_ndx beside *_seg.png are ADE20K's: names of objects by red and green"
+    )
+    return Found("ade20k-json", name_uniquely(pairs), store="ade20k-json", terms=terms, why=(why,))
+
+
+def _ade_names(path: Path) -> dict[int, str]:
+    """A file's whole objects (not their parts): number -> name."""
+    try:
+        objects = read_json(path)["annotation"]["object"]
+        return {
+            int(one["name_ndx"]): str(one["name"])
+            for one in objects
+            if not one.get("parts", {}).get("part_level")
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MediaError(f"{path} is no ADE20K file: {error!r}.") from None
+
+
+def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    raw = read_raw_labels(pair.labels)
+    if raw.values.ndim != 3:
+        raise MediaError(f"{pair.labels} holds no colours, as ADE20K's *_seg.png do.")
+    red, green = (raw.values[..., channel].astype(np.int32) for channel in (0, 1))
+    numbers = RawLabels(red // 10 * 256 + green, None, "I")
+    names = _ade_names(pair.image.with_suffix(".json"))
+    return _renumbered(pair.labels, numbers, names, terms)
+
+
+ADE20K_JSON = Format(_find_ade20k, _read_ade20k)
+
+# --- Open Images: a mask for each object, a CSV that says whose and what it is --------------------
+
+_OPEN_IMAGES_HEAD = {"MaskPath", "ImageID", "LabelName"}
+
+
+def find_open_images(listing: Listing) -> Found | None:
+    """Open Images' masks of objects, joined to layers of classes by the CSV that lists them."""
+    tables = {n: rows for n in listing.with_suffix(".csv") if (rows := _mask_rows(listing.path(n)))}
+    if not tables:
+        return None
+    words = _class_words(listing)
+    by_name = {as_text(name).rpartition("/")[2]: name for name in listing.images}
+    layers: dict[str, list[tuple[str, Path]]] = {}
+    gathered = Gathered(listing)
+    splits = {}
+    for table, rows in tables.items():
+        for row in rows:
+            mask, image = by_name.get(row["MaskPath"]), gathered.find_image(row["ImageID"], table)
+            if mask is None or image is None:
+                gathered.note_missing(listing.path(table), row["MaskPath"], 1)
+                continue
+            term = words.get(row["LabelName"], row["LabelName"])
+            layers.setdefault(image, []).append((term, listing.path(mask)))
+            splits[image] = place_of(image).split or split_of(table)
+    for image, some in layers.items():
+        name = "/".join((*place_of(image).rest, stem_of(image)))
+        files = tuple(sorted(some))
+        paths = listing.path(image), files[0][1]
+        gathered.pairs.append(Pair(*paths, splits[image], name, layers=files))
+    if not gathered.pairs:
+        return None
+    terms = tuple(sorted({term for some in layers.values() for term, _ in some}))
+    found = gathered.found("layers", terms, f"{next(iter(tables))} is Open Images' list of masks")
+    used = {path for some in layers.values() for _, path in some}
+    alone = tuple(path for path in found.orphan_images if path not in used)
+    return Found(**{**vars(found), "orphan_images": alone})
+
+
+def _mask_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a list of masks; [] for another file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            return [*reader] if {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD else []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _class_words(listing: Listing) -> dict[str, str]:
+    """Class code -> name, of class-descriptions.csv and its like."""
+    words = {}
+    for name in listing.with_suffix(".csv"):
+        if "description" in stem_of(name).lower():
+            for row in csv.reader(text_of(listing.path(name)).splitlines()):
+                if len(row) >= 2 and not is_image(row[0]):
+                    words[row[0].strip()] = row[1].strip()
+    return words

@@ -1,0 +1,139 @@
+"""Lists of pairs: CSV, text and JSON-lines files whose lines name an image and its labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.pairing import LABEL_WORDS, SPLIT_WORDS, Listing, is_image, name_uniquely
+from fcnseg.datasets.pairing.own_splits import split_in
+from fcnseg.errors import DatasetError, from_bytes, to_path
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")
+
+
+def find_pair_list(listing: Listing) -> Found | None:
+    """A list of pairs near the top of a folder; lists named after splits are joined."""
+    found = []
+    for name in listing.with_suffix(*LIST_SUFFIXES):
+        if name.count("/") <= 1:
+            rows = _rows(listing.path(name))
+            for base in dict.fromkeys((listing.path(name).parent, listing.root)):
+                columns = _columns(rows, base)
+                if columns:
+                    found.append((name, base, rows, columns))
+                    break
+    if not found:
+        return None
+    pairs, orphans = [], []
+    for name, base, rows, columns in found:
+        made, missing = _pairs(listing.path(name), rows, columns, base)
+        pairs += made
+        orphans += missing
+    return _found([name for name, *_ in found], pairs, orphans)
+
+
+def read_pair_list(path: Path) -> Found:
+    """The pairs a list names; DatasetError when it is not one."""
+    rows = _rows(path)
+    columns = _columns(rows, path.parent)
+    if columns is None:
+        raise DatasetError(
+            f"{path} names no existing pair of image and label files.",
+            hint="each line: image,labels[,split], relative to the list's folder",
+        )
+    pairs, missing = _pairs(path, rows, columns, path.parent)
+    return _found([path.name], pairs, missing)
+
+
+def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
+    ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
+    unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
+    return Found(
+        "list",
+        name_uniquely(unique),
+        notes=tuple(missing),
+        why=(f"{', '.join(names[:3])} names an image and its labels on each line",),
+    )
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The cells of each line; [] for a file that is no table."""
+    try:
+        text = from_bytes(path.read_bytes())
+    except OSError:
+        return []
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return []
+    if path.suffix.lower() == ".jsonl":
+        return _objects(lines)
+    for delimiter in (",", ";", "\t", " "):
+        if delimiter in lines[-1]:
+            rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+            return [[cell.strip() for cell in row] for row in rows]
+    return []
+
+
+def _objects(lines: Sequence[str]) -> list[list[str]]:
+    """Lines of JSON objects as a table, with its heading; [] for other lines."""
+    try:
+        objects = [json.loads(line) for line in lines]
+    except ValueError:
+        return []
+    head = list(objects[0]) if all(isinstance(one, dict) for one in objects) else []
+    return [head, *([str(one.get(key, "")) for key in head] for one in objects)] if head else []
+
+
+def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int | None] | None:
+    """Which columns hold the image, the labels and (if any) the split; None for another table.
+
+    The first lines whose cells exist as image files decide; a heading says which is which.
+    """
+    for row in rows[:20]:
+        named = [i for i, cell in enumerate(row) if is_image(cell)]
+        paths = [i for i in named if (folder / to_path(row[i])).is_file()]
+        if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
+            image, labels = paths[:2]
+            if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
+                image, labels = labels, image
+            split = next((i for i, cell in enumerate(row) if cell.lower() in SPLIT_WORDS), None)
+            return image, labels, split
+    return None
+
+
+def _is_label_heading(head: Sequence[str], column: int) -> bool:
+    word = head[column].lower() if column < len(head) else ""
+    return any(part in LABEL_WORDS for part in word.replace("-", "_").split("_"))
+
+
+def _pairs(
+    path: Path,
+    rows: Sequence[Sequence[str]],
+    columns: tuple[int, int, int | None],
+    base: Path,
+) -> tuple[list[Pair], list[Unusable]]:
+    """The pairs of one list, and the lines whose files are missing."""
+    image, labels, split = columns
+    own_names = rows[0].index("name") if "name" in rows[0] else None  # of a clean copy
+    own = split_in(path.stem)
+    pairs, missing = [], []
+    for row in rows:
+        if len(row) <= max(image, labels) or not is_image(row[image]):
+            continue  # a heading
+        files = base / to_path(row[image]), base / to_path(row[labels])
+        lost = [str(file) for file in files if not file.is_file()]
+        if lost:
+            missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
+            continue
+        said: SplitName = own
+        if split is not None and split < len(row):
+            said = SPLIT_WORDS.get(row[split].lower(), own)
+        name = to_path(row[image]).with_suffix("").as_posix().lstrip("./")
+        if own_names is not None and own_names < len(row):
+            name = row[own_names]
+        pairs.append(Pair(*files, said, name))
+    return pairs, missing

@@ -1,0 +1,320 @@
+"""Folders as public data sets and tools have them, each with what is particular of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fcnseg.cli.app import app
+from fcnseg.datasets import Description
+from fcnseg.datasets.describe import describe, own_split_sizes
+from fcnseg.datasets.encoding.class_lists import find_entries
+from fcnseg.datasets.formats import read_sample
+from fcnseg.datasets.pairing import SPLIT_WORDS, list_folder
+from fcnseg.errors import DatasetError
+from tests.datasets.test_pairing import PALETTE, disc, photo, put, scenes
+
+Truth = dict[str, np.ndarray]
+"""Image file -> labels."""
+
+
+def agrees(description: Description, truth: Truth, tolerance: float = 0.0) -> bool:
+    """Whether just these images are paired, with these labels."""
+    read = {
+        pair.image.relative_to(description.root).as_posix(): read_sample(
+            pair, description.encoding
+        )[1]
+        for pair in description.pairs
+    }
+    return read.keys() == truth.keys() and all(
+        np.mean(read[name] != truth[name]) <= tolerance for name in read
+    )
+
+
+def two_class_masks(root: Path, image: str, mask: str, words: tuple[str, str]) -> Truth:
+    """Images with a mask file for each of two classes."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = image.format(n=number, g=number // 3)
+        put(root / name, picture)
+        truth[name] = labels
+        for value, word in enumerate(words, 1):
+            put(
+                root / mask.format(n=number, g=number // 3, word=word),
+                (labels == value).astype(np.uint8) * 255,
+            )
+    return truth
+
+
+def celebamask(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """Masks shelved in folders by the thousand, numbers padded."""
+    words = "brow", "skin"
+    masks = "CelebAMask-HQ-mask-anno/{g}/{n:05}_{word}.png"
+    return two_class_masks(root, "CelebA-HQ-img/{n}.jpg", masks, words), ("background", *words)
+
+
+def idrid(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    words = "1. Cotton/IDRiD_{n:02}_CO", "2. Exudates/IDRiD_{n:02}_EX"
+    truth: Truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"A. Seg/1. Original Images/a. Training Set/IDRiD_{number:02}.jpg"
+        put(root / name, picture)
+        truth[name] = labels
+        for value, word in enumerate(words, 1):
+            mask = np.zeros((*labels.shape, 3), np.uint8)
+            mask[labels == value] = (255, 0, 0)
+            folder = "A. Seg/2. All Groundtruths/a. Training Set"
+            put(root / f"{folder}/{word.format(n=number)}.tif", mask)
+    return truth, ("background", "Cotton_CO", "Exudates_EX")
+
+
+def disc_and_cup(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """The cup lies within the disc: classes, not two drawings of one thing."""
+    truth = {}
+    for number in range(6):
+        large, small = disc(number, 9), disc(number, 4)
+        put(root / f"Im{number:03}.bmp", photo(large + small, number))
+        put(root / f"Im{number:03}-1-Cup-T.png", small * 255)
+        put(root / f"Im{number:03}-1-Disc-T.png", large * 255)
+        truth[f"Im{number:03}.bmp"] = np.array([0, 2, 1], np.uint8)[large + small]
+    return truth, ("background", "Cup", "Disc")
+
+
+def segments_ai(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """Numbers of objects, classes and colours, all with the same borders."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"run/img{number}"
+        put(root / f"{name}.png", picture)
+        objects = np.where(labels, labels + number, 0).astype(np.uint16)
+        put(root / f"{name}_label_ground-truth.png", objects)
+        put(root / f"{name}_label_ground-truth_semantic.png", labels)
+        put(root / f"{name}_label_ground-truth_colored.png", PALETTE[labels])
+        truth[f"{name}.png"] = labels
+    return truth, ("class_0", "class_1", "class_2")
+
+
+def colours_in_a_folder_of_images(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """The drone set: `RGB_color_image_masks` are no images, for all they are called."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(root / f"set/original_images/{number:03}.jpg", picture)
+        put(root / f"set/label_images_semantic/{number:03}.png", labels)
+        colors = "RGB_color_image_masks/RGB_color_image_masks"
+        put(root / f"{colors}/{number:03}.png", PALETTE[labels])
+        truth[f"set/original_images/{number:03}.jpg"] = labels
+    return truth, ("class_0", "class_1", "class_2")
+
+
+def labelme_folders(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """labelme_json_to_dataset numbers the classes of each image for itself."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        folder = root / f"shot{number}_json"
+        put(folder / "img.png", picture)
+        swapped = number % 2
+        put(folder / "label.png", np.array([0, 2, 1], np.uint8)[labels] if swapped else labels)
+        put(folder / "label_viz.png", picture // 2 + PALETTE[labels] // 2)
+        names = ["_background_", "leaf", "stone"]
+        own = [names[0], names[2], names[1]] if swapped else names
+        (folder / "label_names.txt").write_text("\n".join(own) + "\n")
+        truth[f"shot{number}_json/img.png"] = labels
+    return truth, ("_background_", "leaf", "stone")
+
+
+def ade20k_2020(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """Red and green are a number, a JSON file has its name."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"data/training/street/img{number}"
+        put(root / f"{name}.jpg", picture)
+        stored = np.array([0, 7, 300])[labels]
+        seg = np.stack([stored // 256 * 10, stored % 256, labels * number], -1)
+        put(root / f"{name}_seg.png", seg.astype(np.uint8))
+        put(root / name / f"instance_000_img{number}.png", (labels == 1).astype(np.uint8) * 255)
+        objects = [
+            {"id": 0, "name": "leaf", "name_ndx": 7, "parts": {"part_level": 0}},
+            {"id": 1, "name": "stone", "name_ndx": 300, "parts": {"part_level": 0}},
+            {"id": 2, "name": "vein", "name_ndx": 8, "parts": {"part_level": 1}},
+        ]
+        about = {"annotation": {"filename": f"img{number}.jpg", "object": objects}}
+        (root / f"{name}.json").write_text(json.dumps(about))
+        truth[f"{name}.jpg"] = labels
+    return truth, ("background", "leaf", "stone")
+
+
+def open_images(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    truth, rows = {}, ["MaskPath,ImageID,LabelName,BoxID"]
+    for number, picture, labels in scenes(3):
+        name = f"{number:016x}"
+        put(root / f"images/train/{name}.jpg", picture)
+        for value, code in ((1, "m01yrx"), (2, "m07j7r")):
+            file = f"{name}_{code}_{number}{value}ab.png"
+            put(root / f"masks/train/{file}", labels == value)
+            rows.append(f"{file},{name},/m/{code[1:]},{number}{value}ab")
+        truth[f"images/train/{name}.jpg"] = labels
+    (root / "train-annotations-object-segmentation.csv").write_text("\n".join(rows))
+    (root / "class-descriptions.csv").write_text("/m/01yrx,Cat\n/m/07j7r,Tree\n")
+    return truth, ("background", "Cat", "Tree")
+
+
+def hugging_face(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """metadata.jsonl says which file holds the labels of which."""
+    truth, lines = {}, []
+    for number, picture, labels in scenes():
+        put(root / f"train/a{number}.png", picture)
+        put(root / f"train/b{number * 7 + 3}.png", labels * 255)
+        row = {"file_name": f"a{number}.png", "mask_file_name": f"b{number * 7 + 3}.png"}
+        lines.append(json.dumps(row))
+        truth[f"train/a{number}.png"] = labels
+    (root / "train/metadata.jsonl").write_text("\n".join(lines))
+    return truth, ("background", "object")
+
+
+def kaggle_runs(root: Path) -> tuple[Truth, tuple[str, ...]]:
+    """sample_submission.csv is no list of labels."""
+    truth, rows = {}, ["ImageId,EncodedPixels"]
+    for number, picture, labels in scenes():
+        put(root / f"train/{number}.png", picture)
+        put(root / f"test/t{number}.png", picture[::-1])
+        edges = np.flatnonzero(np.diff(np.pad(labels.T.ravel(), 1).astype(int))) + 1
+        runs = [f"{a} {b - a}" for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        rows.append(f"{number},{' '.join(runs)}")
+        truth[f"train/{number}.png"] = labels
+    (root / "train.csv").write_text("\n".join(rows))
+    (root / "sample_submission.csv").write_text("ImageId,EncodedPixels\nt0,1 1\nt1,1 1\n")
+    return truth, ("background", "object")
+
+
+FOLDERS: dict[str, Callable[[Path], tuple[Truth, tuple[str, ...]]]] = {
+    "shelves of masks": celebamask,
+    "lesions": idrid,
+    "disc and cup": disc_and_cup,
+    "segments.ai": segments_ai,
+    "colours among images": colours_in_a_folder_of_images,
+    "labelme's folders": labelme_folders,
+    "ADE20K 2020": ade20k_2020,
+    "Open Images": open_images,
+    "Hugging Face": hugging_face,
+    "Kaggle's example of an answer": kaggle_runs,
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_public_folder_is_read(name: str, tmp_path: Path) -> None:
+    truth, names = FOLDERS[name](tmp_path / "data")
+    description = describe(tmp_path / "data")
+    assert agrees(description, truth)
+    assert description.classes.names == names
+    clean = tmp_path / "clean"
+    arguments = ["check", str(tmp_path / "data"), "--fix", str(clean)]
+    arguments += ["--contact", str(tmp_path / "sheet.png"), "--json"]
+    first = json.loads(CliRunner().invoke(app, arguments).stdout)
+    again = describe(clean)
+    assert again.classes.names == names
+    assert own_split_sizes(again) in (first["splits"], {})
+    copied = {read_sample(p, again.encoding)[1].tobytes() for p in again.pairs}
+    assert copied == {labels.tobytes() for labels in truth.values()}
+
+
+def test_a_clean_copy_keeps_the_folders_own_split(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        part = "train" if number < 4 else "test"
+        put(tmp_path / f"data/{part}_img/{number}.jpg", picture)
+        put(tmp_path / f"data/{part}_lab/{number}.png", labels * 255)
+    clean = str(tmp_path / "clean")
+    arguments = ["check", str(tmp_path / "data"), "--fix", clean, "--json"]
+    arguments += ["--contact", str(tmp_path / "sheet.png")]
+    first = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert first["splits"] == own_split_sizes(describe(clean)) == {"train": 4, "test": 2}
+
+
+def test_kitti_has_the_classes_of_cityscapes(tmp_path: Path) -> None:
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"training/image_2/{number:06}_10.png", picture)
+        ids = np.array([7, 23, 26], np.uint8)[labels]
+        put(tmp_path / f"training/semantic/{number:06}_10.png", ids)
+        put(tmp_path / f"training/semantic_rgb/{number:06}_10.png", PALETTE[labels])
+    description = describe(tmp_path)
+    assert len(description.classes) == 19
+    pair = description.pairs[0]
+    _, labels = read_sample(pair, description.encoding)
+    assert {description.classes.names[value] for value in np.unique(labels)} == {
+        "road", "sky", "car"
+    }  # fmt: skip
+
+
+def test_the_labels_of_sbd_beside_vocs_are_asked_about(tmp_path: Path) -> None:
+    sets = tmp_path / "VOC2012/ImageSets/Segmentation"
+    sets.mkdir(parents=True)
+    for number, picture, labels in scenes(3):
+        name = f"2008_00000{number}.png"
+        put(tmp_path / f"VOC2012/JPEGImages/{name}".replace(".png", ".jpg"), picture)
+        put(tmp_path / "VOC2012/SegmentationClassAug" / name, labels)
+        if number % 2:
+            put(tmp_path / "VOC2012/SegmentationClass" / name, labels)
+    (sets / "train_aug.txt").write_text("".join(f"2008_00000{n}\n" for n in range(4)))
+    (sets / "val.txt").write_text("2008_000004\n2008_000005\n")
+    with pytest.raises(DatasetError) as caught:
+        describe(tmp_path)
+    line = 'labels = "VOC2012/SegmentationClassAug"'
+    assert line in str(caught.value)
+    chosen = tmp_path / "dataset.toml"
+    chosen.write_text(f'root = "."\n{line}\n')
+    description = describe(chosen)
+    assert own_split_sizes(description) == {"train": 4, "val": 2}
+    assert description.classes.names[:2] == ("background", "aeroplane")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("class_list.json", '{"#010203": "sky", "#040506": "leaf"}'),
+        ("colors.json", '{"sky": "#010203", "leaf": "#040506"}'),
+        ("classes.json", '{"classes": [{"title": "sky", "color": "#010203"},'
+         ' {"title": "leaf", "color": "#040506"}]}'),
+        ("categories.json", '{"0": {"name": "sky", "color": [1, 2, 3]},'
+         ' "1": {"name": "leaf", "color": [4, 5, 6]}}'),
+        ("label_class_dict.csv", "name,r,g,b\nsky,1,2,3\nleaf,4,5,6\n"),
+        ("color_legend.csv", "Color,Class\n#010203,sky\n#040506,leaf\n"),
+        ("class-values.csv", "class_name;rgb\nsky;1 2 3\nleaf;(4, 5, 6)\n"),
+    ],
+)  # fmt: skip
+def test_a_class_list_may_have_any_name_of_the_kind(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    entries, file = find_entries(list_folder(tmp_path))
+    assert file == name
+    assert [(entry.name, entry.color) for entry in entries] == [("sky", 0x010203),
+                                                                ("leaf", 0x040506)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("category_id.txt", "1 0001.jpg\n2 0002.jpg\n"),  # images by number
+        ("Labels.txt", "1\t1\t0576.PNG\t1\t0576_label.PNG\n"),  # DAGM's list of files
+        ("labels_of_the_photographers.txt", "sky\nleaf\n"),
+    ],
+)
+def test_lists_of_other_things_name_no_classes(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert find_entries(list_folder(tmp_path)) == ((), "")
+
+
+def test_splits_may_be_named_in_one_word(tmp_path: Path) -> None:
+    for split, words in (
+        ("train", ("trainset", "traindata", "trainingsdaten")),
+        ("val", ("valset", "validierungsdaten")),
+        ("test", ("testset", "testdaten")),
+    ):
+        assert {SPLIT_WORDS[word] for word in words} == {split}
+    for number, picture, labels in scenes():
+        part = f"train_{number}" if number < 4 else f"test{'AB'[number % 2]}_{number}"
+        put(tmp_path / f"{part}.bmp", picture)
+        put(tmp_path / f"{part}_anno.bmp", labels)
+    assert own_split_sizes(describe(tmp_path)) == {"train": 4, "test": 2}
