@@ -8,6 +8,7 @@ the file and verifies it.
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -156,6 +157,8 @@ def _cannot_write(error: Exception) -> MediaError:
     )
 
 
+_LEAD_IN = 0.1  # seconds before 0 at most that an encoder needs; more was cut away by an edit list
+
 _RATE = 48000  # of sound that is encoded again
 
 _ENCODERS = ("aac", "libopus")  # the first that the container holds
@@ -240,7 +243,8 @@ class Sound:
         name = context.name if context is not None else "unknown to FFmpeg"
         supported = self._output.supported_codecs
         try:
-            if {name, _NAMES.get(name, name)} & set(supported):
+            known = {name, _NAMES.get(name, name)} & set(supported)
+            if known and _can_hold(self._output.format.name, stream):
                 self._copied[stream.index] = self._output.add_stream_from_template(stream)
             elif context is not None and context.is_decoder:
                 encoder = next(e for e in _ENCODERS if e in supported)
@@ -258,7 +262,7 @@ class Sound:
 
         time = self._time(packet)
         if packet.stream.index in self._copied:
-            if time < 0 and self._origin:  # before 0 stands only the encoder's own lead-in
+            if time < (0 if self._origin else -_LEAD_IN):
                 return
             shift = round(self._origin / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
@@ -274,6 +278,25 @@ class Sound:
 
     def _leave_out(self, what: str, why: str) -> None:
         self.trouble += f"{'; ' if self.trouble else ''}{what} is left out: {why}"
+
+
+def _can_hold(container: str, stream: Any) -> bool:
+    """Whether a container takes a stream as it is.
+
+    Its list of codecs does not tell: MP4 wants a layout of PCM's channels, MOV no Opus. Found out
+    when the file is written, it would end the video.
+    """
+    import av
+
+    early = stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
+    options = {"movflags": "empty_moov"} if early and container in ("mp4", "mov") else {}
+    try:
+        with av.open(io.BytesIO(), "w", format=container, options=options) as file:
+            file.add_stream_from_template(stream)
+            file.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 class _Reencoder:

@@ -267,8 +267,9 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
     """(H, W, C), grey or RGB(A), of what other programs decode; else Pillow's error as ours."""
     values: NDArray[np.generic] | None = None
     if isinstance(error, UnidentifiedImageError) and is_tiff(data):
-        values = decode_packed(data, name)
-    elif isinstance(error, UnidentifiedImageError | OSError) and not is_cut(data):
+        packed, maximum = decode_packed(data, name)
+        return eight_bits(packed, name, maximum=maximum)
+    if isinstance(error, UnidentifiedImageError | OSError) and not is_cut(data):
         values = decode_rare(data, name)
     if values is None:
         raise unreadable_image(name, error) from None

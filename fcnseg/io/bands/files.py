@@ -23,6 +23,7 @@ from fcnseg.io.content.tiff import (
     first_page,
     is_known_to_opencv,
     no_data,
+    number_in,
     numbers_of,
     read_by_tifffile,
     tiff_page,
@@ -88,9 +89,9 @@ def layout_of(data: bytes, name: str, pixels: NDArray[Any] | None) -> str:
 def _is_plain(tags: Mapping[int, Any]) -> bool:
     """Whether a TIFF is 8-bit grey, RGB or of a palette, or packs its values in other numbers of
     bits: what is read as an image for people."""
-    packed = max(numbers_of(tags.get(258, 8))) not in (8, 16, 32, 64)
-    plain = _stored_type(tags) == np.uint8 and int(tags.get(277, 1)) in (1, 3)
-    inks = int(tags.get(262, 1)) == 5 and int(tags.get(277, 1)) == 4 and not packed
+    packed = max(numbers_of(tags.get(258, 8)), default=8) not in (8, 16, 32, 64)
+    plain = _stored_type(tags) == np.uint8 and number_in(tags, 277, 1) in (1, 3)
+    inks = number_in(tags, 262, 1) == 5 and number_in(tags, 277, 1) == 4 and not packed
     return packed or plain or (inks and _stored_type(tags) == np.uint8)
 
 
@@ -120,9 +121,9 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
     among all types but uint8 and uint16. MissingExtra where tifffile is needed.
     """
     tags = tiff_tags(data)
-    bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
+    bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
     extra = numbers_of(tags.get(338, ()))
-    planar = tags.get(284, 1) == 2 and bands > 1
+    planar = number_in(tags, 284, 1) == 2 and bands > 1
     stored = _stored_type(tags)
     pixels = None
     unchanged = stored != np.uint8 or not extra or extra[0] == UNSPECIFIED
@@ -159,7 +160,7 @@ def _by_opencv(data: bytes, wanted: tuple[int, np.dtype[Any] | None]) -> NDArray
 
 def _stored_type(tags: Mapping[int, Any]) -> np.dtype[Any] | None:
     """The type of a TIFF's values; None where they are packed in another number of bits."""
-    bits, kind = numbers_of(tags.get(258, 8))[0], numbers_of(tags.get(339, 1))[0]
+    bits, kind = number_in(tags, 258, 8), number_in(tags, 339, 1)
     known = bits in (8, 16, 32, 64) and kind in (1, 2, 3) and (kind != 3 or bits > 8)
     return np.dtype(f"{' uif'[kind]}{bits // 8}") if known else None
 

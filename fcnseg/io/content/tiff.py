@@ -15,7 +15,6 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io import eight_bits
 from fcnseg.io.content import as_bgr, is_tiff, upright
 
 for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
@@ -56,7 +55,7 @@ def page_offsets(data: bytes) -> list[int]:
             if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
                 pages.append(at)
             (at,) = struct.unpack_from(order + offset, data, first + entry * entries)
-    except struct.error:
+    except (struct.error, OverflowError):
         pass
     return pages
 
@@ -97,8 +96,16 @@ def tiff_tags(data: bytes | Path) -> dict[int, Any]:
 
 
 def numbers_of(value: Any) -> tuple[int, ...]:
-    """A tag's value as a tuple: those of one number come without."""
-    return tuple(map(int, value)) if isinstance(value, tuple | list) else (int(value),)
+    """A tag's value as a tuple: those of one number come without. () where it is no number."""
+    try:
+        return tuple(int(number) for number in np.ravel(value))
+    except (TypeError, ValueError, OverflowError):
+        return ()
+
+
+def number_in(tags: Mapping[int, Any], code: int, usual: int) -> int:
+    """The first number of a tag; the usual one where it is absent or none."""
+    return (numbers_of(tags.get(code, usual)) or (usual,))[0]
 
 
 def no_data(tags: Mapping[int, Any]) -> float | None:
@@ -132,10 +139,10 @@ def decode_tiff(
     needed.
     """
     tags = tiff_tags(data)
-    bands, photometric = int(tags.get(277, 1)), int(tags.get(262, 1))
-    deep = max(numbers_of(tags.get(258, 8))) > 8
+    bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
+    deep = max(numbers_of(tags.get(258, 8)), default=8) > 8
     extra = numbers_of(tags.get(338, ()))
-    planar = tags.get(284, 1) == 2 and bands > 1
+    planar = number_in(tags, 284, 1) == 2 and bands > 1
     grey_and_more = photometric in (_MINISWHITE, _MINISBLACK) and bands > 1
     opaque = not extra or extra[-1] not in (ASSOCIATED, UNASSOCIATED)
     if grey_and_more and bands == 2 and not deep and not opaque:
@@ -156,28 +163,42 @@ def decode_tiff(
         elif extra[0] == ASSOCIATED:
             pixels = _unmultiplied(pixels)
     pixels = _without_no_data(pixels, tags)
-    stated = tags.get(281)
-    stated = stated[0] if isinstance(stated, tuple) and stated else stated
-    maximum = int(stated) if isinstance(stated, int) and 255 < stated <= 65535 and deep else None
+    stated = number_in(tags, 281, 0)
+    maximum = stated if 255 < stated <= 65535 and deep else None
     if photometric == _MINISWHITE and pixels.dtype == np.uint16:
         pixels = (maximum or 65535) - pixels
     elif photometric == _MINISWHITE and pixels.dtype != np.uint8:  # OpenCV turns those round
-        pixels = 255 - eight_bits(pixels, name)
+        pixels = _turned_round(pixels)
     return pixels, maximum
 
 
 def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
     """Whether OpenCV can decompress a TIFF of these tags."""
-    return int(tags.get(259, 1)) in _KNOWN_TO_OPENCV
+    return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV
 
 
-def decode_packed(data: bytes, name: str) -> NDArray[np.uint8]:
-    """(H, W, C) of a TIFF whose values take fewer bits than 8, scaled to 8."""
-    bits = min(numbers_of(tiff_tags(data).get(258, 8)))
+def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | None]:
+    """(H, W, C) of a TIFF whose values may take fewer bits than 8, and then that of white."""
+    bits = min(numbers_of(tiff_tags(data).get(258, 8)), default=8)
     values = read_by_tifffile(data, name)
     if values.dtype == bool:
         values = values.astype(np.uint8)
-    return eight_bits(values, name, maximum=(1 << bits) - 1 if bits < 8 else None)
+    return values, (1 << bits) - 1 if 0 < bits < 8 else None
+
+
+def _turned_round(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Floats and wide integers whose least value is white, so that it is black.
+
+    Of 0..1 and 0..255 as of these ranges, of others from the least to the largest value.
+    """
+    kind = np.float32 if values.dtype.kind == "f" else np.int64
+    numbers = values.astype(kind)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
+    top = low + high
+    if low >= 0 and high <= 255:
+        top = 1 if high <= 1 and kind == np.float32 else 255
+    return np.asarray(top - numbers)
 
 
 def _first_bands(

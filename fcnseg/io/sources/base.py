@@ -280,6 +280,10 @@ class FrameReader(ABC):
     def missing(self) -> int:
         """After the last frame: how many the file promises that are not in it."""
 
+    def damage(self) -> str:
+        """After the last frame: where the file itself is cut or damaged; "" for nothing known."""
+        return ""
+
     def trouble(self) -> str:
         """After the last frame: what could not be decoded, with its numbers; "" for nothing."""
         said = []
@@ -291,6 +295,8 @@ class FrameReader(ABC):
         if missing := self.missing():
             end = f"it ends after frame {self.index}"
             said.append(f"{missing} of {self.count} frames are missing: {end}, cut short")
+        if not said and (damage := self.damage()):
+            said.append(damage)
         return "; ".join(said)
 
 

@@ -6,9 +6,10 @@ tone-mapped, the display matrix is applied. Other colour profiles are not looked
 
 from __future__ import annotations
 
-import functools
+import bisect
+import heapq
 import itertools
-import struct
+from array import array
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io import over_white, tone_mapped
 from fcnseg.io.sources.base import (
     USUAL_RATE,
     FrameReader,
@@ -27,14 +27,15 @@ from fcnseg.io.sources.base import (
     readable_name,
     usable_rate,
 )
+from fcnseg.io.sources.damage import find_damage
+from fcnseg.io.sources.seen import HDR, Viewer, display_matrix
 
 _TIMEOUT = 8.0  # seconds that a server may be silent
 _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
 _MEASURED = 25  # packets whose times tell a rate
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
+_COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_UPRIGHT = (1, 0, 0, 1)
-_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as in ITU-T H.273
 
 
 class Readable(Protocol):
@@ -68,7 +69,6 @@ class PyavReader(FrameReader):
     ) -> None:
         super().__init__(path)
         import av
-        from av.video.reformatter import VideoReformatter
 
         self._av: Any = av
         self._source, self._options, self._container = source, options or {}, container
@@ -84,7 +84,11 @@ class PyavReader(FrameReader):
         self.aspect = Fraction(self._video.sample_aspect_ratio or 1) or Fraction(1)
         self._packets = 0
         self._gaps: list[int | None] = []  # the time stamps of broken frames
-        self._reformatter: Any = VideoReformatter()
+        self._places = array("q")  # where each packet stands in the file
+        self._stamps: list[
+            int
+        ] = []  # an AVI's, whose packets are in another order than their times
+        self._viewer = Viewer()
         self._frames = self._decoded()
         # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
         self._frame: Any = None if self._is_pipe else next(self._frames, None)
@@ -110,11 +114,10 @@ class PyavReader(FrameReader):
     def retrieve(self) -> NDArray[np.uint8] | None:
         """The frame stepped to, uint8 (H, W, 3) RGB, upright; None when its colours are unknown."""
         try:
-            image = self._pixels(self._frame)
+            return self._viewer.see(self._frame)
         except (self._av.FFmpegError, ValueError):
             self.broken.append(self.index)
             return None
-        return _turned(image, _display_matrix(self._frame))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -124,6 +127,18 @@ class PyavReader(FrameReader):
     def missing(self) -> int:
         """Frames in the file's own index that are not in it."""
         return max(0, (self._promised or 0) - self._packets)
+
+    def damage(self) -> str:
+        """What is wrong with the file between its frames."""
+        if self._is_pipe or "://" in str(self._source):
+            return ""
+        place = find_damage(Path(str(self._source)))
+        if place is None:
+            return ""
+        last = bisect.bisect_left(self._places, place) - 1
+        if last >= len(self._places) - 1:
+            return f"it ends after frame {self.index}, cut short"
+        return f"the file is damaged after frame {last}; frames may be missing there"
 
     # --- opening ---
 
@@ -135,7 +150,8 @@ class PyavReader(FrameReader):
         except (av.FFmpegError, ValueError):
             raise no_video(self.path) from None
         self._video: Any = self._file.streams.best("video")
-        if self._video is None or self._video.codec_context is None:
+        is_cover = self._video is not None and bool(self._video.disposition & _COVER)
+        if self._video is None or is_cover or self._video.codec_context is None:
             sound = bool(self._file.streams.audio)
             self._file.close()
             if sound:
@@ -198,10 +214,11 @@ class PyavReader(FrameReader):
         """What the first frame says of all of them."""
         if self._frame is None:
             return
-        turned = abs(_display_matrix(self._frame)[0]) < abs(_display_matrix(self._frame)[1])
+        matrix = display_matrix(self._frame)
+        turned = abs(matrix[0]) < abs(matrix[1])
         self.aspect = 1 / self.aspect if turned else self.aspect
-        if int(self._frame.color_trc) in _HDR:
-            self.note = f"HDR ({_HDR[int(self._frame.color_trc)]}) is tone-mapped to 8 bits"
+        if int(self._frame.color_trc) in HDR:
+            self.note = f"HDR ({HDR[int(self._frame.color_trc)]}) is tone-mapped to 8 bits"
 
     # --- decoding ---
 
@@ -212,24 +229,35 @@ class PyavReader(FrameReader):
             for frame in self._deinterlaced(self._attempt()):
                 given += 1
                 yield frame
-            if self._is_pipe or not self.missing():  # threads lose frames at a cut without a word
+            # Threads lose frames at a cut without a word.
+            if self._is_pipe or not (self.missing() or self.damage()):
                 return
         except _UndecodableError:
             pass
         self._file.close()
         self._open(threads=1)
         self._packets = 0
+        del self._places[:], self._stamps[:]
         yield from itertools.islice(self._deinterlaced(self._attempt()), given, None)
 
     def _attempt(self) -> Iterator[Any]:
+        guessed = self._file.format.name == "avi"  # FFmpeg numbers its packets as they come
         for packet in self._demuxed():
+            if guessed and packet is not None and packet.pts is not None:
+                heapq.heappush(self._stamps, packet.pts)
             try:
-                yield from self._decoder.decode(packet)
+                for frame in self._decoder.decode(packet):
+                    if self._stamps:
+                        frame.pts = heapq.heappop(self._stamps)
+                    yield frame
             except self._av.FFmpegError:
                 if self._threads != 1 and not self._is_pipe:
                     raise _UndecodableError from None
                 if packet is not None and packet.size:
                     self._gaps.append(packet.pts)
+                    if packet.pts in self._stamps:
+                        self._stamps.remove(packet.pts)
+                        heapq.heapify(self._stamps)
                     self.broken.append(self._packets - 1)
 
     def _demuxed(self) -> Iterator[Any]:
@@ -241,6 +269,8 @@ class PyavReader(FrameReader):
                     if packet.size:
                         failed = 0
                         self._packets += 1
+                        before = self._places[-1] if self._places else 0
+                        self._places.append(before if packet.pos is None else packet.pos)
                         yield packet
                 break
             except self._av.FFmpegError:
@@ -297,19 +327,6 @@ class PyavReader(FrameReader):
             self._origin = stamp - self._last - step
         return max(stamp - self._origin, self._last)
 
-    def _pixels(self, frame: Any) -> NDArray[np.uint8]:
-        """A frame as uint8 (H, W, 3) RGB, not turned."""
-        if int(frame.color_trc) in _HDR:
-            return tone_mapped(self._converted(frame, "rgb48le"), int(frame.color_trc))
-        if _has_alpha(frame.format.name):
-            rgba = np.asarray(self._converted(frame, "rgba"), np.uint8)
-            return over_white(rgba[:, :, :3], rgba[:, :, 3])
-        return np.asarray(self._converted(frame, "rgb24"), np.uint8)
-
-    def _converted(self, frame: Any, layout: str) -> NDArray[Any]:
-        made = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1)
-        return np.asarray(made.to_ndarray())
-
 
 def _pulled(graph: Any, frame: Any, av: Any) -> Iterator[Any]:
     """What a filter graph gives after a frame, or at the end (None)."""
@@ -319,31 +336,3 @@ def _pulled(graph: Any, frame: Any, av: Any) -> Iterator[Any]:
             yield graph.pull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return
-
-
-@functools.cache
-def _has_alpha(layout: str) -> bool:
-    import av
-
-    return any(component.is_alpha for component in av.VideoFormat(layout).components)
-
-
-def _display_matrix(frame: Any) -> tuple[int, ...]:
-    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; upright where it has none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return _UPRIGHT
-    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
-    size = max(abs(a), abs(b), abs(c), abs(d), 1)
-    return tuple(round(value / size) for value in (a, b, c, d))
-
-
-def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image turned and mirrored as its display matrix says: x' = a x + c y, y' = b x + d y."""
-    if matrix == _UPRIGHT:
-        return image
-    a, b, c, d = matrix
-    if abs(b) > abs(a):
-        image = image.transpose(1, 0, 2)
-        a, d = c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,0 +1,71 @@
+"""A decoded frame of FFmpeg as it is meant to be seen: opacity, HDR, the display matrix."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.io import over_white, tone_mapped
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics, as in ITU-T H.273."""
+
+_UPRIGHT = (1, 0, 0, 1)
+
+
+class Viewer:
+    """Frames as uint8 (H, W, 3) RGB, upright."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter: Any = VideoReformatter()
+
+    def see(self, frame: Any) -> NDArray[np.uint8]:
+        """Opacity is laid over white, HDR tone-mapped."""
+        return _turned(self._pixels(frame), display_matrix(frame))
+
+    def _pixels(self, frame: Any) -> NDArray[np.uint8]:
+        """A frame as uint8 (H, W, 3) RGB, not turned."""
+        if int(frame.color_trc) in HDR:
+            return tone_mapped(self._converted(frame, "rgb48le"), int(frame.color_trc))
+        if _has_alpha(frame.format.name):
+            rgba = np.asarray(self._converted(frame, "rgba"), np.uint8)
+            return over_white(rgba[:, :, :3], rgba[:, :, 3])
+        return np.asarray(self._converted(frame, "rgb24"), np.uint8)
+
+    def _converted(self, frame: Any, layout: str) -> NDArray[Any]:
+        made = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1)
+        return np.asarray(made.to_ndarray())
+
+
+@functools.cache
+def _has_alpha(layout: str) -> bool:
+    import av
+
+    return any(component.is_alpha for component in av.VideoFormat(layout).components)
+
+
+def display_matrix(frame: Any) -> tuple[int, ...]:
+    """The upper left 2 x 2 of the display matrix, each -1, 0 or 1; upright where it has none."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return _UPRIGHT
+    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+    size = max(abs(a), abs(b), abs(c), abs(d), 1)
+    return tuple(round(value / size) for value in (a, b, c, d))
+
+
+def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An image turned and mirrored as its display matrix says: x' = a x + c y, y' = b x + d y."""
+    if matrix == _UPRIGHT:
+        return image
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        image = image.transpose(1, 0, 2)
+        a, d = c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

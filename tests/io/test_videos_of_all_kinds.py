@@ -1,0 +1,192 @@
+"""Videos as programs write them, against FFmpeg's own checksums and what was drawn."""
+
+import hashlib
+import shutil
+import subprocess
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fcnseg.errors import MediaError
+from fcnseg.io.sources.damage import find_damage
+from fcnseg.io.sources.video import open_video
+from fcnseg.io.video_writer import VideoWriter
+
+av = pytest.importorskip("av")
+HIGH, WIDE = 48, 64
+Y, X = np.mgrid[:HIGH, :WIDE]
+COLORS = np.stack([40 + X * 3, 230 - Y * 4, 90 + X * 0], -1).astype(np.uint8)
+
+with_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def ffmpeg(*arguments, stdin=None):
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+
+
+def encode(path, codec="libx264", count=40, pixels="yuv420p", sound="", layout="stereo", **options):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDE, HIGH, pixels
+        voice = file.add_stream(sound, rate=48000, layout=layout) if sound else None
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(np.roll(COLORS, 4 * number, 1), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+        if voice:
+            form = voice.codec_context.format.name
+            resampler = av.AudioResampler(format=form, layout=layout, rate=48000)
+            for start in range(0, count * 1920, 1024):
+                wave = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
+                frame = av.AudioFrame.from_ndarray(np.stack([wave] * 2) * 0.1, "fltp", "stereo")
+                frame.sample_rate, frame.pts = 48000, start
+                for made in resampler.resample(frame):
+                    file.mux(voice.encode(made))
+            file.mux(voice.encode(None))
+    return path
+
+
+def frames_of(path):
+    with open_video(path) as reader:
+        return [image for image, _ in reader], reader.trouble()
+
+
+KINDS = {
+    "ffv1.mkv": ("ffv1", "yuv420p"),
+    "deep.mkv": ("ffv1", "yuv422p10le"),
+    "grey.mkv": ("ffv1", "gray"),
+    "planes.avi": ("utvideo", "gbrp"),
+    "h264.mp4": ("libx264", "yuv420p"),
+    "full.mp4": ("libx264", "yuv444p"),
+    "hevc.mkv": ("libx265", "yuv420p10le"),
+    "vp9.webm": ("libvpx-vp9", "yuv420p"),
+    "mpeg2.ts": ("mpeg2video", "yuv420p"),
+    "motion.avi": ("mjpeg", "yuvj422p"),
+    "prores.mov": ("prores_ks", "yuv422p10le"),
+}
+
+
+@with_ffmpeg
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_are_ffmpegs(tmp_path, name):
+    """Before any conversion: the MD5 of each frame as FFmpeg's `framemd5` prints it."""
+    codec, pixels = KINDS[name]
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    path = encode(tmp_path / name, codec, 8, pixels, **options)
+    lines = ffmpeg("-i", path, "-map", "0:v", "-vsync", "passthrough", "-f", "framemd5", "-")
+    expected = [
+        line.split(b",")[5].strip() for line in lines.splitlines() if not line.startswith(b"#")
+    ]
+    with open_video(path) as reader:
+        found = []
+        while reader.grab() is not None:
+            data = ffmpegs_order(reader._frame)
+            found.append(hashlib.md5(data, usedforsecurity=False).hexdigest().encode())
+    assert len(expected) == 8
+    assert found == expected
+
+
+def ffmpegs_order(frame):
+    """A frame's planes without the padding of their lines."""
+    data = b""
+    for index, plane in enumerate(frame.planes):
+        part = next(c for c in frame.format.components if c.plane == index)
+        wide = part.width * -(-part.bits // 8)
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: part.height, :wide]
+        data += lines.tobytes()
+    return data
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_an_avi_of_frames_that_look_ahead_has_even_times(tmp_path, codec):
+    path = encode(tmp_path / "a.avi", codec, 12, bf="2")
+    with open_video(path) as reader:
+        times = [time for _, time in reader]
+    assert times == pytest.approx([number / 25 for number in range(12)])
+
+
+def test_a_cover_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.mp3"), "w") as file:
+        voice = file.add_stream("mp3", rate=44100, layout="mono")
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = WIDE, HIGH, "yuvj420p"
+        cover.disposition = 0x400
+        file.mux(cover.encode(av.VideoFrame.from_ndarray(COLORS, format="rgb24")))
+        file.mux(cover.encode(None))
+        wave = np.zeros((1, 44100), np.float32)
+        frame = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+        frame.sample_rate = 44100
+        file.mux(voice.encode(frame))
+        file.mux(voice.encode(None))
+    with pytest.raises(MediaError, match="no video stream"):
+        open_video(tmp_path / "a.mp3")
+
+
+CONTAINERS = {"mkv": {}, "webm": {"codec": "libvpx"}, "ts": {}, "avi": {"codec": "mpeg4"}}
+
+
+@pytest.mark.parametrize("suffix", [*CONTAINERS, "mp4", "mov"])
+def test_whole_files_are_whole(tmp_path, suffix):
+    path = encode(tmp_path / f"a.{suffix}", **CONTAINERS.get(suffix, {}), sound="")
+    images, trouble = frames_of(path)
+    assert (len(images), trouble) == (40, "")
+    assert find_damage(path) is None
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_cut_file_says_after_which_frame(tmp_path, suffix):
+    path = encode(tmp_path / f"a.{suffix}", **CONTAINERS[suffix], g="5")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    images, trouble = frames_of(path)
+    assert 5 < len(images) < 40
+    assert f"it ends after frame {len(images) - 1}, cut short" in trouble
+
+
+def test_a_fragmented_mp4_that_is_cut_says_so(tmp_path):
+    with av.open(
+        str(tmp_path / "a.mp4"), "w", options={"movflags": "frag_keyframe+empty_moov"}
+    ) as file:
+        stream = file.add_stream("libx264", rate=25, options={"g": "5"})
+        stream.width, stream.height, stream.pix_fmt = WIDE, HIGH, "yuv420p"
+        for _ in range(40):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(COLORS, format="rgb24")))
+        file.mux(stream.encode(None))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert frames_of(tmp_path / "a.mp4")[1] == ""
+    (tmp_path / "a.mp4").write_bytes(data[: len(data) * 6 // 10])
+    assert "cut short" in frames_of(tmp_path / "a.mp4")[1]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_damaged_middle_is_said_and_the_rest_is_read(tmp_path, suffix):
+    path = encode(tmp_path / f"a.{suffix}", g="5")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = np.random.default_rng(0).bytes(300)
+    path.write_bytes(data)
+    images, trouble = frames_of(path)
+    assert 5 < len(images) <= 40
+    assert "frame" in trouble
+
+
+SOUNDS = [
+    ("pcm.mkv", "pcm_s16le", ".mp4"),
+    ("opus.mkv", "libopus", ".mov"),
+    ("flac.mkv", "flac", ".mov"),
+    ("pcm.mov", "pcm_s16le", ".webm"),
+    ("ac3.mkv", "ac3", ".mp4"),
+]
+
+
+@pytest.mark.parametrize(("name", "sound", "suffix"), SOUNDS, ids=lambda value: value)
+def test_sound_that_a_container_does_not_hold_is_encoded_again(tmp_path, name, sound, suffix):
+    path, out = encode(tmp_path / name, count=10, sound=sound), tmp_path / f"out{suffix}"
+    with VideoWriter(out, Fraction(25), (HIGH, WIDE), audio=path) as writer:
+        for image in frames_of(path)[0]:
+            writer.write(image)
+        assert writer.sound_trouble == ""
+    with av.open(str(out)) as file:
+        seconds = [float(frame.pts * frame.time_base) for frame in file.decode(audio=0)]
+        assert seconds[-1] == pytest.approx(0.38, abs=0.05)
