@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from fcnseg.io import cv2, eight_bits
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_heif, upright
+from fcnseg.io.content import is_cut, is_heif, upright
 from fcnseg.io.content.tiff import first_page
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
-    is_cut,
     read_bytes,
     read_orientation,
 )

@@ -22,7 +22,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
 from fcnseg.io import cv2, eight_bits, over_white
-from fcnseg.io.content import add_png_transparency, as_bgr, is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content import (
+    add_png_transparency,
+    as_bgr,
+    is_cut,
+    is_heif,
+    is_npy,
+    is_tiff,
+    may_be_turned,
+    upright,
+)
 from fcnseg.io.content.portable import decode_netpbm, decode_npy
 from fcnseg.io.content.rare import decode_heif, decode_rare
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, first_page
@@ -299,29 +308,6 @@ def read_orientation(data: bytes) -> int:
     except Exception:  # noqa: BLE001 - what is broken in it is nothing to turn by
         return 1
     return orientation if 1 <= orientation <= 8 else 1
-
-
-def may_be_turned(data: bytes) -> bool:
-    """Whether a JPEG or PNG has EXIF data at all: Pillow decodes a whole PNG to find none."""
-    if data[:2] == b"\xff\xd8":
-        return b"Exif" in data[: 1 << 17]
-    if data[:4] == b"\x89PNG":
-        return b"eXIf" in data or b"Raw profile" in data
-    return True
-
-
-def is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG has no end.
-
-    OpenCV 4 fills what is missing of a JPEG with grey and says nothing; for a PNG its library
-    writes to the terminal. Inside a JPEG's scan 0xff is always followed by 0x00 or a restart
-    marker, so the last end-of-image stands after the last start-of-scan in every whole file.
-    """
-    if data[:2] == b"\xff\xd8":
-        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
-            return False
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data[:4] == b"\x89PNG" and b"IEND" not in data
 
 
 def unreadable_image(path: str | Path, error: BaseException) -> MediaError:

@@ -16,13 +16,11 @@ from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError
 from fcnseg.io import cv2
-from fcnseg.io.content import upright
+from fcnseg.io.content import is_cut, may_be_turned, upright
 from fcnseg.io.images import (
     ORIENTATION,
     UNIDENTIFIED,
     decode_array,
-    is_cut,
-    may_be_turned,
     open_with_pillow,
     read_bytes,
     unreadable_image,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content import is_cut, is_heif, is_npy, is_tiff, upright
 from fcnseg.io.content.portable import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
@@ -32,7 +32,6 @@ from fcnseg.io.content.tiff import (
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
-    is_cut,
     open_with_pillow,
     read_bytes,
     read_orientation,

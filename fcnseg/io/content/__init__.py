@@ -94,3 +94,26 @@ def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+def may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG or PNG has EXIF data at all: Pillow decodes a whole PNG to find none."""
+    if data[:2] == b"\xff\xd8":
+        return b"Exif" in data[: 1 << 17]
+    if data[:4] == b"\x89PNG":
+        return b"eXIf" in data or b"Raw profile" in data
+    return True
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether a JPEG or PNG has no end.
+
+    OpenCV 4 fills what is missing of a JPEG with grey and says nothing; for a PNG its library
+    writes to the terminal. Inside a JPEG's scan 0xff is always followed by 0x00 or a restart
+    marker, so the last end-of-image stands after the last start-of-scan in every whole file.
+    """
+    if data[:2] == b"\xff\xd8":
+        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
+            return False
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data[:4] == b"\x89PNG" and b"IEND" not in data
