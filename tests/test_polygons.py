@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from fcnseg.classes import ClassMap
-from fcnseg.io.annotations import as_geojson, as_labelme
-from fcnseg.io.polygons import compressed, keyhole, regions, run_lengths
+from fcnseg.io.annotations.polygons import compressed, keyhole, regions, run_lengths
+from fcnseg.io.annotations.tools import as_geojson, as_labelme
 from fcnseg.io.sources.base import Frame
 
 CLASSES = ClassMap.of(["road", "Straße", "car"])

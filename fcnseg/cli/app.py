@@ -18,7 +18,7 @@ from fcnseg import __version__, config
 from fcnseg.cli import tables
 from fcnseg.cli.console import DEBUG, Screen, guard
 from fcnseg.cli.flags import AsJson, Help, config_command
-from fcnseg.errors import SomeFailed
+from fcnseg.errors import OptionError, SomeFailed
 
 app = typer.Typer(
     name="fcnseg",
@@ -107,6 +107,8 @@ COMMANDS = {
 def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None:
     """Call a command with its options, and print what comes of it."""
     options = command.options.make(values)  # before anything slow is imported
+    if as_json and str(getattr(options, "out", None)) == "-":
+        raise OptionError("--json and --out - both write to standard output.", hint="omit --json")
     with Screen() as screen:
         module = importlib.import_module(f"fcnseg.commands.{command.module}")
         function = getattr(module, command.function)

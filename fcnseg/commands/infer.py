@@ -24,9 +24,10 @@ from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, counted
 from fcnseg.files import fitting
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.inference.outputs.sinks import Sink
 from fcnseg.inference.pipeline import InferResult, Pipeline
-from fcnseg.inference.plan import Manifest, Part, Plan, open_sinks
+from fcnseg.inference.plan import Part, Plan, open_sinks
 from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
 from fcnseg.inference.tiling import FramePredictor, Predictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
@@ -204,7 +205,14 @@ def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays
 
 
 def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
-    return open_sinks(target, source, plan.renderer, manifest=manifest, callback=plan.events.put)
+    return open_sinks(
+        target,
+        source,
+        plan.renderer,
+        manifest=manifest,
+        callback=plan.events.put,
+        container=plan.config.format,
+    )
 
 
 def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:

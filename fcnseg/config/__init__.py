@@ -26,6 +26,7 @@ Include = Literal["argmax", "skips"]
 Output = Literal[
     "overlay", "side", "labels", "color", "probabilities", "geojson", "labelme", "yolo", "coco", "cvat", "labelstudio",
 ]  # fmt: skip
+Container = Literal["yuv4mpegpipe", "rawvideo"]
 Palette = Literal["default", "pascal", "cityscapes", "tab"]
 Split = Literal["train", "val", "test", "all"]
 
@@ -40,19 +41,15 @@ _MODEL = "Checkpoint, exported file or run folder (default: the newest run's bes
 _SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
 _SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
 _PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
-_SOURCE = "Images, videos, folders, globs, a camera number, a stream address (rtsp://, http://), or - for stdin"
+_SOURCE = "Images, videos, folders, globs, a sequence (frame_%04d.png), a camera number, a stream address (rtsp://, http://), or - for stdin"
 _DEVICE = "auto, cpu, cuda, cuda:N or mps"
 _PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
 _INT8 = f"{_PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
-_ENGINE = (
-    "Inference engine: torch, onnxruntime, openvino or opencv; auto = what fits the model file"
-)
+_ENGINE = "Inference engine: torch, onnxruntime, openvino or opencv; auto = by the model file"
 _WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
 _SEED = "Random seed"
 _LIMIT = "Stop after N frames; 0 = no limit"
-_FILL_BOXES = (
-    "Boxes among polygons (YOLO, COCO) are filled as their class; by default they are ignored"
-)
+_FILL_BOXES = "Boxes among polygons (YOLO, COCO) are filled as their class (default: ignored)"
 _CLASSES = "Only this class (name or number), repeatable; others become 255"
 _ALPHA = "Opacity of the colors over the image"
 _TTA = "Test-time augmentation: four scales and horizontal flip"
@@ -227,7 +224,8 @@ class InferConfig(Options):
     command = "infer"
     source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
-    out: Path | None = option(None, "Output file (one image, a video) or folder (default: runs/inferN)", flags=_OUT)
+    out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=_OUT)
+    format: Container = option("yuv4mpegpipe", "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"})
     save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
     show: bool = option(False, "Show a window; q quits")
     classes: tuple[str, ...] = option((), _CLASSES, flags=("--class",))
@@ -246,6 +244,8 @@ class InferConfig(Options):
     start: float = option(0.0, "Skip the first X seconds of a video", ge=0, metavar="X")
     end: float | None = option(None, "Stop at this second of a video", gt=0, metavar="X")
     fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
+    video_size: str | None = option(None, "Frame size of raw video, as FFmpeg's -video_size", metavar="WxH")
+    pix_fmt: str | None = option(None, "Pixel format of raw video, as FFmpeg names it: rgb24, yuv420p ...", metavar="NAME")
     watch: bool = option(False, "Watch a folder and segment new images")
     skip_done: bool = option(False, "Skip frames that an earlier run has written to --out")
     batch: int = option(1, "Batch size (files only)", ge=1)

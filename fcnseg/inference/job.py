@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,8 +16,18 @@ from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp
 from fcnseg.inference.loading import load
-from fcnseg.inference.outputs import COMBINED, Renderer
-from fcnseg.inference.plan import POLYGONS, VIDEO_KINDS, Manifest, Part, Plan, plan, split, written
+from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs.manifest import Manifest
+from fcnseg.inference.plan import (
+    Part,
+    Plan,
+    is_stdout,
+    plan,
+    refuse_rate,
+    refuse_unused,
+    split,
+    written,
+)
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor, bands_of
@@ -26,6 +37,8 @@ from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
+from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.sequence import is_sequence
 from fcnseg.models.checkpoint import find_model, model_files
 from fcnseg.progress import Callback, Event, Message
 
@@ -97,8 +110,8 @@ def make_plan(
     if opened is not None:
         opened.bands = bands_of(predictor)
     _refuse_overwriting(config, parts, model)
-    _refuse_unused(config, parts)
-    _refuse_rate(config, parts)
+    refuse_unused(config, parts)
+    refuse_rate(config, parts)
     if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
         parts[0].done.begin()  # before another process writes there
     return InferPlan(
@@ -159,6 +172,7 @@ def open_part(
             start=config.start,
             end=config.end,
             fps=config.fps,
+            raw=RawVideo.of(config.video_size, config.pix_fmt),
             page=config.page,
             watch=config.watch,
             exclude=config.out,
@@ -213,7 +227,7 @@ def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
     """What is written of one source."""
     if _only_shown(config):
         return Plan("folder", out, (), alone)
-    target = plan(kind, out, config.save)
+    target = plan(kind, out, config.save, raw=config.format == "rawvideo")
     if not alone and target.shape != "folder":
         raise OptionError(
             f"Several sources give more than one file, and {out.name} is one.",
@@ -267,6 +281,10 @@ def _refuse(config: InferConfig, size: int) -> None:
     piped = "-" in config.source
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
+    if config.skip_done and is_stdout(config.out):
+        raise OptionError("--skip-done needs a folder or a file; standard output keeps nothing.")
+    if is_stdout(config.out):
+        _refuse_stdout(config)
     if config.skip_done and piped:
         raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
     if config.skip_done and config.smooth:
@@ -276,11 +294,24 @@ def _refuse(config: InferConfig, size: int) -> None:
         "--watch": config.watch,
         "--smooth": config.smooth > 0,
         "SOURCE -": piped,
+        "--out -": is_stdout(config.out),
+        "--out %d": config.out is not None and is_sequence(config.out.name),
     }
     for name in (name for name, given in alone.items() if given and size > 1):
         raise OptionError(
             f"{name} is for one process, but torchrun has started {size}.",
             hint="run it without torchrun",
+        )
+
+
+def _refuse_stdout(config: InferConfig) -> None:
+    """OptionError where a video on standard output would meet something else, or nobody."""
+    if str(config.shares) == "-":
+        raise OptionError("--out - and --shares - both write to standard output.")
+    if sys.stdout.isatty():
+        raise OptionError(
+            "--out - writes a video to standard output, which is a terminal.",
+            hint="fcnseg infer SOURCE -o - | ffplay -",
         )
 
 
@@ -293,45 +324,6 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
         )
     if source.live and config.skip_done:
         raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
-
-
-def _refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for an option that was given, but of which nothing would come."""
-    live = next((part.kind for part in parts if part.live), None)
-    still = {part.kind for part in parts} <= {"image", "folder"}
-    saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
-    labelled = config.show or config.shares or saved - {"probabilities"}
-    colored = config.show or saved & {*VIDEO_KINDS, "labels"}
-    undrawn = not config.show and not saved & {"overlay", "side"}
-    times = "images have no times" if still else f"a {live} has no beginning to count from"
-    unused = {
-        "--start": (config.start > 0 and (still or live), times),
-        "--end": (config.end is not None and (still or live), times),
-        "--skip-done": (config.skip_done and parts[0].each.shape == "file", "--out is one file"),
-        "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
-        "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
-        "--page": (config.page is not None and not still, "a video has no pages"),
-        "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
-        "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
-        "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
-        "--palette": (config.palette and not colored, "nothing that is written has colors"),
-        "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),
-    }
-    for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
-        raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
-
-
-def _refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for a rate where nothing that is written has one."""
-    if config.fps is None:
-        return
-    if len(parts) > 1:
-        raise OptionError("--fps is for one source, of images or a raw stream.")
-    if not set(parts[0].combined.save) - set(COMBINED) and config.shares is None:
-        raise OptionError(
-            "--fps is for a video or --shares; files for each image have none.",
-            hint="-o NAME.mp4 makes a video",
-        )
 
 
 def _kept_folder(target: Plan, name: str) -> Path:

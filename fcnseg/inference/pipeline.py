@@ -19,7 +19,8 @@ from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordere
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted
 from fcnseg.inference.outputs import Renderer
-from fcnseg.inference.outputs.sinks import Sink, WindowSink
+from fcnseg.inference.outputs.sinks import Sink
+from fcnseg.inference.outputs.window import WindowSink
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import cannot_write
 from fcnseg.io.sources.base import Frame, Source

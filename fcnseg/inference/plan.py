@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from fcnseg.config import Container, InferConfig
 from fcnseg.errors import OptionError
-from fcnseg.files import MANIFEST as NAME
-from fcnseg.files import fitting, mark, partial, refuse_foreign, safe_path, stamp
+from fcnseg.files import partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS, Renderer
-from fcnseg.inference.outputs.sinks import AnnotationSink, FileSink, FolderSink, Sink, VideoSink
-from fcnseg.inference.prediction import CocoSink
-from fcnseg.io.images import VIDEO_SUFFIXES, write_bytes
-from fcnseg.io.sources.base import Frame, Kind, Source
+from fcnseg.inference.outputs.manifest import Manifest
+from fcnseg.inference.outputs.sinks import (
+    AnnotationSink,
+    FileSink,
+    FolderSink,
+    PipeSink,
+    SequenceSink,
+    Sink,
+    VideoSink,
+)
+from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.listing import Named as NamedPath
+from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback
@@ -45,12 +51,14 @@ POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
 class Plan:
     """Where the outputs go.
 
-    shape: "file" (one file of one image), "video" (one video file) or "folder".
-    path: the file or folder. save: the kinds to write, the first being the file's.
+    shape: "file" (one file of one image), "sequence" (a numbered file for each frame), "video" (one
+        video file), "pipe" (a video on standard output) or "folder".
+    path: the file, the pattern of files or the folder. save: the kinds to write, the first being
+        the file's.
     alone: whether it has the outputs of its source only.
     """
 
-    shape: Literal["file", "video", "folder"]
+    shape: Literal["file", "sequence", "video", "pipe", "folder"]
     path: Path
     save: tuple[str, ...]
     alone: bool = True
@@ -63,8 +71,10 @@ class Plan:
 
 def split(target: Plan, kind: Kind) -> tuple[Plan, Plan]:
     """What is a file for each frame, and what is one file of all frames, for a kind of source."""
-    if target.shape == "file":
+    if target.shape in ("file", "sequence"):
         return target, replace(target, save=())
+    if target.shape == "pipe":
+        return replace(target, save=()), target
     videos = VIDEO_KINDS if kind in MOVING or target.shape == "video" else ()
     combined = tuple(name for name in target.save if name in (*videos, *COMBINED))
     each = tuple(name for name in target.save if name not in combined)
@@ -76,11 +86,18 @@ def default_save(kind: Kind) -> tuple[str, ...]:
     return ("overlay",) if kind in MOVING else ("overlay", "labels")
 
 
-def plan(kind: Kind, out: Path, save: Sequence[str]) -> Plan:
-    """What goes where, for a source of a kind; OptionError when it can't be."""
+def plan(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = False) -> Plan:
+    """What goes where, for a source of a kind; OptionError when it can't be.
+
+    raw: what goes to standard output is raw frames, which labels survive.
+    """
+    if is_stdout(out):
+        return _pipe(out, tuple(save) or ("overlay",), raw=raw)
     suffix = "" if out.is_dir() else out.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return _video(kind, out, tuple(save) or ("overlay",))
+    if (suffix in _IMAGE_OUT or suffix in _DATA_OUT) and is_sequence(out.name):
+        return replace(_file("image", out, tuple(save)), shape="sequence")
     if suffix in _IMAGE_OUT or suffix in _DATA_OUT:
         return _file(kind, out, tuple(save))
     if out.exists() and not out.is_dir():
@@ -95,6 +112,10 @@ def written(target: Plan, name: str) -> list[Named]:
         return [("--out", path)]
     if target.shape == "video":
         return [("--out", path), ("--out", partial(path))]
+    if target.shape == "pipe":
+        return []
+    if target.shape == "sequence":
+        return [("--out", one) for one in files_of_sequence(path)]
     inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_KINDS]
     inside += [*(kind for kind in target.save if kind in SUFFIXES)]
     inside += COMBINED.values()
@@ -102,11 +123,23 @@ def written(target: Plan, name: str) -> list[Named]:
 
 
 def open_sinks(
-    target: Plan, source: Source, renderer: Renderer, *, manifest: Manifest, callback: Callback
+    target: Plan,
+    source: Source,
+    renderer: Renderer,
+    *,
+    manifest: Manifest,
+    callback: Callback,
+    container: Container = "yuv4mpegpipe",
 ) -> list[Sink]:
-    """The sinks that write what is planned; the callback receives how videos are encoded."""
-    if target.shape == "file" and target.save:
-        return [FileSink(target.path, target.save[0], renderer)]
+    """The sinks that write what is planned; the callback receives how videos are encoded.
+
+    container: of a video on standard output.
+    """
+    if target.shape == "pipe":
+        return [PipeSink(kind, renderer, source, container) for kind in target.save]
+    if target.shape in ("file", "sequence"):
+        made = FileSink if target.shape == "file" else SequenceSink
+        return [made(target.path, kind, renderer) for kind in target.save]
     sinks: list[Sink] = []
     name = safe_path(source.name)
     moving = source.kind in MOVING
@@ -133,12 +166,23 @@ def open_sinks(
         sinks.append(FolderSink(target.path, each, renderer, done=done))
     for kind in (kind for kind in target.save if kind in COMBINED):
         file = f"{name}_{COMBINED[kind]}" if moving and not target.alone else COMBINED[kind]
-        if kind == "coco":
-            sinks.append(CocoSink(target.path / file, renderer.classes))
-        else:
-            made = TOOLS[kind](renderer.classes, renderer.drawn, renderer.simplify)
-            sinks.append(AnnotationSink(target.path / file, made))
+        annotations = TOOLS[kind](renderer.classes, renderer.drawn, renderer.simplify)
+        sinks.append(AnnotationSink(target.path / file, annotations))
     return sinks
+
+
+def is_stdout(out: Path | None) -> bool:
+    """Whether an output is standard output."""
+    return out == Path("-")
+
+
+def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Plan:
+    if len(save) > 1:
+        raise OptionError(f"Standard output can't carry {' and '.join(save)}.", hint="a folder")
+    if save[0] not in VIDEO_KINDS and not (raw and save[0] == "labels"):
+        hint = "with --format rawvideo it can" if save[0] == "labels" else "give a folder: -o out"
+        raise OptionError(f"A video on standard output can't carry {save[0]!r}.", hint=hint)
+    return Plan("pipe", out, save)
 
 
 def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Plan:
@@ -185,101 +229,6 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Plan:
 
 def _several(kind: Kind) -> str:
     return "several images" if kind == "folder" else f"the frames of a {kind}"
-
-
-class Manifest:
-    """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
-
-    A file that can't be read has a line, too: why, under "failed".
-
-    kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
-    of another job, and of a file that has changed since, do not count. resume: take over
-    what an earlier run has done. rank: which of several processes this is; each writes lines
-    of its own (appending to one file is not safe on network drives) until they are joined.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        kinds: Sequence[str],
-        job: Mapping[str, Any],
-        *,
-        resume: bool,
-        rank: int = 0,
-    ) -> None:
-        self._folder, self._kinds = folder, [kind for kind in kinds if kind in SUFFIXES]
-        self._path = folder / (f"manifest-{rank}.jsonl" if rank else NAME)
-        text = json.dumps({**job, "kinds": sorted(kinds)}, sort_keys=True, default=str)
-        self._job = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._before = "\n" if self._path.exists() else ""  # the last line may be cut
-        self._done: dict[str, Any] = {}
-        self._failed: dict[str, Any] = {}
-        if resume:
-            self._read()
-
-    def begin(self) -> None:
-        """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
-        if self._path.name == NAME:
-            refuse_foreign(self._folder, self._kinds)
-            mark(self._folder)
-
-    def has(self, name: str, path: Path) -> bool:
-        """Whether a frame's outputs are there, and made from its file as it is now."""
-        if self._done.get(name) != stamp(path):
-            return False
-        return all(
-            (self._folder / kind / fitting(name, SUFFIXES[kind])).exists() for kind in self._kinds
-        )
-
-    def add(self, frame: Frame, file: Path | None = None) -> None:
-        """A frame's outputs are there. file: what it was in, if it is no file of its own."""
-        path = frame.path or file
-        if path is None:
-            return
-        seen = list(frame.stamp or stamp(path))
-        self._append({"name": frame.name, "job": self._job, "stamp": seen})
-        if frame.name in self._done:
-            self._done[frame.name] = seen  # a watched file that has changed
-
-    def fail(self, path: Path, why: str) -> None:
-        """A file can't be read as it is now."""
-        name = str(path.absolute())
-        line = {"name": name, "job": self._job, "stamp": stamp(path), "failed": why}
-        if self._failed.get(name) != line["stamp"]:
-            self._append(line)
-
-    def has_failed(self, path: Path) -> bool:
-        """Whether an earlier run could not read a file, and it has not changed since."""
-        return self._failed.get(str(path.absolute())) == stamp(path)
-
-    def join(self) -> None:
-        """One file of all processes' lines, once they have ended."""
-        paths = self._paths()
-        if any(path.name != NAME for path in paths):
-            lines = [line for path in paths for line in path.read_bytes().splitlines() if line]
-            write_bytes(self._folder / NAME, b"\n".join([*lines, b""]))
-        for path in paths:
-            if path.name != NAME:
-                path.unlink()
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(self._before + json.dumps(line) + "\n")
-        self._before = ""
-
-    def _read(self) -> None:
-        for path in self._paths():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # cut by a crash: not done
-                    line = json.loads(text)
-                    if line["job"] == self._job:
-                        known = self._failed if "failed" in line else self._done
-                        known[line["name"]] = line["stamp"]
-
-    def _paths(self) -> list[Path]:
-        """The first process's lines and those of the others, as they are there."""
-        return sorted(self._folder.glob("manifest*.jsonl"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,3 +288,50 @@ class Part:
     def has_folder(self) -> bool:
         """Whether there is a folder of outputs, which has a manifest."""
         return self.each.shape == "folder" and bool(self.each.save or self.combined.save)
+
+
+def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
+    """OptionError for an option that was given, but of which nothing would come."""
+    live = next((part.kind for part in parts if part.live), None)
+    still = {part.kind for part in parts} <= {"image", "folder"}
+    saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
+    labelled = config.show or config.shares or saved - {"probabilities"}
+    colored = config.show or saved & {*VIDEO_KINDS, "labels"}
+    undrawn = not config.show and not saved & {"overlay", "side"}
+    times = "images have no times" if still else f"a {live} has no beginning to count from"
+    unused = {
+        "--start": (config.start > 0 and (still or live), times),
+        "--end": (config.end is not None and (still or live), times),
+        "--skip-done": (
+            config.skip_done and parts[0].each.shape in ("file", "sequence"),
+            "--out is no folder",
+        ),
+        "--format": (
+            "format" in config.chosen() and parts[0].combined.shape != "pipe",
+            "it is for -o -",
+        ),
+        "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
+        "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
+        "--video-size": (config.video_size and still, "raw video is one file, or -"),
+        "--page": (config.page is not None and not still, "a video has no pages"),
+        "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
+        "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
+        "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
+        "--palette": (config.palette and not colored, "nothing that is written has colors"),
+        "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),
+    }
+    for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
+        raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
+
+
+def refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
+    """OptionError for a rate where nothing that is written has one."""
+    if config.fps is None:
+        return
+    if len(parts) > 1:
+        raise OptionError("--fps is for one source, of images or a raw stream.")
+    if not set(parts[0].combined.save) - set(COMBINED) and config.shares is None:
+        raise OptionError(
+            "--fps is for a video or --shares; files for each image have none.",
+            hint="-o NAME.mp4 makes a video",
+        )

@@ -181,3 +181,13 @@ def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]
     canvas = _paper(height, width)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
+
+
+def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An RGB image scaled into (height, width), its shape kept, black around it."""
+    factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (max(1, min(size[i], round(image.shape[i] * factor))) for i in (0, 1))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = resize_image(image, (height, width))
+    return canvas

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io import cv2
+from fcnseg.io.draw import fit_image
 from fcnseg.io.encoders import Encoder, PyavEncoder, has_pyav
-from fcnseg.io.images import cannot_write, resize_image
+from fcnseg.io.images import cannot_write
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
 from fcnseg.progress import held_back
 
@@ -208,7 +209,7 @@ class VideoWriter:
         time: seconds since the first frame; None puts it where a constant rate has it.
         """
         if image.shape[:2] != self.size:
-            image = _fit(image, self.size)
+            image = fit_image(image, self.size)
         height, width = self.size
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -266,13 +267,3 @@ def _verify(path: Path, frames: int) -> None:
             f"The video was not written whole: {found} of {frames} frames can be read back.",
             hint="is there space on the disk?",
         )
-
-
-def _fit(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An RGB image scaled into (height, width), its shape kept, black around it."""
-    factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
-    height, width = (max(1, min(size[i], round(image.shape[i] * factor))) for i in (0, 1))
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    canvas = np.zeros((*size, 3), np.uint8)
-    canvas[top : top + height, left : left + width] = resize_image(image, (height, width))
-    return canvas

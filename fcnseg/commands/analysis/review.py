@@ -22,7 +22,7 @@ from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.annotations import as_labelme
+from fcnseg.io.annotations.tools import as_labelme
 from fcnseg.io.draw import drawn_classes
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources import open_source, refuse_sources

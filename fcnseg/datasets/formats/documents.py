@@ -24,9 +24,9 @@ from fcnseg.datasets.pairing import (
     stem_of,
 )
 from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.io.annotations.polygons import fill_polygon
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
-from fcnseg.io.polygons import fill_polygon
 
 KEPT_DOCUMENTS = 8
 """Annotation files kept in memory after parsing."""

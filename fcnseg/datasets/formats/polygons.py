@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
 from fcnseg.errors import MediaError
+from fcnseg.io.annotations.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import decode_mask
-from fcnseg.io.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
 
 Json = Mapping[str, Any]
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fcnseg.classes import ClassMap
 from fcnseg.config import InferConfig
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.io.annotations import (
+from fcnseg.io.annotations.tools import (
     Annotations,
+    Coco,
     Cvat,
     LabelStudio,
     as_geojson,
@@ -36,7 +37,7 @@ class Renderer:
 
     alpha: opacity of the colours over the image. only: the classes that are drawn and whose
         probabilities are written, None: all (labels of others are 255 before they come here).
-    legend: whether images have one at their right. simplify: see fcnseg.io.polygons.
+    legend: whether images have one at their right. simplify: see fcnseg.io.annotations.polygons.
     """
 
     classes: ClassMap
@@ -184,6 +185,7 @@ SUFFIXES = {name: output.suffix for name, output in OUTPUTS.items()}
 """How the file of each output ends."""
 
 TOOLS: Mapping[str, Callable[[ClassMap, Sequence[int], float], Annotations]] = {
+    "coco": lambda classes, *_: Coco(classes),
     "cvat": Cvat,
     "labelstudio": LabelStudio,
 }

@@ -1,31 +1,30 @@
 """Where predictions go: files in a folder, one file, a video.
 
 A sink takes frames with their predictions in order and finishes with `close`. What is drawn
-is in `fcnseg.io.draw`; windows are in `window`, tables of numbers in `records`.
+is in `fcnseg.io.draw`; windows are in `window`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
+from fcnseg.config import Container
 from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.io import Window
-from fcnseg.io.annotations import Annotations
+from fcnseg.io.annotations.tools import Annotations
 from fcnseg.io.encoders import has_pyav
 from fcnseg.io.images import cannot_write, write_bytes
-from fcnseg.io.sources.base import Frame
+from fcnseg.io.sources.base import Frame, Source
+from fcnseg.io.stream_writer import StreamWriter
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, no_callback
 
@@ -70,6 +69,59 @@ class FileSink:
         """The file, if there was a frame."""
         del complete
         return self._written
+
+
+class SequenceSink:
+    """A file of one kind for each frame, by a pattern (frame_%04d.png), numbered from 1 on."""
+
+    def __init__(self, pattern: Path, kind: str, renderer: Renderer) -> None:
+        self._pattern, self._kind, self._renderer, self._count = pattern, kind, renderer, 0
+
+    def write(self, frame: Frame, prediction: PredictedArrays) -> None:
+        """Write the next file."""
+        path = self._pattern.with_name(self._pattern.name % (self._count + 1))
+        write_bytes(path, self._renderer.encode(self._kind, frame, prediction, path.suffix))
+        self._count += 1
+
+    def close(self, *, complete: bool = True) -> list[Path]:
+        """The pattern, if there was a frame."""
+        del complete
+        return [self._pattern] if self._count else []
+
+
+class PipeSink:
+    """A video on standard output, each frame when it is ready; it has the first one's size."""
+
+    def __init__(self, kind: str, renderer: Renderer, source: Source, container: Container) -> None:
+        self._kind, self._renderer, self._source = kind, renderer, source
+        self._container, self._began = container, 0.0
+        self._writer: StreamWriter | None = None
+
+    def write(self, frame: Frame, prediction: PredictedArrays) -> None:
+        """Pass the frame's image on; BrokenPipeError when nobody reads any more."""
+        image = prediction.labels
+        if self._kind != "labels":
+            image = self._renderer.draw(self._kind, frame, prediction)
+        if self._writer is None:
+            self._began = frame.time
+            self._writer = self._open((image.shape[0], image.shape[1]))
+        self._writer.write(image, frame.time - self._began)
+
+    def close(self, *, complete: bool = True) -> list[Path]:
+        """No file."""
+        del complete
+        return []
+
+    def _open(self, size: tuple[int, int]) -> StreamWriter:
+        source = self._source
+        return StreamWriter(
+            sys.stdout.buffer,
+            self._container,
+            source.fps or FOLDER_FPS,
+            size,
+            aspect=source.aspect,
+            repeat=source.live,
+        )
 
 
 class FolderSink:
@@ -204,47 +256,6 @@ class VideoSink:
         return writer
 
 
-class WindowSink:
-    """Shows each frame with its prediction until q, Esc or the window's own cross.
-
-    hold: the last image stays until a key ends it (single images).
-    OptionError when there is no display.
-    """
-
-    def __init__(self, renderer: Renderer, *, hold: bool = False) -> None:
-        self._renderer, self._hold = renderer, hold
-        self._window = Window()
-        self._last = time.perf_counter()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the user has closed it."""
-        return self._window.ended
-
-    def write(self, frame: Frame, prediction: PredictedArrays, *, age: float | None = None) -> None:
-        """Show a frame; age: seconds since a camera captured it, written on the image."""
-        if self.ended:
-            return
-        late = "" if age is None else f"  {age * 1000:.0f} ms old"
-        text = f"{self._speed():.1f} frames/s{late}"
-        image = self._renderer.overlay(frame, prediction)
-        key = self._renderer.legend_of("overlay", image.shape[0])
-        self._window.show(np.hstack([image, key]), text)
-
-    def close(self, *, complete: bool = True) -> list[Path]:
-        """Wait for the user where asked to, and close the window; no files."""
-        while self._hold and complete and self._window.shown and not self.ended:
-            self._window.listen(50)
-        self._window.close()
-        return []
-
-    def _speed(self) -> float:
-        """Frames a second, by the time since the last one."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return 1 / max(seconds, 1e-6)
-
-
 class AnnotationSink:
     """One annotation file of all frames. What it says of them goes to the disk as they come.
 
@@ -267,9 +278,9 @@ class AnnotationSink:
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Add the frame."""
         self._replaced |= frame.name in self._places
-        if self._places:
-            self._file.write(self._annotations.between)
         piece = self._annotations.piece(frame, prediction.labels)
+        if piece and any(length for _, length in self._places.values()):
+            self._file.write(self._annotations.between)
         self._places[frame.name] = self._file.tell(), len(piece)
         self._file.write(piece)
 
@@ -287,7 +298,8 @@ class AnnotationSink:
     def _drop_replaced(self) -> None:
         with self._temporary.open("rb") as old, atomic_write(self._temporary) as new:
             new.write(self._annotations.head())
-            for number, (start, length) in enumerate(self._places.values()):
+            there = [place for place in self._places.values() if place[1]]
+            for number, (start, length) in enumerate(there):
                 old.seek(start)
                 new.write(self._annotations.between * (number > 0) + old.read(length))
             new.write(self._annotations.tail())

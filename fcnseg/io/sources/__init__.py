@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -37,7 +38,14 @@ from fcnseg.io.sources.live import (
     unreachable,
     without_password,
 )
-from fcnseg.io.sources.stdin import ByteStream, read_streamed
+from fcnseg.io.sources.pyav import PyavReader
+from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.sequence import (
+    files_of_sequence,
+    open_sequence,
+    stands_for_sequence,
+)
+from fcnseg.io.sources.stdin import ByteStream, read_raw, read_streamed
 from fcnseg.io.sources.video import VideoFile
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
@@ -47,9 +55,16 @@ from fcnseg.progress import Callback, no_callback
 class PipedVideo(VideoFile):
     """A video from a pipe, decoded as it comes."""
 
-    def __init__(self, stream: ByteStream, selection: Selection, callback: Callback) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        selection: Selection,
+        callback: Callback,
+        raw: RawVideo | None = None,
+    ) -> None:
         self._stream = stream
-        reader = read_streamed(stream, "What is piped in")
+        name = "What is piped in"
+        reader = read_streamed(stream, name) if raw is None else read_raw(stream, name, raw)
         super().__init__("stdin", selection, callback, name="stdin", reader=reader)
         stream.over = lambda: self._over
         self.sound = self.file = None
@@ -69,6 +84,7 @@ def open_source(
     start: float = 0.0,
     end: float | None = None,
     fps: float | None = None,
+    raw: RawVideo | None = None,
     watch: bool = False,
     exclude: Path | None = None,
     skip: Skip = nothing,
@@ -80,13 +96,14 @@ def open_source(
 ) -> Source:
     """The source that `spec` stands for.
 
-    spec: an image, a folder (sub-folders included), a glob, a text file that lists images, a
-        video, a camera's number or (on Linux) name, a stream's address, or "-" for what is
-        piped in. Image files with their names are one source of kind "folder".
+    spec: an image, a folder (sub-folders included), a glob, a sequence (frame_%04d.png), a text
+        file that lists images, a video, a camera's number or (on Linux) name, a stream's address,
+        or "-" for what is piped in. Image files with their names are one source of kind "folder".
     name: what outputs of a video are called, "/" between folders; "" for its file's name.
     every, limit: take every N-th frame; at most so many (0: all).
     start, end: seconds of a video.
     fps: frames a second of what states no rate: several images, a raw stream.
+    raw: what a video of raw frames consists of, which says nothing itself.
     watch: stay with a folder and take the images that come.
     exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
         video, to pass over.
@@ -97,19 +114,27 @@ def open_source(
     MediaError says what is wrong with it; OptionError when the numbers can't be.
     """
     selection = Selection(every, limit, start, end, rank, size, page or "")
+    rate = None if fps is None else usable_rate(fps)
     if not isinstance(spec, str | Path):
         source: Source = ImageFiles(list(spec), "folder", selection, skip, callback)
+    elif raw is not None:
+        source = _open_raw(str(spec), raw, selection, skip, callback)
+    elif stands_for_sequence(str(spec)) and not watch:
+        source = open_sequence(Path(spec).expanduser(), rate, selection, skip, callback)
     elif name:
         source = VideoFile(str(spec), selection, callback, name, skip, several=True)
     else:
         found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, callback)
         source = found(watch=watch)
-    if fps is not None and (rate := usable_rate(fps)) is not None:
-        try:
-            source.assume_rate(rate)
-        except OptionError:
-            source.close()
-            raise
+    return source if rate is None else _at_rate(source, rate)
+
+
+def _at_rate(source: Source, fps: Fraction) -> Source:
+    try:
+        source.assume_rate(fps)
+    except OptionError:
+        source.close()
+        raise
     return source
 
 
@@ -174,6 +199,8 @@ def _files_of(spec: str | Path) -> list[Path]:
         return [path, *(file for _, file in listing.from_list(path))]
     if path.exists():
         return [path]
+    if stands_for_sequence(text):
+        return files_of_sequence(path)
     pattern = text != "-" and "://" not in text and is_glob(text)
     return listing.matches(text) if pattern else []
 
@@ -264,6 +291,22 @@ def _open_piped(selection: Selection, callback: Callback) -> Source:
     if is_image(stream.peek(16)):
         return piped.PipedImages(stream, selection)
     return PipedVideo(stream, selection, callback)
+
+
+def _open_raw(
+    text: str, raw: RawVideo, selection: Selection, skip: Skip, callback: Callback
+) -> Source:
+    """Raw frames that are piped in, or in a file."""
+    options = raw.options()
+    if text == "-":
+        return PipedVideo(piped.open_stdin(), selection, callback, raw)
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise MediaError(f"There is no file {path}.", hint="raw video is a file, or - for stdin")
+    reader = PyavReader(
+        str(path.absolute()), path, has_times=False, options=options, container="rawvideo"
+    )
+    return VideoFile(path, selection, callback, skip=skip, reader=reader)
 
 
 def _missing(path: Path) -> MediaError:

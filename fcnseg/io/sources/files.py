@@ -43,7 +43,8 @@ def nothing(name: str, path: Path) -> bool:
 class ImageFiles(ImageSource):
     """One image file or several, each read when its turn comes.
 
-    A single image that can't be read raises; of several, it is noted in `failures`.
+    A single image that can't be read raises; of several, it is noted in `failures`. within: those
+    that are asked for.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class ImageFiles(ImageSource):
         selection: Selection,
         skip: Skip = nothing,
         callback: Callback = no_callback,
+        within: slice = slice(None),
     ) -> None:
         super().__init__()
         self.kind, self._selection, self._callback, self._skip = kind, selection, callback, skip
-        wanted = [(index, *named) for index, named in enumerate(files)][:: selection.every]
-        fresh = [item for item in wanted if not skip(item[1], item[2])]
+        wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
+        fresh = [item for item in wanted if not skip(*item[1:])]
         self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
         self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
         self.count = None if selection.page == "all" else len(self._chosen)
@@ -100,8 +102,7 @@ class ImageFiles(ImageSource):
         yield (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
 
 
-_Look = tuple[int, int, int, int]
-"""What another file, or another content, has another of: size, times of change, number."""
+_Look = tuple[int, int, int, int]  # size, times of change, number: of a file and its content
 
 
 @dataclass

@@ -18,6 +18,7 @@ from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, is_elementary
 from fcnseg.io.sources.listing import frame_of
 from fcnseg.io.sources.pyav import PyavReader
+from fcnseg.io.sources.raw import RawVideo
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -259,6 +260,14 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
         return open_reader(options=_PATIENT)
     except MediaError:
         raise _no_video(name) from None
+
+
+def read_raw(stream: ByteStream, name: str, raw: RawVideo) -> PyavReader:
+    """The raw frames of a pipe, as they come."""
+    options = {**_PATIENT, **raw.options(), "probesize": "32"}
+    pieces = _Pieces(stream)
+    pieces.forget()
+    return PyavReader(pieces, name, has_times=False, options=options, container="rawvideo")
 
 
 def _container(stream: ByteStream) -> str | None:

@@ -1,0 +1,111 @@
+"""Which frames of a job are done: a JSON line for each, in the folder of their outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcnseg.files import MANIFEST as NAME
+from fcnseg.files import fitting, mark, refuse_foreign, stamp
+from fcnseg.inference.outputs import SUFFIXES
+from fcnseg.io.images import write_bytes
+from fcnseg.io.sources.base import Frame
+
+
+class Manifest:
+    """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
+
+    A file that can't be read has a line, too: why, under "failed".
+
+    kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
+    of another job, and of a file that has changed since, do not count. resume: take over
+    what an earlier run has done. rank: which of several processes this is; each writes lines
+    of its own (appending to one file is not safe on network drives) until they are joined.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Sequence[str],
+        job: Mapping[str, Any],
+        *,
+        resume: bool,
+        rank: int = 0,
+    ) -> None:
+        self._folder, self._kinds = folder, [kind for kind in kinds if kind in SUFFIXES]
+        self._path = folder / (f"manifest-{rank}.jsonl" if rank else NAME)
+        text = json.dumps({**job, "kinds": sorted(kinds)}, sort_keys=True, default=str)
+        self._job = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._before = "\n" if self._path.exists() else ""  # the last line may be cut
+        self._done: dict[str, Any] = {}
+        self._failed: dict[str, Any] = {}
+        if resume:
+            self._read()
+
+    def begin(self) -> None:
+        """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
+        if self._path.name == NAME:
+            refuse_foreign(self._folder, self._kinds)
+            mark(self._folder)
+
+    def has(self, name: str, path: Path) -> bool:
+        """Whether a frame's outputs are there, and made from its file as it is now."""
+        if self._done.get(name) != stamp(path):
+            return False
+        return all(
+            (self._folder / kind / fitting(name, SUFFIXES[kind])).exists() for kind in self._kinds
+        )
+
+    def add(self, frame: Frame, file: Path | None = None) -> None:
+        """A frame's outputs are there. file: what it was in, if it is no file of its own."""
+        path = frame.path or file
+        if path is None:
+            return
+        seen = list(frame.stamp or stamp(path))
+        self._append({"name": frame.name, "job": self._job, "stamp": seen})
+        if frame.name in self._done:
+            self._done[frame.name] = seen  # a watched file that has changed
+
+    def fail(self, path: Path, why: str) -> None:
+        """A file can't be read as it is now."""
+        name = str(path.absolute())
+        line = {"name": name, "job": self._job, "stamp": stamp(path), "failed": why}
+        if self._failed.get(name) != line["stamp"]:
+            self._append(line)
+
+    def has_failed(self, path: Path) -> bool:
+        """Whether an earlier run could not read a file, and it has not changed since."""
+        return self._failed.get(str(path.absolute())) == stamp(path)
+
+    def join(self) -> None:
+        """One file of all processes' lines, once they have ended."""
+        paths = self._paths()
+        if any(path.name != NAME for path in paths):
+            lines = [line for path in paths for line in path.read_bytes().splitlines() if line]
+            write_bytes(self._folder / NAME, b"\n".join([*lines, b""]))
+        for path in paths:
+            if path.name != NAME:
+                path.unlink()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(self._before + json.dumps(line) + "\n")
+        self._before = ""
+
+    def _read(self) -> None:
+        for path in self._paths():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError):  # cut by a crash: not done
+                    line = json.loads(text)
+                    if line["job"] == self._job:
+                        known = self._failed if "failed" in line else self._done
+                        known[line["name"]] = line["stamp"]
+
+    def _paths(self) -> list[Path]:
+        """The first process's lines and those of the others, as they are there."""
+        return sorted(self._folder.glob("manifest*.jsonl"))

@@ -1,0 +1,74 @@
+"""Numbered images (frame_%04d.png) as one video."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+
+from fcnseg.errors import MediaError
+from fcnseg.files import safe_path
+from fcnseg.io.sources import listing
+from fcnseg.io.sources.base import USUAL_RATE, Selection, Source
+from fcnseg.io.sources.files import ImageFiles, Skip
+from fcnseg.progress import Callback, Message
+
+_NUMBER = re.compile(r"%(?:0(\d))?d")
+"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a file's name stands for a sequence: frame_%04d.png."""
+    return len(_NUMBER.findall(name)) == 1 and name.count("%") == 1
+
+
+def stands_for_sequence(text: str) -> bool:
+    """Whether a source is a sequence, and no file or address of that name."""
+    path = Path(text).expanduser()
+    return is_sequence(path.name) and "://" not in text and not path.exists()
+
+
+def files_of_sequence(pattern: Path) -> list[Path]:
+    """The files that a sequence's pattern stands for, in the order of their numbers."""
+    found = _NUMBER.search(pattern.name)
+    if found is None or not pattern.parent.is_dir():
+        return []
+    before, after = (re.escape(part) for part in _NUMBER.split(pattern.name)[::2])
+    wanted = re.compile(f"{before}(\\d{{{found[1] or 1},}}){after}")
+    matched = ((wanted.fullmatch(path.name), path) for path in pattern.parent.iterdir())
+    numbered = [(int(match[1]), path) for match, path in matched if match and path.is_file()]
+    return [path for _, path in sorted(numbered)]
+
+
+def _name_of(pattern: Path) -> str:
+    """What outputs of a whole sequence are called: its name without the number."""
+    return safe_path(_NUMBER.sub("", pattern.stem).strip("_-. ") or pattern.parent.name or "frames")
+
+
+def open_sequence(
+    pattern: Path, fps: Fraction | None, selection: Selection, skip: Skip, callback: Callback
+) -> Source:
+    """Numbered images as one video."""
+    files = files_of_sequence(pattern)
+    if not files:
+        raise MediaError(
+            f"No image matches {pattern}.",
+            hint="%04d stands for numbers of four digits and more, %d for those without zeros",
+        )
+    if fps is None:
+        said = f"{float(USUAL_RATE):g} frames/s are assumed (--fps changes that)"
+        callback(Message(f"{pattern} states no rate; {said}"))
+    rate = fps or USUAL_RATE
+    last = None if selection.end is None else math.ceil(selection.end * rate)
+    within = slice(math.ceil(selection.start * rate), last)
+    named = listing.named(files, pattern.parent, in_order=True)
+    source = ImageFiles(named, "video", selection, skip, callback, within)
+    if not source.count and not source.skipped:
+        length = float(len(files) / rate)
+        raise MediaError(
+            f"{pattern} is {length:.1f} s long; nothing is left from {selection.start:g} s on."
+        )
+    source.name = _name_of(pattern)
+    source.assume_rate(rate)
+    return source
