@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,13 +60,20 @@ def stdout(monkeypatch):
     return out
 
 
+@pytest.fixture(scope="module")
+def pipes():
+    """What is closed at the end: a thread may still read from it by its number."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.fixture
-def stdin(monkeypatch):
+def stdin(monkeypatch, pipes):
     """The writing end of a pipe that is standard input."""
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb", buffering=0) as end:
-        standing = SimpleNamespace(buffer=file, isatty=lambda: False)
-        monkeypatch.setattr("sys.stdin", standing)
+    file = pipes.enter_context(os.fdopen(reading, "rb"))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+    with os.fdopen(writing, "wb", buffering=0) as end:
         yield end
 
 
