@@ -36,6 +36,29 @@ image, labels, name = data[0]
 report = fcnseg.evaluate(model, "photos", split="val")
 miou: float = report.miou
 scores = fcnseg.evaluate(fcnseg.EvalConfig(data=Path("photos")))
+kinds: set[str] = {finding.code for finding in fcnseg.check("photos").findings}
+failed: int = len(fcnseg.infer(["a.png", Path("b.png")], model="nuclei", out="segmented").failed)
+frames: int = fcnseg.infer(fcnseg.InferConfig(source=("clip.mp4",))).frames_out
+pages: tuple[Path, ...] = fcnseg.view("a.png", model="nuclei").outputs
+exported: Path = fcnseg.export("nuclei", format="onnx").path
+timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei"))
+shown = fcnseg.demo(fcnseg.DemoConfig(epochs=1))
+configs = (fcnseg.CheckConfig(data=Path("photos")), fcnseg.ExportConfig())
+viz = fcnseg.VizConfig(source=("a.png",))
+classes: fcnseg.ClassMap = model.classes
+spec: fcnseg.ModelSpec = fcnseg.Checkpoint.load(best).spec
+fed: fcnseg.Frame = prediction.frame
+try:
+    found = [one.labels for one in model(["a.png", "b.png"], confidence=True)]
+    logits = model.to("cpu").logits("a.png")
+    parts = model.skip_scores("a.png")
+    saved: Path = model.save_pretrained("folder")
+    arrays = model.predict(["a.png"], probabilities=True)
+    sure, probable = prediction.confidence, prediction.probabilities
+    drawn = prediction.overlay(alpha=0.5)
+    prediction.save("overlay.png")
+except fcnseg.FcnsegError as error:
+    print(error.hint)
 """
 
 
@@ -113,3 +136,22 @@ def test_a_model_is_evaluated_by_path_or_as_it_is(drawn_folder: Path, tiny_run: 
         fcnseg.evaluate(model, drawn_folder, precision="bf16")
     with pytest.raises(OptionError, match="Unknown option 'splot'"):
         fcnseg.evaluate(model, drawn_folder, splot="val")
+
+
+def test_commands_take_a_folder_a_source_or_a_model(
+    drawn_folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    """As train and evaluate do: a config is not needed for the first try."""
+    assert fcnseg.check(drawn_folder).description.layout == "folders"
+    image = sorted((drawn_folder / "images").rglob("*.png"))[0]
+    options = {"model": tiny_run, "device": "cpu"}
+    assert fcnseg.infer([image], out=tmp_path / "segmented", **options).frames_out == 1
+    assert fcnseg.view(str(image), out=tmp_path / "heatmaps", **options).outputs
+    with pytest.raises(OptionError, match="Unknown option 'sav' for infer"):
+        fcnseg.infer(image, sav="labels")
+
+
+def test_every_exported_name_says_what_it_is() -> None:
+    for name in fcnseg.__all__:
+        text = inspect.getdoc(getattr(fcnseg, name)) or ""
+        assert len(text) > 20, name

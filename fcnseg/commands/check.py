@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,19 @@ from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.report.dataset import View, write_page
 
 
-def check(config: CheckConfig, callback: Callback = no_callback) -> CheckResult:
+def check(
+    data: CheckConfig | Path | str, callback: Callback = no_callback, **options: Any
+) -> CheckResult:
     """Look at a dataset and write the contact sheet, and a clean copy or dataset.toml if asked.
 
+    data: the folder, or a CheckConfig. options: those of CheckConfig, by name.
     DatasetError when it can't be a dataset at all.
+
+        result = fcnseg.check("photos")
+        for finding in result.findings:
+            print(finding.code)
     """
+    config = CheckConfig.of(data, options)
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)

@@ -66,44 +66,53 @@ class ExportResult:
         }
 
 
-def export(config: ExportConfig, callback: Callback = no_callback) -> ExportResult:
+def export(
+    model: ExportConfig | Path | str | None = None,
+    callback: Callback = no_callback,
+    **options: Any,
+) -> ExportResult:
     """Write a checkpoint in another format and compare the two on images of several sizes.
 
-    The file appears only when it gives the same answers; one in int8 when it is nearly as
+    model: what `fcnseg.load` takes, or an ExportConfig. options: those of ExportConfig, by name.
+    The file appears only when its outputs are the same; one in int8 when it is nearly as
     good on the validation images. Raises CheckpointError, MissingExtra, OptionError.
+
+        done = fcnseg.export("nuclei", format="onnx", out="nuclei.onnx")
+        print(done.path)
     """
-    model = find_model(config.model, callback=callback)
-    if model.suffix.lower() in {format.suffix for format in FORMATS.values()}:
+    config = ExportConfig.of(model, options)
+    file = find_model(config.model, callback=callback)
+    if file.suffix.lower() in {format.suffix for format in FORMATS.values()}:
         raise CheckpointError(
-            f"{model} is an exported file already.", hint="give the checkpoint it was made from"
+            f"{file} is an exported file already.", hint="give the checkpoint it was made from"
         )
-    checkpoint = Checkpoint.load(model)
+    checkpoint = Checkpoint.load(file)
     checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(config.short_side))
     if config.format == "web":
-        return _export_page(config, model, checkpoint, callback)
+        return _export_page(config, file, checkpoint, callback)
     if config.bundle:
-        return _export_bundle(config, model, callback)
+        return _export_bundle(config, file, callback)
     if config.web_runtime is not None:
         raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
     if config.images is not None and config.data is not None:
         raise OptionError(
             "--images has no effect with --data, whose images are compared.", hint="omit --images"
         )
-    path = _target(config, model)
-    _refuse(config, model, path)
+    path = _target(config, file)
+    _refuse(config, file, path)
     cost = parity = None
     if config.precision == "int8":
-        options, about = _options(config), _about(model)
-        cost = export_int8(config, model, checkpoint, path, options, about, callback)
+        graph, about = _options(config), _about(file)
+        cost = export_int8(config, file, checkpoint, path, graph, about, callback)
     else:
-        callback(Message(f"Writing {path} and comparing it with {model}"))
+        callback(Message(f"Writing {path} and comparing it with {file}"))
         parity = convert(
             checkpoint,
             path,
             config.format,
             options=_options(config),
-            trial=_trial(config, model, checkpoint, callback),
-            about=_about(model),
+            trial=_trial(config, file, checkpoint, callback),
+            about=_about(file),
             report=True,
         )
     parts = [path, *(path.with_suffix(suffix) for suffix in FORMATS[config.format].beside)]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,19 +43,26 @@ UNREADABLE = "could not be read before, and not changed since"
 
 
 def infer(
-    config: InferConfig,
+    sources: InferConfig | Path | str | Sequence[Path | str],
     callback: Callback = no_callback,
     *,
     segmenter: Predictor | None = None,
     connect: Connect | None = None,
+    **options: Any,
 ) -> InferResult:
     """Segment images, folders, videos or a camera.
 
-    segmenter: instead of the model that `config` names; connect: opens cameras and streams.
+    sources: a file, folder, glob or address, several of them, or an InferConfig. options: those of
+    InferConfig, by name. segmenter: instead of the model that they name; connect: opens cameras
+    and streams.
     Under torchrun each process takes a part of the frames, and all return the result of the job.
     Raises MediaError, OptionError, CheckpointError; Interrupted on Ctrl-C, when what was done
     is finished and playable.
+
+        done = fcnseg.infer("photos/images/val", model="nuclei", out="segmented")
+        print(done.frames_out, done.outputs)
     """
+    config = InferConfig.of(sources, options)
     parse_tile(config.tile)
     distributed = init_distributed(config.device) if launched() else Distributed.single()
     warnings: list[Message] = []

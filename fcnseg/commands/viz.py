@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,6 +15,7 @@ from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, mark, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
@@ -54,25 +56,27 @@ class ViewResult:
         }
 
 
-def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
+def view(
+    sources: VizConfig | Path | str | Sequence[Path | str],
+    callback: Callback = no_callback,
+    **options: Any,
+) -> ViewResult:
     """Draw heatmaps of every frame of a source.
 
-    Interrupted on Ctrl-C: the files finished by then are whole, videos included.
+    sources: a file, folder, glob or address, several of them, or a VizConfig. options: those of
+    VizConfig, by name. Interrupted on Ctrl-C: the files finished by then are complete, videos
+    included. MediaError, OptionError, CheckpointError.
+
+        fcnseg.view("photos/images/val", model="nuclei", out="heatmaps")
     """
+    config = VizConfig.of(sources, options)
     begun = time.perf_counter()
     refuse_file("--out", config.out)
     if config.classify and config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
     if config.classify:
         return _view_classifier(config, begun, callback)
-    segmenter = load(
-        config.model,
-        engine="torch" if config.rungs and config.engine == "auto" else config.engine,
-        device=config.device,
-        precision=config.precision,
-        short_side=config.short_side,
-        show_bands=config.show_bands,
-    )
+    segmenter = _load(config)
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
     found = collect(config.source, exclude=config.out, callback=callback)
@@ -97,8 +101,8 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
         source.bands = segmenter.preprocess.bands
         with source:
             if source.kind in MOVING:
-                small = replace(figures, width=VIDEO_WIDTH)
                 inside = out if found.count == 1 else out / safe_path(name)
+                small = replace(figures, width=VIDEO_WIDTH)
                 drawn, written = _write_videos(small, source, inside, callback)
             elif config.fps is not None:
                 raise OptionError("--fps is for videos; viz draws a folder for each image.")
@@ -106,6 +110,17 @@ def view(config: VizConfig, callback: Callback = no_callback) -> ViewResult:
                 drawn, written = _write_images(figures, source, out, callback)
         frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+
+
+def _load(config: VizConfig) -> Segmenter:
+    return load(
+        config.model,
+        engine="torch" if config.rungs and config.engine == "auto" else config.engine,
+        device=config.device,
+        precision=config.precision,
+        short_side=config.short_side,
+        show_bands=config.show_bands,
+    )
 
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:

@@ -104,6 +104,14 @@ class Options:
         return cls(**values)
 
     @classmethod
+    def of(cls, given: object, options: Mapping[str, Any]) -> Self:
+        """A config with some options changed, or one made of its first argument and options."""
+        if isinstance(given, cls):
+            return dataclasses.replace(given, **options)  # type: ignore[type-var]
+        name = next(name for name, entry in options_of(cls).items() if entry.argument)
+        return cls.make({**({} if given is None else {name: given}), **options})
+
+    @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
         """A config from a TOML file, with some of its values overridden."""
         return cls.make({**read_toml(path), **overrides})
