@@ -4,7 +4,7 @@
 
 Small images of every format are written, damaged at random (bytes, numbers, cuts, pieces left out
 or repeated) and read as `infer`, `train` and `--page` read them. Number n of a format is the same
-file in every run: a failure is repeated by `--formats F --seeds n:n+1`, a stopped run goes on with
+file in every run: a failure is repeated by `--formats F --seeds n:n+1`, a stopped run continues with
 its own range. Each format is read in processes of its own, so that a crash is counted and its
 number named.
 """
