@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m typer fcnseg.cli.app utils docs --name fcnseg --output docs/cli.md
-	sed -i "s/&#x27;/'/g; s/&quot;/\"/g" docs/cli.md
+	sed -i "s/&#x27;/'/g; s/&quot;/\"/g; s/ \`:/\`:/" docs/cli.md
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)

@@ -4,8 +4,8 @@
 
 Small images of every format are written, damaged at random (bytes, numbers, cuts, pieces left out
 or repeated) and read as `infer`, `train` and `--page` read them. Number n of a format is the same
-file in every run: a failure is repeated by `--formats F --seeds n:n+1`, a stopped run continues with
-its own range. Each format is read in processes of its own, so that a crash is counted and its
+file in every run: `--formats F --seeds n:n+1` repeats a failure, and a range of seeds resumes a
+stopped run. Each format is read in processes of its own, so that a crash is counted and its
 number named.
 """
 

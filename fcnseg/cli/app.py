@@ -17,7 +17,7 @@ import typer
 from fcnseg import __version__, config
 from fcnseg.cli import tables
 from fcnseg.cli.console import DEBUG, Screen, guard
-from fcnseg.cli.flags import AsJson, Help, config_command
+from fcnseg.cli.flags import AsJson, Command, Help, config_command
 from fcnseg.errors import OptionError, SomeFailed
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
 
 for _name, _row in COMMANDS.items():
     run = config_command(_row.options, functools.partial(_run, _row))
-    app.command(_name, hidden=_name == "visualize")(run)
+    app.command(_name, cls=Command, hidden=_name == "visualize")(run)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from fcnseg.cli.console import guard
 from fcnseg.config.options import Option, options_of, read_toml, spelled
@@ -39,6 +40,17 @@ Help = Annotated[
     ),
 ]
 """In place of Typer's own, which the help shows as taking a value."""
+
+
+class Command(TyperCommand):
+    """A command whose help has no Python types, such as <list[str]>, beside its arguments."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument):
+                setattr(parameter, "display_type", lambda _: "")  # noqa: B010 - a method
+
 
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
 """What stands for a value in the help (else NAME); a switch takes none."""
@@ -122,7 +134,7 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
     text = option.help + ("" if named else f": {', '.join(words)}") + _default(default, option)
     if option.argument:
         # Not required by Typer: a TOML file may give it. The config itself insists.
-        metavar = option.metavar or name.upper()
+        metavar = (option.metavar or name.upper()).removesuffix("...")  # Typer adds its own
         return typer.Argument(help=text, metavar=metavar, show_default=False)
     return typer.Option(
         *(option.flags or (_flag_name(name, on=default is True),)),

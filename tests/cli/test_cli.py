@@ -264,3 +264,11 @@ def test_switches_of_the_help_take_no_value(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert "--install-completion" in printed
     assert "<bool>" not in printed
+
+
+@pytest.mark.parametrize("command", ["infer", "check", "bench"])
+def test_the_help_names_arguments_without_python_types(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"]).output
+    arguments = text.partition("Arguments")[2].partition("Options")[0]
+    assert not re.search(r"<\w+(\[\w+\])?>", arguments)
+    assert "..." not in arguments
