@@ -498,6 +498,12 @@ def test_pages_are_chosen(pages: Path, page: str | None, expected: dict[str, int
     assert len(said) == (2 if page is None else 0)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_a_limit_counts_pages(pages: Path, limit: int) -> None:
+    with open_source(pages, page="all", limit=limit) as source:
+        assert len(list(source)) == limit
+
+
 def test_a_page_that_is_not_there(pages: Path) -> None:
     with open_source(pages, page="3") as source:
         assert [frame.name for frame in source] == ["a"]

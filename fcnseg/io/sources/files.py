@@ -65,7 +65,7 @@ class ImageFiles(ImageSource):
         self.count = None if selection.page == "all" else len(self._chosen)
 
     def __iter__(self) -> Iterator[Frame]:
-        extra = 0  # frames beyond one for each file
+        given = extra = 0  # frames; those beyond one for each file
         for index, name, path in self._chosen:
             if self._over:
                 return
@@ -73,8 +73,9 @@ class ImageFiles(ImageSource):
             try:
                 data = read_bytes(path)
                 for number, (page, called) in enumerate(self._pages(data, name, path)):
-                    if self._over:
+                    if self._over or self._selection.is_full(given):
                         return
+                    given += 1
                     extra += number > 0
                     self.taken += number > 0
                     about = (index + extra, self._time(index + extra), called, path)
