@@ -282,3 +282,24 @@ def test_nifti_without_its_reader_asks_for_it(
     with pytest.raises(MissingExtra, match="a NIfTI volume") as caught:
         describe(tmp_path)
     assert "fcnseg[nifti]" in str(caught.value)
+
+
+def test_a_file_is_looked_at_once_for_all_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        image(tmp_path / f"{number}.png", number)
+        (tmp_path / f"{number}.json").write_text('{"something": "else"}')
+    looked: list[str] = []
+    opened = Path.open
+
+    def counted(path: Path, *arguments: Any, **more: Any) -> Any:
+        looked.append(path.name)
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", counted)
+    with pytest.raises(DatasetError):
+        describe(tmp_path)
+    assert sorted(name for name in looked if name.endswith(".json")) == [
+        "0.json", "1.json", "2.json"
+    ]  # fmt: skip

@@ -27,11 +27,11 @@ from fcnseg.datasets.formats.documents import (
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, head_says
+from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import decode_mask
 
-_CVAT_HEAD = (b"<annotations", b"<image ")
+_CVAT_HEAD = marks(b"<annotations", b"<image ")
 
 
 def _cvat_files(listing: Listing) -> list[str]:
@@ -88,8 +88,11 @@ ONE_CLASS = "object"
 """The class of regions without any attribute."""
 
 
+_VIA_HEAD = marks(b"shape_attributes")
+
+
 def _via_files(listing: Listing) -> list[str]:
-    return listing.saying((b"shape_attributes",), ".json", ".csv")
+    return listing.saying(_VIA_HEAD, ".json", ".csv")
 
 
 def _via_parse(path: Path) -> Document:
@@ -158,8 +161,11 @@ VIA = outlined("via", _via_files, _via_parse, "files with shape_attributes are V
 _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
 
 
+_LABEL_STUDIO_HEAD = marks(b'"result"', b'"original_width"')
+
+
 def _label_studio_files(listing: Listing) -> list[str]:
-    return listing.saying((b'"result"', b'"original_width"'), ".json")
+    return listing.saying(_LABEL_STUDIO_HEAD, ".json")
 
 
 def _label_studio_parse(path: Path) -> Document:
@@ -263,9 +269,12 @@ MOST_BYTES = 1 << 28
 """A bitmap does not unpack to more."""
 
 
+_SUPERVISELY_HEAD = marks(b'"objects"', b'"size"')
+
+
 def _supervisely_files(listing: Listing) -> list[str]:
     files = [name for name in listing.with_suffix(".json") if "/ann/" in f"/{name}"]
-    return [name for name in files if head_says(listing.path(name), (b'"objects"', b'"size"'))]
+    return [name for name in files if listing.says(name, _SUPERVISELY_HEAD)]
 
 
 def _supervisely_parse(path: Path) -> Document:

@@ -20,11 +20,16 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import Listing, head_says, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
 from fcnseg.errors import DatasetError, MediaError, OptionError, as_text
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
+
+
+_COCO_HEAD = marks(b'"images"', b'"annotations"', b'"categories"')
+
+_LABELME_HEAD = marks(b'"shapes"')
 
 
 def find_coco(listing: Listing) -> Found | None:
@@ -33,7 +38,7 @@ def find_coco(listing: Listing) -> Found | None:
         name
         for name in listing.with_suffix(".json")
         if not any(word in name.rpartition("/")[2] for word in _NOT_INSTANCES)
-        and head_says(listing.path(name), (b'"images"', b'"annotations"', b'"categories"'))
+        and listing.says(name, _COCO_HEAD)
     ]
     if not files:
         return None
@@ -89,7 +94,7 @@ FILLED: Mapping[str, str] = {"coco": "coco-boxes", "yolo": "yolo-boxes"}
 
 def find_labelme(listing: Listing) -> Found | None:
     """labelme: a JSON file with shapes for each image, usually beside it."""
-    files = listing.saying((b'"shapes"',), ".json")
+    files = listing.saying(_LABELME_HEAD, ".json")
     if not files:
         return None
     gathered = Gathered(listing)

@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.documents import (
     refuse_broken,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -154,7 +154,7 @@ def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
 
 ARRAYS = Format(_find_arrays, _read_arrays)
 
-_HEAD = (b'"segments_info"',)
+_HEAD = marks(b'"segments_info"')
 
 
 def _find_panoptic(listing: Listing) -> Found | None:

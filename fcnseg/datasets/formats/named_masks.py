@@ -16,7 +16,7 @@ from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.entries import text_of
 from fcnseg.datasets.formats.documents import Format, Gathered, split_of
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, head_says, is_image, name_uniquely, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, is_image, marks, name_uniquely, place_of, stem_of
 from fcnseg.errors import DatasetError, MediaError, as_text
 from fcnseg.io.labels import RawLabels, read_raw_labels
 
@@ -78,7 +78,7 @@ LABELME_FOLDERS = Format(_find_labelme_folders, _read_labelme_folder)
 
 # --- ADE20K (2020): a.jpg, a_seg.png whose red and green are a number, a.json with its names ------
 
-_ADE_HEAD = (b'"annotation"', b'"name_ndx"')
+_ADE_HEAD = marks(b'"annotation"', b'"name_ndx"')
 
 
 def _find_ade20k(listing: Listing) -> Found | None:
@@ -90,7 +90,7 @@ def _find_ade20k(listing: Listing) -> Found | None:
         image = next((base + end for end in (".jpg", ".png") if base + end in files), None)
         if image is None or f"{base}.json" not in files:
             continue
-        if not pairs and not head_says(listing.path(f"{base}.json"), _ADE_HEAD):
+        if not pairs and not listing.says(f"{base}.json", _ADE_HEAD):
             return None
         names |= _ade_names(listing.path(f"{base}.json"))
         place = place_of(image)

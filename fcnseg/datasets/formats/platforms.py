@@ -18,7 +18,7 @@ from fcnseg.datasets.formats.documents import (
     outlined,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, head_says
+from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.io.annotations.polygons import decode_runs, unpack_runs
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
@@ -27,10 +27,15 @@ _DARWIN_TAGS = ("tag", "text", "string", "attributes", "raster_layer")
 """Annotations of an image, or of no shape."""
 
 
+_DARWIN_HEADS = (
+    marks(b'"annotations"', b'"item"', b'"slots"'),
+    marks(b'"annotations"', b'"image"', b"darwin"),
+)
+
+
 def _darwin_files(listing: Listing) -> list[str]:
     files = listing.with_suffix(".json")
-    heads = (b'"annotations"', b'"item"', b'"slots"'), (b'"annotations"', b'"image"', b"darwin")
-    return [n for n in files if any(head_says(listing.path(n), head) for head in heads)]
+    return [name for name in files if any(listing.says(name, head) for head in _DARWIN_HEADS)]
 
 
 def _darwin_parse(path: Path) -> Document:
@@ -93,8 +98,11 @@ DARWIN = outlined(
 _DATUMARO_SHAPES = ("polygon", "mask", "bbox", "ellipse", "polyline", "points", "rotated_bbox")
 
 
+_DATUMARO_HEAD = marks(b'"items"', b'"categories"')
+
+
 def _datumaro_files(listing: Listing) -> list[str]:
-    return listing.saying((b'"items"', b'"categories"'), ".json")
+    return listing.saying(_DATUMARO_HEAD, ".json")
 
 
 def _datumaro_parse(path: Path) -> Document:
@@ -151,8 +159,11 @@ DATUMARO = outlined(
 # --- Hasty.ai: one JSON file of images with labels: polygons, boxes and masks ---------------------
 
 
+_HASTY_HEAD = marks(b'"label_classes"', b'"image_name"')
+
+
 def _hasty_files(listing: Listing) -> list[str]:
-    return listing.saying((b'"label_classes"', b'"image_name"'), ".json")
+    return listing.saying(_HASTY_HEAD, ".json")
 
 
 def _hasty_parse(path: Path) -> Document:

@@ -20,14 +20,14 @@ from fcnseg.datasets.formats.documents import (
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing
+from fcnseg.datasets.pairing import Listing, marks
 
 ONE_CLASS = "object"
 """The class of regions without a name."""
 
 # --- Aperio ImageScope: an XML file for each slide, with regions of vertices (MoNuSeg, TNBC) ------
 
-_SCOPE_HEAD = (b"<Annotations", b"<Vert")
+_SCOPE_HEAD = marks(b"<Annotations", b"<Vert")
 
 
 def _scope_files(listing: Listing) -> list[str]:
@@ -61,7 +61,7 @@ IMAGE_SCOPE = outlined(
 
 # --- Cityscapes and Mapillary: a JSON file of objects with polygons -------------------------------
 
-_CITYSCAPES_HEAD = (b'"objects"', b'"polygon"', b'"label"')
+_CITYSCAPES_HEAD = marks(b'"objects"', b'"polygon"', b'"label"')
 
 _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
 
@@ -101,8 +101,11 @@ _GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category"
 """Properties that name a feature's class, the likeliest first."""
 
 
+_GEOJSON_HEAD = marks(b'"coordinates"', b'"geometry"')
+
+
 def _geojson_files(listing: Listing) -> list[str]:
-    return listing.saying((b'"coordinates"', b'"geometry"'), ".geojson", ".json")
+    return listing.saying(_GEOJSON_HEAD, ".geojson", ".json")
 
 
 def _geojson_parse(path: Path) -> Document:

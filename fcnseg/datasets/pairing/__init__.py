@@ -49,8 +49,26 @@ class Listing:
         return tuple(self.files[place] for place in sorted(chain.from_iterable(groups)))
 
     def saying(self, words: Sequence[bytes], *suffixes: str) -> list[str]:
-        """The files with one of these suffixes that hold all these words, see `head_says`."""
-        return [name for name in self.with_suffix(*suffixes) if head_says(self.path(name), words)]
+        """The files with one of these suffixes that hold all these words, see `says`."""
+        return [name for name in self.with_suffix(*suffixes) if self.says(name, words)]
+
+    def says(self, name: str, words: Sequence[bytes]) -> bool:
+        """Whether a file holds all these words, which are `marks`.
+
+        Of a large one the ends are looked at, and the first word or the last is enough.
+        """
+        seen = self._seen.get(name)
+        if seen is None:
+            seen = self._seen[name] = _marks_in(self.path(name))
+        bits = [_MARKS[word] for word in words]
+        if seen & _LARGE:
+            return bool(seen & (bits[0] | bits[-1]))
+        return all(seen & bit for bit in bits)
+
+    @cached_property
+    def _seen(self) -> dict[str, int]:
+        """The marks in the files that were looked at, a bit each: a dozen finders ask for them."""
+        return {}
 
     @cached_property
     def _by_suffix(self) -> dict[str, list[int]]:
@@ -68,6 +86,34 @@ class Listing:
     def only(self, files: Sequence[str]) -> Listing:
         """The same folder with some of its files."""
         return Listing(self.root, tuple(files))
+
+
+_LARGE = 1
+
+_MARKS: dict[bytes, int] = {}
+
+
+def marks(*words: bytes) -> tuple[bytes, ...]:
+    """Words that a format's files are known by. A file is looked at once, for those of all."""
+    for word in words:
+        _MARKS.setdefault(word, 2 << len(_MARKS))
+    return words
+
+
+def _marks_in(path: Path) -> int:
+    """The bits of the marks in a file (in the ends of a large one, whose bit is set, too)."""
+    large = 0
+    try:
+        with path.open("rb") as file:
+            text = file.read(1 << 16)
+            if len(text) == 1 << 16:
+                size = file.seek(0, 2)
+                large = _LARGE if size > 1 << 17 else 0
+                file.seek(max(1 << 16, size - (1 << 16)))
+                text += file.read()
+    except OSError:
+        return 0
+    return large | sum(bit for word, bit in _MARKS.items() if word in text)
 
 
 def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
@@ -292,20 +338,3 @@ def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 LETTERS = re.compile(r"[^\W\d_]+")
-
-
-def head_says(path: Path, words: Sequence[bytes]) -> bool:
-    """Whether a file holds all these words; of a large one the ends are looked at."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(1 << 16)
-            file.seek(0, 2)
-            if file.tell() > 1 << 17:
-                file.seek(-(1 << 16), 2)
-                text += file.read()
-                return words[0] in text or words[-1] in text
-            file.seek(len(text))
-            text += file.read()
-    except OSError:
-        return False
-    return all(word in text for word in words)
