@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from fcnseg.config import TrainConfig
 from fcnseg.device import AUTO_PRECISION
@@ -27,6 +28,10 @@ TINY_FLAGS = [
     for text in ((flag, str(value)) if value is not False else (f"--no-{flag[2:]}",))
 ]
 """The same on the command line."""
+
+
+settings.register_profile("thousand", max_examples=1000)
+"""`pytest --hypothesis-profile thousand`: ten times the examples where a test sets no number."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

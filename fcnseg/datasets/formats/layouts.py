@@ -121,8 +121,8 @@ def find_cityscapes(listing: Listing) -> Found | None:
 def _find_kitti(listing: Listing) -> Found | None:
     """KITTI's segmentation benchmark: image_2 beside semantic, with Cityscapes' numbers."""
     pairs = []
-    known = set(listing.images)
-    for name in listing.images:
+    known = {name for name in listing.images if "semantic/" in name}
+    for name in (name for name in listing.images if "image_2/" in name):
         labels = re.sub(r"(^|/)image_2/", r"\1semantic/", name)
         if labels != name and labels in known:
             base = name[: name.rindex("image_2/")] + stem_of(name)

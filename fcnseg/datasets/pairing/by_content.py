@@ -72,7 +72,8 @@ def find_by_content(listing: Listing) -> Found | None:
         for one in candidates
         if one.images.isdisjoint(first.images) and one.labels.isdisjoint(first.labels)
     ]
-    return as_found(listing, [*chosen, *apart], {n for one in candidates for n in one.labels})
+    spare = {name for one in candidates for name in one.labels}
+    return as_found(listing, [*chosen, *apart], spare, looks)
 
 
 def find_sides(listing: Listing, images: str, labels: str) -> Found:
@@ -93,7 +94,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
             hint=f"a folder (last_msk) or a pattern (*_mask.png), relative to root; {CHOOSE}",
         )
     best = max(candidates, key=lambda one: (len(one.pairs), -one.words))
-    found = as_found(listing, [best], best.labels)
+    found = as_found(listing, [best], best.labels, looks)
     return replace(found, sides=(images, labels))
 
 
@@ -246,10 +247,12 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
     return rivals[0]
 
 
-def as_found(listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str]) -> Found:
+def as_found(
+    listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str], looks: Looks
+) -> Found:
     """The pairs of one candidate, or of several that are parts of a folder (or a class each).
 
-    spare: label files that were not chosen; they are no orphans.
+    spare: label files that were not chosen; they are no orphans, nor are others like them.
     """
     by_image: dict[str, list[tuple[str, str]]] = {}
     for one, term in zip(chosen, terms_of(chosen), strict=True):
@@ -258,14 +261,32 @@ def as_found(listing: Listing, chosen: Sequence[Candidate], spare: Iterable[str]
     layered = any(len(some) > 1 for some in by_image.values())
     terms = tuple(sorted({term for some in by_image.values() for term, _ in some}))
     used = {*by_image, *(labels for some in by_image.values() for _, labels in some), *spare}
+    alone = _images_alone([n for n in listing.images if n not in used], chosen[0], looks)
     return Found(
         "content",
         name_uniquely([pair(listing, image, some, layered) for image, some in by_image.items()]),
         store="layers" if layered else "pixels",
         terms=terms if layered else (),
-        orphan_images=tuple(listing.path(name) for name in listing.images if name not in used),
+        orphan_images=tuple(map(listing.path, alone)),
         why=(why(chosen),),
     )
+
+
+def _images_alone(names: Sequence[str], chosen: Candidate, looks: Looks) -> list[str]:
+    """Of files without a partner those that are images, no other labels: told by their folders,
+    and by what a few of each folder show. Those beside the labels in use are told of."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        if place_of(name).role != "other":
+            folders.setdefault(name.rpartition("/")[0], []).append(name)
+    images = looks.of(sample([image for image, _ in chosen.pairs])) if folders else []
+    own = {name.rpartition("/")[0] for name in chosen.labels}
+    return [
+        name
+        for folder, some in folders.items()
+        if folder in own or tell_labels(images, looks.of(sample(some))) != 1
+        for name in some
+    ]
 
 
 def settle(listing: Listing, found: Found) -> Found:
@@ -306,7 +327,7 @@ def settle(listing: Listing, found: Found) -> Found:
         beside = ", ".join(one.pairs[0][1] for one in others[:3])
         why = (*found.why, f"other labels of the same images are not used ({beside} ...)")
         return replace(found, orphan_images=left, orphan_labels=labels, why=why)
-    return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels})
+    return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, looks)
 
 
 def _by_turn(pairs: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
