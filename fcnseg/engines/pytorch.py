@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from fcnseg.device import autocast, precision_name
 from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import ONE, Engine, Home, Images, Size, computing, resized, side_by_side
+from fcnseg.engines.base import (
+    ONE,
+    Engine,
+    Home,
+    Images,
+    Size,
+    computing,
+    one_thread,
+    resized,
+    side_by_side,
+)
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, Upsample
 from fcnseg.progress import release_freed_memory
@@ -43,8 +53,9 @@ class TorchEngine(Engine):
         self._device = device or torch.device("cpu")
         self._dtype = precision
         self._preprocess = preprocess
-        self._network = network.eval().to(self._device)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with one_thread():
+            self._network = network.eval().to(self._device)
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)
         self._home = Home()
         self.precision = precision_name(precision)

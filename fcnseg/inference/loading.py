@@ -136,13 +136,16 @@ def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     with one_thread():
-        return TorchEngine(
-            fuse_for_inference(checkpoint.build().to(device), device=device, precision=precision),
-            checkpoint.preprocess,
-            device=device,
-            precision=precision,
-            parallel=options.parallel,
+        network = fuse_for_inference(
+            checkpoint.build().to(device), device=device, precision=precision
         )
+    return TorchEngine(
+        network,
+        checkpoint.preprocess,
+        device=device,
+        precision=precision,
+        parallel=options.parallel,
+    )
 
 
 def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoint]:

@@ -11,7 +11,7 @@ from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.engines import base as num_parallel
 from fcnseg.engines.base import ONE, Parallelism, side_by_side
 from fcnseg.export.parity import sample_images
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import EngineOptions, load, open_engine
 from tests.conftest import skip_without
 
 
@@ -35,6 +35,20 @@ def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Pa
 def test_a_gpu_is_one() -> None:
     assert side_by_side("cuda:0") == ONE
     assert usable_cores() >= 1
+
+
+def test_an_opened_checkpoint_uses_all_cores(monkeypatch, random_model: Path) -> None:
+    """Opening runs in one thread (a fork may follow); that is no limit for what is opened."""
+    monkeypatch.setattr(num_parallel, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        options = EngineOptions(engine="torch", precision="f32", parallel=True)
+        engine, _ = open_engine(random_model, options, lambda _: None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert engine.parallelism == Parallelism(2, 1)
 
 
 def test_a_thread_is_kept_to_its_share() -> None:
