@@ -71,8 +71,7 @@ class ImageFiles(ImageSource):
                 return
             self.taken += 1
             try:
-                data = read_bytes(path)
-                for number, (page, called) in enumerate(self._pages(data, name, path)):
+                for number, (page, called) in enumerate(self._pages(read_bytes(path), name, path)):
                     if self._over or self._selection.is_full(given):
                         return
                     given += 1
