@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fcnseg.concurrency import usable_cores
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import OptionError
 from fcnseg.io.bands import Bands
 
 MAX_PARALLEL = 4
@@ -147,15 +147,6 @@ def bands_in(header: str) -> tuple[int, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         bands = None  # whoever reads the header says what is wrong with it
     return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
-
-
-def not_written_by_fcnseg(path: Path, kind: str) -> CheckpointError:
-    """The error for a model file that fcnseg did not write."""
-    return CheckpointError(
-        f"{path} is {kind}, but not one written by fcnseg: it does not say what its classes "
-        "are or how images are prepared for it.",
-        hint="export the checkpoint it came from: fcnseg export MODEL",
-    )
 
 
 def resized(logits: Tensor, size: Size | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import types
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +27,9 @@ from fcnseg.engines.base import (
     Workers,
     bands_in,
     first_line,
-    not_written_by_fcnseg,
     side_by_side,
 )
+from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
@@ -90,10 +91,7 @@ class OnnxEngine(ExportedEngine):
             with named as source:
                 return self._runtime.InferenceSession(source, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
-            raise CheckpointError(
-                f"{self._path} can't be loaded as an ONNX file: {first_line(error)}.",
-                hint="write it again with fcnseg export",
-            ) from error
+            raise not_loaded(self._path, "as an ONNX file", first_line(error)) from error
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -160,11 +158,17 @@ def _provider(device: str) -> str:
 def _header_of(session: Any, path: Path) -> str:
     """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
     header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
-    names = [value.name for value in session.get_inputs()]
-    if header is None or names != ["images"]:
-        raise not_written_by_fcnseg(path, "an ONNX file")
+    inputs, outputs = _ports(session.get_inputs()), _ports(session.get_outputs())
+    if header is None or [port.name for port in inputs] != ["images"]:
+        raise not_written_by_fcnseg(path, "an ONNX file", inputs, outputs)
+    check_logits(path, outputs)
     _check_input(session.get_inputs()[0], _fixed_size(str(header)), path, bands_in(str(header)))
     return str(header)
+
+
+def _ports(values: Sequence[Any]) -> list[Port]:
+    """Inputs or outputs of a session."""
+    return [Port(one.name, str(one.type), tuple(one.shape or ())) for one in values]
 
 
 def _fixed_size(header: str) -> list[int] | None:

@@ -22,10 +22,10 @@ from fcnseg.engines.base import (
     Images,
     Workers,
     first_line,
-    not_written_by_fcnseg,
     side_by_side,
 )
-from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
+from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.files import utf8_name
 
 _KEPT = "64"
@@ -115,10 +115,7 @@ def read_model(path: Path) -> Any:
         with utf8_name(path) as name:
             return _core().read_model(name)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} can't be loaded by OpenVINO: {first_line(error)}.",
-            hint="write it again with fcnseg export",
-        ) from error
+        raise not_loaded(path, "by OpenVINO", first_line(error)) from error
 
 
 @functools.cache
@@ -134,7 +131,21 @@ def _core() -> Any:
 
 def _header_of(model: Any, path: Path) -> str:
     # An .onnx file's metadata arrive under "framework".
+    inputs, outputs = _ports(model.inputs), _ports(model.outputs)
     for place in ([HEADER_KEY], ["framework", HEADER_KEY]):
-        if model.has_rt_info(place):
+        if model.has_rt_info(place) and [port.name for port in inputs] == ["images"]:
+            check_logits(path, outputs)
             return str(model.get_rt_info(place).value)
-    raise not_written_by_fcnseg(path, "a model for OpenVINO")
+    raise not_written_by_fcnseg(path, "a model for OpenVINO", inputs, outputs)
+
+
+def _ports(values: Any) -> list[Port]:
+    """Inputs or outputs of a model."""
+    return [
+        Port(
+            next(iter(one.names), "?"),
+            str(one.element_type.to_string()),
+            tuple(str(length) for length in one.partial_shape),
+        )
+        for one in values
+    ]

@@ -141,7 +141,8 @@ class Pipeline:
         """
         try:
             if window is not None:
-                self._window = WindowSink(window, hold=self._source.kind == "image")
+                kind = self._source.kind
+                self._window = WindowSink(window, hold=kind == "image", paced=kind == "video")
             for opened in open_sinks:
                 self._sinks += opened()
             self._loop()

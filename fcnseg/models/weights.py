@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import re
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +35,9 @@ def read_state(file: Path) -> State:
         if file.suffix == ".safetensors":
             with utf8_name(file) as name:
                 return safetensors.torch.load_file(name)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # plain: torchvision's `args`
+        plain = torch.serialization.safe_globals([argparse.Namespace])  # torchvision's `args`
+        with plain, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says of TorchScript is an error here
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
         why = why_unreadable(file, error)

@@ -421,3 +421,24 @@ def test_has_display_tries_in_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     assert not display.has_display()
     display.has_display.cache_clear()
+
+
+def test_a_window_keeps_a_videos_own_pace(monkeypatch):
+    """Frames are shown at their times; a slow network shifts those that follow, it loses none."""
+    now, shown = [100.0], []
+
+    class FakeWindow:
+        ended = shown = False
+
+        def listen(self, milliseconds):
+            now[0] += milliseconds / 1000
+
+        def show(self, image, text):
+            shown.append(round(now[0] - 100, 3))
+
+    monkeypatch.setattr("fcnseg.inference.outputs.window.Window", FakeWindow)
+    sink = WindowSink(PAINTER, paced=True, clock=lambda: now[0])
+    for number, seconds in enumerate([0.01, 0.01, 0.01, 2.0, 0.01]):
+        now[0] += seconds  # what the network takes
+        sink.write(Frame(frame().image, number, number * 0.5), prediction())
+    assert shown == pytest.approx([0.01, 0.51, 1.01, 3.01, 3.51], abs=0.01)

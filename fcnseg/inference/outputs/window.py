@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,23 @@ from fcnseg.io.sources.base import Frame
 class WindowSink:
     """Shows each frame with its prediction until q, Esc or the window's own cross.
 
-    hold: the last image stays until a key ends it (single images).
+    hold: the last image stays until a key ends it (single images). paced: no frame is shown before
+    its time (videos); where the network is slower, the time stands still for it.
     OptionError when there is no display.
     """
 
-    def __init__(self, renderer: Renderer, *, hold: bool = False) -> None:
-        self._renderer, self._hold = renderer, hold
+    def __init__(
+        self,
+        renderer: Renderer,
+        *,
+        hold: bool = False,
+        paced: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._renderer, self._hold, self._paced, self._clock = renderer, hold, paced, clock
+        self._began: float | None = None
         self._window = Window()
-        self._last = time.perf_counter()
+        self._last = clock()
 
     @property
     def ended(self) -> bool:
@@ -34,6 +44,8 @@ class WindowSink:
         """Show a frame; age: seconds since a camera captured it, written on the image."""
         if self.ended:
             return
+        if self._paced:
+            self._wait_for(frame.time)
         late = "" if age is None else f"  {age * 1000:.0f} ms old"
         text = f"{self._speed():.1f} frames/s{late}"
         image = self._renderer.overlay(frame, prediction)
@@ -47,8 +59,16 @@ class WindowSink:
         self._window.close()
         return []
 
+    def _wait_for(self, seconds: float) -> None:
+        """Until a frame's time in the video has come, or the user ends it."""
+        now = self._clock()
+        if self._began is None or now > self._began + seconds:
+            self._began = now - seconds
+        while (left := self._began + seconds - self._clock()) > 0 and not self.ended:
+            self._window.listen(min(50, max(1, round(left * 1000))))
+
     def _speed(self) -> float:
         """Frames a second, by the time since the last one."""
-        now = time.perf_counter()
+        now = self._clock()
         seconds, self._last = now - self._last, now
         return 1 / max(seconds, 1e-6)
