@@ -264,7 +264,7 @@ class VizConfig(Options):
     model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=_OUT)
     classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
-    rungs: bool = option(False, "Also draw each skip level's contribution (networks of fuse score)", hidden=("--skips-shown",))
+    rungs: bool = option(False, "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it", hidden=("--skips-shown",))
     classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
     alpha: float = option(0.6, _ALPHA, ge=0, le=1)
     show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")

@@ -23,7 +23,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.errors import OptionError
-from fcnseg.models.fcn import Decoder, Upsample
+from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ class TorchEngine(Engine):
 
         OptionError when the network does not sum scores (fuse is not "score").
         """
-        if self._network.spec.fuse != "score":
+        if not self.sums_scores:
             raise OptionError(
                 f"This network's skips are fused by {self._network.spec.fuse!r}: only with 'score' "
                 "are the logits a sum with one term per skip.",
-                hint="train one with --fuse score",
+                hint="logits_without_skips() shows what each skip changes",
             )
         with torch.inference_mode(), autocast(self._device, self._dtype):
             scores = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
@@ -100,6 +100,34 @@ class TorchEngine(Engine):
                 stride: resized(score.float(), size).cpu().numpy()
                 for stride, score in scores.items()
             }
+
+    @property
+    def sums_scores(self) -> bool:
+        """Whether the logits are a sum with one term per skip (fuse is "score")."""
+        return self._network.spec.fuse == "score"
+
+    def logits_without_skips(
+        self, images: Images, *, size: Size | None = None
+    ) -> dict[int, NDArray[np.float32]]:
+        """The logits without one skip each, by its stride: float32 (N, K, H, W).
+
+        That skip's features are zero before they are added or concatenated (fuse is "feature" or
+        "concat"); all else is as it was. Unlike terms of a sum, the differences from the full
+        logits do not add up to them. OptionError for a network without such skips. Not for
+        several threads at the same time.
+        """
+        skips = getattr(self._network.decoder, "rungs", {})
+        found = {int(s): skip for s, skip in skips.items() if isinstance(skip, FeatureSkip)}
+        if not found:
+            raise OptionError("This network has no skips whose features are added or concatenated.")
+        return {stride: self._without(skip, images, size) for stride, skip in found.items()}
+
+    def _without(self, skip: FeatureSkip, images: Images, size: Size | None) -> NDArray[np.float32]:
+        hook = skip.lateral.register_forward_hook(lambda _, __, maps: torch.zeros_like(maps))
+        try:
+            return self.logits(images, size=size)
+        finally:
+            hook.remove()
 
     def synchronize(self) -> None:
         """Wait for the device."""

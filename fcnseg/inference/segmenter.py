@@ -156,15 +156,29 @@ class Segmenter:
         They sum to the logits. OptionError where that can't be: another engine than torch,
         or a network that does not sum scores.
         """
-        if not isinstance(self.engine, TorchEngine):
-            raise OptionError(
-                f"Skips are looked at in torch, not in {self.engine.name}.",
-                hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
-            )
         pixels = self._pixels(image, bgr=bgr)
-        size = (pixels.shape[0], pixels.shape[1])
-        scores = self.engine.skip_scores(self.prepare([pixels]), size=size)
+        scores = self._in_torch().skip_scores(self.prepare([pixels]), size=pixels.shape[:2])
         return {stride: score[0] for stride, score in scores.items()}
+
+    def logits_without_skips(
+        self, image: ImageInput, *, bgr: bool = False
+    ) -> dict[int, NDArray[np.float32]]:
+        """The logits without one skip each, by its stride: float32 (K, H, W) at the image's size.
+
+        For networks whose skips join as features (fuse is "feature" or "concat"). OptionError
+        for others, and for another engine than torch.
+        """
+        pixels = self._pixels(image, bgr=bgr)
+        found = self._in_torch().logits_without_skips(self.prepare([pixels]), size=pixels.shape[:2])
+        return {stride: logits[0] for stride, logits in found.items()}
+
+    def _in_torch(self) -> TorchEngine:
+        if isinstance(self.engine, TorchEngine):
+            return self.engine
+        raise OptionError(
+            f"Skips are looked at in torch, not in {self.engine.name}.",
+            hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
+        )
 
     def stream(
         self,

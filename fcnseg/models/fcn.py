@@ -143,7 +143,7 @@ class Decoder(nn.Module):
             raise OptionError(
                 "Only with fuse=score are the logits a sum of one term per skip; this network "
                 f"has fuse={self.spec.fuse}.",
-                hint="train one with --fuse score",
+                hint="TorchEngine.logits_without_skips shows what each skip changes",
             )
         parts = {}
         for start, stride in enumerate(self.strides):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,8 @@ class HeatmapFigures:
         else:
             yield "overview.mp4", self._overview(frame, prediction.labels, probabilities)
         if self.rungs:
-            yield from ((f"{Path(n).stem}.mp4", image) for n, image in self._skip_pages(frame))
+            pages = self._skip_pages(frame, prediction.labels)
+            yield from ((f"{Path(name).stem}.mp4", image) for name, image in pages)
 
     def _overview(self, frame: Frame, labels: Labels, probabilities: Floats) -> Rgb:
         tiles = [
@@ -132,9 +133,9 @@ class HeatmapFigures:
         self, frame: Frame, labels: Labels, probabilities: Floats
     ) -> Iterator[tuple[str, Rgb]]:
         """The skips' contributions, where they are wanted."""
-        del labels, probabilities
+        del probabilities
         if self.rungs:
-            yield from self._skip_pages(frame)
+            yield from self._skip_pages(frame, labels)
 
     def _heat(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Tile:
         amount = percent((labels == index).mean(), 1)
@@ -152,7 +153,68 @@ class HeatmapFigures:
         drawn = overlay(frame.image, labels, classes, alpha=self.alpha, only=only)
         return Tile(drawn, title, note)
 
-    def _skip_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
+    def _skip_pages(self, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
+        """Each skip's exact part where scores are summed, else what changes without it."""
+        engine = self.segmenter.engine
+        if isinstance(engine, TorchEngine) and not engine.sums_scores:
+            yield from self._ablation_pages(frame, labels)
+        else:
+            yield from self._sum_pages(frame)
+
+    def _ablation_pages(self, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
+        """rungs.png, the prediction without each skip; and how each changes a class's score."""
+        logits = self.segmenter.logits(frame.pixels)
+        found = self.segmenter.logits_without_skips(frame.pixels)
+        without = dict(sorted(found.items(), reverse=True))
+        predictions = [
+            self._without(frame, stride, labels, scores) for stride, scores in without.items()
+        ]
+        seen = np.stack([labels, *(scores.argmax(axis=0) for scores in without.values())])
+        tiles = [
+            Tile(frame.image, "input"),
+            self._labelled(frame, labels, "prediction"),
+            *predictions,
+        ]
+        key = self._key(seen)
+        yield "rungs.png", page(tiles, key=key, columns=len(tiles), width=self.width)
+        for index in self.chosen:
+            changes = {stride: _score(logits - scores, index) for stride, scores in without.items()}
+            page_of_class = self._change_page(frame, index, changes, predictions, key)
+            yield f"rungs-{self._file(index)}", page_of_class
+
+    def _without(self, frame: Frame, stride: int, labels: Labels, logits: Floats) -> Tile:
+        predicted = logits.argmax(axis=0).astype(np.uint8)
+        note = f"{percent((predicted != labels).mean(), 1)} of pixels change"
+        return self._labelled(frame, predicted, f"without {self._stage(stride)}", note)
+
+    def _change_page(
+        self,
+        frame: Frame,
+        index: int,
+        changes: dict[int, Floats],
+        predictions: list[Tile],
+        key: Sequence[tuple[str, tuple[int, int, int]]],
+    ) -> Rgb:
+        """One class: how each skip changes its score, the predictions without it beneath."""
+        name = self.segmenter.classes.names[index]
+        size = np.abs(np.stack(list(changes.values())))
+        limit = max(float(np.quantile(size, 0.995)), 1e-6)
+        tiles = [
+            Tile(
+                signed_map(frame.image, change / limit),
+                f"change by {self._stage(stride)}",
+                f"mean size {np.abs(change).mean():.2f}",
+                self._color(index),
+            )
+            for stride, change in changes.items()
+        ]
+        meaning = f"score of {name} with the skip minus without it (not a sum)"
+        scale = signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning)
+        return page(
+            [*tiles, *predictions], scale=scale, key=key, columns=len(tiles), width=self.width
+        )
+
+    def _sum_pages(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """rungs.png, predictions from coarse to fine; and the contributions to each class."""
         skips = dict(sorted(self.segmenter.skip_scores(frame.pixels).items(), reverse=True))
         predictions = self._coarser(frame, skips)
@@ -200,8 +262,7 @@ class HeatmapFigures:
     ) -> Rgb:
         """One class: what each skip adds to its score, their sum, the predictions beneath."""
         name = self.segmenter.classes.names[index]
-        # Only differences between classes matter to the prediction: the mean of all is taken off.
-        added = {stride: scores[index] - scores.mean(axis=0) for stride, scores in skips.items()}
+        added = {stride: _score(scores, index) for stride, scores in skips.items()}
         total = np.sum(list(added.values()), axis=0)
         limit = max(float(np.quantile(np.abs(total), 0.995)), 1e-6)
         coarse = next(iter(skips))
@@ -246,6 +307,11 @@ FIGURES: tuple[Figure, ...] = (
     HeatmapFigures.skip_pages,
 )
 """The pages of a still image, in order: a new one is a function and a line."""
+
+
+def _score(scores: Floats, index: int) -> Floats:
+    """A class of (K, H, W) against the mean of all: only differences matter to the prediction."""
+    return np.asarray(scores[index] - scores.mean(axis=0), np.float32)
 
 
 def predictions_of(skips: dict[int, Floats]) -> Labels:

@@ -107,6 +107,28 @@ def test_rungs_need_a_sum_of_scores(checkpoint):
         TorchEngine(network, checkpoint.preprocess).skip_scores(sample_images((1, 32, 32), seed=0))
 
 
+@pytest.mark.parametrize("fuse", ["feature", "concat"])
+def test_without_a_skip_its_features_are_zero(checkpoint, fuse):
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tiny", num_classes=2, width=8, decoder="fcn8s", fuse=fuse)
+    network = build(spec).eval()
+    engine = TorchEngine(network, checkpoint.preprocess)
+    images = sample_images((1, 50, 70), seed=6)
+    before, without = engine.logits(images), engine.logits_without_skips(images)
+    assert list(without) == [16, 8]
+    np.testing.assert_array_equal(engine.logits(images), before)
+    norm = network.decoder.rungs["8"].lateral[1]
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.zeros_(norm.bias)
+    np.testing.assert_allclose(without[8], engine.logits(images), atol=1e-5)
+    assert np.abs(without[8] - before).max() > 1e-3
+
+
+def test_a_sum_of_scores_needs_no_ablation(engine):
+    with pytest.raises(OptionError, match="no skips"):
+        engine.logits_without_skips(sample_images((1, 32, 32), seed=0))
+
+
 @pytest.mark.parametrize("size", [*SIZES, (16, 20)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_runtime_gives_the_same(checkpoint, exported_model, size, batch):

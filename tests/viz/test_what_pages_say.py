@@ -1,15 +1,19 @@
 """Pages name what they show: partial sums are no networks, and every class has its colour."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fcnseg.config import VizConfig
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
+from fcnseg.models import build
+from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import Tile, heatmaps, page
 from fcnseg.viz.heatmaps import HeatmapFigures
 
@@ -66,3 +70,16 @@ def test_a_key_shows_each_colour_and_wraps() -> None:
     assert drawn.shape[0] > plain.shape[0] + 100
     colors = set(map(tuple, drawn.reshape(-1, 3).tolist()))
     assert {color for _, color in key} <= colors
+
+
+def test_skips_that_join_as_features_are_left_out_one_by_one(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    classes = len(segmenter.classes)
+    spec = ModelSpec(backbone="tiny", num_classes=classes, width=8, decoder="fcn8s", fuse="feature")
+    engine = TorchEngine(build(spec), segmenter.preprocess)
+    titles, _ = pages_of(replace(segmenter, engine=engine), monkeypatch)
+    assert ["input", "prediction", "without stride 16", "without stride 8"] in titles
+    row = ["change by stride 16", "change by stride 8", "without stride 16", "without stride 8"]
+    assert titles.count(row) == classes
