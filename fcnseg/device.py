@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,22 @@ def _cpu_multiplies_bf16() -> bool:
     cpu = torch.cpu
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(cpu, name)()) for name in questions if hasattr(cpu, name))
+
+
+_setting_threads = threading.Lock()
+
+
+def set_threads_here(count: int) -> None:
+    """Have torch compute in so many threads where the calling thread asks, and only there.
+
+    torch.set_num_threads also sets what threads begin with that torch has not seen yet.
+    """
+    with _setting_threads:
+        before = torch.get_num_threads()  # from now on torch has seen this thread
+        torch.set_num_threads(count)
+        another = threading.Thread(target=torch.set_num_threads, args=(before,))
+        another.start()
+        another.join()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.concurrency import usable_cores
+from fcnseg.device import set_threads_here
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.errors import OptionError
 from fcnseg.io.bands import Bands
@@ -43,7 +44,7 @@ class Parallelism:
     def enter(self) -> None:
         """Keep the calling thread to its number of cores, in torch."""
         if self.count > 1 and getattr(_here, "entered", None) != self:
-            torch.set_num_threads(self.threads)
+            set_threads_here(self.threads)
             _here.entered = self
         computing()
 

@@ -82,7 +82,7 @@ def test_the_result_is_one_json_object(drawn_folder: Path, tiny_run: Path) -> No
         "miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "images", "classes", "miou_rule",
         "miou_with_absent", "absent_predicted", "split", "left_out", "problems", "protocol",
         "outputs", "mean_dice", "mean_precision", "ece", "ece_by_distance", "missing",
-        "boundary_iou", "boundary_f1",
+        "boundary_iou", "boundary_f1", "failed",
     }  # fmt: skip
     assert [row["name"] for row in values["classes"]] == list(NAMES)
     assert set(values["classes"][0]) == {
