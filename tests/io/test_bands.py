@@ -347,21 +347,26 @@ def test_bands_are_chosen_and_kept(five: Path, tmp_path: Path) -> None:
     assert resumed.epochs == 7
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "opencv"])
-def test_the_exported_file_takes_the_bands(
-    five: Path, trained: Path, tmp_path: Path, engine: str
-) -> None:
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fcnseg.commands.export import export
 
-    skip_without(engine)
     pytest.importorskip("onnxscript")
-    file = tmp_path / "model.onnx"
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
     result = export(ExportConfig(model=str(trained), out=file))
     assert result.parity is not None
     assert result.parity.holds
+    return file
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "opencv"])
+def test_the_exported_file_takes_the_bands(
+    five: Path, trained: Path, exported: Path, engine: str
+) -> None:
+    skip_without(engine)
     image = five / "val" / "images" / "0.tif"
     expected = fcnseg.load(trained, engine="torch", precision="f32")(image).labels
-    np.testing.assert_array_equal(fcnseg.load(file, engine=engine)(image).labels, expected)
+    np.testing.assert_array_equal(fcnseg.load(exported, engine=engine)(image).labels, expected)
 
 
 def test_infer_eval_viz_and_check_work_on_bands(five: Path, trained: Path, tmp_path: Path) -> None:
