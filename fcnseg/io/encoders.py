@@ -7,6 +7,7 @@ the file and verifies it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError
 from fcnseg.files import utf8_name
 from fcnseg.io import cv2
+from fcnseg.io.room import Room
 
 _LIBRARY = {".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "5", "crf": "12", "b": "8M"})}
 
@@ -87,6 +89,7 @@ class PyavEncoder:
         self._last = -1
         self.written = 0
         self._sound: Sound | None = None
+        self._room = Room(path)
         try:
             fast_start = {"movflags": "+faststart"} if path.suffix.lower() in _MP4 else {}
             file: Any = av.open(str(path), "w", options=fast_start)
@@ -104,25 +107,26 @@ class PyavEncoder:
             self._sound = Sound.of(audio, self._file, start)
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Append a frame, shown from `time` seconds on."""
+        """Append a frame, shown from `time` seconds on; OSError before the disk is full."""
         planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
         frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
         self._last = frame.pts = max(self._tick(time), self._last + 1)
         frame.time_base = Fraction(1, self._ticks)
         self.written += 1
         try:
-            self._file.mux(self._video.encode(frame))
+            self._room.fill(self._video.encode(frame), self._file.mux)
             if self._sound is not None:
                 self._sound.copy(until=time)
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None
 
     def close(self) -> None:
-        """Write what is left, the sound up to the end of the last frame, and close."""
+        """Write what is left that has room, the sound up to the last frame's end, and close."""
         try:
             if self._last >= 0:
-                self._file.mux(self._video.encode(None))
-                if self._sound is not None:
+                with contextlib.suppress(OSError):
+                    self._room.fill(self._video.encode(None), self._file.mux)
+                if self._sound is not None and self._room.error() is None:
                     self._sound.copy(until=float((self._last + self._frame_ticks) / self._ticks))
                     self._sound.finish()
             self._file.close()

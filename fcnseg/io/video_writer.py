@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,10 @@ class OpencvEncoder:
         self._file.release()
 
 
+_SPARE, _FRAMES_OF_SPARE = 2**18, 4096
+"""Bytes for the index of so many frames, and for what encoders and containers hold back."""
+
+
 class VideoWriter:
     """A video file that is complete and verified, or not there.
 
@@ -140,8 +144,8 @@ class VideoWriter:
     copied from `audio_start` seconds on, where PyAV is there. aspect: width of a pixel over its
     height, where PyAV is there. live: frames may come late.
 
-    Leaving the block by an exception keeps what was written so far, as `out.partial.mp4` when
-    there is an `out.mp4` already. MediaError when it can't be written.
+    Leaving the block by an exception (the disk is full, Ctrl-C) keeps what was written so far, as
+    `out.partial.mp4` when there is an `out.mp4` already. MediaError when it can't be written.
     """
 
     def __init__(
@@ -177,6 +181,8 @@ class VideoWriter:
             )
             on_error.pop_all()
         self._closed = False
+        self._spare: BinaryIO | None = None
+        self._keep_room()
 
     @property
     def codec(self) -> str:
@@ -213,8 +219,15 @@ class VideoWriter:
         height, width = self.size
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        self._encoder.write(image, float(self.frames / self.fps) if time is None else time)
+        try:
+            self._encoder.write(image, float(self.frames / self.fps) if time is None else time)
+        except OSError as error:
+            raise (
+                error if isinstance(error, MediaError) else cannot_write(self.path, error)
+            ) from None
         self.frames += 1
+        if self.frames % _FRAMES_OF_SPARE == 0:
+            self._keep_room()
 
     def close(self, *, complete: bool = True) -> Path | None:
         """Finish, verify and name the file; its path, or None when no frame was written.
@@ -226,15 +239,37 @@ class VideoWriter:
             return None
         self._closed = True
         with held_back() if complete else contextlib.nullcontext(), self._stack:
-            self._encoder.close()
+            if self._spare is not None:
+                self._spare.truncate(0)
+            with contextlib.nullcontext() if complete else contextlib.suppress(MediaError):
+                self._encoder.close()
             if not self.frames:
                 return None
-            _verify(self._temporary, self._encoder.written)
+            written = self._encoder.written
+            found = _readable_frames(self._temporary, written)
             target = self.path
-            if not complete and target.exists():
+            if (not complete or found != written) and target.exists():
                 target = partial(target)
-            self._temporary.replace(target)
-            return target
+            if found:
+                self._temporary.replace(target)
+            if complete and found != written:
+                kept = f", and are in {target}" if found else ""
+                raise MediaError(
+                    f"The video was not written whole: {found} of {written} frames can be read "
+                    f"back{kept}.",
+                    hint="is there space on the disk?",
+                )
+            return target if found else None
+
+    def _keep_room(self) -> None:
+        """Hold bytes on the disk that the file's end will need, should others fill it."""
+        try:
+            if self._spare is None:
+                hidden = self._stack.enter_context(temporary_beside(self.path))
+                self._spare = self._stack.enter_context(hidden.open("wb", buffering=0))
+            self._spare.write(os.urandom(_SPARE))  # random: some file systems compress
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def _writable_name(self) -> Path:
         """The temporary file by a name that FFmpeg can open, as long as it writes."""
@@ -247,23 +282,19 @@ class VideoWriter:
             raise cannot_write(self.path, error) from None
 
 
-def _verify(path: Path, frames: int) -> None:
-    """MediaError unless the file can be read and has that many frames.
+def _readable_frames(path: Path, written: int) -> int:
+    """How many frames can be read back; 0 for none. written: how many there should be.
 
-    The frames are counted in the container; the first one is decoded.
+    They are counted in the container; the first one is decoded.
     """
     try:
         with open_video(path) as reader:
             found = reader.count
-            if found != frames and has_pyav():
+            if found != written and has_pyav():
                 found = count_packets(path)
-            elif found != frames:
+            elif found != written:
                 found = count_by_decoding(path)
             readable = next(iter(reader), None) is not None
     except MediaError:
-        found, readable = 0, False
-    if found != frames or not readable:
-        raise MediaError(
-            f"The video was not written whole: {found} of {frames} frames can be read back.",
-            hint="is there space on the disk?",
-        )
+        return 0
+    return (found or 0) if readable else 0
