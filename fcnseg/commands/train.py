@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,8 @@ def train(
             setup, trainer = _begin(config, ranks, callback)
         else:
             setup, trainer = _resume(asked, run, ranks, callback)
-        trainer.fit()
+        with _discarded_unless_begun(trainer.run, ranks):
+            trainer.fit()
         if ranks.main:
             finish(setup, trainer.run, callback)
             if setup.config.report and has_charts():
@@ -175,7 +177,19 @@ def _begin(
     run = ranks.broadcast(new_run(config.out) if ranks.main else None)  # every check has passed
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
-    return setup, make_trainer(setup, run, state, step, data, sampler, callback)
+    with _discarded_unless_begun(run, ranks):
+        return setup, make_trainer(setup, run, state, step, data, sampler, callback)
+
+
+@contextmanager
+def _discarded_unless_begun(run: RunFolder, ranks: Distributed) -> Iterator[None]:
+    """No folder stays of a run that fails before it has a state to resume from."""
+    try:
+        yield
+    except BaseException:
+        if ranks.main and not run.state.exists():
+            run.discard()
+        raise
 
 
 def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:

@@ -17,6 +17,7 @@ import dataclasses
 import io
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +42,13 @@ Row = Mapping[str, float | int | None]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder and the names in it."""
+    """A run folder and the names in it.
+
+    new: whether this training has made the folder itself.
+    """
 
     folder: Path
+    new: bool = field(default=False, compare=False)
 
     @property
     def best(self) -> Path:
@@ -95,6 +100,14 @@ class RunFolder:
         writer.writerows(rows)
         write_atomically(self.results, lambda file: file.write(to_bytes(table.getvalue())))
 
+    def discard(self) -> None:
+        """Remove what a training that could not start has left; what was there before stays."""
+        if self.new:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        for path in (self.config, self.results):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     def epochs_done(self) -> int:
         """Rows of results.csv; 0 when there is none."""
         with contextlib.suppress(OSError):
@@ -107,15 +120,11 @@ def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
     """A new folder: `out`, or the next free runs/trainN. OptionError when `out` is taken."""
     if out is not None:
         refuse_taken(out)
-        _make(out)
-        return RunFolder(out)
+        return RunFolder(out, new=_make(out))
     number = 1
-    while True:
-        folder = runs / f"train{number}"
-        if not folder.exists():
-            _make(folder)
-            return RunFolder(folder)
+    while not _make(runs / f"train{number}"):
         number += 1
+    return RunFolder(runs / f"train{number}", new=True)
 
 
 def refuse_taken(out: Path | None) -> None:
@@ -132,11 +141,16 @@ def refuse_taken(out: Path | None) -> None:
         )
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path) -> bool:
+    """Whether the folder was made; False where it is there already. InputError where neither."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
     except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            return False
         raise InputError(f"Can't make the folder {folder}: {error.strerror}.") from error
+    return True
 
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:

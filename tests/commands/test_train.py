@@ -22,7 +22,14 @@ from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import DatasetError, Interrupted, OptionError, TrainingError
+from fcnseg.errors import (
+    DatasetError,
+    FcnsegError,
+    InputError,
+    Interrupted,
+    OptionError,
+    TrainingError,
+)
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image, resize_image
 from fcnseg.io.labels import write_labels
@@ -610,3 +617,41 @@ def test_the_printed_loss_is_comparable_between_decoders(folder: Path, tmp_path:
     assert float(fine["aux_loss"]) > 0.5
     # Skips start at zero, so both networks say the same.
     assert float(fine["loss"]) == pytest.approx(float(coarse["loss"]), rel=0.1)
+
+
+def no_space(*args: object) -> None:
+    raise InputError("Can't write: No space left on device.")
+
+
+@pytest.mark.parametrize(
+    ("options", "broken"),
+    [
+        ({"tensorboard": True}, None),
+        ({}, "fcnseg.training.run_folder.write_atomically"),
+        ({}, "fcnseg.training.trainer.save_state"),
+        ({"finetune": "missing.safetensors"}, None),
+        ({"mix_share": 0.3}, None),
+        ({"crop": (32, 32), "batch": 1}, None),
+    ],
+    ids=["missing extra", "no config", "no state", "no model", "unused option", "one value"],
+)
+@pytest.mark.parametrize("theirs", [False, True], ids=["new folder", "folder with a file"])
+def test_no_run_folder_stays_of_a_training_that_cannot_start(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    broken: str | None,
+    theirs: bool,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    if broken:
+        monkeypatch.setattr(broken, no_space)
+    out = tmp_path / "run"
+    if theirs:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(FcnsegError):
+        start(folder, out, **options)
+    assert [path.name for path in out.glob("*")] == (["notes.txt"] if theirs else [])
+    assert out.exists() is theirs
