@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.commands.check import check
 from fcnseg.datasets.describe import scan
+from fcnseg.datasets.encoding.matching import adopt_classes
 from tests.datasets.test_class_lists import SIDE, Labels, agrees, discs, write
 
 
@@ -37,6 +40,42 @@ def test_255_beside_1_in_one_file_is_ignored(tmp_path: Path) -> None:
         labels[:3] = 255
     seen = scan(write(tmp_path, truth))
     assert (len(seen.description.classes), seen.description.ignore_index) == (2, 255)
+
+
+def two_meanings(folder: Path) -> tuple[Path, Labels]:
+    """255 is a border beside 1 in half of the files, and the object in the others."""
+    truth = discs()
+    half = len(truth) // 2
+    for labels in truth[:half]:
+        labels[:3] = 255
+    stored = [*truth[:half], *(labels * 255 for labels in truth[half:])]
+    return write(folder, stored), truth
+
+
+def test_255_alone_in_a_file_is_the_object(tmp_path: Path) -> None:
+    folder, truth = two_meanings(tmp_path)
+    seen = scan(folder)
+    assert (len(seen.description.classes), seen.description.ignore_index) == (2, 255)
+    assert agrees(seen, truth)
+    [finding] = [f for f in check(folder).findings if f.code == "two-meanings"]
+    assert len(finding.files) == len(truth) - len(truth) // 2
+    written = tmp_path / "dataset.toml"
+    check(folder, write=written)
+    again = scan(written)
+    assert again.description.encoding == seen.description.encoding
+    assert agrees(again, truth)
+
+
+def test_255_alone_is_the_object_for_a_model_that_ignored_it(tmp_path: Path) -> None:
+    folder, truth = two_meanings(tmp_path / "both")
+    half = len(truth) // 2
+    trained = scan(write(tmp_path / "train", truth[:half])).description
+    assert trained.encoding.ignore == (255,)
+    objects = write(tmp_path / "test", [labels * 255 for labels in truth[half:]])
+    for tested, expected in ((folder, truth), (objects, truth[half:])):
+        seen = scan(tested)
+        adopted = adopt_classes(seen.description, trained.classes, trained.encoding)
+        assert agrees(replace(seen, description=adopted), expected)
 
 
 def test_a_class_list_says_that_255_is_ignored(tmp_path: Path) -> None:

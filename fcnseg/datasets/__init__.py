@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class Encoding:
     store: the label format, a name in fcnseg.datasets.formats.
     terms: what the label files call the stored values 1, 2, ... where they use words
         (every store but "pixels" and "alpha"); 0 is everything else.
+    alone: (value, other): in a file of no values but 0 and `value`, which is else ignored, it
+        stands for what other files store as `other`.
     """
 
     kind: Literal["index", "color"]
@@ -58,6 +60,7 @@ class Encoding:
     snap: bool = False
     store: str = "pixels"
     terms: tuple[str, ...] = ()
+    alone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.values) <= MAX_CLASSES:
@@ -74,6 +77,8 @@ class Encoding:
             raise DatasetError(f"The stored value {min(twice)} has two meanings.")
         if self.kind not in ("index", "color") or not isinstance(self.store, str):
             raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.store!r}.")
+        if len(self.alone) not in (0, 2):
+            raise DatasetError(f"alone is two stored values; found {list(self.alone)}.")
 
     @classmethod
     def of(cls, values: Sequence[int], ignore: Sequence[int] = (), **rest: Any) -> Encoding:
@@ -84,6 +89,15 @@ class Encoding:
         """Stored value -> class."""
         return {value: index for index, values in enumerate(self.values) for value in values}
 
+    def in_file(self, stored: Iterable[int]) -> Encoding:
+        """What values mean in a file that holds these."""
+        if not self.alone or {*stored} - {0} != {self.alone[0]}:
+            return self
+        value, other = self.alone
+        values = tuple((*some, value) if other in some else some for some in self.values)
+        ignore = tuple(ignored for ignored in self.ignore if ignored != value)
+        return replace(self, values=values, ignore=ignore, alone=())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a file's header."""
         return {
@@ -93,6 +107,7 @@ class Encoding:
             "snap": self.snap,
             "store": self.store,
             "terms": list(self.terms),
+            "alone": list(self.alone),
         }
 
     @classmethod
@@ -106,6 +121,7 @@ class Encoding:
                 snap=bool(data.get("snap", False)),
                 store=data.get("store", "pixels"),
                 terms=tuple(str(term) for term in data.get("terms", ())),
+                alone=tuple(int(value) for value in data.get("alone", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, DatasetError):

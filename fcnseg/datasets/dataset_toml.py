@@ -42,8 +42,8 @@ from fcnseg.errors import (
 from fcnseg.io.images import write_bytes
 
 _KEYS = {
-    "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "leave_out",
-    "class", "splits",
+    "root", "layout", "images", "labels", "store", "kind", "snap", "ignore", "terms", "alone",
+    "leave_out", "class", "splits",
 }  # fmt: skip
 
 
@@ -104,6 +104,8 @@ def write_declared(description: Description, path: Path) -> None:
         f"ignore = {toml_value([shown.value(value) for value in encoding.ignore])}",
         f"leave_out = {toml_value(list(description.found.left_out))}",
     ]
+    if encoding.alone:
+        lines.append(f"alone = {toml_value(list(encoding.alone))}")
     if encoding.terms:
         lines.append(f"terms = {toml_value(list(encoding.terms))}")
     for name, color, values in zip(
@@ -207,6 +209,7 @@ def _reading(data: Mapping[str, Any]) -> Reading:
         snap=bool(data.get("snap", False)),
         store=data.get("store", "pixels"),
         terms=terms,
+        alone=tuple(int(value) for value in data.get("alone", ())),
     )
     names = [str(table["name"]) for table in tables]
     colors = [table.get("color") for table in tables]

@@ -205,7 +205,10 @@ def _from_pillow(image: Image.Image) -> Pixels:
 def _pillow_pixels(image: Image.Image) -> Pixels:
     mode = image.mode
     if mode.startswith("I"):
-        return _from_array(_sixteen_bits(np.asarray(image)), bgr=False)
+        stored = _sixteen_bits(np.asarray(image))
+        # As in a file of 32 bits: 0..255, as convert("I") makes them, are bytes. PNG has 16 bits.
+        in_bytes = mode == "I" and image.format != "PNG" and stored.max() <= 255
+        return _from_array(stored.astype(np.uint8) if in_bytes else stored, bgr=False)
     if mode == "F":
         values = np.asarray(image)
         # As in a file of floats: 0..1, or 0..255, as Image.convert("F") makes them.

@@ -127,6 +127,16 @@ def inverted(path: Path) -> None:
     relabel(path, lambda a: np.copyto(a, np.where(a == 1, 0, 255).astype(np.uint8)))
 
 
+def two_meanings(root: Path) -> None:
+    (root / "classes.txt").write_text("background\ndisk\n")
+    for index, path in enumerate(sorted((root / "masks").rglob("*.png"))):
+        relabel(path, lambda a: np.minimum(a, 1, out=a))
+        if index % 2:
+            relabel(path, lambda a: a.__setitem__(slice(2), 255))
+        else:
+            relabel(path, lambda a: np.multiply(a, 255, out=a))
+
+
 def cut_out(path: Path) -> None:
     labels = np.minimum(np.array(Image.open(path)), 1)
     written.as_alpha(labels).save(path)
@@ -213,6 +223,7 @@ TROUBLES: dict[str, Trouble] = {
         ("masks",),
     ),
     "drawn-split": Trouble(unsplit, "info"),
+    "two-meanings": Trouble(two_meanings, "warning"),
     "inverted-mask": Trouble(lambda r: everything(r, inverted), "info"),
     "alpha-labels": Trouble(lambda r: everything(r, cut_out), "info"),
     "copies": Trouble(

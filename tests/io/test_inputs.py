@@ -104,6 +104,7 @@ def with_palette(transparent: bool) -> Image.Image:
         (with_palette(False), "PNG", 0),
         (with_palette(True), "PNG", 0),
         (PIL.convert("I;16"), "PNG", 0),
+        (PIL.convert("L").convert("I"), "TIFF", 0),
         (Image.fromarray(GREY.astype(np.float32) / 255), "TIFF", 0),
         (Image.fromarray(GREY.astype(np.float32)), "TIFF", 0),
         (PIL.convert("CMYK"), "TIFF", 2),

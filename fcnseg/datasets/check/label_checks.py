@@ -119,6 +119,22 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 def _reading(seen: Scanned) -> Iterable[Finding]:
     """How the labels were taken, where another way was possible."""
     encoding = seen.description.encoding
+    if encoding.alone:
+        value, other = encoding.alone
+        where = [
+            number
+            for number, one in enumerate(seen.labels.counts)
+            if one is not None and encoding.in_file(one.values) != encoding
+        ]
+        yield Finding(
+            "warning",
+            "two-meanings",
+            f"{value} is ignored in files that hold {other}, and read as {other} in the "
+            f"{counted(len(where), 'file')} of 0 and {value} alone.",
+            label_names(seen, where),
+            f"if {value} is to be ignored there, too, write a dataset.toml (--write) and take "
+            "the line `alone` out of it",
+        )
     if encoding.kind == "index" and len(encoding.values) == 2 and not encoding.terms:
         first, second = (values[0] if values else 0 for values in encoding.values)
         if first > second:

@@ -136,7 +136,9 @@ def _meanings(encoding: Encoding) -> Callable[[tuple[int, ...]], tuple[list[int]
 
     @lru_cache(maxsize=1024)
     def meaning(values: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        classes: list[int] = decode_values(np.array(values, np.int64), encoding).tolist()
+        classes: list[int] = decode_values(
+            np.array(values, np.int64), encoding.in_file(values)
+        ).tolist()
         return classes, [at for at, value in enumerate(values) if value not in declared]
 
     return meaning

@@ -25,7 +25,7 @@ from fcnseg.datasets.encoding.colors import (
     spread,
     without_strays,
 )
-from fcnseg.datasets.encoding.entries import Entry, is_ignored
+from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
 from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
@@ -139,13 +139,13 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
             hint="check that images and labels were not exchanged",
         )
     first = int(seen[0] == 1 and len(seen) > 1)  # Matlab counts from 1: then 0 is no class
+    alone = meaning_alone(values.alone, entries)
     names = BINARY if seen == [0, 1] else ClassMap.numbered(count).names[first:]
     why = [f"label values are class indices {first}..{count - 1}"]
-    if ignore:
-        why.append(f"value {ignore[0]} is ignored")
+    why += why_ignored(ignore, alone)
     colors = [values.palette.get(index) for index in range(first, count)]
     return Reading(
-        Encoding.of(range(first, count), ignore),
+        Encoding.of(range(first, count), ignore, alone=alone),
         named(names, colors=colors if differ(colors) else ()),
         ignore[0] if ignore else None,
         tuple(why),
@@ -198,14 +198,14 @@ def _read_listed(
     why = [
         f"label values are class indices, named by a class list ({counted(len(stored), 'class')})"
     ]
-    if dropped:
-        why.append(f"{', '.join(str(value) for value in sorted(dropped))} is ignored")
+    alone = meaning_alone(values.alone, [entry for entry, _ in listed])
+    why += why_ignored(sorted(dropped), alone)
     colors = [
         values.palette.get(some[0]) if entry.color is None else entry.color
         for entry, some in stored.items()
     ]
     return Reading(
-        Encoding("index", tuple(stored.values()), tuple(sorted(dropped))),
+        Encoding("index", tuple(stored.values()), tuple(sorted(dropped)), alone=alone),
         named([entry.name for entry in stored], colors=colors if differ(colors) else ()),
         reported[0] if reported else None,
         tuple(why),

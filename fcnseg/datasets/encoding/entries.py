@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from fcnseg.classes import IGNORE
 
 IGNORED_NAMES = frozenset(
     [
@@ -48,3 +51,18 @@ def is_ignored(name: str) -> bool:
 def text_of(path: Path) -> str:
     """A text file's content; what is no UTF-8 in it is replaced."""
     return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:
+    """Encoding.alone of labels with 255 in files of 0 and 255 beside files of 1 and 255.
+
+    Where a class list says what is ignored, 255 is ignored in all files.
+    """
+    return (IGNORE, 1) if two_meanings and not any(entry.ignored for entry in entries) else ()
+
+
+def why_ignored(ignored: Sequence[int], alone: tuple[int, ...]) -> list[str]:
+    """A sentence for people on the values that are ignored, if any are."""
+    if alone:
+        return [f"value {alone[0]} is ignored beside {alone[1]}, and {alone[1]} in files without"]
+    return [f"{', '.join(map(str, ignored))} is ignored"] if ignored else []

@@ -68,7 +68,9 @@ def mapping(before: Description, after: Description) -> str:
 def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding) -> Description:
     ours = description.encoding
     ignored = tuple(sorted({*theirs.ignore, *ours.ignore} - set(theirs.class_of())))
-    merged = dataclasses.replace(theirs, snap=ours.snap, ignore=ignored, terms=ours.terms)
+    merged = dataclasses.replace(
+        theirs, snap=ours.snap, ignore=ignored, terms=ours.terms, alone=ours.alone or theirs.alone
+    )
     return dataclasses.replace(description, classes=classes, encoding=merged)
 
 
@@ -108,7 +110,10 @@ def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> boo
         return True
     if len(classes) == 2:
         background = background_of(classes.names) or 0
-        return all(known.get(value) == background for value in ours.values[0])
+        objects = {*ours.values[1]}  # 255 may be what theirs ignores
+        return objects <= known.keys() and all(
+            known.get(value) == background for value in ours.values[0]
+        )
     return stored <= known.keys() and ours.kind == "index" and stored not in ({0, 1}, {0, 255})
 
 

@@ -73,6 +73,7 @@ class Values:
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
     instances: whether the values are numbers of objects, 1..n anew in each file.
     solid: the values that cover areas, where all others are known to be smoothed edges.
+    alone: whether files of 0 and 255 alone stand beside files that hold 1 and 255.
     """
 
     kind: str = "index"
@@ -87,6 +88,7 @@ class Values:
     aliases: dict[int, int] = field(default_factory=dict)
     instances: bool = False
     solid: tuple[int, ...] = ()
+    alone: bool = False
 
     def add(self, values: Sequence[int], counts: ValueCounts) -> None:
         """Count one file, whose values are these."""
@@ -150,7 +152,14 @@ def total(
         stored = [frozenset(one.values) - {0} for one in counts]
         counted.aliases = _aliases(stored)
         counted.instances = 0 in counted.pixels and _are_instances(stored)
+        counted.alone = {*stored} <= _OBJECT_AND_IGNORED and {*stored} >= _BOTH_MEANINGS
     return counted
+
+
+_BOTH_MEANINGS = {frozenset((1, 255)), frozenset((255,))}
+"""The values but 0 of some files where 255 can't mean the same in all."""
+
+_OBJECT_AND_IGNORED = {*_BOTH_MEANINGS, frozenset((1,)), frozenset[int]()}
 
 
 def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
@@ -252,8 +261,11 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
     """Labels uint8 (H, W) of a label file; values that are no class become 255."""
     if encoding.kind == "color":
         return decode_values(packed_colors(raw), encoding)
-    numbers = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
-    return decode_values(np.asarray(numbers), encoding)
+    values = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
+    numbers: NDArray[np.integer] = np.asarray(values)
+    if encoding.alone:
+        encoding = encoding.in_file(np.unique(numbers).tolist())
+    return decode_values(numbers, encoding)
 
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
