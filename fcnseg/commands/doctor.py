@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.io import has_display
-from fcnseg.io.video_writer import writable_codecs
+from fcnseg.errors import FcnsegError
 
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
@@ -26,6 +30,19 @@ EXTRAS = {
     "log": ("tensorboard", "TensorBoard logs"),
 }
 """Extra: the module that shows it is there, and what it is good for."""
+
+WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""All of them install the same module, cv2."""
+
+ENOUGH = 2**30
+"""Bytes; a run's checkpoints, state and report of the default network take less."""
+
+ROOM = "delete what isn't needed, or work elsewhere: --out on another disk, TMPDIR=/path"
 
 
 @dataclass(frozen=True)
@@ -49,14 +66,13 @@ def diagnose() -> list[Row]:
     """Look at the parts one by one; never raises for a missing one."""
     return [
         Row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        Row(
-            "torch", f"{torch.__version__}, torchvision {importlib.metadata.version('torchvision')}"
-        ),
+        Row("torch", torch.__version__),
+        _torchvision(),
         *_devices(),
         _opencv(),
         _pyav(),
-        *_codecs(),
-        _display(),
+        *_video(),
+        *(_disk(folder) for folder in (Path(), Path(tempfile.gettempdir()))),
         *(_extra(name) for name in EXTRAS),
     ]
 
@@ -75,16 +91,33 @@ def _devices() -> Iterator[Row]:
     yield Row("precision", f"{precision} is what --precision auto takes on {device}")
 
 
+def _torchvision() -> Row:
+    """It has compiled operators, which load beside the torch they were built for."""
+    found = _version("torchvision") or "missing"
+    try:
+        importlib.import_module("fcnseg.models.torchvision_import")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        advice = "pip install --force-reinstall torch torchvision, both from the same index"
+        text = f"{found}, can't be imported beside torch {torch.__version__}: {reason}"
+        return Row("torchvision", text, ok=False, advice=advice)
+    return Row("torchvision", found)
+
+
 def _opencv() -> Row:
     """Two OpenCV wheels in one environment overwrite each other's files."""
-    wheels = [
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
-        if _installed(name)
-    ]
-    advice = "keep one: pip uninstall all of them, then pip install opencv-python"
-    several = len(wheels) > 1
-    return Row("OpenCV", ", ".join(wheels), ok=not several, advice=advice if several else "")
+    versions = {name: _version(name) for name in WHEELS}
+    wheels = [f"{name} {version}" for name, version in versions.items() if version]
+    found = ", ".join(wheels) or "no wheel of it"
+    try:
+        importlib.import_module("fcnseg.io")
+    except FcnsegError as error:  # the system lacks libGL, or there is none
+        return Row("OpenCV", f"{found}. {error.message}", ok=False, advice=error.hint or "")
+    if len(wheels) > 1:
+        names = " ".join(name for name, version in versions.items() if version)
+        advice = f"keep one: pip uninstall -y {names}, then pip install opencv-python"
+        return Row("OpenCV", found, ok=False, advice=advice)
+    return Row("OpenCV", found)
 
 
 def _pyav() -> Row:
@@ -94,15 +127,36 @@ def _pyav() -> Row:
     return Row("PyAV", "missing: no H.264, no sound", ok=False, advice="pip install 'av>=14'")
 
 
-def _codecs() -> Iterator[Row]:
-    for codec, suffix in writable_codecs().items():
-        yield Row("video out", f"{codec} ({suffix})")
-
-
-def _display() -> Row:
+def _video() -> Iterator[Row]:
+    """What needs OpenCV; nothing where it can't be loaded, which a row before says."""
+    try:
+        from fcnseg.io import has_display
+        from fcnseg.io.video_writer import writable_codecs
+    except FcnsegError:
+        return
     shown = has_display()
+    try:
+        codecs = writable_codecs()
+    except OSError as error:  # the temporary folder is full or read-only
+        yield Row("video out", f"can't be tried: {error.strerror}", ok=False, advice=ROOM)
+    else:
+        yield from (Row("video out", f"{codec} ({suffix})") for codec, suffix in codecs.items())
+        if not codecs:
+            advice = "pip install 'av>=14', or write images: -o FOLDER"
+            yield Row("video out", "no codec: no video can be written", ok=False, advice=advice)
     advice = "" if shown else "--show needs a display; -o writes files without one"
-    return Row("display", "there is one" if shown else "none", ok=shown, advice=advice)
+    yield Row("display", "there is one" if shown else "none", ok=shown, advice=advice)
+
+
+def _disk(folder: Path) -> Row:
+    """The room where runs and temporary files are written."""
+    name = f"disk of {folder.resolve()}"
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Row(name, f"can't be read: {error.strerror}", ok=False, advice=ROOM)
+    full = free < ENOUGH
+    return Row(name, f"{free / 2**30:.1f} GiB free", ok=not full, advice=ROOM if full else "")
 
 
 def _extra(name: str) -> Row:
@@ -112,9 +166,9 @@ def _extra(name: str) -> Row:
     return Row(f"extra {name}", purpose, ok=False, advice=f"pip install 'fcnseg[{name}]'")
 
 
-def _installed(distribution: str) -> bool:
+def _version(distribution: str) -> str | None:
+    """The installed version; None where there is none."""
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

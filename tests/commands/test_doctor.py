@@ -1,4 +1,9 @@
+import errno
+import importlib
 import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -12,12 +17,69 @@ def test_rows_say_what_is_there() -> None:
     assert rows["OpenCV"].found.startswith("opencv-python ")
 
 
-def test_two_opencv_wheels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda name: "contrib" not in name)
-    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "5.0")
+@pytest.mark.parametrize("second", doctor.WHEELS[1:])
+def test_two_opencv_wheels_are_noticed(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ("opencv-python", second)
+    monkeypatch.setattr(doctor, "_version", lambda name: "5.0" if name in there else None)
     row = doctor._opencv()
     assert not row.ok
-    assert "pip uninstall" in row.advice
+    assert f"pip uninstall -y opencv-python {second}," in row.advice
+
+
+def fail_to_import(monkeypatch: pytest.MonkeyPatch, module: str, error: Exception) -> None:
+    """Importing `module` raises `error`, for the doctor."""
+    real = importlib.import_module
+
+    def fake(name: str) -> ModuleType:
+        if name == module:
+            raise error
+        return real(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", fake)
+
+
+def test_a_missing_system_library_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libGL is missing: cv2 can't be imported, and everything else is reported all the same."""
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["fcnseg", "io"]]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    rows = {row.part: row for row in doctor.diagnose()}
+    assert not rows["OpenCV"].ok
+    assert "apt-get install libgl1" in rows["OpenCV"].advice
+    assert not {"video out", "display"} & set(rows)
+    assert rows["torch"].ok
+
+
+def test_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("operator torchvision::nms does not exist\nmore")
+    fail_to_import(monkeypatch, "fcnseg.models.torchvision_import", error)
+    row = doctor._torchvision()
+    assert not row.ok
+    assert row.found.endswith("operator torchvision::nms does not exist")
+    assert "torch torchvision" in row.advice
+
+
+def test_no_codec_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcnseg.io.video_writer.writable_codecs", dict)
+    monkeypatch.setattr("fcnseg.io.has_display", lambda: False)
+    codec, display = doctor._video()
+    assert not codec.ok
+    assert "pip install 'av>=14'" in codec.advice
+    assert not display.ok
+    assert "-o writes files" in display.advice
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor._disk(tmp_path).advice in ("", doctor.ROOM)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 << 20))
+    row = doctor._disk(tmp_path)
+    assert (row.ok, row.found, row.advice) == (False, "0.0 GiB free", doctor.ROOM)
+
+    def full() -> dict[str, str]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fcnseg.io.video_writer.writable_codecs", full)
+    assert next(doctor._video()).found == "can't be tried: No space left on device"
 
 
 def test_opencv_prints_nothing_where_pyav_is_missing(
