@@ -96,6 +96,9 @@ def _torchvision() -> Row:
     found = _version("torchvision") or "missing"
     try:
         importlib.import_module("fcnseg.models.torchvision_import")
+    except FcnsegError:  # our models need OpenCV
+        advice = "first make OpenCV load, see below"
+        return Row("torchvision", f"{found}, not tried", ok=False, advice=advice)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         advice = "pip install --force-reinstall torch torchvision, both from the same index"

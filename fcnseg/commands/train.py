@@ -37,6 +37,7 @@ from fcnseg.training.run_folder import (
     find_unfinished,
     load_state,
     new_run,
+    options_like,
     refuse_taken,
 )
 from fcnseg.training.setup import (
@@ -103,6 +104,9 @@ def train(
         given = {**config.chosen(), **options}
     else:
         given = {**options} if data is None else {"data": data, **options}
+        config = TrainConfig.make(given)
+    if config.like is not None:
+        given = options_like(config.like, given)
         config = TrainConfig.make(given)
     asked = {name: getattr(config, name) for name in given}
     ranks = init_distributed(config.device)

@@ -150,6 +150,7 @@ class TrainConfig(Options):
     workers: int = compute(-1, _WORKERS, ge=-1)
     compile: bool = compute(False, "Compile the backbone with torch.compile, which takes about a minute")
     seed: int = compute(0, _SEED, ge=0)
+    like: Path | None = compute(None, "Train as that run was: its dataset, options and seed; options given beside it take precedence", metavar="RUN")
 
 
 @dataclass(frozen=True, kw_only=True)

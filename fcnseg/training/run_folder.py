@@ -184,6 +184,24 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     )
 
 
+def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, and for the rest the options of another run; OptionError without one.
+
+    Nothing of what says where that run lies is taken over.
+    """
+    if given.get("resume"):
+        raise OptionError(
+            "--like starts a new run, --resume continues one: both were given.", hint="omit one"
+        )
+    if not RunFolder(run).config.is_file():
+        raise OptionError(
+            f"{run} is no run folder: it contains no config.toml.",
+            hint="name a folder that fcnseg train has written, such as runs/train1",
+        )
+    stored = TrainConfig.load(RunFolder(run).config).as_dict()
+    return {**stored, "out": None, "resume": False, **given, "like": None}
+
+
 def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
     """The run that find_run means if it has epochs to go, None otherwise."""
     try:

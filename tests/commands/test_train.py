@@ -655,3 +655,25 @@ def test_no_run_folder_stays_of_a_training_that_cannot_start(
         start(folder, out, **options)
     assert [path.name for path in out.glob("*")] == (["notes.txt"] if theirs else [])
     assert out.exists() is theirs
+
+
+def test_like_trains_to_the_same_weights(folder: Path, tmp_path: Path, undisturbed: Path) -> None:
+    again = train(like=undisturbed, out=tmp_path / "again")
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (again.run / name).read_bytes() == (undisturbed / name).read_bytes()
+    first, second = (TrainConfig.load(run / "config.toml") for run in (undisturbed, again.run))
+    assert dataclasses.replace(second, out=first.out) == first
+    assert rows(again.run) == rows(undisturbed)
+
+
+def test_options_beside_like_take_precedence(tmp_path: Path, undisturbed: Path) -> None:
+    again = train(like=undisturbed, out=tmp_path / "other", epochs=1, seed=7)
+    stored = TrainConfig.load(again.run / "config.toml")
+    assert (stored.epochs, stored.seed, stored.lr, stored.like) == (1, 7, QUICK["lr"], None)
+
+
+def test_like_says_what_it_needs(tmp_path: Path, undisturbed: Path) -> None:
+    with pytest.raises(OptionError, match=r"is no run folder: it contains no config\.toml"):
+        train(like=tmp_path)
+    with pytest.raises(OptionError, match="both were given"):
+        train(like=undisturbed, resume=True)
