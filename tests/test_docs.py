@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from fcnseg.cli.app import app
+from fcnseg.cli.app import COMMANDS, app
+from fcnseg.config.options import options_of
 
 ROOT = Path(__file__).parent.parent
 CARD = ROOT / "fcnseg/models/zoo/nuclei.md"
@@ -89,6 +90,20 @@ def test_flags_exist(path: Path) -> None:
         for word in words:
             flag = re.match(r"--[a-z][a-z-]*|-[a-z]$", word)
             assert not flag or flag[0] in known, f"{path.name}: fcnseg {command} {word}"
+
+
+@pytest.mark.parametrize("words", command_lines((ROOT / "docs/recipes.md").read_text("utf-8")))
+def test_recipes_are_accepted(words: list[str]) -> None:
+    """Every option has a value that it takes."""
+    command, *rest = words
+    parsed = get_command(app).commands[command].make_context(command, rest)  # type: ignore[attr-defined]
+    options = COMMANDS[command].options
+    known = options_of(options)
+    given = {
+        name: v for name, v in parsed.params.items() if name in known and v not in (None, [], ())
+    }
+    once = {name: v[0] if known[name].once else v for name, v in given.items()}
+    assert options.make(once).chosen()
 
 
 def anchors_of(path: Path) -> set[str]:

@@ -76,3 +76,14 @@ def test_the_file_with_annotations_is_used(tmp_path: Path) -> None:
     write(tmp_path / "a.json", names, [])
     write(tmp_path / "b.json", names, [square(n, n) for n in range(3)])
     assert areas(describe(tmp_path)) == dict.fromkeys("012", 64)
+
+
+def test_names_that_leave_the_folder_read_nothing(tmp_path: Path) -> None:
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    pictures(data)
+    pictures(outside, 1)
+    hostile = {3: "../outside/0.png", 4: str(outside / "0.png"), 5: "./x/../../outside/0.png"}
+    names = {n: f"{n}.png" for n in range(3)} | hostile
+    write(data / "coco.json", names, [square(n % 4, n) for n in names])
+    description = describe(data)
+    assert {pair.image for pair in description.pairs} == {data / f"{n}.png" for n in range(3)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -12,10 +13,12 @@ import safetensors.torch
 import torch
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import CheckpointError
+from fcnseg.errors import CheckpointError, FcnsegError
+from fcnseg.inference.loading import load
 from fcnseg.models import build
 from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint, find_model
 from fcnseg.models.spec import LITE, ModelSpec
+from fcnseg.training.run_folder import load_state
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +256,25 @@ def test_a_file_of_torch_is_known_by_its_content(tmp_path: Path, suffix: str) ->
     with pytest.raises(CheckpointError, match="objects of another program") as caught:
         Checkpoint.load(path)
     assert "copy it again" not in caught.value.hint, "it is not damaged"
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.pth", "state.pt"])
+def test_nothing_in_a_pickle_is_executed(name: str, tmp_path: Path) -> None:
+    mark, path = tmp_path / "executed", tmp_path / name
+    torch.save({"format": 1, "model": Hostile(mark)}, path)
+    for read in (load, load_state):
+        with pytest.raises(FcnsegError):
+            read(path)
+    assert not mark.exists()
+    torch.load(io.BytesIO(path.read_bytes()), weights_only=False)
+    assert mark.exists(), "the file is hostile"
