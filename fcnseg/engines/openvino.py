@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 import queue
 import sys
+import threading
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.concurrency import usable_cores
 from fcnseg.engines.base import (
     HEADER_KEY,
     LABELS,
@@ -31,6 +35,12 @@ from fcnseg.files import utf8_name
 _KEPT = "64"
 """Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
 memory grows with every new size: benchmarks/many_sizes.py."""
+
+
+_ONE_THREAD = {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+
+_let_go = threading.Event()
+"""Whether an engine was closed in this process or one that it was forked from."""
 
 
 class OpenVinoEngine(ExportedEngine):
@@ -74,6 +84,9 @@ class OpenVinoEngine(ExportedEngine):
                 "NUM_STREAMS": str(self.parallelism.count),
                 "INFERENCE_NUM_THREADS": str(threads),
             }
+        if _opened_in() != os.getpid():
+            options |= _in_a_fork()
+        weakref.finalize(self, _let_go.set)
         self._model, self._options = model, options
         names = {name for output in model.outputs for name in output.names}
         self.has_scores, self.has_labels = SCORES in names, LABELS in names
@@ -119,6 +132,28 @@ def read_model(path: Path) -> Any:
 
 
 @functools.cache
+def _opened_in() -> int:
+    """The process that first used OpenVINO; another one was forked from it."""
+    return os.getpid()
+
+
+def _in_a_fork() -> dict[str, str]:
+    """Options with which a forked process makes threads of its own.
+
+    OpenVINO gives a new model the threads of one that was closed, if they were made with the same
+    options; in a forked process they are missing, and it would wait for them for ever. With one
+    core no options differ: OptionError.
+    """
+    if usable_cores() == 1 and _let_go.is_set():
+        raise OptionError(
+            "OpenVINO can't open a model here: this process was forked from one that had closed "
+            "a model, and OpenVINO would wait for that one's threads.",
+            hint='start the workers with multiprocessing\'s "spawn", or take another engine',
+        )
+    return _ONE_THREAD
+
+
+@functools.cache
 def _core() -> Any:
     """OpenVINO's plugins, one set for as long as the process lives.
 
@@ -126,6 +161,7 @@ def _core() -> Any:
     one). When they are let go of in another thread that stack is gone but still in use, and the
     next Ctrl-C ends the process with a segmentation fault (2026.4).
     """
+    _opened_in()
     return import_openvino().Core()
 
 

@@ -6,13 +6,16 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fcnseg
+from fcnseg.concurrency import usable_cores
 from fcnseg.engines import base as forking
+from fcnseg.engines import openvino
 from fcnseg.engines.base import Home
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
@@ -21,8 +24,15 @@ from tests.conftest import skip_without
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
 JOB = """
-import json, multiprocessing, sys, fcnseg
+import json, multiprocessing, pickle, sys, fcnseg
 from fcnseg.export.parity import sample_images
+
+class Pickled:
+    def __init__(self, data):
+        self.data = data
+
+    def __call__(self, image):
+        return pickle.loads(self.data)(image)
 
 def child(model, results):
     try:
@@ -36,6 +46,12 @@ if __name__ == "__main__":
     model = fcnseg.load(path, engine=engine, precision="f32")
     if used == "used":
         model(image, probabilities=True)
+    if used == "closed":
+        model(image)
+        again = pickle.loads(pickle.dumps(model))
+        again(image)
+        del again
+        model = Pickled(pickle.dumps(model))
     context = multiprocessing.get_context(method)
     results = context.Queue()
     process = context.Process(target=child, args=(model, results), daemon=True)
@@ -69,6 +85,24 @@ def test_a_forked_child_answers(random_model, exported_model, tmp_path, engine, 
     found = in_a_child(tmp_path, path, engine, "fork", used)
     expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+def test_a_forked_child_answers_after_a_model_was_closed(exported_model, tmp_path, monkeypatch):
+    """OpenVINO would give the child the closed model's threads, which it does not have."""
+    skip_without("openvino")
+    if usable_cores() == 1:
+        pytest.skip("with one core the child is told that it can't")
+    found = in_a_child(tmp_path, exported_model, "openvino", "fork", "closed")
+    assert found.shape == RGB.shape[:2]
+    engine = fcnseg.load(exported_model, engine="openvino").engine
+    monkeypatch.setattr(openvino, "_opened_in", lambda: os.getpid() + 1)
+    monkeypatch.setattr(openvino, "usable_cores", lambda: 1)
+    monkeypatch.setattr(openvino, "_let_go", threading.Event())
+    copy.copy(engine)
+    openvino._let_go.set()
+    with pytest.raises(OptionError, match="forked"):
+        copy.copy(engine)
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
