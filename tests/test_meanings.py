@@ -42,6 +42,22 @@ def test_255_beside_1_in_one_file_is_ignored(tmp_path: Path) -> None:
     assert (len(seen.description.classes), seen.description.ignore_index) == (2, 255)
 
 
+@pytest.mark.parametrize(("base", "anew"), [(1000, True), (1000, False), (256, True)])
+def test_numbers_of_objects_that_hold_their_class(tmp_path: Path, base: int, anew: bool) -> None:
+    """class * 1000 + object, numbered in each file anew or throughout."""
+    truth = discs(classes=3)
+    lower = (np.arange(SIDE) >= SIDE // 2).astype(int)[:, None]
+    numbers = [lower if anew else index for index in range(len(truth))]
+    stored = [
+        np.where(labels > 0, labels.astype(int) * base + number, 0)
+        for labels, number in zip(truth, numbers, strict=True)
+    ]
+    seen = scan(write(tmp_path, [one.astype(np.uint16) for one in stored]))
+    assert len(seen.description.classes) == 3
+    assert any(f"class * {base} + object" in why for why in seen.description.why)
+    assert agrees(seen, truth)
+
+
 def two_meanings(folder: Path) -> tuple[Path, Labels]:
     """255 is a border beside 1 in half of the files, and the object in the others."""
     truth = discs()

@@ -40,7 +40,7 @@ WHEELS = (
 """All of them install the same module, cv2."""
 
 ENOUGH = 2**30
-"""Bytes; a run's checkpoints, state and report of the default network take less."""
+"""Bytes free from which on a disk is not called full: room for the checkpoints of a run."""
 
 ROOM = "delete what isn't needed, or work elsewhere: --out on another disk, TMPDIR=/path"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
@@ -26,6 +25,7 @@ from fcnseg.datasets.encoding.colors import (
     without_strays,
 )
 from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
+from fcnseg.datasets.encoding.objects import class_base, read_objects
 from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
@@ -57,8 +57,8 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return _read_terms(values, entries)
     if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
         return _read_both_scales(values, entries)
-    if values.instances and not entries:
-        return _read_instances(values)
+    if not entries and (values.instances or class_base(values)):
+        return read_objects(values)
     if values.kind == "color":
         factor = _channel(values)
         if factor:
@@ -334,15 +334,3 @@ def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:
     return replace(
         reading, encoding=replace(reading.encoding, values=stored), why=(*reading.why, why)
     )
-
-
-def _read_instances(values: Values) -> Reading:
-    """Numbers of objects: what has one is object, 0 is background."""
-    numbers = tuple(sorted(value for value in values.pixels if value > 0))
-    shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
-    why = (
-        f"{shown} number the objects of each file anew: read as background and "
-        "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
-    )
-    kind: Literal["index", "color"] = "index" if values.kind == "index" else "color"
-    return Reading(Encoding(kind, ((0,), numbers)), named(BINARY), None, (why,))
