@@ -102,7 +102,7 @@ def view(
         with source:
             if source.kind in MOVING:
                 inside = out if found.count == 1 else out / safe_path(name)
-                small = replace(figures, width=VIDEO_WIDTH)
+                small = replace(figures, width=VIDEO_WIDTH, whole_key=True)
                 drawn, written = _write_videos(small, source, inside, callback)
             elif config.fps is not None:
                 raise OptionError("--fps is for videos; viz draws a folder for each image.")

@@ -14,7 +14,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
 from fcnseg.models import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.viz import Tile, heatmaps, page
+from fcnseg.viz import Tile, heatmaps, page, skips
 from fcnseg.viz.heatmaps import HeatmapFigures
 
 
@@ -34,7 +34,8 @@ def pages_of(
         keys.append([name for name, _ in key])
         return page(tiles, key=key, **more)
 
-    monkeypatch.setattr(heatmaps, "page", spy)
+    for module in (heatmaps, skips):
+        monkeypatch.setattr(module, "page", spy)
     config = VizConfig.make({"source": ["a.png"], "rungs": True})
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     figures = HeatmapFigures.of(segmenter, config)
@@ -52,7 +53,8 @@ def test_a_partial_sum_is_not_called_a_network(
     found = segmenter.predict([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)])
     classes = {segmenter.classes.names[index] for index in np.unique(found[0].labels)}
     with_key = [set(key) for key in keys if key]
-    assert len(with_key) == 2 + len(segmenter.classes)  # uncertainty, skips, each class's skips
+    # overview, uncertainty, skips, each class's skips
+    assert len(with_key) == 3 + len(segmenter.classes)
     assert all(key >= classes for key in with_key)
 
 
@@ -83,3 +85,14 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
     assert ["input", "prediction", "without stride 16", "without stride 8"] in titles
     row = ["change by stride 16", "change by stride 8", "without stride 16", "without stride 8"]
     assert titles.count(row) == classes
+
+
+def test_pages_of_a_video_keep_their_size(segmenter: Segmenter) -> None:
+    config = VizConfig.make({"source": ["a.mp4"], "rungs": True})
+    figures = replace(HeatmapFigures.of(segmenter, config), whole_key=True)
+    frames = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 250)]
+    frames.append(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    sizes = [{n: page.shape for n, page in figures.videos(Frame(image))} for image in frames]
+    assert all(size == sizes[0] for size in sizes)
+    labels = np.zeros((64, 64), np.uint8)
+    assert [name for name, _ in figures.key(labels)] == list(segmenter.classes.names)
