@@ -102,7 +102,7 @@ class Window:
         """Wait for a key; q, Esc and the window's cross end it."""
         key = cv2.waitKey(milliseconds) & 0xFF
         closed = cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) < 1
-        self.ended = key in _ENDING_KEYS or closed
+        self.ended = self.ended or key in _ENDING_KEYS or closed
 
     def close(self) -> None:
         """Close the window."""

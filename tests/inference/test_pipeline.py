@@ -517,11 +517,12 @@ def test_ctrl_c_ends_when_what_was_read_is_written(tmp_path, monkeypatch, batch,
 
 
 def test_q_ends_with_a_playable_file(tmp_path, monkeypatch, clip):
+    """Pressed while the window waits for a frame's time, too."""
     fake = FakeWindow(monkeypatch, keys=[-1] * 7 + [ord("q")])
     result = run(clip, tmp_path / "out.mp4", show=True)
-    assert (result.frames_in, result.frames_out, len(fake.shown)) == (8, 8, 8)
+    assert 0 < len(fake.shown) <= result.frames_in == result.frames_out < 12
     with open_video(tmp_path / "out.mp4") as reader:
-        assert len(list(reader)) == 8
+        assert len(list(reader)) == result.frames_out
 
 
 def test_show_alone_writes_no_files(tmp_path, monkeypatch, clip):

@@ -42,10 +42,10 @@ class WindowSink:
 
     def write(self, frame: Frame, prediction: PredictedArrays, *, age: float | None = None) -> None:
         """Show a frame; age: seconds since a camera captured it, written on the image."""
+        if self._paced and not self.ended:
+            self._wait_for(frame.time)
         if self.ended:
             return
-        if self._paced:
-            self._wait_for(frame.time)
         late = "" if age is None else f"  {age * 1000:.0f} ms old"
         text = f"{self._speed():.1f} frames/s{late}"
         image = self._renderer.overlay(frame, prediction)
