@@ -111,8 +111,7 @@ def _sum_pages(figures: HeatmapFigures, frame: Frame) -> Iterator[tuple[str, Rgb
             width=figures.width,
         ),
     )
-    total = np.sum(list(skips.values()), axis=0)
-    limit = _limit([_score(total, index) for index in figures.chosen])
+    limit = _limit([_sum_of(skips, index) for index in figures.chosen])
     for index in figures.chosen:
         yield (
             f"rungs-{figures.page_name(index)}",
@@ -157,7 +156,7 @@ def _contributions(
     """One class: what each skip adds to its score, their sum, the predictions beneath."""
     name = figures.segmenter.classes.names[index]
     added = {stride: _score(scores, index) for stride, scores in skips.items()}
-    total = np.sum(list(added.values()), axis=0)
+    total = _sum_of(skips, index)
     coarse = next(iter(skips))
     tiles = [
         Tile(
@@ -183,6 +182,11 @@ def _contributions(
 def _score(scores: Floats, index: int) -> Floats:
     """A class of (K, H, W) against the mean of all: only differences matter to the prediction."""
     return np.asarray(scores[index] - scores.mean(axis=0), np.float32)
+
+
+def _sum_of(skips: dict[int, Floats], index: int) -> Floats:
+    parts = [_score(scores, index) for scores in skips.values()]
+    return np.asarray(np.sum(parts, axis=0), np.float32)
 
 
 def _limit(maps: Sequence[Floats]) -> float:
