@@ -53,13 +53,11 @@ def _ablation_pages(
     ]
     key = figures.key(seen)
     yield "rungs.png", page(tiles, key=key, columns=len(tiles), width=figures.width)
-    changes = {
-        index: {stride: _score(logits - scores, index) for stride, scores in without.items()}
-        for index in figures.chosen
-    }
-    limit = _limit([map_ for of_class in changes.values() for map_ in of_class.values()])
+    changes = {stride: _relative(logits - scores) for stride, scores in without.items()}
+    limit = _limit(np.stack(list(changes.values()))[:, list(figures.chosen)])
     for index in figures.chosen:
-        page_of_class = _change_page(figures, frame, index, changes[index], limit, predictions, key)
+        of_class = {stride: change[index] for stride, change in changes.items()}
+        page_of_class = _change_page(figures, frame, index, of_class, limit, predictions, key)
         yield f"rungs-{figures.page_name(index)}", page_of_class
 
 
@@ -102,21 +100,25 @@ def _sum_pages(figures: HeatmapFigures, frame: Frame) -> Iterator[tuple[str, Rgb
     """rungs.png, predictions from coarse to fine; and the contributions to each class."""
     skips = dict(sorted(figures.segmenter.skip_scores(frame.pixels).items(), reverse=True))
     predictions = _coarser(figures, frame, skips)
+    key = figures.key(predictions_of(skips))
     yield (
         "rungs.png",
         page(
             [Tile(frame.image, "input"), *predictions],
-            key=figures.key(predictions_of(skips)),
+            key=key,
             columns=len(predictions) + 1,
             width=figures.width,
         ),
     )
-    limit = _limit([_sum_of(skips, index) for index in figures.chosen])
+    added = {stride: _relative(scores) for stride, scores in skips.items()}
+    totals = np.sum(list(added.values()), axis=0)
+    limit = _limit(totals[list(figures.chosen)])
     for index in figures.chosen:
-        yield (
-            f"rungs-{figures.page_name(index)}",
-            _contributions(figures, frame, index, skips, limit, predictions),
+        of_class = {stride: scores[index] for stride, scores in added.items()}
+        page_of_class = _contributions(
+            figures, frame, index, of_class, totals[index], limit, predictions, key
         )
+        yield f"rungs-{figures.page_name(index)}", page_of_class
 
 
 def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) -> list[Tile]:
@@ -149,15 +151,15 @@ def _contributions(
     figures: HeatmapFigures,
     frame: Frame,
     index: int,
-    skips: dict[int, Floats],
+    added: dict[int, Floats],
+    total: Floats,
     limit: float,
     predictions: list[Tile],
+    key: Sequence[tuple[str, tuple[int, int, int]]],
 ) -> Rgb:
     """One class: what each skip adds to its score, their sum, the predictions beneath."""
     name = figures.segmenter.classes.names[index]
-    added = {stride: _score(scores, index) for stride, scores in skips.items()}
-    total = _sum_of(skips, index)
-    coarse = next(iter(skips))
+    coarse = next(iter(added))
     tiles = [
         Tile(
             signed_map(frame.image, scores / limit),
@@ -175,23 +177,17 @@ def _contributions(
     scale = signed_scale(
         f"-{limit:.1f}", f"+{limit:.1f}", f"score of {name} against the mean of all classes"
     )
-    key = figures.key(predictions_of(skips))
-    return page(tiles, scale=scale, key=key, columns=len(skips) + 1, width=figures.width)
+    return page(tiles, scale=scale, key=key, columns=len(added) + 1, width=figures.width)
 
 
-def _score(scores: Floats, index: int) -> Floats:
-    """A class of (K, H, W) against the mean of all: only differences matter to the prediction."""
-    return np.asarray(scores[index] - scores.mean(axis=0), np.float32)
+def _relative(scores: Floats) -> Floats:
+    """Scores (K, H, W) against the mean of the classes: only differences matter to predictions."""
+    return np.asarray(scores - scores.mean(axis=0), np.float32)
 
 
-def _sum_of(skips: dict[int, Floats], index: int) -> Floats:
-    parts = [_score(scores, index) for scores in skips.values()]
-    return np.asarray(np.sum(parts, axis=0), np.float32)
-
-
-def _limit(maps: Sequence[Floats]) -> float:
+def _limit(maps: Floats) -> float:
     """One range for the pages of all classes, so that they can be compared."""
-    return max(float(np.quantile(np.abs(np.stack(maps)), 0.995)), 1e-6)
+    return max(float(np.quantile(np.abs(maps), 0.995)), 1e-6)
 
 
 def predictions_of(skips: dict[int, Floats]) -> Labels:

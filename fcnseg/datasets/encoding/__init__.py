@@ -57,8 +57,9 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return _read_terms(values, entries)
     if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
         return _read_both_scales(values, entries)
-    if not entries and (values.instances or class_base(values)):
-        return read_objects(values)
+    base = 0 if entries else class_base(values)
+    if base or (values.instances and not entries):
+        return read_objects(values, base)
     if values.kind == "color":
         factor = _channel(values)
         if factor:

@@ -14,13 +14,13 @@ _BASES = (1000, 256)
 """class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
 
 
-def read_objects(values: Values) -> Reading:
+def read_objects(values: Values, base: int) -> Reading:
     """Numbers of objects: what has one is object, 0 is background.
 
-    Where the numbers are class * 1000 + object or class * 256 + object, a class for each.
+    base: of `class_base`; where the numbers hold classes, a class for each.
     """
     numbers = tuple(sorted(value for value in values.pixels if value > 0))
-    if base := class_base(values):
+    if base:
         return _read_classes(values, numbers, base)
     shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
     why = (

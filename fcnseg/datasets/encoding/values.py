@@ -238,7 +238,7 @@ def _palette_colors(raw: RawLabels, values: Sequence[int]) -> tuple[int, ...]:
 
 
 def _count(
-    numbers: NDArray[np.int32], *, narrow: bool
+    numbers: NDArray[np.integer], *, narrow: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct values, ascending, and how often each occurs. narrow: all are known in 0..255."""
     if narrow or (numbers.min() >= 0 and numbers.max() < 256):
@@ -264,7 +264,7 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
     values = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
     numbers: NDArray[np.integer] = np.asarray(values)
     if encoding.alone:
-        encoding = encoding.in_file(np.unique(numbers).tolist())
+        encoding = encoding.in_file(_count(numbers, narrow=False)[0].tolist())
     return decode_values(numbers, encoding)
 
 
