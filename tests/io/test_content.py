@@ -111,7 +111,9 @@ def packed_tiff(values, bits):
         "cmyk16",
     ],
 )
-def test_tiffs_of_rare_layouts(data, expected):
+def test_tiffs_of_rare_layouts(data, expected, request):
+    if request.node.callspec.id in ("2bit", "4bit"):
+        pytest.importorskip("imagecodecs", reason="tifffile unpacks 2 and 4 bits with it")
     assert np.abs(decode_image(data).astype(int) - expected).max() <= 2
 
 
