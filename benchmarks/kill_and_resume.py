@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.models.checkpoint import Checkpoint
 
 TRAIN = """

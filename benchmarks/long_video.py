@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from fcnseg.commands.demo import CLASSES, draw, make_scene
+from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.io.video_writer import VideoWriter

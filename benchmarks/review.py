@@ -15,7 +15,7 @@ import numpy as np
 
 from fcnseg.classes import ClassMap
 from fcnseg.commands.analysis.review import review
-from fcnseg.commands.demo import CLASSES, write_dataset
+from fcnseg.commands.demo.scenes import CLASSES, write_dataset
 from fcnseg.commands.train import train
 from fcnseg.config import ReviewConfig
 from fcnseg.io.labels import connected_regions, read_raw_labels, write_labels

@@ -29,7 +29,7 @@ import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's t
 import torch
 
 from fcnseg.classes import ClassMap
-from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision

@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train

@@ -79,7 +79,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder of drawn pictures: 24 to train on, 6 to validate."""
-    from fcnseg.commands.demo import write_dataset
+    from fcnseg.commands.demo.scenes import write_dataset
 
     folder = tmp_path_factory.mktemp("drawn")
     write_dataset(folder, train=24, val=6)
@@ -99,7 +99,7 @@ def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network with four classes, fuse score, down to stride 4."""
-    from fcnseg.commands.demo import CLASSES
+    from fcnseg.commands.demo.scenes import CLASSES
     from fcnseg.models import build
     from fcnseg.models.checkpoint import Checkpoint
     from fcnseg.models.spec import ModelSpec
@@ -162,7 +162,7 @@ def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 12 drawn frames at 12.5 frames a second, 160x128."""
     from fractions import Fraction
 
-    from fcnseg.commands.demo import SIZE, draw, make_scene
+    from fcnseg.commands.demo.scenes import SIZE, draw, make_scene
     from fcnseg.io.video_writer import VideoWriter
 
     clip = tmp_path_factory.mktemp("clip") / "clip.mp4"

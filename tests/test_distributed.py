@@ -17,7 +17,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from fcnseg import distributed as module
-from fcnseg.commands.demo import SIZE, draw, make_scene
+from fcnseg.commands.demo.scenes import SIZE, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, _portable

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
-from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import EvalConfig
 from fcnseg.datasets.dataset import SegmentationDataset

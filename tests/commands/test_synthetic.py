@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcnseg.commands.demo import CLASSES, SIZE, draw, make_scene, write_dataset
+from fcnseg.commands.demo.scenes import CLASSES, SIZE, draw, make_scene, write_dataset
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels
 

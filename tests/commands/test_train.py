@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg.commands.demo import write_dataset
+from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import TrainResult, train
 from fcnseg.config import EvalConfig, TrainConfig

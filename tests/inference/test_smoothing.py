@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fcnseg.cli.tables import show_infer
-from fcnseg.commands.demo import CLASSES, draw, make_scene
+from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine

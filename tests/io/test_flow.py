@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fcnseg.commands.demo import draw, make_scene
+from fcnseg.commands.demo.scenes import draw, make_scene
 from fcnseg.export.parity import sample_images
 from fcnseg.io.warp import LONGEST, Motion, Tracker, look_up
 
