@@ -16,11 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fcnseg.config.options import Decoder, Fuse, Options, Upsampling, option
+import fcnseg.config.texts as texts
+from fcnseg.config.options import (
+    Decoder,
+    EngineName,
+    Fuse,
+    Options,
+    RunPrecision,
+    Upsampling,
+    option,
+)
+from fcnseg.config.viz import VizConfig as VizConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
-RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
-EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
 Format = Literal["onnx", "openvino", "torchscript", "torch-export", "web"]
 Include = Literal["argmax", "skips"]
 Output = Literal[
@@ -36,31 +44,6 @@ augmentation = functools.partial(option, group="Augmentation")
 reporting = functools.partial(option, group="Checkpoints, scores and images")
 compute = functools.partial(option, group="Hardware")
 
-# Texts of options that several commands share.
-_MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
-_SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
-_SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
-_PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
-_SOURCE = "Images, videos, folders, globs, a sequence (frame_%04d.png), a camera number, a stream address (rtsp://, http://), or - for stdin"
-_DEVICE = "auto, cpu, cuda, cuda:N or mps"
-_PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
-_INT8 = f"{_PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
-_ENGINE = "Inference engine: torch, onnxruntime, openvino or opencv; auto = by the model file"
-_WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
-_SEED = "Random seed"
-_LIMIT = "Stop after N frames; 0 = no limit"
-_FILL_BOXES = "Boxes among polygons (YOLO, COCO) are filled as their class (default: ignored)"
-_CLASSES = "Only this class (name or number), repeatable; others become 255"
-_ALPHA = "Opacity of the colors over the image"
-_TTA = "Test-time augmentation: four scales and horizontal flip"
-_HTML = "Write a report: one page with tables, charts and images (extra: report)"
-_TOLERANCE = "Pixels that an outline may be off, for boundary F1 and kinds of errors"
-_OUT = ("--out", "-o")
-_MODEL_FLAGS = ("--model", "-m")
-_COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
-_EACH_MODEL = "run the command once for each model"
-_PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"
-
 # fmt: off
 
 
@@ -74,7 +57,7 @@ class CheckConfig(Options):
     html: Path | None = option(None, "Write the report as one HTML page, images and labels side by side", metavar="FILE")
     write: Path | None = option(None, "Write what was detected as a dataset.toml, to edit and train on", metavar="FILE")
     fix: Path | None = option(None, "Write a clean copy of the dataset to this new folder", metavar="OUT")
-    fill_boxes: bool = option(False, _FILL_BOXES)
+    fill_boxes: bool = option(False, texts.FILL_BOXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +73,7 @@ class TrainConfig(Options):
     command = "train"
     data: Path | None = option(None, "Dataset folder (with --resume: the run folder, or nothing)", argument=True)
     # The ten that most people need come first.
-    out: Path | None = option(None, "Run folder (default: the next free runs/trainN)", flags=_OUT)
+    out: Path | None = option(None, "Run folder (default: the next free runs/trainN)", flags=texts.OUT)
     epochs: int = option(0, "Number of epochs; 0 = automatic (about 2000 steps)", ge=0)
     batch: int | Literal["auto"] = option(8, "Batch size; auto = as large as fits in GPU memory", ge=1, metavar="N|auto")
     lr: float = option(2e-3, "Peak learning rate", gt=0)
@@ -99,7 +82,7 @@ class TrainConfig(Options):
     decoder: Decoder | None = option(None, "Finest skip connection that is used, fcn32s = none", fallback="fcn4s")
     finetune: str | None = option(None, "Start from a checkpoint or run folder; its network is kept unless options say otherwise", metavar="MODEL")
     resume: bool = option(False, "Resume an interrupted run (that of --out, or the newest)")
-    device: str = option("auto", _DEVICE)
+    device: str = option("auto", texts.DEVICE)
 
     fuse: Fuse | None = network(None, "What is joined at a skip: score sums scores (the paper), feature sums features, concat concatenates them", fallback="feature")
     width: int | None = network(None, "Channels of a skip (fuse feature, concat)", fallback=64, ge=8)
@@ -111,9 +94,9 @@ class TrainConfig(Options):
     freeze: int = network(0, "Number of backbone stages to freeze, from the input", ge=0)
     freeze_norm: bool = network(False, "Freeze the statistics of batch norms (for tiny batches)")
 
-    fill_boxes: bool = option(False, _FILL_BOXES, group="Dataset")
+    fill_boxes: bool = option(False, texts.FILL_BOXES, group="Dataset")
     bands: str | None = option(None, "Bands of the images that the network takes, from 1 on as in GDAL (default: all; 8-bit RGB as it is)", metavar="N,N,...", group="Dataset")
-    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B", group="Dataset")
+    show_bands: str | None = option(None, texts.SHOW_BANDS, metavar="R,G,B", group="Dataset")
 
     loss: str = recipe("ce+dice", "ce, ohem, focal, dice, lovasz or a sum: ce+0.5*dice; ce+lovasz@0.5 adds lovasz at half time")
     class_weights: Literal["auto", "none", "sqrt", "inverse"] = recipe("auto", "Class weights by rarity (ce, ohem, focal): none, sqrt or inverse; auto = sqrt for two classes of which one is below 5 %, else none")
@@ -142,14 +125,14 @@ class TrainConfig(Options):
     save_every: float = reporting(120.0, "Seconds between saved states, from which --resume continues", ge=0)
     pictures: int = reporting(0, "Write four validation images with predictions every N epochs, and the worst at the end; 0 = none", ge=0, hidden=("--sample-images",))
     report: bool = reporting(True, "Write report.html at the end: the scores of the best checkpoint, curves and images (extra: report)")
-    palette: Palette = reporting("default", f"{_PALETTE}; colors of the dataset's own class list are kept")
+    palette: Palette = reporting("default", f"{texts.PALETTE}; colors of the dataset's own class list are kept")
     tensorboard: bool = reporting(False, "Log to TensorBoard as well (extra: log)")
     sanity: bool = reporting(False, "Run a 10-second sanity check first: can it overfit two images, at which learning rates?")
 
-    precision: Precision = compute("auto", _PRECISION)
-    workers: int = compute(-1, _WORKERS, ge=-1)
+    precision: Precision = compute("auto", texts.PRECISION)
+    workers: int = compute(-1, texts.WORKERS, ge=-1)
     compile: bool = compute(False, "Compile the backbone with torch.compile, which takes about a minute")
-    seed: int = compute(0, _SEED, ge=0)
+    seed: int = compute(0, texts.SEED, ge=0)
     like: Path | None = compute(None, "Train as that run was: its dataset, options and seed; options given beside it take precedence", metavar="RUN")
 
 
@@ -159,22 +142,22 @@ class EvalConfig(Options):
 
     command = "eval"
     data: Path = option(..., "Dataset folder", argument=True)
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_COMPARE)
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.COMPARE)
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
-    fill_boxes: bool = option(False, _FILL_BOXES)
-    tta: bool = option(False, _TTA)
-    html: Path | None = option(None, _HTML, metavar="FILE")
+    fill_boxes: bool = option(False, texts.FILL_BOXES)
+    tta: bool = option(False, texts.TTA)
+    html: Path | None = option(None, texts.HTML, metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: mIoU, boundary F1, IoU of each class", metavar="FILE")
     confusion: Path | None = option(None, "Write the confusion matrix as CSV, in pixels: a row for each true class", metavar="FILE")
     latex: Path | None = option(None, "Write the scores of each class as a LaTeX table", metavar="FILE")
     markdown: Path | None = option(None, "Write the scores of each class as a Markdown table", metavar="FILE")
-    tolerance: int = option(2, _TOLERANCE, ge=0, le=100)
+    tolerance: int = option(2, texts.TOLERANCE, ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
-    workers: int = option(-1, _WORKERS, ge=-1)
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
+    workers: int = option(-1, texts.WORKERS, ge=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,19 +166,19 @@ class CompareConfig(Options):
 
     command = "compare"
     data: Path = option(..., "Dataset folder", argument=True)
-    model: tuple[str, ...] = option((), "Checkpoint, exported file or run folder; give at least two, the first is what the others are compared with", flags=_MODEL_FLAGS, metavar="MODEL")
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    model: tuple[str, ...] = option((), "Checkpoint, exported file or run folder; give at least two, the first is what the others are compared with", flags=texts.MODEL_FLAGS, metavar="MODEL")
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: one that no model was trained on, where that is known)")
-    tta: bool = option(False, _TTA)
-    html: Path | None = option(None, _HTML, metavar="FILE")
+    tta: bool = option(False, texts.TTA)
+    html: Path | None = option(None, texts.HTML, metavar="FILE")
     csv: Path | None = option(None, "Write a table of all images: the mIoU of each model", metavar="FILE")
-    tolerance: int = option(2, _TOLERANCE, ge=0, le=100)
+    tolerance: int = option(2, texts.TOLERANCE, ge=0, le=100)
     batch: int = option(4, "Batch size", ge=1)
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
-    workers: int = option(-1, _WORKERS, ge=-1)
-    fill_boxes: bool = option(False, _FILL_BOXES)
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
+    workers: int = option(-1, texts.WORKERS, ge=-1)
+    fill_boxes: bool = option(False, texts.FILL_BOXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,18 +187,18 @@ class ReviewConfig(Options):
 
     command = "review"
     data: Path = option(..., "Dataset folder; with --unlabelled: a folder of images, or a video", argument=True)
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
-    out: Path | None = option(None, "Output folder (default: runs/reviewN)", flags=_OUT)
+    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
+    out: Path | None = option(None, "Output folder (default: runs/reviewN)", flags=texts.OUT)
     unlabelled: bool = option(False, "Rank images by which are most worth labelling: those that the model is unsure of, and unlike each other")
     split: Split = option("all", "Split to review: train, val, test or all")
     limit: int = option(100, "Regions or images in the report", ge=1, metavar="N")
     save: tuple[Literal["labelme"], ...] = option((), "Also write the predictions as polygons to correct: labelme")
     tolerance: int = option(3, "Pixels that an outline may be off without being listed", ge=0, le=100)
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
-    fill_boxes: bool = option(False, _FILL_BOXES)
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
+    fill_boxes: bool = option(False, texts.FILL_BOXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,25 +206,25 @@ class InferConfig(Options):
     """Segment an image, a folder, a video or a camera."""
 
     command = "infer"
-    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
-    out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=_OUT)
+    source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
+    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
+    out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=texts.OUT)
     format: Container = option("yuv4mpegpipe", "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"})
     save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
     show: bool = option(False, "Show a window; q quits")
-    classes: tuple[str, ...] = option((), _CLASSES, flags=("--class",))
+    classes: tuple[str, ...] = option((), texts.CLASSES, flags=("--class",))
     conf: float = option(0.0, "Pixels with less confidence become unknown (255)", ge=0, lt=1)
-    device: str = option("auto", _DEVICE)
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    device: str = option("auto", texts.DEVICE)
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     shares: Path | None = option(None, "One JSON line per frame with per-class pixel fractions; - is stdout", hidden=("--proportions",), metavar="FILE")
-    alpha: float = option(0.5, _ALPHA, ge=0, le=1)
-    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
-    palette: Palette | None = option(None, f"{_PALETTE} (default: the model's own)")
+    alpha: float = option(0.5, texts.ALPHA, ge=0, le=1)
+    show_bands: str | None = option(None, texts.SHOW_BANDS, metavar="R,G,B")
+    palette: Palette | None = option(None, f"{texts.PALETTE} (default: the model's own)")
     legend: bool = option(False, "Draw a legend beside overlays and colors; a window always has one")
     simplify: float = option(1.0, "Tolerance of polygons in pixels: no point is moved further; 0 = exact, along the edges of pixels", ge=0, metavar="PIXELS")
     every: int = option(1, "Take every N-th frame", ge=1)
-    limit: int = option(0, _LIMIT, ge=0)
-    page: str | None = option(None, _PAGE, metavar="N|all")
+    limit: int = option(0, texts.LIMIT, ge=0)
+    page: str | None = option(None, texts.PAGE, metavar="N|all")
     start: float = option(0.0, "Skip the first X seconds of a video", ge=0, metavar="X")
     end: float | None = option(None, "Stop at this second of a video", gt=0, metavar="X")
     fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
@@ -252,30 +235,8 @@ class InferConfig(Options):
     batch: int = option(1, "Batch size (files only)", ge=1)
     smooth: float = option(0.0, "Temporal smoothing factor for videos; 0 = off", ge=0, lt=1)
     tile: str = option("auto", "Segment large images in tiles: auto, off, or the tile size in pixels", metavar="N|auto|off")
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VizConfig(Options):
-    """Draw heatmaps: where the network sees each class, and how confident it is."""
-
-    command = "viz"
-    source: tuple[str, ...] = option(..., _SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, _MODEL, flags=_MODEL_FLAGS, metavar="MODEL", once=_EACH_MODEL)
-    out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=_OUT)
-    classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
-    rungs: bool = option(False, "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it", hidden=("--skips-shown",))
-    classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
-    alpha: float = option(0.6, _ALPHA, ge=0, le=1)
-    show_bands: str | None = option(None, _SHOW_BANDS, metavar="R,G,B")
-    limit: int = option(0, _LIMIT, ge=0)
-    page: str | None = option(None, _PAGE, metavar="N|all")
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
-    fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +246,10 @@ class ExportConfig(Options):
     command = "export"
     model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
     format: Format = option("onnx", "File format: onnx, openvino, torchscript or torch-export; the first two also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
-    out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=_OUT)
+    out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=texts.OUT)
     precision: Literal["f32", "f16", "int8"] = option("f32", "Numeric precision: f32; f16, half the size; or int8, a quarter of the size and often faster (onnx only; needs --data)")
     size: tuple[int, int] | None = option(None, "Height and width of the only images that the file takes, one at a time (default: any)", ge=1, metavar="H W")
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     include: tuple[Include, ...] = option((), "Outputs besides the logits, repeatable: argmax (labels), skips (each skip's contribution, --fuse score only)")
     bundle: bool = option(False, "Write a zip file: the ONNX file with labels, its contract, examples in Python, C++ and Docker, and the comparison")
     web_runtime: Path | None = option(None, "For web: the unpacked npm package onnxruntime-web (default: node_modules/onnxruntime-web)", metavar="FOLDER")
@@ -301,15 +262,15 @@ class BenchConfig(Options):
     """Benchmark a model on this machine."""
 
     command = "bench"
-    model: str | None = option(None, _MODEL, argument=True)
+    model: str | None = option(None, texts.MODEL, argument=True)
     source: Path | None = option(None, "Video to time (default: a synthetic one)", argument=True)
     size: tuple[int, int] = option((360, 480), "Height and width of the synthetic video", ge=1, metavar="H W")
     frames: int = option(60, "Number of frames to time, after warm-up", ge=3)
-    short_side: int | None = option(None, _SHORT_SIDE, ge=0, metavar="N")
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     batch: int = option(1, "Batch size", ge=1)
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +278,7 @@ class ServeConfig(Options):
     """Serve models over HTTP, with a page to try them."""
 
     command = "serve"
-    model: tuple[str, ...] = option((), f"{_MODEL}; NAME=MODEL names it; repeatable", argument=True, metavar="MODEL...")
+    model: tuple[str, ...] = option((), f"{texts.MODEL}; NAME=MODEL names it; repeatable", argument=True, metavar="MODEL...")
     host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --token or --public")
     port: int = option(8000, "Port; 0 = a free one", ge=0, le=65535)
     token: str | None = option(None, "Accept only requests with this token in their header Authorization: Bearer (default: the variable FCNSEG_TOKEN)")
@@ -327,9 +288,9 @@ class ServeConfig(Options):
     max_mb: float = option(32.0, "Largest request, in MB", gt=0)
     max_megapixels: float = option(16.0, "Largest image, in megapixels", gt=0)
     timeout: float = option(30.0, "Seconds for sending a request, and for its response", gt=0)
-    device: str = option("auto", _DEVICE)
-    precision: RunPrecision = option("auto", _INT8)
-    engine: EngineName = option("auto", _ENGINE)
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,10 +298,10 @@ class DemoConfig(Options):
     """Run the full pipeline on synthetic data, in a few minutes."""
 
     command = "demo"
-    out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=_OUT)
+    out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=texts.OUT)
     epochs: int = option(10, "Number of epochs", ge=1)
-    seed: int = option(0, _SEED, ge=0)
-    device: str = option("auto", _DEVICE)
+    seed: int = option(0, texts.SEED, ge=0)
+    device: str = option("auto", texts.DEVICE)
 
 
 CONFIGS: tuple[type[Options], ...] = (

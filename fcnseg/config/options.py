@@ -24,6 +24,10 @@ Fuse = Literal["score", "feature", "concat"]
 
 Upsampling = Literal["fixed", "learned", "subpixel"]
 
+RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
+
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
+
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),
     "learning_rate": ("lr",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.config import EngineName
+from fcnseg.config.options import EngineName
 from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine

@@ -11,7 +11,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
-from fcnseg.config import EngineName, InferConfig
+from fcnseg.config import InferConfig
+from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
 from fcnseg.files import next_free, safe_path, stamp

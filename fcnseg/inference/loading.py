@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from fcnseg.config import EngineName
+from fcnseg.config.options import EngineName
 from fcnseg.device import resolve_device, resolve_precision
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.base import Engine, computing, one_thread

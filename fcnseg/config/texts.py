@@ -1,0 +1,27 @@
+"""Texts and spellings of options that several commands share."""
+
+from __future__ import annotations
+
+MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
+SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
+SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
+PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
+SOURCE = "Images, videos, folders, globs, a sequence (frame_%04d.png), a camera number, a stream address (rtsp://, http://), or - for stdin"
+DEVICE = "auto, cpu, cuda, cuda:N or mps"
+PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
+INT8 = f"{PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
+ENGINE = "Inference engine: torch, onnxruntime, openvino or opencv; auto = by the model file"
+WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
+SEED = "Random seed"
+LIMIT = "Stop after N frames; 0 = no limit"
+FILL_BOXES = "Boxes among polygons (YOLO, COCO) are filled as their class (default: ignored)"
+CLASSES = "Only this class (name or number), repeatable; others become 255"
+ALPHA = "Opacity of the colors over the image"
+TTA = "Test-time augmentation: four scales and horizontal flip"
+HTML = "Write a report: one page with tables, charts and images (extra: report)"
+TOLERANCE = "Pixels that an outline may be off, for boundary F1 and kinds of errors"
+OUT = ("--out", "-o")
+MODEL_FLAGS = ("--model", "-m")
+COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
+EACH_MODEL = "run the command once for each model"
+PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"

@@ -1,0 +1,33 @@
+"""The options of `fcnseg viz`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import fcnseg.config.texts as texts
+from fcnseg.config.options import EngineName, Options, RunPrecision, option
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class VizConfig(Options):
+    """Draw heatmaps: where the network sees each class, and how confident it is."""
+
+    command = "viz"
+    source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
+    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
+    out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=texts.OUT)
+    classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
+    rungs: bool = option(False, "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it", hidden=("--skips-shown",))
+    classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
+    alpha: float = option(0.6, texts.ALPHA, ge=0, le=1)
+    show_bands: str | None = option(None, texts.SHOW_BANDS, metavar="R,G,B")
+    limit: int = option(0, texts.LIMIT, ge=0)
+    page: str | None = option(None, texts.PAGE, metavar="N|all")
+    short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
+    fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
+    device: str = option("auto", texts.DEVICE)
+    precision: RunPrecision = option("auto", texts.INT8)
+    engine: EngineName = option("auto", texts.ENGINE)
