@@ -182,6 +182,12 @@ def to_path(text: str) -> Path:
     return Path(os.fsdecode(to_bytes(text)))
 
 
+def user_path(path: str | Path) -> Path:
+    """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def _escaped(character: str) -> str:
     if unicodedata.category(character) not in _OBEYED or character in _JOINERS:
         return character

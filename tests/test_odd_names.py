@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fcnseg
 from fcnseg.classes import ClassMap
 from fcnseg.cli import line, plain_console, tables
+from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
+from fcnseg.cli.console import run as command_line
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.config import ExportConfig, InferConfig, TrainConfig
@@ -117,6 +120,29 @@ def test_a_missing_file_of_any_name_is_one_clear_error(tmp_path: Path, random_mo
         assert status == 1
         assert SHOWN.encode() in said
         assert is_harmless(said)
+
+
+@pytest.mark.parametrize("name", ["~.png", "~nobody.png"])
+def test_a_tilde_in_a_name_is_no_home_folder(
+    name: str, tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for source in (name, f"./{name}", str(tmp_path / name)):
+        assert (
+            infer(InferConfig(source=source, model=random_model, out=tmp_path / "o")).frames_out
+            == 1
+        )
+    assert fcnseg.load(random_model)(name).labels.shape == (64, 64)
+
+
+def test_a_file_that_begins_like_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "-x.png")
+    monkeypatch.chdir(tmp_path)
+    assert command_line(app, ["infer", "-x.png"]) == 2
+    assert "a file of that name is ./-x.png" in capsys.readouterr().err
 
 
 def test_names_that_look_like_markup_are_done(tmp_path: Path, random_model: Path) -> None:

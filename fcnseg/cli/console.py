@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -211,7 +212,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
         else:
-            complain(_usage_message(error), _usage_hint(error))
+            complain(_usage_message(error), _usage_hint(error, arguments or sys.argv[1:]))
         return int(status)
 
 
@@ -230,12 +231,15 @@ def _usage_message(error: Any) -> str:
     return str(error.format_message())
 
 
-def _usage_hint(error: Any) -> str:
+def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
     context = error.ctx
     command, path = (context.command.name, context.command_path) if context else ("", "fcnseg")
     config = next((config for config in CONFIGS if config.command == command), None)
     if config and hasattr(error, "possibilities"):
-        return suggest_option(error.option_name, config)
+        option = error.option_name
+        files = (name for name in arguments if name.startswith(option) and Path(name).exists())
+        file = next(files, None)
+        return f"a file of that name is ./{file}" if file else suggest_option(option, config)
     return f"see `{path} --help`"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from fcnseg.errors import InputError, MediaError
+from fcnseg.errors import InputError, MediaError, user_path
 from fcnseg.io import eight_bits, over_white
 from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, read_image
 
@@ -91,7 +91,7 @@ def _contents(file: Any) -> bytes:
 def _from_path(path: str | Path) -> Pixels:
     if str(path).startswith("file://"):
         path = url2pathname(unquote(urlsplit(str(path)).path))
-    named = Path(path).expanduser()
+    named = user_path(path)
     if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in str(path):
         raise MediaError(
             f"{path} is not an image file.",

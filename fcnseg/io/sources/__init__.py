@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fcnseg.errors import MediaError, OptionError, closest
+from fcnseg.errors import MediaError, OptionError, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image, is_known_to_pillow
@@ -120,7 +120,7 @@ def open_source(
     elif raw is not None:
         source = _open_raw(str(spec), raw, selection, skip, callback)
     elif stands_for_sequence(str(spec)) and not watch:
-        source = open_sequence(Path(spec).expanduser(), rate, selection, skip, callback)
+        source = open_sequence(user_path(spec), rate, selection, skip, callback)
     elif name:
         source = VideoFile(str(spec), selection, callback, name, skip, several=True)
     else:
@@ -158,7 +158,7 @@ def _open_any(
     if is_address(text):
         return _open_address(text, selection, connect, callback)
     live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if watch:
         return WatchedFolder(path, selection, exclude=exclude, skip=skip, callback=callback)
     if path.is_dir():
@@ -194,7 +194,7 @@ def _files_of(spec: str | Path) -> list[Path]:
     text = str(spec)
     if text.startswith("file://"):
         text = url2pathname(unquote(urlsplit(text).path))
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         return [path, *(file for _, file in listing.from_list(path))]
     if path.exists():
@@ -209,7 +209,7 @@ def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
     """A camera by its number or a part of its name; the MediaError for all that is nothing."""
     if text.isdecimal():
         return live(int(text))
-    path = Path(text).expanduser()
+    path = user_path(text)
     number = camera_number(text) if len(path.parts) == 1 else None
     if number is None:
         raise _missing(path)
@@ -300,7 +300,7 @@ def _open_raw(
     options = raw.options()
     if text == "-":
         return PipedVideo(piped.open_stdin(), selection, callback, raw)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if not path.is_file():
         raise MediaError(f"There is no file {path}.", hint="raw video is a file, or - for stdin")
     reader = PyavReader(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, to_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, to_path, user_path
 from fcnseg.files import free_name, inputs_in, natural, safe_path, skipped_outputs
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import decode_bands
@@ -74,7 +74,7 @@ def from_list(path: Path) -> list[Named]:
     if b"\0" in data:  # no name has it
         raise MediaError(f"{path} is not a text file that lists images.")
     lines = [line.strip() for line in from_bytes(data).splitlines()]
-    listed = [to_path(line).expanduser() for line in lines if line and not line.startswith("#")]
+    listed = [user_path(to_path(line)) for line in lines if line and not line.startswith("#")]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
     beside = [path.parent / file for file in listed]
@@ -194,7 +194,7 @@ def collect(
         files += found
         skipped += others
     files = list({path.resolve(): path for path in reversed(files)}.values())[::-1]
-    root = Path(arguments[0]).expanduser() if len(arguments) == 1 else None
+    root = user_path(arguments[0]) if len(arguments) == 1 else None
     root = root if root is not None and root.is_dir() else common_folder(files)
     return _named(files, root, tuple(skipped), in_order=len(arguments) > 1)
 
@@ -215,7 +215,7 @@ def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: b
 
 def _is_several(argument: str) -> bool:
     """Whether an argument is a folder or a glob, which may have videos in it."""
-    path = Path(argument).expanduser()
+    path = user_path(argument)
     return path.is_dir() or (is_glob(argument) and not path.exists() and not is_address(argument))
 
 
@@ -223,7 +223,7 @@ def _files_of(
     argument: str, exclude: Path | None, callback: Callback
 ) -> tuple[list[Path], list[Path]]:
     """The images and videos of an argument, and the other files that it stands for."""
-    path = Path(argument).expanduser()
+    path = user_path(argument)
     if argument == "-" or is_address(argument):
         raise OptionError(
             f"{'Standard input' if argument == '-' else argument} can't be one of several sources.",

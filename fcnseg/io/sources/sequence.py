@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, user_path
 from fcnseg.files import safe_path
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import USUAL_RATE, Selection, Source
@@ -25,7 +25,7 @@ def is_sequence(name: str) -> bool:
 
 def stands_for_sequence(text: str) -> bool:
     """Whether a source is a sequence, and no file or address of that name."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
