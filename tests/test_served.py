@@ -8,8 +8,8 @@ import pytest
 
 from fcnseg.errors import MediaError
 from fcnseg.io.images import encode_image
-from fcnseg.io.sources import files as served
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.network import served
 from fcnseg.io.video_writer import VideoWriter
 
 PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")
@@ -93,7 +93,7 @@ def test_a_video_file_ends(serve, tmp_path, container):
     ],
 )
 def test_what_is_no_image_is_said(serve, monkeypatch, answer, message):
-    monkeypatch.setattr(served, "_SECONDS", 0.3)
+    monkeypatch.setattr(served, "SECONDS", 0.3)
     with pytest.raises(MediaError, match=message):
         open_source(serve("/x.png", **answer))
 

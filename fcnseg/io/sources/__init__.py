@@ -20,12 +20,9 @@ from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.base import Selection, Source, usable_rate
 from fcnseg.io.sources.files import (
     ImageFiles,
-    Served,
-    ServedImage,
     Skip,
     WatchedFolder,
     check_watch,
-    look_at,
     nothing,
 )
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, first_bytes, is_address, is_glob
@@ -33,11 +30,11 @@ from fcnseg.io.sources.live import (
     Connect,
     LiveSource,
     camera_number,
-    connect_opencv,
+    connect_live,
     open_live,
-    unreachable,
-    without_password,
 )
+from fcnseg.io.sources.network.addresses import unreachable, without_password
+from fcnseg.io.sources.network.served import Served, ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.raw import RawVideo
 from fcnseg.io.sources.sequence import (
@@ -266,7 +263,7 @@ def _open_address(
             f"{without_password(address)} is {served.kind}: neither an image nor a video.",
             hint="the address of the image or the video itself, not of a page that shows it",
         )
-    connect = connect or connect_opencv
+    connect = connect or connect_live
     capture = connect(address)
     if not capture.isOpened():
         capture.release()

@@ -1,4 +1,4 @@
-"""Images as sources: files, a folder that is watched, and what a web server gives.
+"""Images as sources: files, and a folder that is watched.
 
 In a watched folder an image counts as there when two looks find the same file: one that is still
 being written grows. It is done again when its content is another, whether it was written over or
@@ -7,27 +7,18 @@ replaced.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import free_name, safe_filename
+from fcnseg.files import free_name
 from fcnseg.io.bands.files import page_of
-from fcnseg.io.content import is_image
 from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Source
-from fcnseg.io.sources.live import unreachable, without_password
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
 from fcnseg.progress import Callback, Event, Message, no_callback
 
 Skip = Callable[[str, Path], bool]
@@ -233,118 +224,3 @@ def _look(path: Path) -> _Look | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-MOST_BYTES = 512 << 20
-"""An image is smaller; what is longer than that is a stream that calls itself one."""
-
-_SECONDS = 10.0
-"""How long a server may be silent."""
-
-_MIXED = "multipart/x-mixed-replace"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What is at an address.
-
-    kind: what the server calls it ("image/png"; "" when it does not say). image: its bytes, where
-    it is one. ends: whether the server says how long it is.
-    """
-
-    kind: str
-    image: bytes | None
-    ends: bool
-
-    @property
-    def is_text(self) -> bool:
-        """A page for people, an error in JSON: nothing that could be decoded."""
-        return self.kind in ("text/html", "application/json", "application/xhtml+xml")
-
-    @property
-    def is_file(self) -> bool:
-        """A file, and no playlist of a stream."""
-        return self.ends and not (self.kind.endswith("mpegurl") or self.kind.startswith("text/"))
-
-
-def look_at(address: str) -> Served | None:
-    """What an http(s) address gives; None where only a player can ask (a password of another sort).
-
-    An image is read to its end; of anything else only the start. MediaError when there is none.
-    """
-    shown = without_password(address)
-    try:
-        with urlopen(_request(address), timeout=_SECONDS) as response:
-            return _answer_of(response, shown)
-    except MediaError:  # an OSError, too
-        raise
-    except HTTPError as error:
-        error.close()
-        if error.code == http.client.UNAUTHORIZED:
-            return None
-        raise MediaError(
-            f"The server answers {error.code} {error.reason} for {shown}.",
-            hint="check the address",
-        ) from None
-    except TimeoutError:
-        raise _silent(shown) from None
-    except URLError as error:
-        if isinstance(error.reason, socket.timeout):
-            raise _silent(shown) from None
-        raise unreachable(address) from None
-    except http.client.HTTPException:  # no server of this kind: a camera's own ways
-        return None
-    except OSError:
-        raise MediaError(f"The connection broke off while {shown} was read.") from None
-
-
-class ServedImage(Source):
-    """One image from a server, already here."""
-
-    kind: Kind = "image"
-    count = 1
-
-    def __init__(self, address: str, data: bytes, selection: Selection) -> None:
-        super().__init__()
-        del selection  # the first frame of one is always wanted
-        self._data, self._shown = data, without_password(address)
-        self.name = safe_filename(PurePosixPath(unquote(urlsplit(address).path)).stem)
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.taken += 1
-        yield listing.frame_of(self._data, self._shown, self.bands, 0, 0.0, self.name)
-
-
-def _request(address: str) -> Request:
-    """A request; a user name and password in the address are sent as they are meant."""
-    parts = urlsplit(address)
-    user, _, host = parts.netloc.rpartition("@")
-    request = Request(parts._replace(netloc=host, fragment="").geturl())
-    request.add_header("User-Agent", "fcnseg")
-    if user:
-        word = base64.b64encode(unquote(user).encode()).decode()
-        request.add_header("Authorization", f"Basic {word}")
-    return request
-
-
-def _answer_of(response: Any, shown: str) -> Served:
-    kind = response.headers.get_content_type() if "content-type" in response.headers else ""
-    length = response.headers.get("content-length")
-    if kind == _MIXED:
-        return Served(kind, None, ends=False)
-    start = response.read(64)
-    ends = bool(length and length.isdecimal())
-    if not (is_image(start) and (ends or kind.startswith("image/"))):
-        if kind.startswith("image/"):
-            raise MediaError(f"{shown} is called {kind}, but its content is no image.")
-        return Served(kind, None, ends)
-    data = start + response.read(MOST_BYTES)
-    if length and len(data) < min(int(length), MOST_BYTES):
-        raise MediaError(f"{shown} broke off after {len(data)} of {length} bytes.")
-    return Served(kind, data if len(data) < MOST_BYTES else None, ends)
-
-
-def _silent(shown: str) -> MediaError:
-    return MediaError(
-        f"{shown}: the server has said nothing for {_SECONDS:g} s.", hint="try it again later"
-    )

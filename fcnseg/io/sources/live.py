@@ -2,7 +2,8 @@
 
 A thread reads all the time and keeps one frame; who asks gets the newest and waits only for
 one that is newer than the last. Frames nobody asked for are counted. A lost connection is
-taken up again after growing pauses.
+taken up again after growing pauses, without the frames that were given before it broke; a
+stream that says that it is over ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,17 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
+from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
+from fcnseg.io.sources.network.addresses import unreachable, without_password
+from fcnseg.io.sources.network.stream import End, Given, Pace, StreamCapture
 from fcnseg.progress import Callback, Message, no_callback
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds to wait before each try to connect again; the last one repeats."""
 
 PATIENCE = 300.0
-"""Seconds without a frame after which a live source is given up."""
+"""Seconds without a new frame after which a live source is given up."""
 
 _TIMEOUT_MS = 8000
 
@@ -57,7 +60,8 @@ class LiveSource(Source):
     """The newest frame of a camera or stream, each time one is asked for.
 
     address: the camera's number or the stream's address; name: what people may read of it
-    (no password). capture: already open. Times are of `clock`, in seconds.
+    (no password). capture: already open. Times are of `clock`, in seconds. pauses, patience: None
+    is PAUSES and PATIENCE.
     """
 
     live = True
@@ -71,8 +75,8 @@ class LiveSource(Source):
         selection: Selection,
         callback: Callback = no_callback,
         clock: Callable[[], float] = time.monotonic,
-        pauses: tuple[float, ...] = PAUSES,
-        patience: float = PATIENCE,
+        pauses: tuple[float, ...] | None = None,
+        patience: float | None = None,
     ) -> None:
         super().__init__()
         self.kind: Kind = "camera" if isinstance(address, int) else "stream"
@@ -81,10 +85,17 @@ class LiveSource(Source):
         self.count = selection.limit or None
         self._address, self._connect, self._selection = address, connect, selection
         self._callback, self._clock = callback, clock
-        self._pauses, self._patience = pauses, patience
+        self._pauses = PAUSES if pauses is None else pauses
+        self._patience = PATIENCE if patience is None else patience
         self._changed = threading.Condition()
         self._newest: tuple[int, float, NDArray[np.generic]] | None = None
         self._ended = False
+        self._read = 0  # frames of all connections
+        self._lost: float | None = None  # since when there was no new frame
+        self._tries = 0
+        self._end: End = "lost"
+        self._has_repeated = False  # a connection that gave nothing else yet
+        self._given, self._pace = Given(), Pace()
         self._began = clock()
         self._thread = threading.Thread(
             target=self._watch, args=(capture,), name="fcnseg-live", daemon=True
@@ -123,24 +134,44 @@ class LiveSource(Source):
 
     def _watch(self, capture: Capture) -> None:
         """The thread: read on, keep the newest."""
-        index, current = 0, capture
+        current: Capture | None = capture
         try:
-            while not self._closed.is_set():
+            while current is not None and not self._closed.is_set():
                 pixels = _read(current)
-                if pixels is not None:
-                    self._keep(index, pixels)
-                    index += 1
-                    continue
-                current.release()
-                again = self._connect_again(index)
-                if again is None:
-                    return
-                current = again
+                if pixels is None:
+                    current = self._follow(current)
+                elif not self._is_repeated(current, pixels):
+                    self._note_return()
+                    self._keep(self._read, pixels)
+                    self._read += 1
+                elif self._end == "unclear":
+                    break  # the same file from its start
         finally:
-            current.release()
+            if current is not None:
+                current.release()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+    def _is_repeated(self, capture: Capture, pixels: NDArray[np.generic]) -> bool:
+        """Whether a frame was given before the connection broke; else waits until its time."""
+        if not isinstance(capture, StreamCapture) or not capture.may_repeat:
+            return False
+        if self._given.has(capture.stamp, pixels) and self._lost is not None:
+            self._has_repeated = not capture.comes_in_pieces
+            return True
+        if capture.comes_in_pieces:
+            self._closed.wait(self._pace.wait(capture.stamp, self._clock()))
+        return False
+
+    def _follow(self, capture: Capture) -> Capture | None:
+        """After the last frame of a connection: the next one; None at the stream's own end."""
+        self._end = capture.end() if isinstance(capture, StreamCapture) else "lost"
+        if self._has_repeated and self._lost is not None:  # a file, and nothing follows in it
+            self._end = "over"
+        self._has_repeated = False
+        capture.release()
+        return None if self._end == "over" else self._connect_again()
 
     def _keep(self, index: int, pixels: NDArray[np.generic]) -> None:
         if index % self._selection.every:
@@ -150,25 +181,32 @@ class LiveSource(Source):
             self._newest = (index, self._clock() - self._began, pixels)
             self._changed.notify_all()
 
-    def _connect_again(self, frames: int) -> Capture | None:
-        """A new connection; None when stopped or out of patience."""
-        lost, tries = self._clock(), 0
-        self._callback(
-            Message(f"{self.name}: lost after {frames} frames; connecting again", "warning")
-        )
-        while self._clock() - lost < self._patience:
-            pause = self._pauses[min(tries, len(self._pauses) - 1)]
+    def _note_return(self) -> None:
+        """A new frame is here: what was lost is back."""
+        if self._lost is not None:
+            gone = self._clock() - self._lost
+            tries = f"{self._tries} tries"
+            self._callback(Message(f"{self.name}: back after {gone:.1f} s, {tries}"))
+        self._lost, self._tries = None, 0
+
+    def _connect_again(self) -> Capture | None:
+        """A new connection; None when stopped or out of patience, which a new frame restores."""
+        if self._lost is None:
+            self._lost = self._clock()
+            how = "has ended" if self._end == "unclear" else "lost"
+            said = f"{self.name}: {how} after {self._read} frames; connecting again"
+            self._callback(Message(said, "warning"))
+        while self._clock() - self._lost < self._patience:
+            pause = self._pauses[min(self._tries, len(self._pauses) - 1)]
             if self._closed.wait(pause):
                 return None
-            tries += 1
+            self._tries += 1
             capture = self._connect(self._address)
             if capture.isOpened():
-                gone = self._clock() - lost
-                self._callback(Message(f"{self.name}: back after {gone:.1f} s, {tries} tries"))
                 return capture
             capture.release()
         self.failures.append(
-            (self.name, f"lost after {frames} frames and not back within {self._patience:g} s")
+            (self.name, f"lost after {self._read} frames and not back within {self._patience:g} s")
         )
         return None
 
@@ -177,20 +215,25 @@ def open_live(
     address: int | str, selection: Selection, *, connect: Connect | None, callback: Callback
 ) -> LiveSource:
     """A camera or stream, connected; MediaError when it can't be reached."""
-    connect = connect or connect_opencv
+    connect = connect or connect_live
     capture = connect(address)
     if not capture.isOpened():
         capture.release()
-        raise unreachable(address)
+        raise unreachable(address) if isinstance(address, str) else no_camera(address)
     return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
 
 
-def connect_opencv(address: int | str) -> Capture:
-    """OpenCV's capture, told to keep no queue and not to wait long for a dead stream."""
+def connect_live(address: int | str) -> Capture:
+    """A camera by OpenCV, told to keep no queue; a stream by PyAV, else by OpenCV.
+
+    Neither waits long for a dead stream.
+    """
     if isinstance(address, int):
         camera = cv2.VideoCapture(address)
         camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         return camera
+    if has_pyav():
+        return StreamCapture(address)
     timeouts = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS,
     ]  # fmt: skip
@@ -206,24 +249,13 @@ def camera_number(name: str, devices: Path = Path("/sys/class/video4linux")) -> 
     return None
 
 
-def unreachable(address: int | str) -> MediaError:
-    """The MediaError for a camera or stream that does not respond."""
-    if not isinstance(address, int):
-        return MediaError(
-            f"No video comes from {without_password(address)}.",
-            hint="check the address, user name and password, and that the network lets it through",
-        )
+def no_camera(number: int) -> MediaError:
+    """The MediaError for a camera that does not respond."""
     devices = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
     return MediaError(
-        f"Camera {address} can't be opened.",
+        f"Camera {number} can't be opened.",
         hint=f"there are cameras {', '.join(devices)}" if devices else "no camera was found here",
     )
-
-
-def without_password(address: str) -> str:
-    """A stream's address without the user name and password in it."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _read(capture: Capture) -> NDArray[np.generic] | None:

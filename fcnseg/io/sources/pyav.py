@@ -28,7 +28,7 @@ from fcnseg.io.sources.base import (
     usable_rate,
 )
 from fcnseg.io.sources.damage import find_damage
-from fcnseg.io.sources.seen import HDR, Viewer, display_matrix
+from fcnseg.io.sources.seen import HDR, Viewer, deinterlaced, display_matrix
 
 _TIMEOUT = 8.0  # seconds that a server may be silent
 _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
@@ -54,7 +54,9 @@ class PyavReader(FrameReader):
 
     source: an absolute path, an address or a pipe; path: what messages call it. has_times: False
     for a raw stream. options: for FFmpeg; container: FFmpeg's name of it, where it is known.
+    is_live: an address whose frames are given as they come, as those of a pipe.
     is_described: whether size and colours are known before the first frame.
+    was_cut: whether reading ended with an error instead of the end.
     MediaError when it is no video.
     """
 
@@ -66,13 +68,16 @@ class PyavReader(FrameReader):
         has_times: bool = True,
         options: dict[str, str] | None = None,
         container: str | None = None,
+        is_live: bool = False,
     ) -> None:
         super().__init__(path)
         import av
 
         self._av: Any = av
-        self._source, self._options, self._container = source, options or {}, container
-        self._is_pipe = not isinstance(source, str)
+        self._source, self._container = source, container
+        self._options = {**({} if is_live else _options_of(source)), **(options or {})}
+        self._is_live, self._is_pipe = is_live, is_live or not isinstance(source, str)
+        self.was_cut = False
         self._open(threads=0)
         self.is_described = bool(self._decoder.width and self._decoder.pix_fmt)
         self.has_times = has_times
@@ -108,7 +113,7 @@ class PyavReader(FrameReader):
         before = sum(gap is None or pts is None or gap < pts for gap in self._gaps)
         self.index = max(self.index + 1, self.read + before)
         self.read += 1
-        self._last = self._time(self._frame)
+        self._last = self._time()
         return self._last
 
     def retrieve(self) -> NDArray[np.uint8] | None:
@@ -118,6 +123,17 @@ class PyavReader(FrameReader):
         except (self._av.FFmpegError, ValueError):
             self.broken.append(self.index)
             return None
+
+    @property
+    def stamp(self) -> float | None:
+        """The seconds that the frame stepped to states itself."""
+        base = self._frame.time_base or self._video.time_base
+        return None if self._frame.pts is None or not base else float(self._frame.pts * base)
+
+    @property
+    def container_name(self) -> str:
+        """FFmpeg's name of the container."""
+        return str(self._file.format.name)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -226,7 +242,7 @@ class PyavReader(FrameReader):
         """Frame after frame, deinterlaced; what can't be decoded is skipped and counted."""
         given = 0
         try:
-            for frame in self._deinterlaced(self._attempt()):
+            for frame in deinterlaced(self._attempt(), self._video.time_base):
                 given += 1
                 yield frame
             # Threads lose frames at a cut without a word.
@@ -238,7 +254,9 @@ class PyavReader(FrameReader):
         self._open(threads=1)
         self._packets = 0
         del self._places[:], self._stamps[:]
-        yield from itertools.islice(self._deinterlaced(self._attempt()), given, None)
+        yield from itertools.islice(
+            deinterlaced(self._attempt(), self._video.time_base), given, None
+        )
 
     def _attempt(self) -> Iterator[Any]:
         guessed = self._file.format.name == "avi"  # FFmpeg numbers its packets as they come
@@ -267,60 +285,28 @@ class PyavReader(FrameReader):
             try:
                 for packet in self._file.demux(self._video):
                     if packet.size:
-                        failed = 0
+                        failed, self.was_cut = 0, False
                         self._packets += 1
                         before = self._places[-1] if self._places else 0
                         self._places.append(before if packet.pos is None else packet.pos)
                         yield packet
                 break
-            except self._av.FFmpegError:
-                failed += 1
+            except self._av.FFmpegError as error:
+                failed, self.was_cut = failed + 1, True
+                if self._is_live and not isinstance(error, self._av.InvalidDataError):
+                    break  # the connection; damage is passed over
         yield None
-
-    def _deinterlaced(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The frames as they come; from the first interlaced one on through bwdif.
-
-        It gives as many as it takes, and those that are not interlaced as they are.
-        """
-        graph, shape = None, None
-        for frame in frames:
-            here = (frame.width, frame.height, frame.format.name)
-            if graph is not None and here != shape:
-                yield from _pulled(graph, None, self._av)
-                graph = None
-            if graph is None and frame.interlaced_frame:
-                graph, shape = self._graph(frame), here
-            if graph is None:
-                yield frame
-            else:
-                yield from _pulled(graph, frame, self._av)
-        if graph is not None:
-            yield from _pulled(graph, None, self._av)
-
-    def _graph(self, frame: Any) -> Any:
-        graph = self._av.filter.Graph()
-        source = graph.add_buffer(
-            width=frame.width,
-            height=frame.height,
-            format=frame.format.name,
-            time_base=frame.time_base or self._video.time_base,
-        )
-        graph.link_nodes(
-            source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
-        ).configure()
-        return graph
 
     # --- what a frame says ---
 
-    def _time(self, frame: Any) -> float:
+    def _time(self) -> float:
         """Seconds since the first frame; a clock that starts again is carried on."""
         step = 1 / float(self.fps)
         if not self.has_times:
             return self.index * step
-        base = frame.time_base or self._video.time_base
-        if frame.pts is None or not base:
+        stamp = self.stamp
+        if stamp is None:
             return self._last + step if self.read > 1 else 0.0
-        stamp = float(frame.pts * base)
         if self._origin is None:
             self._origin = stamp
         if stamp - self._origin < self._last - step:
@@ -328,11 +314,7 @@ class PyavReader(FrameReader):
         return max(stamp - self._origin, self._last)
 
 
-def _pulled(graph: Any, frame: Any, av: Any) -> Iterator[Any]:
-    """What a filter graph gives after a frame, or at the end (None)."""
-    graph.push(frame)
-    while True:
-        try:
-            yield graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+def _options_of(source: str | Readable) -> dict[str, str]:
+    """A file of a web server is read on from where a connection broke."""
+    is_web = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+    return {"reconnect": "1", "reconnect_delay_max": "4"} if is_web else {}

@@ -1,9 +1,10 @@
-"""A decoded frame of FFmpeg as it is meant to be seen: opacity, HDR, the display matrix."""
+"""A decoded frame of FFmpeg as it is meant to be seen: opacity, HDR, the display matrix, fields."""
 
 from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,52 @@ def _turned(image: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uin
         image = image.transpose(1, 0, 2)
         a, d = c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def deinterlaced(frames: Iterator[Any], time_base: Any) -> Iterator[Any]:
+    """The frames as they come; from the first interlaced one on through bwdif.
+
+    It gives as many as it takes, and those that are not interlaced as they are.
+    """
+    graph, shape = None, None
+    for frame in frames:
+        here = (frame.width, frame.height, frame.format.name)
+        if graph is not None and here != shape:
+            yield from _pulled(graph, None)
+            graph = None
+        if graph is None and frame.interlaced_frame:
+            graph, shape = _bwdif(frame, time_base), here
+        if graph is None:
+            yield frame
+        else:
+            yield from _pulled(graph, frame)
+    if graph is not None:
+        yield from _pulled(graph, None)
+
+
+def _bwdif(frame: Any, time_base: Any) -> Any:
+    import av
+
+    graph: Any = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format.name,
+        time_base=frame.time_base or time_base,
+    )
+    graph.link_nodes(
+        source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+    ).configure()
+    return graph
+
+
+def _pulled(graph: Any, frame: Any) -> Iterator[Any]:
+    """What a filter graph gives after a frame, or at the end (None)."""
+    import av
+
+    graph.push(frame)
+    while True:
+        try:
+            yield graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
