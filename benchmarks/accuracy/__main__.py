@@ -3,6 +3,7 @@
     python benchmarks/accuracy ladder   --data DATA   each decoder of the ladder, on CamVid
     python benchmarks/accuracy others   --data DATA   nuclei, bag, crack: beside other networks
     python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
+    python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
     python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
     python benchmarks/accuracy pack     --data DATA --out PACKED
 

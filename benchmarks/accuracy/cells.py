@@ -53,6 +53,22 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """One option of the recipe at a time; the first is what the others are compared with."""
 
+DRIVES = ("0001TP", "0006R0", "0016E5")
+"""The recordings that CamVid's training images are of, by the beginning of their names."""
+
+LEVERS: dict[str, dict[str, Any]] = {
+    change: CHANGES[change]
+    for change in (
+        DEFAULTS, "mix=classmix", "backbone_lr=0.1", "aux=0", "loss=ohem", "rare_crops=0.3",
+        "label_smoothing=0.05",
+    )
+} | {
+    "color=0.8": {"color": 0.8},
+    "freeze=2 freeze_norm": {"freeze": 2, "freeze_norm": True},
+    "schedule=cosine": CHANGES["schedule=cosine"],
+}  # fmt: skip
+"""What might help on a drive that was never seen."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -103,4 +119,15 @@ def _ablation() -> list[Cell]:
     ]
 
 
-PARTS: dict[str, list[Cell]] = {"ladder": _ladder(), "others": _others(), "ablation": _ablation()}
+def _drives() -> list[Cell]:
+    """Change by change; the recording in the data set's name is the one that is held out."""
+    return [
+        Cell("drives", f"camvid-{drive}/{change}", f"camvid-{drive}", options)
+        for change, options in LEVERS.items()
+        for drive in DRIVES
+    ]
+
+
+PARTS: dict[str, list[Cell]] = {
+    "ladder": _ladder(), "others": _others(), "ablation": _ablation(), "drives": _drives(),
+}  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ TITLES = {
     "ladder": "## The ladder on CamVid",
     "others": "## Beside other networks, trained the same way",
     "ablation": "## What each part of the recipe is worth",
+    "drives": "## What each part of the recipe is worth on a drive that was not trained on",
 }
 
 
@@ -101,9 +103,9 @@ def _others(rows: Sequence[Record]) -> list[str]:
     return texts
 
 
-def _ablation(rows: Sequence[Record]) -> list[str]:
+def _changes(part: str, rows: Sequence[Record]) -> list[str]:
     """Differences from the defaults of the same seed."""
-    cells = PARTS["ablation"]
+    cells = PARTS[part]
     sets = list(dict.fromkeys(cell.dataset for cell in cells))
     found = {(row["cell"], row["seed"]): row["miou"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
@@ -130,7 +132,8 @@ def _ablation(rows: Sequence[Record]) -> list[str]:
 TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "ladder": _ladder,
     "others": _others,
-    "ablation": _ablation,
+    "ablation": partial(_changes, "ablation"),
+    "drives": partial(_changes, "drives"),
 }
 
 
