@@ -265,7 +265,16 @@ def test_every_option_that_writes_is_known() -> None:
     from fcnseg.cli.flags import OUTPUTS
     from fcnseg.config import CONFIGS
 
-    read = {"source", "data", "model", "finetune", "like", "backbone_weights", "web_runtime"}
+    read = {
+        "source",
+        "data",
+        "model",
+        "finetune",
+        "like",
+        "backbone_weights",
+        "web_runtime",
+        "labels",
+    }
     paths = {
         name
         for config in CONFIGS

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from fcnseg import config
-from fcnseg.config import TrainConfig
+from fcnseg.config import TrainConfig, VizConfig
 from fcnseg.datasets.augment import MIXES
 from fcnseg.datasets.describe import FINDERS
 from fcnseg.datasets.formats import _READERS
@@ -14,6 +14,7 @@ from fcnseg.datasets.formats import FORMATS as LABEL_FORMATS
 from fcnseg.engines import ENGINES
 from fcnseg.export import FORMATS
 from fcnseg.inference.outputs import COMBINED, OUTPUTS
+from fcnseg.viz.show import SHOWN
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ from fcnseg.inference.outputs import COMBINED, OUTPUTS
         pytest.param({"auto", "torch", *ENGINES}, config.EngineName, id="engines"),
         pytest.param({*FORMATS, "web"}, config.Format, id="export formats"),  # web: ONNX in a page
         pytest.param({*COMBINED, *OUTPUTS}, config.Output, id="outputs"),  # one file for all frames
+        pytest.param(SHOWN, get_args(get_type_hints(VizConfig)["show_what"])[0], id="figures"),
         pytest.param({"none", *MIXES}, get_type_hints(TrainConfig)["mix"], id="mixes"),
     ],
 )

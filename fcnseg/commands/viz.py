@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from fcnseg.files import fitting, mark, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.images import write_image
+from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
-from fcnseg.io.sources.listing import collect
+from fcnseg.io.sources.listing import Collected, collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import refuse_file
+from fcnseg.overwriting import refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Progress, held_back, no_callback
-from fcnseg.viz.heatmaps import VIDEO_WIDTH, HeatmapFigures
+from fcnseg.viz.drawing import THEMES, require_vectors
+from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
+from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, ShownFigures
+from fcnseg.viz.truth import SourceWithLabels, find_labels, open_dataset
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -76,6 +79,9 @@ def view(
         raise OptionError("--fps is for videos; --classify looks at images.")
     if config.classify:
         return _view_classifier(config, begun, callback)
+    if config.show_what:
+        return _view_figures(config, begun, callback)
+    _refuse(config, ("separate", "labels", "split", "format"), "without --show-what")
     segmenter = _load(config)
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.path)
@@ -83,6 +89,78 @@ def view(
     frames = 0
     outputs: list[Path] = []
     failed: list[tuple[str, str]] = []
+    for source, name in _opened(config, found, failed, callback):
+        source.bands = segmenter.preprocess.bands
+        with source:
+            if source.kind in MOVING:
+                inside = out if found.count == 1 else out / safe_path(name)
+                drawn, written = _write_videos(figures, source, inside, callback)
+            elif config.fps is not None:
+                raise OptionError("--fps is for videos; viz draws a folder for each image.")
+            else:
+                drawn, written = _write_images(figures, source, out, callback)
+        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+
+
+def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
+    """One figure of what --show-what names for each image, or a file for each."""
+    _refuse(config, ("rungs", "fps"), "with --show-what")
+    if config.format != "png":
+        require_vectors()
+    segmenter = _load(config)
+    figures = ShownFigures.of(segmenter, config)
+    out = _folder(config, segmenter.path)
+    frames = 0
+    outputs: list[Path] = []
+    failed: list[tuple[str, str]] = []
+    for source in _sources(config, figures, segmenter, failed, callback):
+        source.bands = segmenter.preprocess.bands
+        with source:
+            drawn, written = _write_images(figures, source, out, callback)
+        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+
+
+def _sources(
+    config: VizConfig,
+    figures: ShownFigures,
+    segmenter: Segmenter,
+    failed: list[tuple[str, str]],
+    callback: Callback,
+) -> Iterator[Source]:
+    """What is drawn, with labels where items need them; OptionError where there are none."""
+    needed = NEED_LABELS & set(figures.items)
+    if not needed:
+        _refuse(config, ("labels", "split"), "without labels or errors in --show-what")
+    elif config.labels is None:
+        source, inputs = open_dataset(config, segmenter, callback)
+        if config.out is not None:
+            refuse_overwriting([("--out", config.out)], inputs)
+        yield source
+        return
+    else:
+        _refuse(config, ("split",), "with --labels")
+    found = collect(config.source, exclude=config.out, callback=callback)
+    find = None
+    if needed:
+        assert config.labels is not None
+        find = find_labels(config.labels, _files(found), segmenter, callback)
+        if config.out is not None:
+            refuse_sources([("--out", config.out)], (str(config.labels),))
+    for source, _ in _opened(config, found, failed, callback):
+        if find is not None and source.kind in MOVING:
+            raise OptionError(
+                f"{' and '.join(sorted(needed))} need labels; a {source.kind} has none.",
+                hint="give images, or omit what needs labels",
+            )
+        yield source if find is None else SourceWithLabels(source, find)
+
+
+def _opened(
+    config: VizConfig, found: Collected, failed: list[tuple[str, str]], callback: Callback
+) -> Iterator[tuple[Source, str]]:
+    """Each source with its name; of several, those that can't be opened go to `failed`."""
     for spec, name in found.specs:
         try:
             source = open_source(
@@ -98,24 +176,29 @@ def view(
                 raise
             failed.append((str(spec), error.message))
             continue
-        source.bands = segmenter.preprocess.bands
-        with source:
-            if source.kind in MOVING:
-                inside = out if found.count == 1 else out / safe_path(name)
-                small = replace(figures, width=VIDEO_WIDTH, whole_key=True)
-                drawn, written = _write_videos(small, source, inside, callback)
-            elif config.fps is not None:
-                raise OptionError("--fps is for videos; viz draws a folder for each image.")
-            else:
-                drawn, written = _write_images(figures, source, out, callback)
-        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
-    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+        yield source, name
+
+
+def _files(found: Collected) -> list[Path]:
+    """The image files of what was collected."""
+    if found.single is not None:
+        return [Path(found.single).expanduser()]
+    return [path for _, path in found.images]
+
+
+def _refuse(config: VizConfig, names: Iterable[str], why: str) -> None:
+    """OptionError for an option that was given and would do nothing."""
+    for name in names:
+        if name in config.chosen():
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
 
 def _load(config: VizConfig) -> Segmenter:
+    looks_inside = config.rungs or bool(NEED_TORCH & set(config.show_what))
     return load(
         config.model,
-        engine="torch" if config.rungs and config.engine == "auto" else config.engine,
+        engine="torch" if looks_inside and config.engine == "auto" else config.engine,
         device=config.device,
         precision=config.precision,
         short_side=config.short_side,
@@ -125,12 +208,16 @@ def _load(config: VizConfig) -> Segmenter:
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in images, where no network was trained."""
-    for name in ("rungs", "engine", "precision", "short_side", "show_bands"):
-        if name in config.chosen():
-            flag = f"--{name.replace('_', '-')}"
-            raise OptionError(f"{flag} has no effect with --classify.", hint=f"omit {flag}")
+    ours = ("show_what", "separate", "labels", "split", "format")
+    others = ("rungs", "engine", "precision", "short_side", "show_bands")
+    _refuse(config, (*ours, *others), "with --classify")
     figures = ImageNetHeatmaps.of(
-        config.model, config.classes, alpha=config.alpha, device=config.device, callback=callback
+        config.model,
+        config.classes,
+        alpha=config.alpha,
+        theme=THEMES[config.theme],
+        device=config.device,
+        callback=callback,
     )
     out = _folder(config, None)
     found = collect(config.source, exclude=config.out, callback=callback)
@@ -161,7 +248,10 @@ def _no_images(what: object, kind: str) -> OptionError:
 
 
 def _write_images(
-    figures: HeatmapFigures | ImageNetHeatmaps, source: Source, out: Path, callback: Callback
+    figures: HeatmapFigures | ImageNetHeatmaps | ShownFigures,
+    source: Source,
+    out: Path,
+    callback: Callback,
 ) -> tuple[int, list[Path]]:
     """A folder of pages for every image."""
     outputs: list[Path] = []
@@ -172,7 +262,10 @@ def _write_images(
             for frame in source:
                 folder = out / fitting(frame.name)
                 for name, image in figures.images(frame):
-                    write_image(folder / name, image)
+                    if isinstance(image, bytes):
+                        write_bytes(folder / name, image)
+                    else:
+                        write_image(folder / name, image)
                     outputs.append(folder / name)
                 done += 1
                 callback(Progress("viz", done, source.count, "images"))
@@ -191,6 +284,7 @@ def _write_videos(
     try:
         with held_back(source.stop), ExitStack() as stack:
             for frame in source:
+                figures = figures if done else figures.for_video(frame)
                 for name, image in figures.videos(frame):
                     if name not in writers:
                         writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])

@@ -23,6 +23,7 @@ from fcnseg.config.options import (
     Fuse,
     Options,
     RunPrecision,
+    Split,
     Upsampling,
     option,
 )
@@ -36,7 +37,6 @@ Output = Literal[
 ]  # fmt: skip
 Container = Literal["yuv4mpegpipe", "rawvideo"]
 Palette = Literal["default", "pascal", "cityscapes", "tab"]
-Split = Literal["train", "val", "test", "all"]
 
 network = functools.partial(option, group="Network")
 recipe = functools.partial(option, group="Loss and optimizer")

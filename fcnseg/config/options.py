@@ -28,6 +28,8 @@ RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
 
+Split = Literal["train", "val", "test", "all"]
+
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),
     "learning_rate": ("lr",),
@@ -55,6 +57,7 @@ class Option:
     argument: positional. metavar: what stands for the value in the help.
     group: the heading of the help that it stands under.
     once: what to do instead of giving it several times, where that is an error.
+    listed: whether one text may hold several values, with commas between them.
     """
 
     help: str
@@ -70,6 +73,7 @@ class Option:
     metavar: str | None = None
     group: str | None = None
     once: str = ""
+    listed: bool = False
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -244,6 +248,8 @@ def _one_of(value: Any, hints: tuple[Any, ...], entry: Option) -> Any:
 def _tuple(value: Any, parts: tuple[Any, ...], entry: Option) -> tuple[Any, ...]:
     repeatable = parts[-1] is Ellipsis
     items = list(value) if isinstance(value, list | tuple) else [value]
+    if entry.listed:
+        items = [part.strip() for item in items for part in str(item).split(",") if part.strip()]
     if not repeatable and len(items) != len(parts):
         raise _Unexpected(f"{len(parts)} numbers")
     items = [entry.synonyms.get(item, item) if isinstance(item, str) else item for item in items]

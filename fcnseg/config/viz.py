@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import fcnseg.config.texts as texts
-from fcnseg.config.options import EngineName, Options, RunPrecision, option
+from fcnseg.config.options import EngineName, Options, RunPrecision, Split, option
+
+Shown = Literal[
+    "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
+]  # fmt: skip
 
 # fmt: off
 
@@ -17,17 +22,50 @@ class VizConfig(Options):
 
     command = "viz"
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
+    model: str | None = option(
+        None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL
+    )
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=texts.OUT)
-    classes: tuple[str, ...] = option((), "Draw only this class (name or number); repeatable", flags=("--class",))
-    rungs: bool = option(False, "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it", hidden=("--skips-shown",))
-    classify: bool = option(False, "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)")
+    classes: tuple[str, ...] = option(
+        (), "Draw only this class (name or number); repeatable", flags=("--class",)
+    )
+    rungs: bool = option(
+        False,
+        "Also draw each skip's contribution: its part of the scores (fuse score), else what changes without it",
+        hidden=("--skips-shown",),
+    )
+    show_what: tuple[Shown, ...] = option(
+        (),
+        "Draw one labelled figure of these for each image, a list with commas between",
+        metavar="LIST",
+        listed=True,
+    )
+    separate: bool = option(False, "With --show-what: a file for each instead of one figure")
+    labels: Path | None = option(
+        None,
+        "With --show-what labels or errors: where the labels are, a dataset, a folder of label files or the label file of one image (default: SOURCE is a dataset)",
+        metavar="PATH",
+    )
+    split: Split | None = option(
+        None,
+        "With --show-what, of SOURCE as a dataset: train, val, test or all (default: as in eval)",
+    )
+    format: Literal["png", "svg", "pdf"] = option(
+        "png", "File format of the figures of --show-what: png, svg or pdf (extra: report)"
+    )
+    theme: Literal["dark", "light"] = option("dark", "Background of the pages: dark or light")
+    classify: bool = option(
+        False,
+        "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)",
+    )
     alpha: float = option(0.6, texts.ALPHA, ge=0, le=1)
     show_bands: str | None = option(None, texts.SHOW_BANDS, metavar="R,G,B")
     limit: int = option(0, texts.LIMIT, ge=0)
     page: str | None = option(None, texts.PAGE, metavar="N|all")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
-    fps: float | None = option(None, "Frames per second of images or of a raw stream that states none", gt=0, le=480)
+    fps: float | None = option(
+        None, "Frames per second of images or of a raw stream that states none", gt=0, le=480
+    )
     device: str = option("auto", texts.DEVICE)
     precision: RunPrecision = option("auto", texts.INT8)
     engine: EngineName = option("auto", texts.ENGINE)

@@ -64,6 +64,11 @@ class TorchEngine(Engine):
             self.score_grid = score_grid_of(network)
 
     @property
+    def network(self) -> FCN:
+        """The network itself, in evaluation mode, on the engine's device."""
+        return self._network
+
+    @property
     def backbone(self) -> str:
         """The name of the network's backbone."""
         return self._network.spec.backbone

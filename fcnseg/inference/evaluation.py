@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
-from fcnseg.config import CompareConfig, EvalConfig
+from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
 from fcnseg.datasets.encoding.matching import (
     adopt_classes,
@@ -78,7 +78,7 @@ Found = TypeVar("Found")
 
 
 def split_of(
-    config: EvalConfig | CompareConfig, description: Description, segmenter: Segmenter
+    config: EvalConfig | CompareConfig | VizConfig, description: Description, segmenter: Segmenter
 ) -> tuple[str, str]:
     """The part that is scored, and why: a drawn one means something to its own model alone."""
     if config.split:

@@ -34,6 +34,9 @@ MEANINGS = {
     "extent": "an object was found, but is too large or too small",
 }
 
+COLORS = ((177, 73, 206), (230, 60, 60), (255, 150, 30), (250, 220, 60), (60, 140, 255))
+"""RGB of the KINDS on maps."""
+
 FOUND = 0.1
 """Of a region's pixels that have to have its class for it to count as found."""
 

@@ -17,7 +17,7 @@ from fcnseg.datasets.loader import LabelledImages, Sample
 from fcnseg.errors import shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
-from fcnseg.metrics.error_kinds import KINDS, RIGHT, kinds_of_errors
+from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.progress import Callback, Progress, no_callback
 
 SIDE = 320
@@ -28,9 +28,6 @@ BUDGET = 10_000_000
 
 MOST_HEATMAPS = 20
 """Classes whose probabilities are kept for an image, those with the most of it."""
-
-KIND_COLORS = ((177, 73, 206), (230, 60, 60), (255, 150, 30), (250, 220, 60), (60, 140, 255))
-"""RGB of the KINDS of errors."""
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -109,9 +106,7 @@ def legend(classes: ClassMap) -> list[dict[str, str]]:
 
 def kinds_legend() -> list[dict[str, str]]:
     """The same of kinds of errors."""
-    return [
-        {"name": kind, "color": _hex(color)} for kind, color in zip(KINDS, KIND_COLORS, strict=True)
-    ]
+    return [{"name": kind, "color": _hex(color)} for kind, color in zip(KINDS, COLORS, strict=True)]
 
 
 def _hex(color: Sequence[int]) -> str:
@@ -155,7 +150,7 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 _KINDS = np.zeros((256, 3), np.uint8)
-_KINDS[: len(KINDS)] = KIND_COLORS
+_KINDS[: len(KINDS)] = COLORS
 
 Predict = Callable[[Rgb, bool], PredictedArrays]
 """An image uint8 (H, W, 3), and whether probabilities are wanted -> what a model predicts."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.config import VizConfig
-from fcnseg.errors import OptionError, percent
+from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import WIDEST, Tile, grey, heat_scale, page
+from fcnseg.viz import Tile, grey, heat_scale
+from fcnseg.viz.drawing import THEMES, Theme
+from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
 
 Rgb = NDArray[np.uint8]
@@ -25,7 +28,7 @@ Labels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MOST_CLASSES = 40
-"""More would not be legible side by side."""
+"""Heatmaps of an image: more would not be legible side by side."""
 
 VIDEO_WIDTH = 1920
 """Pixels a page of a video is wide at most: wider ones stutter when they are played."""
@@ -40,7 +43,8 @@ class HeatmapFigures:
 
     chosen: the class indices to draw; rungs: whether to draw the decomposition too.
     width: pixels a page is wide at most. whole_key: keys name every chosen class, not only those
-        in the frame, so that the pages of a video keep their size.
+        in the frame, so that the pages of a video keep their size. theme: dark or light.
+    heat: the classes with heatmaps where `of_interest` does not decide.
     """
 
     segmenter: Segmenter
@@ -49,18 +53,33 @@ class HeatmapFigures:
     rungs: bool
     width: int = WIDEST
     whole_key: bool = False
+    theme: Theme = THEMES["dark"]
+    heat: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, segmenter: Segmenter, config: VizConfig) -> HeatmapFigures:
         """The figures that a config asks for; OptionError for an unknown class."""
         classes = segmenter.classes
         chosen = tuple(classes.index_of(name) for name in config.classes) or range(len(classes))
-        if len(chosen) > MOST_CLASSES:
-            raise OptionError(
-                f"{len(chosen)} classes are too many for a page; {MOST_CLASSES} are possible.",
-                hint=f"choose some with --class, e.g. --class {classes.names[0]!r}",
-            )
-        return cls(segmenter, tuple(dict.fromkeys(chosen)), config.alpha, config.rungs)
+        theme = THEMES[config.theme]
+        return cls(segmenter, tuple(dict.fromkeys(chosen)), config.alpha, config.rungs, theme=theme)
+
+    def of_interest(self, labels: Labels) -> tuple[int, ...]:
+        """The classes with a heatmap each: the chosen ones, or of very many the largest in labels.
+
+        The same for every frame of a video, so that its pages keep their size.
+        """
+        if self.heat or len(self.chosen) <= MOST_CLASSES:
+            return self.heat or self.chosen
+        counts = np.bincount(labels.ravel(), minlength=256)
+        here = [index for index in self.chosen if counts[index]]
+        return tuple(sorted(sorted(here, key=lambda index: -counts[index])[:MOST_CLASSES]))
+
+    def for_video(self, first: Frame) -> HeatmapFigures:
+        """The figures for a video's pages, whose classes are those of its first frame."""
+        labels = self.segmenter.predict([first.pixels])[0].labels
+        heat = self.of_interest(labels)
+        return replace(self, width=VIDEO_WIDTH, whole_key=True, heat=heat)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """Every page of a still image, with its file name."""
@@ -80,7 +99,7 @@ class HeatmapFigures:
         self, frame: Frame, labels: Labels, probabilities: Floats
     ) -> Iterator[tuple[str, Rgb]]:
         """A page for each chosen class."""
-        for index in self.chosen:
+        for index in self.of_interest(labels):
             yield (
                 self.page_name(index),
                 self._class_page(frame, index, labels, probabilities[index]),
@@ -105,18 +124,16 @@ class HeatmapFigures:
         tiles = [
             Tile(frame.image, "input"),
             self.labelled(frame, labels, "prediction"),
-            *(self._heat(frame, index, labels, probabilities[index]) for index in self.chosen),
+            *(self._heat(frame, k, labels, probabilities[k]) for k in self.of_interest(labels)),
             _uncertainty(frame, probabilities, self.alpha),
         ]
         scale = heat_scale("0", "1", "probability, uncertainty")
-        return page(tiles, scale=scale, key=self.key(labels), width=self.width)
+        return self.page(tiles, scale=scale, key=self.key(labels))
 
     def _class_page(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Rgb:
         name = self.segmenter.classes.names[index]
         tiles = [Tile(frame.image, "input"), self._heat(frame, index, labels, probability)]
-        return page(
-            tiles, scale=heat_scale("0", "1", f"probability of {name}"), columns=2, width=self.width
-        )
+        return self.page(tiles, scale=heat_scale("0", "1", f"probability of {name}"), columns=2)
 
     def uncertainty_page(
         self, frame: Frame, labels: Labels, probabilities: Floats
@@ -129,7 +146,7 @@ class HeatmapFigures:
         scale = heat_scale("0", "1", "entropy over the classes: 0 sure, 1 undecided among all")
         yield (
             "uncertainty.png",
-            page(tiles, scale=scale, key=self.key(labels), columns=2, width=self.width),
+            self.page(tiles, scale=scale, key=self.key(labels), columns=2),
         )
 
     def skip_pages(
@@ -167,6 +184,10 @@ class HeatmapFigures:
         """Red, green and blue of a class, 0 to 255."""
         red, green, blue = self.segmenter.classes.colors[index].tolist()
         return red, green, blue
+
+    def page(self, tiles: Sequence[Tile], **more: Any) -> Rgb:
+        """A page in the figures' theme and width; more: as for `layout.page`."""
+        return page(tiles, width=self.width, theme=self.theme, fixed=self.whole_key, **more)
 
     def page_name(self, index: int) -> str:
         """A file name that sorts by class and holds nothing a file system minds."""

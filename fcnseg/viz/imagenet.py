@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from fcnseg.models import BACKBONES, find_backbone, load_classifier
 from fcnseg.models.backbones import Backbone, torchvision, upsample
 from fcnseg.models.fcn import crop, pad_to_multiple, size_of
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile, grey, heat_scale, page
+from fcnseg.viz import Tile, grey, heat_scale
+from fcnseg.viz.drawing import THEMES, Theme
+from fcnseg.viz.layout import page
 
 DEFAULT = "efficientnet_lite0"
 """The classifier taken when none is named: its weights come with the installation."""
@@ -44,6 +47,7 @@ class ImageNetHeatmaps:
     device: torch.device
     chosen: tuple[int, ...]
     alpha: float
+    theme: Theme = THEMES["dark"]
 
     @classmethod
     def of(
@@ -52,6 +56,7 @@ class ImageNetHeatmaps:
         classes: Sequence[str],
         *,
         alpha: float,
+        theme: Theme = THEMES["dark"],
         device: str = "auto",
         callback: Callback = no_callback,
     ) -> ImageNetHeatmaps:
@@ -60,7 +65,7 @@ class ImageNetHeatmaps:
         known = list(classifier.names)  # some names stand twice: not a ClassMap
         chosen = tuple(_index_of(wanted, known) for wanted in classes)
         place = resolve_device(device)
-        return cls(classifier.to(place), place, tuple(dict.fromkeys(chosen)), alpha)
+        return cls(classifier.to(place), place, tuple(dict.fromkeys(chosen)), alpha, theme)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """overview.png and a page for each class, with their file names."""
@@ -74,10 +79,11 @@ class ImageNetHeatmaps:
             for index, probability in probabilities.items()
         ]
         scale = heat_scale("0", "1", "probability at each place, of 1000 classes")
-        yield "overview.png", page([Tile(frame.image, "input"), *tiles], scale=scale, columns=3)
+        given, drawn = Tile(frame.image, "input"), partial(page, scale=scale, theme=self.theme)
+        yield "overview.png", drawn([given, *tiles], columns=3)
         for index, tile in zip(probabilities, tiles, strict=True):
             name = f"{index:03}-{safe_filename(self.classifier.names[index])}.png"
-            yield name, page([Tile(frame.image, "input"), tile], scale=scale, columns=2)
+            yield name, drawn([given, tile], columns=2)
 
     @torch.no_grad()
     def look(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import percent
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Tile, page, signed_map, signed_scale
+from fcnseg.viz import Scale, Tile, signed_map, signed_scale
+from fcnseg.viz.layout import Section
 
 if TYPE_CHECKING:
     from fcnseg.viz.heatmaps import HeatmapFigures
@@ -28,11 +30,10 @@ POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 
 def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
     """Each skip's exact part where scores are summed, else what changes without it."""
-    engine = figures.segmenter.engine
-    if isinstance(engine, TorchEngine) and not engine.sums_scores:
+    if not _sums(figures):
         yield from _ablation_pages(figures, frame, labels)
     else:
-        yield from _sum_pages(figures, frame)
+        yield from _sum_pages(figures, frame, labels)
 
 
 def _ablation_pages(
@@ -52,10 +53,11 @@ def _ablation_pages(
         *predictions,
     ]
     key = figures.key(seen)
-    yield "rungs.png", page(tiles, key=key, columns=len(tiles), width=figures.width)
+    yield "rungs.png", figures.page(tiles, key=key, columns=len(tiles))
     changes = {stride: _relative(logits - scores) for stride, scores in without.items()}
-    limit = _limit(np.stack(list(changes.values()))[:, list(figures.chosen)])
-    for index in figures.chosen:
+    drawn = figures.of_interest(labels)
+    limit = _limit(np.stack(list(changes.values()))[:, list(drawn)])
+    for index in drawn:
         of_class = {stride: change[index] for stride, change in changes.items()}
         page_of_class = _change_page(figures, frame, index, of_class, limit, predictions, key)
         yield f"rungs-{figures.page_name(index)}", page_of_class
@@ -80,7 +82,15 @@ def _change_page(
 ) -> Rgb:
     """One class: how each skip changes its score, the predictions without it beneath."""
     name = figures.segmenter.classes.names[index]
-    tiles = [
+    tiles = _change_tiles(figures, frame, index, changes, limit)
+    scale = _scale_of(limit, f"score of {name} with the skip minus without it (not a sum)")
+    return figures.page([*tiles, *predictions], scale=scale, key=key, columns=len(tiles))
+
+
+def _change_tiles(
+    figures: HeatmapFigures, frame: Frame, index: int, changes: dict[int, Floats], limit: float
+) -> list[Tile]:
+    return [
         Tile(
             signed_map(frame.image, change / limit),
             f"change by {_stage(figures, stride)}",
@@ -89,31 +99,30 @@ def _change_page(
         )
         for stride, change in changes.items()
     ]
-    meaning = f"score of {name} with the skip minus without it (not a sum)"
-    scale = signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning)
-    return page(
-        [*tiles, *predictions], scale=scale, key=key, columns=len(tiles), width=figures.width
-    )
 
 
-def _sum_pages(figures: HeatmapFigures, frame: Frame) -> Iterator[tuple[str, Rgb]]:
+def _scale_of(limit: float, meaning: str) -> Scale:
+    return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning)
+
+
+def _sum_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
     """rungs.png, predictions from coarse to fine; and the contributions to each class."""
     skips = dict(sorted(figures.segmenter.skip_scores(frame.pixels).items(), reverse=True))
     predictions = _coarser(figures, frame, skips)
     key = figures.key(predictions_of(skips))
     yield (
         "rungs.png",
-        page(
+        figures.page(
             [Tile(frame.image, "input"), *predictions],
             key=key,
             columns=len(predictions) + 1,
-            width=figures.width,
         ),
     )
     added = {stride: _relative(scores) for stride, scores in skips.items()}
     totals = np.sum(list(added.values()), axis=0)
-    limit = _limit(totals[list(figures.chosen)])
-    for index in figures.chosen:
+    drawn = figures.of_interest(labels)
+    limit = _limit(totals[list(drawn)])
+    for index in drawn:
         of_class = {stride: scores[index] for stride, scores in added.items()}
         page_of_class = _contributions(
             figures, frame, index, of_class, totals[index], limit, predictions, key
@@ -159,6 +168,21 @@ def _contributions(
 ) -> Rgb:
     """One class: what each skip adds to its score, their sum, the predictions beneath."""
     name = figures.segmenter.classes.names[index]
+    tiles = _added_tiles(figures, frame, index, added, total, limit)
+    tiles += [*predictions, Tile(frame.image, "input")]
+    scale = _scale_of(limit, f"score of {name} against the mean of all classes")
+    return figures.page(tiles, scale=scale, key=key, columns=len(added) + 1)
+
+
+def _added_tiles(
+    figures: HeatmapFigures,
+    frame: Frame,
+    index: int,
+    added: dict[int, Floats],
+    total: Floats,
+    limit: float,
+) -> list[Tile]:
+    """What each skip adds to a class's score, and their sum."""
     coarse = next(iter(added))
     tiles = [
         Tile(
@@ -169,15 +193,52 @@ def _contributions(
         )
         for stride, scores in added.items()
     ]
-    tiles += [
-        Tile(signed_map(frame.image, total / limit), "= sum", "", figures.color(index)),
-        *predictions,
-        Tile(frame.image, "input"),
-    ]
-    scale = signed_scale(
-        f"-{limit:.1f}", f"+{limit:.1f}", f"score of {name} against the mean of all classes"
-    )
-    return page(tiles, scale=scale, key=key, columns=len(added) + 1, width=figures.width)
+    return [*tiles, Tile(signed_map(frame.image, total / limit), "= sum", "", figures.color(index))]
+
+
+def skip_section(
+    figures: HeatmapFigures, frame: Frame, labels: Labels, subjects: Sequence[int]
+) -> Section:
+    """The skips in one figure: predictions, and what each does to the scores of some classes."""
+    if _sums(figures):
+        found = figures.segmenter.skip_scores(frame.pixels)
+        skips = dict(sorted(found.items(), reverse=True))
+        seen, rows = predictions_of(skips), [[*_coarser(figures, frame, skips), _input(frame)]]
+        maps = {stride: _relative(scores) for stride, scores in skips.items()}
+        total = np.sum(list(maps.values()), axis=0)
+        limit, meaning = _limit(total[list(subjects)]), "against the mean of all classes"
+    else:
+        logits = figures.segmenter.logits(frame.pixels)
+        found = figures.segmenter.logits_without_skips(frame.pixels)
+        skips = dict(sorted(found.items(), reverse=True))
+        seen = np.stack([labels, *(scores.argmax(axis=0) for scores in skips.values())])
+        without = (_without(figures, frame, s, labels, scores) for s, scores in skips.items())
+        rows = [[*without, figures.labelled(frame, labels, "with all skips")]]
+        maps = {stride: _relative(logits - scores) for stride, scores in skips.items()}
+        limit = _limit(np.stack(list(maps.values()))[:, list(subjects)])
+        meaning = "with the skip minus without it (not a sum)"
+    for index in subjects:
+        of_class = {stride: scores[index] for stride, scores in maps.items()}
+        if _sums(figures):
+            row = _added_tiles(figures, frame, index, of_class, total[index], limit)
+        else:
+            row = [*_change_tiles(figures, frame, index, of_class, limit), _input(frame)]
+        scale = _scale_of(limit, f"score of {figures.segmenter.classes.names[index]} {meaning}")
+        rows.append([replace(tile, scale=scale) if tile.color else tile for tile in row])
+    tiles = [tile for row in rows for tile in row]
+    keys = {"classes": figures.key(seen)}
+    heading = "skips: what each adds" if _sums(figures) else "skips: what changes without each"
+    return Section(tiles, heading, keys, columns=len(rows[0]))
+
+
+def _input(frame: Frame) -> Tile:
+    return Tile(frame.image, "input")
+
+
+def _sums(figures: HeatmapFigures) -> bool:
+    """Whether the scores are a sum with a term for each skip, or the engine has to say it."""
+    engine = figures.segmenter.engine
+    return not isinstance(engine, TorchEngine) or engine.sums_scores
 
 
 def _relative(scores: Floats) -> Floats:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import entropy as scipy_entropy
 
-from fcnseg.classes import ClassMap
-from fcnseg.commands import viz as viewing
 from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
@@ -178,14 +176,6 @@ def test_without_out_the_next_free_folder_is_taken(still, random_model, tmp_path
 def test_no_source(random_model, tmp_path):
     with pytest.raises(MediaError):
         look(tmp_path / "nothing.png", random_model, tmp_path)
-
-
-def test_too_many_classes_for_a_page(still, random_model, tmp_path, monkeypatch):
-    many = load(random_model)
-    object.__setattr__(many, "classes", ClassMap.numbered(60))
-    monkeypatch.setattr(viewing, "load", lambda *args, **options: many)
-    with pytest.raises(OptionError, match="60 classes"):
-        look(still, random_model, tmp_path / "out")
 
 
 def test_entropy_is_relative_to_the_most_there_can_be():

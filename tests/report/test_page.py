@@ -14,9 +14,9 @@ from PIL import Image
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.metrics.error_kinds import KINDS, kinds_of_errors
+from fcnseg.metrics.error_kinds import COLORS, KINDS, kinds_of_errors
 from fcnseg.report import gallery as galleries
-from fcnseg.report.gallery import KIND_COLORS, Gallery
+from fcnseg.report.gallery import Gallery
 from tests.cli.test_cli import TINY_FLAGS, call
 from tests.report.pages import CLASSES, EVIL, make_page, scene
 
@@ -82,7 +82,7 @@ def test_layers_are_labels_prediction_errors_and_probabilities() -> None:
     assert (png(layers[1]["src"])[..., :3] == CLASSES.colors[found.labels]).all()
     errors, kinds = png(layers[2]["src"]), kinds_of_errors(sample.labels, found.labels, 2)
     assert ((errors[..., 3] > 0) == (kinds < len(KINDS))).all()
-    assert (errors[kinds == 3][:, :3] == KIND_COLORS[3]).all()
+    assert (errors[kinds == 3][:, :3] == COLORS[3]).all()
     for k, layer in enumerate(layers[3:]):
         assert layer["heat"] == CLASSES.names[k]
         levels = png(layer["src"])[..., 0]

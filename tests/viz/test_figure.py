@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fcnseg.io.draw import heatmap
-from fcnseg.viz import Tile, grey, heat_scale, page, signed_map, signed_scale
+from fcnseg.viz import Tile, grey, heat_scale, signed_map, signed_scale
+from fcnseg.viz.layout import page
 
 
 def tile(title: str = "a title", size: tuple[int, int] = (240, 320), **more) -> Tile:
@@ -52,9 +53,11 @@ def test_title_note_and_mark_are_drawn():
     assert (marked == (255, 0, 0)).all(axis=2).sum() > 50
 
 
-def test_a_title_that_is_too_long_is_cut_to_its_picture():
-    long = page([tile("a very long title " * 20), tile()])
-    assert long.shape == page([tile(), tile()]).shape
+def test_a_long_title_wraps_and_is_cut_where_pages_keep_their_size():
+    long, short = [tile("a very long title " * 20), tile()], [tile(), tile()]
+    assert page(long).shape[1] == page(short).shape[1]
+    assert page(long).shape[0] > page(short).shape[0] + 50
+    assert page(long, fixed=True).shape == page(short).shape
 
 
 def test_the_scale_has_the_colours_of_the_map():

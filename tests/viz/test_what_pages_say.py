@@ -14,8 +14,9 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
 from fcnseg.models import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.viz import Tile, heatmaps, page, skips
+from fcnseg.viz import Tile, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures
+from fcnseg.viz.layout import page
 
 
 @pytest.fixture
@@ -34,8 +35,7 @@ def pages_of(
         keys.append([name for name, _ in key])
         return page(tiles, key=key, **more)
 
-    for module in (heatmaps, skips):
-        monkeypatch.setattr(module, "page", spy)
+    monkeypatch.setattr(heatmaps, "page", spy)
     config = VizConfig.make({"source": ["a.png"], "rungs": True})
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     figures = HeatmapFigures.of(segmenter, config)

@@ -1,0 +1,248 @@
+"""Drawings: text, boxes and images at their places, as pixels, SVG or PDF; dark or light."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from fcnseg.errors import MissingExtra, shown
+from fcnseg.io.fonts import Font, font_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rgb = NDArray[np.uint8]
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Red, green and blue, 0..255, of the paper, of text, and of text that is less important."""
+
+    paper: Color
+    ink: Color
+    faint: Color
+
+
+THEMES = {
+    "dark": Theme((24, 24, 24), (240, 240, 240), (165, 165, 165)),
+    "light": Theme((255, 255, 255), (20, 20, 20), (95, 95, 95)),
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """A line of text of a size in pixels; its upper left corner."""
+
+    left: float
+    top: float
+    text: str
+    size: int
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Box:
+    """A filled rectangle with a thin border."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    color: Color
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """An image, uint8 (H, W, 3) RGB, pixel by pixel."""
+
+    left: float
+    top: float
+    image: Rgb
+
+
+Mark = Words | Box | Raster
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Marks on an area of width x height pixels."""
+
+    width: int
+    height: int
+    marks: tuple[Mark, ...] = ()
+
+    def at(self, left: float, top: float) -> tuple[Mark, ...]:
+        """The marks of the block where it stands on a larger one."""
+        return tuple(replace(m, left=m.left + left, top=m.top + top) for m in self.marks)
+
+
+def image_block(image: Rgb) -> Block:
+    """An image as a block of its size."""
+    return Block(image.shape[1], image.shape[0], (Raster(0, 0, image),))
+
+
+def beside(blocks: Sequence[Block], gap: int) -> Block:
+    """Blocks from left to right, aligned at the top."""
+    marks: list[Mark] = []
+    left = 0
+    for block in blocks:
+        marks += block.at(left, 0)
+        left += block.width + gap
+    return Block(max(0, left - gap), max(block.height for block in blocks), tuple(marks))
+
+
+def under(blocks: Sequence[Block], gap: int) -> Block:
+    """Blocks one under another, aligned at the left."""
+    marks: list[Mark] = []
+    top = 0
+    for block in blocks:
+        marks += block.at(0, top)
+        top += block.height + gap
+    return Block(max(block.width for block in blocks), max(0, top - gap), tuple(marks))
+
+
+def framed(block: Block, margin: int) -> Block:
+    """A block with a margin all round."""
+    size = block.width + 2 * margin, block.height + 2 * margin
+    return Block(*size, block.at(margin, margin))
+
+
+def width_of(text: str, size: int) -> float:
+    """The width of a line of text, in pixels."""
+    return font_for(text, size).getlength(text)
+
+
+def wrapped(text: str, width: float, size: int) -> list[str]:
+    """A text as lines that are not wider than `width` pixels, broken between words if possible."""
+    lines: list[str] = []
+    line = ""
+    for word in shown(text).split():
+        longer = f"{line} {word}" if line else word
+        if width_of(longer, size) <= width:
+            line = longer
+            continue
+        lines += [line] * bool(line)
+        while width_of(word, size) > width and len(word) > 1:
+            fitting = max(1, sum(width_of(word[: i + 1], size) <= width for i in range(len(word))))
+            lines.append(word[:fitting])
+            word = word[fitting:]
+        line = word
+    return [*lines, *[line] * bool(line)]
+
+
+def cut(text: str, width: float, size: int) -> str:
+    """The text, or as much of it as the width holds and an ellipsis."""
+    text = shown(text)
+    if width_of(text, size) <= width:
+        return text
+    while text and width_of(text + "...", size) > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def to_pixels(block: Block, theme: Theme) -> Rgb:
+    """A drawing as uint8 (H, W, 3) RGB."""
+    sheet = Image.new("RGB", (block.width, block.height), theme.paper)
+    pen = ImageDraw.Draw(sheet)
+    for mark in block.marks:
+        if isinstance(mark, Raster):
+            sheet.paste(Image.fromarray(mark.image), (round(mark.left), round(mark.top)))
+        elif isinstance(mark, Box):
+            right, bottom = mark.left + mark.width, mark.top + mark.height
+            corners = (mark.left, mark.top, right, bottom)
+            pen.rectangle(corners, fill=mark.color, outline=theme.faint)
+        else:
+            color = theme.faint if mark.faint else theme.ink
+            font = font_for(mark.text, mark.size)
+            pen.text((mark.left, mark.top), mark.text, fill=color, font=font)
+    return np.asarray(sheet)
+
+
+_DPI = 100  # a drawing's pixel is a hundredth of an inch
+
+
+def require_vectors() -> None:
+    """MissingExtra where SVG and PDF can't be written."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("A figure as SVG or PDF", "report")
+
+
+def to_vectors(block: Block, theme: Theme, kind: str) -> bytes:
+    """A drawing as an "svg" or "pdf" file, with text and boxes as outlines.
+
+    The same drawing gives the same bytes. MissingExtra without matplotlib.
+    """
+    require_vectors()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    paper = _unit(theme.paper)
+    figure = Figure((block.width / _DPI, block.height / _DPI), dpi=_DPI, facecolor=paper)
+    for mark in block.marks:
+        _draw(figure, mark, block, theme)
+    out = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
+    with mpl.rc_context({"svg.hashsalt": "fcnseg", "svg.image_inline": True}):
+        figure.savefig(out, format=kind, facecolor=paper, metadata=metadata)
+    return out.getvalue()
+
+
+def _draw(figure: Figure, mark: Mark, block: Block, theme: Theme) -> None:
+    from matplotlib.patches import Rectangle
+
+    left = mark.left / block.width
+    if isinstance(mark, Raster):
+        height, width = mark.image.shape[:2]
+        bottom = 1 - (mark.top + height) / block.height
+        place = (left, bottom, width / block.width, height / block.height)
+        axes = figure.add_axes(place, frameon=False, xticks=[], yticks=[])
+        axes.imshow(mark.image, aspect="auto", interpolation="none")
+    elif isinstance(mark, Box):
+        bottom = 1 - (mark.top + mark.height) / block.height
+        size = mark.width / block.width, mark.height / block.height
+        box = Rectangle((left, bottom), *size, facecolor=_unit(mark.color), linewidth=0.5)
+        box.set(edgecolor=_unit(theme.faint), transform=figure.transFigure, figure=figure)
+        figure.patches.append(box)
+    elif mark.text.strip():
+        _write(figure, mark, (left, 1 - mark.top / block.height), theme)
+
+
+def _write(figure: Figure, words: Words, place: tuple[float, float], theme: Theme) -> None:
+    """A line of text, not wider than it is as pixels: SVG and PDF have other fonts."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = font_for(words.text, words.size)
+    file = _file_of(font)
+    family = FontProperties() if file is None else FontProperties(fname=file)
+    text = words.text.replace("$", r"\$")  # no formula
+    drawn = TextPath((0, 0), text, size=words.size, prop=family).get_extents().width
+    smaller = min(1.0, font.getlength(words.text) / max(drawn, 1e-6))
+    figure.text(
+        *place,
+        text,
+        fontproperties=family,
+        fontsize=words.size * smaller * 72 / _DPI,
+        color=_unit(theme.faint if words.faint else theme.ink),
+        verticalalignment="top",
+    )
+
+
+def _file_of(font: Font) -> str | None:
+    """The file of an installed font; None for Pillow's own, which has none."""
+    path = getattr(font, "path", None)
+    return path if isinstance(path, str) and path else None
+
+
+def _unit(color: Color) -> tuple[float, float, float]:
+    red, green, blue = color
+    return red / 255, green / 255, blue / 255

@@ -1,0 +1,260 @@
+"""How tiles with captions, scales and keys are laid out: in grids, one under another."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fcnseg.errors import shown
+from fcnseg.io.images import resize_image
+from fcnseg.viz import Rgb, Scale, Tile
+from fcnseg.viz.drawing import (
+    THEMES,
+    Block,
+    Box,
+    Color,
+    Mark,
+    Raster,
+    Theme,
+    Words,
+    beside,
+    cut,
+    framed,
+    image_block,
+    to_pixels,
+    under,
+    width_of,
+    wrapped,
+)
+
+WIDEST = 2700
+"""Pixels a page is wide at most, unless told otherwise."""
+
+_GAP = 8
+
+_SMALLEST, _LARGEST = 300, 640  # pixels: a tile narrower or wider than that is brought there
+
+_PAGE_SHAPE = 1.6  # width by height that a grid aims at
+
+Key = Sequence[tuple[str, Color]]
+"""Names and their colours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Tiles of one size that belong together.
+
+    heading: above them; without it they stand in one grid with the tiles before and after.
+    keys: what colours mean, by what they are colours of ("classes", "errors").
+    columns: how many tiles a row; None: what makes the grid about 16:10.
+    """
+
+    tiles: Sequence[Tile]
+    heading: str = ""
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    columns: int | None = None
+
+
+def page(
+    tiles: Sequence[Tile],
+    *,
+    scale: Scale | None = None,
+    key: Key = (),
+    columns: int | None = None,
+    width: int = WIDEST,
+    theme: Theme = THEMES["dark"],
+    fixed: bool = False,
+) -> Rgb:
+    """Tiles in a grid as an image, with the key and the scale at the foot.
+
+    key: names of classes and their colours, listed below the tiles.
+    columns: how many tiles a row; without it, what makes the page about 16:10.
+    width: pixels that the page is not wider than.
+    fixed: captions take one line, whatever they say, so that pages of a video keep their size.
+    """
+    count = columns or _columns(len(tiles), tiles[0].image.shape)
+    size = _tile_size(tiles[0].image.shape, len(tiles), (width - _GAP) // count - _GAP)
+    text = _text_size(size)
+    grid = _grid(tiles, count, size, text, fixed=fixed)
+    parts = [grid]
+    if key:
+        parts.append(_key("", key, text, grid.width))
+    if scale is not None:
+        parts.append(_scale(scale, text, grid.width, fixed=fixed))
+    return to_pixels(framed(under(parts, _GAP), _GAP), theme)
+
+
+def figure(sections: Sequence[Section], *, width: int = WIDEST) -> Block:
+    """Sections one under another, with every key at the foot: one labelled figure."""
+    groups = _in_columns(_grouped(sections))
+    text = max(_text_size(_size_of(group, width)) for group in groups)
+    parts: list[Block] = []
+    for group in groups:
+        if group.heading:
+            parts.append(_heading(group.heading, text, width - 2 * _GAP))
+        count = group.columns or len(group.tiles)
+        parts.append(_grid(group.tiles, count, _size_of(group, width), text))
+    widest = max(part.width for part in parts)
+    parts += [_key(title, key, text, widest) for title, key in _keys(sections).items()]
+    return framed(under(parts, _GAP), _GAP)
+
+
+def _grouped(sections: Sequence[Section]) -> list[Section]:
+    """Neighbours without a heading, of one shape of images, as one section each."""
+    groups: list[Section] = []
+    for section in sections:
+        last = groups[-1] if groups else None
+        shapes = {tile.image.shape for each in (last, section) if each for tile in each.tiles}
+        if last is not None and not last.heading + section.heading and len(shapes) == 1:
+            groups[-1] = Section([*last.tiles, *section.tiles])
+        else:
+            groups.append(section)
+    return groups
+
+
+def _in_columns(groups: list[Section]) -> list[Section]:
+    """The same with their columns; one that may choose takes the room that the others need."""
+    best = [each.columns or _columns(len(each.tiles), each.tiles[0].image.shape) for each in groups]
+    return [
+        each if each.columns else replace(each, columns=min(len(each.tiles), max(best)))
+        for each in groups
+    ]
+
+
+def _keys(sections: Sequence[Section]) -> dict[str, Key]:
+    """Every key of the sections; those of one title joined, each name once."""
+    joined: dict[str, dict[tuple[str, Color], None]] = {}
+    for title, key in itertools.chain.from_iterable(each.keys.items() for each in sections):
+        joined.setdefault(title, {}).update(dict.fromkeys(key))
+    return {title: list(key) for title, key in joined.items() if key}
+
+
+def _size_of(section: Section, width: int) -> tuple[int, int]:
+    shape, number = section.tiles[0].image.shape, len(section.tiles)
+    count = section.columns or number
+    return _tile_size(shape, number, (width - _GAP) // count - _GAP)
+
+
+def _text_size(size: tuple[int, int]) -> int:
+    return int(np.clip(size[1] / 24, 13, 28))
+
+
+def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:
+    """(height, width) of the images on the page: legible, and not larger than needed."""
+    height, width = size[0], size[1]
+    largest = _LARGEST if count > 4 else 2 * _LARGEST
+    wanted = min(max(width, _SMALLEST), largest, widest)
+    factor = min(wanted / width, largest / height)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _columns(count: int, size: tuple[int, ...]) -> int:
+    """The columns whose page is nearest to its shape, of those that leave the fewest holes."""
+
+    def badness(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        shape = columns * size[1] / (rows * size[0] * 1.1)  # a tenth for the titles
+        return abs(math.log(shape / _PAGE_SHAPE)) + (rows * columns - count) / count
+
+    return min(range(1, count + 1), key=badness)
+
+
+def _grid(
+    tiles: Sequence[Tile], columns: int, size: tuple[int, int], text: int, *, fixed: bool = False
+) -> Block:
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    return under([_row(row, size, text, fixed=fixed) for row in rows], _GAP)
+
+
+def _row(tiles: Sequence[Tile], size: tuple[int, int], text: int, *, fixed: bool) -> Block:
+    """Tiles whose images stand at one height, however many lines their captions have."""
+    captions = [_caption(tile, size[1], text, fixed=fixed) for tile in tiles]
+    tallest = max(caption.height for caption in captions)
+    columns = []
+    for tile, caption in zip(tiles, captions, strict=True):
+        above = Block(size[1], tallest, caption.at(0, tallest - caption.height))
+        parts = [above, image_block(resize_image(tile.image, size))]
+        if tile.scale is not None:
+            parts.append(_scale(tile.scale, text, size[1]))
+        columns.append(under(parts, 0))
+    return beside(columns, _GAP)
+
+
+def _caption(tile: Tile, width: int, text: int, *, fixed: bool) -> Block:
+    """The title with its mark, and the note behind it or, where it does not fit, below."""
+    marks: list[Mark] = []
+    left, top = 0, round(text * 0.25)
+    if tile.color is not None:
+        marks.append(Box(0, top + text // 8, text, text, tile.color))
+        left = round(text * 1.5)
+    room, small = width - left, round(text * 0.85)
+    titles = [cut(tile.title, room, text)] if fixed else wrapped(tile.title, room, text) or [""]
+    marks += [Words(left, top + i * _line(text), line, text) for i, line in enumerate(titles)]
+    bottom = top + (len(titles) - 1) * _line(text)
+    note = shown(tile.note)
+    behind = left + round(width_of(titles[-1], text) + text * 0.7)
+    if note and behind + width_of(note, small) <= width:
+        marks.append(Words(behind, bottom + text * 0.12, note, small, faint=True))
+    elif note and not fixed:
+        for line in wrapped(note, room, small):
+            bottom += _line(text)
+            marks.append(Words(left, bottom, line, small, faint=True))
+    return Block(width, bottom - top + round(text * 1.7), tuple(marks))
+
+
+def _line(text: int) -> int:
+    """From one line of text to the next, in pixels."""
+    return round(text * 1.3)
+
+
+def _heading(heading: str, text: int, width: int) -> Block:
+    size = round(text * 1.25)
+    lines = wrapped(heading, width, size)
+    marks = [Words(0, text * 0.6 + i * _line(size), line, size) for i, line in enumerate(lines)]
+    room = max(width_of(line, size) for line in lines)
+    return Block(math.ceil(room), round(text * 0.6) + len(lines) * _line(size), tuple(marks))
+
+
+def _key(title: str, key: Key, text: int, width: int) -> Block:
+    """Colours with their names, in as many lines as they need."""
+    line = round(text * 1.7)
+    marks: list[Mark] = []
+    top, indent = 0, 0
+    if title:
+        marks.append(Words(0, text * 0.25, title, text, faint=True))
+        indent = round(width_of(title, text)) + text
+    left = indent
+    for name, color in key:
+        said = cut(name, width - indent - 2 * text, text)
+        needed = round(width_of(said, text)) + round(text * 1.4)
+        if left > indent and left + needed > width:
+            left, top = indent, top + line
+        above = top + round(text * 0.25)
+        marks.append(Box(left, above + text // 8, text, text, color))
+        marks.append(Words(left + round(text * 1.4), above, said, text))
+        left += needed + text
+    return Block(width, top + line, tuple(marks))
+
+
+def _scale(scale: Scale, text: int, width: int, *, fixed: bool = False) -> Block:
+    """low [bar] high  meaning; the meaning below where it does not fit."""
+    top, long = round(text * 0.35), int(min(width * 0.4, 420))
+    left = round(width_of(scale.low, text) + text * 0.5)
+    bar = resize_image(scale.bar[None], (text, long))
+    marks: list[Mark] = [Words(0, top, scale.low, text), Raster(left, top + text // 8, bar)]
+    left += long + text // 2
+    marks.append(Words(left, top, scale.high, text))
+    left += round(width_of(scale.high, text) + text)
+    bottom = top
+    meaning = cut(scale.meaning, width - left, text) if fixed else shown(scale.meaning)
+    if left + width_of(meaning, text) <= width:
+        marks.append(Words(left, top, meaning, text, faint=True))
+    else:
+        for line in wrapped(scale.meaning, width, text):
+            bottom += _line(text)
+            marks.append(Words(0, bottom, line, text, faint=True))
+    return Block(width, bottom - top + round(text * 1.9), tuple(marks))

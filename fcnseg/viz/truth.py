@@ -1,0 +1,208 @@
+"""Ground truth for the images that are drawn: from a dataset, or from label files named like them.
+
+Loose label files are read as those that the model was trained on, else as class numbers with 255
+for pixels that do not count. Files of another encoding are a dataset: give its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
+from fcnseg.config import VizConfig
+from fcnseg.datasets import Encoding
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.encoding.values import decode
+from fcnseg.datasets.pairing.by_words import bare_stem
+from fcnseg.errors import DatasetError, MediaError, OptionError
+from fcnseg.inference.evaluation import as_the_model_sees, split_of
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.images import IMAGE_SUFFIXES
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources.base import Frame, Source
+from fcnseg.io.sources.listing import files_in
+from fcnseg.overwriting import Named
+from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.viz import LabelledFrame
+
+Labels = NDArray[np.uint8]
+
+FindLabels = Callable[[Frame], Labels]
+"""A frame -> its labels uint8 (H, W), 255 = ignore; MediaError or DatasetError without any."""
+
+_DATASETS = (".toml", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
+
+
+class DatasetSource(Source):
+    """The images of one part of a dataset, with their labels."""
+
+    kind = "folder"
+
+    def __init__(self, dataset: SegmentationDataset, limit: int = 0) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self.count = min(limit or len(dataset), len(dataset))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, once, in order; pairs that can't be read are in `failures`."""
+        assert self.count is not None
+        for index, pair in enumerate(self._dataset.pairs[: self.count]):
+            if self._over:
+                return
+            self.taken += 1
+            try:
+                pixels, labels, name = self._dataset[index]
+            except (MediaError, DatasetError) as error:
+                self.failures.append((pair.name, error.message))
+                continue
+            stored = None if self._dataset.preprocess.bands is None else pixels
+            frame = Frame(self._dataset.to_rgb(pixels), index, 0.0, name, pair.image, None, stored)
+            yield LabelledFrame.of(frame, labels)
+
+
+class SourceWithLabels(Source):
+    """Images of another source, each with its labels; those without are in `failures`."""
+
+    kind = "folder"
+
+    def __init__(self, source: Source, find: FindLabels) -> None:
+        super().__init__()
+        self._source, self._find = source, find
+        self.count, self.failures = source.count, source.failures
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames that have labels."""
+        for frame in self._source:
+            try:
+                labelled = LabelledFrame.of(frame, self._find(frame))
+            except (MediaError, DatasetError) as error:
+                self.failures.append((frame.name, error.message))
+                continue
+            yield labelled
+
+    def stop(self) -> None:
+        """End at the next frame."""
+        super().stop()
+        self._source.stop()
+
+    def close(self) -> None:
+        """Let go of the other source."""
+        super().close()
+        self._source.close()
+
+
+def open_dataset(
+    config: VizConfig, segmenter: Segmenter, callback: Callback = no_callback
+) -> tuple[Source, list[Named]]:
+    """SOURCE as a dataset with the model's classes, and its files; OptionError where it is none."""
+    data = Path(config.source[0]).expanduser()
+    if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
+        raise _no_labels(" ".join(config.source))
+    try:
+        description = describe(data, callback)
+    except DatasetError as error:
+        raise _no_labels(str(data), error.message) from None
+    split, _ = split_of(config, description, segmenter)
+    description = as_the_model_sees(description, segmenter, callback)
+    dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
+    callback(Message(f"{len(dataset)} images of {data} ({split})"))
+    return DatasetSource(dataset, config.limit), list(description.inputs())
+
+
+def _no_labels(source: str, why: str = "") -> OptionError:
+    return OptionError(
+        f"What --show-what is to draw needs labels; {source} is not a dataset."
+        + (f" {why}" if why else ""),
+        hint="give a dataset as SOURCE, or say where the labels are: --labels PATH",
+    )
+
+
+def find_labels(
+    labels: Path, images: Sequence[Path], segmenter: Segmenter, callback: Callback = no_callback
+) -> FindLabels:
+    """Where the labels of images are looked up: a dataset, a folder of label files, or a file.
+
+    images: the files, or the folders that they are in. A folder that holds one of them is a
+    dataset. OptionError where there is nothing.
+    """
+    if not labels.exists():
+        raise OptionError(f"--labels: there is no file or folder {labels}.", hint="check the path")
+    inside = any(image.resolve().is_relative_to(labels.resolve()) for image in images)
+    if labels.suffix.lower() in _DATASETS or (labels.is_dir() and inside):
+        return _of_dataset(labels, segmenter, callback)
+    read = _reader(segmenter)
+    if labels.is_file():
+        if len(images) != 1 or not images[0].is_file():
+            raise OptionError(
+                f"--labels {labels} is one file, and there are several images.",
+                hint="give the folder of the label files, or one image",
+            )
+        return lambda frame: read(labels)  # noqa: ARG005
+    named = _ByName(labels)
+    return lambda frame: read(named.partner(frame))
+
+
+def _of_dataset(labels: Path, segmenter: Segmenter, callback: Callback) -> FindLabels:
+    description = as_the_model_sees(describe(labels, callback), segmenter, callback)
+    dataset = SegmentationDataset(description, "all", preprocess=segmenter.preprocess, cache=False)
+    places = {pair.image.resolve(): index for index, pair in enumerate(dataset.pairs)}
+
+    def find(frame: Frame) -> Labels:
+        index = places.get(_file_of(frame).resolve())
+        if index is None:
+            raise DatasetError(f"{labels} has no labels for it.")
+        return dataset[index].labels
+
+    return find
+
+
+def _reader(segmenter: Segmenter) -> Callable[[Path], Labels]:
+    """How loose label files are read; DatasetError for one without a known value."""
+    stored = segmenter.extra.get("encoding")
+    numbers = range(len(segmenter.classes))
+    encoding = Encoding.of(numbers, [IGNORE]) if stored is None else Encoding.from_dict(stored)
+
+    def read(path: Path) -> Labels:
+        found = decode(read_raw_labels(path), encoding)
+        if (found == IGNORE).all():
+            raise DatasetError(
+                f"{path} has no value that the model knows as a class.",
+                hint="give the dataset that the file belongs to, as --labels FOLDER",
+            )
+        return found
+
+    return read
+
+
+class _ByName:
+    """Label files of a folder, found by an image's name."""
+
+    def __init__(self, folder: Path) -> None:
+        files = [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+        self._folder = folder
+        self._by_name: dict[str, list[Path]] = {}
+        for path in files:
+            relative = path.relative_to(folder).with_suffix("").as_posix().casefold()
+            for key in {relative, path.stem.casefold(), bare_stem(path.stem)}:
+                self._by_name.setdefault(key, []).append(path)
+
+    def partner(self, frame: Frame) -> Path:
+        """The label file of an image; DatasetError for none or several."""
+        stem = _file_of(frame).stem
+        for key in (frame.name.casefold(), stem.casefold(), bare_stem(stem)):
+            found = self._by_name.get(key, [])
+            if len(found) == 1:
+                return found[0]
+        several = f", but {len(found)} for {stem!r}" if found else ""
+        raise DatasetError(f"{self._folder} has no label file of its name{several}.")
+
+
+def _file_of(frame: Frame) -> Path:
+    if frame.path is None:
+        raise DatasetError("Frames of a video have no labels.")
+    return frame.path
