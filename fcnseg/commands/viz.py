@@ -132,7 +132,7 @@ def _sources(
     """What is drawn, with labels where items need them; OptionError where there are none."""
     needed = NEED_LABELS & set(figures.items)
     if not needed:
-        _refuse(config, ("labels", "split"), "without labels or errors in --show-what")
+        _refuse(config, ("labels", "split"), "without labels, errors or gained in --show-what")
     elif config.labels is None:
         source, inputs = open_dataset(config, segmenter, callback)
         if config.out is not None:

@@ -11,6 +11,7 @@ from fcnseg.config.options import EngineName, Options, RunPrecision, Split, opti
 
 Shown = Literal[
     "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
+    "gained",
 ]  # fmt: skip
 
 # fmt: off
@@ -43,7 +44,7 @@ class VizConfig(Options):
     separate: bool = option(False, "With --show-what: a file for each instead of one figure")
     labels: Path | None = option(
         None,
-        "With --show-what labels or errors: where the labels are, a dataset, a folder of label files or the label file of one image (default: SOURCE is a dataset)",
+        "With --show-what labels, errors or gained: where the labels are, a dataset, a folder of label files or the label file of one image (default: SOURCE is a dataset)",
         metavar="PATH",
     )
     split: Split | None = option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,18 +122,46 @@ class TorchEngine(Engine):
         logits do not add up to them. OptionError for a network without such skips. Not for
         several threads at the same time.
         """
+        skips = self._feature_skips()
+        return {stride: self._without([skip], images, size) for stride, skip in skips.items()}
+
+    def logits_up_to_skips(
+        self, images: Images, *, size: Size | None = None
+    ) -> dict[int, NDArray[np.float32]]:
+        """The logits without all skips finer than a stride, by stride, from coarse to fine.
+
+        float32 (N, K, H, W); the last are the network's own. Where scores are summed, partial
+        sums; else the finer skips' features are zero. As logits_without_skips.
+        """
+        if self.sums_scores:
+            parts = sorted(self.skip_scores(images, size=size).items(), reverse=True)
+            sums = np.cumsum(np.stack([part for _, part in parts]), axis=0)
+            return {stride: total for (stride, _), total in zip(parts, sums, strict=True)}
+        skips = self._feature_skips()
+        return {
+            stride: self._without([skips[s] for s in skips if s < stride], images, size)
+            for stride in self._network.decoder.strides
+        }
+
+    def _feature_skips(self) -> dict[int, FeatureSkip]:
         skips = getattr(self._network.decoder, "rungs", {})
         found = {int(s): skip for s, skip in skips.items() if isinstance(skip, FeatureSkip)}
         if not found:
             raise OptionError("This network has no skips whose features are added or concatenated.")
-        return {stride: self._without(skip, images, size) for stride, skip in found.items()}
+        return found
 
-    def _without(self, skip: FeatureSkip, images: Images, size: Size | None) -> NDArray[np.float32]:
-        hook = skip.lateral.register_forward_hook(lambda _, __, maps: torch.zeros_like(maps))
+    def _without(
+        self, skips: Sequence[FeatureSkip], images: Images, size: Size | None
+    ) -> NDArray[np.float32]:
+        def silent(*call: Any) -> Tensor:
+            return torch.zeros_like(call[-1])
+
+        hooks = [skip.lateral.register_forward_hook(silent) for skip in skips]
         try:
             return self.logits(images, size=size)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def synchronize(self) -> None:
         """Wait for the device."""

@@ -172,6 +172,19 @@ class Segmenter:
         found = self._in_torch().logits_without_skips(self.prepare([pixels]), size=pixels.shape[:2])
         return {stride: logits[0] for stride, logits in found.items()}
 
+    def logits_up_to_skips(
+        self, image: ImageInput, *, bgr: bool = False
+    ) -> dict[int, NDArray[np.float32]]:
+        """The logits with the skips down to a stride, by stride, from coarse to fine.
+
+        float32 (K, H, W) at the image's size; the last are the network's own. The finer skips are
+        left out of the sum (fuse is "score"), or their features are zero. OptionError for another
+        engine than torch.
+        """
+        pixels = self._pixels(image, bgr=bgr)
+        found = self._in_torch().logits_up_to_skips(self.prepare([pixels]), size=pixels.shape[:2])
+        return {stride: logits[0] for stride, logits in found.items()}
+
     def _in_torch(self) -> TorchEngine:
         if isinstance(self.engine, TorchEngine):
             return self.engine

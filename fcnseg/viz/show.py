@@ -22,9 +22,11 @@ from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.models.fcn import Decoder
 from fcnseg.viz import LabelledFrame, Tile, grey, heat_scale, signed_map, signed_scale
 from fcnseg.viz.drawing import Color, to_pixels, to_vectors
+from fcnseg.viz.gained import COLORS as CHANGES
+from fcnseg.viz.gained import gain_tile, gains, miou_of
 from fcnseg.viz.heatmaps import HeatmapFigures, entropy
-from fcnseg.viz.layout import Section, figure
-from fcnseg.viz.skips import skip_section
+from fcnseg.viz.layout import Key, Section, figure
+from fcnseg.viz.skips import skip_section, stage_name
 
 Labels = NDArray[np.uint8]
 
@@ -239,6 +241,29 @@ def skips(view: View) -> Section:
     return skip_section(view.figures, view.frame, view.predicted.labels, view.subjects)
 
 
+def gained(view: View) -> Section:
+    """What each skip made right and made wrong, with its points of mIoU."""
+    found = view.segmenter.logits_up_to_skips(view.frame.pixels)
+    predictions = {s: logits.argmax(axis=0).astype(np.uint8) for s, logits in found.items()}
+    first, *steps = gains(view.truth, predictions, view.segmenter.classes.names)
+    coarse = view.figures.labelled(
+        view.frame,
+        predictions[first.stride],
+        f"{stage_name(view.figures, first.stride)} alone",
+        miou_of(first),
+    )
+    ignored = view.truth == 255
+    tiles = [coarse]
+    for gain in steps:
+        areas = [(area, CHANGES[name]) for name, area in gain.areas.items()]
+        drawn = paint(view.frame.image, areas, ignored)
+        tiles.append(gain_tile(drawn, gain, stage_name(view.figures, gain.stride), view.truth))
+    keys: dict[str, Key] = {"classes": view.figures.key(predictions[first.stride])}
+    keys["changes"] = [*CHANGES.items(), *[("no label", IGNORED)] * bool(ignored.any())]
+    heading = "gained: what each skip changed, all finer ones left out"
+    return Section(tiles, heading, keys, columns=len(tiles))
+
+
 def torch_engine(view: View, item: str) -> TorchEngine:
     """The engine, for items that look inside the network; OptionError for an exported file."""
     engine = view.segmenter.engine
@@ -263,12 +288,13 @@ SHOWN: dict[str, Item] = {
     "heatmaps": heatmaps,
     "scores": scores,
     "skips": skips,
+    "gained": gained,
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""
 
-NEED_LABELS = frozenset({"labels", "errors"})
+NEED_LABELS = frozenset({"labels", "errors", "gained"})
 
-NEED_TORCH = frozenset({"scores", "skips"})
+NEED_TORCH = frozenset({"scores", "skips", "gained"})
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _without(
 ) -> Tile:
     predicted = logits.argmax(axis=0).astype(np.uint8)
     note = f"{percent((predicted != labels).mean(), 1)} of pixels change"
-    return figures.labelled(frame, predicted, f"without {_stage(figures, stride)}", note)
+    return figures.labelled(frame, predicted, f"without {stage_name(figures, stride)}", note)
 
 
 def _change_page(
@@ -93,7 +93,7 @@ def _change_tiles(
     return [
         Tile(
             signed_map(frame.image, change / limit),
-            f"change by {_stage(figures, stride)}",
+            f"change by {stage_name(figures, stride)}",
             f"mean absolute score {np.abs(change).mean():.2f}",
             figures.color(index),
         )
@@ -144,12 +144,12 @@ def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) ->
         if scores is sums[-1]:
             title, same = f"sum of all: FCN-{stride}s", ""
         else:
-            title = f"{_stage(figures, stride)} alone" if not tiles else f"sum to {stride}"
+            title = f"{stage_name(figures, stride)} alone" if not tiles else f"sum to {stride}"
         tiles.append(figures.labelled(frame, labels, title, same))
     return tiles
 
 
-def _stage(figures: HeatmapFigures, stride: int) -> str:
+def stage_name(figures: HeatmapFigures, stride: int) -> str:
     """A skip by its stride, and in a VGG by the paper's name of its layer."""
     engine = figures.segmenter.engine
     vgg = isinstance(engine, TorchEngine) and engine.backbone.startswith("vgg")
@@ -187,7 +187,7 @@ def _added_tiles(
     tiles = [
         Tile(
             signed_map(frame.image, scores / limit),
-            _stage(figures, stride) if stride == coarse else f"+ {_stage(figures, stride)}",
+            stage_name(figures, stride) if stride == coarse else f"+ {stage_name(figures, stride)}",
             f"mean absolute score {np.abs(scores).mean():.2f}",
             figures.color(index),
         )

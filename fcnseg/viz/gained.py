@@ -1,0 +1,77 @@
+"""What each skip made right and made wrong, and the points of mIoU that it brought."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
+from fcnseg.errors import percent
+from fcnseg.metrics import Confusion, Report
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import Color
+
+Labels = NDArray[np.uint8]
+
+Mask = NDArray[np.bool_]
+
+RIGHT, WRONG, OTHER = "made right", "made wrong", "changed, still wrong"
+
+COLORS: dict[str, Color] = {RIGHT: (60, 205, 120), WRONG: (235, 60, 60), OTHER: (250, 220, 60)}
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What the skip of a stride changed, where there is a label.
+
+    areas: bool (H, W) each, by RIGHT, WRONG, OTHER. miou: with it, 0..1, of the classes that are
+    labelled; points: what it added to that, in points (hundredths). NaN without any label.
+    """
+
+    stride: int
+    areas: Mapping[str, Mask]
+    miou: float
+    points: float
+
+
+def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, ...]) -> list[Gain]:
+    """The gain of each skip, from coarse to fine; that of the first is its own mIoU.
+
+    truth: uint8 (H, W), 255 = ignore. predictions: uint8 (H, W) with the skips down to a stride.
+    The points of all sum to 100 times the last mIoU.
+    """
+    found: list[Gain] = []
+    before = np.full_like(truth, IGNORE)  # nothing is predicted: neither right nor wrong yet
+    for stride, labels in predictions.items():
+        counted = truth != IGNORE
+        changed = counted & (labels != before) & bool(found)
+        was, now = before == truth, labels == truth
+        areas = {RIGHT: changed & now, WRONG: changed & was, OTHER: changed & ~was & ~now}
+        confusion = Confusion(len(classes))
+        confusion.add(truth, labels)
+        miou = Report.of(confusion.matrix, classes, 1).miou
+        points = 100 * (miou - (found[-1].miou if found else 0.0))
+        found.append(Gain(stride, areas, miou, points))
+        before = labels
+    return found
+
+
+def _note(gain: Gain, truth: Labels) -> str:
+    """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
+    total = max(int((truth != IGNORE).sum()), 1)
+    parts = [f"{name} {percent(area.sum() / total)}" for name, area in gain.areas.items()]
+    return f"{', '.join(parts[:2])} of pixels; {miou_of(gain)}"
+
+
+def miou_of(gain: Gain) -> str:
+    """The mIoU that is reached, for a caption."""
+    return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
+
+
+def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
+    """A map of what a skip changed, with its points."""
+    points = "no label" if np.isnan(gain.points) else f"{gain.points:+.2f} points of mIoU"
+    return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))
