@@ -16,7 +16,7 @@ from PIL import Image
 from fcnseg.datasets import Pair
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo, yolo_lines
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
+from fcnseg.io.annotations.drawing import decode_runs, fill_circle, fill_polygon, unpack_runs
 from fcnseg.io.images import read_alpha
 from fcnseg.io.labels import turn
 from tests.datasets.written import runs

@@ -8,7 +8,8 @@ import csv
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -28,6 +29,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
+from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import decode_mask
 
@@ -40,8 +42,9 @@ def _cvat_files(listing: Listing) -> list[str]:
 
 def _cvat_parse(path: Path) -> Document:
     root = read_xml(path)
+    edges = root.findtext(f"meta/{EDGES_KEY}") == EDGES
     images = {
-        image.get("id", str(number)): _cvat_image(image)
+        image.get("id", str(number)): replace(_cvat_image(image), edges=edges)
         for number, image in enumerate(root.iter("image"))
     }
     names = tuple(label.text or "" for label in root.findall("meta//labels/label/name"))
@@ -172,23 +175,25 @@ def _label_studio_parse(path: Path) -> Document:
     tasks = json.loads(path.read_bytes())
     images = {}
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
-        results = [one for one in _label_studio_results(task) if one["type"] != "choices"]
+        answer = _label_studio_answer(task)
+        results = [one for one in answer.get("result", ()) if one["type"] != "choices"]
         areas = [area for area in map(_label_studio_area, results) if area is not None]
         size = next((_label_studio_size(one) for one in results), None)
         part = str(task.get("id", number))
         file = _label_studio_image(task)
         # An uploaded file's name begins with eight digits that the user's own file lacks.
         own = re.sub(r"^[0-9a-f]{8}-", "", file)
-        images[part] = Annotated(file, size, areas, len(results) - len(areas), also=own)
+        flat, edges = len(results) - len(areas), answer.get(EDGES_KEY) == EDGES
+        images[part] = Annotated(file, size, areas, flat, also=own, edges=edges)
     return Document(images)
 
 
-def _label_studio_results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _label_studio_answer(task: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the last annotator who did not cancel has drawn; without annotators, the prediction."""
     answers = task.get("annotations", task.get("completions", ()))
     kept = [answer for answer in answers if not answer.get("was_cancelled")]
     kept = kept or list(task.get("predictions", ()) if not answers else ())
-    yield from kept[-1]["result"] if kept else ()
+    return kept[-1] if kept else {}
 
 
 def _label_studio_image(task: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
 )
 from fcnseg.errors import DatasetError, MediaError, as_text
-from fcnseg.io.annotations.polygons import fill_polygon
+from fcnseg.io.annotations.drawing import fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
 
@@ -60,13 +60,17 @@ class Area:
     corner: tuple[int, int] = (0, 0)
     runs: Sequence[int] = ()
 
-    def drawn(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """bool (H, W): its pixels in an image of this size."""
+    def drawn(self, size: tuple[int, int], *, inside: bool = False) -> NDArray[np.bool_]:
+        """bool (H, W): its pixels in an image of this size.
+
+        inside: the rings follow the edges of pixels; else they belong to the area.
+        """
+        fill = fill_inside if inside else fill_polygon
         canvas = np.zeros(size, np.int32)
         for ring in self.rings:
-            fill_polygon(canvas, ring, 1)
+            fill(canvas, ring, 1)
         for ring in self.holes:
-            fill_polygon(canvas, ring, 0)
+            fill(canvas, ring, 0)
         if self.mask is not None:
             left, top = self.corner
             window = canvas[max(0, top) : top + self.mask.shape[0], max(0, left) :]
@@ -91,6 +95,7 @@ class Annotated:
     file: the image's name or path ("../" leads from the document); also: another name of it.
     size: (height, width), None where it does not say.
     areas: back to front where `ordered`; else the smaller lies above.
+    edges: whether (0, 0) is said to be the corner of a pixel, not its middle.
     flat: shapes that cover no pixels (points, lines).
     """
 
@@ -100,6 +105,7 @@ class Annotated:
     flat: int = 0
     ordered: bool = False
     also: str = ""
+    edges: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +139,8 @@ def outlined(store: str, files: Callable[[Listing], list[str]], parse: Parser, w
 def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArray[np.int32]:
     """int32 (H, W): the numbers of the areas' terms, from 1; 0 where there is none."""
     labels = np.zeros(size, np.int32)
-    drawn = [(area.drawn(size), terms.index(area.name) + 1) for area in image.areas
+    inside = image.edges or follow_edges(ring for area in image.areas for ring in area.rings)
+    drawn = [(area.drawn(size, inside=inside), terms.index(area.name) + 1) for area in image.areas
              if area.name in terms]  # fmt: skip
     if not image.ordered:
         drawn.sort(key=lambda one: -int(one[0].sum()))

@@ -157,11 +157,21 @@ def find_yolo(listing: Listing) -> Found | None:
             "segmentation needs to know which pixels belong to a thing.",
             hint="export the dataset as segmentation (polygons or masks)",
         )
-    gathered.orphans += [listing.path(name) for name in partners.values()]
+    lists = find_entries(listing)[1]
+    alone = (listing.path(name) for name in partners.values() if name != lists)
+    gathered.orphans += filter(_is_yolo, alone)
     names = _yolo_names(listing, largest + 1)
     terms = _with_boxes(names, boxes)
     why = "text files with a class number and an outline on each line are YOLO's"
     return gathered.found("yolo", terms, why)
+
+
+def _is_yolo(path: Path) -> bool:
+    """Whether a text has YOLO's lines or none: no class list, no list of images."""
+    try:
+        return bool([*yolo_lines(path)]) or not path.read_text(encoding="utf-8-sig").strip()
+    except MediaError:
+        return False
 
 
 def _texts_beside_images(listing: Listing) -> list[str]:

@@ -19,7 +19,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations.polygons import decode_runs, unpack_runs
+from fcnseg.io.annotations.drawing import decode_runs, unpack_runs
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
 

@@ -11,7 +11,7 @@ import binascii
 import json
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,23 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations.polygons import decode_runs, fill_circle, fill_polygon, unpack_runs
+from fcnseg.io.annotations.drawing import (
+    EDGES,
+    EDGES_KEY,
+    decode_runs,
+    fill_circle,
+    fill_inside,
+    fill_polygon,
+    follow_edges,
+    unpack_runs,
+)
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import decode_mask
 
 Json = Mapping[str, Any]
+
+Fill = Callable[[NDArray[np.int32], NDArray[np.floating], int], None]
+"""Draws the inside of an outline with a number."""
 
 KEPT_DOCUMENTS = 4
 """COCO files kept in memory after parsing; a dataset has one for each split."""
@@ -58,8 +70,9 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
             name = document.names.get(annotation["category_id"])
             if name in terms:
                 areas.append((_coco_area(annotation), terms.index(name) + 1, annotation))
+        draw = _fill_of(ring for *_, one in areas for ring in _rings(one["segmentation"]))
         for _, number, annotation in sorted(areas, key=lambda area: -area[0]):
-            _draw_segmentation(labels, annotation["segmentation"], number)
+            _draw_segmentation(labels, annotation["segmentation"], number, draw)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise _malformed(pair.labels, f"image {pair.part}", error) from None
     return labels
@@ -148,9 +161,12 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
         height, width = data.get("imageHeight"), data.get("imageWidth")
         size = (int(height), int(width)) if height and width else image_size(pair.image)
         labels = np.zeros(size, np.int32)
-        for shape in data["shapes"]:
-            if shape["label"] in terms and has_area(shape):
-                _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1)
+        shapes = [shape for shape in data["shapes"] if has_area(shape)]
+        rings = (_points(shape) for shape in shapes if _kind(shape) == "polygon")
+        fill = _fill_of(rings, edges=data.get(EDGES_KEY) == EDGES)
+        for shape in shapes:
+            if shape["label"] in terms:
+                _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1, fill)
     except (KeyError, TypeError, ValueError, IndexError, binascii.Error) as error:
         if isinstance(error, MediaError):
             raise
@@ -160,8 +176,16 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
 
 def has_area(shape: Json) -> bool:
     """Whether one of labelme's shapes covers pixels."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = _kind(shape)
     return kind in LABELME_AREAS and len(shape["points"]) >= LABELME_AREAS[kind]
+
+
+def _kind(shape: Json) -> str:
+    return str(shape.get("shape_type") or "polygon")
+
+
+def _points(shape: Json) -> NDArray[np.float64]:
+    return np.array(shape["points"], np.float64).reshape(-1, 2)
 
 
 def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
@@ -179,9 +203,10 @@ def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
             term = number + 1 if fill else terms.index(BOXES) + 1
             fill_polygon(labels, _box_ring(corners) * scale, term)
     areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
+    draw = _fill_of(outline for _, outline in areas)
     for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
         if number < len(terms):
-            fill_polygon(labels, outline, number + 1)
+            draw(labels, outline, number + 1)
     return labels
 
 
@@ -237,7 +262,21 @@ def read_json(path: Path) -> Json:
     return data
 
 
-def _draw_segmentation(labels: NDArray[np.int32], segmentation: Any, number: int) -> None:
+def _fill_of(rings: Iterable[NDArray[np.float64]], *, edges: bool = False) -> Fill:
+    """How the outlines of one image are filled. edges: (0, 0) is said to be a pixel's corner."""
+    return fill_inside if edges or follow_edges(rings) else fill_polygon
+
+
+def _rings(segmentation: Any) -> list[NDArray[np.float64]]:
+    """The outlines of a COCO segmentation; none of runs."""
+    if isinstance(segmentation, Mapping):
+        return []
+    return [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
+
+
+def _draw_segmentation(
+    labels: NDArray[np.int32], segmentation: Any, number: int, fill: Fill
+) -> None:
     """Polygons (a list of x, y, x, y ... lists), or runs, compressed or not."""
     if isinstance(segmentation, Mapping):
         counts = segmentation["counts"]
@@ -247,8 +286,8 @@ def _draw_segmentation(labels: NDArray[np.int32], segmentation: Any, number: int
             raise ValueError(f"runs of {width}x{height} on an image of another size")
         labels[decode_runs(runs, (height, width))] = number
         return
-    for ring in segmentation:
-        fill_polygon(labels, np.array(ring, np.float64).reshape(-1, 2), number)
+    for ring in _rings(segmentation):
+        fill(labels, ring, number)
 
 
 def _coco_area(annotation: Json) -> float:
@@ -261,7 +300,7 @@ def _coco_area(annotation: Json) -> float:
         counts = segmentation["counts"]
         runs = unpack_runs(counts) if isinstance(counts, str) else counts
         return float(sum(runs[1::2]))
-    return sum(_ring_area(np.array(ring, np.float64).reshape(-1, 2)) for ring in segmentation)
+    return sum(map(_ring_area, _rings(segmentation)))
 
 
 def _ring_area(ring: NDArray[np.float64]) -> float:
@@ -270,11 +309,10 @@ def _ring_area(ring: NDArray[np.float64]) -> float:
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
-def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int) -> None:
-    kind = shape.get("shape_type") or "polygon"
-    points = np.array(shape["points"], np.float64).reshape(-1, 2)
+def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int, fill: Fill) -> None:
+    kind, points = _kind(shape), _points(shape)
     if kind == "polygon":
-        fill_polygon(labels, points, number)
+        fill(labels, points, number)
     elif kind == "rectangle":
         (x0, y0), (x1, y1) = points[:2]
         fill_polygon(labels, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), number)

@@ -21,6 +21,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
+from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
 
 ONE_CLASS = "object"
 """The class of regions without a name."""
@@ -113,13 +114,14 @@ def _geojson_parse(path: Path) -> Document:
     features = data["features"] if isinstance(data, Mapping) else data
     areas = [area for one in features for area in _geojson_areas(one)]
     flat = sum(not list(_geojson_areas(one)) for one in features)
+    edges = isinstance(data, Mapping) and data.get(EDGES_KEY) == EDGES
     points = [ring for area in areas for ring in area.rings]
     if points and _geojson_geographic(np.concatenate(points)):
         raise ValueError(
             "its coordinates are degrees of longitude and latitude, not pixels; convert them with "
             "the image's georeference first (rasterio, solaris)"
         )
-    return Document({"": Annotated(path.stem, None, areas, flat)})
+    return Document({"": Annotated(path.stem, None, areas, flat, edges=edges)})
 
 
 def _geojson_areas(feature: Mapping[str, Any]) -> Iterator[Area]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
 from fcnseg.io.annotations.polygons import (
     Region,
     Ring,
@@ -61,7 +62,7 @@ def as_geojson(
         }
         for region in regions(labels, only, tolerance=tolerance)
     ]
-    system = {} if place is None else place.crs()
+    system = {EDGES_KEY: EDGES} if place is None else place.crs()
     return _json({"type": "FeatureCollection", **system, "features": features})
 
 
@@ -92,6 +93,7 @@ def as_labelme(
     return _json(
         {
             "version": "5.5.0",
+            EDGES_KEY: EDGES,
             "flags": {},
             "shapes": shapes,
             "imagePath": frame.path.name if frame.path is not None else frame.name,
@@ -155,7 +157,8 @@ class Cvat:
         )
         return (
             '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
-            f"<meta><task><labels>{labels}</labels></task></meta>\n"
+            f"<meta><task><labels>{labels}</labels></task>"
+            f"<{EDGES_KEY}>{EDGES}</{EDGES_KEY}></meta>\n"
         ).encode()
 
     def piece(self, frame: Frame, labels: Labels) -> bytes:
@@ -209,7 +212,7 @@ class LabelStudio:
             }
             for number, (region, points) in enumerate(found)
         ]
-        predictions = [{"model_version": "fcnseg", "result": result}]
+        predictions = [{"model_version": "fcnseg", EDGES_KEY: EDGES, "result": result}]
         image = f"/data/local-files/?d={_file_name(frame)}"
         return _json({"data": {"image": image}, "predictions": predictions})
 
