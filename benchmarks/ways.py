@@ -88,10 +88,10 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
             TrainConfig(data=data, out=Path(model), device=device, workers=0, **options)
         ),
         "infer": lambda: infer(
-            InferConfig(source=(str(listed),), model=model, out=folder / "labels", device=device)
+            InferConfig(source=(str(listed),), model=(model,), out=folder / "labels", device=device)
         ),
         "viz": lambda: view(
-            VizConfig(source=(str(images[0]),), model=model, out=folder / "pages", device=device)
+            VizConfig(source=(str(images[0]),), model=(model,), out=folder / "pages", device=device)
         ),
         "export": lambda: export(ExportConfig(model=model, format="onnx", out=folder / "x.onnx")),
     }

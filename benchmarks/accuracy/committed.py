@@ -37,7 +37,7 @@ def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> No
         checkpoint = checkpoint.half()
     file = checkpoint.save(chosen.to / f"{NAME}.safetensors")
     result = evaluate(
-        EvalConfig(data=data, model=str(file), split="val", device=chosen.device), progress(NAME)
+        EvalConfig(data=data, model=(str(file),), split="val", device=chosen.device), progress(NAME)
     )
     recipe = dataclasses.replace(config, data=None, out=None, resume=False, device="auto")
     (chosen.to / "config.toml").write_text(recipe.as_toml(), encoding="utf-8")

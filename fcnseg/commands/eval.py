@@ -17,10 +17,10 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
+from fcnseg.engines.averaging import SCALES, AveragingEngine
 from fcnseg.errors import MediaError, OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
-    SCALES,
     arrays_of,
     as_the_model_sees,
     measure,
@@ -28,6 +28,7 @@ from fcnseg.inference.evaluation import (
     refuse_meaningless,
     split_of,
 )
+from fcnseg.inference.loading import averaged
 from fcnseg.inference.loading import load as load_model
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
@@ -42,15 +43,17 @@ from fcnseg.report.gallery import Gallery, Predict, fill
 from fcnseg.report.page import eval_page, for_gallery
 from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
 
+AVERAGED = "Their probabilities are averaged; to compare models: fcnseg compare DATA -m A -m B"
+
 
 @dataclass(frozen=True)
 class EvalResult:
     """What a model reached, and where.
 
     scores: all that was counted, for each image too. protocol: how, as plain values. split: the
-    part of the dataset. model: the file. left_out: pairs of the other parts. problems: what
-    `check` calls errors, a sentence each. outputs: the files that were written; failed: those that
-    could not be. findings: all that `check` found, with its severity.
+    part of the dataset. model: the file of a single one. left_out: pairs of the other parts.
+    problems: what `check` calls errors, a sentence each. outputs: the files that were written;
+    failed: those that could not be. findings: all that `check` found, with its severity.
     """
 
     scores: Scores
@@ -96,7 +99,7 @@ class EvalResult:
 
 
 def evaluate(
-    model: EvalConfig | Segmenter | Path | str | None,
+    model: EvalConfig | Segmenter | Path | str | Sequence[Path | str] | None,
     data: Path | str | None = None,
     callback: Callback = no_callback,
     **options: Any,
@@ -104,6 +107,7 @@ def evaluate(
     """Score a model on one split of a dataset folder, at the labels' own resolution.
 
     model: what `fcnseg.load` takes or returns, or an EvalConfig, which holds all of the following.
+    Several are averaged.
     data: the folder. options: those of EvalConfig, by name (split, tta, batch, ...).
     callback: is called with a Progress after each batch and with messages.
 
@@ -118,8 +122,8 @@ def evaluate(
     if isinstance(model, EvalConfig):
         config = dataclasses.replace(model, **options)
     else:
-        path = loaded.path if loaded else model
-        named = {} if path is None else {"model": str(path)}
+        given: Any = loaded.files if loaded else model
+        named = {} if given in (None, ()) else {"model": given}
         config = EvalConfig.make({**({} if data is None else {"data": data}), **named, **options})
     if loaded is not None:
         useless = sorted({"engine", "device", "precision", "short_side"} & set(options))
@@ -128,6 +132,8 @@ def evaluate(
                 f"{useless[0]} has no effect on a model that is loaded already.",
                 hint=f"give it to fcnseg.load: fcnseg.load(..., {useless[0]}=...)",
             )
+        if config.tta:
+            loaded = averaged(loaded.networks, tta=True)
         return _evaluate(config, loaded, Distributed.single(), callback)
     ranks = init_distributed(config.device)
     segmenter = load_model(
@@ -137,6 +143,8 @@ def evaluate(
         precision=config.precision,
         short_side=config.short_side,
         parallel=True,
+        tta=config.tta,
+        callback=callback if ranks.main else no_callback,
     )
     return _evaluate(config, segmenter, ranks, callback if ranks.main else no_callback)
 
@@ -155,12 +163,12 @@ def _evaluate(
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
     description = as_the_model_sees(checked.description, segmenter, callback)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
-    callback(
-        Message(f"{segmenter.path or 'The model'} on {counted(len(dataset), 'image')} ({split})")
-    )
+    callback(Message(f"{segmenter.title} on {counted(len(dataset), 'image')} ({split})"))
+    if len(config.model or ()) > 1:
+        callback(Message(AVERAGED))
     callback(Message(on_split(left_out, why)))
     scores = measure(
-        arrays_of(segmenter, tta=config.tta),
+        arrays_of(segmenter),
         dataset,
         callback,
         tolerance=config.tolerance,
@@ -185,9 +193,7 @@ def _evaluate(
         return result
     writers: dict[str, Callable[[Path], None]] = {
         **{name: functools.partial(_write_text, WRITERS[name], result) for name in WRITERS},
-        "html": lambda path: write_report(
-            path, result, segmenter, dataset, callback, tta=config.tta
-        ),
+        "html": lambda path: write_report(path, result, segmenter, dataset, callback),
     }
     written, failed = write_outputs(outputs, writers, callback)
     return dataclasses.replace(result, outputs=written, failed=failed)
@@ -222,13 +228,11 @@ def write_report(
     segmenter: Segmenter,
     dataset: SegmentationDataset,
     callback: Callback = no_callback,
-    *,
-    tta: bool = False,
 ) -> None:
     """Write what a model reached on a dataset as one page; its images are predicted once more."""
     gallery = Gallery(dataset.classes, result.scores.tolerance)
     miou = {image.index: [image.report.miou] for image in result.scores.images}
-    predict = {"prediction": predict_for_report(segmenter, tta=tta)}
+    predict = {"prediction": predict_for_report(segmenter)}
     fill(gallery, dataset, predict, for_gallery(result.scores), miou, callback)
     page = eval_page(
         result.scores,
@@ -241,11 +245,9 @@ def write_report(
     write_bytes(path, to_bytes(page))
 
 
-def predict_for_report(segmenter: Segmenter, *, tta: bool) -> Predict:
+def predict_for_report(segmenter: Segmenter) -> Predict:
     """How a report's images are predicted: as they are scored, with probabilities on request."""
-    several = arrays_of(segmenter, tta=tta)
-    if tta:
-        return lambda image, probabilities: several([image])[0]  # noqa: ARG005
+    several = arrays_of(segmenter)
     return lambda image, probabilities: (
         segmenter.predict([image], probabilities=True)[0] if probabilities else several([image])[0]
     )
@@ -254,12 +256,11 @@ def predict_for_report(segmenter: Segmenter, *, tta: bool) -> Predict:
 def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
     """The report's table on the model and on how it was scored."""
     protocol, count = result.protocol, len(result.scores.images)
-    file = segmenter.path
-    size = "" if file is None else f"{file.stat().st_size / 1e6:.1f} MB"
+    size = sum(file.stat().st_size for file in segmenter.files)
     left_out = ", ".join(f"{number} in {name}" for name, number in result.left_out.items())
     return {
-        "model": str(file or "in memory"),
-        "size of its file": size,
+        "model": protocol["model"] or "in memory",
+        "size of its file": f"{size / 1e6:.1f} MB" if size else "",
         "classes": ", ".join(result.scores.classes),
         "dataset": protocol["data"],
         "split": f"{result.split}, {count} images" + (f"; not scored: {left_out}" * bool(left_out)),
@@ -275,23 +276,25 @@ def protocol_of(
     config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
 ) -> dict[str, Any]:
     """How scores are made, as plain values: what has to be equal for two to be compared."""
-    side = segmenter.preprocess.short_side
+    sides = dict.fromkeys(one.preprocess.short_side for one in segmenter.networks)
+    seen = [f"short side {side} px" if side else "the images' own size" for side in sides]
+    engine = segmenter.engine
     return {
         "data": str(config.data),
         "split": split,
         "images": len(scores.images),
         "resolution": "the labels' own",
-        "network_input": f"short side {side} px" if side else "the images' own size",
-        "tta": config.tta,
+        "network_input": ", ".join(seen),
+        "tta": isinstance(engine, AveragingEngine) and engine.mirrored,
         "tta_views": f"scales {', '.join(map(str, SCALES))}, each also mirrored",
         "absent_classes": f"mIoU is {MIOU_RULE}",
         "ignored": scores.ignored,
         "tolerance": config.tolerance,
         "boundary_iou_band": BAND,
-        "model": str(segmenter.path or ""),
-        "engine": segmenter.engine.name,
-        "precision": segmenter.engine.precision,
-        "device": segmenter.engine.device,
+        "model": segmenter.title if segmenter.files else "",
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
         "fcnseg": __version__,
     }
 
@@ -323,7 +326,7 @@ def check_outputs(
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
         [*inputs, *files],
-        kept=[file for model in models for file in model_files(model.path)],
+        kept=[file for model in models for file in model_files(model.files)],
     )
     refuse_unwritable((spelled(name), path) for name, path in outputs.items())
     if "html" in outputs:

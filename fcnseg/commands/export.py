@@ -161,7 +161,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
             f"A bundle is named *.zip; found {path.name!r}.",
             hint=f"--out {path.with_suffix('.zip')}",
         )
-    refuse_overwriting([("--out", path)], [], kept=model_files(model))
+    refuse_overwriting([("--out", path)], [], kept=model_files([model]))
     try:
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
@@ -230,7 +230,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
     beside = [path.with_suffix(suffix) for suffix in FORMATS[config.format].beside]
     outputs = [("--out", path), *(("--out", file) for file in beside)]
     data = [] if config.data is None else [("--data", config.data)]
-    refuse_overwriting(outputs, [], kept=[*model_files(model), *data])
+    refuse_overwriting(outputs, [], kept=[*model_files([model]), *data])
     if config.out is not None:
         refuse_overwriting([("--out", config.out)], [], kept=data)
     taken = [file for file in beside if file.exists() and not path.exists()]

@@ -82,9 +82,9 @@ def view(
     if config.show_what:
         return _view_figures(config, begun, callback)
     _refuse(config, ("separate", "labels", "split", "format"), "without --show-what")
-    segmenter = _load(config)
+    segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
-    out = _folder(config, segmenter.path)
+    out = _folder(config, segmenter.files)
     found = collect(config.source, exclude=config.out, callback=callback)
     frames = 0
     outputs: list[Path] = []
@@ -108,9 +108,9 @@ def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewRe
     _refuse(config, ("rungs", "fps"), "with --show-what")
     if config.format != "png":
         require_vectors()
-    segmenter = _load(config)
+    segmenter = _load(config, callback)
     figures = ShownFigures.of(segmenter, config)
-    out = _folder(config, segmenter.path)
+    out = _folder(config, segmenter.files)
     frames = 0
     outputs: list[Path] = []
     failed: list[tuple[str, str]] = []
@@ -194,8 +194,14 @@ def _refuse(config: VizConfig, names: Iterable[str], why: str) -> None:
             raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
 
-def _load(config: VizConfig) -> Segmenter:
+def _load(config: VizConfig, callback: Callback) -> Segmenter:
     looks_inside = config.rungs or bool(NEED_TORCH & set(config.show_what))
+    if looks_inside and (config.tta or len(config.model or ()) > 1):
+        raise OptionError(
+            f"{'--rungs' if config.rungs else '--show-what'} looks into one network; "
+            f"{'--tta' if config.tta else '--model'} averages.",
+            hint="omit --tta, and give one --model",
+        )
     return load(
         config.model,
         engine="torch" if looks_inside and config.engine == "auto" else config.engine,
@@ -203,23 +209,30 @@ def _load(config: VizConfig) -> Segmenter:
         precision=config.precision,
         short_side=config.short_side,
         show_bands=config.show_bands,
+        tta=config.tta,
+        callback=callback,
     )
 
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in images, where no network was trained."""
     ours = ("show_what", "separate", "labels", "split", "format")
-    others = ("rungs", "engine", "precision", "short_side", "show_bands")
+    others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
     _refuse(config, (*ours, *others), "with --classify")
+    if len(names := config.model or ()) > 1:
+        raise OptionError(
+            f"--classify looks through one backbone; found {', '.join(names)}.",
+            hint="give one --model",
+        )
     figures = ImageNetHeatmaps.of(
-        config.model,
+        names[0] if names else None,
         config.classes,
         alpha=config.alpha,
         theme=THEMES[config.theme],
         device=config.device,
         callback=callback,
     )
-    out = _folder(config, None)
+    out = _folder(config, ())
     found = collect(config.source, exclude=config.out, callback=callback)
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
@@ -232,11 +245,11 @@ def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> Vie
     return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
 
 
-def _folder(config: VizConfig, model: Path | None) -> Path:
+def _folder(config: VizConfig, models: Sequence[Path]) -> Path:
     """Where pages go; OptionError when that is where they are read from."""
     if config.out is None:
         return next_free(Path("runs"), "viz")
-    refuse_sources([("--out", config.out)], config.source, kept=model_files(model))
+    refuse_sources([("--out", config.out)], config.source, kept=model_files(models))
     return config.out
 
 

@@ -142,7 +142,7 @@ class EvalConfig(Options):
 
     command = "eval"
     data: Path = option(..., "Dataset folder", argument=True)
-    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.COMPARE)
+    model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: test if there is one, else val, else all; all of a folder without splits, unless the model was trained on it)")
     fill_boxes: bool = option(False, texts.FILL_BOXES)
@@ -207,12 +207,13 @@ class InferConfig(Options):
 
     command = "infer"
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
+    model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=texts.OUT)
     format: Container = option("yuv4mpegpipe", "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"})
     save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
     show: bool = option(False, "Show a window; q quits")
     classes: tuple[str, ...] = option((), texts.CLASSES, flags=("--class",))
+    tta: bool = option(False, texts.TTA)
     conf: float = option(0.0, "Pixels with less confidence become unknown (255)", ge=0, lt=1)
     device: str = option("auto", texts.DEVICE)
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
+MODELS = f"{MODEL}; of several the probabilities are averaged"
 SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
 SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"
 PAGE = "Page or frame of files that have several (TIFF, GIF, WebP, PNG), from 1 on; all = each is a frame (default: the first, with a warning)"
@@ -22,6 +23,5 @@ HTML = "Write a report: one page with tables, charts and images (extra: report)"
 TOLERANCE = "Pixels that an outline may be off, for boundary F1 and kinds of errors"
 OUT = ("--out", "-o")
 MODEL_FLAGS = ("--model", "-m")
-COMPARE = "to compare models: fcnseg compare DATA -m A -m B"
 EACH_MODEL = "run the command once for each model"
 PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"

@@ -23,8 +23,8 @@ class VizConfig(Options):
 
     command = "viz"
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
-    model: str | None = option(
-        None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL
+    model: tuple[str, ...] | None = option(
+        None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL"
     )
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=texts.OUT)
     classes: tuple[str, ...] = option(
@@ -59,6 +59,7 @@ class VizConfig(Options):
         False,
         "Draw what an ImageNet classifier sees, without training; --model names the backbone (efficientnet_lite0, vgg16, ...)",
     )
+    tta: bool = option(False, texts.TTA)
     alpha: float = option(0.6, texts.ALPHA, ge=0, le=1)
     show_bands: str | None = option(None, texts.SHOW_BANDS, metavar="R,G,B")
     limit: int = option(0, texts.LIMIT, ge=0)

@@ -5,8 +5,10 @@ A new engine is one file with a subclass of ExportedEngine, and one line in ENGI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fcnseg.config.options import EngineName
 from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine
@@ -91,3 +93,8 @@ def open_exported(
     if engine.has_scores:
         engine.score_grid = score_grid_of(build_empty(header.spec))
     return engine, header
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))

@@ -86,7 +86,7 @@ class Engine(ABC):
         computes labels of logits faster.
     """
 
-    name: ClassVar[str]
+    name: str
     device: str
     precision: str
     parallelism: Parallelism = ONE

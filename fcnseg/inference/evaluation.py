@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
@@ -24,49 +22,12 @@ from fcnseg.datasets.encoding.matching import (
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
-from fcnseg.errors import DatasetError, OptionError, percent
+from fcnseg.errors import DatasetError, percent
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
-from fcnseg.inference.segmenter import Segmenter, resizes_itself
-from fcnseg.io.images import resize_image
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.scores import Scores
 from fcnseg.progress import Callback, Message, Progress, no_callback
-
-SCALES = (0.75, 1.0, 1.25, 1.5)
-
-
-def predict_with_tta(
-    segmenter: Segmenter,
-    image: NDArray[np.uint8],
-    *,
-    scales: Sequence[float] = SCALES,
-    mirrored: bool = True,
-) -> PredictedArrays:
-    """Labels of an image uint8 (H, W, 3), the class most probable on average, and confidence.
-
-    Each view's probabilities are resized to the image's own size before they are summed.
-    """
-    size = (image.shape[0], image.shape[1])
-    if resizes_itself(segmenter.extra):
-        raise OptionError(
-            "Test-time augmentation needs other sizes; this file resizes images itself.",
-            hint="give the checkpoint it was exported from, or omit --tta",
-        )
-    height, width = segmenter.preprocess.network_size(size)
-    total: torch.Tensor | None = None
-    for scale in scales:
-        view = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-        views = np.stack([view, view[:, ::-1]] if mirrored else [view])
-        logits = torch.from_numpy(segmenter.engine.logits(views, size=size))  # (1 or 2, K, H, W)
-        probabilities = logits.softmax(dim=1)
-        seen = probabilities[0]
-        if mirrored:
-            seen = seen + probabilities[1].flip(-1)
-        total = seen if total is None else total + seen
-    assert total is not None, "at least one scale"
-    sure, labels = (total / (len(scales) * (1 + mirrored))).max(dim=0)
-    return PredictedArrays(labels.to(torch.uint8).numpy(), sure.numpy())
-
 
 MIOU_RULE = "the mean over the classes that the labels contain"
 """How classes count that are predicted where there are no labels of them: not in the mean."""
@@ -80,9 +41,18 @@ Found = TypeVar("Found")
 def split_of(
     config: EvalConfig | CompareConfig | VizConfig, description: Description, segmenter: Segmenter
 ) -> tuple[str, str]:
-    """The part that is scored, and why: a drawn one means something to its own model alone."""
+    """The part that is scored, and why: a drawn one means something to its own model alone.
+
+    Of several models that are averaged, one that none was trained on, where that is known.
+    """
     if config.split:
         return config.split, "as asked for"
+    found = [_split_of(description, network) for network in segmenter.networks]
+    unseen = [each for each in found if each[0] != "all"] or found
+    return max(unseen, key=lambda each: "changed" in each[1])
+
+
+def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]:
     trained = Provenance.from_dict(segmenter.extra.get("trained_on"))
     here = Provenance.of(description)
     sizes = split_sizes(description)
@@ -231,10 +201,8 @@ def labels_of(segmenter: Segmenter) -> PredictLabels:
     return lambda images: [prediction.labels for prediction in segmenter.predict(images)]
 
 
-def arrays_of(segmenter: Segmenter, *, tta: bool = False) -> PredictArrays:
-    """The same with confidence; tta: test-time augmentation, four scales and horizontal flip."""
-    if tta:
-        return lambda images: [predict_with_tta(segmenter, image) for image in images]
+def arrays_of(segmenter: Segmenter) -> PredictArrays:
+    """The same with confidence."""
     return lambda images: segmenter.predict(images, confidence=True)
 
 

@@ -40,7 +40,7 @@ from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.raw import RawVideo
 from fcnseg.io.sources.sequence import is_sequence
-from fcnseg.models.checkpoint import find_model, model_files
+from fcnseg.models.checkpoint import find_models, model_files
 from fcnseg.progress import Callback, Event, Message
 
 
@@ -90,7 +90,7 @@ def make_plan(
     predictor: instead of the model that `config` names.
     """
     _refuse(config, distributed.size)
-    model = None if predictor is not None else find_model(config.model)
+    models = [] if predictor is not None else find_models(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
     events: SimpleQueue[Event] = SimpleQueue()
     found = _collect(config, callback)
@@ -100,17 +100,17 @@ def make_plan(
     if found.single is not None:
         opened = open_part(config, found.single, "", distributed, stack, events, connect)
         _refuse_live(config, opened, distributed.size)
-    parts = _parts(config, found, opened, decided.out, model, distributed.rank, distributed.size)
+    parts = _parts(config, found, opened, decided.out, models, distributed.rank, distributed.size)
     tiled = predictor is None
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
-        predictor = _load(config, model, decided.engine, parts, frames, distributed, callback)
-        decided = replace(decided, engine=cast(EngineName, predictor.engine.name))
+        predictor = _load(config, models, decided.engine, parts, frames, distributed, callback)
+        decided = replace(decided, engine=_engine_for_all(predictor, decided.engine))
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
     if opened is not None:
         opened.bands = bands_of(predictor)
-    _refuse_overwriting(config, parts, model)
+    _refuse_overwriting(config, parts, models)
     refuse_unused(config, parts)
     refuse_rate(config, parts)
     if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
@@ -129,6 +129,11 @@ def make_plan(
         renderer=Renderer.of(config, predictor.classes),
         resume_with=_resume_options(config, parts, decided.out),
     )
+
+
+def _engine_for_all(chosen: Segmenter, asked: EngineName) -> EngineName:
+    """The engine that the other processes take, too: the chosen one, where all models have it."""
+    return asked if "+" in chosen.engine.name else cast(EngineName, chosen.engine.name)
 
 
 def _resume_options(config: InferConfig, parts: Sequence[Part], out: Path) -> str:
@@ -191,13 +196,15 @@ def _parts(
     found: Collected,
     opened: Source | None,
     out: Path,
-    model: Path | None,
+    models: Sequence[Path],
     rank: int,
     size: int,
 ) -> tuple[Part, ...]:
     """What is written of each source, and what of it the same job has done before."""
+    stamps = [[model.resolve(), *stamp(model)] for model in models]
     by: dict[str, Any] = {
-        "model": None if model is None else [model.resolve(), *stamp(model)],
+        "model": stamps if len(stamps) > 1 else stamps[0] if stamps else None,
+        **({"tta": True} if config.tta else {}),
         "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
         "looks": [config.palette, config.legend, config.simplify],
         "smooth": config.smooth,
@@ -237,7 +244,7 @@ def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
     return replace(target, alone=alone)
 
 
-def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], model: Path | None) -> None:
+def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequence[Path]) -> None:
     """OptionError when anything that is written is one of the sources or the model."""
     outputs: list[tuple[str, Path]] = []
     if not _only_shown(config):
@@ -247,22 +254,22 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], model: Path 
             outputs += written(target, name)
     if config.shares is not None and str(config.shares) != "-":
         outputs.append(("--shares", config.shares))
-    refuse_sources(outputs, config.source, kept=model_files(model))
+    refuse_sources(outputs, config.source, kept=model_files(models))
 
 
 def _load(
     config: InferConfig,
-    model: Path | None,
+    models: Sequence[Path],
     engine: EngineName,
     parts: Sequence[Part],
     frames: int,
     distributed: Distributed,
     callback: Callback,
 ) -> Segmenter:
-    """The model, made ready for about so many frames (0: unknown)."""
+    """The model, or several averaged, made ready for about so many frames (0: unknown)."""
     one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
     loaded = load(
-        model,
+        models,
         engine=engine,
         device=config.device if distributed.size == 1 else str(distributed.device),
         precision=config.precision,
@@ -270,10 +277,11 @@ def _load(
         show_bands=config.show_bands,
         frames=frames,
         parallel=not one_by_one,
+        tta=config.tta,
         callback=callback,
     )
     if config.model is None:
-        callback(Message(f"The model is {model}"))
+        callback(Message(f"The model is {loaded.title}"))
     return loaded
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
-from fcnseg.engines import RUNNABLE, EngineOptions
-from fcnseg.engines.base import EXPORT, Engine, Size
+from fcnseg.engines import RUNNABLE, EngineOptions, resizes_itself
+from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays, Prediction
@@ -54,6 +54,7 @@ class Segmenter:
     path: the model file it was loaded from; None for one made in memory.
     extra: what else the file says, as plain data.
     options: how its engine was opened. reopen: opens another one; None for one made in memory.
+    members: the models whose probabilities are averaged; none for a single network.
     """
 
     engine: Engine
@@ -63,6 +64,30 @@ class Segmenter:
     extra: Mapping[str, Any] = field(default_factory=dict)
     options: EngineOptions = field(default_factory=EngineOptions)
     reopen: Callable[[EngineOptions], Engine] | None = field(default=None, repr=False)
+    members: tuple[Segmenter, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Segmenter, ...]:
+        """The models of one network each: the members, or this one itself."""
+        return self.members or (self,)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The model files it was loaded from."""
+        return tuple(one.path for one in self.networks if one.path is not None)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: its files."""
+        return " + ".join(map(str, self.files)) or "The model"
+
+    @property
+    def sees_fixed_size(self) -> bool:
+        """Whether a network sees every image at a short side of its own, whatever its size."""
+        return any(
+            one.preprocess.short_side is not None or resizes_itself(one.extra)
+            for one in self.networks
+        )
 
     @property
     def num_parallel(self) -> int:
@@ -142,7 +167,7 @@ class Segmenter:
         return [found[index] for index in range(len(pixels))]
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
-        """Logits float32 (K, H, W) of one image, at its own size."""
+        """Logits float32 (K, H, W) of one image, at its own size; of averages, their logarithms."""
         pixels = self._pixels(image, bgr=bgr)
         size = (pixels.shape[0], pixels.shape[1])
         logits: NDArray[np.float32] = self.engine.logits(self.prepare([pixels]), size=size)[0]
@@ -188,6 +213,10 @@ class Segmenter:
     def _in_torch(self) -> TorchEngine:
         if isinstance(self.engine, TorchEngine):
             return self.engine
+        if self.members:
+            raise OptionError(
+                "Skips are those of one network; these are averages.", hint="give one model"
+            )
         raise OptionError(
             f"Skips are looked at in torch, not in {self.engine.name}.",
             hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
@@ -258,14 +287,14 @@ class Segmenter:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model into a folder, which `load` takes; returns the folder.
 
-        OptionError where the engine is not torch: an exported file is copied as it is.
+        OptionError where the engine is not torch, and for several models.
         """
         if self.path is None or self.path.suffix.lower() in RUNNABLE:
             raise OptionError(
-                "Only a model loaded from a checkpoint is saved; an exported file is one already.",
-                hint="copy the file, or load the checkpoint it was exported from",
+                "Only a model loaded from one checkpoint is saved.",
+                hint="copy an exported file as it is; of several models save each of .members",
             )
-        checkpoint = replace(Checkpoint.load(self.path), preprocess=self.preprocess)
+        checkpoint = replace(Checkpoint.load(self.path), preprocess=self.networks[0].preprocess)
         return checkpoint.save(Path(folder) / BEST).parent
 
     def _of_frames(
@@ -330,8 +359,3 @@ class Segmenter:
             PredictedArrays(one, each.max(axis=0) if confidence else None, each)
             for one, each in zip(labels, probabilities, strict=True)
         ]
-
-
-def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
-    return bool(extra.get(EXPORT, {}).get("resizes"))

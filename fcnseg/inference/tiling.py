@@ -26,7 +26,7 @@ from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.inference.segmenter import Segmenter, resizes_itself
+from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
@@ -116,9 +116,7 @@ class FramePredictor:
             segmenter = replace(segmenter, engine=self._smoothed)
         self._segmenter, self._callback = segmenter, callback
         self._side = parse_tile(tile)
-        fixed = isinstance(segmenter, Segmenter) and (
-            segmenter.preprocess.short_side is not None or resizes_itself(segmenter.extra)
-        )
+        fixed = isinstance(segmenter, Segmenter) and segmenter.sees_fixed_size
         self._never, self._auto = tile == "off" or fixed, tile == "auto" and not fixed
         self._one_by_one = False
         self._conf, self._probabilities = conf, probabilities

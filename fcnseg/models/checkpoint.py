@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -235,12 +235,25 @@ def find_model(
     )
 
 
-def model_files(path: Path | None) -> list[Named]:
-    """A model's file and what may lie beside it and belong to it."""
-    if path is None:
-        return []
-    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
-    return [("the model", file) for file in (path, *beside) if file.exists()]
+def find_models(
+    models: Sequence[str | None] | None, runs: Path = Path("runs"), callback: Callback = no_callback
+) -> list[Path]:
+    """The files meant by several -m, found by `find_model`; OptionError for one given twice."""
+    found = [find_model(model, runs, callback) for model in models or (None,)]
+    twice = next((path for index, path in enumerate(found) if path in found[:index]), None)
+    if twice is not None:
+        raise OptionError(f"--model: {twice} was given twice.", hint="give each model once")
+    return found
+
+
+def model_files(paths: Sequence[Path]) -> list[Named]:
+    """The files of models and what may lie beside them and belong to them."""
+    beside = [
+        file
+        for path in paths
+        for file in (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    ]
+    return [("the model", file) for file in beside if file.exists()]
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -14,9 +14,11 @@ from fcnseg.config import EvalConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.splits import Provenance
+from fcnseg.engines.averaging import AveragingEngine, Member
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.inference.evaluation import choose_split, predict_with_tta, refuse_meaningless, score
+from fcnseg.inference.evaluation import choose_split, refuse_meaningless, score
+from fcnseg.inference.loading import averaged
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
@@ -340,19 +342,19 @@ def spots() -> Segmenter:
     return Segmenter(engine, ClassMap.numbered(2), IMAGENET)
 
 
-def test_one_plain_view_is_the_plain_answer() -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_one_plain_view_is_the_plain_answer(mirrored: bool) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 57, 3), np.uint8)
-    plain = spots().predict([image])[0].labels
-    for mirrored in (False, True):
-        seen = predict_with_tta(spots(), image, scales=(1.0,), mirrored=mirrored).labels
-        assert (seen == plain).all()
+    plain = spots()
+    engine = AveragingEngine([Member(plain.engine, plain.preprocess)], mirrored=mirrored)
+    assert (engine.labels(image[None])[0] == plain.predict([image])[0].labels).all()
 
 
 def test_views_are_averaged_in_place() -> None:
     """A bright square off the centre stays where it is, mirrored and scaled views included."""
     image = np.zeros((64, 80, 3), np.uint8)
     image[8:24, 48:72] = 255
-    seen = predict_with_tta(spots(), image).labels
+    seen = averaged([spots()], tta=True).predict([image])[0].labels
     wanted = (image[..., 0] > 0).astype(np.uint8)
     assert seen.shape == (64, 80)
     assert (seen != wanted).mean() < 0.02

@@ -19,7 +19,6 @@ from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, OptionErro
 from fcnseg.export import graph as graphs
 from fcnseg.export import onnx_file as onnx_files
 from fcnseg.export.parity import sample_images
-from fcnseg.inference.evaluation import predict_with_tta
 from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import skip_without
@@ -137,7 +136,7 @@ def test_what_a_file_that_resizes_can_not_do(complete_file: Path):
         load(complete_file, short_side=64)
     assert load(complete_file, short_side=80).preprocess.short_side is None
     with pytest.raises(OptionError, match="Test-time augmentation"):
-        predict_with_tta(load(complete_file), sample_images((1, 60, 90), seed=0)[0])
+        load(complete_file, tta=True)
 
 
 def test_a_file_of_one_size(random_model: Path, tmp_path: Path):

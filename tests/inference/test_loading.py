@@ -9,9 +9,9 @@ from fcnseg.engines import EngineOptions
 from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.inference import loading as fastest_engine
 from fcnseg.inference import loading as opening
 from fcnseg.inference.loading import WORTH_CONVERTING, open_engine
+from fcnseg.inference.loading import fastest as fastest_engine
 from fcnseg.progress import Message
 
 

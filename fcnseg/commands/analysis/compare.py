@@ -105,20 +105,19 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
             f"--model: expected 2 to {len(LETTERS)} models; found {len(config.model)}.",
             hint="fcnseg compare DATA -m A -m B; fcnseg eval DATA -m A scores one model",
         )
-    models = [_load(name, config) for name in config.model]
+    models = [_load(name, config, callback) for name in config.model]
     _refuse_other_classes(models)
     description = examine(config.data, callback, boxes=config.fill_boxes).description
     outputs = check_outputs(config, ("html", "csv"), description.inputs(), models)
     split = _common_split(config, description, models, callback)
     results = []
     for letter, model in zip(LETTERS, models, strict=False):
-        callback(Message(f"Model {letter}: {model.path}"))
+        callback(Message(f"Model {letter}: {model.title}"))
         result = evaluate(
             model,
             config.data,
             callback,
             split=split,
-            tta=config.tta,
             batch=config.batch,
             workers=config.workers,
             tolerance=config.tolerance,
@@ -154,7 +153,7 @@ def _write_page(
     indices = {image.name: image.index for image in made.results[0].scores.images}
     miou = {indices[name]: values for name, values in made.images()}
     predict = {
-        letter: _in_the_classes_of(first, model, tta=config.tta)
+        letter: _in_the_classes_of(first, model)
         for letter, model in zip(LETTERS, models, strict=False)
     }
     fill(gallery, dataset, predict, list(miou), miou, callback)
@@ -162,9 +161,9 @@ def _write_page(
     write_bytes(path, to_bytes(comparison_page(values, protocol, gallery, indices)))
 
 
-def _in_the_classes_of(first: Segmenter, model: Segmenter, *, tta: bool) -> Predict:
+def _in_the_classes_of(first: Segmenter, model: Segmenter) -> Predict:
     """A model's labels, numbered as the first model numbers its classes."""
-    predict = predict_for_report(model, tta=tta)
+    predict = predict_for_report(model)
     table = np.arange(256, dtype=np.uint8)
     for index, name in enumerate(model.classes.names):
         table[index] = first.classes.names.index(name)
@@ -184,7 +183,7 @@ def verdict(letter: str, found: Difference) -> str:
     return f"{text}: {letter if found.value > 0 else 'A'} is better."
 
 
-def _load(name: str, config: CompareConfig) -> Segmenter:
+def _load(name: str, config: CompareConfig, callback: Callback) -> Segmenter:
     return load(
         name,
         engine=config.engine,
@@ -192,6 +191,8 @@ def _load(name: str, config: CompareConfig) -> Segmenter:
         precision=config.precision,
         short_side=config.short_side,
         parallel=True,
+        tta=config.tta,
+        callback=callback,
     )
 
 

@@ -86,6 +86,7 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
         precision=config.precision,
         short_side=config.short_side,
         parallel=True,
+        callback=callback,
     )
     if not config.unlabelled:
         try:
@@ -97,14 +98,14 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
                 details=error.details,
             ) from None
         if config.out is not None:
-            files = [*model_files(segmenter.path), ("the dataset", config.data)]
+            files = [*model_files(segmenter.files), ("the dataset", config.data)]
             inputs = checked.description.inputs()
             refuse_overwriting([("--out", config.out)], inputs, kept=files)
         description = as_the_model_sees(checked.description, segmenter, callback)
         data = SegmentationDataset(description, config.split, cache=False)
         return _review_labels(config, segmenter, data, callback)
     if config.out is not None:
-        kept = model_files(segmenter.path)
+        kept = model_files(segmenter.files)
         refuse_sources([("--out", config.out)], (str(config.data),), kept=kept)
     return _review_images(config, segmenter, callback)
 

@@ -75,17 +75,18 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
     fcnseg.train(_training(config, data, run), callback)
     callback(Message(f"fcnseg eval {data} -m {run}"))
     scores = fcnseg.evaluate(
-        EvalConfig(data=data, model=str(run), device=config.device), callback=callback
+        EvalConfig(data=data, model=(str(run),), device=config.device), callback=callback
     )
     video = out / "clip_overlay.mp4"
     callback(Message(f"fcnseg infer {clip} -m {run} -o {video}"))
     segmented = fcnseg.infer(
-        InferConfig(source=(str(clip),), model=str(run), out=video, device=config.device), callback
+        InferConfig(source=(str(clip),), model=(str(run),), out=video, device=config.device),
+        callback,
     )
     heatmaps = out / "heatmaps"
     callback(Message(f"fcnseg viz {still} -m {run} -o {heatmaps}"))
     fcnseg.view(
-        VizConfig(source=(str(still),), model=str(run), out=heatmaps, device=config.device),
+        VizConfig(source=(str(still),), model=(str(run),), out=heatmaps, device=config.device),
         callback,
     )
     return DemoResult(

@@ -1,32 +1,32 @@
-"""Model files -> Segmenters: which engine runs one, by its format and precision, or the fastest."""
+"""Model files -> Segmenters: which engine runs one, by its format and precision, or the fastest.
+
+Several files, or several views of an image, become one Segmenter that averages probabilities.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 from fcnseg.config.options import EngineName
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
+from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
+from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
 from fcnseg.export.graph import GraphOptions
-from fcnseg.export.parity import Trial, compare, sample_images
 from fcnseg.files import cache_folder
-from fcnseg.inference.segmenter import Segmenter, resizes_itself
-from fcnseg.io.bands import Bands, with_shown
-from fcnseg.io.images import write_bytes
-from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.inference.loading.fastest import can_compare_engines, fastest_engine, recorded_fastest
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.bands import with_shown
+from fcnseg.models.checkpoint import Checkpoint, find_models
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message, no_callback
 
@@ -41,7 +41,7 @@ WORTH_CONVERTING = 1500
 
 
 def load(
-    model: str | Path | None = None,
+    model: str | Path | Sequence[str | Path] | None = None,
     *,
     engine: EngineName = "auto",
     device: str = "auto",
@@ -50,12 +50,15 @@ def load(
     parallel: bool = False,
     short_side: int | None = None,
     show_bands: str | None = None,
+    tta: bool = False,
     callback: Callback = no_callback,
 ) -> Segmenter:
-    """A segmenter from a model file, ready to run.
+    """A segmenter from a model file, or from several whose probabilities are averaged.
 
     model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx or .xml, or a folder of
         a run or of save_pretrained (its best); None or "best": the best of the newest run.
+        A list of them averages models of the same classes, in whatever order; each sees an
+        image at its own short side.
     engine: "auto" is torch, or what runs faster on this machine if it is installed and the
         conversion is there already or worth its time.
     frames: how many frames will come, if known: it decides whether a conversion is.
@@ -64,16 +67,30 @@ def load(
     short_side: resize the short side to so many pixels, 0 for no resizing; without it, what the
         model was trained with.
     show_bands: of a model of other bands than RGB, which of them images show: "4,3,2".
+    tta: test-time augmentation: probabilities are averaged over four scales, each also mirrored.
 
         model = fcnseg.load("nuclei")
+        careful = fcnseg.load(["nuclei"], tta=True)
 
     A process that is forked afterwards can use the model, too; it computes in one thread. On a GPU
     it has to load the model itself (OptionError).
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
-    path = find_model(None if model is None else str(model), callback=callback)
     options = EngineOptions(engine, device, precision, frames, parallel)
+    several = list(model) if isinstance(model, list | tuple) else [model]
+    paths = find_models([None if one is None else str(one) for one in several], callback=callback)
+    loaded = [_load_one(path, options, short_side, show_bands, callback) for path in paths]
+    return loaded[0] if len(loaded) == 1 and not tta else averaged(loaded, tta=tta)
+
+
+def _load_one(
+    path: Path,
+    options: EngineOptions,
+    short_side: int | None,
+    show_bands: str | None,
+    callback: Callback,
+) -> Segmenter:
     runner, header = open_engine(path, options, callback)
     preprocess = preprocess_outside(header, path, short_side)
     if show_bands is not None:
@@ -84,6 +101,65 @@ def load(
 
 def _engine_of(path: Path, options: EngineOptions) -> Engine:
     return open_engine(path, options, no_callback)[0]
+
+
+def averaged(models: Sequence[Segmenter], *, tta: bool = False) -> Segmenter:
+    """A segmenter whose probabilities are the mean of those of several, or of several views.
+
+    tta: each sees an image at four scales, each also mirrored. Classes are matched by name and
+    are in the first one's order. OptionError where they differ, where images are read in other
+    bands, and with `tta` for a file that resizes images itself.
+    """
+    first = models[0]
+    for other in models[1:]:
+        _refuse_other_outputs(first, other)
+    if tta and any(resizes_itself(one.extra) for one in models):
+        raise OptionError(
+            "Test-time augmentation needs other sizes; this file resizes images itself.",
+            hint="give the checkpoint it was exported from, or omit --tta",
+        )
+    return Segmenter(
+        _averaging(models, tta),
+        first.classes,
+        first.preprocess.at(0),
+        first.path if len(models) == 1 else None,
+        first.extra,
+        first.options,
+        None if any(one.reopen is None for one in models) else partial(_moved, models, tta),
+        tuple(models),
+    )
+
+
+def _averaging(models: Sequence[Segmenter], tta: bool) -> AveragingEngine:
+    names, members = models[0].classes.names, []
+    for one in models:
+        own = one.classes.names
+        order = None if own == names else tuple(own.index(name) for name in names)
+        members.append(Member(one.engine, one.preprocess, order))
+    return AveragingEngine(members, scales=SCALES if tta else (1.0,), mirrored=tta)
+
+
+def _moved(models: Sequence[Segmenter], tta: bool, options: EngineOptions) -> Engine:
+    return _averaging([one.to(options.device) for one in models], tta)
+
+
+def _refuse_other_outputs(first: Segmenter, other: Segmenter) -> None:
+    """OptionError for two models whose probabilities can't be averaged."""
+    names = [f"{model.path or 'a model in memory'}" for model in (first, other)]
+    ours, theirs = first.classes.names, other.classes.names
+    if set(ours) != set(theirs):
+        raise OptionError(
+            f"{names[0]} has the classes {', '.join(ours)}; {names[1]} has {', '.join(theirs)}.",
+            hint="only models of the same classes are averaged",
+        )
+    taken = [model.preprocess.bands for model in (first, other)]
+    layouts = [None if one is None else (one.dtype, one.stored, one.carried) for one in taken]
+    if layouts[0] != layouts[1]:
+        bands = ["8-bit RGB" if one is None else f"{one[1]} bands of {one[0]}" for one in layouts]
+        raise OptionError(
+            f"{names[0]} takes images of {bands[0]}; {names[1]} takes {bands[1]}.",
+            hint="only models that read images alike are averaged",
+        )
 
 
 def open_engine(
@@ -201,7 +277,8 @@ def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
     """The checkpoint as ONNX, from the cache or made now; verified before it is kept."""
     kept = _kept(path)
     if not kept.is_file():
-        callback(Message(f"Converting {path.name} (once; kept in {kept.parent})"))
+        text = f"Converting {path.name}, which takes up to a minute (once; kept in {kept.parent})"
+        callback(Message(text))
         computing()
         convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))
         _forget_oldest(kept.parent)
@@ -214,80 +291,3 @@ def _forget_oldest(folder: Path) -> None:
     for path in found[:-MOST_KEPT]:
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
-
-
-OTHERS: tuple[EngineName, ...] = ("onnxruntime", "openvino")
-"""The engines that may be faster than torch; each needs the package of its name."""
-
-SIZE = (360, 480)
-
-SECONDS = 1.0
-"""How long an engine runs, at least three frames."""
-
-_PARITY_SIZES = ((97, 131), (240, 320))
-
-
-def can_compare_engines() -> bool:
-    """Whether there is another engine than torch, and what it takes to convert for it."""
-    return bool(_installed()) and all(
-        importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript")
-    )
-
-
-def recorded_fastest(record: Path) -> EngineName | None:
-    """The fastest engine, if it was measured with the engines that are installed now."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-        name: EngineName = found["fastest"]
-        return name if found["installed"] == _installed() and name in get_args(EngineName) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def fastest_engine(
-    in_torch: Engine, converted: Path, record: Path, bands: Bands | None = None
-) -> EngineName:
-    """Time torch and every other installed engine on an image; record the fastest.
-
-    bands: of the network's images; None: RGB.
-    """
-    fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch, bands)}
-    for name in _installed():
-        engine, _ = open_exported(converted, name, device="cpu")
-        parity = compare(
-            in_torch.logits,
-            engine.logits,
-            labels=engine.just_labels,
-            trial=Trial(sizes=_PARITY_SIZES, bands=bands),
-        )
-        if parity.holds:
-            fps[name] = _frames_a_second(engine, bands)
-    fastest = max(fps, key=lambda name: fps[name])
-    found = {"fastest": fastest, "fps": fps, "installed": _installed()}
-    write_bytes(record, json.dumps(found).encode())
-    return fastest
-
-
-def _installed() -> dict[EngineName, str]:
-    """The other engines that are installed, with their versions."""
-    return {name: _version(name) for name in OTHERS if importlib.util.find_spec(name) is not None}
-
-
-def _version(module: str) -> str:
-    """A package's version; "" where the package that brings the module has another name."""
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _frames_a_second(engine: Engine, bands: Bands | None) -> float:
-    images = sample_images((1, *SIZE), seed=0, bands=bands)
-    engine.labels(images)
-    best, begun, rounds = float("inf"), time.perf_counter(), 0
-    while rounds < 3 or time.perf_counter() - begun < SECONDS:
-        start = time.perf_counter()
-        engine.labels(images)
-        best = min(best, time.perf_counter() - start)
-        rounds += 1
-    return 1 / best

@@ -1,0 +1,93 @@
+"""Which engine runs a network fastest on this machine: measured once, and recorded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import get_args
+
+from fcnseg.config.options import EngineName
+from fcnseg.engines import open_exported
+from fcnseg.engines.base import Engine
+from fcnseg.export.parity import Trial, compare, sample_images
+from fcnseg.io.bands import Bands
+from fcnseg.io.images import write_bytes
+
+OTHERS: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+"""The engines that may be faster than torch; each needs the package of its name."""
+
+SIZE = (360, 480)
+
+SECONDS = 1.0
+"""How long an engine runs, at least three frames."""
+
+_PARITY_SIZES = ((97, 131), (240, 320))
+
+
+def can_compare_engines() -> bool:
+    """Whether there is another engine than torch, and what it takes to convert for it."""
+    return bool(_installed()) and all(
+        importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript")
+    )
+
+
+def recorded_fastest(record: Path) -> EngineName | None:
+    """The fastest engine, if it was measured with the engines that are installed now."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        name: EngineName = found["fastest"]
+        return name if found["installed"] == _installed() and name in get_args(EngineName) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def fastest_engine(
+    in_torch: Engine, converted: Path, record: Path, bands: Bands | None = None
+) -> EngineName:
+    """Time torch and every other installed engine on an image; record the fastest.
+
+    bands: of the network's images; None: RGB.
+    """
+    fps: dict[EngineName, float] = {"torch": _frames_a_second(in_torch, bands)}
+    for name in _installed():
+        engine, _ = open_exported(converted, name, device="cpu")
+        parity = compare(
+            in_torch.logits,
+            engine.logits,
+            labels=engine.just_labels,
+            trial=Trial(sizes=_PARITY_SIZES, bands=bands),
+        )
+        if parity.holds:
+            fps[name] = _frames_a_second(engine, bands)
+    fastest = max(fps, key=lambda name: fps[name])
+    found = {"fastest": fastest, "fps": fps, "installed": _installed()}
+    write_bytes(record, json.dumps(found).encode())
+    return fastest
+
+
+def _installed() -> dict[EngineName, str]:
+    """The other engines that are installed, with their versions."""
+    return {name: _version(name) for name in OTHERS if importlib.util.find_spec(name) is not None}
+
+
+def _version(module: str) -> str:
+    """A package's version; "" where the package that brings the module has another name."""
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _frames_a_second(engine: Engine, bands: Bands | None) -> float:
+    images = sample_images((1, *SIZE), seed=0, bands=bands)
+    engine.labels(images)
+    best, begun, rounds = float("inf"), time.perf_counter(), 0
+    while rounds < 3 or time.perf_counter() - begun < SECONDS:
+        start = time.perf_counter()
+        engine.labels(images)
+        best = min(best, time.perf_counter() - start)
+        rounds += 1
+    return 1 / best
