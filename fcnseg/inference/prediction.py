@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.engines.base import Engine, Size
 from fcnseg.errors import InputError, OptionError, percent
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, encode_image, write_image
@@ -50,6 +51,26 @@ class PredictedArrays:
             raise InputError(f"Confidence is {self.confidence.shape}, labels {size}.")
         if self.probabilities is not None and self.probabilities.shape[1:] != size:
             raise InputError(f"Probabilities are {self.probabilities.shape}, labels {size}.")
+
+
+def with_labels(
+    engine: Engine, batch: Image, size: Size, confidence: bool
+) -> list[PredictedArrays]:
+    """An engine's labels of images (N, h, w, C) at `size`, and on demand their confidence."""
+    labels, sure = engine.labels(batch, confidence=confidence, size=size)
+    sures = [None] * len(labels) if sure is None else sure
+    return [PredictedArrays(one, each) for one, each in zip(labels, sures, strict=True)]
+
+
+def with_probabilities(
+    engine: Engine, batch: Image, size: Size, confidence: bool
+) -> list[PredictedArrays]:
+    """The same with probabilities."""
+    labels, probabilities = engine.probabilities(batch, size=size)
+    return [
+        PredictedArrays(one, each.max(axis=0) if confidence else None, each)
+        for one, each in zip(labels, probabilities, strict=True)
+    ]
 
 
 Floats = NDArray[np.float32]

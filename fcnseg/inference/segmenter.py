@@ -27,7 +27,12 @@ from fcnseg.engines import RUNNABLE, EngineOptions, resizes_itself
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.prediction import PredictedArrays, Prediction
+from fcnseg.inference.prediction import (
+    PredictedArrays,
+    Prediction,
+    with_labels,
+    with_probabilities,
+)
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
@@ -162,8 +167,8 @@ class Segmenter:
         found: dict[int, PredictedArrays] = {}
         for size, indices in groups.items():
             batch = self.prepare([pixels[index] for index in indices])
-            compute = self._with_probabilities if probabilities else self._with_labels
-            found.update(zip(indices, compute(batch, size, confidence), strict=True))
+            compute = with_probabilities if probabilities else with_labels
+            found.update(zip(indices, compute(self.engine, batch, size, confidence), strict=True))
         return [found[index] for index in range(len(pixels))]
 
     def logits(self, image: ImageInput, *, bgr: bool = False) -> NDArray[np.float32]:
@@ -341,21 +346,3 @@ class Segmenter:
         height, width = images[0].shape[:2]
         wanted = self.preprocess.network_size((height, width))
         return np.stack([resize_image(image, wanted) for image in images])
-
-    def _with_labels(
-        self, batch: NDArray[np.uint8], size: Size, confidence: bool
-    ) -> list[PredictedArrays]:
-        labels, sure = self.engine.labels(batch, confidence=confidence, size=size)
-        return [
-            PredictedArrays(labels[index], None if sure is None else sure[index])
-            for index in range(len(batch))
-        ]
-
-    def _with_probabilities(
-        self, batch: NDArray[np.uint8], size: Size, confidence: bool
-    ) -> list[PredictedArrays]:
-        labels, probabilities = self.engine.probabilities(batch, size=size)
-        return [
-            PredictedArrays(one, each.max(axis=0) if confidence else None, each)
-            for one, each in zip(labels, probabilities, strict=True)
-        ]
