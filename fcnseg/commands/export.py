@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
+from fcnseg.engines.headers import header_in
 from fcnseg.errors import CheckpointError, FcnsegError, OptionError
 from fcnseg.export import (
     FORMATS,
@@ -82,7 +83,7 @@ def export(
     """
     config = ExportConfig.of(model, options)
     file = find_model(config.model, callback=callback)
-    if file.suffix.lower() in {format.suffix for format in FORMATS.values()}:
+    if header_in(file) is not None:
         raise CheckpointError(
             f"{file} is an exported file already.", hint="give the checkpoint it was made from"
         )

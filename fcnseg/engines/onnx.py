@@ -30,6 +30,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
+from fcnseg.engines.headers import metadata
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
@@ -231,51 +232,3 @@ class OpenCvEngine(ExportedEngine):
         del output
         logits: NDArray[np.float32] = worker.run(inputs["images"])
         return logits
-
-
-def metadata(model: bytes) -> dict[str, str]:
-    """The metadata of an ONNX file (ModelProto.metadata_props), without the package onnx.
-
-    What is not an ONNX file has none.
-    """
-    found = {}
-    try:
-        for number, value in _fields(memoryview(model)):
-            if number == 14:  # metadata_props: StringStringEntryProto(key = 1, value = 2)
-                entry = {part: str(text, "utf-8") for part, text in _fields(value)}
-                found[entry[1]] = entry.get(2, "")
-    except (IndexError, KeyError, ValueError):
-        return {}
-    return found
-
-
-def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
-    """The fields of a protobuf message that hold bytes, with their numbers."""
-    fields, at = [], 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 0:
-            _, at = _varint(data, at)
-        elif kind == 2:
-            length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError("the message is cut short")
-            fields.append((tag >> 3, data[at : at + length]))
-            at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"no wire type {kind}")
-    return fields
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits from `at` on, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at

@@ -152,7 +152,7 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not a checkpoint: {_what_else(path, start)}.", hint=TRAIN_HINT
+                f"{path} is not a checkpoint: {_what_else(start)}.", hint=TRAIN_HINT
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
@@ -279,7 +279,7 @@ def _first_bytes(path: Path) -> bytes:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
 
 
-def _what_else(path: Path, start: bytes) -> str:
+def _what_else(start: bytes) -> str:
     """What a file that is no checkpoint seems to be, by its first bytes."""
     if not start:
         return "it is empty"
@@ -293,6 +293,8 @@ def _what_else(path: Path, start: bytes) -> str:
         return "it looks like a PyTorch file (.pt, .pth), which can hold code"
     if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
         return "it looks like an image"
-    if path.suffix == ".onnx":
-        return "it is an exported file"
+    if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x3a"):  # ir_version; producer or graph
+        return "it looks like an ONNX file, which is named *.onnx and runs as it is"
+    if b"<net " in start:
+        return "it looks like a model for OpenVINO, which is named *.xml and runs as it is"
     return "it is damaged, cut short or something else"

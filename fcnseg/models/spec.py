@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -181,7 +181,7 @@ class Preprocess:
         if self.short_side is None:
             return size
         height, width = size
-        short = (height + width - abs(height - width)) // 2  # min, in a traced graph, too
+        short = _least(height, width)
         return _over(self.short_side * height, short), _over(self.short_side * width, short)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -212,14 +212,21 @@ class Preprocess:
         return ((pixels - mean) / std).permute(0, 3, 1, 2)  # (N, chosen, H, W)
 
 
+def _least(first: Any, second: Any) -> int:
+    """The smaller of two lengths, be they numbers, or tensors or symbols in a traced graph."""
+    least: Callable[..., Any] = torch.minimum if isinstance(first, Tensor) else torch.sym_min
+    number: int = least(first, second)
+    return number
+
+
 def _over(number: int, by: int) -> int:
     """number / by to the nearest, halves to even, for numbers above 0.
 
-    In whole numbers, and without branches: an exported graph computes the same.
+    In whole numbers, and without branches: an exported graph computes the same. Without abs:
+    OpenVINO's is wrong for some negative int64 (2026.4), and torch.export can't save one.
     """
-    nearest, rest = (2 * number + by) // (2 * by), (2 * number + by) % (2 * by)
-    is_half = (1 + rest + abs(rest - 1)) // 2 - rest  # 1 where the rest is 0, else 0
-    return nearest - nearest % 2 * is_half
+    below, rest = number // by, number % by
+    return below + (2 * rest + below % 2 + by - 1) // (2 * by)
 
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -52,6 +52,16 @@ def test_classes_in_another_order_are_the_same_classes(
     assert not found.differences[0].clear or abs(found.differences[0].low) < 1e-3
 
 
+def test_an_exported_file_is_compared_with_its_checkpoint(
+    drawn_folder: Path, random_model: Path, exported_model: Path
+) -> None:
+    models = (str(random_model), str(exported_model))
+    result = compare(CompareConfig(data=drawn_folder, model=models, workers=0))
+    before, after = (one.report.miou for one in result.results)
+    assert after == pytest.approx(before, abs=1e-3)
+    assert not result.differences[0].clear
+
+
 def test_other_classes_are_refused(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
     other = renamed(tiny_run, ["a", "b", "c", "d"], tmp_path)
     with pytest.raises(DatasetError, match="model B has a, b, c, d"):

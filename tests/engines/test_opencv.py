@@ -7,7 +7,8 @@ import pytest
 
 from fcnseg import io as dnn
 from fcnseg.engines import EngineOptions
-from fcnseg.engines.onnx import OpenCvEngine, metadata
+from fcnseg.engines.headers import metadata
+from fcnseg.engines.onnx import OpenCvEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images

@@ -21,6 +21,22 @@ def test_the_size_that_the_network_sees_is_rounded_exactly(height, width, side):
     assert IMAGENET.at(side).network_size((height, width)) == expected
 
 
+def test_a_program_that_is_saved_computes_the_size(tmp_path):
+    """torch.export can save no abs; OpenVINO computes some of them wrongly."""
+
+    class Sized(torch.nn.Module):
+        def forward(self, images):
+            return images.new_zeros(IMAGENET.at(48).network_size(images.shape[1:3]))
+
+    free = torch.export.Dim.DYNAMIC
+    some = torch.zeros(1, 97, 131, 3)
+    program = torch.export.export(Sized(), (some,), dynamic_shapes=({1: free, 2: free},))
+    torch.export.save(program, tmp_path / "sized.pt2")
+    module = torch.export.load(tmp_path / "sized.pt2").module()
+    for size, expected in (((97, 131), (48, 65)), ((131, 97), (65, 48)), ((24, 99), (48, 198))):
+        assert module(torch.zeros(1, *size, 3)).shape == expected
+
+
 @pytest.mark.parametrize(
     ("size", "side"),
     [

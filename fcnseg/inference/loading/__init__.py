@@ -18,6 +18,7 @@ from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resi
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine, computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
+from fcnseg.engines.headers import header_in
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export import FORMATS, convert
@@ -172,7 +173,7 @@ def open_engine(
     kind = path.suffix.lower()
     if kind in RUNNABLE:
         return _open_exported(path, options)
-    if kind in {format.suffix for format in FORMATS.values()}:
+    if kind in {format.suffix for format in FORMATS.values()} and header_in(path) is not None:
         raise CheckpointError(
             f"{path} is for other programs: such files can hold code, which fcnseg does not run.",
             hint="give the checkpoint it was exported from, or export that to ONNX",
