@@ -300,7 +300,10 @@ class DemoConfig(Options):
 
     command = "demo"
     out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=texts.OUT)
-    epochs: int = option(10, "Number of epochs", ge=1)
+    paper: bool = option(False, "Redo the figures of the FCN paper instead: six trainings, an image for each topic, index.html")
+    data: Path | None = option(None, "For --paper: dataset folder (default: a synthetic one)", metavar="FOLDER")
+    backbone: str = option("tiny", "For --paper: backbone, tiny or a pretrained one")
+    epochs: int = option(10, "Number of epochs; with --paper of the first training, the others take half", ge=1)
     seed: int = option(0, texts.SEED, ge=0)
     device: str = option("auto", texts.DEVICE)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fcnseg
+from fcnseg.commands.demo.paper import PaperResult, redo_paper
 from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene, write_dataset
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
+from fcnseg.config.options import spelled
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter
@@ -59,12 +61,18 @@ class DemoResult:
         return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
 
 
-def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult:
+def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult | PaperResult:
     """Generate a dataset and a video, train, evaluate, segment the video, write heatmaps.
 
+    With config.paper: redo the figures of the FCN paper (fcnseg.commands.demo.paper).
     OptionError when --out names a folder that is not empty.
     """
     out = _folder(config)
+    if config.paper:
+        return redo_paper(config, out, callback)
+    for name in ("data", "backbone"):
+        if name in config.chosen():
+            raise OptionError(f"{spelled(name)} is for --paper.", hint="add --paper")
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
     callback(Message(f"Generating a dataset and a video in {out}"))
     pairs = write_dataset(data, seed=config.seed, size=DEMO_SIZE, callback=callback)

@@ -1,0 +1,176 @@
+"""`fcnseg demo --paper`: the figures of the FCN paper, redone with networks trained for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fcnseg
+from fcnseg.commands.demo.chapters import CHAPTERS
+from fcnseg.commands.demo.lab import Lab, Network, Section
+from fcnseg.commands.demo.scenes import write_dataset
+from fcnseg.config import DemoConfig
+from fcnseg.config.options import spelled
+from fcnseg.errors import OptionError
+from fcnseg.io.images import encode_image, resize_image, resize_labels, write_bytes
+from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report.gallery import jpeg
+from fcnseg.report.page import render
+
+if TYPE_CHECKING:
+    from fcnseg.commands.train import TrainResult
+
+TINY = "tiny"
+
+TRAIN, VAL = 320, 40
+"""Synthetic images."""
+
+SHORT_SIDE = 192
+"""Pixels of the short side at which the networks see a user's images."""
+
+SYNTHETIC = {"crop": (96, 96), "scale": (0.9, 1.1)}
+
+FIRST = {"backbone_weights": "none", "lr": 5e-3, "backbone_lr": 1.0}
+"""A training of `tiny` from nothing; pretrained backbones have the usual options."""
+
+NEXT = {"lr": 2e-3, "backbone_lr": 1.0}
+"""A training that starts from another network."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training. start: the step whose network it begins with; None: a new one."""
+
+    start: str | None
+    options: Mapping[str, Any]
+
+
+STEPS = {
+    "fcn32s": Step(None, {"decoder": "fcn32s", "fuse": "score"}),
+    "fcn16s": Step("fcn32s", {"decoder": "fcn16s", "aux": 0.0}),
+    "fcn8s": Step("fcn16s", {"decoder": "fcn8s", "aux": 0.0}),
+    "learned": Step("fcn16s", {"decoder": "fcn8s", "aux": 0.0, "upsample": "learned"}),
+    "concat": Step("fcn32s", {"decoder": "fcn8s", "fuse": "concat", "width": 32}),
+    "symmetric": Step("fcn32s", {"decoder": "fcn2s", "fuse": "concat", "width": 16}),
+}
+"""The trainings in order; each but the first takes half of the epochs."""
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """What was made. index: the page with all sections. data: the dataset folder.
+
+    sections: in the order of the page. images: their files, in the same order.
+    """
+
+    index: Path
+    data: Path
+    sections: tuple[Section, ...]
+    images: tuple[Path, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for --json."""
+        sections = [
+            {"title": one.title, "paper": one.place, "image": str(image), "numbers": one.numbers}
+            for one, image in zip(self.sections, self.images, strict=True)
+        ]
+        whole = {"index": str(self.index), "data": str(self.data), "seconds": self.seconds}
+        return {**whole, "sections": sections}
+
+
+def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) -> PaperResult:
+    """Train the networks in out/runs, draw every section's image and the page index.html.
+
+    config.data: a dataset folder; None: a synthetic one is written to out/data.
+    """
+    begun = time.perf_counter()
+    data = config.data
+    if data is None:
+        data = out / "data"
+        callback(Message(f"Generating a dataset in {data}"))
+        write_dataset(data, train=TRAIN, val=VAL, seed=config.seed, callback=callback)
+    lab = _lab(_train_all(config, data, out / "runs", callback), data)
+    sections, images = [], []
+    for number, chapter in enumerate(CHAPTERS, start=1):
+        section = chapter(lab)
+        path = out / f"{number:02}-{chapter.__name__}.png"
+        write_bytes(path, encode_image(section.image))
+        callback(Message(f"{path}: {section.title}"))
+        sections.append(section)
+        images.append(path)
+    index = out / "index.html"
+    write_bytes(index, _page(sections, data).encode())
+    seconds = time.perf_counter() - begun
+    return PaperResult(index, data, tuple(sections), tuple(images), seconds)
+
+
+def _train_all(
+    config: DemoConfig, data: Path, runs: Path, callback: Callback
+) -> dict[str, TrainResult]:
+    """Every step's run; beside another backbone than `tiny` a classifier of that one, too."""
+    steps = dict(STEPS)
+    if config.backbone != TINY:
+        steps["classifier"] = STEPS["fcn32s"]
+    results = {}
+    for name, step in steps.items():
+        options = {**step.options, **(SYNTHETIC if config.data is None else {})}
+        if step.start is not None:
+            options |= {"finetune": str(runs / step.start), **NEXT}
+            options["epochs"] = (config.epochs + 1) // 2
+        else:
+            backbone = TINY if name == "classifier" else config.backbone
+            options |= {"backbone": backbone, "epochs": config.epochs}
+            options |= FIRST if backbone == TINY else {}
+            options |= {} if config.data is None else {"short_side": SHORT_SIDE}
+        options |= {"out": runs / name, "seed": config.seed, "device": config.device}
+        callback(Message(f"fcnseg train {data} {_as_flags(options)}"))
+        results[name] = fcnseg.train(data, callback, report=False, **options)
+    return results
+
+
+def _as_flags(options: Mapping[str, Any]) -> str:
+    """As they are written on the command line."""
+    return " ".join(
+        f"{spelled(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in options.items()
+    )
+
+
+def _lab(results: Mapping[str, TrainResult], data: Path) -> Lab:
+    """The trained networks; and, of up to 40 validation images, the one with the most classes."""
+    networks = {name: _network(result) for name, result in results.items()}
+    networks.setdefault("classifier", networks["fcn32s"])
+    preprocess = fcnseg.Checkpoint.load(results["fcn8s"].best).preprocess
+    if preprocess.bands is not None:
+        raise OptionError("--paper draws images of 8-bit RGB; this dataset has other bands.")
+    images = fcnseg.SegmentationDataset(data, split="val")
+    samples = [images[index] for index in range(min(len(images), VAL))]
+    first = max(range(len(samples)), key=lambda at: len(np.unique(samples[at].labels)))
+    size = preprocess.network_size(samples[first].labels.shape)
+    others = [samples[(first + step) % len(samples)].image for step in (1, 2, 3)]
+    return Lab(
+        networks,
+        resize_image(samples[first].image, size),
+        resize_labels(samples[first].labels, size),
+        tuple(resize_image(image, size) for image in others),
+    )
+
+
+def _network(result: TrainResult) -> Network:
+    model = fcnseg.load(result.best, engine="torch", device="cpu", precision="f32", short_side=0)
+    return Network(model, fcnseg.Checkpoint.load(result.best).build(), result.miou)
+
+
+def _page(sections: Sequence[Section], data: Path) -> str:
+    content = {
+        "title": "The FCN, seen",
+        "summary": f"The topics of the FCN paper with networks trained on {data}",
+        "sections": [{**vars(one), "source": jpeg(one.image)} for one in sections],
+    }
+    return render("paper.html.j2", content, {"views": {}, "order": []})
