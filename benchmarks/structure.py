@@ -33,6 +33,7 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
         "config",
         "device",
         "files",
+        "notebook",
         "overwriting",
         "progress",
     ),

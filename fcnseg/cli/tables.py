@@ -262,6 +262,9 @@ def show_serve(result: Any) -> None:
 
 def show_demo(result: Any) -> None:
     """The scores, where everything is, and how to do the same with one's own folder."""
+    if hasattr(result, "sections"):
+        _show_paper(result)
+        return
     show_eval(result.scores)
     facts = {
         "dataset": f"{result.data}  ({result.pairs} images; {result.classes})",
@@ -274,6 +277,14 @@ def show_demo(result: Any) -> None:
     _print(f"  {program()} check FOLDER")
     _print(f"  {program()} train FOLDER")
     _print(f"  {program()} infer IMAGES_OR_VIDEO")
+
+
+def _show_paper(result: Any) -> None:
+    """The numbers of each topic, and the page with the images."""
+    for number, section in enumerate(result.sections, start=1):
+        _print(f"{number}. {section.title} ({section.place})")
+        _print(_facts({f"   {name}": value for name, value in section.facts.items()}))
+    _print(_facts({"page": str(result.index), "dataset": str(result.data)}))
 
 
 def show_doctor(rows: Sequence[Any]) -> None:

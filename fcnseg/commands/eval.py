@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fcnseg import __version__
+from fcnseg import __version__, notebook
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
@@ -81,6 +81,12 @@ class EvalResult:
     def classes(self) -> tuple[ClassScore, ...]:
         """The score of each class."""
         return self.report.classes
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the scores of each class, and of what on what."""
+        said = {"model": self.model, "split": self.split, "problems": "; ".join(self.problems)}
+        given = {name: value for name, value in said.items() if value}
+        return notebook.facts("Evaluation", given) + self.report._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints: all numbers, and by which rule and on what."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.nn import BatchNorm2d
 
+from fcnseg import notebook
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of, spelled
@@ -20,10 +21,11 @@ from fcnseg.datasets.check.summary import in_words, training_seconds
 from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, FcnsegError, OptionError
+from fcnseg.errors import DatasetError, FcnsegError, OptionError, percent
 from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
+from fcnseg.report import charts
 from fcnseg.report.charts import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import WEIGHTED, parse_loss
@@ -75,6 +77,27 @@ class TrainResult:
         from fcnseg.models.checkpoint import Checkpoint
 
         return dict(Checkpoint.load(self.best).report)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was reached, where it is, and the curve of the mIoU."""
+        said = notebook.facts(
+            "Training",
+            {
+                "best mIoU": percent(self.miou),
+                "epochs": self.epochs,
+                "training time": f"{self.seconds:.0f} s",
+                "best checkpoint": self.best,
+                "last checkpoint": self.last,
+            },
+        )
+        rows = [row for row in self.history if row.get("miou") is not None]
+        if not rows or not has_charts():
+            return said
+        epochs, miou = ([float(row[name] or 0) for row in rows] for name in ("epoch", "miou"))
+        percents = [100 * value for value in miou]
+        return said + charts.lines(
+            {"mIoU": percents}, x=epochs, x_name="epoch", name="mIoU, %, validation images"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without the history, which results.csv has."""

@@ -21,6 +21,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.engines import RUNNABLE, EngineOptions, resizes_itself
@@ -93,6 +94,10 @@ class Segmenter:
             one.preprocess.short_side is not None or resizes_itself(one.extra)
             for one in self.networks
         )
+
+    def _repr_html_(self) -> str:
+        engine = f"{self.engine.name}, {self.engine.device}, {self.engine.precision}"
+        return notebook.model(self.title, engine, self.preprocess.short_side, self.classes)
 
     @property
     def num_parallel(self) -> int:

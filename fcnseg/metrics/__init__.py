@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcnseg import notebook
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.errors import InputError, counted
+from fcnseg.errors import InputError, counted, percent
 
 Pixels = NDArray[Any] | torch.Tensor
 
@@ -156,6 +157,16 @@ class Report:
             )
             for index, name in enumerate(self.names)
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row for each class, in percent."""
+        rows = [
+            (one.name, *(percent(v) for v in (one.iou, one.dice, one.precision, one.accuracy)))
+            for one in self.classes
+        ]
+        title = f"mIoU {percent(self.miou)} on {counted(self.images, 'image')}"
+        heading = ("class", "IoU", "Dice", "precision", "recall")
+        return notebook.table(title, heading, rows)
 
     @property
     def class_iou(self) -> dict[str, float | None]:

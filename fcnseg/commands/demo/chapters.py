@@ -35,17 +35,19 @@ MOST_HEATMAPS = 10
 def autoencoder(lab: Lab) -> Section:
     """Encoder, code, decoder: the hourglass of FCN-8s."""
     columns, code = lab.hourglass("fcn8s")
-    strides = sorted(lab.networks["fcn8s"].module.backbone.channels)
+    decoder = lab.networks["fcn8s"].module.decoder
+    stages = len(lab.networks["fcn8s"].module.backbone.channels)
+    links = links_of(stages, len(decoder.strides), "+")
     return Section(
         "An encoder and a decoder",
         "section 4.1, figure 1",
-        f"The encoder halves the image {len(strides)} times; what is left, the code, has a vector "
-        f"for every {strides[-1]} x {strides[-1]} pixels. The decoder scores the classes there and "
-        "grows the scores back. An autoencoder would be trained to return the image; this network "
-        "is trained to return a class for each pixel. Maps are drawn at their true proportions, "
-        "of each the channel that varies most.",
+        f"The encoder halves the image {stages} times; what is left, the code, has a vector "
+        f"for every {decoder.strides[0]} x {decoder.strides[0]} pixels. The decoder scores the "
+        "classes there and grows the scores back. An autoencoder would be trained to return the "
+        "image; this network is trained to return a class for each pixel. Maps are drawn at their "
+        "true proportions, of each the channel that varies most.",
         {"numbers in the image": float(lab.image.size), "numbers in the code": float(code.numel())},
-        way(columns),
+        way(columns, links),
     )
 
 
@@ -63,7 +65,7 @@ def encoder(lab: Lab) -> Section:
         numbers[f"maps at stride {stride}"] = float(maps.shape[1])
     return Section(
         "The downsampling encoder",
-        "section 3, equation 1",
+        "section 3",
         "Convolution and pooling look at a small window wherever it is, so each layer's output is "
         "a map; each stage halves it and has more channels. From where to what: stride 2 still "
         "shows edges, stride 32 shows where things are, cell by cell. Four channels of each.",
@@ -81,7 +83,7 @@ def convolution(lab: Lab) -> Section:
     count = found.slid[0].numel()
     tiles = [Tile(whole, "input: four images")]
     for values, how in zip(
-        both, (f"classifier on {count} windows", "one convolution"), strict=True
+        both, (f"{count} windows, one by one", "1x1 convolution, one pass"), strict=True
     ):
         cells = _as_pixels(values, found.stride, size)
         tiles.append(Tile(heatmap(grey(whole), cells, alpha=ALPHA), how))
@@ -150,10 +152,11 @@ def upsampling(lab: Lab) -> Section:
         Tile(lab.heat(each, low, high), title) for each, title in zip(maps, titles, strict=True)
     ]
     start, kernel = (each.weight[lab.main, lab.main].float() for each in (bilinear, layer))
+    spread = f"{float((kernel - start).min()):.3f} to {float((kernel - start).max()):+.3f}"
     drawn += [
         Tile(squares(start, size), "bilinear kernel"),
         Tile(squares(kernel, size), "learned kernel"),
-        Tile(squares(kernel - start, size), "learned minus bilinear"),
+        Tile(squares(kernel - start, size), "learned minus bilinear", spread),
     ]
     side = kernel.shape[-1]
     return Section(
@@ -243,9 +246,9 @@ def three_networks(lab: Lab) -> Section:
 def symmetric(lab: Lab) -> Section:
     """A skip at every stage, fcn2s with concat."""
     columns, _ = lab.hourglass("symmetric")
-    stages = len(lab.networks["symmetric"].module.decoder.strides)
-    # image, `stages` taps, `stages` maps of the decoder, prediction: mirrored about the middle
-    links = [Link(at, 2 * stages + 1 - at, "concatenated") for at in range(1, stages)]
+    module = lab.networks["symmetric"].module
+    stages = len(module.backbone.channels)
+    links = links_of(stages, len(module.decoder.strides), "concatenated")
     return Section(
         "The symmetric network: a skip at every stage",
         "section 4.2, carried on; U-Net",
@@ -288,6 +291,11 @@ def _as_pixels(values: Tensor, stride: int, size: tuple[int, int]) -> NDArray[np
     rows, columns = (np.arange(length) // stride for length in size)
     cells: NDArray[np.float32] = values.numpy()[rows][:, columns]
     return cells
+
+
+def links_of(stages: int, maps: int, label: str) -> list[Link]:
+    """The skips of an hourglass: the image, `stages` taps, `maps` of the decoder, the logits."""
+    return [Link(stages - step, stages + 1 + step, label) for step in range(1, maps)]
 
 
 CHAPTERS: tuple[Callable[[Lab], Section], ...] = (

@@ -37,6 +37,14 @@ class Section:
     numbers: Mapping[str, float]
     image: Rgb = field(repr=False)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The numbers as they are written, to three digits."""
+        return {
+            name: f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+            for name, value in self.numbers.items()
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Network:

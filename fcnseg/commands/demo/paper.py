@@ -129,17 +129,21 @@ def _train_all(
             options |= FIRST if backbone == TINY else {}
             options |= {} if config.data is None else {"short_side": SHORT_SIDE}
         options |= {"out": runs / name, "seed": config.seed, "device": config.device}
+        options["report"] = False
         callback(Message(f"fcnseg train {data} {_as_flags(options)}"))
-        results[name] = fcnseg.train(data, callback, report=False, **options)
+        results[name] = fcnseg.train(data, callback, **options)
     return results
 
 
 def _as_flags(options: Mapping[str, Any]) -> str:
     """As they are written on the command line."""
-    return " ".join(
-        f"{spelled(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in options.items()
-    )
+    words = []
+    for name, value in options.items():
+        if value is False:
+            words.append(f"--no-{name}")
+        else:
+            words += [spelled(name), *map(str, value if isinstance(value, tuple) else [value])]
+    return " ".join(words)
 
 
 def _lab(results: Mapping[str, TrainResult], data: Path) -> Lab:
@@ -171,6 +175,6 @@ def _page(sections: Sequence[Section], data: Path) -> str:
     content = {
         "title": "The FCN, seen",
         "summary": f"The topics of the FCN paper with networks trained on {data}",
-        "sections": [{**vars(one), "source": jpeg(one.image)} for one in sections],
+        "sections": [(one, jpeg(one.image)) for one in sections],
     }
     return render("paper.html.j2", content, {"views": {}, "order": []})

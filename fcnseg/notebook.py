@@ -1,0 +1,48 @@
+"""How objects show themselves in a notebook: tables in HTML, in which every text stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from fcnseg.errors import shown
+
+Color = tuple[int, int, int]
+
+
+def facts(title: str, values: Mapping[str, object]) -> str:
+    """A table of names and values; what is None is left out."""
+    rows = [(name, str(value)) for name, value in values.items() if value is not None]
+    return table(title, (), rows)
+
+
+def table(
+    title: str,
+    heading: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    colors: Sequence[Color] | None = None,
+) -> str:
+    """Rows of cells, the first of each its name.
+
+    colors: of a mark before each row's name, red, green and blue in 0..255.
+    """
+    lines = [f"<table><caption>{_text(title)}</caption>"]
+    if heading:
+        cells = "".join(f'<th scope="col">{_text(name)}</th>' for name in heading)
+        lines.append(f"<thead><tr>{cells}</tr></thead>")
+    lines.append("<tbody>")
+    for index, (name, *cells_of_row) in enumerate(rows):
+        mark = _mark(colors[index]) if colors is not None else ""
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in cells_of_row)
+        lines.append(f'<tr><th scope="row">{mark}{_text(name)}</th>{cells}</tr>')
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def _mark(color: Color) -> str:
+    red, green, blue = (int(value) for value in color)
+    style = f"background: rgb({red}, {green}, {blue}); border: 1px solid gray"
+    return f'<span style="{style}; display: inline-block; width: 1em; height: 1em"></span> '
+
+
+def _text(value: str) -> str:
+    return escape(shown(value))
