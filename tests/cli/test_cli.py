@@ -248,7 +248,7 @@ def test_no_hint_names_an_option_that_the_command_lacks() -> None:
         ("check --data x", "fcnseg check DATA"),
         ("export --weights x", "fcnseg export MODEL"),
         ("infer --source a.png", "fcnseg infer SOURCE"),
-        ("demo --data x", "--data is an option of: export\n"),
+        ("demo --images x", "--images is an option of: export\n"),
         ("infer --classes x", "did you mean --class?"),
     ],
 )

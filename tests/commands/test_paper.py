@@ -73,7 +73,7 @@ def test_each_network_starts_from_the_one_before(found) -> None:
 
 
 def test_on_the_command_line(found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcnseg.commands.demo.redo_paper", lambda *_: found[0])
+    monkeypatch.setattr("fcnseg.commands.demo.paper.redo_paper", lambda *_: found[0])
     arguments = ["demo", "--paper", "-o", str(tmp_path / "new")]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.stderr

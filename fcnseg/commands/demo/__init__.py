@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fcnseg
-from fcnseg.commands.demo.paper import PaperResult, redo_paper
 from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene, write_dataset
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.config.options import spelled
@@ -19,6 +18,7 @@ from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, Progress, no_callback
 
 if TYPE_CHECKING:
+    from fcnseg.commands.demo.paper import PaperResult
     from fcnseg.commands.eval import EvalResult
 
 FPS = Fraction(25)
@@ -69,6 +69,8 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult | P
     """
     out = _folder(config)
     if config.paper:
+        from fcnseg.commands.demo.paper import redo_paper  # late: it draws with all of viz
+
         return redo_paper(config, out, callback)
     for name in ("data", "backbone"):
         if name in config.chosen():

@@ -16,6 +16,7 @@ from fcnseg.commands.demo.classifier import slide
 from fcnseg.commands.demo.lab import ALPHA, WIDTH, Lab, Section
 from fcnseg.commands.demo.maps import (
     Link,
+    Rgb,
     maps_of,
     mosaic,
     on_canvas,
@@ -24,9 +25,12 @@ from fcnseg.commands.demo.maps import (
     way,
 )
 from fcnseg.io.draw import heatmap
+from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import shift_between
 from fcnseg.models.fcn import LearnedUpsample, crop, pad_to_multiple, size_of
 from fcnseg.viz import Tile, grey, heat_scale, page
+from fcnseg.viz.heatmaps import HeatmapFigures
+from fcnseg.viz.skips import skip_pages
 
 MOST_HEATMAPS = 10
 
@@ -37,7 +41,7 @@ def autoencoder(lab: Lab) -> Section:
     columns, code = lab.hourglass("fcn8s")
     decoder = lab.networks["fcn8s"].module.decoder
     stages = len(lab.networks["fcn8s"].module.backbone.channels)
-    links = links_of(stages, len(decoder.strides), "+")
+    links = _links(stages, len(decoder.strides), "+")
     return Section(
         "An encoder and a decoder",
         "section 4.1, figure 1",
@@ -201,7 +205,7 @@ def sums(lab: Lab) -> Section:
         "from there on, so its logits are exactly the sum of three terms. Partial sums of one "
         "FCN-8s are no FCN-32s: that one was trained to be right alone (below).",
         numbers,
-        lab.skip_page("fcn8s"),
+        _skip_page(lab, "fcn8s"),
     )
 
 
@@ -219,7 +223,7 @@ def concatenation(lab: Lab) -> Section:
         "Features instead of scores can be stacked and mixed by a convolution. Then no part of the "
         "logits belongs to one skip; what it is for is seen from the prediction without it.",
         numbers,
-        lab.skip_page("concat"),
+        _skip_page(lab, "concat"),
     )
 
 
@@ -248,7 +252,7 @@ def symmetric(lab: Lab) -> Section:
     columns, _ = lab.hourglass("symmetric")
     module = lab.networks["symmetric"].module
     stages = len(module.backbone.channels)
-    links = links_of(stages, len(module.decoder.strides), "concatenated")
+    links = _links(stages, len(module.decoder.strides), "concatenated")
     return Section(
         "The symmetric network: a skip at every stage",
         "section 4.2, carried on; U-Net",
@@ -293,7 +297,15 @@ def _as_pixels(values: Tensor, stride: int, size: tuple[int, int]) -> NDArray[np
     return cells
 
 
-def links_of(stages: int, maps: int, label: str) -> list[Link]:
+def _skip_page(lab: Lab, name: str) -> Rgb:
+    """What each skip does for the main class's score: viz --rungs --class."""
+    model = lab.networks[name].model
+    figures = HeatmapFigures(model, (lab.main,), ALPHA, rungs=True, width=WIDTH)
+    *_, (_, image) = skip_pages(figures, Frame(lab.image), model(lab.image).labels)
+    return image
+
+
+def _links(stages: int, maps: int, label: str) -> list[Link]:
     """The skips of an hourglass: the image, `stages` taps, `maps` of the decoder, the logits."""
     return [Link(stages - step, stages + 1 + step, label) for step in range(1, maps)]
 

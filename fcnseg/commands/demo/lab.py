@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,13 +14,12 @@ from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.commands.demo.maps import Column, Rgb, colored, maps_of, strongest
-from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
-from fcnseg.io.sources.base import Frame
 from fcnseg.models.fcn import FCN, pad_to_multiple
 from fcnseg.viz import grey
-from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.skips import skip_pages
+
+if TYPE_CHECKING:
+    from fcnseg.inference.segmenter import Segmenter
 
 WIDTH = 880
 """Pixels an image is wide at most: what a page of documentation shows at its full size."""
@@ -110,14 +110,6 @@ class Lab:
     def heat(self, values: NDArray[np.float32], low: float, high: float) -> Rgb:
         """Scores (H, W) over the grey image, from `low` to `high`."""
         return heatmap(grey(self.image), (values - low) / max(high - low, 1e-12), alpha=ALPHA)
-
-    def skip_page(self, name: str) -> Rgb:
-        """What each skip does for the main class's score: viz --rungs --class."""
-        model = self.networks[name].model
-        figures = HeatmapFigures(model, (self.main,), ALPHA, rungs=True, width=WIDTH)
-        labels = model(self.image).labels
-        *_, (_, image) = skip_pages(figures, Frame(self.image), labels)
-        return image
 
     @torch.no_grad()
     def hourglass(self, name: str) -> tuple[list[Column], Tensor]:
