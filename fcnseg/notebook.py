@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from fcnseg.errors import shown
+from fcnseg.classes import ClassMap
+from fcnseg.errors import counted, shown
 
 Color = tuple[int, int, int]
+
+
+def model(title: str, engine: str, short_side: int | None, classes: ClassMap) -> str:
+    """A model: its files, what runs it and how, and its classes in their colours."""
+    at = f"resized to a short side of {short_side}" if short_side else "at their own size"
+    said = facts("Segmentation model", {"file": title, "engine": engine, "images": at})
+    colors = [(red, green, blue) for red, green, blue in classes.colors.tolist()]
+    return said + table(counted(len(classes), "class"), (), zip(classes.names), colors)
 
 
 def facts(title: str, values: Mapping[str, object]) -> str:

@@ -313,15 +313,11 @@ class Segmenter:
         """Predictions that know their frames; again: whether they can be computed once more."""
         images = [frame.pixels for frame in group]
         found = self.predict(images, confidence=confidence, probabilities=probabilities)
-        return [
-            Prediction(
-                one,
-                frame,
-                self.classes,
-                partial(self._compute_probabilities, frame) if again else None,
-            )
-            for one, frame in zip(found, group, strict=True)
-        ]
+        pairs, classes = zip(found, group, strict=True), self.classes
+        if not again:
+            return [Prediction(one, frame, classes) for one, frame in pairs]
+        compute = self._compute_probabilities
+        return [Prediction(one, frame, classes, partial(compute, frame)) for one, frame in pairs]
 
     def _compute_probabilities(self, frame: Frame) -> NDArray[np.float32]:
         """The probabilities of a frame, float32 (K, H, W)."""

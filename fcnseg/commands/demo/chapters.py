@@ -28,8 +28,9 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import shift_between
 from fcnseg.models.fcn import LearnedUpsample, crop, pad_to_multiple, size_of
-from fcnseg.viz import Tile, grey, heat_scale, page
+from fcnseg.viz import Tile, grey, heat_scale
 from fcnseg.viz.heatmaps import HeatmapFigures
+from fcnseg.viz.layout import page
 from fcnseg.viz.skips import skip_pages
 
 MOST_HEATMAPS = 10
