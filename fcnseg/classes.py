@@ -284,5 +284,7 @@ def unpack(color: int) -> tuple[int, int, int]:
 
 
 def pack(r: int, g: int, b: int) -> int:
-    """r << 16 | g << 8 | b."""
+    """r << 16 | g << 8 | b; ValueError for parts beyond 0..255."""
+    if not 0 <= min(r, g, b) <= max(r, g, b) <= 255:
+        raise ValueError(f"a colour's parts are 0..255; found {r}, {g}, {b}")
     return r << 16 | g << 8 | b

@@ -110,6 +110,24 @@ class Interrupted(FcnsegError, RuntimeError):
     exit_status = 130
 
 
+STRANGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What taking a stranger's document apart may raise where it isn't what it should be."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, to stand in a sentence of ours."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
 def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
     """The names spelled most like `wanted`, at most so many; cutoff: how alike, 0..1."""
     return difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)
@@ -186,6 +204,14 @@ def user_path(path: str | Path) -> Path:
     """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
     path = Path(path)
     return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file that a text names is there; False for a name that no disk takes, too."""
+    try:
+        return path.is_file()
+    except OSError:  # Python 3.11 raises where the name is too long
+        return False
 
 
 def _escaped(character: str) -> str:

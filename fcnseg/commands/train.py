@@ -234,7 +234,11 @@ def _resume(
     if asked.get("sanity"):
         raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
     config = continued(TrainConfig.load(run.config), asked, run)
-    assert config.data is not None, "every run's config.toml names its folder"
+    if config.data is None:
+        raise OptionError(
+            f"{run.config} names no dataset: it was changed.",
+            hint=f"name it: fcnseg train FOLDER --out {run.folder} --resume",
+        )
     if not config.data.exists():
         raise DatasetError(
             f"The dataset of {run.folder} is not there any more: {config.data}.",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from fcnseg.errors import OptionError, closest, did_you_mean, from_bytes
+from fcnseg.errors import STRANGE, OptionError, closest, did_you_mean, from_bytes, reason
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 
@@ -291,8 +291,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{path} is not a TOML file: {error}.") from None
+    except STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+        raise OptionError(f"{path} is not a TOML file: {reason(error)}.") from None
 
 
 def _plain(value: Any) -> Any:

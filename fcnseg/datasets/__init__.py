@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fcnseg.classes import MAX_CLASSES, ClassMap
-from fcnseg.errors import DatasetError
+from fcnseg.errors import STRANGE, DatasetError, reason
 from fcnseg.overwriting import Named
 
 SplitName = Literal["train", "val", "test", ""]
@@ -75,6 +75,8 @@ class Encoding:
         )
         if twice:
             raise DatasetError(f"The stored value {min(twice)} has two meanings.")
+        if any(abs(value) >= 2**31 for value in (*stored, *self.ignore, *self.alone)):
+            raise DatasetError("Stored values have 32 bits; found one beyond.")
         if self.kind not in ("index", "color") or not isinstance(self.store, str):
             raise DatasetError(f"Not a label encoding: {self.kind!r} in {self.store!r}.")
         if len(self.alone) not in (0, 2):
@@ -123,10 +125,10 @@ class Encoding:
                 terms=tuple(str(term) for term in data.get("terms", ())),
                 alone=tuple(int(value) for value in data.get("alone", ())),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except STRANGE as error:
             if isinstance(error, DatasetError):
                 raise
-            raise DatasetError(f"Not a label encoding: {error}.") from error
+            raise DatasetError(f"Not a label encoding: {reason(error)}.") from error
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ from fcnseg.classes import IGNORE, ClassMap, unpack
 from fcnseg.config.options import toml_value
 from fcnseg.datasets import SPLITS, Description, Encoding, Found, Pair, Reading, SplitName
 from fcnseg.errors import (
+    STRANGE,
     DatasetError,
     FcnsegError,
     OptionError,
     as_text,
     from_bytes,
+    reason,
     to_bytes,
     to_path,
 )
@@ -134,8 +136,8 @@ def read_declared(path: Path) -> Declared:
         data = tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror or error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{path} is not a TOML file: {error}.") from None
+    except STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+        raise DatasetError(f"{path} is not a TOML file: {reason(error)}.") from None
     strange = set(data) - _KEYS
     needed = {"root"} if {"images", "labels"} & set(data) else {"root", "layout", "class"}
     if strange or not needed <= set(data):
@@ -158,10 +160,8 @@ def read_declared(path: Path) -> Declared:
             leave_out=_strings(data.get("leave_out", []), "leave_out"),
             sides=(_side(data, "images"), _side(data, "labels")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        if isinstance(error, FcnsegError):
-            said = error.message.rstrip(".")
+    except STRANGE as error:
+        said = error.message.rstrip(".") if isinstance(error, FcnsegError) else reason(error)
         raise DatasetError(f"{path}: {said}.") from None
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import SPLITS, Description, Pair
 from fcnseg.datasets.scan import ImageScan
-from fcnseg.errors import to_bytes
+from fcnseg.errors import STRANGE, to_bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Provenance:
         """The inverse of vars(); None for data of another form."""
         try:
             return None if data is None else cls(str(data["root"]), str(data["images"]))
-        except (KeyError, TypeError):
+        except STRANGE:
             return None
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from fcnseg.concurrency import usable_cores
 from fcnseg.device import set_threads_here
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
-from fcnseg.errors import OptionError
+from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
 
 MAX_PARALLEL = 4
@@ -145,7 +145,7 @@ def bands_in(header: str) -> tuple[int, str]:
     try:
         described = json.loads(header)["preprocess"].get("bands")
         bands = None if described is None else Bands.from_dict(described)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except STRANGE:
         bands = None  # whoever reads the header says what is wrong with it
     return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
@@ -272,6 +272,14 @@ class ExportedEngine(Engine):
         worker = self._free[output].get()
         try:
             return self._compute(worker, output, {"images": np.ascontiguousarray(images)})
+        except (FcnsegError, MemoryError):
+            raise
+        except Exception as error:  # the runtimes' errors share no base class
+            path = self._opened_as[0]
+            raise CheckpointError(
+                f"{self.name} can't compute {path}: {reason(error)}.",
+                hint="export the checkpoint again: fcnseg export MODEL",
+            ) from error
         finally:
             self._free[output].put(worker)
 

@@ -6,10 +6,11 @@ import html
 import mmap
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 from fcnseg.engines.base import HEADER_KEY
-from fcnseg.errors import CheckpointError
+from fcnseg.errors import STRANGE, CheckpointError
 
 
 def header_in(path: Path) -> str | None:
@@ -37,7 +38,7 @@ def _in_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = (name for name in archive.namelist() if name.endswith(f"extra/{HEADER_KEY}"))
             return next((archive.read(name).decode(errors="replace") for name in names), None)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, *STRANGE):
         return None
 
 
@@ -57,7 +58,7 @@ def metadata(model: bytes | memoryview) -> dict[str, str]:
             if number == 14:  # metadata_props: StringStringEntryProto(key = 1, value = 2)
                 entry = {part: str(text, "utf-8") for part, text in _fields(value)}
                 found[entry[1]] = entry.get(2, "")
-    except (IndexError, KeyError, ValueError):
+    except STRANGE:
         return {}
     return found
 

@@ -31,7 +31,7 @@ from fcnseg.engines.base import (
 )
 from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
 from fcnseg.engines.headers import metadata
-from fcnseg.errors import CheckpointError, MissingExtra, OptionError
+from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
 from fcnseg.progress import environment
@@ -177,7 +177,7 @@ def _fixed_size(header: str) -> list[int] | None:
     try:
         size = json.loads(header)["extra"][EXPORT]["size"]
         return None if size is None else [int(length) for length in size]
-    except (KeyError, TypeError, ValueError):
+    except STRANGE:
         return None
 
 

@@ -19,7 +19,6 @@ from fcnseg.io import cv2
 from fcnseg.io.content import is_cut, may_be_turned, upright
 from fcnseg.io.images import (
     ORIENTATION,
-    UNIDENTIFIED,
     decode_array,
     open_with_pillow,
     read_bytes,
@@ -54,7 +53,7 @@ def read_raw_labels(path: str | Path) -> RawLabels:
         with open_with_pillow(io.BytesIO(data)) as image:
             mode, palette = image.mode, _palette_of(image)
             values = _values(image, data)
-    except UNIDENTIFIED as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(path, error) from None
     if values is None:
         raise MediaError(
@@ -140,7 +139,7 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L")) > 0
-    except UNIDENTIFIED as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image("a mask", error) from None
 
 

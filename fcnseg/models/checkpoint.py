@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import CheckpointError, InputError, OptionError, counted, did_you_mean
+from fcnseg.errors import STRANGE, CheckpointError, InputError, OptionError, counted, did_you_mean
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models import build_empty
 from fcnseg.models.fcn import FCN
@@ -110,7 +110,7 @@ class Checkpoint:
             raise
         except (InputError, OptionError) as error:
             raise CheckpointError(f"{name} has a broken header. {error.message}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except STRANGE as error:
             what = f"{type(error).__name__}: {error}"[:200]
             raise CheckpointError(f"{name} has a broken header ({what}).") from error
 

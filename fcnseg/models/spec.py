@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config.options import Decoder, Fuse, Upsampling
-from fcnseg.errors import InputError, OptionError, counted
+from fcnseg.errors import STRANGE, InputError, OptionError, counted, reason
 from fcnseg.io.bands import MOST_BANDS, Bands
 
 Skips = Literal["zero", "scaled"]
@@ -167,10 +167,10 @@ class Preprocess:
                 None if side is None else int(side),
                 None if bands is None else Bands.from_dict(bands),
             )
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except STRANGE as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"Not a preprocessing description: {error}.") from error
+            raise InputError(f"Not a preprocessing description: {reason(error)}.") from error
 
     def at(self, short_side: int | None) -> Preprocess:
         """The same with another short side: 0 is the images' own size, None leaves it."""

@@ -15,7 +15,7 @@ from fcnseg.datasets.loader import Batch
 from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
 from fcnseg.engines.base import first_line
-from fcnseg.errors import TrainingError
+from fcnseg.errors import STRANGE, TrainingError
 from fcnseg.models.backbones import shift_between, upsample
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.spec import Preprocess
@@ -210,7 +210,7 @@ class TrainStep:
             for group in self.optimizer.param_groups:  # its name in runs of before
                 group.setdefault("lr_scale", group.get("share"))
             self.scaler.load_state_dict(tensors["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (RuntimeError, *STRANGE) as error:
             raise TrainingError(
                 "The saved state belongs to another network or another version of fcnseg: "
                 f"{str(error).strip().partition(chr(10))[0]}",

@@ -13,6 +13,7 @@ from fcnseg.classes import pack
 from fcnseg.datasets.encoding.data_yaml import find_yaml_names
 from fcnseg.datasets.encoding.entries import Entry, text_of
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
+from fcnseg.errors import STRANGE
 
 
 def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
@@ -30,7 +31,7 @@ def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, 
     """A class list's entries; () for a file with another content."""
     try:
         entries = reader(path)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, csv.Error, *STRANGE):
         return ()
     names = [entry.name for entry in entries]
     files = any("\t" in name or is_image(name.rpartition(" ")[2]) for name in names)

@@ -5,11 +5,13 @@ Only these keys are understood: a YAML reader for them would be a dependency.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from fcnseg.datasets.encoding.entries import Entry, text_of
 from fcnseg.datasets.pairing import Listing
+from fcnseg.errors import STRANGE
 
 
 def read_yaml_names(path: Path) -> list[Entry]:
@@ -67,7 +69,9 @@ def yaml_folder(path: Path) -> Path:
     """
     said = re.search(r"^path[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
     folder = path.parent / re.sub(r"\s#.*", "", said[1]).strip(" '\"") if said else path.parent
-    return folder if folder.is_dir() else path.parent
+    with contextlib.suppress(OSError):  # a name too long for any disk
+        return folder if folder.is_dir() else path.parent
+    return path.parent
 
 
 def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
@@ -89,7 +93,7 @@ def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     for name in listing.with_suffix(".yaml", ".yml"):
         try:
             entries = read_yaml_names(listing.path(name))
-        except (OSError, ValueError):
+        except (OSError, *STRANGE):
             continue
         if entries:
             return tuple(entries), name

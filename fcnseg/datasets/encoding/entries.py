@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.classes import IGNORE
+from fcnseg.errors import MediaError
 
 IGNORED_NAMES = frozenset(
     [
@@ -32,6 +33,12 @@ class Entry:
     color: int | None = None
     also: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """ValueError for numbers that no label file can hold."""
+        numbers = [number for number in (self.value, *self.also) if number is not None]
+        if any(abs(number) >= 2**31 for number in numbers):
+            raise ValueError(f"{self.name!r} is stored as {numbers}, beyond 32 bits")
+
     @property
     def values(self) -> tuple[int, ...]:
         """All stored values; () where none is given."""
@@ -49,8 +56,11 @@ def is_ignored(name: str) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """A text file's content; what is no UTF-8 in it is replaced."""
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+    """A text file's content; what is no UTF-8 in it is replaced. MediaError when unreadable."""
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
 
 
 def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
 from fcnseg.datasets.formats.stacks import STACKS, read_page
-from fcnseg.errors import DatasetError, MediaError, did_you_mean
+from fcnseg.errors import DatasetError, FcnsegError, MediaError, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
 from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
@@ -38,7 +38,14 @@ def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
             f"No label format {store!r}; known: {known}.",
             hint=did_you_mean(store, _READERS, "correct `store` in the dataset.toml"),
         )
-    return _READERS[store](pair, terms)
+    try:
+        return _READERS[store](pair, terms)
+    except FcnsegError:
+        raise
+    except OSError as error:
+        raise MediaError(f"{pair.labels} can't be read: {error.strerror or error}.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{pair.labels} is malformed: {reason(error)}.") from None
 
 
 def read_sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import posixpath
 import re
 import threading
@@ -23,8 +24,8 @@ from fcnseg.datasets.pairing import (
     place_of,
     stem_of,
 )
-from fcnseg.errors import DatasetError, MediaError, as_text
-from fcnseg.io.annotations.drawing import fill_inside, fill_polygon, follow_edges
+from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
+from fcnseg.io.annotations.drawing import blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
 
@@ -60,13 +61,17 @@ class Area:
     corner: tuple[int, int] = (0, 0)
     runs: Sequence[int] = ()
 
+    def __post_init__(self) -> None:
+        """TypeError for a name that is none."""
+        object.__setattr__(self, "name", _word(self.name))
+
     def drawn(self, size: tuple[int, int], *, inside: bool = False) -> NDArray[np.bool_]:
         """bool (H, W): its pixels in an image of this size.
 
         inside: the rings follow the edges of pixels; else they belong to the area.
         """
         fill = fill_inside if inside else fill_polygon
-        canvas = np.zeros(size, np.int32)
+        canvas = blank(size)
         for ring in self.rings:
             fill(canvas, ring, 1)
         for ring in self.holes:
@@ -88,6 +93,13 @@ class Area:
         return canvas > 0
 
 
+def _word(said: object) -> str:
+    """A name in a document, which may be a number there."""
+    if isinstance(said, bool) or not isinstance(said, str | int):
+        raise TypeError(f"a name is a text; found {said!r:.40}")
+    return str(said)
+
+
 @dataclass(frozen=True, eq=False)
 class Annotated:
     """What a document says of one image.
@@ -106,6 +118,11 @@ class Annotated:
     ordered: bool = False
     also: str = ""
     edges: bool = False
+
+    def __post_init__(self) -> None:
+        """TypeError for a name that is none."""
+        for name in ("file", "also"):
+            object.__setattr__(self, name, _word(getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +155,7 @@ def outlined(store: str, files: Callable[[Listing], list[str]], parse: Parser, w
 
 def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArray[np.int32]:
     """int32 (H, W): the numbers of the areas' terms, from 1; 0 where there is none."""
-    labels = np.zeros(size, np.int32)
+    labels = blank(size)
     inside = image.edges or follow_edges(ring for area in image.areas for ring in area.rings)
     drawn = [(area.drawn(size, inside=inside), terms.index(area.name) + 1) for area in image.areas
              if area.name in terms]  # fmt: skip
@@ -190,9 +207,8 @@ class _Cached:
                 return self.documents[key]
             except OSError as error:
                 raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                raise MediaError(f"{path} is malformed: {said}.") from None
+            except (*STRANGE, csv.Error) as error:
+                raise MediaError(f"{path} is malformed: {reason(error)}.") from None
 
 
 def _gather(

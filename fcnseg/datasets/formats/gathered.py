@@ -15,13 +15,14 @@ from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
     CocoDocument,
+    by_number,
     coco_document,
     has_area,
     read_json,
     yolo_lines,
 )
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
-from fcnseg.errors import DatasetError, MediaError, OptionError, as_text
+from fcnseg.errors import STRANGE, DatasetError, MediaError, OptionError, as_text, reason
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
@@ -189,8 +190,8 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     data = read_json(path)
     try:
         shapes = [(str(shape["label"]), has_area(shape)) for shape in data["shapes"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MediaError(f"{path} is not a labelme file: {error!r}.") from None
+    except STRANGE as error:
+        raise MediaError(f"{path} is not a labelme file: {reason(error)}.") from None
     return str(data.get("imagePath", "")), shapes
 
 
@@ -204,8 +205,9 @@ def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
 def _category_names(document: CocoDocument) -> list[str]:
     """Category names by ascending id, without one that only groups the others (Roboflow's 0)."""
     used = {a["category_id"] for entries in document.annotations.values() for a in entries}
-    ordered = [document.names[key] for key in sorted(document.names)]
-    first = min(document.names, default=None)
+    keys = sorted(document.names, key=by_number)
+    ordered = [document.names[key] for key in keys]
+    first = keys[0] if keys else None
     grouping = first == 0 and first not in used and len(ordered) > 1
     return ordered[1:] if grouping else ordered
 

@@ -22,10 +22,10 @@ from fcnseg.datasets.formats.documents import (
     outlined,
     refuse_broken,
 )
-from fcnseg.datasets.formats.polygons import read_json
+from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem
-from fcnseg.errors import MediaError, as_text
+from fcnseg.errors import STRANGE, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
 
 _SUFFIXES = (".npy", ".npz", ".mat")
@@ -70,9 +70,9 @@ def _read_arrays(pair: Pair, _: Sequence[str]) -> RawLabels:
         array = _read_mat(path) if path.suffix.lower() == ".mat" else read_numpy(path)
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(
-            f"{path} holds no array of labels: {error}.",
+            f"{path} holds no array of labels: {reason(error)}.",
             hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
         ) from None
     return as_labels(path, array)
@@ -173,7 +173,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
         except MediaError as error:
             gathered.broken.append((path, error.message))
             continue
-        names.update(dict.fromkeys(categories[key] for key in sorted(categories)))
+        names.update(dict.fromkeys(categories[key] for key in sorted(categories, key=by_number)))
         stem = stem_of(file).lower()
         for part, (answer, _) in segments.items():
             # Where the image is a PNG of the same name, the answer lies in a panoptic folder.
@@ -240,9 +240,8 @@ def _document(
             for one in data["annotations"]
         }
         return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise MediaError(f"{path} is no panoptic file: {said}.") from None
+    except STRANGE as error:
+        raise MediaError(f"{path} is no panoptic file: {reason(error)}.") from None
 
 
 PANOPTIC = Format(_find_panoptic, _read_panoptic)

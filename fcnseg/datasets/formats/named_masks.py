@@ -5,6 +5,7 @@ What a number means there differs from file to file, or stands in a table.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from fcnseg.datasets.encoding.entries import text_of
 from fcnseg.datasets.formats.documents import Format, Gathered, split_of
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, name_uniquely, place_of, stem_of
-from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
 
 # --- labelme_json_to_dataset: a folder for each image, with img.png, label.png, label_names.txt ---
@@ -120,8 +121,8 @@ def _ade_names(path: Path) -> dict[int, str]:
             for one in objects
             if not one.get("parts", {}).get("part_level")
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MediaError(f"{path} is no ADE20K file: {error!r}.") from None
+    except STRANGE as error:
+        raise MediaError(f"{path} is no ADE20K file: {reason(error)}.") from None
 
 
 def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:
@@ -189,7 +190,8 @@ def _class_words(listing: Listing) -> dict[str, str]:
     words = {}
     for name in listing.with_suffix(".csv"):
         if "description" in stem_of(name).lower():
-            for row in csv.reader(text_of(listing.path(name)).splitlines()):
-                if len(row) >= 2 and not is_image(row[0]):
-                    words[row[0].strip()] = row[1].strip()
+            with contextlib.suppress(csv.Error):
+                for row in csv.reader(text_of(listing.path(name)).splitlines()):
+                    if len(row) >= 2 and not is_image(row[0]):
+                        words[row[0].strip()] = row[1].strip()
     return words

@@ -7,7 +7,6 @@ are numbered by the dataset's `terms`: term i is drawn as i + 1, everything else
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import threading
 from collections import Counter, OrderedDict
@@ -19,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
-from fcnseg.errors import MediaError
+from fcnseg.errors import STRANGE, MediaError, reason
 from fcnseg.io.annotations.drawing import (
     EDGES,
     EDGES_KEY,
+    blank,
     decode_runs,
     fill_circle,
     fill_inside,
@@ -44,12 +44,20 @@ KEPT_DOCUMENTS = 4
 BOXES = "ignore"
 """The term of areas that only a box surrounds; the name says that they do not count."""
 
+MOST_NUMBERED = 1 << 16
+"""Classes that a file of numbers without names can have."""
+
 BOXES_IGNORED = "boxes have no outline, what they cover is ignored"
 
 NO_OUTLINE = "no segmentation"
 
 LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 """The points that labelme's shapes need to cover pixels; lines and points never do."""
+
+
+def by_number(key: Any) -> tuple[bool, Any]:
+    """The order of a file's own numbers; what is none comes last."""
+    return (False, key) if isinstance(key, int | float) else (True, str(key))
 
 
 def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArray[np.int32]:
@@ -60,7 +68,7 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     document = coco_document(pair.labels)
     try:
         image = document.images[pair.part]
-        labels = np.zeros((int(image["height"]), int(image["width"])), np.int32)
+        labels = blank((int(image["height"]), int(image["width"])))
         areas = []
         for annotation in document.boxes.get(pair.part, ()):
             term = document.names[annotation["category_id"]] if fill else BOXES
@@ -73,7 +81,7 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
         draw = _fill_of(ring for *_, one in areas for ring in _rings(one["segmentation"]))
         for _, number, annotation in sorted(areas, key=lambda area: -area[0]):
             _draw_segmentation(labels, annotation["segmentation"], number, draw)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except STRANGE as error:
         raise _malformed(pair.labels, f"image {pair.part}", error) from None
     return labels
 
@@ -150,7 +158,9 @@ def coco_document(path: Path) -> CocoDocument:
             return _documents[key]
         except OSError as error:
             raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except STRANGE as error:
+            if isinstance(error, MediaError):
+                raise
             raise _malformed(path, "a COCO file", error) from None
 
 
@@ -160,14 +170,14 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
     try:
         height, width = data.get("imageHeight"), data.get("imageWidth")
         size = (int(height), int(width)) if height and width else image_size(pair.image)
-        labels = np.zeros(size, np.int32)
+        labels = blank(size)
         shapes = [shape for shape in data["shapes"] if has_area(shape)]
         rings = (_points(shape) for shape in shapes if _kind(shape) == "polygon")
         fill = _fill_of(rings, edges=data.get(EDGES_KEY) == EDGES)
         for shape in shapes:
             if shape["label"] in terms:
                 _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1, fill)
-    except (KeyError, TypeError, ValueError, IndexError, binascii.Error) as error:
+    except STRANGE as error:
         if isinstance(error, MediaError):
             raise
         raise _malformed(pair.labels, "a labelme file", error) from None
@@ -230,7 +240,8 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
             raise MediaError(
                 f"{path}, line {row}: not a class and numbers: {line[:40]!r}."
             ) from None
-        if number < 0 or len(numbers) % 2 or not np.isfinite(numbers).all():
+        sound = 0 <= number < MOST_NUMBERED and np.isfinite(numbers).all()
+        if not sound or len(numbers) % 2:
             raise MediaError(f"{path}, line {row}: not a class and pairs of numbers.")
         if len(numbers) >= 4:
             yield number, numbers.reshape(-1, 2)
@@ -255,8 +266,8 @@ def read_json(path: Path) -> Json:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise MediaError(f"{path} is not a JSON file: {error}.") from None
+    except STRANGE as error:  # JSONDecodeError, UnicodeDecodeError; nested beyond all depth
+        raise MediaError(f"{path} is not a JSON file: {reason(error)}.") from None
     if not isinstance(data, dict):
         raise MediaError(f"{path} holds a {type(data).__name__}, not an object.")
     return data
@@ -328,5 +339,4 @@ def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int, fil
 
 
 def _malformed(path: Path, what: str, error: BaseException) -> MediaError:
-    said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return MediaError(f"{path}: {what} can't be drawn: {said}.")
+    return MediaError(f"{path}: {what} can't be drawn: {reason(error)}.")

@@ -21,8 +21,8 @@ from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.masks import as_labels, read_numpy
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.candidates import Look, look_at, sample, tell_labels
-from fcnseg.errors import DatasetError, MediaError, MissingExtra
-from fcnseg.io.images import UNIDENTIFIED, open_with_pillow, unreadable_image
+from fcnseg.errors import DatasetError, MediaError, MissingExtra, reason
+from fcnseg.io.images import open_with_pillow, unreadable_image
 from fcnseg.io.labels import RawLabels
 
 TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")
@@ -67,14 +67,14 @@ def _page_count(path: Path) -> int:
     try:
         with open_with_pillow(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except UNIDENTIFIED:
+    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         return 0
 
 
 def _has_both(listing: Listing, name: str) -> bool:
     try:
         keys = {key.lower() for key in np.load(listing.path(name), allow_pickle=False).files}
-    except (OSError, ValueError):
+    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         return False
     return not keys.isdisjoint(IMAGE_KEYS) and not keys.isdisjoint(LABEL_KEYS)
 
@@ -155,7 +155,7 @@ def _cached(path: Path, changed: int, side: str) -> NDArray[Any]:
         with open_with_pillow(path) as image:
             count = int(getattr(image, "n_frames", 1))
             return np.stack([_page(image, page) for page in range(count)])
-    except UNIDENTIFIED as error:
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(path, error) from None
 
 
@@ -173,8 +173,8 @@ def _read_nifti(path: Path) -> NDArray[Any]:
         raise MissingExtra(f"Reading {path}, a NIfTI volume,", "nifti") from None
     try:
         volume = np.asanyarray(nibabel.load(path).dataobj)
-    except (nibabel.filebasedimages.ImageFileError, ValueError, EOFError) as error:
-        raise MediaError(f"{path} can't be read: {error}.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{path} can't be read: {reason(error)}.") from None
     volume = volume[..., 0] if volume.ndim == 4 else volume  # the first of several sequences
     return np.moveaxis(volume, 2, 0)
 
@@ -183,8 +183,8 @@ def _read_arrays(path: Path, side: str) -> NDArray[Any]:
     keys = IMAGE_KEYS if side == "images" else LABEL_KEYS
     try:
         array = read_numpy(path, keys)
-    except (ValueError, KeyError, EOFError) as error:
-        raise MediaError(f"{path} holds no array of {side}: {error}.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{path} holds no array of {side}: {reason(error)}.") from None
     one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[0] > 4)
     return array[None] if one else array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import LABEL_WORDS, SPLIT_WORDS, Listing, is_image, name_uniquely
 from fcnseg.datasets.pairing.own_splits import split_in
-from fcnseg.errors import DatasetError, from_bytes, to_path
+from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")
 
@@ -74,7 +75,8 @@ def _rows(path: Path) -> list[list[str]]:
     for delimiter in (",", ";", "\t", " "):
         if delimiter in lines[-1]:
             rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-            return [[cell.strip() for cell in row] for row in rows]
+            with contextlib.suppress(csv.Error):
+                return [[cell.strip() for cell in row] for row in rows]
     return []
 
 
@@ -82,7 +84,7 @@ def _objects(lines: Sequence[str]) -> list[list[str]]:
     """Lines of JSON objects as a table, with its heading; [] for other lines."""
     try:
         objects = [json.loads(line) for line in lines]
-    except ValueError:
+    except STRANGE:
         return []
     head = list(objects[0]) if all(isinstance(one, dict) for one in objects) else []
     return [head, *([str(one.get(key, "")) for key in head] for one in objects)] if head else []
@@ -95,7 +97,7 @@ def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int
     """
     for row in rows[:20]:
         named = [i for i, cell in enumerate(row) if is_image(cell)]
-        paths = [i for i in named if (folder / to_path(row[i])).is_file()]
+        paths = [i for i in named if is_file(folder / to_path(row[i]))]
         if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
             image, labels = paths[:2]
             if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
@@ -125,7 +127,7 @@ def _pairs(
         if len(row) <= max(image, labels) or not is_image(row[image]):
             continue  # a heading
         files = base / to_path(row[image]), base / to_path(row[labels])
-        lost = [str(file) for file in files if not file.is_file()]
+        lost = [str(file) for file in files if not is_file(file)]
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
             continue

@@ -12,6 +12,7 @@ from typing import get_args
 from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import Engine
+from fcnseg.errors import STRANGE
 from fcnseg.export.parity import Trial, compare, sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
@@ -40,7 +41,7 @@ def recorded_fastest(record: Path) -> EngineName | None:
         found = json.loads(record.read_text(encoding="utf-8"))
         name: EngineName = found["fastest"]
         return name if found["installed"] == _installed() and name in get_args(EngineName) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *STRANGE):
         return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcnseg.errors import STRANGE
 from fcnseg.files import MANIFEST as NAME
 from fcnseg.files import fitting, mark, refuse_foreign, stamp
 from fcnseg.inference.outputs import SUFFIXES
@@ -99,8 +100,8 @@ class Manifest:
 
     def _read(self) -> None:
         for path in self._paths():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # cut by a crash: not done
+            for text in path.read_bytes().splitlines():
+                with contextlib.suppress(*STRANGE):  # cut by a crash: not done
                     line = json.loads(text)
                     if line["job"] == self._job:
                         known = self._failed if "failed" in line else self._done

@@ -19,14 +19,24 @@ _OFF_EDGE = 0.02
 
 _FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond
 
+MOST_PIXELS = 1 << 30
+"""Of an image, as OpenCV decodes them."""
+
+
+def blank(size: tuple[int, int]) -> NDArray[np.int32]:
+    """int32 (H, W) zeros to draw on; MediaError for a height and width that no image has."""
+    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
+        raise MediaError(f"An image of {size[1]}x{size[0]} pixels (width x height).")
+    return np.zeros(size, np.int32)
+
 
 def fill_polygon(labels: NDArray[np.int32], outline: NDArray[np.floating], value: int) -> None:
     """Draw an area into int32 (H, W) labels, in place, by OpenCV's convention (cv2.fillPoly).
 
     outline: float (N, 2) x, y in pixels, pixel centres at whole numbers, rounded to the
-        nearest; the border belongs to the area.
+        nearest; the border belongs to the area. MediaError for what is no number.
     """
-    corners = np.rint(np.clip(outline, -_FAR, _FAR)).astype(np.int32)
+    corners = np.rint(np.clip(_finite(outline), -_FAR, _FAR)).astype(np.int32)
     if len(corners):
         cv2.fillPoly(labels, [corners], (value,))
 
@@ -35,9 +45,11 @@ def fill_inside(labels: NDArray[np.int32], outline: NDArray[np.floating], value:
     """Draw an area into int32 (H, W) labels, in place: the pixels whose middles it encloses.
 
     outline: float (N, 2) x, y in pixels, (0, 0) being the upper left corner of the first one;
-        what it encloses twice (a hole that a bridge leads to) is outside.
+        what it encloses twice (a hole that a bridge leads to) is outside. MediaError for what is
+        no number.
     """
     height, width = labels.shape
+    outline = np.clip(_finite(outline), -_FAR, _FAR)
     start, end = outline, np.roll(outline, -1, axis=0)
     upper, lower = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
     first = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
@@ -54,6 +66,12 @@ def fill_inside(labels: NDArray[np.int32], outline: NDArray[np.floating], value:
     np.add.at(crossed, (rows - top, columns - left), 1)
     inside = crossed.cumsum(axis=1)[:, :-1] % 2 == 1
     labels[top : top + size[0], left : left + size[1]][inside] = value
+
+
+def _finite(outline: NDArray[np.floating]) -> NDArray[np.floating]:
+    if not np.isfinite(outline).all():
+        raise MediaError("An outline's corners are numbers; found one that is none.")
+    return outline
 
 
 def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:

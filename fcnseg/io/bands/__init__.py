@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import InputError, MediaError, OptionError
+from fcnseg.errors import STRANGE, InputError, MediaError, OptionError, reason
 
 Pixels = NDArray[Any]
 """Stored values: uint8, uint16 or float32 (H, W, C), the first band first."""
@@ -195,10 +195,10 @@ class Bands:
             low, high = (tuple(map(float, data[name])) for name in ("low", "high"))
             names = tuple(map(str, data["names"]))
             return cls(int(data["stored"]), str(data["dtype"]), chosen, shown, low, high, names)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except STRANGE as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"Not a description of bands: {error}.") from error
+            raise InputError(f"Not a description of bands: {reason(error)}.") from error
 
     def showing(self, numbers: tuple[int, ...]) -> Bands:
         """The same with other bands in images; () leaves them."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, to_path, user_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
 from fcnseg.files import free_name, inputs_in, natural, safe_path, skipped_outputs
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import decode_bands
@@ -79,7 +79,7 @@ def from_list(path: Path) -> list[Named]:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
     beside = [path.parent / file for file in listed]
     pairs = zip(beside, listed, strict=True)
-    files = [near if near.exists() or not file.exists() else file for near, file in pairs]
+    files = [near if is_file(near) or not is_file(file) else file for near, file in pairs]
     return named(files, common_folder(files), in_order=True)
 
 

@@ -291,7 +291,7 @@ class PyavReader(FrameReader):
                         self._places.append(before if packet.pos is None else packet.pos)
                         yield packet
                 break
-            except self._av.FFmpegError as error:
+            except (self._av.FFmpegError, IndexError) as error:  # of a stream that is not listed
                 failed, self.was_cut = failed + 1, True
                 if self._is_live and not isinstance(error, self._av.InvalidDataError):
                     break  # the connection; damage is passed over

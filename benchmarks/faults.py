@@ -1,0 +1,205 @@
+"""Whether anything that a file may hold ends as another error than fcnseg's own.
+
+    python benchmarks/faults.py --minutes 60 --state campaign.json [--kinds "COCO polygons,via"]
+
+Every kind of input (images, annotations, models, videos, requests ...) is damaged at random and
+used as the commands use it, in a process of its own for each kind, kinds in turn. What may come of
+it is success or an FcnsegError, within 30 seconds and 8 GB. The state file holds what was done: the
+same command continues from it, and prints the table. Number n of a kind is the same damage in
+every run: `--repeat KIND:N` shows what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.faults.kinds import Tried, kinds  # noqa: E402 - it is found where this file is
+
+MEMORY = 8 << 30  # bytes that one process may take beyond what it has after its imports
+
+SECONDS = 30.0  # that one input may take
+
+TURN = 200  # inputs of a kind in a row
+
+
+def worker(name: str, first: int, last: int) -> None:
+    """Try numbers first..last-1 of a kind; a line of JSON for each, before and after."""
+    warnings.simplefilter("ignore")
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # decoders print
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        os.environ["FCNSEG_CACHE"] = str(Path(folder) / "cache")
+        (place := Path(folder) / "it").mkdir()
+        tried = Tried(kinds()[name], place)
+        if tried.use() != "read":
+            raise SystemExit(f"{name}: the sound files are not read")
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY,) * 2)
+        for number in range(first, last):
+            replies.write(json.dumps({"begun": number}) + "\n")
+            began = time.perf_counter()
+            try:
+                came = tried.attempt(f"{name} {number}")
+            except BaseException as error:  # noqa: BLE001 - that is what is looked for
+                came = f"{type(error).__name__}: {error}"[:200] + f" ({place_of(error)})"
+            seconds = time.perf_counter() - began
+            memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - taken
+            said = {"number": number, "came": came, "seconds": seconds, "memory": memory}
+            replies.write(json.dumps(said) + "\n")
+
+
+def place_of(error: BaseException) -> str:
+    """The last line of fcnseg's own that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if f"{os.sep}fcnseg{os.sep}" in frame.filename]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "not in fcnseg"
+
+
+def scratch() -> str | None:
+    """Where files are written fast; None for the usual place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108, RUF100
+
+
+def take_turn(name: str, row: dict[str, Any], count: int) -> None:
+    """Try the next inputs of a kind and add what came of them to its row."""
+    last = row["next"] + count
+    while row["next"] < last:
+        command = [sys.executable, __file__, "--worker", name, "--numbers", f"{row['next']}:{last}"]
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert child.stdout is not None
+        hung, begun = _follow(child, row)
+        if child.returncode and begun < row["next"]:
+            assert child.stderr is not None
+            raise SystemExit(f"{name} can't be tried:\n{child.stderr.read()[-2000:]}")
+        if child.returncode:
+            why = (
+                f"no end after {SECONDS:g} s" if hung else f"the process ended: {child.returncode}"
+            )
+            row["escaped"][str(begun)] = why
+            row["next"] = begun + 1
+
+
+def _follow(child: subprocess.Popen[str], row: dict[str, Any]) -> tuple[bool, int]:
+    """Count what a worker says until it ends; whether it had to be ended, and its last number."""
+    hung, begun = threading.Event(), row["next"] - 1
+
+    def end() -> None:
+        hung.set()
+        child.kill()
+
+    assert child.stdout is not None
+    timer = threading.Timer(10 * SECONDS, end)  # the sound files are made
+    timer.start()
+    for line in child.stdout:
+        said = json.loads(line)
+        timer.cancel()
+        timer = threading.Timer(SECONDS + 1, end)
+        timer.start()
+        begun = said.get("begun", begun)
+        if "number" in said:
+            row["next"] = begun + 1
+            row["slowest"] = max(row["slowest"], [round(said["seconds"], 2), begun])
+            row["memory"] = max(row["memory"], said["memory"])
+            if said["came"] in row:
+                row[said["came"]] += 1
+            else:
+                row["escaped"][str(begun)] = said["came"]
+    timer.cancel()
+    child.wait()
+    return hung.is_set(), begun
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| kind | inputs | read | refused | another error | slowest, s (number) | memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        seconds, number = row["slowest"]
+        lines.append(
+            f"| {name} | {row['next']} | {row['read']} | {row['refused']} | {len(row['escaped'])} "
+            f"| {seconds} ({number}) | {row['memory'] >> 20} |"
+        )
+    return "\n".join(lines)
+
+
+def repeat(name: str, number: int) -> None:
+    """One input again, with its traceback."""
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        try:
+            print(Tried(kinds()[name], Path(folder)).attempt(f"{name} {number}"))
+        except BaseException:  # noqa: BLE001 - it is shown
+            traceback.print_exc()
+
+
+def main() -> None:
+    """Take turns until the time is over; exit 1 when something escaped."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--most", type=int, default=10_000, help="inputs of each kind")
+    parser.add_argument("--kinds", help="comma between them (default: all)")
+    parser.add_argument("--state", type=Path, default=Path("campaign.json"))
+    parser.add_argument("--turn", type=int, default=TURN, help="inputs of a kind in a row")
+    parser.add_argument("--repeat", help="KIND:NUMBER")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--numbers", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.worker:
+        worker(chosen.worker, *map(int, chosen.numbers.split(":")))
+    elif chosen.repeat:
+        name, _, number = chosen.repeat.rpartition(":")
+        repeat(name, int(number))
+    else:
+        campaign(chosen)
+
+
+def campaign(chosen: argparse.Namespace) -> None:
+    """Kinds in turn, the least tried first."""
+    names = chosen.kinds.split(",") if chosen.kinds else list(kinds())
+    rows = json.loads(chosen.state.read_text()) if chosen.state.exists() else {}
+    for name in names:
+        empty = {
+            "next": 0,
+            "read": 0,
+            "refused": 0,
+            "escaped": {},
+            "slowest": [0.0, 0],
+            "memory": 0,
+        }
+        rows.setdefault(name, empty)
+    end = time.monotonic() + 60 * chosen.minutes
+    while time.monotonic() < end:
+        name = min(names, key=lambda name: rows[name]["next"])
+        count = min(chosen.turn, chosen.most - rows[name]["next"])
+        if count <= 0:
+            break
+        take_turn(name, rows[name], count)
+        chosen.state.write_text(json.dumps(rows))
+    print(table(rows))
+    for name, row in rows.items():
+        for number, came in row["escaped"].items():
+            print(f"{name}:{number}: {came}")
+    sys.exit(any(row["escaped"] for row in rows.values()))
+
+
+if __name__ == "__main__":
+    main()
