@@ -130,7 +130,7 @@ def _sources(
     callback: Callback,
 ) -> Iterator[Source]:
     """What is drawn, with labels where items need them; OptionError where there are none."""
-    needed = NEED_LABELS & set(figures.items)
+    needed = NEED_LABELS & set(figures.wanted)
     if not needed:
         _refuse(config, ("labels", "split"), "without labels, errors or gained in --show-what")
     elif config.labels is None:

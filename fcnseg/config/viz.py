@@ -11,7 +11,7 @@ from fcnseg.config.options import EngineName, Options, RunPrecision, Split, opti
 
 Shown = Literal[
     "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
-    "gained",
+    "gained", "pyramid",
 ]  # fmt: skip
 
 # fmt: off

@@ -93,6 +93,14 @@ def grey(image: Rgb) -> Rgb:
     return np.repeat(np.round(levels).astype(np.uint8)[..., None], 3, axis=2)
 
 
+def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How undecided probabilities (K, H, W) are: float32 (H, W), 0 one class, 1 all alike."""
+    if len(probabilities) == 1:
+        return np.zeros(probabilities.shape[1:], np.float32)
+    bits = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=0)
+    return np.asarray(bits / np.log(len(probabilities)), np.float32)
+
+
 @functools.cache
 def _diverging() -> Rgb:
     """(256, 3) RGB: blue, white, red, as in Crameri's "vik": even and safe for colour-blind."""

@@ -16,7 +16,7 @@ from fcnseg.files import safe_filename
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Tile, grey, heat_scale
+from fcnseg.viz import Tile, entropy, grey, heat_scale
 from fcnseg.viz.drawing import THEMES, Theme
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
@@ -201,14 +201,6 @@ FIGURES: tuple[Figure, ...] = (
     HeatmapFigures.skip_pages,
 )
 """The pages of a still image, in order: a new one is a function and a line."""
-
-
-def entropy(probabilities: Floats) -> Floats:
-    """How undecided probabilities (K, H, W) are: float32 (H, W), 0 one class, 1 all alike."""
-    if len(probabilities) == 1:
-        return np.zeros(probabilities.shape[1:], np.float32)
-    bits = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=0)
-    return np.asarray(bits / np.log(len(probabilities)), np.float32)
 
 
 def _uncertainty(frame: Frame, probabilities: Floats, alpha: float) -> Tile:

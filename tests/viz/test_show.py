@@ -18,7 +18,8 @@ from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.viz import LabelledFrame, Tile
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
-from fcnseg.viz.show import IGNORED, NEED_LABELS, SHOWN, View, cell_map, nearest
+from fcnseg.viz.show import NEED_LABELS, SHOWN
+from fcnseg.viz.view import IGNORED, View, cell_map, nearest
 
 
 @pytest.fixture(scope="module")
