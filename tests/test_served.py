@@ -1,7 +1,9 @@
 """Addresses: one image is one image, a video file ends, a stream stays one."""
 
 import http.server
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from fcnseg.errors import MediaError
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources import open_source
-from fcnseg.io.sources.network import served
+from fcnseg.io.sources.network import refused, served
 from fcnseg.io.video_writer import VideoWriter
 
 PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")
@@ -118,3 +120,46 @@ def test_a_stream_stays_a_stream(serve):
     assert served.look_at(serve("/s", PNG * 3, "multipart/x-mixed-replace; boundary=b")) == (
         served.Served("multipart/x-mixed-replace", None, ends=False)
     )
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "[fe80::1]", "[::ffff:169.254.1.1]", "2852039166", "0xa9fea9fe",
+        "0251.0376.0251.0376", "[fd00:ec2::254]", "100.100.100.200",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["http", "https", "rtsp"])
+def test_link_local_addresses_are_refused(scheme, host):
+    began = time.perf_counter()
+    with pytest.raises(MediaError, match="link-local or metadata address"):
+        open_source(f"{scheme}://user:pass@{host}/latest/meta-data/a.png")
+    assert time.perf_counter() - began < 5, "nothing was asked"
+
+
+def test_a_redirect_or_a_name_does_not_lead_there(serve, monkeypatch):
+    away = serve("/away.png", b"", "x\r\nLocation: http://169.254.169.254/a.png", status=302)
+    with pytest.raises(MediaError, match="link-local or metadata address"):
+        open_source(away)
+    host = "metadata.example"
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("169.254.169.254", 80))]
+    )
+    for scheme in ("http", "rtsp"):
+        with pytest.raises(MediaError, match="link-local or metadata address"):
+            open_source(f"{scheme}://{host}/a.png")
+
+
+def test_what_a_name_stands_for_later_is_looked_at_too(serve, monkeypatch):
+    """A server's name may stand for another address when the connection is made."""
+    address = serve("/n.png", PNG, "image/png")
+    monkeypatch.setattr(refused, "refuse_link_local", lambda _: None)
+    monkeypatch.setattr(refused, "is_refused", lambda host: host == "127.0.0.1")
+    with pytest.raises(MediaError, match=r"127\.0\.0\.1 is a link-local"):
+        open_source(address)
+    assert Server.asked == [], "nothing is sent there"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "192.168.1.5", "::1", "fd12::1", "a.b"])
+def test_private_networks_are_allowed(host):
+    assert not refused.is_refused(host)

@@ -34,6 +34,7 @@ from fcnseg.io.sources.live import (
     open_live,
 )
 from fcnseg.io.sources.network.addresses import unreachable, without_password
+from fcnseg.io.sources.network.refused import refuse_link_local
 from fcnseg.io.sources.network.served import Served, ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.raw import RawVideo
@@ -255,6 +256,7 @@ def _open_address(
     address: str, selection: Selection, connect: Connect | None, callback: Callback
 ) -> Source:
     """An image or a video file on a server, or a live stream."""
+    refuse_link_local(address)
     served = None if connect is not None else _look_at(address)
     if served is not None and served.image is not None:
         return ServedImage(address, served.image, selection)

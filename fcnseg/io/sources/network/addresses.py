@@ -6,9 +6,10 @@ import base64
 import http.client
 import itertools
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from fcnseg.errors import MediaError
+from fcnseg.io.sources.network.refused import open_address
 
 SECONDS = 10.0
 """How long a server may be silent."""
@@ -45,7 +46,7 @@ def playlist_ends(address: str) -> bool:
 def _text_at(address: str) -> str:
     """A text of a server; "" where it can't be had."""
     try:
-        with urlopen(request_of(address), timeout=SECONDS) as response:
+        with open_address(request_of(address), SECONDS) as response:
             return str(response.read(_MOST_TEXT).decode("utf-8", "replace"))
     except (OSError, ValueError, http.client.HTTPException):
         return ""

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import urlopen
 
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
@@ -18,6 +17,7 @@ from fcnseg.io.content import is_image
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.network.addresses import SECONDS, request_of, unreachable, without_password
+from fcnseg.io.sources.network.refused import open_address
 
 MOST_BYTES = 512 << 20
 """An image is smaller; what is longer than that is a stream that calls itself one."""
@@ -55,7 +55,7 @@ def look_at(address: str) -> Served | None:
     """
     shown = without_password(address)
     try:
-        with urlopen(request_of(address), timeout=SECONDS) as response:
+        with open_address(request_of(address), SECONDS) as response:
             return _answer_of(response, shown)
     except MediaError:  # an OSError, too
         raise
