@@ -494,3 +494,13 @@ def test_nothing_piped(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(MediaError, match="empty"):
         open_source("-")
+
+
+def test_numbers_that_a_sequence_lacks_are_said(tmp_path):
+    images(tmp_path, *(f"f_{n:02d}.png" for n in (1, 2, 4, 5, 9, 30)))
+    notes = []
+    with open_source(tmp_path / "f_%02d.png", fps=5, callback=notes.append) as source:
+        assert len(list(source)) == 6
+    [note] = notes
+    assert note.level == "warning"
+    assert "no file has number 3, 6-8, 10-29;" in note.text

@@ -203,6 +203,7 @@ def _nothing_found(root: Path, listing: Listing) -> DatasetError:
     images = listing.images
     if not listing.files:
         return DatasetError(f"{root} is empty.", hint=_HINT)
+    pair_lists.refuse_missing(listing)
     if not images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")

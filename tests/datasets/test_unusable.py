@@ -151,3 +151,14 @@ def test_one_class_in_the_training_part_is_nothing_to_learn(tmp_path: Path) -> N
     masks(tmp_path / "val", 0, 1)
     [finding] = [f for f in examine(tmp_path).findings if f.severity == "error"]
     assert finding.message.startswith("There is nothing to learn: every labelled pixel of the tr")
+
+
+@pytest.mark.parametrize("heading", ["image,mask", "image,labels", "img_path,label_path,split"])
+def test_a_list_of_pairs_that_are_not_there_says_which(tmp_path: Path, heading: str) -> None:
+    """A heading that run lengths have, too, made it a malformed CSV of those."""
+    names = pictures(tmp_path)
+    rows = [f"photos/{name},lab/{name},train" for name in names]
+    (tmp_path / "pairs.csv").write_text("\n".join([heading, *rows, ""]))
+    for data in (tmp_path, tmp_path / "pairs.csv"):
+        with pytest.raises(DatasetError, match=r"photos/0\.png is missing"):
+            examine(data)

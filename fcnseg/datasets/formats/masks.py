@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -23,7 +24,7 @@ from fcnseg.datasets.formats.documents import (
     refuse_broken,
 )
 from fcnseg.datasets.formats.polygons import by_number, read_json
-from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import STRANGE, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -255,11 +256,24 @@ _CLASSES = ("classid", "class_id", "class", "label", "category", "cell_type")
 
 _ONE_CLASS = "object"
 
+_ROWS_SEEN = 20
+
 
 def _run_length_files(listing: Listing) -> list[str]:
     """CSV files with such columns, but Kaggle's example of what is to be handed in."""
     files = [n for n in listing.with_suffix(".csv") if "submission" not in stem_of(n).lower()]
-    return [name for name in files if _run_length_columns(listing.path(name))]
+    return [name for name in files if _has_runs(listing.path(name))]
+
+
+def _has_runs(path: Path) -> bool:
+    """Whether a file has such columns, and no names of files where the runs should be."""
+    columns = _run_length_columns(path)
+    if columns is None:
+        return False
+    csv.field_size_limit(min(sys.maxsize, 1 << 30))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
+        return not any(is_image(row[columns[1]] or "") for row in some)
 
 
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:

@@ -43,11 +43,30 @@ def read_pair_list(path: Path) -> Found:
     columns = _columns(rows, path.parent)
     if columns is None:
         raise DatasetError(
-            f"{path} names no existing pair of image and label files.",
+            f"{path} names no existing pair of image and label files{_first_missing(path)}.",
             hint="each line: image,labels[,split], relative to the list's folder",
         )
     pairs, missing = _pairs(path, rows, columns, path.parent)
     return _found([path.name], pairs, missing)
+
+
+def refuse_missing(listing: Listing) -> None:
+    """DatasetError where a list near the top of a folder names pairs, and none of them is there."""
+    for name in listing.with_suffix(*LIST_SUFFIXES):
+        missing = _first_missing(listing.path(name)) if name.count("/") <= 1 else ""
+        if missing:
+            raise DatasetError(
+                f"{listing.path(name)} lists pairs of image and label files, none of which is "
+                f"there{missing}.",
+                hint="paths are relative to the list's folder; correct them, or remove the list",
+            )
+
+
+def _first_missing(path: Path) -> str:
+    """Of a list whose lines name two image files each: ": PATH is missing"; else ""."""
+    rows = [row for row in _rows(path)[:20] if sum(map(is_image, row)) >= 2]
+    files = [path.parent / to_path(cell) for row in rows for cell in row if is_image(cell)]
+    return next((f": {file} is missing" for file in files if not file.is_file()), "")
 
 
 def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:

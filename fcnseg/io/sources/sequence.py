@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from fractions import Fraction
@@ -17,6 +18,8 @@ from fcnseg.progress import Callback, Message
 _NUMBER = re.compile(r"%(?:0(\d))?d")
 """Where a sequence's file names have their number, as FFmpeg and printf write it."""
 
+_GAPS_NAMED = 8
+
 
 def is_sequence(name: str) -> bool:
     """Whether a file's name stands for a sequence: frame_%04d.png."""
@@ -31,14 +34,26 @@ def stands_for_sequence(text: str) -> bool:
 
 def files_of_sequence(pattern: Path) -> list[Path]:
     """The files that a sequence's pattern stands for, in the order of their numbers."""
+    return [path for _, path in _numbered(pattern)]
+
+
+def _numbered(pattern: Path) -> list[tuple[int, Path]]:
+    """The numbers and the files of a sequence, in order."""
     found = _NUMBER.search(pattern.name)
     if found is None or not pattern.parent.is_dir():
         return []
     before, after = (re.escape(part) for part in _NUMBER.split(pattern.name)[::2])
     wanted = re.compile(f"{before}(\\d{{{found[1] or 1},}}){after}")
     matched = ((wanted.fullmatch(path.name), path) for path in pattern.parent.iterdir())
-    numbered = [(int(match[1]), path) for match, path in matched if match and path.is_file()]
-    return [path for _, path in sorted(numbered)]
+    return sorted((int(match[1]), path) for match, path in matched if match and path.is_file())
+
+
+def _missing(numbers: list[int]) -> str:
+    """The numbers that are not there between the first and the last: "3, 7-9"; "" for none."""
+    gaps = [(a + 1, b - 1) for a, b in itertools.pairwise(numbers) if b - a > 1]
+    named = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
+    more = [f"and {len(gaps) - _GAPS_NAMED} more gaps"] if len(gaps) > _GAPS_NAMED else []
+    return ", ".join(named[:_GAPS_NAMED] + more)
 
 
 def _name_of(pattern: Path) -> str:
@@ -50,7 +65,8 @@ def open_sequence(
     pattern: Path, fps: Fraction | None, selection: Selection, skip: Skip, callback: Callback
 ) -> Source:
     """Numbered images as one video."""
-    files = files_of_sequence(pattern)
+    numbered = _numbered(pattern)
+    files = [path for _, path in numbered]
     if not files:
         raise MediaError(
             f"No image matches {pattern}.",
@@ -59,6 +75,10 @@ def open_sequence(
     if fps is None:
         said = f"{float(USUAL_RATE):g} frames/s are assumed (--fps changes that)"
         callback(Message(f"{pattern} states no rate; {said}"))
+    missing = _missing([number for number, _ in numbered])
+    if missing:
+        said = f"no file has number {missing}; the others follow each other without a gap"
+        callback(Message(f"{pattern}: {said}", "warning"))
     rate = fps or USUAL_RATE
     last = None if selection.end is None else math.ceil(selection.end * rate)
     within = slice(math.ceil(selection.start * rate), last)
