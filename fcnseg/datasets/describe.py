@@ -21,6 +21,7 @@ from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.data_yaml import find_masks_dir, read_yaml_names, yaml_folder
+from fcnseg.datasets.encoding.entries import counted_from_one
 from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
@@ -28,10 +29,10 @@ from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
+from fcnseg.datasets.nothing_found import HINT, nothing_found, unreadable
 from fcnseg.datasets.pairing import Listing, list_folder, pair_lists
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
-from fcnseg.datasets.pairing.candidates import CHOOSE
+from fcnseg.datasets.pairing.by_words import find_folders, find_stems
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned, scan_images, scan_labels
@@ -47,7 +48,6 @@ from fcnseg.datasets.splits import (
     sort_pairs,
 )
 from fcnseg.errors import DatasetError, counted
-from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
@@ -73,12 +73,6 @@ FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
 
 _ALIASES = {"camvid": "folders", "side by side": "folders", "cvat": "voc"}
 """Layouts that another's finder finds."""
-
-_HINT = (
-    "fcnseg expects images and label files with the same names, for example "
-    "DATA/images/a.jpg and DATA/masks/a.png, or DATA/train/images, DATA/train/masks, "
-    f"DATA/val/images ...; {CHOOSE}"
-)
 
 
 def describe(data: str | Path, callback: Callback = no_callback) -> Description:
@@ -115,6 +109,8 @@ def scan(
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
         found, labels = _look_through(found, labels)
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
+        if pairs and not values.pixels and labels.problems:
+            raise unreadable(labels.problems)
         reading = (declared and declared.reading) or _read(
             found, labels.counts, values, listing, yaml
         )
@@ -176,7 +172,7 @@ def _find(
     if root.is_file() and root.suffix.lower() in pair_lists.LIST_SUFFIXES:
         return pair_lists.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir():
-        raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=_HINT)
+        raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=HINT)
     listing = list_folder(root, callback)
     sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
     if any(sides):
@@ -196,28 +192,7 @@ def _find(
             found = with_more_masks(listing, settle(listing, found))
             refuse_shifted(listing, found)
             return with_own_split(found, listing), listing
-    raise _nothing_found(root, listing)
-
-
-def _nothing_found(root: Path, listing: Listing) -> DatasetError:
-    images = listing.images
-    if not listing.files:
-        return DatasetError(f"{root} is empty.", hint=_HINT)
-    pair_lists.refuse_missing(listing)
-    if not images:
-        videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
-        seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
-        return DatasetError(f"{root} has no images ({seen}).", hint=_HINT)
-    found = pair_by_names(listing)
-    alone, labels = len(found.orphan_images), len(found.orphan_labels)
-    if not labels:
-        return DatasetError(f"{root} has {alone} images but no labels.", hint=_HINT)
-    example = (found.orphan_images + found.orphan_labels)[0].name
-    return DatasetError(
-        f"{root} has {alone} images and {labels} label files, but no names that match "
-        f"(for example {example}).",
-        hint=_HINT,
-    )
+    raise nothing_found(root, listing)
 
 
 def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
@@ -260,6 +235,7 @@ def _read(
         return reading
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
+    entries = counted_from_one(entries, values.pixels)
     values = look_closer(
         values,
         sort_pairs(found.pairs),

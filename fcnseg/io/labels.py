@@ -7,14 +7,16 @@ values mean (colours, 0/255, an ignore value) is not known here.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import is_cut, may_be_turned, upright
 from fcnseg.io.images import (
@@ -169,3 +171,114 @@ def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDA
         areas.append(stats[1:, cv2.CC_STAT_AREA])
         count += found - 1
     return numbers, np.concatenate(areas).astype(np.int64)
+
+
+# --- arrays: .npy, .npz, .mat, text with a number for each pixel ---
+
+_KEYS = (
+    "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
+    "target", "inst_map", "type_map", "labelmap", "arr_0", "y",
+)  # fmt: skip
+"""What labels are called in files of several arrays, the likeliest first."""
+
+
+def read_array(path: Path) -> RawLabels:
+    """An array file's stored numbers, or colours; nothing is unpickled.
+
+    MediaError for another content.
+    """
+    try:
+        array = _ARRAY_READERS.get(path.suffix.lower(), read_numpy)(path)
+    except OSError as error:
+        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(
+            f"{path} holds no array of labels: {reason(error)}.",
+            hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
+        ) from None
+    return as_labels(path, array)
+
+
+def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
+    """A file's one array, or that of several which is called like labels (or one of `keys`)."""
+    if path.suffix.lower() == ".npy":
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        return np.asarray(loaded[_key(list(loaded.files), keys)])
+
+
+def _read_mat(path: Path) -> NDArray[Any]:
+    try:
+        from scipy.io import loadmat  # noqa: PLC0415, RUF100 - needed for these files alone
+    except ImportError:
+        raise MediaError(
+            f"{path} is a Matlab file, which takes scipy to read.", hint="pip install scipy"
+        ) from None
+    try:
+        data: Mapping[str, Any] = loadmat(path)
+    except NotImplementedError:
+        raise ValueError("Matlab's version 7.3 (HDF5) is not read; save it with -v7") from None
+    arrays = {key: value for key, value in data.items() if not key.startswith("__")}
+    for key, value in list(arrays.items()):
+        while value.dtype.names is not None or value.dtype == object:  # structs and cells
+            names = value.dtype.names
+            inner = value.ravel()[0]
+            value = np.asarray(inner[_key(list(names))] if names else inner)
+        arrays[key] = value
+    return np.asarray(arrays[_key([key for key, value in arrays.items() if value.ndim >= 2])])
+
+
+def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
+    """The array that holds labels; ValueError where that can't be told."""
+    by_word = {name.lower(): name for name in names}
+    for word in keys or _KEYS:
+        if word in by_word:
+            return by_word[word]
+    if len(names) != 1:
+        raise ValueError(f"none of {', '.join(names) or 'no arrays'} is called labels or mask")
+    return names[0]
+
+
+def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
+    """An array of numbers, colours or layers as labels; MediaError for another content."""
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
+        return RawLabels(array, None, "RGB")
+    if array.ndim == 3 and array.size:
+        array = _from_layers(array)
+    whole = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
+    if not whole or not np.array_equal(array, np.rint(array)) or np.abs(array).max() > 2**31 - 1:
+        raise MediaError(
+            f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
+        )
+    return RawLabels(array.astype(np.int32), None, "I")
+
+
+def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
+    """One layer for each class, first or last, as numbers; else as it is.
+
+    Layers hold 0 and 1, or 0 and the numbers of objects.
+    """
+    for axis in (2, 0):
+        if array.shape[axis] < 256 and ((array != 0).sum(axis) == 1).all():
+            number = np.asarray((array != 0).argmax(axis))
+            things, last = array.max(axis) > 1, array.shape[axis] - 1
+            if things.any() and not things[number == last].any():
+                return np.where(number == last, 0, number + 1)  # PanNuke: background comes last
+            return number
+    return array
+
+
+def _read_matrix(path: Path) -> NDArray[Any]:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = [line.replace(",", " ").replace(";", " ").split() for line in text.splitlines()]
+    return np.array([row for row in rows if row], np.int64)
+
+
+_ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
+    ".mat": _read_mat, ".txt": _read_matrix, ".csv": _read_matrix,
+}  # fmt: skip

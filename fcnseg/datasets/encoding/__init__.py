@@ -76,7 +76,9 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if smeared:
         return _read_greys(values, smeared, entries, snap=True)
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
-    if _are_greys(levels) or (_are_far(levels) and not _listed_values(values, levels, entries)):
+    classes = [value for value in levels if value != IGNORE]
+    listed = len(classes) > 1 and bool(_listed_values(values, classes, entries))
+    if (_are_greys(levels) or _are_far(levels)) and not listed:
         return _read_greys(values, levels, entries, snap=False)
     if levels and levels[-1] > IGNORE:
         return _read_wide(values, levels, entries)
@@ -259,7 +261,9 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
             hint="are these instance numbers? export class numbers instead",
         )
     names = [entry.name for entry in entries if not entry.ignored]
-    names = names if len(names) == len(levels) else [f"class_{value}" for value in levels]
+    by_value = {value: entry.name for entry in entries for value in entry.values}
+    if len(names) != len(levels):
+        names = [by_value.get(value, f"class_{value}") for value in levels]
     said = f"{len(levels)} values up to {levels[-1]}: a class for each"
     return Reading(Encoding.of(levels), named(names, entries), None, (said,))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.classes import IGNORE
@@ -48,6 +48,24 @@ class Entry:
     def ignored(self) -> bool:
         """Whether the name says that these pixels do not count."""
         return is_ignored(self.name)
+
+
+def counted_from_one(entries: Sequence[Entry], stored: Collection[int]) -> tuple[Entry, ...]:
+    """COCO-Stuff's class list as its files mean it; any other list as it is.
+
+    The list begins with 0 for "unlabeled" and 1 for "person"; the files hold 0 for a person and
+    255 for what nobody labelled. Source: github.com/nightrome/cocostuff, "labels.txt".
+    """
+    first = tuple(entry.name.lower() for entry in entries[: len(_COCO_STUFF)])
+    numbers = [entry.value for entry in entries]
+    if first != _COCO_STUFF or IGNORE not in stored or numbers not in (
+        [*range(len(entries))], [None] * len(entries)
+    ):  # fmt: skip
+        return tuple(entries)
+    return tuple(replace(entry, value=n) for n, entry in enumerate(entries[1:]))
+
+
+_COCO_STUFF = ("unlabeled", "person", "bicycle", "car", "motorcycle")
 
 
 def is_ignored(name: str) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.formats.documents import (
@@ -26,26 +26,28 @@ from fcnseg.datasets.formats.documents import (
 from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem
+from fcnseg.datasets.pairing.candidates import sample
 from fcnseg.errors import STRANGE, MediaError, as_text, reason
-from fcnseg.io.labels import RawLabels, read_raw_labels
+from fcnseg.io.labels import RawLabels, read_array, read_raw_labels
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 
-_KEYS = (
-    "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
-    "target", "inst_map", "type_map", "labelmap", "arr_0", "y",
-)  # fmt: skip
-"""What labels are called in files of several arrays, the likeliest first."""
+_MATRIX = re.compile(rb"\s*(?:-?\d+[\s,;]+){8,}")
+"""How a text begins that holds a number for each pixel."""
+
+_SURFACES = {".surfaces", ".layers"}
+"""What stands beside the classes (`.regions`) in the Stanford Background set: other questions."""
 
 
 def _find_arrays(listing: Listing) -> Found | None:
     arrays = [n for n in listing.with_suffix(*_SUFFIXES) if place_of(n).role != "other"]
+    arrays += _matrices(listing)
     if not arrays or not listing.images:
         return None
     gathered = Gathered(listing)
     by_key: dict[tuple[str, ...], list[str]] = {}
     for name in arrays:
-        stem = bare_stem(stem_of(name))
+        stem = _array_stem(name)
         for key in ((*place_of(name).key, stem), (place_of(name).split, stem), (stem,)):
             by_key.setdefault(key, []).append(name)
     used = set()
@@ -64,96 +66,33 @@ def _find_arrays(listing: Listing) -> Found | None:
     return gathered.found("arrays", (), why) if gathered.pairs else None
 
 
-def _read_arrays(pair: Pair, _: Sequence[str]) -> RawLabels:
-    """The stored numbers, or colours; MediaError for another content. Nothing is unpickled."""
-    path = pair.labels
+def _matrices(listing: Listing) -> list[str]:
+    """Text files with a number for each pixel: a.regions.txt, a.txt, a.csv."""
+    texts = [n for n in listing.with_suffix(".txt", ".csv") if place_of(n).role != "other"]
+    texts = [n for n in texts if Path(stem_of(n)).suffix.lower() not in _SURFACES]
+    stems = {bare_stem(stem_of(name)) for name in listing.images}
+    texts = [name for name in texts if _array_stem(name) in stems]
+    return texts if texts and all(map(_is_matrix, map(listing.path, sample(texts)))) else []
+
+
+def _is_matrix(path: Path) -> bool:
+    """Whether lines of as many whole numbers each begin a text."""
     try:
-        array = _read_mat(path) if path.suffix.lower() == ".mat" else read_numpy(path)
-    except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise MediaError(
-            f"{path} holds no array of labels: {reason(error)}.",
-            hint="save the labels as a PNG, or as a .npy file of whole numbers (height, width)",
-        ) from None
-    return as_labels(path, array)
+        with path.open("rb") as file:
+            lines = file.read(1 << 16).splitlines()[:3]
+    except OSError:
+        return False
+    widths = {len(line.replace(b",", b" ").replace(b";", b" ").split()) for line in lines[:2]}
+    return len(lines) > 2 and len(widths) == 1 and all(map(_MATRIX.match, lines[:2]))
 
 
-def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
-    """A file's one array, or that of several which is called like labels (or one of `keys`)."""
-    if path.suffix.lower() == ".npy":
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        return np.asarray(loaded[_key(list(loaded.files), keys)])
+def _array_stem(name: str) -> str:
+    """The image's stem in an array's name: 0047 of 0047.regions.txt."""
+    stem = stem_of(name)
+    return bare_stem(stem.removesuffix(".regions"))
 
 
-def _read_mat(path: Path) -> NDArray[Any]:
-    try:
-        from scipy.io import loadmat  # noqa: PLC0415, RUF100 - needed for these files alone
-    except ImportError:
-        raise MediaError(
-            f"{path} is a Matlab file, which takes scipy to read.", hint="pip install scipy"
-        ) from None
-    try:
-        data: Mapping[str, Any] = loadmat(path)
-    except NotImplementedError:
-        raise ValueError("Matlab's version 7.3 (HDF5) is not read; save it with -v7") from None
-    arrays = {key: value for key, value in data.items() if not key.startswith("__")}
-    for key, value in list(arrays.items()):
-        while value.dtype.names is not None or value.dtype == object:  # structs and cells
-            names = value.dtype.names
-            inner = value.ravel()[0]
-            value = np.asarray(inner[_key(list(names))] if names else inner)
-        arrays[key] = value
-    return np.asarray(arrays[_key([key for key, value in arrays.items() if value.ndim >= 2])])
-
-
-def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
-    """The array that holds labels; ValueError where that can't be told."""
-    by_word = {name.lower(): name for name in names}
-    for word in keys or _KEYS:
-        if word in by_word:
-            return by_word[word]
-    if len(names) != 1:
-        raise ValueError(f"none of {', '.join(names) or 'no arrays'} is called labels or mask")
-    return names[0]
-
-
-def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
-    """An array of numbers, colours or layers as labels; MediaError for another content."""
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
-        return RawLabels(array, None, "RGB")
-    if array.ndim == 3 and array.size:
-        array = _from_layers(array)
-    whole = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
-    if not whole or not np.array_equal(array, np.rint(array)) or np.abs(array).max() > 2**31 - 1:
-        raise MediaError(
-            f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
-        )
-    return RawLabels(array.astype(np.int32), None, "I")
-
-
-def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
-    """One layer for each class, first or last, as numbers; else as it is.
-
-    Layers hold 0 and 1, or 0 and the numbers of objects.
-    """
-    for axis in (2, 0):
-        if array.shape[axis] < 256 and ((array != 0).sum(axis) == 1).all():
-            number = np.asarray((array != 0).argmax(axis))
-            things, last = array.max(axis) > 1, array.shape[axis] - 1
-            if things.any() and not things[number == last].any():
-                return np.where(number == last, 0, number + 1)  # PanNuke: background comes last
-            return number
-    return array
-
-
-ARRAYS = Format(_find_arrays, _read_arrays)
+ARRAYS = Format(_find_arrays, lambda pair, _: read_array(pair.labels))
 
 _HEAD = marks(b'"segments_info"')
 
@@ -250,7 +189,10 @@ PANOPTIC = Format(_find_panoptic, _read_panoptic)
 _IMAGES = ("imageid", "image_id", "image", "img", "id", "filename", "file_name", "image_label",
            "imageid_classid")  # fmt: skip
 
-_RUNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation", "annotation", "mask")
+_RUNS = (
+    "encodedpixels", "encoded_pixels", "rle_mask", "rle", "rles", "encoding", "segmentation",
+    "annotation", "mask",
+)  # fmt: skip
 
 _CLASSES = ("classid", "class_id", "class", "label", "category", "cell_type")
 

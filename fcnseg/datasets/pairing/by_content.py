@@ -61,6 +61,7 @@ def find_by_content(listing: Listing) -> Found | None:
         one
         for one in candidates_of([n for n in listing.images if place_of(n).role != "other"], looks)
         if not _says(one.label_words, OTHER_WORDS)  # segments' numbers, depth: no classes
+        or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
     ]
     if not candidates:
         return None

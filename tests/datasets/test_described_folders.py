@@ -1,0 +1,115 @@
+"""Public folders drawn after their descriptions: what is read, or the one reason why not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.datasets.describe import describe
+from fcnseg.datasets.formats import read_sample
+from fcnseg.errors import DatasetError
+from fcnseg.io.images import write_image
+from fcnseg.io.labels import write_labels
+
+
+def scene(number: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 (48, 64, 3) and its labels."""
+    labels = np.zeros((48, 64), np.uint8)
+    labels[30:] = 1
+    for each in range(2, classes):
+        labels[5 : 5 + 6 * each, 4 + 16 * (each - 2) + number : 16 * (each - 1) + number] = each
+    noise = np.random.default_rng(number).integers(0, 30, (48, 64, 3))
+    return (labels[..., None] * 40 + noise).astype(np.uint8), labels
+
+
+def numbers_as_text(values: np.ndarray) -> str:
+    return "".join(" ".join(map(str, row)) + "\n" for row in values.tolist())
+
+
+def test_isaid_is_read_by_its_semantic_colours(tmp_path: Path) -> None:
+    """All label files are called `instance`: none was a label file."""
+    colors = np.array([(0, 0, 0), (0, 0, 63), (0, 63, 63), (0, 63, 127)], np.uint8)
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            image, labels = scene(number)
+            objects = np.random.default_rng(number).integers(1, 255, (9, 3), np.uint8)
+            objects[0] = 0
+            name = f"{split}/{{}}/P{number:04}{len(split)}{{}}.png"
+            write_image(tmp_path / name.format("images", ""), image)
+            semantic = name.format("Semantic_masks/images", "_instance_color_RGB")
+            write_image(tmp_path / semantic, colors[labels])
+            ids = name.format("Instance_masks/images", "_instance_id_RGB")
+            write_image(tmp_path / ids, objects[labels])
+    found = describe(tmp_path)
+    assert {pair.labels.parent.parent.name for pair in found.pairs} == {"Semantic_masks"}
+    assert (len(found.pairs), len(found.classes)) == (6, 4)
+
+
+def test_stanford_background_is_read_from_its_text(tmp_path: Path) -> None:
+    for number in range(4):
+        image, labels = scene(number)
+        write_image(tmp_path / f"images/000{number}.jpg", image)
+        numbers = labels.astype(int)
+        numbers[0, :5] = -1
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        for kind, values in (("regions", numbers), ("surfaces", numbers.clip(0, 2))):
+            (tmp_path / f"labels/000{number}.{kind}.txt").write_text(numbers_as_text(values))
+    (tmp_path / "horizons.txt").write_text("0000 320 240 120\n")
+    found = describe(tmp_path)
+    assert (len(found.pairs), len(found.classes), found.ignore_index) == (4, 4, -1)
+    pair = min(found.pairs, key=lambda pair: pair.name)
+    labels = read_sample(pair, found.encoding)[1]
+    assert (labels[0, :5] == 255).all()
+    np.testing.assert_array_equal(labels[1:], scene(0)[1][1:])
+
+
+@pytest.mark.parametrize("void", [True, False])
+def test_coco_stuff_counts_from_another_number_than_its_list(tmp_path: Path, void: bool) -> None:
+    """Its list says 1 for a person, its files 0, with 255 for what nobody labelled."""
+    names = ["unlabeled", "person", "bicycle", "car", "motorcycle", *(f"n{i}" for i in range(40))]
+    lines = "".join(f"{number}: {name}\n" for number, name in enumerate(names))
+    (tmp_path / "labels.txt").write_text(lines)
+    stored = np.array([255 if void else 2, 0, 3, 43], np.uint8)
+    for number in range(4):
+        image, labels = scene(number)
+        write_image(tmp_path / f"images/{number}.jpg", image)
+        write_labels(tmp_path / f"annotations/{number}.png", stored[labels])
+    found = describe(tmp_path)
+    index = {value: place for place, values in enumerate(found.encoding.values) for value in values}
+    assert found.classes.names[index[3]] == ("motorcycle" if void else "car")
+    assert (0 in index) == void  # else it is the list's "unlabeled"
+    assert (found.ignore_index == 255) == void
+
+
+def boxes(root: Path, name: str) -> None:
+    box = "<bndbox><xmin>4</xmin><ymin>5</ymin><xmax>40</xmax><ymax>33</ymax></bndbox>"
+    text = f"<annotation><object><name>dog</name>{box}</object></annotation>"
+    (root / f"Annotations/{name}.xml").write_text(text)
+
+
+def lines_of_boxes(root: Path, name: str) -> None:
+    (root / f"Annotations/{name}.txt").write_text("10,20,30,12,1,4,0,0\n")
+
+
+def unknown(root: Path, name: str) -> None:
+    (root / f"Annotations/{name}.h5").write_bytes(b"\x89HDF")
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (boxes, r"no labels: Annotations/0\.xml and its like hold boxes"),
+        (lines_of_boxes, r"No label file could be read. The first: .*0\.txt, line 1: not a class"),
+        (unknown, r"no labels that can be read; 3 \.h5 files \(first: Annotations/0\.h5\)"),
+    ],
+)
+def test_what_is_no_segmentation_is_said(
+    tmp_path: Path, write: Callable[[Path, str], None], said: str
+) -> None:
+    (tmp_path / "Annotations").mkdir()
+    for number in range(3):
+        write_image(tmp_path / f"JPEGImages/{number}.jpg", scene(number)[0])
+        write(tmp_path, str(number))
+    with pytest.raises(DatasetError, match=said):
+        describe(tmp_path)
