@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fcnseg import __version__, notebook
+from fcnseg import notebook
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
-from fcnseg.datasets.check import examine
+from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.engines.averaging import SCALES, AveragingEngine
 from fcnseg.errors import MediaError, OptionError, counted, to_bytes
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
@@ -25,6 +24,7 @@ from fcnseg.inference.evaluation import (
     as_the_model_sees,
     measure,
     on_split,
+    protocol_of,
     refuse_meaningless,
     split_of,
 )
@@ -33,7 +33,6 @@ from fcnseg.inference.loading import load as load_model
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
-from fcnseg.metrics.boundary import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
@@ -158,10 +157,34 @@ def evaluate(
 def _evaluate(
     config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
 ) -> EvalResult:
-    began = time.perf_counter()
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     files = checked.description.inputs()
     outputs = check_outputs(config, ("html", *WRITERS), files, [segmenter])
+    result, dataset = score_examined(config, segmenter, checked, callback, ranks)
+    if not ranks.main:
+        return result
+    writers: dict[str, Callable[[Path], None]] = {
+        **{name: functools.partial(_write_text, WRITERS[name], result) for name in WRITERS},
+        "html": lambda path: write_report(path, result, segmenter, dataset, callback),
+    }
+    written, failed = write_outputs(outputs, writers, callback)
+    return dataclasses.replace(result, outputs=written, failed=failed)
+
+
+def score_examined(
+    config: EvalConfig,
+    segmenter: Segmenter,
+    checked: CheckResult,
+    callback: Callback = no_callback,
+    ranks: Distributed | None = None,
+) -> tuple[EvalResult, SegmentationDataset]:
+    """Score a model on one split of a folder that was examined; the split's images, too.
+
+    config: says the split, the batch, ...; its model and folder are not opened. DatasetError when
+    the classes of model and folder can't be compared.
+    """
+    began = time.perf_counter()
+    ranks = ranks or Distributed.single()
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
@@ -170,7 +193,7 @@ def _evaluate(
     description = as_the_model_sees(checked.description, segmenter, callback)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
     callback(Message(f"{segmenter.title} on {counted(len(dataset), 'image')} ({split})"))
-    if len(config.model or ()) > 1:
+    if len(segmenter.networks) > 1:
         callback(Message(AVERAGED))
     callback(Message(on_split(left_out, why)))
     scores = measure(
@@ -195,14 +218,7 @@ def _evaluate(
         (),
         tuple((found.severity, found.sentence) for found in checked.findings),
     )
-    if not ranks.main:
-        return result
-    writers: dict[str, Callable[[Path], None]] = {
-        **{name: functools.partial(_write_text, WRITERS[name], result) for name in WRITERS},
-        "html": lambda path: write_report(path, result, segmenter, dataset, callback),
-    }
-    written, failed = write_outputs(outputs, writers, callback)
-    return dataclasses.replace(result, outputs=written, failed=failed)
+    return result, dataset
 
 
 def write_outputs(
@@ -275,33 +291,6 @@ def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
         "test-time augmentation": protocol["tta_views"] if protocol["tta"] else "none",
         "computed with": f"{protocol['engine']}, {protocol['precision']}, {protocol['device']}",
         "speed": f"{count / max(result.seconds, 1e-9):.1f} images/s, reading and scoring included",
-    }
-
-
-def protocol_of(
-    config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
-) -> dict[str, Any]:
-    """How scores are made, as plain values: what has to be equal for two to be compared."""
-    sides = dict.fromkeys(one.preprocess.short_side for one in segmenter.networks)
-    seen = [f"short side {side} px" if side else "the images' own size" for side in sides]
-    engine = segmenter.engine
-    return {
-        "data": str(config.data),
-        "split": split,
-        "images": len(scores.images),
-        "resolution": "the labels' own",
-        "network_input": ", ".join(seen),
-        "tta": isinstance(engine, AveragingEngine) and engine.mirrored,
-        "tta_views": f"scales {', '.join(map(str, SCALES))}, each also mirrored",
-        "absent_classes": f"mIoU is {MIOU_RULE}",
-        "ignored": scores.ignored,
-        "tolerance": config.tolerance,
-        "boundary_iou_band": BAND,
-        "model": segmenter.title if segmenter.files else "",
-        "engine": engine.name,
-        "precision": engine.precision,
-        "device": engine.device,
-        "fcnseg": __version__,
     }
 
 

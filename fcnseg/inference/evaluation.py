@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from fcnseg import __version__
 from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
@@ -22,10 +23,12 @@ from fcnseg.datasets.encoding.matching import (
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
+from fcnseg.engines.averaging import SCALES, AveragingEngine
 from fcnseg.errors import DatasetError, percent
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
+from fcnseg.metrics.boundary import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.progress import Callback, Message, Progress, no_callback
 
@@ -204,6 +207,33 @@ def labels_of(segmenter: Segmenter) -> PredictLabels:
 def arrays_of(segmenter: Segmenter) -> PredictArrays:
     """The same with confidence."""
     return lambda images: segmenter.predict(images, confidence=True)
+
+
+def protocol_of(
+    config: EvalConfig, segmenter: Segmenter, scores: Scores, split: str
+) -> dict[str, Any]:
+    """How scores are made, as plain values: what has to be equal for two to be compared."""
+    sides = dict.fromkeys(one.preprocess.short_side for one in segmenter.networks)
+    seen = [f"short side {side} px" if side else "the images' own size" for side in sides]
+    engine = segmenter.engine
+    return {
+        "data": str(config.data),
+        "split": split,
+        "images": len(scores.images),
+        "resolution": "the labels' own",
+        "network_input": ", ".join(seen),
+        "tta": isinstance(engine, AveragingEngine) and engine.mirrored,
+        "tta_views": f"scales {', '.join(map(str, SCALES))}, each also mirrored",
+        "absent_classes": f"mIoU is {MIOU_RULE}",
+        "ignored": scores.ignored,
+        "tolerance": config.tolerance,
+        "boundary_iou_band": BAND,
+        "model": segmenter.title if segmenter.files else "",
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "fcnseg": __version__,
+    }
 
 
 def as_the_model_sees(

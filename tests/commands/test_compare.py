@@ -10,6 +10,7 @@ import pytest
 from fcnseg.commands.analysis.compare import compare
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import CompareConfig
+from fcnseg.datasets.check import examine
 from fcnseg.errors import DatasetError, OptionError
 from tests.cli.test_cli import call
 from tests.commands.test_eval import NAMES, renamed
@@ -37,6 +38,18 @@ def test_numbers_are_those_of_eval(drawn_folder: Path, tiny_run: Path, random_mo
     gaps = [abs(row["miou"][0] - row["miou"][1]) for row in values["images"]]
     assert gaps == sorted(gaps, reverse=True)
     assert {row["name"] for row in values["images"]} == {f"val/000{n}" for n in range(6)}
+
+
+def test_the_folder_is_examined_once(
+    drawn_folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    for module in ("fcnseg.commands.analysis.compare", "fcnseg.commands.eval"):
+        monkeypatch.setattr(
+            f"{module}.examine", lambda *a, **b: folders.append(a[0]) or examine(*a, **b)
+        )
+    run_compare(drawn_folder, random_model, random_model)
+    assert folders == [drawn_folder]
 
 
 def test_classes_in_another_order_are_the_same_classes(

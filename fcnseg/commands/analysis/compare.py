@@ -13,11 +13,11 @@ import numpy as np
 from fcnseg.commands.eval import (
     EvalResult,
     check_outputs,
-    evaluate,
     predict_for_report,
+    score_examined,
     write_outputs,
 )
-from fcnseg.config import CompareConfig
+from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
@@ -107,22 +107,16 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
         )
     models = [_load(name, config, callback) for name in config.model]
     _refuse_other_classes(models)
-    description = examine(config.data, callback, boxes=config.fill_boxes).description
+    checked = examine(config.data, callback, boxes=config.fill_boxes)
+    description = checked.description
     outputs = check_outputs(config, ("html", "csv"), description.inputs(), models)
     split = _common_split(config, description, models, callback)
+    alike = {name: getattr(config, name) for name in ("batch", "workers", "tolerance")}
     results = []
     for letter, model in zip(LETTERS, models, strict=False):
         callback(Message(f"Model {letter}: {model.title}"))
-        result = evaluate(
-            model,
-            config.data,
-            callback,
-            split=split,
-            batch=config.batch,
-            workers=config.workers,
-            tolerance=config.tolerance,
-            fill_boxes=config.fill_boxes,
-        )
+        options = EvalConfig.make({**alike, "data": config.data, "split": split})
+        result, _ = score_examined(options, model, checked, callback)
         scores = result.scores.reordered(models[0].classes.names)
         results.append(dataclasses.replace(result, scores=scores))
     matrices = [[image.matrix for image in result.scores.images] for result in results]
