@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 
 import torch
@@ -21,14 +20,15 @@ class Slid:
     """One classifier in two ways.
 
     slid: scores float32 (K, h, w) of h * w windows, each classified alone. dense: the same of the
-    complete image, from one pass. window, stride: pixels. seconds: (slid, dense).
+    complete image, from one pass. window, stride: pixels. overlap: how many windows a pixel of the
+    framed image is in, on average.
     """
 
     slid: Tensor
     dense: Tensor
     window: int
     stride: int
-    seconds: tuple[float, float]
+    overlap: float
 
     @property
     def difference(self) -> float:
@@ -59,14 +59,12 @@ def slide(network: FCN, image: Tensor) -> Slid:
     windows = framed.unfold(1, window, stride).unfold(2, window, stride)  # (3, h, w, win, win)
     rows, columns = windows.shape[1:3]
     apart = windows.permute(1, 2, 0, 3, 4).flatten(0, 1)  # (h * w, 3, window, window)
-    begun = time.perf_counter()
     alone = torch.cat(
         [classifier(apart[at : at + AT_ONCE]) for at in range(0, len(apart), AT_ONCE)]
     )  # (h * w, K)
-    half = time.perf_counter()
     dense = convolutions(framed[None])[0]  # (K, h, w)
-    seconds = half - begun, time.perf_counter() - half
-    return Slid(alone.T.reshape(-1, rows, columns), dense, window, stride, seconds)
+    overlap = apart[:, 0].numel() / framed[0].numel()
+    return Slid(alone.T.reshape(-1, rows, columns), dense, window, stride, overlap)
 
 
 def unpadded(stages: nn.ModuleDict) -> nn.Sequential:
