@@ -33,9 +33,11 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
         "config",
         "device",
         "files",
+        "marks",
         "notebook",
         "overwriting",
         "progress",
+        "remote",
     ),
     ("errors",),
 )

@@ -1,10 +1,9 @@
-"""Files: atomic writes, names, and folders that hold earlier outputs."""
+"""Files: atomic writes, and names."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import platform
 import re
@@ -13,12 +12,45 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
-from fcnseg.errors import OptionError, counted
+from fcnseg.errors import OptionError
+
+IN_MEMORY = 2**25
+"""Bytes of an upload that are kept in memory; more go to a temporary file."""
+
+
+class NonLocalPath(ABC, type(Path())):  # type: ignore[misc] # a PosixPath or a WindowsPath
+    """A path of files that are not this machine's: copied here to be read, sent when complete."""
+
+    @abstractmethod
+    def upload(self, file: IO[bytes]) -> None:
+        """Make a file's bytes its own, all at once; OSError when it can't be written."""
+
+    @abstractmethod
+    def download(self, path: Path) -> None:
+        """Copy it to a local file; OSError when it can't be read."""
+
+    @abstractmethod
+    def remove_tree(self) -> None:
+        """Delete every file below it."""
+
+
+class StagedPath(type(Path())):  # type: ignore[misc]
+    """A local file that is to become one elsewhere: `replace` uploads it."""
+
+    def replace(self, target: Any) -> Any:
+        """Upload it, and remove it here."""
+        if not isinstance(target, NonLocalPath):
+            return super().replace(target)
+        with self.open("rb") as file:
+            target.upload(file)
+        self.unlink()
+        return target
 
 
 def cache_folder() -> Path:
@@ -78,83 +110,6 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-MANIFEST = "manifest.jsonl"
-
-TRAINING = "config.toml"
-
-_FIRST_LINE = "# fcnseg train"
-
-_HEADING = "fcnseg"  # the key of a manifest's heading
-
-_IN_A_LINE = {"name", "job", "stamp"}
-
-
-def mark(folder: Path, files: Sequence[str] = ()) -> None:
-    """Say in a manifest that a folder holds outputs. files: images among them that lie in it.
-
-    OptionError when something else is called so there.
-    """
-    path = folder / MANIFEST
-    refuse_foreign(folder)
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
-
-
-def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
-    """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
-
-    kinds: the sub-folders that are written to; one called labels may be a dataset's.
-    """
-    path = folder / MANIFEST
-    if _heading(path) is not None:
-        return
-    used = [folder / kind for kind in kinds if (folder / kind).is_dir()]
-    taken = [path] if path.exists() else [place for place in used if any(place.iterdir())]
-    if taken:
-        raise OptionError(
-            f"{taken[0]} is there already, and fcnseg did not write it.",
-            hint="name another folder for the outputs",
-        )
-
-
-def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
-    """Which of the files in a folder of outputs are not ours; None for any other folder.
-
-    Outputs lie in its sub-folders, or are no images: someone's own images may lie beside them.
-    files: the names of all files in it, so that the disk is not asked where none is a mark.
-    """
-    if MANIFEST in files:
-        ours = _heading(folder / MANIFEST)
-        if ours is not None:
-            return [name for name in files if name not in ours]
-    if TRAINING in files:
-        with suppress(OSError):
-            text = (folder / TRAINING).read_text(encoding="utf-8", errors="replace")
-            return list(files) if text.startswith(_FIRST_LINE) else None
-    return None
-
-
-def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
-    """What a message says of the folders of outputs below a source; "" when there are none."""
-    names = [folder.relative_to(root).as_posix() for folder in folders]
-    if not names:
-        return ""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"Skipped {counted(len(names), 'folder')} of earlier outputs in {root}: {shown}"
-
-
-def _heading(path: Path) -> frozenset[str] | None:
-    """The files that a manifest's first line lists; None when it is no manifest of ours."""
-    with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
-        line = next((line for line in file if line.strip()), "{}")
-        found = json.loads(line)
-        if isinstance(found, dict) and (_HEADING in found or found.keys() >= _IN_A_LINE):
-            return frozenset(found.get("files", ()))
-    return None
-
-
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there, and nothing left behind is removed
@@ -184,8 +139,13 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """A file to write bytes to, which gets its name when the block ends without an error.
 
     Until then a file of that name stays as it is. sync: it is on the disk before it gets its
-    name. Makes the folder; OSError as the system raises it.
+    name. Makes the folder; OSError as the system raises it. A remote file is uploaded at the end.
     """
+    if isinstance(path, NonLocalPath):
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as waiting:
+            yield cast(BinaryIO, waiting)
+            path.upload(cast(BinaryIO, waiting))
+        return
     if is_special(path):
         with path.open("wb") as file:
             yield file
@@ -203,8 +163,15 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A new, empty, hidden file beside `path`, with its suffix; removed at the end if still there.
 
-    For what can't be written through a file object; whoever writes it renames it.
+    For what can't be written through a file object; whoever writes it renames it. For a remote
+    file it lies in a temporary folder, and renaming uploads it.
     """
+    if isinstance(path, NonLocalPath):
+        with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
+            staged = StagedPath(folder) / path.name
+            staged.touch()
+            yield staged
+        return
     with _beside(path, _create_file) as temporary:
         try:
             yield temporary
@@ -237,8 +204,13 @@ def utf8_name(path: Path) -> Iterator[str]:
     """A name of a file for libraries that take no other than UTF-8: its own where it is.
 
     Else that of a link to it, with its suffix, as long as the block lasts; files that differ
-    from it in their suffix only are linked beside it.
+    from it in their suffix only are linked beside it. A remote file is copied there.
     """
+    if isinstance(path, NonLocalPath):
+        with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
+            path.download(copy := Path(folder) / f"file{path.suffix}")
+            yield str(copy)
+        return
     if _is_utf8(str(path)):
         yield str(path)
         return
@@ -249,6 +221,11 @@ def utf8_name(path: Path) -> Iterator[str]:
             if _is_utf8(file.suffix) and file.stem == path.stem:
                 link.with_suffix(file.suffix).symlink_to(file)
         yield str(link.with_suffix(path.suffix))
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder with what is in it."""
+    path.remove_tree() if isinstance(path, NonLocalPath) else shutil.rmtree(path)
 
 
 def _is_utf8(text: str) -> bool:

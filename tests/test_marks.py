@@ -9,11 +9,11 @@ import pytest
 
 from fcnseg.datasets.pairing import list_folder
 from fcnseg.errors import OptionError
-from fcnseg.files import inputs_in, mark, refuse_foreign, skipped_outputs
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.files import WatchedFolder
 from fcnseg.io.sources.listing import in_folder
+from fcnseg.marks import inputs_in, mark, refuse_foreign, skipped_outputs
 from fcnseg.progress import Event, Message
 from tests.cli.test_cli import call
 

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -18,7 +19,9 @@ from fcnseg import __version__, config
 from fcnseg.cli import tables
 from fcnseg.cli.console import DEBUG, Screen, guard
 from fcnseg.cli.flags import AsJson, Command, Help, config_command
+from fcnseg.config.options import options_of
 from fcnseg.errors import OptionError, SomeFailed
+from fcnseg.remote import as_path, is_remote
 
 app = typer.Typer(
     name="fcnseg",
@@ -107,6 +110,7 @@ COMMANDS = {
 def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None:
     """Call a command with its options, and print what comes of it."""
     options = command.options.make(values)  # before anything slow is imported
+    _refuse_remote(command, options)
     if as_json and str(getattr(options, "out", None)) == "-":
         raise OptionError("--json and --out - both write to standard output.", hint="omit --json")
     with Screen() as screen:
@@ -123,6 +127,30 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
     else:
         command.show(result)
     raise typer.Exit(command.status(result))
+
+
+_REMOTE = {
+    "infer": ("source", "out", "shares"),
+    "viz": ("source", "out"),
+    "check": ("data",),
+    "eval": ("data",),
+    "train": ("data",),
+}
+"""The options that may name remote storage."""
+
+
+def _refuse_remote(command: _Command, options: Any) -> None:
+    """OptionError for an address of remote storage where only this machine's files can be."""
+    for name, entry in options_of(type(options)).items():
+        value = getattr(options, name)
+        if name in _REMOTE.get(command.module, ()) or not isinstance(value, str | Path):
+            continue
+        if is_remote(value):
+            what = name.upper() if entry.argument else f"--{name.replace('_', '-')}"
+            raise OptionError(
+                f"{what} {as_path(value)} is remote storage, and has to be on this machine.",
+                hint="copy it first; sources and outputs of infer may be remote, and data sets",
+            )
 
 
 for _name, _row in COMMANDS.items():

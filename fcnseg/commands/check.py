@@ -25,12 +25,14 @@ from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
-from fcnseg.files import fitting, folder_beside, mark
+from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
+from fcnseg.marks import mark
 from fcnseg.overwriting import Named, is_below, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.remote.listing import copied
 from fcnseg.report.dataset import View, write_page
 
 
@@ -47,6 +49,7 @@ def check(
             print(finding.code)
     """
     config = CheckConfig.of(data, options)
+    config = replace(config, data=copied(config.data, callback))
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)

@@ -37,6 +37,7 @@ from fcnseg.metrics.scores import Scores
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.remote.listing import copied
 from fcnseg.report.charts import require_charts
 from fcnseg.report.gallery import Gallery, Predict, fill
 from fcnseg.report.page import eval_page, for_gallery
@@ -130,6 +131,7 @@ def evaluate(
         given: Any = loaded.files if loaded else model
         named = {} if given in (None, ()) else {"model": given}
         config = EvalConfig.make({**({} if data is None else {"data": data}), **named, **options})
+    config = dataclasses.replace(config, data=copied(config.data, callback))
     if loaded is not None:
         useless = sorted({"engine", "device", "precision", "short_side"} & set(options))
         if useless:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +22,7 @@ import numpy as np
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, counted
-from fcnseg.files import fitting
+from fcnseg.files import fitting, remove_folder
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.inference.outputs.sinks import Sink
@@ -37,6 +36,7 @@ from fcnseg.io.sources.files import nothing
 from fcnseg.io.sources.listing import skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback
+from fcnseg.remote import as_path, with_addresses
 
 UNREADABLE = "could not be read before, and not changed since"
 """Why --skip-done skips a file that an earlier run has tried."""
@@ -62,7 +62,7 @@ def infer(
         done = fcnseg.infer("photos/images/val", model="nuclei", out="segmented")
         print(done.frames_out, done.outputs)
     """
-    config = InferConfig.of(sources, options)
+    config = with_addresses(InferConfig.of(sources, options), "out", "shares")
     parse_tile(config.tile)
     distributed = init_distributed(config.device) if launched() else Distributed.single()
     warnings: list[Message] = []
@@ -111,8 +111,8 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
     config = plan.config
     empty = InferResult(0, 0, (), (), 0.0, 0.0)
-    if isinstance(part.spec, str) and part.has_failed(Path(part.spec)):
-        plan.callback(skipped_files([Path(part.spec)], UNREADABLE))
+    if isinstance(part.spec, str) and part.has_failed(as_path(part.spec)):
+        plan.callback(skipped_files([as_path(part.spec)], UNREADABLE))
         return replace(empty, skipped=1)
     try:
         source = _reopened(plan, part)
@@ -151,6 +151,7 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         source.close()
         if source.kind == "folder":
             part.note_failures(source.failures)
+        part.flush()
     flicker = predict.flicker()
     if flicker is None:
         return result
@@ -196,7 +197,7 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
             resume_with="--skip-done",
         )
         combined = run.result([functools.partial(_combined_sinks, plan, index, source)])
-    shutil.rmtree(folder)
+    remove_folder(folder)
     for parent in folder.parents:  # what is empty now; the others hold something else
         if not parent.is_relative_to(part.combined.path.parent):
             break

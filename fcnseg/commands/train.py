@@ -25,6 +25,7 @@ from fcnseg.errors import DatasetError, FcnsegError, OptionError, percent
 from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
+from fcnseg.remote.listing import copied
 from fcnseg.report import charts
 from fcnseg.report.charts import has_charts
 from fcnseg.training.initial_weights import from_state
@@ -131,9 +132,11 @@ def train(
     if config.like is not None:
         given = options_like(config.like, given)
         config = TrainConfig.make(given)
-    asked = {name: getattr(config, name) for name in given}
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
+    if (data := config.data) is not None:
+        config = dataclasses.replace(config, data=ranks.run_on_main(lambda: copied(data, callback)))
+    asked = {name: getattr(config, name) for name in given}
     parse_loss(config.loss)  # a typo is told before the folder is read
     with process_settings(ranks.device):
         run = _run_to_resume(config, ranks)

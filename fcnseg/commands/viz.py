@@ -12,7 +12,7 @@ from typing import Any
 
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.files import fitting, mark, next_free, safe_path
+from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
@@ -21,9 +21,11 @@ from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.listing import Collected, collect
 from fcnseg.io.video_writer import VideoWriter
+from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Progress, held_back, no_callback
+from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
@@ -72,7 +74,7 @@ def view(
 
         fcnseg.view("photos/images/val", model="nuclei", out="heatmaps")
     """
-    config = VizConfig.of(sources, options)
+    config = with_addresses(VizConfig.of(sources, options), "out")
     begun = time.perf_counter()
     refuse_file("--out", config.out)
     if config.classify and config.fps is not None:

@@ -282,7 +282,7 @@ def _number(value: Any, kind: type, entry: Option) -> int | float:
 def _text(value: Any, kind: type) -> Any:
     if not isinstance(value, str | os.PathLike) or (kind is Path and str(value) == ""):
         raise _Unexpected("a path" if kind is Path else "a text")
-    return kind(os.fspath(value))
+    return value if isinstance(value, kind) else kind(os.fspath(value))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

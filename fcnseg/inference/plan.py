@@ -279,6 +279,11 @@ class Part:
             for manifest in self._manifests() if os.access(path, os.R_OK) else ():
                 manifest.fail(Path(path), why)
 
+    def flush(self) -> None:
+        """Have what is recorded by now in the folders themselves."""
+        for manifest in self._manifests():
+            manifest.flush()
+
     def _manifests(self) -> list[Manifest]:
         """Those that are written."""
         in_folder = [self.done] if self.has_folder else []

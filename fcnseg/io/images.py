@@ -209,7 +209,7 @@ def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes; MediaError when there is no such file."""
     try:
-        data = Path(path).read_bytes()
+        data = (path if isinstance(path, Path) else Path(path)).read_bytes()
     except OSError as error:
         raise unreadable_image(path, error) from None
     if not data:
@@ -217,9 +217,18 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
+def first_bytes(path: Path) -> bytes:
+    """The beginning of a file, as much as tells its kind."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise unreadable_image(path, error) from None
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file complete or not at all; MediaError when it can't be written."""
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)
     try:
         with atomic_write(path) as file:
             file.write(data)
@@ -229,6 +238,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 def cannot_write(path: str | Path, error: OSError) -> MediaError:
     """The MediaError for the system's refusal to write a file."""
+    if isinstance(error, MediaError):
+        return error
     hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
     return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
 
@@ -310,12 +321,14 @@ def read_orientation(data: bytes) -> int:
 
 def unreadable_image(path: str | Path, error: BaseException) -> MediaError:
     """The MediaError for a file that can't be read, saying what was found."""
+    if isinstance(error, MediaError):
+        return error
     if isinstance(error, FileNotFoundError):
         return MediaError(f"There is no file {path}.", hint="check the path")
     if isinstance(error, IsADirectoryError):
         return MediaError(f"{path} is a folder, not an image file.")
-    if isinstance(error, PermissionError):
-        return MediaError(f"{path} can't be read: permission denied.")
+    if isinstance(error, OSError) and error.strerror:
+        return MediaError(f"{path} can't be read: {error.strerror.lower()}.")
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return MediaError(f"{path} claims to be larger than can be read: {error}.")
     if isinstance(error, UnidentifiedImageError):

@@ -159,7 +159,7 @@ class VideoWriter:
         aspect: Fraction = Fraction(1),
         live: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = path if isinstance(path, Path) else Path(path)
         if self.path.suffix.lower() not in FOURCC:
             raise OptionError(
                 f"Can't write a video as {self.path.name!r}; known: {', '.join(sorted(FOURCC))}."

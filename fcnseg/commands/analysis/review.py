@@ -17,7 +17,7 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, InputError, OptionError, to_bytes
-from fcnseg.files import fitting, mark, next_free
+from fcnseg.files import fitting, next_free
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
@@ -27,6 +27,7 @@ from fcnseg.io.draw import drawn_classes
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
+from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback

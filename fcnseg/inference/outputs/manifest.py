@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fcnseg.errors import STRANGE
-from fcnseg.files import MANIFEST as NAME
-from fcnseg.files import fitting, mark, refuse_foreign, stamp
+from fcnseg.files import fitting, stamp
 from fcnseg.inference.outputs import SUFFIXES
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
+from fcnseg.marks import MANIFEST as NAME
+from fcnseg.marks import mark, refuse_foreign
+from fcnseg.remote import RemotePath
+
+_SECONDS = 5.0
+"""Of work at most is done again when a job that writes to remote storage is killed."""
 
 
 class Manifest:
@@ -44,6 +50,8 @@ class Manifest:
         self._before = "\n" if self._path.exists() else ""  # the last line may be cut
         self._done: dict[str, Any] = {}
         self._failed: dict[str, Any] = {}
+        self._rank, self._waiting, self._flushed = rank, list[str](), time.monotonic()
+        self._there: set[str] | None = None
         if resume:
             self._read()
 
@@ -58,7 +66,8 @@ class Manifest:
         if self._done.get(name) != stamp(path):
             return False
         return all(
-            (self._folder / kind / fitting(name, SUFFIXES[kind])).exists() for kind in self._kinds
+            self._is_there(self._folder / kind / fitting(name, SUFFIXES[kind]))
+            for kind in self._kinds
         )
 
     def add(self, frame: Frame, file: Path | None = None) -> None:
@@ -84,6 +93,7 @@ class Manifest:
 
     def join(self) -> None:
         """One file of all processes' lines, once they have ended."""
+        self.flush()
         paths = self._paths()
         if any(path.name != NAME for path in paths):
             lines = [line for path in paths for line in path.read_bytes().splitlines() if line]
@@ -92,7 +102,29 @@ class Manifest:
             if path.name != NAME:
                 path.unlink()
 
+    def flush(self) -> None:
+        """Write the lines that wait, a file of their own: remote storage can't append to one."""
+        if self._waiting:
+            path = self._folder / f"manifest-{self._rank}-{time.time_ns()}.jsonl"
+            write_bytes(path, "".join(self._waiting).encode())
+            self._waiting.clear()
+        self._flushed = time.monotonic()
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether an output is there; a remote folder is listed once instead of asked each time."""
+        if not isinstance(self._folder, RemotePath):
+            return path.exists()
+        if self._there is None:
+            folders = [cast(RemotePath, self._folder / kind) for kind in self._kinds]
+            self._there = {str(file) for folder in folders for file in folder.files_below()}
+        return str(path) in self._there
+
     def _append(self, line: Mapping[str, Any]) -> None:
+        if isinstance(self._folder, RemotePath):
+            self._waiting.append(json.dumps(line) + "\n")
+            if time.monotonic() - self._flushed > _SECONDS:
+                self.flush()
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as out:
             out.write(self._before + json.dumps(line) + "\n")
@@ -108,5 +140,6 @@ class Manifest:
                         known[line["name"]] = line["stamp"]
 
     def _paths(self) -> list[Path]:
-        """The first process's lines and those of the others, as they are there."""
-        return sorted(self._folder.glob("manifest*.jsonl"))
+        """The joined lines, then those that came later, as they are there."""
+        found = self._folder.glob("manifest*.jsonl")
+        return sorted(found, key=lambda path: (path.name != NAME, path.name))  # oldest first

@@ -27,6 +27,7 @@ from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.stream_writer import StreamWriter
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.remote import UPLOADS, RemotePath
 
 FOLDER_FPS = Fraction(10)
 """Frames a second of a video made of images, which have no rate."""
@@ -141,7 +142,7 @@ class FolderSink:
         done: Callable[[Frame], None] | None = None,
     ) -> None:
         self._folder, self._kinds, self._renderer, self._done = folder, kinds, renderer, done
-        workers = min(4, os.cpu_count() or 1)
+        workers = UPLOADS if isinstance(folder, RemotePath) else min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fcnseg-files")
         self._free = threading.BoundedSemaphore(2 * workers)
         self._one = threading.Lock()

@@ -14,7 +14,7 @@ from fcnseg.errors import MediaError, OptionError, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image, is_known_to_pillow
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.base import Selection, Source, usable_rate
@@ -25,7 +25,7 @@ from fcnseg.io.sources.files import (
     check_watch,
     nothing,
 )
-from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, first_bytes, is_address, is_glob
+from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
 from fcnseg.io.sources.live import (
     Connect,
     LiveSource,
@@ -39,15 +39,18 @@ from fcnseg.io.sources.network.served import Served, ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.raw import RawVideo
 from fcnseg.io.sources.sequence import (
+    StreamedFolder,
     files_of_sequence,
     open_sequence,
     stands_for_sequence,
 )
 from fcnseg.io.sources.stdin import ByteStream, read_raw, read_streamed
-from fcnseg.io.sources.video import VideoFile
+from fcnseg.io.sources.video import VideoFile, video_file
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
 from fcnseg.progress import Callback, no_callback
+from fcnseg.remote import RemotePath, as_path, given_path
+from fcnseg.remote.listing import missing
 
 
 class PipedVideo(VideoFile):
@@ -120,7 +123,7 @@ def open_source(
     elif stands_for_sequence(str(spec)) and not watch:
         source = open_sequence(user_path(spec), rate, selection, skip, callback)
     elif name:
-        source = VideoFile(str(spec), selection, callback, name, skip, several=True)
+        source = video_file(as_path(spec), selection, callback, name, skip, several=True)
     else:
         found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, callback)
         source = found(watch=watch)
@@ -153,6 +156,8 @@ def _open_any(
         return _open_piped(selection, callback)
     if text.startswith("file://"):
         text = url2pathname(unquote(urlsplit(text).path))
+    if isinstance(remote := as_path(text), RemotePath):
+        return _open_remote(remote, selection, exclude, skip, callback)
     if is_address(text):
         return _open_address(text, selection, connect, callback)
     live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
@@ -192,7 +197,7 @@ def _files_of(spec: str | Path) -> list[Path]:
     text = str(spec)
     if text.startswith("file://"):
         text = url2pathname(unquote(urlsplit(text).path))
-    path = user_path(text)
+    path = given_path(text)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         return [path, *(file for _, file in listing.from_list(path))]
     if path.exists():
@@ -239,17 +244,32 @@ def _open_file(
     start = first_bytes(path)
     image = is_image(start)
     if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
-        return VideoFile(path, selection, callback, skip=skip)
+        return video_file(path, selection, callback, skip=skip)
     is_odd = suffix not in IMAGE_SUFFIXES and not is_known_to_pillow(path)
     if not image and (is_odd or start[4:8] == b"ftyp"):
         try:
-            return VideoFile(path, selection, callback, skip=skip)
+            return video_file(path, selection, callback, skip=skip)
         except MediaError:
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
     return ImageFiles([(path.stem, path)], "image", selection, skip, callback)
+
+
+def _open_remote(
+    path: RemotePath, selection: Selection, exclude: Path | None, skip: Skip, callback: Callback
+) -> Source:
+    """A folder, an image or a video in remote storage."""
+    if path.is_dir():
+        return StreamedFolder(path, selection, exclude, skip, callback)
+    if not path.exists():
+        raise missing(path)
+    return _open_file(path, selection, skip, _no_camera, callback)
+
+
+def _no_camera(number: int) -> Source:
+    raise AssertionError(f"remote storage has no camera {number}")
 
 
 def _open_address(

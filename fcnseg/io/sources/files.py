@@ -8,7 +8,7 @@ replaced.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
 from fcnseg.progress import Callback, Event, Message, no_callback
+from fcnseg.remote import read_ahead
 
 Skip = Callable[[str, Path], bool]
 """Whether an image or a frame of a video, by its name and file, is to be passed over."""
@@ -34,8 +35,7 @@ def nothing(name: str, path: Path) -> bool:
 class ImageFiles(ImageSource):
     """One image file or several, each read when its turn comes.
 
-    A single image that can't be read raises; of several, it is noted in `failures`. within: those
-    that are asked for.
+    One that can't be read raises; of several, it goes to `failures`. within: those asked for.
     """
 
     def __init__(
@@ -51,22 +51,22 @@ class ImageFiles(ImageSource):
         self.kind, self._selection, self._callback, self._skip = kind, selection, callback, skip
         wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
         fresh = [item for item in wanted if not skip(*item[1:])]
-        self._chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
+        chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
+        self._chosen: Iterable[tuple[int, str, Path]] = chosen
         self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
-        self.count = None if selection.page == "all" else len(self._chosen)
+        self.count = None if selection.page == "all" else len(chosen)
 
     def __iter__(self) -> Iterator[Frame]:
         given = extra = 0  # frames; those beyond one for each file
-        for index, name, path in self._chosen:
+        for (index, name, path), read in read_ahead(self._chosen, read_bytes):
             if self._over:
                 return
             self.taken += 1
             try:
-                for number, (page, called) in enumerate(self._pages(read_bytes(path), name, path)):
+                for number, (page, called) in enumerate(self._pages(read(), name, path)):
                     if self._over or self._selection.is_full(given):
                         return
-                    given += 1
-                    extra += number > 0
+                    given, extra = given + 1, extra + (number > 0)
                     self.taken += number > 0
                     about = (index + extra, self._time(index + extra), called, path)
                     yield listing.frame_of(page, str(path), self.bands, *about)

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
-from fcnseg.files import free_name, inputs_in, natural, safe_path, skipped_outputs
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path
+from fcnseg.files import free_name, natural, safe_path
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import decode_bands
 from fcnseg.io.content import is_image
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, read_bytes
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, first_bytes, read_bytes
 from fcnseg.io.sources.base import Frame
+from fcnseg.marks import MANIFEST, inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.remote import RemotePath, as_path, given_path
+from fcnseg.remote import listing as remote_listing
+from fcnseg.remote.listing import is_large
 
 Named = tuple[str, Path]
 """An image's name (relative, no suffix, "/" between folders) and its file."""
@@ -39,11 +43,25 @@ def in_folder(
 
 
 def files_in(
-    folder: Path, *, exclude: Path | None = None, callback: Callback = no_callback
+    folder: Path,
+    *,
+    exclude: Path | None = None,
+    callback: Callback = no_callback,
+    chunk: Sequence[RemotePath] = (),
 ) -> list[Path]:
-    """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs."""
+    """Every file under a folder but hidden ones, those below `exclude`, and earlier outputs.
+
+    chunk: of a remote folder these files, instead of all.
+    """
     outputs: list[Path] = []
-    files = list(_walk(folder, exclude, outputs))
+    if isinstance(folder, RemotePath):
+        listed = {path: path for path in chunk or folder.files_below()}
+        tree = remote_listing.walk(listed, folder, MANIFEST)
+        files: list[Path] = [
+            listed[path] for path in _walk(tree, folder, exclude, outputs) if path in listed
+        ]
+    else:
+        files = list(_walk(os.walk(folder), folder, exclude, outputs))
     skipped = skipped_outputs(outputs, folder)
     if skipped:
         callback(Message(f"{skipped}."))
@@ -74,10 +92,10 @@ def from_list(path: Path) -> list[Named]:
     if b"\0" in data:  # no name has it
         raise MediaError(f"{path} is not a text file that lists images.")
     lines = [line.strip() for line in from_bytes(data).splitlines()]
-    listed = [user_path(to_path(line)) for line in lines if line and not line.startswith("#")]
+    listed = [given_path(to_path(line)) for line in lines if line and not line.startswith("#")]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
-    beside = [path.parent / file for file in listed]
+    beside = [file if isinstance(file, RemotePath) else path.parent / file for file in listed]
     pairs = zip(beside, listed, strict=True)
     files = [near if is_file(near) or not is_file(file) else file for near, file in pairs]
     return named(files, common_folder(files), in_order=True)
@@ -104,17 +122,25 @@ def common_folder(files: Iterable[Path]) -> Path:
     """The deepest folder all files are under."""
     parents = [str(path.absolute().parent) for path in files]
     try:
-        return Path(os.path.commonpath(parents))
+        return as_path(os.path.commonpath(parents))
     except ValueError:  # several drives
         return Path("/")
 
 
-def _walk(folder: Path, exclude: Path | None, outputs: list[Path]) -> Iterator[Path]:
-    """Every file under a folder; folders of earlier outputs are added to `outputs`."""
+def _walk(
+    walk: Iterable[tuple[str | Path, list[str], list[str]]],
+    folder: Path,
+    exclude: Path | None,
+    outputs: list[Path],
+) -> Iterator[Path]:
+    """Every file under a folder; folders of earlier outputs are added to `outputs`.
+
+    walk: os.walk(folder), or what gives the same.
+    """
     hidden = (".", "__MACOSX")
     left_out = exclude.resolve() if exclude is not None else None
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
+    for place, folders, files in walk:
+        here = place if isinstance(place, Path) else Path(place)
         theirs = inputs_in(here, files) if here != folder else None
         if theirs is not None:
             outputs.append(here)
@@ -194,7 +220,7 @@ def collect(
         files += found
         skipped += others
     files = list({path.resolve(): path for path in reversed(files)}.values())[::-1]
-    root = user_path(arguments[0]) if len(arguments) == 1 else None
+    root = given_path(arguments[0]) if len(arguments) == 1 else None
     root = root if root is not None and root.is_dir() else common_folder(files)
     return _named(files, root, tuple(skipped), in_order=len(arguments) > 1)
 
@@ -215,24 +241,30 @@ def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: b
 
 def _is_several(argument: str) -> bool:
     """Whether an argument is a folder or a glob, which may have videos in it."""
-    path = user_path(argument)
-    return path.is_dir() or (is_glob(argument) and not path.exists() and not is_address(argument))
+    path = given_path(argument)
+    if path.is_dir():
+        return not is_large(path)
+    return is_glob(argument) and not path.exists() and not is_address(argument)
 
 
 def _files_of(
     argument: str, exclude: Path | None, callback: Callback
 ) -> tuple[list[Path], list[Path]]:
     """The images and videos of an argument, and the other files that it stands for."""
-    path = user_path(argument)
-    if argument == "-" or is_address(argument):
+    path = given_path(argument)
+    if argument == "-" or (is_address(argument) and not isinstance(path, RemotePath)):
         raise OptionError(
             f"{'Standard input' if argument == '-' else argument} can't be one of several sources.",
             hint="several sources are image files, video files and folders; give this one alone",
         )
+    if is_large(path):
+        raise remote_listing.too_many(path)
     if path.is_dir():
         return _split(files_in(path, exclude=exclude, callback=callback), f"{path} has")
     if path.exists():
         return _listed(path) if path.suffix.lower() in LIST_SUFFIXES else ([path], [])
+    if isinstance(path, RemotePath):
+        raise remote_listing.missing(path)
     if is_glob(argument):
         return _split(matches(argument), f"{argument!r} matches", pattern=True)
     raise MediaError(
@@ -263,7 +295,7 @@ def _is_video(path: Path) -> bool:
     """Whether a file is a video: by its suffix, or where that says nothing by its first bytes."""
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES or (
-        suffix not in IMAGE_SUFFIXES and path.is_file() and not starts_as_image(path)
+        suffix not in IMAGE_SUFFIXES and path.is_file() and not is_image(first_bytes(path))
     )
 
 
@@ -276,23 +308,9 @@ def is_address(text: str) -> bool:
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
 
 
-def starts_as_image(path: Path) -> bool:
-    """Whether a file begins as an image does, whatever its name."""
-    return is_image(first_bytes(path))
-
-
 def is_glob(text: str) -> bool:
     """Whether a path has a character that makes it a pattern."""
     return any(character in text for character in "*?[")
-
-
-def first_bytes(path: Path) -> bytes:
-    """The beginning of a file, as much as tells its kind."""
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror}.") from None
 
 
 NAMED = 3

@@ -1,19 +1,23 @@
-"""Numbered images (frame_%04d.png) as one video."""
+"""Images that are more than a list: numbered ones (frame_%04d.png) as one video, remote folders."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 from fcnseg.errors import MediaError, user_path
 from fcnseg.files import safe_path
+from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import USUAL_RATE, Selection, Source
 from fcnseg.io.sources.files import ImageFiles, Skip
 from fcnseg.progress import Callback, Message
+from fcnseg.remote import RemotePath
+from fcnseg.remote.listing import chunks
 
 _NUMBER = re.compile(r"%(?:0(\d))?d")
 """Where a sequence's file names have their number, as FFmpeg and printf write it."""
@@ -92,3 +96,52 @@ def open_sequence(
     source.name = _name_of(pattern)
     source.assume_rate(rate)
     return source
+
+
+class StreamedFolder(ImageFiles):
+    """The images of a remote folder, listed while they are read: nobody knows how many.
+
+    What `listing.in_folder` gives, by chunks: in each the order is natural, and names differ.
+    exclude: a folder to pass over.
+    """
+
+    def __init__(
+        self,
+        folder: RemotePath,
+        selection: Selection,
+        exclude: Path | None,
+        skip: Skip,
+        callback: Callback,
+    ) -> None:
+        super().__init__([], "folder", selection, skip, callback)
+        self._folder, self._exclude, self.count = folder, exclude, None
+        self._chosen = self._choose()
+
+    def _choose(self) -> Iterator[tuple[int, str, Path]]:
+        """Those that this process takes, with their numbers."""
+        rank, size, fresh = self._selection.rank, self._selection.size, 0
+        wanted = itertools.islice(enumerate(self._named()), 0, None, self._selection.every)
+        for index, (name, path) in wanted:
+            if self._skip(name, path):
+                self.skipped += not rank
+                continue
+            if self._selection.is_full(fresh):
+                return
+            if fresh % size == rank:
+                yield index, name, path
+            fresh += 1
+
+    def _named(self) -> Iterator[listing.Named]:
+        folder, found = self._folder, 0
+        for chunk in chunks(folder):
+            files = listing.files_in(
+                folder, exclude=self._exclude, callback=self._callback, chunk=chunk
+            )
+            images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+            if others := [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
+                why = "not an image (of a video, give the address)"
+                self._callback(listing.skipped_files(others, why))
+            found += len(images)
+            yield from listing.named(images, folder)
+        if not found:
+            raise listing.no_images(f"{folder} has no images", [])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from fcnseg.io.sources.base import (
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.remote import RemotePath
 
 
 class OpencvReader(FrameReader):
@@ -246,3 +249,39 @@ class VideoFile(Source):
         trouble = reader.trouble()
         if trouble:
             self.failures.append((str(self.path), trouble))
+
+
+class RemoteVideo(VideoFile):
+    """A video in remote storage, copied to this machine for as long as it is read."""
+
+    def __init__(self, path: Path, *given: Any, **options: Any) -> None:
+        self._copied = ExitStack()
+        local = Path(self._copied.enter_context(utf8_name(path)))
+        try:
+            super().__init__(local, *given, **options)
+        except MediaError as error:
+            self._copied.close()
+            raise MediaError(
+                error.message.replace(str(local), str(path)), hint=error.hint
+            ) from None
+        self.path = self.file = path  # outputs are recorded when the copy may be gone
+        self.name = path.stem if self.name == local.stem else self.name
+
+    def close(self) -> None:
+        """Read no more."""
+        super().close()
+        self._copied.close()
+
+
+def video_file(
+    path: Path,
+    selection: Selection,
+    callback: Callback,
+    name: str = "",
+    skip: Skip = nothing,
+    *,
+    several: bool = False,
+) -> VideoFile:
+    """The frames of a video file, on this machine or in remote storage."""
+    made = RemoteVideo if isinstance(path, RemotePath) else VideoFile
+    return made(path, selection, callback, name, skip, several=several)

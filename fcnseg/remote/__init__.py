@@ -1,0 +1,306 @@
+"""Remote storage: files that an fsspec file system has (s3://, gs://, hf://, memory://).
+
+`RemotePath` is a path that readers and writers take for any other; `as_path` makes one of an
+address. An address of this machine (file://) or of a stream (http://, rtsp://) is none. Options of
+a file system come from its own environment variables and files, and from fsspec's (FSSPEC_S3_...).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TypeVar, cast
+
+from fcnseg.errors import user_path
+from fcnseg.files import IN_MEMORY, NonLocalPath
+from fcnseg.remote.storage import changed, file_system, files_below, said
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
+
+# FFmpeg's streams, what urllib reads, and this machine's own files.
+_OTHERS = frozenset({
+    "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
+    "mmsh", "file", "local", "data",
+})  # fmt: skip
+
+_Config = TypeVar("_Config", bound=Any)
+
+UPLOADS = 16
+"""Outputs that are written at the same time to remote storage."""
+
+_AT_ONCE = 32
+"""Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
+
+
+def as_path(text: str | os.PathLike[str]) -> Path:
+    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path.
+
+    MissingExtra or OptionError when the package for it is not installed.
+    """
+    if isinstance(text, RemotePath):
+        return text
+    found = _SCHEME.match(os.fspath(text))
+    if found is None or found[1].lower() in _OTHERS or not _is_known(found[1].lower()):
+        return Path(text)
+    return RemotePath(text)
+
+
+def given_path(text: str | os.PathLike[str]) -> Path:
+    """The same of a source as it is given: a leading `~` is the home folder."""
+    path = as_path(text)
+    return path if isinstance(path, RemotePath) else user_path(path)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an address of remote storage."""
+    return isinstance(as_path(path), RemotePath)
+
+
+def with_addresses(config: _Config, *names: str) -> _Config:
+    """A config whose options of these names are `as_path` of what they are."""
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return dataclasses.replace(config, **{name: as_path(path) for name, path in given.items()})
+
+
+def _is_known(scheme: str) -> bool:
+    try:
+        from fsspec.registry import known_implementations, registry
+    except ImportError:  # torch brings it
+        return False
+    return scheme in registry or scheme in known_implementations
+
+
+class RemotePath(NonLocalPath):
+    """A file or a folder in remote storage, for whatever takes a Path.
+
+    What a listing said of it (size, time of change) is kept, so that `stat` does not ask again.
+    FileNotFoundError as for local files, MediaError (an OSError) for all else; OptionError or
+    MissingExtra without the package or the credentials.
+    """
+
+    known: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__().replace(os.sep, "/")
+        return _SCHEME.sub(r"\1://", text, count=1)
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (str(self), self.known)
+
+    @property
+    def file_system(self) -> Any:
+        """The fsspec file system that has it."""
+        return file_system(self)
+
+    @property
+    def key(self) -> str:
+        """Its name in the file system; a name there may hold what a path can't ("a//b")."""
+        if self.known is not None:
+            return str(self.known["name"])
+        return str(self.file_system._strip_protocol(str(self)))  # fsspec has no other name for it
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Size, time of change, and a number of its own; one request unless a listing said it."""
+        del follow_symlinks
+        if self.known is None:
+            with said(self):
+                self.known = self.file_system.info(self.key)
+        info = self.known
+        kind = stat.S_IFDIR if info.get("type") == "directory" else stat.S_IFREG
+        number = int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=7).digest())
+        size, when = int(info.get("size") or 0), changed(info)
+        sequence = (kind | 0o644, number, 0, 1, 0, 0, size, *(when // 10**9,) * 3)
+        return os.stat_result(sequence, {"st_mtime_ns": when})
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether there is a file, or files below it."""
+        del follow_symlinks
+        return self._kind() is not None
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether it is a file."""
+        del follow_symlinks
+        return (kind := self._kind()) is not None and stat.S_ISREG(kind)
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether files are below it."""
+        del follow_symlinks
+        return (kind := self._kind()) is not None and stat.S_ISDIR(kind)
+
+    def _kind(self) -> int | None:
+        self.known = None  # it may have come or gone
+        try:
+            return self.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def resolve(self, strict: bool = False) -> RemotePath:
+        """Itself: there are no links."""
+        del strict
+        return self
+
+    def absolute(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    def expanduser(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: folders are there when files are."""
+        del mode, parents, exist_ok
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the file."""
+        allowed = (FileNotFoundError,) if missing_ok else ()
+        with contextlib.suppress(*allowed), said(self):
+            self.file_system.rm_file(self.key)
+
+    def remove_tree(self) -> None:
+        """Delete every file below it."""
+        for path in list(self.files_below()):
+            path.unlink(missing_ok=True)
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """What is directly in a folder."""
+        try:
+            with said(self):
+                listed = self.file_system.ls(self.key, detail=True)
+        except FileNotFoundError:
+            return
+        for info in listed:
+            yield self._below(info)
+
+    def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:
+        """What is directly in a folder and has a name of a pattern."""
+        del options
+        return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
+
+    def read_bytes(self) -> bytes:
+        """The file's bytes, in one request."""
+        with said(self):
+            return bytes(self.file_system.cat_file(self.key))
+
+    def open(  # noqa: D102, PLR0913, RUF100 - as Path.open
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        del buffering
+        file: BinaryIO
+        if "r" in mode:
+            with said(self):
+                file = self.file_system.open(self.key, "rb", block_size=2**20)
+        else:
+            file = cast(BinaryIO, _Upload(self, append="a" in mode))
+        return file if "b" in mode else io.TextIOWrapper(file, encoding, errors, newline)
+
+    def upload(self, file: IO[bytes]) -> None:
+        """Make a file's bytes its own, all at once."""
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        with said(self):
+            if length <= IN_MEMORY:
+                self.file_system.pipe_file(self.key, file.read())
+            else:
+                with self.file_system.open(self.key, "wb") as out:
+                    shutil.copyfileobj(file, out, 2**22)
+        self.known = None
+
+    def download(self, path: Path) -> None:
+        """Copy it to a local file, which gets its time of change."""
+        with said(self):
+            self.file_system.get_file(self.key, str(path))
+        when = self.stat().st_mtime_ns
+        os.utime(path, ns=(when, when))
+
+    def files_below(self) -> Iterator[RemotePath]:
+        """The files below a folder, as a stream: no more of them in memory than a page.
+
+        S3 is asked for pages of 1,000 keys, in their order; others for a folder at a time.
+        """
+        with said(self):
+            for info in files_below(self.file_system, self.key):
+                if not info["name"].endswith("/"):  # what consoles make for an empty folder
+                    yield self._below(info)
+
+    def _below(self, info: dict[str, Any]) -> RemotePath:
+        name = str(info["name"])
+        inside = name[len(self.key) :] if name.startswith(self.key) else name
+        parts = ["_" if part == ".." else part for part in inside.split("/")]  # never out of it
+        path = cast(RemotePath, self.joinpath(*filter(None, parts)))
+        path.known = info
+        return path
+
+
+def _unpickled(text: str, known: dict[str, Any] | None) -> RemotePath:
+    path = RemotePath(text)
+    path.known = known
+    return path
+
+
+class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+    """A file to write to that becomes a RemotePath's content when it is closed."""
+
+    def __init__(self, path: RemotePath, *, append: bool) -> None:
+        super().__init__(max_size=IN_MEMORY)
+        self._path = path
+        if append:
+            with contextlib.suppress(FileNotFoundError):
+                self.write(path.read_bytes())
+
+    def close(self) -> None:
+        """Upload what was written."""
+        try:
+            if not self.closed:
+                self._path.upload(cast(IO[bytes], self))
+        finally:
+            super().close()
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        """Upload it, unless the block ends with an error."""
+        self.close() if kind is None else super().close()
+
+
+def read_ahead(
+    items: Iterable[tuple[int, str, Path]], read: Callable[[Path], bytes]
+) -> Iterator[tuple[tuple[int, str, Path], Callable[[], bytes]]]:
+    """Each item with what gives its file's bytes, or raises; remote files are read ahead.
+
+    As many are read at the same time as hide the time that the storage takes to answer.
+    """
+    waiting: deque[tuple[tuple[int, str, Path], Callable[[], bytes]]] = deque()
+    with contextlib.ExitStack() as stack:
+        pool: ThreadPoolExecutor | None = None
+        for item in items:
+            if not isinstance(item[2], RemotePath):
+                yield item, functools.partial(read, item[2])
+                continue
+            if pool is None:
+                pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fcnseg-remote")
+                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            waiting.append((item, pool.submit(read, item[2]).result))
+            if len(waiting) == _AT_ONCE:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
