@@ -143,12 +143,13 @@ def _refuse_remote(command: _Command, options: Any) -> None:
     """OptionError for an address of remote storage where only this machine's files can be."""
     for name, entry in options_of(type(options)).items():
         value = getattr(options, name)
-        if name in _REMOTE.get(command.module, ()) or not isinstance(value, str | Path):
+        given = value if isinstance(value, tuple) else (value,)
+        if name in _REMOTE.get(command.module, ()):
             continue
-        if is_remote(value):
+        for one in (one for one in given if isinstance(one, str | Path) and is_remote(one)):
             what = name.upper() if entry.argument else f"--{name.replace('_', '-')}"
             raise OptionError(
-                f"{what} {as_path(value)} is remote storage, and has to be on this machine.",
+                f"{what} {as_path(one)} is remote storage, and has to be on this machine.",
                 hint="copy it first; sources and outputs of infer may be remote, and data sets",
             )
 
