@@ -128,6 +128,9 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_image` gives it; reads only the header."""
+    if Path(path).suffix.lower() == ".npy":
+        height, width = decode_npy(read_bytes(path), str(path)).shape[:2]
+        return height, width
     try:
         with open_with_pillow(path) as image:
             width, height = image.size

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg.datasets.describe import describe
+from fcnseg.datasets.describe import describe, scan
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
+from fcnseg.io.sources import open_source
 
 
 def scene(number: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -113,3 +114,24 @@ def test_what_is_no_segmentation_is_said(
         write(tmp_path, str(number))
     with pytest.raises(DatasetError, match=said):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("labels_suffix", ["png", "npy"])
+def test_arrays_in_a_folder_of_images_are_images(tmp_path: Path, labels_suffix: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        image, labels = scene(number)
+        bands = np.concatenate([image, image[..., :2]], 2).astype(np.uint16) * 9
+        np.save(tmp_path / f"images/{number}.npy", bands)
+        path = tmp_path / f"masks/{number}.{labels_suffix}"
+        np.save(path, labels) if labels_suffix == "npy" else write_labels(path, labels)
+    scanned = scan(tmp_path, images=True)
+    found = scanned.description
+    assert (len(found.pairs), len(found.classes)) == (4, 4)
+    assert scanned.image_scan is not None
+    assert set(scanned.image_scan.layouts) == {"5 uint16"}
+    pair = min(found.pairs, key=lambda pair: pair.name)
+    np.testing.assert_array_equal(read_sample(pair, found.encoding)[1], scene(0)[1])
+    with open_source(tmp_path / "images") as source:
+        assert source.count == 4

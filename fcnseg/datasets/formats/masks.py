@@ -40,7 +40,12 @@ _SURFACES = {".surfaces", ".layers"}
 
 
 def _find_arrays(listing: Listing) -> Found | None:
-    arrays = [n for n in listing.with_suffix(*_SUFFIXES) if place_of(n).role != "other"]
+    images = {*listing.images}
+    arrays = [
+        name
+        for name in listing.with_suffix(*_SUFFIXES)
+        if place_of(name).role != "other" and name not in images
+    ]
     arrays += _matrices(listing)
     if not arrays or not listing.images:
         return None

@@ -38,8 +38,10 @@ class Listing:
 
     @cached_property
     def images(self) -> tuple[str, ...]:
-        """The files whose suffix says they are images."""
-        return self.with_suffix(*IMAGE_SUFFIXES)
+        """The files whose suffix says they are images, and arrays in folders of images."""
+        found = self.with_suffix(*IMAGE_SUFFIXES)
+        arrays = [name for name in self.with_suffix(".npy") if place_of(name).role == "images"]
+        return tuple(sorted((*found, *arrays))) if arrays else found
 
     def with_suffix(self, *suffixes: str) -> tuple[str, ...]:
         """The files with one of these suffixes (lower case)."""

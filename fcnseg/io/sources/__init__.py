@@ -222,7 +222,7 @@ def _open_camera(text: str, live: Callable[[int], Source]) -> Source:
 def _matching(pattern: str) -> list[Named]:
     """The images that a pattern stands for; MediaError when there are none."""
     files = listing.matches(pattern)
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = listing.media_in(files, IMAGE_SUFFIXES)
     if not images:
         raise listing.no_images(f"No image matches {pattern!r}", files, pattern=True)
     return listing.named(images, listing.common_folder(images))

@@ -36,10 +36,17 @@ def in_folder(
     which the callback receives. MediaError when there are none.
     """
     files = files_in(folder, exclude=exclude, callback=callback)
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = media_in(files, IMAGE_SUFFIXES)
     if not images:
         raise no_images(f"{folder} has no images", files)
     return named(images, folder)
+
+
+def media_in(files: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+    """The files with these suffixes; where there are none, the arrays (.npy): bands of images."""
+    files = list(files)
+    found = [path for path in files if path.suffix.lower() in suffixes]
+    return found or [path for path in files if path.suffix.lower() == ".npy"]
 
 
 def files_in(
@@ -284,8 +291,7 @@ def _listed(path: Path) -> tuple[list[Path], list[Path]]:
 
 def _split(files: list[Path], what: str, *, pattern: bool = False) -> tuple[list[Path], list[Path]]:
     """Images and videos in natural order, and the rest; MediaError when there are none."""
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    media = [path for path in files if path.suffix.lower() in known]
+    media = media_in(files, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     if not media:
         raise no_images(f"{what} no images or videos", files, pattern=pattern)
     return sorted(media, key=natural), [path for path in files if path not in set(media)]
