@@ -29,7 +29,7 @@ from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
-from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, ShownFigures
+from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, USE_AT, ShownFigures
 from fcnseg.viz.truth import SourceWithLabels, find_labels, open_dataset
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
@@ -83,7 +83,7 @@ def view(
         return _view_classifier(config, begun, callback)
     if config.show_what:
         return _view_figures(config, begun, callback)
-    _refuse(config, ("separate", "labels", "split", "format"), "without --show-what")
+    _refuse(config, ("separate", "labels", "split", "format", "at"), "without --show-what")
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.files)
@@ -108,6 +108,8 @@ def view(
 def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """One figure of what --show-what names for each image, or a file for each."""
     _refuse(config, ("rungs", "fps"), "with --show-what")
+    if not USE_AT & set(config.show_what):
+        _refuse(config, ("at",), f"without one of {', '.join(sorted(USE_AT))}")
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)
@@ -218,7 +220,7 @@ def _load(config: VizConfig, callback: Callback) -> Segmenter:
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in images, where no network was trained."""
-    ours = ("show_what", "separate", "labels", "split", "format")
+    ours = ("show_what", "separate", "labels", "split", "format", "at")
     others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
     _refuse(config, (*ours, *others), "with --classify")
     if len(names := config.model or ()) > 1:

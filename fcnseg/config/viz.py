@@ -11,7 +11,7 @@ from fcnseg.config.options import EngineName, Options, RunPrecision, Split, opti
 
 Shown = Literal[
     "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
-    "gained", "pyramid",
+    "gained", "pyramid", "gradcam", "integrated", "channels", "kernels",
 ]  # fmt: skip
 
 # fmt: off
@@ -50,6 +50,12 @@ class VizConfig(Options):
     split: Split | None = option(
         None,
         "With --show-what, of SOURCE as a dataset: train, val, test or all (default: as in eval)",
+    )
+    at: tuple[int, int] | None = option(
+        None,
+        "With --show-what gradcam, integrated and others about a class: the pixel that is explained, from the left and from the top (default: all that are predicted so)",
+        ge=0,
+        metavar="X Y",
     )
     format: Literal["png", "svg", "pdf"] = option(
         "png", "File format of the figures of --show-what: png, svg or pdf (extra: report)"

@@ -12,6 +12,8 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.viz import items
 from fcnseg.viz.drawing import to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
+from fcnseg.viz.inside import depends
+from fcnseg.viz.inside.kernels import kernels
 from fcnseg.viz.inside.pyramid import pyramid
 from fcnseg.viz.layout import Section, figure
 from fcnseg.viz.view import View
@@ -31,35 +33,46 @@ SHOWN: dict[str, Item] = {
     "skips": items.skips,
     "gained": items.gained,
     "pyramid": pyramid,
+    "gradcam": depends.gradcam,
+    "integrated": depends.integrated,
+    "channels": depends.channels,
+    "kernels": kernels,
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""
 
 NEED_LABELS = frozenset({"labels", "errors", "gained"})
 
-NEED_TORCH = frozenset({"scores", "skips", "gained", "pyramid"})
+NEED_TORCH = frozenset(
+    {"scores", "skips", "gained", "pyramid", "gradcam", "integrated", "channels", "kernels"}
+)
+
+USE_AT = frozenset({"gradcam", "integrated", "scores", "skips", "kernels"})
+"""Items about one class."""
 
 
 @dataclass(frozen=True)
 class ShownFigures:
     """Draws the items of --show-what: one figure for an image, or a file for each.
 
-    wanted: names of SHOWN. format: png, svg or pdf.
+    wanted: names of SHOWN. format: png, svg or pdf. at: see View.
     """
 
     figures: HeatmapFigures
     wanted: tuple[str, ...]
     separate: bool = False
     format: str = "png"
+    at: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, segmenter: Segmenter, config: VizConfig) -> ShownFigures:
         """The figures that a config asks for; OptionError for an unknown class."""
         wanted = tuple(dict.fromkeys(config.show_what))
-        return cls(HeatmapFigures.of(segmenter, config), wanted, config.separate, config.format)
+        figures = HeatmapFigures.of(segmenter, config)
+        return cls(figures, wanted, config.separate, config.format, config.at)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, bytes]]:
         """Every file of an image, with its name and content."""
-        view = View(self.figures, frame)
+        view = View(self.figures, frame, self.at)
         sections = [(name, SHOWN[name](view)) for name in self.wanted]
         if self.separate:
             for name, section in sections:

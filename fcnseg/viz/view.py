@@ -36,10 +36,24 @@ IGNORED: Color = (205, 205, 205)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A frame, and what the network makes of it, computed when an item asks for it."""
+    """A frame, and what the network makes of it, computed when an item asks for it.
+
+    at: x and y of the pixel that items about a score explain; None: all of a class.
+    """
 
     figures: HeatmapFigures
     frame: Frame
+    at: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """OptionError for a pixel that the image does not have."""
+        height, width = self.frame.size
+        if self.at is not None and not (self.at[0] < width and self.at[1] < height):
+            x, y = self.at
+            raise OptionError(
+                f"--at {x} {y}: {self.frame.name} has no such pixel; it is {width} x {height}.",
+                hint=f"x is 0 to {width - 1} from the left, y 0 to {height - 1} from the top",
+            )
 
     @property
     def segmenter(self) -> Segmenter:
@@ -67,10 +81,15 @@ class View:
 
     @cached_property
     def subjects(self) -> tuple[int, ...]:
-        """The classes that items about one class draw: those of --class, else the largest found."""
+        """The classes that items about one class draw.
+
+        Those of --class, else that of --at, else the largest found.
+        """
         figures = self.figures
         if len(figures.chosen) < len(self.segmenter.classes):
             return figures.chosen
+        if self.at is not None:
+            return (int(self.predicted.labels[self.at[1], self.at[0]]),)
         counts = np.bincount(self.predicted.labels.ravel(), minlength=256)[: len(figures.chosen)]
         background = self.segmenter.classes.background
         if background is not None and len(counts) > 1:

@@ -233,6 +233,8 @@ def test_what_needs_labels_says_so(random_model, image, tmp_path, item):
     [
         ({"separate": True}, "--separate has no effect without --show-what"),
         ({"format": "svg"}, "--format has no effect without --show-what"),
+        ({"at": (1, 2)}, "--at has no effect without --show-what"),
+        ({"show_what": "image", "at": (1, 2)}, "--at has no effect without one of gradcam"),
         ({"show_what": "image", "rungs": True}, "--rungs has no effect with --show-what"),
         ({"show_what": "image", "split": "val"}, "--split has no effect without labels,"),
         ({"show_what": "image", "labels": "."}, "--labels has no effect without labels"),

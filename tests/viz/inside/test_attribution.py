@@ -1,0 +1,162 @@
+"""Grad-CAM against finite differences, integrated gradients against what they must sum to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fcnseg.config import VizConfig
+from fcnseg.errors import OptionError
+from fcnseg.inference.loading import load
+from fcnseg.io.sources.base import Frame
+from fcnseg.models import build
+from fcnseg.models.fcn import FCN, LearnedUpsample, bilinear_kernel
+from fcnseg.models.spec import ModelSpec
+from fcnseg.viz.heatmaps import HeatmapFigures
+from fcnseg.viz.inside.attribution import grad_cam, integrated_gradients
+from fcnseg.viz.inside.kernels import kernels
+from fcnseg.viz.show import SHOWN
+from fcnseg.viz.view import View, network_input, plain_network
+
+
+@pytest.fixture(scope="module")
+def network() -> FCN:
+    torch.manual_seed(0)
+    made = build(ModelSpec(backbone="tiny", num_classes=3, width=8, decoder="fcn8s", fuse="concat"))
+    for module in made.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+    return made.double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(0)).double()
+
+
+MASK = np.zeros((60, 90), np.bool_)
+MASK[10:30, 20:50] = True
+
+
+def score(logits: torch.Tensor) -> float:
+    return float(logits[0, 1, :60, :90][torch.from_numpy(MASK)].mean())
+
+
+def test_grad_cam_against_finite_differences(network: FCN, image: torch.Tensor) -> None:
+    """The weight of a channel: what the score changes by when its map is raised everywhere."""
+    cams = grad_cam(network, image, 1, MASK)
+    assert list(cams) == [2, 4, 8, 16, 32][-len(cams) :]
+    taps = network.backbone(image)
+    deepest = taps[32]
+    weights = []
+    for channel in range(deepest.shape[1]):
+        ends = []
+        for change in (1e-5, -1e-5):
+            moved = deepest.clone()
+            moved[:, channel] += change
+            ends.append(score(network.decoder({**taps, 32: moved}, (64, 96))))
+        weights.append((ends[0] - ends[1]) / 2e-5 / deepest[0, 0].numel())
+    expected = (torch.tensor(weights).double().view(1, -1, 1, 1) * deepest).sum(1)[0].relu()
+    np.testing.assert_allclose(cams[32], expected.numpy(), rtol=1e-3, atol=1e-8)
+    assert cams[32].max() > 0
+
+
+def test_grad_cam_counts_the_way_through_deeper_stages(network: FCN, image: torch.Tensor) -> None:
+    """Stages finer than the decoder uses have a map, too: their deeper ones depend on them."""
+    assert set(grad_cam(network, image, 1, MASK)) == {2, 4, 8, 16, 32}
+
+
+def test_integrated_gradients_are_complete(network: FCN, image: torch.Tensor) -> None:
+    found = integrated_gradients(network, image, 1, MASK, steps=80)
+    assert found.score == pytest.approx(score(network(image)))
+    assert found.baseline == pytest.approx(score(network(torch.zeros_like(image))))
+    difference = found.score - found.baseline
+    assert abs(found.gap) < 0.02 * abs(difference)
+    assert found.values.shape == (64, 96)
+
+
+def test_of_a_linear_network_they_are_its_weights_times_the_image() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 3, padding=1).double()
+
+        def backbone(self, image: torch.Tensor) -> dict[int, torch.Tensor]:
+            return {1: image}
+
+        def decoder(self, taps: dict[int, torch.Tensor], _: tuple[int, int]) -> torch.Tensor:
+            return self.layer(taps[1])
+
+    torch.manual_seed(0)
+    network, image = Linear().requires_grad_(False), torch.randn((1, 3, 6, 7)).double()
+    mask = np.zeros((6, 7), np.bool_)
+    mask[2, 3] = True
+    found = integrated_gradients(network, image, 1, mask, steps=1)  # type: ignore[arg-type]
+    expected = np.zeros((6, 7))
+    expected[1:4, 2:5] = (network.layer.weight[1] * image[0, :, 1:4, 2:5]).sum(0)
+    np.testing.assert_allclose(found.values, expected, atol=1e-6)
+    assert abs(found.gap) < 1e-5
+
+
+def view_of(path: Path, *, at: tuple[int, int] | None = None, **options: object) -> View:
+    segmenter = load(path, device="cpu", engine="torch", precision="f32")
+    config = VizConfig.make({"source": ["a.png"], **options})
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
+    return View(HeatmapFigures.of(segmenter, config), Frame(pixels), at)
+
+
+@pytest.mark.parametrize("name", ["gradcam", "integrated"])
+def test_a_pixel_is_explained(random_model: Path, name: str) -> None:
+    view = view_of(random_model, at=(70, 20))
+    found = view.predicted.labels[20, 70]
+    section = SHOWN[name](view)
+    assert view.subjects == (found,)
+    assert all(tile.title.startswith(view.name(int(found))) for tile in section.tiles)
+    assert all("the pixel 70, 20" in tile.note for tile in section.tiles)
+
+
+def test_a_pixel_beside_the_image_is_refused(random_model: Path) -> None:
+    with pytest.raises(OptionError, match="no such pixel; it is 90 x 50") as caught:
+        view_of(random_model, at=(90, 20))
+    assert "0 to 89" in caught.value.hint
+
+
+def test_the_strongest_channels(random_model: Path) -> None:
+    view = view_of(random_model)
+    section = SHOWN["channels"](view)
+    network = plain_network(view, "channels")
+    image, _ = network_input(view, network)
+    maps = network.backbone(image)[4][0].abs().mean(dim=(1, 2)).detach()
+    expected = maps.argsort(descending=True)[:5].tolist()
+    row = [tile.title for tile in section.tiles[5:10]]
+    assert row == [f"stride 4: channel {channel}" for channel in expected]
+
+
+def test_kernels_beside_the_bilinear_ones(random_model: Path) -> None:
+    plain = kernels(view_of(random_model))
+    assert [tile.title for tile in plain.tiles] == [
+        f"stride {one}: bilinear" for one in ("32 to 16", "16 to 8", "8 to 4", "4 to 1")
+    ]
+    assert "not learned" in plain.heading
+
+
+def test_learned_kernels(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = view_of(random_model, classes=("disk",))
+    spec = ModelSpec(
+        backbone="tiny", num_classes=4, decoder="fcn16s", fuse="score", upsample="learned"
+    )
+    network = build(spec)
+    first = network.decoder.upsamples["32"]
+    assert isinstance(first, LearnedUpsample)
+    with torch.no_grad():
+        first.weight[1, 1, 0, 0] += 0.25
+    monkeypatch.setattr("fcnseg.viz.inside.kernels.plain_network", lambda *_: network)
+    bilinear, learned, difference, *_ = kernels(view).tiles
+    line, _ = bilinear_kernel(2, 0.5)
+    assert bilinear.note.startswith(f"{len(line)} x {len(line)}")
+    assert "disk" in learned.note
+    assert difference.note == "at most 0.25"
+    assert (bilinear.image[:40, :40] != learned.image[:40, :40]).any()
+    np.testing.assert_array_equal(bilinear.image[-40:], learned.image[-40:])
