@@ -21,7 +21,7 @@ from fcnseg.commands.demo.paper import STEPS, PaperResult
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.errors import OptionError
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples/the_fcn_seen.py"
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "the_fcn_seen.py"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,12 @@ def test_on_the_command_line(found, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_options_of_the_paper_alone(options: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is for --paper"):
         fcnseg.demo(fcnseg.DemoConfig.make({"out": tmp_path / "new", **options}))
+
+
+def test_an_unknown_backbone_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="No backbone 'vgg61'"):
+        fcnseg.demo(fcnseg.DemoConfig(paper=True, out=tmp_path / "new", backbone="vgg61"))
+    assert not (tmp_path / "new").exists()
 
 
 @torch.no_grad()

@@ -16,8 +16,11 @@ from fcnseg.commands.demo.lab import Lab, Network, Section
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.config import DemoConfig
 from fcnseg.config.options import spelled
+from fcnseg.datasets.loader import Sample
 from fcnseg.errors import OptionError
 from fcnseg.io.images import encode_image, resize_image, resize_labels, write_bytes
+from fcnseg.models import find_backbone
+from fcnseg.models.backbones import timm
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.gallery import jpeg
 from fcnseg.report.page import render
@@ -87,15 +90,20 @@ class PaperResult:
 def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) -> PaperResult:
     """Train the networks in out/runs, draw every section's image and the page index.html.
 
-    config.data: a dataset folder; None: a synthetic one is written to out/data.
+    config.data: a dataset folder; None: a synthetic one is written to out/data. Raises what
+    fcnseg.train does; OptionError for an unknown backbone, and for images of other bands than RGB.
     """
     begun = time.perf_counter()
+    if not config.backbone.startswith(timm.PREFIX):
+        find_backbone(config.backbone)
     data = config.data
     if data is None:
         data = out / "data"
         callback(Message(f"Generating a dataset in {data}"))
         write_dataset(data, train=TRAIN, val=VAL, seed=config.seed, callback=callback)
-    lab = _lab(_train_all(config, data, out / "runs", callback), data)
+    labelled = fcnseg.SegmentationDataset(data, split="val")
+    samples = [labelled[index] for index in range(min(len(labelled), VAL))]
+    lab = _lab(_train_all(config, data, out / "runs", callback), samples)
     sections, images = [], []
     for number, chapter in enumerate(CHAPTERS, start=1):
         section = chapter(lab)
@@ -132,6 +140,8 @@ def _train_all(
         options["report"] = False
         callback(Message(f"fcnseg train {data} {_as_flags(options)}"))
         results[name] = fcnseg.train(data, callback, **options)
+        if fcnseg.Checkpoint.load(results[name].best).preprocess.bands is not None:
+            raise OptionError("--paper draws images of 8-bit RGB; this dataset has other bands.")
     return results
 
 
@@ -146,15 +156,11 @@ def _as_flags(options: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def _lab(results: Mapping[str, TrainResult], data: Path) -> Lab:
-    """The trained networks; and, of up to 40 validation images, the one with the most classes."""
+def _lab(results: Mapping[str, TrainResult], samples: Sequence[Sample]) -> Lab:
+    """The trained networks; and, of some validation images, the one with the most classes."""
     networks = {name: _network(result) for name, result in results.items()}
     networks.setdefault("classifier", networks["fcn32s"])
     preprocess = fcnseg.Checkpoint.load(results["fcn8s"].best).preprocess
-    if preprocess.bands is not None:
-        raise OptionError("--paper draws images of 8-bit RGB; this dataset has other bands.")
-    images = fcnseg.SegmentationDataset(data, split="val")
-    samples = [images[index] for index in range(min(len(images), VAL))]
     first = max(range(len(samples)), key=lambda at: len(np.unique(samples[at].labels)))
     size = preprocess.network_size(samples[first].labels.shape)
     others = [samples[(first + step) % len(samples)].image for step in (1, 2, 3)]
