@@ -91,8 +91,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Grey becomes three channels, 16 bit is scaled to 8, transparency is laid over white.
     MediaError when there is no such file or it is not a whole image.
     """
-    data = read_bytes(path)
-    return decode_image(data, name=str(path))
+    return decode_image(read_bytes(path), name=str(path))
 
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
