@@ -89,16 +89,11 @@ def export(
         )
     checkpoint = Checkpoint.load(file)
     checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(config.short_side))
+    _check_options(config)
     if config.format == "web":
         return _export_page(config, file, checkpoint, callback)
     if config.bundle:
         return _export_bundle(config, file, callback)
-    if config.web_runtime is not None:
-        raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
-    if config.images is not None and config.data is not None:
-        raise OptionError(
-            "--images has no effect with --data, whose images are compared.", hint="omit --images"
-        )
     path = _target(config, file)
     _refuse(config, file, path)
     cost = parity = None
@@ -120,6 +115,22 @@ def export(
     size = sum(part.stat().st_size for part in parts)
     report = path.with_suffix(REPORT_SUFFIX)
     return ExportResult(config.format, path, opset_of(path), size, parity, cost, report)
+
+
+def _check_options(config: ExportConfig) -> None:
+    """OptionError where an option has no effect beside the others."""
+    if config.layout == "nchw" and (config.format == "web" or config.bundle):
+        raise OptionError(
+            f"--layout nchw has no place with {'--bundle' if config.bundle else '--format web'}, "
+            "whose programs give images as they lie in memory.",
+            hint="omit --layout",
+        )
+    if config.web_runtime is not None and config.format != "web":
+        raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
+    if config.images is not None and config.data is not None:
+        raise OptionError(
+            "--images has no effect with --data, whose images are compared.", hint="omit --images"
+        )
 
 
 def _export_page(
@@ -180,7 +191,10 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
 
 def _options(config: ExportConfig) -> GraphOptions:
     precision: Literal["f32", "f16"] = "f16" if config.precision == "f16" else "f32"
-    return GraphOptions(size=config.size, precision=precision, include=config.include)
+    layout: Literal["NHWC", "NCHW"] = "NCHW" if config.layout == "nchw" else "NHWC"
+    return GraphOptions(
+        size=config.size, precision=precision, layout=layout, include=config.include
+    )
 
 
 def _about(model: Path) -> dict[str, str]:

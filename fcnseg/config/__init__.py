@@ -250,6 +250,7 @@ class ExportConfig(Options):
     out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=texts.OUT)
     precision: Literal["f32", "f16", "int8"] = option("f32", "Numeric precision: f32; f16, half the size; or int8, a quarter of the size and often faster (onnx only; needs --data)")
     size: tuple[int, int] | None = option(None, "Height and width of the only images that the file takes, one at a time (default: any)", ge=1, metavar="H W")
+    layout: Literal["nhwc", "nchw"] = option("nhwc", "Order of the input's axes: nhwc (batch, height, width, channels, as images lie in memory) or nchw")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     include: tuple[Include, ...] = option((), "Outputs besides the logits, repeatable: argmax (labels), skips (each skip's contribution, --fuse score only)")
     bundle: bool = option(False, "Write a zip file: the ONNX file with labels, its contract, examples in Python, C++ and Docker, and the comparison")

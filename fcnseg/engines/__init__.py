@@ -88,7 +88,8 @@ def open_exported(
         )
     if stored != "f32":
         engine.precision = str(stored)
-    size = header.extra.get(EXPORT, {}).get("size")
+    about = header.extra.get(EXPORT, {})
+    size, engine.channels_first = about.get("size"), about.get("layout") == "NCHW"
     engine.fixed_size = None if size is None else (int(size[0]), int(size[1]))
     if engine.has_scores:
         engine.score_grid = score_grid_of(build_empty(header.spec))

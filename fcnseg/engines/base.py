@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import json
 import os
 import queue
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +22,7 @@ from torch import Tensor
 from fcnseg.concurrency import usable_cores
 from fcnseg.device import set_threads_here
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
+from fcnseg.engines.forked import Home, abandon, computing
 from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
 
@@ -192,7 +190,7 @@ class ExportedEngine(Engine):
     header, as the file carries it. has_scores: whether the file gives
     the scores that its logits are upsampled from; whoever opens it sets `score_grid` then.
     has_labels: whether it computes labels itself. fixed_size: the only (height, width) it takes,
-    one image at a time; None: any.
+    one image at a time; None: any. channels_first: whether the file takes (N, C, H, W).
 
     It pickles and copies by its file, which is opened again; so it is in a forked process.
     """
@@ -203,6 +201,7 @@ class ExportedEngine(Engine):
     has_scores = False
     has_labels = False
     fixed_size: Size | None = None
+    channels_first = False
 
     def __init__(self, path: Path, **options: Any) -> None:
         self._opened_as = path.resolve(), options
@@ -212,7 +211,8 @@ class ExportedEngine(Engine):
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, options = self._opened_as
-        state = {name: getattr(self, name) for name in ("precision", "score_grid", "fixed_size")}
+        names = ("precision", "score_grid", "fixed_size", "channels_first")
+        state = {name: getattr(self, name) for name in names}
         return reopened, (type(self), path, options, state)
 
     def forward(self, images: Images) -> Tensor:
@@ -271,7 +271,8 @@ class ExportedEngine(Engine):
                 self._free[output] = self._workers(output)
         worker = self._free[output].get()
         try:
-            return self._compute(worker, output, {"images": np.ascontiguousarray(images)})
+            taken = channels_first(images) if self.channels_first else np.ascontiguousarray(images)
+            return self._compute(worker, output, {"images": taken})
         except (FcnsegError, MemoryError):
             raise
         except Exception as error:  # the runtimes' errors share no base class
@@ -284,6 +285,11 @@ class ExportedEngine(Engine):
             self._free[output].put(worker)
 
 
+def channels_first(images: Images) -> Images:
+    """Images (N, H, W, C) as (N, C, H, W), in memory too."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
 def reopened(
     kind: type[Engine], path: Path, options: dict[str, Any], state: dict[str, Any]
 ) -> Engine:
@@ -292,59 +298,3 @@ def reopened(
     for name, value in state.items():
         setattr(engine, name, value)
     return engine
-
-
-_computed_in = 0
-"""The process in which torch was first asked to compute, which may have started its threads."""
-
-_alone = False
-"""Whether this process was forked from one that may have started torch's threads."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes in the calling thread, and starts no others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def computing(home: Home | None = None) -> None:
-    """Called before torch computes; from now on in one thread, where its others may be missing.
-
-    That is in a child of a process that has computed, or that opened `home`.
-    """
-    global _computed_in, _alone
-    _computed_in = _computed_in or os.getpid()
-    _alone = _alone or _computed_in != os.getpid() or (home is not None and home.left())
-    if _alone and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
-
-
-class Home:
-    """The process in which something was opened."""
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-
-    def left(self) -> bool:
-        """Whether this is another process, forked since."""
-        return os.getpid() != self._process
-
-    def check_device(self, device: str) -> None:
-        """OptionError where a GPU was opened before a fork: the child can't use it."""
-        if self.left() and device != "cpu":
-            raise OptionError(
-                f"The model was loaded on {device} before this process was forked, and a GPU can't "
-                "be used in both.",
-                hint="load the model in each worker, or start the workers with multiprocessing's "
-                '"spawn"',
-            )
-
-
-def abandon(thing: object) -> None:
-    """Never let go of it: its end would wait for threads that are in another process."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -163,7 +163,7 @@ def _header_of(session: Any, path: Path) -> str:
     if header is None or [port.name for port in inputs] != ["images"]:
         raise not_written_by_fcnseg(path, "an ONNX file", inputs, outputs)
     check_logits(path, outputs)
-    _check_input(session.get_inputs()[0], _fixed_size(str(header)), path, bands_in(str(header)))
+    _check_input(session.get_inputs()[0], str(header), path)
     return str(header)
 
 
@@ -172,25 +172,31 @@ def _ports(values: Sequence[Any]) -> list[Port]:
     return [Port(one.name, str(one.type), tuple(one.shape or ())) for one in values]
 
 
-def _fixed_size(header: str) -> list[int] | None:
-    """The only height and width that a file takes, by its header; None: any, or it is broken."""
+def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
+    """The order of a file's axes and the only height and width it takes, by its header.
+
+    None: it takes any size, or its header is broken.
+    """
     try:
-        size = json.loads(header)["extra"][EXPORT]["size"]
-        return None if size is None else [int(length) for length in size]
+        about = json.loads(header)["extra"][EXPORT]
+        size = None if about["size"] is None else [int(length) for length in about["size"]]
+        return "NCHW" if about.get("layout") == "NCHW" else "NHWC", size
     except STRANGE:
-        return None
+        return "NHWC", None
 
 
-def _check_input(value: Any, size: list[int] | None, path: Path, bands: tuple[int, str]) -> None:
-    """CheckpointError unless the input is uint8 (N, H, W, 3), or its bands, of the right sizes."""
-    shape, (count, dtype) = list(value.shape or []), bands
+def _check_input(value: Any, header: str, path: Path) -> None:
+    """CheckpointError unless the input is what the header says: uint8 (N, H, W, 3), or others."""
+    (layout, size), (count, dtype) = _layout_and_size(header), bands_in(header)
     kind = f"tensor({'float' if dtype == 'float32' else dtype})"
-    fixed = [n if isinstance(n, int) else None for n in shape[:3]]
-    right = fixed == ([None] * 3 if size is None else [1, *size])
-    if value.type != kind or len(shape) != 4 or shape[3] != count or not right:
+    found = [n if isinstance(n, int) else None for n in value.shape or []]
+    sizes: list[int | None] = [None] * 3 if size is None else [1, *size]
+    expected = [sizes[0], count, *sizes[1:]] if layout == "NCHW" else [*sizes, count]
+    if value.type != kind or found != expected:
         raise CheckpointError(
-            f"{path} takes {value.type} of shape {shape}; expected {kind} of shape "
-            f"[N, H, W, {count}] with free N, H and W: it was changed after fcnseg wrote it.",
+            f"{path} takes {value.type} of shape {list(value.shape or [])}; expected {kind} of "
+            f"shape [{', '.join(layout).replace('C', str(count))}] with free N, H and W: it was "
+            "changed after fcnseg wrote it.",
             hint="export the checkpoint again: fcnseg export MODEL",
         )
 

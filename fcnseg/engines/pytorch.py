@@ -15,14 +15,12 @@ from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import (
     ONE,
     Engine,
-    Home,
     Images,
     Size,
-    computing,
-    one_thread,
     resized,
     side_by_side,
 )
+from fcnseg.engines.forked import Home, computing, one_thread
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import EXPORT, PRECISION
+from fcnseg.engines.base import EXPORT, PRECISION, channels_first
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
@@ -103,8 +103,8 @@ def _run_torchscript(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
 
 
 def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    free = torch.export.Dim.DYNAMIC
-    sizes = ({0: free, 1: free, 2: free},) if options.size is None else None
+    free, first = torch.export.Dim.DYNAMIC, 2 if options.layout == "NCHW" else 1
+    sizes = ({0: free, first: free, first + 1: free},) if options.size is None else None
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
     with quiet():
         program = torch.export.export(
@@ -133,6 +133,8 @@ def _as_run(
 
     def outputs(images: Images) -> tuple[Tensor, ...]:
         parts = images[:, None] if about.get("size") else [images]  # one at a time
+        if about.get("layout") == "NCHW":
+            parts = [channels_first(part) for part in parts]
         with torch.no_grad():
             found = [module(torch.from_numpy(part)) for part in parts]
         each = [one if isinstance(one, tuple) else (one,) for one in found]
@@ -166,7 +168,8 @@ FORMATS = {
 
 
 def _example(checkpoint: Checkpoint, options: GraphOptions) -> Tensor:
-    return example(options.size, checkpoint.preprocess.bands)
+    images = example(options.size, checkpoint.preprocess.bands)
+    return images.permute(0, 3, 1, 2).contiguous() if options.layout == "NCHW" else images
 
 
 def require(*modules: str, extra: str, what: str) -> None:

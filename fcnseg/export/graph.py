@@ -37,6 +37,7 @@ class GraphOptions:
 
     size: the only height and width that it takes, one image at a time; None: any, any number.
     precision: of the features; class scores and all after them are f32 in any case.
+    layout: of the images that a file takes; inside and in fcnseg they are NHWC.
     include: outputs besides the logits.
     resizes: whether the images come at their own size and the logits leave at it; else as the
         network sees them.
@@ -44,6 +45,7 @@ class GraphOptions:
 
     size: tuple[int, int] | None = None
     precision: Literal["f32", "f16"] = "f32"
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
     include: tuple[Include, ...] = ()
     resizes: bool = True
 
@@ -158,9 +160,12 @@ class Complete(nn.Module):
         self.inner = Graph(network, preprocess, options)
         self.before, self.after = surroundings(preprocess, options)
         self.names = [*self.inner.names, *[LABELS] * ("argmax" in options.include)]
+        self.channels_first = options.layout == "NCHW"
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """uint8 (N, H, W, C) -> what `names` says."""
+        """uint8 (N, H, W, C), or of the layout that was asked for -> what `names` says."""
+        if self.channels_first:
+            images = images.permute(0, 2, 3, 1)  # (N, H, W, C)
         seen = images if self.before is None else self.before(images)
         maps = self.inner(seen)
         if self.after is not None:
@@ -194,7 +199,7 @@ def described(preprocess: Preprocess, options: GraphOptions) -> dict[str, Any]:
         "precision": options.precision,
         "include": list(options.include),
         "resizes": before is not None,
-        "layout": "NHWC",
+        "layout": options.layout,
         "channels": 3 if bands is None else bands.carried,
         "dtype": "uint8" if bands is None else bands.dtype,
         "ignore": IGNORE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
 
 def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """The network's model with what comes before and after it, for images at their own size."""
+    whole = _surrounded(model, checkpoint, options)
+    return _channels_first(whole) if options.layout == "NCHW" else whole
+
+
+def _channels_first(model: Any) -> Any:
+    """The same for images (N, C, H, W); runtimes cancel what is transposed back."""
+    import onnx
+
+    for node in model.graph.node:
+        node.input[:] = ["images_nhwc" if name == "images" else name for name in node.input]
+    turn = onnx.helper.make_node("Transpose", ["images"], ["images_nhwc"], perm=[0, 2, 3, 1])
+    model.graph.node.insert(0, turn)
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    batch, height, width, channels = (copy.deepcopy(size) for size in sizes)
+    del sizes[:]
+    sizes.extend([batch, channels, height, width])
+    return model
+
+
+def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
     before, after = surroundings(checkpoint.preprocess, options)
     if after is None:
         return model

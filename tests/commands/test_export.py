@@ -89,6 +89,31 @@ def test_a_share_for_each_pixel_is_shipped(subpixel_model: Path, tmp_path: Path,
     assert result.parity.max_abs_diff < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_images_with_channels_first(seen_at_80: Path, tmp_path: Path, format):
+    sized = {"size": (48, 64)} if format == "onnx" else {}
+    options = {"model": str(seen_at_80), "format": format, "out": tmp_path, "layout": "nchw"}
+    result = export(ExportConfig(**options, **sized, include=("argmax",)))
+    images = sample_images((1, 48, 64), seed=2)
+    turned = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    expected = load(seen_at_80, engine="torch", precision="f32")(images[0]).labels
+    if format == "torchscript":
+        labels = torch.jit.load(str(result.path))(torch.from_numpy(turned))[-1].numpy()
+    else:
+        session = import_onnxruntime().InferenceSession(str(result.path))
+        assert session.get_inputs()[0].shape == [1, 3, 48, 64]
+        (labels,) = session.run(["labels"], {"images": turned})
+        assert (load(result.path)(images[0]).labels == expected).mean() > 0.999
+    assert (labels[0] == expected).mean() > 0.999
+
+
+def test_a_page_and_a_bundle_take_images_as_they_lie(random_model: Path, tmp_path: Path):
+    for options in ({"format": "web"}, {"bundle": True}):
+        with pytest.raises(OptionError, match="--layout nchw has no place"):
+            export(ExportConfig(model=str(random_model), out=tmp_path, layout="nchw", **options))
+
+
 def test_a_name_that_hides_what_it_is(random_model: Path, tmp_path: Path):
     with pytest.raises(OptionError, match=r"\*\.onnx") as error:
         export(ExportConfig(model=str(random_model), out=tmp_path / "model.bin"))

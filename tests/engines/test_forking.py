@@ -14,9 +14,9 @@ import pytest
 
 import fcnseg
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines import base as forking
+from fcnseg.engines import forked as forking
 from fcnseg.engines import openvino
-from fcnseg.engines.base import Home
+from fcnseg.engines.forked import Home
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without

@@ -16,7 +16,8 @@ from fcnseg.config.options import EngineName
 from fcnseg.device import resolve_device, resolve_precision
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
-from fcnseg.engines.base import Engine, computing, one_thread
+from fcnseg.engines.base import Engine
+from fcnseg.engines.forked import computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.headers import header_in
 from fcnseg.engines.pytorch import TorchEngine
