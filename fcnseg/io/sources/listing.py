@@ -42,9 +42,8 @@ def in_folder(
     return named(images, folder)
 
 
-def media_in(files: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+def media_in(files: Sequence[Path], suffixes: frozenset[str]) -> list[Path]:
     """The files with these suffixes; where there are none, the arrays (.npy): bands of images."""
-    files = list(files)
     found = [path for path in files if path.suffix.lower() in suffixes]
     return found or [path for path in files if path.suffix.lower() == ".npy"]
 
