@@ -21,7 +21,7 @@ from rich.text import Text
 
 from fcnseg.cli import line, never_fail, plain_console, runnable
 from fcnseg.config import CONFIGS
-from fcnseg.config.options import suggest_option
+from fcnseg.config.options import Options, suggest_option, with_owners
 from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted, percent, shown
 from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts, keep_freed_memory
 
@@ -155,10 +155,10 @@ DEBUG = "FCNSEG_DEBUG"
 
 
 @contextmanager
-def guard() -> Iterator[None]:
+def guard(config: type[Options] | None = None) -> Iterator[None]:
     """Run a command; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
 
-    SIGTERM and SIGHUP do what Ctrl-C does.
+    SIGTERM and SIGHUP do what Ctrl-C does. config: the command's options.
     """
     try:
         with as_interrupts():
@@ -168,7 +168,8 @@ def guard() -> Iterator[None]:
     except FcnsegError as error:
         _debug_trace()
         severity = "" if isinstance(error, Interrupted) else "error"
-        complain(error.message, error.hint, details=error.details, severity=severity)
+        hint = with_owners(error.hint, config) if config and error.hint else error.hint
+        complain(error.message, hint, details=error.details, severity=severity)
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         complain("Interrupted.", severity="")

@@ -77,7 +77,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         del flags["help_wanted"]  # its callback has run
         # An option that was not given comes as None or, when repeatable, as an empty list.
         given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
-        with guard():
+        with guard(config):
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             values = {**(read_toml(file) if file else {}), **given}
             outputs = _outputs(values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -169,7 +170,7 @@ def suggest_option(name: str, config: type[Any]) -> str:
     """
     plain = name.lstrip("-").replace("-", "_")
     own = options_of(config)
-    flags = {flag.lstrip("-").replace("-", "_"): flag for flag in _flags(config)}
+    flags = {flag.lstrip("-").replace("-", "_"): flag for flag in flags_of(config)}
     means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
     meant = [ours for ours in dict.fromkeys(means) if ours in own]
     meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
@@ -180,13 +181,27 @@ def suggest_option(name: str, config: type[Any]) -> str:
     if meant:
         return f"give it without an option's name: fcnseg {config.command} {meant[0].upper()}"
     everyone = Options.__subclasses__()
-    elsewhere = [other.command for other in everyone if spelled(plain) in _flags(other)]
+    elsewhere = [other.command for other in everyone if spelled(plain) in flags_of(other)]
     if elsewhere:
         return f"{spelled(plain)} is an option of: {', '.join(elsewhere)}"
     return f"`fcnseg {config.command} --help` lists the options"
 
 
-def _flags(config: type[Any]) -> list[str]:
+def with_owners(hint: str, config: type[Any]) -> str:
+    """A hint that names options which `config` lacks, with the commands that have them.
+
+    Hints are written where an error is found, which many commands reach.
+    """
+    own, everyone = flags_of(config), Options.__subclasses__()
+    said = []
+    for flag in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", hint)):
+        owners = [other.command for other in everyone if flag in flags_of(other)]
+        if flag not in own and owners and not set(owners) & set(re.findall(r"[a-z]+", hint)):
+            said.append(f"{flag} is an option of {', '.join(owners)}")
+    return f"{hint} ({'; '.join(said)})" if said else hint
+
+
+def flags_of(config: type[Any]) -> list[str]:
     """Every spelling of the options of a command."""
     flags = [flag for name, option in options_of(config).items() if not option.argument
              for flag in (_flag(name, option), *option.hidden)]  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fcnseg
 from fcnseg.commands.analysis.review import review
 from fcnseg.commands.bench import bench
 from fcnseg.commands.export import export
@@ -15,6 +18,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
 from fcnseg.config import (
+    CONFIGS,
     BenchConfig,
     ExportConfig,
     InferConfig,
@@ -22,6 +26,7 @@ from fcnseg.config import (
     TrainConfig,
     VizConfig,
 )
+from fcnseg.config.options import flags_of, with_owners
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from tests.conftest import TINY
@@ -146,3 +151,32 @@ def test_images_beside_data(random_model: Path, drawn_folder: Path) -> None:
 def test_review_without_labels(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="has no effect with --unlabelled"):
         review(ReviewConfig.make({"data": tmp_path, "unlabelled": True, **option}))
+
+
+@pytest.mark.parametrize(
+    ("hint", "command", "shown"),
+    [
+        ("start: --backbone-weights FILE", "export", "(--backbone-weights is an option of train"),
+        ("take --upsample fixed, or --fuse feature", "export", "; --fuse is an option of train"),
+        ("can start: --backbone-weights FILE", "train", ""),
+        ("fcnseg train --fuse score makes one", "infer", ""),
+        ("pip install --upgrade fcnseg", "infer", ""),
+        ("omit --engine", "infer", ""),
+    ],
+)
+def test_a_hint_says_whose_option_it_names(hint: str, command: str, shown: str) -> None:
+    config = next(each for each in CONFIGS if each.command == command)
+    said = with_owners(hint, config)
+    assert said == hint if not shown else (said.startswith(hint) and shown in said)
+
+
+def test_every_option_that_a_message_names_is_one() -> None:
+    """Options that were renamed, or never were."""
+    known = {"--debug", "--version", "--name", "--no-name", "--no"}  # of the program; placeholders
+    foreign = {"--upgrade", "--force-reinstall", "--directory", "--no-deps", "--index-url"}
+    known |= foreign.union(*map(flags_of, CONFIGS))
+    for path in Path(fcnseg.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", node.value))
+                assert named <= known, f"{path}:{node.lineno}"
