@@ -28,6 +28,7 @@ from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no
 from fcnseg.remote.listing import copied
 from fcnseg.report import charts
 from fcnseg.report.charts import has_charts
+from fcnseg.training.environment import environment, note_environment
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import WEIGHTED, parse_loss
 from fcnseg.training.preflight import preflight
@@ -129,8 +130,9 @@ def train(
     else:
         given = {**options} if data is None else {"data": data, **options}
         config = TrainConfig.make(given)
-    if config.like is not None:
-        given = options_like(config.like, given)
+    like = config.like
+    if like is not None:
+        given = options_like(like, given)
         config = TrainConfig.make(given)
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
@@ -145,6 +147,10 @@ def train(
         else:
             setup, trainer = _resume(asked, run, ranks, callback)
         with _discarded_unless_begun(trainer.run, ranks):
+            if ranks.main:
+                before = run or (RunFolder(like) if like else None)
+                made_with = environment(setup.checked.description, ranks.device)
+                note_environment(trainer.run, made_with, before, callback)
             trainer.fit()
         if ranks.main:
             finish(setup, trainer.run, callback)

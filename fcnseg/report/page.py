@@ -82,7 +82,8 @@ def eval_page(
         "images_note": _images_note(len(ranked), gallery),
         "facts": {name: shown(value) for name, value in facts.items()},
         "findings": [(severity, shown(text)) for severity, text in findings],
-        "config": _configuration(model),
+        "config": _beside(model, TRAINING),
+        "made_with": _beside(model, "environment.json"),
         **_charts(scores, values, model),
     }
     data = {
@@ -196,8 +197,9 @@ def _curves(model: Path | None) -> list[tuple[Markup, str]]:
     return [(Markup(loss), "Training loss."), (Markup(miou), "mIoU on the validation images.")]
 
 
-def _configuration(model: Path | None) -> str:
-    path = None if model is None else model.with_name(TRAINING)
+def _beside(model: Path | None, name: str) -> str:
+    """A text of the run folder in which a model lies; "" for other models."""
+    path = None if model is None else model.with_name(name)
     if path is None or not path.is_file():
         return ""
     return "\n".join(shown(line) for line in from_bytes(path.read_bytes()).splitlines())

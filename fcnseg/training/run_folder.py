@@ -4,6 +4,7 @@ runs/train1/
   best.safetensors   the averaged weights at the best mIoU so far
   last.safetensors   the averaged weights after the last epoch
   config.toml        every option, as resolved
+  environment.json   what it was made with: versions, machine, a digest of the data
   results.csv        a row per epoch
   report.html        the scores of the best checkpoint, with curves and images
   state.pt           everything needed to go on, bit for bit
@@ -66,6 +67,11 @@ class RunFolder:
         return self.folder / "config.toml"
 
     @property
+    def environment(self) -> Path:
+        """What the run was made with."""
+        return self.folder / "environment.json"
+
+    @property
     def results(self) -> Path:
         """The table of epochs."""
         return self.folder / "results.csv"
@@ -104,7 +110,7 @@ class RunFolder:
         """Remove what a training that could not start has left; what was there before stays."""
         if self.new:
             shutil.rmtree(self.folder, ignore_errors=True)
-        for path in (self.config, self.results):
+        for path in (self.config, self.results, self.environment):
             with contextlib.suppress(OSError):
                 path.unlink()
 

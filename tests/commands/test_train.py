@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -101,8 +102,8 @@ def test_a_run_folder_has_everything(folder: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     result = start(folder, tmp_path / "run", events.append)
     names = {path.name for path in result.run.iterdir()}
-    wanted = {"best.safetensors", "last.safetensors", "config.toml", "results.csv", "state.pt"}
-    assert names == wanted
+    weights = {"best.safetensors", "last.safetensors"}
+    assert names == {*weights, "config.toml", "environment.json", "results.csv", "state.pt"}
     table = rows(result.run)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     assert list(table[0])[:2] == ["epoch", "loss"]
@@ -670,6 +671,31 @@ def test_options_beside_like_take_precedence(tmp_path: Path, undisturbed: Path) 
     again = train(like=undisturbed, out=tmp_path / "other", epochs=1, seed=7)
     stored = TrainConfig.load(again.run / "config.toml")
     assert (stored.epochs, stored.seed, stored.lr, stored.like) == (1, 7, QUICK["lr"], None)
+
+
+def test_what_differs_from_an_earlier_run_is_said(
+    folder: Path, undisturbed: Path, tmp_path: Path, caplog
+) -> None:
+    """Versions, and data whose files have other contents or are fewer."""
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(undisturbed, run)
+    shutil.copytree(folder, data)
+    made_with = json.loads((run / "environment.json").read_text())
+    assert made_with["torch"] == torch.__version__
+    assert made_with["data"]["train"] > 0
+    train(like=run, data=data, out=tmp_path / "same", epochs=1)
+    assert not [text for text in caplog.messages if "differ" in text], "it is the same data"
+
+    labels = describe(data).pairs[0].labels
+    Image.fromarray(np.array(Image.open(labels))[::-1]).save(labels)
+    (run / "environment.json").write_text(json.dumps({**made_with, "numpy": "0.1"}))
+    train(like=run, data=data, out=tmp_path / "again", epochs=1)
+    train(TrainConfig.make({"data": data, "out": run, "resume": True}))
+    said = [text for text in caplog.messages if "will differ" in text]
+    assert len(said) == 4
+    assert sum("numpy 0.1; now it is" in text for text in said) == 2
+    assert sum("files have other contents" in text for text in said) == 2
+    assert json.loads((run / "environment.json").read_text())["numpy"] == "0.1", "as it began"
 
 
 def test_like_says_what_it_needs(tmp_path: Path, undisturbed: Path) -> None:
