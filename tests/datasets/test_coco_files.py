@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
+from fcnseg.errors import DatasetError
 
 SQUARES = ((4, 4), (20, 4), (4, 20), (20, 20))
 
@@ -87,3 +89,24 @@ def test_names_that_leave_the_folder_read_nothing(tmp_path: Path) -> None:
     write(data / "coco.json", names, [square(n % 4, n) for n in names])
     description = describe(data)
     assert {pair.image for pair in description.pairs} == {data / f"{n}.png" for n in range(3)}
+
+
+def test_a_bare_name_of_several_images_is_asked_about(tmp_path: Path) -> None:
+    """The first one was taken, and two listed images of one name were one image."""
+    for camera in ("cam0", "cam1"):
+        pictures(tmp_path / "images" / camera)
+    write(tmp_path / "all.json", {0: "0.png", 1: "1.png"}, [square(0, 0), square(1, 1)])
+    with pytest.raises(
+        DatasetError, match=r"0\.png, which may be images/cam0/0\.png or images/cam"
+    ):
+        describe(tmp_path)
+
+
+def test_a_bare_name_is_of_the_folder_that_the_file_s_is_like(tmp_path: Path) -> None:
+    for number, camera in enumerate(("cam0", "cam1")):
+        pictures(tmp_path / "images" / camera)
+        file = tmp_path / "annotations" / camera / "coco.json"
+        write(file, {0: "0.png", 1: "1.png"}, [square(number, 0), square(1, 1)])
+    found = describe(tmp_path)
+    assert len(found.pairs) == 4
+    assert all(pair.image.parent.name == pair.labels.parent.name for pair in found.pairs)

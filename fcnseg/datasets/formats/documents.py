@@ -265,6 +265,10 @@ class Gathered:
         self.listing = listing
         self.by_path = {as_text(name).lower(): name for name in listing.images}
         self.by_name = partner_index(listing.images)
+        self._namesakes: dict[str, list[str]] = {}
+        for name in listing.images:
+            base = as_text(name).rpartition("/")[2].lower()
+            self._namesakes.setdefault(base, []).append(name)
         self.pairs: list[Pair] = []
         self.counts: list[int] = []
         self.numbers: dict[Path, int] = {}
@@ -273,8 +277,34 @@ class Gathered:
         self.notes: list[Unusable] = []
 
     def find_image(self, wanted: str, file: str) -> str | None:
-        """The listed image an annotation file means by a name."""
-        return _find_image(wanted, file, self.by_path, self.by_name)
+        """The listed image an annotation file means by a name.
+
+        DatasetError where a name without folders may mean several images.
+        """
+        found = _find_image(wanted, file, self.by_path, self.by_name)
+        others = self._namesakes.get(as_text(wanted).replace("\\", "/").lower(), [])
+        if found is None or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
+            return found
+        return self._nearest(found, others, file)
+
+    def _nearest(self, found: str, others: Sequence[str], file: str) -> str:
+        """Of images of one name that whose folders the annotation file's are most like.
+
+        DatasetError where that does not tell them apart.
+        """
+        place, folders = place_of(found), {*file.lower().split("/")[:-1]}
+        alike: dict[int, list[str]] = {}
+        for other in others:
+            if (place_of(other).role, place_of(other).split) == (place.role, place.split):
+                alike.setdefault(len(folders & {*other.lower().split("/")}), []).append(other)
+        best = alike[max(alike)]
+        if len(best) > 1:
+            raise DatasetError(
+                f"{self.listing.path(file)} says {found.rpartition('/')[2]}, which may be "
+                f"{best[0]} or {best[1]}.",
+                hint="write the folders into the annotation file, or keep one of them",
+            )
+        return best[0]
 
     def add_once(self, pair: Pair, annotations: int) -> None:
         """A pair, unless another file lists its image too: the first with annotations is used."""
