@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fcnseg.errors import OptionError, counted
+from fcnseg.errors import MediaError, OptionError, counted
 from fcnseg.files import NonLocalPath
 
 MANIFEST = "manifest.jsonl"
@@ -24,15 +24,21 @@ _IN_A_LINE = {"name", "job", "stamp"}
 def mark(folder: Path, files: Sequence[str] = ()) -> None:
     """Say in a manifest that a folder holds outputs. files: images among them that lie in it.
 
-    OptionError when something else is called so there.
+    OptionError when something else is called so there, MediaError when it can't be written.
     """
     path = folder / MANIFEST
     refuse_foreign(folder)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         mode = "w" if isinstance(path, NonLocalPath) else "a"
-        with path.open(mode, encoding="utf-8") as out:
-            out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as out:
+                out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
+        except OSError as error:
+            raise MediaError(
+                f"Can't write {path}: {error.strerror or error}.",
+                hint="name a place for the outputs that has space and may be written to",
+            ) from None
 
 
 def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:

@@ -197,3 +197,12 @@ def test_a_training_state_with_other_fields_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="no training state of this version"):
         load_state(path)
+
+
+def test_a_line_cut_short_in_a_list_of_masks(tmp_path: Path) -> None:
+    from tests.datasets.test_public_folders import open_images
+
+    open_images(tmp_path)
+    path = tmp_path / "train-annotations-object-segmentation.csv"
+    path.write_text(path.read_text() + "\nlast.png")
+    assert len(describe(tmp_path).pairs) == 6

@@ -180,7 +180,9 @@ def _mask_rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            return [*reader] if {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD else []
+            if not {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD:
+                return []
+            return [row for row in reader if None not in row.values()]  # of a line cut short
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 

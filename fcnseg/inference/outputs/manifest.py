@@ -13,7 +13,7 @@ from typing import Any, cast
 from fcnseg.errors import STRANGE
 from fcnseg.files import fitting, stamp
 from fcnseg.inference.outputs import SUFFIXES
-from fcnseg.io.images import write_bytes
+from fcnseg.io.images import cannot_write, write_bytes
 from fcnseg.io.sources.base import Frame
 from fcnseg.marks import MANIFEST as NAME
 from fcnseg.marks import mark, refuse_foreign
@@ -125,9 +125,12 @@ class Manifest:
             if time.monotonic() - self._flushed > _SECONDS:
                 self.flush()
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(self._before + json.dumps(line) + "\n")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as out:
+                out.write(self._before + json.dumps(line) + "\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
         self._before = ""
 
     def _read(self) -> None:

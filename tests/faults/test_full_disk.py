@@ -1,0 +1,119 @@
+"""A disk that becomes full at the first, second ... of all files that a command writes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import fcnseg
+from fcnseg.config import TrainConfig
+from fcnseg.errors import FcnsegError
+from fcnseg.io.images import read_image
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.training.run_folder import RunFolder
+from tests.faults.images import RGB
+from tests.faults.models import RUN, write_checkpoint
+
+MOST = 60
+
+
+class Full:
+    """A disk with room for so many files."""
+
+    def __init__(self, room: int, patch: pytest.MonkeyPatch) -> None:
+        self.room, self.met = room, False
+        own = Path.open
+
+        def write(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+            if {*mode} & {*"wax"}:
+                self.room -= 1
+                if self.room < 0:
+                    self.met = True
+                    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            return own(path, mode, *rest, **more)
+
+        patch.setattr(Path, "open", write)
+
+
+def outcomes(
+    run: Callable[[Path], object], folder: Path, rooms: Iterable[int] = range(MOST)
+) -> list[tuple[Path, bool]]:
+    """Run with room for 0, 1, 2 ... files until it needs no more: (folder, whether it failed).
+
+    Only fcnseg's own errors may come, and they say why.
+    """
+    found: list[tuple[Path, bool]] = []
+    for room in rooms:
+        said, out = "", folder / f"out{room}"
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Full(room, patch)
+            try:
+                run(out)
+            except FcnsegError as error:
+                said = str(error)
+        found.append((out, bool(said)))
+        assert not said or "No space left on device" in said, said
+        if not disk.met:
+            assert not said
+            return found
+    raise AssertionError(f"more than {MOST} files")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, two images, and a dataset of four."""
+    from tests import test_annotation_formats as tools
+
+    folder = tmp_path_factory.mktemp("place")
+    write_checkpoint(folder)
+    (folder / "in").mkdir()
+    for number in range(2):
+        Image.fromarray(RGB).save(folder / "in" / f"{number}.png")
+    (folder / "data").mkdir()
+    tools.yolo(folder / "data")
+    return folder
+
+
+def test_infer_leaves_whole_outputs_only(place: Path, tmp_path: Path) -> None:
+    def run(out: Path) -> None:
+        model = str(place / "model.safetensors")
+        fcnseg.infer(str(place / "in"), model=model, out=out, save=("labels", "overlay"))
+
+    found = outcomes(run, tmp_path)
+    assert len(found) > 4
+    for out, _ in found:
+        for path in out.rglob("*.*"):
+            assert not path.name.startswith("."), "nothing half-written is left"
+            assert path.suffix == ".jsonl" or read_image(path).size
+
+
+def test_check_says_what_it_could_not_write(place: Path, tmp_path: Path) -> None:
+    def run(out: Path) -> None:
+        files = {name: out / name for name in ("fix", "contact.png", "check.html", "d.toml")}
+        fcnseg.check(place / "data", fix=files["fix"], contact=files["contact.png"],
+                     html=files["check.html"], write=files["d.toml"])  # fmt: skip
+
+    assert len(outcomes(run, tmp_path)) > 4
+
+
+def test_train_can_be_resumed_after_a_full_disk(place: Path, tmp_path: Path) -> None:
+    options = {**RUN, "data": place / "data", "save_every": 0, "epochs": 2}
+
+    def run(out: Path) -> None:
+        fcnseg.train(TrainConfig.make({**options, "out": out}))
+
+    found = outcomes(run, tmp_path, (0, 7, MOST))
+    whole = Checkpoint.load(RunFolder(found[-1][0]).last).weights
+    for out, failed in found[:-1]:
+        if RunFolder(out).state.exists():
+            fcnseg.train(TrainConfig.make({"data": out, "resume": True}))
+            weights = Checkpoint.load(RunFolder(out).last).weights
+            assert all(weights[name].equal(whole[name]) for name in whole)
+        else:
+            assert failed
+            assert not out.exists(), "nothing is left of a run that never began"
