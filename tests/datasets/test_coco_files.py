@@ -96,9 +96,7 @@ def test_a_bare_name_of_several_images_is_asked_about(tmp_path: Path) -> None:
     for camera in ("cam0", "cam1"):
         pictures(tmp_path / "images" / camera)
     write(tmp_path / "all.json", {0: "0.png", 1: "1.png"}, [square(0, 0), square(1, 1)])
-    with pytest.raises(
-        DatasetError, match=r"0\.png, which may be images/cam0/0\.png or images/cam"
-    ):
+    with pytest.raises(DatasetError, match=r"0\.png, which may be images/cam0/0\.png or"):
         describe(tmp_path)
 
 

@@ -10,7 +10,6 @@ from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.data_yaml import find_yaml_names
 from fcnseg.datasets.encoding.entries import Entry
-from fcnseg.datasets.formats.documents import Gathered, split_of
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -22,6 +21,7 @@ from fcnseg.datasets.formats.polygons import (
     yolo_lines,
 )
 from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
+from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, OptionError, as_text, reason
 
 _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")

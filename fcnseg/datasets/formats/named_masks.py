@@ -15,9 +15,10 @@ import numpy as np
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.entries import text_of
-from fcnseg.datasets.formats.documents import Format, Gathered, split_of
+from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, name_uniquely, place_of, stem_of
+from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
 

@@ -1,0 +1,139 @@
+"""The images that annotation files name, and what is collected while going through the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.pairing import (
+    SPLIT_WORDS,
+    Listing,
+    name_uniquely,
+    partner_index,
+    place_of,
+    stem_of,
+)
+from fcnseg.errors import DatasetError, as_text
+
+
+class Gathered:
+    """What is collected while annotation files are gone through."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.by_path = {as_text(name).lower(): name for name in listing.images}
+        self.by_name = partner_index(listing.images)
+        self._namesakes: dict[str, list[str]] = {}
+        for name in listing.images:
+            base = as_text(name).rpartition("/")[2].lower()
+            self._namesakes.setdefault(base, []).append(name)
+        self.pairs: list[Pair] = []
+        self.counts: list[int] = []
+        self.numbers: dict[Path, int] = {}
+        self.orphans: list[Path] = []
+        self.broken: list[tuple[Path, str]] = []
+        self.notes: list[Unusable] = []
+
+    def find_image(self, wanted: str, file: str) -> str | None:
+        """The listed image an annotation file means by a name.
+
+        DatasetError where a name without folders may mean several images.
+        """
+        found = _find_image(wanted, file, self.by_path, self.by_name)
+        others = self._namesakes.get(as_text(wanted).replace("\\", "/").lower(), [])
+        if found is None or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
+            return found
+        return self._nearest(found, others, file)
+
+    def _nearest(self, found: str, others: Sequence[str], file: str) -> str:
+        """Of images of one name that whose folders the annotation file's are most like.
+
+        DatasetError where that does not tell them apart.
+        """
+        place, folders = place_of(found), {*file.lower().split("/")[:-1]}
+        alike: dict[int, list[str]] = {}
+        for other in others:
+            if (place_of(other).role, place_of(other).split) == (place.role, place.split):
+                alike.setdefault(len(folders & {*other.lower().split("/")}), []).append(other)
+        best = alike[max(alike)]
+        if len(best) > 1:
+            raise DatasetError(
+                f"{self.listing.path(file)} says {found.rpartition('/')[2]}, which may be "
+                f"{best[0]} or {best[1]}.",
+                hint="write the folders into the annotation file, or keep one of them",
+            )
+        return best[0]
+
+    def add_once(self, pair: Pair, annotations: int) -> None:
+        """A pair, unless another file lists its image too: the first with annotations is used."""
+        number = self.numbers.setdefault(pair.image, len(self.pairs))
+        if number == len(self.pairs):
+            self.pairs.append(pair)
+            self.counts.append(annotations)
+        elif not self.counts[number]:
+            split = self.pairs[number].split or pair.split
+            self.pairs[number], self.counts[number] = replace(pair, split=split), annotations
+        elif annotations:
+            why = "listed in another file too, which is used"
+            self.notes.append(Unusable(pair.labels, why, what="image"))
+
+    def note_missing(self, path: Path, wanted: str, annotations: int) -> None:
+        """An image that an annotation file names is not there, nor are its annotations of use."""
+        why = f"no image file {wanted!r}"
+        lost = (
+            Unusable(path, why, annotations) if annotations else Unusable(path, why, what="image")
+        )
+        self.notes.append(lost)
+
+    def found(self, store: str, terms: tuple[str, ...], why: str) -> Found:
+        """The result; images that no annotation names are orphans."""
+        used = {pair.image for pair in self.pairs}
+        images = map(self.listing.path, self.listing.images)
+        return Found(
+            store,
+            name_uniquely(self.pairs),
+            store=store,
+            terms=terms,
+            orphan_images=tuple(path for path in images if path not in used),
+            orphan_labels=tuple(self.orphans),
+            broken=tuple(self.broken),
+            notes=tuple(self.notes),
+            why=(why,),
+        )
+
+
+def _find_image(
+    wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
+) -> str | None:
+    """The listed image an annotation file means: as a path from it or the root, else by name."""
+    wanted = as_text(wanted).replace("\\", "/").lower()
+    folder = as_text(file).rpartition("/")[0].lower()
+    for start in (folder, ""):
+        path = f"{start}/{wanted}" if start else wanted
+        if path in by_path:
+            return by_path[path]
+    inside = [name for path, name in by_path.items() if path.endswith(f"/{wanted}")] if (
+        "/" in wanted
+    ) else []  # fmt: skip
+    if len(inside) == 1:
+        return inside[0]
+    split = split_of(file)
+    name = by_name.get(wanted.rpartition("/")[2])
+    if name is None or not split or place_of(name).split in ("", split):
+        return name
+    return next(
+        (n for p, n in by_path.items()
+         if p.endswith("/" + wanted.rpartition("/")[2]) and place_of(n).split == split),
+        name,
+    )  # fmt: skip
+
+
+def split_of(file: str) -> SplitName:
+    """The split in an annotation file's own name, or in its folders'."""
+    for word in re.findall(r"[^\W\d_]+", stem_of(file).lower()):
+        if word in SPLIT_WORDS:
+            return SPLIT_WORDS[word]
+    return place_of(file).split
