@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
@@ -61,7 +61,19 @@ class EpochEnd:
     best: bool
 
 
-Event = Message | Progress | EpochEnd
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """An image to look at, while others are still drawn.
+
+    image: uint8 (H, W, 3) RGB. key: what its colors mean, as names with red, green and blue.
+    """
+
+    name: str
+    image: Any
+    key: Sequence[tuple[str, tuple[int, int, int]]] = ()
+
+
+Event = Message | Progress | EpochEnd | Preview
 
 Callback = Callable[[Event], None]
 

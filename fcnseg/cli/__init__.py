@@ -16,10 +16,13 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from rich.color import Color
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from fcnseg.errors import shown
@@ -54,6 +57,39 @@ def program() -> str:
 def runnable(text: str) -> str:
     """A message with the commands in it spelled so that they work from here."""
     return _COMMAND.sub(lambda _: f"{program()} ", text)
+
+
+_SHADES = " .:-=+*#%@"
+"""From dark to bright, where there are no colors."""
+
+
+def half_blocks(image: Any, columns: int, *, colors: bool, key: Sequence[Any] = ()) -> Text:
+    """An image uint8 (H, W, 3) for a terminal of so many columns: two pixels a character.
+
+    The upper one is the color of a half block, the lower one its background. Without colors:
+    letters from dark to bright. key: (name, (red, green, blue)), listed below.
+    """
+    from fcnseg.io.images import resize_image
+
+    rows = max(1, round(image.shape[0] * columns / image.shape[1] / 2))
+    pixels = resize_image(image, (2 * rows, columns))
+    text = Text()
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            if colors:
+                text.append("▀", _style(above, below))
+            else:
+                level = (sum(above) + sum(below)) / (6 * 255.01)
+                text.append(_SHADES[int(level * len(_SHADES))])
+        text.append("\n")
+    for name, color in key:
+        text.append("  ", _style(color, color) if colors else "")
+        text.append(f" {shown(name)}  ")
+    return text
+
+
+def _style(color: Sequence[int], background: Sequence[int]) -> Style:
+    return Style(color=Color.from_rgb(*color), bgcolor=Color.from_rgb(*background))
 
 
 class _Plain(Console):

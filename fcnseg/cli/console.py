@@ -19,11 +19,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fcnseg.cli import line, never_fail, plain_console, runnable
+from fcnseg.cli import half_blocks, line, never_fail, plain_console, runnable
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import Options, suggest_option, with_owners
 from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted, percent, shown
-from fcnseg.progress import EpochEnd, Event, Message, Progress, as_interrupts, keep_freed_memory
+from fcnseg.progress import (
+    EpochEnd,
+    Event,
+    Message,
+    Preview,
+    Progress,
+    as_interrupts,
+    keep_freed_memory,
+)
 
 LOGGER = logging.getLogger("fcnseg")
 
@@ -80,6 +88,8 @@ class Screen:
                     self._bar.console.print(_epoch_line(event), soft_wrap=True)
                 case Progress():
                     self._draw(event)
+                case Preview():
+                    self._show(event)
 
     def _draw(self, event: Progress) -> None:
         values = _values(event.values)
@@ -92,6 +102,16 @@ class Screen:
             self._task = self._bar.add_task(shown(event.task), total=event.total, values=values)
             self._name = event.task
         self._bar.update(self._task, completed=event.done, total=event.total, values=values)
+
+    def _show(self, event: Preview) -> None:
+        """An image as wide as the terminal, and not higher; in colors where it has them."""
+        console = self._bar.console
+        height, width = event.image.shape[:2]
+        columns = min(console.width - 1, round(2 * (console.height - 3) * width / height))
+        colors = console.color_system is not None and not console.options.ascii_only
+        console.print(line((event.name, "bold")))
+        blocks = half_blocks(event.image, max(1, columns), colors=colors, key=event.key)
+        console.print(blocks, soft_wrap=True)
 
     def _log(self, event: Progress, values: str) -> None:
         now = time.monotonic()

@@ -24,7 +24,7 @@ from fcnseg.io.video_writer import VideoWriter
 from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import refuse_file, refuse_overwriting
-from fcnseg.progress import Callback, Progress, held_back, no_callback
+from fcnseg.progress import Callback, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
@@ -39,12 +39,12 @@ _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 class ViewResult:
     """What was drawn.
 
-    out: the folder; outputs: the files in it, in the order they were made.
+    out: the folder, None with --term; outputs: the files in it, in the order they were made.
     frames: images or video frames looked at.
     failed: (name, why) of those that could not be read.
     """
 
-    out: Path
+    out: Path | None
     outputs: tuple[Path, ...]
     frames: int
     failed: tuple[tuple[str, str], ...]
@@ -53,7 +53,7 @@ class ViewResult:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
         return {
-            "out": str(self.out),
+            "out": None if self.out is None else str(self.out),
             "outputs": [str(path) for path in self.outputs],
             "frames": self.frames,
             "failed": [{"name": name, "why": why} for name, why in self.failed],
@@ -84,6 +84,8 @@ def view(
     if config.show_what:
         return _view_figures(config, begun, callback)
     _refuse(config, ("separate", "labels", "split", "format", "at"), "without --show-what")
+    if config.term:
+        return _view_in_terminal(config, begun, callback)
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.files)
@@ -105,9 +107,28 @@ def view(
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 
+def _view_in_terminal(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
+    """The overlay of each frame as a Preview; no files."""
+    _refuse(config, ("out", "rungs", "theme"), "with --term")
+    segmenter = _load(config, callback)
+    figures = HeatmapFigures.of(segmenter, config)
+    frames = 0
+    failed: list[tuple[str, str]] = []
+    for source, _ in _opened(config, collect(config.source, callback=callback), failed, callback):
+        source.bands = segmenter.preprocess.bands
+        with source:
+            for frame in source:
+                labels = segmenter.predict([frame.pixels])[0].labels
+                drawn = figures.labelled(frame, labels, "").image
+                callback(Preview(frame.name, drawn, figures.key(labels)))
+                frames += 1
+        failed += source.failures
+    return ViewResult(None, (), frames, tuple(failed), time.perf_counter() - begun)
+
+
 def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """One figure of what --show-what names for each image, or a file for each."""
-    _refuse(config, ("rungs", "fps"), "with --show-what")
+    _refuse(config, ("rungs", "fps", "term"), "with --show-what")
     if not USE_AT & set(config.show_what):
         _refuse(config, ("at",), f"without one of {', '.join(sorted(USE_AT))}")
     if config.format != "png":
@@ -220,7 +241,7 @@ def _load(config: VizConfig, callback: Callback) -> Segmenter:
 
 def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
     """Draw what an ImageNet classifier sees in images, where no network was trained."""
-    ours = ("show_what", "separate", "labels", "split", "format", "at")
+    ours = ("show_what", "separate", "labels", "split", "format", "at", "term")
     others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
     _refuse(config, (*ours, *others), "with --classify")
     if len(names := config.model or ()) > 1:

@@ -60,6 +60,9 @@ class VizConfig(Options):
     format: Literal["png", "svg", "pdf"] = option(
         "png", "File format of the figures of --show-what: png, svg or pdf (extra: report)"
     )
+    term: bool = option(
+        False, "Draw the prediction in the terminal, in half blocks, instead of writing files"
+    )
     theme: Literal["dark", "light"] = option("dark", "Background of the pages: dark or light")
     classify: bool = option(
         False,
