@@ -49,6 +49,7 @@ class Progress:
 class EpochEnd:
     """One epoch of training is over.
 
+    epochs: of how many; 0 where a time decides.
     values: the row just written to results.csv (loss, miou, pixel_accuracy, seconds ...).
     class_iou: the IoU of each class by name; None where it does not occur in the labels.
     best: whether this epoch's mIoU is the best so far.

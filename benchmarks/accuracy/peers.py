@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -195,7 +196,8 @@ def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
     else:
         run = new_run(run.folder)
         state = TrainState(images=len(data), micro_batches=config.accumulate)
-    make_trainer(setup, run, state, step, data, sampler, callback).fit()
+    began = time.monotonic()
+    make_trainer(setup, run, state, step, data, sampler, callback, began).fit()
     return network
 
 

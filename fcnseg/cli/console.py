@@ -160,7 +160,8 @@ def _value(name: str, value: float | int | str) -> str:
 def _epoch_line(event: EpochEnd) -> Text:
     values = event.values
     width = len(str(event.epochs))
-    text = f"epoch {event.epoch:{width}}/{event.epochs}  loss {values['loss']:.4f}"
+    of = f"/{event.epochs}" if event.epochs else ""
+    text = f"epoch {event.epoch:{width}}{of}  loss {values['loss']:.4f}"
     if "miou" in values:
         text += f"  mIoU {percent(values['miou'])}"
     if "pixel_accuracy" in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.nn import BatchNorm2d
-
 from fcnseg import notebook
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import TrainConfig
-from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.summary import in_words, training_seconds
 from fcnseg.datasets.loader import BatchSampler, collate
@@ -30,20 +28,17 @@ from fcnseg.report import charts
 from fcnseg.report.charts import has_charts
 from fcnseg.training.environment import environment, note_environment
 from fcnseg.training.initial_weights import from_state
-from fcnseg.training.losses import WEIGHTED, parse_loss
-from fcnseg.training.preflight import preflight
+from fcnseg.training.losses import parse_loss
+from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
 from fcnseg.training.run_folder import (
     Row,
     RunFolder,
     TrainState,
-    continued,
-    find_run,
-    find_unfinished,
     load_state,
     new_run,
-    options_like,
     refuse_taken,
 )
+from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished, options_like
 from fcnseg.training.setup import (
     TrainSetup,
     finish,
@@ -124,6 +119,7 @@ def train(
         result = fcnseg.train("photos", epochs=40, lr=1e-3)
         print(result.best, result.miou)
     """
+    began = time.monotonic()
     if isinstance(data, TrainConfig):
         config = dataclasses.replace(data, **options)
         given = {**config.chosen(), **options}
@@ -134,6 +130,8 @@ def train(
     if like is not None:
         given = options_like(like, given)
         config = TrainConfig.make(given)
+    refuse_both(config)
+    asked = {name: getattr(config, name) for name in given}
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
     if (data := config.data) is not None:
@@ -143,9 +141,9 @@ def train(
     with process_settings(ranks.device):
         run = _run_to_resume(config, ranks)
         if run is None:
-            setup, trainer = _begin(config, ranks, callback)
+            setup, trainer = _begin(config, ranks, callback, began)
         else:
-            setup, trainer = _resume(asked, run, ranks, callback)
+            setup, trainer = _resume(asked, run, ranks, callback, began)
         with _discarded_unless_begun(trainer.run, ranks):
             if ranks.main:
                 before = run or (RunFolder(like) if like else None)
@@ -189,7 +187,7 @@ def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:
 
 
 def _begin(
-    config: TrainConfig, ranks: Distributed, callback: Callback
+    config: TrainConfig, ranks: Distributed, callback: Callback, began: float
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the first step of a new run."""
     if config.data is None:
@@ -201,7 +199,7 @@ def _begin(
     checked = _checked(config, config.data, callback)
     _refuse_inputs(config, config.data, checked)
     setup = resolve(config, checked, ranks, callback)
-    _refuse_unused(config, setup)
+    refuse_unused(config, setup.network)
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
     _estimate(setup, len(data), callback)
@@ -214,7 +212,7 @@ def _begin(
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     with _discarded_unless_begun(run, ranks):
-        return setup, make_trainer(setup, run, state, step, data, sampler, callback)
+        return setup, make_trainer(setup, run, state, step, data, sampler, callback, began)
 
 
 @contextmanager
@@ -230,19 +228,25 @@ def _discarded_unless_begun(run: RunFolder, ranks: Distributed) -> Iterator[None
 
 def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:
     """Say how long this takes on a processor, as `check` does."""
-    if setup.ranks.device.type == "cpu":
+    if setup.ranks.device.type == "cpu" and not setup.config.minutes:
         val = [setup.crop] * setup.checked.splits.get("val", 0)
         seconds = training_seconds(setup.crop, setup.config.epochs, images, val)
         callback(Message(f"{in_words(seconds)}: {setup.config.epochs} epochs."))
 
 
 def _resume(
-    asked: Mapping[str, Any], run: RunFolder, ranks: Distributed, callback: Callback
+    asked: Mapping[str, Any],
+    run: RunFolder,
+    ranks: Distributed,
+    callback: Callback,
+    began: float,
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
     if asked.get("sanity"):
         raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
     config = continued(TrainConfig.load(run.config), asked, run)
+    refuse_both(config)
+    assert config.data is not None, "every run's config.toml names its folder"
     if config.data is None:
         raise OptionError(
             f"{run.config} names no dataset: it was changed.",
@@ -265,37 +269,10 @@ def _resume(
             f"{len(data)}.",
             hint="a changed dataset needs a new run; --finetune starts it from this one's weights",
         )
-    callback(Message(_where(run, state, sampler)))
+    callback(Message(_where(run, state, sampler, config)))
     step = make_step(setup)
     step.restore(tensors)
-    return setup, make_trainer(setup, run, state, step, data, sampler, callback)
-
-
-def _refuse_unused(config: TrainConfig, setup: TrainSetup) -> None:
-    """OptionError for an option that was given, but changes nothing in this training.
-
-    One that only repeats the default is none: a run's config.toml has all of them.
-    """
-    shape, losses = setup.network.spec, {term.name for term in parse_loss(config.loss)}
-    norms = any(isinstance(module, BatchNorm2d) for module in setup.network.modules())
-    unused = {
-        "mix_share": (config.mix == "none", "--mix is none"),
-        "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
-        "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),
-        "width": (shape.fuse == "score", "it is for --fuse feature or concat"),
-        "skips": (shape.fuse != "score", "it is for --fuse score"),
-        "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
-        "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
-        "backbone_weights": (
-            config.finetune is not None and config.backbone is None,
-            "--finetune's checkpoint has the backbone's weights",
-        ),
-    }
-    for name, value in config.chosen().items():
-        found, why = unused.get(name, (False, ""))
-        if found and value not in (options_of(TrainConfig)[name].fallback, "none"):
-            flag = spelled(name)
-            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
+    return setup, make_trainer(setup, run, state, step, data, sampler, callback, began)
 
 
 def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> None:
@@ -326,7 +303,16 @@ def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult
     return dataclasses.replace(checked, description=description)
 
 
-def _where(run: RunFolder, state: TrainState, sampler: BatchSampler) -> str:
+def _where(run: RunFolder, state: TrainState, sampler: BatchSampler, config: TrainConfig) -> str:
+    if config.minutes:
+        if state.ended_at >= 60 * config.minutes:
+            return (
+                f"{run.folder} is finished: {config.minutes:g} minutes. More --minutes continue it."
+            )
+        return (
+            f"Resuming {run.folder}: {state.spent / 60:.1f} of {config.minutes:g} minutes are "
+            f"spent, {state.step} steps done."
+        )
     if len(state.rows) >= sampler.epochs:
         return f"{run.folder} is finished: {sampler.epochs} epochs. A higher --epochs continues it."
     inside = state.step - len(state.rows) * sampler.epoch_steps
@@ -343,7 +329,7 @@ def _result(trainer: Trainer) -> TrainResult:
         best=run.best,
         last=run.last,
         miou=state.best,
-        epochs=len(state.rows),
+        epochs=int(state.rows[-1]["epoch"] or 0) if state.rows else 0,
         seconds=state.seconds,
         history=tuple(state.rows),
     )

@@ -107,6 +107,7 @@ class TrainConfig(Options):
     weight_decay: float = recipe(0.01, "Weight decay, of convolutions only", ge=0)
     schedule: Literal["poly", "cosine"] = recipe("poly", "Learning rate schedule after warm-up")
     warmup: float = recipe(0.03, "Fraction of all steps that the learning rate rises", ge=0, le=1)
+    minutes: float | None = recipe(None, "Train for so many minutes instead of --epochs: the schedule follows the clock, validation and saving included", gt=0)
     clip: float = recipe(5.0, "Maximum gradient norm; 0 = no clipping", ge=0)
     accumulate: int = recipe(1, "Gradient accumulation steps: less memory, the same result", ge=1)
     ema: float = recipe(0.99, "Decay of the weights' moving average; 0 = no averaging", ge=0, lt=1)

@@ -51,7 +51,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def rate_factor(step: int, steps: int, *, warmup: float, schedule: str) -> float:
+def rate_factor(step: int, steps: float, *, warmup: float, schedule: str) -> float:
     """The learning rate of a step (from 0) as a lr_scale of the peak.
 
     It rises in a line over the first `warmup` of the steps, then falls to 0 as

@@ -18,6 +18,7 @@ from fcnseg.config.options import Upsampling
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.check import CheckResult
 from fcnseg.datasets.check.statistics import Suggestion, suggest_crop, suggest_epochs
+from fcnseg.datasets.check.summary import VALIDATING
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import BatchSampler, choose_workers, collate, load
 from fcnseg.datasets.splits import Provenance
@@ -37,6 +38,7 @@ from fcnseg.training.initial_weights import InitialModel, from_pretrained, measu
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
 from fcnseg.training.run_folder import RunFolder, TrainState
+from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
 from fcnseg.training.trainer import Feed, Trainer, Validate
 from fcnseg.training.validation import (
@@ -105,7 +107,7 @@ def resolve(
     config = replace(
         config,
         data=config.data.resolve(),
-        epochs=config.epochs or suggest_epochs(images, steps_batch)[0],
+        epochs=0 if config.minutes else config.epochs or suggest_epochs(images, steps_batch)[0],
         upsample=_upsample(config, suggested),
     )
     if config.class_weights == "auto":
@@ -190,7 +192,7 @@ def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
     sampler = BatchSampler(
         images=images,
         batch=setup.batch,
-        epochs=config.epochs,
+        epochs=config.epochs or ENDLESS,
         seed=config.seed,
         rank=ranks.rank,
         ranks=ranks.size,
@@ -267,8 +269,12 @@ def make_trainer(
     data: SegmentationDataset,
     sampler: BatchSampler,
     callback: Callback,
+    began: float,
 ) -> Trainer:
-    """The trainer from where the state is; the run folder gets its config and table."""
+    """The trainer from where the state is; the run folder gets its config and table.
+
+    began: when the command did, by time.monotonic().
+    """
     config, main, held_out = setup.config, setup.ranks.main, make_validation_data(setup)
     if not setup.checked.splits.get("val"):
         text = "There are no validation images: scores are of the training images themselves."
@@ -277,13 +283,14 @@ def make_trainer(
         run.write_config(config, reasons(setup))
         run.write_results(state.rows)
     callback(Message(_summary(setup, run, images=len(data), validation_images=len(held_out))))
+    validating = VALIDATING * len(held_out) / setup.batch
     if config.tensorboard and main:
         folder = run.folder / "tensorboard"
         callback = with_tensorboard(callback, folder, epochs_done=len(state.rows))
     return Trainer(
         run,
         config,
-        sampler,
+        make_schedule(config, sampler, state, validation_steps=validating, began=began),
         state,
         train_step=step,
         feed=_feed(setup, data, sampler),

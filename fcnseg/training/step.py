@@ -124,7 +124,13 @@ class TrainStep:
         self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
 
     def __call__(
-        self, batch: Batch, step: int, steps: int, *, micro_batches: int = 1, lr_scale: float = 1.0
+        self,
+        batch: Batch,
+        step: int,
+        steps: float,
+        *,
+        micro_batches: int = 1,
+        lr_scale: float = 1.0,
     ) -> Tensor:
         """Move the weights by one batch; float (2,) on the device: its loss, its auxiliary losses.
 
@@ -147,7 +153,7 @@ class TrainStep:
         self.average.update(self.learner.network, step)
         return loss
 
-    def rate(self, step: int, steps: int, lr_scale: float = 1.0) -> float:
+    def rate(self, step: int, steps: float, lr_scale: float = 1.0) -> float:
         """The learning rate of a step."""
         config = self.config
         factor = rate_factor(step, steps, warmup=config.warmup, schedule=config.schedule)
@@ -244,3 +250,10 @@ def _mixed(seed: int, step: int, rank: int) -> int:
     mixed &= 2**64 - 1
     mixed ^= mixed >> 31
     return mixed >> 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or in the machine (which torch tells as RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error)
+    )

@@ -6,32 +6,32 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.loader import Batch, BatchSampler, Pace
+from fcnseg.datasets.loader import Batch, Pace
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
-from fcnseg.training.step import TrainStep
+from fcnseg.training.schedule import EpochSchedule
+from fcnseg.training.step import TrainStep, is_out_of_memory
 
 Feed = Callable[[int], Generator[Batch, None, None]]
 """The batches from a step to the end."""
+
+T = TypeVar("T")
 
 Validate = Callable[[int, Callback], Report]
 
 LOOK_EVERY = 10
 """Steps between looks at the loss on a GPU: looking waits for it."""
 
-ANNOUNCED_AFTER = 10
-"""Steps after which the time that a training will take is known well enough."""
-
-LONG_MINUTES = 10
-"""A training that takes longer says so."""
+ANNOUNCED_AFTER, ANNOUNCED_SECONDS = 10, 5.0
+"""Steps, or seconds of them, after which the time of a training is known well enough."""
 
 ROLLBACKS = 3
 """How often training goes back to the last good state before it gives up."""
@@ -50,7 +50,8 @@ class _NotFiniteError(Exception):
 class Trainer:
     """Runs a training from where its state is to its end.
 
-    run: where everything is kept. state: how far it has come (it is moved on).
+    run: where everything is kept. schedule: how long it goes on. state: how far it has come
+        (it is moved on).
     feed(step): the batches from a step on. validate(epoch, callback): scores
         the average.
     checkpoint: a checkpoint in which only weights and report are to be replaced.
@@ -60,7 +61,7 @@ class Trainer:
         self,
         run: RunFolder,
         config: TrainConfig,
-        sampler: BatchSampler,
+        schedule: EpochSchedule,
         state: TrainState,
         *,
         train_step: TrainStep,
@@ -69,16 +70,17 @@ class Trainer:
         checkpoint: Checkpoint,
         callback: Callback,
     ) -> None:
-        self.run, self.config, self.sampler, self.state = run, config, sampler, state
+        self.run, self.config, self.schedule, self.state = run, config, schedule, state
         self.train_step, self.feed, self.validate = train_step, feed, validate
         self.checkpoint, self.callback = checkpoint, callback
-        self.ranks = train_step.ranks
+        self.sampler, self.ranks = schedule.sampler, train_step.ranks
         self._batches: Generator[Batch, None, None] | None = None
         self._losses: list[torch.Tensor] = []
         self._pace = Pace()
         self._saved_at = time.monotonic()
         self._saving = 0.0
         self._validation_seconds = 0.0
+        self._announced, self._of = False, schedule.steps(state)
 
     def fit(self) -> None:
         """Train to the end; Interrupted after a signal, TrainingError when it can't go on."""
@@ -93,13 +95,12 @@ class Trainer:
 
     def is_over(self) -> bool:
         """Whether all epochs are done, or patience is."""
-        return len(self.state.rows) >= self.config.epochs or self._is_patience_over()
+        return self._agreed(self.schedule.is_over(self.state)) or self._is_patience_over()
 
     def _epoch(self, stop: StopSignal) -> None:
         """The rest of the epoch under way, and its validation."""
-        end = (len(self.state.rows) + 1) * self.sampler.epoch_steps
         try:
-            while self.state.step < end:
+            while not self._ends_epoch():
                 self._step()
                 if self._must_stop(stop):
                     self._look()
@@ -115,6 +116,7 @@ class Trainer:
         if self._batches is None:
             self._batches = self.feed(state.step)
         batch = next(self._batches)
+        self._of = self._agreed(self.schedule.steps(state))
         loss = self._with_less_memory(batch)
         self._losses.append(loss)
         state.step += 1
@@ -124,23 +126,36 @@ class Trainer:
         state.seconds += seconds
         state.epoch_seconds += seconds
         self._pace.add(self.sampler.step_images(state.step - 1), seconds)
-        if self._pace.steps == ANNOUNCED_AFTER:
-            self._announce()
+        self._announce()
         self._tell_step()
         if time.monotonic() - self._saved_at >= self._save_pause():
             self._look()
             self._save()
 
     def _announce(self) -> None:
-        """Say how long it will take, where that is long."""
-        steps = self.sampler.steps - self.state.step
-        minutes = steps * self._pace.seconds_a_step / 60
-        if minutes >= LONG_MINUTES:
-            text = (
-                f"This takes about {minutes:.0f} minutes: {steps} more steps, in "
-                f"{self.config.epochs} epochs. Fewer --epochs take less; Ctrl-C saves everything."
-            )
+        """Say, once, how long it will take, or how much fits into the time."""
+        pace = self._pace
+        known = pace.steps > 1 and pace.steps * pace.seconds_a_step >= ANNOUNCED_SECONDS
+        if self._announced or not (known or pace.steps >= ANNOUNCED_AFTER):
+            return
+        self._announced = True
+        if text := self.schedule.announcement(self.state, pace):
             self.callback(Message(text))
+
+    def _ends_epoch(self) -> bool:
+        """Whether the epoch is over and is to be scored."""
+        pace, seconds = self._pace.seconds_a_step, self._validation_seconds
+        started = self.state.epoch_seconds > 0 or self.state.loss_steps > 0
+        return self._agreed(started and self.schedule.ends_epoch(self.state, pace, seconds))
+
+    def _agreed(self, value: T) -> T:
+        """The main process's value: clocks differ, numbers of epochs do not."""
+        return self.ranks.broadcast(value) if self.config.minutes else value
+
+    @property
+    def _epoch_number(self) -> int:
+        """That of the last step, from 1."""
+        return max(1, -(-self.state.step // self.sampler.epoch_steps))
 
     def _must_stop(self, stop: StopSignal) -> bool:
         """Whether some rank wants to stop; on GPUs asked now and then, asking waits for them."""
@@ -156,13 +171,13 @@ class Trainer:
         state = self.state
         while True:
             try:
-                step, of, lr_scale = state.step, self.sampler.steps, state.lr_scale
+                step, of, lr_scale = state.step, self._of, state.lr_scale
                 micro_batches = state.micro_batches
                 return self.train_step(
                     batch, step, of, micro_batches=micro_batches, lr_scale=lr_scale
                 )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._halve(len(batch.images))
 
@@ -225,7 +240,7 @@ class Trainer:
         A kill in between loses nothing: the state still says that the epoch is unscored.
         """
         state, began = self.state, time.perf_counter()
-        report = self.validate(len(state.rows) + 1, self._stopping(stop))
+        report = self.validate(self._epoch_number, self._stopping(stop))
         self._validation_seconds = time.perf_counter() - began
         state.seconds += self._validation_seconds
         miou = 0.0 if math.isnan(report.miou) else report.miou
@@ -236,20 +251,21 @@ class Trainer:
             self._write_checkpoints(report, best=best)
         state.rows.append({**row, **{f"iou {name}": iou for name, iou in report.class_iou.items()}})
         state.loss_sum = state.aux_sum = state.epoch_seconds = 0.0
-        state.loss_steps = 0
+        state.loss_steps, state.scored_step = 0, state.step
         self._save()
         if self.ranks.main:
             self.run.write_results(state.rows)
-        self.callback(EpochEnd(len(state.rows), self.config.epochs, row, report.class_iou, best))
+        self.callback(EpochEnd(self._epoch_number, self.config.epochs, row, report.class_iou, best))
         if self._is_patience_over():
             text = f"No better mIoU for {self.config.patience} epochs: training ends early."
             self.callback(Message(text))
 
     def _row(self, report: Report) -> dict[str, float | int]:
         state = self.state
-        epoch_images = sum(map(self.sampler.step_images, range(self.sampler.epoch_steps)))
+        scored = state.scored_step or len(state.rows) * self.sampler.epoch_steps
+        epoch_images = sum(map(self.sampler.step_images, range(scored, state.step)))
         return {
-            "epoch": len(state.rows) + 1,
+            "epoch": self._epoch_number,
             "loss": state.loss_sum / max(1, state.loss_steps),
             "miou": 0.0 if math.isnan(report.miou) else report.miou,
             "pixel_accuracy": report.pixel_accuracy,
@@ -263,7 +279,7 @@ class Trainer:
 
     def _write_checkpoints(self, report: Report, *, best: bool) -> None:
         network = self.train_step.average.network
-        scores = {**report.as_dict(), "epoch": len(self.state.rows) + 1}
+        scores = {**report.as_dict(), "epoch": self._epoch_number}
         checkpoint = replace(self.checkpoint, weights=network.state_dict(), report=scores)
         checkpoint.save(self.run.last)
         if best:
@@ -286,16 +302,17 @@ class Trainer:
 
     def _interrupt(self) -> NoReturn:
         self._save()
-        done, state = len(self.state.rows), self.state
-        inside = state.step - done * self.sampler.epoch_steps
+        number = self._epoch_number
+        inside = self.state.step - (number - 1) * self.sampler.epoch_steps
         raise Interrupted(
-            f"Stopped in epoch {done + 1} of {self.config.epochs}, after {inside} of its "
+            f"Stopped in epoch {number}{self.schedule.length()}, after {inside} of its "
             f"{self.sampler.epoch_steps} steps; everything is saved in {self.run.folder}.",
             hint=f"resume with: fcnseg train {self.run.folder} --resume",
         )
 
     def _save(self) -> None:
         began = time.monotonic()
+        self.schedule.note(self.state)
         if self.ranks.main:
             about = {name: getattr(self.checkpoint, name).as_dict() for name in ABOUT}
             save_state(self.run.state, self.state, {**about, **self.train_step.tensors()})
@@ -309,7 +326,7 @@ class Trainer:
 
     def _rate(self) -> float:
         """The last step's learning rate."""
-        return self.train_step.rate(self.state.step - 1, self.sampler.steps, self.state.lr_scale)
+        return self.train_step.rate(self.state.step - 1, self._of, self.state.lr_scale)
 
     def _close_feed(self) -> None:
         if self._batches is not None:
@@ -318,24 +335,16 @@ class Trainer:
 
     def _tell_step(self) -> None:
         state, sampler = self.state, self.sampler
-        inside = state.step - len(state.rows) * sampler.epoch_steps
+        number = self._epoch_number
+        inside = state.step - (number - 1) * sampler.epoch_steps
         images = min(inside * sampler.batch, sampler.images)
-        epochs_left = self.config.epochs - len(state.rows)
-        left = (sampler.steps - state.step) * self._pace.seconds_a_step
         values: dict[str, float | int | str] = {}
         if state.loss_steps:
             values["loss"] = state.loss_sum / state.loss_steps
         values |= {
             "lr": self._rate(),
             "images/s": self._pace.images_a_second,
-            "left": left + epochs_left * self._validation_seconds,
+            "left": self.schedule.seconds_left(state, self._pace, self._validation_seconds),
         }
-        task = f"epoch {len(state.rows) + 1}/{self.config.epochs}"
+        task = f"epoch {number}" + (f"/{sampler.epochs}" if self.config.epochs else "")
         self.callback(Progress(task, images, sampler.images, "images", values))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or in the machine (which torch tells as RuntimeError)."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error)
-    )

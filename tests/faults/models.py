@@ -21,7 +21,8 @@ from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.weights import read_state
-from fcnseg.training.run_folder import RunFolder, load_state, options_like
+from fcnseg.training.run_folder import RunFolder, load_state
+from fcnseg.training.run_folder.resume import options_like
 from tests.faults.images import RGB, by_pillow
 from tests.faults.kinds import Kind
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.commands.train import train
-from fcnseg.training import trainer
+from fcnseg.training import schedule, trainer
 from tests.conftest import TINY
 
 
@@ -24,6 +24,6 @@ def test_a_long_training_says_so(
 ) -> None:
     monkeypatch.setattr(trainer, "ANNOUNCED_AFTER", 2)
     assert "This takes about" not in messages(drawn_folder, tmp_path / "short", caplog)
-    monkeypatch.setattr(trainer, "LONG_MINUTES", 0)
+    monkeypatch.setattr(schedule, "LONG_MINUTES", 0)
     text = messages(drawn_folder, tmp_path / "long", caplog)
     assert "1 more steps, in 1 epochs. Fewer --epochs take less" in text

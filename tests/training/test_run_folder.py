@@ -6,14 +6,8 @@ import pytest
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
-from fcnseg.training.run_folder import (
-    RunFolder,
-    continued,
-    find_run,
-    find_unfinished,
-    new_run,
-    write_atomically,
-)
+from fcnseg.training.run_folder import RunFolder, new_run, write_atomically
+from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished
 
 
 def make_run(folder: Path, data: Path, *, epochs: int, done: int, age: int) -> RunFolder:

@@ -1,4 +1,4 @@
-"""Run folders: where a training keeps what it makes, and how one is found again.
+"""Run folders: where a training keeps what it makes.
 
 runs/train1/
   best.safetensors   the averaged weights at the best mIoU so far
@@ -16,7 +16,6 @@ import contextlib
 import csv
 import dataclasses
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +31,6 @@ from fcnseg.files import atomic_write, sync_folder
 from fcnseg.models.weights import why_unreadable
 
 RUNS = Path("runs")
-
-CHANGEABLE = frozenset((
-    "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard", "workers",
-))  # fmt: skip
-"""Options that may differ when a run is resumed; of the rest only epochs may rise."""
 
 Row = Mapping[str, float | int | None]
 
@@ -159,95 +153,6 @@ def _make(folder: Path) -> bool:
     return True
 
 
-def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
-    """The run that `--resume` means: DATA or --out if it is one, else the newest that fits.
-
-    A dataset folder means the newest run on it; nothing means the newest unfinished run.
-    """
-    for named in (config.data, config.out):
-        if named is not None and RunFolder(named).state.is_file():
-            return RunFolder(named)
-    if config.out is not None:
-        raise OptionError(
-            f"{config.out} contains no run to resume (no state.pt).",
-            hint="without --resume, a new one starts",
-        )
-    found = sorted(runs.glob("*/state.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for state in reversed(found):
-        run = RunFolder(state.parent)
-        stored = TrainConfig.load(run.config)
-        if config.data is None and run.epochs_done() < stored.epochs:
-            return run
-        if config.data is not None and stored.data == config.data.resolve():
-            return run
-    what = "unfinished run" if config.data is None else f"run on {config.data}"
-    raise OptionError(
-        f"No {what} in {runs}{os.sep}.",
-        hint="name the run folder: fcnseg train RUN --resume"
-        if config.data is None
-        else "if the dataset was moved since, name the run folder, too: "
-        f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
-    )
-
-
-def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, and for the rest the options of another run; OptionError without one.
-
-    Nothing of what says where that run lies is taken over.
-    """
-    if given.get("resume"):
-        raise OptionError(
-            "--like starts a new run, --resume continues one: both were given.", hint="omit one"
-        )
-    if not RunFolder(run).config.is_file():
-        raise OptionError(
-            f"{run} is no run folder: it contains no config.toml.",
-            hint="name a folder that fcnseg train has written, such as runs/train1",
-        )
-    stored = TrainConfig.load(RunFolder(run).config).as_dict()
-    return {**stored, "out": None, "resume": False, **given, "like": None}
-
-
-def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
-    """The run that find_run means if it has epochs to go, None otherwise."""
-    try:
-        run = find_run(config, runs)
-    except OptionError:
-        return None
-    return run if run.epochs_done() < TrainConfig.load(run.config).epochs else None
-
-
-def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> TrainConfig:
-    """A stored run's options with those that may change; OptionError for a contradiction.
-
-    given: the options that were asked for, by name.
-    """
-    changes: dict[str, Any] = {"resume": False}
-    for name in sorted(given.keys() - {"data", "out", "resume"}):
-        ours, theirs = getattr(stored, name), given[name]
-        if theirs is None or ours == theirs:
-            continue
-        if name in CHANGEABLE or (name == "epochs" and theirs > ours):
-            changes[name] = theirs
-        else:
-            flag = name.replace("_", "-")
-            raise OptionError(
-                f"{run.folder} was started with --{flag} {_text(ours)}; "
-                f"it can't be resumed with {_text(theirs)}.",
-                hint="epochs can only be raised"
-                if name == "epochs"
-                else f"leave --{flag} out, or start a new run without --resume",
-            )
-    data = given.get("data")
-    if data is not None and not RunFolder(data).state.is_file():
-        changes["data"] = data.resolve()
-    return dataclasses.replace(stored, **changes)
-
-
-def _text(value: Any) -> str:
-    return " ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
-
-
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write beside, flush to disk, rename: whoever reads sees the old file or the new one.
 
@@ -278,7 +183,9 @@ class TrainState:
     rows: the finished epochs, as in results.csv. best: the best mIoU so far.
     aux_sum: like loss_sum, of the auxiliary losses. micro_batches: the gradient accumulation
     steps. lr_scale: what the learning rate is multiplied by after `rollbacks` roll-backs.
-    images: how many training images there are.
+    images: how many training images there are. scored_step: steps when the last row was written.
+    Of --minutes: spent, seconds since the training was first started, without those in between;
+    ended_at, the seconds that were over when the last step was scored.
     """
 
     step: int = 0
@@ -293,6 +200,9 @@ class TrainState:
     lr_scale: float = 1.0
     rollbacks: int = 0
     images: int = 0
+    scored_step: int = 0
+    spent: float = 0.0
+    ended_at: float = 0.0
 
 
 def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
