@@ -94,6 +94,13 @@ def test_an_unknown_backbone_is_told_before_anything_is_written(tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(("backbone", "decoder"), [("tiny", "fcn2s"), ("alexnet", "fcn4s")])
+def test_the_symmetric_network_uses_every_stage_there_is(backbone: str, decoder: str) -> None:
+    steps = paper.steps_of(backbone)
+    assert steps["symmetric"].options["decoder"] == decoder
+    assert ("classifier" in steps) == (backbone != "tiny")
+
+
 @torch.no_grad()
 def test_each_cell_is_the_classification_of_its_window() -> None:
     """The windows cut out one by one, and the layer written as a sum."""

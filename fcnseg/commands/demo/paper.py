@@ -19,8 +19,8 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets.loader import Sample
 from fcnseg.errors import OptionError
 from fcnseg.io.images import encode_image, resize_image, resize_labels, write_bytes
-from fcnseg.models import find_backbone
-from fcnseg.models.backbones import timm
+from fcnseg.models import build_empty
+from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.gallery import jpeg
 from fcnseg.report.page import render
@@ -94,8 +94,7 @@ def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) 
     fcnseg.train does; OptionError for an unknown backbone, and for images of other bands than RGB.
     """
     begun = time.perf_counter()
-    if not config.backbone.startswith(timm.PREFIX):
-        find_backbone(config.backbone)
+    steps = steps_of(config.backbone)
     data = config.data
     if data is None:
         data = out / "data"
@@ -103,7 +102,7 @@ def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) 
         write_dataset(data, train=TRAIN, val=VAL, seed=config.seed, callback=callback)
     labelled = fcnseg.SegmentationDataset(data, split="val")
     samples = [labelled[index] for index in range(min(len(labelled), VAL))]
-    lab = _lab(_train_all(config, data, out / "runs", callback), samples)
+    lab = _lab(_train_all(steps, config, data, out / "runs", callback), samples)
     sections, images = [], []
     for number, chapter in enumerate(CHAPTERS, start=1):
         section = chapter(lab)
@@ -118,13 +117,22 @@ def redo_paper(config: DemoConfig, out: Path, callback: Callback = no_callback) 
     return PaperResult(index, data, tuple(sections), tuple(images), seconds)
 
 
+def steps_of(backbone: str) -> dict[str, Step]:
+    """STEPS for a backbone; beside another than `tiny` a classifier of that one, too.
+
+    The symmetric network goes as far down as the backbone has features.
+    """
+    network = build_empty(ModelSpec(backbone=backbone, num_classes=2, decoder="fcn32s"))
+    symmetric = STEPS["symmetric"]
+    finest = f"fcn{min(network.backbone.channels)}s"
+    steps = STEPS | {"symmetric": Step(symmetric.start, {**symmetric.options, "decoder": finest})}
+    return steps if backbone == TINY else steps | {"classifier": STEPS["fcn32s"]}
+
+
 def _train_all(
-    config: DemoConfig, data: Path, runs: Path, callback: Callback
+    steps: Mapping[str, Step], config: DemoConfig, data: Path, runs: Path, callback: Callback
 ) -> dict[str, TrainResult]:
-    """Every step's run; beside another backbone than `tiny` a classifier of that one, too."""
-    steps = dict(STEPS)
-    if config.backbone != TINY:
-        steps["classifier"] = STEPS["fcn32s"]
+    """Every step's run, by its name."""
     results = {}
     for name, step in steps.items():
         options = {**step.options, **(SYNTHETIC if config.data is None else {})}
