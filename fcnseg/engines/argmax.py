@@ -18,6 +18,9 @@ Labels = NDArray[np.uint8]
 _BLOCK = 1 << 12
 """Squares computed at once: their logits stay in the cache."""
 
+_FEW = 8
+"""Classes up to which it takes longer to find out which can win than to upsample them all."""
+
 
 @dataclass(frozen=True)
 class ScoreGrid:
@@ -51,14 +54,36 @@ class ScoreGrid:
         """Labels uint8 (M, factor, factor) of the squares with these first corners."""
         classes, _, width = scores.shape
         flat, first = scores.reshape(classes, -1), rows * width + columns
-        corners = (flat[:, None, first + step] for step in (0, 1, width, width + 1))  # (K, 1, M)
+        corners = np.stack(
+            [flat[:, first + step] for step in (0, 1, width, width + 1)]
+        )  # (4, K, M)
+        return (self._of_few if classes <= _FEW else self._of_many)(corners)
+
+    def _of_few(self, corners: Floats) -> Labels:
+        """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
         # Products and sums: a product of matrices wakes BLAS's threads, which then spin.
         far = self._far[:, None]
-        above, below = (next(corners) * (1 - far) + next(corners) * far for _ in range(2))
-        labels = np.empty((len(rows), self.factor, self.factor), np.uint8)
+        one, two, three, four = corners[:, :, None]  # (K, 1, M)
+        above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
+        labels = np.empty((corners.shape[2], self.factor, self.factor), np.uint8)
         for row, weight in enumerate(self._far):
             logits = above * (1 - weight) + below * weight  # (K, factor, M)
             labels[:, row] = argmax_over_classes(logits)[0].T
+        return labels
+
+    def _of_many(self, corners: Floats) -> Labels:
+        """The same, to the bit; only classes that can win in a square are upsampled there."""
+        possible, far = can_win(corners), self._far
+        best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
+        labels = np.zeros(best.shape, np.uint8)
+        for index in np.flatnonzero(possible.any(axis=1)):
+            at = np.flatnonzero(possible[index])
+            one, two, three, four = corners[:, index, at, None]  # (m, 1)
+            above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
+            logits = above[:, None] * (1 - far[:, None]) + below[:, None] * far[:, None]
+            before = best[at]  # (m, factor, factor)
+            best[at] = np.maximum(logits, before)
+            labels[at] = np.where(logits > before, np.uint8(index), labels[at])
         return labels
 
     @property
@@ -71,6 +96,18 @@ class ScoreGrid:
         """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
         pixels = self._first - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)
+
+
+def can_win(corners: Floats) -> NDArray[np.bool_]:
+    """Which classes may have the highest value somewhere between corners (4, K, M): (K, M).
+
+    A class whose highest corner is below another one's lowest is below it everywhere; by more than
+    the arithmetic loses, so that rounding changes no label.
+    """
+    lowest, highest = corners.min(axis=0), corners.max(axis=0)  # (K, M)
+    largest = np.maximum(-lowest.min(axis=0), highest.max(axis=0))  # (M,), of their absolute values
+    possible: NDArray[np.bool_] = highest >= lowest.max(axis=0) - np.float32(1e-6) * largest
+    return possible
 
 
 _PIXELS_AT_ONCE = 1 << 17

@@ -67,6 +67,28 @@ def test_the_first_of_equal_classes_wins():
     assert (ScoreGrid(4, 3).labels(np.ones((3, 2, 2), np.float32), (8, 8)) == 0).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(PLACES), st.integers(2, 150), st.integers(0, 1000), st.sampled_from([0, 0.5, 4])
+)
+def test_classes_that_can_not_win_change_no_bit(place, classes, seed, step):
+    """step: scores are rounded to it, so that many are equal."""
+    random = np.random.default_rng(seed)
+    corners = random.normal(0, 4, (4, classes, 40)).astype(np.float32)
+    corners += random.normal(0, 8, (classes, 40)).astype(np.float32)  # neighbours are alike
+    if step:
+        corners = np.round(corners / step) * np.float32(step)
+    grid = ScoreGrid(*place)
+    assert (grid._of_many(corners) == grid._of_few(corners)).all()
+
+
+def test_few_classes_of_many_can_win():
+    coarse = smooth(6, 8, classes=150)
+    scores = torch.nn.functional.interpolate(coarse, (30, 40), mode="bicubic")[0].numpy()
+    corners = np.stack([scores[:, y : y + 29, x : x + 39] for y in (0, 1) for x in (0, 1)])
+    assert module.can_win(corners.reshape(4, 150, -1)).mean() < 0.05
+
+
 @pytest.mark.parametrize(
     ("options", "cells"),
     [

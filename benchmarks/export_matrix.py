@@ -1,0 +1,163 @@
+"""Every export format with every kind of network: does it export, load and hold parity?
+
+    python benchmarks/export_matrix.py [--formats onnx openvino] [--backbones resnet18]
+
+Networks with random weights go through the gate of `fcnseg export`: each file is run again and
+compared with its checkpoint at three sizes and two batch sizes. Results are kept in
+runs/export_matrix/results.json, so an interrupted run resumes with the missing ones; the page with
+all of them, docs/export_matrix.md, is written after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fcnseg.classes import ClassMap
+from fcnseg.errors import FcnsegError
+from fcnseg.export import FORMATS, convert
+from fcnseg.export.graph import GraphOptions
+from fcnseg.export.parity import Trial
+from fcnseg.files import atomic_write
+from fcnseg.models import build
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import ModelSpec
+
+BACKBONES = ("efficientnet_lite0", "resnet18", "mobilenet_v3_large", "vgg16_bn")
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "fcn8s score": {"decoder": "fcn8s", "fuse": "score"},
+    "fcn8s feature": {"decoder": "fcn8s", "fuse": "feature"},
+    "fcn2s concat": {"decoder": "fcn2s", "fuse": "concat"},
+    "fcn8s feature, subpixel": {"decoder": "fcn8s", "fuse": "feature", "upsample": "subpixel"},
+}
+
+SIZES = ((33, 47), (64, 96), (97, 131))
+"""Heights and widths: odd, multiples of the stride, neither; one and three images of each."""
+
+CLASSES = 5
+
+
+def random_checkpoint(backbone: str, decoder: str) -> Checkpoint:
+    """A network with random weights, also where a new network's are zero."""
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone=backbone, num_classes=CLASSES, width=16, **DECODERS[decoder])
+    network = build(spec)
+    for module in network.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    classes = ClassMap.numbered(CLASSES)
+    return Checkpoint(spec, network.backbone.preprocess, classes, network.state_dict())
+
+
+def measure(backbone: str, decoder: str, kind: str, *, short_side: int | None = None) -> Any:
+    """What the gate of the export says of one file, as plain data; "failed" says why it refused.
+
+    short_side: the file resizes images to it, too.
+    """
+    checkpoint = random_checkpoint(backbone, decoder)
+    checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(short_side))
+    options, trial = GraphOptions(include=("argmax",)), Trial(sizes=SIZES)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{FORMATS[kind].suffix}"
+        try:
+            parity = convert(checkpoint, path, kind, options=options, trial=trial)
+        except FcnsegError as error:
+            return {"failed": str(error)}
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+    seconds = round(time.perf_counter() - begin, 1)
+    return {**parity.as_dict(), "bytes": size, "seconds": seconds}
+
+
+def page(results: Mapping[str, Any], machine: str) -> str:
+    """The table, in Markdown. results: by "BACKBONE / DECODER / FORMAT"."""
+    kinds = [kind for kind in FORMATS if any(key.endswith(f"/ {kind}") for key in results)]
+    lines = [f"| network | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
+    for name in dict.fromkeys(key.rpartition(" / ")[0] for key in results):
+        cells = (_cell(results.get(f"{name} / {kind}")) for kind in kinds)
+        lines.append(f"| {name.replace(' / ', ', ')} | {' | '.join(cells)} |")
+    held = sum("failed" not in one for one in results.values())
+    sizes = ", ".join(f"{height} x {width}" for height, width in SIZES)
+    return "\n".join(
+        [
+            "# Formats and networks",
+            "",
+            "Written by `python benchmarks/export_matrix.py`: networks with random weights, "
+            f"exported with\n`--include argmax`, run again and compared with the checkpoint at "
+            f"{sizes} pixels, one and three images\nat once. A cell has the equal labels and the "
+            "largest difference of a logit, of the largest logit.",
+            "",
+            f"{held} of {len(results)} hold parity. {machine}.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return ""
+    if "failed" in found:
+        return f"refused: {found['failed'].partition(chr(10))[0][:100]}"
+    difference = found["max_abs_diff"] / found["largest_logit"]
+    return f"{100 * found['label_agreement']:.3f} %, {difference:.1e}"
+
+
+def _machine(words: str) -> str:
+    import onnxruntime
+
+    versions = {"PyTorch": torch.__version__, "ONNX Runtime": onnxruntime.__version__}
+    if "openvino" in sys.modules:
+        versions["OpenVINO"] = sys.modules["openvino"].__version__.partition("-")[0]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    today = datetime.datetime.now(datetime.UTC).date()
+    return f"{today}, {words or f'{platform.machine()} {platform.system()}'}; {named}"
+
+
+def main() -> None:
+    """Measure what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS))
+    parser.add_argument("--page", type=Path, default=Path("docs/export_matrix.md"))
+    parser.add_argument("--machine", default="", help="words for the page: on what it ran")
+    parser.add_argument("--results", type=Path, default=Path("runs/export_matrix/results.json"))
+    chosen = parser.parse_args()
+    results: dict[str, Any] = {}
+    if chosen.results.is_file():
+        results = json.loads(chosen.results.read_text(encoding="utf-8"))
+    for backbone in chosen.backbones:
+        for decoder in chosen.decoders:
+            for kind in chosen.formats:
+                name = f"{backbone} / {decoder} / {kind}"
+                if name in results:
+                    continue
+                results[name] = measure(backbone, decoder, kind)
+                print(name, _cell(results[name]), f"{results[name].get('seconds', 0)} s")
+                sys.stdout.flush()
+                _write(chosen.results, json.dumps(results, indent=1))
+                _write(chosen.page, page(results, _machine(chosen.machine)))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+if __name__ == "__main__":
+    main()
