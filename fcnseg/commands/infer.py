@@ -21,7 +21,7 @@ import numpy as np
 
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
-from fcnseg.errors import MediaError, counted
+from fcnseg.errors import MediaError, OptionError, counted
 from fcnseg.files import fitting, remove_folder
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
 from fcnseg.inference.outputs.manifest import Manifest
@@ -64,6 +64,12 @@ def infer(
     """
     config = with_addresses(InferConfig.of(sources, options), "out", "shares")
     parse_tile(config.tile)
+    if config.ray is not None:
+        if segmenter is not None or connect is not None:
+            raise OptionError("--ray loads the model in each worker: it takes a path, no object.")
+        from fcnseg.commands.cluster import run_on_ray
+
+        return run_on_ray(config, callback, run_shard, join)
     distributed = init_distributed(config.device) if launched() else Distributed.single()
     warnings: list[Message] = []
     report = callback if distributed.main else functools.partial(_keep_warning, warnings)

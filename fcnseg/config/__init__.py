@@ -234,6 +234,7 @@ class InferConfig(Options):
     pix_fmt: str | None = option(None, "Pixel format of raw video, as FFmpeg names it: rgb24, yuv420p ...", metavar="NAME")
     watch: bool = option(False, "Watch a folder and segment new images")
     skip_done: bool = option(False, "Skip frames that an earlier run has written to --out")
+    ray: str | None = option(None, "Divide the frames among the workers of a Ray cluster: its address (auto, HOST:6379, ray://HOST:10001), or local: the cores of this machine", metavar="ADDRESS|local")
     batch: int = option(1, "Batch size (files only)", ge=1)
     smooth: float = option(0.0, "Temporal smoothing factor for videos; 0 = off", ge=0, lt=1)
     tile: str = option("auto", "Segment large images in tiles: auto, off, or the tile size in pixels", metavar="N|auto|off")

@@ -279,6 +279,10 @@ class Part:
             for manifest in self._manifests() if os.access(path, os.R_OK) else ():
                 manifest.fail(Path(path), why)
 
+    def recorded(self, rank: int) -> int:
+        """How many frames a process has recorded as done."""
+        return min((manifest.recorded(rank) for manifest in self._manifests()), default=0)
+
     def flush(self) -> None:
         """Have what is recorded by now in the folders themselves."""
         for manifest in self._manifests():

@@ -50,10 +50,13 @@ class ImageFiles(ImageSource):
         super().__init__()
         self.kind, self._selection, self._callback, self._skip = kind, selection, callback, skip
         wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
-        fresh = [item for item in wanted if not skip(*item[1:])]
-        chosen = fresh[: selection.limit or None][selection.rank :: selection.size]
+        fresh = [(at, item) for at, item in enumerate(wanted) if not skip(*item[1:])]
+        done = len(wanted) - len(fresh)
+        if selection.limit:  # else an image's process is the same whatever is done
+            fresh = list(enumerate(item for _, item in fresh[: selection.limit]))
+        chosen = [item for at, item in fresh if at % selection.size == selection.rank]
         self._chosen: Iterable[tuple[int, str, Path]] = chosen
-        self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
+        self.skipped = 0 if selection.rank else done  # counted once
         self.count = None if selection.page == "all" else len(chosen)
 
     def __iter__(self) -> Iterator[Frame]:

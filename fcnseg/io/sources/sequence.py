@@ -121,13 +121,13 @@ class StreamedFolder(ImageFiles):
         """Those that this process takes, with their numbers."""
         rank, size, fresh = self._selection.rank, self._selection.size, 0
         wanted = itertools.islice(enumerate(self._named()), 0, None, self._selection.every)
-        for index, (name, path) in wanted:
+        for at, (index, (name, path)) in enumerate(wanted):
             if self._skip(name, path):
                 self.skipped += not rank
                 continue
             if self._selection.is_full(fresh):
                 return
-            if fresh % size == rank:
+            if (fresh if self._selection.limit else at) % size == rank:
                 yield index, name, path
             fresh += 1
 

@@ -1,0 +1,181 @@
+"""An inference job on Ray: actors hold the model, each takes a share of the frames.
+
+Every frame has one owner, by its place in the source alone, and the manifest says which are done:
+the share of a worker that is lost is done again by another, from where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fcnseg.config import InferConfig
+from fcnseg.device import resolve_device
+from fcnseg.distributed import Distributed
+from fcnseg.errors import FcnsegError, MissingExtra, OptionError, counted
+from fcnseg.inference.job import Decided, InferPlan, make_plan
+from fcnseg.inference.pipeline import InferResult
+from fcnseg.progress import Callback, Event, Message, Progress
+
+LOCAL = "local"
+"""In place of an address: all cores of this machine."""
+
+_TRIES = 3
+"""Workers in a row that may be lost before the job is given up."""
+
+Shard = tuple[list[InferResult], list[Message]]
+
+
+def run_on_ray(
+    config: InferConfig,
+    callback: Callback,
+    run: Callable[[InferPlan], list[InferResult]],
+    join: Callable[[InferPlan, list[Shard]], InferResult],
+) -> InferResult:
+    """The job's result: `run` in each worker, `join` here.
+
+    Errors as `infer`; MissingExtra without Ray, OptionError when its cluster can't be reached.
+    """
+    _refuse(config)
+    ray = _started(str(config.ray))
+    size, each = _workers(ray, config)
+    config = replace(config, ray=None)
+    with ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        here = Distributed(resolve_device(config.device), 0, size)
+        plan = make_plan(config, callback, None, here, stack)
+        callback(Message(f"{counted(size, 'Ray worker')}"))
+        make = ray.remote(max_concurrency=1, **each)(_Worker).remote
+        return join(plan, _shards(ray, make, plan, run))
+
+
+class _Worker:
+    """One share of a job, in a process of its own."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+
+    def work(
+        self,
+        config: InferConfig,
+        decided: Decided,
+        rank: int,
+        size: int,
+        run: Callable[[InferPlan], list[InferResult]],
+    ) -> Shard | FcnsegError:
+        """What came of each part, and the warnings; an error is returned, as Ray wraps others."""
+        warnings: list[Message] = []
+
+        def keep(event: Event) -> None:
+            if isinstance(event, Message) and event.level == "warning":
+                warnings.append(event)
+
+        with ExitStack() as stack:
+            share = Distributed(resolve_device(config.device), rank, size)
+            try:
+                return run(make_plan(config, keep, decided, share, stack)), warnings
+            except FcnsegError as error:
+                return error
+
+
+def _shards(
+    ray: Any, make: Callable[[], Any], plan: InferPlan, run: Callable[..., Any]
+) -> list[Shard]:
+    """The shares of all workers, by rank; that of a lost one is done again."""
+    config, size = plan.config, plan.distributed.size
+    actors: dict[int, Any] = {}
+
+    def begin(rank: int, config: InferConfig) -> Any:
+        actors[rank] = make()
+        return actors[rank].work.remote(config, plan.decided, rank, size, run)
+
+    waiting = {begin(rank, config): rank for rank in range(size)}
+    done: dict[int, Shard] = {}
+    lost = dict.fromkeys(range(size), 0)
+    before = [_recorded(plan, rank) for rank in range(size)]
+    kept = [[0] * len(plan.parts) for _ in range(size)]  # frames that lost workers had done
+    while waiting:
+        [ready], _ = ray.wait(list(waiting))
+        rank = waiting.pop(ready)
+        try:
+            found = ray.get(ready)
+        except ray.exceptions.RayActorError as error:
+            lost[rank] += 1
+            now = zip(_recorded(plan, rank), before[rank], strict=True)
+            kept[rank] = [lines - earlier for lines, earlier in now]
+            if lost[rank] > _TRIES:
+                text = f"Ray lost {lost[rank]} workers in a row: {error}"
+                raise OptionError(text, hint="ray status, and the workers' memory") from None
+            text = f"A Ray worker was lost; share {rank + 1} of {size} is done again"
+            plan.callback(Message(text, "warning"))
+            waiting[begin(rank, replace(config, skip_done=True))] = rank
+            continue
+        if isinstance(found, FcnsegError):
+            raise found
+        results = [_with(one, count) for one, count in zip(found[0], kept[rank], strict=True)]
+        done[rank] = results, found[1]
+        ray.kill(actors.pop(rank))
+        plan.callback(Progress("infer", len(done), size, "workers"))
+    return [done[rank] for rank in range(size)]
+
+
+def _recorded(plan: InferPlan, rank: int) -> list[int]:
+    return [part.recorded(rank) for part in plan.parts]
+
+
+def _with(result: InferResult, count: int) -> InferResult:
+    """With so many frames that a lost worker had done."""
+    frames_in, frames_out = result.frames_in + count, result.frames_out + count
+    return replace(result, frames_in=frames_in, frames_out=frames_out)
+
+
+def _refuse(config: InferConfig) -> None:
+    """OptionError for what can't be divided among workers."""
+    alone = {
+        "--show": config.show,
+        "--watch": config.watch,
+        "--smooth": config.smooth > 0,
+        "SOURCE -": "-" in config.source,
+        "--out -": str(config.out) == "-",
+    }
+    for name in (name for name, given in alone.items() if given):
+        raise OptionError(f"{name} is for one process; --ray has several.", hint="omit --ray")
+    if config.out is None:
+        raise OptionError("--ray needs --out: a folder that all workers reach.")
+
+
+def _started(address: str) -> Any:
+    """Ray, connected to a cluster or started here."""
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("--ray", "ray") from None
+    if not ray.is_initialized():
+        where = {} if address == LOCAL else {"address": address}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        try:
+            ray.init(**where, **options, **({"include_dashboard": False} if not where else {}))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise OptionError(
+                f"--ray {address}: no Ray cluster was reached there: {error}",
+                hint="ray://HOST:10001, HOST:6379, auto, or --ray alone for this machine",
+            ) from None
+    return ray
+
+
+def _workers(ray: Any, config: InferConfig) -> tuple[int, dict[str, int]]:
+    """How many workers, and what each takes: a GPU where the cluster has some, else a core."""
+    has = ray.cluster_resources()
+    gpus = int(has.get("GPU", 0)) if config.device != "cpu" else 0
+    return (
+        (gpus, {"num_cpus": 1, "num_gpus": 1})
+        if gpus
+        else (
+            max(1, int(has.get("CPU", 1))),
+            {"num_cpus": 1},
+        )
+    )
