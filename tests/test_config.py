@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -12,7 +13,8 @@ from typer.testing import CliRunner
 
 from fcnseg.cli.flags import config_command
 from fcnseg.config import CONFIGS, BenchConfig, CheckConfig, InferConfig, TrainConfig, VizConfig
-from fcnseg.config.options import read_toml
+from fcnseg.config.options import Options, read_toml
+from fcnseg.config.schema import as_json, schema_of
 from fcnseg.errors import OptionError
 
 
@@ -199,3 +201,33 @@ def test_flags_become_values(flags: list[str], name: str, value: object) -> None
     result = CliRunner().invoke(app, flags)
     assert result.exit_code == 0, result.output
     assert getattr(got[0], name) == value
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.command)
+def test_the_schema_takes_what_the_config_takes(config: type[Options]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = schema_of(config)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    defaults = {name: one["default"] for name, one in schema["properties"].items()
+                if "default" in one}  # fmt: skip
+    jsonschema.validate(defaults, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"nothing_such": 1}, schema)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"epochs": -1}, {"lr": "fast"}, {"crop": [1, 2, 3]}, {"flip": 1.5}, {"optimizer": "adam"}],
+    ids=str,
+)
+def test_the_schema_refuses_what_the_config_refuses(values: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    with pytest.raises(OptionError):
+        TrainConfig.make(values)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, schema_of(TrainConfig))
+
+
+def test_the_schema_is_up_to_date() -> None:
+    path = Path(__file__).parents[1] / "docs" / "schemas" / "train.json"
+    assert path.read_text(encoding="utf-8") == as_json(TrainConfig), "run `make docs`"

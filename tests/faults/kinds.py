@@ -59,7 +59,7 @@ class Tried:
             data = b""
         renamed = self.kind.rename and chance.random() < 0.02
         place = path.with_suffix(chance.choice(SUFFIXES)) if renamed else path
-        if place in self.sound:
+        if place.exists():  # another file of it, or a folder
             place = path
         if place != path:
             path.unlink()
