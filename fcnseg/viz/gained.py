@@ -62,8 +62,8 @@ def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, 
 def _note(gain: Gain, truth: Labels) -> str:
     """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
     total = max(int((truth != IGNORE).sum()), 1)
-    parts = [f"{name} {percent(area.sum() / total)}" for name, area in gain.areas.items()]
-    return f"{', '.join(parts[:2])} of pixels; {miou_of(gain)}"
+    right, wrong = (percent(gain.areas[name].sum() / total) for name in (RIGHT, WRONG))
+    return f"made right {right}, wrong {wrong}; {miou_of(gain)}"
 
 
 def miou_of(gain: Gain) -> str:
