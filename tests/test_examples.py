@@ -80,7 +80,10 @@ def test_segment_with_onnxruntime(random_model: Path, tmp_path: Path) -> None:
     model = checkpoint.save(tmp_path / "seen.safetensors")
     image = sample_images((1, 60, 90), seed=1)[0]
     write_image(tmp_path / "image.png", image)
-    result = export(ExportConfig(model=str(model), bundle=True))
+    said: list[str] = []
+    config = ExportConfig(model=str(model), bundle=True)
+    result = export(config, lambda event: said.append(getattr(event, "text", "")))
+    assert f"Writing {result.path} and comparing it with {model}" in said  # no temporary file
     with zipfile.ZipFile(result.path) as bundle:
         assert set(bundle.namelist()) == {
             "model.onnx", "model.json", "parity.json", "contract.md", "segment.py", "segment.cpp",

@@ -30,7 +30,7 @@ from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint, find_model, model_files
 from fcnseg.models.zoo import SHIPPED
 from fcnseg.overwriting import refuse_overwriting
-from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.progress import Callback, Event, Message, no_callback
 
 COMPARED_ON = 12
 """Images of --images, and validation images of --data, on which outputs are compared."""
@@ -161,6 +161,17 @@ def _export_page(
     return replace(result, format="web", path=folder, size_bytes=size)
 
 
+def _renamed(callback: Callback, before: str, after: str) -> Callback:
+    """A callback that hears of the file that is made, not of the temporary one it is made from."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Message):
+            event = replace(event, text=event.text.replace(before, after))
+        callback(event)
+
+    return tell
+
+
 def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> ExportResult:
     """Write the zip file: the ONNX file, verified, and what explains it."""
     if config.format != "onnx":
@@ -178,7 +189,8 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
             options = {"out": inside / "model.onnx", "bundle": False, "include": include}
-            result = export(ExportConfig.make({**config.chosen(), **options}), callback)
+            told = _renamed(callback, str(inside / "model.onnx"), str(path))
+            result = export(ExportConfig.make({**config.chosen(), **options}), told)
             _, header = open_exported(result.path, "onnxruntime", device="cpu")
             write_bundle(inside / path.name, result.path, header)
             (inside / path.name).replace(path)
