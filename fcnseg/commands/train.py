@@ -131,7 +131,6 @@ def train(
         given = options_like(like, given)
         config = TrainConfig.make(given)
     refuse_both(config)
-    asked = {name: getattr(config, name) for name in given}
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
     if (data := config.data) is not None:

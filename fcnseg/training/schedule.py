@@ -22,8 +22,11 @@ VALIDATE_AFTER = 4.0
 MOST_AFTER = 0.5
 """Of the time, at most this much is kept free for what follows the last step."""
 
-CALIBRATION, REPORT, SAVING = 0.5, 3.0, 2.0
-"""How long they take: as so many validations, and seconds."""
+CALIBRATION, REPORT = 0.5, 3.0
+"""How long they take: as so many validations."""
+
+SAVING, OPENING_REPORT = 2.0, 6.0
+"""Seconds that do not depend on the images."""
 
 
 @dataclass
@@ -96,7 +99,8 @@ class TimeSchedule(EpochSchedule):
         self.seconds, self._began, self._before = seconds, began, before
         self._validation_steps = validation_steps
         self._after = 1 + CALIBRATION * calibrates + REPORT * reports
-        self._kept_free, self._ending = SAVING, False
+        self._fixed = SAVING + OPENING_REPORT * reports
+        self._kept_free, self._ending = self._fixed, False
         self._scored_at = self.spent()
 
     def spent(self) -> float:
@@ -124,7 +128,7 @@ class TimeSchedule(EpochSchedule):
     def ends_epoch(self, state: TrainState, seconds_a_step: float, validation: float) -> bool:
         """At the end of the time, and after a full epoch where that is not too often."""
         seconds = self._validation(seconds_a_step, validation)
-        self._kept_free = min(SAVING + self._after * seconds, MOST_AFTER * self.seconds)
+        self._kept_free = min(self._fixed + self._after * seconds, MOST_AFTER * self.seconds)
         self._ending = self._left() <= seconds_a_step / 2
         full = state.step % self.sampler.epoch_steps == 0
         due = self.spent() - self._scored_at >= VALIDATE_AFTER * seconds
