@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, percent
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
 from fcnseg.viz import Tile, signed_map, signed_scale
 from fcnseg.viz.layout import Section
@@ -54,10 +54,10 @@ def _learned_tiles(
     limit = max(float(np.abs(difference).max()), 1e-9)
     size = " x ".join(map(str, bilinear.shape))
     others = np.abs(weights).sum(axis=(0, 1)) - np.abs(own).sum(axis=0)
-    crossed = f"between channels: {others.sum() / max(np.abs(weights).sum(), 1e-12):.1%} of all"
+    between = percent(others.sum() / max(np.abs(weights).sum(), 1e-12), 1)
     return [
         _tile(bilinear, f"{title}: bilinear", f"{size}, where learning starts", 1.0),
-        _tile(own[channel], f"{title}: learned", f"{name}; weights {crossed}", 1.0),
+        _tile(own[channel], f"{title}: learned", f"{name}; {between} between channels", 1.0),
         _tile(difference, "learned minus bilinear", f"at most {limit:.2g}", limit),
     ]
 
