@@ -50,7 +50,7 @@ class _NotFiniteError(Exception):
 class Trainer:
     """Runs a training from where its state is to its end.
 
-    run: where everything is kept. schedule: how long it goes on. state: how far it has come
+    run: where everything is kept. schedule: how long it lasts. state: how far it has come
         (it is moved on).
     feed(step): the batches from a step on. validate(epoch, callback): scores
         the average.
