@@ -12,7 +12,8 @@ from PIL import ImageFont
 from fcnseg.classes import ClassMap
 from fcnseg.io import fonts
 from fcnseg.io.draw import caption, legend
-from fcnseg.viz import Tile, page
+from fcnseg.viz import Tile
+from fcnseg.viz.layout import page
 
 SCRIPTS = {
     "Cyrillic": ("дорога", "машина"),
