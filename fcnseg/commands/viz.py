@@ -103,7 +103,8 @@ def view(
                 raise OptionError("--fps is for videos; viz draws a folder for each image.")
             else:
                 drawn, written = _write_images(figures, source, out, callback)
-        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+        frames, outputs = frames + drawn, outputs + written
+        failed += source.failures  # in place: `_opened` adds to it, too
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 
@@ -143,7 +144,8 @@ def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewRe
         source.bands = segmenter.preprocess.bands
         with source:
             drawn, written = _write_images(figures, source, out, callback)
-        frames, outputs, failed = frames + drawn, outputs + written, failed + source.failures
+        frames, outputs = frames + drawn, outputs + written
+        failed += source.failures  # in place: `_opened` adds to it, too
     return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
 
 

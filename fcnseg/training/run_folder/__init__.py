@@ -222,8 +222,8 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     Nothing in the file is executed (weights_only).
     """
     try:
-        _refuse_other_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_other_bytes(path)
     except FileNotFoundError:
         raise CheckpointError(f"There is no {path} to resume from.") from None
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
