@@ -173,14 +173,8 @@ def test_a_hint_says_whose_option_it_names(hint: str, command: str, shown: str) 
 def test_every_option_that_a_message_names_is_one() -> None:
     """Options that were renamed, or never were."""
     known = {"--debug", "--version", "--name", "--no-name", "--no"}  # of the program; placeholders
-    foreign = {
-        "--upgrade",
-        "--force-reinstall",
-        "--directory",
-        "--no-deps",
-        "--index-url",
-        "--always",
-    }
+    foreign = {"--upgrade", "--force-reinstall", "--directory", "--no-deps", "--index-url"}  # pip's
+    foreign |= {"--always", "--abbrev", "--dirty"}  # Git's
     known |= foreign.union(*map(flags_of, CONFIGS))
     for path in Path(fcnseg.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
