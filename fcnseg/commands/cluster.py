@@ -41,11 +41,21 @@ def run_on_ray(
     Errors as `infer`; MissingExtra without Ray, OptionError when its cluster can't be reached.
     """
     _refuse(config)
-    ray = _started(str(config.ray))
+    with ExitStack() as stack:
+        ray = _started(str(config.ray), stack)
+        return _run(ray, config, callback, run, join)
+
+
+def _run(
+    ray: Any,
+    config: InferConfig,
+    callback: Callback,
+    run: Callable[[InferPlan], list[InferResult]],
+    join: Callable[[InferPlan, list[Shard]], InferResult],
+) -> InferResult:
     size, each = _workers(ray, config)
     config = replace(config, ray=None)
     with ExitStack() as stack:
-        stack.callback(ray.shutdown)
         here = Distributed(resolve_device(config.device), 0, size)
         plan = make_plan(config, callback, None, here, stack)
         callback(Message(f"{counted(size, 'Ray worker')}"))
@@ -148,8 +158,8 @@ def _refuse(config: InferConfig) -> None:
         raise OptionError("--ray needs --out: a folder that all workers reach.")
 
 
-def _started(address: str) -> Any:
-    """Ray, connected to a cluster or started here."""
+def _started(address: str, stack: ExitStack) -> Any:
+    """Ray, connected to a cluster or started here; what is started here ends with the stack."""
     try:
         import ray
     except ImportError:
@@ -159,11 +169,12 @@ def _started(address: str) -> Any:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         try:
             ray.init(**where, **options, **({"include_dashboard": False} if not where else {}))
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - Ray raises bare ones, too
             raise OptionError(
-                f"--ray {address}: no Ray cluster was reached there: {error}",
-                hint="ray://HOST:10001, HOST:6379, auto, or --ray alone for this machine",
+                f"--ray {address}: Ray did not start, or no cluster was reached: {error}",
+                hint="ray://HOST:10001, HOST:6379, auto, or local for this machine",
             ) from None
+        stack.callback(ray.shutdown)
     return ray
 
 

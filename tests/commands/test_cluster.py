@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +117,16 @@ def test_errors_are_those_of_one_process(ray, folder, tmp_path):
 
 
 def test_without_ray_the_extra_is_named(folder, random_model, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match="--ray needs the extra 'ray'"):
+        infer(config_of(folder, random_model, tmp_path / "out"))
+
+
+def test_ray_that_does_not_start_is_one_clear_error(folder, random_model, tmp_path, monkeypatch):
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(OptionError, match="--ray local: Ray did not start.*timed out"):
         infer(config_of(folder, random_model, tmp_path / "out"))
