@@ -128,5 +128,5 @@ def test_ray_that_does_not_start_is_one_clear_error(folder, random_model, tmp_pa
 
     fake = SimpleNamespace(is_initialized=lambda: False, init=init)
     monkeypatch.setitem(sys.modules, "ray", fake)
-    with pytest.raises(OptionError, match="--ray local: Ray did not start.*timed out"):
+    with pytest.raises(OptionError, match=r"--ray local: Ray did not start.*timed out"):
         infer(config_of(folder, random_model, tmp_path / "out"))
