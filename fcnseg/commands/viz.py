@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.config import VizConfig
-from fcnseg.errors import Interrupted, MediaError, OptionError
+from fcnseg.errors import Interrupted, MediaError, OptionError, user_path
 from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
@@ -209,7 +209,7 @@ def _opened(
 def _files(found: Collected) -> list[Path]:
     """The image files of what was collected."""
     if found.single is not None:
-        return [Path(found.single).expanduser()]
+        return [user_path(found.single)]
     return [path for _, path in found.images]
 
 

@@ -19,7 +19,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
-from fcnseg.errors import DatasetError, MediaError, OptionError
+from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import IMAGE_SUFFIXES
@@ -100,7 +100,7 @@ def open_dataset(
     config: VizConfig, segmenter: Segmenter, callback: Callback = no_callback
 ) -> tuple[Source, list[Named]]:
     """SOURCE as a dataset with the model's classes, and its files; OptionError where it is none."""
-    data = Path(config.source[0]).expanduser()
+    data = user_path(config.source[0])
     if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
         raise _no_labels(" ".join(config.source))
     try:
