@@ -124,9 +124,11 @@ def _sum_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterato
     limit = _limit(totals[list(drawn)])
     for index in drawn:
         of_class = {stride: scores[index] for stride, scores in added.items()}
-        page_of_class = _contributions(
-            figures, frame, index, of_class, totals[index], limit, predictions, key
-        )
+        tiles = _added_tiles(figures, frame, index, of_class, totals[index], limit)
+        tiles += [*predictions, _input(frame)]
+        name = figures.segmenter.classes.names[index]
+        scale = _scale_of(limit, f"score of {name} against the mean of all classes")
+        page_of_class = figures.page(tiles, scale=scale, key=key, columns=len(of_class) + 1)
         yield f"rungs-{figures.page_name(index)}", page_of_class
 
 
@@ -154,24 +156,6 @@ def stage_name(figures: HeatmapFigures, stride: int) -> str:
     engine = figures.segmenter.engine
     vgg = isinstance(engine, TorchEngine) and engine.backbone.startswith("vgg")
     return f"stride {stride} ({POOLS[stride]})" if vgg else f"stride {stride}"
-
-
-def _contributions(
-    figures: HeatmapFigures,
-    frame: Frame,
-    index: int,
-    added: dict[int, Floats],
-    total: Floats,
-    limit: float,
-    predictions: list[Tile],
-    key: Sequence[tuple[str, tuple[int, int, int]]],
-) -> Rgb:
-    """One class: what each skip adds to its score, their sum, the predictions beneath."""
-    name = figures.segmenter.classes.names[index]
-    tiles = _added_tiles(figures, frame, index, added, total, limit)
-    tiles += [*predictions, Tile(frame.image, "input")]
-    scale = _scale_of(limit, f"score of {name} against the mean of all classes")
-    return figures.page(tiles, scale=scale, key=key, columns=len(added) + 1)
 
 
 def _added_tiles(
