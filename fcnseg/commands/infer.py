@@ -22,12 +22,22 @@ import numpy as np
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, OptionError, counted
-from fcnseg.files import fitting, remove_folder
+from fcnseg.files import fitting, remove_folder, safe_path
 from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
 from fcnseg.inference.outputs.manifest import Manifest
-from fcnseg.inference.outputs.sinks import Sink
+from fcnseg.inference.outputs.sinks import (
+    AnnotationSink,
+    FileSink,
+    FolderSink,
+    PipeSink,
+    SequenceSink,
+    Sink,
+    VideoSink,
+)
+from fcnseg.inference.parts import Part
 from fcnseg.inference.pipeline import InferResult, Pipeline
-from fcnseg.inference.plan import Part, Plan, open_sinks
+from fcnseg.inference.plan import MOVING, VIDEO_KINDS, Plan
 from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
 from fcnseg.inference.tiling import FramePredictor, Predictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
@@ -91,6 +101,8 @@ def infer(
 
 def run_shard(plan: InferPlan) -> list[InferResult]:
     """Run the network on this process's frames of each part: what came of each."""
+    if done := sum(part.finished > 0 for part in plan.parts):
+        plan.callback(Message(f"{done} {'video is' if done == 1 else 'videos are'} done already"))
     return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
 
@@ -109,7 +121,8 @@ def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message
             part.done.join()
     later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
     for index in later:
-        done[index] = _with_combined(plan, index, done[index])
+        whole = done[index] = _with_combined(plan, index, done[index])
+        plan.parts[index].note_finished(whole.outputs, whole.frames_out + whole.skipped)
     return InferResult.of_parts(done) if later else result
 
 
@@ -117,6 +130,8 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
     config = plan.config
     empty = InferResult(0, 0, (), (), 0.0, 0.0)
+    if part.finished and not part.each.save:
+        return replace(empty, skipped=part.finished if plan.distributed.main else 0)
     if isinstance(part.spec, str) and part.has_failed(as_path(part.spec)):
         plan.callback(skipped_files([as_path(part.spec)], UNREADABLE))
         return replace(empty, skipped=1)
@@ -152,12 +167,15 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     if part.kept is not None:
         last = functools.partial(_sinks, plan, part.labels, source, part.kept)
     try:
-        result = run.result([each, last], plan.renderer if config.show else None)
+        sinks = [each] if part.finished else [each, last]
+        result = run.result(sinks, plan.renderer if config.show else None)
     finally:
         source.close()
         if source.kind == "folder":
             part.note_failures(source.failures)
         part.flush()
+    if part.kept is None:
+        part.note_finished(result.outputs, result.frames_out)
     flicker = predict.flicker()
     if flicker is None:
         return result
@@ -220,14 +238,42 @@ def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays
 
 
 def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
-    return open_sinks(
-        target,
-        source,
-        plan.renderer,
-        manifest=manifest,
-        callback=plan.events.put,
-        container=plan.config.format,
-    )
+    """The sinks that write what is planned."""
+    renderer = plan.renderer
+    if target.shape == "pipe":
+        return [PipeSink(kind, renderer, source, plan.config.format) for kind in target.save]
+    if target.shape in ("file", "sequence"):
+        made = FileSink if target.shape == "file" else SequenceSink
+        return [made(target.path, kind, renderer) for kind in target.save]
+    sinks: list[Sink] = []
+    name = safe_path(source.name)
+    moving = source.kind in MOVING
+    video_kinds = VIDEO_KINDS if moving or target.shape == "video" else ()
+    for kind in (kind for kind in target.save if kind in video_kinds):
+        inside = target.path / f"{name}_{kind}.mp4"
+        path = target.path if target.shape == "video" else inside
+        sinks.append(
+            VideoSink(
+                path,
+                kind,
+                renderer,
+                fps=source.fps,
+                timed=moving,
+                sound=source.sound,
+                aspect=source.aspect,
+                live=source.live,
+                callback=plan.events.put,
+            )
+        )
+    each = [kind for kind in target.save if kind in SUFFIXES and kind not in video_kinds]
+    if each:
+        done = functools.partial(manifest.add, file=source.file)
+        sinks.append(FolderSink(target.path, each, renderer, done=done))
+    for kind in (kind for kind in target.save if kind in COMBINED):
+        file = f"{name}_{COMBINED[kind]}" if moving and not target.alone else COMBINED[kind]
+        annotations = TOOLS[kind](renderer.classes, renderer.drawn, renderer.simplify)
+        sinks.append(AnnotationSink(target.path / file, annotations))
+    return sinks
 
 
 def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:

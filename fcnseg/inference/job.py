@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import cast
 
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
-from fcnseg.files import next_free, safe_path, stamp
+from fcnseg.files import next_free
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
-from fcnseg.inference.outputs.manifest import Manifest
-from fcnseg.inference.plan import (
-    Part,
-    Plan,
-    is_stdout,
-    plan,
-    refuse_rate,
-    refuse_unused,
-    split,
-    written,
-)
+from fcnseg.inference.parts import Part, make_parts, only_shown, refuse_rate, refuse_unused
+from fcnseg.inference.plan import is_stdout, written
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import Predictor, bands_of
 from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources
-from fcnseg.io.sources.base import Kind, Source
+from fcnseg.io.sources.base import Source
 from fcnseg.io.sources.files import Skip, nothing
 from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
@@ -100,7 +89,7 @@ def make_plan(
     if found.single is not None:
         opened = open_part(config, found.single, "", distributed, stack, events, connect)
         _refuse_live(config, opened, distributed.size)
-    parts = _parts(config, found, opened, decided.out, models, distributed.rank, distributed.size)
+    parts = make_parts(config, found, opened, decided.out, models, distributed)
     tiled = predictor is None
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
@@ -113,7 +102,7 @@ def make_plan(
     _refuse_overwriting(config, parts, models)
     refuse_unused(config, parts)
     refuse_rate(config, parts)
-    if any(part.each.shape == "folder" for part in parts) and not _only_shown(config):
+    if any(part.each.shape == "folder" for part in parts) and not only_shown(config):
         parts[0].done.begin()  # before another process writes there
     return InferPlan(
         config=config,
@@ -141,7 +130,7 @@ def _resume_options(config: InferConfig, parts: Sequence[Part], out: Path) -> st
     in_one = any(part.combined.save for part in parts) or config.shares is not None
     later = any(part.kept is not None for part in parts)
     once = config.smooth or "-" in config.source or any(part.live for part in parts)
-    if once or (in_one and not later):
+    if once or (in_one and not later and len(parts) == 1):
         return ""
     return "--skip-done" if config.out else f"-o {out} --skip-done"
 
@@ -191,63 +180,10 @@ def open_part(
     )
 
 
-def _parts(
-    config: InferConfig,
-    found: Collected,
-    opened: Source | None,
-    out: Path,
-    models: Sequence[Path],
-    rank: int,
-    size: int,
-) -> tuple[Part, ...]:
-    """What is written of each source, and what of it the same job has done before."""
-    stamps = [[model.resolve(), *stamp(model)] for model in models]
-    by: dict[str, Any] = {
-        "model": stamps if len(stamps) > 1 else stamps[0] if stamps else None,
-        **({"tta": True} if config.tta else {}),
-        "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
-        "looks": [config.palette, config.legend, config.simplify],
-        "smooth": config.smooth,
-        "short_side": config.short_side,
-        "page": config.page,
-    }
-    by_labels = {**by, "drawn": [config.conf, sorted(config.classes)], "looks": None}
-    made = functools.partial(Manifest, resume=config.skip_done, rank=rank)
-    parts = []
-    for spec, name in found.specs:
-        kind: Kind = "video" if name else "folder" if opened is None else opened.kind
-        if config.smooth:
-            check_is_video(kind)
-        target = _target(config, kind, out, alone=found.count == 1)
-        each, combined = split(target, kind)
-        in_one = bool(combined.save) or config.shares is not None
-        later = in_one and (size > 1 or config.skip_done)
-        if later and config.watch:
-            raise OptionError("--skip-done can't add what comes into a folder to one file.")
-        labels = Plan("folder", _kept_folder(target, name), ("labels",))
-        done = made(target.path, each.save, by)
-        kept = made(labels.path, ("labels",), by_labels) if later else None
-        parts.append(Part(spec, name, kind, opened, each, combined, labels, done, kept))
-    return tuple(parts)
-
-
-def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
-    """What is written of one source."""
-    if _only_shown(config):
-        return Plan("folder", out, (), alone)
-    target = plan(kind, out, config.save, raw=config.format == "rawvideo")
-    if not alone and target.shape != "folder":
-        raise OptionError(
-            f"Several sources give more than one file, and {out.name} is one.",
-            hint=f"a folder: -o {out.with_suffix('')}",
-        )
-    return replace(target, alone=alone)
-
-
 def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequence[Path]) -> None:
     """OptionError when anything that is written is one of the sources or the model."""
     outputs: list[tuple[str, Path]] = []
-    if not _only_shown(config):
+    if not only_shown(config):
         for part in parts:
             name = part.name or ("images" if part.opened is None else part.opened.name)
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
@@ -333,18 +269,3 @@ def _refuse_live(config: InferConfig, source: Source, size: int) -> None:
         )
     if source.live and config.skip_done:
         raise OptionError(f"--skip-done is for files; this is a {source.kind}.")
-
-
-def _kept_folder(target: Plan, name: str) -> Path:
-    """A hidden folder for labels that are kept until the end, where outputs go."""
-    if target.shape != "folder":
-        return target.path.with_name(f".{target.path.name}.parts")
-    folder = target.path / ".parts"
-    if target.alone:
-        return folder
-    return folder / (f"videos/{safe_path(name)}.labels" if name else "images")
-
-
-def _only_shown(config: InferConfig) -> bool:
-    """Whether a window or --shares is all that is wanted."""
-    return config.out is None and not config.save and (config.show or config.shares is not None)

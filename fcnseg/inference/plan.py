@@ -1,35 +1,20 @@
-"""Which files come out, by the source, --out and --save; and the manifest of what is done."""
+"""Which files come out, by the source, --out and --save."""
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fcnseg.config import Container, InferConfig
 from fcnseg.errors import OptionError
 from fcnseg.files import partial, safe_path
-from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS, Renderer
-from fcnseg.inference.outputs.manifest import Manifest
-from fcnseg.inference.outputs.sinks import (
-    AnnotationSink,
-    FileSink,
-    FolderSink,
-    PipeSink,
-    SequenceSink,
-    Sink,
-    VideoSink,
-)
+from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.io.images import VIDEO_SUFFIXES
-from fcnseg.io.sources.base import Kind, Source
-from fcnseg.io.sources.listing import Named as NamedPath
+from fcnseg.io.sources.base import Kind
 from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import Named
-from fcnseg.progress import Callback
 
 VIDEO_KINDS = ("overlay", "side", "color")
 """What a video can show; labels would not survive its compression."""
@@ -122,55 +107,6 @@ def written(target: Plan, name: str) -> list[Named]:
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
-def open_sinks(
-    target: Plan,
-    source: Source,
-    renderer: Renderer,
-    *,
-    manifest: Manifest,
-    callback: Callback,
-    container: Container = "yuv4mpegpipe",
-) -> list[Sink]:
-    """The sinks that write what is planned; the callback receives how videos are encoded.
-
-    container: of a video on standard output.
-    """
-    if target.shape == "pipe":
-        return [PipeSink(kind, renderer, source, container) for kind in target.save]
-    if target.shape in ("file", "sequence"):
-        made = FileSink if target.shape == "file" else SequenceSink
-        return [made(target.path, kind, renderer) for kind in target.save]
-    sinks: list[Sink] = []
-    name = safe_path(source.name)
-    moving = source.kind in MOVING
-    video_kinds = VIDEO_KINDS if moving or target.shape == "video" else ()
-    for kind in (kind for kind in target.save if kind in video_kinds):
-        inside = target.path / f"{name}_{kind}.mp4"
-        path = target.path if target.shape == "video" else inside
-        sinks.append(
-            VideoSink(
-                path,
-                kind,
-                renderer,
-                fps=source.fps,
-                timed=moving,
-                sound=source.sound,
-                aspect=source.aspect,
-                live=source.live,
-                callback=callback,
-            )
-        )
-    each = [kind for kind in target.save if kind in SUFFIXES and kind not in video_kinds]
-    if each:
-        done = functools.partial(manifest.add, file=source.file)
-        sinks.append(FolderSink(target.path, each, renderer, done=done))
-    for kind in (kind for kind in target.save if kind in COMBINED):
-        file = f"{name}_{COMBINED[kind]}" if moving and not target.alone else COMBINED[kind]
-        annotations = TOOLS[kind](renderer.classes, renderer.drawn, renderer.simplify)
-        sinks.append(AnnotationSink(target.path / file, annotations))
-    return sinks
-
-
 def is_stdout(out: Path | None) -> bool:
     """Whether an output is standard output."""
     return out == Path("-")
@@ -229,118 +165,3 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Plan:
 
 def _several(kind: Kind) -> str:
     return "several images" if kind == "folder" else f"the frames of a {kind}"
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One source of the job and what is written of it.
-
-    spec, name: what `open_source` takes. opened: the source itself, where it was opened to see
-    what it is. each: a file for each frame; done: those that are there. combined: one file of all
-    frames; labels, kept: where labels are kept until it can be made, None if it is made at once.
-    skipped: files that are skipped because an earlier run could not read them.
-    """
-
-    spec: str | tuple[NamedPath, ...]
-    name: str
-    kind: Kind
-    opened: Source | None
-    each: Plan
-    combined: Plan
-    labels: Plan
-    done: Manifest
-    kept: Manifest | None
-    skipped: list[Path] = field(default_factory=list)
-
-    @property
-    def live(self) -> bool:
-        """Whether its frames come once only."""
-        return self.opened is not None and self.opened.live
-
-    def is_done(self, name: str, path: Path) -> bool:
-        """Whether nothing of a frame has to be written, or can be."""
-        if self.has_failed(path):
-            self.skipped.append(path)
-            return True
-        written = not self.each.save or self.done.has(name, path)
-        kept = self.kept is None or self.kept.has(name, path)
-        return written and kept
-
-    def has_failed(self, path: Path) -> bool:
-        """Whether an earlier run could not read a file as it is now."""
-        return any(manifest.has_failed(path) for manifest in self._manifests())
-
-    def note_failures(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Record files of which nothing can be made: (path, why).
-
-        What is not there, or not ours to read, may be tomorrow without a change of the file.
-        """
-        for path, why in failures:
-            for manifest in self._manifests() if os.access(path, os.R_OK) else ():
-                manifest.fail(Path(path), why)
-
-    def recorded(self, rank: int) -> int:
-        """How many frames a process has recorded as done."""
-        return min((manifest.recorded(rank) for manifest in self._manifests()), default=0)
-
-    def flush(self) -> None:
-        """Have what is recorded by now in the folders themselves."""
-        for manifest in self._manifests():
-            manifest.flush()
-
-    def _manifests(self) -> list[Manifest]:
-        """Those that are written."""
-        in_folder = [self.done] if self.has_folder else []
-        return in_folder if self.kept is None else [*in_folder, self.kept]
-
-    @property
-    def has_folder(self) -> bool:
-        """Whether there is a folder of outputs, which has a manifest."""
-        return self.each.shape == "folder" and bool(self.each.save or self.combined.save)
-
-
-def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for an option that was given, but of which nothing would come."""
-    live = next((part.kind for part in parts if part.live), None)
-    still = {part.kind for part in parts} <= {"image", "folder"}
-    saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
-    labelled = config.show or config.shares or saved - {"probabilities"}
-    colored = config.show or saved & {*VIDEO_KINDS, "labels"}
-    undrawn = not config.show and not saved & {"overlay", "side"}
-    times = "images have no times" if still else f"a {live} has no beginning to count from"
-    unused = {
-        "--start": (config.start > 0 and (still or live), times),
-        "--end": (config.end is not None and (still or live), times),
-        "--skip-done": (
-            config.skip_done and parts[0].each.shape in ("file", "sequence"),
-            "--out is no folder",
-        ),
-        "--format": (
-            "format" in config.chosen() and parts[0].combined.shape != "pipe",
-            "it is for -o -",
-        ),
-        "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
-        "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
-        "--video-size": (config.video_size and still, "raw video is one file, or -"),
-        "--page": (config.page is not None and not still, "a video has no pages"),
-        "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
-        "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
-        "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
-        "--palette": (config.palette and not colored, "nothing that is written has colors"),
-        "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),
-    }
-    for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
-        raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
-
-
-def refuse_rate(config: InferConfig, parts: Sequence[Part]) -> None:
-    """OptionError for a rate where nothing that is written has one."""
-    if config.fps is None:
-        return
-    if len(parts) > 1:
-        raise OptionError("--fps is for one source, of images or a raw stream.")
-    if not set(parts[0].combined.save) - set(COMBINED) and config.shares is None:
-        raise OptionError(
-            "--fps is for a video or --shares; files for each image have none.",
-            hint="-o NAME.mp4 makes a video",
-        )

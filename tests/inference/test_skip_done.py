@@ -92,3 +92,26 @@ def test_a_video_that_failed_is_passed_over(
     again, said = run(folder, random_model, save=["labels"], skip_done=True)
     assert (again.frames_out, again.failed) == (0, ())
     assert sum("could not be read before" in text for text in said) == 2
+
+
+@pytest.mark.parametrize("save", [[], ["overlay", "labels"], ["coco", "color"]])
+def test_a_video_that_is_done_is_not_done_again(
+    folder: Path, random_model: Path, drawn_clip: Path, save: list[str]
+) -> None:
+    for name in ("one.mp4", "two.mp4"):
+        shutil.copy(drawn_clip, folder / "in" / name)
+    run(folder, random_model, save=save)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.mp4")}
+    again, said = run(folder, random_model, save=save, skip_done=True)
+    images_again = 2 if "coco" in save else 0  # one file of all images is made anew
+    assert (again.frames_out, again.skipped) == (images_again, 27 - images_again)
+    assert "2 videos are done already" in said
+    with (folder / "in" / "two.mp4").open("ab") as file:
+        file.write(b"\0" * 8)
+    _, said = run(folder, random_model, save=save, skip_done=True)
+    assert "1 video is done already" in said
+    after = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.mp4")}
+    assert {path.name for path in after if after[path] != before[path]} == {
+        path.name for path in before if path.name.startswith("two")
+    }
+    assert not (folder / "out" / ".parts").exists()

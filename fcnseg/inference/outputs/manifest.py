@@ -26,7 +26,8 @@ _SECONDS = 5.0
 class Manifest:
     """A JSON line for each frame whose outputs are all in a folder, in the folder itself.
 
-    A file that can't be read has a line, too: why, under "failed".
+    A file that can't be read has a line, too: why, under "failed"; so has a video of which
+    a file of all frames is made, under "files".
 
     kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
     of another job, and of a file that has changed since, do not count. resume: take over
@@ -50,6 +51,7 @@ class Manifest:
         self._before = "\n" if self._path.exists() else ""  # the last line may be cut
         self._done: dict[str, Any] = {}
         self._failed: dict[str, Any] = {}
+        self._whole: dict[str, Any] = {}
         self._rank, self._waiting, self._flushed = rank, list[str](), time.monotonic()
         self._there: set[str] | None = None
         if resume:
@@ -91,6 +93,19 @@ class Manifest:
         """Whether an earlier run could not read a file, and it has not changed since."""
         return self._failed.get(str(path.absolute())) == stamp(path)
 
+    def finish(self, path: Path, files: Sequence[Path], frames: int) -> None:
+        """The files of all frames of a video are there."""
+        made = [str(file.relative_to(self._folder)) for file in files]
+        line = {"name": str(path.absolute()), "job": self._job, "stamp": stamp(path)}
+        self._append({**line, "files": made, "frames": frames})
+
+    def finished(self, path: Path) -> int:
+        """Of how many frames a video's files are, made from it as it is now; 0: they are not."""
+        line = self._whole.get(str(path.absolute()))
+        if line is None or line["stamp"] != stamp(path):
+            return 0
+        return int(line["frames"]) * all((self._folder / file).exists() for file in line["files"])
+
     def join(self) -> None:
         """One file of all processes' lines, once they have ended."""
         self.flush()
@@ -107,7 +122,10 @@ class Manifest:
         own = f"manifest-{rank}.jsonl" if rank else NAME
         paths = [self._folder / own, *self._folder.glob(f"manifest-{rank}-*.jsonl")]
         lines = [line for path in paths if path.exists() for line in path.read_bytes().splitlines()]
-        return sum(b'"stamp"' in line and b'"failed"' not in line for line in lines)
+        no_frame = (b'"failed"', b'"files"')
+        return sum(
+            b'"stamp"' in line and not any(key in line for key in no_frame) for line in lines
+        )
 
     def flush(self) -> None:
         """Write the lines that wait, a file of their own: remote storage can't append to one."""
@@ -145,9 +163,13 @@ class Manifest:
             for text in path.read_bytes().splitlines():
                 with contextlib.suppress(*STRANGE):  # cut by a crash: not done
                     line = json.loads(text)
-                    if line["job"] == self._job:
-                        known = self._failed if "failed" in line else self._done
-                        known[line["name"]] = line["stamp"]
+                    if line["job"] != self._job:
+                        continue
+                    if "files" in line:
+                        self._whole[line["name"]] = line
+                        continue
+                    known = self._failed if "failed" in line else self._done
+                    known[line["name"]] = line["stamp"]
 
     def _paths(self) -> list[Path]:
         """The joined lines, then those that came later, as they are there."""
