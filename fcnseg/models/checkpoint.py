@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -195,6 +196,7 @@ class Checkpoint:
             name: value.detach().float().clone() if value.is_floating_point() else value.clone()
             for name, value in self.weights.items()
         }
+        _check_finite(weights)
         network.load_state_dict(weights, assign=True)
         return network.requires_grad_(True).eval()
 
@@ -269,6 +271,18 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
     problems += sorted(wrong)[:1]
     if problems:
         raise CheckpointError(f"The weights do not fit the network: {'; '.join(problems)}.")
+
+
+def _check_finite(weights: Mapping[str, Tensor]) -> None:
+    """CheckpointError where a network would answer, but with nothing that means anything."""
+    # numpy: torch would start its threads, and a model that is loaded before a fork needs none
+    wrong = [name for name, value in weights.items() if not np.isfinite(value.cpu().numpy()).all()]
+    if wrong:
+        raise CheckpointError(
+            f"NaN or infinite values in {counted(len(wrong), 'tensor')} of the weights "
+            f"({wrong[0]} ...): the training that wrote them diverged, or the file is damaged.",
+            hint="use an earlier checkpoint, or train again with a lower --lr",
+        )
 
 
 def _first_bytes(path: Path) -> bytes:

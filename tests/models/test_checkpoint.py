@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,19 @@ def test_half_precision_weights_compute_in_full(checkpoint: Checkpoint) -> None:
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     x = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(network(x), checkpoint.build()(x), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_give_no_answer(
+    checkpoint: Checkpoint, path: Path, value: float
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name][0] = value
+    dataclasses.replace(checkpoint, weights=weights).save(path)
+    with pytest.raises(CheckpointError, match=f"1 tensor .*{re.escape(name)}.* diverged") as caught:
+        load([path])
+    assert "--lr" in (caught.value.hint or "")
 
 
 def test_building_twice_shares_nothing(checkpoint: Checkpoint) -> None:
