@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from fcnseg.errors import MediaError, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import is_cut, may_be_turned, upright
+from fcnseg.io.content.matlab import read_matlab
 from fcnseg.io.images import (
     ORIENTATION,
     decode_array,
@@ -210,27 +211,6 @@ def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
         return np.asarray(loaded[_key(list(loaded.files), keys)])
 
 
-def _read_mat(path: Path) -> NDArray[Any]:
-    try:
-        from scipy.io import loadmat  # noqa: PLC0415, RUF100 - needed for these files alone
-    except ImportError:
-        raise MediaError(
-            f"{path} is a Matlab file, which takes scipy to read.", hint="pip install scipy"
-        ) from None
-    try:
-        data: Mapping[str, Any] = loadmat(path)
-    except NotImplementedError:
-        raise ValueError("Matlab's version 7.3 (HDF5) is not read; save it with -v7") from None
-    arrays = {key: value for key, value in data.items() if not key.startswith("__")}
-    for key, value in list(arrays.items()):
-        while value.dtype.names is not None or value.dtype == object:  # structs and cells
-            names = value.dtype.names
-            inner = value.ravel()[0]
-            value = np.asarray(inner[_key(list(names))] if names else inner)
-        arrays[key] = value
-    return np.asarray(arrays[_key([key for key, value in arrays.items() if value.ndim >= 2])])
-
-
 def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
     """The array that holds labels; ValueError where that can't be told."""
     by_word = {name.lower(): name for name in names}
@@ -280,5 +260,6 @@ def _read_matrix(path: Path) -> NDArray[Any]:
 
 
 _ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
-    ".mat": _read_mat, ".txt": _read_matrix, ".csv": _read_matrix,
+    ".mat": lambda path: read_matlab(read_bytes(path), _key),
+    ".txt": _read_matrix, ".csv": _read_matrix,
 }  # fmt: skip
