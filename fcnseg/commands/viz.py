@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source
-from fcnseg.io.sources.listing import Collected, collect
+from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
@@ -30,7 +32,7 @@ from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
 from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, USE_AT, ShownFigures
-from fcnseg.viz.truth import SourceWithLabels, find_labels, open_dataset
+from fcnseg.viz.truth import find_labels, open_dataset, with_labels
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -77,57 +79,93 @@ def view(
     config = with_addresses(VizConfig.of(sources, options), "out")
     begun = time.perf_counter()
     refuse_file("--out", config.out)
-    if config.classify and config.fps is not None:
-        raise OptionError("--fps is for videos; --classify looks at images.")
-    if config.classify:
-        return _view_classifier(config, begun, callback)
-    if config.show_what:
-        return _view_figures(config, begun, callback)
-    _refuse(config, ("separate", "labels", "split", "format", "at"), "without --show-what")
-    if config.term:
-        return _view_in_terminal(config, begun, callback)
-    segmenter = _load(config, callback)
-    figures = HeatmapFigures.of(segmenter, config)
-    out = _folder(config, segmenter.files)
-    found = collect(config.source, exclude=config.out, callback=callback)
+    job = _job(config, callback)
     frames = 0
     outputs: list[Path] = []
     failed: list[tuple[str, str]] = []
-    for source, name in _opened(config, found, failed, callback):
-        source.bands = segmenter.preprocess.bands
-        with source:
-            if source.kind in MOVING:
-                inside = out if found.count == 1 else out / safe_path(name)
-                drawn, written = _write_videos(figures, source, inside, callback)
-            elif config.fps is not None:
-                raise OptionError("--fps is for videos; viz draws a folder for each image.")
-            else:
-                drawn, written = _write_images(figures, source, out, callback)
-        frames, outputs = frames + drawn, outputs + written
-        failed += source.failures  # in place: `_opened` adds to it, too
-    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+    for shown, name, opened in job.inputs:
+        try:
+            source = opened()
+        except MediaError as error:
+            if len(job.inputs) == 1:
+                raise
+            failed.append((shown, error.message))
+            continue
+        try:
+            with source, held_back(source.stop):
+                for files in job.draw(source, name):
+                    frames += 1
+                    outputs += files
+        except KeyboardInterrupt:
+            drawn = f"; what was drawn is in {job.out}" if job.out else ""
+            raise Interrupted(f"Stopped after {frames} frames{drawn}.") from None
+        failed += source.failures
+    seconds = time.perf_counter() - begun
+    return ViewResult(job.out, tuple(outputs), frames, tuple(failed), seconds)
 
 
-def _view_in_terminal(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
+_Input = tuple[str, str, Callable[[], Source]]
+"""A source: what it is in a message, the name its outputs take, and the call that opens it."""
+
+_Drawn = Iterator[list[Path]]
+"""For each frame that was drawn, the files that were begun."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A way of drawing. draw: takes a source and its name; out: the folder, None without files."""
+
+    out: Path | None
+    inputs: Sequence[_Input]
+    draw: Callable[[Source, str], _Drawn]
+
+
+def _job(config: VizConfig, callback: Callback) -> _Job:
+    """The way that the options ask for."""
+    if config.classify:
+        return _classifier(config, callback)
+    if config.show_what:
+        return _shown(config, callback)
+    _refuse(config, ("separate", "labels", "split", "format", "at"), "without --show-what")
+    return _previews(config, callback) if config.term else _heatmaps(config, callback)
+
+
+def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
+    """A folder of heatmaps for each image, a video of each heatmap for a video."""
+    segmenter = _load(config, callback)
+    figures = HeatmapFigures.of(segmenter, config)
+    out = _folder(config, segmenter.files)
+    inputs = _inputs(config, _collect(config, callback), callback, segmenter.preprocess.bands)
+
+    def draw(source: Source, name: str) -> _Drawn:
+        if source.kind in MOVING:
+            inside = out if len(inputs) == 1 else out / safe_path(name)
+            return _write_videos(figures, source, inside, callback)
+        if config.fps is not None:
+            raise OptionError("--fps is for videos; viz draws a folder for each image.")
+        return _write_images(figures, source, out, callback)
+
+    return _Job(out, inputs, draw)
+
+
+def _previews(config: VizConfig, callback: Callback) -> _Job:
     """The overlay of each frame as a Preview; no files."""
     _refuse(config, ("out", "rungs", "theme"), "with --term")
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
-    frames = 0
-    failed: list[tuple[str, str]] = []
-    for source, _ in _opened(config, collect(config.source, callback=callback), failed, callback):
-        source.bands = segmenter.preprocess.bands
-        with source:
-            for frame in source:
-                labels = segmenter.predict([frame.pixels])[0].labels
-                drawn = figures.labelled(frame, labels, "").image
-                callback(Preview(frame.name, drawn, figures.key(labels)))
-                frames += 1
-        failed += source.failures
-    return ViewResult(None, (), frames, tuple(failed), time.perf_counter() - begun)
+    inputs = _inputs(config, _collect(config, callback), callback, segmenter.preprocess.bands)
+
+    def draw(source: Source, _: str) -> _Drawn:
+        for frame in source:
+            labels = segmenter.predict([frame.pixels])[0].labels
+            drawn = figures.labelled(frame, labels, "").image
+            callback(Preview(frame.name, drawn, figures.key(labels)))
+            yield []
+
+    return _Job(None, inputs, draw)
 
 
-def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
+def _shown(config: VizConfig, callback: Callback) -> _Job:
     """One figure of what --show-what names for each image, or a file for each."""
     _refuse(config, ("rungs", "fps", "term"), "with --show-what")
     if not USE_AT & set(config.show_what):
@@ -137,80 +175,59 @@ def _view_figures(config: VizConfig, begun: float, callback: Callback) -> ViewRe
     segmenter = _load(config, callback)
     figures = ShownFigures.of(segmenter, config)
     out = _folder(config, segmenter.files)
-    frames = 0
-    outputs: list[Path] = []
-    failed: list[tuple[str, str]] = []
-    for source in _sources(config, figures, segmenter, failed, callback):
-        source.bands = segmenter.preprocess.bands
-        with source:
-            drawn, written = _write_images(figures, source, out, callback)
-        frames, outputs = frames + drawn, outputs + written
-        failed += source.failures  # in place: `_opened` adds to it, too
-    return ViewResult(out, tuple(outputs), frames, tuple(failed), time.perf_counter() - begun)
+    inputs = _shown_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
+    return _Job(out, inputs, lambda source, _: _write_images(figures, source, out, callback))
 
 
-def _sources(
-    config: VizConfig,
-    figures: ShownFigures,
-    segmenter: Segmenter,
-    failed: list[tuple[str, str]],
-    callback: Callback,
-) -> Iterator[Source]:
-    """What is drawn, with labels where items need them; OptionError where there are none."""
-    needed = NEED_LABELS & set(figures.wanted)
+def _shown_inputs(
+    config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback
+) -> list[_Input]:
+    """The sources, with labels where there are items that need them; else OptionError."""
+    bands = segmenter.preprocess.bands
     if not needed:
         _refuse(config, ("labels", "split"), "without labels, errors or gained in --show-what")
-    elif config.labels is None:
+        return _inputs(config, _collect(config, callback), callback, bands)
+    if config.labels is None:
         source, inputs = open_dataset(config, segmenter, callback)
         if config.out is not None:
             refuse_overwriting([("--out", config.out)], inputs)
-        yield source
-        return
-    else:
-        _refuse(config, ("split",), "with --labels")
-    found = collect(config.source, exclude=config.out, callback=callback)
-    find = None
-    if needed:
-        assert config.labels is not None
-        find = find_labels(config.labels, _files(found), segmenter, callback)
-        if config.out is not None:
-            refuse_sources([("--out", config.out)], (str(config.labels),))
-    for source, _ in _opened(config, found, failed, callback):
-        if find is not None and source.kind in MOVING:
-            raise OptionError(
-                f"{' and '.join(sorted(needed))} need labels; a {source.kind} has none.",
-                hint="give images, or omit what needs labels",
-            )
-        yield source if find is None else SourceWithLabels(source, find)
+        return [(config.source[0], "", lambda: source)]
+    _refuse(config, ("split",), "with --labels")
+    found = _collect(config, callback)
+    images = [path for _, path in found.images]
+    files = images if found.single is None else [user_path(found.single)]
+    find = find_labels(config.labels, files, segmenter, callback)
+    if config.out is not None:
+        refuse_sources([("--out", config.out)], (str(config.labels),))
+
+    return [
+        (shown, name, partial(with_labels, opened, find, needed))
+        for shown, name, opened in _inputs(config, found, callback, bands)
+    ]
 
 
-def _opened(
-    config: VizConfig, found: Collected, failed: list[tuple[str, str]], callback: Callback
-) -> Iterator[tuple[Source, str]]:
-    """Each source with its name; of several, those that can't be opened go to `failed`."""
-    for spec, name in found.specs:
-        try:
-            source = open_source(
-                spec,
-                name=name,
-                limit=config.limit,
-                fps=config.fps,
-                page=config.page,
-                callback=callback,
-            )
-        except MediaError as error:
-            if found.count == 1:
-                raise
-            failed.append((str(spec), error.message))
-            continue
-        yield source, name
+def _collect(config: VizConfig, callback: Callback) -> Collected:
+    return collect(config.source, exclude=config.out, callback=callback)
 
 
-def _files(found: Collected) -> list[Path]:
-    """The image files of what was collected."""
-    if found.single is not None:
-        return [user_path(found.single)]
-    return [path for _, path in found.images]
+def _inputs(
+    config: VizConfig, found: Collected, callback: Callback, bands: Bands | None
+) -> list[_Input]:
+    """Each source of what was collected; its images are read in `bands`."""
+
+    def opened(spec: str | tuple[Named, ...], name: str) -> Source:
+        source = open_source(
+            spec,
+            name=name,
+            limit=config.limit,
+            fps=config.fps,
+            page=config.page,
+            callback=callback,
+        )
+        source.bands = bands
+        return source
+
+    return [(str(spec), name, partial(opened, spec, name)) for spec, name in found.specs]
 
 
 def _refuse(config: VizConfig, names: Iterable[str], why: str) -> None:
@@ -241,8 +258,10 @@ def _load(config: VizConfig, callback: Callback) -> Segmenter:
     )
 
 
-def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> ViewResult:
-    """Draw what an ImageNet classifier sees in images, where no network was trained."""
+def _classifier(config: VizConfig, callback: Callback) -> _Job:
+    """What an ImageNet classifier sees in images, where no network was trained."""
+    if config.fps is not None:
+        raise OptionError("--fps is for videos; --classify looks at images.")
     ours = ("show_what", "separate", "labels", "split", "format", "at", "term")
     others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
     _refuse(config, (*ours, *others), "with --classify")
@@ -260,16 +279,16 @@ def _view_classifier(config: VizConfig, begun: float, callback: Callback) -> Vie
         callback=callback,
     )
     out = _folder(config, ())
-    found = collect(config.source, exclude=config.out, callback=callback)
+    found = _collect(config, callback)
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
-    [(spec, _)] = found.specs
-    with open_source(spec, limit=config.limit, page=config.page, callback=callback) as source:
+
+    def draw(source: Source, _: str) -> _Drawn:
         if source.kind in MOVING:
-            raise _no_images(spec, source.kind)
-        frames, outputs = _write_images(figures, source, out, callback)
-        failed = tuple(source.failures)
-    return ViewResult(out, tuple(outputs), frames, failed, time.perf_counter() - begun)
+            raise _no_images(found.single, source.kind)
+        return _write_images(figures, source, out, callback)
+
+    return _Job(out, _inputs(config, found, callback, None), draw)
 
 
 def _folder(config: VizConfig, models: Sequence[Path]) -> Path:
@@ -292,52 +311,37 @@ def _write_images(
     source: Source,
     out: Path,
     callback: Callback,
-) -> tuple[int, list[Path]]:
+) -> _Drawn:
     """A folder of pages for every image."""
-    outputs: list[Path] = []
-    done = 0
     mark(out)
-    try:
-        with held_back(source.stop):
-            for frame in source:
-                folder = out / fitting(frame.name)
-                for name, image in figures.images(frame):
-                    if isinstance(image, bytes):
-                        write_bytes(folder / name, image)
-                    else:
-                        write_image(folder / name, image)
-                    outputs.append(folder / name)
-                done += 1
-                callback(Progress("viz", done, source.count, "images"))
-    except KeyboardInterrupt:
-        raise _interrupted(done, out) from None
-    return done, outputs
+    for done, frame in enumerate(source, 1):
+        folder = out / fitting(frame.name)
+        files = []
+        for name, image in figures.images(frame):
+            if isinstance(image, bytes):
+                write_bytes(folder / name, image)
+            else:
+                write_image(folder / name, image)
+            files.append(folder / name)
+        callback(Progress("viz", done, source.count, "images"))
+        yield files
 
 
-def _write_videos(
-    figures: HeatmapFigures, source: Source, out: Path, callback: Callback
-) -> tuple[int, list[Path]]:
+def _write_videos(figures: HeatmapFigures, source: Source, out: Path, callback: Callback) -> _Drawn:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
-    done = 0
     mark(out)
-    try:
-        with held_back(source.stop), ExitStack() as stack:
-            for frame in source:
-                figures = figures if done else figures.for_video(frame)
-                for name, image in figures.videos(frame):
-                    if name not in writers:
-                        writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
-                        writers[name] = stack.enter_context(writer)
-                    writers[name].write(image)
-                done += 1
-                callback(Progress("viz", done, source.count, "frames"))
-            if source.stopped:  # the videos are not complete
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        raise _interrupted(done, out) from None
-    return done, [out / name for name in writers]
-
-
-def _interrupted(done: int, out: Path) -> Interrupted:
-    return Interrupted(f"Stopped after {done} frames; what was drawn is in {out}.")
+    with ExitStack() as stack:
+        for done, frame in enumerate(source, 1):
+            figures = figures.for_video(frame) if done == 1 else figures
+            begun = []
+            for name, image in figures.videos(frame):
+                if name not in writers:
+                    writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
+                    writers[name] = stack.enter_context(writer)
+                    begun.append(out / name)
+                writers[name].write(image)
+            callback(Progress("viz", done, source.count, "frames"))
+            yield begun
+        if source.stopped:  # the videos are not complete
+            raise KeyboardInterrupt

@@ -6,7 +6,7 @@ for pixels that do not count. Files of another encoding are a dataset: give its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
+from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import read_raw_labels
@@ -94,6 +95,17 @@ class SourceWithLabels(Source):
         """Let go of the other source."""
         super().close()
         self._source.close()
+
+
+def with_labels(opened: Callable[[], Source], find: FindLabels, items: Set[str]) -> Source:
+    """The source with labels. items: what needs them, for the OptionError where there are none."""
+    source = opened()
+    if source.kind in MOVING:
+        raise OptionError(
+            f"{' and '.join(sorted(items))} need labels; a {source.kind} has none.",
+            hint="give images, or omit what needs labels",
+        )
+    return SourceWithLabels(source, find)
 
 
 def open_dataset(

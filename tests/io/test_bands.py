@@ -388,6 +388,8 @@ def test_infer_eval_viz_and_check_work_on_bands(five: Path, trained: Path, tmp_p
     first = read_image(overview)
     view(replace(config, show_bands="4"))
     assert (read_image(overview) != first).any()
+    shown = replace(config, show_what=("errors",), labels=five, out=tmp_path / "errors")
+    assert view(shown).failed == ()
     checked = check(CheckConfig(data=five, contact=tmp_path / "contact.png"))
     assert checked.as_dict()["bands"] == {"count": 5, "dtype": "uint16", "as_rgb": False}
     assert not checked.failed
