@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fcnseg.config import VizConfig
-from fcnseg.errors import Interrupted, MediaError, OptionError, user_path
+from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.bands import Bands
+from fcnseg.io import Window
 from fcnseg.io.images import write_bytes, write_image
-from fcnseg.io.sources import open_source, refuse_sources
+from fcnseg.io.sources import refuse_sources
 from fcnseg.io.sources.base import Source
-from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import refuse_file, refuse_overwriting
+from fcnseg.overwriting import refuse_file
 from fcnseg.progress import Callback, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.imagenet import ImageNetHeatmaps
+from fcnseg.viz.live import LiveView
 from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, USE_AT, ShownFigures
-from fcnseg.viz.truth import find_labels, open_dataset, with_labels
+from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -41,7 +40,7 @@ _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 class ViewResult:
     """What was drawn.
 
-    out: the folder, None with --term; outputs: the files in it, in the order they were made.
+    out: the folder, None with --term and --show; outputs: the files, in the order they were made.
     frames: images or video frames looked at.
     failed: (name, why) of those that could not be read.
     """
@@ -100,12 +99,11 @@ def view(
             drawn = f"; what was drawn is in {job.out}" if job.out else ""
             raise Interrupted(f"Stopped after {frames} frames{drawn}.") from None
         failed += source.failures
+        if job.ended():
+            break
     seconds = time.perf_counter() - begun
     return ViewResult(job.out, tuple(outputs), frames, tuple(failed), seconds)
 
-
-_Input = tuple[str, str, Callable[[], Source]]
-"""A source: what it is in a message, the name its outputs take, and the call that opens it."""
 
 _Drawn = Iterator[list[Path]]
 """For each frame that was drawn, the files that were begun."""
@@ -113,11 +111,16 @@ _Drawn = Iterator[list[Path]]
 
 @dataclass(frozen=True)
 class _Job:
-    """A way of drawing. draw: takes a source and its name; out: the folder, None without files."""
+    """A way of drawing.
+
+    out: the folder, None without files. draw: takes a source and its name. ended: whether the user
+    wants no more sources.
+    """
 
     out: Path | None
-    inputs: Sequence[_Input]
+    inputs: Sequence[Input]
     draw: Callable[[Source, str], _Drawn]
+    ended: Callable[[], bool] = lambda: False
 
 
 def _job(config: VizConfig, callback: Callback) -> _Job:
@@ -126,7 +129,9 @@ def _job(config: VizConfig, callback: Callback) -> _Job:
         return _classifier(config, callback)
     if config.show_what:
         return _shown(config, callback)
-    _refuse(config, ("separate", "labels", "split", "format", "at"), "without --show-what")
+    config.refuse(("separate", "labels", "split", "format", "at"), "without --show-what")
+    if config.show:
+        return _window(config, callback)
     return _previews(config, callback) if config.term else _heatmaps(config, callback)
 
 
@@ -135,7 +140,7 @@ def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
     out = _folder(config, segmenter.files)
-    inputs = _inputs(config, _collect(config, callback), callback, segmenter.preprocess.bands)
+    inputs = inputs_of(config, collected(config, callback), callback, segmenter.preprocess.bands)
 
     def draw(source: Source, name: str) -> _Drawn:
         if source.kind in MOVING:
@@ -150,10 +155,10 @@ def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
 
 def _previews(config: VizConfig, callback: Callback) -> _Job:
     """The overlay of each frame as a Preview; no files."""
-    _refuse(config, ("out", "rungs", "theme"), "with --term")
+    config.refuse(("out", "rungs", "theme"), "with --term")
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
-    inputs = _inputs(config, _collect(config, callback), callback, segmenter.preprocess.bands)
+    inputs = inputs_of(config, collected(config, callback), callback, segmenter.preprocess.bands)
 
     def draw(source: Source, _: str) -> _Drawn:
         for frame in source:
@@ -165,77 +170,29 @@ def _previews(config: VizConfig, callback: Callback) -> _Job:
     return _Job(None, inputs, draw)
 
 
+def _window(config: VizConfig, callback: Callback) -> _Job:
+    """Frames in a window with keys; files of what the user saves."""
+    config.refuse(("rungs", "term"), "with --show")
+    window = Window()
+    segmenter = _load(config, callback)
+    out = _folder(config, segmenter.files)
+    live = LiveView(window, HeatmapFigures.of(segmenter, config), out, callback)
+    inputs = inputs_of(config, collected(config, callback), callback, segmenter.preprocess.bands)
+    return _Job(None, inputs, lambda source, _: live.show(source), lambda: window.ended)
+
+
 def _shown(config: VizConfig, callback: Callback) -> _Job:
     """One figure of what --show-what names for each image, or a file for each."""
-    _refuse(config, ("rungs", "fps", "term"), "with --show-what")
+    config.refuse(("rungs", "fps", "term", "show"), "with --show-what")
     if not USE_AT & set(config.show_what):
-        _refuse(config, ("at",), f"without one of {', '.join(sorted(USE_AT))}")
+        config.refuse(("at",), f"without one of {', '.join(sorted(USE_AT))}")
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)
     figures = ShownFigures.of(segmenter, config)
     out = _folder(config, segmenter.files)
-    inputs = _shown_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
+    inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
     return _Job(out, inputs, lambda source, _: _write_images(figures, source, out, callback))
-
-
-def _shown_inputs(
-    config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback
-) -> list[_Input]:
-    """The sources, with labels where there are items that need them; else OptionError."""
-    bands = segmenter.preprocess.bands
-    if not needed:
-        _refuse(config, ("labels", "split"), "without labels, errors or gained in --show-what")
-        return _inputs(config, _collect(config, callback), callback, bands)
-    if config.labels is None:
-        source, inputs = open_dataset(config, segmenter, callback)
-        if config.out is not None:
-            refuse_overwriting([("--out", config.out)], inputs)
-        return [(config.source[0], "", lambda: source)]
-    _refuse(config, ("split",), "with --labels")
-    found = _collect(config, callback)
-    images = [path for _, path in found.images]
-    files = images if found.single is None else [user_path(found.single)]
-    find = find_labels(config.labels, files, segmenter, callback)
-    if config.out is not None:
-        refuse_sources([("--out", config.out)], (str(config.labels),))
-
-    return [
-        (shown, name, partial(with_labels, opened, find, needed))
-        for shown, name, opened in _inputs(config, found, callback, bands)
-    ]
-
-
-def _collect(config: VizConfig, callback: Callback) -> Collected:
-    return collect(config.source, exclude=config.out, callback=callback)
-
-
-def _inputs(
-    config: VizConfig, found: Collected, callback: Callback, bands: Bands | None
-) -> list[_Input]:
-    """Each source of what was collected; its images are read in `bands`."""
-
-    def opened(spec: str | tuple[Named, ...], name: str) -> Source:
-        source = open_source(
-            spec,
-            name=name,
-            limit=config.limit,
-            fps=config.fps,
-            page=config.page,
-            callback=callback,
-        )
-        source.bands = bands
-        return source
-
-    return [(str(spec), name, partial(opened, spec, name)) for spec, name in found.specs]
-
-
-def _refuse(config: VizConfig, names: Iterable[str], why: str) -> None:
-    """OptionError for an option that was given and would do nothing."""
-    for name in names:
-        if name in config.chosen():
-            flag = f"--{name.replace('_', '-')}"
-            raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
 
 def _load(config: VizConfig, callback: Callback) -> Segmenter:
@@ -262,9 +219,9 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
     """What an ImageNet classifier sees in images, where no network was trained."""
     if config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
-    ours = ("show_what", "separate", "labels", "split", "format", "at", "term")
+    ours = ("show_what", "separate", "labels", "split", "format", "at", "term", "show")
     others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
-    _refuse(config, (*ours, *others), "with --classify")
+    config.refuse((*ours, *others), "with --classify")
     if len(names := config.model or ()) > 1:
         raise OptionError(
             f"--classify looks through one backbone; found {', '.join(names)}.",
@@ -279,7 +236,7 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
         callback=callback,
     )
     out = _folder(config, ())
-    found = _collect(config, callback)
+    found = collected(config, callback)
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
 
@@ -288,7 +245,7 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
             raise _no_images(found.single, source.kind)
         return _write_images(figures, source, out, callback)
 
-    return _Job(out, _inputs(config, found, callback, None), draw)
+    return _Job(out, inputs_of(config, found, callback, None), draw)
 
 
 def _folder(config: VizConfig, models: Sequence[Path]) -> Path:

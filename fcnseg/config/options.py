@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -129,6 +129,13 @@ class Options:
         """The options that differ from their defaults, by name."""
         values = {name: getattr(self, name) for name in options_of(type(self))}
         return {name: v for name, v in values.items() if v != vars(type(self))[name]}
+
+    def refuse(self, names: Iterable[str], why: str) -> None:
+        """OptionError for an option that was given and would do nothing."""
+        for name in names:
+            if name in self.chosen():
+                flag = f"--{name.replace('_', '-')}"
+                raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
     def with_fallbacks(self) -> Self:
         """The config with every option that has a fallback set."""

@@ -63,6 +63,7 @@ class VizConfig(Options):
     term: bool = option(
         False, "Draw the prediction in the terminal, in half blocks, instead of writing files"
     )
+    show: bool = option(False, "Look in a window, whose keys choose what is seen and save it")
     theme: Literal["dark", "light"] = option("dark", "Background of the pages: dark or light")
     classify: bool = option(
         False,

@@ -25,6 +25,10 @@ with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
             "apt-get install libgl1 libglib2.0-0",
         ) from error
     cv2.VideoCapture("", cv2.CAP_FFMPEG)  # FFmpeg's switch is read when it is first used
+    # Where the wheel's Qt finds its parts, which is read when the first window opens; it would
+    # complain of a folder of fonts that the wheel lacks, five times.
+    _of_windows = {name: value for name, value in os.environ.items() if name.startswith("QT_")}
+    _of_windows["QT_LOGGING_RULES"] = "*.warning=false"
 
 # For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
 _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
@@ -87,22 +91,24 @@ class Window:
             raise OptionError("There is no display to show a window on.", hint="omit --show")
         self.shown = self.ended = False
 
-    def show(self, image: NDArray[np.uint8], text: str) -> None:
-        """Show an image uint8 (H, W, 3) RGB with a line of text over it."""
+    def show(self, image: NDArray[np.uint8], text: str = "") -> str:
+        """Show an image uint8 (H, W, 3) RGB with a line of text over it; the key of `listen`."""
         image = np.ascontiguousarray(image[:, :, ::-1])
         for color, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(
                 image, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, width, cv2.LINE_AA
             )
-        cv2.imshow(_TITLE, image)
+        with environment(**({} if self.shown else _of_windows)):
+            cv2.imshow(_TITLE, image)
         self.shown = True
-        self.listen(1)
+        return self.listen(1)
 
-    def listen(self, milliseconds: int) -> None:
-        """Wait for a key; q, Esc and the window's cross end it."""
-        key = cv2.waitKey(milliseconds) & 0xFF
+    def listen(self, milliseconds: int) -> str:
+        """Wait for a key: its character, "" for none. q, Esc and the window's cross end it."""
+        code = cv2.waitKey(milliseconds)
         closed = cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) < 1
-        self.ended = self.ended or key in _ENDING_KEYS or closed
+        self.ended = self.ended or code & 0xFF in _ENDING_KEYS or closed
+        return chr(code & 0xFF) if code >= 0 else ""
 
     def close(self) -> None:
         """Close the window."""

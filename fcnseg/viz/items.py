@@ -91,19 +91,17 @@ def confidence(view: View) -> Section:
 
 def heatmaps(view: View) -> Section:
     """The probability of each class."""
-    found = view.predicted.labels
-    tiles = [
-        view.heat(
-            view.probabilities[index],
-            view.name(index),
-            f"{percent((found == index).mean(), 1)} of pixels, "
-            f"highest {view.probabilities[index].max():.2f}",
-            "probability",
-            color=view.figures.color(index),
-        )
-        for index in view.figures.of_interest(found)
-    ]
+    tiles = [heatmap(view, index) for index in view.figures.of_interest(view.predicted.labels)]
     return Section(tiles, "heatmaps: where the network sees each class")
+
+
+def heatmap(view: View, index: int) -> Tile:
+    """The probability of a class."""
+    values = view.probabilities[index]
+    share = percent((view.predicted.labels == index).mean(), 1)
+    note = f"{share} of pixels, highest {values.max():.2f}"
+    color = view.figures.color(index)
+    return view.heat(values, view.name(index), note, "probability", color=color)
 
 
 def scores(view: View) -> Section:

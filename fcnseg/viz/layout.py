@@ -88,8 +88,8 @@ def page(
     return to_pixels(framed(under(parts, _GAP), _GAP), theme)
 
 
-def figure(sections: Sequence[Section], *, width: int = WIDEST) -> Block:
-    """Sections one under another, with every key at the foot: one labelled figure."""
+def figure(sections: Sequence[Section], *, width: int = WIDEST, foot: str = "") -> Block:
+    """Sections one under another, with every key and a text at the foot: one labelled figure."""
     groups = _in_columns(_grouped(sections))
     text = max(_text_size(_size_of(group, width)) for group in groups)
     parts: list[Block] = []
@@ -100,6 +100,8 @@ def figure(sections: Sequence[Section], *, width: int = WIDEST) -> Block:
         parts.append(_grid(group.tiles, count, _size_of(group, width), text))
     widest = max(part.width for part in parts)
     parts += [_key(title, key, text, widest) for title, key in _keys(sections).items()]
+    if foot:
+        parts.append(_heading(foot, round(text * 0.65), widest))
     return framed(under(parts, _GAP), _GAP)
 
 

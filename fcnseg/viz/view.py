@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,12 @@ class View:
         """Labels, confidence and probabilities."""
         pixels = [self.frame.pixels]
         return self.segmenter.predict(pixels, confidence=True, probabilities=True)[0]
+
+    def drawn_by(self, figures: HeatmapFigures) -> View:
+        """The same prediction in other figures."""
+        view = replace(self, figures=figures)
+        vars(view)["predicted"] = self.predicted  # where cached_property keeps it
+        return view
 
     @property
     def probabilities(self) -> Floats:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import threading
 from fractions import Fraction
@@ -390,6 +391,17 @@ def test_a_window_shows_bgr_until_q(monkeypatch):
     assert fake.shown[0][:30].min() == 0  # the text
     assert sink.close() == []
     assert fake.destroyed
+
+
+def test_a_window_opens_with_what_opencv_says_of_its_toolkit(monkeypatch):
+    """The wheel for Linux names its Qt's folders in the environment, which stays as it was."""
+    FakeWindow(monkeypatch)
+    seen = []
+    monkeypatch.setattr(opencv, "_of_windows", {"QT_A_FOLDER": "/qt"})
+    monkeypatch.setattr(opencv.cv2, "imshow", lambda *_: seen.append(os.environ.get("QT_A_FOLDER")))
+    opencv.Window().show(np.zeros((30, 40, 3), np.uint8), "")
+    assert seen == ["/qt"]
+    assert "QT_A_FOLDER" not in os.environ
 
 
 def test_a_closed_window_ends_too(monkeypatch):

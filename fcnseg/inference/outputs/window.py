@@ -14,6 +14,21 @@ from fcnseg.io import Window
 from fcnseg.io.sources.base import Frame
 
 
+class Pace:
+    """Keeps to a video's own times; where the network is slower, the time stands still for it."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began: float | None = None
+
+    def left(self, seconds: float) -> float:
+        """Seconds until a frame's time in the video has come; 0 or less: it has."""
+        now = self._clock()
+        if self._began is None or now > self._began + seconds:
+            self._began = now - seconds
+        return self._began + seconds - now
+
+
 class WindowSink:
     """Shows each frame with its prediction until q, Esc or the window's own cross.
 
@@ -31,7 +46,7 @@ class WindowSink:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._renderer, self._hold, self._paced, self._clock = renderer, hold, paced, clock
-        self._began: float | None = None
+        self._pace = Pace(clock)
         self._window = Window()
         self._last = clock()
 
@@ -61,10 +76,7 @@ class WindowSink:
 
     def _wait_for(self, seconds: float) -> None:
         """Until a frame's time in the video has come, or the user ends it."""
-        now = self._clock()
-        if self._began is None or now > self._began + seconds:
-            self._began = now - seconds
-        while (left := self._began + seconds - self._clock()) > 0 and not self.ended:
+        while (left := self._pace.left(seconds)) > 0 and not self.ended:
             self._window.listen(min(50, max(1, round(left * 1000))))
 
     def _speed(self) -> float:

@@ -1,4 +1,4 @@
-"""Ground truth for the images that are drawn: from a dataset, or from label files named like them.
+"""What is drawn, with ground truth from a dataset or from label files named like the images.
 
 Loose label files are read as those that the model was trained on, else as class numbers with 255
 for pixels that do not count. Files of another encoding are a dataset: give its folder.
@@ -7,6 +7,7 @@ for pixels that do not count. Files of another encoding are a dataset: give its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.bands import Bands
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.io.sources.listing import files_in
-from fcnseg.overwriting import Named
+from fcnseg.io.sources.listing import Collected, collect, files_in
+from fcnseg.io.sources.listing import Named as NamedPath
+from fcnseg.overwriting import Named, refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.viz import LabelledFrame
 
@@ -37,6 +41,10 @@ FindLabels = Callable[[Frame], Labels]
 """A frame -> its labels uint8 (H, W), 255 = ignore; MediaError or DatasetError without any."""
 
 _DATASETS = (".toml", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
+
+
+Input = tuple[str, str, Callable[[], Source]]
+"""A source: what it is in a message, the name its outputs take, and the call that opens it."""
 
 
 class DatasetSource(Source):
@@ -106,6 +114,58 @@ def with_labels(opened: Callable[[], Source], find: FindLabels, items: Set[str])
             hint="give images, or omit what needs labels",
         )
     return SourceWithLabels(source, find)
+
+
+def labelled_inputs(
+    config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback
+) -> list[Input]:
+    """The sources, with labels where there are items that need them; else OptionError."""
+    bands = segmenter.preprocess.bands
+    if not needed:
+        config.refuse(("labels", "split"), "without labels, errors or gained in --show-what")
+        return inputs_of(config, collected(config, callback), callback, bands)
+    if config.labels is None:
+        source, inputs = open_dataset(config, segmenter, callback)
+        if config.out is not None:
+            refuse_overwriting([("--out", config.out)], inputs)
+        return [(config.source[0], "", lambda: source)]
+    config.refuse(("split",), "with --labels")
+    found = collected(config, callback)
+    images = [path for _, path in found.images]
+    files = images if found.single is None else [user_path(found.single)]
+    find = find_labels(config.labels, files, segmenter, callback)
+    if config.out is not None:
+        refuse_sources([("--out", config.out)], (str(config.labels),))
+
+    return [
+        (shown, name, partial(with_labels, opened, find, needed))
+        for shown, name, opened in inputs_of(config, found, callback, bands)
+    ]
+
+
+def collected(config: VizConfig, callback: Callback) -> Collected:
+    """What SOURCE names, without what is in --out."""
+    return collect(config.source, exclude=config.out, callback=callback)
+
+
+def inputs_of(
+    config: VizConfig, found: Collected, callback: Callback, bands: Bands | None
+) -> list[Input]:
+    """Each source of what was collected; its images are read in `bands`."""
+
+    def opened(spec: str | tuple[NamedPath, ...], name: str) -> Source:
+        source = open_source(
+            spec,
+            name=name,
+            limit=config.limit,
+            fps=config.fps,
+            page=config.page,
+            callback=callback,
+        )
+        source.bands = bands
+        return source
+
+    return [(str(spec), name, partial(opened, spec, name)) for spec, name in found.specs]
 
 
 def open_dataset(
