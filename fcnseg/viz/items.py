@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import IGNORE
 from fcnseg.errors import OptionError, percent
+from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.models.fcn import Decoder
 from fcnseg.viz import Tile, entropy, signed_map, signed_scale
-from fcnseg.viz.gained import COLORS as CHANGES
-from fcnseg.viz.gained import gain_tile, gains, miou_of
+from fcnseg.viz.drawing import Color
 from fcnseg.viz.layout import Key, Section
 from fcnseg.viz.skips import skip_section, stage_name
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
 
 Labels = NDArray[np.uint8]
+
+Mask = NDArray[np.bool_]
+
+MADE_RIGHT, MADE_WRONG, STILL_WRONG = "made right", "made wrong", "changed, still wrong"
+
+CHANGES: dict[str, Color] = {
+    MADE_RIGHT: (60, 205, 120),
+    MADE_WRONG: (235, 60, 60),
+    STILL_WRONG: (250, 220, 60),
+}
 
 Floats = NDArray[np.float32]
 
@@ -158,3 +172,62 @@ def gained(view: View) -> Section:
     keys["changes"] = [*CHANGES.items(), *[("no label", IGNORED)] * bool(ignored.any())]
     heading = "gained: what each skip changed, all finer ones left out"
     return Section(tiles, heading, keys, columns=len(tiles))
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What the skip of a stride changed, where there is a label.
+
+    areas: bool (H, W) each, by MADE_RIGHT, MADE_WRONG, STILL_WRONG. miou: with it, 0..1, of the
+    classes that are labelled; points: what it added to that, in points (hundredths). NaN without
+    any label.
+    """
+
+    stride: int
+    areas: Mapping[str, Mask]
+    miou: float
+    points: float
+
+
+def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, ...]) -> list[Gain]:
+    """The gain of each skip, from coarse to fine; that of the first is its own mIoU.
+
+    truth: uint8 (H, W), 255 = ignore. predictions: uint8 (H, W) with the skips down to a stride.
+    The points of all sum to 100 times the last mIoU.
+    """
+    found: list[Gain] = []
+    before = np.full_like(truth, IGNORE)  # nothing is predicted: neither right nor wrong yet
+    for stride, labels in predictions.items():
+        counted = truth != IGNORE
+        changed = counted & (labels != before) & bool(found)
+        was, now = before == truth, labels == truth
+        areas = {
+            MADE_RIGHT: changed & now,
+            MADE_WRONG: changed & was,
+            STILL_WRONG: changed & ~was & ~now,
+        }
+        confusion = Confusion(len(classes))
+        confusion.add(truth, labels)
+        miou = Report.of(confusion.matrix, classes, 1).miou
+        points = 100 * (miou - (found[-1].miou if found else 0.0))
+        found.append(Gain(stride, areas, miou, points))
+        before = labels
+    return found
+
+
+def _note(gain: Gain, truth: Labels) -> str:
+    """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
+    total = max(int((truth != IGNORE).sum()), 1)
+    right, wrong = (percent(gain.areas[name].sum() / total) for name in (MADE_RIGHT, MADE_WRONG))
+    return f"made right {right}, wrong {wrong}; {miou_of(gain)}"
+
+
+def miou_of(gain: Gain) -> str:
+    """The mIoU that is reached, for a caption."""
+    return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
+
+
+def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
+    """A map of what a skip changed, with its points."""
+    points = "no label" if np.isnan(gain.points) else f"{gain.points:+.2f} points of mIoU"
+    return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))

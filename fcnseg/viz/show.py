@@ -9,12 +9,10 @@ from fcnseg.config import VizConfig
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import items
+from fcnseg.viz import attribution, items
 from fcnseg.viz.drawing import to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.inside import depends
-from fcnseg.viz.inside.kernels import kernels
-from fcnseg.viz.inside.pyramid import pyramid
+from fcnseg.viz.inside import kernels, pyramid
 from fcnseg.viz.layout import Section, figure
 from fcnseg.viz.view import View
 
@@ -33,9 +31,9 @@ SHOWN: dict[str, Item] = {
     "skips": items.skips,
     "gained": items.gained,
     "pyramid": pyramid,
-    "gradcam": depends.gradcam,
-    "integrated": depends.integrated,
-    "channels": depends.channels,
+    "gradcam": attribution.gradcam,
+    "integrated": attribution.integrated,
+    "channels": attribution.channels,
     "kernels": kernels,
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""

@@ -12,10 +12,9 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.models import build
 from fcnseg.models.backbones import Features
 from fcnseg.models.spec import ModelSpec
+from fcnseg.viz import inside
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.inside import receptive
-from fcnseg.viz.inside.pyramid import pyramid
-from fcnseg.viz.inside.receptive import effective_fields, side_of, theoretical_fields
+from fcnseg.viz.inside import effective_fields, pyramid, side_of, theoretical_fields
 from fcnseg.viz.view import View
 
 
@@ -164,7 +163,7 @@ def test_the_weights_stay_as_they_are() -> None:
 
 def test_the_effective_field_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against finite differences, of one element."""
-    monkeypatch.setattr(receptive, "GRID", 1)
+    monkeypatch.setattr(inside, "GRID", 1)
     backbone = backbone_of("tiny").double()
     image = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).double()
     found = effective_fields(backbone, image)[4]

@@ -10,7 +10,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.viz.gained import OTHER, RIGHT, WRONG, gains
+from fcnseg.viz.items import MADE_RIGHT, MADE_WRONG, STILL_WRONG, gains
 
 NAMES = ("a", "b", "c")
 
@@ -45,7 +45,7 @@ def test_the_points_sum_from_the_first_miou_to_the_last(seed: int) -> None:
             t, a, b = truth[y, x], before[y, x], now[y, x]
             expected = None
             if t != 255 and a != b:
-                expected = RIGHT if b == t else WRONG if a == t else OTHER
+                expected = MADE_RIGHT if b == t else MADE_WRONG if a == t else STILL_WRONG
             assert [name for name, area in gain.areas.items() if area[y, x]] == (
                 [] if expected is None else [expected]
             )
