@@ -21,6 +21,7 @@ not UTF-8; Python keeps each as half of a surrogate pair.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -181,6 +182,8 @@ def to_bytes(text: str) -> bytes:
 
 def from_bytes(data: bytes) -> str:
     """The text of a file that may name files; a byte-order mark is no part of it."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 

@@ -174,6 +174,38 @@ def connected_regions(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDA
     return numbers, np.concatenate(areas).astype(np.int64)
 
 
+FLAT = 32
+"""Within a drawn area JPEG changes neighbouring pixels by no more, in each channel."""
+
+COLORFUL = 48
+"""And a drawn color is at least so far from grey."""
+
+
+def flat_colors(
+    packed: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The colors of a smeared image where it is flat, with the pixels that are nearly of each.
+
+    packed: (H, W). JPEG leaves hardly a pixel of a small area with the color that was drawn, but
+    all of them near it; what lies between two colors is not flat. None for an image of greys.
+    """
+    channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
+    around = np.ones((3, 3), np.uint8)
+    change = cv2.dilate(channels, around) - cv2.erode(channels, around)
+    flat = change.max(2) <= FLAT
+    colorful = np.ptp(channels, axis=2) >= COLORFUL
+    if (flat & colorful).sum() < packed.size / 1000:
+        return None
+    colors, often = np.unique(packed[flat], return_counts=True)
+    cells = colors & 0xF8F8F8  # 8 levels of each channel
+    order = np.lexsort((-often, cells))
+    _, first = np.unique(cells[order], return_index=True)
+    pixels = np.add.reduceat(often[order], first)
+    colors = colors[order][first]
+    rising = np.argsort(colors)
+    return colors[rising].astype(np.int64), pixels[rising].astype(np.int64)
+
+
 # --- arrays: .npy, .npz, .mat, text with a number for each pixel ---
 
 _KEYS = (

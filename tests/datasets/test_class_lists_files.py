@@ -48,6 +48,15 @@ def test_every_form_names_the_classes(name: str, tmp_path: Path) -> None:
         assert [entry.value for entry in entries] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("name", ["classes.txt", "class_dict.csv"])
+def test_a_list_may_be_encoded_as_windows_does(name: str, encoding: str, tmp_path: Path) -> None:
+    text = FORMS[name].replace("sand", "forêt").replace("\n", "\r\n")
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    names = [entry.name for entry in find_entries(list_folder(tmp_path))[0]]
+    assert names == ["sea", "forêt", "palm tree"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -57,6 +57,18 @@ def test_an_image_listed_twice_has_the_annotations_of_both(tmp_path: Path) -> No
     assert areas(describe(tmp_path)) == {"0": 128, "1": 64, "2": 64}
 
 
+@pytest.mark.parametrize("form", ["flat", "utf-16"])
+def test_forms_of_a_file(form: str, tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    one = square(0, 1)
+    one["segmentation"] = one["segmentation"][0] if form == "flat" else one["segmentation"]
+    write(tmp_path / "coco.json", {1: "0.png"}, [one])
+    if form == "utf-16":
+        text = (tmp_path / "coco.json").read_text()
+        (tmp_path / "coco.json").write_text(text, encoding="utf-16")
+    assert areas(describe(tmp_path)) == {"0": 64}
+
+
 def test_a_file_of_everything_beside_those_of_the_splits(tmp_path: Path) -> None:
     pictures(tmp_path / "images", 4)
     names = {n: f"{n}.png" for n in range(4)}

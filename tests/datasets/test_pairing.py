@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,6 +139,11 @@ def test_a_split_is_kept_wherever_it_is_named(name: str, tmp_path: Path) -> None
         {"splits/train_list.csv": "/at/home/a/1.jpg\n/at/home/a/2.jpg\na/3.jpg\na/4.jpg",
          "splits/val_list.csv": "a/5.jpg\na/6.jpg"},
         {"trainval.txt": "1\n2\n3\n4\n5\n6", "val.txt": "5\n6\n"},
+        {"split.csv": "file,set\n1.jpg,train\n2,train\n3,train\n4,train\n5,val\n6.jpg,val\n"},
+        {"data_split.txt": "train 1\ntrain 2\ntrain 3\ntrain 4\nval 5\nval 6\n"},
+        {"splits_final.json": json.dumps([{"train": list("1234"), "val": ["5", "6"]},
+                                          {"train": list("3456"), "val": ["1", "2"]}])},
+        {"split.json": json.dumps({n: "val" if n in "56" else "train" for n in "123456"})},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("sides", ["{side}/{n}", "images masks"])
@@ -146,10 +152,23 @@ def test_lists_say_the_split(lists: dict[str, str], sides: str, tmp_path: Path) 
     write(tmp_path, f"{images}/{{n}}.jpg", f"{masks}/{{n}}.png")
     for name, text in lists.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        # PowerShell's lists are UTF-16
+        (tmp_path / name).write_text(text, encoding="utf-16" if name == "train.txt" else "utf-8")
     description = describe(tmp_path)
     assert split_sizes(description) == {"train": 4, "val": 2}
     assert {p.image.stem for p in description.pairs if p.split == "val"} == {"5", "6"}
+
+
+def test_lists_may_name_folders(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        folder = f"480p/{('bear', 'bus', 'camel')[number // 2]}"  # DAVIS
+        put(tmp_path / f"JPEGImages/{folder}/{number % 2:05}.png", picture)
+        put(tmp_path / f"Annotations/{folder}/{number % 2:05}.png", labels * 255)
+    (tmp_path / "train.txt").write_text("bear\nbus\n")
+    (tmp_path / "val.txt").write_text("camel\n")
+    description = describe(tmp_path)
+    assert split_sizes(description) == {"train": 4, "val": 2}
+    assert {p.image.parent.name for p in description.pairs if p.split == "val"} == {"camel"}
 
 
 def test_pairs_that_no_list_names_are_skipped_and_told(tmp_path: Path) -> None:

@@ -158,6 +158,21 @@ def via_csv(root: Path) -> None:
         csv.writer(file).writerows([heads, *rows])
 
 
+def cvat_video(root: Path) -> None:
+    """A track for each shape; one is outside (gone) in the second frame."""
+    tracks = ""
+    for index in range(4):
+        image(root / f"images/frame_{index:06}.png", index)
+        for kind, name in enumerate(NAMES, 1):
+            points = ";".join(f"{x},{y}" for x, y in ring(index, kind))
+            shape = f'<polygon z_order="{kind}" points="{points}" frame="%d" outside="%d"/>'
+            shown = shape % (index, 0) + shape % (index + 1, 1)
+            tracks += f'<track label="{name}">{shown}</track>'
+    size = f"<original_size><width>{WIDTH}</width><height>{HEIGHT}</height></original_size>"
+    meta = f"<meta><job>{size}</job></meta>"
+    (root / "annotations.xml").write_text(f"<annotations>{meta}{tracks}</annotations>")
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "darwin": ("darwin", darwin),
     "datumaro": ("datumaro", datumaro),
@@ -166,6 +181,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "cityscapes-json": ("cityscapes-json", cityscapes_json),
     "geojson": ("geojson", geojson),
     "via csv": ("via", via_csv),
+    "cvat video": ("cvat-xml", cvat_video),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,28 @@ def test_smoothed_labels_snap_to_the_values_that_cover_areas(
     assert description.encoding.snap
     for name, labels in read(description).items():
         assert (labels == truth[int(name)]).mean() > 0.97
+
+
+@pytest.mark.parametrize("quality", [60, 90])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_small_colored_areas_survive_jpeg(suffix: str, quality: int, tmp_path: Path) -> None:
+    colors = np.array([(0, 0, 0), (220, 20, 60), (40, 200, 90)], np.uint8)
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(tmp_path / "images" / f"{number}.png", picture)
+        file = tmp_path / "masks" / f"{number}.{suffix}"
+        file.parent.mkdir(exist_ok=True)
+        jpeg = io.BytesIO()
+        Image.fromarray(colors[labels]).save(jpeg, "JPEG", quality=quality)
+        # Some programs save what they have read from a JPEG as PNG.
+        file.write_bytes(jpeg.getvalue())
+        if suffix == "png":
+            Image.open(jpeg).save(file)
+        truth[str(number)] = labels
+    description = describe(tmp_path)
+    assert len(description.classes.names) == 3
+    for name, labels in read(description).items():
+        assert ((labels > 0) == (truth[name] > 0)).mean() > 0.95
 
 
 def test_rare_classes_between_frequent_ones_are_no_smoothing(tmp_path: Path) -> None:

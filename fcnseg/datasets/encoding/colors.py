@@ -28,6 +28,12 @@ from fcnseg.errors import DatasetError, counted
 SAME = 24
 """Colours nearer than this (distance in RGB) are one colour, smeared."""
 
+NOISE = 2
+"""Colours up to twice as far are noise about one that has so many times the pixels."""
+
+MOST_COMPARED = 1000
+"""Colours of smeared labels, the most frequent first."""
+
 RAMP = 4
 """So many colours between the same two, or more, were made by smoothing."""
 
@@ -158,17 +164,24 @@ def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
 
 
 def _dominant(values: Values) -> list[int]:
-    """The colours smeared labels were drawn with: frequent, and not a blur of a frequent one."""
+    """The colours smeared labels were drawn with: frequent with those near them, and neither
+    near a more frequent one nor the noise about it."""
+    order = sorted(values.pixels, key=lambda color: -values.pixels[color])[:MOST_COMPARED]
+    points = np.array([unpack(color) for color in order], np.float64).reshape(-1, 3)
+    pixels = np.array([values.pixels[color] for color in order])
+    apart = [np.sqrt(((points - point) ** 2).sum(1)) for point in points]
+    held = np.array([pixels[distance < SAME].sum() for distance in apart])
     chosen: list[int] = []
-    for color, pixels in sorted(values.pixels.items(), key=lambda item: -item[1]):
-        if pixels < values.total / 1000:
+    for place in np.lexsort((-pixels, -held)).tolist():
+        if held[place] < values.total / 1000 or len(chosen) > MAX_CLASSES:
             break
-        if chosen and len(chosen) < MAX_CLASSES + 1:
-            distance = np.array([unpack(other) for other in chosen]) - np.array(unpack(color))
-            if float(np.sqrt((distance**2).sum(1)).min()) < SAME:
-                continue
-        chosen.append(color)
-    return sorted(chosen)
+        weight = held[place]
+        place = int(np.where(apart[place] < SAME, pixels, 0).argmax())
+        near = apart[place][chosen]
+        noise = (near < 2 * SAME) & (held[chosen] > NOISE * weight)
+        if not (near < SAME).any() and (not noise.any() or pixels[place] > values.total / 200):
+            chosen.append(place)
+    return sorted(order[place] for place in chosen)
 
 
 def without_ramps(values: Values) -> tuple[int, ...]:

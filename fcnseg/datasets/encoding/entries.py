@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from fcnseg.classes import IGNORE
 from fcnseg.errors import MediaError
@@ -74,11 +76,33 @@ def is_ignored(name: str) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """A text file's content; what is no UTF-8 in it is replaced. MediaError when unreadable."""
+    """A text file's content; MediaError when unreadable."""
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
+        with open_text(path) as file:
+            return file.read()
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file in the encoding that its first bytes show, line ends as they are.
+
+    UTF-8; UTF-16 with its mark (PowerShell, "Unicode" of Notepad); else Windows' Latin letters.
+    What can't be decoded is replaced.
+    """
+    with path.open("rb") as file:
+        encoding = _encoding_of(file.read(1 << 16))
+    return path.open(encoding=encoding, errors="replace", newline="")
+
+
+def _encoding_of(head: bytes) -> str:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # its end may be half a letter
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
 
 
 def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:

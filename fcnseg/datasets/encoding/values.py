@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, MAX_CLASSES
 from fcnseg.datasets import Encoding
-from fcnseg.io.labels import RawLabels
+from fcnseg.io.labels import RawLabels, flat_colors
 from fcnseg.io.warp import histogram
 
 MOST_VALUES = 64
@@ -116,8 +116,10 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
     if len(values) > (MOST_VALUES if lossy else SMEARED) and not (
         kind == "index" and not lossy and _numbers_objects(numbers, len(values))
     ):
+        if kind == "color":
+            values, pixels = flat_colors(numbers) or (values, pixels)
         kept = np.sort(np.argsort(-pixels, kind="stable")[:MOST_VALUES])
-        rest = int(pixels.sum() - pixels[kept].sum())
+        rest = int(numbers.size - pixels[kept].sum())
         values, pixels = values[kept], pixels[kept]
     stored = tuple(values.tolist())
     return ValueCounts(

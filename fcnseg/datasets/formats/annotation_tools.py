@@ -1,14 +1,11 @@
-"""The files of annotation tools: CVAT, VIA, Label Studio, Supervisely."""
+"""The files of annotation tools: CVAT, VIA, Label Studio."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import json
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.datasets.encoding.entries import open_text
 from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
@@ -31,13 +29,16 @@ from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
 from fcnseg.io.images import IMAGE_SUFFIXES
-from fcnseg.io.labels import decode_mask
 
 _CVAT_HEAD = marks(b"<annotations", b"<image ")
 
+_CVAT_VIDEO_HEAD = marks(b"<annotations", b"<track ")
+
 
 def _cvat_files(listing: Listing) -> list[str]:
-    return listing.saying(_CVAT_HEAD, ".xml")
+    names = listing.with_suffix(".xml")
+    heads = (_CVAT_HEAD, _CVAT_VIDEO_HEAD)
+    return [name for name in names if any(listing.says(name, head) for head in heads)]
 
 
 def _cvat_parse(path: Path) -> Document:
@@ -47,16 +48,40 @@ def _cvat_parse(path: Path) -> Document:
         image.get("id", str(number)): replace(_cvat_image(image), edges=edges)
         for number, image in enumerate(root.iter("image"))
     }
+    images |= _cvat_frames(root)
     names = tuple(label.text or "" for label in root.findall("meta//labels/label/name"))
     return Document(images, tuple(name for name in names if name))
 
 
+def _cvat_frames(root: ElementTree.Element) -> dict[str, Annotated]:
+    """The frames of "CVAT for video 1.1": a shape of each track in each frame, unless outside."""
+    frames: dict[int, list[ElementTree.Element]] = {}
+    for track in root.iter("track"):
+        for shape in track:
+            some = frames.setdefault(int(shape.attrib["frame"]), [])
+            if shape.get("outside") != "1":
+                shape.set("label", track.get("label", ""))
+                some.append(shape)
+    height, width = (root.findtext(f"meta//original_size/{side}") for side in ("height", "width"))
+    size = (int(height), int(width)) if height and width else None
+    return {
+        str(number): replace(_cvat_shapes(f"frame_{number:06}", size, shapes), also=f"{number:06}")
+        for number, shapes in sorted(frames.items())
+    }
+
+
 def _cvat_image(image: ElementTree.Element) -> Annotated:
-    shapes = sorted(image, key=lambda shape: int(shape.get("z_order", 0)))
+    size = int(image.attrib["height"]), int(image.attrib["width"])
+    return _cvat_shapes(image.attrib["name"], size, image)
+
+
+def _cvat_shapes(
+    name: str, size: tuple[int, int] | None, shapes: Iterable[ElementTree.Element]
+) -> Annotated:
+    shapes = sorted(shapes, key=lambda shape: int(shape.get("z_order", 0)))
     areas = [area for area in map(_cvat_area, shapes) if area is not None]
     flat = sum(shape.tag in ("polyline", "points", "skeleton") for shape in shapes)
-    size = int(image.attrib["height"]), int(image.attrib["width"])
-    return Annotated(image.attrib["name"], size, areas, flat, ordered=True)
+    return Annotated(name, size, areas, flat, ordered=True)
 
 
 def _cvat_area(shape: ElementTree.Element) -> Area | None:
@@ -85,7 +110,9 @@ def _cvat_runs(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(filled.reshape(size))
 
 
-CVAT = outlined("cvat-xml", _cvat_files, _cvat_parse, "an XML file with <image> entries is CVAT's")
+CVAT = outlined(
+    "cvat-xml", _cvat_files, _cvat_parse, "an XML file with <image> or <track> is CVAT's"
+)
 
 ONE_CLASS = "object"
 """The class of regions without any attribute."""
@@ -114,7 +141,7 @@ def _via_parse(path: Path) -> Document:
 def _via_parse_csv(path: Path) -> Document:
     """VIA's CSV export: a region on each line, its attributes as JSON."""
     regions: dict[str, list[Mapping[str, Any]]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path) as file:
         for row in csv.DictReader(file):
             some = regions.setdefault(row.get("filename") or row["#filename"], [])
             shape = json.loads(row["region_shape_attributes"])
@@ -268,65 +295,4 @@ LABEL_STUDIO = outlined(
     _label_studio_files,
     _label_studio_parse,
     "a JSON file of tasks with results is Label Studio's",
-)
-
-MOST_BYTES = 1 << 28
-"""A bitmap does not unpack to more."""
-
-
-_SUPERVISELY_HEAD = marks(b'"objects"', b'"size"')
-
-
-def _supervisely_files(listing: Listing) -> list[str]:
-    files = [name for name in listing.with_suffix(".json") if "/ann/" in f"/{name}"]
-    return [name for name in files if listing.says(name, _SUPERVISELY_HEAD)]
-
-
-def _supervisely_parse(path: Path) -> Document:
-    data = read_json(path)
-    size = int(data["size"]["height"]), int(data["size"]["width"])
-    areas = [area for area in map(_supervisely_area, data["objects"]) if area is not None]
-    flat = len(data["objects"]) - len(areas)
-    # The image's folder stands beside the file's: two datasets may have images of one name.
-    image = f"../img/{path.name.removesuffix('.json')}"
-    return Document(
-        {"": Annotated(image, size, areas, flat, ordered=True)}, _supervisely_names(path)
-    )
-
-
-def _supervisely_names(path: Path) -> tuple[str, ...]:
-    """The classes of the project's meta.json, in order."""
-    for folder in path.parents[1:4]:
-        if (folder / "meta.json").is_file():
-            return tuple(str(one["title"]) for one in read_json(folder / "meta.json")["classes"])
-    return ()
-
-
-def _supervisely_area(thing: Mapping[str, Any]) -> Area | None:
-    kind, name = thing["geometryType"], str(thing["classTitle"])
-    if kind == "bitmap":
-        try:
-            packed = zlib.decompressobj().decompress(
-                base64.b64decode(thing["bitmap"]["data"]), MOST_BYTES
-            )
-        except (zlib.error, binascii.Error) as error:
-            raise ValueError(f"a bitmap can't be unpacked: {error}") from None
-        left, top = thing["bitmap"]["origin"]
-        return Area(name, mask=decode_mask(packed), corner=(int(left), int(top)))
-    points = thing.get("points", {})
-    rings = [np.array(points.get("exterior", ()), np.float64).reshape(-1, 2)]
-    if kind == "polygon":
-        holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in points.get("interior", ())]
-        return Area(name, rings, holes)
-    if kind == "rectangle":
-        (x0, y0), (x1, y1) = rings[0]
-        return Area(name, [box(x0, y0, x1, y1)])
-    return None
-
-
-SUPERVISELY = outlined(
-    "supervisely",
-    _supervisely_files,
-    _supervisely_parse,
-    "JSON files with objects in ann/ are Supervisely's",
 )

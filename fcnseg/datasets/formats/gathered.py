@@ -170,7 +170,7 @@ def find_yolo(listing: Listing) -> Found | None:
 def _is_yolo(path: Path) -> bool:
     """Whether a text has YOLO's lines or none: no class list, no list of images."""
     try:
-        return bool([*yolo_lines(path)]) or not path.read_text(encoding="utf-8-sig").strip()
+        return bool([*yolo_lines(path)]) or not path.read_bytes().strip()
     except MediaError:
         return False
 

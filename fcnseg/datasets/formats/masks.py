@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.datasets import Found, Pair
+from fcnseg.datasets.encoding.entries import open_text
 from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
@@ -218,7 +219,7 @@ def _has_runs(path: Path) -> bool:
     if columns is None:
         return False
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path) as file:
         some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
         return not any(is_image(row[columns[1]] or "") for row in some)
 
@@ -226,7 +227,7 @@ def _has_runs(path: Path) -> bool:
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
     """The names of the columns with the image, the runs and the class ("": none)."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             head = next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
@@ -246,7 +247,7 @@ def _run_length_parse(path: Path) -> Document:
     fused = image_column.lower() in ("image_label", "imageid_classid")  # "a.jpg_Fish"
     areas: dict[str, list[Area]] = {}
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path) as file:
         for row in csv.DictReader(file):
             image, _, name = row[image_column].rpartition("_") if fused else (
                 row[image_column], "", row[class_column] if class_column else _ONE_CLASS

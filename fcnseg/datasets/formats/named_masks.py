@@ -14,7 +14,7 @@ import numpy as np
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.encoding.entries import text_of
+from fcnseg.datasets.encoding.entries import open_text, text_of
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, name_uniquely, place_of, stem_of
@@ -179,7 +179,7 @@ def find_open_images(listing: Listing) -> Found | None:
 def _mask_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a list of masks; [] for another file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file)
             if not {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD:
                 return []

@@ -1,7 +1,10 @@
-"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty."""
+"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty, Supervisely."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from fcnseg.datasets.formats.documents import (
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.io.annotations.drawing import decode_runs, unpack_runs
+from fcnseg.io.labels import decode_mask
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
 
@@ -198,4 +202,67 @@ HASTY = outlined(
     _hasty_files,
     _hasty_parse,
     "a JSON file of label_classes and images is Hasty's",
+)
+
+# --- Supervisely: ds0/img, ds0/ann, meta.json ---
+
+MOST_BYTES = 1 << 28
+"""A bitmap does not unpack to more."""
+
+
+_SUPERVISELY_HEAD = marks(b'"objects"', b'"size"')
+
+
+def _supervisely_files(listing: Listing) -> list[str]:
+    files = [name for name in listing.with_suffix(".json") if "/ann/" in f"/{name}"]
+    return [name for name in files if listing.says(name, _SUPERVISELY_HEAD)]
+
+
+def _supervisely_parse(path: Path) -> Document:
+    data = read_json(path)
+    size = int(data["size"]["height"]), int(data["size"]["width"])
+    areas = [area for area in map(_supervisely_area, data["objects"]) if area is not None]
+    flat = len(data["objects"]) - len(areas)
+    # The image's folder stands beside the file's: two datasets may have images of one name.
+    image = f"../img/{path.name.removesuffix('.json')}"
+    return Document(
+        {"": Annotated(image, size, areas, flat, ordered=True)}, _supervisely_names(path)
+    )
+
+
+def _supervisely_names(path: Path) -> tuple[str, ...]:
+    """The classes of the project's meta.json, in order."""
+    for folder in path.parents[1:4]:
+        if (folder / "meta.json").is_file():
+            return tuple(str(one["title"]) for one in read_json(folder / "meta.json")["classes"])
+    return ()
+
+
+def _supervisely_area(thing: Mapping[str, Any]) -> Area | None:
+    kind, name = thing["geometryType"], str(thing["classTitle"])
+    if kind == "bitmap":
+        try:
+            packed = zlib.decompressobj().decompress(
+                base64.b64decode(thing["bitmap"]["data"]), MOST_BYTES
+            )
+        except (zlib.error, binascii.Error) as error:
+            raise ValueError(f"a bitmap can't be unpacked: {error}") from None
+        left, top = thing["bitmap"]["origin"]
+        return Area(name, mask=decode_mask(packed), corner=(int(left), int(top)))
+    points = thing.get("points", {})
+    rings = [np.array(points.get("exterior", ()), np.float64).reshape(-1, 2)]
+    if kind == "polygon":
+        holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in points.get("interior", ())]
+        return Area(name, rings, holes)
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = rings[0]
+        return Area(name, [box(x0, y0, x1, y1)])
+    return None
+
+
+SUPERVISELY = outlined(
+    "supervisely",
+    _supervisely_files,
+    _supervisely_parse,
+    "JSON files with objects in ann/ are Supervisely's",
 )

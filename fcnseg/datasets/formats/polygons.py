@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
-from fcnseg.errors import STRANGE, MediaError, reason
+from fcnseg.errors import STRANGE, MediaError, from_bytes, reason
 from fcnseg.io.annotations.drawing import (
     EDGES,
     EDGES_KEY,
@@ -227,8 +227,8 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
     content.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = from_bytes(path.read_bytes()).splitlines()
+    except OSError as error:
         raise MediaError(f"{path} can't be read: {error}.") from None
     for row, line in enumerate(lines, 1):
         words = line.split()
@@ -282,6 +282,8 @@ def _rings(segmentation: Any) -> list[NDArray[np.float64]]:
     """The outlines of a COCO segmentation; none of runs."""
     if isinstance(segmentation, Mapping):
         return []
+    if segmentation and isinstance(segmentation[0], int | float):
+        segmentation = [segmentation]  # one outline without the list around it
     return [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -115,6 +116,8 @@ def _marks_in(path: Path) -> int:
                 text += file.read()
     except OSError:
         return 0
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = text.decode("utf-16", "replace").encode()
     return large | sum(bit for word, bit in _MARKS.items() if word in text)
 
 

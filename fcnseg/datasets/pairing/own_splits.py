@@ -1,4 +1,4 @@
-"""The split that a folder has of its own: lists (train.txt), words of folders, words of names.
+"""The split that a folder has of its own: lists (train.txt), tables, words of folders and names.
 
 What the names of folders say alone (`train/`, `val_images/`) is read in
 fcnseg.datasets.pairing.by_words; here is what needs more than one of them to be sure of
@@ -7,6 +7,8 @@ fcnseg.datasets.pairing.by_words; here is what needs more than one of them to be
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 from collections import defaultdict
@@ -17,17 +19,24 @@ from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
-from fcnseg.errors import as_text, from_bytes
+from fcnseg.errors import STRANGE, as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
 _LIST_WORDS = frozenset(
     [
         "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
-        "name", "names", "data", "dataset", "seg", "segmentation", "trainval", "aug",
+        "name", "names", "data", "dataset", "seg", "segmentation", "trainval", "aug", "index",
+        "sequence", "sequences", "seq", "video", "videos", "scene", "scenes", "patient",
+        "patients", "case", "cases", "pair", "pairs",
     ]
 )  # fmt: skip
 """What the name of a list may say besides its split."""
+
+_TABLE_WORDS = frozenset(
+    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset"]
+)
+"""The name of a table that gives each image's split has one of these."""
 
 _TOKEN = re.compile(r"[^\W\d_]+")
 
@@ -39,7 +48,8 @@ def with_own_split(found: Found, listing: Listing) -> Found:
     if not found.pairs or all(pair.split for pair in found.pairs):
         return found
     if not any(pair.split for pair in found.pairs):
-        listed = _by_lists(found, listing)
+        places = _Places(found.pairs, listing.root)
+        listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
         if listed is not None:
             return listed
     for told, needs_all, why in (
@@ -100,17 +110,16 @@ def _name_split(pair: Pair, _: Path) -> SplitName:
 # --- lists --------------------------------------------------------------------------------------
 
 
-def _by_lists(found: Found, listing: Listing) -> Found | None:
+def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     """Pairs as lists named after splits (ImageSets/train.txt) name them; None without lists."""
     lists = {name: _list_split(name) for name in listing.with_suffix(*_LIST_SUFFIXES)}
     lists = {name: split for name, split in lists.items() if split}
     if not lists:
         return None
-    places = _Places(found.pairs, listing.root)
     chosen: dict[int, SplitName] = {}
     read = []
     for name in sorted(lists, key=lambda name: _ORDER.index(lists[name])):
-        numbers = places.named_in(listing.path(name))
+        numbers = places.named_by(_lines(listing.path(name)))
         if numbers:
             read.append(name)
             for number in numbers:
@@ -118,6 +127,64 @@ def _by_lists(found: Found, listing: Listing) -> Found | None:
     if not chosen or not (set(chosen.values()) - {"train"} or len(chosen) < len(found.pairs)):
         return None
     return _as_listed(found, chosen, read, listing)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = from_bytes(path.read_bytes()).splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _by_table(found: Found, listing: Listing, places: _Places) -> Found | None:
+    """Pairs as a table names them (splits.json, split.csv with a column of splits)."""
+    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
+        words = _TOKEN.findall(_CAMEL.sub("_", stem_of(name)).lower())
+        if name.count("/") > 1 or _TABLE_WORDS.isdisjoint(words):
+            continue
+        lines = _lines(listing.path(name))
+        said = _splits_in_json(lines) if suffix_of(name) == ".json" else _splits_in_rows(lines)
+        chosen: dict[int, SplitName] = {}
+        for split, some in said.items():
+            for number in places.named_by(some):
+                chosen.setdefault(number, split)
+        if len(set(chosen.values())) > 1:
+            return _as_listed(found, chosen, [name], listing)
+    return None
+
+
+def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
+    """What {"train": [...], "val": [...]} names, also of the first of several folds, or
+    {"a.png": "train", ...}."""
+    try:
+        data = json.loads("".join(lines))
+    except STRANGE:
+        return {}
+    data = data[0] if isinstance(data, list) and data else data
+    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), dict):
+        data = next(iter(data.values()))
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, list) and key.lower() in SPLIT_WORDS:
+            named[SPLIT_WORDS[key.lower()]] += [one for one in value if isinstance(one, str)]
+        elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
+            named[SPLIT_WORDS[value.lower()]].append(key)
+    return named
+
+
+def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
+    """What the first cell beside a split's word names, where all rows but a heading have one."""
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
+    for row, cells in enumerate(csv.reader(lines, delimiter=delimiter)):
+        words = [cell.strip().lower() for cell in cells]
+        at = next((place for place, word in enumerate(words) if word in SPLIT_WORDS), None)
+        if at is not None and len(cells) > 1:
+            named[SPLIT_WORDS[words[at]]].append(cells[int(at == 0)])
+        elif row:
+            return {}
+    return named
 
 
 _ORDER = ("val", "test", "train", "both")
@@ -140,10 +207,12 @@ def _list_split(name: str) -> str:
 
 
 class _Places:
-    """Where a list's lines lead: to pairs, by path, name or stem of their image or labels."""
+    """Where a list's lines lead: to pairs, by path, name or stem of their image or labels, or by
+    a folder of these."""
 
     def __init__(self, pairs: Sequence[Pair], root: Path) -> None:
         self._by_name: dict[str, set[int]] = defaultdict(set)
+        self._by_folder: dict[str, set[int]] = defaultdict(set)
         start = len(str(root)) + 1
         for number, pair in enumerate(pairs):
             for path in (pair.image, pair.labels):
@@ -151,23 +220,27 @@ class _Places:
                 bare = name[: len(name) - len(suffix_of(name))]
                 for known in {name, bare, *(part.rpartition("/")[2] for part in (name, bare))}:
                     self._by_name[known].add(number)
+                folders = name.split("/")[:-1]
+                for end in range(1, len(folders) + 1):
+                    self._by_folder["/".join(folders[:end])].add(number)
+                    self._by_folder[folders[end - 1]].add(number)
+        self._all = len(pairs)
 
-    def named_in(self, path: Path) -> list[int]:
-        """The pairs that a list names; none when most of its lines name none."""
-        try:
-            lines = from_bytes(path.read_bytes()).splitlines()
-        except OSError:
-            return []
-        lines = [line.strip() for line in lines if line.strip()]
-        found = [number for number in map(self._named_by, lines) if number is not None]
-        return found if 2 * len(found) >= len(lines) else []
+    def named_by(self, lines: Sequence[str]) -> list[int]:
+        """The pairs that a list's lines name; none when most of the lines name none."""
+        found = [numbers for numbers in map(self._named_by, lines) if numbers]
+        every = [number for numbers in found for number in sorted(numbers)]
+        return every if 2 * len(found) >= len(lines) else []
 
-    def _named_by(self, line: str) -> int | None:
-        for wanted in _spellings(line):
+    def _named_by(self, line: str) -> set[int]:
+        """The one pair that a line names, or all pairs of the folder that it names."""
+        spellings = [*_spellings(line)]
+        for wanted in spellings:
             numbers = self._by_name.get(wanted, set())
             if len(numbers) == 1:
-                return next(iter(numbers))
-        return None
+                return numbers
+        folders = (self._by_folder.get(wanted.rstrip("/"), set()) for wanted in spellings)
+        return next((some for some in folders if 0 < len(some) < self._all), set())
 
 
 def _spellings(line: str) -> Iterable[str]:
