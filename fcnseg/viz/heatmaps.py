@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from fcnseg.config import VizConfig
 from fcnseg.errors import percent
 from fcnseg.files import safe_filename
-from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Tile, entropy, grey, heat_scale
 from fcnseg.viz.drawing import THEMES, Theme
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
+
+if TYPE_CHECKING:
+    from fcnseg.inference.segmenter import Segmenter
 
 Rgb = NDArray[np.uint8]
 

@@ -14,19 +14,19 @@ from fcnseg.io.images import resize_image, write_image
 from fcnseg.io.sources.base import Source
 from fcnseg.marks import mark
 from fcnseg.progress import Callback, Message
-from fcnseg.viz import Rgb, items
+from fcnseg.viz import Rgb, show
 from fcnseg.viz.drawing import to_pixels
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
 from fcnseg.viz.view import View
 
 MODES: dict[str, Callable[[View], Section]] = {
-    "prediction": items.prediction,
-    "heatmap": items.heatmaps,
-    "confidence": items.confidence,
-    "entropy": items.entropy_map,
-    "runner-up": items.runner_up,
-    "image": items.image,
+    "prediction": show.prediction,
+    "heatmap": show.heatmaps,
+    "confidence": show.confidence,
+    "entropy": show.entropy_map,
+    "runner-up": show.runner_up,
+    "image": show.image,
 }
 """What can be seen, in the order of the key m; of the heatmaps one class's."""
 
@@ -138,7 +138,7 @@ class LiveView:
         """The frame in the mode, its pixels as many as `factor` says."""
         view = self._seen
         if self._mode == "heatmap":
-            section = Section([items.heatmap(view, self._figures.chosen[self._class])])
+            section = Section([show.heatmap(view, self._figures.chosen[self._class])])
         else:
             section = MODES[self._mode](view)
         height, width = (max(1, round(factor * length)) for length in view.frame.size)

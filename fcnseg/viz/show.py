@@ -2,34 +2,260 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import IGNORE
 from fcnseg.config import VizConfig
-from fcnseg.inference.segmenter import Segmenter
+from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import attribution, items
-from fcnseg.viz.drawing import to_pixels, to_vectors
+from fcnseg.metrics import Confusion, Report
+from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
+from fcnseg.metrics.scores import TOLERANCE
+from fcnseg.models.fcn import Decoder
+from fcnseg.viz import Tile, attribution, entropy, signed_map, signed_scale
+from fcnseg.viz.drawing import Color, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.inside import kernels, pyramid
-from fcnseg.viz.layout import Section, figure
-from fcnseg.viz.view import View
+from fcnseg.viz.layout import Key, Section, figure
+from fcnseg.viz.skips import skip_section, stage_name
+from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
+
+if TYPE_CHECKING:
+    from fcnseg.inference.segmenter import Segmenter
+
+Labels = NDArray[np.uint8]
+
+Mask = NDArray[np.bool_]
+
+MADE_RIGHT, MADE_WRONG, STILL_WRONG = "made right", "made wrong", "changed, still wrong"
+
+CHANGES: dict[str, Color] = {
+    MADE_RIGHT: (60, 205, 120),
+    MADE_WRONG: (235, 60, 60),
+    STILL_WRONG: (250, 220, 60),
+}
+
+Floats = NDArray[np.float32]
+
+
+def image(view: View) -> Section:
+    """The frame."""
+    height, width = view.frame.size
+    return Section([Tile(view.frame.image, "image", f"{width} x {height} pixels")])
+
+
+def prediction(view: View) -> Section:
+    """The classes found, with a key."""
+    labels = view.predicted.labels
+    tile = view.figures.labelled(view.frame, labels, "prediction")
+    return Section([tile], keys={"classes": view.figures.key(labels)})
+
+
+def labels(view: View) -> Section:
+    """The ground truth."""
+    ignored = float((view.truth == 255).mean())
+    note = f"{percent(ignored, 1)} without a label" if ignored else ""
+    tile = view.figures.labelled(view.frame, view.truth, "labels (ground truth)", note)
+    return Section([tile], keys={"classes": view.figures.key(view.truth)})
+
+
+def errors(view: View) -> Section:
+    """Each wrong pixel in the colour of its kind of error."""
+    truth, found = view.truth, view.predicted.labels
+    kinds = kinds_of_errors(truth, found, TOLERANCE)
+    counted = truth != 255
+    total = max(int(counted.sum()), 1)
+    key = [
+        (f"{_kind(kind)} {percent((kinds == index).sum() / total)}", COLORS[index])
+        for index, kind in enumerate(KINDS)
+        if (kinds == index).any()
+    ]
+    key += [("no label", IGNORED)] * (not counted.all())
+    drawn = paint(view.frame.image, [(kinds == i, COLORS[i]) for i in range(len(KINDS))], ~counted)
+    note = f"{percent((kinds != RIGHT).sum() / total, 1)} of labelled pixels"
+    return Section([Tile(drawn, "errors", note)], keys={"errors": key})
+
+
+def _kind(kind: str) -> str:
+    return f"{kind} (within {TOLERANCE} px)" if kind == "boundary" else kind
+
+
+def runner_up(view: View) -> Section:
+    """The class that is second most probable at each pixel."""
+    found = view.probabilities
+    if len(found) < 2:
+        raise OptionError("A runner-up needs two classes; the model has one.")
+    order = np.argpartition(found, -2, axis=0)[-2].astype(np.uint8)  # (H, W)
+    second = np.partition(found, -2, axis=0)[-2]
+    note = f"mean probability {second.mean():.2f}"
+    tile = view.figures.labelled(view.frame, order, "runner-up class", note)
+    return Section([tile], keys={"classes": view.figures.key(order)})
+
+
+def entropy_map(view: View) -> Section:
+    """How undecided the network is."""
+    values = entropy(view.probabilities)
+    meaning = "0 sure, 1 undecided among all classes"
+    return Section([view.heat(values, "entropy", f"mean {values.mean():.2f}", meaning)])
+
+
+def confidence(view: View) -> Section:
+    """The probability of the predicted class."""
+    values = view.probabilities.max(axis=0)
+    note = f"mean {values.mean():.2f}"
+    return Section([view.heat(values, "confidence", note, "probability of the predicted class")])
+
+
+def heatmaps(view: View) -> Section:
+    """The probability of each class."""
+    tiles = [heatmap(view, index) for index in view.figures.of_interest(view.predicted.labels)]
+    return Section(tiles, "heatmaps: where the network sees each class")
+
+
+def heatmap(view: View, index: int) -> Tile:
+    """The probability of a class."""
+    values = view.probabilities[index]
+    share = percent((view.predicted.labels == index).mean(), 1)
+    note = f"{share} of pixels, highest {values.max():.2f}"
+    color = view.figures.color(index)
+    return view.heat(values, view.name(index), note, "probability", color=color)
+
+
+def scores(view: View) -> Section:
+    """The raw scores that the network upsamples, cell by cell, beside the upsampled ones."""
+    network = torch_engine(view, "scores").network
+    decoder = network.decoder
+    if not isinstance(decoder, Decoder):
+        raise OptionError("--show-what scores: this network's decoder is not fcnseg's own.")
+    pixels = view.segmenter.prepare([view.frame.pixels])
+    cells = torch_engine(view, "scores").scores(pixels)[0]  # (K, h, w)
+    full = view.segmenter.logits(view.frame.pixels)  # (K, H, W)
+    stride = decoder.strides[-1]
+    tiles = []
+    for index in view.subjects:
+        limit = max(float(np.quantile(np.abs(full[index]), 0.995)), 1e-6)
+        scale = signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", f"score of {view.name(index)}")
+        seen = cell_map(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
+        raw = seen[nearest(view.frame.size, seen.shape)]
+        size = f"{cells.shape[2]} x {cells.shape[1]} cells, stride {stride}"
+        more = "bilinear" if decoder.detail is None else "bilinear, and the sub-pixel part"
+        color = view.figures.color(index)
+        for values, title, note in (
+            (raw, "raw scores", size),
+            (full[index], "upsampled scores", more),
+        ):
+            drawn = signed_map(view.frame.image, values / limit)
+            tiles.append(Tile(drawn, f"{title} of {view.name(index)}", note, color, scale))
+    return Section(tiles, "scores before and after upsampling", columns=2)
+
+
+def skips(view: View) -> Section:
+    """What each skip adds."""
+    return skip_section(view.figures, view.frame, view.predicted.labels, view.subjects)
+
+
+def gained(view: View) -> Section:
+    """What each skip made right and made wrong, with its points of mIoU."""
+    found = view.segmenter.logits_up_to_skips(view.frame.pixels)
+    predictions = {s: logits.argmax(axis=0).astype(np.uint8) for s, logits in found.items()}
+    first, *steps = gains(view.truth, predictions, view.segmenter.classes.names)
+    coarse = view.figures.labelled(
+        view.frame,
+        predictions[first.stride],
+        f"{stage_name(view.figures, first.stride)} alone",
+        miou_of(first),
+    )
+    ignored = view.truth == 255
+    tiles = [coarse]
+    for gain in steps:
+        areas = [(area, CHANGES[name]) for name, area in gain.areas.items()]
+        drawn = paint(view.frame.image, areas, ignored)
+        tiles.append(gain_tile(drawn, gain, stage_name(view.figures, gain.stride), view.truth))
+    keys: dict[str, Key] = {"classes": view.figures.key(predictions[first.stride])}
+    keys["changes"] = [*CHANGES.items(), *[("no label", IGNORED)] * bool(ignored.any())]
+    heading = "gained: what each skip changed, all finer ones left out"
+    return Section(tiles, heading, keys, columns=len(tiles))
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What the skip of a stride changed, where there is a label.
+
+    areas: bool (H, W) each, by MADE_RIGHT, MADE_WRONG, STILL_WRONG. miou: with it, 0..1, of the
+    classes that are labelled; points: what it added to that, in points (hundredths). NaN without
+    any label.
+    """
+
+    stride: int
+    areas: Mapping[str, Mask]
+    miou: float
+    points: float
+
+
+def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, ...]) -> list[Gain]:
+    """The gain of each skip, from coarse to fine; that of the first is its own mIoU.
+
+    truth: uint8 (H, W), 255 = ignore. predictions: uint8 (H, W) with the skips down to a stride.
+    The points of all sum to 100 times the last mIoU.
+    """
+    found: list[Gain] = []
+    before = np.full_like(truth, IGNORE)  # nothing is predicted: neither right nor wrong yet
+    for stride, labels in predictions.items():
+        counted = truth != IGNORE
+        changed = counted & (labels != before) & bool(found)
+        was, now = before == truth, labels == truth
+        areas = {
+            MADE_RIGHT: changed & now,
+            MADE_WRONG: changed & was,
+            STILL_WRONG: changed & ~was & ~now,
+        }
+        confusion = Confusion(len(classes))
+        confusion.add(truth, labels)
+        miou = Report.of(confusion.matrix, classes, 1).miou
+        points = 100 * (miou - (found[-1].miou if found else 0.0))
+        found.append(Gain(stride, areas, miou, points))
+        before = labels
+    return found
+
+
+def _note(gain: Gain, truth: Labels) -> str:
+    """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
+    total = max(int((truth != IGNORE).sum()), 1)
+    right, wrong = (percent(gain.areas[name].sum() / total) for name in (MADE_RIGHT, MADE_WRONG))
+    return f"made right {right}, wrong {wrong}; {miou_of(gain)}"
+
+
+def miou_of(gain: Gain) -> str:
+    """The mIoU that is reached, for a caption."""
+    return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
+
+
+def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
+    """A map of what a skip changed, with its points."""
+    points = "no label" if np.isnan(gain.points) else f"{gain.points:+.2f} points of mIoU"
+    return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))
+
 
 Item = Callable[[View], Section]
 
 SHOWN: dict[str, Item] = {
-    "image": items.image,
-    "prediction": items.prediction,
-    "labels": items.labels,
-    "errors": items.errors,
-    "runner-up": items.runner_up,
-    "entropy": items.entropy_map,
-    "confidence": items.confidence,
-    "heatmaps": items.heatmaps,
-    "scores": items.scores,
-    "skips": items.skips,
-    "gained": items.gained,
+    "image": image,
+    "prediction": prediction,
+    "labels": labels,
+    "errors": errors,
+    "runner-up": runner_up,
+    "entropy": entropy_map,
+    "confidence": confidence,
+    "heatmaps": heatmaps,
+    "scores": scores,
+    "skips": skips,
+    "gained": gained,
     "pyramid": pyramid,
     "gradcam": attribution.gradcam,
     "integrated": attribution.integrated,

@@ -10,7 +10,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.viz.items import MADE_RIGHT, MADE_WRONG, STILL_WRONG, gains
+from fcnseg.viz.show import MADE_RIGHT, MADE_WRONG, STILL_WRONG, gains
 
 NAMES = ("a", "b", "c")
 
