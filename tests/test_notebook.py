@@ -11,7 +11,7 @@ import fcnseg
 from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.commands.eval import EvalResult
-from fcnseg.commands.train import TrainResult
+from fcnseg.commands.several import TrainResult
 from fcnseg.metrics import Report
 from fcnseg.report.charts import has_charts
 

@@ -84,9 +84,22 @@ def _show_finding(finding: dict[str, Any]) -> None:
 
 
 def show_train(result: Any) -> None:
-    """Where the run is and what to do with it."""
-    _print(f"Best mIoU {percent(result.miou)}: {result.best}")
+    """Where the run is and what to do with it; of several, the mean and spread of their scores."""
+    if hasattr(result, "runs"):
+        _show_spread(result.report)
+    best = max((one.miou for one in getattr(result, "runs", ())), default=result.miou)
+    _print(f"Best mIoU {percent(best)}: {result.best}")
     _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {result.run}")
+
+
+def _show_spread(summary: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in (f"{len(summary['runs'])} {summary['kind']}", "mean", "std", "min", "max"):
+        table.add_column(heading, justify="right" if table.columns else "left")
+    rows = {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
+    for name, one in {**rows, **summary["iou"]}.items():
+        table.add_row(name, *(percent(one[key]) for key in ("mean", "std", "min", "max")))
+    _print(table)
 
 
 def show_eval(result: Any) -> None:

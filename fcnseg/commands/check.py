@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import CheckConfig
 from fcnseg.datasets import Description, Pair
-from fcnseg.datasets.check import CheckResult, Cleaned, doubtful, scan_and_check
+from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
+from fcnseg.datasets.check.findings import doubtful
 from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import own_parts

@@ -26,6 +26,7 @@ from fcnseg.inference.evaluation import (
     on_split,
     protocol_of,
     refuse_meaningless,
+    seen_in_folds,
     split_of,
 )
 from fcnseg.inference.loading import averaged
@@ -198,6 +199,8 @@ def score_examined(
     if len(segmenter.networks) > 1:
         callback(Message(AVERAGED))
     callback(Message(on_split(left_out, why)))
+    if optimistic := seen_in_folds(checked.description, split, segmenter):
+        callback(Message(optimistic, "warning"))
     scores = measure(
         arrays_of(segmenter),
         dataset,

@@ -6,32 +6,32 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcnseg import notebook
 from fcnseg.commands.eval import evaluate
+from fcnseg.commands.several import TrainResult, open_several, resumed_several, train_several
 from fcnseg.config import TrainConfig
+from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.summary import in_words, training_seconds
+from fcnseg.datasets.dataset_toml import write_declared
+from fcnseg.datasets.draw_splits import Fold
 from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, FcnsegError, OptionError, percent
+from fcnseg.errors import DatasetError, FcnsegError, OptionError
 from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.remote.listing import copied
-from fcnseg.report import charts
 from fcnseg.report.charts import has_charts
 from fcnseg.training.environment import environment, note_environment
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
 from fcnseg.training.run_folder import (
-    Row,
     RunFolder,
     TrainState,
     load_state,
@@ -39,6 +39,7 @@ from fcnseg.training.run_folder import (
     refuse_taken,
 )
 from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished, options_like
+from fcnseg.training.run_folder.several import Several, is_several, several_in
 from fcnseg.training.setup import (
     TrainSetup,
     finish,
@@ -51,57 +52,6 @@ from fcnseg.training.setup import (
 from fcnseg.training.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished training.
-
-    run: its folder. best, last: the checkpoints. miou: the best on the validation images.
-    epochs: how many were trained. seconds: training time, before and after --resume.
-    history: a row for each epoch, as in results.csv.
-    """
-
-    run: Path
-    best: Path
-    last: Path
-    miou: float
-    epochs: int
-    seconds: float
-    history: tuple[Row, ...] = ()
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """The scores of the best checkpoint, as `fcnseg eval --json` has them."""
-        from fcnseg.models.checkpoint import Checkpoint
-
-        return dict(Checkpoint.load(self.best).report)
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what was reached, where it is, and the curve of the mIoU."""
-        said = notebook.facts(
-            "Training",
-            {
-                "best mIoU": percent(self.miou),
-                "epochs": self.epochs,
-                "training time": f"{self.seconds:.0f} s",
-                "best checkpoint": self.best,
-                "last checkpoint": self.last,
-            },
-        )
-        rows = [row for row in self.history if row.get("miou") is not None]
-        if not rows or not has_charts():
-            return said
-        epochs, miou = ([float(row[name] or 0) for row in rows] for name in ("epoch", "miou"))
-        percents = [100 * value for value in miou]
-        return said + charts.lines(
-            {"mIoU": percents}, x=epochs, x_name="epoch", name="mIoU, %, validation images"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, without the history, which results.csv has."""
-        values = ((name, value) for name, value in vars(self).items() if name != "history")
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
-
-
 def train(
     data: TrainConfig | Path | str | None = None, callback: Callback = no_callback, **options: Any
 ) -> TrainResult:
@@ -109,7 +59,7 @@ def train(
 
     data: the folder, or a TrainConfig. options: those of TrainConfig, by name.
     callback: is called with a Progress at each step and an EpochEnd after each epoch; what
-    is to be said in words goes to `logging` (the logger "fcnseg").
+    is to be said in words goes to `logging` ("fcnseg"). seeds, folds: it is a SeveralResult.
 
     The folder is checked first: its errors raise DatasetError, its warnings are logged. Ctrl-C
     or SIGTERM finish the step, save everything and raise Interrupted. Under torchrun several
@@ -126,8 +76,7 @@ def train(
     else:
         given = {**options} if data is None else {"data": data, **options}
         config = TrainConfig.make(given)
-    like = config.like
-    if like is not None:
+    if (like := config.like) is not None:
         given = options_like(like, given)
         config = TrainConfig.make(given)
     refuse_both(config)
@@ -137,8 +86,11 @@ def train(
         config = dataclasses.replace(config, data=ranks.run_on_main(lambda: copied(data, callback)))
     asked = {name: getattr(config, name) for name in given}
     parse_loss(config.loss)  # a typo is told before the folder is read
+    run = _run_to_resume(config, ranks)
+    found = several_in(run.folder) if run else None
+    if found or is_several(config):
+        return _train_all(config, asked, found, ranks, callback)
     with process_settings(ranks.device):
-        run = _run_to_resume(config, ranks)
         if run is None:
             setup, trainer = _begin(config, ranks, callback, began)
         else:
@@ -153,7 +105,28 @@ def train(
             finish(setup, trainer.run, callback)
             if setup.config.report and has_charts():
                 _write_report(setup, trainer.run, callback)
-    return _result(trainer)
+    return TrainResult.of(trainer.run, trainer.state)
+
+
+def _train_all(
+    config: TrainConfig,
+    asked: Mapping[str, Any],
+    found: Several | None,
+    ranks: Distributed,
+    callback: Callback,
+) -> TrainResult:
+    """Several trainings, one after the other. found: those that are resumed."""
+    if ranks.size > 1:
+        raise OptionError(
+            f"--seeds and --folds are trained one after the other; torchrun started {ranks.size} "
+            "processes for one training.",
+            hint="train each by itself: --seed N --out RUN/seedN, or --folds 5 --fold N",
+        )
+    if found is not None:
+        found, again = resumed_several(found, asked)
+        return train_several(found, again, train, callback)
+    _refuse_no_data(config)
+    return train_several(open_several(config), {}, train, callback)
 
 
 def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
@@ -189,11 +162,8 @@ def _begin(
     config: TrainConfig, ranks: Distributed, callback: Callback, began: float
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the first step of a new run."""
-    if config.data is None:
-        raise OptionError(
-            "Which dataset folder? None was given.",
-            hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
-        )
+    _refuse_no_data(config)
+    assert config.data is not None
     refuse_taken(config.out)
     checked = _checked(config, config.data, callback)
     _refuse_inputs(config, config.data, checked)
@@ -211,7 +181,17 @@ def _begin(
     assert run is not None, "the main process has made one"
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     with _discarded_unless_begun(run, ranks):
+        if config.folds and ranks.main:
+            write_declared(checked.description, run.dataset, parts=SPLITS)
         return setup, make_trainer(setup, run, state, step, data, sampler, callback, began)
+
+
+def _refuse_no_data(config: TrainConfig) -> None:
+    if config.data is None:
+        raise OptionError(
+            "Which dataset folder? None was given.",
+            hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
+        )
 
 
 @contextmanager
@@ -245,7 +225,6 @@ def _resume(
         raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
     config = continued(TrainConfig.load(run.config), asked, run)
     refuse_both(config)
-    assert config.data is not None, "every run's config.toml names its folder"
     if config.data is None:
         raise OptionError(
             f"{run.config} names no dataset: it was changed.",
@@ -292,7 +271,10 @@ def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult
 
     Classes that the folder gives no colours have the palette's.
     """
-    checked = examine(data, callback, boxes=config.fill_boxes)
+    fold = None
+    if config.folds and config.fold is not None:
+        fold = Fold(config.fold, config.folds, config.seed)
+    checked = examine(data, callback, boxes=config.fill_boxes, fold=fold)
     for finding in checked.findings:
         if finding.severity == "warning":
             callback(Message(finding.sentence, "warning"))
@@ -318,17 +300,4 @@ def _where(run: RunFolder, state: TrainState, sampler: BatchSampler, config: Tra
     return (
         f"Resuming {run.folder}: epoch {len(state.rows) + 1} of {sampler.epochs}, "
         f"{inside} of {sampler.epoch_steps} steps done."
-    )
-
-
-def _result(trainer: Trainer) -> TrainResult:
-    run, state = trainer.run, trainer.state
-    return TrainResult(
-        run=run.folder,
-        best=run.best,
-        last=run.last,
-        miou=state.best,
-        epochs=int(state.rows[-1]["epoch"] or 0) if state.rows else 0,
-        seconds=state.seconds,
-        history=tuple(state.rows),
     )

@@ -134,6 +134,9 @@ class TrainConfig(Options):
     workers: int = compute(-1, texts.WORKERS, ge=-1)
     compile: bool = compute(False, "Compile the backbone with torch.compile, which takes about a minute")
     seed: int = compute(0, texts.SEED, ge=0)
+    seeds: int | None = compute(None, "Train N times, with seeds from --seed on: runs RUN/seed0, ..., mean and spread of their scores; RUN is a model, their average", ge=2)
+    folds: int | None = compute(None, "Cross-validation: divide the images of train and val into N folds (classes in proportion, videos and similar images together); run RUN/foldI trains without fold I and is scored on it", ge=2)
+    fold: int | None = compute(None, "Of --folds, train this one only, from 0", ge=0)
     like: Path | None = compute(None, "Train as that run was: its dataset, options and seed; options given beside it take precedence", metavar="RUN")
 
 

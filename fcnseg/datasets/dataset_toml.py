@@ -82,9 +82,13 @@ class Declared:
         return replace(found, store=encoding.store, terms=encoding.terms)
 
 
-def write_declared(description: Description, path: Path) -> None:
+def write_declared(
+    description: Description, path: Path, *, parts: Sequence[SplitName] = ()
+) -> None:
     """Write a description as a dataset.toml; MediaError when it can't be written, OptionError when
     there is another file of that name.
+
+    parts: whose images are listed; without it, those of a val part that was drawn.
     """
     encoding = description.encoding
     shown = _Shown(encoding)
@@ -117,10 +121,12 @@ def write_declared(description: Description, path: Path) -> None:
         stored = toml_value([shown.value(value) for value in values])
         lines += ["", "[[class]]", f"name = {toml_value(name)}", f"color = {toml_value(hexed)}"]
         lines.append(f"values = {stored}")
-    if description.drawn_split:
-        lines += ["", "[splits]  # drawn by fcnseg; every other image is for training", "val = ["]
-        lines += [f"  {toml_value(p.name)}," for p in description.pairs if p.split == "val"]
-        lines.append("]")
+    if description.drawn_split and not parts:
+        lines += ["", "[splits]  # drawn by fcnseg; every other image is for training"]
+        lines += _listed(description.pairs, "val")
+    elif parts:
+        lines += ["", "[splits]"]
+        lines += [line for part in parts for line in _listed(description.pairs, part)]
     data = to_bytes("\n".join(lines) + "\n")
     if path.is_file() and path.read_bytes() != data:
         raise OptionError(
@@ -128,6 +134,12 @@ def write_declared(description: Description, path: Path) -> None:
             hint="name another file, or delete that one",
         )
     write_bytes(path, data)
+
+
+def _listed(pairs: Sequence[Pair], part: SplitName) -> list[str]:
+    """The lines that name the images of a part; none where there are none."""
+    names = [f"  {toml_value(pair.name)}," for pair in pairs if pair.split == part]
+    return [f"{part} = [", *names, "]"] if names else []
 
 
 def read_declared(path: Path) -> Declared:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Encoding, Found, Pair, Reading, SplitName, sizes
+from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
+from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.encoding.data_yaml import find_masks_dir, read_yaml_names, yaml_folder
 from fcnseg.datasets.encoding.entries import counted_from_one
-from fcnseg.datasets.encoding.values import SMEARED, Values, total, values_of
+from fcnseg.datasets.encoding.values import SMEARED, Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
@@ -35,19 +33,9 @@ from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, sett
 from fcnseg.datasets.pairing.by_words import find_folders, find_stems
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned, scan_images, scan_labels
-from fcnseg.datasets.splits import (
-    VAL_FRACTION,
-    Video,
-    draw_val,
-    find_lookalikes,
-    find_videos,
-    group_numbers,
-    hold_out,
-    lacks_val,
-    sort_pairs,
-)
-from fcnseg.errors import DatasetError, counted
+from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
+from fcnseg.datasets.splits import lacks_val, sort_pairs
+from fcnseg.errors import DatasetError
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
@@ -133,7 +121,7 @@ def scan(
         found=found,
     )
     scanned = Scanned(description, labels, values, seen)
-    return _draw_split(scanned) if drawn else scanned
+    return with_val(scanned) if drawn else scanned
 
 
 def own_split_sizes(description: Description) -> dict[str, int]:
@@ -151,16 +139,9 @@ def own_parts(description: Description) -> list[SplitName]:
     return [own[_files(pair)] for pair in description.pairs]
 
 
-def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
-    """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
-    index = encoding.class_of()
-    present = np.zeros((len(counts), len(encoding.values)), np.bool_)
-    for row, one in enumerate(counts):
-        if one is not None:
-            for value in values_of(one, kind):
-                if value in index:
-                    present[row, index[value]] = True
-    return present
+def _files(pair: Pair) -> tuple[str, str, str]:
+    """What tells a pair from all others; text is hashed much faster than paths are."""
+    return str(pair.image), str(pair.labels), pair.part
 
 
 def _find(
@@ -252,70 +233,3 @@ def _read(
 def _with_store(reading: Reading, found: Found) -> Reading:
     encoding = dataclasses.replace(reading.encoding, store=found.store, terms=found.terms)
     return dataclasses.replace(reading, encoding=encoding)
-
-
-def _draw_split(scanned: Scanned) -> Scanned:
-    """The same with a val part; groups of look-alikes and videos stay together."""
-    before, image_scan = scanned.description, scanned.image_scan
-    assert image_scan is not None, "a split is drawn after looking at the images"
-    training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
-    videos = find_videos(before.pairs, image_scan)
-    longest = _longest_whole(videos, len(before.pairs))
-    groups = group_numbers(len(before.pairs), videos, find_lookalikes(image_scan), longest)
-    present = presence(scanned.labels.counts, before.encoding, scanned.values.kind)
-    chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
-    order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
-    place = {_files(pair): i for i, pair in enumerate(before.pairs)}
-    moved = [place[_files(pair)] for pair in order]
-    description = dataclasses.replace(
-        before, pairs=order, why=(*before.why, _split_reason(len(chosen), videos, longest))
-    )
-    return Scanned(
-        description,
-        _reordered(scanned.labels, moved),
-        scanned.values,
-        reorder_image_scan(image_scan, moved),
-    )
-
-
-def _files(pair: Pair) -> tuple[str, str, str]:
-    """What tells a pair from all others; text is hashed much faster than paths are."""
-    return str(pair.image), str(pair.labels), pair.part
-
-
-def _longest_whole(videos: Sequence[Video], count: int) -> int:
-    """The most frames kept together: all, unless a video is more than half of everything."""
-    longest = max((len(video.members) for video in videos), default=0)
-    return max(1, round(count * VAL_FRACTION / 2)) if longest > count / 2 else max(1, longest)
-
-
-def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
-    text = f"no val part: {counted(count, 'pair')} chosen at random for it, stratified by class"
-    if any(len(video.members) > longest for video in videos):
-        return f"{text}; the one long video was cut into stretches of {longest} frames"
-    return f"{text}; each video stays in one part" if videos else text
-
-
-def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
-    counts, alphas = CountsOfFiles(), CountsOfFiles()
-    for index in order:
-        counts.append(labels.counts[index])
-        alphas.append(labels.alphas[index])
-    problems = {
-        new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
-    }
-    return LabelScan(counts, alphas, problems, labels.lossy)
-
-
-def reorder_image_scan(image_scan: ImageScan, order: Sequence[int]) -> ImageScan:
-    """The same images in another order."""
-    rows = np.array(order, int)
-    arrays = {
-        field.name: getattr(image_scan, field.name)[rows]
-        for field in dataclasses.fields(image_scan)
-        if isinstance(getattr(image_scan, field.name), np.ndarray)
-    }
-    problems = {
-        new: image_scan.problems[old] for new, old in enumerate(order) if old in image_scan.problems
-    }
-    return dataclasses.replace(image_scan, **arrays, problems=problems)

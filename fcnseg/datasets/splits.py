@@ -7,14 +7,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import SPLITS, Description, Pair
-from fcnseg.datasets.scan import ImageScan
 from fcnseg.errors import STRANGE, to_bytes
+
+if TYPE_CHECKING:
+    from fcnseg.datasets.scan import ImageScan
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,10 @@ def draw_val(
     each class is shared out like the whole (Sechidis et al., On the stratification of
     multi-label data, ECML 2011: the rarest class first, to the part that needs it most).
     """
-    members: dict[int, list[int]] = {}
-    for index, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(index)
-    if len(members) < 2:
+    ordered, counts = _in_groups(names, groups, present, "")
+    if len(ordered) < 2:
         return frozenset()
-    ordered = sorted(
-        members.values(), key=lambda some: (-len(some), _draw(min(names[i] for i in some)))
-    )
-    whole = np.hstack([present, np.ones((len(names), 1), np.bool_)])  # the last column: any pair
-    counts = np.array([whole[some].sum(0) for some in ordered], np.float64)  # (groups, K + 1)
-    in_val = _assign_val(counts)
+    in_val = _assign(counts, (1 - VAL_FRACTION, VAL_FRACTION)) == 1
     if in_val.all() or not in_val.any():
         sizes = counts[:, -1]
         in_val = np.zeros(len(ordered), np.bool_)
@@ -99,22 +94,66 @@ def draw_val(
     return frozenset(i for some, val in zip(ordered, in_val, strict=True) if val for i in some)
 
 
-def _assign_val(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which groups go to val. counts: (groups, columns), how often each has each class."""
+def draw_folds(
+    names: Sequence[str],
+    groups: NDArray[np.int64],
+    present: NDArray[np.bool_],
+    folds: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """int64 (N,): the fold of each pair, from 0, none without a pair; groups, present: as above.
+
+    The same for the same names, content and seed. There are at least as many groups as folds.
+    """
+    ordered, counts = _in_groups(names, groups, present, f"{seed}/")
+    assert len(ordered) >= folds, "whoever draws looks before"
+    assigned = _assign(counts, (1 / folds,) * folds)
+    if len(np.unique(assigned)) < folds:  # few, or of very different sizes: these alone count
+        sizes = np.zeros(folds)
+        for group, count in enumerate(counts[:, -1]):  # the largest first
+            assigned[group] = sizes.argmin()
+            sizes[assigned[group]] += count
+    found = np.zeros(len(names), np.int64)
+    for some, fold in zip(ordered, assigned, strict=True):
+        found[some] = fold
+    return found
+
+
+def _in_groups(
+    names: Sequence[str], groups: NDArray[np.int64], present: NDArray[np.bool_], salt: str
+) -> tuple[list[list[int]], NDArray[np.float64]]:
+    """The members of each group, the largest first, else in an order that looks random.
+
+    And how often each class is in it, float (groups, K + 1); the last column counts any pair.
+    """
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(index)
+    ordered = sorted(
+        members.values(), key=lambda some: (-len(some), _draw(salt + min(names[i] for i in some)))
+    )
+    whole = np.hstack([present, np.ones((len(names), 1), np.bool_)])
+    return ordered, np.array([whole[some].sum(0) for some in ordered], np.float64)
+
+
+def _assign(counts: NDArray[np.float64], fractions: Sequence[float]) -> NDArray[np.int64]:
+    """The part of each group. counts: (groups, columns), how often each has each class.
+
+    fractions: of the whole, for each part.
+    """
     total = counts.sum(0)
-    needed = np.stack([(1 - VAL_FRACTION) * total, VAL_FRACTION * total])  # train, val
+    needed = np.stack([fraction * total for fraction in fractions])  # (parts, columns)
     open_ = np.ones(len(counts), np.bool_)
-    in_val = np.zeros(len(counts), np.bool_)
+    parts = np.zeros(len(counts), np.int64)
     while open_.any():
         left = counts[open_].sum(0)
         rarest = int(np.where(left > 0, left, np.inf).argmin())
         for group in np.flatnonzero(open_ & (counts[:, rarest] > 0)):
-            gain = needed[1, rarest] - needed[0, rarest] or needed[1, -1] - needed[0, -1]
-            side = int(gain > 0)
-            needed[side] -= counts[group]
-            in_val[group] = bool(side)
+            part = max(range(len(needed)), key=lambda one: (*needed[one, [rarest, -1]],))
+            needed[part] -= counts[group]
+            parts[group] = part
             open_[group] = False
-    return in_val
+    return parts
 
 
 def _draw(name: str) -> bytes:

@@ -65,12 +65,33 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
         return "all", "the dataset has no parts, and the model does not say what it was trained on"
     if trained.images == here.images:
         return choose_split(sizes), "the model was trained on the others"
+    if trained.root == here.root and segmenter.extra.get("folds"):
+        return choose_split(sizes), "the models were trained on folds of the dataset"
     if trained.root == here.root:
         return choose_split(sizes), (
             "the model was trained on the others, but the folder has changed since: some of "
             "these may have been among them"
         )
     return "all", "the dataset has no parts, and the model was trained on another one"
+
+
+def seen_in_folds(description: Description, split: str, segmenter: Segmenter) -> str:
+    """What to know of scores on images that most models of a cross-validation trained on; or ""."""
+    here, seen = Provenance.of(description), 0
+    for network in segmenter.networks:
+        trained = Provenance.from_dict(network.extra.get("trained_on"))
+        if trained is None or not network.extra.get("folds") or trained.root != here.root:
+            continue
+        own = trained.images == here.images and split == "val"  # by the run's own dataset.toml
+        seen += not own
+    if not seen or split == "test":
+        return ""
+    count = len(segmenter.networks)
+    how = "by this model" if count == 1 else f"by all but one of the {count} models"
+    return (
+        "These scores are optimistic: in training with --folds, most of these images were seen "
+        f"{how}. report.json beside the folds has the scores of each on what it did not see."
+    )
 
 
 def on_split(left_out: dict[str, int], why: str) -> str:

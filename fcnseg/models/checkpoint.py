@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -210,14 +211,15 @@ def find_model(
     means its official weights, from torch's cache or downloaded (with progress).
     Raises CheckpointError saying what was looked for.
     """
-    if model is None or (model == "best" and not Path(model).exists()):
-        found = sorted(runs.glob(f"*/{BEST}"), key=lambda path: path.stat().st_mtime_ns)
-        if not found:
-            raise CheckpointError(
-                f"No model was given, and there is no trained one in {runs}{os.sep}.",
-                hint=TRAIN_HINT,
-            )
-        return found[-1]
+    found = _files_of(model, runs)
+    if len(found) > 1:
+        raise OptionError(
+            f"{found[0].parent.parent} holds {len(found)} models, and one is expected here.",
+            hint=f"give one of them: {found[0].parent}",
+        )
+    if found:
+        return found[0]
+    assert model is not None, "it stands for what was found"
     path = Path(model)
     if path.is_file():
         return path
@@ -240,12 +242,42 @@ def find_model(
 def find_models(
     models: Sequence[str | None] | None, runs: Path = Path("runs"), callback: Callback = no_callback
 ) -> list[Path]:
-    """The files meant by several -m, found by `find_model`; OptionError for one given twice."""
-    found = [find_model(model, runs, callback) for model in models or (None,)]
+    """The files meant by several -m; OptionError for one given twice.
+
+    A folder of several runs (train --seeds, --folds) means the best of each, in their order.
+    """
+    found = [
+        path
+        for model in models or (None,)
+        for path in _files_of(model, runs) or [find_model(model, runs, callback)]
+    ]
     twice = next((path for index, path in enumerate(found) if path in found[:index]), None)
     if twice is not None:
         raise OptionError(f"--model: {twice} was given twice.", hint="give each model once")
     return found
+
+
+def _files_of(model: str | None, runs: Path) -> list[Path]:
+    """The best of the newest run for None or "best", those of a folder of several runs; or none."""
+    if model is not None and (model != "best" or Path(model).exists()):
+        return _bests(Path(model))
+    found = [*runs.glob(f"*/{BEST}"), *runs.glob(f"*/*/{BEST}")]
+    if not found:
+        raise CheckpointError(
+            f"No model was given, and there is no trained one in {runs}{os.sep}.", hint=TRAIN_HINT
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    several = _bests(newest.parent.parent)
+    return several if newest in several else [newest]
+
+
+def _bests(folder: Path) -> list[Path]:
+    """The checkpoints in a folder of several runs: of seed0, seed1, ... or fold0, fold1, ..."""
+    if (folder / BEST).is_file():
+        return []
+    numbered = ((re.fullmatch(r"(?:seed|fold)(\d+)", path.parent.name), path)
+                for path in folder.glob(f"*/{BEST}"))  # fmt: skip
+    return [path for _, path in sorted((int(found[1]), path) for found, path in numbered if found)]
 
 
 def model_files(paths: Sequence[Path]) -> list[Named]:

@@ -238,6 +238,22 @@ def _images_note(count: int, gallery: Gallery) -> str:
     return " ".join(notes)
 
 
+def several_page(run: str, summary: Mapping[str, Any]) -> str:
+    """The report on several trainings, as HTML: mean and spread of their scores.
+
+    run: their folder. summary: as in its report.json.
+    """
+    rows = {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
+    rows |= {f"IoU {shown(name)}": values for name, values in summary["iou"].items()}
+    content = {
+        "title": f"mIoU {_percent(summary['miou']['mean'])}, mean of {len(summary['runs'])} runs",
+        "summary": f"{shown(run)}: {summary['kind']}",
+        "rows": rows,
+        "runs": [{**each, "name": shown(each["name"])} for each in summary["runs"]],
+    }
+    return render("several.html.j2", content, {"views": {}, "order": []})
+
+
 def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A page as HTML. content: what its template names; data: what its script takes."""
     pages = _templates()

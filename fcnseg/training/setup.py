@@ -310,6 +310,7 @@ def _checkpoint(setup: TrainSetup) -> Checkpoint:
         extra={
             "encoding": setup.checked.description.encoding.as_dict(),
             "trained_on": vars(Provenance.of(setup.checked.description)),
+            **({"folds": setup.config.folds} if setup.config.folds else {}),
         },
     )
 

@@ -132,6 +132,11 @@ def torch_engine(view: View, item: str) -> TorchEngine:
     engine = view.segmenter.engine
     if isinstance(engine, TorchEngine):
         return engine
+    if view.segmenter.members:
+        raise OptionError(
+            f"--show-what {item} looks inside one network; these are several, averaged.",
+            hint=f"give one of them: -m {view.segmenter.files[0]}" if view.segmenter.files else "",
+        )
     raise OptionError(
         f"--show-what {item} looks inside the network, which {engine.name} does not show.",
         hint="give the checkpoint itself, with --engine torch",

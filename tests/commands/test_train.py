@@ -20,7 +20,8 @@ from PIL import Image
 
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import EvalResult, evaluate
-from fcnseg.commands.train import TrainResult, train
+from fcnseg.commands.several import TrainResult
+from fcnseg.commands.train import train
 from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import (

@@ -15,6 +15,7 @@ from fcnseg.datasets import Pair
 from fcnseg.datasets.scan import ImageScan
 from fcnseg.datasets.splits import (
     Video,
+    draw_folds,
     draw_val,
     find_copies,
     find_lookalikes,
@@ -73,6 +74,33 @@ def test_rare_classes_are_on_both_sides() -> None:
 
 def test_a_single_group_can_not_be_split() -> None:
     assert draw_val(["a", "b"], np.zeros(2, int), np.ones((2, 1), bool)) == frozenset()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=5, max_size=30),
+    folds=st.integers(2, 5),
+    seed=st.integers(0, 9),
+)
+def test_folds_keep_groups_and_none_is_empty(sizes: list[int], folds: int, seed: int) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(seed)
+    present = rng.random((len(groups), 3)) < (0.9, 0.3, 0.05)
+    names = [f"{number:03}" for number in range(len(groups))]
+    found = draw_folds(names, groups, present, folds, seed)
+    assert set(found) == set(range(folds))
+    assert all(len(set(found[groups == group])) == 1 for group in groups)
+    order = rng.permutation(len(groups))
+    again = draw_folds([names[i] for i in order], groups[order], present[order], folds, seed)
+    assert (again == found[order]).all()
+
+
+def test_folds_have_each_class_in_proportion() -> None:
+    present = np.arange(100)[:, None] % 20 == 0  # five pairs of a hundred have it
+    names = [f"{number:03}" for number in range(100)]
+    found = draw_folds(names, np.arange(100), present, 5, 0)
+    assert np.bincount(found).tolist() == [20] * 5
+    assert np.bincount(found[present[:, 0]]).tolist() == [1] * 5
+    assert (draw_folds(names, np.arange(100), present, 5, 1) != found).any()
 
 
 def test_pairs_without_a_split_are_for_training() -> None:

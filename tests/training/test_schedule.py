@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fcnseg.commands import train as command
-from fcnseg.commands.train import TrainResult, train
+from fcnseg.commands.several import TrainResult
+from fcnseg.commands.train import train
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.progress import Event, Progress
 from fcnseg.training import schedule, trainer

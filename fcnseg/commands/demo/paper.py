@@ -26,7 +26,7 @@ from fcnseg.report.gallery import jpeg
 from fcnseg.report.page import render
 
 if TYPE_CHECKING:
-    from fcnseg.commands.train import TrainResult
+    from fcnseg.commands.several import TrainResult
 
 TINY = "tiny"
 

@@ -14,18 +14,17 @@ import numpy as np
 from fcnseg.datasets import SPLITS, Description, Pair, split_sizes
 from fcnseg.datasets.bands import Layout
 from fcnseg.datasets.check.findings import (
-    DOUBTFUL,
     SEVERITIES,
     Finding,
     file_names,
     file_troubles,
-    label_names,
     layout_of_images,
 )
 from fcnseg.datasets.check.label_checks import label_troubles
 from fcnseg.datasets.check.statistics import ClassCount, Size, Suggestion, count_classes, suggest
 from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
+from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, counted
@@ -151,10 +150,17 @@ class CheckResult:
 
 
 def examine(
-    data: str | Path, callback: Callback = no_callback, *, boxes: bool = False
+    data: str | Path,
+    callback: Callback = no_callback,
+    *,
+    boxes: bool = False,
+    fold: Fold | None = None,
 ) -> CheckResult:
-    """`check` without writing anything: what a training does first. boxes: see `scan`."""
-    return scan_and_check(Path(data), callback, boxes=boxes)[1]
+    """`check` without writing anything: what a training does first.
+
+    boxes: see `scan`. fold: what validates, in place of the folder's own val part.
+    """
+    return scan_and_check(Path(data), callback, boxes=boxes, fold=fold)[1]
 
 
 @contextlib.contextmanager
@@ -172,10 +178,11 @@ def _without_collections() -> Iterator[None]:
 
 @_without_collections()
 def scan_and_check(
-    data: Path, callback: Callback, *, boxes: bool = False
+    data: Path, callback: Callback, *, boxes: bool = False, fold: Fold | None = None
 ) -> tuple[Scanned, CheckResult]:
-    """What is in a folder, and what `check` says of it. boxes: see `scan`."""
+    """What is in a folder, and what `check` says of it. boxes, fold: see `examine`."""
     seen = scan(data, callback, images=True, boxes=boxes)
+    seen = with_fold(seen, fold) if fold else seen
     assert seen.image_scan is not None, "images were asked for"
     counts = count_classes(seen)
     layout, mixed = layout_of_images(seen)
@@ -198,16 +205,6 @@ def scan_and_check(
         layout=layout,
     )
     return seen, result
-
-
-def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
-    """The pairs that someone should look at."""
-    named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
-    return [
-        pair
-        for number, pair in enumerate(seen.description.pairs)
-        if named and not named.isdisjoint(label_names(seen, [number]))
-    ]
 
 
 def _train_sizes(seen: Scanned) -> tuple[Size, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fcnseg.datasets import files_of
+from fcnseg.datasets import Pair, files_of
 from fcnseg.datasets.bands import Layout, common_layout
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import DatasetError, counted
@@ -242,3 +242,13 @@ def _image_properties(seen: Scanned) -> Iterable[Finding]:
             files = [seen.description.pairs[number].image for number in numbers]
             message = f"{have(len(numbers), 'image')} {what}."
             yield Finding("info", code, message, file_names(seen, files), repair)
+
+
+def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
+    """The pairs that someone should look at."""
+    named = {file for finding in findings if finding.code in DOUBTFUL for file in finding.files}
+    return [
+        pair
+        for number, pair in enumerate(seen.description.pairs)
+        if named and not named.isdisjoint(label_names(seen, [number]))
+    ]

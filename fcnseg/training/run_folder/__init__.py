@@ -7,6 +7,7 @@ runs/train1/
   environment.json   what it was made with: versions, machine, a digest of the data
   results.csv        a row per epoch
   report.html        the scores of the best checkpoint, with curves and images
+  dataset.toml       of a fold: which images validated
   state.pt           everything needed to go on, bit for bit
 """
 
@@ -81,6 +82,11 @@ class RunFolder:
         return self.folder / "state.pt"
 
     @property
+    def dataset(self) -> Path:
+        """Of a fold: the dataset with the images that validated in val."""
+        return self.folder / "dataset.toml"
+
+    @property
     def sample_images(self) -> Path:
         """The folder of validation images, drawn during training."""
         return self.folder / "pictures"
@@ -104,7 +110,7 @@ class RunFolder:
         """Remove what a training that could not start has left; what was there before stays."""
         if self.new:
             shutil.rmtree(self.folder, ignore_errors=True)
-        for path in (self.config, self.results, self.environment):
+        for path in (self.config, self.results, self.environment, self.dataset):
             with contextlib.suppress(OSError):
                 path.unlink()
 

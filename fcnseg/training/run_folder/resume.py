@@ -11,6 +11,7 @@ from typing import Any
 from fcnseg.config import TrainConfig
 from fcnseg.errors import OptionError
 from fcnseg.training.run_folder import RUNS, RunFolder, load_state
+from fcnseg.training.run_folder.several import several_in
 
 CHANGEABLE = frozenset((
     "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard", "workers",
@@ -26,16 +27,17 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     A dataset folder means the newest run on it; nothing means the newest unfinished run.
     """
     for named in (config.data, config.out):
-        if named is not None and RunFolder(named).state.is_file():
+        if named is not None and (RunFolder(named).state.is_file() or several_in(named)):
             return RunFolder(named)
     if config.out is not None:
         raise OptionError(
             f"{config.out} contains no run to resume (no state.pt).",
             hint="without --resume, a new one starts",
         )
-    found = sorted(runs.glob("*/state.pt"), key=lambda path: path.stat().st_mtime_ns)
+    states = [*runs.glob("*/state.pt"), *runs.glob("*/*/state.pt")]
+    found = sorted(states, key=lambda path: path.stat().st_mtime_ns)
     for state in reversed(found):
-        run = RunFolder(state.parent)
+        run = _of_several(state) or RunFolder(state.parent)
         stored = TrainConfig.load(run.config)
         if config.data is None and not is_finished(run, stored):
             return run
@@ -49,6 +51,12 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
         else "if the dataset was moved since, name the run folder, too: "
         f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
     )
+
+
+def _of_several(state: Path) -> RunFolder | None:
+    """The folder of the several runs of which this is the state of one."""
+    folder = state.parent.parent
+    return RunFolder(folder) if several_in(folder) else None
 
 
 def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +80,10 @@ def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
-    """Whether a run has had its epochs or its minutes."""
+    """Whether a run has had its epochs or its minutes; of several, all of them."""
+    several = several_in(run.folder)
+    if several is not None:
+        return not set(several.names) - several.reported().keys()
     if stored.minutes is None:
         return run.epochs_done() >= stored.epochs
     return load_state(run.state)[0].ended_at >= 60 * stored.minutes
@@ -97,13 +108,13 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
         ours, theirs = getattr(stored, name), given[name]
         if theirs is None or ours == theirs:
             continue
-        if name in RISING and theirs and not ours:
-            [(other, value)] = ((each, getattr(stored, each)) for each in RISING if each != name)
+        other = "minutes" if name == "epochs" else "epochs"
+        if name in RISING and theirs and not ours and (value := getattr(stored, other)):
             raise OptionError(
                 f"{run.folder} was started with --{other} {value:g}; --{name} says how long, too.",
                 hint=f"give a higher --{other}, or start a new run without --resume",
             )
-        if name in CHANGEABLE or (name in RISING and theirs > ours):
+        if name in CHANGEABLE or (name in RISING and theirs > (ours or 0)):
             changes[name] = theirs
         else:
             flag = name.replace("_", "-")
@@ -115,7 +126,7 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
                 else f"leave --{flag} out, or start a new run without --resume",
             )
     data = given.get("data")
-    if data is not None and not RunFolder(data).state.is_file():
+    if data is not None and not (RunFolder(data).state.is_file() or several_in(data)):
         changes["data"] = data.resolve()
     return dataclasses.replace(stored, **changes)
 

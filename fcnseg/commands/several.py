@@ -1,0 +1,212 @@
+"""What a training returns; and several in one command, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fcnseg import notebook
+from fcnseg.config import TrainConfig
+from fcnseg.datasets.dataset_toml import read_declared
+from fcnseg.errors import Interrupted, percent
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.overwriting import refuse_overwriting
+from fcnseg.progress import Callback, Message
+from fcnseg.report import charts
+from fcnseg.report.charts import has_charts
+from fcnseg.report.page import several_page
+from fcnseg.training.run_folder import Row, RunFolder, TrainState, load_state, new_run
+from fcnseg.training.run_folder.resume import CHANGEABLE, RISING, continued
+from fcnseg.training.run_folder.several import Several, scores_of
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    run: its folder. best, last: the checkpoints. miou: the best on the validation images.
+    epochs: how many were trained. seconds: training time, before and after --resume.
+    history: a row for each epoch, as in results.csv.
+    """
+
+    run: Path
+    best: Path
+    last: Path
+    miou: float
+    epochs: int
+    seconds: float
+    history: tuple[Row, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunFolder, state: TrainState) -> TrainResult:
+        """Of a run folder and how far it has come."""
+        return cls(
+            run=run.folder,
+            best=run.best,
+            last=run.last,
+            miou=state.best,
+            epochs=int(state.rows[-1]["epoch"] or 0) if state.rows else 0,
+            seconds=state.seconds,
+            history=tuple(state.rows),
+        )
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The scores of the best checkpoint, as `fcnseg eval --json` has them."""
+        return dict(Checkpoint.load(self.best).report)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was reached, where it is, and the curve of the mIoU."""
+        said = notebook.facts(
+            "Training",
+            {
+                "best mIoU": percent(self.miou),
+                "epochs": self.epochs,
+                "training time": f"{self.seconds:.0f} s",
+                "best checkpoint": self.best,
+                "last checkpoint": self.last,
+            },
+        )
+        rows = [row for row in self.history if row.get("miou") is not None]
+        if not rows or not has_charts():
+            return said
+        epochs, miou = ([float(row[name] or 0) for row in rows] for name in ("epoch", "miou"))
+        percents = [100 * value for value in miou]
+        return said + charts.lines(
+            {"mIoU": percents}, x=epochs, x_name="epoch", name="mIoU, %, validation images"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without the history, which results.csv has."""
+        values = ((name, value) for name, value in vars(self).items() if name != "history")
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+
+
+@dataclass(frozen=True)
+class SeveralResult(TrainResult):
+    """Several finished trainings.
+
+    run: the folder of their run folders. runs: each of them. miou: the mean of theirs. best, last,
+    epochs: those of the run with the highest mIoU. seconds: of all. summary: as in report.json.
+    """
+
+    runs: tuple[TrainResult, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Mean and spread of the scores, and those of each run."""
+        return dict(self.summary)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as report.json has it, and where everything is."""
+        return {**self.summary, "run": str(self.run), "seconds": self.seconds}
+
+
+TrainOne = Callable[..., TrainResult]
+"""`train`: begins the run of a config, or resumes that of a folder."""
+
+
+def train_several(
+    several: Several, again: Mapping[str, Any], train_one: TrainOne, callback: Callback
+) -> SeveralResult:
+    """Train all runs of a folder that are not finished yet.
+
+    again: options that differ from those that they were begun with, as --resume allows it.
+    Interrupted names the command that resumes all.
+    """
+    longer = bool(again.keys() & set(RISING))
+    scores = {} if longer else several.reported()
+    results: list[TrainResult] = []
+    callback(Message(_announcement(several)))
+    with _resumable(several):
+        for number, name in enumerate(several.names, start=1):
+            run = RunFolder(several.folder / name)
+            if name in scores:
+                results.append(TrainResult.of(run, load_state(run.state)[0]))
+                continue
+            callback(Message(f"{run.folder}: {number} of {len(several.names)}"))
+            options = several.options(name)
+            if run.state.is_file():
+                changed = {key: getattr(options, key) for key in again}
+                result = train_one(run.folder, callback, resume=True, **changed)
+            else:
+                result = train_one(options, callback)
+            results.append(result)
+            scores[name] = scores_of(name, run.folder, result.report) | _validated_on(run)
+            several.write_report([scores[each] for each in several.names if each in scores])
+        summary = several.write_report([scores[name] for name in several.names])
+        _write_page(several, summary)
+    best = max(results, key=lambda each: each.miou)
+    return SeveralResult(
+        several.folder,
+        best.best,
+        best.last,
+        summary["miou"]["mean"] or 0.0,
+        best.epochs,
+        sum(each.seconds for each in results),
+        runs=tuple(results),
+        summary=summary,
+    )
+
+
+def open_several(config: TrainConfig) -> Several:
+    """A new folder for several runs; OptionError where it lies over the data."""
+    data = config.data
+    if config.out is not None and data is not None and data.is_dir():
+        refuse_overwriting([("--out", config.out)], [("the dataset", data)])
+    resolved: dict[str, Any] = {"data": data and data.resolve(), "resume": False, "like": None}
+    for name in ("finetune", "backbone_weights"):  # a path, or a word
+        path = Path(getattr(config, name) or "")
+        resolved |= {name: str(path.resolve())} if path.name and path.exists() else {}
+    run = new_run(config.out)
+    config = replace(config, out=run.folder, **resolved)
+    run.write_config(config)
+    return Several(run.folder, config, made=run)
+
+
+def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several, dict[str, Any]]:
+    """The same with options that may change, and these; OptionError for others."""
+    run = RunFolder(several.folder)
+    config = continued(several.config, asked, run)
+    run.write_config(config)
+    again = {name: value for name, value in asked.items() if name in {*CHANGEABLE, *RISING}}
+    return Several(several.folder, config), again
+
+
+def _announcement(several: Several) -> str:
+    names, minutes = several.names, several.config.minutes
+    text = f"{several.folder}: {len(names)} trainings, {names[0]} to {names[-1]}"
+    return text + f", {minutes / len(names):.3g} minutes each" if minutes else text
+
+
+def _validated_on(run: RunFolder) -> dict[str, Any]:
+    """The images of a fold, by name; {} of another run."""
+    if not run.dataset.is_file():
+        return {}
+    return {"validated_on": list(read_declared(run.dataset).splits.get("val", ()))}
+
+
+def _write_page(several: Several, summary: Mapping[str, Any]) -> None:
+    if several.config.report and has_charts():
+        text = several_page(str(several.folder), summary)
+        RunFolder(several.folder).report.write_text(text, "utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def _resumable(several: Several) -> Iterator[None]:
+    """Interruptions name the command that resumes all; nothing stays where none has begun."""
+    try:
+        yield
+    except BaseException as error:
+        begun = any(RunFolder(several.folder / name).state.is_file() for name in several.names)
+        if several.made is not None and not begun:
+            several.made.discard()
+        elif isinstance(error, Interrupted | KeyboardInterrupt):
+            message = error.message if isinstance(error, Interrupted) else "Interrupted."
+            hint = f"resume all with: fcnseg train {several.folder} --resume"
+            raise Interrupted(message, hint=hint) from None
+        raise

@@ -1,0 +1,172 @@
+"""The parts of a dataset that we draw: validation images where a folder has none, and folds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.datasets import Encoding, Pair
+from fcnseg.datasets.encoding.values import values_of
+from fcnseg.datasets.many_files import CountsOfFiles
+from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned
+from fcnseg.datasets.splits import (
+    VAL_FRACTION,
+    Video,
+    draw_folds,
+    draw_val,
+    find_lookalikes,
+    find_videos,
+    group_numbers,
+    hold_out,
+    sort_pairs,
+)
+from fcnseg.errors import OptionError, counted
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of the folds of a cross-validation. number: from 0. of: how many. seed: of the draw."""
+
+    number: int
+    of: int
+    seed: int = 0
+
+
+def with_val(scanned: Scanned) -> Scanned:
+    """The same with a val part; groups of look-alikes and videos stay together."""
+    before = scanned.description
+    training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
+    groups, present, (videos, longest) = _to_draw(scanned, VAL_FRACTION)
+    chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
+    order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
+    return _with_pairs(scanned, order, _split_reason(len(chosen), videos, longest))
+
+
+def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
+    """The same with a fold's images in val, and all others of train and val in train.
+
+    Drawn as a val part is: each class in proportion, look-alikes, videos and the pages of a file
+    together. OptionError where there are fewer such groups than folds.
+    """
+    before = scanned.description
+    ours = [i for i, pair in enumerate(before.pairs) if pair.split in ("train", "val")]
+    together = _pages(before.pairs, ours, fold.of)
+    groups, present, (videos, longest) = _to_draw(scanned, 1 / fold.of, together)
+    found = len(np.unique(groups[ours]))
+    if found < fold.of:
+        raise OptionError(
+            f"--folds {fold.of}: the {counted(len(ours), 'image')} of train and val are "
+            f"{counted(found, 'group')}: images that look alike or are of one video stay together.",
+            hint=f"take --folds {found} or fewer" if found > 1 else "--seeds needs no groups",
+        )
+    numbers = draw_folds(
+        [before.pairs[i].name for i in ours], groups[ours], present[ours], fold.of, fold.seed
+    )
+    own = dict(zip(ours, numbers.tolist(), strict=True))
+    pairs = [
+        dataclasses.replace(pair, split="val" if own[i] == fold.number else "train")
+        if i in own
+        else pair
+        for i, pair in enumerate(before.pairs)
+    ]
+    why = f"fold {fold.number} of 0 to {fold.of - 1}: its images validate, the others train"
+    if any(len(video.members) > longest for video in videos):
+        why += f"; the one long video was cut into stretches of {longest} frames"
+    again = _with_pairs(scanned, sort_pairs(pairs), why)
+    return dataclasses.replace(
+        again, description=dataclasses.replace(again.description, drawn_split=False)
+    )
+
+
+_Videos = tuple[Sequence[Video], int]
+
+
+def _to_draw(
+    scanned: Scanned, fraction: float, together: Sequence[tuple[int, int]] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Videos]:
+    """Of all pairs: their groups (N,), which classes they have (N, K); the videos among them.
+
+    fraction: of the pairs, that is drawn at a time. together: pairs that are in one group, too.
+    """
+    pairs, image_scan = scanned.description.pairs, scanned.image_scan
+    assert image_scan is not None, "a split is drawn after looking at the images"
+    videos = find_videos(pairs, image_scan)
+    longest = _longest_whole(videos, len(pairs), fraction)
+    groups = group_numbers(len(pairs), videos, [*find_lookalikes(image_scan), *together], longest)
+    encoding = scanned.description.encoding
+    return groups, presence(scanned.labels.counts, encoding, scanned.values.kind), (videos, longest)
+
+
+def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple[int, int]]:
+    """(i, j) for pairs of one file of many images, unless there are fewer files than folds."""
+    first: dict[str, int] = {}
+    found = [(first.setdefault(str(pairs[i].image), i), i) for i in ours]
+    return [both for both in found if both[0] != both[1]] if len(first) >= folds else []
+
+
+def _with_pairs(scanned: Scanned, order: Sequence[Pair], why: str) -> Scanned:
+    """The same with its pairs in another order and other parts. why: a sentence on that."""
+    before = scanned.description
+    assert scanned.image_scan is not None
+    place = {pair.name: i for i, pair in enumerate(before.pairs)}
+    moved = [place[pair.name] for pair in order]
+    return Scanned(
+        dataclasses.replace(before, pairs=tuple(order), why=(*before.why, why)),
+        _reordered(scanned.labels, moved),
+        scanned.values,
+        _reordered_images(scanned.image_scan, moved),
+    )
+
+
+def _longest_whole(videos: Sequence[Video], count: int, fraction: float) -> int:
+    """The most frames kept together: all, unless a video is more than half of everything."""
+    longest = max((len(video.members) for video in videos), default=0)
+    return max(1, round(count * fraction / 2)) if longest > count / 2 else max(1, longest)
+
+
+def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
+    text = f"no val part: {counted(count, 'pair')} chosen at random for it, stratified by class"
+    if any(len(video.members) > longest for video in videos):
+        return f"{text}; the one long video was cut into stretches of {longest} frames"
+    return f"{text}; each video stays in one part" if videos else text
+
+
+def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
+    counts, alphas = CountsOfFiles(), CountsOfFiles()
+    for index in order:
+        counts.append(labels.counts[index])
+        alphas.append(labels.alphas[index])
+    problems = {
+        new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
+    }
+    return LabelScan(counts, alphas, problems, labels.lossy)
+
+
+def _reordered_images(image_scan: ImageScan, order: Sequence[int]) -> ImageScan:
+    """The same images in another order."""
+    rows = np.array(order, int)
+    arrays = {
+        field.name: getattr(image_scan, field.name)[rows]
+        for field in dataclasses.fields(image_scan)
+        if isinstance(getattr(image_scan, field.name), np.ndarray)
+    }
+    problems = {
+        new: image_scan.problems[old] for new, old in enumerate(order) if old in image_scan.problems
+    }
+    return dataclasses.replace(image_scan, **arrays, problems=problems)
+
+
+def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:
+    """bool (N, K): which classes each label file has. kind: that of the dataset's values."""
+    index = encoding.class_of()
+    present = np.zeros((len(counts), len(encoding.values)), np.bool_)
+    for row, one in enumerate(counts):
+        if one is not None:
+            for value in values_of(one, kind):
+                if value in index:
+                    present[row, index[value]] = True
+    return present
