@@ -19,6 +19,26 @@ def model(title: str, engine: str, short_side: int | None, classes: ClassMap) ->
     return said + table(counted(len(classes), "class"), (), zip(classes.names), colors)
 
 
+def dataset(
+    summary: str, shares: Sequence[Sequence[str]], count: str, findings: Sequence[Sequence[str]]
+) -> str:
+    """A dataset: each class with its share of the pixels, each finding with its repair."""
+    said = f"<p>{_text(summary)}</p>" + table("Classes", ("class", "pixels"), shares)
+    return said + table(
+        count, ("finding", "what was found", "what to do") if findings else (), findings
+    )
+
+
+def comparison(
+    models: Mapping[str, str], classes: Iterable[Sequence[str]], verdicts: Sequence[str]
+) -> str:
+    """Models by their letters, the IoU of each class by model, and what differs how surely."""
+    letters = list(models)
+    heading = ("class", *(f"{one} IoU" for one in letters), *(f"{one} - A" for one in letters[1:]))
+    said = facts("Comparison", models) + table("IoU of each class", heading, classes)
+    return said + "".join(f"<p>{_text(one)}</p>" for one in verdicts)
+
+
 def facts(title: str, values: Mapping[str, object]) -> str:
     """A table of names and values; what is None is left out."""
     rows = [(name, str(value)) for name, value in values.items() if value is not None]

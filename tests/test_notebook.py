@@ -10,9 +10,13 @@ import pytest
 import fcnseg
 from fcnseg import notebook
 from fcnseg.classes import ClassMap
+from fcnseg.commands.analysis.compare import CompareResult
 from fcnseg.commands.eval import EvalResult
 from fcnseg.commands.several import TrainResult
+from fcnseg.datasets.check.findings import Finding
 from fcnseg.metrics import Report
+from fcnseg.metrics.bootstrap import Difference
+from fcnseg.metrics.scores import Scores
 from fcnseg.report.charts import has_charts
 
 EVIL = "<img src=x onerror=alert(1)> & co"
@@ -73,6 +77,34 @@ def test_an_evaluation_says_of_what(random_model: Path, drawn_folder: Path) -> N
     for text in ("random.safetensors", "val", "star", "on 6 images"):
         assert text in seen.text
     assert seen.open == []
+
+
+def test_a_comparison_shows_each_class_and_how_sure_it_is() -> None:
+    labels = np.array([[0, 0], [1, 1]], np.uint8)
+    results = []
+    for name, predicted in (("first", np.zeros_like(labels)), (EVIL, labels)):
+        scores = Scores(("ground", EVIL))
+        scores.add(0, "image", labels, predicted)
+        results.append(EvalResult(scores, {}, "val", Path(name), 0.0))
+    result = CompareResult(tuple(results), (Difference(0.1, 0.05, 0.15, 0.99),))
+    seen = Seen(result._repr_html_())
+    assert seen.open == []
+    assert "img" not in seen.elements
+    for text in (EVIL, "A IoU", "B IoU", "B - A", "mean", "first", "50.00 %", "100.00 %", "+75.00"):
+        assert text in seen.text
+    assert "+10.00 points of mIoU, 95 % interval +5.00 to +15.00: B is better." in seen.text
+
+
+def test_a_check_shows_classes_and_findings(drawn_folder: Path) -> None:
+    found = fcnseg.check(drawn_folder)
+    evil = Finding("warning", "odd", EVIL, ("a.png",), "see <b>")
+    shares = (replace(found.frequencies[0], name=EVIL), *found.frequencies[1:])
+    seen = Seen(replace(found, findings=(evil,), frequencies=shares)._repr_html_())
+    assert seen.open == []
+    assert not {"img", "b"} & set(seen.elements)
+    for text in (found.summary, EVIL, "see <b>", "a.png", "star", "1 warning."):
+        assert text in seen.text
+    assert "No findings." in Seen(replace(found, findings=())._repr_html_()).text
 
 
 @pytest.mark.parametrize("history", [(), ({"epoch": 1, "miou": 0.5}, {"epoch": 2, "miou": 0.625})])

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.errors import counted, percent, points, shown
+from fcnseg.errors import counted, percent, shown
 
 BAR = 20
 """Characters of a full bar."""
@@ -149,12 +149,8 @@ def show_compare(result: Any) -> None:
     table.add_column("class")
     for heading in (*(f"{letter} IoU" for letter in letters), *(f"{x} - A" for x in letters[1:])):
         table.add_column(heading, justify="right")
-    mean = {"name": "mean", "iou": found["miou"]}
-    for row in (*found["classes"], mean):
-        first, *others = row["iou"]
-        table.add_row(
-            row["name"], *map(percent, row["iou"]), *(points(one, first) for one in others)
-        )
+    for row in result.rows:
+        table.add_row(*row)
     _print(table)
     for one in found["differences"]:
         _print(one["verdict"])

@@ -81,6 +81,49 @@ def test_integrated_gradients_are_complete(network: FCN, image: torch.Tensor) ->
     assert found.values.shape == (64, 96)
 
 
+def test_integrated_gradients_are_those_of_captum(
+    network: FCN, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attr = pytest.importorskip("captum.attr", reason="captum is a reference, not a dependency")
+    monkeypatch.setattr(attribution, "MOST_STEPS", 24)
+    found = integrated_gradients(network, image, 1, MASK, steps=24)
+    reference = attr.IntegratedGradients(lambda images: differentiable_score(network(images)))
+    theirs = reference.attribute(image, n_steps=24, method="riemann_middle")
+    np.testing.assert_allclose(found.values, theirs.sum(1)[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_grad_cam_is_that_of_captum(network: FCN, image: torch.Tensor, stride: int) -> None:
+    attr = pytest.importorskip("captum.attr", reason="captum is a reference, not a dependency")
+    stages = Stages(network)
+    cam = attr.LayerGradCam(
+        lambda images: differentiable_score(stages(images)), stages.at[str(stride)]
+    )
+    theirs = cam.attribute(image.clone().requires_grad_(), relu_attributions=True)[0, 0]
+    found = grad_cam(network, image, 1, MASK)[stride]
+    np.testing.assert_allclose(found, theirs.detach(), rtol=1e-5, atol=1e-9)
+
+
+class Stages(nn.Module):
+    """A network whose stages' maps pass through layers, which captum can listen to."""
+
+    def __init__(self, network: FCN) -> None:
+        super().__init__()
+        self.network = network
+        self.at = nn.ModuleDict(
+            {str(stride): nn.Identity() for stride in network.backbone.channels}
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        taps = self.network.backbone(images)
+        seen = {stride: self.at[str(stride)](tap) for stride, tap in taps.items()}
+        return self.network.decoder(seen, images.shape[2:])
+
+
+def differentiable_score(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 1, :60, :90][:, torch.from_numpy(MASK)].mean(1)
+
+
 def test_steps_are_added_until_they_are_complete(
     network: FCN, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

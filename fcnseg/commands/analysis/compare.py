@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fcnseg import notebook
 from fcnseg.commands.eval import (
     EvalResult,
     check_outputs,
@@ -21,12 +22,13 @@ from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.errors import DatasetError, OptionError, percent, to_bytes
+from fcnseg.errors import DatasetError, OptionError, percent, points, to_bytes
 from fcnseg.inference.evaluation import as_the_model_sees, split_of
 from fcnseg.inference.loading import load
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
+from fcnseg.metrics import ClassScore
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.gallery import Gallery, Predict, fill
@@ -64,6 +66,26 @@ class CompareResult:
         ]
         return sorted(rows, key=lambda row: -np.nan_to_num(np.ptp(row[1]), nan=-1))
 
+    @property
+    def _by_class(self) -> list[tuple[ClassScore, ...]]:
+        return list(zip(*(result.classes for result in self.results), strict=True))
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Each class and the mean: the IoU by model, in percent, and the differences in points."""
+        values = [(row[0].name, [one.iou for one in row]) for row in self._by_class]
+        values.append(("mean", [result.miou for result in self.results]))
+        return [
+            (name, *map(percent, found), *(points(one, found[0]) for one in found[1:]))
+            for name, found in values
+        ]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the IoU of each class by model, and what is known of their difference."""
+        pairs = zip(LETTERS[1:], self.differences, strict=False)
+        verdicts = [verdict(letter, one) for letter, one in pairs]
+        return notebook.comparison(self.models, self.rows, verdicts)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data: what --json prints."""
         first = self.results[0]
@@ -72,8 +94,7 @@ class CompareResult:
             "protocol": {**first.protocol, "model": self.models},
             "miou": [result.miou for result in self.results],
             "classes": [
-                {"name": row[0].name, "iou": [one.iou for one in row]}
-                for row in zip(*(result.classes for result in self.results), strict=True)
+                {"name": row[0].name, "iou": [one.iou for one in row]} for row in self._by_class
             ],
             "differences": [
                 {

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from fcnseg import notebook
 from fcnseg.datasets import SPLITS, Description, Pair, split_sizes
 from fcnseg.datasets.bands import Layout
 from fcnseg.datasets.check.findings import (
     SEVERITIES,
     Finding,
+    counts_by_severity,
     file_names,
     file_troubles,
     layout_of_images,
@@ -27,7 +29,7 @@ from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_lookalikes, find_videos
-from fcnseg.errors import DatasetError, counted
+from fcnseg.errors import DatasetError, counted, percent
 from fcnseg.progress import Callback, no_callback
 
 
@@ -89,10 +91,7 @@ class CheckResult:
     @property
     def count(self) -> str:
         """How many findings there are: "1 error, 3 warnings and 2 notes"."""
-        words = {"error": "error", "warning": "warning", "info": "note"}
-        counts = {kind: sum(one.severity == kind for one in self.findings) for kind in SEVERITIES}
-        said = [counted(number, words[kind]) for kind, number in counts.items() if number]
-        return " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:]))) or "No findings"
+        return counts_by_severity(self.findings)
 
     @property
     def training_time(self) -> str:
@@ -122,6 +121,12 @@ class CheckResult:
         raise DatasetError(
             f"{data} has {counted(len(errors), 'error')}:", hint=hint, details=details
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what the dataset is, how often each class occurs, and the findings."""
+        shares = [(one.name, percent(one.proportion)) for one in self.frequencies]
+        found = [(one.severity, one.sentence, one.repair) for one in self.findings]
+        return notebook.dataset(self.summary, shares, f"{self.count}.", found)
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints. splits: the folder's own, if any; parts: those in use."""
@@ -165,8 +170,7 @@ def examine(
 
 @contextlib.contextmanager
 def _without_collections() -> Iterator[None]:
-    """No search for cycles: among hundreds of thousands of small objects that stay it finds
-    nothing, and takes a sixth of the time."""
+    """No search for cycles: it finds none in all the small objects, in a sixth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
