@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def _job(config: VizConfig, callback: Callback) -> _Job:
         return _classifier(config, callback)
     if config.show_what:
         return _shown(config, callback)
-    config.refuse(("separate", "labels", "split", "format", "at"), "without --show-what")
+    config.refuse(("separate", "labels", "split", "format", "beside", "at"), "without --show-what")
     if config.show:
         return _window(config, callback)
     return _previews(config, callback) if config.term else _heatmaps(config, callback)
@@ -186,13 +186,29 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
     config.refuse(("rungs", "fps", "term", "show"), "with --show-what")
     if not USE_AT & set(config.show_what):
         config.refuse(("at",), f"without one of {', '.join(sorted(USE_AT))}")
+    if "partial-sums" not in config.show_what:
+        config.refuse(("beside",), "without partial-sums in --show-what")
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)
-    figures = ShownFigures.of(segmenter, config)
+    beside = [(name, _like(segmenter, name, config, callback)) for name in config.beside]
+    figures = ShownFigures.of(segmenter, config, beside)
     out = _folder(config, segmenter.files)
     inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
     return _Job(out, inputs, lambda source, _: _write_images(figures, source, out, callback))
+
+
+def _like(segmenter: Segmenter, name: str, config: VizConfig, callback: Callback) -> Segmenter:
+    """Another model of the same classes; OptionError for one of others."""
+    other = _load(replace(config, model=(name,)), callback)
+    ours, theirs = segmenter.classes.names, other.classes.names
+    if set(ours) != set(theirs):
+        raise OptionError(
+            f"--beside {name} has the classes {', '.join(theirs)}; "
+            f"{segmenter.title} has {', '.join(ours)}.",
+            hint="give networks of the same classes",
+        )
+    return other
 
 
 def _load(config: VizConfig, callback: Callback) -> Segmenter:
@@ -219,7 +235,7 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
     """What an ImageNet classifier sees in images, where no network was trained."""
     if config.fps is not None:
         raise OptionError("--fps is for videos; --classify looks at images.")
-    ours = ("show_what", "separate", "labels", "split", "format", "at", "term", "show")
+    ours = ("show_what", "separate", "labels", "split", "format", "beside", "at", "term", "show")
     others = ("rungs", "engine", "precision", "short_side", "show_bands", "tta")
     config.refuse((*ours, *others), "with --classify")
     if len(names := config.model or ()) > 1:

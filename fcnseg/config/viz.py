@@ -11,7 +11,7 @@ from fcnseg.config.options import EngineName, Options, RunPrecision, Split, opti
 
 Shown = Literal[
     "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
-    "gained", "pyramid", "gradcam", "integrated", "channels", "kernels",
+    "gained", "partial-sums", "pyramid", "gradcam", "integrated", "channels", "kernels",
 ]  # fmt: skip
 
 # fmt: off
@@ -50,6 +50,11 @@ class VizConfig(Options):
     split: Split | None = option(
         None,
         "With --show-what, of SOURCE as a dataset: train, val, test or all (default: as in eval)",
+    )
+    beside: tuple[str, ...] = option(
+        (),
+        "With --show-what partial-sums: a network that was trained without the finer skips; repeatable",
+        metavar="MODEL",
     )
     at: tuple[int, int] | None = option(
         None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from fcnseg.viz.drawing import Color, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.inside import kernels, pyramid
 from fcnseg.viz.layout import Key, Section, figure
-from fcnseg.viz.skips import skip_section, stage_name
+from fcnseg.viz.skips import partial_sums, skip_section, stage_name
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
 
 if TYPE_CHECKING:
@@ -256,6 +256,7 @@ SHOWN: dict[str, Item] = {
     "scores": scores,
     "skips": skips,
     "gained": gained,
+    "partial-sums": partial_sums,
     "pyramid": pyramid,
     "gradcam": attribution.gradcam,
     "integrated": attribution.integrated,
@@ -267,7 +268,17 @@ SHOWN: dict[str, Item] = {
 NEED_LABELS = frozenset({"labels", "errors", "gained"})
 
 NEED_TORCH = frozenset(
-    {"scores", "skips", "gained", "pyramid", "gradcam", "integrated", "channels", "kernels"}
+    {
+        "scores",
+        "skips",
+        "gained",
+        "partial-sums",
+        "pyramid",
+        "gradcam",
+        "integrated",
+        "channels",
+        "kernels",
+    }
 )
 
 USE_AT = frozenset({"gradcam", "integrated", "scores", "skips", "kernels"})
@@ -278,7 +289,7 @@ USE_AT = frozenset({"gradcam", "integrated", "scores", "skips", "kernels"})
 class ShownFigures:
     """Draws the items of --show-what: one figure for an image, or a file for each.
 
-    wanted: names of SHOWN. format: png, svg or pdf. at: see View.
+    wanted: names of SHOWN. format: png, svg or pdf. at, beside: see View.
     """
 
     figures: HeatmapFigures
@@ -286,17 +297,20 @@ class ShownFigures:
     separate: bool = False
     format: str = "png"
     at: tuple[int, int] | None = None
+    beside: Sequence[tuple[str, Segmenter]] = ()
 
     @classmethod
-    def of(cls, segmenter: Segmenter, config: VizConfig) -> ShownFigures:
+    def of(
+        cls, segmenter: Segmenter, config: VizConfig, beside: Sequence[tuple[str, Segmenter]] = ()
+    ) -> ShownFigures:
         """The figures that a config asks for; OptionError for an unknown class."""
         wanted = tuple(dict.fromkeys(config.show_what))
         figures = HeatmapFigures.of(segmenter, config)
-        return cls(figures, wanted, config.separate, config.format, config.at)
+        return cls(figures, wanted, config.separate, config.format, config.at, beside)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, bytes]]:
         """Every file of an image, with its name and content."""
-        view = View(self.figures, frame, self.at)
+        view = View(self.figures, frame, self.at, self.beside)
         sections = [(name, SHOWN[name](view)) for name in self.wanted]
         if self.separate:
             for name, section in sections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import percent
+from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Scale, Tile, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 
 if TYPE_CHECKING:
     from fcnseg.viz.heatmaps import HeatmapFigures
+    from fcnseg.viz.view import View
 
 Rgb = NDArray[np.uint8]
 
@@ -142,12 +143,8 @@ def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) ->
     tiles: list[Tile] = []
     for stride, scores in zip(skips, sums, strict=True):
         labels = scores.argmax(axis=0).astype(np.uint8)
-        same = f"{percent((labels == final).mean(), 1)} of pixels as in the sum of all"
-        if scores is sums[-1]:
-            title, same = f"sum of all: FCN-{stride}s", ""
-        else:
-            title = f"{stage_name(figures, stride)} alone" if not tiles else f"sum to {stride}"
-        tiles.append(figures.labelled(frame, labels, title, same))
+        same = "" if scores is sums[-1] else _agreement(labels, final)
+        tiles.append(figures.labelled(frame, labels, _extent(figures, stride, skips), same))
     return tiles
 
 
@@ -239,3 +236,41 @@ def predictions_of(skips: dict[int, Floats]) -> Labels:
     """uint8 (skips, H, W): the labels of the sum up to each skip."""
     sums = np.cumsum(np.stack(list(skips.values())), axis=0)
     return np.asarray(sums.argmax(axis=1), np.uint8)
+
+
+def partial_sums(view: View) -> Section:
+    """One network with its finer skips left out, above networks that were trained without them."""
+    if not view.beside:
+        raise OptionError(
+            "partial-sums needs networks to compare with.",
+            hint="add those that were trained without the finer skips: --beside runs/fcn32s",
+        )
+    found = view.segmenter.logits_up_to_skips(view.frame.pixels)
+    shown = [
+        (_extent(view.figures, stride, found), logits.argmax(axis=0))
+        for stride, logits in found.items()
+    ]
+    for name, other in view.beside:
+        order = np.array([view.segmenter.classes.index_of(one) for one in other.classes.names])
+        predicted = order[other.predict([view.frame.pixels])[0].labels]
+        shown.append((f"trained separately: {name}", predicted))
+    complete = shown[len(found) - 1][1]
+    tiles = []
+    for title, labels in shown:
+        note = "" if labels is complete else _agreement(labels, complete)
+        tiles.append(view.figures.labelled(view.frame, labels.astype(np.uint8), title, note))
+    keys = {"classes": view.figures.key(np.stack([labels for _, labels in shown]))}
+    heading = f"partial-sums: {view.segmenter.title} with its finer skips left out, and others"
+    return Section(tiles, heading, keys, columns=len(found))
+
+
+def _extent(figures: HeatmapFigures, stride: int, strides: Collection[int]) -> str:
+    """Which skips a prediction has, of those of a network."""
+    if stride == min(strides):
+        return f"sum of all: FCN-{stride}s"
+    alone = stride == max(strides)
+    return f"{stage_name(figures, stride)} alone" if alone else f"sum to {stride}"
+
+
+def _agreement(labels: NDArray[np.integer], complete: NDArray[np.integer]) -> str:
+    return f"{percent((labels == complete).mean(), 1)} of pixels as in the sum of all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,11 +40,13 @@ class View:
     """A frame, and what the network makes of it, computed when an item asks for it.
 
     at: x and y of the pixel that items about a score explain; None: all of a class.
+    beside: names and models that `partial-sums` compares with, of the same classes in any order.
     """
 
     figures: HeatmapFigures
     frame: Frame
     at: tuple[int, int] | None = None
+    beside: Sequence[tuple[str, Segmenter]] = ()
 
     def __post_init__(self) -> None:
         """OptionError for a pixel that the image does not have."""

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg.classes import ClassMap
 from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.io.draw import overlay
 from fcnseg.io.images import read_image, write_image
+from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
+from fcnseg.models import build
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import LabelledFrame, Tile
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
@@ -42,7 +48,8 @@ def shown(segmenter: Segmenter, image: np.ndarray) -> Callable[..., tuple[View, 
     def show(name: str, **options: object) -> tuple[View, Section]:
         config = VizConfig.make({"source": ["a.png"], **options})
         frame = LabelledFrame(image, labels=labels)
-        seen = View(HeatmapFigures.of(segmenter, config), frame)
+        beside = [("other", segmenter)]
+        seen = View(HeatmapFigures.of(segmenter, config), frame, beside=beside)
         return seen, SHOWN[name](seen)
 
     return show
@@ -217,6 +224,52 @@ def test_images_without_labels_are_told_of_and_the_others_drawn(tiny_run, drawn_
     assert [name for name, _ in result.failed] == ["b", "c"]
     assert "no label file" in result.failed[0][1]
     assert "pixels" in result.failed[1][1]
+
+
+def test_partial_sums_stand_above_networks_trained_separately(segmenter, image, tmp_path):
+    """Row one: the network's own; row two: each other's prediction, its classes in our order."""
+    order = [3, 1, 0, 2]
+    torch.manual_seed(1)
+    spec = ModelSpec(backbone="tiny", num_classes=4, decoder="fcn32s", fuse="score")
+    network, names = build(spec), [segmenter.classes.names[index] for index in order]
+    for module in network.decoder.modules():
+        if isinstance(module, torch.nn.Conv2d):  # they start at or near zero
+            torch.nn.init.normal_(module.weight, std=0.3)
+    Checkpoint(spec, segmenter.preprocess, ClassMap.of(names), network.state_dict()).save(
+        tmp_path / "coarse.safetensors"
+    )
+    coarse = load(tmp_path / "coarse.safetensors", device="cpu", engine="torch", precision="f32")
+    figures = HeatmapFigures.of(segmenter, VizConfig(source=("a.png",)))
+    found = SHOWN["partial-sums"](View(figures, Frame(image), beside=[("coarse", coarse)]))
+    sums = segmenter.logits_up_to_skips(image)
+    assert found.columns == len(sums) == 4
+    assert titles(found) == [
+        *("stride 32 alone", "sum to 16", "sum to 8", "sum of all: FCN-4s"),
+        "trained separately: coarse",
+    ]
+    labels = [np.uint8(scores.argmax(0)) for scores in sums.values()]
+    labels.append(np.array(order, np.uint8)[coarse.predict([image])[0].labels])
+    for tile, expected in zip(found.tiles, labels, strict=True):
+        drawn = overlay(image, expected, segmenter.classes, alpha=figures.alpha)
+        np.testing.assert_array_equal(tile.image, drawn)
+    assert {name for name, _ in found.keys["classes"]} == {
+        segmenter.classes.names[index] for index in np.unique(np.stack(labels))
+    }
+    same = float((labels[4] == labels[3]).mean())
+    assert f"{100 * same:.1f} %" in found.tiles[4].note
+    assert found.tiles[3].note == ""
+
+
+def test_partial_sums_need_networks_of_the_same_classes(random_model, image, tmp_path):
+    write_image(tmp_path / "a.png", image)
+    options = {"model": str(random_model), "device": "cpu", "out": tmp_path / "out"}
+    with pytest.raises(OptionError, match="networks to compare with") as caught:
+        view(tmp_path / "a.png", show_what="partial-sums", **options)
+    assert "--beside" in caught.value.hint
+    with pytest.raises(OptionError, match="--beside nuclei has the classes background, nucleus;"):
+        view(tmp_path / "a.png", show_what="partial-sums", beside=("nuclei",), **options)
+    with pytest.raises(OptionError, match="--beside has no effect without partial-sums"):
+        view(tmp_path / "a.png", show_what="image", beside=("nuclei",), **options)
 
 
 @pytest.mark.parametrize("item", sorted(NEED_LABELS))
