@@ -33,7 +33,6 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
         "config",
         "device",
         "files",
-        "marks",
         "notebook",
         "overwriting",
         "progress",

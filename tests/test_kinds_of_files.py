@@ -12,9 +12,9 @@ from PIL import Image
 from fcnseg.errors import FcnsegError
 from fcnseg.io import eight_bits, tone_mapped
 from fcnseg.io.content import is_image
-from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import decode_image, read_image
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.files import count_pages
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 

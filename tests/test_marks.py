@@ -13,7 +13,7 @@ from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.files import WatchedFolder
 from fcnseg.io.sources.listing import in_folder
-from fcnseg.marks import inputs_in, mark, refuse_foreign, skipped_outputs
+from fcnseg.overwriting import inputs_in, mark, refuse_foreign, skipped_outputs
 from fcnseg.progress import Event, Message
 from tests.cli.test_cli import call
 

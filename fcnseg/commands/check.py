@@ -30,8 +30,7 @@ from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
-from fcnseg.marks import mark
-from fcnseg.overwriting import Named, is_below, refuse_overwriting
+from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.dataset import View, write_page

@@ -21,9 +21,8 @@ from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import refuse_sources
 from fcnseg.io.sources.base import Source
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import refuse_file
+from fcnseg.overwriting import mark, refuse_file
 from fcnseg.progress import Callback, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from fcnseg.classes import MAX_CLASSES, ClassMap
 from fcnseg.errors import STRANGE, DatasetError, reason
-from fcnseg.overwriting import Named
 
 SplitName = Literal["train", "val", "test", ""]
 
@@ -211,7 +210,7 @@ class Description:
     unlabelled: tuple[tuple[str, int], ...] = ()
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
-    def inputs(self) -> Iterator[Named]:
+    def inputs(self) -> Iterator[tuple[str, Path]]:
         """Every file of the dataset: images, labels, and those without a partner."""
         for pair in self.pairs:
             yield "the image", pair.image

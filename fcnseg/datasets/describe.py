@@ -17,8 +17,12 @@ from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import look_closer
-from fcnseg.datasets.encoding.class_lists import find_entries
-from fcnseg.datasets.encoding.data_yaml import find_masks_dir, read_yaml_names, yaml_folder
+from fcnseg.datasets.encoding.class_lists import (
+    find_entries,
+    find_masks_dir,
+    read_yaml_names,
+    yaml_folder,
+)
 from fcnseg.datasets.encoding.entries import counted_from_one
 from fcnseg.datasets.encoding.values import SMEARED, Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.device import set_threads_here
+from fcnseg.device import Home, abandon, computing, set_threads_here
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
-from fcnseg.engines.forked import Home, abandon, computing
 from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
 

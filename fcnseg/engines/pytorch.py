@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcnseg.device import autocast, precision_name
+from fcnseg.device import Home, autocast, computing, one_thread, precision_name
 from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import (
     ONE,
@@ -20,7 +20,6 @@ from fcnseg.engines.base import (
     resized,
     side_by_side,
 )
-from fcnseg.engines.forked import Home, computing, one_thread
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory

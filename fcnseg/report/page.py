@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from fcnseg import __version__
 from fcnseg.errors import from_bytes, points, shown
-from fcnseg.marks import TRAINING
 from fcnseg.metrics.error_kinds import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
+from fcnseg.overwriting import TRAINING
 from fcnseg.report import charts
 from fcnseg.report.gallery import BEST, WORST, Gallery, kinds_legend, legend
 from fcnseg.report.tables import COLUMNS, MEANS, sentence

@@ -12,7 +12,7 @@ from fcnseg.inference.plan import MOVING
 from fcnseg.io import Window
 from fcnseg.io.images import resize_image, write_image
 from fcnseg.io.sources.base import Source
-from fcnseg.marks import mark
+from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message
 from fcnseg.viz import Rgb, show
 from fcnseg.viz.drawing import to_pixels

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.classes import ADE20K_NAMES, CAMVID, CITYSCAPES, pack, voc_palette
-from fcnseg.datasets.encoding.class_lists import find_entries
-from fcnseg.datasets.encoding.data_yaml import read_yaml_names
+from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
 from fcnseg.datasets.encoding.entries import Entry, is_ignored
 from fcnseg.datasets.pairing import list_folder
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import fcnseg
+from fcnseg import device as processes
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines import forked as forking
+from fcnseg.device import Home
 from fcnseg.engines import openvino
-from fcnseg.engines.forked import Home
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without
@@ -155,7 +155,7 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
             seen.append(torch.get_num_threads()) or fuse_for_inference(*given, **more)
         ),
     )
-    monkeypatch.setattr(forking, "_computed_in", 0)
+    monkeypatch.setattr(processes, "_computed_in", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -164,4 +164,4 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
     finally:
         torch.set_num_threads(before)
     assert seen == [1]
-    assert not forking._computed_in
+    assert not processes._computed_in

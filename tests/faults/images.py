@@ -14,8 +14,8 @@ from PIL import Image
 
 from fcnseg.errors import FcnsegError, MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
-from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import decode_image, encode_image
+from fcnseg.io.sources.files import count_pages
 from tests.faults.kinds import Kind
 
 Y, X = np.mgrid[:40, :56]

@@ -30,9 +30,9 @@ from fcnseg.errors import (
 )
 from fcnseg.io.bands import Bands, parse_bands
 from fcnseg.io.bands.files import decode_bands, layout_of, read_bands
-from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.files import count_pages
 from fcnseg.models.backbones import first_convolution, widened
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import IMAGENET, ModelSpec, Preprocess

@@ -11,9 +11,9 @@ from PIL import Image
 
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
-from fcnseg.io.content.pages import count_pages
 from fcnseg.io.images import decode_image, image_size, read_image
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.files import count_pages
 
 tifffile = pytest.importorskip("tifffile")
 

@@ -9,7 +9,7 @@ import fcnseg.models.torchvision_import  # noqa: F401
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fcnseg.metrics.boundary import distances
-from fcnseg.metrics.calibration import BINS, GROUPS, RADII, Calibration
+from fcnseg.metrics.scores import BINS, GROUPS, RADII, Calibration
 
 
 def ece(labels: np.ndarray, probabilities: np.ndarray, chosen: np.ndarray) -> float:

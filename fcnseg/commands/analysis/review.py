@@ -11,28 +11,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import ClassMap
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import ReviewConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.errors import DatasetError, InputError, OptionError, to_bytes
+from fcnseg.errors import DatasetError, InputError, OptionError, shown, to_bytes
 from fcnseg.files import fitting, next_free
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.annotations.tools import as_labelme
-from fcnseg.io.draw import drawn_classes
-from fcnseg.io.images import write_bytes
+from fcnseg.io.draw import drawn_classes, overlay
+from fcnseg.io.images import resize_image, write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
-from fcnseg.marks import mark
 from fcnseg.models.checkpoint import model_files
-from fcnseg.overwriting import refuse_file, refuse_overwriting
+from fcnseg.overwriting import mark, refuse_file, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
-from fcnseg.report.review import Card, cards_of_region, review_page, thumbnail
+from fcnseg.report.gallery import jpeg, legend
+from fcnseg.report.page import render
 from fcnseg.report.tables import suspects_table, to_label_table
+
+SIDE = 224
+"""Pixels of an image on a card."""
+
+ROOM = 24
+"""Pixels around a region that are shown with it, at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,3 +218,78 @@ def _write_page(
 ) -> None:
     summary = f"{segmenter.path or 'The model'} on {config.data}"
     write_bytes(path, to_bytes(review_page(title, summary, cards, segmenter.classes)))
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says, and its images: titles and data addresses."""
+
+    name: str
+    text: str
+    images: tuple[tuple[str, str], ...]
+
+
+def cards_of_region(
+    one: Suspect,
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    classes: ClassMap,
+) -> Card:
+    """A region with what is around it: the image, its labels, the prediction, framed in white."""
+    left, top, width, height = one.box
+    room = max(ROOM, width, height) // 2 + ROOM // 2
+    part = (
+        slice(max(0, top - room), top + height + room),
+        slice(max(0, left - room), left + width + room),
+    )
+    place = (top - part[0].start, left - part[1].start, height, width)
+    crops = (
+        ("image", image[part]),
+        ("labels", overlay(image[part], labels[part], classes, alpha=0.6)),
+        ("prediction", overlay(image[part], predicted[part], classes, alpha=0.6)),
+    )
+    text = (
+        f"labelled {classes.names[one.labelled]} (probability {one.p_labelled:.2f}), predicted "
+        f"{classes.names[one.predicted]} ({one.p_predicted:.2f}); {one.area} px, "
+        f"score {one.score:.3f}"
+    )
+    images = tuple((title, _framed(crop, place)) for title, crop in crops)
+    return Card(one.name, text, images)
+
+
+def thumbnail(image: NDArray[np.uint8]) -> str:
+    """An image as a data address, small."""
+    factor = min(1.0, SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return jpeg(resize_image(image, (height, width)))
+
+
+def review_page(title: str, summary: str, cards: Sequence[Card], classes: ClassMap) -> str:
+    """The page, as HTML."""
+    plain = [Card(shown(one.name), shown(one.text), one.images) for one in cards]
+    content = {
+        "title": title,
+        "summary": shown(summary),
+        "cards": plain,
+        "legend": legend(classes) if any(len(one.images) > 1 for one in cards) else [],
+    }
+    return render("review.html.j2", content, {"views": {}, "order": []})
+
+
+def _framed(crop: NDArray[np.uint8], place: tuple[int, int, int, int]) -> str:
+    """A crop, SIDE pixels long, with a frame around (top, left, height, width)."""
+    factor = SIDE / max(crop.shape[:2])
+    size = (max(1, round(crop.shape[0] * factor)), max(1, round(crop.shape[1] * factor)))
+    drawn = resize_image(np.ascontiguousarray(crop), size).copy()
+    top, left, bottom, right = (
+        round(value * factor)
+        for value in (place[0], place[1], place[0] + place[2], place[1] + place[3])
+    )
+    for thick, color in ((3, 0), (1, 255)):  # a white line in a black one
+        for offset in range(-1, thick - 1) if thick > 1 else (0,):
+            rows = np.clip([top - 1 + offset, bottom + offset], 0, size[0] - 1)
+            columns = np.clip([left - 1 + offset, right + offset], 0, size[1] - 1)
+            drawn[rows, columns[0] : columns[1] + 1] = color
+            drawn[rows[0] : rows[1] + 1, columns] = color
+    return jpeg(drawn)

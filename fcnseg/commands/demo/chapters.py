@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.commands.demo.classifier import slide
-from fcnseg.commands.demo.lab import ALPHA, WIDTH, Lab, Section
-from fcnseg.commands.demo.maps import (
+from fcnseg.commands.demo.lab import (
+    ALPHA,
+    WIDTH,
+    Lab,
     Link,
     Rgb,
+    Section,
     maps_of,
     mosaic,
     on_canvas,

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fcnseg.datasets import Found, Pair, Unusable
-from fcnseg.datasets.encoding.class_lists import find_entries
-from fcnseg.datasets.encoding.data_yaml import find_yaml_names
+from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
 from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.formats.polygons import (
     BOXES,

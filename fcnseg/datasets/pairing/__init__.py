@@ -15,7 +15,7 @@ from pathlib import Path
 from fcnseg.datasets import Pair, SplitName
 from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
-from fcnseg.marks import inputs_in, skipped_outputs
+from fcnseg.overwriting import inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
 
 

@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fcnseg.config.options import EngineName
-from fcnseg.device import resolve_device, resolve_precision
+from fcnseg.device import computing, one_thread, resolve_device, resolve_precision
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
-from fcnseg.engines.forked import computing, one_thread
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.headers import header_in
 from fcnseg.engines.pytorch import TorchEngine

@@ -15,8 +15,8 @@ from fcnseg.files import fitting, stamp
 from fcnseg.inference.outputs import SUFFIXES
 from fcnseg.io.images import cannot_write, write_bytes
 from fcnseg.io.sources.base import Frame
-from fcnseg.marks import MANIFEST as NAME
-from fcnseg.marks import mark, refuse_foreign
+from fcnseg.overwriting import MANIFEST as NAME
+from fcnseg.overwriting import mark, refuse_foreign
 from fcnseg.remote import RemotePath
 
 _SECONDS = 5.0

@@ -33,8 +33,7 @@ from fcnseg.io.sources.live import (
     connect_live,
     open_live,
 )
-from fcnseg.io.sources.network.addresses import unreachable, without_password
-from fcnseg.io.sources.network.refused import refuse_link_local
+from fcnseg.io.sources.network.addresses import refuse_link_local, unreachable, without_password
 from fcnseg.io.sources.network.served import Served, ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.raw import RawVideo

@@ -8,14 +8,18 @@ replaced.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import free_name
 from fcnseg.io.bands.files import page_of
-from fcnseg.io.content.pages import count_pages
+from fcnseg.io.content import is_tiff
+from fcnseg.io.content.tiff import page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
@@ -227,3 +231,18 @@ def _look(path: Path) -> _Look | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def count_pages(data: bytes) -> int:
+    """Images in a TIFF, GIF, PNG or WebP, thumbnails not counted; 1 for all else."""
+    if data[:4] == b"\x89PNG" and b"acTL" not in data[:4096]:
+        return 1
+    if is_tiff(data):
+        return max(1, len(page_offsets(data)))
+    if data[:4] not in (b"GIF8", b"RIFF", b"\x89PNG"):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
+        return 1

@@ -17,7 +17,7 @@ from fcnseg.io.bands.files import decode_bands
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, first_bytes, read_bytes
 from fcnseg.io.sources.base import Frame
-from fcnseg.marks import MANIFEST, inputs_in, skipped_outputs
+from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import RemotePath, as_path, given_path
 from fcnseg.remote import listing as remote_listing

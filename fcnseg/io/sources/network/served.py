@@ -16,8 +16,13 @@ from fcnseg.files import safe_filename
 from fcnseg.io.content import is_image
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
-from fcnseg.io.sources.network.addresses import SECONDS, request_of, unreachable, without_password
-from fcnseg.io.sources.network.refused import open_address
+from fcnseg.io.sources.network.addresses import (
+    SECONDS,
+    open_address,
+    request_of,
+    unreachable,
+    without_password,
+)
 
 MOST_BYTES = 512 << 20
 """An image is smaller; what is longer than that is a stream that calls itself one."""
