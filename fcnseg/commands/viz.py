@@ -23,7 +23,7 @@ from fcnseg.io.sources.base import Source
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import mark, refuse_file
-from fcnseg.progress import Callback, Preview, Progress, held_back, no_callback
+from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
@@ -191,10 +191,19 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
         require_vectors()
     segmenter = _load(config, callback)
     beside = [(name, _like(segmenter, name, config, callback)) for name in config.beside]
-    figures = ShownFigures.of(segmenter, config, beside)
+    figures = ShownFigures.of(segmenter, config, beside, callback)
     out = _folder(config, segmenter.files)
     inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
-    return _Job(out, inputs, lambda source, _: _write_images(figures, source, out, callback))
+
+    def draw(source: Source, _: str) -> _Drawn:
+        def tell(event: Event) -> None:
+            if source.stopped:  # a slow figure is not waited for
+                raise KeyboardInterrupt
+            callback(event)
+
+        return _write_images(replace(figures, callback=tell), source, out, callback)
+
+    return _Job(out, inputs, draw)
 
 
 def _like(segmenter: Segmenter, name: str, config: VizConfig, callback: Callback) -> Segmenter:

@@ -14,8 +14,9 @@ of them until they do within TOLERANCE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def integrated(view: View) -> Section:
     tiles = []
     for index in view.subjects:
         mask, pixels = explained(view, index, size)
-        found = integrated_gradients(network, image, index, mask)
+        tell = partial(view.tell, f"integrated gradients of {view.name(index)}")
+        found = integrated_gradients(network, image, index, mask, tell=tell)
         values = found.values[: size[0], : size[1]][nearest(view.frame.size, size)]
         limit = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
         above = found.score - found.baseline
@@ -175,11 +177,18 @@ class Attribution:
 
 
 def integrated_gradients(
-    network: FCN, image: Tensor, index: int, mask: Mask, *, steps: int = STEPS
+    network: FCN,
+    image: Tensor,
+    index: int,
+    mask: Mask,
+    *,
+    steps: int = STEPS,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Attribution:
     """Integrated gradients of a class's score; arguments as for `grad_cam`.
 
-    steps: at first; the most are MOST_STEPS, or these where they are more.
+    steps: at first; the most are MOST_STEPS, or these where they are more. tell: hears how many
+    passes of how many are done; there are more of them when those were not enough.
     """
     image = image.detach()
     with torch.no_grad():
@@ -187,7 +196,7 @@ def integrated_gradients(
             float(_score(_logits(network, each), index, mask))
             for each in (image, torch.zeros_like(image))
         ]
-    total = _gradients(network, image, index, mask, [(i + 0.5) / steps for i in range(steps)])
+    total = _gradients(network, image, index, mask, [(i + 0.5) / steps for i in range(steps)], tell)
     while True:
         values = (image * total / steps).sum(dim=1)[0].float().cpu().numpy()
         found = Attribution(values, ends[0], ends[1])
@@ -196,20 +205,27 @@ def integrated_gradients(
             return found
         steps *= 3  # the middle of three parts is the middle of the whole, and is known
         between = [(i + 0.5) / steps for i in range(steps) if i % 3 != 1]
-        total = total + _gradients(network, image, index, mask, between)
+        total = total + _gradients(network, image, index, mask, between, tell)
 
 
 def _gradients(
-    network: FCN, image: Tensor, index: int, mask: Mask, places: Sequence[float]
+    network: FCN,
+    image: Tensor,
+    index: int,
+    mask: Mask,
+    places: Sequence[float],
+    tell: Callable[[int, int], None] | None,
 ) -> Tensor:
     """The sum of the score's gradients at places on the way, 0..1, from zeros to the image."""
     total = torch.zeros_like(image)
-    for place in places:
+    for done, place in enumerate(places, 1):
         point = (image * place).requires_grad_()
         with torch.enable_grad():
             score = _score(_logits(network, point), index, mask)
             [gradient] = torch.autograd.grad(score, point)
         total += gradient
+        if tell is not None:
+            tell(done, len(places))
     return total
 
 

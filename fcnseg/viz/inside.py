@@ -11,10 +11,10 @@ an image: most of it lies near the centre.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def pyramid(view: View) -> Section:
     with torch.no_grad():
         taps = backbone(image)
     fields = theoretical_fields(backbone, image.shape[1])
-    looked = effective_fields(backbone, image)
+    looked = effective_fields(backbone, image, partial(view.tell, "effective receptive fields"))
     maps, gradients = [], []
     for stride, tap in taps.items():
         name = stage_name(view.figures, stride)
@@ -88,11 +88,13 @@ def _field_tile(
     levels = np.sqrt(shown / max(float(shown.max()), 1e-300))  # the faint outskirts are seen, too
     drawn = view.heat_on(image, np.asarray(levels, np.float32))
     _frame(drawn, field, THEORETICAL)
-    _frame(drawn, (looked.side, looked.side), EFFECTIVE)
+    # A square around an element has an odd side, and may be a pixel wider than an even field.
+    effective = tuple(min(looked.side, most) for most in field or (looked.side, looked.side))
+    _frame(drawn, (effective[0], effective[1]), EFFECTIVE)
     sees = "sees the entire image" if field is None else f"sees {field[1]} x {field[0]} px"
     if field is not None and (field[0] > size[0] or field[1] > size[1]):
         sees += " (beyond the image)"
-    note = f"{sees}, looks at {looked.side} x {looked.side}"
+    note = f"{sees}, looks at {effective[1]} x {effective[0]}"
     scale = heat_scale("0", "1", "square root of the gradient, of its largest")
     return Tile(resize_image(drawn, view.frame.size), name, note, scale=scale)
 
@@ -221,10 +223,13 @@ class EffectiveField:
     side: int
 
 
-def effective_fields(backbone: Features, image: Tensor) -> dict[int, EffectiveField]:
+def effective_fields(
+    backbone: Features, image: Tensor, tell: Callable[[int, int], None] | None = None
+) -> dict[int, EffectiveField]:
     """Stride -> what the elements look at in an image, normalised float (1, C, H, W).
 
-    H and W are multiples of the backbone's stride. Averaged over GRID x GRID elements.
+    H and W are multiples of the backbone's stride. Averaged over GRID x GRID elements. tell: hears
+    how many stages of how many are done.
     """
     image = image.detach().clone().requires_grad_()
     found = {}
@@ -242,6 +247,8 @@ def effective_fields(backbone: Features, image: Tensor) -> dict[int, EffectiveFi
             total = total / np.maximum(seen, 1)  # of the elements for which it is in the image
             total /= max(total.sum(), 1e-300)
             found[stride] = EffectiveField(total, side_of(total, PART))
+            if tell is not None:
+                tell(len(found), len(taps))
     return found
 
 

@@ -18,6 +18,7 @@ from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.models.fcn import Decoder
+from fcnseg.progress import Callback, no_callback
 from fcnseg.viz import Tile, attribution, entropy, signed_map, signed_scale
 from fcnseg.viz.drawing import Color, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
@@ -289,7 +290,8 @@ USE_AT = frozenset({"gradcam", "integrated", "scores", "skips", "kernels"})
 class ShownFigures:
     """Draws the items of --show-what: one figure for an image, or a file for each.
 
-    wanted: names of SHOWN. format: png, svg or pdf. at, beside: see View.
+    wanted: names of SHOWN. format: png, svg or pdf. at, beside,
+    callback: see View.
     """
 
     figures: HeatmapFigures
@@ -298,19 +300,24 @@ class ShownFigures:
     format: str = "png"
     at: tuple[int, int] | None = None
     beside: Sequence[tuple[str, Segmenter]] = ()
+    callback: Callback = no_callback
 
     @classmethod
     def of(
-        cls, segmenter: Segmenter, config: VizConfig, beside: Sequence[tuple[str, Segmenter]] = ()
+        cls,
+        segmenter: Segmenter,
+        config: VizConfig,
+        beside: Sequence[tuple[str, Segmenter]] = (),
+        callback: Callback = no_callback,
     ) -> ShownFigures:
         """The figures that a config asks for; OptionError for an unknown class."""
         wanted = tuple(dict.fromkeys(config.show_what))
         figures = HeatmapFigures.of(segmenter, config)
-        return cls(figures, wanted, config.separate, config.format, config.at, beside)
+        return cls(figures, wanted, config.separate, config.format, config.at, beside, callback)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, bytes]]:
         """Every file of an image, with its name and content."""
-        view = View(self.figures, frame, self.at, self.beside)
+        view = View(self.figures, frame, self.at, self.beside, self.callback)
         sections = [(name, SHOWN[name](view)) for name in self.wanted]
         if self.separate:
             for name, section in sections:

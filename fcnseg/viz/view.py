@@ -19,6 +19,7 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN, pad_to_multiple
+from fcnseg.progress import Callback, Progress, no_callback
 from fcnseg.viz import LabelledFrame, Tile, grey, heat_scale
 from fcnseg.viz.drawing import Color
 
@@ -40,6 +41,7 @@ class View:
     """A frame, and what the network makes of it, computed when an item asks for it.
 
     at: x and y of the pixel that items about a score explain; None: all of a class.
+    callback: hears how far slow items are.
     beside: names and models that `partial-sums` compares with, of the same classes in any order.
     """
 
@@ -47,6 +49,7 @@ class View:
     frame: Frame
     at: tuple[int, int] | None = None
     beside: Sequence[tuple[str, Segmenter]] = ()
+    callback: Callback = no_callback
 
     def __post_init__(self) -> None:
         """OptionError for a pixel that the image does not have."""
@@ -75,6 +78,10 @@ class View:
         """Labels, confidence and probabilities."""
         pixels = [self.frame.pixels]
         return self.segmenter.predict(pixels, confidence=True, probabilities=True)[0]
+
+    def tell(self, task: str, done: int, total: int) -> None:
+        """Say how far a slow item is."""
+        self.callback(Progress(task, done, total, "passes"))
 
     def drawn_by(self, figures: HeatmapFigures) -> View:
         """The same prediction in other figures."""

@@ -1,5 +1,6 @@
 """--show-what: each item says and draws what its numbers are, checked against references."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
-from fcnseg.errors import OptionError
+from fcnseg.errors import Interrupted, OptionError
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import overlay
@@ -21,6 +22,7 @@ from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.spec import ModelSpec
+from fcnseg.progress import Progress
 from fcnseg.viz import LabelledFrame, Tile
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
@@ -258,6 +260,34 @@ def test_partial_sums_stand_above_networks_trained_separately(segmenter, image, 
     same = float((labels[4] == labels[3]).mean())
     assert f"{100 * same:.1f} %" in found.tiles[4].note
     assert found.tiles[3].note == ""
+
+
+def test_slow_items_say_how_far_they_are_and_stop_when_asked(random_model, image, tmp_path):
+    write_image(tmp_path / "a.png", image)
+    options = {"model": str(random_model), "device": "cpu", "out": tmp_path / "out"}
+    heard = []
+    view(tmp_path / "a.png", heard.append, show_what="pyramid,integrated", **options)
+    told = [event for event in heard if isinstance(event, Progress) and event.unit == "passes"]
+    fields = [event for event in told if "fields" in event.task]
+    assert [event.done for event in fields] == list(range(1, len(fields) + 1))
+    assert fields[-1].total == len(fields) >= 4
+    assert sum("integrated" in event.task for event in told) >= 32
+
+    def interrupt(event):
+        heard.append(event)
+        if isinstance(event, Progress) and event.done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    heard.clear()
+    with pytest.raises(Interrupted, match="Stopped after 0 frames"):
+        view(
+            tmp_path / "a.png",
+            interrupt,
+            show_what="integrated",
+            **{**options, "out": tmp_path / "no"},
+        )
+    assert max(event.done for event in heard if isinstance(event, Progress)) == 3
+    assert not list((tmp_path / "no").rglob("*.png"))
 
 
 def test_partial_sums_need_networks_of_the_same_classes(random_model, image, tmp_path):
