@@ -42,6 +42,7 @@ def lines(
     axes.set_ylabel(name)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
+    axes.locator_params("x", integer=True)  # there is no epoch 1.5
     return _svg(figure, f"lines-{name}")
 
 

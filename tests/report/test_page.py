@@ -161,3 +161,14 @@ def test_a_page_is_no_input(drawn_folder: Path, tiny_run: Path) -> None:
     labels = drawn_folder / "labels/val/0000.png"
     for command in (["eval"], ["compare", "-m", tiny_run]):
         call(*command, drawn_folder, "-m", tiny_run, "--html", labels, status=2)
+
+
+def test_curves_have_no_parts_of_epochs() -> None:
+    """Text in the picture is drawn as text, so that it can be read there."""
+    charts = pytest.importorskip("fcnseg.report.charts")
+    if not charts.has_charts():
+        pytest.skip("needs matplotlib")
+    drawn = charts.lines({"loss": [0.6, 0.5, 0.4]}, x=[1.0, 2.0, 3.0], x_name="epoch", name="loss")
+    ticks = re.findall(r">([0-9.]+)</text>", drawn)
+    assert {"1", "2", "3"} <= set(ticks)
+    assert not {"1.5", "2.5", "1.25"} & set(ticks)
