@@ -166,6 +166,8 @@ def _epoch_line(event: EpochEnd) -> Text:
         text += f"  mIoU {percent(values['miou'])}"
     if "pixel_accuracy" in values:
         text += f"  accuracy {percent(values['pixel_accuracy'])}"
+    if "confident" in values:
+        text += f"  confident {percent(values['confident'], 0)}"
     if "seconds" in values:
         text += f"  {duration(float(values['seconds']))}"
     return line(text, ("  best", "green") if event.best else "")

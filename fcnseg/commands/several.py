@@ -159,6 +159,7 @@ def open_several(config: TrainConfig) -> Several:
     if config.out is not None and data is not None and data.is_dir():
         refuse_overwriting([("--out", config.out)], [("the dataset", data)])
     resolved: dict[str, Any] = {"data": data and data.resolve(), "resume": False, "like": None}
+    resolved |= {"unlabeled": config.unlabeled and config.unlabeled.resolve()}
     for name in ("finetune", "backbone_weights"):  # a path, or a word
         path = Path(getattr(config, name) or "")
         resolved |= {name: str(path.resolve())} if path.name and path.exists() else {}

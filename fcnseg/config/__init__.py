@@ -122,6 +122,10 @@ class TrainConfig(Options):
     mix_share: float = augmentation(0.5, "Probability of --mix for a training image", ge=0, le=1)
     rare_crops: float = augmentation(0.0, "Fraction of crops chosen to contain a rare class", ge=0, le=1)
 
+    unlabeled: Path | None = option(None, "Folder of images without labels to learn from as well: the averaged weights' confident predictions are the labels of strongly augmented crops", metavar="FOLDER", group="Unlabeled images")
+    unlabeled_weight: float = option(1.0, "Weight of the loss on unlabeled images", gt=0, group="Unlabeled images")
+    confident: float = option(0.95, "Probability from which a prediction on an unlabeled image counts", gt=0, lt=1, group="Unlabeled images")
+
     patience: int = reporting(0, "Stop after N epochs without a better mIoU; 0 = never", ge=0)
     save_every: float = reporting(120.0, "Seconds between saved states, from which --resume continues", ge=0)
     pictures: int = reporting(0, "Write four validation images with predictions every N epochs, and the worst at the end; 0 = none", ge=0, hidden=("--sample-images",))

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +21,10 @@ from fcnseg.errors import OptionError
 from fcnseg.io import use_one_thread
 
 T = TypeVar("T")
+
+S = TypeVar("S")
+
+S_co = TypeVar("S_co", covariant=True)
 
 AHEAD = 2
 """Batches that are made before they are asked for (by each worker process)."""
@@ -40,6 +44,20 @@ class Sample(NamedTuple):
     name: str
 
 
+class UnlabeledBatch(NamedTuple):
+    """Crops of images without labels.
+
+    weak, strong: uint8 (N, H, W, 3), the same crops with little and with much changed.
+    inside: bool (N, H, W), whether the image is there. covered: bool (N, H, W), where another
+    one is to be laid over it.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    inside: Tensor
+    covered: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Samples of one size, stacked.
@@ -47,15 +65,23 @@ class Batch:
     images: uint8 (N, H, W, 3) RGB, or (N, H, W, C) of other bands; Preprocess.normalise makes the
         network's input of it.
     labels: int64 (N, H, W), 255 = ignore.
+    unlabeled: what is learned without labels in the same step.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    unlabeled: UnlabeledBatch | None = None
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, for fast copies to a GPU."""
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
+
+
+class Keyed(Protocol[S_co]):
+    """What gives a sample for a key."""
+
+    def __getitem__(self, key: Any, /) -> S_co: ...
 
 
 class LabelledImages(Protocol):
@@ -175,9 +201,9 @@ def choose_workers(wanted: int, device: str) -> int:
 
 
 def load(
-    dataset: LabelledImages,
+    dataset: Keyed[S],
     batches: Iterable[Sequence[Any]],
-    collate: Callable[[Sequence[Sample]], T],
+    collate: Callable[[Sequence[S]], T],
     *,
     workers: int = 0,
     pin: bool = False,
@@ -201,6 +227,18 @@ def load(
         worker_init_fn=_start_quietly,
     )
     yield from loader
+
+
+def with_unlabeled(
+    batches: Generator[Batch, None, None], others: Generator[UnlabeledBatch, None, None]
+) -> Generator[Batch, None, None]:
+    """Each batch with what is learned without labels beside it."""
+    try:
+        for batch, other in zip(batches, others, strict=False):
+            yield replace(batch, unlabeled=other)
+    finally:
+        batches.close()
+        others.close()
 
 
 def _start_quietly(number: int) -> None:

@@ -97,6 +97,11 @@ def mix_channels(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArr
     return np.asarray(cv2.transform(image, matrix), np.uint8)
 
 
+def blurred(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) under a Gaussian of so many pixels."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
+
+
 def vary_levels(
     image: NDArray[Any], gain: float, contrast: float, centre: tuple[float, ...]
 ) -> NDArray[Any]:

@@ -249,6 +249,8 @@ def refuse_unused(config: TrainConfig, network: FCN) -> None:
     shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
     norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
     unused = {
+        "unlabeled_weight": (config.unlabeled is None, "--unlabeled was not given"),
+        "confident": (config.unlabeled is None, "--unlabeled was not given"),
         "mix_share": (config.mix == "none", "--mix is none"),
         "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
         "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),

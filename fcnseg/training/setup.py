@@ -40,7 +40,8 @@ from fcnseg.training.preflight import choose_batch
 from fcnseg.training.run_folder import RunFolder, TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
-from fcnseg.training.trainer import Feed, Trainer, Validate
+from fcnseg.training.trainer import Trainer, Validate
+from fcnseg.training.unlabeled import Feed, beside, open_unlabeled
 from fcnseg.training.validation import (
     best_temperature,
     draw_same,
@@ -49,8 +50,7 @@ from fcnseg.training.validation import (
     with_tensorboard,
 )
 
-COARSEST = 32
-"""The stride at which a feature map is smallest."""
+COARSEST = 32  # the stride at which a feature map is smallest
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +107,20 @@ def resolve(
     config = replace(
         config,
         data=config.data.resolve(),
+        unlabeled=config.unlabeled and config.unlabeled.resolve(),
         epochs=0 if config.minutes else config.epochs or suggest_epochs(images, steps_batch)[0],
         upsample=_upsample(config, suggested),
     )
     if config.class_weights == "auto":
         weighted = any(term.name in WEIGHTED for term in parse_loss(config.loss))
         config = replace(config, class_weights=suggested.class_weights if weighted else "none")
-    measured = None
-    if ranks.main:
-        measured = measured_input(config, checked.layout, checked.description.pairs, callback)
-    measured = ranks.broadcast(measured)
+    pairs = checked.description.pairs
+    seen = measured_input(config, checked.layout, pairs, callback) if ranks.main else None
+    measured = ranks.broadcast(seen)
     model = from_pretrained(config, checked.description.classes, callback, measured)
     if config.crop is None:
-        seen = [model.preprocess.network_size(size) for size in checked.train_sizes]
-        model = _with(model, crop=suggest_crop(seen)[0])
+        sizes = [model.preprocess.network_size(size) for size in checked.train_sizes]
+        model = _with(model, crop=suggest_crop(sizes)[0])
     if config.batch == "auto":
         batch = choose_batch(
             model.network, model.config, images=images, suggested=suggested.batch, ranks=ranks
@@ -283,6 +283,10 @@ def make_trainer(
         run.write_config(config, reasons(setup))
         run.write_results(state.rows)
     callback(Message(_summary(setup, run, images=len(data), validation_images=len(held_out))))
+    feed = _feed(setup, data, sampler)
+    if config.unlabeled:
+        seen = (setup.preprocess, setup.checked.description, setup.ranks.size)
+        feed = beside(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
     validating = VALIDATING * len(held_out) / setup.batch
     if config.tensorboard and main:
         folder = run.folder / "tensorboard"
@@ -293,7 +297,7 @@ def make_trainer(
         make_schedule(config, sampler, state, validation_steps=validating, began=began),
         state,
         train_step=step,
-        feed=_feed(setup, data, sampler),
+        feed=feed,
         validate=_validate(setup, held_out, step.average.network, run),
         checkpoint=_checkpoint(setup),
         callback=callback,
@@ -324,8 +328,8 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
         exact = _segmenter(setup, network, torch.float32)
         temperature = best_temperature(exact.logits, data)
         with_temperature(best, temperature).save(run.best)
-        text = "Probabilities calibrated on the validation images"
-        callback(Message(f"{text}: temperature {temperature:.2f}"))
+        text = f"Probabilities calibrated on the validation images: temperature {temperature:.2f}"
+        callback(Message(text))
     if setup.config.pictures:
         predict = labels_of(_segmenter(setup, network, setup.precision))
         draw_worst(predict, data, run.sample_images)

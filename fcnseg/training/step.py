@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fcnseg.classes import IGNORE
 from fcnseg.config import TrainConfig
-from fcnseg.datasets.loader import Batch
+from fcnseg.datasets.loader import Batch, UnlabeledBatch
 from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
 from fcnseg.engines.base import first_line
@@ -19,6 +20,7 @@ from fcnseg.errors import STRANGE, TrainingError
 from fcnseg.models.backbones import shift_between, upsample
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.spec import Preprocess
+from fcnseg.training import unlabeled
 from fcnseg.training.losses import Criterion
 from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
 
@@ -135,7 +137,8 @@ class TrainStep:
         """Move the weights by one batch; float (2,) on the device: its loss, its auxiliary losses.
 
         The first is of the final logits alone, so it can be compared between decoders; the
-        second is weighted by --aux, and gradients are of their sum.
+        second is weighted by --aux, and gradients are of their sum. With unlabeled images float
+        (4,): their weighted loss, and the fraction of their pixels that counted (-1: not used yet).
 
         step: its number from 0, of `steps`. micro_batches: gradient accumulation steps.
         Everything random in it follows from (seed, step, rank).
@@ -145,6 +148,9 @@ class TrainStep:
         set_rate(self.optimizer, self.rate(step, steps, lr_scale))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch, micro_batches, done=step / steps)
+        if batch.unlabeled is not None:
+            own = self._learn_unlabeled(batch.unlabeled, micro_batches, done=step / steps)
+            loss = torch.cat([loss, own])
         if config.clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, config.clip)
@@ -191,6 +197,27 @@ class TrainStep:
             sparse = self.learner.on_grid(labels)
             aux = aux + self.config.aux * self.criterion(coarse, sparse, normalizers[1], done=done)
         return loss, aux
+
+    def _learn_unlabeled(self, batch: UnlabeledBatch, micro_batches: int, *, done: float) -> Tensor:
+        """Gradients of the loss on images without labels: float (2,), it and what counted."""
+        device = self.ranks.device
+        weight = self.config.unlabeled_weight * unlabeled.weight_at(done)
+        if not weight:
+            return torch.tensor([0.0, -1.0], device=device)
+        batch = UnlabeledBatch(*(each.to(device, non_blocking=True) for each in batch))
+        with torch.no_grad(), autocast(device, self.precision):
+            taught = self.average.network(self.preprocess.normalise(batch.weak))
+        labels = unlabeled.targets(taught, batch.inside, self.config.confident)
+        parts = unlabeled.mixed(batch, labels)
+        pixels = batch.inside.sum()
+        losses = torch.zeros((), device=device)
+        for images, theirs in zip(*(one.chunk(micro_batches) for one in parts), strict=True):
+            with unlabeled.steady_statistics(self.learner), autocast(device, self.precision):
+                logits = self.learner.network(self.preprocess.normalise(images))
+            loss = weight * unlabeled.consistency(logits, theirs, pixels)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses += loss.detach()
+        return torch.stack([losses, (labels != IGNORE).sum() / pixels.clamp_min(1)])
 
     def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
         """With several ranks, exchange gradients only with the last part of a batch."""

@@ -19,9 +19,7 @@ from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSi
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.schedule import EpochSchedule
 from fcnseg.training.step import TrainStep, is_out_of_memory
-
-Feed = Callable[[int], Generator[Batch, None, None]]
-"""The batches from a step to the end."""
+from fcnseg.training.unlabeled import HARMFUL, Feed, harms
 
 T = TypeVar("T")
 
@@ -116,6 +114,8 @@ class Trainer:
         if self._batches is None:
             self._batches = self.feed(state.step)
         batch = next(self._batches)
+        if state.unlabeled_off:
+            batch = replace(batch, unlabeled=None)
         self._of = self._agreed(self.schedule.steps(state))
         loss = self._with_less_memory(batch)
         self._losses.append(loss)
@@ -198,21 +198,16 @@ class Trainer:
 
     def _look(self) -> None:
         """Read the losses of the last steps; raise if one is not a number."""
-        for loss, aux in torch.stack(self._losses).tolist() if self._losses else []:
-            if not math.isfinite(loss + aux):
+        for losses in torch.stack(self._losses).tolist() if self._losses else []:
+            if not math.isfinite(sum(losses)):
                 raise _NotFiniteError
-            self.state.loss_sum += loss
-            self.state.aux_sum += aux
-            self.state.loss_steps += 1
+            self.state.add(*losses)
         self._losses.clear()
 
     def _roll_back(self) -> None:
         """Continue from the last saved state with half the learning rate; in the end, give up."""
-        lr_scale, rollbacks, step = (
-            self.state.lr_scale / 2,
-            self.state.rollbacks + 1,
-            self.state.step,
-        )
+        before = self.state
+        lr_scale, rollbacks, step = before.lr_scale / 2, before.rollbacks + 1, before.step
         self._losses.clear()
         self._close_feed()
         if rollbacks > ROLLBACKS:
@@ -250,8 +245,10 @@ class Trainer:
         if self.ranks.main:
             self._write_checkpoints(report, best=best)
         state.rows.append({**row, **{f"iou {name}": iou for name, iou in report.class_iou.items()}})
-        state.loss_sum = state.aux_sum = state.epoch_seconds = 0.0
-        state.loss_steps, state.scored_step = 0, state.step
+        state.end_epoch()
+        if self.config.unlabeled and not state.unlabeled_off and harms(state.rows):
+            state.unlabeled_off = True
+            self.callback(Message(HARMFUL, "warning"))
         self._save()
         if self.ranks.main:
             self.run.write_results(state.rows)
@@ -275,6 +272,7 @@ class Trainer:
             "images_per_second": epoch_images / max(1e-9, state.epoch_seconds),
             "seconds": state.epoch_seconds + self._validation_seconds,
             "aux_loss": state.aux_sum / max(1, state.loss_steps),
+            **state.unlabeled_row(),
         }
 
     def _write_checkpoints(self, report: Report, *, best: bool) -> None:

@@ -192,6 +192,8 @@ class TrainState:
     images: how many training images there are. scored_step: steps when the last row was written.
     Of --minutes: spent, seconds since the training was first started, without those in between;
     ended_at, the seconds that were over when the last step was scored.
+    Of --unlabeled: how many images there are, whether it was switched off, and sums over the
+    unlabeled_steps of the epoch that used them.
     """
 
     step: int = 0
@@ -209,6 +211,38 @@ class TrainState:
     scored_step: int = 0
     spent: float = 0.0
     ended_at: float = 0.0
+    unlabeled_images: int = 0
+    unlabeled_off: bool = False
+    unlabeled_sum: float = 0.0
+    confident_sum: float = 0.0
+    unlabeled_steps: int = 0
+
+    def add(self, loss: float, aux: float, unlabeled: float = 0.0, confident: float = -1.0) -> None:
+        """Take note of what a step's losses were; confident: below 0 where nothing was used."""
+        self.loss_sum += loss
+        self.aux_sum += aux
+        self.loss_steps += 1
+        if confident >= 0:
+            self.unlabeled_sum += unlabeled
+            self.confident_sum += confident
+            self.unlabeled_steps += 1
+
+    def unlabeled_row(self) -> dict[str, float | int]:
+        """Of the epoch under way, for its row; {} where no unlabeled image was used."""
+        steps = self.unlabeled_steps
+        if not steps:
+            return {}
+        return {
+            "unlabeled_loss": self.unlabeled_sum / steps,
+            "confident": self.confident_sum / steps,
+        }
+
+    def end_epoch(self) -> None:
+        """The next step is the first of another epoch."""
+        self.loss_sum = self.aux_sum = self.epoch_seconds = 0.0
+        self.unlabeled_sum = self.confident_sum = 0.0
+        self.loss_steps = self.unlabeled_steps = 0
+        self.scored_step = self.step
 
 
 def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:

@@ -1,0 +1,247 @@
+"""Learning from images without labels: consistency of predictions, as in mean teacher and FixMatch.
+
+The averaged weights (the teacher) predict an image that was only scaled, cropped and flipped. Where
+they are confident, their classes are what the network (the student) has to predict for the same
+crop with strong changes of color and blur, parts of it covered by another image (CutMix).
+
+Sources: Tarvainen & Valpola, Mean teachers are better role models (NeurIPS 2017): the averaged
+weights as teacher, the ramp; Sohn et al., FixMatch (NeurIPS 2020): confident predictions of a
+weakly augmented image as labels of a strongly augmented one; French et al. (BMVC
+2020): CutMix for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fcnseg.classes import IGNORE
+from fcnseg.concurrency import usable_cores
+from fcnseg.config import TrainConfig
+from fcnseg.datasets import Description, Pair
+from fcnseg.datasets.augment import Augment, color_matrix, rectangle
+from fcnseg.datasets.formats.stacks import read_page
+from fcnseg.datasets.loader import (
+    Batch,
+    BatchSampler,
+    UnlabeledBatch,
+    load,
+    with_unlabeled,
+)
+from fcnseg.datasets.many_files import ScanCache, WorkerPool
+from fcnseg.datasets.scan import scan_images
+from fcnseg.errors import OptionError, counted
+from fcnseg.io.images import read_image
+from fcnseg.io.sources.listing import collect
+from fcnseg.io.warp import blurred, mix_channels
+from fcnseg.models.spec import Preprocess
+from fcnseg.progress import Callback, Message
+from fcnseg.training.run_folder import TrainState
+from fcnseg.training.schedule import ENDLESS
+
+Feed = Callable[[int], Generator[Batch, None, None]]
+"""The batches from a step to the end."""
+
+ALONE = 0.2
+"""Of the training, this much is learned from labels alone: a bad teacher teaches its mistakes."""
+
+RAMP = 0.2
+"""Of the training, the weight of the loss rises over this much after that."""
+
+STRONG_COLOR, BLUR, MOST_BLUR = 0.6, 0.5, 2.0
+"""Of the strong changes: that of color, the chance of a blur, its largest sigma in pixels."""
+
+EPOCHS_BELOW = 3
+"""After so many epochs in a row below the best of the labels alone, unlabeled images are off."""
+
+HARMFUL = (
+    f"Unlabeled images harm here: {EPOCHS_BELOW} epochs in a row were below the best mIoU of the "
+    "labels alone. The rest of the training is without them."
+)
+
+
+def find_unlabeled(folder: Path, description: Description, callback: Callback) -> tuple[Path, ...]:
+    """The images of a folder that can be read and are none of the dataset's, by their contents.
+
+    OptionError where none is left. The callback hears what is skipped.
+    """
+    found = collect([str(folder)], callback=callback) if folder.is_dir() else None
+    paths = sorted(path for _, path in found.images) if found else []
+    labelled = description.pairs
+    pairs = [*labelled, *(Pair(path, path, "", str(path)) for path in paths)]
+    with ScanCache(folder) as cache, WorkerPool(usable_cores()) as pool:
+        seen = scan_images(pairs, cache, pool, read_page)
+    own = {*seen.digests[: len(labelled)].tolist()}
+    first = len(labelled)
+    bad = [path for i, path in enumerate(paths, first) if i in seen.problems]
+    fresh: list[Path] = []
+    for number, path in enumerate(paths, first):
+        digest = int(seen.digests[number])
+        if number not in seen.problems and digest not in own:
+            own.add(digest)
+            fresh.append(path)
+    if bad:
+        callback(
+            Message(f"{counted(len(bad), 'unlabeled image')} can't be read: {bad[0]}", "warning")
+        )
+    if not fresh:
+        raise OptionError(
+            f"--unlabeled {folder}: {counted(len(paths), 'image')}, none that can be read and is "
+            "not one of the dataset's.",
+            hint="give a folder of other images of the same kind",
+        )
+    copies = len(paths) - len(bad) - len(fresh)
+    said = f"; {copies} skipped, which the dataset or the folder has already" if copies else ""
+    callback(Message(f"{counted(len(fresh), 'unlabeled image')} in {folder}{said}"))
+    return tuple(fresh)
+
+
+class Views(NamedTuple):
+    """A crop of an image without labels, twice.
+
+    weak, strong: uint8 (H, W, 3) RGB. inside: bool (H, W), whether the image is there.
+    covered: bool (H, W), where another image of the batch is laid over the strong one.
+    """
+
+    weak: NDArray[np.uint8]
+    strong: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Views of images; all that is random about them follows from (seed, epoch, index).
+
+    batch: how many a step takes.
+    """
+
+    paths: Sequence[Path]
+    augment: Augment
+    preprocess: Preprocess
+    seed: int
+    batch: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Views:
+        image = read_image(self.paths[key[1]])
+        rng = np.random.default_rng((self.seed, *key, 1))  # 1: not what labelled images draw
+        side, fill = self.preprocess.short_side, tuple(round(255 * m) for m in self.preprocess.mean)
+        scale = 1.0 if side is None else side / min(image.shape[:2])
+        everywhere = np.zeros(image.shape[:2], np.uint8)
+        weak, labels = self.augment(image, everywhere, rng, fill=fill, base_scale=scale)
+        strong = mix_channels(weak, color_matrix(STRONG_COLOR, rng))
+        if rng.random() < BLUR:
+            strong = blurred(strong, rng.uniform(0.1, MOST_BLUR))
+        return Views(weak, strong, labels != IGNORE, rectangle(labels, rng))
+
+
+def collate_views(views: Sequence[Views]) -> UnlabeledBatch:
+    """Views of one size, stacked."""
+    arrays = (np.stack(each) for each in zip(*views, strict=True))
+    return UnlabeledBatch(*map(torch.from_numpy, arrays))
+
+
+def open_unlabeled(
+    config: TrainConfig,
+    preprocess: Preprocess,
+    description: Description,
+    processes: int,
+    state: TrainState,
+    callback: Callback,
+) -> UnlabeledImages:
+    """The images of --unlabeled, their number noted in the state.
+
+    OptionError where they can't be used, or on resuming are not those of before.
+    """
+    if preprocess.bands is not None or processes > 1:
+        raise OptionError(
+            "--unlabeled is for 8-bit RGB images and one process; found "
+            + (f"{processes} processes." if processes > 1 else "images of other bands."),
+            hint="omit --unlabeled",
+        )
+    assert config.unlabeled is not None
+    assert config.crop is not None
+    paths = find_unlabeled(config.unlabeled, description, callback)
+    if state.unlabeled_images not in (0, len(paths)):
+        raise OptionError(
+            f"The run began with {state.unlabeled_images} unlabeled images; now "
+            f"{config.unlabeled} has {len(paths)}.",
+            hint="restore the folder, or start a new run",
+        )
+    state.unlabeled_images = len(paths)
+    augment = Augment(config.crop, scale=config.scale, flip=config.flip, color=0.0)
+    return UnlabeledImages(paths, augment, preprocess, config.seed, int(config.batch))
+
+
+def beside(feed: Feed, images: UnlabeledImages, workers: int) -> Feed:
+    """A feed of batches, each with as many unlabeled images beside it."""
+    sampler = BatchSampler(len(images), images.batch, ENDLESS, images.seed)
+    return lambda step: with_unlabeled(
+        feed(step), load(images, sampler.keys(step), collate_views, workers=workers)
+    )
+
+
+def weight_at(done: float) -> float:
+    """0..1, how much the loss counts after a fraction of the training."""
+    if done < ALONE:
+        return 0.0
+    return math.exp(-5 * (1 - min(1.0, (done - ALONE) / RAMP)) ** 2)
+
+
+def targets(logits: Tensor, inside: Tensor, threshold: float) -> Tensor:
+    """int64 (N, H, W): the teacher's classes where it is confident, else 255.
+
+    logits: (N, K, H, W). inside: bool (N, H, W).
+    """
+    confidence, classes = logits.float().softmax(1).max(1)
+    return classes.masked_fill(~inside | (confidence < threshold), IGNORE)
+
+
+def mixed(batch: UnlabeledBatch, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The strong images and their labels, each with a part of its neighbour laid over it."""
+    images = torch.where(batch.covered[..., None], batch.strong.roll(1, 0), batch.strong)
+    return images, torch.where(batch.covered, labels.roll(1, 0), labels)
+
+
+def consistency(logits: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+    """Cross entropy of the confident pixels, over all `pixels` of the batch: a scalar."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return total / pixels.clamp_min(1)
+
+
+@contextlib.contextmanager
+def steady_statistics(network: nn.Module) -> Iterator[None]:
+    """Running statistics of batch norms stay: they are of images as they are."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
+def harms(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last epochs were all below the best that the labels alone had reached.
+
+    rows: the finished epochs; "confident" is None of those in which only labels were learned.
+    """
+    alone = [row["miou"] for row in rows if row.get("confident") is None]
+    after = [row["miou"] for row in rows if row.get("confident") is not None]
+    last = after[-EPOCHS_BELOW:]
+    return bool(alone) and len(last) == EPOCHS_BELOW and max(last) < max(alone)
