@@ -162,6 +162,27 @@ def test_the_help_is_readable_at_80_columns(config: type) -> None:
             assert line.index(cells[-1]) < 48, f"less than 32 columns for the text: {line}"
 
 
+@pytest.mark.parametrize(
+    "save", ["labels, overlay,polygons", ("labels,overlay", "polygons"), "labels,overlay,polygons,"]
+)
+def test_outputs_are_repeated_or_listed_with_commas(save: Any) -> None:
+    config = InferConfig.make({"source": "a.png", "save": save})
+    assert config.save == ("labels", "overlay", "geojson")
+
+
+@pytest.mark.parametrize("save", ["labels,overlays", ("labels", "overlays"), "overlays,labels"])
+def test_each_listed_output_has_its_own_suggestion(save: Any) -> None:
+    with pytest.raises(OptionError, match="overlays") as caught:
+        InferConfig.make({"source": "a.png", "save": save})
+    assert caught.value.hint == "did you mean 'overlay'?"
+
+
+@pytest.mark.parametrize("save", ["", ",", "labels,,overlay"])
+def test_an_empty_output_is_refused(save: str) -> None:
+    with pytest.raises(OptionError, match="--save"):
+        InferConfig.make({"source": "a.png", "save": save})
+
+
 def test_the_help_of_train_begins_with_ten_options() -> None:
     text = help_of("train")
     first = text.split("─ Options ─")[1].split("─ Network ─")[0]

@@ -218,7 +218,7 @@ class InferConfig(Options):
     model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=texts.OUT)
     format: Container = option("yuv4mpegpipe", "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"})
-    save: tuple[Output, ...] = option((), "What to write, repeatable: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"})
+    save: tuple[Output, ...] = option((), "What to write, repeatable or with commas between: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"}, listed=True)
     show: bool = option(False, "Show a window; q quits")
     classes: tuple[str, ...] = option((), texts.CLASSES, flags=("--class",))
     tta: bool = option(False, texts.TTA)

@@ -271,7 +271,7 @@ def _tuple(value: Any, parts: tuple[Any, ...], entry: Option) -> tuple[Any, ...]
     repeatable = parts[-1] is Ellipsis
     items = list(value) if isinstance(value, list | tuple) else [value]
     if entry.listed:
-        items = [part.strip() for item in items for part in str(item).split(",") if part.strip()]
+        items = [part.strip() for item in items for part in str(item).strip(", ").split(",")]
     if not repeatable and len(items) != len(parts):
         raise _Unexpected(f"{len(parts)} numbers")
     items = [entry.synonyms.get(item, item) if isinstance(item, str) else item for item in items]
