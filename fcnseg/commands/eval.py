@@ -163,7 +163,7 @@ def _evaluate(
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     files = checked.description.inputs()
     outputs = check_outputs(config, ("html", *WRITERS), files, [segmenter])
-    result, dataset = score_examined(config, segmenter, checked, callback, ranks)
+    result, dataset = evaluate_split(config, segmenter, checked, callback, ranks)
     if not ranks.main:
         return result
     writers: dict[str, Callable[[Path], None]] = {
@@ -174,7 +174,7 @@ def _evaluate(
     return dataclasses.replace(result, outputs=written, failed=failed)
 
 
-def score_examined(
+def evaluate_split(
     config: EvalConfig,
     segmenter: Segmenter,
     checked: CheckResult,

@@ -139,7 +139,7 @@ def choose_split(sizes: dict[str, int]) -> str:
     return next((name for name in ("test", "val") if sizes.get(name)), "all")
 
 
-def score(
+def confusion_report(
     predict_labels: PredictLabels,
     dataset: LabelledImages,
     callback: Callback = no_callback,

@@ -27,7 +27,7 @@ from fcnseg.distributed import Distributed
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
-from fcnseg.inference.evaluation import labels_of, score
+from fcnseg.inference.evaluation import confusion_report, labels_of
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
@@ -243,7 +243,7 @@ def _validate(
     def validate(epoch: int, callback: Callback) -> Report:
         ranks.broadcast_buffers(network)
         predict = labels_of(_segmenter(setup, network, setup.precision))
-        report = score(
+        report = confusion_report(
             predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"
         )
         if every and ranks.main and epoch % every == 0:

@@ -17,7 +17,7 @@ from fcnseg.datasets.splits import Provenance
 from fcnseg.engines.averaging import AveragingEngine, Member
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError
-from fcnseg.inference.evaluation import choose_split, refuse_meaningless, score
+from fcnseg.inference.evaluation import choose_split, confusion_report, refuse_meaningless
 from fcnseg.inference.loading import averaged
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
@@ -56,9 +56,11 @@ def run_eval(folder: Path, model: object, **more):
 
 def test_a_perfect_and_a_blind_answer(dataset: SegmentationDataset) -> None:
     truth = iter([dataset[index].labels for index in range(len(dataset))])
-    perfect = score(lambda images: [next(truth) % 255 for _ in images], dataset)
+    perfect = confusion_report(lambda images: [next(truth) % 255 for _ in images], dataset)
     assert perfect.miou == 1
-    blind = score(lambda images: [np.zeros(i.shape[:2], np.uint8) for i in images], dataset)
+    blind = confusion_report(
+        lambda images: [np.zeros(i.shape[:2], np.uint8) for i in images], dataset
+    )
     assert blind.class_iou["background"] == pytest.approx(blind.pixel_accuracy)
     assert [blind.class_iou[name] for name in NAMES[1:]] == [0, 0, 0]
     assert blind.images == 6
@@ -69,11 +71,13 @@ def test_the_batch_does_not_matter_and_progress_is_told(dataset: SegmentationDat
         return [(image[..., 0] > 128).astype(np.uint8) for image in images]
 
     events: list[Event] = []
-    whole = score(guess, dataset, events.append, batch=4, task="validation")
+    whole = confusion_report(guess, dataset, events.append, batch=4, task="validation")
     assert [e.done for e in events if isinstance(e, Progress)] == [4, 6]
     assert {e.task for e in events if isinstance(e, Progress)} == {"validation"}
     for batch, workers in ((1, 0), (6, 1)):
-        again = score(guess, dataset, batch=batch, workers=workers, num_parallel=1 + batch)
+        again = confusion_report(
+            guess, dataset, batch=batch, workers=workers, num_parallel=1 + batch
+        )
         assert (again.matrix == whole.matrix).all()
 
 

@@ -14,8 +14,8 @@ from fcnseg import notebook
 from fcnseg.commands.eval import (
     EvalResult,
     check_outputs,
+    evaluate_split,
     predict_for_report,
-    score_examined,
     write_outputs,
 )
 from fcnseg.config import CompareConfig, EvalConfig
@@ -137,7 +137,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     for letter, model in zip(LETTERS, models, strict=False):
         callback(Message(f"Model {letter}: {model.title}"))
         options = EvalConfig.make({**alike, "data": config.data, "split": split})
-        result, _ = score_examined(options, model, checked, callback)
+        result, _ = evaluate_split(options, model, checked, callback)
         scores = result.scores.reordered(models[0].classes.names)
         results.append(dataclasses.replace(result, scores=scores))
     matrices = [[image.matrix for image in result.scores.images] for result in results]
