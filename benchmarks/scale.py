@@ -1,0 +1,82 @@
+"""What a job of many images costs: images a second, bytes, the share lost to slow storage.
+
+    python -m benchmarks.scale [MODEL] [COUNT]
+
+Storage is simulated (benchmarks/listing.py): it waits 0, 1, 10 and 100 ms before each image; labels
+go to a local folder. Where Ray is installed, one worker of one thread is compared with two.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+
+import benchmarks.listing as simulated
+from fcnseg.commands.infer import infer
+from fcnseg.io.images import encode_image, resize_image, write_bytes
+
+
+def photo() -> bytes:
+    """A JPEG of 512x384 pixels, smooth as photos are."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    return encode_image(np.asarray(resize_image(noise, (384, 512)), np.uint8), ".jpg")
+
+
+def rate(source: str, model: str, count: int, **options: Any) -> tuple[float, int]:
+    """Images a second from the first to the last, and the bytes of the labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        began = time.perf_counter()
+        done = infer(source, model=model, out=out, save=("labels",), tile="off", **options)
+        seconds = done.seconds or time.perf_counter() - began
+        assert done.frames_out == count
+        return count / seconds, sum(file.stat().st_size for file in out.rglob("*.png"))
+
+
+def main() -> None:
+    """Print what was measured."""
+    model = sys.argv[1] if len(sys.argv) > 1 else "nuclei"
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    torch.set_num_threads(1)
+    simulated.IMAGE = photo()
+    simulated.MadeUp.count = count
+    fsspec.register_implementation("madeup", simulated.MadeUp)
+    found: dict[str, Any] = {"images": count, "bytes read an image": len(simulated.IMAGE)}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(count):
+            write_bytes(Path(folder) / f"image_{number}.jpg", simulated.IMAGE)
+        speed, written = rate(folder, model, count, engine="torch")
+        found |= {"bytes written an image": written // count, "images/s local": round(speed, 1)}
+        for milliseconds in (0, 1, 10, 100):
+            simulated.MadeUp.seconds = milliseconds / 1000
+            speed, _ = rate("madeup://bucket/photos", model, count, engine="torch")
+            found[f"images/s at {milliseconds} ms"] = round(speed, 1)
+        if importlib.util.find_spec("ray"):
+            found |= with_ray(folder, model, count)
+    print(json.dumps(found, indent=1))
+
+
+def with_ray(folder: str, model: str, count: int) -> dict[str, float]:
+    """Images a second of one worker and of two, without their start."""
+    import ray
+
+    speeds = {}
+    for workers in (1, 2):
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        speed, _ = rate(folder, model, count, engine="torch", ray="local")
+        speeds[f"images/s of {workers} Ray workers"] = round(speed, 1)
+        ray.shutdown()
+    return speeds
+
+
+if __name__ == "__main__":
+    main()
