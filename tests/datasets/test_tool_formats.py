@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_pair_image, read_sample
@@ -208,6 +208,56 @@ def test_degrees_are_no_pixels(tmp_path: Path) -> None:
     geometry = {"type": "Polygon", "coordinates": [outline]}
     dump(tmp_path / "geojson/0.geojson", {"features": [{"geometry": geometry}]})
     with pytest.raises(DatasetError, match="degrees of longitude and latitude"):
+        describe(tmp_path)
+
+
+def geotiff(path: Path, index: int, epsg: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Write an image with its place in tags; returns pixels -> coordinates."""
+    image(path.with_suffix(".png"), index)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    size, left, top = 1e-5 if epsg == 4326 else 0.5, -115.2 + index, 36.2
+    key = 2048 if epsg == 4326 else 3072
+    for tag, kind, values in (
+        (33550, 12, (size, size, 0.0)),
+        (33922, 12, (0.0, 0.0, 0.0, left, top, 0.0)),
+        (34735, 3, (1, 1, 0, 1, key, 0, 1, epsg)),
+    ):
+        tags.tagtype[tag] = kind
+        tags[tag] = values
+    Image.open(path.with_suffix(".png")).save(path, tiffinfo=tags)
+    path.with_suffix(".png").unlink()
+    return lambda ring: np.array([left, top]) + ring * [size, -size]
+
+
+@pytest.mark.parametrize(
+    ("epsg", "system"),
+    [(4326, None), (4326, "urn:ogc:def:crs:OGC:1.3:CRS84"), (32611, "urn:ogc:def:crs:EPSG::32611")],
+)
+def test_coordinates_on_a_map_are_pixels_of_a_geotiff(
+    epsg: int, system: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "geojson").mkdir()
+    for index in range(3):
+        on_map = geotiff(tmp_path / f"images/{index}.tif", index, epsg)
+        square = on_map(np.array([(2, 3), (9, 3), (9, 8), (2, 8), (2, 3)]))
+        geometry = {"type": "Polygon", "coordinates": [square.tolist()]}
+        named = {"crs": {"type": "name", "properties": {"name": system}}} if system else {}
+        dump(tmp_path / f"geojson/{index}.geojson", {**named, "features": [{"geometry": geometry}]})
+    found = describe(tmp_path)
+    labels = read_sample(found.pairs[0], found.encoding)[1]
+    assert labels[3:8, 2:9].all()
+    assert labels.sum() == 5 * 7  # corners are those of pixels: the squares end before 9 and 8
+
+
+def test_a_map_that_is_not_the_images_is_said(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "geojson").mkdir()
+    geotiff(tmp_path / "images/0.tif", 0, 32611)
+    ring = [[-115.1, 36.1], [-115.1, 36.2], [-115.2, 36.2], [-115.1, 36.1]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    dump(tmp_path / "geojson/0.geojson", {"features": [{"geometry": geometry}]})
+    with pytest.raises(DatasetError, match=r"EPSG:4326.*EPSG:32611.*ogr2ogr"):
         describe(tmp_path)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fcnseg.datasets import Description
+from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from tests.datasets.test_pairing import put, scenes
@@ -119,6 +120,25 @@ def test_small_colored_areas_survive_jpeg(suffix: str, quality: int, tmp_path: P
     assert len(description.classes.names) == 3
     for name, labels in read(description).items():
         assert ((labels > 0) == (truth[name] > 0)).mean() > 0.95
+
+
+@pytest.mark.parametrize("thin", ["band", "class"])
+def test_a_band_between_classes_after_a_gap_is_ignored(thin: str, tmp_path: Path) -> None:
+    """MaSTr1325: 0, 1, 2 and, along their borders, 4. A thin class has one class about it."""
+    stored = []
+    for _, _, labels in scenes(3):
+        values = labels.copy()
+        if thin == "band":
+            around = np.ones((3, 3), np.uint8)
+            values[cv2.dilate(labels, around) != cv2.erode(labels, around)] = 4
+        else:
+            values[:2] = 4
+        stored.append(values)
+    description = write(tmp_path, stored)
+    assert description.encoding.ignore == ((4,) if thin == "band" else ())
+    assert len(description.classes.names) == (3 if thin == "band" else 5)
+    said = [finding.message for finding in examine(tmp_path).findings]
+    assert any("Is value 4" in message for message in said) == (thin == "band")
 
 
 def test_rare_classes_between_frequent_ones_are_no_smoothing(tmp_path: Path) -> None:

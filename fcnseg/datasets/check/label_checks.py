@@ -53,13 +53,19 @@ def _no_label_names(seen: Scanned) -> Iterable[Finding]:
     for name, value in seen.description.unlabelled:
         if value not in PLAIN and pixels.get(value):
             stored = f"#{value:06x}" if color else str(value)
+            share = percent(pixels[value] / seen.values.total)
+            shown = f"{name} ({stored}, {share}" if name else f"value {stored} ({share}"
+            reason = (
+                "as its name says"
+                if name
+                else f"as a thin band between the others: {value - 1} is in no file"
+            )
             yield Finding(
                 "warning",
                 "unlabelled-class",
-                f"Is {name} ({stored}, {percent(pixels[value] / seen.values.total)} of the pixels) "
-                "a class? It is ignored, as its name says.",
+                f"Is {shown} of the pixels) a class? It is ignored, {reason}.",
                 repair=f"if it is one, write a dataset.toml (--write), take {stored} out of "
-                f'`ignore` and add a [[class]] named "{name}"',
+                f'`ignore` and add a [[class]] named "{name or f"class_{value}"}"',
             )
 
 

@@ -132,6 +132,10 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     listed = _listed_values(values, seen, entries)
     if listed:
         return _read_listed(values, listed, ignore)
+    if values.band is not None:
+        said = ": a thin band between the others, after a gap"
+        reading = _read_without(values, values.band, (), said)
+        return replace(reading, unlabelled=(("", values.band),))
     seen = [value for value in without_strays(seen, values) if value != IGNORE] or [0]
     count = seen[-1] + 1
     distinct = sum(values.files.values()) / max(1, values.count)
@@ -153,6 +157,15 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
         ignore[0] if ignore else None,
         tuple(why),
     )
+
+
+def _read_without(values: Values, ignored: int, entries: Sequence[Entry], said: str) -> Reading:
+    """Indices but one value, which stands for "ignore"."""
+    rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
+    reading = _read_indices(replace(values, pixels=rest, band=None), entries)
+    encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
+    why = (*reading.why, f"value {ignored} is ignored{said}")
+    return replace(reading, encoding=encoding, ignore_index=ignored, why=why)
 
 
 def _listed_values(
@@ -249,11 +262,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
     if LARGEST in levels and (not others or others[-1] < IGNORE):
         if list(levels) == [0, LARGEST]:
             return _read_greys(values, levels, entries, snap=False)
-        rest = {v: n for v, n in values.pixels.items() if v != LARGEST}
-        reading = _read_indices(replace(values, pixels=rest), entries)
-        encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, LARGEST))
-        why = (*reading.why, f"value {LARGEST} is ignored")
-        return replace(reading, encoding=encoding, ignore_index=LARGEST, why=why)
+        return _read_without(values, LARGEST, entries, "")
     if len(levels) > MAX_CLASSES:
         raise DatasetError(
             f"The labels have {len(levels)} different values up to {levels[-1]}; at most "

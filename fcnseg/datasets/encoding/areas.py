@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.classes import unpack
+from fcnseg.classes import IGNORE, unpack
 from fcnseg.datasets import Pair
 from fcnseg.datasets.encoding.values import (
     FEWEST_FILES,
@@ -22,6 +22,7 @@ from fcnseg.datasets.encoding.values import (
     single_numbers,
 )
 from fcnseg.errors import MediaError
+from fcnseg.io import cv2
 from fcnseg.io.labels import RawLabels, region_areas
 
 SOLID = 0.1
@@ -39,6 +40,13 @@ OF_ONE_FILE = 0.8
 COLORS_APART = 24
 """And colours of one file's objects are this far apart in RGB, most of them."""
 
+BAND = 11
+"""A value that stands for "ignore" is a band so narrow that within a square of so many pixels about
+each of its pixels are two classes."""
+
+MOST_BETWEEN = 0.9
+"""At least this share of its pixels."""
+
 SAMPLES = 16
 """Label files read again where their counts alone leave the meaning open."""
 
@@ -54,7 +62,8 @@ def look_closer(
     """The values, with what only the pixels' places tell where counts leave two meanings.
 
     `solid` becomes the values that cover areas, where the others are smoothed edges between
-    them; `instances` stays only where most numbers are one piece. A few files are read again.
+    them; `instances` stays only where most numbers are one piece; `band` a value that stands for
+    "ignore". A few files are read again.
     """
     samples = partial(_sampled, pairs, counts, read, values.kind)
     if values.terms or values.lossy or values.rest:
@@ -63,7 +72,7 @@ def look_closer(
         pieces = [count for numbers in samples() for count in _pieces(numbers)]
         one_piece = sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
         return replace(values, instances=one_piece)
-    return replace(values, solid=_solid(values, samples))
+    return replace(values, solid=_solid(values, samples), band=_band(values, samples))
 
 
 def _sampled(
@@ -123,6 +132,30 @@ def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:
     between = _between([channels(value) for value in smeared], [channels(v) for v in solid])
     pixels = sum(values.pixels[value] for value in smeared)
     return tuple(solid) if between and pixels <= MOST_SMEARED * values.total else ()
+
+
+def _band(values: Values, samples: _Samples) -> int | None:
+    """The largest index, if the one before is in no file and it lies only between classes.
+
+    MaSTr1325 stores 0, 1, 2 and 4 for "unknown". A thin class (a pole, a lane's line) after a gap
+    has one class on both sides.
+    """
+    seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
+    if values.kind != "index" or len(seen) < 3 or not 1 < seen[-1] - seen[-2] <= LEAST_LEVEL:
+        return None
+    last = seen[-1]
+    if last > SMEARED or values.files[last] < MOST_BETWEEN * values.count:
+        return None
+    between = whole = 0
+    for numbers in samples():
+        band = numbers == last
+        around = np.ones((BAND, BAND), np.uint8)
+        classes = sum(
+            cv2.dilate((numbers == value).astype(np.uint8), around)[band].astype(int)
+            for value in np.unique(numbers[~band]).tolist()
+        )
+        between, whole = between + int(np.sum(classes >= 2)), whole + int(band.sum())
+    return last if whole and between >= MOST_BETWEEN * whole else None
 
 
 def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], whole: Counter[int]) -> None:

@@ -73,6 +73,7 @@ class Values:
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
     instances: whether the values are numbers of objects, 1..n anew in each file.
     solid: the values that cover areas, where all others are known to be smoothed edges.
+    band: a value that is a thin band between the others, after a gap; None.
     alone: whether files of 0 and 255 alone stand beside files that hold 1 and 255.
     """
 
@@ -88,6 +89,7 @@ class Values:
     aliases: dict[int, int] = field(default_factory=dict)
     instances: bool = False
     solid: tuple[int, ...] = ()
+    band: int | None = None
     alone: bool = False
 
     def add(self, values: Sequence[int], counts: ValueCounts) -> None:

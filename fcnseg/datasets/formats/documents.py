@@ -106,6 +106,7 @@ class Annotated:
     size: (height, width), None where it does not say.
     areas: back to front where `ordered`; else the smaller lies above.
     edges: whether (0, 0) is said to be the corner of a pixel, not its middle.
+    epsg: the map that the areas' coordinates are of; 0 for pixels.
     flat: shapes that cover no pixels (points, lines).
     """
 
@@ -116,6 +117,7 @@ class Annotated:
     ordered: bool = False
     also: str = ""
     edges: bool = False
+    epsg: int = 0
 
     def __post_init__(self) -> None:
         """TypeError for a name that is none."""
@@ -134,8 +136,17 @@ class Document:
 Parser = Callable[[Path], Document]
 
 
-def outlined(store: str, files: Callable[[Listing], list[str]], parse: Parser, why: str) -> Format:
-    """A format of documents with areas. files: the listed files that are of the format."""
+def outlined(
+    store: str,
+    files: Callable[[Listing], list[str]],
+    parse: Parser,
+    why: str,
+    in_pixels: Callable[[Annotated, Path], Annotated] = lambda image, _: image,
+) -> Format:
+    """A format of documents with areas. files: the listed files that are of the format.
+
+    in_pixels: an entry with its areas in pixels of the image file.
+    """
     cached = _Cached(parse)
 
     def find(listing: Listing) -> Found | None:
@@ -146,6 +157,7 @@ def outlined(store: str, files: Callable[[Listing], list[str]], parse: Parser, w
         image = cached(pair.labels).images.get(pair.part)
         if image is None:
             raise MediaError(f"{pair.labels} has no entry {pair.part!r}.")
+        image = in_pixels(image, pair.image)
         return RawLabels(draw(image, image.size or image_size(pair.image), terms), None, "I")
 
     return Format(find, read)

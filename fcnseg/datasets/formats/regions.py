@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +22,9 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
+from fcnseg.errors import MediaError
 from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
+from fcnseg.io.bands.georeference import georeference_in_tags
 
 ONE_CLASS = "object"
 """The class of regions without a name."""
@@ -102,6 +105,9 @@ _GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category"
 """Properties that name a feature's class, the likeliest first."""
 
 
+DEGREES = 4326
+"""The EPSG number of longitude and latitude."""
+
 _GEOJSON_HEAD = marks(b'"coordinates"', b'"geometry"')
 
 
@@ -115,13 +121,41 @@ def _geojson_parse(path: Path) -> Document:
     areas = [area for one in features for area in _geojson_areas(one)]
     flat = sum(not list(_geojson_areas(one)) for one in features)
     edges = isinstance(data, Mapping) and data.get(EDGES_KEY) == EDGES
+    epsg = _geojson_epsg(data)
     points = [ring for area in areas for ring in area.rings]
-    if points and _geojson_geographic(np.concatenate(points)):
-        raise ValueError(
-            "its coordinates are degrees of longitude and latitude, not pixels; convert them with "
-            "the image's georeference first (rasterio, solaris)"
+    if not epsg and not edges and points and _geojson_geographic(np.concatenate(points)):
+        epsg = DEGREES
+    return Document({"": Annotated(path.stem, None, areas, flat, edges=edges, epsg=epsg)})
+
+
+def _geojson_epsg(data: Any) -> int:
+    """The coordinate system that a file names; 0 for none."""
+    said = str(data.get("crs")) if isinstance(data, Mapping) and data.get("crs") else ""
+    number = re.search(r"EPSG:[\d.]*:?(\d+)", said)
+    return int(number[1]) if number else DEGREES if "CRS84" in said else 0
+
+
+def _geojson_in_pixels(image: Annotated, path: Path) -> Annotated:
+    """Areas on a map as pixels of a GeoTIFF. MediaError where that has another map, or none."""
+    if not image.epsg:
+        return image
+    place = georeference_in_tags(path)
+    if place is None or place.epsg not in (image.epsg, None):
+        system = "none" if place is None else f"EPSG:{place.epsg}"
+        said = "degrees of longitude and latitude" if image.epsg == DEGREES else "on a map"
+        raise MediaError(
+            f"{image.file}: its coordinates are {said} (EPSG:{image.epsg}), not pixels, and the "
+            f"georeference of {path} is {system}. Convert them to the image's (ogr2ogr -t_srs)."
         )
-    return Document({"": Annotated(path.stem, None, areas, flat, edges=edges)})
+    areas = [
+        replace(
+            area,
+            rings=[place.in_pixels(ring) for ring in area.rings],
+            holes=[place.in_pixels(ring) for ring in area.holes],
+        )
+        for area in image.areas
+    ]
+    return replace(image, areas=areas, edges=True)
 
 
 def _geojson_areas(feature: Mapping[str, Any]) -> Iterator[Area]:
@@ -154,4 +188,5 @@ GEOJSON = outlined(
     _geojson_files,
     _geojson_parse,
     "GeoJSON files of polygons are named like the images",
+    _geojson_in_pixels,
 )

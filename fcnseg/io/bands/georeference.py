@@ -14,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.io.content import is_tiff
-from fcnseg.io.content.tiff import tiff_tags
+from fcnseg.io.content.tiff import numbers_of, tiff_tags
 
-_PLACED = (33550, 33922, 34264)
+_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION, _GEO_KEYS = 33550, 33922, 34264, 34735
+
+_PLACED = (_PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION)
 """TIFF tags: the size of a pixel, points on the map, the transformation to it."""
+
+_RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
+
+_PIXEL_IS_POINT = 2
 
 _WORLD = (".tfw", ".tifw", ".wld", ".tif.aux.xml", ".tiff.aux.xml")
 """Files beside an image that say the same."""
@@ -44,6 +50,12 @@ class Georeference:
         matrix = np.array([[a, d], [b, e]])
         return np.asarray(points @ matrix + np.array([c, f]))
 
+    def in_pixels(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """What `on_map` undoes, to a millionth of a pixel."""
+        a, b, c, d, e, f = self.transform
+        matrix = np.linalg.inv(np.array([[a, d], [b, e]]))
+        return np.asarray((points - np.array([c, f])) @ matrix).round(6)
+
     def crs(self) -> dict[str, Any]:
         """The member of a GeoJSON file that names the coordinate system; {} for an unknown one."""
         if self.epsg is None:
@@ -68,6 +80,31 @@ def georeference_of(path: Path | None) -> Georeference | None:
         return _read(path, path.stat().st_mtime_ns)
     except OSError:
         return None
+
+
+def georeference_in_tags(path: Path) -> Georeference | None:
+    """That of a GeoTIFF as its tags state it, without rasterio; None without it.
+
+    Source: OGC GeoTIFF 1.1, 7.1 (the raster's place) and 7.2 (GeoKeys).
+    """
+    tags = tiff_tags(path) if path.suffix.lower() in _SUFFIXES else {}
+    try:
+        if _TRANSFORMATION in tags:
+            numbers = [float(number) for number in tags[_TRANSFORMATION]]
+            a, b, _, c, d, e, _, f = numbers[:8]
+        else:
+            a, height = (float(number) for number in tags[_PIXEL_SCALE][:2])
+            column, row, _, x, y, _ = (float(number) for number in tags[_TIE_POINTS][:6])
+            b, c, d, e, f = 0.0, x - column * a, 0.0, -height, y + row * height
+        keys = numbers_of(tags.get(_GEO_KEYS, ()))
+        said = dict(zip(keys[4::4], keys[7::4], strict=True))
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+    if said.get(_RASTER_TYPE) == _PIXEL_IS_POINT:
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    if not a * e - b * d:
+        return None
+    return Georeference((a, b, c, d, e, f), "", said.get(_PROJECTED) or said.get(_GEOGRAPHIC))
 
 
 @functools.lru_cache(maxsize=64)
