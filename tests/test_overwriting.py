@@ -164,6 +164,7 @@ CASES = [
     f"viz list.txt -o photos {MODEL}",
     f"eval data --csv data/labels/val/0000.png {MODEL}",
     f"compare data --csv data/images/val/0000.png -m model.safetensors {MODEL}",
+    f"eval data --csv data/classes.txt {MODEL}",
     f"eval data --latex model.safetensors {MODEL}",
     f"eval pairs.csv --confusion pairs.csv {MODEL}",
     "export model.safetensors --format torchscript -o model.safetensors",

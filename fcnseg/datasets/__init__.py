@@ -184,6 +184,10 @@ class Found:
     why: tuple[str, ...] = ()
 
 
+_LISTS = frozenset({".txt", ".yaml", ".yml", ".json", ".xml", ".names"})
+"""What class lists, splits and annotations of a whole folder are in; no output ends so."""
+
+
 @dataclass(frozen=True, eq=False)
 class Description:
     """A dataset folder, understood.
@@ -211,13 +215,14 @@ class Description:
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:
-        """Every file of the dataset: images, labels, and those without a partner."""
+        """Every file of the dataset: images, labels, those without a partner, and lists."""
         for pair in self.pairs:
             yield "the image", pair.image
             yield "the labels", pair.labels
             yield from (("the labels", file) for _, file in pair.layers)
         alone = (*self.found.orphan_images, *self.found.orphan_labels)
-        yield from (("a file of the dataset", file) for file in alone)
+        lists = (file for file in self.root.glob("*") if file.suffix.lower() in _LISTS)
+        yield from (("a file of the dataset", file) for file in (*alone, *lists))
 
 
 def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:

@@ -38,7 +38,11 @@ def fuse_for_inference(
     device: where it is now.
     """
     bands = network.spec.in_channels if isinstance(network, FCN) else 3
-    some = torch.randn(1, bands, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    random = torch.Generator("cpu").manual_seed(0)
+    # Named, because a program may have set other defaults of torch.
+    some = torch.randn(1, bands, 64, 64, generator=random, dtype=torch.float32, device="cpu").to(
+        device
+    )
     network = fold_batch_norms(network, some)
     if precision == torch.float32 and device.type == "cpu":
         network = fuse_activations(network, some)

@@ -57,7 +57,7 @@ class Tolerance:
 
 
 TOLERANCES = {"f32": Tolerance(), "f16": Tolerance(0.995, 0.05, 0.005)}
-"""By the precision of a file; int8 has its own measure (export.int8)."""
+"""By the precision of a file; int8 has its own measure (inference.quantized)."""
 
 RESIZED = 0.02
 """What logits may differ by, of the largest, where a file resizes: of a million pixels it rounds a

@@ -192,8 +192,10 @@ class Preprocess:
         if self.bands is not None:
             return self._normalise_bands(images, self.bands)
         # In 0..255 units, so that a mean of 127 / 255 subtracts exactly 127.
-        mean = torch.tensor([value * 255 for value in self.mean], device=images.device)
-        std = torch.tensor([value * 255 for value in self.std], device=images.device)
+        mean, std = (
+            torch.tensor([v * 255 for v in each], dtype=torch.float32, device=images.device)
+            for each in (self.mean, self.std)
+        )
         if torch.compiler.is_compiling():  # for any width; a runtime does it in one pass
             pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
             return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
@@ -204,7 +206,10 @@ class Preprocess:
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)  # (N, 3, H, W)
 
     def _normalise_bands(self, images: Tensor, bands: Bands) -> Tensor:
-        mean, std = (torch.tensor(each, device=images.device) for each in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(each, dtype=torch.float32, device=images.device)
+            for each in (self.mean, self.std)
+        )
         pixels = images.float()  # (N, H, W, carried)
         at = [number - 1 for number in bands.chosen]
         if at != list(range(bands.carried)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,10 @@ from tests.datasets import written
 from tests.datasets.test_describe import LAYOUTS, assert_same, samples, wanted
 from tests.datasets.written import draw_set, folders
 
+SCHEMA = json.loads(
+    (Path(__file__).parents[2] / "docs/schemas/dataset.json").read_text(encoding="utf-8")
+)
+
 
 @pytest.mark.parametrize("name", ["camvid", "voc", "cvat", "coco runs", "labelme", "yolo",
                                   "class/name", "roboflow", "cityscapes ids"])  # fmt: skip
@@ -28,6 +34,21 @@ def test_every_kind_of_folder_reads_the_same_from_its_file(name: str, tmp_path: 
     assert_same(samples(after), wanted(drawn))
     assert (after.classes, after.encoding) == (before.classes, before.encoding)
     assert split_sizes(after) == split_sizes(before)
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(tomllib.loads((tmp_path / "notes" / "dataset.toml").read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["roots = 1", "root = 1", "kind = 'colour'", "leave_out = 'a'", "ignore = [1.5]", "val = []"],
+)
+def test_the_schema_refuses_what_is_refused(line: str, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    (tmp_path / "data").mkdir()
+    sound = {"root": "data", "layout": "camvid", "class": [{"name": "a", "values": [1]}]}
+    jsonschema.validate(sound, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**sound, **tomllib.loads(line)}, SCHEMA)
 
 
 @pytest.fixture

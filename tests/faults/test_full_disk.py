@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import fcnseg
@@ -15,7 +16,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.errors import FcnsegError
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder import RunFolder, TrainState, save_state
 from tests.faults.images import RGB
 from tests.faults.models import RUN, write_checkpoint
 
@@ -117,3 +118,17 @@ def test_train_can_be_resumed_after_a_full_disk(place: Path, tmp_path: Path) -> 
         else:
             assert failed
             assert not out.exists(), "nothing is left of a run that never began"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_becomes_full_within_a_state_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch then closes its archive, and raises an error about a position in it."""
+    save_state(path := tmp_path / "state.pt", TrainState(step=3), {})
+    whole, own = path.read_bytes(), Path.open
+    full = lambda path, mode="r", *rest: own(Path("/dev/full") if "w" in mode else path, mode)  # noqa: E731
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(FcnsegError, match=r"state\.pt: No space left on device"):
+        save_state(path, TrainState(step=4), {"learner": {"a": torch.zeros(100_000)}})
+    assert path.read_bytes() == whole

@@ -147,3 +147,17 @@ def test_a_checkpoint_and_its_export_agree(
     assert (first == second).mean() >= agree
     total = np.sum(list(ours.skip_scores(image).values()), axis=0)
     np.testing.assert_allclose(total, ours.logits(image), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_program_s_own_defaults_of_torch_change_nothing(random_model: Path, precision):
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    expected = load(random_model, device="cpu", precision=precision)(image).labels
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = load(random_model, device="cpu", precision=precision)(image).labels
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(found, expected)

@@ -33,6 +33,10 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     run.best.write_bytes(b"weights")
     with pytest.raises(OptionError, match="holds a run already") as caught:
         new_run(tmp_path / "mine")
+    assert "--resume" not in caught.value.hint, "there is no state"
+    run.state.write_bytes(b"state")
+    with pytest.raises(OptionError, match="holds a run already") as caught:
+        new_run(tmp_path / "mine")
     assert "--resume" in caught.value.hint
 
 

@@ -172,7 +172,7 @@ class VideoFile(Source):
             raise OptionError(
                 f"--fps is for what states no rate; {self.path} has its own, "
                 f"{float(self._reader.fps):g} frames/s.",
-                hint="leave --fps away",
+                hint="omit --fps",
             )
         self._reader.fps, self._reader.states_rate = fps, True
         self.fps = fps / self._selection.every

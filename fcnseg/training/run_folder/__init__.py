@@ -143,7 +143,9 @@ def refuse_taken(out: Path | None) -> None:
     if taken is not None:
         raise OptionError(
             f"{out} holds a run already: {taken.name} is there.",
-            hint="take another --out, resume it with --resume, or delete the folder",
+            hint="take another --out, resume it with --resume, or delete the folder"
+            if run.state.exists()
+            else "it has no state to resume from; take another --out, or delete the folder",
         )
 
 
@@ -253,7 +255,14 @@ def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> Non
     values = dataclasses.asdict(state)
     stored = {STORED.get(name, name): value for name, value in values.items()}
     content = {"format": FORMAT, "track": stored, **tensors}
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_atomically(path, lambda file: _save(content, file))
+
+
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch closes its archive and finds less than it wrote
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
