@@ -185,6 +185,8 @@ CASES = [
     f"train data --out DATA {TRAIN}",
     f"train data --out data/images {TRAIN}",
     f"train pairs.csv --out data {TRAIN}",
+    f"train data --unlabeled photos --out photos {TRAIN}",
+    f"train data --unlabeled photos --seeds 2 --out photos {TRAIN}",
     "demo -o data",
     "demo -o .",
     "demo -o a.png",
@@ -275,6 +277,7 @@ def test_every_option_that_writes_is_known() -> None:
         "backbone_weights",
         "web_runtime",
         "labels",
+        "unlabeled",
     }
     paths = {
         name

@@ -156,8 +156,10 @@ def train_several(
 def open_several(config: TrainConfig) -> Several:
     """A new folder for several runs; OptionError where it lies over the data."""
     data = config.data
-    if config.out is not None and data is not None and data.is_dir():
-        refuse_overwriting([("--out", config.out)], [("the dataset", data)])
+    if config.out is not None:
+        folders = (("the dataset", data), ("--unlabeled", config.unlabeled))
+        inputs = [(role, path) for role, path in folders if path is not None and path.is_dir()]
+        refuse_overwriting([("--out", config.out)], inputs)
     resolved: dict[str, Any] = {"data": data and data.resolve(), "resume": False, "like": None}
     resolved |= {"unlabeled": config.unlabeled and config.unlabeled.resolve()}
     for name in ("finetune", "backbone_weights"):  # a path, or a word

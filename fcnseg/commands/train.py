@@ -258,6 +258,7 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
     if config.out is None:
         return
     inputs = [("the dataset", data)] if data.is_dir() else []
+    inputs += [("--unlabeled", config.unlabeled)] if config.unlabeled else []
     kept = [("--finetune", config.finetune), ("--backbone-weights", config.backbone_weights)]
     refuse_overwriting(
         [("--out", config.out)],
