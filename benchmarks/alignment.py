@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcnseg.models import BACKBONES, build_backbone
 from fcnseg.models.backbones import Features, offset
 from fcnseg.models.backbones.timm import centroids, inner, linearised
 from fcnseg.models.fcn import Decoder
+from fcnseg.models.networks import BACKBONES, build_backbone
 from fcnseg.models.spec import ModelSpec
 
 SIZES = ((33, 47), (500, 375), (720, 960))

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.models import build
 from fcnseg.models.backbones import fully_connected
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.torchvision_import import models
 

@@ -31,8 +31,8 @@ from fcnseg.export import FORMATS, convert
 from fcnseg.export.graph import GraphOptions
 from fcnseg.export.parity import Trial
 from fcnseg.files import atomic_write
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
 BACKBONES = ("efficientnet_lite0", "resnet18", "mobilenet_v3_large", "vgg16_bn")

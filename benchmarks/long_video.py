@@ -22,8 +22,8 @@ from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Event, Progress
 

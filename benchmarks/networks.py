@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import OptionError
-from fcnseg.models import BACKBONES, build_empty
+from fcnseg.models.networks import BACKBONES, build_empty
 from fcnseg.models.spec import ModelSpec
 
 SIZE = (360, 480)

@@ -15,7 +15,8 @@ import numpy as np
 from fcnseg.datasets.describe import scan
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
-from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.find import find_model
 
 
 def main() -> None:

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from fcnseg.inference.prediction import Prediction
     from fcnseg.inference.segmenter import Segmenter
     from fcnseg.io.sources.base import Frame
-    from fcnseg.models import create_model
     from fcnseg.models.checkpoint import Checkpoint
     from fcnseg.models.fcn import FCN
+    from fcnseg.models.networks import create_model
     from fcnseg.models.spec import ModelSpec
 
 __version__ = "0.1.0"
@@ -69,7 +69,7 @@ _HOMES = {
     "VizConfig": "fcnseg.config",
     "bench": "fcnseg.commands.bench",
     "check": "fcnseg.commands.check",
-    "create_model": "fcnseg.models",
+    "create_model": "fcnseg.models.networks",
     "demo": "fcnseg.commands.demo",
     "evaluate": "fcnseg.commands.eval",
     "export": "fcnseg.commands.export",

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from fcnseg.progress import held_back
@@ -48,6 +49,19 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """The cores this process may use, those that share one counted once; or OMP_NUM_THREADS."""
+    if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(wanted):
+        return min(usable_cores(), int(wanted))
+    try:
+        folder = Path("/sys/devices/system/cpu")
+        numbers = os.sched_getaffinity(0)
+        shared = [folder / f"cpu{one}/topology/thread_siblings_list" for one in numbers]
+        return len({path.read_text() for path in shared})
+    except (OSError, AttributeError):
+        return usable_cores()
 
 
 def groups(items: Iterable[Item], count: int) -> Iterator[list[Item]]:

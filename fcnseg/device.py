@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 
 from fcnseg.concurrency import map_ordered
 from fcnseg.errors import OptionError
 from fcnseg.progress import environment
 
-PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-"""The arithmetic by its name on the command line."""
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""The arithmetic by its name on the command line, as torch calls it."""
 
 AUTO_PRECISION = "FCNSEG_AUTO_PRECISION"
 """The environment variable that says what "auto" is: f32, bf16 or f16."""
@@ -38,6 +40,8 @@ _alone = False
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device called auto, cpu, cuda, cuda:N or mps; OptionError when it is not here."""
+    import torch
+
     if name == "auto":
         return torch.device(_best_kind())
     kind, _, number = name.partition(":")
@@ -51,12 +55,16 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def _best_kind() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _require_cuda(name: str, number: int) -> None:
+    import torch
+
     if not torch.cuda.is_available():
         why = (
             "no NVIDIA GPU (or no driver) was found"
@@ -78,6 +86,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
     OptionError when the name is unknown or the device can't do it.
     """
+    import torch
+
     if name == "auto":
         name = os.environ.get(AUTO_PRECISION) or "auto"
     if name == "auto":
@@ -89,10 +99,13 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
             "Precision f16 is for GPUs; on a CPU it is slow and overflows.",
             hint="take --precision auto, bf16 or f32",
         )
-    return PRECISIONS[name]
+    precision: torch.dtype = getattr(torch, PRECISIONS[name])
+    return precision
 
 
 def _fastest_safe(device: torch.device) -> torch.dtype:
+    import torch
+
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
@@ -103,6 +116,8 @@ def _fastest_safe(device: torch.device) -> torch.dtype:
 
 def _cpu_multiplies_bf16() -> bool:
     """Whether this CPU has bf16 multiplication in hardware (private names: torch 2.6+)."""
+    import torch
+
     cpu = torch.cpu
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(cpu, name)()) for name in questions if hasattr(cpu, name))
@@ -116,6 +131,8 @@ def set_threads_here(count: int) -> None:
 
     torch.set_num_threads also sets what threads begin with that torch has not seen yet.
     """
+    import torch
+
     with _setting_threads:
         before = torch.get_num_threads()  # from now on torch has seen this thread
         torch.set_num_threads(count)
@@ -130,6 +147,8 @@ def process_settings(device: torch.device) -> Iterator[None]:
 
     That is the random state, cuDNN's flag and the environment.
     """
+    import torch
+
     before = torch.backends.cudnn.deterministic
     devices = [device] if device.type == "cuda" else []
     with environment(), torch.random.fork_rng(devices=devices):
@@ -142,6 +161,8 @@ def process_settings(device: torch.device) -> Iterator[None]:
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """A context in which heavy operations run in that precision; nothing changes for f32."""
+    import torch
+
     if precision == torch.float32:
         return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, dtype=precision)
@@ -149,7 +170,8 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 def precision_name(precision: torch.dtype) -> str:
     """The name of an arithmetic on the command line."""
-    return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
+    called = str(precision).removeprefix("torch.")
+    return next(name for name, dtype in PRECISIONS.items() if dtype == called)
 
 
 Item = TypeVar("Item")
@@ -233,6 +255,8 @@ def most_memory(device: str) -> dict[str, int]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         held["host"] = peak if sys.platform == "darwin" else peak * 1024
     if device.startswith("cuda"):
+        import torch
+
         held["device"] = torch.cuda.max_memory_allocated(device)
     return held
 
@@ -268,6 +292,8 @@ def limit_remarks(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch computes in the calling thread, and starts no others."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -284,7 +310,8 @@ def computing(home: Home | None = None) -> None:
     global _computed_in, _alone
     _computed_in = _computed_in or os.getpid()
     _alone = _alone or _computed_in != os.getpid() or (home is not None and home.left())
-    if _alone and torch.get_num_threads() > 1:
+    torch = sys.modules.get("torch")  # exported files are run without it
+    if _alone and torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 

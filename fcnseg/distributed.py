@@ -6,21 +6,21 @@ import atexit
 import itertools
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from fcnseg.device import resolve_device
 from fcnseg.errors import FailedElsewhere, OptionError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
     from torch._C._distributed_c10d import Store
 
 
@@ -40,11 +40,11 @@ class Distributed:
 
     Every process calls the same methods in the same order.
 
-    device: where this process computes. rank, size: its number, among how many.
+    place: the device where this process computes. rank, size: its number, among how many.
     restarts: how often torchrun has restarted the job.
     """
 
-    device: torch.device
+    place: torch.device | str
     rank: int = 0
     size: int = 1
     restarts: int = 0
@@ -55,7 +55,14 @@ class Distributed:
     @classmethod
     def single(cls) -> Distributed:
         """One process on the CPU."""
-        return cls(torch.device("cpu"))
+        return cls("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        import torch
+
+        return torch.device(self.place)
 
     @property
     def main(self) -> bool:
@@ -65,6 +72,8 @@ class Distributed:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
+            import torch.distributed as dist
+
             dist.all_reduce(tensor)
         return tensor
 
@@ -72,6 +81,8 @@ class Distributed:
         """The sum of integers over all processes, exactly."""
         if self.size == 1:
             return counts
+        import torch
+
         total: NDArray[np.int64] = self.sum(torch.tensor(counts, device=self.device)).cpu().numpy()
         return total
 
@@ -79,12 +90,16 @@ class Distributed:
         """Whether it is true in any process."""
         if self.size == 1:
             return value
+        import torch
+
         return bool(self.sum(torch.tensor(float(value), device=self.device)) > 0)
 
     def broadcast(self, value: T) -> T:
         """The main process's plain value, in every process."""
         if self.size == 1:
             return value
+        import torch.distributed as dist
+
         box: list[Any] = [value]
         dist.broadcast_object_list(box, src=0)
         received: T = box[0]
@@ -93,12 +108,16 @@ class Distributed:
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Replace a module's buffers (normalisation statistics) by the main process's."""
         if self.size > 1:
+            import torch.distributed as dist
+
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
+            import torch.distributed as dist
+
             dist.barrier()
 
     def run_on_main(self, function: Callable[[], T]) -> T:
@@ -155,7 +174,8 @@ class Distributed:
 def launched() -> bool:
     """Whether torchrun has started several processes, or the process group exists already."""
     size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-    return size > 1 or (dist.is_available() and dist.is_initialized())
+    dist: Any = sys.modules.get("torch.distributed")
+    return size > 1 or (dist is not None and dist.is_available() and dist.is_initialized())
 
 
 def init_distributed(device: str = "auto") -> Distributed:
@@ -165,6 +185,8 @@ def init_distributed(device: str = "auto") -> Distributed:
     """
     if not launched():
         return Distributed(resolve_device(device))
+    import torch.distributed as dist
+
     chosen = _device_of_rank(device)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not dist.is_initialized():
@@ -174,6 +196,9 @@ def init_distributed(device: str = "auto") -> Distributed:
 
 def _init_process_group(device: torch.device, restarts: int) -> None:
     """Initialise torch's process group; it is destroyed when this process ends."""
+    import torch
+    import torch.distributed as dist
+
     # Imported here: not every build of torch has it.
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -195,9 +220,10 @@ def _init_process_group(device: torch.device, restarts: int) -> None:
 def shared_store(name: str) -> Store:
     """The store of the process group, under a prefix of this name."""
     from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.distributed_c10d import _get_default_store
 
     # The group's own store: a new one would need a free port on the first machine.
-    return PrefixStore(name, dist.distributed_c10d._get_default_store())
+    return PrefixStore(name, _get_default_store())
 
 
 def _device_of_rank(name: str) -> torch.device:

@@ -100,8 +100,8 @@ def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network with four classes, fuse score, down to stride 4."""
     from fcnseg.commands.demo.scenes import CLASSES
-    from fcnseg.models import build
     from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.models.networks import build
     from fcnseg.models.spec import ModelSpec
 
     torch.manual_seed(0)
@@ -118,8 +118,8 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random tiny network of two classes, with a share for each pixel."""
     from fcnseg.classes import ClassMap
-    from fcnseg.models import build
     from fcnseg.models.checkpoint import Checkpoint
+    from fcnseg.models.networks import build
     from fcnseg.models.spec import ModelSpec
 
     torch.manual_seed(0)

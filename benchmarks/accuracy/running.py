@@ -29,8 +29,8 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.loader import BatchSampler
 from fcnseg.device import precision_name, resolve_device, resolve_precision
 from fcnseg.errors import TrainingError
-from fcnseg.models import find_backbone
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import find_backbone
 from fcnseg.progress import Callback, EpochEnd, Event, Message, no_callback
 from fcnseg.training.run_folder import RunFolder
 

@@ -177,6 +177,10 @@ DEBUG = "FCNSEG_DEBUG"
 """The environment variable behind --debug: tracebacks are shown."""
 
 
+DEPENDENCIES = ("torch", "torchvision", "safetensors", "jinja2", "av")
+"""Packages that running an exported file does not need."""
+
+
 @contextmanager
 def guard(config: type[Options] | None = None) -> Iterator[None]:
     """Run a command; leave with 0, or 1, 2, 3, 130 after one clear message on stderr.
@@ -209,11 +213,22 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
         raise typer.Exit(1) from None
     except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, reported as one
         _debug_trace()
-        complain(
-            f"A bug in fcnseg: {type(error).__name__}: {error}",
-            "the same command with --debug before the subcommand shows where; please report it",
-        )
+        complain(*_unexpected(error))
         raise typer.Exit(1) from None
+
+
+def _unexpected(error: Exception) -> tuple[str, str]:
+    """What to say of an error that is not ours, and the hint."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in DEPENDENCIES:
+        return (
+            f"This needs {package}, which is not installed.",
+            f"pip install {package}, or all that fcnseg needs: pip install fcnseg",
+        )
+    return (
+        f"A bug in fcnseg: {type(error).__name__}: {error}",
+        "the same command with --debug before the subcommand shows where; please report it",
+    )
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> int:

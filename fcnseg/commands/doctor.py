@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fcnseg.device import resolve_device, resolve_precision
 from fcnseg.errors import FcnsegError
 
@@ -66,9 +64,7 @@ def diagnose() -> list[Row]:
     """Look at the parts one by one; never raises for a missing one."""
     return [
         Row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        Row("torch", torch.__version__),
-        _torchvision(),
-        *_devices(),
+        *_torch(),
         _opencv(),
         _pyav(),
         *_video(),
@@ -77,7 +73,22 @@ def diagnose() -> list[Row]:
     ]
 
 
+def _torch() -> Iterator[Row]:
+    """Everything but running exported files needs it."""
+    if importlib.util.find_spec("torch") is None:
+        advice = "exported files run without it; for all else: pip install fcnseg"
+        yield Row("torch", "missing", ok=False, advice=advice)
+        return
+    import torch
+
+    yield Row("torch", torch.__version__)
+    yield _torchvision()
+    yield from _devices()
+
+
 def _devices() -> Iterator[Row]:
+    import torch
+
     device = resolve_device("auto")
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")
     cores = os.cpu_count() or 1
@@ -96,13 +107,10 @@ def _torchvision() -> Row:
     found = _version("torchvision") or "missing"
     try:
         importlib.import_module("fcnseg.models.torchvision_import")
-    except FcnsegError:  # our models need OpenCV
-        advice = "first make OpenCV load, see below"
-        return Row("torchvision", f"{found}, not tried", ok=False, advice=advice)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         advice = "pip install --force-reinstall torch torchvision, both from the same index"
-        text = f"{found}, can't be imported beside torch {torch.__version__}: {reason}"
+        text = f"{found}, can't be imported beside torch {_version('torch')}: {reason}"
         return Row("torchvision", text, ok=False, advice=advice)
     return Row("torchvision", found)
 

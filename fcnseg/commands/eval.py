@@ -35,7 +35,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
-from fcnseg.models.checkpoint import model_files
+from fcnseg.models.find import model_files
 from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied

@@ -27,8 +27,8 @@ from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
 from fcnseg.io.images import cannot_write
 from fcnseg.io.sources import open_source
-from fcnseg.models.checkpoint import Checkpoint, find_model, model_files
-from fcnseg.models.zoo import SHIPPED
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.find import SHIPPED, find_model, model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, no_callback
 

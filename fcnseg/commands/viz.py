@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcnseg.config import VizConfig
 from fcnseg.errors import Interrupted, MediaError, OptionError
@@ -21,16 +21,18 @@ from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import refuse_sources
 from fcnseg.io.sources.base import Source
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.models.checkpoint import model_files
+from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file
 from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.imagenet import ImageNetHeatmaps
 from fcnseg.viz.live import LiveView
 from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, USE_AT, ShownFigures
 from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
+
+if TYPE_CHECKING:
+    from fcnseg.viz.imagenet import ImageNetHeatmaps
 
 _FPS = Fraction(25)  # of a video made from a camera that does not say its own
 
@@ -251,6 +253,8 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
             f"--classify looks through one backbone; found {', '.join(names)}.",
             hint="give one --model",
         )
+    from fcnseg.viz.imagenet import ImageNetHeatmaps
+
     figures = ImageNetHeatmaps.of(
         names[0] if names else None,
         config.classes,

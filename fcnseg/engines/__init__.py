@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fcnseg.config.options import EngineName
+from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
-from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
-from fcnseg.models import build_empty
 from fcnseg.models.checkpoint import Checkpoint
 
 ENGINES: dict[str, type[ExportedEngine]] = {
@@ -92,8 +92,18 @@ def open_exported(
     size, engine.channels_first = about.get("size"), about.get("layout") == "NCHW"
     engine.fixed_size = None if size is None else (int(size[0]), int(size[1]))
     if engine.has_scores:
-        engine.score_grid = score_grid_of(build_empty(header.spec))
+        engine.score_grid = _grid(about.get("grid"), header)
     return engine, header
+
+
+def _grid(stored: Any, header: Checkpoint) -> ScoreGrid | None:
+    """Where a file's scores lie; None where that is not known: labels are those of its logits."""
+    if (grid := ScoreGrid.from_dict(stored)) is not None or find_spec("torch") is None:
+        return grid
+    from fcnseg.engines.pytorch import score_grid_of  # a file of an earlier version
+    from fcnseg.models.networks import build_empty
+
+    return score_grid_of(build_empty(header.spec))
 
 
 def resizes_itself(extra: Mapping[str, Any]) -> bool:

@@ -1,15 +1,21 @@
-"""Labels from logits, or from coarse scores without computing most of the logits."""
+"""Labels from logits, or from coarse scores without computing most of the logits.
+
+Logits are where an engine leaves them: tensors of torch, or arrays where there may be no torch.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float32]
 
@@ -17,6 +23,9 @@ Labels = NDArray[np.uint8]
 
 _BLOCK = 1 << 12
 """Squares computed at once: their logits stay in the cache."""
+
+_MOST = 64
+"""Pixels that an element of the scores stands for, at most."""
 
 _FEW = 8
 """Classes up to which it takes longer to find out which can win than to upsample them all."""
@@ -28,6 +37,19 @@ class ScoreGrid:
 
     factor: int
     shift: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for an exported file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> ScoreGrid | None:
+        """The inverse of as_dict; None for anything else."""
+        match data:
+            case {"factor": int(factor), "shift": int(shift) | float(shift)}:
+                known = 2 <= factor <= _MOST and 0 <= shift < factor
+                return cls(factor, float(shift)) if known else None
+        return None
 
     def labels(self, scores: Floats, size: tuple[int, int]) -> Labels:
         """Labels uint8 (H, W) of scores float32 (K, h, w); size is (H, W), at most factor * (h, w).
@@ -114,18 +136,32 @@ _PIXELS_AT_ONCE = 1 << 17
 """Pixels processed at once: enough for few calls, few enough to stay in the cache."""
 
 
-def argmax_labels(logits: Tensor, *, confidence: bool = False) -> tuple[Labels, Floats | None]:
+def argmax_labels(
+    logits: Tensor | Floats, *, confidence: bool = False
+) -> tuple[Labels, Floats | None]:
     """Labels uint8 (N, H, W) of logits (N, K, H, W), and their probability if requested.
 
     Computed where the logits are: only labels leave the device. The first of several
     equal classes wins.
     """
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+    if isinstance(logits, np.ndarray):
+        return _argmax_on_cpu(logits, confidence)
+    if logits.device.type == "cpu" and logits.is_floating_point() and logits.element_size() == 4:
         return _argmax_on_cpu(logits.detach().numpy(), confidence)
     best, labels = logits.max(dim=1)
     confidences = (best - logits.logsumexp(dim=1)).exp() if confidence else None
-    array = labels.to(torch.uint8).cpu().numpy()
+    array = labels.byte().cpu().numpy()
     return array, None if confidences is None else confidences.float().cpu().numpy()
+
+
+def softmax(logits: Tensor | Floats, axis: int) -> Floats:
+    """Softmax along an axis, in host memory."""
+    if not isinstance(logits, np.ndarray):
+        found: Floats = logits.softmax(dim=axis).cpu().numpy()
+        return found
+    exponentials: Floats = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    exponentials /= exponentials.sum(axis=axis, keepdims=True)
+    return exponentials
 
 
 def _argmax_on_cpu(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
@@ -156,3 +192,28 @@ def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
         np.multiply(number, np.uint8(index), out=number)
         np.maximum(labels, number, out=labels)
     return labels, best
+
+
+def weighted(maps: Tensor | Floats, rows: Floats, columns: Floats) -> Tensor | Floats:
+    """Maps (K, h, w) times a weight for each row and one for each column."""
+    if isinstance(maps, np.ndarray):
+        product: Floats = maps * rows[:, None] * columns
+        return product
+    from torch import from_numpy
+
+    down, across = (from_numpy(each).to(maps.device) for each in (rows, columns))
+    return maps * down[:, None] * across
+
+
+def copied(maps: Any) -> Any:
+    """A part of maps that does not hold on to the whole."""
+    return maps.copy() if isinstance(maps, np.ndarray) else maps.clone()
+
+
+def joined(row: Sequence[Any]) -> Any:
+    """Maps (K, h, w) beside each other."""
+    if isinstance(row[0], np.ndarray):
+        return np.concatenate(row, axis=2)
+    from torch import cat
+
+    return cat(list(row), dim=2)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from fcnseg.engines.base import Engine, Images, resized
+from fcnseg.engines.base import Engine, Images, as_tensor, resized
 from fcnseg.io.images import resize_image
 from fcnseg.models.spec import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
 """The sizes of test-time augmentation, of what the network sees otherwise."""
@@ -58,6 +60,8 @@ class AveragingEngine(Engine):
 
     def forward(self, images: Images) -> Tensor:
         """Logarithms of the mean probabilities, float32 (N, K, H, W), on the first one's device."""
+        import torch
+
         with torch.inference_mode():
             found = [self._of_one(image[None]) for image in images]
             return torch.cat(found) if len(found) > 1 else found[0]
@@ -85,7 +89,7 @@ class AveragingEngine(Engine):
                 wanted = (max(1, round(height * scale)), max(1, round(width * scale)))
                 view = resize_image(image[0], wanted)
                 views = np.stack([view, view[:, ::-1]] if self.mirrored else [view])
-                logits = resized(member.engine.forward(views), size)  # (1 or 2, K, H, W)
+                logits = as_tensor(resized(member.engine.forward(views), size))  # (1 or 2, K, H, W)
                 if member.order is not None:
                     logits = logits[:, list(member.order)]
                 found = logits.softmax(dim=1)

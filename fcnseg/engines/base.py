@@ -7,23 +7,24 @@ import json
 import os
 import queue
 import re
+import sys
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fcnseg.concurrency import usable_cores
+from fcnseg.concurrency import physical_cores, usable_cores
 from fcnseg.device import Home, abandon, computing, set_threads_here
-from fcnseg.engines.argmax import ScoreGrid, argmax_labels
+from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
 from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PARALLEL = 4
 """Images in parallel; each needs the memory of a forward pass."""
@@ -40,7 +41,8 @@ class Parallelism:
 
     def enter(self) -> None:
         """Keep the calling thread to its number of cores, in torch."""
-        if self.count > 1 and getattr(_here, "entered", None) != self:
+        loaded = "torch" in sys.modules  # exported files are run without it
+        if loaded and self.count > 1 and getattr(_here, "entered", None) != self:
             set_threads_here(self.threads)
             _here.entered = self
         computing()
@@ -53,7 +55,8 @@ def side_by_side(device: str) -> Parallelism:
     """For many images on a device: a CPU's cores are divided, anything else is one."""
     if device != "cpu":
         return ONE
-    cores = min(usable_cores(), torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
+    torch = sys.modules.get("torch")
+    cores = physical_cores() if torch is None else min(usable_cores(), torch.get_num_threads())
     count = min(cores, MAX_PARALLEL)
     return Parallelism(count, cores // count) if count > 1 else ONE
 
@@ -81,6 +84,7 @@ class Engine(ABC):
     parallelism: how many threads may call it at the same time, and the cores of each.
     score_grid: where the elements of `scores` lie; None where there are none, or where the device
         computes labels of logits faster.
+    shows_network: whether it is a TorchEngine, whose one network can be looked into.
     """
 
     name: str
@@ -88,10 +92,14 @@ class Engine(ABC):
     precision: str
     parallelism: Parallelism = ONE
     score_grid: ScoreGrid | None = None
+    shows_network: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, images: Images) -> Tensor:
-        """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network."""
+    def forward(self, images: Images) -> Tensor | Floats:
+        """Logits, float32 (N, K, H, W), where the engine leaves them; the bare network.
+
+        That is a tensor on its device, or an array in host memory.
+        """
 
     def scores(self, images: Images) -> NDArray[np.float32]:
         """What the logits are upsampled from, float32 (N, K, h, w); the logits without a grid."""
@@ -104,7 +112,10 @@ class Engine(ABC):
     def logits(self, images: Images, *, size: Size | None = None) -> NDArray[np.float32]:
         """Logits float32 (N, K, H, W); with `size`, resized to that height and width."""
         self.parallelism.enter()
-        array: NDArray[np.float32] = resized(self.forward(images), size).cpu().numpy()
+        logits = resized(self.forward(images), size)
+        if isinstance(logits, np.ndarray):
+            return logits
+        array: NDArray[np.float32] = logits.cpu().numpy()
         return array
 
     def labels(
@@ -120,8 +131,7 @@ class Engine(ABC):
         if self.score_grid is not None and not confidence and size in (None, own):
             grid = self.score_grid
             return np.stack([grid.labels(one, own) for one in self.scores(images)]), None
-        with torch.inference_mode():
-            return argmax_labels(resized(self.forward(images), size), confidence=confidence)
+        return argmax_labels(resized(self.forward(images), size), confidence=confidence)
 
     def just_labels(self, images: Images) -> NDArray[np.uint8]:
         """Labels uint8 (N, H, W) of images at their own size."""
@@ -132,9 +142,8 @@ class Engine(ABC):
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Labels uint8 (N, H, W) and softmax over the classes, float32 (N, K, H, W)."""
         self.parallelism.enter()
-        with torch.inference_mode():
-            logits = resized(self.forward(images), size)
-            return argmax_labels(logits)[0], logits.softmax(dim=1).cpu().numpy()
+        logits = resized(self.forward(images), size)
+        return argmax_labels(logits)[0], softmax(logits, axis=1)
 
 
 def bands_in(header: str) -> tuple[int, str]:
@@ -147,11 +156,21 @@ def bands_in(header: str) -> tuple[int, str]:
     return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
 
-def resized(logits: Tensor, size: Size | None) -> Tensor:
+def resized(logits: Tensor | Floats, size: Size | None) -> Tensor | Floats:
     """Logits at another height and width, bilinear; as they are when they have it already."""
-    if size is None or logits.shape[2:] == size:
+    if size is None or tuple(logits.shape[2:]) == size:
         return logits
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    from torch.nn.functional import interpolate
+
+    found = interpolate(as_tensor(logits), size, mode="bilinear", align_corners=False)
+    return found.numpy() if isinstance(logits, np.ndarray) else found
+
+
+def as_tensor(maps: Tensor | Floats) -> Tensor:
+    """What an engine leaves, as a tensor of torch."""
+    from torch import from_numpy
+
+    return from_numpy(maps) if isinstance(maps, np.ndarray) else maps
 
 
 def first_line(error: Exception) -> str:
@@ -214,9 +233,9 @@ class ExportedEngine(Engine):
         state = {name: getattr(self, name) for name in names}
         return reopened, (type(self), path, options, state)
 
-    def forward(self, images: Images) -> Tensor:
+    def forward(self, images: Images) -> Floats:
         """Logits, float32 (N, K, H, W), in host memory."""
-        return torch.from_numpy(self._run(LOGITS, images))
+        return self._run(LOGITS, images)
 
     def scores(self, images: Images) -> NDArray[np.float32]:
         """The scores that the logits are upsampled from, float32 (N, K, h, w)."""

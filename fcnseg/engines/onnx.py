@@ -137,10 +137,16 @@ def _leading_to(output: str, path: Path) -> str | bytes:
 
 def _onnx_device(runtime: Any, name: str) -> str:
     """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
+    there = {_provider(kind): kind for kind in ("cuda", "mps")}
+    found = [there[one] for one in runtime.get_available_providers() if one in there]
+    if name == "cpu" or (name == "auto" and not found):
+        return "cpu"  # without torch, which takes seconds to import
+    if find_spec("torch") is None:
+        device = found[0] if name == "auto" else name
+    else:
+        device = str(resolve_device(name))
     if name == "auto":
-        device = str(resolve_device("auto"))
         return device if _provider(device) in runtime.get_available_providers() else "cpu"
-    device = str(resolve_device(name))
     if _provider(device) not in runtime.get_available_providers():
         raise OptionError(
             f"This ONNX Runtime can't use {device}; it has "

@@ -17,6 +17,7 @@ from fcnseg.engines.base import (
     Engine,
     Images,
     Size,
+    as_tensor,
     resized,
     side_by_side,
 )
@@ -38,6 +39,7 @@ class TorchEngine(Engine):
     """
 
     name = "torch"
+    shows_network = True
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class TorchEngine(Engine):
         with torch.inference_mode(), autocast(self._device, self._dtype):
             scores = self._network.skip_scores(self._preprocess.normalise(self._upload(images)))
             return {
-                stride: resized(score.float(), size).cpu().numpy()
+                stride: as_tensor(resized(score.float(), size)).cpu().numpy()
                 for stride, score in scores.items()
             }
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import EXPORT, PRECISION, channels_first
 from fcnseg.engines.openvino import import_openvino, read_model
-from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.export.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.export.onnx_file import example, write_onnx
@@ -35,6 +35,7 @@ from fcnseg.export.parity import (
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.io.images import cannot_write, resize_image
 from fcnseg.models.checkpoint import KEY, Checkpoint
+from fcnseg.models.networks import build_empty
 from fcnseg.progress import held_back
 
 REPORT_SUFFIX = ".parity.json"
@@ -228,7 +229,12 @@ def verify(
 
 def labelled(checkpoint: Checkpoint, options: GraphOptions, **more: object) -> Checkpoint:
     """A checkpoint whose header says what the file computes; `more` is said beside it."""
-    about = {**described(checkpoint.preprocess, options), **more}
+    grid = score_grid_of(build_empty(checkpoint.spec))
+    about = {
+        **described(checkpoint.preprocess, options),
+        "grid": None if grid is None else grid.as_dict(),
+        **more,
+    }
     extra = {**checkpoint.extra, EXPORT: about}
     if options.precision != "f32":
         extra[PRECISION] = options.precision

@@ -29,7 +29,7 @@ from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.raw import RawVideo
 from fcnseg.io.sources.sequence import is_sequence
-from fcnseg.models.checkpoint import find_models, model_files
+from fcnseg.models.find import find_models, model_files
 from fcnseg.progress import Callback, Event, Message
 
 

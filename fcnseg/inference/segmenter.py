@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.engines import RUNNABLE, EngineOptions, resizes_itself
 from fcnseg.engines.base import Engine, Size
-from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import (
     PredictedArrays,
@@ -42,6 +41,9 @@ from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import BEST, Checkpoint
 from fcnseg.models.spec import Preprocess
+
+if TYPE_CHECKING:
+    from fcnseg.engines.pytorch import TorchEngine
 
 _AT_ONCE = 8
 """Images of a list that are in the network at the same time."""
@@ -221,8 +223,8 @@ class Segmenter:
         return {stride: logits[0] for stride, logits in found.items()}
 
     def _in_torch(self) -> TorchEngine:
-        if isinstance(self.engine, TorchEngine):
-            return self.engine
+        if self.engine.shows_network:
+            return cast("TorchEngine", self.engine)
         if self.members:
             raise OptionError(
                 "Skips are those of one network; these are averages.", hint="give one model"
@@ -344,6 +346,5 @@ class Segmenter:
         """Images of one size as the network takes them: uint8 (N, h, w, 3), or other bands."""
         if self.preprocess.bands is not None:
             self.preprocess.bands.check(images[0], "The image")
-        height, width = images[0].shape[:2]
-        wanted = self.preprocess.network_size((height, width))
+        wanted = self.preprocess.network_size((images[0].shape[0], images[0].shape[1]))
         return np.stack([resize_image(image, wanted) for image in images])

@@ -13,17 +13,18 @@ probabilities gave the same flicker and the same mIoU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fcnseg.engines.argmax import argmax_labels
-from fcnseg.engines.base import Engine, Images
+from fcnseg.engines.base import Engine, Images, as_tensor
 from fcnseg.errors import OptionError
 from fcnseg.io.warp import Floats, Tracker, look_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Labels = NDArray[np.uint8]
 
@@ -69,8 +70,10 @@ class SmoothedEngine(Engine):
 
     def forward(self, images: Images) -> Tensor:
         """Averaged logits, float32 (N, K, H, W), where the engine leaves its own."""
+        import torch
+
         with torch.inference_mode():
-            logits = self._engine.forward(images)
+            logits = as_tensor(self._engine.forward(images))
             pairs = zip(images, logits, strict=True)
             return torch.stack([self._next(image, one) for image, one in pairs])
 
@@ -87,6 +90,8 @@ class SmoothedEngine(Engine):
 
     def _next(self, image: NDArray[np.uint8], logits: Tensor) -> Tensor:
         """The average (K, H, W) at one more frame, uint8 (H, W, 3), of logits (K, H, W)."""
+        import torch
+
         motion, past = self._tracker.next(image), self._average
         if motion is None or past is None or past.shape != logits.shape:
             self._average = logits.clone()  # an engine may use its memory again
@@ -123,9 +128,13 @@ def check_is_video(kind: str) -> None:
 
 def _moved(past: Tensor, places: Floats) -> Tensor:
     """float32 (K, H, W) of the past at places (x, y), float32 (H, W, 2) in pixels."""
+    import torch
+
     size = torch.tensor([past.shape[2], past.shape[1]], device=past.device)
     grid = (2 * torch.from_numpy(places).to(past.device) + 1) / size - 1
-    return F.grid_sample(past[None], grid[None], padding_mode="border", align_corners=False)[0]
+    return torch.nn.functional.grid_sample(
+        past[None], grid[None], padding_mode="border", align_corners=False
+    )[0]
 
 
 def _labels(logits: Tensor) -> Labels:

@@ -13,17 +13,16 @@ Not for networks with a fixed input size (`short_side`): those never see a large
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.engines.argmax import argmax_labels
+from fcnseg.engines.argmax import argmax_labels, copied, joined, softmax, weighted
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
@@ -214,14 +213,14 @@ class FramePredictor:
 
     def _make_smaller(self, side: int) -> None:
         self._side = max(_SMALLEST, min(_LARGEST, side // 2))
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._callback(
             Message(f"Memory ran out: continuing in tiles of {self._side} pixels", "warning")
         )
 
 
-@torch.inference_mode()
 def predict_tiled(
     segmenter: Segmenter,
     image: NDArray[np.uint8],
@@ -237,10 +236,10 @@ def predict_tiled(
     row of tiles, the logits where the next row overlaps.
     """
     canvas = _Canvas(len(segmenter.classes), image.shape[:2], confidence, probabilities)
-    above: Tensor | None = None  # (K, overlapping rows, W) of the row above
+    above: Any = None  # (K, overlapping rows, W) of the row above
     for row in cut(image.shape[0], side, overlap):
-        below: list[Tensor] = []
-        left: Tensor | None = None  # (K, rows, overlapping columns)
+        below: list[Any] = []
+        left: Any = None  # (K, rows, overlapping columns)
         for column in cut(image.shape[1], side, overlap):
             block = _logits(segmenter, image, row, column)
             if left is not None:
@@ -250,9 +249,9 @@ def predict_tiled(
                 block[:, : row.before, column.before :] += above[:, :, columns]
             done_rows, done_columns = row.length - row.after, column.length - column.after
             canvas.put(row.start, column.start, block[:, :done_rows, :done_columns])
-            below.append(block[:, done_rows:, :done_columns].clone())
-            left = block[:, :, done_columns:].clone()
-        above = torch.cat(below, dim=2)
+            below.append(copied(block[:, done_rows:, :done_columns]))
+            left = copied(block[:, :, done_columns:])
+        above = joined(below)
     return canvas.prediction()
 
 
@@ -311,12 +310,10 @@ def _rise(count: int) -> NDArray[np.float32]:
     return np.asarray(weights, np.float32)
 
 
-def _logits(segmenter: Segmenter, image: NDArray[np.uint8], row: Tile, column: Tile) -> Tensor:
+def _logits(segmenter: Segmenter, image: NDArray[np.uint8], row: Tile, column: Tile) -> Any:
     """Weighted logits of one tile, float32 (K, rows, columns)."""
     part = np.ascontiguousarray(image[row.start : row.stop, column.start : column.stop])
-    logits = segmenter.engine.forward(part[None])[0]
-    rows, columns = torch.from_numpy(ramp(row)), torch.from_numpy(ramp(column))
-    return logits * rows.to(logits.device)[:, None] * columns.to(logits.device)
+    return weighted(segmenter.engine.forward(part[None])[0], ramp(row), ramp(column))
 
 
 class _Canvas:
@@ -329,9 +326,9 @@ class _Canvas:
         self._confidence = np.empty(size, np.float32) if confidence else None
         self._probabilities = np.empty((classes, *size), np.float32) if probabilities else None
 
-    def put(self, top: int, left: int, logits: Tensor) -> None:
+    def put(self, top: int, left: int, logits: Any) -> None:
         """Put the labels of a block of logits (K, h, w) in their place."""
-        if not logits.numel():
+        if 0 in logits.shape:
             return
         rows = slice(top, top + logits.shape[1])
         columns = slice(left, left + logits.shape[2])
@@ -340,7 +337,7 @@ class _Canvas:
         if self._confidence is not None and sure is not None:
             self._confidence[rows, columns] = sure[0]
         if self._probabilities is not None:
-            self._probabilities[:, rows, columns] = logits.softmax(dim=0).cpu().numpy()
+            self._probabilities[:, rows, columns] = softmax(logits, axis=0)
 
     def prediction(self) -> PredictedArrays:
         """The prediction of the image."""

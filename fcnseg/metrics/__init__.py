@@ -13,17 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fcnseg import notebook
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.errors import InputError, counted, percent
 
-Pixels = NDArray[Any] | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+    Pixels = NDArray[Any] | torch.Tensor
 
 
 class Confusion:
@@ -45,12 +47,14 @@ class Confusion:
                 f"Labels are {tuple(labels.shape)}, the prediction {tuple(predicted.shape)}; "
                 "they must be of one size."
             )
-        if isinstance(labels, torch.Tensor) and isinstance(predicted, torch.Tensor):
-            self.matrix += self._count_tensors(labels, predicted)
-        else:
+        if isinstance(labels, np.ndarray) or isinstance(predicted, np.ndarray):
             self.matrix += self._count_arrays(_as_array(labels), _as_array(predicted))
+        else:
+            self.matrix += self._count_tensors(labels, predicted)
 
     def _count_tensors(self, labels: torch.Tensor, predicted: torch.Tensor) -> NDArray[np.int64]:
+        import torch
+
         counted = labels != IGNORE
         true, found = labels[counted].long(), predicted[counted].long()
         if true.numel():
@@ -247,7 +251,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _as_array(pixels: Pixels) -> NDArray[Any]:
-    if isinstance(pixels, torch.Tensor):
-        array: NDArray[Any] = pixels.cpu().numpy()
-        return array
-    return pixels
+    if isinstance(pixels, np.ndarray):
+        return pixels
+    array: NDArray[Any] = pixels.cpu().numpy()
+    return array

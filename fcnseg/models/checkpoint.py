@@ -8,28 +8,22 @@ is ever executed.
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import STRANGE, CheckpointError, InputError, OptionError, counted, did_you_mean
+from fcnseg.errors import STRANGE, CheckpointError, InputError, OptionError, counted
 from fcnseg.files import atomic_write, utf8_name
-from fcnseg.models import build_empty
-from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import ModelSpec, Preprocess
-from fcnseg.models.weights import download, first_line, read_state
-from fcnseg.models.zoo import NAMES, SHIPPED, official_url, recognised, voc_classes
-from fcnseg.overwriting import Named
-from fcnseg.progress import Callback, no_callback
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcnseg.models.fcn import FCN
 
 FORMAT = 1
 """Version of the header; a file with a higher one was written by a newer fcnseg."""
@@ -126,10 +120,12 @@ class Checkpoint:
 
     def save(self, path: str | Path) -> Path:
         """Write the file: complete or not at all, an old one replaced at the end."""
+        from safetensors.torch import save
+
         path = Path(path)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.weights.items()}
         try:
-            data = safetensors.torch.save(weights, metadata={KEY: self.header_json()})
+            data = save(weights, metadata={KEY: self.header_json()})
             with atomic_write(path, sync=True) as file:
                 file.write(data)
         except OSError as error:
@@ -139,6 +135,8 @@ class Checkpoint:
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
         """Read a file; CheckpointError when it is missing, foreign, truncated or newer."""
+        from safetensors import SafetensorError, safe_open
+
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
@@ -167,6 +165,9 @@ class Checkpoint:
     @classmethod
     def _published(cls, path: Path) -> Checkpoint:
         """Somebody else's weights, recognised by their names."""
+        from fcnseg.models.weights import read_state
+        from fcnseg.models.zoo import NAMES, recognised, voc_classes
+
         found = recognised(read_state(path), path.name)
         if found is None:
             raise CheckpointError(
@@ -182,6 +183,9 @@ class Checkpoint:
 
     def build(self) -> FCN:
         """The network with its weights, float32, in evaluation mode."""
+        from fcnseg.models.networks import build_empty
+        from fcnseg.models.weights import first_line
+
         try:
             network = build_empty(self.spec)  # no memory is taken before the shapes fit
         except OptionError as error:
@@ -200,94 +204,6 @@ class Checkpoint:
         _check_finite(weights)
         network.load_state_dict(weights, assign=True)
         return network.requires_grad_(True).eval()
-
-
-def find_model(
-    model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
-) -> Path:
-    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
-
-    The name of a network that comes with fcnseg means that one. A published network's name
-    means its official weights, from torch's cache or downloaded (with progress).
-    Raises CheckpointError saying what was looked for.
-    """
-    found = _files_of(model, runs)
-    if len(found) > 1:
-        raise OptionError(
-            f"{found[0].parent.parent} holds {len(found)} models, and one is expected here.",
-            hint=f"give one of them: {found[0].parent}",
-        )
-    if found:
-        return found[0]
-    assert model is not None, "it stands for what was found"
-    path = Path(model)
-    if path.is_file():
-        return path
-    if (path / BEST).is_file():
-        return path / BEST
-    if path.is_dir():
-        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=TRAIN_HINT)
-    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
-    if model in shipped:
-        return shipped[model]
-    if model in NAMES:
-        return download(official_url(model), callback)
-    raise CheckpointError(
-        f"No model {model!r}: no such file, run folder, or network known by that name "
-        f"({', '.join([*shipped, *NAMES])}).",
-        hint=did_you_mean(model, [*shipped, *NAMES], TRAIN_HINT),
-    )
-
-
-def find_models(
-    models: Sequence[str | None] | None, runs: Path = Path("runs"), callback: Callback = no_callback
-) -> list[Path]:
-    """The files meant by several -m; OptionError for one given twice.
-
-    A folder of several runs (train --seeds, --folds) means the best of each, in their order.
-    """
-    found = [
-        path
-        for model in models or (None,)
-        for path in _files_of(model, runs) or [find_model(model, runs, callback)]
-    ]
-    twice = next((path for index, path in enumerate(found) if path in found[:index]), None)
-    if twice is not None:
-        raise OptionError(f"--model: {twice} was given twice.", hint="give each model once")
-    return found
-
-
-def _files_of(model: str | None, runs: Path) -> list[Path]:
-    """The best of the newest run for None or "best", those of a folder of several runs; or none."""
-    if model is not None and (model != "best" or Path(model).exists()):
-        return _bests(Path(model))
-    found = [*runs.glob(f"*/{BEST}"), *runs.glob(f"*/*/{BEST}")]
-    if not found:
-        raise CheckpointError(
-            f"No model was given, and there is no trained one in {runs}{os.sep}.", hint=TRAIN_HINT
-        )
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    several = _bests(newest.parent.parent)
-    return several if newest in several else [newest]
-
-
-def _bests(folder: Path) -> list[Path]:
-    """The checkpoints in a folder of several runs: of seed0, seed1, ... or fold0, fold1, ..."""
-    if (folder / BEST).is_file():
-        return []
-    numbered = ((re.fullmatch(r"(?:seed|fold)(\d+)", path.parent.name), path)
-                for path in folder.glob(f"*/{BEST}"))  # fmt: skip
-    return [path for _, path in sorted((int(found[1]), path) for found, path in numbered if found)]
-
-
-def model_files(paths: Sequence[Path]) -> list[Named]:
-    """The files of models and what may lie beside them and belong to them."""
-    beside = [
-        file
-        for path in paths
-        for file in (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
-    ]
-    return [("the model", file) for file in beside if file.exists()]
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -6,15 +6,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.config.options import Decoder, Fuse, Upsampling
 from fcnseg.errors import STRANGE, InputError, OptionError, counted, reason
 from fcnseg.io.bands import MOST_BANDS, Bands
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Skips = Literal["zero", "scaled"]
 PUBLISHED = "published"
@@ -34,7 +34,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 class ModelSpec:
     """A network's shape.
 
-    backbone: a name of fcnseg.models.BACKBONES, or timm:NAME.
+    backbone: a name of fcnseg.models.networks.BACKBONES, or timm:NAME.
     num_classes: K, 1..255.
     decoder: fcn32s ... fcn2s, the finest stride whose features are used.
     fuse: how a skip joins: score (the paper: 1x1 scores are summed), feature (`width` channels
@@ -191,6 +191,8 @@ class Preprocess:
         """
         if self.bands is not None:
             return self._normalise_bands(images, self.bands)
+        import torch
+
         # In 0..255 units, so that a mean of 127 / 255 subtracts exactly 127.
         mean, std = (
             torch.tensor([v * 255 for v in each], dtype=torch.float32, device=images.device)
@@ -206,6 +208,8 @@ class Preprocess:
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2)  # (N, 3, H, W)
 
     def _normalise_bands(self, images: Tensor, bands: Bands) -> Tensor:
+        import torch
+
         mean, std = (
             torch.tensor(each, dtype=torch.float32, device=images.device)
             for each in (self.mean, self.std)
@@ -219,7 +223,11 @@ class Preprocess:
 
 def _least(first: Any, second: Any) -> int:
     """The smaller of two lengths, be they numbers, or tensors or symbols in a traced graph."""
-    least: Callable[..., Any] = torch.minimum if isinstance(first, Tensor) else torch.sym_min
+    if isinstance(first, int) and isinstance(second, int):
+        return min(first, second)
+    import torch
+
+    least: Callable[..., Any] = torch.minimum if isinstance(first, torch.Tensor) else torch.sym_min
     number: int = least(first, second)
     return number
 

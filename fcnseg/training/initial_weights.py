@@ -15,10 +15,11 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets import Pair
 from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
 from fcnseg.errors import DatasetError, OptionError
-from fcnseg.models import build, load_pretrained
 from fcnseg.models.backbones import with_bands
-from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
+from fcnseg.models.find import find_model
+from fcnseg.models.networks import build, load_pretrained
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.progress import Callback, Message
 

@@ -18,9 +18,9 @@ from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.models import BACKBONES, find_backbone, load_classifier
 from fcnseg.models.backbones import Backbone, torchvision, upsample
 from fcnseg.models.fcn import crop, pad_to_multiple, size_of
+from fcnseg.models.networks import BACKBONES, find_backbone, load_classifier
 from fcnseg.progress import Callback, no_callback
 from fcnseg.viz import Tile, grey, heat_scale
 from fcnseg.viz.drawing import THEMES, Theme

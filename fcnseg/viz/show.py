@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,12 +18,10 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
-from fcnseg.models.fcn import Decoder
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile, attribution, entropy, signed_map, signed_scale
+from fcnseg.viz import Tile, entropy, signed_map, signed_scale
 from fcnseg.viz.drawing import Color, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.inside import kernels, pyramid
 from fcnseg.viz.layout import Key, Section, figure
 from fcnseg.viz.skips import partial_sums, skip_section, stage_name
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
@@ -132,6 +131,8 @@ def scores(view: View) -> Section:
     """The raw scores that the network upsamples, cell by cell, beside the upsampled ones."""
     network = torch_engine(view, "scores").network
     decoder = network.decoder
+    from fcnseg.models.fcn import Decoder
+
     if not isinstance(decoder, Decoder):
         raise OptionError("--show-what scores: this network's decoder is not fcnseg's own.")
     pixels = view.segmenter.prepare([view.frame.pixels])
@@ -245,6 +246,17 @@ def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
 
 Item = Callable[[View], Section]
 
+
+def _inside(module: str, name: str) -> Item:
+    """An item that looks into the network, which needs torch: imported when it is drawn."""
+
+    def draw(view: View) -> Section:
+        item: Item = getattr(importlib.import_module(f"fcnseg.viz.{module}"), name)
+        return item(view)
+
+    return draw
+
+
 SHOWN: dict[str, Item] = {
     "image": image,
     "prediction": prediction,
@@ -258,11 +270,11 @@ SHOWN: dict[str, Item] = {
     "skips": skips,
     "gained": gained,
     "partial-sums": partial_sums,
-    "pyramid": pyramid,
-    "gradcam": attribution.gradcam,
-    "integrated": attribution.integrated,
-    "channels": attribution.channels,
-    "kernels": kernels,
+    "pyramid": _inside("inside", "pyramid"),
+    "gradcam": _inside("attribution", "gradcam"),
+    "integrated": _inside("attribution", "integrated"),
+    "channels": _inside("attribution", "channels"),
+    "kernels": _inside("inside", "kernels"),
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""
 

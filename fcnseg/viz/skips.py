@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Scale, Tile, signed_map, signed_scale
@@ -151,7 +150,7 @@ def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) ->
 def stage_name(figures: HeatmapFigures, stride: int) -> str:
     """A skip by its stride, and in a VGG by the paper's name of its layer."""
     engine = figures.segmenter.engine
-    vgg = isinstance(engine, TorchEngine) and engine.backbone.startswith("vgg")
+    vgg = getattr(engine, "backbone", "").startswith("vgg")
     return f"stride {stride} ({POOLS[stride]})" if vgg else f"stride {stride}"
 
 
@@ -219,7 +218,7 @@ def _input(frame: Frame) -> Tile:
 def _sums(figures: HeatmapFigures) -> bool:
     """Whether the scores are a sum with a term for each skip, or the engine has to say it."""
     engine = figures.segmenter.engine
-    return not isinstance(engine, TorchEngine) or engine.sums_scores
+    return bool(getattr(engine, "sums_scores", True))
 
 
 def _relative(scores: Floats) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,10 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE
 from fcnseg.config import VizConfig
 from fcnseg.datasets import Encoding
-from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
-from fcnseg.inference.evaluation import as_the_model_sees, split_of
 from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
@@ -34,6 +33,9 @@ from fcnseg.io.sources.listing import Named as NamedPath
 from fcnseg.overwriting import Named, refuse_overwriting
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.viz import LabelledFrame
+
+if TYPE_CHECKING:
+    from fcnseg.datasets.dataset import SegmentationDataset
 
 Labels = NDArray[np.uint8]
 
@@ -172,6 +174,9 @@ def open_dataset(
     config: VizConfig, segmenter: Segmenter, callback: Callback = no_callback
 ) -> tuple[Source, list[Named]]:
     """SOURCE as a dataset with the model's classes, and its files; OptionError where it is none."""
+    from fcnseg.datasets.dataset import SegmentationDataset
+    from fcnseg.inference.evaluation import as_the_model_sees, split_of
+
     data = user_path(config.source[0])
     if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
         raise _no_labels(" ".join(config.source))
@@ -220,6 +225,9 @@ def find_labels(
 
 
 def _of_dataset(labels: Path, segmenter: Segmenter, callback: Callback) -> FindLabels:
+    from fcnseg.datasets.dataset import SegmentationDataset
+    from fcnseg.inference.evaluation import as_the_model_sees
+
     description = as_the_model_sees(describe(labels, callback), segmenter, callback)
     dataset = SegmentationDataset(description, "all", preprocess=segmenter.preprocess, cache=False)
     places = {pair.image.resolve(): index for index, pair in enumerate(dataset.pairs)}

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import OptionError
 from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.fcn import FCN, pad_to_multiple
 from fcnseg.progress import Callback, Progress, no_callback
 from fcnseg.viz import LabelledFrame, Tile, grey, heat_scale
 from fcnseg.viz.drawing import Color
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcnseg.engines.pytorch import TorchEngine
     from fcnseg.inference.prediction import PredictedArrays
     from fcnseg.inference.segmenter import Segmenter
+    from fcnseg.models.fcn import FCN
     from fcnseg.viz.heatmaps import HeatmapFigures
 
 Labels = NDArray[np.uint8]
@@ -140,8 +140,8 @@ def paint(
 def torch_engine(view: View, item: str) -> TorchEngine:
     """The engine, for items that look inside the network; OptionError for an exported file."""
     engine = view.segmenter.engine
-    if isinstance(engine, TorchEngine):
-        return engine
+    if engine.shows_network:
+        return cast("TorchEngine", engine)
     if view.segmenter.members:
         raise OptionError(
             f"--show-what {item} looks inside one network; these are several, averaged.",
@@ -172,6 +172,10 @@ def _built(path: Path, device: str) -> FCN:
 def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:
     """The frame as the network takes it, float (1, C, H, W) padded, and its size before that."""
     pixels = view.segmenter.prepare([view.frame.pixels])
+    import torch
+
+    from fcnseg.models.fcn import pad_to_multiple
+
     device = next(network.parameters()).device
     image = view.segmenter.preprocess.normalise(torch.from_numpy(pixels.copy()).to(device))
     return pad_to_multiple(image, network.backbone.stride), (pixels.shape[1], pixels.shape[2])

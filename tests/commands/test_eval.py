@@ -23,8 +23,8 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import write_labels
 from fcnseg.metrics import Report
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.progress import Event, Message, Progress
 

@@ -13,8 +13,8 @@ from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.export.parity import sample_images
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
 SIZES = [(33, 47), (64, 96), (70, 50)]

@@ -16,7 +16,7 @@ import fcnseg
 from fcnseg import device as processes
 from fcnseg.concurrency import usable_cores
 from fcnseg.device import Home
-from fcnseg.engines import openvino
+from fcnseg.engines import fuse, openvino
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.export.parity import sample_images
 from tests.conftest import skip_without
@@ -148,9 +148,9 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
     import torch
 
     seen = []
-    fuse_for_inference = fcnseg.inference.loading.fuse_for_inference
+    fuse_for_inference = fuse.fuse_for_inference
     monkeypatch.setattr(
-        "fcnseg.inference.loading.fuse_for_inference",
+        "fcnseg.engines.fuse.fuse_for_inference",
         lambda *given, **more: (
             seen.append(torch.get_num_threads()) or fuse_for_inference(*given, **more)
         ),

@@ -14,9 +14,9 @@ from fcnseg.engines.fuse import (
 )
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.export.parity import sample_images
-from fcnseg.models import build
 from fcnseg.models.backbones.efficientnet_lite import SameConv2d
 from fcnseg.models.fcn import LearnedUpsample
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
 

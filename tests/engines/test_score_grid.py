@@ -9,8 +9,8 @@ from fcnseg.engines import open_exported
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.export.parity import sample_images
-from fcnseg.models import build, build_empty
 from fcnseg.models.backbones import upsample
+from fcnseg.models.networks import build, build_empty
 from fcnseg.models.spec import ModelSpec
 
 PLACES = [(2, 0.5), (2, 0), (4, 3), (4, 0), (4, 1.5), (8, 7), (8, 3.5), (16, 0), (32, 15.5)]

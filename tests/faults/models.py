@@ -17,8 +17,8 @@ from fcnseg.commands.infer import infer
 from fcnseg.commands.train import train
 from fcnseg.config import EngineName, ExportConfig, InferConfig, TrainConfig
 from fcnseg.inference.loading import load
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.weights import read_state
 from fcnseg.training.run_folder import RunFolder, load_state

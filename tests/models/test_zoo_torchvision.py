@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import build
-from fcnseg.models.checkpoint import Checkpoint, find_model
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.find import find_model
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.torchvision_import import models
 from fcnseg.models.zoo import NAMES, official_url, recognised, voc_classes

@@ -7,8 +7,8 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec, Preprocess
 from fcnseg.training.initial_weights import from_pretrained
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import OptionError
-from fcnseg.models import build
 from fcnseg.models.fcn import FCN
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
 

@@ -4,7 +4,7 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
-from fcnseg.models import build
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.training import preflight
 from fcnseg.training.preflight import choose_batch, fitting_batch

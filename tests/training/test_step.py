@@ -8,8 +8,8 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import Batch
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
-from fcnseg.models import build
 from fcnseg.models.backbones import upsample
+from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.training.losses import Criterion, parse_loss
 from fcnseg.training.step import NetWithAuxHeads, TrainStep

@@ -6,8 +6,8 @@ import torch
 
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.training.validation import best_temperature, with_temperature
 

@@ -11,8 +11,8 @@ from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.inference.loading import load
 from fcnseg.io.sources.base import Frame
-from fcnseg.models import build
 from fcnseg.models.fcn import FCN, LearnedUpsample, bilinear_kernel
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import attribution
 from fcnseg.viz.attribution import grad_cam, integrated_gradients

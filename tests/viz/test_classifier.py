@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcnseg.models import find_backbone
 from fcnseg.models.backbones import as_convolution, fully_connected, split_last
+from fcnseg.models.networks import find_backbone
 from fcnseg.models.torchvision_import import models
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
-from fcnseg.models import build
+from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.viz.show import MADE_RIGHT, MADE_WRONG, STILL_WRONG, gains
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from fcnseg.inference.loading import load
 from fcnseg.io.sources.base import Frame
-from fcnseg.models import build
 from fcnseg.models.backbones import Features
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import inside
 from fcnseg.viz.heatmaps import HeatmapFigures

@@ -19,8 +19,8 @@ from fcnseg.io.draw import overlay
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
-from fcnseg.models import build
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Progress
 from fcnseg.viz import LabelledFrame, Tile
@@ -354,7 +354,7 @@ def test_more_classes_than_a_page_holds(segmenter: Segmenter, image: np.ndarray)
     """Those in the image have a heatmap each, and all the others none."""
     from fcnseg.classes import ClassMap
     from fcnseg.engines.pytorch import TorchEngine
-    from fcnseg.models import build
+    from fcnseg.models.networks import build
     from fcnseg.models.spec import ModelSpec
 
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
-from fcnseg.models import build
+from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import Tile, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures

@@ -19,7 +19,7 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets.loader import Sample
 from fcnseg.errors import OptionError
 from fcnseg.io.images import encode_image, resize_image, resize_labels, write_bytes
-from fcnseg.models import build_empty
+from fcnseg.models.networks import build_empty
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.gallery import jpeg

@@ -11,25 +11,25 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcnseg.config.options import EngineName
-from fcnseg.device import computing, one_thread, resolve_device, resolve_precision
+from fcnseg.device import computing, one_thread
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
-from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.headers import header_in
-from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export import FORMATS, convert
-from fcnseg.export.graph import GraphOptions
 from fcnseg.files import cache_folder
-from fcnseg.inference.loading.fastest import can_compare_engines, fastest_engine, recorded_fastest
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import with_shown
-from fcnseg.models.checkpoint import Checkpoint, find_models
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.find import find_models
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message, no_callback
+
+if TYPE_CHECKING:
+    from fcnseg.engines.pytorch import TorchEngine
 
 CONVERSION = 3
 """Raised when converted files change, so that old ones in the cache are not used."""
@@ -173,6 +173,8 @@ def open_engine(
     kind = path.suffix.lower()
     if kind in RUNNABLE:
         return _open_exported(path, options)
+    from fcnseg.export import FORMATS
+
     if kind in {format.suffix for format in FORMATS.values()} and header_in(path) is not None:
         raise CheckpointError(
             f"{path} is for other programs: such files can hold code, which fcnseg does not run.",
@@ -210,6 +212,10 @@ def preprocess_outside(header: Checkpoint, path: Path, short_side: int | None) -
 
 
 def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
+    from fcnseg.device import resolve_device, resolve_precision
+    from fcnseg.engines.fuse import fuse_for_inference
+    from fcnseg.engines.pytorch import TorchEngine
+
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     with one_thread():
@@ -251,6 +257,12 @@ def _open_fastest(
     checkpoint: Checkpoint, path: Path, options: EngineOptions, callback: Callback
 ) -> Engine:
     """What runs fastest on this processor, where finding out is worth its time; else torch."""
+    from fcnseg.inference.loading.fastest import (
+        can_compare_engines,
+        fastest_engine,
+        recorded_fastest,
+    )
+
     in_torch = _open_torch(checkpoint, options)
     if in_torch.device != "cpu" or in_torch.precision != "f32" or not can_compare_engines():
         return in_torch
@@ -280,6 +292,9 @@ def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
     if not kept.is_file():
         text = f"Converting {path.name}, which takes up to a minute (once; kept in {kept.parent})"
         callback(Message(text))
+        from fcnseg.export import convert
+        from fcnseg.export.graph import GraphOptions
+
         computing()
         convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))
         _forget_oldest(kept.parent)

@@ -29,7 +29,7 @@ def known_keys(state: State, model: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One entry of fcnseg.models.BACKBONES.
+    """One entry of fcnseg.models.networks.BACKBONES.
 
     model: makes the network, randomly initialised.
     row: its modules in the order they run, up to where a classifier pools.

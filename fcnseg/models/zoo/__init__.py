@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -18,9 +17,6 @@ from fcnseg.errors import OptionError
 from fcnseg.models.backbones import Features
 from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.weights import State
-
-SHIPPED = Path(__file__).parent
-"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
 
 BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
 """Its mean, subtracted on 0..255; in our order (RGB), the network swaps."""

