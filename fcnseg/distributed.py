@@ -44,7 +44,7 @@ class Distributed:
     restarts: how often torchrun has restarted the job.
     """
 
-    place: torch.device | str
+    place: str
     rank: int = 0
     size: int = 1
     restarts: int = 0
@@ -184,14 +184,14 @@ def init_distributed(device: str = "auto") -> Distributed:
     The process group stays until the process ends, so that one command can follow another.
     """
     if not launched():
-        return Distributed(resolve_device(device))
+        return Distributed(str(resolve_device(device)))
     import torch.distributed as dist
 
     chosen = _device_of_rank(device)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if not dist.is_initialized():
         _init_process_group(chosen, restarts)
-    return Distributed(chosen, dist.get_rank(), dist.get_world_size(), restarts)
+    return Distributed(str(chosen), dist.get_rank(), dist.get_world_size(), restarts)
 
 
 def _init_process_group(device: torch.device, restarts: int) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch._C._distributed_c10d import HashStore
 
 from fcnseg import distributed as module
@@ -201,8 +200,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch, work: Callable[[Distributed], 
     """What `work` gives, or raises, in each of two threads that stand for processes."""
     store = HashStore()
     monkeypatch.setattr(module, "shared_store", lambda name: store)
-    device = torch.device("cpu")
-    both = [Distributed(device, rank, 2) for rank in (0, 1)]
+    both = [Distributed("cpu", rank, 2) for rank in (0, 1)]
 
     def outcome(group: Distributed) -> Any:
         try:

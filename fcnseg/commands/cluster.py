@@ -56,7 +56,7 @@ def _run(
     size, each = _workers(ray, config)
     config = replace(config, ray=None)
     with ExitStack() as stack:
-        here = Distributed(resolve_device(config.device), 0, size)
+        here = Distributed(str(resolve_device(config.device)), 0, size)
         plan = make_plan(config, callback, None, here, stack)
         callback(Message(f"{counted(size, 'Ray worker')}"))
         make = ray.remote(max_concurrency=1, **each)(_Worker).remote
@@ -85,7 +85,7 @@ class _Worker:
                 warnings.append(event)
 
         with ExitStack() as stack:
-            share = Distributed(resolve_device(config.device), rank, size)
+            share = Distributed(str(resolve_device(config.device)), rank, size)
             try:
                 return run(make_plan(config, keep, decided, share, stack)), warnings
             except FcnsegError as error:

@@ -41,7 +41,7 @@ class Parallelism:
 
     def enter(self) -> None:
         """Keep the calling thread to its number of cores, in torch."""
-        loaded = "torch" in sys.modules  # exported files are run without it
+        loaded = sys.modules.get("torch") is not None  # exported files are run without it
         if loaded and self.count > 1 and getattr(_here, "entered", None) != self:
             set_threads_here(self.threads)
             _here.entered = self

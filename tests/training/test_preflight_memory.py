@@ -52,6 +52,6 @@ def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
     monkeypatch.setattr(preflight.NetWithAuxHeads, "to", lambda self, *_, **__: self)
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
-    ranks = Distributed(torch.device("cuda"), 0, 2)
+    ranks = Distributed("cuda", 0, 2)
     chosen = choose_batch(network, config, images=80, suggested=4, ranks=ranks)
     assert chosen == 16, "eight for each of two ranks: an epoch keeps five steps"
