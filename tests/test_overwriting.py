@@ -110,6 +110,7 @@ def place(
             for path in sorted((drawn_folder / role / split).iterdir())[:3]:
                 shutil.copyfile(path, tmp_path / "data" / role / split / path.name)
     shutil.copyfile(drawn_folder / "classes.txt", tmp_path / "data" / "classes.txt")
+    (tmp_path / "data" / "label_notes.csv").write_text("a\n", encoding="utf-8")
     pairs = (f"data/{role}/val/0000.png" for role in ("images", "labels"))
     (tmp_path / "pairs.csv").write_text(",".join(pairs) + "\n", encoding="utf-8")
     (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
@@ -165,6 +166,7 @@ CASES = [
     f"eval data --csv data/labels/val/0000.png {MODEL}",
     f"compare data --csv data/images/val/0000.png -m model.safetensors {MODEL}",
     f"eval data --csv data/classes.txt {MODEL}",
+    f"eval data --csv data/label_notes.csv {MODEL}",
     f"eval data --latex model.safetensors {MODEL}",
     f"eval pairs.csv --confusion pairs.csv {MODEL}",
     "export model.safetensors --format torchscript -o model.safetensors",

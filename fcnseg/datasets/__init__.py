@@ -184,8 +184,11 @@ class Found:
     why: tuple[str, ...] = ()
 
 
-_LISTS = frozenset({".txt", ".yaml", ".yml", ".json", ".xml", ".names"})
-"""What class lists, splits and annotations of a whole folder are in; no output ends so."""
+_LISTS = (".txt", ".yaml", ".yml", ".json", ".xml", ".names")
+"""What class lists, splits and annotations of a whole folder are in; no output of eval ends so."""
+
+_TABLES = ("class", "label", "split", "train.csv", "val.csv", "test.csv")
+"""How names of tables begin that are class lists, splits or pairs; results end in .csv, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +224,12 @@ class Description:
             yield "the labels", pair.labels
             yield from (("the labels", file) for _, file in pair.layers)
         alone = (*self.found.orphan_images, *self.found.orphan_labels)
-        lists = (file for file in self.root.glob("*") if file.suffix.lower() in _LISTS)
+        lists = (file for file in self.root.glob("*") if _is_list(file.name.lower()))
         yield from (("a file of the dataset", file) for file in (*alone, *lists))
+
+
+def _is_list(name: str) -> bool:
+    return name.endswith(_LISTS) or (name.endswith(".csv") and name.lstrip("_").startswith(_TABLES))
 
 
 def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:
