@@ -86,6 +86,16 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of drawn pictures: 4 to train on, 2 to validate."""
+    from fcnseg.commands.demo.scenes import write_dataset
+
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, train=4, val=2)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_run(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of two epochs on the drawn folder."""

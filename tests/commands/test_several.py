@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from fcnseg.cli.tables import show_train
-from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import evaluate
 from fcnseg.commands.several import SeveralResult
 from fcnseg.commands.train import train
@@ -29,13 +28,6 @@ from fcnseg.training.run_folder.several import Several, several_in, summarize
 from tests.conftest import TINY
 
 QUICK = {**TINY, "width": 8, "crop": (48, 48), "batch": 4, "epochs": 1, "lr": 0.01}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, train=4, val=2)
-    return folder
 
 
 @pytest.fixture(scope="module")

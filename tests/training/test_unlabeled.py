@@ -37,13 +37,6 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, train=4, val=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def others(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images of other sizes, one twice; one of the dataset; a damaged one."""
     folder, drawn = tmp_path_factory.mktemp("others"), tmp_path_factory.mktemp("drawn")
