@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted
-from fcnseg.files import NonLocalPath
+from fcnseg.files import NonLocalPath, is_stdout
 
 MANIFEST = "manifest.jsonl"
 
@@ -129,11 +129,11 @@ def refuse_overwriting(
 def refuse_unwritable(outputs: Iterable[Named]) -> None:
     """OptionError when an output can't be made where it is named: before hours are over, not after.
 
-    Devices, pipes and "-" are let through.
+    Devices, pipes and standard output are let through; a config refuses "-" where that can't be.
     """
     for what, path in outputs:
         special = path.exists() and not (path.is_file() or path.is_dir())
-        if str(path) == "-" or special:
+        if is_stdout(path) or special:
             continue
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:

@@ -5,10 +5,12 @@ That function is imported when its command runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,8 +21,9 @@ from fcnseg import __version__, config
 from fcnseg.cli import tables
 from fcnseg.cli.console import DEBUG, Screen, guard
 from fcnseg.cli.flags import AsJson, Command, Help, config_command
-from fcnseg.config.options import options_of
+from fcnseg.config.options import options_of, spelled
 from fcnseg.errors import OptionError, SomeFailed
+from fcnseg.files import is_stdout
 from fcnseg.remote import as_path, is_remote
 
 app = typer.Typer(
@@ -111,8 +114,12 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
     """Call a command with its options, and print what comes of it."""
     options = command.options.make(values)  # before anything slow is imported
     _refuse_remote(command, options)
-    if as_json and str(getattr(options, "out", None)) == "-":
-        raise OptionError("--json and --out - both write to standard output.", hint="omit --json")
+    piped = [
+        spelled(name) for name in options_of(command.options) if is_stdout(getattr(options, name))
+    ]
+    if as_json and piped:
+        text = f"--json and {piped[0]} - both write to standard output."
+        raise OptionError(text, hint="omit --json")
     with Screen() as screen:
         module = importlib.import_module(f"fcnseg.commands.{command.module}")
         function = getattr(module, command.function)
@@ -124,8 +131,9 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
         raise typer.Exit
     if as_json:
         typer.echo(json.dumps(result.as_dict()))
-    else:
-        command.show(result)
+    else:  # what is printed for people would lie among what is piped
+        with contextlib.redirect_stdout(sys.stderr) if piped else contextlib.nullcontext():
+            command.show(result)
     raise typer.Exit(command.status(result))
 
 

@@ -17,6 +17,7 @@ from fcnseg.config import InferConfig
 from fcnseg.device import resolve_device
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, MissingExtra, OptionError, counted
+from fcnseg.files import is_stdout
 from fcnseg.inference.job import Decided, InferPlan, make_plan
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.progress import Callback, Event, Message, Progress
@@ -150,7 +151,7 @@ def _refuse(config: InferConfig) -> None:
         "--watch": config.watch,
         "--smooth": config.smooth > 0,
         "SOURCE -": "-" in config.source,
-        "--out -": str(config.out) == "-",
+        "--out -": is_stdout(config.out),
     }
     for name in (name for name, given in alone.items() if given):
         raise OptionError(f"{name} is for one process; --ray has several.", hint="omit --ray")

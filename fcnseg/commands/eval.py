@@ -18,6 +18,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import MediaError, OptionError, counted, to_bytes
+from fcnseg.files import is_stdout
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     arrays_of,
@@ -233,7 +234,8 @@ def write_outputs(
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Write what is asked for, by option; the files written, and those that could not be.
 
-    Scores took long to compute: a full disk must not lose them.
+    What goes to standard output is no file. Scores took long to compute: a full disk must not lose
+    them.
     """
     failed = []
     for name, path in outputs.items():
@@ -242,7 +244,8 @@ def write_outputs(
         except MediaError as error:
             failed.append(path)
             callback(Message(error.message, "warning"))
-    return tuple(path for path in outputs.values() if path not in failed), tuple(failed)
+    files = (path for path in outputs.values() if path not in failed and not is_stdout(path))
+    return tuple(files), tuple(failed)
 
 
 def _write_text(writer: Callable[[EvalResult], str], result: EvalResult, path: Path) -> None:

@@ -59,6 +59,7 @@ class Option:
     group: the heading of the help that it stands under.
     once: what to do instead of giving it several times, where that is an error.
     listed: whether one text may hold several values, with commas between them.
+    stdout: whether the path - is standard output; other paths can't be "-".
     """
 
     help: str
@@ -75,6 +76,7 @@ class Option:
     group: str | None = None
     once: str = ""
     listed: bool = False
+    stdout: bool = False
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -99,7 +101,9 @@ class Options:
             try:
                 value = _converted(value, hints[name], entry)
             except _Unexpected as expected:
-                text = f"{spelled(name)}: expected {expected}; found {getattr(self, name)!r}."
+                text = (
+                    f"{spelled(name)}: expected {expected}; found {_plain(getattr(self, name))!r}."
+                )
                 raise OptionError(text, hint=expected.hint) from None
             object.__setattr__(self, name, value)
 
@@ -249,6 +253,8 @@ def _converted(value: Any, hint: Any, entry: Option) -> Any:
         return _number(value, hint, entry)
     if hint is bool and not isinstance(value, bool):
         raise _Unexpected("true or false")
+    if hint is Path and str(value) == "-" and not entry.stdout:
+        raise _Unexpected("a path (nothing is piped here)", "name a file or a folder")
     if hint in (str, Path):
         return _text(value, hint)
     return value

@@ -14,11 +14,11 @@ from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
-from fcnseg.files import next_free
+from fcnseg.files import is_stdout, next_free
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.parts import Part, make_parts, only_shown, refuse_rate, refuse_unused
-from fcnseg.inference.plan import is_stdout, written
+from fcnseg.inference.plan import written
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.tiling import Predictor, bands_of
 from fcnseg.io.bands.georeference import left_out
@@ -188,7 +188,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             name = part.name or ("images" if part.opened is None else part.opened.name)
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
-    if config.shares is not None and str(config.shares) != "-":
+    if config.shares is not None and not is_stdout(config.shares):
         outputs.append(("--shares", config.shares))
     refuse_sources(outputs, config.source, kept=model_files(models))
 
@@ -251,7 +251,7 @@ def _refuse(config: InferConfig, size: int) -> None:
 
 def _refuse_stdout(config: InferConfig) -> None:
     """OptionError where a video on standard output would meet something else, or nobody."""
-    if str(config.shares) == "-":
+    if is_stdout(config.shares):
         raise OptionError("--out - and --shares - both write to standard output.")
     if sys.stdout.isatty():
         raise OptionError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcnseg.errors import OptionError
-from fcnseg.files import partial, safe_path
+from fcnseg.files import is_stdout, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.io.sources.base import Kind
@@ -105,11 +105,6 @@ def written(target: Plan, name: str) -> list[Named]:
     inside += [*(kind for kind in target.save if kind in SUFFIXES)]
     inside += COMBINED.values()
     return [("--out", path), *(("--out", path / one) for one in inside)]
-
-
-def is_stdout(out: Path | None) -> bool:
-    """Whether an output is standard output."""
-    return out == Path("-")
 
 
 def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Plan:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.base import Engine, Size
 from fcnseg.errors import InputError, OptionError, percent
+from fcnseg.files import is_stdout
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, encode_image, write_image
 from fcnseg.io.labels import write_labels
@@ -241,10 +242,10 @@ class ProportionsSink:
         """Close the file; its path, unless it is standard output."""
         del complete
         self._stack.close()
-        return [] if str(self._path) == "-" else [self._path]
+        return [] if is_stdout(self._path) else [self._path]
 
     def _open(self) -> IO[str]:
-        if str(self._path) == "-":
+        if is_stdout(self._path):
             return sys.stdout
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
