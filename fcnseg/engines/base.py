@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fcnseg.concurrency import physical_cores, usable_cores
 from fcnseg.device import Home, abandon, computing, set_threads_here
 from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
+from fcnseg.engines.headers import check_data_files
 from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
 
@@ -67,9 +68,6 @@ Size = tuple[int, int]
 
 PRECISION = "precision"
 """The key in an exported file's extras of its numeric precision, where that is not f32."""
-
-HEADER_KEY = "fcnseg"
-"""Where exported files carry the checkpoint's header."""
 
 SCORES = "scores"
 """The output of exported files that labels are worked out from, where there is one."""
@@ -222,6 +220,7 @@ class ExportedEngine(Engine):
     channels_first = False
 
     def __init__(self, path: Path, **options: Any) -> None:
+        check_data_files(path)
         self._opened_as = path.resolve(), options
         self._free: dict[str, Workers] = {}
         self._making = threading.Lock()

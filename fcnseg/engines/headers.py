@@ -1,16 +1,22 @@
-"""The header in an exported file, read without the runtime that the file is for."""
+"""What an exported file holds and which files it names, read without the runtime it is for."""
 
 from __future__ import annotations
 
+import codecs
 import html
 import mmap
+import os
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from fcnseg.engines.base import HEADER_KEY
 from fcnseg.errors import STRANGE, CheckpointError
+
+HEADER_KEY = "fcnseg"
+"""Where exported files carry the checkpoint's header."""
 
 
 def header_in(path: Path) -> str | None:
@@ -18,19 +24,74 @@ def header_in(path: Path) -> str | None:
 
     CheckpointError where the file can't be read.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            start = data[:4]
-            if start == b"PK\x03\x04":  # TorchScript, torch.export
-                return _in_zip(path)
-            if start[:1] == b"<":
-                return _in_xml(data)
+    with _mapped(path) as data:
+        start = data[:4]
+        if start == b"PK\x03\x04":  # TorchScript, torch.export
+            return _in_zip(path)
+        if start[:1] == b"<":
+            return _in_xml(data)
+        with memoryview(data) as view:
+            return metadata(view).get(HEADER_KEY)
+
+
+def check_data_files(path: Path) -> None:
+    """CheckpointError where a model's weights would be read from outside its folder.
+
+    ONNX files name them (external data), OpenVINO's have one beside them; the runtimes open what
+    is named, or did in earlier versions. What links lead to counts: a model that is itself a link,
+    as in a download cache, may have its weights beside what it leads to. A file that is neither
+    is refused, too: runtimes might find names in it that this module does not.
+    """
+    with _mapped(path) as data:
+        if data[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
+            beside = path.with_suffix(".bin")
+            named: set[str] | None = {beside.name} if beside.exists() else set()
+        else:
             with memoryview(data) as view:
-                return metadata(view).get(HEADER_KEY)
+                named = data_files(view)
+    if named is None:
+        raise CheckpointError(
+            f"{path} can't be loaded as an ONNX file: it is cut short or something else.",
+            hint="write it again with fcnseg export MODEL",
+        )
+    for name in sorted(named):
+        _check_data_file(path, name)
+
+
+def _check_data_file(path: Path, name: str) -> None:
+    """CheckpointError unless `name` is a file in the folder of `path`."""
+    try:
+        file = (path.parent / name).resolve()
+        folders = path.parent.resolve(), path.resolve().parent
+        inside = any(file.is_relative_to(folder) for folder in folders)
+        there = file.is_file()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, NUL
+        inside = there = False
+    if not inside or "*" in name:  # ONNX Runtime's own mark for an address in memory has one
+        raise CheckpointError(
+            f"{path} names {name!r} as a file of its weights, which is outside its folder; it was "
+            "not opened.",
+            hint="only files in the model's own folder are read: save the model again with its "
+            "weights inside it or beside it",
+        )
+    if not there:
+        raise CheckpointError(
+            f"{path} can't be loaded: its weights are in {name!r}, which is not there.",
+            hint="its weights are in a file of their own, which has to be in the same folder",
+        )
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """A file's content; CheckpointError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            empty = not os.fstat(file.fileno()).st_size  # which can't be mapped
+            data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
-    except ValueError:  # it is empty, and can't be mapped
-        return None
+    with nullcontext(data) if isinstance(data, bytes) else data:
+        yield data
 
 
 def _in_zip(path: Path) -> str | None:
@@ -42,7 +103,7 @@ def _in_zip(path: Path) -> str | None:
         return None
 
 
-def _in_xml(data: mmap.mmap) -> str | None:
+def _in_xml(data: mmap.mmap | bytes) -> str | None:
     found = re.search(rb'<%s value="([^"]*)"' % HEADER_KEY.encode(), data)
     return html.unescape(found[1].decode(errors="replace")) if found else None
 
@@ -52,15 +113,55 @@ def metadata(model: bytes | memoryview) -> dict[str, str]:
 
     What is not an ONNX file has none.
     """
-    found = {}
+    found: dict[str, str] = {}
     try:
         for number, value in _fields(memoryview(model)):
-            if number == 14:  # metadata_props: StringStringEntryProto(key = 1, value = 2)
-                entry = {part: str(text, "utf-8") for part, text in _fields(value)}
-                found[entry[1]] = entry.get(2, "")
+            if number == 14:  # metadata_props
+                found.update([_entry(value)])
     except STRANGE:
         return {}
     return found
+
+
+def data_files(model: bytes | memoryview) -> set[str] | None:
+    """The files that an ONNX file's tensors lie in (external data), as it names them.
+
+    None for what is not an ONNX file.
+    """
+    try:
+        return set(_locations(memoryview(model), "model"))
+    except STRANGE:
+        return None
+
+
+_HOLDING_TENSORS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"
+    },
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+"""Fields of ONNX's messages under which there may be tensors (onnx.proto)."""
+
+
+def _locations(message: memoryview, kind: str) -> Iterator[str]:
+    for number, value in _fields(message):
+        if kind != "tensor":
+            inside = _HOLDING_TENSORS[kind].get(number)
+            yield from () if inside is None else _locations(value, inside)
+        elif number == 13:  # external_data
+            key, text = _entry(value)
+            yield from (text,) if key == "location" else ()
+
+
+def _entry(message: memoryview) -> tuple[str, str]:
+    """A StringStringEntryProto: its key and value."""
+    entry = {part: str(text, "utf-8") for part, text in _fields(message)}
+    return entry.get(1, ""), entry.get(2, "")
 
 
 def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
@@ -68,6 +169,8 @@ def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
     fields, at = [], 0
     while at < len(data):
         tag, at = _varint(data, at)
+        if tag >> 32:  # a parser that keeps 32 bits would find another field here
+            raise ValueError("no field has such a number")
         kind = tag & 7
         if kind == 0:
             _, at = _varint(data, at)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from fcnseg.device import resolve_device
 from fcnseg.engines.base import (
     EXPORT,
-    HEADER_KEY,
     LABELS,
     LOGITS,
     ONE,
@@ -30,7 +29,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
-from fcnseg.engines.headers import metadata
+from fcnseg.engines.headers import HEADER_KEY, data_files, metadata
 from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
@@ -232,7 +231,8 @@ class OpenCvEngine(ExportedEngine):
         if header is None:
             raise not_written_by_fcnseg(path, "an ONNX file")
         self.header = header
-        self._net = Net(model)
+        with utf8_name(path) as name:
+            self._net = Net(name if data_files(model) else model)
 
     def _workers(self, output: str) -> Workers:
         del output  # the network has one

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
 from fcnseg.engines.base import (
-    HEADER_KEY,
     LABELS,
     LOGITS,
     ONE,
@@ -29,6 +28,7 @@ from fcnseg.engines.base import (
     side_by_side,
 )
 from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
+from fcnseg.engines.headers import HEADER_KEY
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.files import utf8_name
 

@@ -39,12 +39,14 @@ _levels.setLogLevel(0)
 class Net:
     """An ONNX graph from uint8 "images" (N, H, W, 3) to float32 "logits" (N, K, H, W).
 
+    model: the file itself; where weights lie in others beside it, its name.
     OptionError when this OpenCV can't run it: sizes that are free need version 5.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes | str) -> None:
+        read = model if isinstance(model, str) else np.frombuffer(model, np.uint8)
         try:
-            self._net = cv2.dnn.readNetFromONNX(np.frombuffer(model, np.uint8), cv2.dnn.ENGINE_NEW)
+            self._net = cv2.dnn.readNetFromONNX(read, cv2.dnn.ENGINE_NEW)
         except (cv2.error, AttributeError, TypeError) as error:
             raise OptionError(
                 f"OpenCV {cv2.__version__} can't run this network.",

@@ -170,7 +170,7 @@ def test_onnx_runtime_says_which_devices_it_has(exported_model):
         OnnxEngine(exported_model, device="cuda")
 
 
-def test_without_onnx_runtime_the_extra_is_named(monkeypatch, tmp_path):
+def test_without_onnx_runtime_the_extra_is_named(monkeypatch, exported_model):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match="'onnx'"):
-        OnnxEngine(tmp_path / "any.onnx")
+        OnnxEngine(exported_model)

@@ -60,6 +60,6 @@ def test_an_older_opencv_says_so(exported_model: Path, monkeypatch):
         OpenCvEngine(exported_model)
 
 
-def test_a_device_it_has_not(tmp_path: Path):
+def test_a_device_it_has_not(exported_model: Path):
     with pytest.raises(OptionError, match="cuda"):
-        OpenCvEngine(tmp_path / "any.onnx", device="cuda")
+        OpenCvEngine(exported_model, device="cuda")

@@ -62,15 +62,15 @@ def test_what_it_cannot_read_is_refused(installed, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"device": "cuda"}, {"precision": "int8"}])
-def test_it_says_what_it_cannot_do(wrong, tmp_path):
+def test_it_says_what_it_cannot_do(wrong, exported_model):
     with pytest.raises(OptionError, match="OpenVINO"):
-        OpenVinoEngine(tmp_path / "any.onnx", **wrong)
+        OpenVinoEngine(exported_model, **wrong)
 
 
-def test_without_it_the_extra_is_named(monkeypatch, tmp_path: Path):
+def test_without_it_the_extra_is_named(monkeypatch, exported_model: Path):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match="'openvino'"):
-        OpenVinoEngine(tmp_path / "any.onnx")
+        OpenVinoEngine(exported_model)
 
 
 def test_a_signal_is_survived_when_the_engine_is_gone(installed, exported_model):
