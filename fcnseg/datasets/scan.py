@@ -22,8 +22,8 @@ from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
-from fcnseg.io.images import encode_image, read_alpha
-from fcnseg.io.labels import RawLabels
+from fcnseg.io.images import encode_image
+from fcnseg.io.labels import RawLabels, read_alpha
 
 LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io import cv2, eight_bits
+from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_cut, is_heif, upright
-from fcnseg.io.content.tiff import first_page
+from fcnseg.io.content import is_cut, is_heif, is_tiff, upright
+from fcnseg.io.content.pixels import eight_bits
+from fcnseg.io.content.tiff import tiff_page
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
@@ -69,7 +70,8 @@ def summarize_image(
     spread. Without them a JPEG is decoded at an eighth of its size, which is faster and is as
     good for all the rest.
     """
-    data = first_page(read_bytes(path) if data is None else data)
+    data = read_bytes(path) if data is None else data
+    data = tiff_page(data, 0) if is_tiff(data) else data
     orientation = read_orientation(data)
     size = _jpeg_size(data)
     small = None if size is None or is_cut(data) else _reduced(data, size)

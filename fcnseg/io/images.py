@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
 from fcnseg.files import atomic_write
-from fcnseg.io import cv2, eight_bits, over_white
+from fcnseg.io import cv2
 from fcnseg.io.content import (
     add_png_transparency,
     as_bgr,
@@ -32,9 +32,15 @@ from fcnseg.io.content import (
     may_be_turned,
     upright,
 )
-from fcnseg.io.content.portable import decode_netpbm, decode_npy
-from fcnseg.io.content.rare import decode_heif, decode_rare
-from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, first_page
+from fcnseg.io.content.pixels import (
+    decode_heif,
+    decode_netpbm,
+    decode_npy,
+    decode_rare,
+    eight_bits,
+    over_white,
+)
+from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -96,7 +102,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
-    data = first_page(data)
+    if is_tiff(data):  # a smaller version may stand before its first page
+        data = tiff_page(data, 0)
     if is_heif(data):
         rgba = decode_heif(data, name)
         return over_white(rgba[:, :, :3], rgba[:, :, 3]) if rgba.shape[2] == 4 else rgba
@@ -112,8 +119,7 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
 
     None where OpenCV can't decode them as they are meant: Pillow may.
     """
-    netpbm = decode_netpbm(data)
-    if netpbm is not None:
+    if data[:1] == b"P" and (netpbm := decode_netpbm(data)) is not None:
         return netpbm
     if is_npy(data):  # of more bands the first three
         return as_bgr(decode_npy(data, name)[:, :, :3]), None
@@ -269,7 +275,8 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             wide = image.mode[0] in "FI"  # which Pillow cuts at 255
-            values = np.asarray(image if wide else _as_rgba(image))
+            plain = image.convert("RGB") if image.mode == "LAB" else image
+            values = np.asarray(image if wide else plain.convert("RGBA"))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         values, wide = _unknown_to_pillow(data, name, error), True
     if not values.size:
@@ -277,10 +284,6 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     pixels = as_bgr(values.reshape(*values.shape[:2], -1))
     shown = eight_bits(pixels, name) if wide else pixels.astype(np.uint8, copy=False)
     return upright(_three_channels(shown), read_orientation(data))
-
-
-def _as_rgba(image: Image.Image) -> Image.Image:
-    return (image.convert("RGB") if image.mode == "LAB" else image).convert("RGBA")
 
 
 def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.generic]:
@@ -336,15 +339,3 @@ def unreadable_image(path: str | Path, error: BaseException) -> MediaError:
     if isinstance(error, UnidentifiedImageError):
         return MediaError(f"{path} is not an image: its content is of no known format.")
     return MediaError(f"{path} is not a whole image: {error}.", hint="the file may be cut short")
-
-
-def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
-    """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
-    data = read_bytes(path)
-    try:
-        with open_with_pillow(io.BytesIO(data)) as image:
-            if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
-                return None
-            return np.asarray(image.getchannel("A"), np.int32)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(path, error) from None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from fcnseg.errors import InputError, MediaError, user_path
-from fcnseg.io import eight_bits, over_white
+from fcnseg.io.content.pixels import eight_bits, over_white
 from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, read_image
 
 if TYPE_CHECKING:

@@ -295,3 +295,15 @@ _ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
     ".mat": lambda path: read_matlab(read_bytes(path), _key),
     ".txt": _read_matrix, ".csv": _read_matrix,
 }  # fmt: skip
+
+
+def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
+    """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
+    data = read_bytes(path)
+    try:
+        with open_with_pillow(io.BytesIO(data)) as image:
+            if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
+                return None
+            return np.asarray(image.getchannel("A"), np.int32)
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise unreadable_image(path, error) from None

@@ -23,8 +23,8 @@ from fcnseg.datasets.formats.stacks import STACKS, read_page
 from fcnseg.errors import DatasetError, FcnsegError, MediaError, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
-from fcnseg.io.images import read_alpha, read_bytes, read_image, read_orientation
-from fcnseg.io.labels import RawLabels, read_raw_labels, turn
+from fcnseg.io.images import read_bytes, read_image, read_orientation
+from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels, turn
 
 
 def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:

@@ -15,12 +15,11 @@ from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
 from fcnseg.io.content import is_cut, is_heif, is_npy, is_tiff, upright
-from fcnseg.io.content.portable import decode_npy
+from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
     UNASSOCIATED,
     UNSPECIFIED,
-    first_page,
     is_known_to_opencv,
     no_data,
     number_in,
@@ -45,7 +44,7 @@ _MOSTLY = 0.5
 def decode_bands(data: bytes, name: str) -> Stored:
     """The bytes of an image file as its stored values; `name` is for the MediaError."""
     names: tuple[str, ...]
-    data = first_page(data)
+    data = tiff_page(data, 0) if is_tiff(data) else data
     if is_npy(data):
         pixels, alpha, names = decode_npy(data, name), False, ()
     elif is_tiff(data):

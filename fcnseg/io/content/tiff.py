@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import as_bgr, is_tiff, upright
+from fcnseg.io.content import as_bgr, upright
 
 for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -71,11 +71,6 @@ def tiff_page(data: bytes, page: int) -> bytes:
     if data[at : at + len(start)] == start:
         return data
     return data[:at] + start + data[at + len(start) :]
-
-
-def first_page(data: bytes) -> bytes:
-    """The same file, beginning with its first page where a smaller version stands before it."""
-    return tiff_page(data, 0) if is_tiff(data) else data
 
 
 def _order(data: bytes) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io import over_white, tone_mapped
+from fcnseg.io.content.pixels import over_white, tone_mapped
 
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics, as in ITU-T H.273."""

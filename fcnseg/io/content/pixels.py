@@ -1,0 +1,280 @@
+"""Stored values as pixels: any depth as 8 bits, and formats that neither OpenCV nor Pillow reads.
+
+PGM, PPM, PAM and NumPy's own files, to the values that they state; HEIC, JPEG XL, EXR, DPX, JPEG
+of 12 bits by other packages, where they are installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError, MissingExtra
+from fcnseg.io.content import as_bgr
+
+_MOST_BANDS = 16
+
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+
+_STILL_CONTAINERS = ("_pipe", "image2")
+"""How FFmpeg's names of formats that are one image end, or begin."""
+
+_DEPTHS = (10, 12, 14)
+"""Bits of sensors whose values are stored in 16 as they are."""
+
+_NITS_WHITE = 203.0  # of diffuse white, ITU-R BT.2408
+
+_NITS_PEAK = 1000.0  # of an HLG display
+
+_KNEE = 0.8  # of white; light below it is shown as it is
+
+_PQ = 16  # as in ITU-T H.273
+
+_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)  # linear BT.2020 to linear BT.709, ITU-R BT.2087
+
+
+def eight_bits(
+    pixels: NDArray[np.generic], name: str, *, maximum: int | None = None
+) -> NDArray[np.uint8]:
+    """Values of any type as uint8; name: for the MediaError.
+
+    maximum: the value of white, where the file states it. Else 16 bits are scaled by the least
+    of 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1, or 0..255 where they
+    exceed 1, and stretched from their least to their largest value where they exceed that, as
+    integers of other types are.
+    """
+    if pixels.dtype == np.uint8:
+        plain = pixels.astype(np.uint8, copy=False)
+        return plain if maximum in (None, 255) else _scaled(plain, 0, float(maximum or 255))
+    if pixels.dtype == np.uint16:
+        if maximum is None:
+            most = int(pixels.max(initial=0))
+            maximum = next(((1 << d) - 1 for d in _DEPTHS if 255 < most < 1 << d), 65535)
+        if maximum == 65535:
+            return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return _scaled(pixels, 0, float(maximum))
+    if pixels.dtype.kind in "fiu":
+        return _stretched(pixels)
+    raise MediaError(
+        f"{name} has pixels of type {pixels.dtype}; integers or floats can be used.",
+        hint="save it as an 8-bit PNG or JPEG",
+    )
+
+
+def _stretched(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Floats and wide integers; what is not finite is the least value."""
+    values = pixels.astype(np.float32)
+    finite = np.isfinite(values)
+    low, high = (
+        (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
+    )
+    values = np.where(finite, values, low)
+    if low >= 0 and high <= 255:
+        return _scaled(values, 0, 1.0 if high <= 1 and pixels.dtype.kind == "f" else 255.0)
+    return _scaled(values, low, high)
+
+
+def _scaled(values: NDArray[np.generic], low: float, high: float) -> NDArray[np.uint8]:
+    """low..high as 0..255, rounded."""
+    wide = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
+    return np.clip(np.floor(wide + 0.5), 0, 255).astype(np.uint8)
+
+
+def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) laid over white; opacity is (H, W), 255 where nothing shows through."""
+    if opacity.min() == 255:
+        return np.ascontiguousarray(rgb)
+    alpha = opacity[:, :, None].astype(np.uint16)
+    return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def tone_mapped(image: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
+    """HDR uint16 (H, W, 3) RGB of BT.2020 as it looks on a usual screen, uint8.
+
+    transfer: 16 (PQ) or 18 (HLG). Light up to 0.8 of diffuse white is shown as it is; what is
+    brighter is compressed.
+    """
+    linear = _linear_light(transfer)[image] @ _TO_BT709.T
+    brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
+    compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
+    scale = np.where(brightest <= _KNEE, 1, compressed / brightest)
+    levels = np.clip(linear * scale, 0, 1) * (len(_display_levels()) - 1)
+    return np.asarray(_display_levels()[levels.astype(np.uint16)])
+
+
+@functools.cache
+def _linear_light(transfer: int) -> NDArray[np.float32]:
+    """Light, 1.0 being diffuse white, of each 16-bit level."""
+    signal = np.arange(65536) / 65535
+    if transfer == _PQ:  # SMPTE ST 2084
+        power = signal ** (1 / 78.84375)
+        ratio = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
+        nits = 10000 * ratio ** (1 / 0.1593017578125)
+    else:  # HLG, ARIB STD-B67, with the system gamma of a 1000 cd/m2 display
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+        nits = _NITS_PEAK * scene**1.2
+    return (nits / _NITS_WHITE).astype(np.float32)
+
+
+@functools.cache
+def _display_levels() -> NDArray[np.uint8]:
+    """The 8-bit level, gamma 2.2, of light from 0 to 1 in 65536 steps."""
+    return np.round(255 * (np.arange(65536) / 65535) ** (1 / 2.2)).astype(np.uint8)
+
+
+def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
+    """PGM, PPM and PAM with their stated maximum: BGR or grey values, and that of white.
+
+    None for other files, and for what is not whole.
+    """
+    if data[:2] == b"P7":
+        return _pam(data)
+    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        return None
+    gap = rb"(?:\s|#[^\n]*\n)+"
+    head = re.match(rb"P[2356]" + (gap + rb"(\d+)") * 3, data)
+    if head is None:
+        return None
+    width, height, maximum = map(int, head.groups())
+    channels = 3 if data[:2] in (b"P3", b"P6") else 1
+    shape = (height, width, channels)
+    if data[:2] in (b"P2", b"P3"):
+        return _ascii(data[head.end() :], shape, maximum)
+    return _raster(data[head.end() + 1 :], shape, maximum)
+
+
+def _ascii(
+    data: bytes, shape: tuple[int, int, int], maximum: int
+) -> tuple[NDArray[np.generic], int] | None:
+    words = re.sub(rb"#[^\n]*", b"", data).split()
+    count = shape[0] * shape[1] * shape[2]
+    if len(words) < count or not 0 < maximum < 65536 or not count:
+        return None
+    try:
+        values = np.array(words[:count], dtype=np.uint16)
+    except (ValueError, OverflowError):  # not all of them are numbers
+        return None
+    return as_bgr(values.reshape(shape)), maximum
+
+
+def _raster(
+    data: bytes, shape: tuple[int, int, int], maximum: int
+) -> tuple[NDArray[np.generic], int] | None:
+    kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
+    count = shape[0] * shape[1] * shape[2]
+    if not 0 < maximum < 65536 or not count or len(data) < count * kind.itemsize:
+        return None
+    values = np.frombuffer(data, kind, count).reshape(shape)
+    return as_bgr(values.astype(kind.newbyteorder("="))), maximum
+
+
+def _pam(data: bytes) -> tuple[NDArray[np.generic], int] | None:
+    head, found, raster = data.partition(b"ENDHDR\n")
+    numbers = dict(re.findall(rb"(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)", head))
+    if not found or len(numbers) < 4:
+        return None
+    sizes = (int(numbers[key]) for key in (b"HEIGHT", b"WIDTH", b"DEPTH"))
+    height, width, depth = sizes
+    return _raster(raster, (height, width, depth), int(numbers[b"MAXVAL"]))
+
+
+def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
+    """An array saved by NumPy as (H, W, C); nothing is unpickled.
+
+    (H, W) is one band. Of three axes the last holds the bands where it has at most 16, else the
+    first where that has at most 16. MediaError for another content.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{name} is not a whole array: {error}.") from None
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.dtype.kind not in "buif" or min(array.shape) < 1:
+        raise MediaError(
+            f"{name} holds {array.dtype} {array.shape}; an image is numbers (H, W), (H, W, bands) "
+            "or (bands, H, W)."
+        )
+    if array.shape[2] > _MOST_BANDS:
+        if array.shape[0] > _MOST_BANDS:
+            raise MediaError(
+                f"{name} is {array.shape}: no axis is one of bands, which are at most "
+                f"{_MOST_BANDS}, first or last."
+            )
+        array = np.moveaxis(array, 0, -1)
+    array = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
+    """A HEIC photo as uint8 (H, W, 3 or 4) RGB(A), upright; MissingExtra without pillow-heif."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise MissingExtra(f"Reading {name}, a HEIC photo,", "images") from None
+    try:
+        photo = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+        return np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{name} is not a whole image: {error}.") from None
+
+
+def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
+    """(H, W, C) grey or RGB(A) values of an image that Pillow does not know; None for no image.
+
+    uint8, uint16 or float32. MissingExtra where JPEG XL's decoder is needed.
+    """
+    if data.startswith(_JPEG_XL):
+        return _decode_jpeg_xl(data, name)
+    try:
+        import av
+    except ImportError:
+        return None
+    try:
+        with av.open(io.BytesIO(data), "r") as file:
+            form = file.format.name
+            if not form.endswith(_STILL_CONTAINERS[0]) and not form.startswith(
+                _STILL_CONTAINERS[1]
+            ):
+                return None
+            return _values(next(file.decode(video=0)))
+    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        return None
+
+
+def _values(frame: Any) -> NDArray[np.generic]:
+    """A frame's values at the least depth that holds them."""
+    shape = frame.format
+    parts = shape.components
+    alpha, grey = any(part.is_alpha for part in parts), len(parts) == 1
+    deep = max(part.bits for part in parts)
+    if "f32" in shape.name or "f16" in shape.name:
+        layout = "grayf32le" if grey else "gbrapf32le" if alpha else "gbrpf32le"
+    elif deep > 8:
+        layout = "gray16le" if grey else "rgba64le" if alpha else "rgb48le"
+    else:
+        layout = "gray" if grey else "rgba" if alpha else "rgb24"
+    values = np.asarray(frame.reformat(format=layout).to_ndarray())
+    return values.reshape(*values.shape[:2], -1)
+
+
+def _decode_jpeg_xl(data: bytes, name: str) -> NDArray[np.generic]:
+    try:
+        from imagecodecs import jpegxl_decode
+    except ImportError:
+        raise MissingExtra(f"Reading {name}, a JPEG XL image,", "images") from None
+    try:
+        values = np.asarray(jpegxl_decode(data))
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise MediaError(f"{name} is not a whole image: {error}.") from None
+    if values.ndim == 4:  # an animation: its first frame
+        values = values[0]
+    return values[:, :, None] if values.ndim == 2 else values
