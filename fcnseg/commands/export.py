@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
-from fcnseg.engines.headers import header_in
+from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, FcnsegError, OptionError
 from fcnseg.export import (
     FORMATS,
@@ -18,10 +18,15 @@ from fcnseg.export import (
     convert,
     opset_of,
 )
-from fcnseg.export.bundle import write_bundle
 from fcnseg.export.graph import GraphOptions
+from fcnseg.export.packages import (
+    MODEL,
+    how_to_get_the_runtime,
+    runtime_folder,
+    write_bundle,
+    write_page,
+)
 from fcnseg.export.parity import SIZES, Parity, Trial
-from fcnseg.export.web import MODEL, how_to_get_the_runtime, runtime_folder, write_page
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread

@@ -38,8 +38,8 @@ from fcnseg.inference.outputs.sinks import (
 from fcnseg.inference.parts import Part
 from fcnseg.inference.pipeline import InferResult, Pipeline
 from fcnseg.inference.plan import MOVING, VIDEO_KINDS, Plan
-from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
-from fcnseg.inference.tiling import FramePredictor, Predictor, bands_of, parse_tile
+from fcnseg.inference.prediction import PredictedArrays, Predictor, ProportionsSink
+from fcnseg.inference.tiling import FramePredictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.sources.files import nothing

@@ -5,7 +5,6 @@ A new engine is one file with a subclass of ExportedEngine, and one line in ENGI
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,8 +103,3 @@ def _grid(stored: Any, header: Checkpoint) -> ScoreGrid | None:
     from fcnseg.models.networks import build_empty
 
     return score_grid_of(build_empty(header.spec))
-
-
-def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
-    return bool(extra.get(EXPORT, {}).get("resizes"))

@@ -6,7 +6,6 @@ Logits are where an engine leaves them: tensors of torch, or arrays where there 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -192,28 +191,3 @@ def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
         np.multiply(number, np.uint8(index), out=number)
         np.maximum(labels, number, out=labels)
     return labels, best
-
-
-def weighted(maps: Tensor | Floats, rows: Floats, columns: Floats) -> Tensor | Floats:
-    """Maps (K, h, w) times a weight for each row and one for each column."""
-    if isinstance(maps, np.ndarray):
-        product: Floats = maps * rows[:, None] * columns
-        return product
-    from torch import from_numpy
-
-    down, across = (from_numpy(each).to(maps.device) for each in (rows, columns))
-    return maps * down[:, None] * across
-
-
-def copied(maps: Any) -> Any:
-    """A part of maps that does not hold on to the whole."""
-    return maps.copy() if isinstance(maps, np.ndarray) else maps.clone()
-
-
-def joined(row: Sequence[Any]) -> Any:
-    """Maps (K, h, w) beside each other."""
-    if isinstance(row[0], np.ndarray):
-        return np.concatenate(row, axis=2)
-    from torch import cat
-
-    return cat(list(row), dim=2)

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from fcnseg.concurrency import physical_cores, usable_cores
 from fcnseg.device import Home, abandon, computing, set_threads_here
 from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
-from fcnseg.engines.headers import check_data_files
+from fcnseg.engines.exported import LOGITS, check_data_files
 from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
 from fcnseg.io.bands import Bands
 
@@ -181,13 +182,17 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^Load model from .* failed:\s*", "", first).rstrip(".")
 
 
-LOGITS = "logits"
-
 LABELS = "labels"
 """The output of exported files with the labels themselves, where there is one."""
 
 EXPORT = "export"
 """The key in an exported file's extras of what `fcnseg export` says of the file itself."""
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))
+
 
 _opening = threading.RLock()
 

@@ -18,7 +18,6 @@ from fcnseg.device import resolve_device
 from fcnseg.engines.base import (
     EXPORT,
     LABELS,
-    LOGITS,
     ONE,
     SCORES,
     ExportedEngine,
@@ -28,8 +27,16 @@ from fcnseg.engines.base import (
     first_line,
     side_by_side,
 )
-from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
-from fcnseg.engines.headers import HEADER_KEY, data_files, metadata
+from fcnseg.engines.exported import (
+    HEADER_KEY,
+    LOGITS,
+    Port,
+    check_logits,
+    data_files,
+    metadata,
+    not_loaded,
+    not_written_by_fcnseg,
+)
 from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net

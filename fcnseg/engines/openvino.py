@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from fcnseg.concurrency import usable_cores
 from fcnseg.engines.base import (
     LABELS,
-    LOGITS,
     ONE,
     SCORES,
     ExportedEngine,
@@ -27,8 +26,14 @@ from fcnseg.engines.base import (
     first_line,
     side_by_side,
 )
-from fcnseg.engines.foreign import Port, check_logits, not_loaded, not_written_by_fcnseg
-from fcnseg.engines.headers import HEADER_KEY
+from fcnseg.engines.exported import (
+    HEADER_KEY,
+    LOGITS,
+    Port,
+    check_logits,
+    not_loaded,
+    not_written_by_fcnseg,
+)
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.files import utf8_name
 

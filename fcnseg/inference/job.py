@@ -19,8 +19,9 @@ from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.parts import Part, make_parts, only_shown, refuse_rate, refuse_unused
 from fcnseg.inference.plan import written
+from fcnseg.inference.prediction import Predictor
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.tiling import Predictor, bands_of
+from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Source

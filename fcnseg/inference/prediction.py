@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,27 @@ class PredictedArrays:
             raise InputError(f"Confidence is {self.confidence.shape}, labels {size}.")
         if self.probabilities is not None and self.probabilities.shape[1:] != size:
             raise InputError(f"Probabilities are {self.probabilities.shape}, labels {size}.")
+
+
+class Predictor(Protocol):
+    """What gives predictions: a Segmenter, or a stand-in for one."""
+
+    @property
+    def classes(self) -> ClassMap:
+        """What the labels mean."""
+
+    @property
+    def num_parallel(self) -> int:
+        """How many threads may ask for predictions at the same time."""
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> list[PredictedArrays]:
+        """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
 
 
 def with_labels(

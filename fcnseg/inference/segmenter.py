@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
-from fcnseg.engines import RUNNABLE, EngineOptions, resizes_itself
-from fcnseg.engines.base import Engine, Size
+from fcnseg.engines import RUNNABLE, EngineOptions
+from fcnseg.engines.base import Engine, Size, resizes_itself
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import (
     PredictedArrays,

@@ -16,15 +16,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.engines.argmax import argmax_labels, copied, joined, softmax, weighted
+from fcnseg.engines.argmax import argmax_labels, softmax
 from fcnseg.errors import OptionError
-from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.inference.prediction import PredictedArrays, Predictor
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.smoothing import Flicker, SmoothedEngine
 from fcnseg.io.bands import Bands
@@ -55,27 +55,6 @@ class Tile:
     def length(self) -> int:
         """Pixels."""
         return self.stop - self.start
-
-
-class Predictor(Protocol):
-    """What gives predictions: a Segmenter, or a stand-in for one."""
-
-    @property
-    def classes(self) -> ClassMap:
-        """What the labels mean."""
-
-    @property
-    def num_parallel(self) -> int:
-        """How many threads may ask for predictions at the same time."""
-
-    def predict(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        confidence: bool = False,
-        probabilities: bool = False,
-    ) -> list[PredictedArrays]:
-        """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
 
 
 def bands_of(predictor: Predictor) -> Bands | None:
@@ -249,9 +228,9 @@ def predict_tiled(
                 block[:, : row.before, column.before :] += above[:, :, columns]
             done_rows, done_columns = row.length - row.after, column.length - column.after
             canvas.put(row.start, column.start, block[:, :done_rows, :done_columns])
-            below.append(copied(block[:, done_rows:, :done_columns]))
-            left = copied(block[:, :, done_columns:])
-        above = joined(below)
+            below.append(_copied(block[:, done_rows:, :done_columns]))
+            left = _copied(block[:, :, done_columns:])
+        above = _joined(below)
     return canvas.prediction()
 
 
@@ -313,7 +292,27 @@ def _rise(count: int) -> NDArray[np.float32]:
 def _logits(segmenter: Segmenter, image: NDArray[np.uint8], row: Tile, column: Tile) -> Any:
     """Weighted logits of one tile, float32 (K, rows, columns)."""
     part = np.ascontiguousarray(image[row.start : row.stop, column.start : column.stop])
-    return weighted(segmenter.engine.forward(part[None])[0], ramp(row), ramp(column))
+    logits: Any = segmenter.engine.forward(part[None])[0]
+    down, across = ramp(row)[:, None], ramp(column)
+    if isinstance(logits, np.ndarray):
+        return logits * down * across
+    from torch import from_numpy
+
+    return logits * from_numpy(down).to(logits.device) * from_numpy(across).to(logits.device)
+
+
+def _copied(maps: Any) -> Any:
+    """A part of maps that does not hold on to the whole."""
+    return maps.copy() if isinstance(maps, np.ndarray) else maps.clone()
+
+
+def _joined(row: Sequence[Any]) -> Any:
+    """Maps (K, h, w) beside each other."""
+    if isinstance(row[0], np.ndarray):
+        return np.concatenate(row, axis=2)
+    from torch import cat
+
+    return cat(list(row), dim=2)
 
 
 class _Canvas:

@@ -32,12 +32,12 @@ from starlette.routing import Route
 from fcnseg.errors import FcnsegError, OptionError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.serving.batching import Batcher, QueueFull
-from fcnseg.serving.openapi import describe_api
 from fcnseg.serving.outputs import (
     Reply,
     Request,
     TooManyPixels,
     check_request,
+    describe_api,
     outputs_of,
     strides_of,
 )

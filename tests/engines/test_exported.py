@@ -8,7 +8,7 @@ import pytest
 
 from fcnseg.__main__ import app
 from fcnseg.cli.console import run
-from fcnseg.engines.headers import header_in
+from fcnseg.engines.exported import header_in
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
 

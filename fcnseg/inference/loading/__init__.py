@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from fcnseg.config.options import EngineName
 from fcnseg.device import computing, one_thread
-from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported, resizes_itself
+from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
-from fcnseg.engines.base import Engine
-from fcnseg.engines.headers import header_in
+from fcnseg.engines.base import Engine, resizes_itself
+from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter
