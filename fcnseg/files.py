@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import os
 import platform
 import re
@@ -146,13 +145,7 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
 
     Until then a file of that name stays as it is. sync: it is on the disk before it gets its
     name. Makes the folder; OSError as the system raises it. A remote file is uploaded at the end.
-    Standard output gets all of it when the block ends.
     """
-    if is_stdout(path):
-        with io.BytesIO() as whole:
-            yield whole
-            _print_bytes(whole.getvalue())
-        return
     if isinstance(path, NonLocalPath):
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as waiting:
             yield cast(BinaryIO, waiting)
@@ -169,14 +162,6 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-
-
-def _print_bytes(data: bytes) -> None:
-    """Write text to standard output; a notebook's has nothing below it that takes bytes."""
-    sys.stdout.flush()
-    binary = getattr(sys.stdout, "buffer", None)
-    binary.write(data) if binary else sys.stdout.write(data.decode())
-    sys.stdout.flush()
 
 
 @contextmanager

@@ -43,7 +43,13 @@ from fcnseg.remote.listing import copied
 from fcnseg.report.charts import require_charts
 from fcnseg.report.gallery import Gallery, Predict, fill
 from fcnseg.report.page import eval_page, for_gallery
-from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
+from fcnseg.report.tables import (
+    confusion_table,
+    image_table,
+    latex_table,
+    markdown_table,
+    write_table,
+)
 
 AVERAGED = "Their probabilities are averaged; to compare models: fcnseg compare DATA -m A -m B"
 
@@ -249,7 +255,7 @@ def write_outputs(
 
 
 def _write_text(writer: Callable[[EvalResult], str], result: EvalResult, path: Path) -> None:
-    write_bytes(path, to_bytes(writer(result)))
+    write_table(path, writer(result))
 
 
 def write_report(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcnseg.config import VizConfig
+from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
@@ -28,7 +29,7 @@ from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.live import LiveView
-from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, USE_AT, ShownFigures
+from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, ShownFigures, refuse_unused
 from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
 
 if TYPE_CHECKING:
@@ -185,10 +186,7 @@ def _window(config: VizConfig, callback: Callback) -> _Job:
 def _shown(config: VizConfig, callback: Callback) -> _Job:
     """One figure of what --show-what names for each image, or a file for each."""
     config.refuse(("rungs", "fps", "term", "show"), "with --show-what")
-    if not USE_AT & set(config.show_what):
-        config.refuse(("at",), f"without one of {', '.join(sorted(USE_AT))}")
-    if "partial-sums" not in config.show_what:
-        config.refuse(("beside",), "without partial-sums in --show-what")
+    refuse_unused(config)
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)
@@ -223,11 +221,17 @@ def _like(segmenter: Segmenter, name: str, config: VizConfig, callback: Callback
 
 def _load(config: VizConfig, callback: Callback) -> Segmenter:
     looks_inside = config.rungs or bool(NEED_TORCH & set(config.show_what))
-    if looks_inside and (config.tta or len(config.model or ()) > 1):
+    looking = "--rungs" if config.rungs else "--show-what"
+    models = config.model or ()
+    if looks_inside and (config.tta or len(models) > 1):
         raise OptionError(
-            f"{'--rungs' if config.rungs else '--show-what'} looks into one network; "
-            f"{'--tta' if config.tta else '--model'} averages.",
+            f"{looking} looks into one network; {'--tta' if config.tta else '--model'} averages.",
             hint="omit --tta, and give one --model",
+        )
+    if looks_inside and any(Path(name).suffix.lower() in RUNNABLE for name in models):
+        raise OptionError(
+            f"{looking} looks inside the network, which an exported file does not show.",
+            hint=f"give the checkpoint that {models[0]} was exported from",
         )
     return load(
         config.model,

@@ -138,7 +138,7 @@ class Options:
         """OptionError for an option that was given and would do nothing."""
         for name in names:
             if name in self.chosen():
-                flag = f"--{name.replace('_', '-')}"
+                flag = _flag(name, options_of(type(self))[name])
                 raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
     def with_fallbacks(self) -> Self:

@@ -186,6 +186,7 @@ def only_shown(config: InferConfig) -> bool:
 def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
     """OptionError for an option that was given, but of which nothing would come."""
     live = next((part.kind for part in parts if part.live), None)
+    one = "one image is one frame" if parts[0].kind == "image" else ""
     still = {part.kind for part in parts} <= {"image", "folder"}
     saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
     labelled = config.show or config.shares or saved - {"probabilities"}
@@ -203,12 +204,15 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
             "format" in config.chosen() and parts[0].combined.shape != "pipe",
             "it is for -o -",
         ),
-        "--every": (config.every > 1 and parts[0].kind == "image", "one image is one frame"),
+        "--every": (config.every > 1 and one, one),
         "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
         "--video-size": (config.video_size and still, "raw video is one file, or -"),
         "--page": (config.page is not None and not still, "a video has no pages"),
         "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
-        "--batch": (config.batch > 1 and live, f"a {live} gives frame after frame"),
+        "--batch": (
+            config.batch > 1 and (live or one),
+            one or f"a {live} gives frame after frame",
+        ),
         "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
         "--palette": (config.palette and not colored, "nothing that is written has colors"),
         "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),

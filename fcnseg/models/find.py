@@ -79,10 +79,16 @@ def find_models(
         for model in models or (None,)
         for path in _files_of(model, runs) or [find_model(model, runs, callback)]
     ]
-    twice = next((path for index, path in enumerate(found) if path in found[:index]), None)
-    if twice is not None:
-        raise OptionError(f"--model: {twice} was given twice.", hint="give each model once")
+    refuse_twice([[path] for path in found])
     return found
+
+
+def refuse_twice(models: Sequence[Sequence[Path]]) -> None:
+    """OptionError where two models are the same files, by whatever names."""
+    real = [sorted(path.resolve() for path in files) for files in models]
+    twice = next((files for index, files in enumerate(models) if real[index] in real[:index]), [])
+    if twice:
+        raise OptionError(f"--model: {twice[0]} was given twice.", hint="give each model once")
 
 
 def _files_of(model: str | None, runs: Path) -> list[Path]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fcnseg.errors import shown
+from fcnseg.errors import shown, to_bytes
+from fcnseg.files import is_stdout
 from fcnseg.inference.review import Suspect
+from fcnseg.io.images import cannot_write, write_bytes
 from fcnseg.metrics.scores import Scores
 
 COLUMNS = {
@@ -168,3 +172,16 @@ def _csv(heading: Sequence[Sequence[Cell]], rows: Iterable[Sequence[Cell]]) -> s
 
 def _cell(cell: Cell) -> Cell:
     return f"{cell:.6f}" if isinstance(cell, float) else cell
+
+
+def write_table(path: Path, text: str) -> None:
+    """Write text to a file or, for -, to standard output; MediaError where that can't be."""
+    if not is_stdout(path):
+        write_bytes(path, to_bytes(text))
+        return
+    binary = getattr(sys.stdout, "buffer", None)  # a notebook's has none
+    try:
+        binary.write(to_bytes(text)) if binary else sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise cannot_write("to standard output", error) from None

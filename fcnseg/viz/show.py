@@ -280,22 +280,26 @@ SHOWN: dict[str, Item] = {
 
 NEED_LABELS = frozenset({"labels", "errors", "gained"})
 
-NEED_TORCH = frozenset(
-    {
-        "scores",
-        "skips",
-        "gained",
-        "partial-sums",
-        "pyramid",
-        "gradcam",
-        "integrated",
-        "channels",
-        "kernels",
-    }
-)
+_OF_OUTPUTS = {"prediction", "errors", "runner-up", "entropy", "confidence", "heatmaps"}
 
-USE_AT = frozenset({"gradcam", "integrated", "scores", "skips", "kernels"})
-"""Items about one class."""
+NEED_TORCH = SHOWN.keys() - _OF_OUTPUTS - {"image", "labels"}
+
+USED_BY = {
+    "at": frozenset({"gradcam", "integrated", "scores", "skips", "kernels"}),
+    "beside": frozenset({"partial-sums"}),
+    "alpha": SHOWN.keys() - {"image", "errors", "scores", "integrated", "kernels"},
+    "classes": SHOWN.keys() - {"image", "errors", "entropy", "confidence", "pyramid", "channels"},
+    "tta": _OF_OUTPUTS,
+    "short_side": SHOWN.keys() - {"image", "labels", "kernels"},
+}
+"""The items that an option of viz changes."""
+
+
+def refuse_unused(config: VizConfig) -> None:
+    """OptionError for an option that changes nothing that is drawn."""
+    for option, items in USED_BY.items():
+        if not items & set(config.show_what):
+            config.refuse((option,), f"without one of {', '.join(sorted(items))} in --show-what")
 
 
 @dataclass(frozen=True)

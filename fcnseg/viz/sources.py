@@ -164,6 +164,9 @@ def inputs_of(
             page=config.page,
             callback=callback,
         )
+        if config.page is not None and source.kind in MOVING and len(found.specs) == 1:
+            source.close()
+            config.refuse(("page",), "here: a video has no pages")
         source.bands = bands
         return source
 
@@ -177,6 +180,7 @@ def open_dataset(
     from fcnseg.datasets.dataset import SegmentationDataset
     from fcnseg.inference.evaluation import as_the_model_sees, split_of
 
+    config.refuse(("page",), "on a dataset, whose images are what was labelled")
     data = user_path(config.source[0])
     if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
         raise _no_labels(" ".join(config.source))

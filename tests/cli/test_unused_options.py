@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import fcnseg
+from fcnseg.commands.analysis.compare import compare
 from fcnseg.commands.analysis.review import review
 from fcnseg.commands.bench import bench
 from fcnseg.commands.export import export
@@ -20,6 +22,7 @@ from fcnseg.commands.viz import view
 from fcnseg.config import (
     CONFIGS,
     BenchConfig,
+    CompareConfig,
     ExportConfig,
     InferConfig,
     ReviewConfig,
@@ -29,6 +32,8 @@ from fcnseg.config import (
 from fcnseg.config.options import flags_of, with_owners
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
+from fcnseg.io.video_writer import VideoWriter
+from fcnseg.models.find import find_models
 from tests.conftest import TINY
 from tests.inference.test_pipeline import FakeSegmenter, run
 from tests.test_live import FakeCamera
@@ -56,7 +61,11 @@ def test_infer(tmp_path: Path, flag: str, options: dict[str, Any], folder: bool)
 
 @pytest.mark.parametrize(
     ("flag", "options"),
-    [("--every", {"every": 2}), ("--skip-done", {"skip_done": True, "out": "out.png"})],
+    [
+        ("--every", {"every": 2}),
+        ("--batch", {"batch": 3}),
+        ("--skip-done", {"skip_done": True, "out": "out.png"}),
+    ],
 )
 def test_one_image(tmp_path: Path, flag: str, options: dict[str, Any], monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,6 +141,28 @@ def test_classify(tmp_path: Path, option: dict[str, Any]) -> None:
     values = {"source": str(tmp_path), "classify": True, "out": tmp_path / "out", **option}
     with pytest.raises(OptionError, match="has no effect with --classify"):
         view(VizConfig.make(values))
+
+
+def test_pages_of_what_has_none(drawn_folder: Path, random_model: Path, tmp_path: Path) -> None:
+    frames = np.zeros((2, 32, 32, 3), np.uint8)
+    with VideoWriter(tmp_path / "a.mp4", Fraction(10), (32, 32)) as video:
+        for frame in frames:
+            video.write(frame)
+    shown = {"model": (str(random_model),), "page": "1", "out": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(OptionError, match="--page has no effect here: a video has no pages"):
+        view(VizConfig.make({"source": str(tmp_path / "a.mp4"), **shown}))
+    with pytest.raises(OptionError, match="--page has no effect on a dataset"):
+        view(VizConfig.make({"source": str(drawn_folder), "show_what": "errors", **shown}))
+
+
+def test_one_model_by_two_names(random_model: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(random_model)
+    twice = (str(random_model), str(link))
+    with pytest.raises(OptionError, match="was given twice"):
+        compare(CompareConfig.make({"data": drawn_folder, "model": twice, "device": "cpu"}))
+    with pytest.raises(OptionError, match="was given twice"):
+        find_models(twice)
 
 
 def test_bench_and_export(tmp_path: Path, random_model: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.config import CompareConfig
 from fcnseg.datasets.check import examine
 from fcnseg.errors import DatasetError, OptionError
+from fcnseg.models.checkpoint import BEST
 from tests.cli.test_cli import call
 from tests.commands.test_eval import NAMES, renamed
 
@@ -41,14 +43,14 @@ def test_numbers_are_those_of_eval(drawn_folder: Path, tiny_run: Path, random_mo
 
 
 def test_the_folder_is_examined_once(
-    drawn_folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_folder: Path, tiny_run: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = []
     for module in ("fcnseg.commands.analysis.compare", "fcnseg.commands.eval"):
         monkeypatch.setattr(
             f"{module}.examine", lambda *a, **b: folders.append(a[0]) or examine(*a, **b)
         )
-    run_compare(drawn_folder, random_model, random_model)
+    run_compare(drawn_folder, tiny_run, random_model)
     assert folders == [drawn_folder]
 
 
@@ -101,12 +103,13 @@ def test_one_image_says_nothing_of_how_sure(
 
 def test_on_the_command_line(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> None:
     table = tmp_path / "images.csv"
-    model = ["-m", tiny_run]
-    shown = call("compare", drawn_folder, *model * 3, "--csv", table).stdout
+    copies = [shutil.copy(tiny_run / BEST, tmp_path / f"{name}.safetensors") for name in "bc"]
+    models = ["-m", tiny_run, "-m", copies[0], "-m", copies[1]]
+    shown = call("compare", drawn_folder, *models, "--csv", table).stdout
     assert "C - A: +0.00 points" in shown
     assert "do not tell which is better" in " ".join(shown.split())
     heading, *rows = csv.reader(table.read_text().splitlines())
     assert [name[0] for name in heading[1:]] == ["A", "B", "C"]
     assert len(rows) == 6
     labels = drawn_folder / "labels/val/0000.png"
-    call("compare", drawn_folder, *model * 2, "--csv", labels, status=2)
+    call("compare", drawn_folder, *models, "--csv", labels, status=2)

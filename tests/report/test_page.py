@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.metrics.error_kinds import COLORS, KINDS, kinds_of_errors
+from fcnseg.models.checkpoint import BEST
 from fcnseg.report import gallery as galleries
 from fcnseg.report.gallery import Gallery
 from tests.cli.test_cli import TINY_FLAGS, call
@@ -128,7 +130,8 @@ def test_eval_and_compare_and_train_write_pages(
 ) -> None:
     one, two = tmp_path / "one.html", tmp_path / "two.html"
     call("eval", drawn_folder, "-m", tiny_run, "--html", one)
-    call("compare", drawn_folder, "-m", tiny_run, "-m", tiny_run, "--html", two)
+    same = shutil.copy(tiny_run / BEST, tmp_path / "copy.safetensors")
+    call("compare", drawn_folder, "-m", tiny_run, "-m", same, "--html", two)
     pages = [one.read_text(encoding="utf-8"), two.read_text(encoding="utf-8")]
     for page in pages:
         assert len(data_of(page)["views"]) == 6

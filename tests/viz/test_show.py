@@ -26,7 +26,7 @@ from fcnseg.progress import Progress
 from fcnseg.viz import LabelledFrame, Tile
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
-from fcnseg.viz.show import NEED_LABELS, SHOWN
+from fcnseg.viz.show import NEED_LABELS, SHOWN, USED_BY
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest
 
 
@@ -66,6 +66,20 @@ def test_every_item_draws_tiles_of_the_frames_shape(shown):
         _, section = shown(name)
         assert section.tiles, name
         assert all(tile.title for tile in section.tiles), name
+
+
+def seen(section: Section) -> list[object]:
+    return [(tile.title, tile.note, tile.color, tile.image.tobytes()) for tile in section.tiles]
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("alpha", [0.2]), ("classes", [("disk",), ("box",), ("star",)])]
+)
+def test_items_follow_the_options_that_are_not_refused(shown, option, values):
+    for name in SHOWN.keys() - {"kernels"}:  # which tells of a class where upsampling is learned
+        before = seen(shown(name)[1])
+        changed = any(seen(shown(name, **{option: value})[1]) != before for value in values)
+        assert changed == (name in USED_BY[option]), name
 
 
 def test_errors_have_the_colours_of_their_kinds(shown):
@@ -298,7 +312,7 @@ def test_partial_sums_need_networks_of_the_same_classes(random_model, image, tmp
     assert "--beside" in caught.value.hint
     with pytest.raises(OptionError, match="--beside nuclei has the classes background, nucleus;"):
         view(tmp_path / "a.png", show_what="partial-sums", beside=("nuclei",), **options)
-    with pytest.raises(OptionError, match="--beside has no effect without partial-sums"):
+    with pytest.raises(OptionError, match="--beside has no effect without one of partial-sums"):
         view(tmp_path / "a.png", show_what="image", beside=("nuclei",), **options)
 
 
@@ -318,6 +332,9 @@ def test_what_needs_labels_says_so(random_model, image, tmp_path, item):
         ({"format": "svg"}, "--format has no effect without --show-what"),
         ({"at": (1, 2)}, "--at has no effect without --show-what"),
         ({"show_what": "image", "at": (1, 2)}, "--at has no effect without one of gradcam"),
+        ({"show_what": "image,errors", "alpha": 0.2}, "--alpha has no effect without one of"),
+        ({"show_what": "image", "classes": "disk"}, "--class has no effect without one of"),
+        ({"show_what": "image", "tta": True}, "--tta has no effect without one of"),
         ({"show_what": "image", "rungs": True}, "--rungs has no effect with --show-what"),
         ({"show_what": "image", "split": "val"}, "--split has no effect without labels,"),
         ({"show_what": "image", "labels": "."}, "--labels has no effect without labels"),
@@ -346,8 +363,10 @@ def test_an_unknown_item_is_refused_with_the_known_ones():
 
 def test_exported_files_are_refused_where_the_network_is_looked_into(exported_model, tmp_path):
     write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(OptionError, match="torch"):
-        view(tmp_path / "a.png", model=str(exported_model), show_what="scores", device="cpu")
+    for options in ({"show_what": "scores"}, {"rungs": True}):
+        with pytest.raises(OptionError, match="an exported file does not show") as caught:
+            view(tmp_path / "a.png", model=str(exported_model), device="cpu", **options)
+        assert "--engine" not in caught.value.hint
 
 
 def test_more_classes_than_a_page_holds(segmenter: Segmenter, image: np.ndarray) -> None:

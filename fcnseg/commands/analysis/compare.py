@@ -30,10 +30,11 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore
 from fcnseg.metrics.bootstrap import Difference, paired_difference
+from fcnseg.models.find import refuse_twice
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report.gallery import Gallery, Predict, fill
 from fcnseg.report.page import comparison_page
-from fcnseg.report.tables import comparison_table
+from fcnseg.report.tables import comparison_table, write_table
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -127,6 +128,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
             hint="fcnseg compare DATA -m A -m B; fcnseg eval DATA -m A scores one model",
         )
     models = [_load(name, config, callback) for name in config.model]
+    refuse_twice([model.files for model in models])
     _refuse_other_classes(models)
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     description = checked.description
@@ -147,7 +149,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     dataset = SegmentationDataset(as_the_model_sees(description, models[0]), split, cache=False)
     table = comparison_table(made.models, made.images())
     writers = {
-        "csv": lambda path: write_bytes(path, to_bytes(table)),
+        "csv": lambda path: write_table(path, table),
         "html": lambda path: _write_page(path, made, models, dataset, config, callback),
     }
     written, failed = write_outputs(outputs, writers, callback)
