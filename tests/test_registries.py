@@ -34,5 +34,5 @@ def test_a_table_and_its_option_list_the_same(table: Iterable[str], listed: obje
 def test_every_label_format_of_one_file_finds_and_reads() -> None:
     """One line in FORMATS registers both halves."""
     for name, one in LABEL_FORMATS.items():
-        assert FINDERS[name] is one.find
+        assert FINDERS[name] is one
         assert _READERS[name] is one.read

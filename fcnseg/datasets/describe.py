@@ -6,9 +6,9 @@ the classes are), and says why it decided as it did.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fcnseg.concurrency import usable_cores
@@ -26,40 +26,42 @@ from fcnseg.datasets.encoding.class_lists import (
 from fcnseg.datasets.encoding.entries import counted_from_one
 from fcnseg.datasets.encoding.values import SMEARED, Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored
+from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
-from fcnseg.datasets.nothing_found import HINT, nothing_found, unreadable
-from fcnseg.datasets.pairing import Listing, list_folder, pair_lists
+from fcnseg.datasets.pairing import Listing, list_folder, marks, pair_lists
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import find_folders, find_stems
+from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
+from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, counted
+from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.progress import Callback, Progress, no_callback
 
-FINDERS: Mapping[str, Callable[[Listing], Found | None]] = {
-    "labelme-folders": FORMATS["labelme-folders"].find,  # numbers that differ in their meaning
-    "ade20k-json": FORMATS["ade20k-json"].find,
-    "open-images": find_open_images,
-    "list": pair_lists.find_pair_list,
-    "stacks": FORMATS["stacks"].find,  # of which other finders would see the first page
-    "voc": layouts.find_voc,
-    "cityscapes": layouts.find_cityscapes,
-    "ade20k": layouts.find_ade20k,
-    "panoptic": FORMATS["panoptic"].find,  # its PNGs are no label images
-    "folders": find_folders,
-    "layers": find_layers,
-    "coco": find_coco,
-    "labelme": find_labelme,
-    "yolo": find_yolo,
-    **{store: one.find for store, one in FORMATS.items()},
-    "stems": find_stems,
-    "content": find_by_content,
+FINDERS: Mapping[str, Finder] = {
+    "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
+    "ade20k-json": FORMATS["ade20k-json"],
+    "open-images": Finder(find_open_images, needs=(".csv",)),
+    "list": Finder(pair_lists.find_pair_list, needs=pair_lists.LIST_SUFFIXES),
+    "stacks": FORMATS["stacks"],  # of which other finders would see the first page
+    "voc": Finder(layouts.find_voc, needs=("imagesets/segmentation/",)),
+    "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
+    "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
+    "panoptic": FORMATS["panoptic"],  # its PNGs are no label images
+    "folders": Finder(find_folders),
+    "layers": Finder(find_layers),
+    "coco": Finder(find_coco, needs=(".json",)),
+    "labelme": Finder(find_labelme, needs=(".json",)),
+    "yolo": Finder(find_yolo, needs=(".txt",)),
+    **FORMATS,
+    "stems": Finder(find_stems),
+    "content": Finder(find_by_content),
 }
 """The kinds of folders, the most particular first: the first that finds pairs is taken."""
 
@@ -102,7 +104,8 @@ def scan(
         found, labels = _look_through(found, labels)
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         if pairs and not values.pixels and labels.problems:
-            raise unreadable(labels.problems)
+            first = labels.problems[min(labels.problems)]
+            raise DatasetError(f"No label file could be read. The first: {first}", hint=HINT)
         reading = (declared and declared.reading) or _read(
             found, labels.counts, values, listing, yaml
         )
@@ -161,23 +164,96 @@ def _find(
     listing = list_folder(root, callback)
     sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
     if any(sides):
-        found = find_sides(listing, *sides)
-        return with_own_split(with_more_masks(listing, found), listing), listing
-    finders, layout = FINDERS, declared.layout if declared else None
-    if layout is not None:
-        name = _ALIASES.get(layout, layout)
-        if name not in FINDERS:
-            known = ", ".join([*FINDERS, *_ALIASES])
-            raise DatasetError(f"No layout {layout!r}; known: {known}.")
-        finders = {name: FINDERS[name]}
-    for name, find in finders.items():
-        seen = find(listing)
-        if seen is not None and seen.pairs:
-            found = dataclasses.replace(seen, layout=name) if name == "stems" else seen
-            found = with_more_masks(listing, settle(listing, found))
-            refuse_shifted(listing, found)
-            return with_own_split(found, listing), listing
-    raise nothing_found(root, listing)
+        found = with_more_masks(listing, find_sides(listing, *sides))
+    else:
+        found = _find_kind(listing, declared.layout if declared else None)
+    if not all(pair.split for pair in found.pairs):
+        found = with_own_split(found, listing)
+    return found, listing
+
+
+def _find_kind(listing: Listing, layout: str | None) -> Found:
+    """The pairs as the first finder finds them (of a `layout`: its finder); DatasetError for none.
+
+    Files that are left over may show that others are meant.
+    """
+    name = _ALIASES.get(layout, layout) if layout else None
+    if name and name not in FINDERS:
+        known = ", ".join([*FINDERS, *_ALIASES])
+        raise DatasetError(f"No layout {layout!r}; known: {known}.")
+    for kind, finder in {name: FINDERS[name]}.items() if name else FINDERS.items():
+        if finder.needs and not listing.mentions(*finder.needs):
+            continue
+        found = finder.find(listing)
+        if found is None or not found.pairs:
+            continue
+        found = replace(found, layout=kind) if kind == "stems" else found
+        if _uses_every_file(found, listing):
+            return found
+        found = with_more_masks(listing, settle(listing, found))
+        refuse_shifted(listing, found)
+        return found
+    raise _nothing_found(listing)
+
+
+def _uses_every_file(found: Found, listing: Listing) -> bool:
+    """Whether each image file is the image or the labels of one pair."""
+    return (
+        found.store == "pixels"
+        and len({pair.labels for pair in found.pairs}) == len(found.pairs)
+        and len(listing.images) <= 2 * len(found.pairs)
+        and not (found.orphan_images or found.orphan_labels)
+    )
+
+
+HINT = (
+    "fcnseg expects images and label files with the same names, for example "
+    "DATA/images/a.jpg and DATA/masks/a.png, or DATA/train/images, DATA/train/masks, "
+    f"DATA/val/images ...; {CHOOSE}"
+)
+"""What a folder should be like."""
+
+_BOX = marks(b"<bndbox>")
+
+_ANNOTATIONS = (".xml", ".json", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet", ".tfrecord")
+"""Suffixes that annotations have, of formats that are read and of others."""
+
+
+def _nothing_found(listing: Listing) -> DatasetError:
+    """The DatasetError for a folder without a pair: what is there, and what is expected."""
+    root = listing.root
+    if not listing.files:
+        return DatasetError(f"{root} is empty.", hint=HINT)
+    pair_lists.refuse_missing(listing)
+    if not listing.images:
+        videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
+        seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
+        return DatasetError(f"{root} has no images ({seen}).", hint=HINT)
+    found = pair_by_names(listing)
+    alone, labels = len(found.orphan_images), len(found.orphan_labels)
+    if not labels:
+        other, hint = _about_other_files(listing)
+        return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint)
+    example = (found.orphan_images + found.orphan_labels)[0].name
+    return DatasetError(
+        f"{root} has {alone} images and {labels} label files, but no names that match "
+        f"(for example {example}).",
+        hint=HINT,
+    )
+
+
+def _about_other_files(listing: Listing) -> tuple[str, str]:
+    """What stands beside the images that may be meant for labels, and the hint for it."""
+    boxes = listing.saying(_BOX, ".xml")
+    if boxes:
+        said = f"{boxes[0]} and its like hold boxes, which do not say what pixels belong to a thing"
+        return f": {said}", "export the dataset as segmentation (polygons or masks)"
+    for suffix in _ANNOTATIONS:
+        files = listing.with_suffix(suffix)
+        if files:
+            seen = counted(len(files), f"{suffix} file")
+            return f" that can be read; {seen} (first: {files[0]}) may be annotations", HINT
+    return "", HINT
 
 
 def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
@@ -204,8 +280,8 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
     if len(colors) > 1 and not photos and len(colors) <= SMEARED:
         return found, labels
     why = (*found.why, "the label files' transparency says what is what, not their colours")
-    found = dataclasses.replace(found, store="alpha", why=why)
-    return found, dataclasses.replace(labels, counts=labels.alphas)
+    found = replace(found, store="alpha", why=why)
+    return found, replace(labels, counts=labels.alphas)
 
 
 def _read(
@@ -215,9 +291,12 @@ def _read(
 
     yaml: a data.yaml that was given in place of the folder; it names the classes.
     """
-    reading = layouts.read_published(found, values) if values.pixels else None
-    if reading is not None:
-        return reading
+    if values.pixels and found.reading is not None:
+        return found.reading
+    if values.pixels and found.layout in layouts.PUBLISHED:
+        published = layouts.PUBLISHED[found.layout](found, values)
+        if published is not None:
+            return published
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
     entries = counted_from_one(entries, values.pixels)
@@ -230,10 +309,10 @@ def _read(
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):
-        reading = dataclasses.replace(reading, why=(*reading.why, f"class names are from {file}"))
+        reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
     return reading
 
 
 def _with_store(reading: Reading, found: Found) -> Reading:
-    encoding = dataclasses.replace(reading.encoding, store=found.store, terms=found.terms)
-    return dataclasses.replace(reading, encoding=encoding)
+    encoding = replace(reading.encoding, store=found.store, terms=found.terms)
+    return replace(reading, encoding=encoding)

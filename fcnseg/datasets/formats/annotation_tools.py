@@ -217,9 +217,9 @@ def _label_studio_parse(path: Path) -> Document:
 
 def _label_studio_answer(task: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the last annotator who did not cancel has drawn; without annotators, the prediction."""
-    answers = task.get("annotations", task.get("completions", ()))
-    kept = [answer for answer in answers if not answer.get("was_cancelled")]
-    kept = kept or list(task.get("predictions", ()) if not answers else ())
+    annotations = task.get("annotations", task.get("completions", ()))
+    kept = [one for one in annotations if not one.get("was_cancelled")]
+    kept = kept or list(task.get("predictions", ()) if not annotations else ())
     return kept[-1] if kept else {}
 
 

@@ -30,17 +30,23 @@ from fcnseg.io.labels import RawLabels
 KEPT_DOCUMENTS = 8
 """Annotation files kept in memory after parsing."""
 
-Finder = Callable[[Listing], Found | None]
 
-Reader = Callable[[Pair, Sequence[str]], RawLabels]
+@dataclass(frozen=True)
+class Finder:
+    """How the pairs of one kind of folder are found.
+
+    needs: the path of some file has one of these words, in any case, or there is nothing to find.
+    """
+
+    find: Callable[[Listing], Found | None]
+    needs: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(Finder):
     """An annotation format: how its pairs are found in a folder, and how their labels are read."""
 
-    find: Finder
-    read: Reader
+    read: Callable[[Pair, Sequence[str]], RawLabels]
 
 
 @dataclass(frozen=True, eq=False)

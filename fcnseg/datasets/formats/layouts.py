@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fcnseg.classes import (
@@ -38,9 +38,9 @@ from fcnseg.errors import DatasetError, as_text, from_bytes
 
 _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 
-_VOC_PICTURE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
+_VOC_IMAGE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
 
-_ADE_PICTURE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
+_ADE_IMAGE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
 
 _CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color")
 
@@ -100,17 +100,17 @@ def _refuse_two_versions(listing: Listing, images: Mapping[str, str]) -> None:
 
 def find_cityscapes(listing: Listing) -> Found | None:
     """Cityscapes' folders: leftImg8bit, and gtFine (or gtCoarse) with several files an image."""
-    pictures = [name for name in listing.images if "_leftImg8bit." in name]
+    images = [name for name in listing.images if "_leftImg8bit." in name]
     if listing.named("label_colors.txt"):  # other classes in the same form, as CVAT exports them
         return None
-    if not pictures:
+    if not images:
         return _find_kitti(listing)
     for truth in ("gtFine", "gtCoarse"):
         for kind in _CITYSCAPES_KINDS:
             end = f"_{truth}_{kind}".lower()
-            answers = [n for n in listing.images if stem_of(n).lower().endswith(end)]
-            if pictures and answers:
-                found = pair_by_names(listing.only(sorted(pictures + answers)))
+            labels = [n for n in listing.images if stem_of(n).lower().endswith(end)]
+            if images and labels:
+                found = pair_by_names(listing.only(sorted(images + labels)))
                 if found.pairs:
                     reading = _cityscapes_reading(kind)
                     why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'", *reading.why)
@@ -137,10 +137,10 @@ def _find_kitti(listing: Listing) -> Found | None:
 
 def find_ade20k(listing: Listing) -> Found | None:
     """ADE20K's scene parsing folders: images and annotations, training and validation."""
-    pictures = [name for name in listing.images if "ADE_" in name]
-    if not any(_ADE_PICTURE.match(stem_of(name)) for name in pictures):
+    images = [name for name in listing.images if "ADE_" in name]
+    if not any(_ADE_IMAGE.match(stem_of(name)) for name in images):
         return None
-    if any(re.match(r"^ADE_\w+_\d{8}_seg$", stem_of(name)) for name in pictures):
+    if any(re.match(r"^ADE_\w+_\d{8}_seg$", stem_of(name)) for name in images):
         raise DatasetError(
             f"{listing.root} is the full ADE20K with its 3,688 kinds of objects; "
             "at most 255 classes are possible.",
@@ -151,32 +151,27 @@ def find_ade20k(listing: Listing) -> Found | None:
     return replace(found, layout="ade20k", why=(why,)) if found.pairs else None
 
 
-def read_published(found: Found, values: Values) -> Reading | None:
-    """What the stored values mean by a published convention; None where none applies."""
-    if found.reading is not None:
-        return found.reading
-    largest = max(values.pixels, default=-1)
-    if values.kind == "index" and found.layout == "camvid" and _is_segnet(found, values):
-        return _SEGNET
-    if values.kind == "index" and found.layout == "ade20k" and largest <= len(ADE20K_NAMES):
-        return _ADE20K
-    chosen = found.layout == "content" and "SegmentationClass" in found.sides[1]
-    voc = found.layout == "voc" or chosen
-    if voc and all(_VOC_PICTURE.match(p.image.stem) for p in found.pairs):
-        return _voc_reading(values)
-    return None
-
-
-def _is_segnet(found: Found, values: Values) -> bool:
-    """CamVid's own file names, or a largest value that only its convention explains."""
-    largest = max(values.pixels, default=CAMVID_VOID + 1)
-    if largest > CAMVID_VOID:
-        return False
+def _read_camvid(found: Found, values: Values) -> Reading | None:
+    """SegNet's: CamVid's own file names, or a largest value that only its convention explains."""
+    largest = max(values.pixels)
+    if values.kind != "index" or largest > CAMVID_VOID:
+        return None
     drives = all(pair.image.name.startswith(_CAMVID_DRIVES) for pair in found.pairs)
-    return drives or largest >= len(CAMVID) - 2
+    return _SEGNET if drives or largest >= len(CAMVID) - 2 else None
 
 
-def _voc_reading(values: Values) -> Reading | None:
+def _read_ade20k(_: Found, values: Values) -> Reading | None:
+    fits = values.kind == "index" and max(values.pixels) <= len(ADE20K_NAMES)
+    return _ADE20K if fits else None
+
+
+def _read_chosen_voc(found: Found, values: Values) -> Reading | None:
+    return _read_voc(found, values) if "SegmentationClass" in found.sides[1] else None
+
+
+def _read_voc(found: Found, values: Values) -> Reading | None:
+    if not all(_VOC_IMAGE.match(pair.image.stem) for pair in found.pairs):
+        return None
     known = range(len(VOC_NAMES))
     classes = ClassMap.of(VOC_NAMES, [unpack(color) for color in voc_palette(len(VOC_NAMES))])
     if values.kind == "index" and values.pixels.keys() <= {*known, IGNORE}:
@@ -202,6 +197,14 @@ def _cityscapes_reading(kind: str) -> Reading:
     why = ("of the colours the 19 that are scored; the others are ignored",)
     return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
 
+
+PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
+    "camvid": _read_camvid,
+    "ade20k": _read_ade20k,
+    "voc": _read_voc,
+    "content": _read_chosen_voc,
+}
+"""Layout -> what stored values, of which there are some, mean by a published convention."""
 
 _SEGNET = Reading(
     Encoding.of(range(len(CAMVID)), [CAMVID_VOID]),

@@ -121,13 +121,13 @@ def _find_panoptic(listing: Listing) -> Found | None:
             continue
         names.update(dict.fromkeys(categories[key] for key in sorted(categories, key=by_number)))
         stem = stem_of(file).lower()
-        for part, (answer, _) in segments.items():
-            # Where the image is a PNG of the same name, the answer lies in a panoptic folder.
-            pool = [n for n in pngs.get(answer, ()) if "panoptic" in n.lower() or stem in n.lower()]
-            pool = pool or pngs.get(answer, [])
+        for part, (png, _) in segments.items():
+            # Where the image is a PNG of the same name, the labels lie in a panoptic folder.
+            pool = [n for n in pngs.get(png, ()) if "panoptic" in n.lower() or stem in n.lower()]
+            pool = pool or pngs.get(png, [])
             at = _image(gathered, images.get(part, ""), file, pool)
             if at is None or not pool:
-                gathered.note_missing(path, answer if at else images.get(part, part), 1)
+                gathered.note_missing(path, png if at else images.get(part, part), 1)
                 continue
             labels = next((n for n in pool if stem in n.lower()), pool[0])
             place = place_of(at)
@@ -142,14 +142,14 @@ def _find_panoptic(listing: Listing) -> Found | None:
     return Found(**{**vars(found), "orphan_images": alone}) if found.pairs else None
 
 
-def _image(gathered: Gathered, wanted: str, file: str, answers: Sequence[str]) -> str | None:
-    """The image file of an entry, which is none of the answers."""
+def _image(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:
+    """The image file of an entry, which is none of the labels."""
     at = gathered.find_image(wanted, file)
-    if at not in answers:
+    if at not in labels:
         return at
     base = as_text(wanted).rpartition("/")[2].lower()
     others = [n for p, n in gathered.by_path.items() if p.rpartition("/")[2] == base]
-    return next((name for name in others if name not in answers), None)
+    return next((name for name in others if name not in labels), None)
 
 
 def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
@@ -190,7 +190,7 @@ def _document(
         raise MediaError(f"{path} is no panoptic file: {reason(error)}.") from None
 
 
-PANOPTIC = Format(_find_panoptic, _read_panoptic)
+PANOPTIC = Format(_find_panoptic, _read_panoptic, needs=(".json",))
 
 _IMAGES = ("imageid", "image_id", "image", "img", "id", "filename", "file_name", "image_label",
            "imageid_classid")  # fmt: skip

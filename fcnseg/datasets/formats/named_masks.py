@@ -76,7 +76,7 @@ def _renumbered(
     return RawLabels(np.array(number, np.int32)[inverse].reshape(raw.values.shape), None, "I")
 
 
-LABELME_FOLDERS = Format(_find_labelme_folders, _read_labelme_folder)
+LABELME_FOLDERS = Format(_find_labelme_folders, _read_labelme_folder, needs=("label_names.txt",))
 
 # --- ADE20K (2020): a.jpg, a_seg.png whose red and green are a number, a.json with its names ------
 
@@ -136,7 +136,7 @@ def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:
     return _renumbered(pair.labels, numbers, names, terms)
 
 
-ADE20K_JSON = Format(_find_ade20k, _read_ade20k)
+ADE20K_JSON = Format(_find_ade20k, _read_ade20k, needs=("_seg.png",))
 
 # --- Open Images: a mask for each object, a CSV that says whose and what it is --------------------
 

@@ -221,4 +221,4 @@ def _read(pair: Pair, _: Sequence[str]) -> RawLabels:
     return as_labels(pair.labels, np.asarray(stack[pair.page]))
 
 
-STACKS = Format(_find, _read)
+STACKS = Format(_find, _read, needs=(*TIFF, *NIFTI, *ARRAYS))

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
-from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
@@ -80,6 +79,15 @@ class Listing:
         for place, name in enumerate(self.files):
             groups.setdefault(suffix_of(name), []).append(place)
         return groups
+
+    def mentions(self, *words: str) -> bool:
+        """Whether the path of some file has one of these words (lower case)."""
+        return any(word in self._text for word in words)
+
+    @cached_property
+    def _text(self) -> str:
+        """All paths, in lower case: searched much faster than one after the other."""
+        return "\n".join(self.files).lower()
 
     def named(self, *names: str) -> tuple[str, ...]:
         """The files with one of these names (lower case), those nearest to the root first."""
@@ -319,17 +327,6 @@ _LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
     lambda pair: pair.name + pair.image.suffix,
     lambda pair: f"{pair.name}-{pair.part}",
 )
-
-
-def partner_index(files: Iterable[str]) -> dict[str, str]:
-    """Image files by stem and by name, lower case: for annotation files that name their image."""
-    index: dict[str, str] = {}
-    for name in files:
-        if is_image(name):
-            base = as_text(name).rpartition("/")[2].lower()
-            index.setdefault(base, name)
-            index.setdefault(stem_of(base), name)
-    return index
 
 
 def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:

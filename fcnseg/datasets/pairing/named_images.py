@@ -11,8 +11,8 @@ from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
+    is_image,
     name_uniquely,
-    partner_index,
     place_of,
     stem_of,
 )
@@ -25,11 +25,14 @@ class Gathered:
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
         self.by_path = {as_text(name).lower(): name for name in listing.images}
-        self.by_name = partner_index(listing.images)
+        self.by_name: dict[str, str] = {}  # by name and by stem, lower case
         self._namesakes: dict[str, list[str]] = {}
         for name in listing.images:
             base = as_text(name).rpartition("/")[2].lower()
             self._namesakes.setdefault(base, []).append(name)
+            if is_image(name):
+                self.by_name.setdefault(base, name)
+                self.by_name.setdefault(stem_of(base), name)
         self.pairs: list[Pair] = []
         self.counts: list[int] = []
         self.numbers: dict[Path, int] = {}

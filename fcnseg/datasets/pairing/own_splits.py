@@ -44,9 +44,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def with_own_split(found: Found, listing: Listing) -> Found:
-    """What was found, with the folder's split where its pairs have none; said in `why`."""
-    if not found.pairs or all(pair.split for pair in found.pairs):
-        return found
+    """What was found, with the folder's split for the pairs that have none; said in `why`."""
     if not any(pair.split for pair in found.pairs):
         places = _Places(found.pairs, listing.root)
         listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
