@@ -27,10 +27,10 @@ from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.charts import has_charts
-from fcnseg.training.environment import environment, note_environment
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
-from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
+from fcnseg.training.options import is_several, refuse_both, refuse_unused
+from fcnseg.training.preflight import preflight
 from fcnseg.training.run_folder import (
     RunFolder,
     TrainState,
@@ -38,8 +38,15 @@ from fcnseg.training.run_folder import (
     new_run,
     refuse_taken,
 )
-from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished, options_like
-from fcnseg.training.run_folder.several import Several, is_several, several_in
+from fcnseg.training.run_folder.resume import (
+    continued,
+    environment,
+    find_run,
+    find_unfinished,
+    note_environment,
+    options_like,
+)
+from fcnseg.training.run_folder.several import Several, several_in
 from fcnseg.training.setup import (
     TrainSetup,
     finish,

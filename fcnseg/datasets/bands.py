@@ -81,11 +81,11 @@ def choose_bands(layout: Layout | None, chosen: str | None, shown: str | None) -
 
     chosen, shown: --bands and --show-bands. OptionError for bands that the images do not have.
     """
-    asked = parse_bands("--bands", chosen)
-    if layout is None or (layout.as_rgb and not asked):
+    if layout is None or (layout.as_rgb and chosen is None):
         if shown:
             raise OptionError("--show-bands has no effect on 8-bit RGB images.", hint="omit it")
         return None
+    asked = parse_bands("--bands", chosen)
     if layout.as_rgb and len({text.split()[0] for text in layout.files}) > 1:
         raise _mixed(layout.files)
     drawn = parse_bands("--show-bands", shown, (1, 3))

@@ -28,7 +28,7 @@ from fcnseg.errors import DatasetError, percent
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
-from fcnseg.metrics.boundary import BAND
+from fcnseg.metrics.regions import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.progress import Callback, Message, Progress, no_callback
 

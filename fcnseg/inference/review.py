@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE
 from fcnseg.io.images import resize_image
 from fcnseg.io.labels import connected_regions
-from fcnseg.metrics.boundary import near_same
+from fcnseg.metrics.regions import near_same
 
 MOST_REGIONS = 5
 """Regions of an image that are kept, those of the highest score."""

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.metrics import Confusion, Report
-from fcnseg.metrics.boundary import COUNTS, boundary_counts, boundary_f1, boundary_iou, distances
-from fcnseg.metrics.error_kinds import KINDS, count_kinds, missing_iou
+from fcnseg.metrics.regions import (
+    COUNTS,
+    KINDS,
+    boundary_counts,
+    boundary_f1,
+    boundary_iou,
+    count_kinds,
+    distances,
+    missing_iou,
+)
 
 TOLERANCE = 2
 """Pixels that an outline may be off."""
@@ -103,7 +111,7 @@ class ImageScore:
 
     index: its place in the dataset. size: height, width. ignored: pixels that do not count.
     cells, counts: int64 (C,), places in the flat matrix and the pixels there.
-    boundary: int64 (K, 7), as fcnseg.metrics.boundary.COUNTS names them.
+    boundary: int64 (K, 7), as fcnseg.metrics.regions.COUNTS names them.
     """
 
     index: int

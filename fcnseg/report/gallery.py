@@ -17,7 +17,7 @@ from fcnseg.datasets.loader import LabelledImages, Sample
 from fcnseg.errors import shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
-from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
+from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.progress import Callback, Progress, no_callback
 
 SIDE = 320

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fcnseg import __version__
 from fcnseg.errors import from_bytes, points, shown
-from fcnseg.metrics.error_kinds import MEANINGS
+from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
 from fcnseg.overwriting import TRAINING
 from fcnseg.report import charts

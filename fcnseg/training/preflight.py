@@ -14,17 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn import BatchNorm2d
 
 from fcnseg.config import TrainConfig
-from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.loader import Batch
 from fcnseg.device import resolve_precision
 from fcnseg.distributed import Distributed
-from fcnseg.errors import OptionError, TrainingError
+from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
-from fcnseg.training.losses import WEIGHTED, parse_loss
 from fcnseg.training.step import NetWithAuxHeads, TrainStep
 
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]
@@ -233,38 +230,3 @@ def choose_batch(
 def free_gpu_bytes(device: torch.device) -> int:
     """Memory of a GPU that nobody uses, in bytes."""
     return torch.cuda.mem_get_info(device)[0]
-
-
-def refuse_both(config: TrainConfig) -> None:
-    """OptionError for two options that both say how long to train."""
-    if config.epochs and config.minutes:
-        raise OptionError("--epochs and --minutes both say how long to train.", hint="omit one")
-
-
-def refuse_unused(config: TrainConfig, network: FCN) -> None:
-    """OptionError for an option that was given, but changes nothing in this training.
-
-    One that only repeats the default is none: a run's config.toml has all of them.
-    """
-    shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
-    norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
-    unused = {
-        "unlabeled_weight": (config.unlabeled is None, "--unlabeled was not given"),
-        "confident": (config.unlabeled is None, "--unlabeled was not given"),
-        "mix_share": (config.mix == "none", "--mix is none"),
-        "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
-        "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),
-        "width": (shape.fuse == "score", "it is for --fuse feature or concat"),
-        "skips": (shape.fuse != "score", "it is for --fuse score"),
-        "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
-        "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
-        "backbone_weights": (
-            config.finetune is not None and config.backbone is None,
-            "--finetune's checkpoint has the backbone's weights",
-        ),
-    }
-    for name, value in config.chosen().items():
-        found, why = unused.get(name, (False, ""))
-        if found and value not in (options_of(TrainConfig)[name].fallback, "none"):
-            flag = spelled(name)
-            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")

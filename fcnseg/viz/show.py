@@ -16,7 +16,7 @@ from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.base import Frame
 from fcnseg.metrics import Confusion, Report
-from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
+from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
 from fcnseg.viz import Tile, entropy, signed_map, signed_scale

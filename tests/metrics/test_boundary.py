@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from fcnseg.metrics import boundary
-from fcnseg.metrics.boundary import (
+from fcnseg.metrics import regions
+from fcnseg.metrics.regions import (
     band_width,
     boundary_counts,
     boundary_f1,
@@ -59,7 +59,7 @@ def edge_by_loop(labels: np.ndarray, k: int) -> set[tuple[int, int]]:
 def test_boundary_iou_is_that_of_a_loop(maps: tuple[np.ndarray, np.ndarray], width: int) -> None:
     labels, predicted = maps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundary, "band_width", lambda size: width)
+        patch.setattr(regions, "band_width", lambda size: width)
         ours = boundary_iou(boundary_counts(labels, predicted, CLASSES, 1))
     predicted = np.where(labels == IGNORE, IGNORE, predicted)
     true_band, found_band = band_by_loop(labels, width), band_by_loop(predicted, width)

@@ -8,7 +8,7 @@ import torch
 import fcnseg.models.torchvision_import  # noqa: F401
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fcnseg.metrics.boundary import distances
+from fcnseg.metrics.regions import distances
 from fcnseg.metrics.scores import BINS, GROUPS, RADII, Calibration
 
 

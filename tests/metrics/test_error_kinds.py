@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from fcnseg.io.labels import connected_regions
 from fcnseg.metrics import Confusion, Report
-from fcnseg.metrics.error_kinds import KINDS, RIGHT, count_kinds, kinds_of_errors, missing_iou
+from fcnseg.metrics.regions import KINDS, RIGHT, count_kinds, kinds_of_errors, missing_iou
 
 CLASSES = 4
 

@@ -15,7 +15,7 @@ from PIL import Image
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.metrics.error_kinds import COLORS, KINDS, kinds_of_errors
+from fcnseg.metrics.regions import COLORS, KINDS, kinds_of_errors
 from fcnseg.models.checkpoint import BEST
 from fcnseg.report import gallery as galleries
 from fcnseg.report.gallery import Gallery

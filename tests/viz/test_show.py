@@ -18,7 +18,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.draw import overlay
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.metrics.error_kinds import COLORS, KINDS, RIGHT, kinds_of_errors
+from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
+from fcnseg.datasets.encoding.areas import class_base, read_objects
 from fcnseg.datasets.encoding.colors import (
     LARGEST,
     PHOTOGRAPH,
@@ -25,7 +26,6 @@ from fcnseg.datasets.encoding.colors import (
     without_strays,
 )
 from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
-from fcnseg.datasets.encoding.objects import class_base, read_objects
 from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import STRANGE, OptionError, from_bytes, to_bytes
+from fcnseg.training.options import is_several
 from fcnseg.training.run_folder import RunFolder, write_atomically
 
 
@@ -78,22 +79,6 @@ class Several:
         text = json.dumps(report, indent=1)
         write_atomically(self.report, lambda file: file.write(to_bytes(text + "\n")))
         return report
-
-
-def is_several(config: TrainConfig) -> bool:
-    """Whether options mean several runs; OptionError where they contradict each other."""
-    if config.seeds and config.folds:
-        raise OptionError(
-            "--seeds and --folds both say what several trainings differ in.",
-            hint="give one; each of the folds has the same seed",
-        )
-    if config.fold is not None and (config.folds or 0) <= config.fold:
-        raise OptionError(
-            f"--fold {config.fold} is one of the folds that --folds makes, from 0 on; "
-            + (f"there are {config.folds}." if config.folds else "--folds was not given."),
-            hint="for example --folds 5 --fold 0; without --fold, all are trained",
-        )
-    return bool(config.seeds) or (bool(config.folds) and config.fold is None)
 
 
 def several_in(folder: Path) -> Several | None:
