@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -78,7 +79,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of drawn pictures: 24 to train on, 6 to validate."""
+    """A dataset folder of drawn images: 24 to train on, 6 to validate."""
     from fcnseg.commands.demo.scenes import write_dataset
 
     folder = tmp_path_factory.mktemp("drawn")
@@ -88,7 +89,7 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of drawn pictures: 4 to train on, 2 to validate."""
+    """A dataset folder of drawn images: 4 to train on, 2 to validate."""
     from fcnseg.commands.demo.scenes import write_dataset
 
     folder = tmp_path_factory.mktemp("data")
@@ -126,7 +127,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def subpixel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a random tiny network of two classes, with a share for each pixel."""
+    """A checkpoint of a random tiny network of two classes, with a sub-pixel convolution."""
     from fcnseg.classes import ClassMap
     from fcnseg.models.checkpoint import Checkpoint
     from fcnseg.models.networks import build
@@ -181,3 +182,18 @@ def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(12):
             writer.write(draw(scene, index / 12.5)[0])
     return clip
+
+
+@pytest.fixture(scope="session")
+def noise_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of 40 frames of noise, 48x32: each frame has many bytes, to be cut anywhere."""
+    from fractions import Fraction
+
+    from fcnseg.io.video_writer import VideoWriter
+
+    path = tmp_path_factory.mktemp("noise") / "noise.mp4"
+    rng = np.random.default_rng(0)
+    with VideoWriter(path, Fraction(10), (32, 48)) as writer:
+        for _ in range(40):
+            writer.write(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8))
+    return path.read_bytes()

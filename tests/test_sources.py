@@ -218,15 +218,10 @@ def test_a_video_of_which_a_part_is_done(clip):
     assert asked == [clip] * 20
 
 
-def test_several_processes_take_a_cut_video_together(tmp_path):
+def test_several_processes_take_a_cut_video_together(tmp_path, noise_video):
     """What is missing is told once: by the one that comes to the end."""
-    rng = np.random.default_rng(0)
     path = tmp_path / "a.mp4"
-    with VideoWriter(path, Fraction(10), SIZE) as writer:
-        for _ in range(40):
-            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * 0.8)])
+    path.write_bytes(noise_video[: int(len(noise_video) * 0.8)])
     with open_source(path) as source:
         whole = [frame.index for frame in source]
     taken, failures = [], []
@@ -246,15 +241,10 @@ def test_a_part_that_is_not_there(clip):
             open_source(clip, start=start, end=end)
 
 
-def test_a_cut_video_says_after_which_frame(tmp_path):
-    rng = np.random.default_rng(0)
+def test_a_cut_video_says_after_which_frame(tmp_path, noise_video):
     path = tmp_path / "a.mp4"
-    with VideoWriter(path, Fraction(10), SIZE) as writer:
-        for _ in range(40):
-            writer.write(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-    data = path.read_bytes()
     for share in (0.5, 0.96):
-        path.write_bytes(data[: int(len(data) * share)])
+        path.write_bytes(noise_video[: int(len(noise_video) * share)])
         with open_source(path) as source:
             frames = list(source)
         [(_, said)] = source.failures

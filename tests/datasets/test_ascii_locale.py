@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import test_annotation_formats as tools
+from tests.datasets import test_annotation_formats as tools
 from tests.datasets import written
 from tests.datasets.written import draw_set
 

@@ -6,56 +6,109 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from fcnseg.classes import ADE20K_NAMES, CAMVID, CITYSCAPES, pack, voc_palette
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.describe import scan
-from fcnseg.datasets.formats import read_sample
-from fcnseg.datasets.scan import Scanned
+from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
+from fcnseg.datasets.encoding.entries import Entry, is_ignored
+from fcnseg.datasets.pairing import list_folder
+from tests.datasets.discs import agrees, discs, write
 
-SIDE = 48
-Labels = list[np.ndarray]
-
-
-def discs(count: int = 6, classes: int = 2) -> Labels:
-    """Scenes with one disc of each class: uint8 (48, 48)."""
-    found = []
-    y, x = np.mgrid[:SIDE, :SIDE]
-    for index in range(count):
-        labels = np.zeros((SIDE, SIDE), np.uint8)
-        for value in range(1, classes):
-            centre = 8 + 12 * (value - 1) + index
-            labels[(y - 14 - 2 * index) ** 2 + (x - centre) ** 2 < 36] = value
-        found.append(labels)
-    return found
-
-
-def write(root: Path, stored: Labels, lists: dict[str, str] | None = None) -> Path:
-    """images/ and masks/ with these stored labels, and text files beside them."""
-    for index, labels in enumerate(stored):
-        rng = np.random.default_rng(index)
-        for folder, array in (
-            ("images", rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)),
-            ("masks", labels),
-        ):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(root / folder / f"{index}.png")
-    for name, text in (lists or {}).items():
-        (root / name).write_bytes(text.encode())
-    return root
+FORMS = {
+    "classes.txt": "sea\nsand\n\npalm tree\n",
+    "labels.txt": "# numbers\n0: sea\n1: sand\n2: palm tree\n",
+    "names.txt": "0 sea\n1 sand\n2 palm tree\n",
+    "codes.txt": "sea\r\nsand\r\npalm tree\r\n",
+    "label_colors.txt": "0 0 255\tsea\n255 255 0\tsand\n0 128 0\t\tpalm tree\n",
+    "class_names.txt": "__ignore__\nsea\nsand\npalm tree\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nsea:0,0,255::\nsand:255,255,0::\n"
+    "palm tree:0,128,0::\n",
+    "class_dict.csv": "name,r,g,b\nsea,0,0,255\nsand,255,255,0\npalm tree,0,128,0\n",
+    "_classes.csv": "Pixel Value, Class\n0, sea\n1, sand\n2, palm tree\n",
+    "classes.json": '["sea", "sand", "palm tree"]',
+    "labels.json": '{"0": "sea", "1": "sand", "2": "palm tree"}',
+    "label_map.json": '{"sea": 0, "sand": 1, "palm tree": 2}',
+    "colormap.json": '{"sea": [0, 0, 255], "sand": [255, 255, 0], "palm tree": [0, 128, 0]}',
+    "palette.json": '[{"name": "sea", "id": 0, "color": [0, 0, 255]}, {"name": "sand", "id": 1},'
+    ' {"name": "palm tree", "id": 2}]',
+    "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
+}
+WITH_COLORS = {"label_colors.txt", "labelmap.txt", "class_dict.csv", "colormap.json"}
+WITH_VALUES = {"labels.txt", "names.txt", "_classes.csv", "labels.json", "label_map.json"}
 
 
-def decoded(seen: Scanned) -> Labels:
-    """The labels of all pairs, by name."""
-    description = seen.description
-    pairs = sorted(description.pairs, key=lambda pair: pair.name)
-    return [read_sample(pair, description.encoding)[1] for pair in pairs]
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_names_the_classes(name: str, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / name).write_text(FORMS[name])
+    entries, file = find_entries(list_folder(tmp_path))
+    assert file == f"deep/{name}"
+    assert [entry.name for entry in entries] == ["sea", "sand", "palm tree"]
+    if name in WITH_COLORS:
+        assert [entry.color for entry in entries] == [0x0000FF, 0xFFFF00, 0x008000]
+    if name in WITH_VALUES:
+        assert [entry.value for entry in entries] == [0, 1, 2]
 
 
-def agrees(seen: Scanned, truth: Labels, share: float = 0.0) -> bool:
-    """Whether the labels are the true ones but for this share of the pixels."""
-    wrong = [np.mean(a != b) for a, b in zip(decoded(seen), truth, strict=True)]
-    return bool(max(wrong) <= share)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("name", ["classes.txt", "class_dict.csv"])
+def test_a_list_may_be_encoded_as_windows_does(name: str, encoding: str, tmp_path: Path) -> None:
+    text = FORMS[name].replace("sand", "forêt").replace("\n", "\r\n")
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    names = [entry.name for entry in find_entries(list_folder(tmp_path))[0]]
+    assert names == ["sea", "forêt", "palm tree"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.json", "{"),
+        ("classes.json", '{"a": null}'),
+        ("labelmap.txt", "no colons here\n"),
+        ("class_dict.csv", "a,b\n1,2\n"),
+        ("class_dict.csv", ""),
+        ("classes.txt", "same\nsame\n"),
+    ],
+)
+def test_other_content_is_no_class_list(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert find_entries(list_folder(tmp_path)) == ((), "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: [sea, 'sand', \"palm tree\"]\nnc: 3\n",
+        "names:\n  0: sea\n  1: sand\n  2: palm tree\ntrain: x\n",
+        "train: x\nnames:\n- sea\n- sand\n- palm tree\nnc: 3\n",
+        "names: {0: sea, 1: sand, 2: palm tree}\n",
+        "names: [\n  sea,\n  sand,\n  palm tree\n]\n",
+        "names:\n  - sea\n  - 'sand'\n\n  - palm tree\n",
+    ],
+)
+def test_names_in_a_data_yaml(text: str, tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    found = read_yaml_names(tmp_path / "data.yaml")
+    assert found == [Entry("sea", 0), Entry("sand", 1), Entry("palm tree", 2)]
+
+
+def test_no_names_in_a_data_yaml(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: x\n")
+    assert read_yaml_names(tmp_path / "data.yaml") == []
+
+
+@pytest.mark.parametrize("name", ["void", "Void", "__ignore__", "Unlabelled", "don't care"])
+def test_names_that_do_not_count(name: str) -> None:
+    assert is_ignored(name)
+    assert not is_ignored("background")
+
+
+def test_published_tables_are_complete() -> None:
+    assert len(ADE20K_NAMES) == len(set(ADE20K_NAMES)) == 150
+    assert (len(CAMVID), len(CITYSCAPES)) == (11, 19)
+    assert voc_palette(4) == (0, pack(128, 0, 0), pack(0, 128, 0), pack(128, 128, 0))
+    assert voc_palette()[255] == 0xE0E0C0
 
 
 LISTS = {

@@ -16,9 +16,9 @@ from PIL import Image, TiffImagePlugin
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_pair_image, read_sample
 from fcnseg.errors import DatasetError, MissingExtra
-from tests import test_annotation_formats as others
 from tests.commands.test_clean_copy import copied
-from tests.test_annotation_formats import (
+from tests.datasets import test_annotation_formats as others
+from tests.datasets.test_annotation_formats import (
     HEIGHT,
     NAMES,
     WIDTH,

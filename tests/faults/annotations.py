@@ -14,7 +14,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import FcnsegError
 from fcnseg.progress import no_callback
-from tests import test_annotation_formats as tools
+from tests.datasets import test_annotation_formats as tools
 from tests.datasets import test_public_folders as public
 from tests.datasets import test_tool_formats as more
 from tests.datasets import written

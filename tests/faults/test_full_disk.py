@@ -68,7 +68,7 @@ def outcomes(
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, two images, and a dataset of four."""
-    from tests import test_annotation_formats as tools
+    from tests.datasets import test_annotation_formats as tools
 
     folder = tmp_path_factory.mktemp("place")
     write_checkpoint(folder)

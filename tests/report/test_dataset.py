@@ -15,7 +15,7 @@ from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
 from fcnseg.datasets.check import CheckResult, examine, summary
 from tests.datasets import written
-from tests.datasets.test_class_lists import discs, write
+from tests.datasets.discs import discs, write
 from tests.datasets.written import draw_set
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from fcnseg.commands.check import check
 from fcnseg.datasets.describe import scan
 from fcnseg.datasets.encoding.matching import adopt_classes
-from tests.datasets.test_class_lists import SIDE, Labels, agrees, discs, write
+from tests.datasets.discs import SIDE, Labels, agrees, discs, write
 
 
 def test_one_mask_in_two_notations(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_smoothed_greys_snap_to_what_covers_areas(tmp_path: Path, levels: tuple[
     stored = [smoothed(np.array(levels, np.uint8)[labels]) for labels in truth]
     seen = scan(write(tmp_path, stored))
     assert len(seen.description.classes) == len(levels)
-    assert agrees(seen, truth, share=0.03)
+    assert agrees(seen, truth, tolerated=0.03)
 
 
 def test_smoothed_colors_snap_to_what_covers_areas(tmp_path: Path) -> None:
