@@ -45,6 +45,7 @@ from fcnseg.training.run_folder.resume import (
     find_unfinished,
     note_environment,
     options_like,
+    stored_options,
 )
 from fcnseg.training.run_folder.several import Several, several_in
 from fcnseg.training.setup import (
@@ -230,7 +231,7 @@ def _resume(
     """Everything up to the next step of a run."""
     if asked.get("sanity"):
         raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
-    config = continued(TrainConfig.load(run.config), asked, run)
+    config = continued(stored_options(run), asked, run)
     refuse_both(config)
     if config.data is None:
         raise OptionError(

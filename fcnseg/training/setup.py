@@ -289,8 +289,7 @@ def make_trainer(
         feed = beside(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
     validating = VALIDATING * len(held_out) / setup.batch
     if config.tensorboard and main:
-        folder = run.folder / "tensorboard"
-        callback = with_tensorboard(callback, folder, epochs_done=len(state.rows))
+        callback = with_tensorboard(callback, run.tensorboard, epochs_done=len(state.rows))
     return Trainer(
         run,
         config,

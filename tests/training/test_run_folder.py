@@ -7,14 +7,17 @@ import pytest
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
 from fcnseg.training.run_folder import RunFolder, new_run, write_atomically
-from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished
+from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished, stored_options
+
+DECIDED = {"crop": (32, 32), "upsample": "fixed", "class_weights": "none"}
+"""What a training decides by the data, besides the number of epochs."""
 
 
 def make_run(folder: Path, data: Path, *, epochs: int, done: int, age: int) -> RunFolder:
     """A run folder as training leaves it, `age` seconds old."""
     folder.mkdir(parents=True)
     run = RunFolder(folder)
-    run.write_config(TrainConfig(data=data.resolve(), epochs=epochs))
+    run.write_config(TrainConfig(data=data.resolve(), epochs=epochs, **DECIDED).with_fallbacks())
     run.write_results([{"epoch": epoch + 1, "loss": 0.5} for epoch in range(done)])
     run.state.write_bytes(b"state")
     os.utime(run.state, (1e9 - age, 1e9 - age))
@@ -46,6 +49,25 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
         new_run(tmp_path / "file" / "run")
 
 
+def test_what_a_training_that_could_not_start_takes_away(tmp_path: Path) -> None:
+    def begun(name: str) -> RunFolder:
+        run = new_run(tmp_path / name)
+        run.write_config(TrainConfig())
+        run.write_results([])
+        run.tensorboard.mkdir()
+        return run
+
+    begun("nothing").discard()
+    assert not (tmp_path / "nothing").exists()
+    (run := begun("notes")).folder.joinpath("notes.txt").write_text("mine")
+    run.discard()
+    assert [path.name for path in run.folder.iterdir()] == ["notes.txt"]
+    (run := begun("weights")).best.write_bytes(b"weights")
+    run.discard()
+    assert run.best.exists()
+    assert run.config.exists()
+
+
 def test_which_run_is_meant(tmp_path: Path) -> None:
     runs, one, other = tmp_path / "runs", tmp_path / "one", tmp_path / "other"
     first = make_run(runs / "train1", one, epochs=3, done=1, age=30)
@@ -71,6 +93,21 @@ def test_no_such_run(tmp_path: Path) -> None:
         find_run(TrainConfig(out=tmp_path, resume=True), tmp_path)
 
 
+def test_a_run_without_a_state(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tmp_path / "data", epochs=3, done=0, age=0)
+    run.state.unlink()
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    for given in ({"data": run.folder}, {"out": run.folder}):
+        with pytest.raises(OptionError, match="ended before the first was saved") as caught:
+            find_run(TrainConfig(resume=True, **given), tmp_path / "runs")
+        assert f"--like {run.folder}" in caught.value.hint
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+    run.last.write_bytes(b"weights")
+    with pytest.raises(OptionError, match="only weights are there") as caught:
+        find_run(TrainConfig(resume=True, out=run.folder), tmp_path / "runs")
+    assert f"--finetune {run.last}" in caught.value.hint
+
+
 def test_a_job_that_starts_again_goes_on_only_with_what_is_unfinished(tmp_path: Path) -> None:
     runs, data = tmp_path / "runs", tmp_path / "data"
     assert find_unfinished(TrainConfig(data=data), runs) is None
@@ -78,6 +115,36 @@ def test_a_job_that_starts_again_goes_on_only_with_what_is_unfinished(tmp_path: 
     assert find_unfinished(TrainConfig(data=data), runs) == begun
     make_run(runs / "train2", data, epochs=3, done=3, age=10)
     assert find_unfinished(TrainConfig(data=data), runs) is None
+
+
+UNDECIDED = (
+    "crop", "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
+    "class_weights",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, None) for name in (*UNDECIDED, "epochs")),
+        *((name, '"auto"') for name in ("batch", "class_weights", "upsample")),
+        ("epochs", "0"),
+        ("epochs", "3\nminutes = 2.0"),
+    ],
+)
+def test_a_stored_option_that_decides_nothing(name: str, text: str | None, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs/train1", tmp_path / "data", epochs=3, done=1, age=0)
+    assert stored_options(run) == TrainConfig.load(run.config)
+    lines = run.config.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(f"{name} = ")]
+    run.config.write_text("\n".join([*kept, *([f"{name} = {text}"] if text else [])]))
+    for reads in (
+        lambda: stored_options(run),
+        lambda: find_run(TrainConfig(resume=True), tmp_path / "runs"),
+    ):
+        with pytest.raises(OptionError, match=f"it no longer decides {name}") as caught:
+            reads()
+        assert f"--finetune {run.folder}" in caught.value.hint
 
 
 STORED = {"data": Path("data").resolve(), "epochs": 5, "backbone": "tiny", "lr": 0.01}

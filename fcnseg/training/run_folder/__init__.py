@@ -91,6 +91,11 @@ class RunFolder:
         """The folder of validation images, drawn during training."""
         return self.folder / "pictures"
 
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.folder / "tensorboard"
+
     def write_config(self, config: TrainConfig, reasons: Mapping[str, str] | None = None) -> None:
         """Write config.toml, with reasons by option."""
         text = config.as_toml(reasons)
@@ -107,12 +112,20 @@ class RunFolder:
         write_atomically(self.results, lambda file: file.write(to_bytes(table.getvalue())))
 
     def discard(self) -> None:
-        """Remove what a training that could not start has left; what was there before stays."""
-        if self.new:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what a training that could not start has written, and its folder if it is empty.
+
+        What others have put there stays, and so do weights.
+        """
+        if self.best.exists() or self.last.exists():
+            return
         for path in (self.config, self.results, self.environment, self.dataset):
             with contextlib.suppress(OSError):
                 path.unlink()
+        if self.new:
+            for folder in (self.sample_images, self.tensorboard):
+                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def epochs_done(self) -> int:
         """Rows of results.csv; 0 when there is none."""

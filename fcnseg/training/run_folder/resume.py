@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from fcnseg.config import TrainConfig
+from fcnseg.config.options import options_of
 from fcnseg.datasets import Description, files_of, sizes
 from fcnseg.errors import STRANGE, OptionError, to_bytes
 from fcnseg.progress import Callback, Message
@@ -43,6 +44,8 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     for named in (config.data, config.out):
         if named is not None and (RunFolder(named).state.is_file() or several_in(named)):
             return RunFolder(named)
+        if named is not None:
+            _refuse_stateless(RunFolder(named))
     if config.out is not None:
         raise OptionError(
             f"{config.out} contains no run to resume (no state.pt).",
@@ -52,7 +55,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     found = sorted(states, key=lambda path: path.stat().st_mtime_ns)
     for state in reversed(found):
         run = _of_several(state) or RunFolder(state.parent)
-        stored = TrainConfig.load(run.config)
+        stored = stored_options(run)
         if config.data is None and not is_finished(run, stored):
             return run
         if config.data is not None and stored.data == config.data.resolve():
@@ -64,6 +67,27 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
         if config.data is None
         else "if the dataset was moved since, name the run folder, too: "
         f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
+    )
+
+
+def _refuse_stateless(run: RunFolder) -> None:
+    """OptionError for a folder with a training's options, but no state."""
+    try:
+        data = TrainConfig.load(run.config).data
+    except OptionError:  # no run folder, or another program's
+        return
+    weights = next((path for path in (run.last, run.best) if path.is_file()), None)
+    again = f"fcnseg train --like {run.folder} --out NEW_RUN"
+    raise OptionError(
+        f"{run.folder} has no state to resume from ({run.state.name}): "
+        + (
+            "only weights are there."
+            if weights
+            else "its training ended before the first was saved."
+        ),
+        hint=f"start a new run from them: fcnseg train {data or 'DATA'} --finetune {weights}"
+        if weights
+        else f"start it again: {again}; what is in {run.folder} stays as it is",
     )
 
 
@@ -93,6 +117,35 @@ def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**stored, "out": None, "resume": False, **given, "like": None}
 
 
+def stored_options(run: RunFolder) -> TrainConfig:
+    """The options that a run began with; OptionError where its file no longer decides them all.
+
+    Those of several runs are decided in the folder of each.
+    """
+    several = several_in(run.folder)
+    if several is not None:
+        return several.config
+    config = TrainConfig.load(run.config)
+    decided = [
+        name for name, entry in options_of(TrainConfig).items() if entry.fallback is not None
+    ]
+    undecided = [
+        name
+        for name in ("crop", "batch", *decided, "class_weights")
+        if getattr(config, name) in (None, "auto")
+    ]
+    if bool(config.epochs) == bool(config.minutes):
+        undecided.append("epochs or minutes")
+    if undecided:
+        raise OptionError(
+            f"{run.config} was changed since the run began: it no longer decides "
+            f"{', '.join(undecided)}.",
+            hint="restore the file; or start a new run from the weights of this one: "
+            f"fcnseg train DATA --finetune {run.folder}",
+        )
+    return config
+
+
 def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
     """Whether a run has had its epochs or its minutes; of several, all of them."""
     several = several_in(run.folder)
@@ -109,7 +162,7 @@ def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
         run = find_run(config, runs)
     except OptionError:
         return None
-    return None if is_finished(run, TrainConfig.load(run.config)) else run
+    return None if is_finished(run, stored_options(run)) else run
 
 
 def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> TrainConfig:
