@@ -27,9 +27,9 @@ from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import FcnsegError
-from fcnseg.export import FORMATS, convert
-from fcnseg.export.graph import GraphOptions
-from fcnseg.export.parity import Trial
+from fcnseg.exporting import FORMATS, convert
+from fcnseg.exporting.graph import GraphOptions
+from fcnseg.exporting.parity import Trial
 from fcnseg.files import atomic_write
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build

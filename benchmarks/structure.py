@@ -21,7 +21,7 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
     ("commands",),
     ("training", "viz", "report", "serving"),
     ("inference",),
-    ("export",),
+    ("exporting",),
     ("engines", "datasets"),
     ("models",),
     ("metrics",),

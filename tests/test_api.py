@@ -70,6 +70,13 @@ def test_every_name_is_listed_and_documented() -> None:
         assert "fcnseg." in text, f"{name} has no example"
 
 
+def test_no_module_takes_the_place_of_a_name() -> None:
+    """Python sets a package's attribute to a module of that name when it is imported."""
+    modules = {path.stem for path in Path(fcnseg.__file__).parent.glob("*.py")}
+    modules |= {path.parent.name for path in Path(fcnseg.__file__).parent.glob("*/__init__.py")}
+    assert not modules & set(fcnseg.__all__)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example_runs(
     name: str, drawn_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from PIL import Image
 import fcnseg
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.io.annotations.drawing import fill_polygon
 from fcnseg.io.images import write_image

@@ -12,7 +12,7 @@ from fcnseg.datasets.describe import FINDERS
 from fcnseg.datasets.formats import _READERS
 from fcnseg.datasets.formats import FORMATS as LABEL_FORMATS
 from fcnseg.engines import ENGINES
-from fcnseg.export import FORMATS
+from fcnseg.exporting import FORMATS
 from fcnseg.inference.outputs import COMBINED, OUTPUTS
 from fcnseg.viz.show import SHOWN
 

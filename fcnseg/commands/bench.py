@@ -24,7 +24,7 @@ from fcnseg.distributed import Distributed
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.outputs.sinks import VideoSink

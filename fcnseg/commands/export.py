@@ -12,21 +12,21 @@ from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, FcnsegError, OptionError
-from fcnseg.export import (
+from fcnseg.exporting import (
     FORMATS,
     REPORT_SUFFIX,
     convert,
     opset_of,
 )
-from fcnseg.export.graph import GraphOptions
-from fcnseg.export.packages import (
+from fcnseg.exporting.graph import GraphOptions
+from fcnseg.exporting.packages import (
     MODEL,
     how_to_get_the_runtime,
     runtime_folder,
     write_bundle,
     write_page,
 )
-from fcnseg.export.parity import SIZES, Parity, Trial
+from fcnseg.exporting.parity import SIZES, Parity, Trial
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread

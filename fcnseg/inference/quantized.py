@@ -24,10 +24,10 @@ from fcnseg.engines import open_exported
 from fcnseg.engines.base import PRECISION, Images, first_line
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError, OptionError, percent
-from fcnseg.export import labelled, require, verify, write_report, written_atomically
-from fcnseg.export.graph import PLAIN, GraphOptions, quiet
-from fcnseg.export.onnx_file import complete, network_model, save_onnx
-from fcnseg.export.parity import Trial, sample_images
+from fcnseg.exporting import labelled, require, verify, write_report, written_atomically
+from fcnseg.exporting.graph import PLAIN, GraphOptions, quiet
+from fcnseg.exporting.onnx_file import complete, network_model, save_onnx
+from fcnseg.exporting.parity import Trial, sample_images
 from fcnseg.files import folder_beside
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load

@@ -9,7 +9,7 @@ from fcnseg.commands.bench import BenchResult, bench
 from fcnseg.config import BenchConfig
 from fcnseg.device import Timing
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.io.images import write_image
 from fcnseg.progress import Progress
 

@@ -16,9 +16,9 @@ from fcnseg.config import ExportConfig
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, OptionError
-from fcnseg.export import graph as graphs
-from fcnseg.export import onnx_file as onnx_files
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting import graph as graphs
+from fcnseg.exporting import onnx_file as onnx_files
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
 from tests.conftest import skip_without
@@ -298,6 +298,6 @@ def test_the_contract_is_what_a_file_says(complete_file: Path, exported_model: P
 
 def test_a_bundle_carries_the_documented_contract():
     root = Path(__file__).parents[2]
-    carried = (root / "fcnseg/export/bundled/contract.md").read_text(encoding="utf-8")
+    carried = (root / "fcnseg/exporting/bundled/contract.md").read_text(encoding="utf-8")
     documented = (root / "docs" / "export.md").read_text(encoding="utf-8")
     assert carried.removeprefix("# Contract") in documented

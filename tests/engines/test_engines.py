@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec

@@ -18,14 +18,14 @@ from fcnseg.concurrency import usable_cores
 from fcnseg.device import Home
 from fcnseg.engines import fuse, openvino
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from tests.conftest import skip_without
 
 RGB = sample_images((1, 160, 200), seed=3)[0]  # large enough for torch to use its threads
 
 JOB = """
 import json, multiprocessing, pickle, sys, fcnseg
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 
 class Pickled:
     def __init__(self, data):

@@ -13,7 +13,7 @@ from fcnseg.engines.fuse import (
     fuse_for_inference,
 )
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.models.backbones.efficientnet_lite import SameConv2d
 from fcnseg.models.fcn import LearnedUpsample
 from fcnseg.models.networks import build

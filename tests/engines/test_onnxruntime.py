@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 from fcnseg.engines import onnx as onnx_engine
 from fcnseg.engines.onnx import OnnxEngine, _leading_to
 from fcnseg.errors import CheckpointError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 
 
 def test_what_an_output_does_not_need_is_left_out(exported_model: Path) -> None:

@@ -11,7 +11,7 @@ from fcnseg.engines.exported import metadata
 from fcnseg.engines.onnx import OpenCvEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import open_engine
 from fcnseg.models.checkpoint import Checkpoint
 

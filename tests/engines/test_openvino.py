@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg import export as formats
+from fcnseg import exporting as formats
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.engines.openvino import OpenVinoEngine, import_openvino
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint
 

@@ -10,7 +10,7 @@ import torch
 from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.engines import base as num_parallel
 from fcnseg.engines.base import ONE, Parallelism, side_by_side
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import EngineOptions, load, open_engine
 from tests.conftest import skip_without
 

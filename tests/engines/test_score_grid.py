@@ -8,7 +8,7 @@ from fcnseg.engines import argmax as module
 from fcnseg.engines import open_exported
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.models.backbones import upsample
 from fcnseg.models.networks import build, build_empty
 from fcnseg.models.spec import ModelSpec

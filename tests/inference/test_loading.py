@@ -31,7 +31,7 @@ def quick(exported_model: Path, monkeypatch) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(exported_model.read_bytes())
 
-    monkeypatch.setattr("fcnseg.export.convert", convert)
+    monkeypatch.setattr("fcnseg.exporting.convert", convert)
     monkeypatch.setattr(fastest_engine, "SECONDS", 0.0)
     return asked
 

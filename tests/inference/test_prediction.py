@@ -11,7 +11,7 @@ from PIL import Image
 
 import fcnseg
 from fcnseg.errors import InputError, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fcnseg.classes import ClassMap
 from fcnseg.engines.base import Engine
 from fcnseg.errors import CheckpointError, MediaError, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image, write_image

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcnseg.commands.demo.scenes import draw, make_scene
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.io.warp import LONGEST, Motion, Tracker, look_up
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fcnseg.errors import FcnsegError, InputError, MediaError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.io.images import decode_image, read_image
 from fcnseg.io.inputs import as_list, to_rgb
 

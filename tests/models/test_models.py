@@ -118,7 +118,7 @@ def test_an_exported_model_needs_neither(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     from fcnseg.classes import ClassMap
-    from fcnseg.export import convert
+    from fcnseg.exporting import convert
     from fcnseg.models.checkpoint import Checkpoint
 
     network = create_model("fcn8s", backbone="tiny", num_classes=2, width=8)

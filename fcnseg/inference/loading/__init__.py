@@ -173,7 +173,7 @@ def open_engine(
     kind = path.suffix.lower()
     if kind in RUNNABLE:
         return _open_exported(path, options)
-    from fcnseg.export import FORMATS
+    from fcnseg.exporting import FORMATS
 
     if kind in {format.suffix for format in FORMATS.values()} and header_in(path) is not None:
         raise CheckpointError(
@@ -292,8 +292,8 @@ def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
     if not kept.is_file():
         text = f"Converting {path.name}, which takes up to a minute (once; kept in {kept.parent})"
         callback(Message(text))
-        from fcnseg.export import convert
-        from fcnseg.export.graph import GraphOptions
+        from fcnseg.exporting import convert
+        from fcnseg.exporting.graph import GraphOptions
 
         computing()
         convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))

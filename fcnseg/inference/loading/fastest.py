@@ -13,7 +13,7 @@ from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import Engine
 from fcnseg.errors import STRANGE
-from fcnseg.export.parity import Trial, compare, sample_images
+from fcnseg.exporting.parity import Trial, compare, sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fcnseg.classes import ClassMap
-from fcnseg.export.parity import Parity, Trial, compare, sample_images, tolerance_of
+from fcnseg.exporting.parity import Parity, Trial, compare, sample_images, tolerance_of
 
 
 def colours(images: np.ndarray) -> np.ndarray:

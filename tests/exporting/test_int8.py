@@ -13,7 +13,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.commands.export import export
 from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import scoring_layers, spread, write_int8
 from fcnseg.io.images import read_image

@@ -20,9 +20,9 @@ from fcnseg.engines.base import EXPORT, PRECISION, channels_first
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
-from fcnseg.export.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
-from fcnseg.export.onnx_file import example, write_onnx
-from fcnseg.export.parity import (
+from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
+from fcnseg.exporting.onnx_file import example, write_onnx
+from fcnseg.exporting.parity import (
     Images,
     LabelsOf,
     Logits,

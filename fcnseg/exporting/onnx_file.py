@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.engines.base import LABELS
-from fcnseg.export.graph import Graph, GraphOptions, OpaqueBefore, quiet, surroundings
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.graph import Graph, GraphOptions, OpaqueBefore, quiet, surroundings
+from fcnseg.exporting.parity import sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import KEY, Checkpoint
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnseg.export.graph import resized_images
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.graph import resized_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.io.images import resize_image
 from fcnseg.models.spec import IMAGENET
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.export.graph import Graph, quiet
-from fcnseg.export.parity import sample_images
+from fcnseg.exporting.graph import Graph, quiet
+from fcnseg.exporting.parity import sample_images
 from fcnseg.models.checkpoint import Checkpoint
 
 

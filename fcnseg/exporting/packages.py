@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fcnseg.errors import OptionError
-from fcnseg.export import REPORT_SUFFIX
+from fcnseg.exporting import REPORT_SUFFIX
 from fcnseg.io.images import cannot_write
 from fcnseg.models.checkpoint import Checkpoint
 
@@ -22,7 +22,7 @@ TEXTS = {
     "segment.cpp": "segment.cpp",
     "Dockerfile": "Dockerfile",
 }
-"""Names in the zip file -> in fcnseg/export/bundled."""
+"""Names in the zip file -> in fcnseg/exporting/bundled."""
 
 RUNTIME = (
     "ort.webgpu.min.mjs",
@@ -47,7 +47,7 @@ def write_bundle(path: Path, model: Path, header: Checkpoint) -> None:
             bundle.write(model.with_suffix(REPORT_SUFFIX), "parity.json")
             bundle.writestr("model.json", header.header_json())
             for name, source in TEXTS.items():
-                text = files("fcnseg.export").joinpath("bundled", source).read_text("utf-8")
+                text = files("fcnseg.exporting").joinpath("bundled", source).read_text("utf-8")
                 bundle.writestr(name, text)
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -73,7 +73,7 @@ def write_page(folder: Path, header: Checkpoint, runtime: Path | None) -> list[P
     written = []
     try:
         for name in PAGE:
-            text = files("fcnseg.export").joinpath("page", name).read_text(encoding="utf-8")
+            text = files("fcnseg.exporting").joinpath("page", name).read_text(encoding="utf-8")
             written.append(_write(folder / name, text))
         written.append(_write(folder / "model.json", header.header_json()))
         written.append(_write(folder / "README.txt", _readme(runtime is not None)))

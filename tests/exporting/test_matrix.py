@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.export import graph
+from fcnseg.exporting import graph
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "export_matrix.py"
 SPEC = importlib.util.spec_from_file_location("export_matrix", SCRIPT)

@@ -4,8 +4,8 @@ import pytest
 
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MediaError
-from fcnseg.export import FORMATS, Format, convert
-from fcnseg.export.parity import Trial
+from fcnseg.exporting import FORMATS, Format, convert
+from fcnseg.exporting.parity import Trial
 from fcnseg.models.checkpoint import Checkpoint
 
 
