@@ -1,6 +1,5 @@
 """Several processes share one job: started by torchrun, on the CPU."""
 
-import functools
 import itertools
 import json
 import subprocess
@@ -21,7 +20,7 @@ from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, _portable
 from fcnseg.errors import FailedElsewhere, MediaError, OptionError
-from fcnseg.inference.job import make_plan
+from fcnseg.inference.job import Job, make_plan
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.images import write_image
 from fcnseg.io.sources.video import open_video
@@ -244,10 +243,8 @@ def test_a_camera_is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     def work(group: Distributed) -> Any:
         with ExitStack() as stack:
-            make = functools.partial(make_plan, config, no_callback, None, group, stack)
-            return group.run_on_main(
-                lambda: make(predictor=network(), connect=lambda address: camera()).decided
-            )
+            job = Job(config, no_callback, group, stack, network(), lambda address: camera())
+            return group.run_on_main(lambda: make_plan(job).decided)
 
     first, second = side_by_side(monkeypatch, work)
     assert isinstance(first, OptionError)

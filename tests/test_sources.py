@@ -141,8 +141,9 @@ def test_every_and_limit(tmp_path, clip, every, limit, expected):
 
 def test_several_processes_take_a_folder_together(tmp_path):
     folder = images(tmp_path, *(f"{number}.png" for number in range(8)))
-    chosen = {"limit": 5, "skip": lambda name, path: name == "1"}
-    first, second = (open_source(folder, **chosen, rank=rank, size=2) for rank in (0, 1))
+    first, second = (open_source(folder, limit=5, rank=rank, size=2) for rank in (0, 1))
+    for source in (first, second):
+        source.skip(lambda name, path: name == "1")
     assert (first.count, second.count) == (3, 2)
     assert (first.skipped, second.skipped) == (1, 0)
     assert names(first) == ["0", "3", "5"]
@@ -151,7 +152,8 @@ def test_several_processes_take_a_folder_together(tmp_path):
 
 def test_skipping_does_not_change_which_are_every_nth(tmp_path):
     folder = images(tmp_path, *(f"{number}.png" for number in range(6)))
-    source = open_source(folder, every=2, skip=lambda name, path: name == "0")
+    source = open_source(folder, every=2)
+    source.skip(lambda name, path: name == "0")
     assert source.skipped == 1
     assert names(source) == ["2", "4"]
 
@@ -212,7 +214,8 @@ def test_a_video_of_which_a_part_is_done(clip):
         asked.append(path)
         return name in done
 
-    with open_source(clip, skip=skip) as source:
+    with open_source(clip) as source:
+        source.skip(skip)
         assert [frame.index for frame in source] == [*range(2, 5), *range(6, 19)]
     assert source.skipped == 4
     assert asked == [clip] * 20

@@ -29,7 +29,10 @@ class Watcher:
     def __init__(self, folder, **options):
         self.notes = []
         options = {"pause": 0.02, "callback": self.notes.append} | options
+        skip = options.pop("skip", None)
         self.source = WatchedFolder(folder, Selection(every=options.pop("every", 1)), **options)
+        if skip is not None:
+            self.source.skip(skip)
         self.found = []
         self.thread = threading.Thread(target=self.run)
 

@@ -18,7 +18,7 @@ from fcnseg.device import resolve_device
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, MissingExtra, OptionError, counted
 from fcnseg.files import is_stdout
-from fcnseg.inference.job import Decided, InferPlan, make_plan
+from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.progress import Callback, Event, Message, Progress
 
@@ -58,7 +58,7 @@ def _run(
     config = replace(config, ray=None)
     with ExitStack() as stack:
         here = Distributed(str(resolve_device(config.device)), 0, size)
-        plan = make_plan(config, callback, None, here, stack)
+        plan = make_plan(Job(config, callback, here, stack))
         callback(Message(f"{counted(size, 'Ray worker')}"))
         make = ray.remote(max_concurrency=1, **each)(_Worker).remote
         return join(plan, _shards(ray, make, plan, run))
@@ -88,7 +88,8 @@ class _Worker:
         with ExitStack() as stack:
             share = Distributed(str(resolve_device(config.device)), rank, size)
             try:
-                return run(make_plan(config, keep, decided, share, stack)), warnings
+                job = Job(config, keep, share, stack)
+                return run(make_plan(job, decided)), warnings
             except FcnsegError as error:
                 return error
 
@@ -97,7 +98,7 @@ def _shards(
     ray: Any, make: Callable[[], Any], plan: InferPlan, run: Callable[..., Any]
 ) -> list[Shard]:
     """The shares of all workers, by rank; that of a lost one is done again."""
-    config, size = plan.config, plan.distributed.size
+    config, size = plan.job.config, plan.job.distributed.size
     actors: dict[int, Any] = {}
 
     def begin(rank: int, config: InferConfig) -> Any:
@@ -122,7 +123,7 @@ def _shards(
                 text = f"Ray lost {lost[rank]} workers in a row: {error}"
                 raise OptionError(text, hint="ray status, and the workers' memory") from None
             text = f"A Ray worker was lost; share {rank + 1} of {size} is done again"
-            plan.callback(Message(text, "warning"))
+            plan.job.callback(Message(text, "warning"))
             waiting[begin(rank, replace(config, skip_done=True))] = rank
             continue
         if isinstance(found, FcnsegError):
@@ -130,7 +131,7 @@ def _shards(
         results = [_with(one, count) for one, count in zip(found[0], kept[rank], strict=True)]
         done[rank] = results, found[1]
         ray.kill(actors.pop(rank))
-        plan.callback(Progress("infer", len(done), size, "workers"))
+        plan.job.callback(Progress("infer", len(done), size, "workers"))
     return [done[rank] for rank in range(size)]
 
 

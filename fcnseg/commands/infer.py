@@ -23,7 +23,7 @@ from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, OptionError, counted
 from fcnseg.files import fitting, remove_folder, safe_path
-from fcnseg.inference.job import Decided, InferPlan, make_plan, open_part
+from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.inference.outputs.sinks import (
@@ -35,14 +35,12 @@ from fcnseg.inference.outputs.sinks import (
     Sink,
     VideoSink,
 )
-from fcnseg.inference.parts import Part
+from fcnseg.inference.parts import VIDEO_KINDS, Part, Target
 from fcnseg.inference.pipeline import InferResult, Pipeline
-from fcnseg.inference.plan import MOVING, VIDEO_KINDS, Plan
 from fcnseg.inference.prediction import PredictedArrays, Predictor, ProportionsSink
 from fcnseg.inference.tiling import FramePredictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
-from fcnseg.io.sources.base import Frame, Source
-from fcnseg.io.sources.files import nothing
+from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.io.sources.listing import skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback
@@ -84,14 +82,12 @@ def infer(
     warnings: list[Message] = []
     report = callback if distributed.main else functools.partial(_keep_warning, warnings)
     with ExitStack() as stack:
+        job = Job(config, report, distributed, stack, segmenter, connect)
         made: list[InferPlan] = []
 
         def prepare(decided: Decided | None = None) -> Decided:
-            plan = make_plan(
-                config, report, decided, distributed, stack, predictor=segmenter, connect=connect
-            )
-            made.append(plan)
-            return plan.decided
+            made.append(make_plan(job, decided))
+            return made[0].decided
 
         decided = distributed.run_on_main(prepare)
         distributed.gather(lambda: None if distributed.main else prepare(decided))
@@ -102,14 +98,14 @@ def infer(
 def run_shard(plan: InferPlan) -> list[InferResult]:
     """Run the network on this process's frames of each part: what came of each."""
     if done := sum(part.finished > 0 for part in plan.parts):
-        plan.callback(Message(f"{done} {'video is' if done == 1 else 'videos are'} done already"))
+        plan.job.callback(_done_already(done, "video"))
     return [_run_part(plan, part, index) for index, part in enumerate(plan.parts)]
 
 
 def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message]]]) -> InferResult:
     """The result of all processes; what is one file of all frames is made."""
     for message in (message for _, messages in shards for message in messages):
-        plan.callback(message)
+        plan.job.callback(message)
     by_part = list(zip(*(results for results, _ in shards), strict=True))
     done = [InferResult.of_processes(each) if len(each) > 1 else each[0] for each in by_part]
     result = InferResult.of_parts(done)
@@ -128,47 +124,22 @@ def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message
 
 def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
     """Run the network on this process's frames of one source."""
-    config = plan.config
-    empty = InferResult(0, 0, (), (), 0.0, 0.0)
+    job, empty = plan.job, InferResult(0, 0, (), (), 0.0, 0.0)
     if part.finished and not part.each.save:
-        return replace(empty, skipped=part.finished if plan.distributed.main else 0)
+        return replace(empty, skipped=part.finished if job.distributed.main else 0)
     if isinstance(part.spec, str) and part.has_failed(as_path(part.spec)):
-        plan.callback(skipped_files([as_path(part.spec)], UNREADABLE))
+        job.callback(skipped_files([as_path(part.spec)], UNREADABLE))
         return replace(empty, skipped=1)
     try:
-        source = _reopened(plan, part)
+        source = _opened(plan, part)
     except MediaError as error:
         if len(plan.parts) == 1:
             raise
         failed = ((str(part.spec), error.message),)
         part.note_failures(failed)
         return replace(empty, frames_in=1, failed=failed)
-    predict = FramePredictor(
-        plan.predictor,
-        config.tile if plan.tiled else "off",
-        plan.callback,
-        smooth=config.smooth,
-        conf=config.conf,
-        classes=plan.renderer.only,
-        probabilities=part.each.needs_probabilities,
-    )
-    run = Pipeline(
-        source,
-        predict,
-        plan.callback,
-        plan.events,
-        distributed=plan.distributed,
-        batch=config.batch,
-        num_parallel=predict.num_parallel,
-        resume_with=plan.resume_with,
-    )
-    each = functools.partial(_sinks, plan, part.each, source, part.done)
-    last = functools.partial(_combined_sinks, plan, index, source)
-    if part.kept is not None:
-        last = functools.partial(_sinks, plan, part.labels, source, part.kept)
     try:
-        sinks = [each] if part.finished else [each, last]
-        result = run.result(sinks, plan.renderer if config.show else None)
+        result = _predicted(plan, part, index, source)
     finally:
         source.close()
         if source.kind == "folder":
@@ -176,46 +147,74 @@ def _run_part(plan: InferPlan, part: Part, index: int) -> InferResult:
         part.flush()
     if part.kept is None:
         part.note_finished(result.outputs, result.frames_out)
+    return result
+
+
+def _opened(plan: InferPlan, part: Part) -> Source:
+    """The source of a part, at what is not done yet."""
+    job = plan.job
+    source = part.opened or job.open(part.spec, part.name)
+    source.bands = bands_of(plan.predictor)
+    if job.config.skip_done:
+        source.skip(part.is_done)
+    done = source.skipped - len(part.skipped)
+    if done > 0:
+        job.callback(_done_already(done, "image"))
+    if part.skipped:
+        job.callback(skipped_files(part.skipped, UNREADABLE))
+    return source
+
+
+def _done_already(count: int, what: str) -> Message:
+    return Message(f"{count} {what}{' is' if count == 1 else 's are'} done already")
+
+
+def _predicted(plan: InferPlan, part: Part, index: int, source: Source) -> InferResult:
+    """Run the network on a source's frames, into the part's outputs."""
+    job, config = plan.job, plan.job.config
+    predict = FramePredictor(
+        plan.predictor,
+        config.tile if job.predictor is None else "off",
+        job.callback,
+        smooth=config.smooth,
+        conf=config.conf,
+        classes=plan.renderer.only,
+        probabilities="probabilities" in part.each.save,
+    )
+    run = Pipeline(
+        source,
+        predict,
+        job.callback,
+        job.events,
+        distributed=job.distributed,
+        batch=config.batch,
+        num_parallel=predict.num_parallel,
+        resume_with=plan.resume_with,
+    )
+    sinks = [functools.partial(_sinks, plan, part.each, source, part.done)]
+    if part.kept is not None:
+        sinks.append(functools.partial(_sinks, plan, part.labels, source, part.kept))
+    elif not part.finished:
+        sinks.append(functools.partial(_combined_sinks, plan, index, source))
+    result = run.result(sinks, plan.renderer if config.show else None)
     flicker = predict.flicker()
     if flicker is None:
         return result
     return replace(result, flicker=flicker.smoothed, flicker_raw=flicker.raw)
 
 
-def _reopened(plan: InferPlan, part: Part) -> Source:
-    """The source of a part, at what is not done yet."""
-    config = plan.config
-    if part.opened is not None and not config.skip_done:
-        return part.opened
-    if part.opened is not None:
-        part.opened.close()
-    skip = part.is_done if config.skip_done else nothing
-    source = open_part(
-        config, part.spec, part.name, plan.distributed, plan.stack, plan.events, plan.connect, skip
-    )
-    source.bands = bands_of(plan.predictor)
-    done = source.skipped - len(part.skipped)
-    if done > 0:
-        plan.callback(Message(f"{done} {'image is' if done == 1 else 'images are'} done already"))
-    if part.skipped:
-        plan.callback(skipped_files(part.skipped, UNREADABLE))
-    return source
-
-
 def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferResult:
     """Make what is one file of all frames of the labels that were kept."""
-    part = plan.parts[index]
+    part, job = plan.parts[index], plan.job
     folder, alone = part.labels.path, Distributed.single()
-    source = open_part(
-        plan.config, part.spec, part.name, alone, plan.stack, plan.events, plan.connect
-    )
+    source = job.open(part.spec, part.name, alone)
     source.bands = bands_of(plan.predictor)
     with source:
         run = Pipeline(
             source,
             functools.partial(_saved_labels, folder / "labels"),
-            plan.callback,
-            plan.events,
+            job.callback,
+            job.events,
             distributed=alone,
             task="join",
             resume_with="--skip-done",
@@ -237,11 +236,11 @@ def _saved_labels(folder: Path, frames: Sequence[Frame]) -> list[PredictedArrays
     return [PredictedArrays(read_raw_labels(file).values.astype(np.uint8)) for file in files]
 
 
-def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) -> list[Sink]:
+def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) -> list[Sink]:
     """The sinks that write what is planned."""
     renderer = plan.renderer
     if target.shape == "pipe":
-        return [PipeSink(kind, renderer, source, plan.config.format) for kind in target.save]
+        return [PipeSink(kind, renderer, source, plan.job.config.format) for kind in target.save]
     if target.shape in ("file", "sequence"):
         made = FileSink if target.shape == "file" else SequenceSink
         return [made(target.path, kind, renderer) for kind in target.save]
@@ -262,7 +261,7 @@ def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) ->
                 sound=source.sound,
                 aspect=source.aspect,
                 live=source.live,
-                callback=plan.events.put,
+                callback=plan.job.events.put,
             )
         )
     each = [kind for kind in target.save if kind in SUFFIXES and kind not in video_kinds]
@@ -278,7 +277,7 @@ def _sinks(plan: InferPlan, target: Plan, source: Source, manifest: Manifest) ->
 
 def _combined_sinks(plan: InferPlan, index: int, source: Source) -> list[Sink]:
     """What is one file of all frames."""
-    part, path = plan.parts[index], plan.config.shares
+    part, path = plan.parts[index], plan.job.config.shares
     sinks = _sinks(plan, part.combined, source, part.done)
     if path is None:
         return sinks

@@ -15,12 +15,11 @@ from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, next_free, safe_path
 from fcnseg.inference.loading import load
-from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io import Window
 from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import refuse_sources
-from fcnseg.io.sources.base import Source
+from fcnseg.io.sources.base import MOVING, Source
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file

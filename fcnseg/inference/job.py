@@ -2,36 +2,92 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import cast
+from typing import Any, cast
 
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
-from fcnseg.files import is_stdout, next_free
+from fcnseg.files import is_stdout, next_free, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import Renderer
-from fcnseg.inference.parts import Part, make_parts, only_shown, refuse_rate, refuse_unused
-from fcnseg.inference.plan import written
+from fcnseg.inference.outputs.manifest import Manifest
+from fcnseg.inference.parts import (
+    Part,
+    Target,
+    only_shown,
+    refuse_rate,
+    refuse_unused,
+    split,
+    target_of,
+    written,
+)
 from fcnseg.inference.prediction import Predictor
 from fcnseg.inference.segmenter import Segmenter
+from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources
-from fcnseg.io.sources.base import Source
-from fcnseg.io.sources.files import Skip, nothing
+from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
 from fcnseg.io.sources.live import Connect
-from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.reader import RawVideo
 from fcnseg.io.sources.sequence import is_sequence
 from fcnseg.models.find import find_models, model_files
 from fcnseg.progress import Callback, Event, Message
+from fcnseg.remote import as_path
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What was asked for, and what every step of it is given.
+
+    stack: closes what is opened. predictor: instead of the model that `config` names; connect:
+    opens cameras and streams. events: threads speak through the main thread.
+    """
+
+    config: InferConfig
+    callback: Callback
+    distributed: Distributed
+    stack: ExitStack
+    predictor: Predictor | None = None
+    connect: Connect | None = None
+    events: SimpleQueue[Event] = field(default_factory=SimpleQueue)
+
+    def open(
+        self, spec: str | tuple[Named, ...], name: str, distributed: Distributed | None = None
+    ) -> Source:
+        """The source of one part, with the options that choose its frames.
+
+        distributed: whose frames, this process's share unless said.
+        """
+        config, shared = self.config, distributed or self.distributed
+        raw = (config.video_size, config.pix_fmt)
+        source = open_source(
+            spec,
+            name=name,
+            every=config.every,
+            limit=config.limit,
+            start=config.start,
+            end=config.end,
+            fps=config.fps,
+            raw=None if raw == (None, None) else RawVideo.of(*raw),
+            page=config.page,
+            watch=config.watch,
+            exclude=config.out,
+            rank=shared.rank,
+            size=shared.size,
+            connect=self.connect,
+            callback=self.events.put,
+        )
+        return self.stack.enter_context(source)
 
 
 @dataclass(frozen=True)
@@ -44,58 +100,46 @@ class Decided:
 
 @dataclass(frozen=True, eq=False)
 class InferPlan:
-    """What one process is to do.
+    """What one process is to do; predictor: what it does it with."""
 
-    tiled: whether large images are cut into tiles before `predictor` sees them.
-    resume_with: the options that resume the job; "" where that can't be.
-    """
-
-    config: InferConfig
-    distributed: Distributed
-    callback: Callback
-    stack: ExitStack
-    events: SimpleQueue[Event]  # threads speak through the main thread
-    connect: Connect | None
+    job: Job
     decided: Decided
     parts: tuple[Part, ...]
     predictor: Predictor
-    tiled: bool
     renderer: Renderer
-    resume_with: str
+
+    @property
+    def resume_with(self) -> str:
+        """The options that resume the job; "" where that can't be."""
+        config, parts = self.job.config, self.parts
+        in_one = any(part.combined.save for part in parts) or config.shares is not None
+        later = any(part.kept is not None for part in parts)
+        once = config.smooth or "-" in config.source or any(part.live for part in parts)
+        if once or (in_one and not later and len(parts) == 1):
+            return ""
+        return "--skip-done" if config.out else f"-o {self.decided.out} --skip-done"
 
 
-def make_plan(
-    config: InferConfig,
-    callback: Callback,
-    decided: Decided | None,
-    distributed: Distributed,
-    stack: ExitStack,
-    *,
-    predictor: Predictor | None = None,
-    connect: Connect | None = None,
-) -> InferPlan:
+def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     """Find the sources and the model and decide what is written; every refusal is here.
 
-    decided: what the main process has decided, in the others. stack: closes what is opened.
-    predictor: instead of the model that `config` names.
+    decided: what the main process has decided, in the others.
     """
-    _refuse(config, distributed.size)
+    config, predictor = job.config, job.predictor
+    _refuse(config, job.distributed.size)
     models = [] if predictor is not None else find_models(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
-    events: SimpleQueue[Event] = SimpleQueue()
-    found = _collect(config, callback)
-    if said := left_out(config.source):
-        callback(Message(said))
-    opened = None
-    if found.single is not None:
-        opened = open_part(config, found.single, "", distributed, stack, events, connect)
-        _refuse_live(config, opened, distributed.size)
-    parts = make_parts(config, found, opened, decided.out, models, distributed)
-    tiled = predictor is None
+    found = _collect(config, job.callback)
+    opened = None if found.single is None else job.open(found.single, "")
+    if opened is not None:
+        _refuse_live(config, opened, job.distributed.size)
+    parts = _parts(job, found, opened, decided.out, models)
     if predictor is None:
         frames = len(found.images) if opened is None else opened.count or 0
-        predictor = _load(config, models, decided.engine, parts, frames, distributed, callback)
-        decided = replace(decided, engine=_engine_for_all(predictor, decided.engine))
+        predictor = _load(job, models, decided.engine, parts, frames)
+        # Other processes take the chosen engine, too, where all models have it.
+        if "+" not in (engine := predictor.engine.name):
+            decided = replace(decided, engine=cast(EngineName, engine))
     if config.smooth and not isinstance(predictor, Segmenter):
         raise OptionError("smooth averages the logits of a Segmenter, which this is not.")
     if opened is not None:
@@ -105,35 +149,7 @@ def make_plan(
     refuse_rate(config, parts)
     if any(part.each.shape == "folder" for part in parts) and not only_shown(config):
         parts[0].done.begin()  # before another process writes there
-    return InferPlan(
-        config=config,
-        distributed=distributed,
-        callback=callback,
-        stack=stack,
-        events=events,
-        connect=connect,
-        decided=decided,
-        parts=parts,
-        predictor=predictor,
-        tiled=tiled,
-        renderer=Renderer.of(config, predictor.classes),
-        resume_with=_resume_options(config, parts, decided.out),
-    )
-
-
-def _engine_for_all(chosen: Segmenter, asked: EngineName) -> EngineName:
-    """The engine that the other processes take, too: the chosen one, where all models have it."""
-    return asked if "+" in chosen.engine.name else cast(EngineName, chosen.engine.name)
-
-
-def _resume_options(config: InferConfig, parts: Sequence[Part], out: Path) -> str:
-    """The options that resume the job; "" where that can't be."""
-    in_one = any(part.combined.save for part in parts) or config.shares is not None
-    later = any(part.kept is not None for part in parts)
-    once = config.smooth or "-" in config.source or any(part.live for part in parts)
-    if once or (in_one and not later and len(parts) == 1):
-        return ""
-    return "--skip-done" if config.out else f"-o {out} --skip-done"
+    return InferPlan(job, decided, parts, predictor, Renderer.of(config, predictor.classes))
 
 
 def _collect(config: InferConfig, callback: Callback) -> Collected:
@@ -141,44 +157,69 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
     if config.watch:
         if len(config.source) > 1:
             raise OptionError("--watch is for one folder.")
-        return Collected(single=config.source[0])
-    found = collect(config.source, exclude=config.out, callback=callback)
+        found = Collected(single=config.source[0])
+    else:
+        found = collect(config.source, exclude=config.out, callback=callback)
     if found.skipped:
         callback(skipped_files(found.skipped, "not an image or a video"))
+    if said := left_out(config.source):
+        callback(Message(said))
     return found
 
 
-def open_part(
-    config: InferConfig,
-    spec: str | tuple[Named, ...],
-    name: str,
-    distributed: Distributed,
-    stack: ExitStack,
-    events: SimpleQueue[Event],
-    connect: Connect | None,
-    skip: Skip = nothing,
-) -> Source:
-    """The source of one part of a job, with the options that choose its frames."""
-    return stack.enter_context(
-        open_source(
-            spec,
-            name=name,
-            every=config.every,
-            limit=config.limit,
-            start=config.start,
-            end=config.end,
-            fps=config.fps,
-            raw=RawVideo.of(config.video_size, config.pix_fmt),
-            page=config.page,
-            watch=config.watch,
-            exclude=config.out,
-            skip=skip,
-            rank=distributed.rank,
-            size=distributed.size,
-            connect=connect,
-            callback=events.put,
-        )
-    )
+def _parts(
+    job: Job, found: Collected, opened: Source | None, out: Path, models: Sequence[Path]
+) -> tuple[Part, ...]:
+    """What is written of each source, and what of it the same job has done before."""
+    config, depends = job.config, _dependencies(job.config, models)
+
+    @functools.cache  # thousands of videos have one manifest, to be read once
+    def manifest(target: Target, of: str) -> Manifest:
+        resume, rank = config.skip_done, job.distributed.rank
+        return Manifest(target.path, target.save, depends[of], resume=resume, rank=rank)
+
+    def part(spec: str | tuple[Named, ...], name: str) -> Part:
+        kind: Kind = "video" if name else "folder" if opened is None else opened.kind
+        if config.smooth:
+            check_is_video(kind)
+        target = target_of(config, kind, out, alone=found.count == 1)
+        each, combined = split(target, kind)
+        whole = None
+        alone = combined.save and not (config.shares or config.show)
+        if alone and kind == "video" and target.shape == "folder":
+            whole = manifest(combined, "whole")
+        finished = 0 if whole is None else whole.finished(as_path(str(spec)))
+        in_one = bool(combined.save) or config.shares is not None
+        later = in_one and (job.distributed.size > 1 or config.skip_done) and not finished
+        if later and config.watch:
+            raise OptionError("--skip-done can't add what comes into a folder to one file.")
+        labels = Target("folder", target.kept_folder(name), ("labels",))
+        kept = manifest(labels, "kept") if later else None
+        done = manifest(each, "each")
+        return Part(spec, name, kind, opened, each, combined, labels, done, kept, whole, finished)
+
+    return tuple(part(*spec) for spec in found.specs)
+
+
+def _dependencies(config: InferConfig, models: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What outputs depend on beside their source: each frame's, kept labels, one file of all."""
+    stamps = [[model.resolve(), *stamp(model)] for model in models]
+    by: dict[str, Any] = {
+        "tile": config.tile,
+        "model": stamps if len(stamps) > 1 else stamps[0] if stamps else None,
+        **({"tta": True} if config.tta else {}),
+        "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
+        "looks": [config.palette, config.legend, config.simplify],
+        "smooth": config.smooth,
+        "short_side": config.short_side,
+        "page": config.page,
+    }
+    chosen = [config.every, config.limit, config.start, config.end, config.fps]
+    return {
+        "each": by,
+        "kept": {**by, "drawn": [config.conf, sorted(config.classes)], "looks": None},
+        "whole": {**by, "frames": chosen},
+    }
 
 
 def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequence[Path]) -> None:
@@ -195,15 +236,10 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
 
 
 def _load(
-    config: InferConfig,
-    models: Sequence[Path],
-    engine: EngineName,
-    parts: Sequence[Part],
-    frames: int,
-    distributed: Distributed,
-    callback: Callback,
+    job: Job, models: Sequence[Path], engine: EngineName, parts: Sequence[Part], frames: int
 ) -> Segmenter:
     """The model, or several averaged, made ready for about so many frames (0: unknown)."""
+    config, distributed = job.config, job.distributed
     one_by_one = any(part.live or part.kind == "image" for part in parts) or config.smooth > 0
     loaded = load(
         models,
@@ -215,10 +251,10 @@ def _load(
         frames=frames,
         parallel=not one_by_one,
         tta=config.tta,
-        callback=callback,
+        callback=job.callback,
     )
     if config.model is None:
-        callback(Message(f"The model is {loaded.title}"))
+        job.callback(Message(f"The model is {loaded.title}"))
     return loaded
 
 
@@ -235,6 +271,8 @@ def _refuse(config: InferConfig, size: int) -> None:
         raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
     if config.skip_done and config.smooth:
         raise OptionError("--skip-done can't resume --smooth: each frame needs those before.")
+    if size == 1:
+        return
     alone = {
         "--show": config.show,
         "--watch": config.watch,
@@ -243,7 +281,7 @@ def _refuse(config: InferConfig, size: int) -> None:
         "--out -": is_stdout(config.out),
         "--out %d": config.out is not None and is_sequence(config.out.name),
     }
-    for name in (name for name, given in alone.items() if given and size > 1):
+    for name in (name for name, given in alone.items() if given):
         raise OptionError(
             f"{name} is for one process, but torchrun has started {size}.",
             hint="run it without torchrun",

@@ -1,25 +1,178 @@
-"""The parts of an inference job: each source, what is written of it, and what of that is done."""
+"""What comes out of an inference job: the files by --out and --save, for each of its sources."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from fcnseg.config import InferConfig
-from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError
-from fcnseg.files import safe_path, stamp
-from fcnseg.inference.outputs import COMBINED
+from fcnseg.files import is_stdout, partial, safe_path
+from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
-from fcnseg.inference.plan import POLYGONS, VIDEO_KINDS, Plan, plan, split
-from fcnseg.inference.smoothing import check_is_video
-from fcnseg.io.sources.base import Kind, Source
-from fcnseg.io.sources.listing import Collected, Named
+from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.io.sources.base import MOVING, Kind, Source
+from fcnseg.io.sources.listing import Named as NamedImage
+from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
+from fcnseg.io.video_writer import FOURCC
+from fcnseg.overwriting import Named
 from fcnseg.remote import as_path
+
+VIDEO_KINDS = ("overlay", "side", "color")
+"""What a video can show; labels would not survive its compression."""
+
+_IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+_DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme", ".txt": "yolo"}
+
+_POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
+"""The outputs that --simplify is for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the outputs go.
+
+    shape: "file" (one file of one image), "sequence" (a numbered file for each frame), "video" (one
+        video file), "pipe" (a video on standard output) or "folder".
+    path: the file, the pattern of files or the folder. save: the kinds to write, the first being
+        the file's.
+    alone: whether it has the outputs of its source only.
+    """
+
+    shape: Literal["file", "sequence", "video", "pipe", "folder"]
+    path: Path
+    save: tuple[str, ...]
+    alone: bool = True
+
+    def kept_folder(self, name: str) -> Path:
+        """A hidden folder for labels that are kept until the end, where outputs go."""
+        if self.shape != "folder":
+            return self.path.with_name(f".{self.path.name}.parts")
+        folder = self.path / ".parts"
+        if self.alone:
+            return folder
+        return folder / (f"videos/{safe_path(name)}.labels" if name else "images")
+
+
+def split(target: Target, kind: Kind) -> tuple[Target, Target]:
+    """What is a file for each frame, and what is one file of all frames, for a kind of source."""
+    if target.shape in ("file", "sequence"):
+        return target, replace(target, save=())
+    if target.shape == "pipe":
+        return replace(target, save=()), target
+    videos = VIDEO_KINDS if kind in MOVING or target.shape == "video" else ()
+    combined = tuple(name for name in target.save if name in (*videos, *COMBINED))
+    each = tuple(name for name in target.save if name not in combined)
+    return replace(target, save=each), replace(target, save=combined)
+
+
+def target_of(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Target:
+    """What is written of one source."""
+    if only_shown(config):
+        return Target("folder", out, (), alone)
+    target = choose_target(kind, out, config.save, raw=config.format == "rawvideo")
+    if not alone and target.shape != "folder":
+        raise OptionError(
+            f"Several sources give more than one file, and {out.name} is one.",
+            hint=f"a folder: -o {out.with_suffix('')}",
+        )
+    return replace(target, alone=alone)
+
+
+def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = False) -> Target:
+    """What goes where, for a source of a kind; OptionError when it can't be.
+
+    raw: what goes to standard output is raw frames, which labels survive.
+    """
+    if is_stdout(out):
+        return _pipe(out, tuple(save) or ("overlay",), raw=raw)
+    suffix = "" if out.is_dir() else out.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return _video(kind, out, tuple(save) or ("overlay",))
+    if (suffix in _IMAGE_OUT or suffix in _DATA_OUT) and is_sequence(out.name):
+        return replace(_file("image", out, tuple(save)), shape="sequence")
+    if suffix in _IMAGE_OUT or suffix in _DATA_OUT:
+        return _file(kind, out, tuple(save))
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file; {_several(kind)} need a folder.")
+    usual = ("overlay",) if kind in MOVING else ("overlay", "labels")
+    return Target("folder", out, tuple(dict.fromkeys(save or usual)))
+
+
+def written(target: Target, name: str) -> list[Named]:
+    """Every file and folder that is written to. name: the source's."""
+    path = target.path
+    if target.shape == "file":
+        return [("--out", path)]
+    if target.shape == "video":
+        return [("--out", path), ("--out", partial(path))]
+    if target.shape == "pipe":
+        return []
+    if target.shape == "sequence":
+        return [("--out", one) for one in files_of_sequence(path)]
+    inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_KINDS]
+    inside += [*(kind for kind in target.save if kind in SUFFIXES)]
+    inside += COMBINED.values()
+    return [("--out", path), *(("--out", path / one) for one in inside)]
+
+
+def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Target:
+    if len(save) > 1:
+        raise OptionError(f"Standard output can't carry {' and '.join(save)}.", hint="a folder")
+    if save[0] not in VIDEO_KINDS and not (raw and save[0] == "labels"):
+        hint = "with --format rawvideo it can" if save[0] == "labels" else "give a folder: -o out"
+        raise OptionError(f"A video on standard output can't carry {save[0]!r}.", hint=hint)
+    return Target("pipe", out, save)
+
+
+def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
+    if kind == "image":
+        raise OptionError(
+            f"One image does not make a video ({out.name}).", hint=f"-o {out.with_suffix('.png')}"
+        )
+    if out.suffix.lower() not in FOURCC:
+        known = ", ".join(sorted(FOURCC))
+        raise OptionError(f"Videos can't be written as {out.suffix}; known: {known}.")
+    for name in save:
+        if name not in VIDEO_KINDS:
+            raise OptionError(
+                f"{name!r} can't be kept in a video ({out.name}): compression changes the values.",
+                hint=f"give a folder: -o {out.with_suffix('')}",
+            )
+    if len(save) > 1:
+        raise OptionError(
+            f"One video can't show {' and '.join(save)}.", hint=f"-o {out.with_suffix('')}"
+        )
+    return Target("video", out, save)
+
+
+def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
+    if kind != "image":
+        raise OptionError(
+            f"{_several(kind)} give more than one file, and {out.name} is one.".capitalize(),
+            hint=f"a folder: -o {out.with_suffix('')}"
+            + ("" if kind == "folder" else f", or a video: -o {out.with_suffix('.mp4')}"),
+        )
+    suffix = out.suffix.lower()
+    chosen = save[0] if save else _DATA_OUT.get(suffix, "overlay")
+    if len(save) > 1:
+        raise OptionError(
+            f"One file can't hold {' and '.join(save)}.", hint=f"-o {out.with_suffix('')}"
+        )
+    fits = suffix in _IMAGE_OUT if chosen in VIDEO_KINDS else suffix == SUFFIXES.get(chosen)
+    if not fits:
+        wanted = ".png" if chosen in VIDEO_KINDS else SUFFIXES.get(chosen, "")
+        where = f"-o {out.with_suffix(wanted)}"
+        raise OptionError(f"{chosen!r} can't be written as {suffix}.", hint=where)
+    return Target("file", out, (chosen,))
+
+
+def _several(kind: Kind) -> str:
+    return "several images" if kind == "folder" else f"the frames of a {kind}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +185,13 @@ class Part:
     skipped: files that are skipped because an earlier run could not read them.
     """
 
-    spec: str | tuple[Named, ...]
+    spec: str | tuple[NamedImage, ...]
     name: str
     kind: Kind
     opened: Source | None
-    each: Plan
-    combined: Plan
-    labels: Plan
+    each: Target
+    combined: Target
+    labels: Target
     done: Manifest
     kept: Manifest | None
     whole: Manifest | None = None
@@ -98,86 +251,6 @@ class Part:
         return self.each.shape == "folder" and bool(self.each.save or self.combined.save)
 
 
-def make_parts(
-    config: InferConfig,
-    found: Collected,
-    opened: Source | None,
-    out: Path,
-    models: Sequence[Path],
-    distributed: Distributed,
-) -> tuple[Part, ...]:
-    """What is written of each source, and what of it the same job has done before."""
-    stamps = [[model.resolve(), *stamp(model)] for model in models]
-    by: dict[str, Any] = {
-        "tile": config.tile,
-        "model": stamps if len(stamps) > 1 else stamps[0] if stamps else None,
-        **({"tta": True} if config.tta else {}),
-        "drawn": [config.alpha, config.conf, sorted(config.classes), config.show_bands],
-        "looks": [config.palette, config.legend, config.simplify],
-        "smooth": config.smooth,
-        "short_side": config.short_side,
-        "page": config.page,
-    }
-    jobs: dict[str, dict[str, Any]] = {
-        "each": by,
-        "kept": {**by, "drawn": [config.conf, sorted(config.classes)], "looks": None},
-        "whole": {
-            **by,
-            "frames": [config.every, config.limit, config.start, config.end, config.fps],
-        },
-    }
-
-    @functools.cache  # thousands of videos have one manifest, to be read once
-    def manifest(folder: Path, kinds: tuple[str, ...], job: str) -> Manifest:
-        return Manifest(folder, kinds, jobs[job], resume=config.skip_done, rank=distributed.rank)
-
-    parts = []
-    for spec, name in found.specs:
-        kind: Kind = "video" if name else "folder" if opened is None else opened.kind
-        if config.smooth:
-            check_is_video(kind)
-        target = _target(config, kind, out, alone=found.count == 1)
-        each, combined = split(target, kind)
-        in_one = bool(combined.save) or config.shares is not None
-        whole = None
-        alone = combined.save and not (config.shares or config.show)
-        if kind == "video" and target.shape == "folder" and alone:
-            whole = manifest(target.path, combined.save, "whole")
-        finished = 0 if whole is None else whole.finished(as_path(str(spec)))
-        later = in_one and (distributed.size > 1 or config.skip_done) and not finished
-        if later and config.watch:
-            raise OptionError("--skip-done can't add what comes into a folder to one file.")
-        labels = Plan("folder", _kept_folder(target, name), ("labels",))
-        done = manifest(target.path, each.save, "each")
-        kept = manifest(labels.path, labels.save, "kept") if later else None
-        manifests = (done, kept, whole)
-        parts.append(Part(spec, name, kind, opened, each, combined, labels, *manifests, finished))
-    return tuple(parts)
-
-
-def _target(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Plan:
-    """What is written of one source."""
-    if only_shown(config):
-        return Plan("folder", out, (), alone)
-    target = plan(kind, out, config.save, raw=config.format == "rawvideo")
-    if not alone and target.shape != "folder":
-        raise OptionError(
-            f"Several sources give more than one file, and {out.name} is one.",
-            hint=f"a folder: -o {out.with_suffix('')}",
-        )
-    return replace(target, alone=alone)
-
-
-def _kept_folder(target: Plan, name: str) -> Path:
-    """A hidden folder for labels that are kept until the end, where outputs go."""
-    if target.shape != "folder":
-        return target.path.with_name(f".{target.path.name}.parts")
-    folder = target.path / ".parts"
-    if target.alone:
-        return folder
-    return folder / (f"videos/{safe_path(name)}.labels" if name else "images")
-
-
 def only_shown(config: InferConfig) -> bool:
     """Whether a window or --shares is all that is wanted."""
     return config.out is None and not config.save and (config.show or config.shares is not None)
@@ -215,7 +288,7 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
         ),
         "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
         "--palette": (config.palette and not colored, "nothing that is written has colors"),
-        "--simplify": ("simplify" in config.chosen() and not saved & set(POLYGONS), "no polygons"),
+        "--simplify": ("simplify" in config.chosen() and not saved & set(_POLYGONS), "no polygons"),
     }
     for flag, why in [(flag, why) for flag, (found, why) in unused.items() if found]:
         raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")

@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Engine, Images, as_tensor
 from fcnseg.errors import OptionError
+from fcnseg.io.sources.base import MOVING
 from fcnseg.io.warp import Floats, Tracker, look_up
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Labels = NDArray[np.uint8]
-
-MOVING = ("video", "camera", "stream")
-"""Kinds of sources whose frames follow each other."""
 
 
 @dataclass(frozen=True)

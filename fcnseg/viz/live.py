@@ -8,10 +8,9 @@ from pathlib import Path
 
 from fcnseg.files import fitting, safe_filename
 from fcnseg.inference.outputs.window import Pace
-from fcnseg.inference.plan import MOVING
 from fcnseg.io import Window
 from fcnseg.io.images import resize_image, write_image
-from fcnseg.io.sources.base import Source
+from fcnseg.io.sources.base import MOVING, Source
 from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message
 from fcnseg.viz import Rgb, show

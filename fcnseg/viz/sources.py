@@ -21,13 +21,12 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
-from fcnseg.inference.plan import MOVING
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources import open_source, refuse_sources
-from fcnseg.io.sources.base import Frame, Source
+from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.io.sources.listing import Collected, collect, files_in
 from fcnseg.io.sources.listing import Named as NamedPath
 from fcnseg.overwriting import Named, refuse_overwriting

@@ -60,7 +60,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 def die_half_way(plan: InferPlan) -> list[InferResult]:
     """The second worker is killed once some of its images are done."""
-    out, rank = plan.config.out, plan.distributed.rank
+    out, rank = plan.job.config.out, plan.job.distributed.rank
     assert out is not None
     flag = out / ".killed"
     if rank == 1 and not flag.exists():

@@ -18,7 +18,7 @@ import numpy as np
 
 from fcnseg.inference.loading import load
 from fcnseg.io.sources import open_source
-from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.reader import RawVideo
 from tests.faults.images import RGB, by_pillow
 from tests.faults.kinds import Kind
 from tests.faults.models import write_checkpoint

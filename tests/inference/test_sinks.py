@@ -24,7 +24,7 @@ from fcnseg.inference.outputs.sinks import (
     VideoSink,
 )
 from fcnseg.inference.outputs.window import WindowSink
-from fcnseg.inference.plan import plan
+from fcnseg.inference.parts import choose_target
 from fcnseg.inference.prediction import (
     PredictedArrays,
     ProportionsSink,
@@ -265,7 +265,7 @@ def test_coco_of_a_frame_that_comes_again(tmp_path):
     ],
 )
 def test_plan(tmp_path, kind, out, save, expected):
-    found = plan(kind, tmp_path / out, save)
+    found = choose_target(kind, tmp_path / out, save)
     assert (found.shape, found.save) == expected
 
 
@@ -287,12 +287,12 @@ def test_plan(tmp_path, kind, out, save, expected):
 def test_plans_that_cannot_be(tmp_path, kind, out, save, message):
     (tmp_path / "taken").touch()
     with pytest.raises(OptionError, match=message):
-        plan(kind, tmp_path / out, save)
+        choose_target(kind, tmp_path / out, save)
 
 
 def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
     (tmp_path / "x.mp4").mkdir()
-    assert plan("video", tmp_path / "x.mp4", ()).shape == "folder"
+    assert choose_target("video", tmp_path / "x.mp4", ()).shape == "folder"
 
 
 def test_next_free(tmp_path):

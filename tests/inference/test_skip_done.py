@@ -10,6 +10,7 @@ import pytest
 
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
+from fcnseg.inference import job
 from fcnseg.inference.pipeline import InferResult
 from fcnseg.io.sources import files as recorded
 from fcnseg.progress import Event, Message
@@ -47,6 +48,24 @@ def test_what_failed_is_passed_over(
     assert (again.frames_out, again.failed, looked) == (0, (), [])
     assert "2 images are done already" in said
     assert "Skipped x [red].png: could not be read before, and not changed since" in said
+
+
+def test_a_source_is_listed_once(
+    folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which images it has says what kind it is; then those that are done are passed over."""
+    (folder / "list.txt").write_text("in/a.png\nin/b.png\n")
+    options: dict[str, Any] = {"source": [str(folder / "list.txt")], "save": ["labels"]}
+    run(folder, random_model, **options)
+    (folder / "out" / "labels" / "b.png").unlink()
+    opened: list[object] = []
+    open_source = job.open_source
+    monkeypatch.setattr(
+        job, "open_source", lambda spec, **how: opened.append(spec) or open_source(spec, **how)
+    )
+    again, said = run(folder, random_model, **options, skip_done=True)
+    assert (again.frames_out, again.skipped, len(opened)) == (1, 1, 1)
+    assert "1 image is done already" in said
 
 
 def test_what_failed_is_passed_over_for_one_file_of_all(folder: Path, random_model: Path) -> None:

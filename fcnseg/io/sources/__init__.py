@@ -17,13 +17,11 @@ from fcnseg.io.content import is_image, is_known_to_pillow
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
-from fcnseg.io.sources.base import Selection, Source, usable_rate
+from fcnseg.io.sources.base import Selection, Source
 from fcnseg.io.sources.files import (
     ImageFiles,
-    Skip,
     WatchedFolder,
     check_watch,
-    nothing,
 )
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
 from fcnseg.io.sources.live import (
@@ -36,7 +34,7 @@ from fcnseg.io.sources.live import (
 from fcnseg.io.sources.network.addresses import refuse_link_local, unreachable, without_password
 from fcnseg.io.sources.network.served import Served, ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
-from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.reader import RawVideo, usable_rate
 from fcnseg.io.sources.sequence import (
     StreamedFolder,
     files_of_sequence,
@@ -87,7 +85,6 @@ def open_source(
     raw: RawVideo | None = None,
     watch: bool = False,
     exclude: Path | None = None,
-    skip: Skip = nothing,
     rank: int = 0,
     size: int = 1,
     page: str | None = None,
@@ -105,8 +102,7 @@ def open_source(
     fps: frames a second of what states no rate: several images, a raw stream.
     raw: what a video of raw frames consists of, which says nothing itself.
     watch: stay with a folder and take the images that come.
-    exclude: a folder to pass over (where outputs go); skip: says which images, or frames of a
-        video, to pass over.
+    exclude: a folder to pass over (where outputs go).
     rank, size: only what the rank-th of `size` processes takes of a video or of images.
     page: of files of several pages or frames: a number from 1 on, "all"; None: the first.
     connect: opens cameras and streams; None is OpenCV.
@@ -116,15 +112,15 @@ def open_source(
     selection = Selection(every, limit, start, end, rank, size, page or "")
     rate = None if fps is None else usable_rate(fps)
     if not isinstance(spec, str | Path):
-        source: Source = ImageFiles(list(spec), "folder", selection, skip, callback)
+        source: Source = ImageFiles(list(spec), "folder", selection, callback)
     elif raw is not None:
-        source = _open_raw(str(spec), raw, selection, skip, callback)
+        source = _open_raw(str(spec), raw, selection, callback)
     elif stands_for_sequence(str(spec)) and not watch:
-        source = open_sequence(user_path(spec), rate, selection, skip, callback)
+        source = open_sequence(user_path(spec), rate, selection, callback)
     elif name:
-        source = video_file(as_path(spec), selection, callback, name, skip, several=True)
+        source = video_file(as_path(spec), selection, callback, name, several=True)
     else:
-        found = functools.partial(_open_any, str(spec), selection, exclude, skip, connect, callback)
+        found = functools.partial(_open_any, str(spec), selection, exclude, connect, callback)
         source = found(watch=watch)
     return source if rate is None else _at_rate(source, rate)
 
@@ -142,7 +138,6 @@ def _open_any(
     text: str,
     selection: Selection,
     exclude: Path | None,
-    skip: Skip,
     connect: Connect | None,
     callback: Callback,
     *,
@@ -156,20 +151,20 @@ def _open_any(
     if text.startswith("file://"):
         text = url2pathname(unquote(urlsplit(text).path))
     if isinstance(remote := as_path(text), RemotePath):
-        return _open_remote(remote, selection, exclude, skip, callback)
+        return _open_remote(remote, selection, exclude, callback)
     if is_address(text):
         return _open_address(text, selection, connect, callback)
     live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
     path = user_path(text)
     if watch:
-        return WatchedFolder(path, selection, exclude=exclude, skip=skip, callback=callback)
+        return WatchedFolder(path, selection, exclude=exclude, callback=callback)
     if path.is_dir():
         found = listing.in_folder(path, exclude=exclude, callback=callback)
-        return ImageFiles(found, "folder", selection, skip, callback)
+        return ImageFiles(found, "folder", selection, callback)
     if path.exists():
-        return _open_file(path, selection, skip, live, callback)
+        return _open_file(path, selection, live, callback)
     if is_glob(text):
-        return ImageFiles(_matching(text), "folder", selection, skip, callback)
+        return ImageFiles(_matching(text), "folder", selection, callback)
     return _open_camera(text, live)
 
 
@@ -230,7 +225,6 @@ def _matching(pattern: str) -> list[Named]:
 def _open_file(
     path: Path,
     selection: Selection,
-    skip: Skip,
     live: Callable[[int], Source],
     callback: Callback,
 ) -> Source:
@@ -239,32 +233,32 @@ def _open_file(
     if device:
         return live(int(device[1]))
     if suffix in LIST_SUFFIXES:
-        return ImageFiles(listing.from_list(path), "folder", selection, skip, callback)
+        return ImageFiles(listing.from_list(path), "folder", selection, callback)
     start = first_bytes(path)
     image = is_image(start)
     if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
-        return video_file(path, selection, callback, skip=skip)
+        return video_file(path, selection, callback)
     is_odd = suffix not in IMAGE_SUFFIXES and not is_known_to_pillow(path)
     if not image and (is_odd or start[4:8] == b"ftyp"):
         try:
-            return video_file(path, selection, callback, skip=skip)
+            return video_file(path, selection, callback)
         except MediaError:
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
-    return ImageFiles([(path.stem, path)], "image", selection, skip, callback)
+    return ImageFiles([(path.stem, path)], "image", selection, callback)
 
 
 def _open_remote(
-    path: RemotePath, selection: Selection, exclude: Path | None, skip: Skip, callback: Callback
+    path: RemotePath, selection: Selection, exclude: Path | None, callback: Callback
 ) -> Source:
     """A folder, an image or a video in remote storage."""
     if path.is_dir():
-        return StreamedFolder(path, selection, exclude, skip, callback)
+        return StreamedFolder(path, selection, exclude, callback)
     if not path.exists():
         raise missing(path)
-    return _open_file(path, selection, skip, _no_camera, callback)
+    return _open_file(path, selection, _no_camera, callback)
 
 
 def _no_camera(number: int) -> Source:
@@ -311,9 +305,7 @@ def _open_piped(selection: Selection, callback: Callback) -> Source:
     return PipedVideo(stream, selection, callback)
 
 
-def _open_raw(
-    text: str, raw: RawVideo, selection: Selection, skip: Skip, callback: Callback
-) -> Source:
+def _open_raw(text: str, raw: RawVideo, selection: Selection, callback: Callback) -> Source:
     """Raw frames that are piped in, or in a file."""
     options = raw.options()
     if text == "-":
@@ -324,7 +316,7 @@ def _open_raw(
     reader = PyavReader(
         str(path.absolute()), path, has_times=False, options=options, container="rawvideo"
     )
-    return VideoFile(path, selection, callback, skip=skip, reader=reader)
+    return VideoFile(path, selection, callback, reader=reader)
 
 
 def _missing(path: Path) -> MediaError:

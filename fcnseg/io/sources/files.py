@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +22,9 @@ from fcnseg.io.content import is_tiff
 from fcnseg.io.content.tiff import page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, nothing
 from fcnseg.progress import Callback, Event, Message, no_callback
 from fcnseg.remote import read_ahead
-
-Skip = Callable[[str, Path], bool]
-"""Whether an image or a frame of a video, by its name and file, is to be passed over."""
-
-
-def nothing(name: str, path: Path) -> bool:
-    """Pass over nothing."""
-    del name, path
-    return False
 
 
 class ImageFiles(ImageSource):
@@ -47,20 +38,24 @@ class ImageFiles(ImageSource):
         files: list[listing.Named],
         kind: Kind,
         selection: Selection,
-        skip: Skip = nothing,
         callback: Callback = no_callback,
         within: slice = slice(None),
     ) -> None:
         super().__init__()
-        self.kind, self._selection, self._callback, self._skip = kind, selection, callback, skip
-        wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
-        fresh = [(at, item) for at, item in enumerate(wanted) if not skip(*item[1:])]
-        done = len(wanted) - len(fresh)
+        self.kind, self._selection, self._callback = kind, selection, callback
+        self._wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
+        self.skip(nothing)
+
+    def skip(self, done: Skip) -> None:
+        """Skip the images for which `done` is true."""
+        super().skip(done)
+        selection, wanted = self._selection, self._wanted
+        fresh = [(at, item) for at, item in enumerate(wanted) if not done(*item[1:])]
+        self.skipped = 0 if selection.rank else len(wanted) - len(fresh)  # counted once
         if selection.limit:  # else an image's process is the same whatever is done
             fresh = list(enumerate(item for _, item in fresh[: selection.limit]))
         chosen = [item for at, item in fresh if at % selection.size == selection.rank]
         self._chosen: Iterable[tuple[int, str, Path]] = chosen
-        self.skipped = 0 if selection.rank else done  # counted once
         self.count = None if selection.page == "all" else len(chosen)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -132,7 +127,6 @@ class WatchedFolder(ImageSource):
         selection: Selection,
         *,
         exclude: Path | None = None,
-        skip: Skip = nothing,
         pause: float = 0.5,
         callback: Callback = no_callback,
     ) -> None:
@@ -140,7 +134,7 @@ class WatchedFolder(ImageSource):
         if not folder.is_dir():
             raise MediaError(f"{folder} is not a folder that could be watched.")
         self._folder, self._selection = folder, selection
-        self._exclude, self._skip, self._pause = exclude, skip, pause
+        self._exclude, self._pause = exclude, pause
         self._callback = callback
         self._files: dict[Path, _Watched] = {}
         self._names: set[str] = set()

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.sources.base import (
+from fcnseg.io.sources.damage import find_damage
+from fcnseg.io.sources.reader import (
     USUAL_RATE,
     FrameReader,
     no_video,
@@ -27,7 +28,6 @@ from fcnseg.io.sources.base import (
     readable_name,
     usable_rate,
 )
-from fcnseg.io.sources.damage import find_damage
 from fcnseg.io.sources.seen import HDR, Viewer, deinterlaced, display_matrix
 
 _TIMEOUT = 8.0  # seconds that a server may be silent

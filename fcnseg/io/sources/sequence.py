@@ -13,8 +13,9 @@ from fcnseg.errors import MediaError, user_path
 from fcnseg.files import safe_path
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import USUAL_RATE, Selection, Source
-from fcnseg.io.sources.files import ImageFiles, Skip
+from fcnseg.io.sources.base import Selection, Skip, Source
+from fcnseg.io.sources.files import ImageFiles
+from fcnseg.io.sources.reader import USUAL_RATE
 from fcnseg.progress import Callback, Message
 from fcnseg.remote import RemotePath
 from fcnseg.remote.listing import chunks
@@ -66,7 +67,7 @@ def _name_of(pattern: Path) -> str:
 
 
 def open_sequence(
-    pattern: Path, fps: Fraction | None, selection: Selection, skip: Skip, callback: Callback
+    pattern: Path, fps: Fraction | None, selection: Selection, callback: Callback
 ) -> Source:
     """Numbered images as one video."""
     numbered = _numbered(pattern)
@@ -87,8 +88,8 @@ def open_sequence(
     last = None if selection.end is None else math.ceil(selection.end * rate)
     within = slice(math.ceil(selection.start * rate), last)
     named = listing.named(files, pattern.parent, in_order=True)
-    source = ImageFiles(named, "video", selection, skip, callback, within)
-    if not source.count and not source.skipped:
+    source = ImageFiles(named, "video", selection, callback, within)
+    if not source.count:
         length = float(len(files) / rate)
         raise MediaError(
             f"{pattern} is {length:.1f} s long; nothing is left from {selection.start:g} s on."
@@ -110,12 +111,15 @@ class StreamedFolder(ImageFiles):
         folder: RemotePath,
         selection: Selection,
         exclude: Path | None,
-        skip: Skip,
         callback: Callback,
     ) -> None:
-        super().__init__([], "folder", selection, skip, callback)
+        super().__init__([], "folder", selection, callback)
         self._folder, self._exclude, self.count = folder, exclude, None
         self._chosen = self._choose()
+
+    def skip(self, done: Skip) -> None:
+        """Skip the images for which `done` is true, as they are listed."""
+        self._skip = done
 
     def _choose(self) -> Iterator[tuple[int, str, Path]]:
         """Those that this process takes, with their numbers."""

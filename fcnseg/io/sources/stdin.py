@@ -15,10 +15,10 @@ from typing import Any
 from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, is_elementary
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
 from fcnseg.io.sources.listing import frame_of
 from fcnseg.io.sources.pyav import PyavReader
-from fcnseg.io.sources.raw import RawVideo
+from fcnseg.io.sources.reader import RawVideo, is_elementary
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -16,14 +16,12 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import safe_path, utf8_name
 from fcnseg.io import cv2
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.sources.base import (
+from fcnseg.io.sources.base import Frame, Kind, Selection, Source
+from fcnseg.io.sources.pyav import PyavReader
+from fcnseg.io.sources.reader import (
     BROKEN_PACKETS,
     MISSING_FRACTION,
-    Frame,
     FrameReader,
-    Kind,
-    Selection,
-    Source,
     is_elementary,
     no_video,
     rate_of,
@@ -31,8 +29,6 @@ from fcnseg.io.sources.base import (
     readable_name,
     usable_rate,
 )
-from fcnseg.io.sources.files import Skip, nothing
-from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import RemotePath
 
@@ -150,7 +146,6 @@ class VideoFile(Source):
         selection: Selection,
         callback: Callback = no_callback,
         name: str = "",
-        skip: Skip = nothing,
         *,
         reader: FrameReader | None = None,
         several: bool = False,
@@ -160,7 +155,7 @@ class VideoFile(Source):
         self.sound = self.file = None if "://" in str(path) else Path(path)
         self.name = name or Path(path).stem
         self._reader = reader or open_video(path)
-        self._selection, self._callback, self._skip = selection, callback, skip
+        self._selection, self._callback = selection, callback
         self.fps = self._reader.fps / selection.every
         self.aspect = self._reader.aspect
         self._whole = self._estimate()
@@ -278,10 +273,9 @@ def video_file(
     selection: Selection,
     callback: Callback,
     name: str = "",
-    skip: Skip = nothing,
     *,
     several: bool = False,
 ) -> VideoFile:
     """The frames of a video file, on this machine or in remote storage."""
     made = RemoteVideo if isinstance(path, RemotePath) else VideoFile
-    return made(path, selection, callback, name, skip, several=several)
+    return made(path, selection, callback, name, several=several)
