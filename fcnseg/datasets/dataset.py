@@ -44,8 +44,8 @@ class SegmentationDataset(Dataset[Sample]):
     dataset[epoch, index]: varied by `augment`; everything random about it follows from
     (seed, epoch, index), whichever worker makes it and in whatever order.
 
-    Decoded images stay in memory up to a share of the machine's (`cache`); each worker
-    process keeps its own and takes its part of that share.
+    Decoded images stay in memory up to a fraction of the machine's (`cache`); each worker
+    process keeps its own and takes its part of that.
     """
 
     def __init__(

@@ -100,9 +100,9 @@ def write_declared(
         f"root = {toml_value(_root_from(description.root, path))}",
         f"layout = {toml_value(description.layout)}",
         *(
-            f"{side} = {toml_value(said)}"
-            for side, said in zip(("images", "labels"), description.found.sides, strict=True)
-            if said
+            f"{side} = {toml_value(pattern)}"
+            for side, pattern in zip(("images", "labels"), description.found.sides, strict=True)
+            if pattern
         ),
         f"store = {toml_value(encoding.store)}",
         f"kind = {toml_value(encoding.kind)}",
@@ -173,8 +173,8 @@ def read_declared(path: Path) -> Declared:
             sides=(_side(data, "images"), _side(data, "labels")),
         )
     except STRANGE as error:
-        said = error.message.rstrip(".") if isinstance(error, FcnsegError) else reason(error)
-        raise DatasetError(f"{path}: {said}.") from None
+        message = error.message.rstrip(".") if isinstance(error, FcnsegError) else reason(error)
+        raise DatasetError(f"{path}: {message}.") from None
 
 
 def _assign_splits(
@@ -239,10 +239,10 @@ def _strings(names: Any, where: str) -> tuple[str, ...]:
 
 
 def _side(data: Mapping[str, Any], side: str) -> str:
-    said = data.get(side, "")
-    if not isinstance(said, str):
-        raise ValueError(f"{side} is a folder or a pattern, in quotes; found {said!r}")
-    return os.fsdecode(to_bytes(said))
+    pattern = data.get(side, "")
+    if not isinstance(pattern, str):
+        raise ValueError(f"{side} is a folder or a pattern, in quotes; found {pattern!r}")
+    return os.fsdecode(to_bytes(pattern))
 
 
 def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:

@@ -109,7 +109,7 @@ def scan(
         reading = (declared and declared.reading) or _read(
             found, labels.counts, values, listing, yaml
         )
-        reading = _with_store(reading, found)
+        encoding = replace(reading.encoding, store=found.store, terms=found.terms)
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
         if images or drawn:
@@ -120,7 +120,7 @@ def scan(
         layout=found.layout,
         pairs=pairs,
         classes=reading.classes,
-        encoding=reading.encoding,
+        encoding=encoding,
         ignore_index=reading.ignore_index,
         drawn_split=drawn,
         why=(*found.why, *reading.why),
@@ -246,8 +246,8 @@ def _about_other_files(listing: Listing) -> tuple[str, str]:
     """What stands beside the images that may be meant for labels, and the hint for it."""
     boxes = listing.saying(_BOX, ".xml")
     if boxes:
-        said = f"{boxes[0]} and its like hold boxes, which do not say what pixels belong to a thing"
-        return f": {said}", "export the dataset as segmentation (polygons or masks)"
+        text = f"{boxes[0]} and its like hold boxes, which do not say what pixels belong to a thing"
+        return f": {text}", "export the dataset as segmentation (polygons or masks)"
     for suffix in _ANNOTATIONS:
         files = listing.with_suffix(suffix)
         if files:
@@ -311,8 +311,3 @@ def _read(
     if file and not listed.isdisjoint(reading.classes.names):
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
     return reading
-
-
-def _with_store(reading: Reading, found: Found) -> Reading:
-    encoding = replace(reading.encoding, store=found.store, terms=found.terms)
-    return replace(reading, encoding=encoding)

@@ -95,7 +95,7 @@ def _to_draw(
     pairs, image_scan = scanned.description.pairs, scanned.image_scan
     assert image_scan is not None, "a split is drawn after looking at the images"
     videos = find_videos(pairs, image_scan)
-    longest = _longest_whole(videos, len(pairs), fraction)
+    longest = _longest_kept(videos, len(pairs), fraction)
     groups = group_numbers(len(pairs), videos, [*find_lookalikes(image_scan), *together], longest)
     encoding = scanned.description.encoding
     return groups, presence(scanned.labels.counts, encoding, scanned.values.kind), (videos, longest)
@@ -122,7 +122,7 @@ def _with_pairs(scanned: Scanned, order: Sequence[Pair], why: str) -> Scanned:
     )
 
 
-def _longest_whole(videos: Sequence[Video], count: int, fraction: float) -> int:
+def _longest_kept(videos: Sequence[Video], count: int, fraction: float) -> int:
     """The most frames kept together: all, unless a video is more than half of everything."""
     longest = max((len(video.members) for video in videos), default=0)
     return max(1, round(count * fraction / 2)) if longest > count / 2 else max(1, longest)

@@ -132,12 +132,12 @@ class BatchSampler:
         A last batch of one image is left out (batch norm can't learn from it; the order
         changes every epoch, so no image is lost) unless it would be the only one.
         """
-        whole, rest = divmod(self.images, self.batch)
-        return max(1, whole + (rest >= max(2, self.ranks)))
+        full, rest = divmod(self.images, self.batch)
+        return max(1, full + (rest >= max(2, self.ranks)))
 
     @property
     def steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the entire training."""
         return self.epochs * self.epoch_steps
 
     def keys(self, start: int) -> Iterator[list[tuple[int, int]]]:

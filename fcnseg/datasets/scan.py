@@ -259,9 +259,9 @@ def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
         while job.key not in ready:
             part, seen = next(parts)
             texts = _parsed(text for text, _ in seen)
-            for one, (text, whole), what in zip(part, seen, texts, strict=True):
+            for one, (text, complete), what in zip(part, seen, texts, strict=True):
                 ready[one.key] = what
-                if whole:  # what can't be read is tried again
+                if complete:  # what can't be read is tried again
                     records[one.key] = begun.stamps[one.key], text
         yield ready[job.key]
     cache.put(records)

@@ -80,7 +80,7 @@ def draw_val(
     """The numbers of about a fifth of the pairs, the same for the same names and content.
 
     groups: (N,), pairs of one group stay together. present: (N, K), which classes a pair has:
-    each class is shared out like the whole (Sechidis et al., On the stratification of
+    each class is divided like all pairs (Sechidis et al., On the stratification of
     multi-label data, ECML 2011: the rarest class first, to the part that needs it most).
     """
     ordered, counts = _in_groups(names, groups, present, "")
@@ -132,14 +132,14 @@ def _in_groups(
     ordered = sorted(
         members.values(), key=lambda some: (-len(some), _draw(salt + min(names[i] for i in some)))
     )
-    whole = np.hstack([present, np.ones((len(names), 1), np.bool_)])
-    return ordered, np.array([whole[some].sum(0) for some in ordered], np.float64)
+    with_count = np.hstack([present, np.ones((len(names), 1), np.bool_)])
+    return ordered, np.array([with_count[some].sum(0) for some in ordered], np.float64)
 
 
 def _assign(counts: NDArray[np.float64], fractions: Sequence[float]) -> NDArray[np.int64]:
     """The part of each group. counts: (groups, columns), how often each has each class.
 
-    fractions: of the whole, for each part.
+    fractions: of all pairs, for each part.
     """
     total = counts.sum(0)
     needed = np.stack([fraction * total for fraction in fractions])  # (parts, columns)
@@ -198,7 +198,9 @@ def find_videos(pairs: Sequence[Pair], image_scan: ImageScan) -> tuple[Video, ..
     for index, pair in enumerate(pairs):
         match = re.match(r"^(.*?)(\d+)$", pair.name)
         if match and len(match[2]) < 18:
-            series.setdefault(_without_split(match[1]), []).append((int(match[2]), index))
+            first, slash, rest = match[1].partition("/")
+            name = rest if slash and first in SPLITS else match[1]
+            series.setdefault(name, []).append((int(match[2]), index))
     videos = []
     for name, entries in series.items():
         entries.sort()
@@ -206,11 +208,6 @@ def find_videos(pairs: Sequence[Pair], image_scan: ImageScan) -> tuple[Video, ..
         if len(entries) >= FEWEST_FRAMES and _is_video(image_scan.thumbnails[members]):
             videos.append(Video(name, tuple(members), tuple(number for number, _ in entries)))
     return tuple(videos)
-
-
-def _without_split(name: str) -> str:
-    first, slash, rest = name.partition("/")
-    return rest if slash and first in SPLITS else name
 
 
 def _is_video(thumbnails: NDArray[np.uint8]) -> bool:
@@ -292,10 +289,10 @@ def group_numbers(
 
     cut: set[int] = set()
     for video in videos:
-        whole = len(video.members) <= longest
-        cut.update(() if whole else video.members)
+        together = len(video.members) <= longest
+        cut.update(() if together else video.members)
         for place, (one, other) in enumerate(zip(video.members, video.members[1:], strict=False)):
-            if whole or (place + 1) % longest:
+            if together or (place + 1) % longest:
                 parent[root(other)] = root(one)
     for one, other in alike:
         if one not in cut or other not in cut:  # a cut video's neighbours are alike by nature

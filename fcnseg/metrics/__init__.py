@@ -1,4 +1,4 @@
-"""How good labels are: one confusion matrix over a whole split, and what follows from it.
+"""How good labels are: one confusion matrix over an entire split, and what follows from it.
 
 Definitions (Long, Shelhamer, Darrell, CVPR 2015, section 5), with n[i, j] the pixels of
 true class i labelled j and t[i] the row sums: IoU of a class = n[i, i] / (t[i] + sum_j

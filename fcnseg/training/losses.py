@@ -9,7 +9,7 @@
 
 Every term is a sum over something countable (pixels or images) divided by a number that
 is known from the labels alone. That is what lets a batch be computed in parts, or on
-several machines, with exactly the gradient of the whole.
+several machines, with exactly the gradient of the full batch.
 Sources: OHEM after Shrivastava et al. (CVPR 2016) with the threshold of Yu et al. (BiSeNet);
 focal: Lin et al. (ICCV 2017); Lovász-softmax: Berman et al. (CVPR 2018), algorithm 1.
 """
@@ -93,7 +93,7 @@ class Criterion:
     def normalizers(self, labels: Tensor) -> Tensor:
         """(2,): what the batch's sums are divided by, [weighted pixels, images].
 
-        labels: int64 (N, H, W), 255 = ignore. Shares of parts of a batch add up; they are
+        labels: int64 (N, H, W), 255 = ignore. Those of parts of a batch add up; they are
         float64, or float32 on MPS, which knows no other.
         """
         kind = torch.float32 if labels.device.type == "mps" else torch.float64
@@ -108,7 +108,7 @@ class Criterion:
         """The part of a batch's loss that belongs to these images, a scalar.
 
         logits: (N, K, H, W), any precision; labels: int64 (N, H, W).
-        normalizers: of the whole batch; done: the fraction of the training behind us.
+        normalizers: of the full batch; done: the fraction of the training behind us.
         """
         log_probabilities = logits.float().log_softmax(1)  # (N, K, H, W), once for all terms
         divisors = normalizers.clamp_min(1e-12).to(log_probabilities.dtype)

@@ -166,7 +166,7 @@ class TrainStep:
         return config.lr * lr_scale * factor
 
     def _backward(self, batch: Batch, micro_batches: int, *, done: float) -> Tensor:
-        """Gradients of the whole batch's loss, over all ranks, summed part by part."""
+        """Gradients of the full batch's loss, over all ranks, summed part by part."""
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)

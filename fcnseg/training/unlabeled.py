@@ -101,8 +101,8 @@ def find_unlabeled(folder: Path, description: Description, callback: Callback) -
             hint="give a folder of other images of the same kind",
         )
     copies = len(paths) - len(bad) - len(fresh)
-    said = f"; {copies} skipped, which the dataset or the folder has already" if copies else ""
-    callback(Message(f"{counted(len(fresh), 'unlabeled image')} in {folder}{said}"))
+    note = f"; {copies} skipped, which the dataset or the folder has already" if copies else ""
+    callback(Message(f"{counted(len(fresh), 'unlabeled image')} in {folder}{note}"))
     return tuple(fresh)
 
 

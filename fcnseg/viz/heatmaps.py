@@ -44,7 +44,7 @@ class HeatmapFigures:
     """Draws the pages of a frame.
 
     chosen: the class indices to draw; rungs: whether to draw the decomposition too.
-    width: pixels a page is wide at most. whole_key: keys name every chosen class, not only those
+    width: pixels a page is wide at most. full_key: keys name every chosen class, not only those
         in the frame, so that the pages of a video keep their size. theme: dark or light.
     heat: the classes with heatmaps where `of_interest` does not decide.
     """
@@ -54,7 +54,7 @@ class HeatmapFigures:
     alpha: float
     rungs: bool
     width: int = WIDEST
-    whole_key: bool = False
+    full_key: bool = False
     theme: Theme = THEMES["dark"]
     heat: tuple[int, ...] = ()
 
@@ -81,7 +81,7 @@ class HeatmapFigures:
         """The figures for a video's pages, whose classes are those of its first frame."""
         labels = self.segmenter.predict([first.pixels])[0].labels
         heat = self.of_interest(labels)
-        return replace(self, width=VIDEO_WIDTH, whole_key=True, heat=heat)
+        return replace(self, width=VIDEO_WIDTH, full_key=True, heat=heat)
 
     def images(self, frame: Frame) -> Iterator[tuple[str, Rgb]]:
         """Every page of a still image, with its file name."""
@@ -179,7 +179,7 @@ class HeatmapFigures:
     def key(self, labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
         """Names and colours of the drawn classes that labels of any shape contain."""
         seen = set(np.unique(labels).tolist())
-        here = [index for index in self.chosen if self.whole_key or index in seen]
+        here = [index for index in self.chosen if self.full_key or index in seen]
         return [(self.segmenter.classes.names[index], self.color(index)) for index in here]
 
     def color(self, index: int) -> tuple[int, int, int]:
@@ -189,7 +189,7 @@ class HeatmapFigures:
 
     def page(self, tiles: Sequence[Tile], **more: Any) -> Rgb:
         """A page in the figures' theme and width; more: as for `layout.page`."""
-        return page(tiles, width=self.width, theme=self.theme, fixed=self.whole_key, **more)
+        return page(tiles, width=self.width, theme=self.theme, fixed=self.full_key, **more)
 
     def page_name(self, index: int) -> str:
         """A file name that sorts by class and holds nothing a file system minds."""

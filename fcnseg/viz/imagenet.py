@@ -69,12 +69,12 @@ class ImageNetHeatmaps:
 
     def images(self, frame: Frame) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """overview.png and a page for each class, with their file names."""
-        whole, probabilities = self.look(frame.image)
+        overall, probabilities = self.look(frame.image)
         tiles = [
             Tile(
                 heatmap(grey(frame.image), probability, alpha=self.alpha),
                 self.classifier.names[index],
-                f"{percent(whole[index], 1)} for the whole image, peak {probability.max():.2f}",
+                f"{percent(overall[index], 1)} for the whole image, peak {probability.max():.2f}",
             )
             for index, probability in probabilities.items()
         ]
@@ -100,11 +100,11 @@ class ImageNetHeatmaps:
         pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, size)))[None]
         inputs = self.classifier.preprocess.normalise(pixels.to(self.device))
         scores = self.classifier(inputs)  # (1, 1000, h, w)
-        whole = scores.mean(dim=(2, 3)).softmax(dim=1)[0].cpu().numpy()
-        chosen = list(self.chosen) or np.argsort(-whole)[:TOP].tolist()
+        overall = scores.mean(dim=(2, 3)).softmax(dim=1)[0].cpu().numpy()
+        chosen = list(self.chosen) or np.argsort(-overall)[:TOP].tolist()
         cells = scores.softmax(dim=1)[:, chosen]  # (1, C, h, w)
         maps = self.classifier.to_pixels(cells, size)[0].cpu().numpy()
-        return whole, {
+        return overall, {
             index: np.clip(_grown(one, (height, width)), 0, 1)
             for index, one in zip(chosen, maps, strict=True)
         }

@@ -231,13 +231,13 @@ def _key(title: str, key: Key, text: int, width: int) -> Block:
         indent = round(width_of(title, text)) + text
     left = indent
     for name, color in key:
-        said = cut(name, width - indent - 2 * text, text)
-        needed = round(width_of(said, text)) + round(text * 1.4)
+        label = cut(name, width - indent - 2 * text, text)
+        needed = round(width_of(label, text)) + round(text * 1.4)
         if left > indent and left + needed > width:
             left, top = indent, top + line
         above = top + round(text * 0.25)
         marks.append(Box(left, above + text // 8, text, text, color))
-        marks.append(Words(left + round(text * 1.4), above, said, text))
+        marks.append(Words(left + round(text * 1.4), above, label, text))
         left += needed + text
     return Block(width, top + line, tuple(marks))
 

@@ -69,7 +69,7 @@ class LiveView:
     def _frames(self, source: Source) -> Iterator[list[Path]]:
         moving = source.kind in MOVING
         # A video keeps its size: its key names all classes.
-        self._figures = replace(self._figures, whole_key=moving)
+        self._figures = replace(self._figures, full_key=moving)
         pace = Pace()
         for frame in source:
             view = View(self._figures, frame)

@@ -121,8 +121,8 @@ def heatmaps(view: View) -> Section:
 def heatmap(view: View, index: int) -> Tile:
     """The probability of a class."""
     values = view.probabilities[index]
-    share = percent((view.predicted.labels == index).mean(), 1)
-    note = f"{share} of pixels, highest {values.max():.2f}"
+    fraction = percent((view.predicted.labels == index).mean(), 1)
+    note = f"{fraction} of pixels, highest {values.max():.2f}"
     color = view.figures.color(index)
     return view.heat(values, view.name(index), note, "probability", color=color)
 

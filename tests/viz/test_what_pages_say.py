@@ -89,7 +89,7 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
 
 def test_pages_of_a_video_keep_their_size(segmenter: Segmenter) -> None:
     config = VizConfig.make({"source": ["a.mp4"], "rungs": True})
-    figures = replace(HeatmapFigures.of(segmenter, config), whole_key=True)
+    figures = replace(HeatmapFigures.of(segmenter, config), full_key=True)
     frames = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 250)]
     frames.append(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     sizes = [{n: page.shape for n, page in figures.videos(Frame(image))} for image in frames]

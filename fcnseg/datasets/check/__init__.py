@@ -124,9 +124,9 @@ class CheckResult:
 
     def _repr_html_(self) -> str:
         """For notebooks: what the dataset is, how often each class occurs, and the findings."""
-        shares = [(one.name, percent(one.proportion)) for one in self.frequencies]
+        proportions = [(one.name, percent(one.proportion)) for one in self.frequencies]
         found = [(one.severity, one.sentence, one.repair) for one in self.findings]
-        return notebook.dataset(self.summary, shares, f"{self.count}.", found)
+        return notebook.dataset(self.summary, proportions, f"{self.count}.", found)
 
     def as_dict(self) -> dict[str, Any]:
         """What --json prints. splits: the folder's own, if any; parts: those in use."""

@@ -52,8 +52,8 @@ def counts_by_severity(findings: Sequence[Finding]) -> str:
     """How many findings there are: "1 error, 3 warnings and 2 notes"."""
     words = {"error": "error", "warning": "warning", "info": "note"}
     counts = {kind: sum(one.severity == kind for one in findings) for kind in SEVERITIES}
-    said = [counted(number, words[kind]) for kind, number in counts.items() if number]
-    return " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:]))) or "No findings"
+    parts = [counted(number, words[kind]) for kind, number in counts.items() if number]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:]))) or "No findings"
 
 
 DOUBTFUL = ("covered-picture", "outsized-label")

@@ -53,8 +53,8 @@ def _no_label_names(seen: Scanned) -> Iterable[Finding]:
     for name, value in seen.description.unlabelled:
         if value not in PLAIN and pixels.get(value):
             stored = f"#{value:06x}" if color else str(value)
-            share = percent(pixels[value] / seen.values.total)
-            shown = f"{name} ({stored}, {share}" if name else f"value {stored} ({share}"
+            fraction = percent(pixels[value] / seen.values.total)
+            shown = f"{name} ({stored}, {fraction}" if name else f"value {stored} ({fraction}"
             reason = (
                 "as its name says"
                 if name
@@ -232,7 +232,7 @@ def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Images that are one class all over, and not the usual one: a label file left empty."""
     usual = int(classes.pixels.sum(0).argmax())
-    odd = {index: some for index, some in classes.whole.items() if index != usual}
+    odd = {index: some for index, some in classes.covered.items() if index != usual}
     numbers = sorted(number for some in odd.values() for number in some)
     if 0 < len(numbers) <= len(seen.description.pairs) / 20:
         names = listed([seen.description.classes.names[index] for index in sorted(odd)])

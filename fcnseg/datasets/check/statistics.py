@@ -51,7 +51,7 @@ class Frequencies:
     labelled: int64 (N,), pixels of each pair that count.
     strange: stored value that is no class -> (pixels, pair numbers).
     between: (pixels, pair numbers) of values taken for the nearest class.
-    whole: class -> numbers of pairs that it covers altogether.
+    covered: class -> numbers of the pairs that it covers completely.
     spread: for each class, int64 (M,) numbers of the pairs that have it and its pixels there.
     """
 
@@ -61,7 +61,7 @@ class Frequencies:
     labelled: NDArray[np.int64]
     strange: Mapping[int, tuple[int, list[int]]]
     between: tuple[int, list[int]]
-    whole: Mapping[int, list[int]]
+    covered: Mapping[int, list[int]]
     spread: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
     def by_class(self, names: tuple[str, ...]) -> tuple[ClassCount, ...]:
@@ -87,7 +87,7 @@ def count_classes(seen: Scanned) -> Frequencies:
     ignored, labelled = [0] * len(SPLITS), [0] * len(description.pairs)
     strange: dict[int, tuple[int, list[int]]] = {}
     between: tuple[int, list[int]] = 0, []
-    whole: dict[int, list[int]] = {}
+    covered: dict[int, list[int]] = {}
     spread = [(array("q"), array("q")) for _ in range(count)]  # eight bytes a number
     meaning = _meanings(encoding)
     for number, (pair, one) in enumerate(zip(description.pairs, seen.labels.counts, strict=True)):
@@ -106,7 +106,7 @@ def count_classes(seen: Scanned) -> Frequencies:
             spread[index][1].append(n)
         labelled[number] = sum(of_class.values())
         if len(of_class) == 1:
-            whole.setdefault(next(iter(of_class)), []).append(number)
+            covered.setdefault(next(iter(of_class)), []).append(number)
         if encoding.snap:
             taken = sum(one.pixels[at] for at in odd) + one.rest
             between = _with(between, taken, number) if taken else between
@@ -122,7 +122,7 @@ def count_classes(seen: Scanned) -> Frequencies:
         np.array(labelled, np.int64),
         strange,
         between,
-        whole,
+        covered,
         [(np.array(numbers, np.int64), np.array(n, np.int64)) for numbers, n in spread],
     )
 
@@ -160,7 +160,7 @@ GRAIN = 32
 """Crops are multiples of the coarsest stride."""
 
 SMALL, LARGE = 256, 512
-"""Sides up to SMALL are taken whole; no crop is larger than LARGE."""
+"""Sides up to SMALL are kept; no crop is larger than LARGE."""
 
 FRACTION = 0.9
 """What a crop takes of sides in between."""

@@ -69,13 +69,13 @@ def _stored(description: Description) -> str:
         return f"{encoding.store}, {len(encoding.terms)} named"
     values = sorted({value for some in encoding.values for value in some})
     if encoding.kind == "color":
-        said = f"{len(values)} colours"
+        text = f"{len(values)} colours"
     elif len(values) <= FEW:
-        said = "/".join(map(str, values))
+        text = "/".join(map(str, values))
     else:
-        said = f"{len(values)} values, {values[0]} to {values[-1]}"
+        text = f"{len(values)} values, {values[0]} to {values[-1]}"
     ignored = [value for value in encoding.ignore if value >= 0]
-    return said + (", others ignored" if len(ignored) > 1 else ", one ignored" if ignored else "")
+    return text + (", others ignored" if len(ignored) > 1 else ", one ignored" if ignored else "")
 
 
 def _split(description: Description, own: Mapping[str, int], used: Mapping[str, int]) -> str:
@@ -111,12 +111,12 @@ def in_words(seconds: float) -> str:
     """How long a training takes, as a person says it: a few minutes, 40 minutes, 3 hours."""
     minutes = seconds / 60
     if minutes < 2:
-        said = "a minute or two"
+        text = "a minute or two"
     elif minutes < 90:
-        said = f"{minutes:.0f} minutes" if minutes < 10 else f"{round(minutes, -1):.0f} minutes"
+        text = f"{minutes:.0f} minutes" if minutes < 10 else f"{round(minutes, -1):.0f} minutes"
     else:
-        said = f"{minutes / 60:.0f} hours"
-    return f"Training takes about {said} on this processor (estimated from its speed)"
+        text = f"{minutes / 60:.0f} hours"
+    return f"Training takes about {text} on this processor (estimated from its speed)"
 
 
 def _speed() -> float:

@@ -133,8 +133,8 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     if listed:
         return _read_listed(values, listed, ignore)
     if values.band is not None:
-        said = ": a thin band between the others, after a gap"
-        reading = _read_without(values, values.band, (), said)
+        note = ": a thin band between the others, after a gap"
+        reading = _read_without(values, values.band, (), note)
         return replace(reading, unlabelled=(("", values.band),))
     seen = [value for value in without_strays(seen, values) if value != IGNORE] or [0]
     count = seen[-1] + 1
@@ -159,12 +159,12 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     )
 
 
-def _read_without(values: Values, ignored: int, entries: Sequence[Entry], said: str) -> Reading:
+def _read_without(values: Values, ignored: int, entries: Sequence[Entry], note: str) -> Reading:
     """Indices but one value, which stands for "ignore"."""
     rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
     reading = _read_indices(replace(values, pixels=rest, band=None), entries)
     encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
-    why = (*reading.why, f"value {ignored} is ignored{said}")
+    why = (*reading.why, f"value {ignored} is ignored{note}")
     return replace(reading, encoding=encoding, ignore_index=ignored, why=why)
 
 
@@ -273,8 +273,8 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
     by_value = {value: entry.name for entry in entries for value in entry.values}
     if len(names) != len(levels):
         names = [by_value.get(value, f"class_{value}") for value in levels]
-    said = f"{len(levels)} values up to {levels[-1]}: a class for each"
-    return Reading(Encoding.of(levels), named(names, entries), None, (said,))
+    why = f"{len(levels)} values up to {levels[-1]}: a class for each"
+    return Reading(Encoding.of(levels), named(names, entries), None, (why,))
 
 
 def _channel(values: Values) -> int:

@@ -49,7 +49,7 @@ BAND = 11
 each of its pixels are two classes."""
 
 MOST_BETWEEN = 0.9
-"""At least this share of its pixels."""
+"""At least this fraction of its pixels."""
 
 SAMPLES = 16
 """Label files read again where their counts alone leave the meaning open."""
@@ -125,10 +125,10 @@ def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:
     grey = least >= 0 and LEAST_LEVEL <= most < SMEARED
     if not 5 <= len(values.pixels) <= SMEARED or not (color or grey):
         return ()
-    inside, whole = Counter[int](), Counter[int]()
+    inside, area = Counter[int](), Counter[int]()
     for numbers in samples():
-        _count_areas(numbers, inside, whole)
-    solid = sorted(value for value in whole if inside[value] >= SOLID * whole[value])
+        _count_areas(numbers, inside, area)
+    solid = sorted(value for value in area if inside[value] >= SOLID * area[value])
     smeared = [value for value in values.pixels if value not in solid]
     if len(solid) < 2 or len(smeared) < max(3, len(solid)):
         return ()
@@ -150,7 +150,7 @@ def _band(values: Values, samples: _Samples) -> int | None:
     last = seen[-1]
     if last > SMEARED or values.files[last] < MOST_BETWEEN * values.count:
         return None
-    between = whole = 0
+    between = total = 0
     for numbers in samples():
         band = numbers == last
         around = np.ones((BAND, BAND), np.uint8)
@@ -158,11 +158,11 @@ def _band(values: Values, samples: _Samples) -> int | None:
             cv2.dilate((numbers == value).astype(np.uint8), around)[band].astype(int)
             for value in np.unique(numbers[~band]).tolist()
         )
-        between, whole = between + int(np.sum(classes >= 2)), whole + int(band.sum())
-    return last if whole and between >= MOST_BETWEEN * whole else None
+        between, total = between + int(np.sum(classes >= 2)), total + int(band.sum())
+    return last if total and between >= MOST_BETWEEN * total else None
 
 
-def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], whole: Counter[int]) -> None:
+def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], total: Counter[int]) -> None:
     """Add a file's pixels of each value, and those whose neighbours all have it too."""
     middle = numbers[1:-1, 1:-1]
     same = np.ones(middle.shape, np.bool_)
@@ -170,7 +170,7 @@ def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], whole: Counte
     for y in range(3):
         for x in range(3):
             same &= numbers[y : height - 2 + y, x : width - 2 + x] == middle
-    for counts, some in ((whole, middle), (inside, middle[same])):
+    for counts, some in ((total, middle), (inside, middle[same])):
         found, often = np.unique(some, return_counts=True)
         counts.update(dict(zip(found.tolist(), often.tolist(), strict=True)))
 

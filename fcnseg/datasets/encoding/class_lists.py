@@ -170,16 +170,16 @@ def _read_config(path: Path) -> list[Entry]:
     return [_entry(about.get("readable") or about["name"], about) for about in data["labels"]]
 
 
-def read_color(said: Any) -> int:
+def read_color(color: Any) -> int:
     """A packed colour from #rrggbb, three numbers, or text with three numbers."""
-    if isinstance(said, str):
-        text = said.strip()
+    if isinstance(color, str):
+        text = color.strip()
         if re.fullmatch(r"#?[0-9a-fA-F]{6}", text) and not text.isdecimal():
             return int(text.lstrip("#"), 16)
         if re.fullmatch(r"#\d{6}", text):
             return int(text[1:], 16)
-        said = re.findall(r"\d+", text)
-    red, green, blue = (int(part) for part in said[:3])
+        color = re.findall(r"\d+", text)
+    red, green, blue = (int(part) for part in color[:3])
     return pack(red, green, blue)
 
 
@@ -272,18 +272,18 @@ def _yaml_values(text: str, key: str) -> dict[str, str]:
     inline = start[1].split(" #")[0].strip()
     if inline.startswith(("[", "{")):
         close = "]" if inline[0] == "[" else "}"
-        whole = text[start.start(1) : text.index(close, start.start(1))][1:]
-        parts = [part.strip() for part in whole.replace("\n", " ").split(",")]
+        listed = text[start.start(1) : text.index(close, start.start(1))][1:]
+        parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
     else:
         block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
         lines = (block[0] if block else "").splitlines()
         parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
     found: dict[str, str] = {}
     for part in filter(None, parts):
-        said = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
-        if said is not None:
-            number = str(len(found)) if said[1] is None else said[1]
-            found[number] = said[2].strip(" '\"")
+        entry = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
+        if entry is not None:
+            number = str(len(found)) if entry[1] is None else entry[1]
+            found[number] = entry[2].strip(" '\"")
     return found
 
 
@@ -292,8 +292,8 @@ def yaml_folder(path: Path) -> Path:
 
     Such files travel: an absolute path is another machine's as a rule.
     """
-    said = re.search(r"^path[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
-    folder = path.parent / re.sub(r"\s#.*", "", said[1]).strip(" '\"") if said else path.parent
+    line = re.search(r"^path[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
+    folder = path.parent / re.sub(r"\s#.*", "", line[1]).strip(" '\"") if line else path.parent
     with contextlib.suppress(OSError):  # a name too long for any disk
         return folder if folder.is_dir() else path.parent
     return path.parent
@@ -306,8 +306,8 @@ def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
     """
     files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
     for path in files:
-        said = re.search(r"^masks_dir[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
-        folder = re.sub(r"\s#.*", "", said[1]).strip(" '\"").strip("/") if said else ""
+        line = re.search(r"^masks_dir[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
+        folder = re.sub(r"\s#.*", "", line[1]).strip(" '\"").strip("/") if line else ""
         if folder and any(f"/{folder}/" in f"/{name}" for name in listing.images):
             return folder
     return ""

@@ -44,7 +44,7 @@ NEAR = 2.0
 """And they lie so near (in each channel) to the line between them."""
 
 FLAT = 0.6
-"""The share of smeared label files that lies near their few true colours, at least."""
+"""The proportion of smeared label files that lies near their few true colours, at least."""
 
 _ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recognised
 
@@ -234,7 +234,7 @@ def _held(values: Values, chosen: Sequence[int]) -> int:
 
 
 INDICES_NOT_BLUR = 0.2
-"""Values 1..11 in a JPEG are class indices when they have this share of what 0 has (and a
+"""Values 1..11 in a JPEG are class indices when they have this fraction of what 0 has (and a
 twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 images.
 """
 

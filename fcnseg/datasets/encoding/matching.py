@@ -53,16 +53,16 @@ def adopt_classes(
 def mapping(before: Description, after: Description) -> str:
     """What stands for which class: "255 is background, 0 is nucleus; 7 is ignored"."""
     class_of = after.encoding.class_of()
-    said, ignored = [], []
+    meanings, ignored = [], []
     for value in (value for values in before.encoding.values for value in values):
         index = class_of.get(value)
         word = _word(value, before.encoding)
         if index is None:
             ignored.append(word)
         else:
-            said.append(f"{word} is {after.classes.names[index]}")
+            meanings.append(f"{word} is {after.classes.names[index]}")
     rest = f"; {', '.join(ignored)}: ignored" if ignored else ""
-    return ", ".join(said[:12]) + rest
+    return ", ".join(meanings[:12]) + rest
 
 
 def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding) -> Description:

@@ -174,16 +174,16 @@ def _via_area(region: Mapping[str, Any]) -> Area | None:
 
 def _via_name(attributes: Mapping[str, Any]) -> str:
     """The class among a region's attributes: one called so, else the first that says something."""
-    said = {}
+    named = {}
     for key, value in attributes.items():
         if isinstance(value, Mapping):  # checkboxes
             value = next((word for word, on in value.items() if on), "")
         if str(value).strip():
-            said[key.lower()] = str(value).strip()
+            named[key.lower()] = str(value).strip()
     for key in ("class", "label", "name", "type", "category", "object"):
-        if key in said:
-            return said[key]
-    return next(iter(said.values()), ONE_CLASS)
+        if key in named:
+            return named[key]
+    return next(iter(named.values()), ONE_CLASS)
 
 
 VIA = outlined("via", _via_files, _via_parse, "files with shape_attributes are VIA's")
@@ -202,20 +202,20 @@ def _label_studio_parse(path: Path) -> Document:
     tasks = json.loads(path.read_bytes())
     images = {}
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
-        answer = _label_studio_answer(task)
-        results = [one for one in answer.get("result", ()) if one["type"] != "choices"]
+        chosen = _label_studio_annotation(task)
+        results = [one for one in chosen.get("result", ()) if one["type"] != "choices"]
         areas = [area for area in map(_label_studio_area, results) if area is not None]
         size = next((_label_studio_size(one) for one in results), None)
         part = str(task.get("id", number))
         file = _label_studio_image(task)
         # An uploaded file's name begins with eight digits that the user's own file lacks.
         own = re.sub(r"^[0-9a-f]{8}-", "", file)
-        flat, edges = len(results) - len(areas), answer.get(EDGES_KEY) == EDGES
+        flat, edges = len(results) - len(areas), chosen.get(EDGES_KEY) == EDGES
         images[part] = Annotated(file, size, areas, flat, also=own, edges=edges)
     return Document(images)
 
 
-def _label_studio_answer(task: Mapping[str, Any]) -> Mapping[str, Any]:
+def _label_studio_annotation(task: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the last annotator who did not cancel has drawn; without annotators, the prediction."""
     annotations = task.get("annotations", task.get("completions", ()))
     kept = [one for one in annotations if not one.get("was_cancelled")]

@@ -97,11 +97,11 @@ class Area:
         return canvas > 0
 
 
-def _word(said: object) -> str:
+def _word(value: object) -> str:
     """A name in a document, which may be a number there."""
-    if isinstance(said, bool) or not isinstance(said, str | int):
-        raise TypeError(f"a name is a text; found {said!r:.40}")
-    return str(said)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"a name is a text; found {value!r:.40}")
+    return str(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,8 +123,8 @@ class CocoDocument:
         found: dict[str, list[Json]] = {}
         for one in annotations:
             image = same.get(str(one["image_id"]), "")
-            whole = len(one.get("bbox") or ()) == 4 and one["category_id"] in self.names
-            if whole and image in self.images and self._unusable(one, image) == NO_OUTLINE:
+            complete = len(one.get("bbox") or ()) == 4 and one["category_id"] in self.names
+            if complete and image in self.images and self._unusable(one, image) == NO_OUTLINE:
                 found.setdefault(image, []).append(one)
         return found
 

@@ -130,9 +130,9 @@ def _geojson_parse(path: Path) -> Document:
 
 def _geojson_epsg(data: Any) -> int:
     """The coordinate system that a file names; 0 for none."""
-    said = str(data.get("crs")) if isinstance(data, Mapping) and data.get("crs") else ""
-    number = re.search(r"EPSG:[\d.]*:?(\d+)", said)
-    return int(number[1]) if number else DEGREES if "CRS84" in said else 0
+    crs = str(data.get("crs")) if isinstance(data, Mapping) and data.get("crs") else ""
+    number = re.search(r"EPSG:[\d.]*:?(\d+)", crs)
+    return int(number[1]) if number else DEGREES if "CRS84" in crs else 0
 
 
 def _geojson_in_pixels(image: Annotated, path: Path) -> Annotated:
@@ -142,9 +142,9 @@ def _geojson_in_pixels(image: Annotated, path: Path) -> Annotated:
     place = georeference_in_tags(path)
     if place is None or place.epsg not in (image.epsg, None):
         system = "none" if place is None else f"EPSG:{place.epsg}"
-        said = "degrees of longitude and latitude" if image.epsg == DEGREES else "on a map"
+        unit = "degrees of longitude and latitude" if image.epsg == DEGREES else "on a map"
         raise MediaError(
-            f"{image.file}: its coordinates are {said} (EPSG:{image.epsg}), not pixels, and the "
+            f"{image.file}: its coordinates are {unit} (EPSG:{image.epsg}), not pixels, and the "
             f"georeference of {path} is {system}. Convert them to the image's (ogr2ogr -t_srs)."
         )
     areas = [
@@ -170,10 +170,10 @@ def _geojson_areas(feature: Mapping[str, Any]) -> Iterator[Area]:
 
 def _geojson_name(properties: Mapping[str, Any]) -> str:
     for word in _GEOJSON_WORDS:
-        said = properties.get(word)
-        said = said.get("name") if isinstance(said, Mapping) else said  # QuPath
-        if isinstance(said, str) and said.strip():
-            return said.strip()
+        value = properties.get(word)
+        value = value.get("name") if isinstance(value, Mapping) else value  # QuPath
+        if isinstance(value, str) and value.strip():
+            return value.strip()
     return ONE_CLASS
 
 

@@ -116,8 +116,8 @@ def _look(stack: NDArray[Any]) -> Look:
     middle = [np.asarray(stack[page]) for page in sample(range(len(stack)))]
     page = max(middle, key=lambda page: float(np.std(page)))
     single = page if page.ndim == 2 else page[..., 0] if page.shape[2] != 3 else page
-    whole = np.rint(single - single.min()).astype(np.int32) if single.ndim == 2 else single
-    return look_at(RawLabels(whole, None, "I"))
+    values = np.rint(single - single.min()).astype(np.int32) if single.ndim == 2 else single
+    return look_at(RawLabels(values, None, "I"))
 
 
 def _pages(listing: Listing, image: str, labels: str) -> list[Pair]:

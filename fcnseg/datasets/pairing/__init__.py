@@ -206,9 +206,9 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
 """What people call the parts of a dataset, lower case; also in one word (testset, Testdaten)."""
 
 
-def one_split(said: Sequence[SplitName]) -> SplitName:
+def one_split(named: Sequence[SplitName]) -> SplitName:
     """The split that one name means: `train_val` is for training, `train_test` says nothing."""
-    splits = set(said) - {""}
+    splits = set(named) - {""}
     if splits == {"train", "val"}:
         return "train"
     return splits.pop() if len(splits) == 1 else ""
@@ -272,10 +272,10 @@ def _place(folder: str) -> Place:
     role = ""
     rest = []
     for part in folder.split("/") if folder else []:
-        said_split, said_role = read_word(part)
-        split = said_split or split
-        role = said_role or role
-        if not (said_split or said_role):
+        its_split, its_role = read_word(part)
+        split = its_split or split
+        role = its_role or role
+        if not (its_split or its_role):
             rest.append(part)
     return Place(split, role, tuple(rest))
 

@@ -30,10 +30,10 @@ from fcnseg.datasets.pairing.candidates import (
     apart_in_space,
     is_constant,
     leaves,
+    mostly_same,
     pair,
     same_regions,
     sample,
-    share,
     tell_labels,
     two_images,
     two_label_sets,
@@ -66,7 +66,7 @@ def find_by_content(listing: Listing) -> Found | None:
     if not candidates:
         return None
     first = _only_image(listing, candidates)
-    rivals = [one for one in candidates if share(one.images, first.images)]
+    rivals = [one for one in candidates if mostly_same(one.images, first.images)]
     chosen = choose(listing, rivals, looks)
     apart = [
         one
@@ -131,7 +131,10 @@ def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
     found = []
     for difference in names.differences():
         pairs = names.matches(difference)
-        side = _label_side(pairs, looks) if len(pairs) > 1 else -1
+        if len(pairs) < 2:
+            continue
+        some = sample(pairs)
+        side = tell_labels(looks.of(a for a, _ in some), looks.of(b for _, b in some))
         if side == 1:
             found.append(Candidate(tuple(pairs), difference.first, difference.second))
         elif side == 0:
@@ -152,11 +155,6 @@ def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks)
     others = _told_apart(Names(files, shelves=True), looks)
     more = {name for one in others for name in one.images | one.labels}
     return others if len(more) > len(used) else kept
-
-
-def _label_side(pairs: Sequence[tuple[str, str]], looks: Looks) -> int:
-    some = sample(pairs)
-    return tell_labels(looks.of(a for a, _ in some), looks.of(b for _, b in some))
 
 
 def _consistent(found: Sequence[Candidate]) -> list[Candidate]:
@@ -239,7 +237,8 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
     rivals = [
         one
         for one in candidates
-        if one is first or (share(one.labels, first.labels) and not share(one.images, first.images))
+        if one is first
+        or (mostly_same(one.labels, first.labels) and not mostly_same(one.images, first.images))
     ]
     rivals = _unless_all(rivals, lambda one: _says(one.image_words, SECONDARY))
     rivals = _unless_all(rivals, lambda one: not _says(one.image_words, IMAGE_WORDS))
@@ -315,8 +314,8 @@ def settle(listing: Listing, found: Found) -> Found:
     candidates = candidates_of(files, looks)
     if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
         return find_by_content(listing) or found
-    rivals = [one for one in candidates if share(one.images, own.images)]
-    same = [one for one in rivals if share(one.labels, own.labels)]
+    rivals = [one for one in candidates if mostly_same(one.images, own.images)]
+    same = [one for one in rivals if mostly_same(one.labels, own.labels)]
     others = [one for one in rivals if one not in same]
     if not others:
         return found

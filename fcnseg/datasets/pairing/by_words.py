@@ -160,10 +160,10 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def term_of(words: Iterable[str]) -> str:
     """The class that words beside an image's name mean: without numbers and words for labels."""
-    said = [
+    kept = [
         part
         for word in words
         for part in _WORD.findall(word)
         if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
     ]
-    return "_".join(said) or ONE_CLASS
+    return "_".join(kept) or ONE_CLASS

@@ -72,7 +72,7 @@ class Looks:
         return self._seen[name]
 
 
-def share(one: frozenset[str], other: frozenset[str]) -> bool:
+def mostly_same(one: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two sets are mostly the same files."""
     return 2 * len(one & other) > min(len(one), len(other))
 
@@ -164,7 +164,7 @@ TINT = 6
 """JPEG changes a flat area by no more than this."""
 
 FLAT = 0.7
-"""Of labels, at least this share of neighbouring pixels have the same value."""
+"""Of labels, at least this fraction of neighbouring pixels have the same value."""
 
 SMOOTHER = 3.0
 """And where the image is flat too (X-rays on black), so many times fewer of them differ."""
@@ -192,7 +192,7 @@ WITHIN = 0.7
 class Look:
     """What a file shows.
 
-    flat: the share of neighbours in a row that are equal. few: how many values hold 90% of the
+    flat: the proportion of neighbours in a row that are equal. few: how many values hold 90% of the
     pixels. levels: how many cover areas, not edges. small: int32 (64, 64), the file resampled
     (nearest). color: whether it holds colours.
     """

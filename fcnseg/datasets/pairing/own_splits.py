@@ -76,12 +76,12 @@ def _assigned(
     """Pairs with what is told of each; None unless it parts them."""
     if needs_all and not told(pairs[0], root):
         return None  # the usual case, and cheap
-    said = [pair.split or told(pair, root) for pair in pairs]
-    if len(set(said) - {""}) < 2 or (needs_all and "" in said):
+    splits = [pair.split or told(pair, root) for pair in pairs]
+    if len(set(splits) - {""}) < 2 or (needs_all and "" in splits):
         return None
     return tuple(
         pair if pair.split else replace(pair, split=split)
-        for pair, split in zip(pairs, said, strict=True)
+        for pair, split in zip(pairs, splits, strict=True)
     )
 
 
@@ -94,8 +94,8 @@ def _folders_split(pair: Pair, root: Path) -> SplitName:
 @lru_cache(maxsize=4096)
 def _folder_split(folder: str) -> SplitName:
     """What the innermost folder with a split in its name says."""
-    said = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
-    return next((split for split in said if split), "")
+    splits = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
+    return next((split for split in splits if split), "")
 
 
 def _name_split(pair: Pair, _: Path) -> SplitName:
@@ -142,9 +142,9 @@ def _by_table(found: Found, listing: Listing, places: _Places) -> Found | None:
         if name.count("/") > 1 or _TABLE_WORDS.isdisjoint(words):
             continue
         lines = _lines(listing.path(name))
-        said = _splits_in_json(lines) if suffix_of(name) == ".json" else _splits_in_rows(lines)
+        named = _splits_in_json(lines) if suffix_of(name) == ".json" else _splits_in_rows(lines)
         chosen: dict[int, SplitName] = {}
-        for split, some in said.items():
+        for split, some in named.items():
             for number in places.named_by(some):
                 chosen.setdefault(number, split)
         if len(set(chosen.values())) > 1:

@@ -150,11 +150,11 @@ def _pairs(
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
             continue
-        said: SplitName = own
+        named: SplitName = own
         if split is not None and split < len(row):
-            said = SPLIT_WORDS.get(row[split].lower(), own)
+            named = SPLIT_WORDS.get(row[split].lower(), own)
         name = to_path(row[image]).with_suffix("").as_posix().lstrip("./")
         if own_names is not None and own_names < len(row):
             name = row[own_names]
-        pairs.append(Pair(*files, said, name))
+        pairs.append(Pair(*files, named, name))
     return pairs, missing

@@ -54,7 +54,8 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     states = [*runs.glob("*/state.pt"), *runs.glob("*/*/state.pt")]
     found = sorted(states, key=lambda path: path.stat().st_mtime_ns)
     for state in reversed(found):
-        run = _of_several(state) or RunFolder(state.parent)
+        several = several_in(state.parent.parent)
+        run = RunFolder(several.folder if several else state.parent)
         stored = stored_options(run)
         if config.data is None and not is_finished(run, stored):
             return run
@@ -89,12 +90,6 @@ def _refuse_stateless(run: RunFolder) -> None:
         if weights
         else f"start it again: {again}; what is in {run.folder} stays as it is",
     )
-
-
-def _of_several(state: Path) -> RunFolder | None:
-    """The folder of the several runs of which this is the state of one."""
-    folder = state.parent.parent
-    return RunFolder(folder) if several_in(folder) else None
 
 
 def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,15 +220,15 @@ def digest_of(description: Description) -> str:
 
     The same wherever the folder lies.
     """
-    whole = hashlib.sha256(to_bytes(repr(description.classes.names)))
+    digest = hashlib.sha256(to_bytes(repr(description.classes.names)))
     seen: set[Path] = set()
     for pair in description.pairs:
-        whole.update(to_bytes(f"\n{pair.name}\n{pair.split}"))
+        digest.update(to_bytes(f"\n{pair.name}\n{pair.split}"))
         for path in (pair.image, *files_of(pair)):
             if path not in seen:  # one document may have the labels of all images
                 seen.add(path)
-                whole.update(_start_of(path))
-    return whole.hexdigest()
+                digest.update(_start_of(path))
+    return digest.hexdigest()
 
 
 def note_environment(
