@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from fcnseg.__main__ import main
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
@@ -272,3 +273,15 @@ def test_the_help_names_arguments_without_python_types(command: str) -> None:
     arguments = text.partition("Arguments")[2].partition("Options")[0]
     assert not re.search(r"<\w+(\[\w+\])?>", arguments)
     assert "..." not in arguments
+
+
+@pytest.mark.parametrize("where", ["fcnseg.cli.console.run", "typer.main.get_command"])
+def test_ctrl_c_before_a_command_begins(where: str, monkeypatch, capsys) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
