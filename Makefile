@@ -1,6 +1,7 @@
 # make demo   the full pipeline on synthetic data: about three minutes, installation included
 # make test   the tests
 # make check  format, lint, types
+# make site   the documentation as web pages, in site/; a warning is an error
 # All set-up happens here: a virtual environment in .venv, made once.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fcnseg demo
@@ -30,6 +31,9 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -c "from fcnseg.config import TrainConfig, schema; print(schema.as_json(TrainConfig), end='')" > docs/schemas/train.json
 	sed -i "s/&#x27;/'/g; s/&quot;/\"/g; s/ \`:/\`:/" docs/cli.md
 
+site: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
@@ -42,5 +46,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(PIP) -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
