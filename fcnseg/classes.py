@@ -23,8 +23,10 @@ MAX_CLASSES = 255
 class ClassMap:
     """Names and colours of K classes; index 255 is always "ignore".
 
-    names: K distinct names.
-    colors: uint8 (K, 3), RGB.
+    names: K distinct names, 1 to 255 of them. colors: uint8 (K, 3), RGB. InputError for others.
+
+        classes = fcnseg.ClassMap.of(["background", "leaf"])
+        classes.names, classes.colors
     """
 
     names: tuple[str, ...]

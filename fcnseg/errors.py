@@ -31,7 +31,12 @@ from pathlib import Path
 
 
 class FcnsegError(Exception):
-    """The root of the tree.
+    """What can be wrong with what fcnseg is given: all its own errors are of this class.
+
+        try:
+            fcnseg.load("missing.safetensors")
+        except fcnseg.FcnsegError as error:
+            print(error.message, error.hint)
 
     message: what was found and what was expected, one or two sentences.
     hint: what the user can do about it, or "" when there is nothing to say.

@@ -139,6 +139,8 @@ class BenchResult:
 def bench(config: BenchConfig, callback: Callback = no_callback) -> BenchResult:
     """Time a model, each stage around it, and all of them together.
 
+        timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei"))
+
     OptionError when the source is not a video file; Interrupted on Ctrl-C.
     """
     try:
@@ -148,7 +150,6 @@ def bench(config: BenchConfig, callback: Callback = no_callback) -> BenchResult:
 
 
 def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
-    """Everything is in a temporary folder, which is removed."""
     if config.source is not None and "size" in config.chosen():
         raise OptionError(
             f"--size is that of the synthetic video; {config.source} has its own.",
@@ -165,8 +166,7 @@ def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
     )
     with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
         clip = config.source or _draw_clip(Path(folder) / "clip.mp4", config)
-        bench = _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config)
-        return bench.run(callback)
+        return _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config).run(callback)
 
 
 class _Bench:

@@ -49,7 +49,10 @@ compute = functools.partial(option, group="Hardware")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(Options):
-    """Report what a dataset folder contains and what is wrong with it."""
+    """Report what a dataset folder contains and what is wrong with it.
+
+        result = fcnseg.check(fcnseg.CheckConfig(data=Path("photos")))
+    """
 
     command = "check"
     data: Path = option(..., "Dataset: a folder, a list of pairs (CSV) or a dataset.toml", argument=True)
@@ -146,7 +149,10 @@ class TrainConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Options):
-    """Score a model on a dataset folder, per class."""
+    """Score a model on a dataset folder, per class.
+
+        report = fcnseg.evaluate(fcnseg.EvalConfig(data=Path("photos"), model=("nuclei",)))
+    """
 
     command = "eval"
     data: Path = option(..., "Dataset folder", argument=True)
@@ -211,7 +217,10 @@ class ReviewConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig(Options):
-    """Segment an image, a folder, a video or a camera."""
+    """Segment an image, a folder, a video or a camera.
+
+        done = fcnseg.infer(fcnseg.InferConfig(source=("clip.mp4",), model=("nuclei",)))
+    """
 
     command = "infer"
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
@@ -251,7 +260,10 @@ class InferConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Options):
-    """Export a model to another format and verify that outputs match the checkpoint."""
+    """Export a model to another format and verify that outputs match the checkpoint.
+
+        exported = fcnseg.export(fcnseg.ExportConfig(model="nuclei", format="openvino"))
+    """
 
     command = "export"
     model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
@@ -270,7 +282,10 @@ class ExportConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(Options):
-    """Benchmark a model on this machine."""
+    """Benchmark a model on this machine.
+
+        timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei", size=(360, 480)))
+    """
 
     command = "bench"
     model: str | None = option(None, texts.MODEL, argument=True)
@@ -306,7 +321,10 @@ class ServeConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(Options):
-    """Run the full pipeline on synthetic data, in a few minutes."""
+    """Run the full pipeline on synthetic data, in a few minutes.
+
+        shown = fcnseg.demo(fcnseg.DemoConfig(out=Path("demo"), epochs=2))
+    """
 
     command = "demo"
     out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=texts.OUT)

@@ -19,7 +19,10 @@ Shown = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class VizConfig(Options):
-    """Draw heatmaps: where the network sees each class, and how confident it is."""
+    """Draw heatmaps: where the network sees each class, and how confident it is.
+
+    drawn = fcnseg.view(fcnseg.VizConfig(source=("cells.png",), model=("nuclei",)))
+    """
 
     command = "viz"
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")

@@ -42,11 +42,16 @@ _TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archiv
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network at rest.
+    """A network in a file (.safetensors): its weights, and all that is needed to use them.
 
-    spec: its shape. preprocess: what it is fed with. classes: what its K outputs mean.
-    weights: its state dict. report: how well it did, as plain data.
+    spec: the network's shape. preprocess: how images become its inputs. classes: its K outputs.
+    weights: the state dict, name -> tensor. report: the scores it reached, as plain data.
     extra: anything else worth keeping, as plain data.
+
+        checkpoint = fcnseg.Checkpoint.load("best.safetensors")
+        network = checkpoint.build()
+
+    CheckpointError where a file can't be read, or its parts contradict each other.
     """
 
     spec: ModelSpec

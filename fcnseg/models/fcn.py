@@ -37,12 +37,12 @@ ALL_AT_ONCE = {16: 0.01, 8: 0.0001}
 
 
 class FCN(nn.Module):
-    """A backbone and a decoder: normalised float images in, logits of the same size out.
+    """A backbone and a decoder: normalised float32 (N, C, H, W) in, logits (N, K, H, W) out.
 
-    decoder: the one below, unless a published network brings its own (fcnseg.models.zoo).
+    logits = fcnseg.create_model("fcn8s", num_classes=2)(torch.rand(1, 3, 100, 150))
     """
 
-    decoder: Decoder
+    decoder: Decoder  # a published network may bring its own (fcnseg.models.zoo)
 
     def __init__(self, backbone: Features, spec: ModelSpec, decoder: nn.Module | None = None):
         super().__init__()

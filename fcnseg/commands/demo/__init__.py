@@ -66,6 +66,8 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult | P
 
     With config.paper: redo the figures of the FCN paper (fcnseg.commands.demo.paper).
     OptionError when --out names a folder that is not empty.
+
+        shown = fcnseg.demo(fcnseg.DemoConfig(out=Path("demo"), epochs=2))
     """
     out = _folder(config)
     if config.paper:

@@ -28,6 +28,9 @@ class Frame:
     path: the image file it came from; None for frames of a video or a camera.
     stamp: the file's size in bytes and its time of change in ns when it was read; None: as it is.
     stored: what the network takes where that is not `image`: stored values (H, W, bands).
+
+        frame = fcnseg.load("nuclei")("cells.png").frame
+        frame.image.shape, frame.path
     """
 
     image: NDArray[np.uint8]
