@@ -51,21 +51,14 @@ def corrupt(labels: np.ndarray, kind: str, rng: np.random.Generator, classes: Cl
     return True
 
 
-def trained(folder: Path, out: Path, given: argparse.Namespace) -> Path:
+def trained(folder: Path, out: Path, given: argparse.Namespace, seed: int) -> Path:
     """A checkpoint of a network trained on the labels as they are."""
-    return train(folder, out=out, epochs=given.epochs, seed=given.seed, report=False).best
+    return train(folder, out=out, epochs=given.epochs, seed=seed, report=False).best
 
 
-def main() -> None:
-    """Draw, corrupt, train, review; print what was found."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--images", type=int, default=240)
-    options.add_argument("--epochs", type=int, default=10)
-    options.add_argument("--data", help="a dataset that is copied, instead of drawn images")
-    options.add_argument("--model", help="a model of its classes, instead of one trained here")
-    options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    rng = np.random.default_rng(given.seed)
+def trial(given: argparse.Namespace, seed: int) -> float:
+    """Draw or copy, corrupt, train where no model is given, review; the part that was found."""
+    rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "data"
         val = given.images // 6
@@ -86,19 +79,36 @@ def main() -> None:
                 write_labels(files[number], labels, classes.palette())
                 name = files[number].relative_to(folder / "labels").with_suffix("").as_posix()
                 changed[name] = kind
-        model = given.model or str(trained(folder, Path(place) / "run", given))
+        model = given.model or str(trained(folder, Path(place) / "run", given, seed))
         found = review(
             ReviewConfig.make({"data": folder, "model": model, "out": Path(place) / "out"})
         )
     ranked = list(dict.fromkeys(one.name for one in found.suspects))
     first = set(ranked[: round(LOOKED_AT * found.images)])
-    print(f"{found.images} images, {len(changed)} corrupted")
+    print(f"seed {seed}: {found.images} images, {len(changed)} corrupted; found", end="")
     for kind in KINDS:
         names = [name for name, how in changed.items() if how == kind]
-        print(f"{kind:15} {len(first & set(names))} of {len(names)}")
-    share = len(first & set(changed)) / len(changed)
-    print(f"{share:.0%} of the corrupted in the first {LOOKED_AT:.0%} of the images")
-    print("ranks:", sorted(ranked.index(n) + 1 if n in ranked else -1 for n in changed))
+        print(f"  {kind} {len(first & set(names))} of {len(names)}", end="")
+    print(
+        "  ranks", sorted(ranked.index(n) + 1 if n in ranked else -1 for n in changed), flush=True
+    )
+    return len(first & set(changed)) / len(changed)
+
+
+def main() -> None:
+    """One trial a seed, and the mean."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--images", type=int, default=240)
+    options.add_argument("--epochs", type=int, default=10)
+    options.add_argument("--data", help="a dataset that is copied, instead of drawn images")
+    options.add_argument("--model", help="a model of its classes, instead of one trained here")
+    options.add_argument("--seeds", type=int, default=1)
+    given = options.parse_args()
+    found = [trial(given, seed) for seed in range(given.seeds)]
+    print(
+        f"{np.mean(found):.0%} of the corrupted in the first {LOOKED_AT:.0%} of the images "
+        f"({min(found):.0%} to {max(found):.0%})"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def test_an_erased_object_and_one_of_another_class_are_found_where_they_are() ->
     assert (second.labelled, second.predicted, second.box) == (0, 1, (10, 10, 15, 10))
     assert first.p_predicted == pytest.approx(0.9)
     assert first.p_labelled == pytest.approx(0.05)
-    assert first.score == pytest.approx(300 * 0.85**2 / np.sqrt(60 * 80))
+    odds = np.log(0.9 / 0.05) ** 3  # both are whole objects; 300 and 150 pixels
+    assert first.score == pytest.approx(odds * np.sqrt(300 * 300 / 450 / (60 * 80)))
+    assert second.score == pytest.approx(odds * np.sqrt(150 * 150 / 450 / (60 * 80)))
 
 
 def test_of_two_regions_the_one_predicted_more_confidently_comes_first() -> None:
@@ -44,6 +46,31 @@ def test_of_two_regions_the_one_predicted_more_confidently_comes_first() -> None
     sure = np.where(np.arange(60)[:, None] < 30, 0.95, 0.5).repeat(80, 1)
     found = find_suspects(0, "a", labels, probabilities(truth, sure), 2)
     assert [one.predicted for one in found] == [1, 2]
+
+
+def test_a_missing_object_comes_before_a_poor_outline_of_a_larger_one() -> None:
+    truth = np.zeros((60, 80), np.uint8)
+    truth[5:55, 5:50] = 1
+    truth[20:30, 60:70] = 1
+    labels = truth.copy()
+    labels[5:55, 44:50] = 0  # an outline that is off by 6
+    labels[20:30, 60:70] = 0  # an object of 100 pixels
+    first, second = find_suspects(0, "a", labels, probabilities(truth), 2)
+    assert (first.area, second.area) == (100, 292)
+    assert first.p_predicted == pytest.approx(second.p_predicted)
+
+
+def test_an_image_that_the_model_does_not_understand_comes_later() -> None:
+    truth = scene()
+    labels = truth.copy()
+    labels[10:20, 10:25] = 0
+    alone = find_suspects(0, "a", labels, probabilities(truth), 2)[0]
+    others = truth.copy()
+    others[30:36, :40:8] = 1  # predicted where nothing is labelled
+    others[30:50, 4:30] = 2
+    among = find_suspects(0, "a", labels, probabilities(others), 2)
+    same = next(one for one in among if one.box == alone.box)
+    assert same.score < alone.score
 
 
 def test_an_outline_that_is_off_a_little_and_ignored_pixels_are_no_errors() -> None:
