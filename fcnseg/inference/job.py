@@ -36,10 +36,9 @@ from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
-from fcnseg.io.sources.listing import Collected, Named, collect, skipped_files
+from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
-from fcnseg.io.sources.sequence import is_sequence
 from fcnseg.models.find import find_models, model_files
 from fcnseg.progress import Callback, Event, Message
 from fcnseg.remote import as_path

@@ -16,7 +16,8 @@ from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.io.sources.base import MOVING, Kind, Source
 from fcnseg.io.sources.listing import Named as NamedImage
-from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
+from fcnseg.io.sources.listing import is_sequence
+from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import Named
 from fcnseg.remote import as_path

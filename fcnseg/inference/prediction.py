@@ -98,7 +98,7 @@ def with_probabilities(
 Floats = NDArray[np.float32]
 
 
-class Prediction(PredictedArrays):
+class Prediction:
     """The labels of one image, at its own size, and what can be derived from them.
 
         prediction = fcnseg.load("nuclei")("cells.png")
@@ -113,9 +113,6 @@ class Prediction(PredictedArrays):
     again: computes the probabilities, float32 (K, H, W), when they are needed; None: they can't be.
     """
 
-    frame: Frame
-    classes: ClassMap
-
     def __init__(
         self,
         found: PredictedArrays,
@@ -123,9 +120,8 @@ class Prediction(PredictedArrays):
         classes: ClassMap,
         again: Callable[[], Floats] | None = None,
     ) -> None:
-        # Frozen as its base is; what is cached goes past that, too.
-        self.__dict__.update(labels=found.labels, frame=frame, classes=classes, _again=again)
-        for name in ("confidence", "probabilities"):
+        self.labels, self.frame, self.classes, self._again = found.labels, frame, classes, again
+        for name in ("confidence", "probabilities"):  # what was asked for is as if computed
             if getattr(found, name) is not None:
                 self.__dict__[name] = getattr(found, name)
 
@@ -136,14 +132,12 @@ class Prediction(PredictedArrays):
         InputError where they were not asked for and can't be computed any more: the prediction
         came from another process, or its labels were smoothed over time.
         """
-        again = self.__dict__["_again"]
-        if again is None:
+        if self._again is None:
             raise InputError(
                 "This prediction holds labels only, and can't be computed again.",
                 hint="ask for them with the labels: model(image, probabilities=True)",
             )
-        computed: Floats = again()
-        return computed
+        return self._again()
 
     @cached_property
     def confidence(self) -> Floats:
@@ -231,9 +225,6 @@ class Prediction(PredictedArrays):
     def __getstate__(self) -> dict[str, Any]:
         """Without the model, which other processes load for themselves."""
         return {**self.__dict__, "_again": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
 
 class ProportionsSink:

@@ -88,7 +88,7 @@ def summarize_image(
         size=(size[1], size[0]) if orientation >= 5 else size,
         orientation=orientation,
         bits=8 if pixels is None or pixels.dtype == np.uint8 else 16,
-        alpha=shown is not None and _is_transparent(shown),
+        alpha=shown is not None and shown.shape[2:] == (4,) and int(shown[:, :, 3].min()) < 255,
         digest=zlib.crc32(data) | (len(data) & 0xFFFFFFFF) << 32,
         fingerprint=_fingerprint(grey),
         thumbnail=_thumbnail(grey).tobytes().hex(),
@@ -138,10 +138,6 @@ def _whole(data: bytes, path: str | Path, orientation: int) -> tuple[NDArray[np.
         return (eight_bits(pixels, str(path), maximum=maximum) if stated else pixels), orientation
     # What OpenCV can't read, or a reason why it is broken. It comes turned already.
     return np.ascontiguousarray(decode_image(data, name=str(path))[:, :, ::-1]), 1
-
-
-def _is_transparent(pixels: NDArray[np.uint8]) -> bool:
-    return pixels.ndim == 3 and pixels.shape[2] == 4 and int(pixels[:, :, 3].min()) < 255
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fcnseg import __version__
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.inference.outputs import OUTPUTS, Renderer
-from fcnseg.inference.prediction import Prediction
+from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import decode_image, encode_image, open_with_pillow
 
@@ -176,7 +176,9 @@ def _encode(
     only = [model.classes.index_of(name) for name in request.classes] or None
     renderer = Renderer(model.classes, alpha=request.alpha, only=only)
     suffix = OUTPUTS[request.output].suffix
-    body = renderer.encode(request.output, predicted.frame, predicted, suffix)
+    chances = predicted.probabilities if request.needs == "probabilities" else None
+    arrays = PredictedArrays(predicted.labels, probabilities=chances)
+    body = renderer.encode(request.output, predicted.frame, arrays, suffix)
     return Reply(body, MEDIA_TYPES[suffix])
 
 

@@ -23,7 +23,7 @@ from fcnseg.io.sources.files import (
     WatchedFolder,
     check_watch,
 )
-from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
+from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob, stands_for_sequence
 from fcnseg.io.sources.live import (
     Connect,
     LiveSource,
@@ -32,14 +32,13 @@ from fcnseg.io.sources.live import (
     open_live,
 )
 from fcnseg.io.sources.network.addresses import refuse_link_local, unreachable, without_password
-from fcnseg.io.sources.network.served import Served, ServedImage, look_at
+from fcnseg.io.sources.network.served import ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import RawVideo, usable_rate
 from fcnseg.io.sources.sequence import (
     StreamedFolder,
     files_of_sequence,
     open_sequence,
-    stands_for_sequence,
 )
 from fcnseg.io.sources.stdin import ByteStream, read_raw, read_streamed
 from fcnseg.io.sources.video import VideoFile, video_file
@@ -270,7 +269,8 @@ def _open_address(
 ) -> Source:
     """An image or a video file on a server, or a live stream."""
     refuse_link_local(address)
-    served = None if connect is not None else _look_at(address)
+    is_web = urlsplit(address).scheme.lower() in ("http", "https")
+    served = look_at(address) if is_web and connect is None else None
     if served is not None and served.image is not None:
         return ServedImage(address, served.image, selection)
     if served is not None and served.is_text:
@@ -290,11 +290,6 @@ def _open_address(
             address, selection, callback, name=safe_filename(without_password(address))
         )
     return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
-
-
-def _look_at(address: str) -> Served | None:
-    """What a web server has there; None for other servers."""
-    return look_at(address) if urlsplit(address).scheme.lower() in ("http", "https") else None
 
 
 def _open_piped(selection: Selection, callback: Callback) -> Source:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import InputError, OptionError
 from fcnseg.io.bands import Bands
+from fcnseg.io.bands.files import decode_bands
+from fcnseg.io.images import decode_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,27 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.image.shape[0], self.image.shape[1]
+
+
+def frame_of(
+    data: bytes,
+    shown: str,
+    bands: Bands | None,
+    index: int = 0,
+    time: float = 0.0,
+    name: str = "image",
+    path: Path | None = None,
+    stamp: tuple[int, int] | None = None,
+) -> Frame:
+    """The frame of an image file's bytes, in a model's bands.
+
+    shown: its name in the MediaError. The others are the frame's.
+    """
+    if bands is None:
+        return Frame(decode_image(data, name=shown), index, time, name, path, stamp)
+    pixels = bands.take(decode_bands(data, shown), shown)
+    shown_as, taken = bands.to_rgb(pixels), bands.carry(pixels)
+    return Frame(shown_as, index, time, name, path, stamp, taken)
 
 
 Kind = Literal["image", "folder", "video", "camera", "stream"]

@@ -22,7 +22,7 @@ from fcnseg.io.content import is_tiff
 from fcnseg.io.content.tiff import page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, nothing
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
 from fcnseg.progress import Callback, Event, Message, no_callback
 from fcnseg.remote import read_ahead
 
@@ -71,7 +71,7 @@ class ImageFiles(ImageSource):
                     given, extra = given + 1, extra + (number > 0)
                     self.taken += number > 0
                     about = (index + extra, self._time(index + extra), called, path)
-                    yield listing.frame_of(page, str(path), self.bands, *about)
+                    yield frame_of(page, str(path), self.bands, *about)
             except MediaError as error:
                 if self.kind == "image":
                     raise
@@ -192,7 +192,7 @@ class WatchedFolder(ImageSource):
             if file.digest == before:
                 return None
             about = (file.index, self._time(file.index), file.name, path, look[:2])
-            frame = listing.frame_of(data, str(path), self.bands, *about)
+            frame = frame_of(data, str(path), self.bands, *about)
         except MediaError as error:
             self._note_failure(path, error.message)
             return None

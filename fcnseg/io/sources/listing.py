@@ -10,13 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
 from fcnseg.files import free_name, natural, safe_path
-from fcnseg.io.bands import Bands
-from fcnseg.io.bands.files import decode_bands
 from fcnseg.io.content import is_image
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, first_bytes, read_bytes
-from fcnseg.io.sources.base import Frame
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import RemotePath, as_path, given_path
@@ -313,6 +310,21 @@ def is_address(text: str) -> bool:
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
 
 
+SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
+"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a file's name stands for a sequence: frame_%04d.png."""
+    return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
+
+
+def stands_for_sequence(text: str) -> bool:
+    """Whether a source is a sequence, and no file or address of that name."""
+    path = user_path(text)
+    return is_sequence(path.name) and "://" not in text and not path.exists()
+
+
 def is_glob(text: str) -> bool:
     """Whether a path has a character that makes it a pattern."""
     return any(character in text for character in "*?[")
@@ -327,24 +339,3 @@ def skipped_files(files: Sequence[Path], why: str) -> Message:
     names = ", ".join(path.name for path in files[:NAMED])
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return Message(f"Skipped {names}{more}: {why}")
-
-
-def frame_of(
-    data: bytes,
-    shown: str,
-    bands: Bands | None,
-    index: int = 0,
-    time: float = 0.0,
-    name: str = "image",
-    path: Path | None = None,
-    stamp: tuple[int, int] | None = None,
-) -> Frame:
-    """The frame of an image file's bytes, in a model's bands.
-
-    shown: its name in the MediaError. The others are the frame's.
-    """
-    if bands is None:
-        return Frame(decode_image(data, name=shown), index, time, name, path, stamp)
-    pixels = bands.take(decode_bands(data, shown), shown)
-    shown_as, taken = bands.to_rgb(pixels), bands.carry(pixels)
-    return Frame(shown_as, index, time, name, path, stamp, taken)

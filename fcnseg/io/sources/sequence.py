@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from fcnseg.errors import MediaError, user_path
+from fcnseg.errors import MediaError
 from fcnseg.files import safe_path
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.sources import listing
@@ -20,21 +20,7 @@ from fcnseg.progress import Callback, Message
 from fcnseg.remote import RemotePath
 from fcnseg.remote.listing import chunks
 
-_NUMBER = re.compile(r"%(?:0(\d))?d")
-"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
-
 _GAPS_NAMED = 8
-
-
-def is_sequence(name: str) -> bool:
-    """Whether a file's name stands for a sequence: frame_%04d.png."""
-    return len(_NUMBER.findall(name)) == 1 and name.count("%") == 1
-
-
-def stands_for_sequence(text: str) -> bool:
-    """Whether a source is a sequence, and no file or address of that name."""
-    path = user_path(text)
-    return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
 def files_of_sequence(pattern: Path) -> list[Path]:
@@ -44,10 +30,10 @@ def files_of_sequence(pattern: Path) -> list[Path]:
 
 def _numbered(pattern: Path) -> list[tuple[int, Path]]:
     """The numbers and the files of a sequence, in order."""
-    found = _NUMBER.search(pattern.name)
+    found = listing.SEQUENCE_NUMBER.search(pattern.name)
     if found is None or not pattern.parent.is_dir():
         return []
-    before, after = (re.escape(part) for part in _NUMBER.split(pattern.name)[::2])
+    before, after = (re.escape(part) for part in listing.SEQUENCE_NUMBER.split(pattern.name)[::2])
     wanted = re.compile(f"{before}(\\d{{{found[1] or 1},}}){after}")
     matched = ((wanted.fullmatch(path.name), path) for path in pattern.parent.iterdir())
     return sorted((int(match[1]), path) for match, path in matched if match and path.is_file())
@@ -59,11 +45,6 @@ def _missing(numbers: list[int]) -> str:
     named = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
     more = [f"and {len(gaps) - _GAPS_NAMED} more gaps"] if len(gaps) > _GAPS_NAMED else []
     return ", ".join(named[:_GAPS_NAMED] + more)
-
-
-def _name_of(pattern: Path) -> str:
-    """What outputs of a whole sequence are called: its name without the number."""
-    return safe_path(_NUMBER.sub("", pattern.stem).strip("_-. ") or pattern.parent.name or "frames")
 
 
 def open_sequence(
@@ -94,7 +75,8 @@ def open_sequence(
         raise MediaError(
             f"{pattern} is {length:.1f} s long; nothing is left from {selection.start:g} s on."
         )
-    source.name = _name_of(pattern)
+    alone = listing.SEQUENCE_NUMBER.sub("", pattern.stem).strip("_-. ")
+    source.name = safe_path(alone or pattern.parent.name or "frames")
     source.assume_rate(rate)
     return source
 

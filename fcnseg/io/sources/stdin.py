@@ -15,8 +15,7 @@ from typing import Any
 from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection
-from fcnseg.io.sources.listing import frame_of
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import RawVideo, is_elementary
 

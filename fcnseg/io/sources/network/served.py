@@ -14,8 +14,7 @@ from urllib.parse import unquote, urlsplit
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
 from fcnseg.io.content import is_image
-from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import Frame, Kind, Selection, Source
+from fcnseg.io.sources.base import Frame, Kind, Selection, Source, frame_of
 from fcnseg.io.sources.network.addresses import (
     SECONDS,
     open_address,
@@ -98,7 +97,7 @@ class ServedImage(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         self.taken += 1
-        yield listing.frame_of(self._data, self._shown, self.bands, 0, 0.0, self.name)
+        yield frame_of(self._data, self._shown, self.bands, 0, 0.0, self.name)
 
 
 def _answer_of(response: Any, shown: str) -> Served:
