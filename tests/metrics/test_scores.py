@@ -1,0 +1,84 @@
+"""Scores summed over images: parts joined, classes in another order, and their plain values."""
+
+import numpy as np
+import pytest
+
+from fcnseg.metrics.regions import KINDS
+from fcnseg.metrics.scores import Calibration, Scores
+
+NAMES = ("ground", "leaf", "stone", "never")
+
+
+def images(count: int = 5) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Labels of blocks (255 among them), predictions that are wrong here and there, confidence."""
+    chance, found = np.random.default_rng(0), []
+    for _ in range(count):
+        labels = np.kron(chance.choice([0, 1, 2, 255], (4, 5)), np.ones((6, 6))).astype(np.uint8)
+        wrong = chance.random(labels.shape) < 0.1
+        predicted = np.where(wrong | (labels == 255), chance.integers(0, 4, labels.shape), labels)
+        confidence = chance.random(labels.shape, np.float32)
+        found.append((labels, predicted.astype(np.uint8), confidence))
+    return found
+
+
+def scored(numbers: range, names: tuple[str, ...] = NAMES) -> Scores:
+    scores, order = Scores(names), np.arange(256, dtype=np.uint8)
+    order[:4] = [names.index(name) for name in NAMES]
+    for number in numbers:
+        labels, predicted, confidence = images()[number]
+        scores.add(number, f"image{number}", order[labels], order[predicted], confidence)
+    return scores
+
+
+def assert_equal(ours: Scores, theirs: Scores) -> None:
+    for name in ("matrix", "boundary", "errors"):
+        assert (getattr(ours, name) == getattr(theirs, name)).all(), name
+    np.testing.assert_allclose(ours.calibration.sums, theirs.calibration.sums)
+    assert [(one.index, one.name) for one in ours.images] == [
+        (one.index, one.name) for one in theirs.images
+    ]
+    for one, other in zip(ours.images, theirs.images, strict=True):
+        assert one.classes == other.classes
+        assert (one.matrix == other.matrix).all()
+        assert (one.boundary == other.boundary).all()
+
+
+def test_parts_joined_are_the_dataset_in_its_order() -> None:
+    parts = scored(range(3, 5)), scored(range(1)), scored(range(1, 3))
+    assert_equal(Scores.joined(parts), scored(range(5)))
+
+
+def test_classes_in_another_order() -> None:
+    names = ("stone", "never", "ground", "leaf")
+    assert_equal(scored(range(5)).reordered(names), scored(range(5), names))
+
+
+def test_plain_values() -> None:
+    scores, drawn = scored(range(5)), images()
+    values = scores.as_dict()
+    ignored = sum(int((labels == 255).sum()) for labels, *_ in drawn)
+    assert scores.ignored == ignored / sum(labels.size for labels, *_ in drawn)
+    for key in ("boundary_iou", "boundary_f1"):
+        own = [row[key] for row in values["classes"] if row[key] is not None]
+        assert len(own) == 3, "one class never occurs"
+        assert values[key] == pytest.approx(np.mean(own))
+    assert values["boundary_f1"] > values["boundary_iou"], "some pixels off count as right"
+    missing = dict.fromkeys(KINDS, 0.0)
+    for row in values["classes"]:
+        assert (row["missing"] is None) == (row["name"] == "never")
+        for kind, value in (row["missing"] or {}).items():
+            missing[kind] += value
+    assert values["missing"] == pytest.approx(missing)
+    assert sum(missing.values()) == pytest.approx(1 - values["miou"])
+
+
+def test_calibration_counts_right_pixels_and_probabilities() -> None:
+    calibration = Calibration(2)
+    labels = np.array([[0, 1, 1, 255]], np.uint8)
+    predicted = np.array([[0, 1, 0, 0]], np.uint8)
+    calibration.add(labels, predicted, np.array([[0.9, 0.8, 0.9, 0.1]], np.float32))
+    pixels, right, sure = calibration.sums.sum(axis=(1, 2, 3))
+    assert (pixels, right) == (3, 2)
+    assert sure == pytest.approx(2.6)
+    assert calibration.by_class == pytest.approx([abs(1 - 1.8) / 2, 0.2])
+    assert calibration.ece == pytest.approx((0.8 + 0.2) / 3)
