@@ -88,8 +88,9 @@ class ClassMap:
     def __hash__(self) -> int:
         return hash(self.names)
 
-    def index_of(self, wanted: str) -> int:
+    def index_of(self, wanted: str | int) -> int:
         """The index of a class given by its name or number; OptionError lists the known."""
+        wanted = str(wanted)
         if wanted in self.names:
             return self.names.index(wanted)
         if wanted.isdecimal() and int(wanted) < len(self):

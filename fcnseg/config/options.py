@@ -7,7 +7,9 @@ what was expected and what was found. A config can be read from TOML and written
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import numbers
 import os
 import re
 import tomllib
@@ -33,7 +35,6 @@ Split = Literal["train", "val", "test", "all"]
 
 SAME_IDEA = {
     "size": ("crop", "short_side", "size"),
-    "learning_rate": ("lr",),
     "learning": ("lr",),
     "gpu": ("device",),
     "iterations": ("epochs",),
@@ -91,21 +92,22 @@ class Options:
 
     def __post_init__(self) -> None:
         """Every value as its type and range want it; OptionError where that can't be."""
-        hints = get_type_hints(type(self))
-        for name, entry in options_of(type(self)).items():
+        for name in options_of(type(self)):
             value = getattr(self, name)
             if value is ...:
                 raise OptionError(f"{spelled(name)}: a value is needed.")
-            if isinstance(value, str):
-                value = entry.synonyms.get(value, value)
-            try:
-                value = _converted(value, hints[name], entry)
-            except _Unexpected as expected:
-                text = (
-                    f"{spelled(name)}: expected {expected}; found {_plain(getattr(self, name))!r}."
-                )
-                raise OptionError(text, hint=expected.hint) from None
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, self.checked(name, value, spelled(name)))
+
+    @classmethod
+    def checked(cls, name: str, value: Any, shown: str = "") -> Any:
+        """A value as an option's type and range want it; OptionError, which calls it `shown`."""
+        entry = options_of(cls)[name]
+        known = entry.synonyms.get(value, value) if isinstance(value, str) else value
+        try:
+            return _converted(known, _hints(cls)[name], entry)  # type: ignore[arg-type]
+        except _Unexpected as expected:
+            text = f"{shown or name}: expected {expected}; found {_plain(value)!r}."
+            raise OptionError(text, hint=expected.hint) from None
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
@@ -143,11 +145,8 @@ class Options:
 
     def with_fallbacks(self) -> Self:
         """The config with every option that has a fallback set."""
-        unset = {
-            name: entry.fallback
-            for name, entry in options_of(type(self)).items()
-            if getattr(self, name) is None and entry.fallback is not None
-        }
+        known = options_of(type(self)).items()
+        unset = {name: one.fallback for name, one in known if getattr(self, name) is None}
         return dataclasses.replace(self, **unset)  # type: ignore[type-var]
 
     def as_dict(self) -> dict[str, Any]:
@@ -230,6 +229,9 @@ def spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+_hints = functools.cache(get_type_hints)
+
+
 class _Unexpected(Exception):
     """What was expected of a value; raised and caught in this module."""
 
@@ -292,7 +294,7 @@ def _number(value: Any, kind: type, entry: Option) -> int | float:
         f"{word} {limit:g}" for word, limit in limits.items() if limit is not None
     )
     expected = _Unexpected(f"a {'whole ' * (kind is int)}number {wanted}".strip())
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
         raise expected
     try:
         number: int | float = kind(value)
@@ -341,9 +343,8 @@ def toml_value(value: Any) -> str:
 def _toml_string(text: str) -> str:
     r"""A TOML basic string: \ and " escaped, what is not printable escaped by number."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(map(_toml_character, escaped)) + '"'
-
-
-def _toml_character(c: str) -> str:
-    half = "\ud800" <= c <= "\udfff"  # TOML has no number for it; `to_bytes` knows what to do
-    return c if c.isprintable() or half else f"\\U{ord(c):08X}"
+    # TOML has no number for half a character; `to_bytes` knows what to do.
+    kept = (
+        c if c.isprintable() or "\ud800" <= c <= "\udfff" else f"\\U{ord(c):08X}" for c in escaped
+    )
+    return '"' + "".join(kept) + '"'

@@ -89,6 +89,8 @@ def scan(
 
     images: look at all images as well. boxes: boxes among outlines are filled, not ignored.
     """
+    if not isinstance(data, str | Path):
+        raise DatasetError(f"A dataset is a path; found {type(data).__name__}.")
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None

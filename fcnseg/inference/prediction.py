@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
+from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine, Size
 from fcnseg.errors import InputError, OptionError, percent
 from fcnseg.files import is_stdout
@@ -173,20 +174,20 @@ class Prediction:
         self,
         *,
         alpha: float = 0.5,
-        classes: Collection[str] | None = None,
+        classes: str | Collection[str] | None = None,
         heatmap_of: str | None = None,
     ) -> NDArray[np.uint8]:
         """The image under the colours of its labels, uint8 (H, W, 3) RGB.
 
         alpha: opacity of the colours, 0..1.
-        classes: the names of those that are drawn; None: all.
+        classes: the name or names of those that are drawn; None: all.
         heatmap_of: the name of a class whose probability is drawn instead.
         """
-        if not 0 <= alpha <= 1:
-            raise OptionError(f"alpha: 0 to 1; found {alpha:g}.")
+        alpha = InferConfig.checked("alpha", alpha)
         if heatmap_of is not None:
             return heatmap(self.image, self.heatmap(heatmap_of), alpha=alpha)
-        only = None if classes is None else [self.classes.index_of(name) for name in classes]
+        names = [classes] if isinstance(classes, str | int) else classes
+        only = None if names is None else [self.classes.index_of(name) for name in names]
         return overlay(self.image, self.labels, self.classes, alpha=alpha, only=only)
 
     def save(self, path: str | Path, *, labels: bool = False, **drawn: Any) -> Path:
@@ -196,7 +197,11 @@ class Prediction:
         drawn: as `overlay` takes it: `save("sure.png", heatmap_of="nucleus")`.
         MediaError where it can't be written.
         """
-        path = Path(path)
+        path = Path(InferConfig.checked("out", "" if path is None else path, "path"))
+        if not path.name:
+            raise OptionError(f"A prediction is saved as a file; found the folder {path}.")
+        if labels and drawn:
+            raise OptionError(f"{next(iter(drawn))} has no effect on labels: they are not drawn.")
         if labels:
             if path.suffix.lower() != ".png":
                 raise OptionError(f"Labels are written as PNG, which keeps them; found {path}.")

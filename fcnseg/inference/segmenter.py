@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
-from fcnseg.engines import RUNNABLE, EngineOptions
+from fcnseg.config import InferConfig
+from fcnseg.engines import RUNNABLE, Device, EngineOptions, device_name
 from fcnseg.engines.base import Engine, Size, resizes_itself
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import (
@@ -36,7 +37,7 @@ from fcnseg.inference.prediction import (
 from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
-from fcnseg.io.inputs import ImageInput, as_list, is_several, to_rgb
+from fcnseg.io.inputs import ImageInput, as_list, is_several, source_name, to_rgb
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import BEST, Checkpoint
@@ -226,9 +227,7 @@ class Segmenter:
         if self.engine.shows_network:
             return cast("TorchEngine", self.engine)
         if self.members:
-            raise OptionError(
-                "Skips are those of one network; these are averages.", hint="give one model"
-            )
+            raise OptionError("Skips are one network's; these are averages.", hint="give one model")
         raise OptionError(
             f"Skips are looked at in torch, not in {self.engine.name}.",
             hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
@@ -257,10 +256,10 @@ class Segmenter:
         confidence, probabilities: compute them with the labels; with `smooth` only then they are
             there.
         """
-        if batch < 1:
-            raise OptionError(f"batch: at least 1 frame a step; found {batch}.")
+        given = {"batch": batch, "every": every, "limit": limit, "smooth": smooth}
+        batch, every, limit, smooth = (InferConfig.checked(*one) for one in given.items())
         model = replace(self, engine=SmoothedEngine(self.engine, smooth)) if smooth else self
-        with open_source(str(source), every=every, limit=limit) as opened:
+        with open_source(source_name(source), every=every, limit=limit) as opened:
             opened.bands = self.preprocess.bands
             if smooth:
                 check_is_video(opened.kind)
@@ -281,7 +280,7 @@ class Segmenter:
                     for _, found in predicted:
                         yield from found
 
-    def to(self, device: str) -> Segmenter:
+    def to(self, device: Device) -> Segmenter:
         """Compute on another device ("cpu", "cuda", "cuda:1", "mps") from now on; returns itself.
 
         Its file is opened again: precision "auto" is the new device's. OptionError where the device
@@ -292,7 +291,7 @@ class Segmenter:
                 "A model made in memory stays on its device.",
                 hint="save it as a checkpoint and load that on the other one",
             )
-        self.options = replace(self.options, device=device)
+        self.options = replace(self.options, device=device_name(device))
         self.engine = self.reopen(self.options)
         return self
 
@@ -313,8 +312,8 @@ class Segmenter:
         self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True
     ) -> list[Prediction]:
         """Predictions that know their frames; again: whether they can be computed once more."""
-        images = [frame.pixels for frame in group]
-        found = self.predict(images, confidence=confidence, probabilities=probabilities)
+        wanted = {"confidence": confidence, "probabilities": probabilities}
+        found = self.predict([frame.pixels for frame in group], **wanted)
         pairs, classes = zip(found, group, strict=True), self.classes
         if not again:
             return [Prediction(one, frame, classes) for one, frame in pairs]

@@ -41,6 +41,17 @@ def is_several(images: object) -> bool:
     return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
 
 
+def source_name(source: object) -> str:
+    """A path, an address or a camera's number as text; InputError for images in memory."""
+    if isinstance(source, str | Path | int) and not isinstance(source, bool) and str(source):
+        return str(source)
+    raise InputError(
+        "A stream's source is a path, an address or a camera's number; found "
+        f"{repr(source) if isinstance(source, str) else type(source).__name__}.",
+        hint="images in memory: model(image), or model(list of images)",
+    )
+
+
 def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
     """One image as uint8 RGB (H, W, 3), upright.
 
@@ -185,7 +196,11 @@ def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
         array = plain.permute(1, 2, 0).numpy() if plain.ndim == 3 else plain.numpy()
     except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, quantized, meta
         raise InputError(f"The tensor holds no plain numbers: {error}") from None
-    return _from_array(array, bgr=bgr)
+    try:
+        return _from_array(array, bgr=bgr)
+    except InputError as error:  # with what a tensor's own methods are called
+        hint = error.hint.replace("astype(np.uint8)", "to(torch.uint8)").replace("np.", "torch.")
+        raise InputError(error.message, hint=hint) from None
 
 
 def _from_pillow(image: Image.Image) -> Pixels:

@@ -72,6 +72,8 @@ def create_model(
         >>> network(torch.rand(1, 3, 100, 150)).shape
         torch.Size([1, 21, 100, 150])
     """
+    if not isinstance(weights, str | Path):
+        raise OptionError(f'weights are "none", "auto" or a file; found {weights!r}.')
     spec = ModelSpec(
         backbone=backbone,
         num_classes=num_classes,

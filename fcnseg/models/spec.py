@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -70,6 +71,11 @@ class ModelSpec:
                 raise OptionError(
                     f"No {name} {getattr(self, name)!r}; known: {', '.join(choices)}."
                 )
+        for name in ("num_classes", "width", "in_channels"):
+            if not isinstance(getattr(self, name), numbers.Integral):
+                raise OptionError(f"{name} is a whole number; found {getattr(self, name)!r}.")
+        if not isinstance(self.dropout, numbers.Real):
+            raise OptionError(f"dropout is a number; found {self.dropout!r}.")
         if not 1 <= self.num_classes <= MAX_CLASSES:
             raise OptionError(
                 f"{counted(self.num_classes, 'class')}; between 1 and {MAX_CLASSES} are possible."

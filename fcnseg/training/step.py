@@ -260,7 +260,7 @@ def _clear_about_compiling() -> Iterator[None]:
         cause = getattr(error, "inner_exception", error)  # what the backend itself said
         raise TrainingError(
             f"torch.compile can't compile this backbone here: {first_line(cause)}.",
-            hint="leave --compile away; it needs a C++ compiler, and Triton on a GPU",
+            hint="omit --compile; it needs a C++ compiler, and Triton on a GPU",
         ) from error
 
 

@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.device import computing, one_thread
-from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
+from fcnseg.engines import ENGINES, RUNNABLE, Device, EngineOptions, device_name, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine, resizes_itself
 from fcnseg.engines.exported import header_in
@@ -45,7 +46,7 @@ def load(
     model: str | Path | Sequence[str | Path] | None = None,
     *,
     engine: EngineName = "auto",
-    device: str = "auto",
+    device: Device = "auto",
     precision: str = "auto",
     frames: int = 0,
     parallel: bool = False,
@@ -60,6 +61,7 @@ def load(
         a run or of save_pretrained (its best); None or "best": the best of the newest run.
         A list of them averages models of the same classes, in whatever order; each sees an
         image at its own short side.
+    device: "auto", "cpu", "cuda", "cuda:1", "mps", a torch.device, or the number of a CUDA device.
     engine: "auto" is torch, or what runs faster on this machine if it is installed and the
         conversion is there already or worth its time.
     frames: how many frames will come, if known: it decides whether a conversion is.
@@ -78,8 +80,12 @@ def load(
 
     Raises CheckpointError, OptionError, MissingExtra.
     """
-    options = EngineOptions(engine, device, precision, frames, parallel)
+    options = EngineOptions(engine, device_name(device), precision, frames, parallel)
+    short_side = InferConfig.checked("short_side", short_side)
     several = list(model) if isinstance(model, list | tuple) else [model]
+    for one in several:
+        if not isinstance(one, str | Path | None):
+            raise OptionError(f"A model is a name or a path; found {type(one).__name__}.")
     paths = find_models([None if one is None else str(one) for one in several], callback=callback)
     loaded = [_load_one(path, options, short_side, show_bands, callback) for path in paths]
     return loaded[0] if len(loaded) == 1 and not tta else averaged(loaded, tta=tta)

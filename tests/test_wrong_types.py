@@ -1,0 +1,105 @@
+"""Values of a wrong type in Python calls: accepted, or an error of ours that says why not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fcnseg
+from fcnseg.errors import FcnsegError
+
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(random_model: Path) -> fcnseg.Segmenter:
+    return fcnseg.load(random_model, device=torch.device("cpu"), precision="f32")
+
+
+def test_a_device_is_a_name_or_torchs_own(random_model: Path, model: fcnseg.Segmenter) -> None:
+    assert model.engine.device == "cpu"
+    assert model.to(torch.device("cpu")).engine.device == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(FcnsegError, match="Device 'cuda:0' can't be used"):
+            fcnseg.load(random_model, device=0)
+    for device in (None, b"cpu", 1.5, True):
+        with pytest.raises(FcnsegError, match="A device is a name"):
+            fcnseg.load(random_model, device=device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", ["a", 1.5, -1, True, (64, 64)])
+def test_short_side(random_model: Path, side: Any) -> None:
+    with pytest.raises(FcnsegError, match="short_side: expected a whole number"):
+        fcnseg.load(random_model, short_side=side)
+
+
+def test_no_model(model: fcnseg.Segmenter) -> None:
+    for wrong in (model, [model], 3, b"m", torch.nn.Linear(1, 1)):
+        with pytest.raises(FcnsegError, match="A model is a name or a path"):
+            fcnseg.load(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("images", [IMAGE, torch.zeros(3, 8, 8), [IMAGE], None, b"a.mp4", 1.5, ""])
+def test_images_in_memory_are_no_stream(model: fcnseg.Segmenter, images: Any) -> None:
+    with pytest.raises(FcnsegError, match="A stream's source is a path"):
+        next(model.stream(images))
+
+
+@pytest.mark.parametrize("name", ["every", "limit", "batch", "smooth"])
+@pytest.mark.parametrize("value", ["a", None, -1, True])
+def test_numbers_of_a_stream(model: fcnseg.Segmenter, name: str, value: Any) -> None:
+    with pytest.raises(FcnsegError, match=f"{name}: expected a"):
+        next(model.stream("a.mp4", **{name: value}))
+
+
+def test_what_a_prediction_takes(model: fcnseg.Segmenter, tmp_path: Path) -> None:
+    found = model(IMAGE)
+    disk = found.overlay(classes=["disk"])
+    for same in ("disk", 1, np.int64(1), [1]):
+        options: Any = {"classes": same} if not isinstance(same, np.int64) else {"classes": [same]}
+        np.testing.assert_array_equal(found.overlay(**options), disk)
+    np.testing.assert_array_equal(found.heatmap(1), found.heatmap("disk"))  # type: ignore[arg-type]
+    wrong: list[Callable[[], object]] = [
+        *(functools.partial(found.heatmap, name) for name in (None, 1.5, [], b"disk", 9)),
+        *(functools.partial(found.overlay, alpha=value) for value in ("a", None, 2, True)),
+        *(functools.partial(found.save, path) for path in (None, 3, "", b"x.png", Path())),
+        functools.partial(found.save, tmp_path / "a.png", labels=True, alpha=0.3),
+    ]
+    for call in wrong:
+        with pytest.raises(FcnsegError):
+            call()
+
+
+@pytest.mark.parametrize("name", ["num_classes", "width", "in_channels", "dropout", "weights"])
+@pytest.mark.parametrize("value", ["a", None])
+def test_create_model(name: str, value: Any) -> None:
+    with pytest.raises(FcnsegError):
+        fcnseg.create_model(backbone="tiny", **{name: value})
+
+
+@pytest.mark.parametrize("data", [None, 0, [], {}, b"d"])
+def test_no_dataset(data: Any) -> None:
+    with pytest.raises(FcnsegError, match="A dataset is a path"):
+        fcnseg.SegmentationDataset(data)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 8, 8).long(),
+        torch.zeros(8, 8).bool(),
+        torch.full((3, 8, 8), torch.nan),
+        torch.full((3, 8, 8), 200.0),
+    ],
+)
+def test_hints_for_tensors_are_torchs(model: fcnseg.Segmenter, tensor: torch.Tensor) -> None:
+    with pytest.raises(FcnsegError) as caught:
+        model(tensor)
+    assert "torch." in caught.value.hint
+    assert "astype" not in caught.value.hint
