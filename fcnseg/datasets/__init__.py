@@ -168,6 +168,7 @@ class Found:
     notes: what can't be used.
     left_out: names of the pairs that a dataset.toml leaves out.
     sides: the folders or patterns of images and labels that a dataset.toml chooses.
+    objects: whether the labels' folder says that they number objects.
     """
 
     layout: str
@@ -181,6 +182,7 @@ class Found:
     notes: tuple[Unusable, ...] = ()
     left_out: tuple[str, ...] = ()
     sides: tuple[str, str] = ("", "")
+    objects: bool = False
     why: tuple[str, ...] = ()
 
 

@@ -308,6 +308,8 @@ def _read(
         counts,
         lambda pair: read_stored(pair, found.store, found.terms),
     )
+    if found.objects:
+        values, entries = replace(values, instances=True), ()
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):

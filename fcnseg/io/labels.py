@@ -118,12 +118,18 @@ def _first_channel_16(data: bytes) -> NDArray[np.int32]:
 
 
 def _colors_16(data: bytes) -> NDArray[np.uint8]:
-    """Colours at 16 bits: as they are where all are below 256, else their upper 8 bits."""
+    """Colours at 16 bits: as they are where all are below 256, else their upper 8 bits.
+
+    A channel with small numbers only holds classes, not colours, and one beside it the numbers of
+    their objects (Synthia): of those the lower 8 bits.
+    """
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise OSError("a 16-bit colour PNG that can't be decoded")
     colors = np.asarray(pixels[:, :, 2::-1], np.uint16)
-    return (colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
+    largest = colors.max((0, 1))
+    numbers = ((largest > 0) & (largest < 256)).any()
+    return (colors & 255 if numbers else colors >> 8).astype(np.uint8)
 
 
 def _png_header(data: bytes) -> tuple[int, int]:

@@ -282,11 +282,24 @@ def test_two_readings_are_refused_until_one_is_chosen(
     assert describe(tmp_path / "full.toml").pairs == chosen.pairs
 
 
-@pytest.mark.parametrize("folder", ["panoptic", "instances", "SegmentationObject"])
-def test_numbers_of_segments_alone_are_no_labels(folder: str, tmp_path: Path) -> None:
-    write(tmp_path, "images/{n}.jpg", folder + "/{n}.png")
+def test_numbers_of_segments_alone_are_no_labels(tmp_path: Path) -> None:
+    write(tmp_path, "images/{n}.jpg", "panoptic/{n}.png")
     with pytest.raises(DatasetError, match="no labels"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["instances", "SegmentationObject"])
+def test_numbers_of_objects_alone_are_no_classes(folder: str, tmp_path: Path) -> None:
+    """Whatever the numbers are like, and whatever a list of classes says."""
+    for number, image, labels in scenes(3):
+        put(tmp_path / f"images/{number}.jpg", image)
+        border = np.where(np.roll(labels, 1, 1) != labels, 255, labels).astype(np.uint8)
+        put(tmp_path / f"{folder}/{number}.png", border)
+    (tmp_path / "classes.txt").write_text("background\ncar\nbus\n")
+    found = describe(tmp_path)
+    assert found.classes.names == ("background", "object")
+    assert found.encoding.ignore == (255,)
+    assert any("number the objects" in why for why in found.why)
 
 
 def test_a_choice_that_means_nothing_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -318,3 +319,110 @@ def test_splits_may_be_named_in_one_word(tmp_path: Path) -> None:
         put(tmp_path / f"{part}.bmp", picture)
         put(tmp_path / f"{part}_anno.bmp", labels)
     assert own_split_sizes(describe(tmp_path)) == {"train": 4, "test": 2}
+
+
+def numbered(labels: np.ndarray, first: int, order: tuple[int, int], dtype: type) -> np.ndarray:
+    """Labels in one channel, the numbers of their objects in another."""
+    colors = np.zeros((*labels.shape, 3), dtype)
+    colors[..., order[0]] = labels
+    colors[..., order[1]] = np.where(labels > 0, first, 0)
+    return colors
+
+
+NUMBERED = {
+    "Synthia": lambda labels, n: numbered(labels, n + 3, (0, 1), np.uint16),
+    "Synthia, many objects": lambda labels, n: numbered(labels, 700 + 411 * n, (0, 1), np.uint16),
+    "KITTI-STEP": lambda labels, n: numbered(labels, 20 * n + 5, (0, 2), np.uint8),
+    "written by OpenCV": lambda labels, n: numbered(labels, n + 1, (2, 1), np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_classes_in_one_channel_and_objects_in_another(kind: str, tmp_path: Path) -> None:
+    truth = {}
+    for number, image, labels in scenes(3):
+        put(tmp_path / f"RGB/{number}.png", image)
+        (tmp_path / "GT").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"GT/{number}.png"), NUMBERED[kind](labels, number)[..., ::-1])
+        truth[f"RGB/{number}.png"] = labels
+    description = describe(tmp_path)
+    assert len(description.classes) == 3
+    assert agrees(description, truth)
+    assert any("one channel holds the classes" in why for why in description.why)
+
+
+def test_colours_of_small_numbers_are_colours(tmp_path: Path) -> None:
+    """Neither greys that JPEG has tinted, nor edges that smoothing has mixed."""
+    colors = np.array([[0, 0, 0], [1, 1, 0], [2, 0, 1], [0, 2, 2], [3, 3, 3], [1, 0, 3]], np.uint8)
+    for number in range(4):
+        labels = np.kron(np.arange(6).reshape(2, 3), np.ones((20, 20), int))
+        put(tmp_path / f"images/{number}.png", photo((labels % 2).astype(np.uint8), number))
+        put(tmp_path / f"labels/{number}.png", colors[labels])
+    assert len(describe(tmp_path).classes) == 6
+
+
+@pytest.mark.parametrize("name", ["cutouts/{}.png", "images/{}.png", "nobg/{}_nobg.png"])
+def test_the_transparency_of_cut_out_photographs_is_the_label(name: str, tmp_path: Path) -> None:
+    truth = {}
+    for number, image, labels in scenes():
+        mask = (labels > 0).astype(np.uint8)
+        put(tmp_path / f"images/{number}.jpg", image)
+        put(tmp_path / name.format(number), np.dstack([image, mask * 255]))
+        truth[f"images/{number}.jpg"] = mask
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.encoding.store == "alpha"
+
+
+@pytest.mark.parametrize("folder", ["instances", "instance_masks", "train/inst"])
+def test_labels_of_objects_alone_are_labels(folder: str, tmp_path: Path) -> None:
+    truth = {}
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        colors = np.zeros((48, 64, 3), np.uint8)
+        for _ in range(3 + number):
+            y, x = rng.integers(0, 40), rng.integers(0, 56)
+            colors[y : y + 8, x : x + 8] = rng.integers(30, 255, 3)
+        mask = colors.any(2).astype(np.uint8)
+        put(tmp_path / f"images/{number}.png", photo(mask, number))
+        put(tmp_path / f"{folder}/{number}.png", colors)
+        truth[f"images/{number}.png"] = mask
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "object")
+    assert agrees(description, truth)
+    assert any("number the objects" in why for why in description.why)
+
+
+@pytest.mark.parametrize("folders", [("A", "B"), ("before", "after"), ("T1", "T2")])
+def test_two_images_for_each_label_are_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        put(tmp_path / f"{folders[0]}/{number}.png", image)
+        put(tmp_path / f"{folders[1]}/{number}.png", photo(labels * 0, number + 7))
+        put(tmp_path / f"label/{number}.png", labels)
+    with pytest.raises(DatasetError, match="labels of a change between two images"):
+        describe(tmp_path)
+
+
+BESIDE = {
+    "another sensor": ("vi/{}.png", "ir/{}.png", "label/{}.png"),
+    "near infrared": ("color/{}.png", "nir/{}.png", "gt/{}.png"),
+    "an improved copy": ("raw/{}.png", "clahe/{}.png", "masks/{}.png"),
+    "the other camera": ("left/{}.png", "right/{}.png", "left_labels/{}.png"),
+    "another day": (
+        "RAW/2021-03-0{}_10_rgb.png",
+        "RAW/2021-04-0{}_10_rgb.png",
+        "GT/2021-03-0{}_10_classes.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_other_images_beside_are_no_change(kind: str, tmp_path: Path) -> None:
+    truth = {}
+    for number, image, labels in scenes(3):
+        first, second, label = (name.format(number + 1) for name in BESIDE[kind])
+        put(tmp_path / first, image)
+        put(tmp_path / second, np.minimum(image, 225) + 30)
+        put(tmp_path / label, labels)
+        truth[first] = labels
+    assert agrees(describe(tmp_path), truth)

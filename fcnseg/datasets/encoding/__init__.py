@@ -11,7 +11,13 @@ from itertools import pairwise
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
-from fcnseg.datasets.encoding.areas import class_base, read_objects
+from fcnseg.datasets.encoding.areas import (
+    class_base,
+    class_channel,
+    classes_of_channel,
+    only_channel,
+    read_objects,
+)
 from fcnseg.datasets.encoding.colors import (
     LARGEST,
     PHOTOGRAPH,
@@ -35,9 +41,6 @@ BORDER_IS_BACKGROUND = 0.75
 NEARLY_GREY = 12
 """Channels that differ by no more are a grey that compression has tinted."""
 
-NUMBERS = 64
-"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
-
 FAR = 8
 
 EVEN_STEP = 5
@@ -57,15 +60,19 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return _read_terms(values, entries)
     if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
         return _read_both_scales(values, entries)
+    named_by_color = any(entry.color is not None for entry in entries)
+    if values.kind == "color" and not named_by_color and (channel := class_channel(values)):
+        return _read_channel(values, entries, channel)
     base = 0 if entries else class_base(values)
     if base or (values.instances and not entries):
         return read_objects(values, base)
     if values.kind == "color":
-        factor = _channel(values)
+        factor = only_channel(values)
         if factor:
-            one = _in_one_channel(values, factor)
+            one, _ = classes_of_channel(values, factor)
             return _as_colors(read_values(one, entries), factor)
-        if all(spread(color) <= NEARLY_GREY for color in values.pixels):
+        tint = NEARLY_GREY if max(max(unpack(c)) for c in values.pixels) > NEARLY_GREY else 0
+        if all(spread(color) <= tint for color in values.pixels):
             return _as_colors(read_values(as_greys(values), entries))
         return read_colors(values, entries)
     indices = smeared_indices(values) if values.lossy else 0
@@ -277,25 +284,18 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
     return Reading(Encoding.of(levels), named(names, entries), None, (why,))
 
 
-def _channel(values: Values) -> int:
-    """What a class number is multiplied with where one channel alone holds it (CARLA: red); 0
-    where colours are colours."""
-    if len(values.pixels) < 2 or values.lossy or values.rest:
-        return 0
-    for factor in (1 << 16, 1 << 8, 1):
-        if all(color % factor == 0 and color // factor < NUMBERS for color in values.pixels):
-            return factor
-    return 0
-
-
-def _in_one_channel(values: Values, factor: int) -> Values:
-    """Colours as the numbers that one of their channels holds."""
-    one = replace(values, kind="index", pixels={}, border={}, files={}, palette={})
-    for color, pixels in values.pixels.items():
-        one.pixels[color // factor] = pixels
-        one.border[color // factor] = values.border[color]
-        one.files[color // factor] = values.files[color]
-    return one
+def _read_channel(values: Values, entries: Sequence[Entry], factor: int) -> Reading:
+    """Classes in one channel, whatever the others number."""
+    one, colors = classes_of_channel(values, factor)
+    reading = read_values(one, entries)
+    why = "one channel holds the classes, others number their objects"
+    stored, ignore = reading.encoding.values, reading.encoding.ignore
+    encoding = Encoding(
+        "color",
+        tuple(tuple(c for number in some for c in colors.get(number, ())) for some in stored),
+        tuple(color for number in ignore for color in colors.get(number, ())),
+    )
+    return replace(reading, encoding=encoding, why=(why, *reading.why))
 
 
 def _as_colors(reading: Reading, factor: int = GREY) -> Reading:

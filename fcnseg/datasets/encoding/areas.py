@@ -122,8 +122,9 @@ def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:
     """The values that cover areas, if there are as many others, all of them between these."""
     color = values.kind == "color"
     least, most = min(values.pixels, default=0), max(values.pixels, default=0)
-    grey = least >= 0 and LEAST_LEVEL <= most < SMEARED
-    if not 5 <= len(values.pixels) <= SMEARED or not (color or grey):
+    if color:
+        most = max((max(unpack(one)) for one in values.pixels), default=0)
+    if not 5 <= len(values.pixels) <= SMEARED or least < 0 or not LEAST_LEVEL <= most < SMEARED:
         return ()
     inside, area = Counter[int](), Counter[int]()
     for numbers in samples():
@@ -190,6 +191,9 @@ def _pieces(numbers: NDArray[np.int32]) -> list[int]:
     return found
 
 
+NUMBERS = 64
+"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
+
 _BASES = (1000, 256)
 """class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
 
@@ -200,6 +204,13 @@ def read_objects(values: Values, base: int) -> Reading:
     base: of `class_base`; where the numbers hold classes, a class for each.
     """
     numbers = tuple(sorted(value for value in values.pixels if value > 0))
+    border = values.kind == "index" and IGNORE in numbers and IGNORE - 1 not in numbers
+    if border and len(numbers) > 1:  # VOC's: 1, 2, 3 and 255 around them
+        rest = {value: pixels for value, pixels in values.pixels.items() if value != IGNORE}
+        reading = read_objects(replace(values, pixels=rest), base)
+        encoding = replace(reading.encoding, ignore=(IGNORE,))
+        reasons = (*reading.why, f"value {IGNORE} is ignored")
+        return replace(reading, encoding=encoding, ignore_index=IGNORE, why=reasons)
     if base:
         return _read_classes(values, numbers, base)
     shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
@@ -227,6 +238,50 @@ def class_base(values: Values) -> int:
         if numbers[0] >= base and 1 < len(of_class) < len(numbers) and in_a_row:
             return base
     return 0
+
+
+def class_channel(values: Values) -> int:
+    """Which channel holds classes where others number their objects (Synthia, KITTI-STEP): what
+    a class number is multiplied with in a packed colour; 0 where colours are colours.
+
+    Class numbers are small, in a row, and far fewer than the colours; of two such channels that
+    with fewer numbers, red before green and blue.
+    """
+    colors = [color for color in values.pixels if color]
+    if values.kind != "color" or values.lossy or values.rest:
+        return 0
+    found = []
+    for factor in (1 << 16, 1 << 8, 1):
+        numbers = {color // factor % 256 for color in colors}
+        classes = numbers - {0, IGNORE}
+        in_a_row = len(classes) > 1 and max(classes) <= 2 * len(classes)
+        if in_a_row and len(colors) >= 2 * len(numbers):
+            found.append((len(numbers), -factor))
+    return -min(found)[1] if found else 0
+
+
+def only_channel(values: Values) -> int:
+    """The same where one channel alone holds numbers (CARLA: red), the others being 0."""
+    if len(values.pixels) < 2 or values.lossy or values.rest:
+        return 0
+    for factor in (1 << 16, 1 << 8, 1):
+        if all(color % factor == 0 and color // factor < NUMBERS for color in values.pixels):
+            return factor
+    return 0
+
+
+def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, tuple[int, ...]]]:
+    """Colours as the class numbers in one of their channels; and the colours of each."""
+    one = replace(values, kind="index", pixels={}, border={}, files={}, palette={}, solid=())
+    one.instances, one.band = False, None
+    colors: dict[int, tuple[int, ...]] = {}
+    for color, pixels in sorted(values.pixels.items()):
+        number = color // factor % 256
+        colors[number] = (*colors.get(number, ()), color)
+        one.pixels[number] = one.pixels.get(number, 0) + pixels
+        one.border[number] = one.border.get(number, 0) + values.border[color]
+        one.files[number] = max(one.files.get(number, 0), values.files[color])
+    return one, colors
 
 
 def _read_classes(values: Values, numbers: Sequence[int], base: int) -> Reading:

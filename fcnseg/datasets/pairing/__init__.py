@@ -233,13 +233,14 @@ LABEL_WORDS = frozenset(
 FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
 """Words that change nothing in a folder's name ("masks_png")."""
 
-OTHER_WORDS = frozenset(
-    [
-        "segmentationobject", "segmentationobjectpng", "segmentationclassvisualization",
-        "inst", "instance", "instances", "instanceids", "panoptic", "depth", "disparity", "overlay",
-        "overlays",
-    ]
-)  # fmt: skip
+OBJECT_WORDS = frozenset(
+    ["segmentationobject", "segmentationobjectpng", "inst", "instance", "instances", "instanceids"]
+)
+"""Folders of numbered objects, which are labels only where there are no others."""
+
+OTHER_WORDS = OBJECT_WORDS | {
+    "segmentationclassvisualization", "panoptic", "depth", "disparity", "overlay", "overlays",
+}  # fmt: skip
 """Folders of images that are neither."""
 
 

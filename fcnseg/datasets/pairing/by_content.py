@@ -17,6 +17,7 @@ from fcnseg.datasets import Found
 from fcnseg.datasets.pairing import (
     IMAGE_WORDS,
     LABEL_WORDS,
+    OBJECT_WORDS,
     OTHER_WORDS,
     Listing,
     name_uniquely,
@@ -39,16 +40,8 @@ from fcnseg.datasets.pairing.candidates import (
     two_label_sets,
     why,
 )
-from fcnseg.datasets.pairing.path_words import Names, terms_of
+from fcnseg.datasets.pairing.path_words import DERIVED, SECONDARY, Names, terms_of
 from fcnseg.errors import DatasetError
-
-SECONDARY = OTHER_WORDS | {
-    "color", "colors", "colour", "colours", "colored", "coloured", "watershed", "trimap", "trimaps",
-    "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
-    "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
-    "predictions", "pred", "preds",
-}  # fmt: skip
-"""Words of labels that stand beside the labels that are meant."""
 
 
 def find_by_content(listing: Listing) -> Found | None:
@@ -57,12 +50,9 @@ def find_by_content(listing: Listing) -> Found | None:
     DatasetError when there is more than one way to read the folder.
     """
     looks = Looks(listing)
-    candidates = [
-        one
-        for one in candidates_of([n for n in listing.images if place_of(n).role != "other"], looks)
-        if not _says(one.label_words, OTHER_WORDS)  # segments' numbers, depth: no classes
-        or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
-    ]
+    candidates = _without(listing, OTHER_WORDS, looks)  # segments' numbers, depth: no classes
+    objects = not candidates
+    candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, looks)
     if not candidates:
         return None
     first = _only_image(listing, candidates)
@@ -74,7 +64,22 @@ def find_by_content(listing: Listing) -> Found | None:
         if one.images.isdisjoint(first.images) and one.labels.isdisjoint(first.labels)
     ]
     spare = {name for one in candidates for name in one.labels}
-    return as_found(listing, [*chosen, *apart], spare, looks)
+    return replace(as_found(listing, [*chosen, *apart], spare, looks), objects=objects)
+
+
+def _without(listing: Listing, others: Iterable[str], looks: Looks) -> list[Candidate]:
+    """The ways to pair a folder's files, those that words call something else aside."""
+    files = [
+        name
+        for name in listing.images
+        if place_of(name).role != "other" or not _says(name.lower().split("/")[:-1], others)
+    ]
+    return [
+        one
+        for one in candidates_of(files, looks)
+        if not _says(one.label_words, others)
+        or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
+    ]
 
 
 def find_sides(listing: Listing, images: str, labels: str) -> Found:
@@ -240,7 +245,9 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
         if one is first
         or (mostly_same(one.labels, first.labels) and not mostly_same(one.images, first.images))
     ]
-    rivals = _unless_all(rivals, lambda one: _says(one.image_words, SECONDARY))
+    least = min(one.words for one in rivals)  # a partner's name differs in no more than its side
+    rivals = [one for one in rivals if one.words == least]
+    rivals = _unless_all(rivals, lambda one: _says(one.image_words, DERIVED))
     rivals = _unless_all(rivals, lambda one: not _says(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])

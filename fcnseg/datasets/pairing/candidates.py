@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.values import packed_colors
 from fcnseg.datasets.pairing import Listing, suffix_of
 from fcnseg.errors import DatasetError, MediaError
-from fcnseg.io.labels import RawLabels, read_raw_labels
+from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 CHOOSE = "or list the pairs in a CSV, a line each: image,labels[,split]"
 
@@ -194,7 +194,7 @@ class Look:
 
     flat: the proportion of neighbours in a row that are equal. few: how many values hold 90% of the
     pixels. levels: how many cover areas, not edges. small: int32 (64, 64), the file resampled
-    (nearest). color: whether it holds colours.
+    (nearest). color: whether it holds colours. through: what its transparency shows, if it varies.
     """
 
     flat: float
@@ -202,6 +202,7 @@ class Look:
     levels: int
     small: NDArray[np.int32]
     color: bool
+    through: Look | None = None
 
     @property
     def like_labels(self) -> bool:
@@ -221,7 +222,11 @@ def look(path: Path) -> Look | None:
         raw = read_raw_labels(path)
     except MediaError:
         return None
-    return look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
+    seen = look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
+    alpha = read_alpha(path) if raw.mode[-1] in "Aa" else None
+    if alpha is None or alpha.min() == alpha.max():
+        return seen
+    return replace(seen, through=look_at(RawLabels(alpha, None, "L")))
 
 
 def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
@@ -254,6 +259,11 @@ def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
         mine, theirs = sides[side], sides[1 - side]
         if mine and theirs and _are_labels_of(mine, theirs):
             return side
+    cut_out = [[one.through for one in side if one.through is not None] for side in sides]
+    for side in (0, 1):  # photographs of which the transparency is the label
+        mine, theirs = cut_out[side], sides[1 - side]
+        if mine and len(mine) == len(sides[side]) and theirs and not cut_out[1 - side]:
+            return side if _are_labels_of(mine, theirs) else -1
     return -1
 
 

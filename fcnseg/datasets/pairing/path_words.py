@@ -10,10 +10,28 @@ from functools import cached_property
 from pathlib import Path
 
 from fcnseg.datasets import Found, SplitName
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, one_split, suffix_of
+from fcnseg.datasets.pairing import OTHER_WORDS, SPLIT_WORDS, Listing, one_split, suffix_of
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.candidates import Candidate
 from fcnseg.errors import DatasetError
+
+_COLOR = {"color", "colors", "colour", "colours", "colored", "coloured"}
+
+SECONDARY = OTHER_WORDS | _COLOR | {
+    "watershed", "trimap", "trimaps",
+    "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
+    "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
+    "predictions", "pred", "preds",
+}  # fmt: skip
+"""Words of labels that stand beside the labels that are meant."""
+
+DERIVED = (SECONDARY - _COLOR) | {
+    "ir", "nir", "infrared", "thermal", "tir", "lwir", "swir", "pan", "sar", "dsm", "dem", "ndvi",
+    "clahe", "enhanced", "processed", "preprocessed", "denoised", "equalized", "equalised",
+    "normalized", "normalised", "augmented", "aug", "flipped", "blurred", "resized", "gray", "grey",
+    "grayscale",
+}  # fmt: skip
+"""Words of images that stand beside the photographs: other sensors, and copies."""
 
 _CHUNK = re.compile(r"[^\W_]+")
 
