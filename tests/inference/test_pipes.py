@@ -103,6 +103,14 @@ def test_y4m_in_and_out(stdin, stdout):
     assert np.abs(np.int64(found) - np.int64(IMAGES)).max() <= 2
 
 
+def test_y4m_that_is_cut_within_a_frame(stdin, stdout):
+    stdin.write(y4m(IMAGES)[:-7])
+    stdin.close()
+    result = run()
+    assert result.frames_out == 4
+    assert result.failed[0][1] == "it ends after frame 3, cut short"
+
+
 def test_a_frame_is_passed_on_before_the_next_comes(stdin, stdout):
     data = y4m(IMAGES)
     frame = (len(data) - data.index(b"\n") - 1) // len(IMAGES)

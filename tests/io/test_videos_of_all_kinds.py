@@ -124,7 +124,10 @@ def test_a_cover_is_no_video(tmp_path):
         open_video(tmp_path / "a.mp3")
 
 
-CONTAINERS = {"mkv": {}, "webm": {"codec": "libvpx"}, "ts": {}, "avi": {"codec": "mpeg4"}}
+CONTAINERS = {
+    "mkv": {}, "webm": {"codec": "libvpx"}, "ts": {}, "avi": {"codec": "mpeg4"}, "flv": {},
+    "ivf": {"codec": "libvpx"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", [*CONTAINERS, "mp4", "mov"])
@@ -141,7 +144,21 @@ def test_a_cut_file_says_after_which_frame(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
     images, trouble = frames_of(path)
     assert 5 < len(images) < 40
-    assert f"it ends after frame {len(images) - 1}, cut short" in trouble
+    end = f"it ends after frame {len(images) - 1}, cut short"
+    if suffix == "flv":  # what is there of the last packet is given to the decoder
+        end = f"broken, could not be decoded: frame {len(images)}"
+    assert end in trouble
+
+
+def test_cut_raw_frames_with_a_header_say_so(tmp_path):
+    frames = [b"FRAME\n" + bytes([number]) * (WIDE * HIGH * 3 // 2) for number in range(4)]
+    data = f"YUV4MPEG2 W{WIDE} H{HIGH} F25:1\n".encode() + b"".join(frames)
+    (tmp_path / "a.y4m").write_bytes(data)
+    assert (len(frames_of(tmp_path / "a.y4m")[0]), frames_of(tmp_path / "a.y4m")[1]) == (4, "")
+    for kept in (len(data) - 1, len(data) - len(frames[0]) + 3):
+        (tmp_path / "a.y4m").write_bytes(data[:kept])
+        images, trouble = frames_of(tmp_path / "a.y4m")
+        assert (len(images), trouble) == (3, "it ends after frame 2, cut short")
 
 
 def test_a_fragmented_mp4_that_is_cut_says_so(tmp_path):

@@ -40,6 +40,8 @@ def find_damage(path: Path) -> int | None:
             return _in_boxes(data, riff=True)
         if data[4:8] == b"ftyp":
             return _in_boxes(data, riff=False)
+        if data[:4] in _WALKED:
+            return _WALKED[data[:4]](data)
         for size, sync in _PACKETS.items():
             if len(data) > 2 * size and data[sync] == data[size + sync] == 0x47:
                 return _in_packets(data, size, sync)
@@ -109,3 +111,40 @@ def _in_packets(data: mmap.mmap, size: int, sync: int) -> int | None:
     if first is not None:
         return first
     return len(data) if len(data) % size else None
+
+
+def _in_ivf(data: mmap.mmap) -> int | None:
+    """A header that says its length, then frames behind 12 bytes with the length of each."""
+    at = struct.unpack_from("<H", data, 6)[0] if len(data) >= 32 else len(data) + 1
+    while at + 12 <= len(data):
+        at += 12 + struct.unpack_from("<I", data, at)[0]
+    return None if at == len(data) else len(data)
+
+
+def _in_flv(data: mmap.mmap) -> int | None:
+    """A header that says its length, then tags of 11 bytes and their data, each behind the length
+    of the one before; the last such length may be missing."""
+    at = struct.unpack_from(">I", data, 5)[0] if len(data) >= 9 else len(data) + 1
+    while at + 15 <= len(data):
+        at += 15 + int.from_bytes(data[at + 5 : at + 8], "big")
+    return None if at in (len(data), len(data) - 4) else len(data)
+
+
+def _in_y4m(data: mmap.mmap) -> int | None:
+    """A line that says what the frames are, then a line and as many bytes for each of them."""
+    at = data.find(b"\n") + 1
+    line = data.find(b"\n", at) + 1
+    second = data.find(b"FRAME", line) if line else -1
+    if not at or second < 0:
+        return None  # of one frame, whose length is not known
+    size = second - line
+    while line and line + size <= len(data):
+        at = line + size
+        line = data.find(b"\n", at) + 1
+        if not b"FRAME".startswith(data[at : at + 5]):
+            return None  # what was taken for the second frame's mark were pixels
+    return None if at == len(data) else len(data)
+
+
+_WALKED = {b"DKIF": _in_ivf, b"FLV\x01": _in_flv, b"YUV4": _in_y4m}
+"""First bytes of a file -> what looks through it."""

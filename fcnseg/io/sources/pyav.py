@@ -33,6 +33,7 @@ from fcnseg.io.sources.seen import HDR, Viewer, deinterlaced, display_matrix
 _TIMEOUT = 8.0  # seconds that a server may be silent
 _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
 _MEASURED = 25  # packets whose times tell a rate
+_CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats with nothing after the last frame
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
 _COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -88,6 +89,7 @@ class PyavReader(FrameReader):
         self.count = self._promised or self._estimated_count()
         self.aspect = Fraction(self._video.sample_aspect_ratio or 1) or Fraction(1)
         self._packets = 0
+        self._end = 0  # where the last packet ends
         self._gaps: list[int | None] = []  # the time stamps of broken frames
         self._places = array("q")  # where each packet stands in the file
         self._stamps: list[
@@ -146,7 +148,11 @@ class PyavReader(FrameReader):
 
     def damage(self) -> str:
         """What is wrong with the file between its frames."""
-        if self._is_pipe or "://" in str(self._source):
+        if self._is_pipe:
+            total = getattr(self._source, "total", 0)
+            within = self.container_name in _CLOSED and total > self._end
+            return f"it ends after frame {self.index}, cut short" if within else ""
+        if "://" in str(self._source):
             return ""
         place = find_damage(Path(str(self._source)))
         if place is None:
@@ -289,6 +295,7 @@ class PyavReader(FrameReader):
                         self._packets += 1
                         before = self._places[-1] if self._places else 0
                         self._places.append(before if packet.pos is None else packet.pos)
+                        self._end = self._places[-1] + packet.size
                         yield packet
                 break
             except (self._av.FFmpegError, IndexError) as error:  # of a stream that is not listed

@@ -309,11 +309,13 @@ def _has_its_index_last(stream: ByteStream) -> bool:
 class _Pieces:
     """A stream's bytes as they come, without waiting for more than there is.
 
-    What was read is kept until `forget`, so that `rewind` can give it once more.
+    What was read is kept until `forget`, so that `rewind` can give it once more. total: how many
+    bytes have come.
     """
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        self.total = 0
         self._kept, self._keeps = bytearray(), True
         self._again = io.BytesIO()
 
@@ -322,6 +324,7 @@ class _Pieces:
         data = self._again.read(count)
         if not data:
             data = self._stream.read_some(count)
+            self.total += len(data)
             self._kept += data if self._keeps else b""
         return data
 
