@@ -129,7 +129,17 @@ def _model(
             dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None  # with dynamo there always is one
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: Any) -> Any:
+    """Without torch's notes on where each node comes from: they hold this machine's paths."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input):
+        del part.metadata_props[:]
+    for value in graph.output:
+        del value.metadata_props[:]
+    return model
 
 
 def _renamed(model: Any, kept: Mapping[str, str], prefix: str) -> Any:

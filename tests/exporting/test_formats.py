@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import fcnseg
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.exporting.graph import Graph, quiet
 from fcnseg.exporting.parity import sample_images
@@ -32,3 +33,10 @@ def test_quiet_is_quiet(caplog):
     assert not caplog.records
     logging.getLogger("torch.onnx").warning("heard again")
     assert len(caplog.records) == 1
+
+
+def test_an_exported_file_holds_no_path_of_this_machine(exported_model):
+    data = exported_model.read_bytes()
+    for place in (Path(torch.__file__).parent, Path(fcnseg.__file__).parent):
+        assert str(place).encode() not in data
+    assert b"stack_trace" not in data
