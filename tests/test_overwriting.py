@@ -343,7 +343,7 @@ def test_a_device_or_a_pipe_is_written_to(tmp_path: Path) -> None:
 
 def test_scores_outlast_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They took hours: the table is printed whatever becomes of the files."""
-    monkeypatch.setattr("fcnseg.commands.eval.write_bytes", refuse_to_write)
+    monkeypatch.setattr("fcnseg.report.tables.write_bytes", refuse_to_write)
     words = f"eval data --csv a.csv --markdown b.md {MODEL}"
     result = call(*words.split(), status=3)
     assert "mIoU" in result.stdout

@@ -273,7 +273,7 @@ def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path, noise_video):
 
 def test_a_rate_that_is_none_is_measured(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", 20, Fraction(25, 2))
-    monkeypatch.setattr("fcnseg.io.sources.base._FASTEST", 5)  # 12.5 counts as nonsense now
+    monkeypatch.setattr("fcnseg.io.sources.reader._FASTEST", 5)  # 12.5 counts as nonsense now
     with open_video(path) as reader:
         assert reader.fps == 25  # of no use either: the usual one
     monkeypatch.undo()

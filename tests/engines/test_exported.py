@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fcnseg.__main__ import app
+from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.engines.exported import header_in
 from fcnseg.io.images import write_image

@@ -175,7 +175,7 @@ def test_orientation_of_files_bytes_and_pillows_images(tmp_path: Path, orientati
         (TENSOR.permute(1, 2, 0), "permute"),
         (TENSOR * 255, "image / 255"),
         ((TENSOR - 0.45) / 0.22, "normalized"),
-        (TENSOR.long(), "astype"),
+        (TENSOR.long(), r"\.to\(torch.uint8\)"),
         (TENSOR.bool(), "255"),
         (TENSOR[None], "several"),
         (torch.zeros(3, 0, 4), "empty"),
