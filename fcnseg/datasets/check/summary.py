@@ -126,7 +126,7 @@ def _speed() -> float:
     """
     matrix = np.random.default_rng(0).random((MATRIX, MATRIX), np.float32)
     matrix @ matrix  # starts the threads
-    took = []
+    took: list[float] = []
     until = time.perf_counter() + TRIAL
     while (began := time.perf_counter()) < until or len(took) < PRODUCTS:
         matrix @ matrix
