@@ -26,6 +26,15 @@ needs_posix = pytest.mark.skipif(os.name != "posix", reason="os.kill ends the pr
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []
 
 
+@pytest.fixture(autouse=True, scope="module")
+def sighup_is_not_ignored() -> Iterator[None]:
+    """Under nohup it is, and then fcnseg ignores it, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if STOPPING else None
+    yield
+    if STOPPING:
+        signal.signal(signal.SIGHUP, before)
+
+
 @needs_posix
 @pytest.mark.parametrize("number", STOPPING)
 def test_the_first_signal_is_a_wish(number: signal.Signals) -> None:
