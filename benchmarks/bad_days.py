@@ -16,7 +16,6 @@ import argparse
 import builtins
 import csv
 import io
-import json
 import os
 import random
 import re
@@ -41,6 +40,7 @@ import torch  # noqa: E402 - it is found where this file is
 
 import fcnseg.commands.infer  # noqa: E402
 import fcnseg.commands.train  # noqa: E402, F401 - imported once, for all that are forked
+from benchmarks.faults import Row, by_turns, names_of, print_failures  # noqa: E402
 from fcnseg.__main__ import main as fcnseg_main  # noqa: E402
 from fcnseg.commands.demo.scenes import write_dataset  # noqa: E402
 from fcnseg.models.checkpoint import Checkpoint  # noqa: E402
@@ -369,10 +369,7 @@ def disk_full(begin: Begin, same: Same, chance: random.Random, place: Place, out
         running = begin(place, disk / "out").end()
         if running.code and "space" not in running.text:
             raise Broken(f"not said to be full: {running.text[-300:]}")
-        complete_outputs(place, disk / "out")
-        _mount("remount,size=64m", disk)
-        begin(place, disk / "out").must()
-        same(place, disk / "out")
+        _works_again(begin, same, place, disk, "remount,size=64m")
 
 
 def read_only(begin: Begin, same: Same, chance: random.Random, place: Place, out: Path) -> None:
@@ -385,10 +382,15 @@ def read_only(begin: Begin, same: Same, chance: random.Random, place: Place, out
         running.end()
         if running.code and not re.search("Read-only|may not be written", running.text):
             raise Broken(f"not said to be read-only: {running.text[-300:]}")
-        complete_outputs(place, disk / "out")
-        _mount("remount,rw", disk)
-        begin(place, disk / "out").must()
-        same(place, disk / "out")
+        _works_again(begin, same, place, disk, "remount,rw")
+
+
+def _works_again(begin: Begin, same: Same, place: Place, disk: Path, remount: str) -> None:
+    """Nothing is half-written, and once the disk is mounted otherwise, the command completes."""
+    complete_outputs(place, disk / "out")
+    _mount(remount, disk)
+    begin(place, disk / "out").must()
+    same(place, disk / "out")
 
 
 def removed(begin: Begin, same: Same, chance: random.Random, place: Place, out: Path) -> None:
@@ -504,7 +506,7 @@ def play(name: str, number: int, place: Place) -> tuple[str, int, float]:
     return broken, Running.killed - killed, time.monotonic() - began
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def table(rows: dict[str, Row]) -> str:
     """The rows as Markdown."""
     lines = [
         "| bad day | tried | held | processes killed | slowest, s |",
@@ -535,28 +537,20 @@ def main() -> None:
             name, _, number = chosen.repeat.rpartition(":")
             print(*play(name, int(number), place))
             return
-        rows = json.loads(chosen.state.read_text()) if chosen.state.exists() else {}
-        names = chosen.kinds.split(",") if chosen.kinds else list(kinds())
-        for name in names:
-            rows.setdefault(name, {"next": 0, "broken": {}, "killed": 0, "slowest": 0.0})
-        end = time.monotonic() + 60 * chosen.minutes
-        while time.monotonic() < end:
-            name = min(names, key=lambda name: rows[name]["next"])
-            row = rows[name]
-            if row["next"] >= chosen.most:
-                break
-            broken, killed, seconds = play(name, row["next"], place)
-            if broken:
-                row["broken"][str(row["next"])] = broken
-            row["next"] += 1
-            row["killed"] += killed
-            row["slowest"] = max(row["slowest"], seconds)
-            chosen.state.write_text(json.dumps(rows))
+        empty: Row = {"next": 0, "broken": {}, "killed": 0, "slowest": 0.0}
+        rows = by_turns(names_of(chosen, kinds()), chosen, empty, partial(take_turn, place))
     print(table(rows))
-    for name, row in rows.items():
-        for number, broken in row["broken"].items():
-            print(f"{name}:{number}: {broken}")
-    sys.exit(any(row["broken"] for row in rows.values()))
+    print_failures(rows, "broken")
+
+
+def take_turn(place: Place, name: str, row: Row) -> None:
+    """The next day of a kind, added to its row."""
+    broken, killed, seconds = play(name, row["next"], place)
+    if broken:
+        row["broken"][str(row["next"])] = broken
+    row["next"] += 1
+    row["killed"] += killed
+    row["slowest"] = max(row["slowest"], seconds)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ every run: `--repeat KIND:N` shows what came of it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -22,8 +23,9 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,6 +37,9 @@ MEMORY = 8 << 30  # bytes that one process may take beyond what it has after its
 SECONDS = 30.0  # that one input may take
 
 TURN = 200  # inputs of a kind in a row
+
+Row = dict[str, Any]
+"""What came of a kind so far; `next` is the number of the next input."""
 
 
 def worker(name: str, first: int, last: int) -> None:
@@ -76,7 +81,7 @@ def scratch() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108, RUF100
 
 
-def take_turn(name: str, row: dict[str, Any], count: int) -> None:
+def take_turn(name: str, row: Row, count: int) -> None:
     """Try the next inputs of a kind and add what came of them to its row."""
     last = row["next"] + count
     while row["next"] < last:
@@ -97,7 +102,7 @@ def take_turn(name: str, row: dict[str, Any], count: int) -> None:
             row["next"] = begun + 1
 
 
-def _follow(child: subprocess.Popen[str], row: dict[str, Any]) -> tuple[bool, int]:
+def _follow(child: subprocess.Popen[str], row: Row) -> tuple[bool, int]:
     """Count what a worker says until it ends; whether it had to be ended, and its last number."""
     hung, begun = threading.Event(), row["next"] - 1
 
@@ -127,7 +132,7 @@ def _follow(child: subprocess.Popen[str], row: dict[str, Any]) -> tuple[bool, in
     return hung.is_set(), begun
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def table(rows: dict[str, Row]) -> str:
     """The rows as Markdown."""
     lines = [
         "| kind | inputs | read | refused | another error | slowest, s (number) | memory, MB |",
@@ -173,32 +178,51 @@ def main() -> None:
 
 
 def campaign(chosen: argparse.Namespace) -> None:
-    """Kinds in turn, the least tried first."""
-    names = chosen.kinds.split(",") if chosen.kinds else list(kinds())
-    rows = json.loads(chosen.state.read_text()) if chosen.state.exists() else {}
+    """Every kind in turn, with exit status 1 when something escaped."""
+    empty = {"next": 0, "read": 0, "refused": 0, "escaped": {}, "slowest": [0.0, 0], "memory": 0}
+
+    def turn(name: str, row: Row) -> None:
+        take_turn(name, row, min(chosen.turn, chosen.most - row["next"]))
+
+    rows = by_turns(names_of(chosen, kinds()), chosen, empty, turn)
+    print(table(rows))
+    print_failures(rows, "escaped")
+
+
+def names_of(chosen: argparse.Namespace, known: Iterable[str]) -> list[str]:
+    """The kinds of --kinds; all of them without it."""
+    return chosen.kinds.split(",") if chosen.kinds else list(known)
+
+
+def by_turns(
+    names: Sequence[str],
+    chosen: argparse.Namespace,
+    empty: Row,
+    turn: Callable[[str, Row], None],
+) -> dict[str, Row]:
+    """Give the kind that was tried least its turn, until the time is over or all are done.
+
+    The rows of the kinds are kept in the state file after every turn, and read from it at first.
+    """
+    rows: dict[str, Row] = json.loads(chosen.state.read_text()) if chosen.state.exists() else {}
     for name in names:
-        empty = {
-            "next": 0,
-            "read": 0,
-            "refused": 0,
-            "escaped": {},
-            "slowest": [0.0, 0],
-            "memory": 0,
-        }
-        rows.setdefault(name, empty)
+        rows.setdefault(name, copy.deepcopy(empty))
     end = time.monotonic() + 60 * chosen.minutes
     while time.monotonic() < end:
         name = min(names, key=lambda name: rows[name]["next"])
-        count = min(chosen.turn, chosen.most - rows[name]["next"])
-        if count <= 0:
+        if rows[name]["next"] >= chosen.most:
             break
-        take_turn(name, rows[name], count)
+        turn(name, rows[name])
         chosen.state.write_text(json.dumps(rows))
-    print(table(rows))
+    return rows
+
+
+def print_failures(rows: dict[str, Row], key: str) -> NoReturn:
+    """Every failure as KIND:NUMBER, for --repeat; exit 1 when there is one."""
     for name, row in rows.items():
-        for number, came in row["escaped"].items():
+        for number, came in row[key].items():
             print(f"{name}:{number}: {came}")
-    sys.exit(any(row["escaped"] for row in rows.values()))
+    sys.exit(any(row[key] for row in rows.values()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ tone-mapped, the display matrix is applied. Other colour profiles are not looked
 from __future__ import annotations
 
 import bisect
+import functools
 import heapq
+import io
 import itertools
 from array import array
 from collections.abc import Generator, Iterator
@@ -40,7 +42,9 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class Readable(Protocol):
-    """What PyAV reads from."""
+    """What PyAV reads from. total: how many bytes it has given so far."""
+
+    total: int
 
     def read(self, count: int) -> bytes:
         """At least one byte and at most `count`; b"" at the end."""
@@ -63,7 +67,7 @@ class PyavReader(FrameReader):
 
     def __init__(
         self,
-        source: str | Readable,
+        source: str | Readable | io.BytesIO,
         path: str | Path,
         *,
         has_times: bool = True,
@@ -149,18 +153,23 @@ class PyavReader(FrameReader):
     def damage(self) -> str:
         """What is wrong with the file between its frames."""
         if self._is_pipe:
-            total = getattr(self._source, "total", 0)
-            within = self.container_name in _CLOSED and total > self._end
+            if isinstance(self._source, str | io.BytesIO):
+                return ""
+            within = self.container_name in _CLOSED and self._source.total > self._end
             return f"it ends after frame {self.index}, cut short" if within else ""
         if "://" in str(self._source):
             return ""
-        place = find_damage(Path(str(self._source)))
+        place = self._damaged_at
         if place is None:
             return ""
         last = bisect.bisect_left(self._places, place) - 1
         if last >= len(self._places) - 1:
             return f"it ends after frame {self.index}, cut short"
         return f"the file is damaged after frame {last}; frames may be missing there"
+
+    @functools.cached_property
+    def _damaged_at(self) -> int | None:
+        return find_damage(Path(str(self._source)))
 
     # --- opening ---
 
@@ -321,7 +330,7 @@ class PyavReader(FrameReader):
         return max(stamp - self._origin, self._last)
 
 
-def _options_of(source: str | Readable) -> dict[str, str]:
+def _options_of(source: str | Readable | io.BytesIO) -> dict[str, str]:
     """A file of a web server is read on from where a connection broke."""
     is_web = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
     return {"reconnect": "1", "reconnect_delay_max": "4"} if is_web else {}
