@@ -122,6 +122,20 @@ def test_a_cut_file_is_an_error_never_half_a_picture(tmp_path, suffix, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_png_chunk_that_claims_gigabytes_is_not_given_them(monkeypatch):
+    data = bytearray(encode_image(CORNERS))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = (0xC5FFFFFF).to_bytes(4, "big")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV would take 3.3 GB"))
+    assert np.array_equal(decode_image(bytes(data)), CORNERS)  # all of it is there
+    with pytest.raises(MediaError, match="not a whole image"):
+        decode_image(bytes(data[: at + 20]))
+
+
+def test_png_with_more_after_its_end_is_whole():
+    assert decode_image(encode_image(CORNERS) + b"\0" * 100).shape == (40, 60, 3)
+
+
 def test_jpeg_with_more_after_its_end_is_whole():
     data = encode_image(CORNERS, ".jpg")
     assert decode_image(data + b"\0" * 100).shape == (40, 60, 3)

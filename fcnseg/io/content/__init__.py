@@ -109,11 +109,20 @@ def is_cut(data: bytes) -> bool:
     """Whether a JPEG or PNG has no end.
 
     OpenCV 4 fills what is missing of a JPEG with grey and says nothing; for a PNG its library
-    writes to the terminal. Inside a JPEG's scan 0xff is always followed by 0x00 or a restart
-    marker, so the last end-of-image stands after the last start-of-scan in every whole file.
+    writes to the terminal, and takes as much memory as a chunk claims to need. Inside a JPEG's
+    scan 0xff is always followed by 0x00 or a restart marker, so the last end-of-image stands
+    after the last start-of-scan in every whole file.
     """
     if data[:2] == b"\xff\xd8":
         if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
             return False
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data[:4] == b"\x89PNG" and b"IEND" not in data
+    return data[:4] == b"\x89PNG" and not _has_whole_chunks(data)
+
+
+def _has_whole_chunks(data: bytes) -> bool:
+    """Whether a PNG's chunks follow one another up to IEND."""
+    at = 8
+    while (kind := data[at + 4 : at + 8]) and kind != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return bool(kind)
