@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import EXPORT, PRECISION, ExportedEngine
+from fcnseg.engines.base import ExportedEngine
+from fcnseg.engines.exported import EXPORT, PRECISION
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import queue
 import re
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,12 +19,15 @@ from numpy.typing import NDArray
 from fcnseg.concurrency import physical_cores, usable_cores
 from fcnseg.device import Home, abandon, computing, set_threads_here
 from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
-from fcnseg.engines.exported import LOGITS, check_data_files
-from fcnseg.errors import STRANGE, CheckpointError, FcnsegError, OptionError, reason
-from fcnseg.io.bands import Bands
+from fcnseg.engines.exported import LABELS, LOGITS, SCORES, check_data_files
+from fcnseg.errors import CheckpointError, FcnsegError, OptionError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Images = NDArray[Any]
+
+Size = tuple[int, int]
 
 MAX_PARALLEL = 4
 """Images in parallel; each needs the memory of a forward pass."""
@@ -53,7 +54,7 @@ class Parallelism:
 ONE = Parallelism()
 
 
-def side_by_side(device: str) -> Parallelism:
+def parallelism_on(device: str) -> Parallelism:
     """For many images on a device: a CPU's cores are divided, anything else is one."""
     if device != "cpu":
         return ONE
@@ -61,17 +62,6 @@ def side_by_side(device: str) -> Parallelism:
     cores = physical_cores() if torch is None else min(usable_cores(), torch.get_num_threads())
     count = min(cores, MAX_PARALLEL)
     return Parallelism(count, cores // count) if count > 1 else ONE
-
-
-Images = NDArray[Any]
-
-Size = tuple[int, int]
-
-PRECISION = "precision"
-"""The key in an exported file's extras of its numeric precision, where that is not f32."""
-
-SCORES = "scores"
-"""The output of exported files that labels are worked out from, where there is one."""
 
 
 class Engine(ABC):
@@ -145,16 +135,6 @@ class Engine(ABC):
         return argmax_labels(logits)[0], softmax(logits, axis=1)
 
 
-def bands_in(header: str) -> tuple[int, str]:
-    """How many bands the images have that a file's header asks for, and their type."""
-    try:
-        described = json.loads(header)["preprocess"].get("bands")
-        bands = None if described is None else Bands.from_dict(described)
-    except STRANGE:
-        bands = None  # whoever reads the header says what is wrong with it
-    return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
-
-
 def resized(logits: Tensor | Floats, size: Size | None) -> Tensor | Floats:
     """Logits at another height and width, bilinear; as they are when they have it already."""
     if size is None or tuple(logits.shape[2:]) == size:
@@ -182,20 +162,7 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^Load model from .* failed:\s*", "", first).rstrip(".")
 
 
-LABELS = "labels"
-"""The output of exported files with the labels themselves, where there is one."""
-
-EXPORT = "export"
-"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
-
-
-def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
-    return bool(extra.get(EXPORT, {}).get("resizes"))
-
-
 _opening = threading.RLock()
-
 
 if hasattr(os, "register_at_fork"):  # another thread may hold it when the process is forked
     os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import codecs
 import html
+import json
 import mmap
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fcnseg.errors import STRANGE, CheckpointError
+from fcnseg.io.bands import Bands
+from fcnseg.models.checkpoint import KEY
 
-HEADER_KEY = "fcnseg"
-"""Where exported files carry the checkpoint's header."""
+LOGITS, SCORES, LABELS = "logits", "scores", "labels"
+"""The outputs of exported files: scores are what the logits are upsampled from, where they are
+given; labels are there where the file computes them itself."""
 
-LOGITS = "logits"
+EXPORT = "export"
+"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
+
+PRECISION = "precision"
+"""The key in an exported file's extras of its numeric precision, where that is not f32."""
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))
+
+
+def bands_in(header: str) -> tuple[int, str]:
+    """How many bands the images have that a file's header asks for, and their type."""
+    try:
+        described = json.loads(header)["preprocess"].get("bands")
+        bands = None if described is None else Bands.from_dict(described)
+    except STRANGE:
+        bands = None  # whoever reads the header says what is wrong with it
+    return (3, "uint8") if bands is None else (bands.carried, bands.dtype)
 
 
 def header_in(path: Path) -> str | None:
@@ -32,9 +55,10 @@ def header_in(path: Path) -> str | None:
         if start == b"PK\x03\x04":  # TorchScript, torch.export
             return _in_zip(path)
         if start[:1] == b"<":
-            return _in_xml(data)
+            found = re.search(rb'<%s value="([^"]*)"' % KEY.encode(), data)
+            return html.unescape(found[1].decode(errors="replace")) if found else None
         with memoryview(data) as view:
-            return metadata(view).get(HEADER_KEY)
+            return metadata(view).get(KEY)
 
 
 def check_data_files(path: Path) -> None:
@@ -100,15 +124,10 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
 def _in_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = (name for name in archive.namelist() if name.endswith(f"extra/{HEADER_KEY}"))
+            names = (name for name in archive.namelist() if name.endswith(f"extra/{KEY}"))
             return next((archive.read(name).decode(errors="replace") for name in names), None)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, *STRANGE):
         return None
-
-
-def _in_xml(data: mmap.mmap | bytes) -> str | None:
-    found = re.search(rb'<%s value="([^"]*)"' % HEADER_KEY.encode(), data)
-    return html.unescape(found[1].decode(errors="replace")) if found else None
 
 
 def metadata(model: bytes | memoryview) -> dict[str, str]:

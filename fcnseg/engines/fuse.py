@@ -57,18 +57,15 @@ def score_in_f32(network: FCN) -> None:
     bfloat16 keeps 8 bits: two classes would often have equal scores, and their order in the class
     map would decide. The last layers are a small part of the work.
     """
+
+    def outputs(module: nn.Module) -> int:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            return module.out_channels
+        return len(module.weight) if isinstance(module, LearnedUpsample) else 0
+
     classes = network.spec.num_classes
-    scoring: dict[nn.Module, nn.Module] = {
-        module: InFloat32(module)
-        for module in network.decoder.modules()
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.out_channels == classes
-    }
-    scoring |= {
-        module: InFloat32(module)
-        for module in network.decoder.modules()
-        if isinstance(module, LearnedUpsample) and len(module.weight) == classes
-    }
-    _replace(network, scoring)
+    scoring = [module for module in network.decoder.modules() if outputs(module) == classes]
+    _replace(network, {module: InFloat32(module) for module in scoring})
 
 
 class InFloat32(nn.Module):
@@ -95,7 +92,10 @@ def fold_batch_norms(network: Network, images: Tensor) -> Network:
     would differ, nothing changes. Returns the network.
     """
     changed: dict[nn.Module, nn.Module] = {}
-    for norm, convolution in _followers(network, images, _is_batch_norm).items():
+    norms = _followers(
+        network, images, lambda module: type(module) is nn.BatchNorm2d or bool(_besides(module))
+    )
+    for norm, convolution in norms.items():
         assert isinstance(norm, nn.BatchNorm2d)
         changed[convolution] = fuse_conv_bn_eval(convolution, norm)
         changed[norm] = nn.Sequential(*_besides(norm))
@@ -112,10 +112,9 @@ def fuse_activations(network: Network, images: Tensor) -> Network:
     if not _onednn_fuses():
         return network
     changed: dict[nn.Module, nn.Module] = {}
-    activations = {
-        convolution: activation
-        for activation, convolution in _followers(network, images, _is_activation).items()
-    }
+    # By its very type: a class made of one may do something else.
+    found = _followers(network, images, lambda module: type(module) in _ACTIVATIONS)
+    activations = {convolution: activation for activation, convolution in found.items()}
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and FusedConvolution.takes(module):
             activation = activations.get(module)
@@ -170,14 +169,6 @@ def _onednn_fuses() -> bool:
     return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def _is_activation(module: nn.Module) -> bool:
-    return type(module) in _ACTIVATIONS  # a class made of one may do something else
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return type(module) is nn.BatchNorm2d or bool(_besides(module))
-
-
 def _besides(norm: nn.Module) -> list[nn.Module]:
     """What a batch norm does after it, in order: timm's drop and activate, others nothing."""
     parts = [getattr(norm, name, None) for name in ("drop", "act")]
@@ -208,16 +199,12 @@ def _followers(
             if output is inputs[0]:
                 pairs[module] = convolution
 
-    hooks = [
-        module.register_forward_hook(after_convolution)
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    hooks += [
-        module.register_forward_pre_hook(before_follower)
-        for module in network.modules()
-        if wanted(module)
-    ]
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        if wanted(module):
+            hooks.append(module.register_forward_pre_hook(before_follower))
     try:
         with torch.no_grad():
             network(images)

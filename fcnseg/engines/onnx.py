@@ -15,22 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
-from fcnseg.engines.base import (
+from fcnseg.engines.base import ONE, ExportedEngine, Images, Workers, first_line, parallelism_on
+from fcnseg.engines.exported import (
     EXPORT,
     LABELS,
-    ONE,
-    SCORES,
-    ExportedEngine,
-    Images,
-    Workers,
-    bands_in,
-    first_line,
-    side_by_side,
-)
-from fcnseg.engines.exported import (
-    HEADER_KEY,
     LOGITS,
+    SCORES,
     Port,
+    bands_in,
     check_logits,
     data_files,
     metadata,
@@ -40,6 +32,7 @@ from fcnseg.engines.exported import (
 from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
+from fcnseg.models.checkpoint import KEY
 from fcnseg.progress import environment
 
 
@@ -59,7 +52,7 @@ class OnnxEngine(ExportedEngine):
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
         self.precision = "f32"
-        self.parallelism = side_by_side(self.device) if parallel else ONE
+        self.parallelism = parallelism_on(self.device) if parallel else ONE
         session = self._open(str(path))
         self.header = _header_of(session, path)
         self._free[LOGITS] = self._several(str(path), session)
@@ -170,7 +163,7 @@ def _provider(device: str) -> str:
 
 def _header_of(session: Any, path: Path) -> str:
     """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
-    header = session.get_modelmeta().custom_metadata_map.get(HEADER_KEY)
+    header = session.get_modelmeta().custom_metadata_map.get(KEY)
     inputs, outputs = _ports(session.get_inputs()), _ports(session.get_outputs())
     if header is None or [port.name for port in inputs] != ["images"]:
         raise not_written_by_fcnseg(path, "an ONNX file", inputs, outputs)
@@ -234,7 +227,7 @@ class OpenCvEngine(ExportedEngine):
             model = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"Can't read {path}: {error.strerror}.") from None
-        header = metadata(model).get(HEADER_KEY)
+        header = metadata(model).get(KEY)
         if header is None:
             raise not_written_by_fcnseg(path, "an ONNX file")
         self.header = header

@@ -16,19 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines.base import (
-    LABELS,
-    ONE,
-    SCORES,
-    ExportedEngine,
-    Images,
-    Workers,
-    first_line,
-    side_by_side,
-)
+from fcnseg.engines.base import ONE, ExportedEngine, Images, Workers, first_line, parallelism_on
 from fcnseg.engines.exported import (
-    HEADER_KEY,
+    LABELS,
     LOGITS,
+    SCORES,
     Port,
     check_logits,
     not_loaded,
@@ -36,6 +28,7 @@ from fcnseg.engines.exported import (
 )
 from fcnseg.errors import MissingExtra, OptionError
 from fcnseg.files import utf8_name
+from fcnseg.models.checkpoint import KEY
 
 _KEPT = "64"
 """Layers prepared for one size that are kept for the next image of that size. Of the usual 5,000
@@ -62,12 +55,7 @@ class OpenVinoEngine(ExportedEngine):
     device = "cpu"
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        parallel: bool = False,
+        self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
     ) -> None:
         super().__init__(path, device=device, precision=precision, parallel=parallel)
         if device not in ("auto", "cpu"):
@@ -82,7 +70,7 @@ class OpenVinoEngine(ExportedEngine):
         model = read_model(path)
         self.header = _header_of(model, path)
         options = {"INFERENCE_PRECISION_HINT": wanted, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
-        self.parallelism = side_by_side("cpu") if parallel else ONE
+        self.parallelism = parallelism_on("cpu") if parallel else ONE
         if self.parallelism.count > 1:
             threads = self.parallelism.count * self.parallelism.threads
             options |= {
@@ -173,7 +161,7 @@ def _core() -> Any:
 def _header_of(model: Any, path: Path) -> str:
     # An .onnx file's metadata arrive under "framework".
     inputs, outputs = _ports(model.inputs), _ports(model.outputs)
-    for place in ([HEADER_KEY], ["framework", HEADER_KEY]):
+    for place in ([KEY], ["framework", KEY]):
         if model.has_rt_info(place) and [port.name for port in inputs] == ["images"]:
             check_logits(path, outputs)
             return str(model.get_rt_info(place).value)

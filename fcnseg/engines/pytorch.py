@@ -12,15 +12,7 @@ from torch import Tensor, nn
 
 from fcnseg.device import Home, autocast, computing, one_thread, precision_name
 from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import (
-    ONE,
-    Engine,
-    Images,
-    Size,
-    as_tensor,
-    resized,
-    side_by_side,
-)
+from fcnseg.engines.base import ONE, Engine, Images, Size, as_tensor, parallelism_on, resized
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory
@@ -59,7 +51,7 @@ class TorchEngine(Engine):
         self.device = str(self._device)
         self._home = Home()
         self.precision = precision_name(precision)
-        self.parallelism = side_by_side(self.device) if parallel else ONE
+        self.parallelism = parallelism_on(self.device) if parallel else ONE
         if self._device.type == "cpu":
             self.score_grid = score_grid_of(network)
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import EXPORT, PRECISION, channels_first
+from fcnseg.engines.base import channels_first
+from fcnseg.engines.exported import EXPORT, PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra

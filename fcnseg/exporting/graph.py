@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from fcnseg.classes import IGNORE
 from fcnseg.config import Include
-from fcnseg.engines.base import LABELS, SCORES
-from fcnseg.engines.exported import LOGITS
+from fcnseg.engines.exported import LABELS, LOGITS, SCORES
 from fcnseg.engines.fuse import InFloat32, fold_batch_norms, score_in_f32
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
@@ -115,23 +114,18 @@ class Graph(nn.Module):
 
 
 class Before(nn.Module):
-    """Images at their own size, uint8 (N, H, W, C) -> as the network sees them, (N, h, w, C)."""
+    """Images at their own size, uint8 (N, H, W, C) -> as the network sees them, (N, h, w, C).
 
-    opaque = False
+    opaque: written so that an exporter does not reason about sizes (resized_images).
+    """
 
-    def __init__(self, preprocess: Preprocess) -> None:
+    def __init__(self, preprocess: Preprocess, *, opaque: bool = False) -> None:
         super().__init__()
-        self.preprocess = preprocess
+        self.preprocess, self.opaque = preprocess, opaque
 
     def forward(self, images: Tensor) -> Tensor:
         """What fcnseg.io.images.resize_image makes of them."""
         return resized_images(images, self.preprocess, opaque=self.opaque)
-
-
-class OpaqueBefore(Before):
-    """The same, written so that an exporter does not reason about sizes (resized_images)."""
-
-    opaque = True
 
 
 class After(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcnseg.engines.base import LABELS
-from fcnseg.exporting.graph import Graph, GraphOptions, OpaqueBefore, quiet, surroundings
+from fcnseg.engines.exported import LABELS
+from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
 from fcnseg.exporting.parity import sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import KEY, Checkpoint
@@ -74,7 +74,7 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
     parts = [_renamed(model, {name: f"{_INSIDE}{name}" for name in names}, "1.")]
     if before is not None:
         seen = f"{_INSIDE}images"
-        opaque = OpaqueBefore(before.preprocess)
+        opaque = Before(before.preprocess, opaque=True)
         first = _model(opaque, (images,), ["images"], [seen], (_FREE,) if free else None)
         kept = {"images": seen, **{name: f"{_INSIDE}{name}" for name in names}}
         parts = [_renamed(first, {seen: seen}, "0."), _renamed(model, kept, "1.")]

@@ -14,6 +14,7 @@ from typing import Any, cast
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
+from fcnseg.engines.averaging import check_is_video
 from fcnseg.errors import OptionError
 from fcnseg.files import is_stdout, next_free, stamp
 from fcnseg.inference.loading import load
@@ -31,7 +32,6 @@ from fcnseg.inference.parts import (
 )
 from fcnseg.inference.prediction import Predictor
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import check_is_video
 from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import left_out
 from fcnseg.io.sources import open_source, refuse_sources

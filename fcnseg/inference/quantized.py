@@ -21,7 +21,8 @@ from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import PRECISION, Images, first_line
+from fcnseg.engines.base import Images, first_line
+from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError, OptionError, percent
 from fcnseg.exporting import labelled, require, verify, write_report, written_atomically

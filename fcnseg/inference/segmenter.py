@@ -26,7 +26,9 @@ from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.config import InferConfig
 from fcnseg.engines import RUNNABLE, Device, EngineOptions, device_name
-from fcnseg.engines.base import Engine, Size, resizes_itself
+from fcnseg.engines.averaging import SmoothedEngine, check_is_video
+from fcnseg.engines.base import Engine, Size
+from fcnseg.engines.exported import resizes_itself
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import (
     PredictedArrays,
@@ -34,7 +36,6 @@ from fcnseg.inference.prediction import (
     with_labels,
     with_probabilities,
 )
-from fcnseg.inference.smoothing import SmoothedEngine, check_is_video
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, source_name, to_rgb
@@ -194,9 +195,7 @@ class Segmenter:
         They sum to the logits. OptionError where that can't be: another engine than torch,
         or a network that does not sum scores.
         """
-        pixels = self._pixels(image, bgr=bgr)
-        scores = self._in_torch().skip_scores(self.prepare([pixels]), size=pixels.shape[:2])
-        return {stride: score[0] for stride, score in scores.items()}
+        return self._by_stride(lambda engine: engine.skip_scores, image, bgr)
 
     def logits_without_skips(
         self, image: ImageInput, *, bgr: bool = False
@@ -206,9 +205,7 @@ class Segmenter:
         For networks whose skips join as features (fuse is "feature" or "concat"). OptionError
         for others, and for another engine than torch.
         """
-        pixels = self._pixels(image, bgr=bgr)
-        found = self._in_torch().logits_without_skips(self.prepare([pixels]), size=pixels.shape[:2])
-        return {stride: logits[0] for stride, logits in found.items()}
+        return self._by_stride(lambda engine: engine.logits_without_skips, image, bgr)
 
     def logits_up_to_skips(
         self, image: ImageInput, *, bgr: bool = False
@@ -219,19 +216,23 @@ class Segmenter:
         left out of the sum (fuse is "score"), or their features are zero. OptionError for another
         engine than torch.
         """
-        pixels = self._pixels(image, bgr=bgr)
-        found = self._in_torch().logits_up_to_skips(self.prepare([pixels]), size=pixels.shape[:2])
-        return {stride: logits[0] for stride, logits in found.items()}
+        return self._by_stride(lambda engine: engine.logits_up_to_skips, image, bgr)
 
-    def _in_torch(self) -> TorchEngine:
-        if self.engine.shows_network:
-            return cast("TorchEngine", self.engine)
+    def _by_stride(
+        self, method: Callable[[TorchEngine], Callable[..., Any]], image: ImageInput, bgr: bool
+    ) -> dict[int, NDArray[np.float32]]:
+        """What a method of a TorchEngine gives for one image: float32 (K, H, W) by stride."""
         if self.members:
             raise OptionError("Skips are one network's; these are averages.", hint="give one model")
-        raise OptionError(
-            f"Skips are looked at in torch, not in {self.engine.name}.",
-            hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
-        )
+        if not self.engine.shows_network:
+            raise OptionError(
+                f"Skips are looked at in torch, not in {self.engine.name}.",
+                hint='give the checkpoint itself, with --engine torch (load(..., engine="torch"))',
+            )
+        pixels = self._pixels(image, bgr=bgr)
+        compute = method(cast("TorchEngine", self.engine))
+        found = compute(self.prepare([pixels]), size=pixels.shape[:2])
+        return {stride: maps[0] for stride, maps in found.items()}
 
     def stream(
         self,

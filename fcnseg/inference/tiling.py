@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.argmax import argmax_labels, softmax
+from fcnseg.engines.averaging import Flicker, SmoothedEngine
 from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import PredictedArrays, Predictor
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import Flicker, SmoothedEngine
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
 from fcnseg.progress import Callback, Message, no_callback

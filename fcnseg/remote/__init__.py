@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import os
@@ -17,16 +16,14 @@ import re
 import shutil
 import stat
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar, cast
 
-from fcnseg.errors import user_path
+from fcnseg.errors import FcnsegError, MediaError, MissingExtra, OptionError, user_path
 from fcnseg.files import IN_MEMORY, NonLocalPath
-from fcnseg.remote.storage import changed, file_system, files_below, said
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
 
@@ -36,13 +33,13 @@ _OTHERS = frozenset({
     "mmsh", "file", "local", "data",
 })  # fmt: skip
 
+_EXTRA = ("s3", "s3a")
+"""Schemes whose package is in the extra `remote`; others name their own."""
+
 _Config = TypeVar("_Config", bound=Any)
 
 UPLOADS = 16
 """Outputs that are written at the same time to remote storage."""
-
-_AT_ONCE = 32
-"""Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
 
 
 def as_path(text: str | os.PathLike[str]) -> Path:
@@ -101,12 +98,18 @@ class RemotePath(NonLocalPath):
         return str(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (str(self), self.known)
+        return type(self), (str(self),), {"known": self.known}
 
     @property
     def file_system(self) -> Any:
-        """The fsspec file system that has it."""
-        return file_system(self)
+        """The fsspec file system that has it; MissingExtra or OptionError without its package."""
+        import fsspec
+
+        scheme = str(self).partition(":")[0].lower()
+        try:
+            return fsspec.filesystem(scheme, use_listings_cache=False)
+        except ImportError as error:
+            raise _no_package(self, scheme, error) from None
 
     @property
     def key(self) -> str:
@@ -119,12 +122,12 @@ class RemotePath(NonLocalPath):
         """Size, time of change, and a number of its own; one request unless a listing said it."""
         del follow_symlinks
         if self.known is None:
-            with said(self):
+            with _said(self):
                 self.known = self.file_system.info(self.key)
         info = self.known
         kind = stat.S_IFDIR if info.get("type") == "directory" else stat.S_IFREG
         number = int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=7).digest())
-        size, when = int(info.get("size") or 0), changed(info)
+        size, when = int(info.get("size") or 0), _changed(info)
         sequence = (kind | 0o644, number, 0, 1, 0, 0, size, *(when // 10**9,) * 3)
         return os.stat_result(sequence, {"st_mtime_ns": when})
 
@@ -170,7 +173,7 @@ class RemotePath(NonLocalPath):
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""
         allowed = (FileNotFoundError,) if missing_ok else ()
-        with contextlib.suppress(*allowed), said(self):
+        with contextlib.suppress(*allowed), _said(self):
             self.file_system.rm_file(self.key)
 
     def remove_tree(self) -> None:
@@ -181,7 +184,7 @@ class RemotePath(NonLocalPath):
     def iterdir(self) -> Iterator[RemotePath]:
         """What is directly in a folder."""
         try:
-            with said(self):
+            with _said(self):
                 listed = self.file_system.ls(self.key, detail=True)
         except FileNotFoundError:
             return
@@ -195,7 +198,7 @@ class RemotePath(NonLocalPath):
 
     def read_bytes(self) -> bytes:
         """The file's bytes, in one request."""
-        with said(self):
+        with _said(self):
             return bytes(self.file_system.cat_file(self.key))
 
     def open(  # noqa: D102, PLR0913, RUF100 - as Path.open
@@ -209,7 +212,7 @@ class RemotePath(NonLocalPath):
         del buffering
         file: BinaryIO
         if "r" in mode:
-            with said(self):
+            with _said(self):
                 file = self.file_system.open(self.key, "rb", block_size=2**20)
         else:
             file = cast(BinaryIO, _Upload(self, append="a" in mode))
@@ -219,7 +222,7 @@ class RemotePath(NonLocalPath):
         """Make a file's bytes its own, all at once."""
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
-        with said(self):
+        with _said(self):
             if length <= IN_MEMORY:
                 self.file_system.pipe_file(self.key, file.read())
             else:
@@ -229,7 +232,7 @@ class RemotePath(NonLocalPath):
 
     def download(self, path: Path) -> None:
         """Copy it to a local file, which gets its time of change."""
-        with said(self):
+        with _said(self):
             self.file_system.get_file(self.key, str(path))
         when = self.stat().st_mtime_ns
         os.utime(path, ns=(when, when))
@@ -239,10 +242,29 @@ class RemotePath(NonLocalPath):
 
         S3 is asked for pages of 1,000 keys, in their order; others for a folder at a time.
         """
-        with said(self):
-            for info in files_below(self.file_system, self.key):
+        with _said(self):
+            for info in self._infos_below():
                 if not info["name"].endswith("/"):  # what consoles make for an empty folder
                     yield self._below(info)
+
+    def _infos_below(self) -> Iterator[dict[str, Any]]:
+        """fsspec's descriptions of the files below it."""
+        system = self.file_system
+        if not hasattr(system, "call_s3"):
+            for _, _, files in system.walk(self.key, detail=True):
+                yield from (files[name] for name in sorted(files))
+            return
+        bucket, _, prefix = self.key.partition("/")
+        wanted = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
+        more: dict[str, str] = {}
+        while True:
+            page = system.call_s3("list_objects_v2", **wanted, **more)
+            for found in page.get("Contents", ()):
+                known = {"LastModified": found.get("LastModified"), "ETag": found.get("ETag")}
+                yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], **known}
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _below(self, info: dict[str, Any]) -> RemotePath:
         name = str(info["name"])
@@ -251,12 +273,6 @@ class RemotePath(NonLocalPath):
         path = cast(RemotePath, self.joinpath(*filter(None, parts)))
         path.known = info
         return path
-
-
-def _unpickled(text: str, known: dict[str, Any] | None) -> RemotePath:
-    path = RemotePath(text)
-    path.known = known
-    return path
 
 
 class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
@@ -282,25 +298,51 @@ class _Upload(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
         self.close() if kind is None else super().close()
 
 
-def read_ahead(
-    items: Iterable[tuple[int, str, Path]], read: Callable[[Path], bytes]
-) -> Iterator[tuple[tuple[int, str, Path], Callable[[], bytes]]]:
-    """Each item with what gives its file's bytes, or raises; remote files are read ahead.
+def _changed(info: dict[str, Any]) -> int:
+    """A time of change in ns; where none is known, a number that changes with the content."""
+    for name in ("LastModified", "mtime", "updated", "last_modified", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime):
+            return int(value.timestamp() * 10**6) * 1000
+        if isinstance(value, int | float):
+            return int(value * 10**9)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return int(datetime.fromisoformat(value).timestamp() * 10**6) * 1000
+    mark = next(
+        (str(info[name]) for name in ("ETag", "etag", "blob_id", "sha256") if info.get(name)), ""
+    )
+    return int.from_bytes(hashlib.blake2b(mark.encode(), digest_size=6).digest()) if mark else 0
 
-    As many are read at the same time as hide the time that the storage takes to answer.
-    """
-    waiting: deque[tuple[tuple[int, str, Path], Callable[[], bytes]]] = deque()
-    with contextlib.ExitStack() as stack:
-        pool: ThreadPoolExecutor | None = None
-        for item in items:
-            if not isinstance(item[2], RemotePath):
-                yield item, functools.partial(read, item[2])
-                continue
-            if pool is None:
-                pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fcnseg-remote")
-                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            waiting.append((item, pool.submit(read, item[2]).result))
-            if len(waiting) == _AT_ONCE:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
+
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """What a file system raises, as ours; that there is no such file as for local ones."""
+    try:
+        yield
+    except (FcnsegError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except ImportError as error:
+        raise _no_package(path, str(path).partition(":")[0], error) from None
+    except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+        text = " ".join(str(error).split()) or type(error).__name__
+        if "Credential" in type(error).__name__ or "credentials" in text.lower():
+            raise OptionError(
+                f"{path} needs credentials, and none were found: {text}",
+                hint="docs/remote.md says where each storage looks for them",
+            ) from None
+        denied = isinstance(error, PermissionError)
+        raise MediaError(
+            f"{path} {'is not open to you' if denied else 'could not be reached'}: {text}",
+            hint="are the credentials and the endpoint right? docs/remote.md says what is read",
+        ) from None
+
+
+def _no_package(path: Path, scheme: str, error: ImportError) -> FcnsegError:
+    if scheme in _EXTRA:
+        return MissingExtra(f"{path}", "remote")
+    text = str(error)
+    return OptionError(
+        f"{path} needs a package that is not installed: {text}",
+        hint=f"pip install the package of fsspec for {scheme}://",
+    )

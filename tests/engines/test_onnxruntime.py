@@ -52,7 +52,7 @@ def test_a_graph_with_branches_stays_whole(tmp_path: Path) -> None:
 
 
 def test_lanes_share_a_session_where_each_has_one_thread(exported_model: Path, monkeypatch) -> None:
-    monkeypatch.setattr(onnx_engine, "side_by_side", lambda _: onnx_engine.ONE.__class__(3, 1))
+    monkeypatch.setattr(onnx_engine, "parallelism_on", lambda _: onnx_engine.ONE.__class__(3, 1))
     engine = OnnxEngine(exported_model, parallel=True)
     sessions = [engine._free["logits"].get() for _ in range(3)]
     assert len(set(map(id, sessions))) == 1

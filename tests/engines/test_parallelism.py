@@ -9,7 +9,7 @@ import torch
 
 from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.engines import base as num_parallel
-from fcnseg.engines.base import ONE, Parallelism, side_by_side
+from fcnseg.engines.base import ONE, Parallelism, parallelism_on
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import EngineOptions, load, open_engine
 from tests.conftest import skip_without
@@ -29,11 +29,11 @@ from tests.conftest import skip_without
 def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Parallelism) -> None:
     monkeypatch.setattr(num_parallel, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert side_by_side("cpu") == expected
+    assert parallelism_on("cpu") == expected
 
 
 def test_a_gpu_is_one() -> None:
-    assert side_by_side("cuda:0") == ONE
+    assert parallelism_on("cuda:0") == ONE
     assert usable_cores() >= 1
 
 
@@ -75,7 +75,9 @@ def test_answers_are_the_same_side_by_side(
     skip_without(engine)
     model = random_model if engine == "torch" else exported_model
     for module in ("base", "pytorch", "onnx", "openvino"):
-        monkeypatch.setattr(f"fcnseg.engines.{module}.side_by_side", lambda _: deal, raising=False)
+        monkeypatch.setattr(
+            f"fcnseg.engines.{module}.parallelism_on", lambda _: deal, raising=False
+        )
     one, several = (
         load(model, engine=engine, device="cpu", parallel=parallel) for parallel in (False, True)
     )

@@ -18,8 +18,8 @@ from fcnseg.config.options import EngineName
 from fcnseg.device import computing, one_thread
 from fcnseg.engines import ENGINES, RUNNABLE, Device, EngineOptions, device_name, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
-from fcnseg.engines.base import Engine, resizes_itself
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.base import Engine
+from fcnseg.engines.exported import header_in, resizes_itself
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter

@@ -24,7 +24,7 @@ from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
 from fcnseg.progress import Callback, Event, Message, no_callback
-from fcnseg.remote import read_ahead
+from fcnseg.remote.listing import read_ahead
 
 
 class ImageFiles(ImageSource):

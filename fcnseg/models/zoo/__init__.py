@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.classes import ClassMap
+from fcnseg.classes import ClassMap, unpack, voc_palette
 from fcnseg.errors import OptionError
 from fcnseg.models.backbones import Features
 from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
@@ -269,10 +269,7 @@ def voc_classes() -> ClassMap:
     from fcnseg.models.torchvision_import import models
 
     names = models.get_model_weights("fcn_resnet50").DEFAULT.meta["categories"]
-    colors = []
-    for index in range(len(names)):
-        bits = [[(index >> (3 * bit + band)) & 1 for bit in range(8)] for band in range(3)]
-        colors.append([sum(on << (7 - bit) for bit, on in enumerate(band)) for band in bits])
+    colors = [unpack(color) for color in voc_palette(len(names))]
     return ClassMap.of(["background", *names[1:]], colors)
 
 

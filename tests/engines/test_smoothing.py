@@ -14,10 +14,10 @@ from fcnseg.cli.tables import show_infer
 from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
+from fcnseg.engines.averaging import SmoothedEngine
 from fcnseg.engines.base import Engine
 from fcnseg.errors import OptionError
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.inference.smoothing import SmoothedEngine
 from fcnseg.inference.tiling import FramePredictor
 from fcnseg.io.images import write_image
 from fcnseg.io.labels import read_raw_labels
