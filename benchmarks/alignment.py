@@ -9,14 +9,16 @@ in fcnseg/models/backbones/timm.py. Without names, the table is written.
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fcnseg.models.backbones import Features, offset
-from fcnseg.models.backbones.timm import centroids, inner, linearised
+from fcnseg.models.backbones.timm import centroids, linearised
 from fcnseg.models.fcn import Decoder
 from fcnseg.models.networks import BACKBONES, build_backbone
 from fcnseg.models.spec import ModelSpec
@@ -47,6 +49,22 @@ two elements.
 | backbone | elements | size | 32s | 16s | 8s | 4s | 2s | equal | centre assumed |
 |---|---|---|---|---|---|---|---|---|---|
 """
+
+
+def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
+    """The first and the last pixel of `extent` that a decoder's borders do not touch.
+
+    Up to the outermost elements of the coarsest map, or one further in where there are four
+    or more; and from stride to stride to the next element within.
+    """
+    count = extent // strides[0]
+    ends = (1, count - 2) if count >= 4 else (0, count - 1)
+    low, high = (strides[0] * index + offsets[strides[0]] for index in ends)
+    for stride in (*strides[1:], 1):
+        start = offsets[stride] if stride > 1 else 0.0
+        low = math.ceil((low - start) / stride) * stride + start
+        high = math.floor((high - start) / stride) * stride + start
+    return int(low), int(high)
 
 
 def main(names: list[str]) -> None:

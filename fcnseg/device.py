@@ -182,7 +182,7 @@ class Timing:
     """One part of the work, done again and again.
 
     laps: seconds of each call, by the clock. total: core-seconds of all calls together.
-    frames: how many a call was for. lanes: how many calls went on at the same time.
+    frames: how many a call was for. num_parallel: how many calls went on at the same time.
     """
 
     laps: tuple[float, ...]

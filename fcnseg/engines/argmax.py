@@ -32,7 +32,7 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class ScoreGrid:
-    """Where scores lie on the pixels: element i at factor * i + shift (models.geometry)."""
+    """Where scores lie on the pixels: element i at factor * i + shift (models.backbones)."""
 
     factor: int
     shift: float

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import channels_first
+from fcnseg.engines.base import Images, channels_first
 from fcnseg.engines.exported import EXPORT, PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
@@ -24,7 +26,6 @@ from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.exporting.onnx_file import example, write_onnx
 from fcnseg.exporting.parity import (
-    Images,
     LabelsOf,
     Logits,
     LogitsFunction,
@@ -64,9 +65,9 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> No
     write_onnx(checkpoint, path, options)
 
 
-def _run_onnx(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
-    engine, _ = open_exported(path, "onnxruntime", device="cpu")
-    return engine.logits, engine.just_labels
+def _run_in(engine: EngineName, path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
+    opened, _ = open_exported(path, engine, device="cpu")
+    return opened.logits, opened.just_labels
 
 
 def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
@@ -77,15 +78,8 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
         with quiet():
             model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
-            half = (
-                options.precision == "f16"
-            )  # weights; what it computes in is the runtime's choice
+            half = options.precision == "f16"  # of weights; the runtime chooses its arithmetic
             openvino.save_model(model, str(path), compress_to_fp16=half)
-
-
-def _run_openvino(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
-    engine, _ = open_exported(path, "openvino")
-    return engine.logits, engine.just_labels
 
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
@@ -162,8 +156,8 @@ def opset_of(path: Path) -> int | None:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", (), _write_onnx, _run_onnx),
-    "openvino": Format(".xml", (".bin",), _write_openvino, _run_openvino),
+    "onnx": Format(".onnx", (), _write_onnx, partial(_run_in, "onnxruntime")),
+    "openvino": Format(".xml", (".bin",), _write_openvino, partial(_run_in, "openvino")),
     "torchscript": Format(".torchscript", (), _write_torchscript, _run_torchscript),
     "torch-export": Format(".pt2", (), _write_torch_export, _run_torch_export),
 }

@@ -12,23 +12,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
+from fcnseg.engines.argmax import Labels
+from fcnseg.engines.base import Images
 from fcnseg.errors import percent
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import resize_image, resize_labels
 from fcnseg.metrics import Confusion, Report
 
-Images = NDArray[Any]
-
-
 Logits = NDArray[np.float32]
-
-
-Labels = NDArray[np.uint8]
-
 
 LogitsFunction = Callable[[Images], Logits]
 """Images uint8 (N, H, W, C) -> logits float32 (N, K, H, W)."""
-
 
 LabelsOf = Callable[[Images], Labels]
 """Images uint8 (N, H, W, C) -> labels uint8 (N, H, W)."""

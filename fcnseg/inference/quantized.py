@@ -14,9 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
@@ -95,7 +92,10 @@ def export_int8(
     original = load(model, engine="torch", short_side=config.short_side)
     train, val = (dataset_of(config.data, original, split, callback) for split in ("train", "val"))
     callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
-    images = (_fitted(original, train[at].image, config) for at in spread(len(train), FITTED_TO))
+    chosen = (train[at].image for at in spread(len(train), FITTED_TO))
+    if config.size is not None:
+        chosen = (resize_image(image, config.size) for image in chosen)
+    images = (original.prepare([image]) for image in chosen)  # each (1, h, w, C)
     with written_atomically(path) as written:
         ms_before = write_int8(checkpoint, written, images, options, about=about)
         cost = _cost(original, load(written), val, callback, size=config.size)
@@ -108,13 +108,6 @@ def export_int8(
             )
         write_report(written, asdict(cost))
     return cost
-
-
-def _fitted(
-    original: Segmenter, image: NDArray[np.uint8], config: ExportConfig
-) -> NDArray[np.uint8]:
-    """An image (1, h, w, C) as the network sees it, of the file's only size where it has one."""
-    return original.prepare([image if config.size is None else resize_image(image, config.size)])
 
 
 def _cost(

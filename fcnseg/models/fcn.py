@@ -264,7 +264,7 @@ def bilinear_kernel(factor: int, shift: float) -> tuple[Tensor, int]:
 
 
 class Upsample(nn.Module):
-    """Bilinear interpolation without weights, aligned as fcnseg.models.backbones explains."""
+    """Bilinear interpolation without weights, as `Alignment` in models.backbones says."""
 
     def __init__(self, _channels: int, factor: int, shift: float) -> None:
         super().__init__()

@@ -67,7 +67,10 @@ def download(url: str, callback: Callback = no_callback) -> Path:
         return path
     try:
         with atomic_write(path) as file:
-            _check_digest(name, _fetch(url, file, name, callback))
+            digest = _fetch(url, file, name, callback)
+            wanted = re.search(r"-([0-9a-f]{8,})\.", name)
+            if wanted and not digest.startswith(wanted[1]):
+                raise OSError(f"its SHA-256 begins with {digest[:8]}, expected {wanted[1]}")
     except OSError as error:  # URLError is one
         raise CheckpointError(
             f"{name} could not be downloaded from {url}: {first_line(error)}.",
@@ -91,12 +94,6 @@ def _fetch(url: str, file: BinaryIO, name: str, callback: Callback) -> str:
     if total is not None and done != total:
         raise OSError(f"the connection ended after {done} of {total} bytes")
     return digest.hexdigest()
-
-
-def _check_digest(name: str, digest: str) -> None:
-    wanted = re.search(r"-([0-9a-f]{8,})\.", name)
-    if wanted and not digest.startswith(wanted[1]):
-        raise OSError(f"its SHA-256 begins with {digest[:8]}, expected {wanted[1]}")
 
 
 def why_unreadable(file: Path, error: BaseException) -> str:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.alignment import inner
 from fcnseg.models.backbones import Backbone, offset, offsets
-from fcnseg.models.backbones.timm import centroids, inner, linearised, measured
+from fcnseg.models.backbones.timm import centroids, linearised, measured
 from fcnseg.models.fcn import Decoder, pad_to_multiple
 from fcnseg.models.networks import BACKBONES, build, build_backbone
 from fcnseg.models.spec import ModelSpec

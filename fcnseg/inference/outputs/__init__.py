@@ -108,16 +108,10 @@ def _image_of(kind: str) -> Callable[[Renderer, Frame, PredictedArrays, str], by
     return encode
 
 
-def _encode_labels(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-    del suffix
-    return encode_labels(prediction.labels, renderer.classes.palette())
-
-
 def _encode_probabilities(
-    renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str
+    renderer: Renderer, _frame: Frame, prediction: PredictedArrays, _suffix: str
 ) -> bytes:
     """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
-    del suffix
     assert prediction.probabilities is not None, "requested when the sink was planned"
     classes, only = renderer.classes, renderer.only
     planes = sorted(range(len(classes)) if only is None else only)
@@ -125,37 +119,6 @@ def _encode_probabilities(
     file = io.BytesIO()
     np.savez(file, probabilities=values, classes=np.array([classes.names[i] for i in planes]))
     return file.getvalue()
-
-
-def _encode_geojson(
-    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    del suffix
-    return as_geojson(
-        prediction.labels,
-        renderer.classes,
-        renderer.drawn,
-        tolerance=renderer.simplify,
-        place=georeference_of(frame.path),
-    )
-
-
-def _encode_labelme(
-    renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str
-) -> bytes:
-    del suffix
-    return as_labelme(
-        prediction.labels,
-        renderer.classes,
-        renderer.drawn,
-        frame=frame,
-        tolerance=renderer.simplify,
-    )
-
-
-def _encode_yolo(renderer: Renderer, _: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-    del suffix
-    return as_yolo(prediction.labels, renderer.drawn, tolerance=renderer.simplify)
 
 
 class Output(NamedTuple):
@@ -172,12 +135,32 @@ class Output(NamedTuple):
 OUTPUTS = {
     "overlay": Output(".png", _image_of("overlay")),
     "side": Output(".png", _image_of("side")),
-    "labels": Output(".png", _encode_labels),
+    "labels": Output(
+        ".png", lambda how, _frame, found, _: encode_labels(found.labels, how.classes.palette())
+    ),
     "color": Output(".png", _image_of("color")),
     "probabilities": Output(".npz", _encode_probabilities),
-    "geojson": Output(".geojson", _encode_geojson),
-    "labelme": Output(".json", _encode_labelme),
-    "yolo": Output(".txt", _encode_yolo, ("classes.txt", class_list)),
+    "geojson": Output(
+        ".geojson",
+        lambda how, frame, found, _: as_geojson(
+            found.labels,
+            how.classes,
+            how.drawn,
+            tolerance=how.simplify,
+            place=georeference_of(frame.path),
+        ),
+    ),
+    "labelme": Output(
+        ".json",
+        lambda how, frame, found, _: as_labelme(
+            found.labels, how.classes, how.drawn, frame=frame, tolerance=how.simplify
+        ),
+    ),
+    "yolo": Output(
+        ".txt",
+        lambda how, _frame, found, _: as_yolo(found.labels, how.drawn, tolerance=how.simplify),
+        ("classes.txt", class_list),
+    ),
 }
 """The outputs for each frame: a new one is a function and a line."""
 

@@ -57,8 +57,8 @@ class WindowSink:
 
     def write(self, frame: Frame, prediction: PredictedArrays, *, age: float | None = None) -> None:
         """Show a frame; age: seconds since a camera captured it, written on the image."""
-        if self._paced and not self.ended:
-            self._wait_for(frame.time)
+        while self._paced and not self.ended and (left := self._pace.left(frame.time)) > 0:
+            self._window.listen(min(50, max(1, round(left * 1000))))
         if self.ended:
             return
         late = "" if age is None else f"  {age * 1000:.0f} ms old"
@@ -73,11 +73,6 @@ class WindowSink:
             self._window.listen(50)
         self._window.close()
         return []
-
-    def _wait_for(self, seconds: float) -> None:
-        """Until a frame's time in the video has come, or the user ends it."""
-        while (left := self._pace.left(seconds)) > 0 and not self.ended:
-            self._window.listen(min(50, max(1, round(left * 1000))))
 
     def _speed(self) -> float:
         """Frames a second, by the time since the last one."""

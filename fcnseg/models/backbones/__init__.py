@@ -1,4 +1,4 @@
-"""The encoder: a classifier's network, tapped at strides 2 to 32, and where its cells lie."""
+"""The encoder: a classifier's network, tapped at strides 2 to 32; where its maps' elements lie."""
 
 from __future__ import annotations
 
@@ -279,7 +279,12 @@ def split_last(layers: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
     return nn.Sequential(*row[:before]), nn.Sequential(*row[last:])
 
 
+# --- alignment: element i of a map of stride s lies at pixel s * i + offset of the image. Decoders
+# shift what they upsample by the difference of two offsets, so that no map drifts from the image.
+
 Alignment = Literal["centre", "corner", "same"]
+"""centre: kernels as even as their stride (VGG's 2x2 pools). corner: odd kernels, padded evenly
+(ResNet). same: odd kernels under TensorFlow's SAME padding (EfficientNet-Lite)."""
 
 
 def offset(alignment: Alignment, stride: int) -> float:

@@ -1,11 +1,11 @@
-"""Backbones of timm by name, `timm:NAME`; where their cells lie is measured."""
+"""Backbones of timm by name, `timm:NAME`; where the elements of their maps lie is measured."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,7 +91,9 @@ def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
     """Measured on a copy of its own, because the backbone itself may have no memory yet."""
     try:
         with torch.device("cpu"):
-            found = measured(_linear_features(name, output_stride))
+            network: Any = linearised(_create(name, output_stride))
+            strides = network.feature_info.reduction()
+            found = measured(lambda images: dict(zip(strides, network(images), strict=True)))
         if not all(map(math.isfinite, found.values())):
             raise RuntimeError("its weights can't be made positive")
     except (RuntimeError, AssertionError) as error:
@@ -100,12 +102,6 @@ def _offsets(name: str, output_stride: int) -> tuple[tuple[int, float], ...]:
             hint="take a convolutional network",
         ) from error
     return tuple((int(stride), _snapped(where)) for stride, where in found.items())
-
-
-def _linear_features(name: str, output_stride: int) -> Callable[[Tensor], dict[int, Tensor]]:
-    network: Any = linearised(_create(name, output_stride))
-    strides = network.feature_info.reduction()
-    return lambda images: dict(zip(strides, network(images), strict=True))
 
 
 def _snapped(where: float) -> float:
@@ -136,22 +132,6 @@ def linearised(network: nn.Module, tail: float = TAIL) -> nn.Module:
                 one = torch.ones(1, *parameter.shape[1:])
                 setattr(module, name, nn.Parameter(one, requires_grad=False))
     return plain.double()
-
-
-def inner(offsets: Mapping[int, float], strides: Sequence[int], extent: int) -> tuple[int, int]:
-    """The first and the last pixel of `extent` that a decoder's borders do not touch.
-
-    Up to the outermost elements of the coarsest map, or one further in where there are four
-    or more; and from stride to stride to the next element within.
-    """
-    count = extent // strides[0]
-    ends = (1, count - 2) if count >= 4 else (0, count - 1)
-    low, high = (strides[0] * index + offsets[strides[0]] for index in ends)
-    for stride in (*strides[1:], 1):
-        start = offsets[stride] if stride > 1 else 0.0
-        low = math.ceil((low - start) / stride) * stride + start
-        high = math.floor((high - start) / stride) * stride + start
-    return int(low), int(high)
 
 
 @torch.no_grad()
