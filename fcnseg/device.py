@@ -43,7 +43,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device(_best_kind())
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
         raise OptionError(f"No device {name!r}; known: auto, cpu, cuda, cuda:N, mps.")
@@ -52,14 +53,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise OptionError("MPS (Apple's GPU) is not available here.", hint="take --device auto")
     return torch.device(name)
-
-
-def _best_kind() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _require_cuda(name: str, number: int) -> None:
@@ -302,32 +295,33 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def computing(home: Home | None = None) -> None:
+def before_computing(opened_in: OpenedIn | None = None) -> None:
     """Called before torch computes; from now on in one thread, where its others may be missing.
 
-    That is in a child of a process that has computed, or that opened `home`.
+    That is in a child of a process that has computed, or in which `opened_in` was made.
     """
     global _computed_in, _alone
     _computed_in = _computed_in or os.getpid()
-    _alone = _alone or _computed_in != os.getpid() or (home is not None and home.left())
+    forked = opened_in is not None and opened_in.forked_since()
+    _alone = _alone or forked or _computed_in != os.getpid()
     torch = sys.modules.get("torch")  # exported files are run without it
     if _alone and torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 
-class Home:
+class OpenedIn:
     """The process in which something was opened."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
 
-    def left(self) -> bool:
+    def forked_since(self) -> bool:
         """Whether this is another process, forked since."""
         return os.getpid() != self._process
 
     def check_device(self, device: str) -> None:
         """OptionError where a GPU was opened before a fork: the child can't use it."""
-        if self.left() and device != "cpu":
+        if self.forked_since() and device != "cpu":
             raise OptionError(
                 f"The model was loaded on {device} before this process was forked, and a GPU can't "
                 "be used in both.",
@@ -336,6 +330,6 @@ class Home:
             )
 
 
-def abandon(thing: object) -> None:
+def never_free(thing: object) -> None:
     """Never let go of it: its end would wait for threads that are in another process."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -108,6 +108,19 @@ def stop_signals() -> list[signal.Signals]:
 
 
 @contextmanager
+def _handled_by(
+    handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
+) -> Iterator[None]:
+    """Signals are handled by a function in the block, and as they were before after it."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
 def as_interrupts() -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
     if threading.current_thread() is not threading.main_thread():
@@ -123,16 +136,8 @@ def as_interrupts() -> Iterator[None]:
             last = now
             raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt)
-        for number in stop_signals()
-        if number != signal.SIGINT
-    }
-    try:
+    with _handled_by(interrupt, [one for one in stop_signals() if one != signal.SIGINT]):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -158,15 +163,8 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
         elif number == signal.SIGINT or now - asked[0][1] >= PAIR_SECONDS:
             raise KeyboardInterrupt
 
-    handlers = {number: signal.getsignal(number) for number in stop_signals()}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in handlers:
-        signal.signal(number, note)
-    try:
+    with _handled_by(note, [one for one in stop_signals() if callable(signal.getsignal(one))]):
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     if asked:
         signal.raise_signal(asked[0][0])
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import physical_cores, usable_cores
-from fcnseg.device import Home, abandon, computing, set_threads_here
+from fcnseg.device import OpenedIn, before_computing, never_free, set_threads_here
 from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
 from fcnseg.engines.exported import LABELS, LOGITS, SCORES, check_data_files
 from fcnseg.errors import CheckpointError, FcnsegError, OptionError, reason
@@ -48,20 +48,20 @@ class Parallelism:
         if loaded and self.count > 1 and getattr(_here, "entered", None) != self:
             set_threads_here(self.threads)
             _here.entered = self
-        computing()
+        before_computing()
 
 
-ONE = Parallelism()
+SEQUENTIAL = Parallelism()
 
 
 def parallelism_on(device: str) -> Parallelism:
     """For many images on a device: a CPU's cores are divided, anything else is one."""
     if device != "cpu":
-        return ONE
+        return SEQUENTIAL
     torch = sys.modules.get("torch")
     cores = physical_cores() if torch is None else min(usable_cores(), torch.get_num_threads())
     count = min(cores, MAX_PARALLEL)
-    return Parallelism(count, cores // count) if count > 1 else ONE
+    return Parallelism(count, cores // count) if count > 1 else SEQUENTIAL
 
 
 class Engine(ABC):
@@ -79,7 +79,7 @@ class Engine(ABC):
     name: str
     device: str
     precision: str
-    parallelism: Parallelism = ONE
+    parallelism: Parallelism = SEQUENTIAL
     score_grid: ScoreGrid | None = None
     shows_network: ClassVar[bool] = False
 
@@ -196,7 +196,7 @@ class ExportedEngine(Engine):
         self._opened_as = path.resolve(), options
         self._free: dict[str, Workers] = {}
         self._making = threading.Lock()
-        self._home = Home()
+        self._opened_in = OpenedIn()
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, options = self._opened_as
@@ -232,8 +232,8 @@ class ExportedEngine(Engine):
 
     def _open_here(self) -> None:
         """Open the file in this process: the runtime's threads stayed in the one that forked it."""
-        self._home.check_device(self.device)
-        abandon(self.__dict__.copy())
+        self._opened_in.check_device(self.device)
+        never_free(self.__dict__.copy())
         here = copy.copy(self)
         self.__dict__.clear()
         self.__dict__.update(here.__dict__)
@@ -251,9 +251,9 @@ class ExportedEngine(Engine):
         return np.concatenate([self._run_together(output, one[None]) for one in images])
 
     def _run_together(self, output: str, images: Images) -> NDArray[np.float32]:
-        computing(self._home)
+        before_computing(self._opened_in)
         with _opening:
-            if self._home.left():
+            if self._opened_in.forked_since():
                 self._open_here()
         with self._making:
             if output not in self._free:

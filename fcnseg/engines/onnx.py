@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
-from fcnseg.engines.base import ONE, ExportedEngine, Images, Workers, first_line, parallelism_on
+from fcnseg.engines.base import (
+    SEQUENTIAL,
+    ExportedEngine,
+    Images,
+    Workers,
+    first_line,
+    parallelism_on,
+)
 from fcnseg.engines.exported import (
     EXPORT,
     LABELS,
@@ -52,7 +59,7 @@ class OnnxEngine(ExportedEngine):
         self._runtime, self._path = import_onnxruntime(), path
         self.device = _onnx_device(self._runtime, device)
         self.precision = "f32"
-        self.parallelism = parallelism_on(self.device) if parallel else ONE
+        self.parallelism = parallelism_on(self.device) if parallel else SEQUENTIAL
         session = self._open(str(path))
         self.header = _header_of(session, path)
         self._free[LOGITS] = self._several(str(path), session)

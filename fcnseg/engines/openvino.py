@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines.base import ONE, ExportedEngine, Images, Workers, first_line, parallelism_on
+from fcnseg.engines.base import (
+    SEQUENTIAL,
+    ExportedEngine,
+    Images,
+    Workers,
+    first_line,
+    parallelism_on,
+)
 from fcnseg.engines.exported import (
     LABELS,
     LOGITS,
@@ -70,7 +77,7 @@ class OpenVinoEngine(ExportedEngine):
         model = read_model(path)
         self.header = _header_of(model, path)
         options = {"INFERENCE_PRECISION_HINT": wanted, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}
-        self.parallelism = parallelism_on("cpu") if parallel else ONE
+        self.parallelism = parallelism_on("cpu") if parallel else SEQUENTIAL
         if self.parallelism.count > 1:
             threads = self.parallelism.count * self.parallelism.threads
             options |= {

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fcnseg.device import Home, autocast, computing, one_thread, precision_name
+from fcnseg.device import OpenedIn, autocast, before_computing, one_thread, precision_name
 from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import ONE, Engine, Images, Size, as_tensor, parallelism_on, resized
+from fcnseg.engines.base import SEQUENTIAL, Engine, Images, Size, as_tensor, parallelism_on, resized
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory
@@ -49,9 +49,9 @@ class TorchEngine(Engine):
             self._network = network.eval().to(self._device)
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = str(self._device)
-        self._home = Home()
+        self._opened_in = OpenedIn()
         self.precision = precision_name(precision)
-        self.parallelism = parallelism_on(self.device) if parallel else ONE
+        self.parallelism = parallelism_on(self.device) if parallel else SEQUENTIAL
         if self._device.type == "cpu":
             self.score_grid = score_grid_of(network)
 
@@ -162,11 +162,11 @@ class TorchEngine(Engine):
             torch.mps.synchronize()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _home=Home())
+        self.__dict__.update(state, _opened_in=OpenedIn())
 
     def _upload(self, images: Images) -> Tensor:
-        computing(self._home)
-        self._home.check_device(self.device)
+        before_computing(self._opened_in)
+        self._opened_in.check_device(self.device)
         if self._device.type == "cpu":
             release_freed_memory(images.shape)
         # torch warns of read-only memory.

@@ -76,7 +76,7 @@ class Predictor(Protocol):
         """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
 
 
-def with_labels(
+def predict_labels(
     engine: Engine, batch: Image, size: Size, confidence: bool
 ) -> list[PredictedArrays]:
     """An engine's labels of images (N, h, w, C) at `size`, and on demand their confidence."""
@@ -85,7 +85,7 @@ def with_labels(
     return [PredictedArrays(one, each) for one, each in zip(labels, sures, strict=True)]
 
 
-def with_probabilities(
+def predict_probabilities(
     engine: Engine, batch: Image, size: Size, confidence: bool
 ) -> list[PredictedArrays]:
     """The same with probabilities."""

@@ -33,8 +33,8 @@ from fcnseg.errors import OptionError
 from fcnseg.inference.prediction import (
     PredictedArrays,
     Prediction,
-    with_labels,
-    with_probabilities,
+    predict_labels,
+    predict_probabilities,
 )
 from fcnseg.io.bands.files import given_bands
 from fcnseg.io.images import resize_image
@@ -176,7 +176,7 @@ class Segmenter:
         found: dict[int, PredictedArrays] = {}
         for size, indices in groups.items():
             batch = self.prepare([pixels[index] for index in indices])
-            compute = with_probabilities if probabilities else with_labels
+            compute = predict_probabilities if probabilities else predict_labels
             found.update(zip(indices, compute(self.engine, batch, size, confidence), strict=True))
         return [found[index] for index in range(len(pixels))]
 

@@ -122,7 +122,7 @@ class RemotePath(NonLocalPath):
         """Size, time of change, and a number of its own; one request unless a listing said it."""
         del follow_symlinks
         if self.known is None:
-            with _said(self):
+            with _errors_as_ours(self):
                 self.known = self.file_system.info(self.key)
         info = self.known
         kind = stat.S_IFDIR if info.get("type") == "directory" else stat.S_IFREG
@@ -173,7 +173,7 @@ class RemotePath(NonLocalPath):
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""
         allowed = (FileNotFoundError,) if missing_ok else ()
-        with contextlib.suppress(*allowed), _said(self):
+        with contextlib.suppress(*allowed), _errors_as_ours(self):
             self.file_system.rm_file(self.key)
 
     def remove_tree(self) -> None:
@@ -184,7 +184,7 @@ class RemotePath(NonLocalPath):
     def iterdir(self) -> Iterator[RemotePath]:
         """What is directly in a folder."""
         try:
-            with _said(self):
+            with _errors_as_ours(self):
                 listed = self.file_system.ls(self.key, detail=True)
         except FileNotFoundError:
             return
@@ -198,7 +198,7 @@ class RemotePath(NonLocalPath):
 
     def read_bytes(self) -> bytes:
         """The file's bytes, in one request."""
-        with _said(self):
+        with _errors_as_ours(self):
             return bytes(self.file_system.cat_file(self.key))
 
     def open(  # noqa: D102, PLR0913, RUF100 - as Path.open
@@ -212,7 +212,7 @@ class RemotePath(NonLocalPath):
         del buffering
         file: BinaryIO
         if "r" in mode:
-            with _said(self):
+            with _errors_as_ours(self):
                 file = self.file_system.open(self.key, "rb", block_size=2**20)
         else:
             file = cast(BinaryIO, _Upload(self, append="a" in mode))
@@ -222,7 +222,7 @@ class RemotePath(NonLocalPath):
         """Make a file's bytes its own, all at once."""
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
-        with _said(self):
+        with _errors_as_ours(self):
             if length <= IN_MEMORY:
                 self.file_system.pipe_file(self.key, file.read())
             else:
@@ -232,7 +232,7 @@ class RemotePath(NonLocalPath):
 
     def download(self, path: Path) -> None:
         """Copy it to a local file, which gets its time of change."""
-        with _said(self):
+        with _errors_as_ours(self):
             self.file_system.get_file(self.key, str(path))
         when = self.stat().st_mtime_ns
         os.utime(path, ns=(when, when))
@@ -242,7 +242,7 @@ class RemotePath(NonLocalPath):
 
         S3 is asked for pages of 1,000 keys, in their order; others for a folder at a time.
         """
-        with _said(self):
+        with _errors_as_ours(self):
             for info in self._infos_below():
                 if not info["name"].endswith("/"):  # what consoles make for an empty folder
                     yield self._below(info)
@@ -316,7 +316,7 @@ def _changed(info: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _said(path: Path) -> Iterator[None]:
+def _errors_as_ours(path: Path) -> Iterator[None]:
     """What a file system raises, as ours; that there is no such file as for local ones."""
     try:
         yield

@@ -15,7 +15,7 @@ import pytest
 import fcnseg
 from fcnseg import device as processes
 from fcnseg.concurrency import usable_cores
-from fcnseg.device import Home
+from fcnseg.device import OpenedIn
 from fcnseg.engines import fuse, openvino
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.exporting.parity import sample_images
@@ -135,12 +135,12 @@ def test_an_exported_file_that_is_gone_is_an_error(exported_model, tmp_path):
 
 
 def test_a_gpu_can_not_be_used_across_a_fork(monkeypatch):
-    home = Home()
-    home.check_device("cuda")
+    opened_in = OpenedIn()
+    opened_in.check_device("cuda")
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    home.check_device("cpu")
+    opened_in.check_device("cpu")
     with pytest.raises(OptionError, match="load the model in each worker"):
-        home.check_device("cuda:0")
+        opened_in.check_device("cuda:0")
 
 
 def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from fcnseg.engines import onnx as onnx_engine
+from fcnseg.engines.base import Parallelism
 from fcnseg.engines.onnx import OnnxEngine, _leading_to
 from fcnseg.errors import CheckpointError
 from fcnseg.exporting.parity import sample_images
@@ -52,7 +53,7 @@ def test_a_graph_with_branches_stays_whole(tmp_path: Path) -> None:
 
 
 def test_lanes_share_a_session_where_each_has_one_thread(exported_model: Path, monkeypatch) -> None:
-    monkeypatch.setattr(onnx_engine, "parallelism_on", lambda _: onnx_engine.ONE.__class__(3, 1))
+    monkeypatch.setattr(onnx_engine, "parallelism_on", lambda _: Parallelism(3, 1))
     engine = OnnxEngine(exported_model, parallel=True)
     sessions = [engine._free["logits"].get() for _ in range(3)]
     assert len(set(map(id, sessions))) == 1

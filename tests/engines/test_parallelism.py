@@ -9,7 +9,7 @@ import torch
 
 from fcnseg.concurrency import map_ordered, usable_cores
 from fcnseg.engines import base as num_parallel
-from fcnseg.engines.base import ONE, Parallelism, parallelism_on
+from fcnseg.engines.base import SEQUENTIAL, Parallelism, parallelism_on
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import EngineOptions, load, open_engine
 from tests.conftest import skip_without
@@ -18,11 +18,11 @@ from tests.conftest import skip_without
 @pytest.mark.parametrize(
     ("cores", "threads", "expected"),
     [
-        (1, 1, ONE),
+        (1, 1, SEQUENTIAL),
         (2, 2, Parallelism(2, 1)),
         (4, 4, Parallelism(4, 1)),
         (16, 16, Parallelism(4, 4)),
-        (16, 1, ONE),
+        (16, 1, SEQUENTIAL),
         (6, 6, Parallelism(4, 1)),
     ],
 )
@@ -33,7 +33,7 @@ def test_cores_are_dealt_out(monkeypatch, cores: int, threads: int, expected: Pa
 
 
 def test_a_gpu_is_one() -> None:
-    assert parallelism_on("cuda:0") == ONE
+    assert parallelism_on("cuda:0") == SEQUENTIAL
     assert usable_cores() >= 1
 
 
@@ -62,7 +62,7 @@ def test_a_thread_is_kept_to_its_share() -> None:
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    ONE.enter()
+    SEQUENTIAL.enter()
     assert seen == [3]
     assert torch.get_num_threads() == before
 

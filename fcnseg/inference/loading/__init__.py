@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
-from fcnseg.device import computing, one_thread
+from fcnseg.device import before_computing, one_thread
 from fcnseg.engines import ENGINES, RUNNABLE, Device, EngineOptions, device_name, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
@@ -301,7 +301,7 @@ def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
         from fcnseg.exporting import convert
         from fcnseg.exporting.graph import GraphOptions
 
-        computing()
+        before_computing()
         convert(checkpoint, kept, "onnx", options=GraphOptions(resizes=False))
         _forget_oldest(kept.parent)
     return kept
