@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
@@ -209,20 +209,26 @@ class _Places:
     a folder of these."""
 
     def __init__(self, pairs: Sequence[Pair], root: Path) -> None:
-        self._by_name: dict[str, set[int]] = defaultdict(set)
-        self._by_folder: dict[str, set[int]] = defaultdict(set)
-        start = len(str(root)) + 1
-        for number, pair in enumerate(pairs):
+        self._pairs = pairs
+        self._root = root
+
+    @cached_property
+    def _known(self) -> tuple[Mapping[str, set[int]], Mapping[str, set[int]]]:
+        """The pairs by name and by folder, once a list asks: most folders have none."""
+        by_name: dict[str, set[int]] = defaultdict(set)
+        by_folder: dict[str, set[int]] = defaultdict(set)
+        start = len(str(self._root)) + 1
+        for number, pair in enumerate(self._pairs):
             for path in (pair.image, pair.labels):
                 name = as_text(str(path)[start:]).replace("\\", "/").lower()
                 bare = name[: len(name) - len(suffix_of(name))]
                 for known in {name, bare, *(part.rpartition("/")[2] for part in (name, bare))}:
-                    self._by_name[known].add(number)
+                    by_name[known].add(number)
                 folders = name.split("/")[:-1]
                 for end in range(1, len(folders) + 1):
-                    self._by_folder["/".join(folders[:end])].add(number)
-                    self._by_folder[folders[end - 1]].add(number)
-        self._all = len(pairs)
+                    by_folder["/".join(folders[:end])].add(number)
+                    by_folder[folders[end - 1]].add(number)
+        return by_name, by_folder
 
     def named_by(self, lines: Sequence[str]) -> list[int]:
         """The pairs that a list's lines name; none when most of the lines name none."""
@@ -232,13 +238,14 @@ class _Places:
 
     def _named_by(self, line: str) -> set[int]:
         """The one pair that a line names, or all pairs of the folder that it names."""
+        by_name, by_folder = self._known
         spellings = [*_spellings(line)]
         for wanted in spellings:
-            numbers = self._by_name.get(wanted, set())
+            numbers = by_name.get(wanted, set())
             if len(numbers) == 1:
                 return numbers
-        folders = (self._by_folder.get(wanted.rstrip("/"), set()) for wanted in spellings)
-        return next((some for some in folders if 0 < len(some) < self._all), set())
+        folders = (by_folder.get(wanted.rstrip("/"), set()) for wanted in spellings)
+        return next((some for some in folders if 0 < len(some) < len(self._pairs)), set())
 
 
 def _spellings(line: str) -> Iterable[str]:

@@ -43,12 +43,13 @@ RECURS = 50
 """A word says something of a side when it is in one of so many files, or more."""
 
 NUMBER_RECURS = 6
-"""And a number that stands alone, or a word with a number in it (`manual1`, `v2`)."""
+"""And a number that stands alone, or a word with a number in it (`manual1`, `v2`), in more than one
+of so many: in six sets of six files each, the number of an image is in just one of six."""
 
 GROUP = 40
 """Of files that only their words tell apart, so many are compared with all others."""
 
-MOST = 24
+MOST = 48
 """Differences that are looked at."""
 
 Words = tuple[str, ...]
@@ -189,7 +190,11 @@ def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
         word
         for word, count in counts.items()
         if count > 1
-        and count * (NUMBER_RECURS if any(map(str.isdecimal, word)) else RECURS) >= total
+        and (
+            count * NUMBER_RECURS > total
+            if any(map(str.isdecimal, word))
+            else count * RECURS >= total
+        )
     )
 
 
