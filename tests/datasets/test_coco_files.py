@@ -69,6 +69,16 @@ def test_forms_of_a_file(form: str, tmp_path: Path) -> None:
     assert areas(describe(tmp_path)) == {"0": 64}
 
 
+def test_annotations_may_be_held_by_their_ids(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    path = tmp_path / "coco.json"
+    write(path, {n: f"{n}.png" for n in range(3)}, [square(n, n) for n in range(3)])
+    data = json.loads(path.read_text())
+    data["annotations"] = {str(n): one for n, one in enumerate(data["annotations"])}
+    path.write_text(json.dumps(data))
+    assert len(areas(describe(tmp_path))) == 3
+
+
 def test_a_file_of_everything_beside_those_of_the_splits(tmp_path: Path) -> None:
     pictures(tmp_path / "images", 4)
     names = {n: f"{n}.png" for n in range(4)}

@@ -17,9 +17,9 @@ from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.pairing import Listing
-from fcnseg.datasets.pairing import candidates as choosing
+from fcnseg.datasets.pairing import looks as choosing
 from fcnseg.datasets.pairing.by_content import find_by_content
-from fcnseg.datasets.pairing.candidates import Look, look, tell_labels
+from fcnseg.datasets.pairing.looks import Look, look, tell_labels
 from fcnseg.errors import DatasetError
 
 SIZE = 48

@@ -22,8 +22,10 @@ from fcnseg.datasets.encoding.values import (
     SMEARED,
     ValueCounts,
     Values,
+    are_instances,
     packed_colors,
     single_numbers,
+    values_of,
 )
 from fcnseg.errors import MediaError, counted
 from fcnseg.io import cv2
@@ -72,7 +74,7 @@ def look_closer(
     samples = partial(_sampled, pairs, counts, read, values.kind)
     if values.terms or values.lossy or values.rest:
         return values
-    if values.instances or _are_of_one_file(values, counts):
+    if values.instances or _are_of_one_file(values, counts) or _numbered_in_channel(values, counts):
         pieces = [count for numbers in samples() for count in _pieces(numbers)]
         one_piece = sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
         return replace(values, instances=one_piece)
@@ -108,6 +110,18 @@ def _are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> bo
         return False
     some = [one for one in islice(counts, SAMPLES) if one is not None]
     return values.kind == "index" or all(_colors_apart(one.values) for one in some)
+
+
+def _numbered_in_channel(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether one channel numbers the objects of each file anew, the others being 0."""
+    factor = only_channel(values) if values.kind == "color" and 0 in values.pixels else 0
+    return factor > 0 and are_instances(
+        [
+            frozenset(color // factor for color in values_of(one, "color")) - {0}
+            for one in counts
+            if one is not None
+        ]
+    )
 
 
 def _colors_apart(colors: Sequence[int]) -> bool:
@@ -245,7 +259,7 @@ def class_channel(values: Values) -> int:
     a class number is multiplied with in a packed colour; 0 where colours are colours.
 
     Class numbers are small, in a row, and far fewer than the colours; of two such channels that
-    with fewer numbers, red before green and blue.
+    with fewer numbers, red before green and blue. A single class stands in all colours but black.
     """
     colors = [color for color in values.pixels if color]
     if values.kind != "color" or values.lossy or values.rest:
@@ -254,7 +268,8 @@ def class_channel(values: Values) -> int:
     for factor in (1 << 16, 1 << 8, 1):
         numbers = {color // factor % 256 for color in colors}
         classes = numbers - {0, IGNORE}
-        in_a_row = len(classes) > 1 and max(classes) <= 2 * len(classes)
+        several = len(classes) > 1 or all(color // factor % 256 for color in colors)
+        in_a_row = several and 0 < max(classes, default=0) <= 2 * len(classes)
         if in_a_row and len(colors) >= 2 * len(numbers):
             found.append((len(numbers), -factor))
     return -min(found)[1] if found else 0

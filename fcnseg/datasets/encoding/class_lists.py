@@ -43,15 +43,37 @@ def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, 
 
 
 def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
-    """The class list whose name is none of the known ones, but made of their words."""
+    """The class list whose name is none of the known ones, but made of their words; or with one of
+    them, if its colours or numbers (0, 1, 2 ...) are those of a list."""
     for suffix, reader in _BY_SUFFIX.items():
+        named = []
         for name in sorted(listing.with_suffix(suffix), key=lambda name: name.count("/")):
             words = set(re.findall(r"[a-z]+", stem_of(name).lower()))
             if words & _LIST_HEADS and words <= _LIST_HEADS | _LIST_WORDS:
                 entries = _read_as(reader, listing.path(name))
                 if len(entries) > 1:
                     return entries, name
+            elif words & _LIST_HEADS:
+                named.append(name)
+        for name in named if len(named) <= _MOST_LISTS else ():
+            entries = _read_as(reader, listing.path(name))
+            if _are_complete(entries):
+                return entries, name
     return (), ""
+
+
+_MOST_LISTS = 8
+"""More files whose names speak of labels are about an image each."""
+
+
+def _are_complete(entries: Sequence[Entry]) -> bool:
+    """Whether each entry has a colour of its own, or the numbers are 0 or 1 to n."""
+    numbers = sorted(entry.value for entry in entries if entry.value is not None)
+    first = numbers[0] if numbers else 0
+    return len(entries) > 1 and (
+        len({entry.color for entry in entries} - {None}) == len(entries)
+        or (first in (0, 1) and numbers == [*range(first, first + len(entries))])
+    )
 
 
 _LIST_HEADS = frozenset(

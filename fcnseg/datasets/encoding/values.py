@@ -155,7 +155,7 @@ def total(
     if not in_color and not terms and not counted.rest:
         stored = [frozenset(one.values) - {0} for one in counts]
         counted.aliases = _aliases(stored)
-        counted.instances = 0 in counted.pixels and _are_instances(stored)
+        counted.instances = 0 in counted.pixels and are_instances(stored)
         counted.alone = {*stored} <= _OBJECT_AND_IGNORED and {*stored} >= _BOTH_MEANINGS
     return counted
 
@@ -179,7 +179,7 @@ def _aliases(stored: Sequence[frozenset[int]]) -> dict[int, int]:
     return dict(zip(sorted(greys), sorted(indices), strict=True))
 
 
-def _are_instances(stored: Sequence[frozenset[int]]) -> bool:
+def are_instances(stored: Sequence[frozenset[int]]) -> bool:
     """Whether files number their objects 1..n; n differs, as no list of classes does.
 
     stored: the values of each file but 0.

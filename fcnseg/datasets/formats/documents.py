@@ -7,7 +7,7 @@ import posixpath
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,6 +22,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
 )
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
+from fcnseg.datasets.pairing.path_words import partners_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
 from fcnseg.io.annotations.drawing import blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
@@ -157,7 +158,11 @@ def outlined(
 
     def find(listing: Listing) -> Found | None:
         chosen = files(listing)
-        return _gather(listing, chosen, cached, store, why) if chosen else None
+        if not chosen:
+            return None
+        return _gather(listing, chosen, cached, store, why, {}) or _gather(
+            listing, chosen, cached, store, why, partners_of(listing, chosen)
+        )
 
     def read(pair: Pair, terms: Sequence[str]) -> RawLabels:
         image = cached(pair.labels).images.get(pair.part)
@@ -228,8 +233,14 @@ class _Cached:
 
 
 def _gather(
-    listing: Listing, files: Sequence[str], parse: Parser, store: str, why: str
+    listing: Listing,
+    files: Sequence[str],
+    parse: Parser,
+    store: str,
+    why: str,
+    partners: Mapping[str, str],
 ) -> Found | None:
+    """What documents hold. partners: the images of those that are about one, by other names."""
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
     for file in files:
@@ -244,7 +255,7 @@ def _gather(
         if flat:
             gathered.notes.append(Unusable(path, "points, lines and tags cover no pixels", flat))
         for part, image in document.images.items():
-            at = _find(gathered, image, file)
+            at = _find(gathered, image, file) or (partners.get(file) if not part else None)
             if at is None:
                 gathered.note_missing(path, image.file, len(image.areas))
                 continue

@@ -22,7 +22,7 @@ from fcnseg.datasets.pairing import (
     suffix_of,
 )
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
-from fcnseg.datasets.pairing.candidates import looks_at, sample
+from fcnseg.datasets.pairing.looks import looks_at, sample
 from fcnseg.errors import MediaError
 from fcnseg.io.labels import read_raw_labels
 

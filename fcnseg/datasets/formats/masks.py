@@ -26,7 +26,7 @@ from fcnseg.datasets.formats.documents import (
 from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import bare_stem
-from fcnseg.datasets.pairing.candidates import sample
+from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.pairing.named_images import Gathered
 from fcnseg.errors import STRANGE, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_array, read_raw_labels

@@ -86,6 +86,11 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     return labels
 
 
+def _listed(entries: Sequence[Json] | Mapping[str, Json]) -> Sequence[Json]:
+    """Entries, which LIVECell's files hold by id."""
+    return [*entries.values()] if isinstance(entries, Mapping) else entries
+
+
 class CocoDocument:
     """A COCO file, indexed.
 
@@ -108,7 +113,8 @@ class CocoDocument:
         self.annotations: dict[str, list[Json]] = {}
         self.counts: Counter[str] = Counter()
         self.unusable: Counter[str] = Counter()
-        for annotation in data["annotations"]:
+        annotations = _listed(data["annotations"])
+        for annotation in annotations:
             image = same.get(str(annotation["image_id"]), "")
             why = self._unusable(annotation, image)
             if why:
@@ -116,7 +122,7 @@ class CocoDocument:
             else:
                 self.counts[image] += 1
                 self.annotations.setdefault(image, []).append(annotation)
-        self.boxes = self._boxes(data["annotations"], same) if self.annotations else {}
+        self.boxes = self._boxes(annotations, same) if self.annotations else {}
         self.unusable -= Counter({NO_OUTLINE: sum(map(len, self.boxes.values()))})
 
     def _boxes(self, annotations: Sequence[Json], same: Mapping[str, str]) -> dict[str, list[Json]]:

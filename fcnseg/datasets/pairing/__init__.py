@@ -226,7 +226,7 @@ LABEL_WORDS = frozenset(
         "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations",
         "gt", "gts", "groundtruth", "ground_truth", "seg", "segs", "segmentation",
         "segmentations", "segmentationclass", "segmentationclasspng", "target", "targets",
-        "labelids", "labeltrainids", "gtfine", "gtcoarse", "labelled", "labeled", "y",
+        "labelids", "labeltrainids", "gtfine", "gtcoarse", "labelled", "labeled", "y", "semantics",
     ]
 )  # fmt: skip
 

@@ -6,17 +6,13 @@ Where several sets of labels are there for the same images, those that can't be 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-
-import numpy as np
 
 from fcnseg.datasets import Found
 from fcnseg.datasets.pairing import (
     IMAGE_WORDS,
-    LABEL_WORDS,
     OBJECT_WORDS,
     OTHER_WORDS,
     Listing,
@@ -25,22 +21,19 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
-    Candidate,
-    Look,
-    Looks,
-    apart_in_space,
-    is_constant,
+    choose,
     leaves,
     mostly_same,
+    other_size,
     pair,
-    same_regions,
-    sample,
-    tell_labels,
+    says,
+    terms_of,
     two_images,
-    two_label_sets,
+    unless_all,
     why,
 )
-from fcnseg.datasets.pairing.path_words import DERIVED, SECONDARY, Names, terms_of
+from fcnseg.datasets.pairing.looks import Candidate, Looks, sample, tell_labels
+from fcnseg.datasets.pairing.path_words import DERIVED, Names, are_shelved
 from fcnseg.errors import DatasetError
 
 
@@ -55,14 +48,13 @@ def find_by_content(listing: Listing) -> Found | None:
     candidates = candidates or _without(listing, OTHER_WORDS - OBJECT_WORDS, looks)
     if not candidates:
         return None
-    first = _only_image(listing, candidates)
+    first = _only_image(listing, candidates, looks)
     rivals = [one for one in candidates if mostly_same(one.images, first.images)]
     chosen = choose(listing, rivals, looks)
-    apart = [
-        one
-        for one in candidates
-        if one.images.isdisjoint(first.images) and one.labels.isdisjoint(first.labels)
-    ]
+    taken = {name for one in rivals for name in one.images | one.labels}
+    also = [one for one in candidates if not one.labels.isdisjoint(taken)]  # other sensors' images
+    taken.update(*(one.images for one in also))
+    apart = [one for one in candidates if taken.isdisjoint(one.images | one.labels)]
     spare = {name for one in candidates for name in one.labels}
     return replace(as_found(listing, [*chosen, *apart], spare, looks), objects=objects)
 
@@ -72,12 +64,12 @@ def _without(listing: Listing, others: Iterable[str], looks: Looks) -> list[Cand
     files = [
         name
         for name in listing.images
-        if place_of(name).role != "other" or not _says(name.lower().split("/")[:-1], others)
+        if place_of(name).role != "other" or not says(name.lower().split("/")[:-1], others)
     ]
     return [
         one
         for one in candidates_of(files, looks)
-        if not _says(one.label_words, others)
+        if not says(one.label_words, others)
         or "semantic" in one.label_words  # iSAID: Semantic_masks/P0_instance_color_RGB.png
     ]
 
@@ -128,7 +120,7 @@ def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
         kept = _told_apart(Names(files, suffixes=suffixes), looks)
         if kept:
             return _better_unshelved(files, kept, looks)
-    return _told_apart(Names(files, shelves=True), looks) if _are_shelved(files) else []
+    return _told_apart(Names(files, shelves=True), looks) if are_shelved(files) else []
 
 
 def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
@@ -148,18 +140,16 @@ def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
     return _consistent(found)
 
 
-def _are_shelved(files: Sequence[str]) -> bool:
-    return any(part.isdecimal() for name in files for part in name.split("/")[:-1])
-
-
 def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks) -> list[Candidate]:
-    """The candidates that folders with numbers for names say nothing in, if they pair more."""
+    """The candidates that shelves say nothing in, if they pair more, or more by one rule."""
     used = {name for one in kept for name in one.images | one.labels}
-    if len(used) == len(files) or not _are_shelved(files):
+    pairs = len(kept[0].pairs)
+    if (len(used) == len(files) and 2 * pairs == len(used)) or not are_shelved(files):
         return kept
     others = _told_apart(Names(files, shelves=True), looks)
     more = {name for one in others for name in one.images | one.labels}
-    return others if len(more) > len(used) else kept
+    better = (len(more), max((len(one.pairs) for one in others), default=0)) > (len(used), pairs)
+    return others if better else kept
 
 
 def _consistent(found: Sequence[Candidate]) -> list[Candidate]:
@@ -182,58 +172,7 @@ def _contradicts(one: Candidate, other: Candidate) -> bool:
     )
 
 
-def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[Candidate]:
-    """Of sets of labels for the same images the one that is meant; several, when each is a class.
-
-    DatasetError when more than one may be meant.
-    """
-    if len(rivals) < 2:
-        return list(rivals)
-    counts = Counter(image for one in rivals for image in one.images)
-    some = sample(sorted(image for image, count in counts.items() if count > 1))
-    seen = {id(one): looks.by_image(one, some) for one in rivals}
-    left = _unless_all(rivals, lambda one: is_constant([*seen[id(one)].values()]))
-    left = _unless_all(left, lambda one: _says(one.label_words, SECONDARY))
-    left = _without_copies(left, seen)
-    if len(left) > 1 and apart_in_space([seen[id(one)] for one in left]):
-        return left
-    left = _unless_all(left, lambda one: not _says(one.label_words, LABEL_WORDS))
-    if len(left) > 1:
-        raise two_label_sets(listing, left)
-    return left
-
-
-def _unless_all(
-    candidates: Sequence[Candidate], dropped: Callable[[Candidate], bool]
-) -> list[Candidate]:
-    """Without those that a rule drops, when it leaves any."""
-    return [one for one in candidates if not dropped(one)] or list(candidates)
-
-
-def _says(words: Sequence[str], known: Iterable[str]) -> bool:
-    known = set(known)
-    return any(word in known or word.rstrip("0123456789") in known for word in words)
-
-
-def _without_copies(
-    candidates: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
-) -> list[Candidate]:
-    """Of labels with the same borders one: numbers rather than colours, classes (few values)
-    rather than the numbers of objects."""
-    kept: list[Candidate] = []
-
-    def rank(one: Candidate) -> tuple[bool, int, int]:
-        looks = seen[id(one)].values()
-        values = {value for look in looks for value in np.unique(look.small).tolist()}
-        return any(look.color for look in looks), len(values), len(one.label_words)
-
-    for one in sorted(candidates, key=rank):
-        if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):
-            kept.append(one)
-    return kept
-
-
-def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
+def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks) -> Candidate:
     """The candidate with most pairs, or the one that words prefer of those with its labels.
 
     DatasetError where label files belong to two images each and no word says to which.
@@ -245,10 +184,13 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate]) -> Candidate:
         if one is first
         or (mostly_same(one.labels, first.labels) and not mostly_same(one.images, first.images))
     ]
+    rivals = unless_all(rivals, lambda one: other_size(one, looks))
+    rivals = unless_all(
+        rivals, lambda one: says(one.image_words, DERIVED) and "rgb" not in one.image_words
+    )
     least = min(one.words for one in rivals)  # a partner's name differs in no more than its side
     rivals = [one for one in rivals if one.words == least]
-    rivals = _unless_all(rivals, lambda one: _says(one.image_words, DERIVED))
-    rivals = _unless_all(rivals, lambda one: not _says(one.image_words, IMAGE_WORDS))
+    rivals = unless_all(rivals, lambda one: not says(one.image_words, IMAGE_WORDS))
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])
     return rivals[0]

@@ -1,75 +1,32 @@
-"""Candidates for the images and the labels of a folder, told by how much they look like labels."""
+"""Of the ways to pair a folder's files the one that is meant; refusals, where two are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.encoding.values import packed_colors
-from fcnseg.datasets.pairing import Listing, suffix_of
-from fcnseg.errors import DatasetError, MediaError
-from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
+from fcnseg.datasets.pairing import LABEL_WORDS, Listing, suffix_of
+from fcnseg.datasets.pairing.by_words import term_of
+from fcnseg.datasets.pairing.looks import (
+    Candidate,
+    Look,
+    Looks,
+    apart_in_space,
+    are_points,
+    differ_in_size,
+    is_constant,
+    refines,
+    same_regions,
+    sample,
+)
+from fcnseg.datasets.pairing.path_words import CAMEL, RUN, SECONDARY
+from fcnseg.errors import DatasetError
 
 CHOOSE = "or list the pairs in a CSV, a line each: image,labels[,split]"
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One way to read a folder: images with their labels, listed names.
-
-    image_words, label_words: what tells the two sides apart.
-    """
-
-    pairs: tuple[tuple[str, str], ...]
-    image_words: tuple[str, ...] = ()
-    label_words: tuple[str, ...] = ()
-
-    @cached_property
-    def images(self) -> frozenset[str]:
-        """The image files."""
-        return frozenset(image for image, _ in self.pairs)
-
-    @cached_property
-    def labels(self) -> frozenset[str]:
-        """The label files."""
-        return frozenset(labels for _, labels in self.pairs)
-
-    @property
-    def words(self) -> int:
-        """How many words tell the sides apart: of two readings the simpler is meant."""
-        return len(self.image_words) + len(self.label_words)
-
-
-class Looks:
-    """What files of a folder show, each looked at once."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self._seen: dict[str, Look | None] = {}
-
-    def of(self, names: Iterable[str]) -> list[Look]:
-        """Of those that can be read."""
-        return [one for name in names if (one := self._look(name)) is not None]
-
-    def by_image(self, candidate: Candidate, images: Sequence[str]) -> dict[str, Look]:
-        """What a candidate's labels of some images show."""
-        labels = dict(candidate.pairs)
-        shown = {image: self._look(labels[image]) for image in images if image in labels}
-        return {image: one for image, one in shown.items() if one is not None}
-
-    def _look(self, name: str) -> Look | None:
-        if name not in self._seen:
-            self._seen[name] = look(self.listing.path(name))
-        return self._seen[name]
 
 
 def mostly_same(one: frozenset[str], other: frozenset[str]) -> bool:
@@ -152,198 +109,88 @@ def leaves(found: Found, listing: Listing) -> bool:
     return twice or len(listing.images) - used >= max(2, len(found.pairs) / 4)
 
 
-_T = TypeVar("_T")
+def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[Candidate]:
+    """Of sets of labels for the same images the one that is meant; several, when each is a class.
 
-LOOKED_AT = 12
-"""Files of each side whose pixels are looked at."""
-
-ROWS = 64
-"""Rows of a file that are looked at, evenly spaced."""
-
-TINT = 6
-"""JPEG changes a flat area by no more than this."""
-
-FLAT = 0.7
-"""Of labels, at least this fraction of neighbouring pixels have the same value."""
-
-SMOOTHER = 3.0
-"""And where the image is flat too (X-rays on black), so many times fewer of them differ."""
-
-HELD = 0.9
-
-FEW = 256
-"""Of labels no more values than this hold nine tenths of the pixels."""
-
-FEWEST = 4
-"""Of an image it takes at least so many."""
-
-AREA = 0.05
-"""A value covers areas when it has this much of what is not the most frequent value."""
-
-SAME = 0.9
-"""Regions that overlap by this much (intersection over union) are the same regions."""
-
-
-WITHIN = 0.7
-"""A class within another covers no more of it than this; two drawings of one thing do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What a file shows.
-
-    flat: the proportion of neighbours in a row that are equal. few: how many values hold 90% of the
-    pixels. levels: how many cover areas, not edges. small: int32 (64, 64), the file resampled
-    (nearest). color: whether it holds colours. through: what its transparency shows, if it varies.
+    DatasetError when more than one may be meant.
     """
-
-    flat: float
-    few: int
-    levels: int
-    small: NDArray[np.int32]
-    color: bool
-    through: Look | None = None
-
-    @property
-    def like_labels(self) -> bool:
-        """Few values in long runs."""
-        return self.flat >= FLAT and self.few <= FEW
-
-    @property
-    def region(self) -> NDArray[np.bool_]:
-        """bool (64, 64): everything but the most frequent value."""
-        values, counts = np.unique(self.small, return_counts=True)
-        return np.asarray(self.small != values[counts.argmax()])
-
-
-def look(path: Path) -> Look | None:
-    """What a file shows; None when it can't be read."""
-    try:
-        raw = read_raw_labels(path)
-    except MediaError:
-        return None
-    seen = look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
-    alpha = read_alpha(path) if raw.mode[-1] in "Aa" else None
-    if alpha is None or alpha.min() == alpha.max():
-        return seen
-    return replace(seen, through=look_at(RawLabels(alpha, None, "L")))
+    if len(rivals) < 2:
+        return list(rivals)
+    counts = Counter(image for one in rivals for image in one.images)
+    some = sample(sorted(image for image, count in counts.items() if count > 1))
+    seen = {id(one): looks.by_image(one, some) for one in rivals}
+    left = unless_all(rivals, lambda one: other_size(one, looks))
+    left = unless_all(left, lambda one: is_constant([*seen[id(one)].values()]))
+    left = unless_all(left, lambda one: are_points([*seen[id(one)].values()]))
+    left = unless_all(left, lambda one: says(one.label_words, SECONDARY))
+    left = unless_all(left, lambda one: "trainids" not in one.label_words)
+    left = unless_all(left, lambda one: _is_refined(one, left, seen))
+    left = _without_copies(left, seen)
+    if len(left) > 1 and apart_in_space([seen[id(one)] for one in left]):
+        return left
+    left = unless_all(left, lambda one: not says(one.label_words, LABEL_WORDS))
+    if len(left) > 1:
+        raise two_label_sets(listing, left)
+    return left
 
 
-def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
-    """What a file shows that has been read."""
-    values = raw.values
-    rows = np.unique(np.linspace(0, len(values) - 1, ROWS).astype(int))
-    seen = values[rows].astype(np.int32)
-    apart = np.abs(np.diff(seen, axis=1)).reshape(len(rows), max(0, seen.shape[1] - 1), -1)
-    equal = apart.max(2) <= (TINT if lossy else 0) if apart.size else np.ones((1, 1), np.bool_)
-    numbers = values if values.ndim == 2 else packed_colors(raw)
-    stored, counts = np.unique(numbers[rows], return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    few = int(np.searchsorted(counts[order].cumsum(), HELD * counts.sum())) + 1
-    levels = _levels(stored[order], counts[order], lossy=lossy)
-    small = numbers[_spread(numbers.shape[0])][:, _spread(numbers.shape[1])].astype(np.int32)
-    color = values.ndim == 3 and not _is_grey(values)
-    return Look(float(equal.mean()), few, levels, small, color)
+def unless_all(
+    candidates: Sequence[Candidate], dropped: Callable[[Candidate], bool]
+) -> list[Candidate]:
+    """Without those that a rule drops, when it leaves any."""
+    return [one for one in candidates if not dropped(one)] or list(candidates)
 
 
-def looks_at(listing: Listing, names: Sequence[str]) -> list[Look]:
-    """What a few of many files show."""
-    seen = (look(listing.path(name)) for name in sample(names))
-    return [one for one in seen if one is not None]
+def says(words: Sequence[str], known: Iterable[str]) -> bool:
+    """Whether one of the words is known, perhaps with a number behind it."""
+    known = set(known)
+    return any(word in known or word.rstrip("0123456789") in known for word in words)
 
 
-def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
-    """Which of two sides holds labels of the other: 0, 1, or -1 when neither (or both) might."""
-    sides = first, second
-    for side in (0, 1):
-        mine, theirs = sides[side], sides[1 - side]
-        if mine and theirs and _are_labels_of(mine, theirs):
-            return side
-    cut_out = [[one.through for one in side if one.through is not None] for side in sides]
-    for side in (0, 1):  # photographs of which the transparency is the label
-        mine, theirs = cut_out[side], sides[1 - side]
-        if mine and len(mine) == len(sides[side]) and theirs and not cut_out[1 - side]:
-            return side if _are_labels_of(mine, theirs) else -1
-    return -1
+def _is_refined(
+    one: Candidate, others: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
+) -> bool:
+    """Whether others tell classes apart in what a set of labels calls one thing."""
+    return any(refines(seen[id(other)], seen[id(one)]) for other in others if other is not one)
 
 
-def _are_labels_of(labels: Sequence[Look], images: Sequence[Look]) -> bool:
-    fit = [one.like_labels for one in labels]
-    rough_labels = float(np.median([1 - one.flat for one in labels]))
-    rough_images = float(np.median([1 - one.flat for one in images]))
-    most = float(np.median([one.few for one in images]))
-    fewer = max(FEWEST, 2 * float(np.median([one.few for one in labels]))) <= most
-    return sum(fit) >= 0.8 * len(fit) and fewer and rough_images >= SMOOTHER * rough_labels
+def _without_copies(
+    candidates: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
+) -> list[Candidate]:
+    """Of labels with the same borders one: numbers rather than colours, classes (few values)
+    rather than the numbers of objects."""
+    kept: list[Candidate] = []
+
+    def rank(one: Candidate) -> tuple[bool, int, int]:
+        looks = seen[id(one)].values()
+        values = {value for look in looks for value in np.unique(look.small).tolist()}
+        return any(look.color for look in looks), len(values), len(one.label_words)
+
+    for one in sorted(candidates, key=rank):
+        if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):
+            kept.append(one)
+    return kept
 
 
-def is_constant(looks: Sequence[Look]) -> bool:
-    """Whether the regions are the same in every file: a camera's field of view, a frame."""
-    regions = [one.region for one in looks]
-    return len(regions) > 1 and all(_overlap(regions[0], other) >= SAME for other in regions[1:])
+def other_size(one: Candidate, looks: Looks) -> bool:
+    """Whether a candidate's images have another size than their labels."""
+    some = sample(one.pairs)
+    return differ_in_size(looks.of(a for a, _ in some), looks.of(b for _, b in some))
 
 
-def same_regions(first: Mapping[str, Look], second: Mapping[str, Look]) -> bool:
-    """Whether two sets of labels draw the same borders, in other values. By image."""
-    both = first.keys() & second.keys()
-    edges = [(_edges(first[name].small), _edges(second[name].small)) for name in both]
-    return bool(both) and all(float((a == b).mean()) >= 0.99 for a, b in edges)
+def terms_of(sides: Sequence[Candidate]) -> list[str]:
+    """What some sets of label files show: the words that not all have, as their paths say them."""
+    common = set.intersection(*(set(one.label_words) for one in sides)) if len(sides) > 1 else set()
+    return [term_of(_as_written(one, common)) for one in sides]
 
 
-def apart_in_space(sets: Sequence[Mapping[str, Look]]) -> bool:
-    """Whether sets of two-valued masks of the same images are a class each: they hardly overlap,
-    or the one lies within the other (the cup in the disc)."""
-    if any(one.levels > 2 for some in sets for one in some.values()):
-        return False
-    several = 0
-    for image in {name for some in sets for name in some}:
-        regions = [some[image].region for some in sets if image in some]
-        several += len(regions) > 1
-        covered = np.sum(regions, axis=0)
-        overlap = (covered > 1).sum() > 0.1 * max(1, (covered > 0).sum())
-        if overlap and not _nested(regions):
-            return False
-    return several > 0
-
-
-def _nested(regions: Sequence[NDArray[np.bool_]]) -> bool:
-    """Whether each region but the largest lies within a clearly larger one."""
-    ordered = sorted(regions, key=lambda region: -int(region.sum()))
-    return all(
-        inner.sum() <= WITHIN * outer.sum() and (inner & outer).sum() >= SAME * inner.sum()
-        for outer, inner in pairwise(ordered)
-    )
-
-
-def sample(things: Sequence[_T]) -> list[_T]:
-    """A few of many, evenly spaced."""
-    places = np.unique(np.linspace(0, len(things) - 1, min(len(things), LOOKED_AT)).astype(int))
-    return [things[place] for place in places]
-
-
-def _overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    either = (first | second).sum()
-    return float((first & second).sum() / either) if either else 1.0
-
-
-def _levels(stored: NDArray[np.int32], counts: NDArray[np.int64], *, lossy: bool) -> int:
-    """How many values cover areas; the most frequent first. lossy: near ones are the same."""
-    large = stored[1:][counts[1:] >= AREA * max(1, counts[1:].sum())]
-    kept = [int(stored[0])]
-    for value in large.tolist():
-        if not lossy or all(abs(value - other) > 2 * TINT for other in kept):
-            kept.append(value)
-    return len(kept)
-
-
-def _edges(small: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return np.asarray(np.diff(small, axis=1) != 0)
-
-
-def _spread(extent: int) -> NDArray[np.int64]:
-    return np.linspace(0, extent - 1, ROWS).round().astype(np.int64)
-
-
-def _is_grey(values: NDArray[np.int32] | NDArray[np.uint8]) -> bool:
-    return bool(
-        (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all()
-    )
+def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
+    """A side's words in the order and the case of its first file, each once."""
+    wanted = set(side.label_words).difference(common)
+    path = side.pairs[0][1]
+    found = {
+        run.lower(): run
+        for run in RUN.findall(CAMEL.sub("_", path[: len(path) - len(suffix_of(path))]))
+        if run.lower() in wanted
+    }
+    return list(found.values())

@@ -53,6 +53,7 @@ def with_own_split(found: Found, listing: Listing) -> Found:
     for told, needs_all, why in (
         (_folders_split, False, "the names of folders say which pairs are for training"),
         (_name_split, True, "the names of files say which pairs are for training"),
+        (_short_split, True, "the names of folders say which pairs are for training"),
     ):
         pairs = _assigned(found.pairs, listing.root, told, needs_all=needs_all)
         if pairs is not None:
@@ -103,6 +104,16 @@ def _name_split(pair: Pair, _: Path) -> SplitName:
     tokens = _TOKEN.findall(_CAMEL.sub("_", pair.image.stem).lower())
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
+
+
+_SHORT: Mapping[str, SplitName] = {"tr": "train", "va": "val", "te": "test", "ts": "test"}
+"""Words for splits that mean other things too, unless all files have one (DUTS-TR, imagesTs)."""
+
+
+def _short_split(pair: Pair, root: Path) -> SplitName:
+    folder = str(pair.image.parent)[len(str(root)) :]
+    tokens = _TOKEN.findall(_CAMEL.sub("_", folder))
+    return one_split([_SHORT[token.lower()] for token in tokens if token.lower() in _SHORT])
 
 
 # --- lists --------------------------------------------------------------------------------------

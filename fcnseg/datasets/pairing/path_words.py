@@ -11,8 +11,6 @@ from pathlib import Path
 
 from fcnseg.datasets import Found, SplitName
 from fcnseg.datasets.pairing import OTHER_WORDS, SPLIT_WORDS, Listing, one_split, suffix_of
-from fcnseg.datasets.pairing.by_words import term_of
-from fcnseg.datasets.pairing.candidates import Candidate
 from fcnseg.errors import DatasetError
 
 _COLOR = {"color", "colors", "colour", "colours", "colored", "coloured"}
@@ -21,7 +19,7 @@ SECONDARY = OTHER_WORDS | _COLOR | {
     "watershed", "trimap", "trimaps",
     "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
     "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
-    "predictions", "pred", "preds",
+    "predictions", "pred", "preds", "visibility",
 }  # fmt: skip
 """Words of labels that stand beside the labels that are meant."""
 
@@ -35,9 +33,10 @@ DERIVED = (SECONDARY - _COLOR) | {
 
 _CHUNK = re.compile(r"[^\W_]+")
 
-_RUN = re.compile(r"\d+|[^\W\d_]+")
+RUN = re.compile(r"\d+|[^\W\d_]+")
 
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])(?!(?<=[Tt]rain)Ids?)")
+"""`labelTrainIds` are label, trainids: no split."""
 
 RECURS = 50
 """A word says something of a side when it is in one of so many files, or more."""
@@ -89,7 +88,7 @@ class Names:
     ) -> None:
         """suffixes: whether the files' suffixes are words (a.tif and a.png in one folder).
         shelves: folders with numbers for names say nothing of their files (0/00001.png, as
-        thousands of files are shelved).
+        thousands of files are shelved), nor do those that the files are called like.
         """
         self.files = tuple(files)
         chunks = {name: _chunks(_unshelved(name) if shelves else name) for name in files}
@@ -160,10 +159,45 @@ class Names:
         ]
 
 
+def partners_of(listing: Listing, files: Sequence[str]) -> dict[str, str]:
+    """The image of each of some other files, where the names of both differ in the same words
+    throughout (`RGB_tile_1.tif`, `buildings_tile_1.geojson`); {} where two may be meant.
+
+    DERIVED images count where there are no others.
+    """
+    names = Names((*listing.images, *files))
+    wanted = {*files}
+    ways = []
+    for one in names.differences():
+        for way in (one, one.swapped()):
+            pairs = {b: a for a, b in names.matches(way) if b in wanted and a not in wanted}
+            derived = "rgb" not in way.first and not DERIVED.isdisjoint(way.first)
+            ways.append(((len(pairs), not derived, -len(way.first + way.second)), pairs))
+    best = max((rank for rank, _ in ways), default=(0,))
+    first, *others = [pairs for rank, pairs in ways if rank == best] or [{}]
+    return {} if others else first
+
+
 def _unshelved(name: str) -> str:
-    """A path without its folders that are numbers."""
+    """A path without its folders that are shelves."""
     *folders, file = name.split("/")
-    return "/".join((*(folder for folder in folders if not folder.isdecimal()), file))
+    return "/".join((*(folder for folder in folders if not _is_shelf(folder, file)), file))
+
+
+def are_shelved(files: Iterable[str]) -> bool:
+    """Whether some files lie in folders that say nothing else than their own names."""
+    return any(
+        _is_shelf(folder, file)
+        for *folders, file in (name.split("/") for name in files)
+        for folder in folders
+    )
+
+
+def _is_shelf(folder: str, file: str) -> bool:
+    """Whether a folder is a number, or the beginning of the file's name (`creek/creek_1.png`)."""
+    return folder.isdecimal() or (
+        file.startswith(folder) and not file[len(folder) : len(folder) + 1].isalpha()
+    )
 
 
 def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
@@ -175,7 +209,7 @@ def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
 def _chunks(name: str) -> list[str]:
     """Runs of letters and digits in a path without its suffix, numbers without padding."""
     bare = name[: len(name) - len(suffix_of(name))]
-    parts = _CHUNK.findall(_CAMEL.sub("_", bare))
+    parts = _CHUNK.findall(CAMEL.sub("_", bare))
     return [str(int(part)) if part.isdecimal() else part.lower() for part in parts]
 
 
@@ -185,7 +219,7 @@ def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
     total = 0
     for chunks in paths:
         total += 1
-        counts.update({*chunks, *(run for chunk in chunks for run in _RUN.findall(chunk))})
+        counts.update({*chunks, *(run for chunk in chunks for run in RUN.findall(chunk))})
     return frozenset(
         word
         for word, count in counts.items()
@@ -203,14 +237,14 @@ def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -
     identity: list[str | int] = []
     splits: list[SplitName] = []
     for chunk in chunks:
-        for run in [chunk] if chunk in recurring else _RUN.findall(chunk):
+        for run in [chunk] if chunk in recurring else RUN.findall(chunk):
             if run in SPLIT_WORDS:
                 splits.append(SPLIT_WORDS[run])
             elif run in recurring:
                 words.append(run)
             else:
                 identity.append(int(run) if run.isdecimal() else run)
-    numbers = (int(run) for chunk in chunks for run in _RUN.findall(chunk) if run.isdecimal())
+    numbers = (int(run) for chunk in chunks for run in RUN.findall(chunk) if run.isdecimal())
     return _Name(tuple(sorted(words)), tuple(identity), one_split(splits), tuple(numbers))
 
 
@@ -228,24 +262,6 @@ def _difference(first: Words, second: Words) -> Difference:
 
 def _agree(one: SplitName, other: SplitName) -> bool:
     return not one or not other or one == other
-
-
-def terms_of(sides: Sequence[Candidate]) -> list[str]:
-    """What some sets of label files show: the words that not all have, as their paths say them."""
-    common = set.intersection(*(set(one.label_words) for one in sides)) if len(sides) > 1 else set()
-    return [term_of(_as_written(one, common)) for one in sides]
-
-
-def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
-    """A side's words in the order and the case of its first file, each once."""
-    wanted = set(side.label_words).difference(common)
-    path = side.pairs[0][1]
-    found = {
-        run.lower(): run
-        for run in _RUN.findall(_CAMEL.sub("_", path[: len(path) - len(suffix_of(path))]))
-        if run.lower() in wanted
-    }
-    return list(found.values())
 
 
 def refuse_shifted(listing: Listing, found: Found) -> None:

@@ -1,0 +1,232 @@
+"""Folders with several sets of labels, or of images, of the same scenes: the one that is meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcnseg.datasets.describe import describe, own_split_sizes
+from tests.datasets.test_pairing import disc, photo, put, scenes
+from tests.datasets.test_public_folders import Truth, agrees
+
+COLORS = np.array([[0, 0, 0], [30, 60, 230], [220, 20, 60]], np.uint8)
+"""In the order that classes without a list have."""
+
+
+def other_sensors(root: Path) -> Truth:
+    """The colour images are meant, whose names share fewer words with the labels'."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"rgb/b1-{number}_Clipped.png"
+        put(root / name, picture)
+        put(root / f"nir_color/b1-{number}.png", picture[..., ::-1])
+        put(root / f"nir_gray/b1-{number}.png", picture[..., 0])
+        put(root / f"GT_color/b1-{number}_mask.png", COLORS[labels])
+        truth[name] = labels
+    return truth
+
+
+def two_sensors_and_two_copies(root: Path) -> Truth:
+    """Neither sensor's images go with the one copy of the labels."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"images/rgb/frame{number}.png"
+        put(root / name, picture)
+        put(root / f"images/nir/frame{number}.png", picture[..., 1])
+        put(root / f"annotations/colorCleaned/frame{number}.png", COLORS[labels])
+        put(root / f"annotations/mapCleaned/frame{number}.png", labels)
+        truth[name] = labels
+    return truth
+
+
+def other_sizes(root: Path) -> Truth:
+    truth = {}
+    for number, picture, labels in scenes():
+        name = f"PS-RGB/PS-RGB_img{number}.png"
+        put(root / name, picture)
+        put(root / f"MUL/MUL_img{number}.png", picture[::2, ::2])
+        put(root / f"masks/buildings_img{number}.png", labels * 255)
+        truth[name] = labels
+    return truth
+
+
+def finer_classes(root: Path) -> Truth:
+    """Plants in masks/, crop and weed in annotations/."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(root / f"images/{number:03}_image.png", picture)
+        put(root / f"masks/{number:03}_mask.png", (labels == 0).astype(np.uint8) * 255)
+        put(root / f"annotations/{number:03}_annotation.png", COLORS[labels])
+        truth[f"images/{number:03}_image.png"] = labels
+    return truth
+
+
+def visible_parts(root: Path) -> Truth:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(root / f"images/{number}.png", picture)
+        put(root / f"semantics/{number}.png", labels)
+        put(root / f"plant_visibility/{number}.png", (labels > 0).astype(np.uint8) * 255)
+        truth[f"images/{number}.png"] = labels
+    return truth
+
+
+def centres(root: Path) -> Truth:
+    """Points mark places; they are no class within the leaves."""
+    truth = {}
+    for number in range(6):
+        labels = disc(number, 9)
+        put(root / f"plant{number}_rgb.png", photo(labels, number))
+        put(root / f"plant{number}_fg.png", labels * 255)
+        points = np.zeros_like(labels)
+        points[tuple(np.argwhere(labels).mean(0).astype(int))] = 255
+        put(root / f"plant{number}_centers.png", points)
+        truth[f"plant{number}_rgb.png"] = labels
+    return truth
+
+
+def valid_areas(root: Path) -> Truth:
+    """Where the camera saw something is not a third class."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(root / f"images/{number}.png", picture)
+        for value, word in ((1, "water"), (2, "weeds")):
+            put(root / f"labels/{word}/{number}.png", (labels == value).astype(np.uint8) * 255)
+        valid = np.full(labels.shape, 255, np.uint8)
+        valid[: number % 3] = 0
+        put(root / f"masks/{number}.png", valid)
+        truth[f"images/{number}.png"] = labels
+    return truth
+
+
+def training_ids(root: Path) -> Truth:
+    """labelTrainIds are made for training, and `Train` in it is no split."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        split = "train" if number < 4 else "val"
+        stem = f"fog/{split}/GOPR{number // 2}/frame_{number}"
+        put(root / f"rgb_anon/{stem}_rgb_anon.png", picture)
+        stored = np.array([0, 1, 255], np.uint8)[labels]
+        put(root / f"gt/{stem}_gt_labelTrainIds.png", stored)
+        put(root / f"gt/{stem}_gt_labelIds.png", np.array([7, 8, 0], np.uint8)[labels])
+        put(root / f"gt/{stem}_gt_labelColor.png", COLORS[labels])
+        truth[f"rgb_anon/{stem}_rgb_anon.png"] = stored
+    return truth
+
+
+def folders_like_files(root: Path) -> Truth:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        person = f"Ann_{'ABC'[number // 2]}"
+        name = f"photos_of/{person}/{person}_{number % 2}.png"
+        put(root / name, picture)
+        put(root / f"painted/{person}_{number % 2}.png", COLORS[labels])
+        truth[name] = labels
+    return truth
+
+
+FOLDERS: dict[str, Callable[[Path], Truth]] = {
+    one.__name__: one
+    for one in (
+        other_sensors, two_sensors_and_two_copies, other_sizes, finer_classes, visible_parts,
+        centres, valid_areas, training_ids, folders_like_files,
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_set_that_is_meant_is_read(name: str, tmp_path: Path) -> None:
+    truth = FOLDERS[name](tmp_path)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_objects_that_are_numbered_are_no_finer_classes(tmp_path: Path) -> None:
+    truth = {}
+    for number in range(6):
+        labels = np.zeros((64, 64), np.uint8)
+        for place in range(number + 1):
+            labels[4 + 10 * place : 10 + 10 * place, 10:30] = place + 1
+        binary = (labels > 0).astype(np.uint8)
+        put(tmp_path / f"shots/{number}.png", photo(binary, number))
+        put(tmp_path / f"leaf/{number}.png", binary * 255)
+        put(
+            tmp_path / f"leaves/{number}.png", np.stack([labels * 30, labels * 20, 99 - labels], -1)
+        )
+        put(tmp_path / f"counted/{number}.png", labels)
+        truth[f"shots/{number}.png"] = binary
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_folders_may_name_splits_by_two_letters(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        part = "DUTS-TR" if number < 4 else "DUTS-TE"
+        put(tmp_path / f"{part}/{part}-Image/{number}.jpg", picture)
+        put(tmp_path / f"{part}/{part}-Mask/{number}.png", labels * 255)
+    assert own_split_sizes(describe(tmp_path)) == {"train": 4, "test": 2}
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_one_channel_may_number_objects(second: int, tmp_path: Path) -> None:
+    """second: the class in the next channel, where it has one: one class is a class, too."""
+    truth = {}
+    for number in range(6):
+        counted = np.zeros((64, 64), np.uint8)
+        for place in range(1 + number):
+            counted[2 + 10 * place : 8 + 10 * place, 5:25] = place + 1
+        objects = (counted > 0).astype(np.uint8)
+        put(tmp_path / f"images/{number}.png", photo(objects, number))
+        stored = np.stack([objects * second, counted, objects * 0], -1)
+        put(tmp_path / f"masks/{number}.png", stored)
+        truth[f"images/{number}.png"] = objects
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_outlines_may_have_other_names_than_their_images(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes():
+        name = f"PS-RGB/PS-RGB_AOI_2_img{number}.png"
+        put(tmp_path / name, picture)
+        ys, xs = np.nonzero(labels)
+        box = [
+            [xs.min(), ys.min()],
+            [xs.max(), ys.min()],
+            [xs.max(), ys.max()],
+            [xs.min(), ys.max()],
+        ]
+        ring = [[int(x), int(y)] for x, y in box]
+        about = {
+            "type": "FeatureCollection",
+            "features": [
+                {"type": "Feature", "properties": {},
+                 "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
+            ],
+        }  # fmt: skip
+        file = tmp_path / f"geojson/buildings_AOI_2_img{number}.geojson"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(about))
+        truth[name] = np.zeros_like(labels)
+        truth[name][ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = 1
+    assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("RUGD_annotation-colormap.txt", "0 rock 0 0 0\n1 dirt 220 20 60\n2 grass 40 200 90\n"),
+        ("label_num_dic_final.json", '{"rock": 0, "dirt": 1, "grass": 2}'),
+    ],
+)
+def test_a_class_list_is_known_by_its_numbers(name: str, text: str, tmp_path: Path) -> None:
+    colored = name.endswith("txt")
+    palette = np.array([[0, 0, 0], [220, 20, 60], [40, 200, 90]], np.uint8)
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", palette[labels] if colored else labels)
+    (tmp_path / name).write_text(text)
+    assert describe(tmp_path).classes.names == ("rock", "dirt", "grass")
+    (tmp_path / name).write_text('{"rock": 310, "dirt": 12, "grass": 40}')
+    assert "rock" not in describe(tmp_path).classes.names  # counts of something
