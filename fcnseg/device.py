@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -31,11 +31,23 @@ AUTO_PRECISION = "FCNSEG_AUTO_PRECISION"
 """The environment variable that says what "auto" is: f32, bf16 or f16."""
 
 
+Device: TypeAlias = "str | int | torch.device"
+"""What a device may be given as; a number is that of a CUDA device."""
+
 _computed_in = 0
 """The process in which torch was first asked to compute, which may have started its threads."""
 
 _alone = False
 """Whether this process was forked from one that may have started torch's threads."""
+
+
+def device_name(device: Device) -> str:
+    """A device as its name; OptionError for another type."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return f"cuda:{device}"
+    if isinstance(device, str) or type(device).__module__ == "torch":
+        return str(device)
+    raise OptionError(f"A device is a name, a number or a torch.device; found {device!r}.")
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
@@ -18,9 +18,6 @@ from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError
 from fcnseg.models.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    import torch
 
 ENGINES: dict[str, type[ExportedEngine]] = {
     "onnxruntime": OnnxEngine,
@@ -33,22 +30,8 @@ checkpoints."""
 RUNNABLE = tuple(dict.fromkeys(suffix for kind in ENGINES.values() for suffix in kind.suffixes))
 """Suffixes of exported files that an engine runs."""
 
-
 STORED = ("int8", "f16")
 """Precisions that are a file's own, whatever runs it."""
-
-
-Device: TypeAlias = "str | int | torch.device"
-"""What a device may be given as; a number is that of a CUDA device."""
-
-
-def device_name(device: Device) -> str:
-    """A device as its name; OptionError for another type."""
-    if isinstance(device, int) and not isinstance(device, bool):
-        return f"cuda:{device}"
-    if isinstance(device, str) or type(device).__module__ == "torch":
-        return str(device)
-    raise OptionError(f"A device is a name, a number or a torch.device; found {device!r}.")
 
 
 @dataclass(frozen=True)

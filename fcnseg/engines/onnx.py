@@ -169,7 +169,7 @@ def _provider(device: str) -> str:
 
 
 def _header_of(session: Any, path: Path) -> str:
-    """The checkpoint's header inside an exported file; CheckpointError for a foreign file."""
+    """The checkpoint's header inside an exported file; CheckpointError for another one."""
     header = session.get_modelmeta().custom_metadata_map.get(KEY)
     inputs, outputs = _ports(session.get_inputs()), _ports(session.get_outputs())
     if header is None or [port.name for port in inputs] != ["images"]:

@@ -25,7 +25,8 @@ from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Batches, Prefetcher, map_ordered
 from fcnseg.config import InferConfig
-from fcnseg.engines import RUNNABLE, Device, EngineOptions, device_name
+from fcnseg.device import Device, device_name
+from fcnseg.engines import RUNNABLE, EngineOptions
 from fcnseg.engines.averaging import SmoothedEngine, check_is_video
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.exported import resizes_itself

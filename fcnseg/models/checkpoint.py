@@ -139,7 +139,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
-        """Read a file; CheckpointError when it is missing, foreign, truncated or newer."""
+        """Read a file; CheckpointError when it is missing, truncated, newer or not ours."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
@@ -227,7 +227,7 @@ def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 
 
 def _check_finite(weights: Mapping[str, Tensor]) -> None:
-    """CheckpointError where a network would answer, but with nothing that means anything."""
+    """CheckpointError where a network would compute, but nothing that means anything."""
     # numpy: torch would start its threads, and a model that is loaded before a fork needs none
     wrong = [name for name, value in weights.items() if not np.isfinite(value.cpu().numpy()).all()]
     if wrong:

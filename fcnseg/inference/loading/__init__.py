@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
-from fcnseg.device import before_computing, one_thread
-from fcnseg.engines import ENGINES, RUNNABLE, Device, EngineOptions, device_name, open_exported
+from fcnseg.device import Device, before_computing, device_name, one_thread
+from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
 from fcnseg.engines.exported import header_in, resizes_itself
@@ -238,7 +238,11 @@ def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
 
 
 def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoint]:
-    name = _made_for(path) if options.engine == "auto" else options.engine
+    name = options.engine
+    if name == "auto" and path.suffix.lower() == ".xml":
+        name = "openvino"
+    elif name == "auto":
+        name = "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
     engine, header = open_exported(
         path,
         name,
@@ -250,13 +254,6 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
     if engine.precision == "int8" and automatic and find_spec("openvino") is not None:
         return _open_exported(path, replace(options, engine="openvino"))  # the fastest in int8
     return engine, header
-
-
-def _made_for(path: Path) -> EngineName:
-    """The default engine for an exported file."""
-    if path.suffix.lower() == ".xml":
-        return "openvino"
-    return "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
 
 
 def _open_fastest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -129,13 +130,12 @@ def _resnet(model: nn.Module) -> list[nn.Module]:
     return [getattr(model, name) for name in RESNET_ROW]
 
 
-def _regnet(model: nn.Module) -> list[nn.Module]:
-    return [model.stem, *model.trunk_output.children()]  # type: ignore[list-item, union-attr]
-
-
 def _regnets(kind: str, sizes: str) -> dict[str, BackboneSpec]:
+    def row(model: Any) -> list[nn.Module]:
+        return [model.stem, *model.trunk_output.children()]
+
     names = [f"regnet_{kind}_{size}" for size in sizes.split()]
-    return {name: _spec(name, _regnet, "corner", model=partial(_on_cpu, name)) for name in names}
+    return {name: _spec(name, row, "corner", model=partial(_on_cpu, name)) for name in names}
 
 
 BACKBONES: dict[str, BackboneSpec] = {
