@@ -51,12 +51,7 @@ class EngineOptions:
 
 
 def open_exported(
-    path: Path,
-    name: str,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    parallel: bool = False,
+    path: Path, name: str, *, device: str = "auto", precision: str = "auto", parallel: bool = False
 ) -> tuple[ExportedEngine, Checkpoint]:
     """An engine of the table for an exported file, and the file's header (no weights).
 

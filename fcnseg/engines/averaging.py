@@ -50,11 +50,7 @@ class AveragingEngine(Engine):
     """
 
     def __init__(
-        self,
-        members: Sequence[Member],
-        *,
-        scales: Sequence[float] = (1.0,),
-        mirrored: bool = False,
+        self, members: Sequence[Member], *, scales: Sequence[float] = (1.0,), mirrored: bool = False
     ) -> None:
         self.members, self.scales, self.mirrored = tuple(members), tuple(scales), mirrored
         engines = [member.engine for member in members]

@@ -206,7 +206,11 @@ def write_report(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def verify(
-    checkpoint: Checkpoint, path: Path, format: str, options: GraphOptions, trial: Trial | None
+    checkpoint: Checkpoint,
+    path: Path,
+    format: str,
+    options: GraphOptions,
+    trial: Trial | None = None,
 ) -> Parity:
     """How near a file's outputs are to a checkpoint's; CheckpointError when not near enough."""
     trial = trial or Trial(size=options.size, bands=checkpoint.preprocess.bands)

@@ -14,12 +14,7 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
-from fcnseg.datasets.encoding.matching import (
-    adopt_classes,
-    is_inverted,
-    mapping,
-    some,
-)
+from fcnseg.datasets.encoding.matching import adopt_classes, is_inverted, mapping, some
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
@@ -175,7 +170,6 @@ def measure(
     workers: int = 0,
     ranks: Distributed | None = None,
     num_parallel: int = 1,
-    task: str = "evaluation",
 ) -> Scores:
     """The same with all that is counted beside it, for each image and for all together.
 
@@ -186,7 +180,7 @@ def measure(
     def mine() -> Scores:
         scores = Scores(dataset.classes.names, tolerance)
         for index, sample, one in _each(
-            predict, dataset, callback, batch, workers, ranks, num_parallel, task
+            predict, dataset, callback, batch, workers, ranks, num_parallel, "evaluation"
         ):
             scores.add(index, sample.name, sample.labels, one.labels, one.confidence)
         return scores

@@ -283,10 +283,7 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
         "--video-size": (config.video_size and still, "raw video is one file, or -"),
         "--page": (config.page is not None and not still, "a video has no pages"),
         "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
-        "--batch": (
-            config.batch > 1 and (live or one),
-            one or f"a {live} gives frame after frame",
-        ),
+        "--batch": (config.batch > 1 and (live or one), one or f"a {live} gives frame after frame"),
         "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),
         "--palette": (config.palette and not colored, "nothing that is written has colors"),
         "--simplify": ("simplify" in config.chosen() and not saved & set(_POLYGONS), "no polygons"),

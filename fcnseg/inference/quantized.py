@@ -24,7 +24,7 @@ from fcnseg.errors import CheckpointError, OptionError, percent
 from fcnseg.exporting import labelled, require, verify, write_report, written_atomically
 from fcnseg.exporting.graph import PLAIN, GraphOptions, quiet
 from fcnseg.exporting.onnx_file import complete, network_model, save_onnx
-from fcnseg.exporting.parity import Trial, sample_images
+from fcnseg.exporting.parity import sample_images
 from fcnseg.files import folder_beside
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
@@ -156,7 +156,6 @@ def write_int8(
     images: Iterable[Images],
     options: GraphOptions = PLAIN,
     *,
-    trial: Trial | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> float:
     """Write an ONNX file that computes in 8 bits (in QDQ form, which every runtime reads).
@@ -177,7 +176,7 @@ def write_int8(
         onnx.save(network, exact)
         before = labelled(checkpoint, options)
         save_onnx(complete(network, checkpoint, options), before, whole)
-        verify(checkpoint, whole, "onnx", options, trial)
+        verify(checkpoint, whole, "onnx", options)
         _quantize(exact, rounded, images)
         header = labelled(checkpoint, options, **(about or {}), precision="int8")
         header = replace(header, extra={**header.extra, PRECISION: "int8"})

@@ -36,8 +36,9 @@ BEST = "best.safetensors"
 TRAIN_HINT = "`fcnseg train DATA` makes one; give its path or its run folder"
 
 TORCH_SUFFIXES = (".pth", ".pt")
+"""Of weights in PyTorch's own format; they are read without running code in them."""
+
 _TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
-"""Other people's weights; they are read without running code in them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,11 +244,7 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
     elif name == "auto":
         name = "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
     engine, header = open_exported(
-        path,
-        name,
-        device=options.device,
-        precision=options.precision,
-        parallel=options.parallel,
+        path, name, device=options.device, precision=options.precision, parallel=options.parallel
     )
     automatic = options.engine == "auto" and name != "openvino" and engine.device == "cpu"
     if engine.precision == "int8" and automatic and find_spec("openvino") is not None:

@@ -235,19 +235,10 @@ def _cross(rings: Sequence[Ring]) -> bool:
     edges, left, right = edges[order], left[order], right[order]
     ends = np.searchsorted(left, right, side="left")
     for number, end in enumerate(ends.tolist()):
-        others = edges[number + 1 : end]
-        mine = edges[number]
-        if len(others) and np.any(
-            (
-                _side(mine[:2], mine[2:], others[:, :2]) * _side(mine[:2], mine[2:], others[:, 2:])
-                < 0
-            )
-            & (
-                _side(others[:, :2], others[:, 2:], mine[:2])
-                * _side(others[:, :2], others[:, 2:], mine[2:])
-                < 0
-            )
-        ):
+        a, b = edges[number, :2], edges[number, 2:]
+        c, d = edges[number + 1 : end, :2], edges[number + 1 : end, 2:]
+        apart = _side(a, b, c) * _side(a, b, d) < 0
+        if np.any(apart & (_side(c, d, a) * _side(c, d, b) < 0)):
             return True
     return False
 

@@ -71,12 +71,7 @@ def _closed(ring: NDArray[Any]) -> list[list[float]]:
 
 
 def as_labelme(
-    labels: Labels,
-    classes: ClassMap,
-    only: Sequence[int],
-    *,
-    frame: Frame,
-    tolerance: float = 0.0,
+    labels: Labels, classes: ClassMap, only: Sequence[int], *, frame: Frame, tolerance: float = 0.0
 ) -> bytes:
     """labelme's JSON: one polygon a region, large ones first."""
     shapes = [

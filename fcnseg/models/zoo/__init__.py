@@ -19,7 +19,7 @@ from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.weights import State
 
 BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
-"""Its mean, subtracted on 0..255; in our order (RGB), the network swaps."""
+"""The original FCNs' mean, subtracted on 0..255; in RGB order, which OriginalVGG swaps."""
 
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
