@@ -1,10 +1,5 @@
 """A trained network, ready to be used: images of any size in, predictions out.
 
-    model = load("runs/train1")
-    labels = model("photo.jpg").labels
-    for prediction in model.stream("clip.mp4"):
-        ...
-
 Knows the class map and how images are prepared; leaves the arithmetic to an engine.
 """
 
