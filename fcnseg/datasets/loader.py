@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fcnseg.classes import ClassMap
+from fcnseg.concurrency import Prefetcher
 from fcnseg.errors import OptionError
 from fcnseg.io import use_one_thread
 
@@ -215,7 +214,8 @@ def load(
     """
     if workers == 0:
         made = (collate([dataset[key] for key in keys]) for keys in batches)
-        yield from in_background(made)
+        with Prefetcher(made, AHEAD) as ahead:
+            yield from ahead
         return
     loader = DataLoader[Any](
         dataset,  # type: ignore[arg-type] # len() and [] are all that it needs
@@ -246,48 +246,6 @@ def _start_quietly(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     start_worker(number)
-
-
-def in_background(items: Iterator[T], ahead: int = AHEAD) -> Generator[T, None, None]:
-    """The same items, in the same order, made by a thread before they are asked for.
-
-    An error in making them is raised where the item would have come. The thread has ended
-    when the iterator is closed or used up.
-    """
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def offer(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            try:
-                made.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not offer("item", item):
-                    return
-            offer("end", None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
-            offer("error", error)
-
-    thread = threading.Thread(target=work, name="fcnseg-loading", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = made.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        stop.set()
-        thread.join()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -1,5 +1,4 @@
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from fcnseg.datasets.loader import (
     Sample,
     choose_workers,
     collate,
-    in_background,
     load,
 )
 from fcnseg.errors import OptionError
@@ -33,7 +31,7 @@ KEYS = [[(epoch, index), (epoch, index + 1)] for epoch in range(2) for index in 
 
 
 def loading_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "fcnseg-loading"]
+    return [thread for thread in threading.enumerate() if thread.name == "fcnseg-ahead"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -60,24 +58,6 @@ def test_closing_ends_the_thread() -> None:
     assert loading_threads()
     batches.close()
     assert not loading_threads()
-
-
-def test_items_are_made_ahead_but_not_all() -> None:
-    made = []
-
-    def items():
-        for number in range(100):
-            made.append(number)
-            yield number
-
-    background = in_background(items(), ahead=3)
-    assert next(background) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one held by the thread
-    background.close()
 
 
 def test_how_many_workers(monkeypatch) -> None:
