@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_cut, is_heif, is_tiff, upright
+from fcnseg.io.content import is_heif, is_tiff, upright
 from fcnseg.io.content.pixels import eight_bits
 from fcnseg.io.content.tiff import tiff_page
+from fcnseg.io.content.whole import ends_in_grey, is_cut
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
@@ -117,14 +118,17 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """A JPEG decoded at the smallest size that still has the fingerprint's detail."""
+    """A JPEG decoded at the smallest size that still has the fingerprint's detail; None where it
+    has to be looked at in full: its end may be missing."""
     for factor, flags in _REDUCED.items():
         if min(size) >= factor * _HASHED * 3 // 4:
             try:
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             except cv2.error:
                 return None
-            return None if pixels is None else np.asarray(pixels, np.uint8)
+            if pixels is None or ends_in_grey(np.asarray(pixels), 1):
+                return None
+            return np.asarray(pixels, np.uint8)
     return None
 
 

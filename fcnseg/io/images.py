@@ -25,10 +25,10 @@ from fcnseg.io import cv2
 from fcnseg.io.content import (
     add_png_transparency,
     as_bgr,
-    is_cut,
     is_heif,
     is_npy,
     is_tiff,
+    jpeg_2000_maximum,
     may_be_turned,
     upright,
 )
@@ -41,6 +41,7 @@ from fcnseg.io.content.pixels import (
     over_white,
 )
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
+from fcnseg.io.content.whole import check_rows, is_cut, unreadable_image
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -122,17 +123,25 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
     if data[:1] == b"P" and (netpbm := decode_netpbm(data)) is not None:
         return netpbm
     if is_npy(data):  # of more bands the first three
-        return as_bgr(decode_npy(data, name)[:, :, :3]), None
+        is_bool = b"'|b1'" in data[:128]
+        return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
     pixels = decode_array(data)
     if is_tiff(data):
         return decode_tiff(data, pixels, name)
+    if data[:2] == b"\xff\xd8":
+        check_rows(data, pixels, name)
     if pixels is not None and data[4:8] == b"ftyp" and pixels.dtype != np.uint8:
         return None, None  # of 10 or 12 bits, and OpenCV does not say which
-    return (None if pixels is None else add_png_transparency(data, pixels)), None
+    if pixels is None:
+        return None, None
+    return add_png_transparency(data, pixels), jpeg_2000_maximum(data)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file as `read_image` gives it; reads only the header."""
+    """(height, width) of an image file as `read_image` gives it.
+
+    Only the header is read, but of formats that Pillow does not know.
+    """
     if Path(path).suffix.lower() == ".npy":
         height, width = decode_npy(read_bytes(path), str(path)).shape[:2]
         return height, width
@@ -144,8 +153,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
                     image.seek(image.tell() + 1)
                 width, height = image.tag_v2[256], image.tag_v2[257]
             turned = image.getexif().get(ORIENTATION, 1) >= 5
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(path, error) from None
+    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        height, width = read_image(path).shape[:2]
+        return height, width
     return (width, height) if turned else (height, width)
 
 
@@ -229,7 +239,7 @@ def first_bytes(path: Path) -> bytes:
     """The beginning of a file, as much as tells its kind."""
     try:
         with path.open("rb") as file:
-            return file.read(64)
+            return file.read(512)
     except OSError as error:
         raise unreadable_image(path, error) from None
 
@@ -281,6 +291,7 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
         values, wide = _unknown_to_pillow(data, name, error), True
     if not values.size:
         raise MediaError(f"{name} is an image without pixels.")
+    check_rows(data, None, name)
     pixels = as_bgr(values.reshape(*values.shape[:2], -1))
     shown = eight_bits(pixels, name) if wide else pixels.astype(np.uint8, copy=False)
     return upright(_three_channels(shown), read_orientation(data))
@@ -295,7 +306,7 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
     if isinstance(error, UnidentifiedImageError | OSError) and not is_cut(data):
         values = decode_rare(data, name)
     if values is None:
-        raise unreadable_image(name, error) from None
+        raise unreadable_image(name, error, data) from None
     return values
 
 
@@ -322,20 +333,3 @@ def read_orientation(data: bytes) -> int:
     except Exception:  # noqa: BLE001 - what is broken in it is nothing to turn by
         return 1
     return orientation if 1 <= orientation <= 8 else 1
-
-
-def unreadable_image(path: str | Path, error: BaseException) -> MediaError:
-    """The MediaError for a file that can't be read, saying what was found."""
-    if isinstance(error, MediaError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return MediaError(f"There is no file {path}.", hint="check the path")
-    if isinstance(error, IsADirectoryError):
-        return MediaError(f"{path} is a folder, not an image file.")
-    if isinstance(error, OSError) and error.strerror:
-        return MediaError(f"{path} can't be read: {error.strerror.lower()}.")
-    if isinstance(error, Image.DecompressionBombError | MemoryError):
-        return MediaError(f"{path} claims to be larger than can be read: {error}.")
-    if isinstance(error, UnidentifiedImageError):
-        return MediaError(f"{path} is not an image: its content is of no known format.")
-    return MediaError(f"{path} is not a whole image: {error}.", hint="the file may be cut short")

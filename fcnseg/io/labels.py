@@ -18,14 +18,14 @@ from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError, reason
 from fcnseg.io import cv2
-from fcnseg.io.content import is_cut, may_be_turned, upright
+from fcnseg.io.content import may_be_turned, upright
 from fcnseg.io.content.matlab import read_matlab
+from fcnseg.io.content.whole import is_cut, unreadable_image
 from fcnseg.io.images import (
     ORIENTATION,
     decode_array,
     open_with_pillow,
     read_bytes,
-    unreadable_image,
     write_bytes,
 )
 
@@ -57,7 +57,7 @@ def read_raw_labels(path: str | Path) -> RawLabels:
             mode, palette = image.mode, _palette_of(image)
             values = _values(image, data)
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(path, error) from None
+        raise unreadable_image(path, error, data) from None
     if values is None:
         raise MediaError(
             f"{path} holds numbers that are not whole; labels are class indices.",

@@ -117,6 +117,13 @@ def test_tiffs_of_rare_layouts(data, expected, request):
     assert np.abs(decode_image(data).astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("bits", [10, 12])
+def test_packed_values_are_dark_where_they_are_small(bits):
+    dark = COLORS.astype(int) // 2
+    expected = np.rint(dark * (255 / ((1 << bits) - 1)))
+    assert np.abs(decode_image(packed_tiff(dark, bits)) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("compression", ["png", "jpegxl", "jpeg2000", "webp", "lerc", "zstd"])
 def test_what_opencv_can_not_decompress_is_not_black(compression):
     pytest.importorskip("imagecodecs")

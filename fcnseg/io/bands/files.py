@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import is_cut, is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
@@ -25,16 +25,17 @@ from fcnseg.io.content.tiff import (
     number_in,
     numbers_of,
     read_by_tifffile,
+    refuse_raw,
     tiff_page,
     tiff_tags,
 )
+from fcnseg.io.content.whole import is_cut, unreadable_image
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
     open_with_pillow,
     read_bytes,
     read_orientation,
-    unreadable_image,
 )
 
 _MOSTLY = 0.5
@@ -119,6 +120,7 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
     among all types but uint8 and uint16. MissingExtra where tifffile is needed.
     """
     tags = tiff_tags(data)
+    refuse_raw(data, tags, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
     extra = numbers_of(tags.get(338, ()))
     planar = number_in(tags, 284, 1) == 2 and bands > 1

@@ -49,6 +49,51 @@ def is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
 
 
+_OTHERS = (
+    (128, b"DICM", "a DICOM file", "export it as PNG or TIFF, or save its array as .npy"),
+    (344, b"n+1\0", "a NIfTI volume", "save its slices as PNG, TIFF or .npy"),
+    (344, b"ni1\0", "a NIfTI volume", "save its slices as PNG, TIFF or .npy"),
+    (0, b"%PDF", "a PDF document", "save its pages as PNG"),
+    (0, b"%!PS", "a PostScript document", "save its pages as PNG"),
+    (0, b"version https://git-lfs", "only a Git LFS pointer", "git lfs pull"),
+    (0, b"PK\3\4", "a ZIP archive", "unpack it"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it"),
+    (0, b"\x89HDF\r\n", "an HDF5 file", "save its arrays as .npy, PNG or TIFF"),
+    (0, b"CDF", "a NetCDF file", "save its arrays as .npy, PNG or TIFF"),
+    (4, b"ftypcrx", "a camera's raw file", "develop it to a TIFF or JPEG first"),
+    (0, b"FUJIFILMCCD-RAW", "a camera's raw file", "develop it to a TIFF or JPEG first"),
+    (0, b"IIU\0", "a camera's raw file", "develop it to a TIFF or JPEG first"),
+    (0, b"IIRO", "a camera's raw file", "develop it to a TIFF or JPEG first"),
+)
+"""Where a mark stands in a file, the mark, what the file is, and what to do with it."""
+
+_TEXTS = (("<svg", "an SVG drawing", "save it as PNG"),
+          ("<html", "a web page", "the download may have failed: open it in a browser"),
+          ("<!doctype html", "a web page", "the download may have failed: open it in a browser"),
+)  # fmt: skip
+
+
+def name_other(start: bytes) -> tuple[str, str] | None:
+    """What a file is that is neither an image nor a video, and a hint; None for unknown content.
+
+    start: its first bytes, 400 at least.
+    """
+    for at, mark, kind, hint in _OTHERS:
+        if start[at : at + len(mark)] == mark:
+            return kind, hint
+    text = start[:400].decode("latin-1").lower()
+    is_markup = text.lstrip("\xef\xbb\xbf \r\n\t").startswith("<")
+    return next(((kind, hint) for mark, kind, hint in _TEXTS if is_markup and mark in text), None)
+
+
+def jpeg_2000_maximum(data: bytes) -> int | None:
+    """The value of white that a JPEG 2000 image states (its SIZ marker); None for other files."""
+    if not data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return None
+    at = data.find(b"\xff\x4f\xff\x51") + 42  # ITU-T T.800, A.5.1
+    return (1 << (data[at] & 0x7F) + 1) - 1 if 42 <= at < len(data) else None
+
+
 def is_tiff(data: bytes) -> bool:
     """Whether the bytes are a TIFF or BigTIFF."""
     return data[:4] in _TIFF
@@ -103,26 +148,3 @@ def may_be_turned(data: bytes) -> bool:
     if data[:4] == b"\x89PNG":
         return b"eXIf" in data or b"Raw profile" in data
     return True
-
-
-def is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG has no end.
-
-    OpenCV 4 fills what is missing of a JPEG with grey and says nothing; for a PNG its library
-    writes to the terminal, and takes as much memory as a chunk claims to need. Inside a JPEG's
-    scan 0xff is always followed by 0x00 or a restart marker, so the last end-of-image stands
-    after the last start-of-scan in every whole file.
-    """
-    if data[:2] == b"\xff\xd8":
-        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
-            return False
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data[:4] == b"\x89PNG" and not _has_whole_chunks(data)
-
-
-def _has_whole_chunks(data: bytes) -> bool:
-    """Whether a PNG's chunks follow one another up to IEND."""
-    at = 8
-    while (kind := data[at + 4 : at + 8]) and kind != b"IEND":
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return bool(kind)

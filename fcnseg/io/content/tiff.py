@@ -27,6 +27,8 @@ REDUCED = 5
 
 _MINISWHITE, _MINISBLACK, _RGB, _CMYK, _LAB = 0, 1, 2, 5, 8
 
+_SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colours, a linear one
+
 _KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 34925, 50000})
 """Compressions; of others it makes black pixels and says nothing."""
 
@@ -134,8 +136,10 @@ def decode_tiff(
     needed.
     """
     tags = tiff_tags(data)
+    refuse_raw(data, tags, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
-    deep = max(numbers_of(tags.get(258, 8)), default=8) > 8
+    bits = max(numbers_of(tags.get(258, 8)), default=8)
+    deep = bits > 8
     extra = numbers_of(tags.get(338, ()))
     planar = number_in(tags, 284, 1) == 2 and bands > 1
     grey_and_more = photometric in (_MINISWHITE, _MINISBLACK) and bands > 1
@@ -145,7 +149,8 @@ def decode_tiff(
     if photometric == _LAB or (photometric == _CMYK and deep):
         return None, None
     misread = (grey_and_more and (bands > 2 or not opaque)) or not is_known_to_opencv(tags)
-    if misread or (planar and deep) or bands > 4 or (pixels is None and deep):
+    by_tifffile = misread or (planar and deep) or bands > 4 or (pixels is None and deep)
+    if by_tifffile:
         values = read_by_tifffile(data, name)
         pixels = _first_bands(values, photometric, is_opaque=opaque)
     if pixels is None:
@@ -160,6 +165,8 @@ def decode_tiff(
     pixels = _without_no_data(pixels, tags)
     stated = number_in(tags, 281, 0)
     maximum = stated if 255 < stated <= 65535 and deep else None
+    if 8 < bits < 16:  # which OpenCV moves up to fill 16
+        maximum = ((1 << bits) - 1) << (0 if by_tifffile else 16 - bits)
     if photometric == _MINISWHITE and pixels.dtype == np.uint16:
         pixels = (maximum or 65535) - pixels
     elif photometric == _MINISWHITE and pixels.dtype != np.uint8:  # OpenCV turns those round
@@ -168,8 +175,20 @@ def decode_tiff(
 
 
 def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
-    """Whether OpenCV can decompress a TIFF of these tags."""
-    return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV
+    """Whether OpenCV can decompress a TIFF of these tags, and no strip or tile is left out: what
+    it has not read is whatever stood in memory."""
+    counts = numbers_of(tags.get(325, tags.get(279, ())))
+    return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV and 0 not in counts
+
+
+def refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
+    """MediaError for a camera's raw file (DNG, NEF, CR2, ARW): a sensor's values, and a preview."""
+    preview = number_in(tags, 254, 0) & 1 and 330 in tags
+    if number_in(tags, 262, 1) in _SENSOR or 50706 in tags or preview or data[8:10] == b"CR":
+        raise MediaError(
+            f"{name} is a camera's raw file: values of a sensor, not colours.",
+            hint="develop it to a TIFF or JPEG first",
+        )
 
 
 def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | None]:

@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 from fcnseg.errors import MediaError, OptionError, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
-from fcnseg.io.content import is_image, is_known_to_pillow
+from fcnseg.io.content import is_image, is_known_to_pillow, name_other
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
@@ -234,6 +234,8 @@ def _open_file(
     if suffix in LIST_SUFFIXES:
         return ImageFiles(listing.from_list(path), "folder", selection, callback)
     start = first_bytes(path)
+    if other := name_other(start):  # FFmpeg finds a video in a PDF that holds a JPEG
+        raise MediaError(f"{path} is {other[0]}, neither an image nor a video.", hint=other[1])
     image = is_image(start)
     if suffix in VIDEO_SUFFIXES and (not image or start[:2] == b"\xff\xd8"):  # JPEG: MJPEG is so
         return video_file(path, selection, callback)

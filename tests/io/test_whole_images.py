@@ -1,0 +1,155 @@
+"""Images whose data are not all there, whose depth is stated, and files that are something else."""
+
+import io
+import struct
+import zlib
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.errors import MediaError
+from fcnseg.io.fingerprint import summarize_image
+from fcnseg.io.images import decode_image, image_size
+from fcnseg.io.sources import open_source
+
+HIGH, WIDE = 64, 96
+Y, X = np.mgrid[:HIGH, :WIDE]
+COLORS = np.stack([40 + X, 230 - Y * 2, 90 + (X * Y) % 50], -1).astype(np.uint8)
+GREY = COLORS[:, :, 0]
+
+
+def as_jpeg(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def as_png(rows, *, interlaced=False):
+    """A PNG of COLORS' size that holds these rows of bytes."""
+    head = struct.pack(">IIBBBBB", WIDE, HIGH, 8, 2, 0, 0, interlaced)
+    parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    chunks = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def as_exr(image):
+    stream = av.CodecContext.create("exr", "w")
+    stream.width, stream.height, stream.pix_fmt = WIDE, HIGH, "gbrpf32le"
+    stream.time_base = 1
+    frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="gbrpf32le")
+    return b"".join(bytes(packet) for packet in stream.encode(frame))
+
+
+def test_a_jpeg_that_ends_before_its_last_row_is_no_image(tmp_path):
+    data = as_jpeg(COLORS)
+    cut = data[: len(data) // 2] + b"\xff\xd9"
+    with pytest.raises(MediaError, match="last rows are missing"):
+        decode_image(cut, name="a.jpg")
+    with pytest.raises(MediaError, match="last rows are missing"):
+        summarize_image("a.jpg", data=cut, colors=False)
+    grey = COLORS.copy()
+    grey[-16:, -16:] = 128
+    assert decode_image(as_jpeg(grey))[-1, -1].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_with_too_few_rows_is_no_image(interlaced):
+    row = b"\0" + bytes(range(96)) * 3
+    with pytest.raises(MediaError, match="last rows are missing"):
+        decode_image(as_png(row * 20, interlaced=interlaced))
+    if not interlaced:
+        assert decode_image(as_png(row * HIGH)).shape == (HIGH, WIDE, 3)
+
+
+def test_a_cut_exr_is_no_image():
+    data = as_exr(COLORS)
+    assert np.abs(decode_image(data).astype(int) - COLORS).max() <= 1
+    for kept in (len(data) // 2, len(data) - 40):
+        with pytest.raises(MediaError, match="last rows are missing"):
+            decode_image(data[:kept])
+
+
+def test_tiles_that_a_tiff_leaves_out_are_zero():
+    tifffile = pytest.importorskip("tifffile")
+    tiles = [np.full((16, 16), 100, np.uint8), *[None] * (HIGH // 16 * WIDE // 16 - 1)]
+    file = io.BytesIO()
+    tifffile.imwrite(file, iter(tiles), shape=(HIGH, WIDE), dtype=np.uint8, tile=(16, 16),
+                     photometric="minisblack")  # fmt: skip
+    image = decode_image(file.getvalue())
+    assert (image[:16, :16] == 100).all()
+    assert image.sum() == 16 * 16 * 3 * 100
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_a_jpeg_2000_has_the_depth_that_it_states(bits):
+    codecs = pytest.importorskip("imagecodecs")
+    dark = (GREY // 2).astype(np.uint16)
+    data = codecs.jpeg2k_encode(
+        dark, level=0, codecformat="jp2", reversible=True, bitspersample=bits
+    )
+    expected = np.rint(dark * (255 / ((1 << bits) - 1)))
+    assert np.abs(decode_image(data)[:, :, 0] - expected).max() <= 1
+
+
+def test_an_array_of_yes_and_no_is_black_and_white():
+    file = io.BytesIO()
+    np.save(file, GREY > 90)
+    assert (decode_image(file.getvalue())[:, :, 0] == np.where(GREY > 90, 255, 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["pfm", "pam", "hdr", "float tiff"])
+def test_the_size_of_what_pillow_does_not_know(tmp_path, kind):
+    path = tmp_path / f"a.{kind.split()[0]}"
+    if kind == "pfm":
+        path.write_bytes(
+            b"PF\n%d %d\n-1.0\n" % (WIDE, HIGH) + (COLORS / 255).astype("<f4").tobytes()
+        )
+    elif kind == "pam":
+        head = b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 3\nMAXVAL 255\nENDHDR\n" % (WIDE, HIGH)
+        path.write_bytes(head + COLORS.tobytes())
+    elif kind == "hdr":
+        cv2.imwrite(str(path), (COLORS / 255).astype(np.float32))
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(path, (COLORS / 255).astype(np.float16), photometric="rgb")
+    assert image_size(path) == (HIGH, WIDE)
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_the_values_of_a_sensor_are_no_image(preview):
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as tiff:
+        if preview:
+            tiff.write(COLORS[::4, ::4], photometric="rgb", subfiletype=1, subifds=1)
+        tiff.write(GREY.astype(np.uint16) * 16, photometric="cfa", subfiletype=0)
+    with pytest.raises(MediaError, match="a camera's raw file"):
+        decode_image(file.getvalue(), name="a.dng")
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\0" * 128 + b"DICM" + b"\0" * 300, "is a DICOM file"),
+        (b"\0" * 344 + b"n+1\0" + b"\0" * 99, "is a NIfTI volume"),
+        (b"%PDF-1.4\n" + as_jpeg(COLORS), "is a PDF document"),
+        (b"<?xml version='1.0'?>\n<svg width='9' height='9'/>", "is an SVG drawing"),
+        (b"\r\n<!DOCTYPE html><title>404</title>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is only a Git LFS pointer"),
+        (b"PK\3\4" + b"\0" * 90, "is a ZIP archive"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".dat"])
+def test_what_is_no_image_is_named(tmp_path, start, said, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(start)
+    with pytest.raises(MediaError, match=said) as raised:
+        open_source(str(path))
+    assert raised.value.hint
+    with pytest.raises(MediaError, match=said):
+        decode_image(start)
