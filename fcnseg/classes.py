@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import InputError, OptionError, counted, did_you_mean
+from fcnseg.errors import InputError, OptionError, counted, did_you_mean, reason
 
 IGNORE = 255
 """The value of a pixel that does not count, in every labels array inside fcnseg."""
 
 MAX_CLASSES = 255
 """Labels are uint8 and 255 is taken."""
+
+
+def _names_of(given: object) -> tuple[str, ...]:
+    """Names; InputError for what holds none. One text would be a class for each letter."""
+    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"Class names are a list of texts; found {given!r:.80}.")
+    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +41,7 @@ class ClassMap:
     colors: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
+        _names_of(self.names)
         count = len(self.names)
         if not 1 <= count <= MAX_CLASSES:
             raise InputError(
@@ -50,8 +59,12 @@ class ClassMap:
     @classmethod
     def of(cls, names: Sequence[str], colors: Sequence[Sequence[int]] | None = None) -> ClassMap:
         """Classes by name; colours are chosen to differ when none are given."""
-        chosen = distinct_colors(names) if colors is None else np.array(colors, np.uint8)
-        return cls(tuple(names), chosen)
+        names = _names_of(names)
+        try:
+            chosen = distinct_colors(names) if colors is None else np.array(colors, np.uint8)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"Colours are three numbers 0..255 each: {reason(error)}.") from None
+        return cls(names, chosen)
 
     @classmethod
     def numbered(cls, count: int) -> ClassMap:
@@ -115,9 +128,7 @@ class ClassMap:
         try:
             return cls.of([str(name) for name in data["names"]], data["colors"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"Not a class map: {error}.") from error
+            raise InputError(f"Not a class map: {reason(error)}.") from error
 
 
 BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])

@@ -28,6 +28,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class FcnsegError(Exception):
@@ -212,6 +213,33 @@ def user_path(path: str | Path) -> Path:
     """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
     path = Path(path)
     return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems allow."""
+
+_REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+
+
+def path_fault(value: object) -> str | None:
+    """What is expected in place of a value that can be no path; None where it can be one."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not text or not isinstance(text, str):
+        return "a path"
+    if "\0" in text:
+        return "a path without NUL characters"
+    parts = [] if _REMOTE.match(text) else Path(text).parts
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        return f"a path of names of at most {LONGEST_NAME} bytes: this one is too long"
+    return None
+
+
+def path_of(value: Any, what: str) -> Path:
+    """What a caller gave as a path; OptionError, which calls it `what`, where it is none."""
+    needed = path_fault(value)
+    if needed is not None:
+        raise OptionError(f"{what}: expected {needed}; found {value!r:.60}.")
+    return Path(value)
 
 
 def is_file(path: Path) -> bool:

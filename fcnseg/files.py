@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import LONGEST_NAME, OptionError
 
 IN_MEMORY = 2**25
 """Bytes of an upload that are kept in memory; more go to a temporary file."""
@@ -117,9 +117,6 @@ except ImportError:  # Windows: nothing is locked there, and nothing left behind
 
 # Another machine's locks can't be seen on every network drive: its files are left alone.
 _MARK = f".fcnseg-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
-
-LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
 
 _LONGEST = 60
 """Bytes of a name that its temporary one keeps."""

@@ -159,6 +159,40 @@ def refuse_file(what: str, path: Path | None) -> None:
         )
 
 
+_TEXTS = (".txt", ".csv", ".tsv", ".yaml", ".yml", ".json", ".jsonl", ".xml", ".names", ".md")
+"""What class lists, splits, annotations of all images and notes about a dataset are in."""
+
+_TABLES = (
+    b"image,height,width,ignored,",
+    b"image,labels,labelled,predicted,",
+    b"image,A ",
+    b'image,"A ',
+    b"true \\ predicted,",
+    b"% needs \\usepackage{booktabs}",
+    b"| Class | IoU |",
+)
+"""How the tables begin that eval and compare write (fcnseg.report.tables)."""
+
+
+def is_own_table(path: Path) -> bool:
+    """Whether a file is a table that an earlier command has written."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(max(map(len, _TABLES))).startswith(_TABLES)
+    return False
+
+
+def texts_in(folder: Path, written: Iterable[Path]) -> list[Named]:
+    """Of files that are to be written, the lists and notes that lie in a dataset's folder."""
+    return [
+        ("a file of the dataset", path)
+        for path in written
+        if path.resolve().suffix.lower() in _TEXTS
+        and path.is_file()
+        and is_below(path, folder)
+        and not is_own_table(path)
+    ]
+
+
 def is_below(path: Path, folder: Path) -> bool:
     """Whether a path leads into a folder, or is it."""
     real, above = os.path.realpath(path), os.path.realpath(folder)

@@ -9,6 +9,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
+from fcnseg.datasets.describe import describe
 from fcnseg.errors import OptionError
 from fcnseg.files import temporary_beside
 from fcnseg.io.images import cannot_write, write_bytes, write_image
@@ -110,7 +111,8 @@ def place(
             for path in sorted((drawn_folder / role / split).iterdir())[:3]:
                 shutil.copyfile(path, tmp_path / "data" / role / split / path.name)
     shutil.copyfile(drawn_folder / "classes.txt", tmp_path / "data" / "classes.txt")
-    (tmp_path / "data" / "label_notes.csv").write_text("a\n", encoding="utf-8")
+    for name in ("label_notes.csv", "README.md", "images/val/notes.txt"):
+        (tmp_path / "data" / name).write_text("a\n", encoding="utf-8")
     pairs = (f"data/{role}/val/0000.png" for role in ("images", "labels"))
     (tmp_path / "pairs.csv").write_text(",".join(pairs) + "\n", encoding="utf-8")
     (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
@@ -167,6 +169,9 @@ CASES = [
     f"compare data --csv data/images/val/0000.png -m model.safetensors {MODEL}",
     f"eval data --csv data/classes.txt {MODEL}",
     f"eval data --csv data/label_notes.csv {MODEL}",
+    f"eval data --markdown data/README.md {MODEL}",
+    f"eval data --csv data/images/val/notes.txt {MODEL}",
+    "check data --html data/README.md",
     f"eval data --latex model.safetensors {MODEL}",
     f"eval pairs.csv --confusion pairs.csv {MODEL}",
     "export model.safetensors --format torchscript -o model.safetensors",
@@ -339,6 +344,20 @@ def test_a_device_or_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     with pytest.raises(OptionError, match="a device or a pipe"), temporary_beside(pipe):
         pass
+
+
+def test_scores_replace_those_of_an_earlier_run(place: Path) -> None:
+    """Though they lie in the dataset's folder, under names of its lists, and are none."""
+    (place / "data" / "classes.txt").unlink()
+    for words in (
+        f"eval data --csv data/scores.txt --confusion data/labels.txt {MODEL}",
+        f"eval data --latex data/table.txt --markdown data/table.md {MODEL}",
+        f"compare data --csv data/classes.csv -m {place / 'copy.safetensors'} {MODEL}",
+    ):
+        shutil.copyfile("model.safetensors", "copy.safetensors")
+        for _ in range(2):
+            call(*words.split())
+    assert "true" not in str(describe("data").classes.names)
 
 
 def test_scores_outlast_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,71 @@ def test_create_model(name: str, value: Any) -> None:
         fcnseg.create_model(backbone="tiny", **{name: value})
 
 
+NO_PATHS: list[Any] = [None, 3, "", b"x", [], "a\0b", 300 * "x"]
+
+
+@pytest.mark.parametrize("path", NO_PATHS, ids=str)
+def test_no_path(model: fcnseg.Segmenter, path: Any) -> None:
+    calls: list[Callable[[Any], object]] = [
+        model.save_pretrained,
+        model(IMAGE).save,
+        fcnseg.Checkpoint.load,
+        fcnseg.check,
+        fcnseg.train,
+        lambda given: fcnseg.export(model=given or ""),
+        lambda given: fcnseg.bench(given or ""),
+        lambda given: fcnseg.load(given or ""),
+    ]
+    for call in calls:
+        with pytest.raises(FcnsegError):
+            call(path)
+
+
+def test_a_prediction_is_not_saved_as_a_file_called_dash(model: fcnseg.Segmenter) -> None:
+    with pytest.raises(FcnsegError, match="found standard output"):
+        model(IMAGE).save("-")
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("key", [slice(0, 1), "a", None, 1.5, (0,), ("a", 1), (0, 1, 2)], ids=str)
+def test_a_sample_is_taken_by_its_number(drawn_folder: Path, key: Any) -> None:
+    data = fcnseg.SegmentationDataset(drawn_folder)
+    with pytest.raises(FcnsegError, match="A sample is taken by its number"):
+        data[key]
+    with pytest.raises(IndexError, match="samples; found number"):
+        data[len(data)]
+    assert data[np.int64(0)].name == data[torch.tensor(0)].name == data[-len(data)].name
+
+
+@pytest.mark.parametrize("names", [3, None, "ab", b"ab", [3], [None]], ids=str)
+def test_no_class_names(names: Any) -> None:
+    with pytest.raises(FcnsegError, match="Class names are a list of texts"):
+        fcnseg.ClassMap.of(names)
+    with pytest.raises(FcnsegError, match="Colours are three numbers"):
+        fcnseg.ClassMap.of(["a"], ["red"])  # type: ignore[list-item]
+    assert fcnseg.ClassMap.of(np.array(["a", "b"])).names == ("a", "b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("image", [3, None, "a.png", [[0]]], ids=str)
+def test_no_frame(image: Any) -> None:
+    with pytest.raises(FcnsegError, match="A frame is a uint8 RGB array"):
+        fcnseg.Frame(image)
+
+
+def test_bench_and_demo_take_what_the_other_commands_take(
+    random_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FcnsegError, match="No model 'm'"):
+        fcnseg.bench("m")
+    timed = fcnseg.bench(random_model, size=(48, 64), frames=3, device="cpu")
+    assert timed.size == (48, 64)
+    with pytest.raises(FcnsegError, match="demo takes a DemoConfig"):
+        fcnseg.demo("m")  # type: ignore[arg-type]
+    (tmp_path / "taken").touch()
+    with pytest.raises(FcnsegError, match="is not empty"):
+        fcnseg.demo(out=tmp_path)
+
+
 @pytest.mark.parametrize("data", [None, 0, [], {}, b"d"])
 def test_no_dataset(data: Any) -> None:
     with pytest.raises(FcnsegError, match="A dataset is a path"):

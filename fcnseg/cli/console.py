@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from fcnseg.cli import half_blocks, line, never_fail, plain_console, runnable
 from fcnseg.config import CONFIGS
-from fcnseg.config.options import Options, suggest_option, with_owners
+from fcnseg.config.options import Options, flags_of, suggest_option
 from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted, percent, shown
 from fcnseg.progress import (
     EpochEnd,
@@ -223,6 +224,20 @@ def _unexpected(error: Exception) -> tuple[str, str]:
         f"A bug in fcnseg: {type(error).__name__}: {error}",
         "the same command with --debug before the subcommand shows where; please report it",
     )
+
+
+def with_owners(hint: str, config: type[Any]) -> str:
+    """A hint that names options which `config` lacks, with the commands that have them.
+
+    Hints are written where an error is found, which many commands reach.
+    """
+    own, everyone = flags_of(config), Options.__subclasses__()
+    said = []
+    for flag in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", hint)):
+        owners = [other.command for other in everyone if flag in flags_of(other)]
+        if flag not in own and owners and not set(owners) & set(re.findall(r"[a-z]+", hint)):
+            said.append(f"{flag} is an option of {', '.join(owners)}")
+    return f"{hint} ({'; '.join(said)})" if said else hint
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
+        path_type=str,  # Path("") would be the current folder
         help="TOML file of options; command-line options take precedence",
     ),
 ]
@@ -72,13 +73,15 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
     known = options_of(config)
 
     def command(**flags: Any) -> None:
-        file: Path | None = flags.pop("config_file")
+        named: str | None = flags.pop("config_file")
+        file = None if named is None else Path(named)
         as_json: bool = flags.pop("as_json")
         del flags["help_wanted"]  # its callback has run
         # An option that was not given comes as None or, when repeatable, as an empty list.
         given = {name.removesuffix(ALIAS): v for name, v in flags.items() if v not in (None, [])}
         with guard(config):
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
+            _refuse_empty(given, known, named)
             values = {**(read_toml(file) if file else {}), **given}
             outputs = _outputs(values)
             refuse_unwritable(outputs)
@@ -109,6 +112,18 @@ def _only(name: str, value: Any, option: Option) -> Any:
     return value[0]
 
 
+def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: str | None) -> None:
+    """OptionError for an empty text: the script's variable that it comes from has no value."""
+    given = [(name.upper() if known[name].argument else spelled(name), value)
+             for name, value in values.items()]  # fmt: skip
+    for flag, value in [*given, ("--config", file)]:
+        if value == "" or (isinstance(value, list | tuple) and "" in value):
+            raise OptionError(
+                f"{flag}: expected a value; found an empty text.",
+                hint='is a variable of the shell empty? the current folder is "."',
+            )
+
+
 def _outputs(values: Mapping[str, Any]) -> list[Named]:
     """What the values name to be written."""
     paths = {name: values[name] for name in OUTPUTS if isinstance(values.get(name), str | Path)}
@@ -123,7 +138,7 @@ def _parameters(config: type[Any]) -> list[inspect.Parameter]:
         info = _info(name, option, hints[name], vars(config)[name])
         made.append(_keyword(name, Annotated[kind | None, info], None))
         if option.hidden:
-            info = typer.Option(*option.hidden, hidden=True)
+            info = typer.Option(*option.hidden, hidden=True, path_type=str)
             made.append(_keyword(name + ALIAS, Annotated[kind | None, info], None))
     return made
 
@@ -135,11 +150,12 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
     if option.argument:
         # Not required by Typer: a TOML file may give it. The config itself insists.
         metavar = (option.metavar or name.upper()).removesuffix("...")  # Typer adds its own
-        return typer.Argument(help=text, metavar=metavar, show_default=False)
+        return typer.Argument(help=text, metavar=metavar, show_default=False, path_type=str)
     return typer.Option(
         *(option.flags or (_flag_name(name, on=default is True),)),
         help=text,
         metavar=option.metavar or METAVARS.get(kinds[0], "NAME"),
+        path_type=str,
         show_default=False,
         rich_help_panel=option.group,
         autocompletion=(lambda: words) if words else None,

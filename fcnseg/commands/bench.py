@@ -136,15 +136,21 @@ class BenchResult:
         }
 
 
-def bench(config: BenchConfig, callback: Callback = no_callback) -> BenchResult:
+def bench(
+    model: BenchConfig | Path | str | None = None,
+    callback: Callback = no_callback,
+    **options: Any,
+) -> BenchResult:
     """Time a model, each stage around it, and all of them together.
 
-        timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei"))
+    model: what `fcnseg.load` takes, or a BenchConfig. options: those of BenchConfig, by name.
+
+        timed = fcnseg.bench("nuclei", frames=20)
 
     OptionError when the source is not a video file; Interrupted on Ctrl-C.
     """
     try:
-        return _timed(config, callback)
+        return _timed(BenchConfig.of(model, options), callback)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted("Stopped before everything was timed; there are no figures.") from None
 
@@ -155,15 +161,9 @@ def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
             f"--size is that of the synthetic video; {config.source} has its own.",
             hint="omit --size, or SOURCE",
         )
-    segmenter = load(
-        config.model,
-        engine=config.engine,
-        device=config.device,
-        precision=config.precision,
-        short_side=config.short_side,
-        parallel=True,
-        callback=callback,
-    )
+    names = ("engine", "device", "precision", "short_side")
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in names}
+    segmenter = load(config.model, **chosen, parallel=True, callback=callback)
     with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
         clip = config.source or _draw_clip(Path(folder) / "clip.mp4", config)
         return _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config).run(callback)

@@ -30,7 +30,7 @@ from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
-from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting
+from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting, texts_in
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.dataset import View, write_page
@@ -53,7 +53,9 @@ def check(
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
-    refuse_overwriting(outputs, seen.description.inputs())
+    description = seen.description
+    texts = texts_in(description.root, (path for _, path in outputs))
+    refuse_overwriting(outputs, [*description.inputs(), *texts])
     if result.suggestion is not None and not result.failed:
         seconds = suggested_seconds(result.suggestion, result.splits, result.train_sizes)
         result = replace(result, seconds=seconds)

@@ -13,6 +13,7 @@ from typing import Any
 from fcnseg import notebook
 from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
+from fcnseg.datasets import Description
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.loader import choose_workers
@@ -37,7 +38,7 @@ from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.find import model_files
-from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
+from fcnseg.overwriting import refuse_overwriting, refuse_unwritable, texts_in
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.charts import require_charts
@@ -168,8 +169,7 @@ def _evaluate(
     config: EvalConfig, segmenter: Segmenter, ranks: Distributed, callback: Callback
 ) -> EvalResult:
     checked = examine(config.data, callback, boxes=config.fill_boxes)
-    files = checked.description.inputs()
-    outputs = check_outputs(config, ("html", *WRITERS), files, [segmenter])
+    outputs = check_outputs(config, ("html", *WRITERS), checked.description, [segmenter])
     result, dataset = evaluate_split(config, segmenter, checked, callback, ranks)
     if not ranks.main:
         return result
@@ -320,13 +320,10 @@ WRITERS: dict[str, Callable[[EvalResult], str]] = {
 def check_outputs(
     config: EvalConfig | CompareConfig,
     names: Iterable[str],
-    files: Iterable[Named],
+    description: Description,
     models: Sequence[Segmenter],
 ) -> dict[str, Path]:
-    """The files that options name, by option; OptionError where one is read or is a folder.
-
-    files: those of the dataset.
-    """
+    """The files that options name, by option; OptionError where one is read or is a folder."""
     paths = {name: getattr(config, name) for name in names}
     outputs = {name: path for name, path in paths.items() if path is not None}
     if not outputs:
@@ -334,7 +331,7 @@ def check_outputs(
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
-        [*inputs, *files],
+        [*inputs, *description.inputs(), *texts_in(description.root, outputs.values())],
         kept=[file for model in models for file in model_files(model.files)],
     )
     refuse_unwritable((spelled(name), path) for name, path in outputs.items())

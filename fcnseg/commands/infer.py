@@ -240,7 +240,8 @@ def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) 
     """The sinks that write what is planned."""
     renderer = plan.renderer
     if target.shape == "pipe":
-        return [PipeSink(kind, renderer, source, plan.job.config.format) for kind in target.save]
+        container = plan.job.config.format or "yuv4mpegpipe"
+        return [PipeSink(kind, renderer, source, container) for kind in target.save]
     if target.shape in ("file", "sequence"):
         made = FileSink if target.shape == "file" else SequenceSink
         return [made(target.path, kind, renderer) for kind in target.save]

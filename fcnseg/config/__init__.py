@@ -226,7 +226,7 @@ class InferConfig(Options):
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
     model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=texts.OUT, stdout=True)
-    format: Container = option("yuv4mpegpipe", "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"})
+    format: Container | None = option(None, "Of --out -: yuv4mpegpipe (y4m) or rawvideo (rgb24; labels: gray)", synonyms={"y4m": "yuv4mpegpipe", "raw": "rawvideo"}, fallback="yuv4mpegpipe")
     save: tuple[Output, ...] = option((), "What to write, repeatable or with commas between: overlay, side (image and overlay side by side), labels (class indices), color, probabilities (.npz), polygons (geojson, labelme, yolo, cvat, labelstudio) or run lengths (coco) (default: overlay for videos, overlay and labels for images)", synonyms={"polygons": "geojson"}, listed=True)
     show: bool = option(False, "Show a window; q quits")
     classes: tuple[str, ...] = option((), texts.CLASSES, flags=("--class",))

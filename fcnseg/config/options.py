@@ -11,7 +11,6 @@ import functools
 import math
 import numbers
 import os
-import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from fcnseg.errors import STRANGE, OptionError, closest, did_you_mean, from_bytes, reason
+from fcnseg import errors
+from fcnseg.errors import OptionError, did_you_mean, from_bytes
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 
@@ -120,11 +120,19 @@ class Options:
 
     @classmethod
     def of(cls, given: object, options: Mapping[str, Any]) -> Self:
-        """A config with some options changed, or one made of its first argument and options."""
+        """A config with some options changed, or one made of its first argument and options.
+
+        A command without arguments takes a config or None.
+        """
         if isinstance(given, cls):
             return dataclasses.replace(given, **options)  # type: ignore[type-var]
-        name = next(name for name, entry in options_of(cls).items() if entry.argument)
-        return cls.make({**({} if given is None else {name: given}), **options})
+        if given is None:
+            return cls.make(options)
+        names = (name for name, entry in options_of(cls).items() if entry.argument)
+        if (name := next(names, None)) is None:
+            text = f"{cls.command} takes a {cls.__name__}, or options by name; found {given!r:.80}."
+            raise OptionError(text)
+        return cls.make({name: given, **options})
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
@@ -185,7 +193,7 @@ def suggest_option(name: str, config: type[Any]) -> str:
     meant = [ours for ours in dict.fromkeys(means) if ours in own]
     meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
     close = [_flag(ours, own[ours]) for ours in meant if not own[ours].argument]
-    close = close or ([] if meant else [flags[found] for found in closest(plain, flags)])
+    close = close or ([] if meant else [flags[found] for found in errors.closest(plain, flags)])
     if close:
         return f"did you mean {' or '.join(close)}?"
     if meant:
@@ -195,20 +203,6 @@ def suggest_option(name: str, config: type[Any]) -> str:
     if elsewhere:
         return f"{spelled(plain)} is an option of: {', '.join(elsewhere)}"
     return f"`fcnseg {config.command} --help` lists the options"
-
-
-def with_owners(hint: str, config: type[Any]) -> str:
-    """A hint that names options which `config` lacks, with the commands that have them.
-
-    Hints are written where an error is found, which many commands reach.
-    """
-    own, everyone = flags_of(config), Options.__subclasses__()
-    said = []
-    for flag in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", hint)):
-        owners = [other.command for other in everyone if flag in flags_of(other)]
-        if flag not in own and owners and not set(owners) & set(re.findall(r"[a-z]+", hint)):
-            said.append(f"{flag} is an option of {', '.join(owners)}")
-    return f"{hint} ({'; '.join(said)})" if said else hint
 
 
 def flags_of(config: type[Any]) -> list[str]:
@@ -310,8 +304,11 @@ def _number(value: Any, kind: type, entry: Option) -> int | float:
 
 
 def _text(value: Any, kind: type) -> Any:
-    if not isinstance(value, str | os.PathLike) or (kind is Path and str(value) == ""):
-        raise _Unexpected("a path" if kind is Path else "a text")
+    if kind is Path:
+        if (needed := errors.path_fault(value)) is not None:
+            raise _Unexpected(needed)
+    elif not isinstance(value, str | os.PathLike):
+        raise _Unexpected("a text")
     return value if isinstance(value, kind) else kind(os.fspath(value))
 
 
@@ -321,8 +318,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
         raise OptionError(f"Can't read {path}: {error.strerror}.") from None
-    except STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
-        raise OptionError(f"{path} is not a TOML file: {reason(error)}.") from None
+    except errors.STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
+        raise OptionError(f"{path} is not a TOML file: {errors.reason(error)}.") from None
 
 
 def _plain(value: Any) -> Any:

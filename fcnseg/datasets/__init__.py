@@ -186,13 +186,6 @@ class Found:
     why: tuple[str, ...] = ()
 
 
-_LISTS = (".txt", ".yaml", ".yml", ".json", ".xml", ".names")
-"""What class lists, splits and annotations of a whole folder are in; no output of eval ends so."""
-
-_TABLES = ("class", "label", "split", "train.csv", "val.csv", "test.csv")
-"""How names of tables begin that are class lists, splits or pairs; results end in .csv, too."""
-
-
 @dataclass(frozen=True, eq=False)
 class Description:
     """A dataset folder, understood.
@@ -220,18 +213,13 @@ class Description:
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:
-        """Every file of the dataset: images, labels, those without a partner, and lists."""
+        """Every image and label file of the dataset, those without a partner, too."""
         for pair in self.pairs:
             yield "the image", pair.image
             yield "the labels", pair.labels
             yield from (("the labels", file) for _, file in pair.layers)
         alone = (*self.found.orphan_images, *self.found.orphan_labels)
-        lists = (file for file in self.root.glob("*") if _is_list(file.name.lower()))
-        yield from (("a file of the dataset", file) for file in (*alone, *lists))
-
-
-def _is_list(name: str) -> bool:
-    return name.endswith(_LISTS) or (name.endswith(".csv") and name.lstrip("_").startswith(_TABLES))
+        yield from (("a file of the dataset", file) for file in alone)
 
 
 def split_pairs(description: Description, split: str) -> tuple[Pair, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fcnseg.datasets.augment import MIXES, Augment
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_sample
 from fcnseg.datasets.loader import Sample
+from fcnseg.errors import OptionError, counted
 from fcnseg.models.spec import IMAGENET, Preprocess
 
 MEMORY_FRACTION = 0.25
@@ -75,7 +77,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, index = key if isinstance(key, tuple) else (None, key)
+        epoch, index = self._checked(key)
         name = self.pairs[index].name
         if epoch is None or self.augment is None:
             image, labels = self._read(index)
@@ -92,6 +94,21 @@ class SegmentationDataset(Dataset[Sample]):
             image, labels = image.copy(), labels.copy()
             image[mask], labels[mask] = above[mask], above_labels[mask]
         return Sample(image, labels, name)
+
+    def _checked(self, key: object) -> tuple[int | None, int]:
+        """The epoch, or None, and the number of a sample; IndexError where there is none of it."""
+        epoch, index = key if isinstance(key, tuple) and len(key) == 2 else (None, key)
+        try:
+            found = operator.index(index)  # type: ignore[arg-type] # whether it is one is asked here
+            number = None if epoch is None else operator.index(epoch)
+        except TypeError:
+            raise OptionError(
+                f"A sample is taken by its number, or by (epoch, number); found {key!r:.80}.",
+                hint="several: torch.utils.data.Subset(dataset, range(10)), or a loop",
+            ) from None
+        if not -len(self) <= found < len(self):
+            raise IndexError(f"There are {counted(len(self), 'sample')}; found number {found}.")
+        return number, found
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the decoded images: a new process starts with none."""

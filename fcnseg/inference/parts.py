@@ -275,7 +275,7 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
             "--out is no folder",
         ),
         "--format": (
-            "format" in config.chosen() and parts[0].combined.shape != "pipe",
+            config.format is not None and parts[0].combined.shape != "pipe",
             "it is for -o -",
         ),
         "--every": (config.every > 1 and one, one),

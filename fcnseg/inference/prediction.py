@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine, Size
-from fcnseg.errors import InputError, OptionError, percent
+from fcnseg.errors import InputError, OptionError, path_of, percent
 from fcnseg.files import is_stdout
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, encode_image, write_image
@@ -197,9 +197,10 @@ class Prediction:
         drawn: as `overlay` takes it: `save("sure.png", heatmap_of="nucleus")`.
         MediaError where it can't be written.
         """
-        path = Path(InferConfig.checked("out", "" if path is None else path, "path"))
-        if not path.name:
-            raise OptionError(f"A prediction is saved as a file; found the folder {path}.")
+        path = path_of(path, "path")
+        if not path.name or is_stdout(path):
+            what = "standard output" if path.name else "the folder"
+            raise OptionError(f"A prediction is saved as a file; found {what} {path}.")
         if labels and drawn:
             raise OptionError(f"{next(iter(drawn))} has no effect on labels: they are not drawn.")
         if labels:

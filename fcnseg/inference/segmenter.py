@@ -25,7 +25,7 @@ from fcnseg.engines import RUNNABLE, EngineOptions
 from fcnseg.engines.averaging import SmoothedEngine, check_is_video
 from fcnseg.engines.base import Engine, Size
 from fcnseg.engines.exported import resizes_itself
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, path_of
 from fcnseg.inference.prediction import (
     PredictedArrays,
     Prediction,
@@ -303,7 +303,7 @@ class Segmenter:
                 hint="copy an exported file as it is; of several models save each of .members",
             )
         checkpoint = replace(Checkpoint.load(self.path), preprocess=self.networks[0].preprocess)
-        return checkpoint.save(Path(folder) / BEST).parent
+        return checkpoint.save(path_of(folder, "folder") / BEST).parent
 
     def _of_frames(
         self, group: Sequence[Frame], *, confidence: bool, probabilities: bool, again: bool = True

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcnseg.classes import ClassMap
-from fcnseg.errors import STRANGE, CheckpointError, InputError, OptionError, counted
+from fcnseg.errors import (
+    STRANGE,
+    CheckpointError,
+    InputError,
+    OptionError,
+    counted,
+    path_of,
+)
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models.spec import ModelSpec, Preprocess
 
@@ -128,7 +135,7 @@ class Checkpoint:
         """Write the file: complete or not at all, an old one replaced at the end."""
         from safetensors.torch import save
 
-        path = Path(path)
+        path = path_of(path, "path")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.weights.items()}
         try:
             data = save(weights, metadata={KEY: self.header_json()})
@@ -143,7 +150,7 @@ class Checkpoint:
         """Read a file; CheckpointError when it is missing, truncated, newer or not ours."""
         from safetensors import SafetensorError, safe_open
 
-        path = Path(path)
+        path = path_of(path, "path")
         if not path.is_file():
             raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
         start = _first_bytes(path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from fcnseg.errors import CheckpointError, OptionError, did_you_mean
+from fcnseg.errors import CheckpointError, OptionError, did_you_mean, path_of
 from fcnseg.models.checkpoint import BEST, TRAIN_HINT
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback, no_callback
@@ -35,7 +35,7 @@ def find_model(
     if found:
         return found[0]
     assert model is not None, "it stands for what was found"
-    path = Path(model)
+    path = Path(model)  # which is one: its files were looked for
     if path.is_file():
         return path
     if (path / BEST).is_file():
@@ -94,7 +94,7 @@ def refuse_twice(models: Sequence[Sequence[Path]]) -> None:
 def _files_of(model: str | None, runs: Path) -> list[Path]:
     """The best of the newest run for None or "best", those of a folder of several runs; or none."""
     if model is not None and (model != "best" or Path(model).exists()):
-        return _bests(Path(model))
+        return _bests(path_of(model, "model"))
     found = [*runs.glob(f"*/{BEST}"), *runs.glob(f"*/*/{BEST}")]
     if not found:
         raise CheckpointError(

@@ -285,3 +285,20 @@ def test_ctrl_c_before_a_command_begins(where: str, monkeypatch, capsys) -> None
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", ""],
+        ["train", "data", "--out", ""],
+        ["infer", "a.png", ""],
+        ["infer", "a.png", "--model", ""],
+        ["infer", "a.png", "--class", ""],
+        ["eval", "data", "--csv", ""],
+        ["export", "model", "--config", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_variable_of_the_shell_does_not_mean_the_current_folder(words: list[str]) -> None:
+    assert "found an empty text" in call(*words, status=2).stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fcnseg
+from fcnseg.cli.console import with_owners
 from fcnseg.commands.analysis.compare import compare
 from fcnseg.commands.analysis.review import review
 from fcnseg.commands.bench import bench
@@ -29,7 +30,7 @@ from fcnseg.config import (
     TrainConfig,
     VizConfig,
 )
-from fcnseg.config.options import flags_of, with_owners
+from fcnseg.config.options import flags_of
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter
@@ -64,6 +65,7 @@ def test_infer(tmp_path: Path, flag: str, options: dict[str, Any], folder: bool)
     [
         ("--every", {"every": 2}),
         ("--batch", {"batch": 3}),
+        ("--format", {"format": "y4m"}),  # which is what a pipe has anyway
         ("--skip-done", {"skip_done": True, "out": "out.png"}),
     ],
 )

@@ -132,7 +132,7 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     _refuse_other_classes(models)
     checked = examine(config.data, callback, boxes=config.fill_boxes)
     description = checked.description
-    outputs = check_outputs(config, ("html", "csv"), description.inputs(), models)
+    outputs = check_outputs(config, ("html", "csv"), description, models)
     split = _common_split(config, description, models, callback)
     alike = {name: getattr(config, name) for name in ("batch", "workers", "tolerance")}
     results = []

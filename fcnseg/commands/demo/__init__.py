@@ -61,14 +61,18 @@ class DemoResult:
         return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
 
 
-def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult | PaperResult:
+def demo(
+    config: DemoConfig | None = None, callback: Callback = no_callback, **options: Any
+) -> DemoResult | PaperResult:
     """Generate a dataset and a video, train, evaluate, segment the video, write heatmaps.
 
-    With config.paper: redo the figures of the FCN paper (fcnseg.commands.demo.paper).
+    options: those of DemoConfig, by name. paper: redo the figures of the FCN paper
+    (fcnseg.commands.demo.paper).
     OptionError when --out names a folder that is not empty.
 
-        shown = fcnseg.demo(fcnseg.DemoConfig(out=Path("demo"), epochs=2))
+        shown = fcnseg.demo(out="demo", epochs=2)
     """
+    config = DemoConfig.of(config, options)
     out = _folder(config)
     if config.paper:
         from fcnseg.commands.demo.paper import redo_paper  # late: it draws with all of viz
@@ -82,8 +86,8 @@ def demo(config: DemoConfig, callback: Callback = no_callback) -> DemoResult | P
     pairs = write_dataset(data, seed=config.seed, size=DEMO_SIZE, callback=callback)
     still = _draw_clip(clip, out / "still.png", seed=config.seed, callback=callback)
 
-    options = f"--backbone tiny --short-side {SHORT_SIDE} --epochs {config.epochs}"
-    callback(Message(f"fcnseg train {data} --out {run} {options}"))
+    flags = f"--backbone tiny --short-side {SHORT_SIDE} --epochs {config.epochs}"
+    callback(Message(f"fcnseg train {data} --out {run} {flags}"))
     fcnseg.train(_training(config, data, run), callback)
     callback(Message(f"fcnseg eval {data} -m {run}"))
     scores = fcnseg.evaluate(

@@ -18,6 +18,7 @@ from fcnseg.classes import pack
 from fcnseg.datasets.encoding.entries import Entry, text_of
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
 from fcnseg.errors import STRANGE
+from fcnseg.overwriting import is_own_table
 
 
 def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
@@ -33,6 +34,8 @@ def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
 
 def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, ...]:
     """A class list's entries; () for a file with another content."""
+    if is_own_table(path):
+        return ()
     try:
         entries = reader(path)
     except (OSError, csv.Error, *STRANGE):

@@ -45,6 +45,11 @@ class Frame:
 
     def __post_init__(self) -> None:
         image = self.image
+        if not isinstance(image, np.ndarray):
+            raise InputError(
+                f"A frame is a uint8 RGB array (H, W, 3); found {type(image).__name__}.",
+                hint="a model takes images of every kind: model(image)",
+            )
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise InputError(
                 f"A frame is a uint8 RGB array (H, W, 3); found {image.dtype} {image.shape}."
