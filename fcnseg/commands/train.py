@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcnseg.commands.eval import evaluate
+from fcnseg.commands.eval import evaluate_split, write_report
 from fcnseg.commands.several import TrainResult, open_several, resumed_several, train_several
-from fcnseg.config import TrainConfig
+from fcnseg.config import EvalConfig, TrainConfig
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.check.summary import in_words, training_seconds
@@ -150,8 +150,9 @@ def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None
             run.best, engine="torch", device=str(setup.ranks.device), precision=config.precision
         )
         split = "val" if setup.checked.splits.get("val") else "train"
-        more = {"workers": config.workers, "fill_boxes": config.fill_boxes}
-        evaluate(model, config.data, progress, split=split, html=run.report, **more)
+        options = EvalConfig.make({"data": config.data, "split": split, "workers": config.workers})
+        result, dataset = evaluate_split(options, model, setup.checked, progress)
+        write_report(run.report, result, model, dataset, progress)
     except FcnsegError as error:
         callback(Message(f"No report was written: {error.message}", "warning"))
 

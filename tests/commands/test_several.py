@@ -11,7 +11,7 @@ import pytest
 
 from fcnseg.cli.tables import show_train
 from fcnseg.commands.eval import evaluate
-from fcnseg.commands.several import SeveralResult
+from fcnseg.commands.several import SeveralResult, TrainResult
 from fcnseg.commands.train import train
 from fcnseg.commands.viz import view
 from fcnseg.config import TrainConfig
@@ -92,6 +92,18 @@ def test_each_image_validates_in_one_fold(folds: SeveralResult, data: Path) -> N
 def test_a_fold_alone_is_that_of_all(folds: SeveralResult, data: Path, tmp_path: Path) -> None:
     alone = train(data, out=tmp_path / "alone", folds=3, fold=1, **QUICK)
     assert weights_of(alone.run) == weights_of(folds.run / "fold1")
+
+
+def test_the_report_of_a_fold_is_on_its_own_validation_images(
+    folds: SeveralResult, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
+    from tests.report.pages import data_of
+
+    alone = train(data, out=tmp_path / "alone", folds=3, fold=1, **{**QUICK, "report": True})
+    assert isinstance(alone, TrainResult)
+    page = data_of((alone.run / "report.html").read_text(encoding="utf-8"))
+    assert set(page["names"].values()) == set(folds.report["runs"][1]["validated_on"])
 
 
 def test_the_scores_of_a_fold_are_those_of_eval(folds: SeveralResult) -> None:

@@ -1,5 +1,9 @@
 """Pages made of nothing but arrays, for the tests of what is in them."""
 
+import json
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -47,3 +51,10 @@ def make_page(images: int = 5) -> str:
         findings=[("warning", f"{EVIL} is a class")],
         model=None,
     )
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The numbers that a page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])

@@ -20,7 +20,7 @@ from fcnseg.models.checkpoint import BEST
 from fcnseg.report import gallery as galleries
 from fcnseg.report.gallery import Gallery
 from tests.cli.test_cli import TINY_FLAGS, call
-from tests.report.pages import CLASSES, EVIL, make_page, scene
+from tests.report.pages import CLASSES, EVIL, data_of, make_page, scene
 
 
 class Elements(HTMLParser):
@@ -30,12 +30,6 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-
-
-def data_of(page: str) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
 
 
 def test_names_are_text_and_nothing_is_fetched() -> None:
