@@ -470,12 +470,14 @@ def test_labels_are_told_from_photographs_by_their_runs(tmp_path: Path) -> None:
 # --- numbers, folders and words of published sets -------------------------------------------------
 
 
-def test_another_first_number_is_asked_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 10])
+def test_another_first_number_is_asked_about(step: int, tmp_path: Path) -> None:
     """images/0001..0006, labels/0000..0005: the same number, or the same place?"""
     for number, image, labels in scenes():
-        put(tmp_path / f"frames/{number + 1:04}.png", image)
-        put(tmp_path / f"painted/{number:04}.png", labels)
-    with pytest.raises(DatasetError, match=r"numbered 1 to 6, the label files 0 to 5") as caught:
+        put(tmp_path / f"frames/{step * number + step:04}.png", image)
+        put(tmp_path / f"painted/{step * number:04}.png", labels)
+    wanted = f"numbered {step} to {6 * step}, the label files 0 to {5 * step}"
+    with pytest.raises(DatasetError, match=wanted) as caught:
         describe(tmp_path)
     assert 'images = "frames"' in (caught.value.hint or "")
     (tmp_path / "dataset.toml").write_text('root = "."\nimages = "frames"\n')

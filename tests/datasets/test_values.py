@@ -73,6 +73,34 @@ def test_few_values_far_between_are_classes_in_their_order(
         np.testing.assert_array_equal(labels, truth[int(name)])
 
 
+def test_far_values_need_no_zero(tmp_path: Path) -> None:
+    truth = [labels for _, _, labels in scenes(3)]
+    description = write(tmp_path, [labels * 10 + 10 for labels in truth])
+    assert description.encoding.values == ((10,), (20,), (30,))
+
+
+def test_exact_colours_may_be_nearly_grey(tmp_path: Path) -> None:
+    colors = np.array([(100, 100, 100), (100, 110, 100), (105, 100, 100)], np.uint8)
+    truth = [labels for _, _, labels in scenes(3)]
+    description = write(tmp_path, [colors[labels] for labels in truth])
+    for name, labels in read(description).items():
+        np.testing.assert_array_equal(labels, truth[int(name)])
+
+
+@pytest.mark.parametrize("quality", [50, 75])
+def test_compression_does_not_change_the_order_of_colours(quality: int, tmp_path: Path) -> None:
+    colors = np.array([(60, 60, 60), (60, 130, 60), (120, 60, 60)], np.uint8)
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        file = tmp_path / f"masks/{number}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        large = np.kron(colors[labels], np.ones((4, 4, 1), np.uint8))
+        Image.fromarray(large).save(file, quality=quality)
+        put(tmp_path / f"images/{number}.png", np.kron(picture, np.ones((4, 4, 1), np.uint8)))
+    found = describe(tmp_path).classes.colors.astype(int)
+    assert np.abs(found - colors).max() <= 6
+
+
 def test_a_class_list_says_that_far_values_are_indices(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(21)))
     description = write(tmp_path, [labels * 20 for _, _, labels in scenes()])

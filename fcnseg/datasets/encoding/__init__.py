@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
 from fcnseg.datasets import Encoding, Reading
@@ -18,21 +17,22 @@ from fcnseg.datasets.encoding.areas import (
     only_channel,
     read_objects,
 )
-from fcnseg.datasets.encoding.colors import (
+from fcnseg.datasets.encoding.colors import differ, read_colors
+from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
+from fcnseg.datasets.encoding.greys import (
     LARGEST,
     PHOTOGRAPH,
+    are_far,
+    are_greys,
     as_greys,
-    differ,
     flat_greys,
     nearest_totals,
     peaks,
-    read_colors,
     smeared_indices,
     spread,
     without_strays,
 )
-from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
-from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, Values
+from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, SMEARED, Values
 from fcnseg.errors import DatasetError, counted, percent
 
 BORDER_IS_BACKGROUND = 0.75
@@ -40,11 +40,6 @@ BORDER_IS_BACKGROUND = 0.75
 
 NEARLY_GREY = 12
 """Channels that differ by no more are a grey that compression has tinted."""
-
-FAR = 8
-
-EVEN_STEP = 5
-"""Values are far between from a largest of FAR on, or where all steps are EVEN_STEP or more."""
 
 
 def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
@@ -71,7 +66,9 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         if factor:
             one, _ = classes_of_channel(values, factor)
             return _as_colors(read_values(one, entries), factor)
-        tint = NEARLY_GREY if max(max(unpack(c)) for c in values.pixels) > NEARLY_GREY else 0
+        exact = not (values.lossy or values.rest or len(values.pixels) > SMEARED)
+        dark = max(max(unpack(c)) for c in values.pixels) <= NEARLY_GREY
+        tint = 0 if exact or dark else NEARLY_GREY
         if all(spread(color) <= tint for color in values.pixels):
             return _as_colors(read_values(as_greys(values), entries))
         return read_colors(values, entries)
@@ -85,7 +82,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
     classes = [value for value in levels if value != IGNORE]
     listed = len(classes) > 1 and bool(_listed_values(values, classes, entries))
-    if (_are_greys(levels) or _are_far(levels)) and not listed:
+    if (are_greys(levels) or are_far(levels)) and not listed:
         return _read_greys(values, levels, entries, snap=False)
     if levels and levels[-1] > IGNORE:
         return _read_wide(values, levels, entries)
@@ -310,23 +307,6 @@ def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
             snap=encoding.snap,
         ),
     )
-
-
-def _are_greys(seen: Sequence[int]) -> bool:
-    """Whether values are levels of grey (0, 255; 0, 85, 170, 255), not indices."""
-    below = [value for value in seen if value != IGNORE]
-    if not below or list(seen) == [0, IGNORE]:
-        return list(seen) == [0, IGNORE]
-    return 32 <= below[-1] < 256 and 2 <= len(below) <= 16 and len(below) / (below[-1] + 1) < 0.25
-
-
-def _are_far(levels: Sequence[int]) -> bool:
-    """Whether values are few and far between (0, 20; 0, 10, 20), a class each: no indices."""
-    if len(levels) < 2 or levels[-1] >= IGNORE or levels[0] != 0:
-        return False
-    steps = {after - before for before, after in pairwise(levels)}
-    even = len(levels) > 2 and len(steps) == 1 and min(steps) >= EVEN_STEP
-    return even or (levels[-1] >= FAR and len(levels) / (levels[-1] + 1) < 0.25)
 
 
 def _read_both_scales(values: Values, entries: Sequence[Entry]) -> Reading:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from fcnseg.classes import (
 )
 from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.entries import Entry
-from fcnseg.datasets.encoding.values import GREY, GREYS, SMEARED, Values
+from fcnseg.datasets.encoding.values import SMEARED, Values
 from fcnseg.errors import DatasetError, counted
 
 SAME = 24
@@ -42,6 +41,9 @@ RARER = 5
 
 NEAR = 2.0
 """And they lie so near (in each channel) to the line between them."""
+
+MOVED = 6
+"""Compression moves a channel of an area by no more."""
 
 FLAT = 0.6
 """The proportion of smeared label files that lies near their few true colours, at least."""
@@ -181,7 +183,17 @@ def _dominant(values: Values) -> list[int]:
         noise = (near < 2 * SAME) & (held[chosen] > NOISE * weight)
         if not (near < SAME).any() and (not noise.any() or pixels[place] > values.total / 200):
             chosen.append(place)
-    return sorted(order[place] for place in chosen)
+    return _in_order([order[place] for place in chosen])
+
+
+def _in_order(colors: Sequence[int]) -> list[int]:
+    """Colours by their channels, of which near values are one: compression moves them a little."""
+    steps = [sorted({unpack(color)[channel] for color in colors}) for channel in range(3)]
+    rank = [
+        dict(zip(some, np.cumsum(np.diff(some, prepend=0) > MOVED).tolist(), strict=True))
+        for some in steps
+    ]
+    return sorted(colors, key=lambda color: ([rank[n][unpack(color)[n]] for n in range(3)], color))
 
 
 def without_ramps(values: Values) -> tuple[int, ...]:
@@ -231,111 +243,6 @@ def _held(values: Values, chosen: Sequence[int]) -> int:
     for color in chosen:
         nearest = np.minimum(nearest, ((colors - np.array(unpack(color))) ** 2).sum(1))
     return int(pixels[nearest < SAME**2].sum())
-
-
-INDICES_NOT_BLUR = 0.2
-"""Values 1..11 in a JPEG are class indices when they have this fraction of what 0 has (and a
-twentieth of all). Measured: blur around 0 has 0.07 in bags' masks, 0.12 in 48x64 images.
-"""
-
-PHOTOGRAPH = 100
-"""Label files with more different values than this, on average, are photographs."""
-
-LARGEST = 65535
-"""The largest 16-bit value: never a class, often "ignore"."""
-
-
-def as_greys(values: Values) -> Values:
-    """Colours that are all grey, or nearly, as grey levels."""
-    greys = replace(values, kind="index", pixels={}, border={}, files={}, solid=())
-    for color, pixels in values.pixels.items():
-        level = round(sum(unpack(color)) / 3)
-        greys.pixels[level] = greys.pixels.get(level, 0) + pixels
-        greys.border[level] = greys.border.get(level, 0) + values.border[color]
-        greys.files[level] = max(greys.files.get(level, 0), values.files[color])
-    if any(spread(color) for color in values.pixels):
-        greys.lossy = True
-    return greys
-
-
-def spread(color: int) -> int:
-    """How far a colour is from grey."""
-    channels = unpack(color)
-    return max(channels) - min(channels)
-
-
-def without_strays(seen: Sequence[int], values: Values) -> list[int]:
-    """Values without mistakes: far above indices in a row, in few pixels of few files."""
-    kept: list[int] = []
-    in_a_row = False
-    for value in seen:
-        apart = bool(kept) and value > 2 * (kept[-1] + 1) and value - kept[-1] > 8
-        few = values.pixels[value] < values.total / 100
-        seldom = values.files[value] <= max(1, values.count / 10)
-        if in_a_row and apart and few and seldom and value not in (IGNORE, LARGEST):
-            continue
-        in_a_row |= bool(kept) and value == kept[-1] + 1
-        kept.append(value)
-    return kept
-
-
-def peaks(values: Values) -> tuple[int, ...]:
-    """The levels a smeared set of greys was drawn with; () when the values are not smeared."""
-    if max(values.pixels) > 255 or len(values.pixels) < _smeared_count(values):
-        return ()
-    histogram = np.zeros(256 + 24)
-    for value, pixels in values.pixels.items():
-        histogram[value + 12] = pixels
-    found = []
-    for value in range(256):
-        window = histogram[value : value + 25]  # value +- 12
-        here = window[12]
-        if here == 0 or here < window.max():
-            continue
-        around = (window[6:19].sum() - window[11:14].sum()) / 10
-        sharp = here >= 10 * around and here >= values.total / 5000
-        if window.sum() >= values.total / 200 or sharp:
-            found.append(value)
-    held = sum(histogram[peak + 12] for peak in found)
-    return tuple(found) if len(found) >= 2 and held >= 0.5 * values.total else ()
-
-
-def flat_greys(values: Values) -> tuple[int, ...]:
-    """The far apart greys that cover areas, where smoothing has put rare ones between them."""
-    if min(values.pixels) < 0 or not 2 * GREYS <= max(values.pixels) <= 255:
-        return ()
-    shades = replace(values, pixels={value * GREY: n for value, n in values.pixels.items()})
-    greys = tuple(color // GREY for color in without_ramps(shades))
-    apart = all(after - before >= GREYS for before, after in pairwise(greys))
-    return greys if len(greys) >= 2 and apart else ()
-
-
-def smeared_indices(values: Values) -> int:
-    """How many class indices went through JPEG, as far as can be told; 0 for greys.
-
-    Around a grey drawn at 0 few pixels are 1, 2, 3 ...; of indices many are.
-    """
-    low = np.array([values.pixels.get(value, 0) for value in range(12)])
-    if low[0] == 0 or low[1:].sum() < max(INDICES_NOT_BLUR * low[0], values.total / 20):
-        return 0
-    return int(np.flatnonzero(low > values.total / 1000).max()) + 1
-
-
-def _smeared_count(values: Values) -> int:
-    """How many different values a smeared set has: fewer if it is JPEG or nearly white."""
-    if values.lossy:
-        return 3
-    return 12 if any(240 <= value < 255 for value in values.pixels) else 64
-
-
-def nearest_totals(values: Values, levels: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """level -> (pixels, pixels on the edge), each value counted with its nearest level."""
-    totals = dict.fromkeys(levels, (0, 0))
-    for value, pixels in values.pixels.items():
-        level = min(levels, key=lambda level: abs(level - value))
-        inside, edge = totals[level]
-        totals[level] = inside + pixels, edge + values.border.get(value, 0)
-    return totals
 
 
 def differ(colors: Sequence[int | None]) -> bool:

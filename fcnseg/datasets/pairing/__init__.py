@@ -91,6 +91,8 @@ class Listing:
 
     def named(self, *names: str) -> tuple[str, ...]:
         """The files with one of these names (lower case), those nearest to the root first."""
+        if not self.mentions(*names):
+            return ()  # nearly always, and cheap
         hits = [name for name in self.files if name.rpartition("/")[2].lower() in names]
         return tuple(sorted(hits, key=lambda name: name.count("/")))
 

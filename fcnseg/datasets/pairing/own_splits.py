@@ -50,11 +50,14 @@ def with_own_split(found: Found, listing: Listing) -> Found:
         listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
         if listed is not None:
             return listed
+    folders = {name.rpartition("/")[0] for name in listing.files}
     for told, needs_all, why in (
         (_folders_split, False, "the names of folders say which pairs are for training"),
         (_name_split, True, "the names of files say which pairs are for training"),
         (_short_split, True, "the names of folders say which pairs are for training"),
     ):
+        if told is _folders_split and not any(map(_folder_split, folders)):
+            continue  # folders are few, pairs many
         pairs = _assigned(found.pairs, listing.root, told, needs_all=needs_all)
         if pairs is not None:
             return replace(found, pairs=pairs, why=(*found.why, why))

@@ -265,7 +265,8 @@ def _agree(one: SplitName, other: SplitName) -> bool:
 
 
 def refuse_shifted(listing: Listing, found: Found) -> None:
-    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8).
+    """DatasetError where the images' numbers begin at another one than their labels' (1..9, 0..8,
+    or 10, 20 ... 90 and 0, 10 ... 80).
 
     Files of the same number then need not belong together, and nothing but the images tells.
     """
@@ -286,7 +287,7 @@ def refuse_shifted(listing: Listing, found: Found) -> None:
         len(images) == len(labels)
         and images != labels
         and all(
-            side[0] >= 0 and side == [*range(side[0], side[0] + len(side))]
+            side[0] >= 0 and side == [*range(side[0], side[-1] + 1, max(1, side[1] - side[0]))]
             for side in (images, labels)
         )
     ):
