@@ -7,7 +7,7 @@ the classes are), and says why it decided as it did.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def scan(
             first = labels.problems[min(labels.problems)]
             raise DatasetError(f"No label file could be read. The first: {first}", hint=HINT)
         reading = (declared and declared.reading) or _read(
-            found, labels.counts, values, listing, yaml
+            found, pairs, labels.counts, values, listing, yaml
         )
         encoding = replace(reading.encoding, store=found.store, terms=found.terms)
         drawn = lacks_val(pairs) and len(pairs) > 1
@@ -217,8 +217,14 @@ HINT = (
 
 _BOX = marks(b"<bndbox>")
 
-_ANNOTATIONS = (".xml", ".json", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet", ".tfrecord")
+_ANNOTATIONS = (
+    ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
+    ".tfrecord",
+)  # fmt: skip
 """Suffixes that annotations have, of formats that are read and of others."""
+
+_PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".parquet", ".arrow", ".tfrecord", ".h5")
+"""Suffixes of files that hold many (WebDataset, Hugging Face)."""
 
 
 def _nothing_found(listing: Listing) -> DatasetError:
@@ -230,7 +236,9 @@ def _nothing_found(listing: Listing) -> DatasetError:
     if not listing.images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
-        return DatasetError(f"{root} has no images ({seen}).", hint=HINT)
+        packed = listing.with_suffix(*_PACKED)
+        hint = f"images and labels are read as files: unpack {packed[0]}" if packed else HINT
+        return DatasetError(f"{root} has no images ({seen}).", hint=hint)
     found = pair_by_names(listing)
     alone, labels = len(found.orphan_images), len(found.orphan_labels)
     if not labels:
@@ -287,10 +295,16 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
 
 
 def _read(
-    found: Found, counts: CountsOfFiles, values: Values, listing: Listing, yaml: Path | None
+    found: Found,
+    pairs: Sequence[Pair],
+    counts: CountsOfFiles,
+    values: Values,
+    listing: Listing,
+    yaml: Path | None,
 ) -> Reading:
     """What the values mean: a published convention's, else as found out.
 
+    pairs: what was found, in the order of the counts.
     yaml: a data.yaml that was given in place of the folder; it names the classes.
     """
     if values.pixels and found.reading is not None:
@@ -304,7 +318,7 @@ def _read(
     entries = counted_from_one(entries, values.pixels)
     values = look_closer(
         values,
-        sort_pairs(found.pairs),
+        pairs,
         counts,
         lambda pair: read_stored(pair, found.store, found.terms),
     )

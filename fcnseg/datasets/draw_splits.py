@@ -136,10 +136,7 @@ def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
 
 
 def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
-    counts, alphas = CountsOfFiles(), CountsOfFiles()
-    for index in order:
-        counts.append(labels.counts[index])
-        alphas.append(labels.alphas[index])
+    counts, alphas = labels.counts.taken(order), labels.alphas.taken(order)
     problems = {
         new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
     }

@@ -56,6 +56,15 @@ class CountsOfFiles:
         name = "index" if kind == 1 else "color"
         return ValueCounts((height, width), name, parts[0], parts[1], parts[2], parts[3], rest)
 
+    def taken(self, order: Iterable[int]) -> CountsOfFiles:
+        """The counts of these files, in this order."""
+        taken = CountsOfFiles()
+        for index in order:
+            taken._kinds.append(self._kinds[index])
+            taken._numbers += self._numbers[self._starts[index] : self._starts[index + 1]]
+            taken._starts.append(len(taken._numbers))
+        return taken
+
     def __iter__(self) -> Iterator[ValueCounts | None]:
         return (self[index] for index in range(len(self)))
 

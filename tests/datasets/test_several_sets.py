@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcnseg.datasets.describe import describe, own_split_sizes
+from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import disc, photo, put, scenes
 from tests.datasets.test_public_folders import Truth, agrees
 
@@ -230,3 +231,24 @@ def test_a_class_list_is_known_by_its_numbers(name: str, text: str, tmp_path: Pa
     assert describe(tmp_path).classes.names == ("rock", "dirt", "grass")
     (tmp_path / name).write_text('{"rock": 310, "dirt": 12, "grass": 40}')
     assert "rock" not in describe(tmp_path).classes.names  # counts of something
+
+
+def test_black_that_no_line_of_a_list_has_is_background(tmp_path: Path) -> None:
+    """Where it is most of the pixels: lists of the things that were drawn leave it out."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", COLORS[labels])
+        truth[f"images/{number}.png"] = labels
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nleaf,30,60,230\nstone,220,20,60\n")
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "leaf", "stone")
+    assert agrees(description, truth)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_a_packed_dataset_is_to_be_unpacked(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"train-00000.{suffix}").write_bytes(b"images and labels")
+    with pytest.raises(DatasetError) as caught:
+        describe(tmp_path)
+    assert f"unpack train-00000.{suffix}" in (caught.value.hint or "")

@@ -173,6 +173,40 @@ def cvat_video(root: Path) -> None:
     (root / "annotations.xml").write_text(f"<annotations>{meta}{tracks}</annotations>")
 
 
+def superannotate(root: Path) -> None:
+    def write(index: int) -> None:
+        x0, y0, x1, y1 = corners(index, 2)
+        flat = [value for point in ring(index, 1) for value in point]
+        shapes = [
+            {"type": "polygon", "classId": 1, "className": "leaf", "points": flat, "exclude": []},
+            {"type": "bbox", "classId": 2, "points": {"x1": x0, "y1": y0, "x2": x1, "y2": y1}},
+        ]
+        about = {"name": f"{index}.png", "width": WIDTH, "height": HEIGHT}
+        dump(root / f"{index}.png.json", {"metadata": about, "instances": shapes})
+
+    each(root, ".", write)
+    names = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+    dump(root / "classes/classes.json", names)
+
+
+def via_3(root: Path) -> None:
+    files, views, regions = {}, {}, {}
+
+    def write(index: int) -> None:
+        x0, y0, x1, y1 = corners(index, 2)
+        files[str(index)] = {"fid": str(index), "fname": f"{index}.png", "type": 2}
+        views[f"v{index}"] = {"fid_list": [str(index)]}
+        flat = [value for point in ring(index, 1) for value in point]
+        for kind, xy in ((0, [7, *flat]), (1, [2, x0, y0, x1 - x0, y1 - y0])):
+            regions[f"{index}_{kind}"] = {"vid": f"v{index}", "xy": xy, "av": {"1": str(kind)}}
+
+    each(root, ".", write)
+    names = {str(kind): name for kind, name in enumerate(NAMES)}
+    attribute = {"1": {"aname": "class", "options": names}}
+    parts = {"file": files, "view": views, "metadata": regions, "attribute": attribute}
+    dump(root / "via_project.json", {"project": {"pid": "x"}, "config": {}, **parts})
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "darwin": ("darwin", darwin),
     "datumaro": ("datumaro", datumaro),
@@ -181,6 +215,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "cityscapes-json": ("cityscapes-json", cityscapes_json),
     "geojson": ("geojson", geojson),
     "via csv": ("via", via_csv),
+    "via 3": ("via", via_3),
+    "superannotate": ("superannotate", superannotate),
     "cvat video": ("cvat-xml", cvat_video),
 }
 

@@ -89,7 +89,11 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colours, named by a class list ({counted(len(classes), 'class')})"
     stored = [(entry.color or 0,) for entry in classes]
-    reading = _reading(stored, [entry.name for entry in classes], ignore, smeared, why)
+    names = [entry.name for entry in classes]
+    if 0 in strange and 2 * values.pixels[0] > values.total and "background" not in names:
+        stored, names = [(0,), *stored], ["background", *names]
+        why += "; black, which is most of the pixels and in no line of it, is background"
+    reading = _reading(stored, names, ignore, smeared, why)
     unlabelled = tuple((entry.name, entry.color or 0) for entry in listed if entry.ignored)
     return replace(reading, unlabelled=unlabelled)
 

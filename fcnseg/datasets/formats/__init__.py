@@ -16,7 +16,7 @@ from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
-from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERVISELY
+from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
 from fcnseg.datasets.formats.stacks import STACKS, read_page
@@ -130,6 +130,7 @@ FORMATS: Mapping[str, Format] = {
     "darwin": DARWIN,
     "datumaro": DATUMARO,
     "hasty": HASTY,
+    "superannotate": SUPERANNOTATE,
     "image-scope": IMAGE_SCOPE,
     "cityscapes-json": CITYSCAPES_JSON,
     "geojson": GEOJSON,

@@ -120,15 +120,20 @@ ONE_CLASS = "object"
 
 _VIA_HEAD = marks(b"shape_attributes")
 
+_VIA_3_HEAD = marks(b'"metadata"', b'"vid"', b'"fname"')
+
 
 def _via_files(listing: Listing) -> list[str]:
-    return listing.saying(_VIA_HEAD, ".json", ".csv")
+    three = listing.saying(_VIA_3_HEAD, ".json")
+    return listing.saying(_VIA_HEAD, ".json", ".csv") or three
 
 
 def _via_parse(path: Path) -> Document:
     if path.suffix.lower() == ".csv":
         return _via_parse_csv(path)
     data = read_json(path)
+    if "metadata" in data and "view" in data:
+        return _via_3(data)
     entries = data.get("_via_img_metadata", data)
     images = {}
     for key, entry in entries.items():
@@ -136,6 +141,35 @@ def _via_parse(path: Path) -> Document:
         regions = list(regions.values()) if isinstance(regions, Mapping) else regions  # VIA 1
         images[key] = _via_image(entry["filename"], regions)
     return Document(images)
+
+
+def _via_3(data: Mapping[str, Any]) -> Document:
+    """VIA 3: `metadata` of views, each of a file. Source: via-3.x.y/src/js/_via_metadata.js."""
+    files = {
+        view: data["file"][str(about["fid_list"][0])]["fname"]
+        for view, about in data["view"].items()
+        if about["fid_list"]
+    }
+    regions: dict[str, list[Mapping[str, Any]]] = {view: [] for view in files}
+    for one in data["metadata"].values():
+        if one["xy"] and str(one["vid"]) in regions:
+            named = {}
+            for key, value in one["av"].items():
+                about = data["attribute"][key]
+                named[about["aname"]] = (about.get("options") or {}).get(value, value)
+            shape = _via_3_shape(*one["xy"])
+            regions[str(one["vid"])].append({"shape_attributes": shape, "region_attributes": named})
+    return Document({view: _via_image(files[view], some) for view, some in regions.items()})
+
+
+def _via_3_shape(kind: float, *xy: float) -> Mapping[str, Any]:
+    """A shape's numbers as VIA 2 names them; points and lines have no area."""
+    if kind == 7:
+        return {"name": "polygon", "all_points_x": xy[::2], "all_points_y": xy[1::2]}
+    keys = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry"),
+            8: ("x", "y", "width", "height"), 9: ("cx", "cy", "r")}.get(int(kind), ())  # fmt: skip
+    name = "rect" if "width" in keys else "circle" if keys else "point"
+    return {"name": name, **dict(zip(keys, xy, strict=False))}
 
 
 def _via_parse_csv(path: Path) -> Document:

@@ -1,9 +1,10 @@
-"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty, Supervisely."""
+"""Exports of labelling platforms: V7 Darwin, Datumaro, Hasty, Supervisely, SuperAnnotate."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -265,4 +266,55 @@ SUPERVISELY = outlined(
     _supervisely_files,
     _supervisely_parse,
     "JSON files with objects in ann/ are Supervisely's",
+)
+
+# --- SuperAnnotate: a.jpg.json (a.jpg___objects.json) for each image, classes/classes.json --------
+
+_SUPERANNOTATE_HEAD = marks(b'"instances"', b'"metadata"')
+
+
+def _superannotate_files(listing: Listing) -> list[str]:
+    names = listing.saying(_SUPERANNOTATE_HEAD, ".json")
+    return [name for name in names if not name.endswith("___pixel.json")]  # those have ___save.png
+
+
+def _superannotate_parse(path: Path) -> Document:
+    data = read_json(path)
+    about = data["metadata"]
+    names = _superannotate_names(path)
+    shapes = data["instances"]
+    areas = [area for one in shapes if (area := _superannotate_area(one, names)) is not None]
+    size = (int(about["height"]), int(about["width"])) if about.get("height") else None
+    file = str(about.get("name") or path.name.removesuffix(".json").removesuffix("___objects"))
+    image = Annotated(file, size, areas, len(shapes) - len(areas), ordered=True)
+    return Document({"": image}, tuple(names.values()))
+
+
+def _superannotate_names(path: Path) -> dict[int, str]:
+    """The project's classes by id, in the order of classes.json."""
+    for file in (path.parent / "classes/classes.json", path.parent / "classes.json"):
+        if file.is_file():
+            return {int(one["id"]): str(one["name"]) for one in json.loads(file.read_bytes())}
+    return {}
+
+
+def _superannotate_area(one: Mapping[str, Any], names: Mapping[int, str]) -> Area | None:
+    name = str(one.get("className") or names.get(int(one.get("classId", -1)), ""))
+    if not name or one["type"] not in ("polygon", "bbox", "ellipse"):
+        return None
+    if one["type"] == "ellipse":
+        ring = ellipse(one["cx"], one["cy"], one["rx"], one["ry"])
+        return Area(name, [ring]) if not one.get("angle") else None
+    points = one["points"]
+    if one["type"] == "bbox":
+        return Area(name, [box(*(float(points[key]) for key in ("x1", "y1", "x2", "y2")))])
+    holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in one.get("exclude", ())]
+    return Area(name, [np.array(points, np.float64).reshape(-1, 2)], holes)
+
+
+SUPERANNOTATE = outlined(
+    "superannotate",
+    _superannotate_files,
+    _superannotate_parse,
+    "JSON files with metadata and instances are SuperAnnotate's",
 )
