@@ -1,13 +1,16 @@
-"""Where a video file is cut or damaged between its frames, which FFmpeg passes over in silence.
+"""Where a video is cut or damaged between its frames, which FFmpeg passes over in silence.
 
-What a container says of its own length and structure is compared with the file. Damage within a
-frame is the decoder's to find, and formats without such a structure say nothing.
+What a container says of its own length and structure is compared with the file, or with what came
+through a pipe. Damage within a frame is the decoder's to find, and formats without such a
+structure say nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import mmap
 import struct
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,20 @@ _KNOWN = {
 _PACKETS = {188: 0, 192: 4}
 """Sizes of a transport stream's packets, and where the byte 0x47 stands in each."""
 
+_PACK, _PROGRAM_END = 0xBA, 0xB9  # start codes of an MPEG program stream
+
+_NUT = b"nut/multimedia c"
+
+_HEAD = 200  # bytes that tell what a container is
+
+Steps = Generator[tuple[int, int], bytes, int]
+"""Goes from one piece of a container to the next: it asks for bytes (where, how many), gets fewer
+only at the end, and returns where that should be. _DamagedError for what can't stand there."""
+
+
+class _DamagedError(Exception):
+    """What stands at a place, the argument, is nothing that the container holds."""
+
 
 def find_damage(path: Path) -> int | None:
     """The first byte of a file that is not as its container says; its length where the rest is
@@ -34,28 +51,116 @@ def find_damage(path: Path) -> int | None:
     if not path.stat().st_size:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] == _EBML:
-            return _in_matroska(data)
-        if data[:4] == b"RIFF":
-            return _in_boxes(data, riff=True)
-        if data[4:8] == b"ftyp":
-            return _in_boxes(data, riff=False)
-        if data[:4] in _WALKED:
-            return _WALKED[data[:4]](data)
-        for size, sync in _PACKETS.items():
-            if len(data) > 2 * size and data[sync] == data[size + sync] == 0x47:
-                return _in_packets(data, size, sync)
-    return None
+        return damage_in(data)
 
 
-def _in_matroska(data: mmap.mmap) -> int | None:
-    at, end = 0, len(data)
-    while at < end:
+def damage_in(data: mmap.mmap | bytes) -> int | None:
+    """The same for the bytes of a file."""
+    if data[:4] == b"YUV4":
+        return _in_y4m(data)
+    if steps := _steps_of(data[:_HEAD]):
+        return _walk(steps, data)
+    if data[: len(_NUT)] == _NUT:
+        return _without_index(data[-12:], len(data))
+    size = _packet_size(data[:_HEAD])
+    return _in_packets(data, size, _PACKETS[size]) if size else None
+
+
+class PipedFraming:
+    """The same for what comes through a pipe: nothing is kept but the piece that is looked at."""
+
+    def __init__(self) -> None:
+        self._held, self._start = bytearray(), 0
+        self._first = b""
+        self._steps: Steps | None = None
+        self._wanted = (0, 0)
+        self._damaged: int | None = None
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        self._held += data
+        if len(self._first) < _HEAD:
+            self._first += data[: _HEAD - len(self._first)]
+            if len(self._first) == _HEAD:
+                self._steps = _steps_of(self._first)
+                self._go(None)
+        while self._steps is not None and sum(self._wanted) <= self._start + len(self._held):
+            at = self._wanted[0] - self._start
+            self._go(bytes(self._held[at : at + self._wanted[1]]))
+        keep = self._wanted[0] if self._steps is not None else self._start + len(self._held) - 12
+        dropped = min(max(0, keep - self._start), len(self._held))
+        del self._held[:dropped]
+        self._start += dropped
+
+    @functools.cached_property
+    def is_cut(self) -> bool:
+        """After the last byte: whether more should have come, or something else came."""
+        total = self._start + len(self._held)
         try:
-            kind, start = _number(data, at, marked=True)
-            size, start = _number(data, start, marked=False)
-        except (IndexError, ValueError):
-            return at
+            while self._steps is not None:
+                at = max(0, self._wanted[0] - self._start)
+                self._wanted = self._steps.send(bytes(self._held[at : at + self._wanted[1]]))
+        except StopIteration as end:
+            return end.value not in (total, _UNKNOWN)
+        except _DamagedError:
+            return True
+        if self._first.startswith(_NUT):
+            return _without_index(bytes(self._held[-12:]), total) is not None
+        size = _packet_size(self._first)
+        return self._damaged is not None or (size > 0 and total % size > 0)
+
+    def _go(self, data: bytes | None) -> None:
+        if self._steps is None:
+            return
+        try:
+            self._wanted = next(self._steps) if data is None else self._steps.send(data)
+        except StopIteration:  # it can't tell
+            self._steps = None
+        except _DamagedError as error:
+            self._steps, self._damaged = None, int(error.args[0])
+
+
+def _steps_of(start: bytes) -> Steps | None:
+    """What goes through a container that begins so."""
+    if start[4:8] == b"ftyp":
+        return _in_boxes()
+    return next((steps() for mark, steps in _MARKS.items() if start.startswith(mark)), None)
+
+
+def _packet_size(start: bytes) -> int:
+    """That of a transport stream that begins so; 0 for other files."""
+    found = (s for s, at in _PACKETS.items() if start[at : at + 1] == start[s + at :][:1] == b"G")
+    return next(found, 0)
+
+
+def _walk(steps: Steps, data: mmap.mmap | bytes) -> int | None:
+    try:
+        at, count = next(steps)
+        while True:
+            at, count = steps.send(data[at : at + count])
+    except _DamagedError as error:
+        return int(error.args[0])
+    except StopIteration as end:
+        return None if end.value in (len(data), _UNKNOWN) else len(data)
+
+
+_UNKNOWN = -1
+"""Returned by what can't tell where the end should be."""
+
+
+def _in_matroska() -> Steps:
+    at, end = 0, 0
+    while head := (yield at, 12):
+        try:
+            kind, start = _number(head, 0, marked=True)
+            size, start = _number(head, start, marked=False)
+        except IndexError:
+            if len(head) == 12:
+                raise _DamagedError(at) from None
+            return at + 12  # in the middle of a head
+        except ValueError:
+            raise _DamagedError(at) from None
+        start += at
         if kind in _OPENED:
             at = start
             if kind == 0x18538067 and size is not None:
@@ -63,11 +168,13 @@ def _in_matroska(data: mmap.mmap) -> int | None:
         elif kind in _KNOWN and size is not None:
             at = start + size
         else:
-            return at
-    return len(data) if at > len(data) or end > len(data) else None
+            raise _DamagedError(at)
+        if end and at >= end:  # what follows a segment does not matter
+            return _UNKNOWN if (yield end - 1, 1) else end
+    return max(at, end)
 
 
-def _number(data: mmap.mmap, at: int, *, marked: bool) -> tuple[int | None, int]:
+def _number(data: bytes, at: int, *, marked: bool) -> tuple[int | None, int]:
     """EBML's variable number and what follows it; None for an unknown size.
 
     marked: with the bit that says how long it is, as identifiers are written.
@@ -75,6 +182,7 @@ def _number(data: mmap.mmap, at: int, *, marked: bool) -> tuple[int | None, int]
     length = 9 - data[at].bit_length()
     if length > 8:
         raise ValueError("no length")
+    data[at + length - 1]  # IndexError where it is not all there
     value = int.from_bytes(data[at : at + length], "big")
     if marked:
         return value, at + length
@@ -82,26 +190,82 @@ def _number(data: mmap.mmap, at: int, *, marked: bool) -> tuple[int | None, int]
     return (None if value == (1 << 7 * length) - 1 else value), at + length
 
 
-def _in_boxes(data: mmap.mmap, *, riff: bool) -> int | None:
-    """The outermost boxes of MP4 and MOV, or chunks of AVI, have to fill the file."""
+def _in_boxes() -> Steps:
+    """The outermost boxes of MP4 and MOV have to fill the file."""
     at = 0
-    while at + 8 <= len(data):
-        if riff:
-            size = 8 + struct.unpack_from("<I", data, at + 4)[0]
-            size = len(data) - at if size == 8 else size + size % 2  # 8: still being recorded
-        else:
-            size = struct.unpack_from(">I", data, at)[0]
-            if size == 1 and at + 16 <= len(data):
-                size = struct.unpack_from(">Q", data, at + 8)[0]
-            size = size or len(data) - at  # 0: up to the end
-        if size < 8:
-            return None
+    while len(head := (yield at, 16)) >= 8:
+        (size,) = struct.unpack_from(">I", head)
+        if size == 1 and len(head) == 16:
+            (size,) = struct.unpack_from(">Q", head, 8)
+        if size < 8:  # 0: up to the end
+            return _UNKNOWN
         at += size
-    at -= riff and at == len(data) + 1  # the last chunk of an odd size may go without its padding
-    return None if at == len(data) else len(data)
+    return at + (8 if head else 0)
 
 
-def _in_packets(data: mmap.mmap, size: int, sync: int) -> int | None:
+def _in_riff() -> Steps:
+    """The outermost chunks of AVI have to fill the file; one whose size was not known when it was
+    written (0, or as large as can be) is entered."""
+    at = 0
+    while len(head := (yield at, 8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if size in (0, 0xFFFFFFFF) and head[:4] in (b"RIFF", b"LIST"):
+            at += 12
+            continue
+        at += 8 + size + size % 2
+        if size % 2 and (yield at - 2, 1) and not (yield at - 1, 1):
+            return at - 1  # the last chunk may go without its padding
+    return at + (8 if head else 0)
+
+
+def _in_ivf() -> Steps:
+    """A header that says its length, then frames behind 12 bytes with the length of each."""
+    head = yield 0, 32
+    at: int = struct.unpack_from("<H", head, 6)[0] if len(head) == 32 else 32
+    while len(head := (yield at, 12)) == 12:
+        at += 12 + struct.unpack_from("<I", head)[0]
+    return at + (12 if head else 0)
+
+
+def _in_flv() -> Steps:
+    """A header that says its length, then tags of 11 bytes and their data, each behind the length
+    of the one before; the last such length may be missing."""
+    head = yield 0, 9
+    at: int = struct.unpack_from(">I", head, 5)[0] if len(head) == 9 else 9
+    while len(head := (yield at, 15)) == 15:
+        at += 15 + int.from_bytes(head[5:8], "big")
+    return at + (len(head) if len(head) in (0, 4) else 15)
+
+
+def _in_ogg() -> Steps:
+    """Pages, whose tables say their length; every stream ends with a page that is marked so."""
+    at, unended = 0, set()
+    while len(head := (yield at, 27)) == 27:
+        if head[:4] != b"OggS":
+            raise _DamagedError(at)
+        unended.add(head[14:18])
+        if head[5] & 4:
+            unended.discard(head[14:18])
+        at += 27 + head[26] + sum((yield at + 27, head[26]))
+    return at + (27 if head or unended else 0)
+
+
+def _in_program_stream() -> Steps:
+    """Packs and packets of an MPEG program stream, each with its length but the packs' heads."""
+    at = 0
+    while len(head := (yield at, 14)) >= 6:
+        if head[:3] != b"\0\0\1" or head[3] < _PROGRAM_END:
+            return _UNKNOWN  # padding
+        if head[3] == _PROGRAM_END:
+            at += 4
+        elif head[3] != _PACK:
+            at += 6 + int.from_bytes(head[4:6], "big")
+        else:
+            at += 14 + (head[-1] & 7) if head[4] >> 6 == 1 else 12
+    return at + (14 if head and head != b"\0\0\1\xb9" else len(head))
+
+
+def _in_packets(data: mmap.mmap | bytes, size: int, sync: int) -> int | None:
     """Every packet of a transport stream begins with its mark, and the last one is whole."""
     count = len(data) // size
     marks = np.frombuffer(data, np.uint8, count * size).reshape(count, size)[:, sync]
@@ -113,24 +277,7 @@ def _in_packets(data: mmap.mmap, size: int, sync: int) -> int | None:
     return len(data) if len(data) % size else None
 
 
-def _in_ivf(data: mmap.mmap) -> int | None:
-    """A header that says its length, then frames behind 12 bytes with the length of each."""
-    at = struct.unpack_from("<H", data, 6)[0] if len(data) >= 32 else len(data) + 1
-    while at + 12 <= len(data):
-        at += 12 + struct.unpack_from("<I", data, at)[0]
-    return None if at == len(data) else len(data)
-
-
-def _in_flv(data: mmap.mmap) -> int | None:
-    """A header that says its length, then tags of 11 bytes and their data, each behind the length
-    of the one before; the last such length may be missing."""
-    at = struct.unpack_from(">I", data, 5)[0] if len(data) >= 9 else len(data) + 1
-    while at + 15 <= len(data):
-        at += 15 + int.from_bytes(data[at + 5 : at + 8], "big")
-    return None if at in (len(data), len(data) - 4) else len(data)
-
-
-def _in_y4m(data: mmap.mmap) -> int | None:
+def _in_y4m(data: mmap.mmap | bytes) -> int | None:
     """A line that says what the frames are, then a line and as many bytes for each of them."""
     at = data.find(b"\n") + 1
     line = data.find(b"\n", at) + 1
@@ -146,5 +293,13 @@ def _in_y4m(data: mmap.mmap) -> int | None:
     return None if at == len(data) else len(data)
 
 
-_WALKED = {b"DKIF": _in_ivf, b"FLV\x01": _in_flv, b"YUV4": _in_y4m}
-"""First bytes of a file -> what looks through it."""
+def _without_index(tail: bytes, length: int) -> int | None:
+    """The length of a NUT file that does not end with its index's, which FFmpeg writes last."""
+    return None if 12 <= int.from_bytes(tail[:8], "big") <= length else length
+
+
+_MARKS: dict[bytes, Callable[[], Steps]] = {
+    _EBML: _in_matroska, b"RIFF": _in_riff, b"DKIF": _in_ivf, b"FLV\x01": _in_flv,
+    b"OggS": _in_ogg, b"\0\0\1\xba": _in_program_stream,
+}  # fmt: skip
+"""First bytes of a file -> what goes through it."""

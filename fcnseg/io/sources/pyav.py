@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.sources.damage import find_damage
+from fcnseg.io.sources.damage import PipedFraming, damage_in, find_damage
 from fcnseg.io.sources.reader import (
     USUAL_RATE,
     FrameReader,
@@ -42,9 +42,15 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class Readable(Protocol):
-    """What PyAV reads from. total: how many bytes it has given so far."""
+    """What PyAV reads from.
+
+    total: how many bytes it has given so far; framing: what they say of their own length;
+    is_over: whether there are no more.
+    """
 
     total: int
+    framing: PipedFraming
+    is_over: bool
 
     def read(self, count: int) -> bytes:
         """At least one byte and at most `count`; b"" at the end."""
@@ -153,10 +159,7 @@ class PyavReader(FrameReader):
     def damage(self) -> str:
         """What is wrong with the file between its frames."""
         if self._is_pipe:
-            if isinstance(self._source, str | io.BytesIO):
-                return ""
-            within = self.container_name in _CLOSED and self._source.total > self._end
-            return f"it ends after frame {self.index}, cut short" if within else ""
+            return f"it ends after frame {self.index}, cut short" if self._is_cut_pipe() else ""
         if "://" in str(self._source):
             return ""
         place = self._damaged_at
@@ -166,6 +169,16 @@ class PyavReader(FrameReader):
         if last >= len(self._places) - 1:
             return f"it ends after frame {self.index}, cut short"
         return f"the file is damaged after frame {last}; frames may be missing there"
+
+    def _is_cut_pipe(self) -> bool:
+        """Whether more should have come through a pipe that has ended."""
+        source = self._source
+        if isinstance(source, io.BytesIO):
+            return damage_in(source.getvalue()) is not None
+        if isinstance(source, str):
+            return False
+        within = self.container_name in _CLOSED and source.total > self._end
+        return within or (source.is_over and source.framing.is_cut)
 
     @functools.cached_property
     def _damaged_at(self) -> int | None:

@@ -16,6 +16,7 @@ from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
+from fcnseg.io.sources.damage import PipedFraming
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import RawVideo, is_elementary
 
@@ -310,12 +311,13 @@ class _Pieces:
     """A stream's bytes as they come, without waiting for more than there is.
 
     What was read is kept until `forget`, so that `rewind` can give it once more. total: how many
-    bytes have come.
+    bytes have come; framing: what they say of their own length; is_over: whether it has ended.
     """
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self.total = 0
+        self.framing, self.is_over = PipedFraming(), False
         self._kept, self._keeps = bytearray(), True
         self._again = io.BytesIO()
 
@@ -325,6 +327,8 @@ class _Pieces:
         if not data:
             data = self._stream.read_some(count)
             self.total += len(data)
+            self.framing.feed(data)
+            self.is_over = not data
             self._kept += data if self._keeps else b""
         return data
 
