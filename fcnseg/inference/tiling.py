@@ -29,7 +29,7 @@ from fcnseg.inference.prediction import PredictedArrays, Predictor
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
-from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.progress import Callback, Message, is_out_of_memory, no_callback
 
 STRIDE = 32
 
@@ -262,13 +262,6 @@ def parse_tile(tile: str) -> int:
     if tile.isdecimal() and int(tile) >= _SMALLEST:
         return int(tile)
     raise OptionError(f"tile: auto, off or a number of pixels from {_SMALLEST} on; found {tile!r}.")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, ONNX Runtime, OpenVINO or Python says that memory ran out."""
-    text = str(error).lower()
-    told = ("out of memory", "can't allocate memory", "failed to allocate", "bad alloc")
-    return isinstance(error, MemoryError) or any(words in text for words in told)
 
 
 def ramp(tile: Tile) -> NDArray[np.float32]:

@@ -277,10 +277,3 @@ def _mixed(seed: int, step: int, rank: int) -> int:
     mixed &= 2**64 - 1
     mixed ^= mixed >> 31
     return mixed >> 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or in the machine (which torch tells as RuntimeError)."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error)
-    )

@@ -15,10 +15,18 @@ from fcnseg.datasets.loader import Batch, Pace
 from fcnseg.errors import Interrupted, TrainingError
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
+from fcnseg.progress import (
+    Callback,
+    EpochEnd,
+    Event,
+    Message,
+    Progress,
+    StopSignal,
+    is_out_of_memory,
+)
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.schedule import EpochSchedule
-from fcnseg.training.step import TrainStep, is_out_of_memory
+from fcnseg.training.step import TrainStep
 from fcnseg.training.unlabeled import HARMFUL, Feed, harms
 
 T = TypeVar("T")
