@@ -15,12 +15,12 @@ def wait_for(condition, seconds=10.0):
         time.sleep(0.002)
 
 
-def test_ahead_keeps_order_and_ends():
+def test_prefetcher_keeps_order_and_ends():
     with Prefetcher(range(50), depth=3) as items:
         assert list(items) == list(range(50))
 
 
-def test_ahead_is_bounded():
+def test_prefetcher_is_bounded():
     made = []
 
     def items():
@@ -35,7 +35,7 @@ def test_ahead_is_bounded():
         assert len(made) <= 6
 
 
-def test_ahead_is_bounded_by_size_too(monkeypatch):
+def test_prefetcher_is_bounded_by_size_too(monkeypatch):
     monkeypatch.setattr("fcnseg.concurrency.MOST_BYTES", 100)
     made = []
 
@@ -69,7 +69,7 @@ def test_an_error_ahead_is_raised_after_what_came_before_it():
     assert not [thread for thread in threading.enumerate() if thread.name == "fcnseg-ahead"]
 
 
-def test_ahead_can_be_left_while_its_items_wait():
+def test_prefetcher_can_be_left_while_its_items_wait():
     leave = threading.Event()
 
     def items():
@@ -80,7 +80,7 @@ def test_ahead_can_be_left_while_its_items_wait():
         assert next(iter(ahead)) == 1
 
 
-def test_behind_works_in_order_and_waits_at_the_end():
+def test_background_writer_works_in_order_and_waits_at_the_end():
     done = []
 
     def work(item):
@@ -133,7 +133,7 @@ def test_the_first_error_is_the_one_heard_of():
 
 
 @pytest.mark.parametrize("num_parallel", [1, 2, 5])
-def test_abreast_keeps_order(num_parallel):
+def test_map_ordered_keeps_order(num_parallel):
     def work(number):
         time.sleep(0.01 * (number % 3))
         return number * number
@@ -141,12 +141,12 @@ def test_abreast_keeps_order(num_parallel):
     assert list(map_ordered(work, range(20), num_parallel)) == [(n, n * n) for n in range(20)]
 
 
-def test_abreast_works_on_several_at_a_time():
+def test_map_ordered_works_on_several_at_a_time():
     together = threading.Barrier(3, timeout=10)
     assert len(list(map_ordered(lambda _: together.wait(), range(6), 3))) == 6
 
 
-def test_abreast_takes_no_more_than_it_needs():
+def test_map_ordered_takes_no_more_than_it_needs():
     taken = []
 
     def items():
@@ -154,13 +154,13 @@ def test_abreast_takes_no_more_than_it_needs():
             taken.append(number)
             yield number
 
-    answers = map_ordered(lambda number: number, items(), 3)
-    assert next(answers) == (0, 0)
+    results = map_ordered(lambda number: number, items(), 3)
+    assert next(results) == (0, 0)
     assert len(taken) == 5
-    answers.close()
+    results.close()
 
 
-def test_abreast_is_bounded_by_size_too(monkeypatch):
+def test_map_ordered_is_bounded_by_size_too(monkeypatch):
     monkeypatch.setattr("fcnseg.concurrency.MOST_BYTES", 100)
     working, most = [], []
 
@@ -177,7 +177,7 @@ def test_abreast_is_bounded_by_size_too(monkeypatch):
     assert max(most) == 2
 
 
-def test_an_error_comes_in_its_turn_and_ends_abreast():
+def test_an_error_comes_in_its_turn_and_ends_map_ordered():
     begun = []
 
     def work(number):
@@ -186,16 +186,16 @@ def test_an_error_comes_in_its_turn_and_ends_abreast():
             raise ValueError("five")
         return number
 
-    answers = map_ordered(work, range(100), 2)
-    assert [next(answers)[0] for _ in range(4)] == [0, 1, 2, 3]
+    results = map_ordered(work, range(100), 2)
+    assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="five"):
-        next(answers)
+        next(results)
     assert len(begun) <= 8
     assert not any(thread.name.startswith("fcnseg-lane") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize(("batch", "num_parallel"), [(1, 1), (1, 3), (4, 1), (4, 3)])
-def test_an_answer_does_not_wait_for_items_that_may_never_come(batch, num_parallel):
+def test_a_result_does_not_wait_for_items_that_may_never_come(batch, num_parallel):
     go_on = threading.Semaphore(0)
 
     def items():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnseg.engines import argmax as deciding
+from fcnseg.engines import argmax as argmax_module
 from fcnseg.engines.argmax import argmax_labels
 
 
@@ -21,7 +21,7 @@ def test_it_is_softmax_and_argmax(classes, size, block, last, seed):
     if last:
         logits = logits.contiguous(memory_format=torch.channels_last)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deciding, "_BLOCK", block)
+        patch.setattr(argmax_module, "_BLOCK", block)
         labels, confidence = argmax_labels(logits, confidence=True)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, logits.argmax(dim=1).numpy())

@@ -79,7 +79,7 @@ def in_a_child(tmp_path: Path, path: Path, engine: str, method: str, used: str) 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("used", ["fresh", "used"])
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
-def test_a_forked_child_answers(random_model, exported_model, tmp_path, engine, used):
+def test_a_forked_child_computes(random_model, exported_model, tmp_path, engine, used):
     skip_without(engine)
     path = random_model if engine == "torch" else exported_model
     found = in_a_child(tmp_path, path, engine, "fork", used)
@@ -88,7 +88,7 @@ def test_a_forked_child_answers(random_model, exported_model, tmp_path, engine, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
-def test_a_forked_child_answers_after_a_model_was_closed(exported_model, tmp_path, monkeypatch):
+def test_a_forked_child_computes_after_a_model_was_closed(exported_model, tmp_path, monkeypatch):
     """OpenVINO would give the child the closed model's threads, which it does not have."""
     skip_without("openvino")
     if usable_cores() == 1:
@@ -106,7 +106,7 @@ def test_a_forked_child_answers_after_a_model_was_closed(exported_model, tmp_pat
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
-def test_a_spawned_child_answers(random_model, exported_model, tmp_path, engine):
+def test_a_spawned_child_computes(random_model, exported_model, tmp_path, engine):
     path = random_model if engine == "torch" else exported_model
     found = in_a_child(tmp_path, path, engine, "spawn", "used")
     expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence

@@ -33,7 +33,7 @@ def stirred(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("fuse", ["score", "feature", "concat"])
-def test_the_answers_stay_and_the_norms_go(fuse):
+def test_the_outputs_stay_and_the_norms_go(fuse):
     network = stirred(build(ModelSpec(backbone="tiny", num_classes=3, width=8, fuse=fuse)))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_a_norm_that_follows_something_else_stays():
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_dilated_trunks_answer_the_same(backbone, output_stride):
+def test_dilated_backbones_give_the_same(backbone, output_stride):
     spec = ModelSpec(backbone=backbone, num_classes=3, width=8, output_stride=output_stride)
     network = stirred(build(spec))
     images = torch.randn(1, 3, 64, 96)
@@ -87,7 +87,7 @@ def test_a_norm_that_activates_too_leaves_its_activation():
         fold_batch_norms(network, torch.randn(1, 3, 64, 64))
         torch.testing.assert_close(network(images), before, atol=1e-5, rtol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    before, after = fused_answers(network, images)
+    before, after = fused_outputs(network, images)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
     assert nn.ReLU6 not in kinds(network)
 
@@ -132,12 +132,12 @@ def test_a_known_activation_of_a_class_of_its_own_stays():
             return super().forward(x) + 1
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3), Shifted()).eval()
-    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    before, after = fused_outputs(network, torch.randn(1, 3, 16, 16))
     torch.testing.assert_close(after, before)
     assert isinstance(network[1], Shifted)
 
 
-def fused_answers(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_outputs(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a network says before and after its activations are fused."""
     with torch.no_grad():
         before = network(images)
@@ -154,7 +154,7 @@ def kinds(network: nn.Module) -> list[type[nn.Module]]:
 def test_convolutions_and_activations_become_one(backbone, fuse):
     network = stirred(build(ModelSpec(backbone=backbone, num_classes=3, width=8, fuse=fuse)))
     fold_batch_norms(network, torch.zeros(1, 3, 64, 64))
-    before, after = fused_answers(network, torch.randn(2, 3, 70, 97))
+    before, after = fused_outputs(network, torch.randn(2, 3, 70, 97))
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
     assert not {nn.Conv2d, SameConv2d, nn.ReLU6} & set(kinds(network))
 
@@ -169,13 +169,13 @@ def test_an_activation_of_several_places_stays():
             return self.relu(self.two(self.relu(self.one(x))) - x)
 
     network = Twice().eval()
-    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    before, after = fused_outputs(network, torch.randn(1, 3, 16, 16))
     torch.testing.assert_close(after, before)
     assert isinstance(network.relu, nn.ReLU)
     assert isinstance(network.one, FusedConvolution)
 
 
-def test_where_the_answers_would_change_nothing_is_fused():
+def test_where_the_outputs_would_change_nothing_is_fused():
     class Tapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -186,7 +186,7 @@ def test_where_the_answers_would_change_nothing_is_fused():
             return self.relu(y) + y  # what is before the activation is needed, too
 
     network = Tapped().eval()
-    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    before, after = fused_outputs(network, torch.randn(1, 3, 16, 16))
     assert torch.equal(after, before)
     assert isinstance(network.convolution, nn.Conv2d)
 
@@ -205,7 +205,7 @@ def test_where_the_answers_would_change_nothing_is_fused():
 def test_every_activation_is_fused_as_it_is(activation, convolution):
     torch.manual_seed(0)
     network = nn.Sequential(convolution(), activation()).eval()
-    before, after = fused_answers(network, 4 * torch.randn(2, 3, 24, 36))
+    before, after = fused_outputs(network, 4 * torch.randn(2, 3, 24, 36))
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
     assert kinds(network)[1:] == [FusedConvolution, nn.Identity]
 
@@ -214,7 +214,7 @@ def test_what_can_not_be_fused_stays():
     by_name = nn.Conv2d(3, 3, 3, padding="same")
     around = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
     network = nn.Sequential(by_name, nn.ReLU(), around, nn.ReLU()).eval()
-    before, after = fused_answers(network, torch.randn(1, 3, 16, 16))
+    before, after = fused_outputs(network, torch.randn(1, 3, 16, 16))
     assert torch.equal(after, before)
     assert kinds(network)[1:] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU]
 

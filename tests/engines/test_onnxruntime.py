@@ -52,7 +52,9 @@ def test_a_graph_with_branches_stays_whole(tmp_path: Path) -> None:
     assert _leading_to("scores", path) == str(path)
 
 
-def test_lanes_share_a_session_where_each_has_one_thread(exported_model: Path, monkeypatch) -> None:
+def test_parallel_calls_share_a_session_where_each_has_one_thread(
+    exported_model: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(onnx_engine, "parallelism_on", lambda _: Parallelism(3, 1))
     engine = OnnxEngine(exported_model, parallel=True)
     sessions = [engine._free["logits"].get() for _ in range(3)]

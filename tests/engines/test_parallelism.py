@@ -69,7 +69,7 @@ def test_a_thread_is_kept_to_its_share() -> None:
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("deal", [Parallelism(3, 1), Parallelism(2, 2)], ids=str)
-def test_answers_are_the_same_side_by_side(
+def test_outputs_are_the_same_in_parallel(
     monkeypatch, random_model: Path, exported_model: Path, engine: str, deal: Parallelism
 ) -> None:
     skip_without(engine)
@@ -83,6 +83,6 @@ def test_answers_are_the_same_side_by_side(
     )
     assert (one.num_parallel, several.num_parallel) == (1, deal.count)
     images = [sample_images((1, 48, 64), seed=seed)[0] for seed in range(8)]
-    answers = map_ordered(several.logits, images, several.num_parallel)
-    for image, found in answers:
+    outputs = map_ordered(several.logits, images, several.num_parallel)
+    for image, found in outputs:
         np.testing.assert_allclose(found, one.logits(image), atol=1e-4)

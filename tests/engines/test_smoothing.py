@@ -94,10 +94,10 @@ def test_a_still_picture_gets_the_running_average():
 def test_labels_are_steadier_and_moving_things_are_not_smeared(seed):
     images, truth = moving(seed)
     engine = SmoothedEngine(Unsure(truth), 0.6)
-    steady, raw = labels_of(engine, images), labels_of(Unsure(truth), images)
+    smoothed, raw = labels_of(engine, images), labels_of(Unsure(truth), images)
     flicker = engine.flicker()
     assert flicker.smoothed < flicker.raw / 3
-    assert miou(truth, steady) > miou(truth, raw) + 0.1
+    assert miou(truth, smoothed) > miou(truth, raw) + 0.1
     # Where the network is sure, a memory could only blur: nothing but edges may differ.
     sharp = labels_of(SmoothedEngine(Unsure(truth, noise=0), 0.6), images)
     assert miou(truth, sharp) > 0.965
@@ -115,20 +115,20 @@ def test_without_motion_compensation_it_would_smear():
 def test_after_a_cut_nothing_is_left_of_what_was(smooth):
     (first, before), (second, after) = moving(77, 4), moving(78, 4)
     images, truth = np.concatenate([first, second]), before + after
-    steady = SmoothedEngine(Unsure(truth), smooth).forward(images)
+    smoothed = SmoothedEngine(Unsure(truth), smooth).forward(images)
     raw = Unsure(truth).forward(images)
-    same = [torch.equal(one, other) for one, other in zip(steady, raw, strict=True)]
+    same = [torch.equal(one, other) for one, other in zip(smoothed, raw, strict=True)]
     assert same == [True, False, False, False, True, False, False, False]
 
 
 def test_frames_of_another_size_begin_anew():
     engine = Unsure([np.zeros(SIZE, np.uint8)] * 2 + [np.zeros((360, 480), np.uint8)] * 2)
-    steady, small = SmoothedEngine(engine, 0.5), moving(count=1)[0]
+    smoothed, small = SmoothedEngine(engine, 0.5), moving(count=1)[0]
     large = small.repeat(2, axis=1).repeat(2, axis=2)  # as small as the other, for the flow
     generator = torch.Generator().manual_seed(2)
     for image in (small, small):
-        steady.forward(image)
-    found = steady.forward(large)[0]
+        smoothed.forward(image)
+    found = smoothed.forward(large)[0]
     noise = 2 * torch.randn((len(CLASSES), 360, 480), generator=generator)
     noise[0] += 3
     assert torch.equal(found, noise)
@@ -204,18 +204,18 @@ def written(folder: Path):
     return [read_raw_labels(path).values for path in sorted((folder / "labels").glob("*.png"))]
 
 
-def test_infer_writes_the_steady_labels_and_tells_both_figures(tmp_path, clip, capsys):
+def test_infer_writes_the_smoothed_labels_and_tells_both_figures(tmp_path, clip, capsys):
     truth = moving()[1]
-    raw, steady = run(clip, tmp_path / "raw"), run(clip, tmp_path / "steady", smooth=0.7)
+    raw, smoothed = run(clip, tmp_path / "raw"), run(clip, tmp_path / "smoothed", smooth=0.7)
     assert (raw.flicker, raw.flicker_raw) == (None, None)
-    assert steady.flicker < steady.flicker_raw / 3
-    assert miou(truth, written(tmp_path / "steady")) > miou(truth, written(tmp_path / "raw"))
-    data = json.loads(json.dumps(steady.as_dict()))
-    assert (data["flicker"], data["flicker_raw"]) == (steady.flicker, steady.flicker_raw)
-    show_infer(steady)
+    assert smoothed.flicker < smoothed.flicker_raw / 3
+    assert miou(truth, written(tmp_path / "smoothed")) > miou(truth, written(tmp_path / "raw"))
+    data = json.loads(json.dumps(smoothed.as_dict()))
+    assert (data["flicker"], data["flicker_raw"]) == (smoothed.flicker, smoothed.flicker_raw)
+    show_infer(smoothed)
     told = capsys.readouterr().err
-    assert f"flicker {100 * steady.flicker:.2f} % of pixels" in told
-    assert f"{100 * steady.flicker_raw:.2f} % before" in told
+    assert f"flicker {100 * smoothed.flicker:.2f} % of pixels" in told
+    assert f"{100 * smoothed.flicker_raw:.2f} % before" in told
     show_infer(raw)
     assert "flicker" not in capsys.readouterr().err
 
@@ -252,8 +252,8 @@ def test_a_model_file_is_averaged_and_asked_frame_after_frame(
 
 
 def test_stream_takes_it_too(clip):
-    steady = SmoothedEngine(Unsure(moving()[1]), 0.7)
-    expected = [p.labels for p in replace(segmenter(), engine=steady).stream(clip)]
+    smoothed = SmoothedEngine(Unsure(moving()[1]), 0.7)
+    expected = [p.labels for p in replace(segmenter(), engine=smoothed).stream(clip)]
     for batch in (1, 8):
         found = [p.labels for p in segmenter().stream(clip, smooth=0.7, batch=batch)]
         assert np.array_equal(found, expected)
@@ -297,8 +297,8 @@ def test_what_does_not_go_with_it(tmp_path, clip):
 
 
 def test_frames_that_need_tiles_are_refused():
-    steady = replace(segmenter(), engine=SmoothedEngine(Unsure([np.zeros((400, 8))]), 0.5))
+    smoothed = replace(segmenter(), engine=SmoothedEngine(Unsure([np.zeros((400, 8))]), 0.5))
     image = np.zeros((400, 8, 3), np.uint8)
-    assert FramePredictor(steady, "400").predict([image])
+    assert FramePredictor(smoothed, "400").predict([image])
     with pytest.raises(OptionError, match="not tiled"):
-        FramePredictor(steady, "384").predict([image])
+        FramePredictor(smoothed, "384").predict([image])

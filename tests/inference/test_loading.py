@@ -90,7 +90,7 @@ def test_the_fastest_wins_and_is_remembered(
     assert len(notes) == 2
 
 
-def test_an_engine_with_other_answers_can_not_win(random_model, cache, quick, monkeypatch):
+def test_an_engine_with_other_outputs_can_not_win(random_model, cache, quick, monkeypatch):
     class Wrong(OnnxEngine):
         def forward(self, images):
             return -super().forward(images)

@@ -36,7 +36,7 @@ def picture(*size: int, seed: int = 0) -> np.ndarray:
     return sample_images((1, *size), seed=seed)[0]
 
 
-def test_pictures_of_one_size_go_together_and_answers_keep_the_order():
+def test_images_of_one_size_go_together_and_predictions_keep_the_order():
     engine = Colours()
     images = [picture(20, 30, seed=1), picture(8, 9, seed=2), picture(20, 30, seed=3)]
     predictions = Segmenter(engine, RGB, AS_IS).predict(images)
