@@ -144,10 +144,10 @@ class TorchEngine(Engine):
     def _without(
         self, skips: Sequence[FeatureSkip], images: Images, size: Size | None
     ) -> NDArray[np.float32]:
-        def silent(*call: Any) -> Tensor:
-            return torch.zeros_like(call[-1])
+        def zeros(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return torch.zeros_like(output)
 
-        hooks = [skip.lateral.register_forward_hook(silent) for skip in skips]
+        hooks = [skip.lateral.register_forward_hook(zeros) for skip in skips]
         try:
             return self.logits(images, size=size)
         finally:

@@ -52,8 +52,8 @@ class FCN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float (N, 3, h, w), any size -> logits (N, K, h, w)."""
-        taps, padded = self._encode(images)
-        logits: Tensor = self.decoder(taps, padded)  # (N, K, H, W)
+        taps, size = self._encode(images)
+        logits: Tensor = self.decoder(taps, size)  # (N, K, H, W)
         return crop(logits, *size_of(images))  # (N, K, h, w)
 
     def scores(self, images: Tensor) -> Tensor:
@@ -62,17 +62,17 @@ class FCN(nn.Module):
 
     def scores_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both from one pass, for a decoder whose logits are its upsampled scores."""
-        taps, padded = self._encode(images)
+        taps, size = self._encode(images)
         scores = self.decoder.scores(taps)  # (N, K, H/f, W/f)
-        return scores, crop(self.decoder.upsample(scores, padded), *size_of(images))
+        return scores, crop(self.decoder.upsample(scores, size), *size_of(images))
 
     def skip_scores(self, images: Tensor) -> dict[int, Tensor]:
         """What each stride contributes to the logits: {s: (N, K, h, w)}, whose sum they are.
 
         OptionError unless fuse=score: only there is the decoder linear in its score maps.
         """
-        taps, padded = self._encode(images)
-        parts = self.decoder.skip_scores(taps, padded)  # {s: (N, K, H, W)}
+        taps, size = self._encode(images)
+        parts = self.decoder.skip_scores(taps, size)  # {s: (N, K, H, W)}
         return {stride: crop(part, *size_of(images)) for stride, part in parts.items()}
 
     def _encode(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
