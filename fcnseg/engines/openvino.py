@@ -160,9 +160,15 @@ def _core() -> Any:
     They give the thread that loads them a stack for its signals (processors with AMX need a large
     one). When they are let go of in another thread that stack is gone but still in use, and the
     next Ctrl-C ends the process with a segmentation fault (2026.4).
+
+    An array is looked at before any thread computes: whoever does it first initialises numpy's
+    interface and lets go of Python's lock meanwhile; a second thread then waits for that with the
+    lock in its hands, and both wait for ever (2026.4; seen once, under load).
     """
     _opened_in()
-    return import_openvino().Core()
+    openvino = import_openvino()
+    _ = openvino.Tensor(np.zeros(1, np.uint8)).data
+    return openvino.Core()
 
 
 def _header_of(model: Any, path: Path) -> str:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from fcnseg import exporting as formats
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
+from fcnseg.engines import openvino as openvino_engine
 from fcnseg.engines.openvino import OpenVinoEngine, import_openvino
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
@@ -78,6 +80,7 @@ def test_a_signal_is_survived_when_the_engine_is_gone(installed, exported_model)
     program = f"""
 import gc, signal, threading
 from pathlib import Path
+from types import SimpleNamespace
 from fcnseg.engines.openvino import OpenVinoEngine
 held = [OpenVinoEngine(Path({str(exported_model)!r}))]
 thread = threading.Thread(target=held.clear)
@@ -89,3 +92,21 @@ signal.raise_signal(signal.SIGUSR1)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_arrays_are_known_before_threads_compute(monkeypatch) -> None:
+    looked_at = []
+
+    class Tensor:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        @property
+        def data(self) -> np.ndarray:
+            looked_at.append(self.array)
+            return self.array
+
+    runtime = SimpleNamespace(Tensor=Tensor, Core=object)
+    monkeypatch.setattr(openvino_engine, "import_openvino", lambda: runtime)
+    openvino_engine._core.__wrapped__()
+    assert looked_at
