@@ -10,7 +10,7 @@ calls by their name still counts against the classes that were there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -180,7 +180,7 @@ class Report:
     @property
     def miou(self) -> float:
         """Mean IoU of the classes that occur."""
-        return _mean([score.iou for score in self.classes])
+        return mean([score.iou for score in self.classes])
 
     @property
     def absent_predicted(self) -> dict[str, int]:
@@ -196,22 +196,22 @@ class Report:
     def miou_with_absent(self) -> float:
         """Mean IoU with each class that is predicted though it does not occur counted as 0."""
         here = [one.iou for one in self.classes if one.iou is not None]
-        return _mean([*here, *(0.0 for _ in self.absent_predicted)])
+        return mean([*here, *(0.0 for _ in self.absent_predicted)])
 
     @property
     def mean_accuracy(self) -> float:
         """Mean accuracy of the classes that occur."""
-        return _mean([score.accuracy for score in self.classes])
+        return mean([score.accuracy for score in self.classes])
 
     @property
     def mean_dice(self) -> float:
         """Mean Dice of the classes that occur."""
-        return _mean([score.dice for score in self.classes])
+        return mean([score.dice for score in self.classes])
 
     @property
     def mean_precision(self) -> float:
         """Mean precision of the classes that occur."""
-        return _mean([score.precision for score in self.classes])
+        return mean([score.precision for score in self.classes])
 
     @property
     def pixel_accuracy(self) -> float:
@@ -239,15 +239,21 @@ class Report:
             "mean_precision": self.mean_precision,
         }
         return {
-            **{name: None if np.isnan(value) else value for name, value in means.items()},
+            **{name: none_for_nan(value) for name, value in means.items()},
             "images": self.images,
             "classes": [score.as_dict() for score in self.classes],
         }
 
 
-def _mean(values: Sequence[float | None]) -> float:
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of those that are there; NaN without any."""
     here = [value for value in values if value is not None]
     return float(np.mean(here)) if here else float("nan")
+
+
+def none_for_nan(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if np.isnan(value) else value
 
 
 def _as_array(pixels: Pixels) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.metrics import Confusion, Report
+from fcnseg.metrics import Confusion, Report, mean, none_for_nan
 from fcnseg.metrics.regions import (
     COUNTS,
     KINDS,
@@ -247,19 +247,9 @@ class Scores:
             row["missing"] = kinds if here[k] else None
         return {
             **values,
-            "boundary_iou": _plain(mean(outlines[0])),
-            "boundary_f1": _plain(mean(outlines[1])),
+            "boundary_iou": none_for_nan(mean(outlines[0])),
+            "boundary_f1": none_for_nan(mean(outlines[1])),
             "ece": self.calibration.ece,
             "ece_by_distance": self.calibration.by_distance,
-            "missing": {kind: _plain(value) for kind, value in self.missing.items()},
+            "missing": {kind: none_for_nan(value) for kind, value in self.missing.items()},
         }
-
-
-def mean(values: Iterable[float | None]) -> float:
-    """The mean of those that are there; NaN without any."""
-    here = [value for value in values if value is not None]
-    return float(np.mean(here)) if here else math.nan
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value

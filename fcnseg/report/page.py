@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from fcnseg import __version__
 from fcnseg.errors import from_bytes, points, shown
+from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
 from fcnseg.overwriting import TRAINING
@@ -102,8 +103,8 @@ def _image_rows(images: Sequence[ImageScore], gallery: Gallery) -> list[dict[str
         {
             "index": image.index,
             "name": shown(image.name),
-            "miou": _plain(image.report.miou),
-            "f1": _plain(image.outline_f1),
+            "miou": none_for_nan(image.report.miou),
+            "f1": none_for_nan(image.outline_f1),
             "size": f"{image.size[1]}x{image.size[0]}",
             "view": image.index in gallery.views,
         }
@@ -279,7 +280,3 @@ def _templates() -> Environment:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else value

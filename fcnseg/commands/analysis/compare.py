@@ -28,7 +28,7 @@ from fcnseg.inference.loading import load
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
-from fcnseg.metrics import ClassScore
+from fcnseg.metrics import ClassScore, none_for_nan
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.models.find import refuse_twice
 from fcnseg.progress import Callback, Message, no_callback
@@ -101,16 +101,17 @@ class CompareResult:
                 {
                     "models": f"{letter} - A",
                     "miou": one.value,
-                    "interval": [_plain(one.low), _plain(one.high)],
+                    "interval": [none_for_nan(one.low), none_for_nan(one.high)],
                     "level": one.level,
-                    "better": _plain(one.better),
+                    "better": none_for_nan(one.better),
                     "clear": one.clear,
                     "verdict": verdict(letter, one),
                 }
                 for letter, one in zip(LETTERS[1:], self.differences, strict=False)
             ],
             "images": [
-                {"name": name, "miou": list(map(_plain, values))} for name, values in self.images()
+                {"name": name, "miou": list(map(none_for_nan, values))}
+                for name, values in self.images()
             ],
             "outputs": [str(path) for path in self.outputs],
             "failed": [str(path) for path in self.failed],
@@ -244,7 +245,3 @@ def _common_split(
         splits = [name for name in splits if name != "all"]
         callback(Message(f"Scored on the split {splits[0]}: a model was trained on the others."))
     return splits[0]
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else value
