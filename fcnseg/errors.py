@@ -135,6 +135,13 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, ONNX Runtime, OpenVINO or Python says that memory ran out."""
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad alloc")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
     """The names spelled most like `wanted`, at most so many; cutoff: how alike, 0..1."""
     return difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)

@@ -261,10 +261,3 @@ def release_freed_memory(_shape: tuple[int, ...]) -> bool:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     return trim is not None and trim(0) == 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, ONNX Runtime, OpenVINO or Python says that memory ran out."""
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad alloc")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.engines.argmax import argmax_labels, softmax
 from fcnseg.engines.averaging import Flicker, SmoothedEngine
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, is_out_of_memory
 from fcnseg.inference.prediction import PredictedArrays, Predictor
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.sources.base import Frame
-from fcnseg.progress import Callback, Message, is_out_of_memory, no_callback
+from fcnseg.progress import Callback, Message, no_callback
 
 STRIDE = 32
 

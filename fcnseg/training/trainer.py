@@ -12,18 +12,10 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import Batch, Pace
-from fcnseg.errors import Interrupted, TrainingError
+from fcnseg.errors import Interrupted, TrainingError, is_out_of_memory
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.progress import (
-    Callback,
-    EpochEnd,
-    Event,
-    Message,
-    Progress,
-    StopSignal,
-    is_out_of_memory,
-)
+from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
 from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
 from fcnseg.training.schedule import EpochSchedule
 from fcnseg.training.step import TrainStep

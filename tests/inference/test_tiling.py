@@ -9,11 +9,10 @@ from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.engines.base import Engine
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, is_out_of_memory
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.tiling import FramePredictor, cut, parse_tile, predict_tiled, ramp
 from fcnseg.models.spec import Preprocess
-from fcnseg.progress import is_out_of_memory
 
 RNG = np.random.default_rng(0)
 STATS = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
