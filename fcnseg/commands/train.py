@@ -45,6 +45,7 @@ from fcnseg.training.run_folder.resume import (
     find_unfinished,
     note_environment,
     options_like,
+    refuse_edited,
     stored_options,
 )
 from fcnseg.training.run_folder.several import Several, several_in
@@ -232,7 +233,8 @@ def _resume(
     """Everything up to the next step of a run."""
     if asked.get("sanity"):
         raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
-    config = continued(stored_options(run), asked, run)
+    stored = stored_options(run)
+    config = continued(stored, asked, run)
     refuse_both(config)
     if config.data is None:
         raise OptionError(
@@ -245,6 +247,7 @@ def _resume(
             hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
         )
     state, tensors = load_state(run.state)
+    refuse_edited(run, stored, tensors.get("options"))
     checked = _checked(config, config.data, callback)
     model = from_state(config, checked.description.classes, tensors)
     setup = TrainSetup.of(model, checked, ranks)

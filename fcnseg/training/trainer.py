@@ -313,6 +313,7 @@ class Trainer:
         self.schedule.note(self.state)
         if self.ranks.main:
             about = {name: getattr(self.checkpoint, name).as_dict() for name in ABOUT}
+            about["options"] = self.config.as_dict()
             save_state(self.run.state, self.state, {**about, **self.train_step.tensors()})
         self._saved_at = time.monotonic()
         self._saving = self._saved_at - began

@@ -10,7 +10,7 @@ from fcnseg.files import fitting, safe_filename
 from fcnseg.inference.outputs.window import Pace
 from fcnseg.io import Window
 from fcnseg.io.images import resize_image, write_image
-from fcnseg.io.sources.base import MOVING, Source
+from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message
 from fcnseg.viz import Rgb, show
@@ -29,7 +29,7 @@ MODES: dict[str, Callable[[View], Section]] = {
 }
 """What can be seen, in the order of the key m; of the heatmaps one class's."""
 
-HELP = "m: mode, n p: class, + -: opacity, space: pause, f: next, s: save, q: quit"
+HELP = "m: mode, n p: class, + -: opacity, space: pause, f: next, b: back, s: save, q: quit"
 
 _SCREEN = (720, 1280)
 """Height and width, in pixels, that images are brought to where they are larger."""
@@ -38,6 +38,9 @@ _LEGIBLE = 640
 """Pixels of width that smaller images are brought to, so that the keys' line fits."""
 
 _STEP = 0.1  # of opacity
+
+_KEPT = 256 << 20
+"""Bytes of frames that one can go back to; the last two are kept however large they are."""
 
 
 class LiveView:
@@ -52,8 +55,10 @@ class LiveView:
         self._window, self._figures, self._out, self._callback = window, figures, out, callback
         self._modes = [name for name in MODES if name != "runner-up" or len(figures.chosen) > 1]
         self._mode, self._class = self._modes[0], 0
-        self._paused = self._forward = False
+        self._paused = self._forward = self._moving = False
         self._view: View | None = None
+        self._past: list[Frame] = []  # the newest last
+        self._back = 0  # how far before the newest is seen
         self._saved: list[Path] = []
 
     def show(self, source: Source) -> Iterator[list[Path]]:
@@ -67,26 +72,43 @@ class LiveView:
             self._window.close()
 
     def _frames(self, source: Source) -> Iterator[list[Path]]:
-        moving = source.kind in MOVING
+        moving = self._moving = source.kind in MOVING
         # A video keeps its size: its key names all classes.
         self._figures = replace(self._figures, full_key=moving)
         pace = Pace()
         for frame in source:
             view = View(self._figures, frame)
             _ = view.predicted  # while the frame before it is seen
-            while source.kind == "video" and (left := pace.left(frame.time)) > 0:
-                if self._forward or self._is_over(source):
+            while source.kind == "video" and not (self._forward or self._is_over(source)):
+                left = 0.05 if self._paused else pace.left(frame.time)
+                if left <= 0:
                     break
                 self._listen(left)
             if self._is_over(source):
                 return
             self._forward, self._view, self._saved = False, view, []
+            self._keep(frame)
             self._press(self._window.show(self._screen()))
             while (self._paused or not moving) and not (self._forward or self._is_over(source)):
                 self._listen(0.05)
             yield self._saved
             if self._is_over(source):
                 return
+
+    def _keep(self, frame: Frame) -> None:
+        """The newest frame is seen; the oldest are forgotten where they take too much memory."""
+        self._past.append(frame)
+        self._back = 0
+        while len(self._past) > 2 and sum(one.pixels.nbytes for one in self._past) > _KEPT:
+            del self._past[0]
+
+    def _turn(self, step: int) -> bool:
+        """See a frame before (1) or after (-1) the one that is seen; False where there is none."""
+        if not 0 <= self._back + step < len(self._past):
+            return False
+        self._back += step
+        self._view = View(self._figures, self._past[-1 - self._back])
+        return True
 
     def _is_over(self, source: Source) -> bool:
         """Whether no more frames are wanted."""
@@ -114,6 +136,12 @@ class LiveView:
         elif key in ("+", "=", "-"):
             alpha = self._figures.alpha + (-_STEP if key == "-" else _STEP)
             self._figures = replace(self._figures, alpha=min(1.0, max(0.0, round(alpha, 2))))
+        elif key == "b":
+            stops = self._moving and not self._paused
+            self._paused = self._paused or self._moving
+            return self._turn(1) or stops
+        elif key == "f" and self._back:
+            return self._turn(-1)
         else:
             self._forward = self._forward or key == "f"
             if key == "s":

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -355,6 +356,12 @@ def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path
         start(folder, undisturbed)
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
+    config = run / "config.toml"
+    before = config.read_text()
+    config.write_text(re.sub(r"(?m)^lr = .*$", "lr = 0.5", before))
+    with pytest.raises(OptionError, match=r"lr was 0\.01 and is now 0\.5"):
+        train(TrainConfig.make({"data": run, "resume": True}))
+    config.write_text(before)
     fewer = tmp_path / "fewer"
     write_dataset(fewer, train=7, val=2)
     with pytest.raises(DatasetError, match="began with 8 training images; now there are 7"):

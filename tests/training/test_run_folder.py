@@ -7,7 +7,13 @@ import pytest
 from fcnseg.config import TrainConfig
 from fcnseg.errors import InputError, OptionError
 from fcnseg.training.run_folder import RunFolder, new_run, write_atomically
-from fcnseg.training.run_folder.resume import continued, find_run, find_unfinished, stored_options
+from fcnseg.training.run_folder.resume import (
+    continued,
+    find_run,
+    find_unfinished,
+    refuse_edited,
+    stored_options,
+)
 
 DECIDED = {"crop": (32, 32), "upsample": "fixed", "class_weights": "none"}
 """What a training decides by the data, besides the number of epochs."""
@@ -117,6 +123,23 @@ def test_a_job_that_starts_again_goes_on_only_with_what_is_unfinished(tmp_path: 
     assert find_unfinished(TrainConfig(data=data), runs) is None
 
 
+def test_a_job_killed_before_its_first_state_begins_again_in_its_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run = make_run(tmp_path / "run", data, epochs=3, done=0, age=0)
+    again = TrainConfig(data=data, out=run.folder)
+    assert find_unfinished(again) == run
+    run.state.unlink()
+    run.last.write_bytes(b"weights")
+    assert find_unfinished(again) is None
+    assert run.config.exists(), "weights: something would be lost"
+    run.last.unlink()
+    assert find_unfinished(again) is None
+    assert new_run(run.folder) == run
+    run.config.write_text("theirs = 1\n")
+    assert find_unfinished(again) is None
+    assert run.config.exists(), "another program's"
+
+
 UNDECIDED = (
     "crop", "backbone", "decoder", "fuse", "width", "dropout", "upsample", "skips", "output_stride",
     "class_weights",
@@ -185,6 +208,27 @@ def test_what_a_config_leaves_at_its_default_contradicts_nothing(tmp_path: Path)
     assert continued(stored, TrainConfig(resume=True).chosen(), RunFolder(tmp_path)) == stored
     with pytest.raises(OptionError, match="--lr"):
         continued(stored, TrainConfig(lr=0.02, resume=True).chosen(), RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("edited", "says"),
+    [
+        ({}, None),
+        ({"epochs": 9, "workers": 3, "data": Path("moved"), "unlabeled": Path("moved")}, None),
+        ({"epochs": 4}, "epochs was 5 and is now 4"),
+        ({"lr": 0.5, "seed": 7}, "lr was 0.01 and is now 0.5, seed was 0 and is now 7"),
+        ({"crop": (64, 96)}, "crop was not set and is now 64 96"),
+    ],
+)
+def test_a_config_edited_between_two_parts_of_a_run(edited, says, tmp_path: Path) -> None:
+    begun, stored = TrainConfig(**STORED).as_dict(), TrainConfig(**{**STORED, **edited})
+    refuse_edited(RunFolder(tmp_path), stored, None)
+    if says is None:
+        refuse_edited(RunFolder(tmp_path), stored, begun)
+    else:
+        with pytest.raises(OptionError, match=f"since the run began: {says}") as caught:
+            refuse_edited(RunFolder(tmp_path), stored, begun)
+        assert "--like" in caught.value.hint
 
 
 def test_results_are_the_rows(tmp_path: Path) -> None:

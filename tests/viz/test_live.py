@@ -57,6 +57,24 @@ def test_images_stay_until_the_next_is_wanted(look: Look, folder: Path, tmp_path
     assert window.destroyed
 
 
+def test_b_goes_back_and_f_forward_again(look: Look, folder: Path) -> None:
+    keys = ["", "b", "f", "", "s", "b", "s", "b", "s", "f", "s", "f", "", "s"]
+    result, window = look(folder, keys)
+    names = ["b_prediction", "a_prediction", "a_prediction_2", "b_prediction_2", "c_prediction"]
+    assert [path.stem for path in result.outputs] == names
+    a, b, again, forward, c = (image.tobytes() for image in window.shown)
+    assert (again, forward) == (a, b)
+    assert len({a, b, c}) == 3
+
+
+def test_frames_that_take_too_much_memory_are_forgotten(
+    look: Look, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcnseg.viz.live._KEPT", 1)
+    result, _ = look(folder, ["", "f", "", "f", "", "b", "b", "s"])
+    assert [path.stem for path in result.outputs] == ["b_prediction"]
+
+
 def test_q_ends_it_at_the_image_that_is_seen(look: Look, folder: Path) -> None:
     result, window = look(folder, ["", "f", "", "q"])
     assert result.frames == 2
@@ -122,7 +140,7 @@ def test_a_line_in_the_window_names_the_keys(
     assert "paused" in feet[1]
     assert "opacity 0.7, paused" in feet[2]
     assert feet[3] == ""
-    for key in ("m:", "n p:", "+ -:", "space:", "f:", "s:", "q:"):
+    for key in ("m:", "n p:", "+ -:", "space:", "f:", "b:", "s:", "q:"):
         assert key in HELP
 
 
@@ -133,6 +151,11 @@ def test_a_video_plays_pauses_and_goes_on(look: Look, drawn_clip: Path) -> None:
     assert len(sizes) == 1
     paused, window = look(drawn_clip, [" ", "", "", "", "f", "", "q"])
     assert paused.frames == 2
+    _, window = look(drawn_clip, [" ", "f", "", "b", "", "f", "q"])
+    _, first, second, back, forward = (image.tobytes() for image in window.shown)
+    assert (back, forward) == (first, second)
+    paused, window = look(drawn_clip, ["b", *[""] * 20])
+    assert (paused.frames, len(window.shown)) == (1, 2), "b pauses it"
 
 
 def test_no_display_is_said_before_the_model_is_looked_for(

@@ -35,6 +35,9 @@ CHANGEABLE = frozenset((
 
 RISING = ("epochs", "minutes")
 
+MOVABLE = frozenset(("backbone_weights", "data", "finetune", "out", "unlabeled"))
+"""Options that name files, which may lie elsewhere now."""
+
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
     """The run that `--resume` means: DATA or --out if it is one, else the newest that fits.
@@ -141,6 +144,28 @@ def stored_options(run: RunFolder) -> TrainConfig:
     return config
 
 
+def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] | None) -> None:
+    """OptionError where config.toml says other than what the run was trained with so far.
+
+    begun: the options that its state was saved with; None in states of earlier versions.
+    """
+    if not isinstance(begun, Mapping):
+        return
+    was, now = TrainConfig.make(begun).as_dict(), stored.as_dict()
+    edited = [
+        f"{name} was {_text(was.get(name, 'not set'))} and is now {_text(now.get(name, 'not set'))}"
+        for name in options_of(TrainConfig).keys() - CHANGEABLE - MOVABLE
+        if was.get(name) != now.get(name)
+        and not (name in RISING and 0 < was.get(name, 0) < now.get(name, 0))
+    ]
+    if edited:
+        raise OptionError(
+            f"{run.config} was changed since the run began: {', '.join(sorted(edited))}.",
+            hint="restore the values; or start a new run with the changed ones: "
+            f"fcnseg train --like {run.folder}",
+        )
+
+
 def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
     """Whether a run has had its epochs or its minutes; of several, all of them."""
     several = several_in(run.folder)
@@ -152,12 +177,26 @@ def is_finished(run: RunFolder, stored: TrainConfig) -> bool:
 
 
 def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
-    """The run that find_run means if it has epochs to go, None otherwise."""
+    """The run that find_run means if it has epochs to go, None otherwise.
+
+    For a job that is started again: its processes are gone. What they left in --out without a
+    first state is removed, so that the training begins again there.
+    """
     try:
         run = find_run(config, runs)
     except OptionError:
+        if config.out is not None:
+            _discard_stateless(RunFolder(config.out))
         return None
     return None if is_finished(run, stored_options(run)) else run
+
+
+def _discard_stateless(run: RunFolder) -> None:
+    """Remove the options of a training that was killed before its first state; else nothing."""
+    if not run.state.exists():
+        with suppress(OptionError):
+            TrainConfig.load(run.config)  # another program's is left alone
+            run.discard()
 
 
 def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> TrainConfig:
@@ -194,7 +233,7 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
 
 
 def _text(value: Any) -> str:
-    return " ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+    return " ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
 PACKAGES = ("fcnseg", "torch", "torchvision", "numpy", "opencv-python", "pillow")
