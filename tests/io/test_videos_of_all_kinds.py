@@ -4,12 +4,14 @@ import hashlib
 import io
 import shutil
 import subprocess
+import wave
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError
+from fcnseg.io.sources import open_source
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.damage import find_damage
 from fcnseg.io.sources.video import open_video
@@ -41,8 +43,8 @@ def encode(path, codec="libx264", count=40, pixels="yuv420p", sound="", layout="
             form = voice.codec_context.format.name
             resampler = av.AudioResampler(format=form, layout=layout, rate=48000)
             for start in range(0, count * 1920, 1024):
-                wave = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
-                frame = av.AudioFrame.from_ndarray(np.stack([wave] * 2) * 0.1, "fltp", "stereo")
+                tone = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
+                frame = av.AudioFrame.from_ndarray(np.stack([tone] * 2) * 0.1, "fltp", "stereo")
                 frame.sample_rate, frame.pts = 48000, start
                 for made in resampler.resample(frame):
                     file.mux(voice.encode(made))
@@ -117,13 +119,21 @@ def test_a_cover_is_no_video(tmp_path):
         cover.disposition = 0x400
         file.mux(cover.encode(av.VideoFrame.from_ndarray(COLORS, format="rgb24")))
         file.mux(cover.encode(None))
-        wave = np.zeros((1, 44100), np.float32)
-        frame = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+        silence = np.zeros((1, 44100), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, "fltp", "mono")
         frame.sample_rate = 44100
         file.mux(voice.encode(frame))
         file.mux(voice.encode(None))
     with pytest.raises(MediaError, match="no video stream"):
         open_video(tmp_path / "a.mp3")
+
+
+def test_sound_alone_is_called_so(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(4000))
+    with pytest.raises(MediaError, match="has sound, but no video stream"):
+        open_source(tmp_path / "a.wav")
 
 
 CONTAINERS = {
