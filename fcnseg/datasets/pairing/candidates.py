@@ -41,7 +41,7 @@ def two_images(listing: Listing, rivals: Sequence[Sequence[tuple[str, str]]]) ->
     pattern = pattern_for(files, [image for pairs in rivals[1:] for image, _ in pairs])
     return DatasetError(
         f"{listing.root} has two images for each label file ({shown}): labels of a change between "
-        "two images are not the labels of one.",
+        "two images, or of a file for each band, are not the labels of one image.",
         hint=f'if one set of images is meant, write a dataset.toml: root = "{listing.root}", '
         f'images = "{pattern}"; {CHOOSE}',
     )
