@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,20 @@ def test_yolo_classes_beyond_the_names_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("0 0 0 0.5 0 0.5 0.5 0 0.5\n7 0 0 1 0 1 1 0 1\n")
     labels = draw_yolo(Pair(tmp_path / "a.png", tmp_path / "a.txt", "", "a"), ("a",))
     assert set(np.unique(labels)) == {0, 1}
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.tuples(*[st.floats(0.05, 0.95)] * 2), extent=st.tuples(*[st.floats(0.05, 0.5)] * 2))
+def test_a_box_covers_the_pixels_whose_middles_it_surrounds(
+    place: tuple[float, float], extent: tuple[float, float]
+) -> None:
+    size = np.array([40, 30])
+    x, y = np.meshgrid(np.arange(40) + 0.5, np.arange(30) + 0.5)
+    middle, reach = np.array(place) * size, np.array(extent) * size / 2
+    expected = (abs(x - middle[0]) < reach[0]) & (abs(y - middle[1]) < reach[1])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Image.new("RGB", (40, 30)).save(folder / "a.png")
+        (folder / "a.txt").write_text(f"0 {place[0]} {place[1]} {extent[0]} {extent[1]}\n")
+        pair = Pair(folder / "a.png", folder / "a.txt", "", "a")
+        np.testing.assert_array_equal(draw_yolo(pair, ("a",), fill=True) == 1, expected)

@@ -73,7 +73,7 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
         for annotation in document.boxes.get(pair.part, ()):
             term = document.names[annotation["category_id"]] if fill else BOXES
             if term in terms:
-                fill_polygon(labels, _box_corners(annotation["bbox"]), terms.index(term) + 1)
+                fill_inside(labels, _box_corners(annotation["bbox"]), terms.index(term) + 1)
         for annotation in document.annotations.get(pair.part, ()):
             name = document.names.get(annotation["category_id"])
             if name in terms:
@@ -217,7 +217,7 @@ def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     for number, corners in lines:
         if len(corners) == 2 and (fill or BOXES in terms):
             term = number + 1 if fill else terms.index(BOXES) + 1
-            fill_polygon(labels, _box_ring(corners) * scale, term)
+            fill_inside(labels, _box_ring(corners) * scale, term)
     areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
     draw = _fill_of(outline for _, outline in areas)
     for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
