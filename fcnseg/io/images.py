@@ -125,6 +125,8 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
     if is_npy(data):  # of more bands the first three
         is_bool = b"'|b1'" in data[:128]
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
+    if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
+        return None, None  # OpenCV leaves out an image that stands before the animation
     pixels = decode_array(data)
     if is_tiff(data):
         return decode_tiff(data, pixels, name)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fcnseg.errors import MediaError
+from fcnseg.io.bands.files import page_of
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, image_size
 from fcnseg.io.sources import open_source
@@ -153,3 +154,14 @@ def test_what_is_no_image_is_named(tmp_path, start, said, suffix):
     assert raised.value.hint
     with pytest.raises(MediaError, match=said):
         decode_image(start)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_first_page_of_an_animated_png_is_its_first_image(before):
+    images = [np.roll(COLORS, 8 * number, 1) for number in range(3)]
+    first, *others = map(Image.fromarray, images)
+    file = io.BytesIO()
+    first.save(file, "PNG", save_all=True, append_images=others, default_image=before)
+    data = file.getvalue()
+    assert np.array_equal(decode_image(data), images[0])
+    assert np.array_equal(decode_image(page_of(data, 0, "a.png")), images[0])
