@@ -136,10 +136,13 @@ def reason(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, ONNX Runtime, OpenVINO or Python says that memory ran out."""
+    """Whether an error says so: of Python, torch, OpenCV, ONNX Runtime or OpenVINO."""
     text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "failed to allocate", "bad alloc")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+    told = (
+        "out of memory", "can't allocate memory", "failed to allocate", "bad alloc",
+        "insufficient memory",
+    )  # fmt: skip
+    return isinstance(error, MemoryError) or any(words in text for words in told)
 
 
 def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:

@@ -172,6 +172,8 @@ CASES = [
     f"eval data --markdown data/README.md {MODEL}",
     f"eval data --csv data/images/val/notes.txt {MODEL}",
     "check data --html data/README.md",
+    "check data --fix clean --write clean/dataset.toml",
+    "check data --write dataset.txt",
     f"eval data --latex model.safetensors {MODEL}",
     f"eval pairs.csv --confusion pairs.csv {MODEL}",
     "export model.safetensors --format torchscript -o model.safetensors",

@@ -102,7 +102,14 @@ class _Plain(Console):
 
 def plain_console(*, stderr: bool = False, file: IO[str] | None = None, **how: Any) -> Console:
     """Standard output or standard error to print lines and tables on."""
-    return _Plain(stderr=stderr, file=file, highlight=False, **how)
+    console = _Plain(stderr=stderr, file=file, highlight=False, **how)
+    if console.width < _NARROWEST and "width" not in how:
+        console.width = _NARROWEST
+    return console
+
+
+_NARROWEST = 20
+"""Columns below which tables would lose their text: terminals that know no size say 0."""
 
 
 def bars() -> tuple[str, str]:

@@ -22,7 +22,14 @@ from rich.text import Text
 from fcnseg.cli import half_blocks, line, never_fail, plain_console, runnable
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import Options, flags_of, suggest_option
-from fcnseg.errors import FailedElsewhere, FcnsegError, Interrupted, percent, shown
+from fcnseg.errors import (
+    FailedElsewhere,
+    FcnsegError,
+    Interrupted,
+    is_out_of_memory,
+    percent,
+    shown,
+)
 from fcnseg.progress import (
     EpochEnd,
     Event,
@@ -204,7 +211,8 @@ def guard(config: type[Options] | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         _debug_trace()
-        complain(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.")
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{place}{error.strerror or error}.")
         raise typer.Exit(1) from None
     except Exception as error:  # noqa: BLE001 - the last catch: a bug of ours, reported as one
         _debug_trace()
@@ -219,6 +227,11 @@ def _unexpected(error: Exception) -> tuple[str, str]:
         return (
             f"This needs {package}, which is not installed.",
             f"pip install {package}, or all that fcnseg needs: pip install fcnseg",
+        )
+    if is_out_of_memory(error):
+        return (
+            "Memory ran out: what the options ask for needs more than there is.",
+            "smaller images, crops, batches or networks need less",
         )
     return (
         f"A bug in fcnseg: {type(error).__name__}: {error}",
@@ -247,6 +260,11 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> int:
     """
     _settle_process()
     never_fail()
+    try:
+        Path.cwd()
+    except OSError as error:  # torch's libraries would end the process without a word of ours
+        complain(f"The current folder can't be used: {error.strerror}.", "cd to one that exists")
+        return 1
     try:
         command = typer.main.get_command(app)
         for parameter in command.params:

@@ -131,7 +131,19 @@ def _outputs(config: CheckConfig) -> list[Named]:
             f"--fix {config.fix} is inside {config.data}: it would be taken for a part of it.",
             hint=f"name a folder outside, e.g. --fix {config.data.resolve().name}_clean",
         )
-    return [(flag, path) for flag, path in given if path is not None]
+    outputs = [(flag, path) for flag, path in given if path is not None]
+    for flag, path in outputs:
+        if config.fix is not None and flag != "--fix" and is_below(path, config.fix):
+            raise OptionError(
+                f"{flag} {path} is inside --fix {config.fix}, which has to be a new folder.",
+                hint="name a place outside; the copy has a pairs.csv of its own",
+            )
+    if config.write is not None and config.write.suffix.lower() != ".toml":
+        raise OptionError(
+            f"--write {config.write}: train takes a file named *.toml.",
+            hint=f"--write {config.write.with_suffix('.toml')}",
+        )
+    return outputs
 
 
 COLUMNS, ROWS = 4, 3

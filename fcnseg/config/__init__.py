@@ -140,7 +140,7 @@ class TrainConfig(Options):
     precision: Precision = compute("auto", texts.PRECISION)
     workers: int = compute(-1, texts.WORKERS, ge=-1)
     compile: bool = compute(False, "Compile the backbone with torch.compile, which takes about a minute")
-    seed: int = compute(0, texts.SEED, ge=0)
+    seed: int = compute(0, texts.SEED, ge=0, le=10**18)
     seeds: int | None = compute(None, "Train N times, with seeds from --seed on: runs RUN/seed0, ..., mean and spread of their scores; RUN is a model, their average", ge=2)
     folds: int | None = compute(None, "Cross-validation: divide the images of train and val into N folds (classes in proportion, videos and similar images together); run RUN/foldI trains without fold I and is scored on it", ge=2)
     fold: int | None = compute(None, "Of --folds, train this one only, from 0", ge=0)
@@ -332,7 +332,7 @@ class DemoConfig(Options):
     data: Path | None = option(None, "For --paper: dataset folder (default: a synthetic one)", metavar="FOLDER")
     backbone: str = option("tiny", "For --paper: backbone, tiny or a pretrained one")
     epochs: int = option(10, "Number of epochs; with --paper of the first training, the others take half", ge=1)
-    seed: int = option(0, texts.SEED, ge=0)
+    seed: int = option(0, texts.SEED, ge=0, le=10**18)
     device: str = option("auto", texts.DEVICE)
 
 

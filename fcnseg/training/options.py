@@ -43,6 +43,7 @@ def refuse_unused(config: TrainConfig, network: FCN) -> None:
     unused = {
         "unlabeled_weight": (config.unlabeled is None, "--unlabeled was not given"),
         "confident": (config.unlabeled is None, "--unlabeled was not given"),
+        "mix": (config.mix_share == 0, "--mix-share is 0"),
         "mix_share": (config.mix == "none", "--mix is none"),
         "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
         "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),

@@ -75,8 +75,10 @@ def find_unlabeled(folder: Path, description: Description, callback: Callback) -
 
     OptionError where none is left. The callback hears what is skipped.
     """
-    found = collect([str(folder)], callback=callback) if folder.is_dir() else None
-    paths = sorted(path for _, path in found.images) if found else []
+    if not folder.is_dir():
+        what = "is a file; a folder is needed" if folder.exists() else "is not there"
+        raise OptionError(f"--unlabeled {folder} {what}.", hint="give a folder of images")
+    paths = sorted(path for _, path in collect([str(folder)], callback=callback).images)
     labelled = description.pairs
     pairs = [*labelled, *(Pair(path, path, "", str(path)) for path in paths)]
     with ScanCache(folder) as cache, WorkerPool(usable_cores()) as pool:

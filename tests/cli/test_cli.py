@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from typer.main import get_command
@@ -302,3 +303,27 @@ def test_ctrl_c_before_a_command_begins(where: str, monkeypatch, capsys) -> None
 )
 def test_an_empty_variable_of_the_shell_does_not_mean_the_current_folder(words: list[str]) -> None:
     assert "found an empty text" in call(*words, status=2).stderr
+
+
+def test_memory_that_ran_out_is_no_bug(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        cv2.resize(np.zeros((9, 9, 3), np.uint8), (2_000_000, 2_000_000))
+
+    monkeypatch.setattr("fcnseg.commands.check.check", fail)
+    assert "error: Memory ran out" in call("check", photos, status=1).stderr
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"cd gone; rmdir ../gone; {sys.executable} -m fcnseg doctor"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == (
+        "error: The current folder can't be used: No such file or directory."
+    )
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "5"])
+def test_a_terminal_without_a_width(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "Python" in "".join(call("doctor").stdout.split())

@@ -98,6 +98,7 @@ def test_conf_that_something_follows(tmp_path: Path, conf: dict[str, Any], monke
     ("flag", "options"),
     [
         ("--mix-share", {"mix_share": 0.3}),
+        ("--mix", {"mix": "cutmix", "mix_share": 0.0}),
         ("--label-smoothing", {"label_smoothing": 0.1, "loss": "dice"}),
         ("--class-weights", {"class_weights": "sqrt", "loss": "dice+lovasz"}),
         ("--width", {"width": 32, "fuse": "score"}),

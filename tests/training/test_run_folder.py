@@ -97,6 +97,13 @@ def test_no_such_run(tmp_path: Path) -> None:
         find_run(TrainConfig(data=Path("data"), resume=True), tmp_path)
     with pytest.raises(OptionError, match=r"no state\.pt"):
         find_run(TrainConfig(out=tmp_path, resume=True), tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        RunFolder(tmp_path / name).state.touch()
+    with pytest.raises(OptionError, match="is a run to resume, and --out names"):
+        find_run(TrainConfig(data=tmp_path / "a", out=tmp_path / "b", resume=True), tmp_path)
+    found = find_run(TrainConfig(data=tmp_path / "a", out=tmp_path / "a", resume=True), tmp_path)
+    assert found.folder == tmp_path / "a"
 
 
 def test_a_run_without_a_state(tmp_path: Path) -> None:
@@ -195,7 +202,7 @@ def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
         ({"backbone": "vgg16"}, "--backbone tiny; it can't be resumed with vgg16"),
         ({"backbone": "efficientnet_lite0"}, "--backbone tiny"),  # the default, but asked for
         ({"epochs": 4}, "--epochs 5; it can't be resumed with 4"),
-        ({"crop": (64, 96)}, "--crop None; it can't be resumed with 64 96"),
+        ({"crop": (64, 96)}, "started without --crop; it can't be resumed with 64 96"),
     ],
 )
 def test_contradictions(given, says: str, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_they_change_what_is_learned(data: Path, run: Path, tmp_path: Path) -> N
     ("options", "text"),
     [
         ({"unlabeled": "images/val"}, "none that can be read"),
-        ({"unlabeled": "nothing"}, "0 images"),
+        ({"unlabeled": "nothing"}, "is not there"),
         ({}, "--confident has no effect"),
     ],
 )

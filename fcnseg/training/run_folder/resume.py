@@ -44,6 +44,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
 
     A dataset folder means the newest run on it; nothing means the newest unfinished run.
     """
+    _refuse_two(config.data, config.out)
     for named in (config.data, config.out):
         if named is not None and (RunFolder(named).state.is_file() or several_in(named)):
             return RunFolder(named)
@@ -72,6 +73,16 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
         else "if the dataset was moved since, name the run folder, too: "
         f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
     )
+
+
+def _refuse_two(data: Path | None, out: Path | None) -> None:
+    """OptionError where DATA and --out are two different runs."""
+    if data is None or out is None or data.resolve() == out.resolve():
+        return
+    if RunFolder(data).state.is_file() or several_in(data):
+        raise OptionError(
+            f"DATA {data} is a run to resume, and --out names {out}.", hint="omit --out"
+        )
 
 
 def _refuse_stateless(run: RunFolder) -> None:
@@ -219,9 +230,9 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run: RunFolder) -> 
             changes[name] = theirs
         else:
             flag = name.replace("_", "-")
+            began = f"without --{flag}" if ours is None else f"with --{flag} {_text(ours)}"
             raise OptionError(
-                f"{run.folder} was started with --{flag} {_text(ours)}; "
-                f"it can't be resumed with {_text(theirs)}.",
+                f"{run.folder} was started {began}; it can't be resumed with {_text(theirs)}.",
                 hint=f"{name} can only be raised"
                 if name in RISING
                 else f"leave --{flag} out, or start a new run without --resume",
