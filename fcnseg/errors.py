@@ -188,7 +188,7 @@ def points(value: float | None, other: float | None) -> str:
     """The difference of two fractions in points of 100, with its sign; a dash without one."""
     if value is None or other is None:
         return "-"
-    return f"{100 * (value - other):+.2f}"
+    return f"{100 * (value - other):+z.2f}"
 
 
 def to_bytes(text: str) -> bytes:

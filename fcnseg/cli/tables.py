@@ -274,6 +274,7 @@ def show_demo(result: Any) -> None:
     if hasattr(result, "sections"):
         _show_paper(result)
         return
+    _print("Scores of the model on the validation images:")
     show_eval(result.scores)
     facts = {
         "dataset": f"{result.data}  ({result.pairs} images; {result.classes})",

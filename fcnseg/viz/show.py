@@ -240,7 +240,7 @@ def miou_of(gain: Gain) -> str:
 
 def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
     """A map of what a skip changed, with its points."""
-    points = "no label" if np.isnan(gain.points) else f"{gain.points:+.2f} points of mIoU"
+    points = "no label" if np.isnan(gain.points) else f"{gain.points:+z.2f} points of mIoU"
     return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcnseg.metrics.regions import KINDS
-from fcnseg.metrics.scores import Calibration, Scores
+from fcnseg.metrics.scores import BINS, GROUPS, Calibration, Scores
 
 NAMES = ("ground", "leaf", "stone", "never")
 
@@ -82,3 +82,67 @@ def test_calibration_counts_right_pixels_and_probabilities() -> None:
     assert sure == pytest.approx(2.6)
     assert calibration.by_class == pytest.approx([abs(1 - 1.8) / 2, 0.2])
     assert calibration.ece == pytest.approx((0.8 + 0.2) / 3)
+
+
+def test_an_image_alone_has_its_own_scores() -> None:
+    labels = np.array([[0, 0, 0, 1], [0, 0, 255, 1]], np.uint8)
+    predicted = np.array([[0, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
+    scores = Scores(NAMES[:2])
+    for index, name in enumerate("ab"):
+        scores.add(index, name, labels, predicted)
+    assert scores.calibration.ece is None, "no confidence was given"
+    first = scores.images[0]
+    assert (first.size, first.ignored, scores.ignored) == ((2, 4), 1, 1 / 8)
+    assert first.matrix.tolist() == [[4, 1], [1, 1]]
+    assert (first.report.images, scores.report.images) == (1, 2)
+    assert [one.name for one in first.report.classes] == [*NAMES[:2]]
+    assert first.report.miou == pytest.approx((4 / 6 + 1 / 3) / 2)
+    assert scores.matrix.tolist() == [[8, 2], [2, 2]]
+    assert scores.missing == pytest.approx(
+        {kind: sum(row["missing"][kind] for row in scores.as_dict()["classes"]) for kind in KINDS}
+    )
+    assert Scores(NAMES).ignored == 0
+    assert Scores(NAMES).missing.keys() == set(KINDS)
+
+
+def test_one_pixel_of_a_class() -> None:
+    labels = np.zeros((9, 9), np.uint8)
+    labels[4, 4] = 1
+    found, missed = Scores(NAMES[:2]), Scores(NAMES[:2])
+    found.add(0, "found", labels, labels)
+    missed.add(0, "missed", labels, np.zeros_like(labels))
+    assert found.images[0].outline_f1 == found.report.miou == 1
+    assert missed.report.miou == pytest.approx(80 / 81 / 2)
+    assert missed.missing["missed"] == pytest.approx(1 - 80 / 81 / 2)
+    assert missed.images[0].outline_f1 < 0.51
+
+
+def test_the_curve_has_the_bins_with_pixels() -> None:
+    calibration = Calibration(2)
+    labels = np.array([[0, 0, 1, 1, 0]], np.uint8)
+    predicted = np.array([[0, 1, 1, 0, 1]], np.uint8)
+    confidence = np.array([[1, 0.95, 0.3, 0.06, 0]], np.float32)
+    for _ in range(2):
+        calibration.add(labels, predicted, confidence)
+    assert calibration.curve == [
+        (pytest.approx(0.03), 0.0, 4),
+        (pytest.approx(0.3), 1.0, 2),
+        (pytest.approx(0.975), 0.5, 4),
+    ]
+    assert calibration.sums.shape == (3, 2, len(GROUPS), BINS)
+    assert calibration.sums[0].sum(axis=(0, 2)).tolist() == [10, 0, 0, 0, 0]
+    assert calibration.ece == pytest.approx((0.12 + 1.4 + 1.9) / 10)
+    assert calibration.by_distance[GROUPS[0]] == pytest.approx(calibration.ece)
+
+
+def test_groups_of_distances_from_an_outline() -> None:
+    """Columns before an outline: at 0 to 1, 2 to 3, 4 to 7, 8 to 15 pixels, and further."""
+    labels = np.zeros((1, 60), np.uint8)
+    labels[:, 40:] = 1
+    calibration = Calibration(2)
+    calibration.add(labels, labels, np.full(labels.shape, 0.5, np.float32))
+    left, right = calibration.sums[0].sum(axis=2).tolist()
+    assert sum(left) == 40
+    assert sum(right) == 20
+    assert left[1:4] == right[1:4] == [2, 4, 8]
+    assert [*calibration.by_distance.values()] == pytest.approx([0.5] * 5)

@@ -75,6 +75,12 @@ def test_the_slider_moves_by_keyboard_and_layers_change(page: Any) -> None:
     wait_until(page, "document.getElementById('left').naturalWidth === 64")
 
 
+def test_nothing_is_wider_than_the_window(page: Any) -> None:
+    for width in (360, 1000):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 def wait_until(page: Any, condition: str, argument: Any = None) -> None:
     """As page.wait_for_function, which the page's policy forbids where it has to ask twice."""
     for _ in range(100):

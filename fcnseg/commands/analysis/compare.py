@@ -190,11 +190,11 @@ def _in_the_classes_of(first: Segmenter, model: Segmenter) -> Predict:
 
 def verdict(letter: str, found: Difference) -> str:
     """What a difference from model A means, in a sentence."""
-    text = f"{letter} - A: {100 * found.value:+.2f} points of mIoU"
+    text = f"{letter} - A: {100 * found.value:+z.2f} points of mIoU"
     if np.isnan(found.low):
         return f"{text}; one image says nothing of how sure that is."
     text += (
-        f", {percent(found.level, 0)} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+        f", {percent(found.level, 0)} interval {100 * found.low:+z.2f} to {100 * found.high:+z.2f}"
     )
     if not found.clear:
         return f"{text}: these images do not tell which is better."
