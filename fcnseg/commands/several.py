@@ -121,14 +121,17 @@ def train_several(
     longer = bool(again.keys() & set(RISING))
     scores = {} if longer else several.reported()
     results: list[TrainResult] = []
-    callback(Message(_announcement(several)))
+    names, minutes = several.names, several.config.minutes
+    text = f"{several.folder}: {len(names)} trainings, {names[0]} to {names[-1]}"
+    text += f", {minutes / len(names):.3g} minutes each" if minutes else ""
+    callback(Message(text))
     with _resumable(several):
-        for number, name in enumerate(several.names, start=1):
+        for number, name in enumerate(names, start=1):
             run = RunFolder(several.folder / name)
             if name in scores:
                 results.append(TrainResult.of(run, load_state(run.state)[0]))
                 continue
-            callback(Message(f"{run.folder}: {number} of {len(several.names)}"))
+            callback(Message(f"{run.folder}: {number} of {len(names)}"))
             options = several.options(name)
             if run.state.is_file():
                 changed = {key: getattr(options, key) for key in again}
@@ -136,9 +139,12 @@ def train_several(
             else:
                 result = train_one(options, callback)
             results.append(result)
-            scores[name] = scores_of(name, run.folder, result.report) | _validated_on(run)
-            several.write_report([scores[each] for each in several.names if each in scores])
-        summary = several.write_report([scores[name] for name in several.names])
+            scores[name] = scores_of(name, run.folder, result.report)
+            if run.dataset.is_file():  # of a fold
+                validated = read_declared(run.dataset).splits.get("val", ())
+                scores[name]["validated_on"] = list(validated)
+            several.write_report([scores[each] for each in names if each in scores])
+        summary = several.write_report([scores[name] for name in names])
         _write_page(several, summary)
     best = max(results, key=lambda each: each.miou)
     return SeveralResult(
@@ -178,19 +184,6 @@ def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several
     run.write_config(config)
     again = {name: value for name, value in asked.items() if name in {*CHANGEABLE, *RISING}}
     return Several(several.folder, config), again
-
-
-def _announcement(several: Several) -> str:
-    names, minutes = several.names, several.config.minutes
-    text = f"{several.folder}: {len(names)} trainings, {names[0]} to {names[-1]}"
-    return text + f", {minutes / len(names):.3g} minutes each" if minutes else text
-
-
-def _validated_on(run: RunFolder) -> dict[str, Any]:
-    """The images of a fold, by name; {} of another run."""
-    if not run.dataset.is_file():
-        return {}
-    return {"validated_on": list(read_declared(run.dataset).splits.get("val", ()))}
 
 
 def _write_page(several: Several, summary: Mapping[str, Any]) -> None:

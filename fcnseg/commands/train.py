@@ -29,8 +29,7 @@ from fcnseg.remote.listing import copied
 from fcnseg.report.charts import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
-from fcnseg.training.options import is_several, refuse_both, refuse_unused
-from fcnseg.training.preflight import preflight
+from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
 from fcnseg.training.run_folder import (
     RunFolder,
     TrainState,
@@ -48,7 +47,7 @@ from fcnseg.training.run_folder.resume import (
     refuse_edited,
     stored_options,
 )
-from fcnseg.training.run_folder.several import Several, several_in
+from fcnseg.training.run_folder.several import Several, is_several, several_in
 from fcnseg.training.setup import (
     TrainSetup,
     finish,
@@ -232,7 +231,9 @@ def _resume(
 ) -> tuple[TrainSetup, Trainer]:
     """Everything up to the next step of a run."""
     if asked.get("sanity"):
-        raise OptionError("--sanity looks at a new run, before its first step.", hint="omit it")
+        raise OptionError(
+            "--sanity checks a new run before its first step; this run has begun.", hint="omit it"
+        )
     stored = stored_options(run)
     config = continued(stored, asked, run)
     refuse_both(config)

@@ -148,7 +148,7 @@ def _from_checkpoint(
     if not any(tensor.ndim > 1 for tensor in kept.values()):
         raise OptionError(
             f"Nothing in {path} fits this network.",
-            hint="leave out the options about the network: the checkpoint's are taken",
+            hint="omit the network options: the checkpoint's are used",
         )
     network.load_state_dict({**fresh, **kept})
     left = len(fresh) - len(kept)

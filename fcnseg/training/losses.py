@@ -157,17 +157,12 @@ def _hardest(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) ->
     for one, counts in zip(surprise.flatten(1), weights.flatten(1), strict=True):
         labelled = counts > 0
         if labelled.any():
-            limit = _hard_limit(one.detach()[labelled])
+            losses = one.detach()[labelled]
+            least = max(1, round(len(losses) * KEEP))
+            limit = losses.topk(least).values[-1].clamp_max(-math.log(HARD))
             kept = counts * (one.detach() >= limit)
             total = total + (kept * one).sum() / kept.sum()
     return total
-
-
-def _hard_limit(surprise: Tensor) -> Tensor:
-    """The loss above which a pixel is kept, given the losses of an image's labelled pixels."""
-    least = max(1, round(len(surprise) * KEEP))
-    enough = surprise.topk(least, sorted=True).values[-1]
-    return enough.clamp_max(-math.log(HARD))
 
 
 def _dice(_criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Ten seconds before hours are spent: can this network learn these images at all?
+"""Checks before the first step: options without effect, and whether the network can learn.
 
-On copies of the network, of which training sees nothing: a small batch is learned by
-heart, learning rates are tried from tiny to huge, and a whole step is timed and weighed.
+--sanity works on copies of the network, so that training is not affected: it overfits a small
+batch, tries learning rates from tiny to huge, and measures the time and memory of a full step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch.nn import BatchNorm2d
 
 from fcnseg.config import TrainConfig
+from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.loader import Batch
 from fcnseg.device import resolve_precision
 from fcnseg.distributed import Distributed
-from fcnseg.errors import TrainingError
+from fcnseg.errors import OptionError, TrainingError
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
+from fcnseg.training.losses import WEIGHTED, parse_loss
 from fcnseg.training.step import NetWithAuxHeads, TrainStep
 
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]
@@ -38,6 +42,42 @@ LOWEST, HIGHEST = 1e-6, 1.0
 
 LEARNED = 0.7
 """What is left of the loss of a batch that has been learned, at most."""
+
+
+def refuse_both(config: TrainConfig) -> None:
+    """OptionError for two options that both say how long to train."""
+    if config.epochs and config.minutes:
+        raise OptionError("--epochs and --minutes both say how long to train.", hint="omit one")
+
+
+def refuse_unused(config: TrainConfig, network: FCN) -> None:
+    """OptionError for an option that was given, but changes nothing in this training.
+
+    One that only repeats the default is none: a run's config.toml has all of them.
+    """
+    shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
+    norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
+    unused = {
+        "unlabeled_weight": (config.unlabeled is None, "--unlabeled was not given"),
+        "confident": (config.unlabeled is None, "--unlabeled was not given"),
+        "mix": (config.mix_share == 0, "--mix-share is 0"),
+        "mix_share": (config.mix == "none", "--mix is none"),
+        "label_smoothing": ("ce" not in losses, f"it is for ce, and --loss is {config.loss}"),
+        "class_weights": (not losses & WEIGHTED, f"--loss {config.loss} counts no pixels"),
+        "width": (shape.fuse == "score", "it is for --fuse feature or concat"),
+        "skips": (shape.fuse != "score", "it is for --fuse score"),
+        "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
+        "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
+        "backbone_weights": (
+            config.finetune is not None and config.backbone is None,
+            "--finetune's checkpoint has the backbone's weights",
+        ),
+    }
+    for name, value in config.chosen().items():
+        found, why = unused.get(name, (False, ""))
+        if found and value not in (options_of(TrainConfig)[name].fallback, "none"):
+            flag = spelled(name)
+            raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +113,7 @@ def preflight(
             hint="try --precision f32; are the --backbone-weights damaged?",
         )
     callback(_on_learning(learned, config.lr))
-    callback(_on_rates(trial(_rising_rates()), config.lr))
+    callback(_on_rates(trial(np.geomspace(LOWEST, HIGHEST, STEPS).tolist()), config.lr))
     began = clock()
     train_step = make_step(copy.deepcopy(network), steady)
     float(train_step(batch, 0, 1).sum())
@@ -89,11 +129,6 @@ def _small(batch: Batch) -> Batch:
         labels[:, y : y + SIDE, x : x + SIDE].contiguous(),
         batch.names[:2],
     )
-
-
-def _rising_rates() -> list[float]:
-    grow = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
-    return [LOWEST * grow**step for step in range(STEPS)]
 
 
 def _trial(
@@ -126,10 +161,10 @@ def _on_learning(trial: Trial, rate: float) -> Message:
     first, last = trial.losses[0], min(trial.losses[1:], default=trial.losses[0])
     told = f"in {len(trial.losses) - 1} steps at {rate:g}: loss {first:.3f} to {last:.3f}"
     if last <= LEARNED * first:
-        return Message(f"Sanity: two images are learned {told}.")
+        return Message(f"Sanity check: two images are overfitted {told}.")
     return Message(
-        f"Sanity: two images are hardly learned {told}. Do the labels line up with the objects "
-        "(fcnseg check)? Is --lr too small or too large?",
+        f"Sanity check: two images are hardly overfitted {told}. Do the labels line up "
+        "with the objects (fcnseg check)? Is --lr too small or too large?",
         "warning",
     )
 
@@ -142,15 +177,15 @@ def _on_rates(trial: Trial, rate: float) -> Message:
     ]
     best = max(falls)[1]
     broke = next((used for fall, used in falls if fall < -0.5 * trial.losses[0]), None)
-    text = f"Sanity: the loss falls fastest at learning rates around {best:.1g}"
-    text += f" and breaks at {broke:.1g}" if broke else ""
+    text = f"Sanity check: the loss falls fastest at learning rates around {best:.1g}"
+    text += f" and diverges at {broke:.1g}" if broke else ""
     too_high = broke is not None and rate >= broke
     text += f"; --lr is {rate:g}" + (", which is too high." if too_high else ".")
     return Message(text, "warning" if too_high else "info")
 
 
 def _on_cost(device: torch.device, images: int, seconds: float) -> Message:
-    text = f"Sanity: a step of {images} images takes {seconds:.2g} s"
+    text = f"Sanity check: a step of {images} images takes {seconds:.2g} s"
     if device.type == "cuda":
         text += f" and {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
     return Message(f"{text}.")
@@ -177,7 +212,7 @@ def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
     images = int(room // slope)
     if images < 1:
         raise TrainingError(
-            f"Not even one image a step fits: it takes {one / 1e9:.1f} GB, "
+            f"A batch size of 1 does not fit: a step takes {one / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free.",
             hint="take a smaller --crop, a smaller --backbone or --width",
         )
@@ -228,5 +263,5 @@ def choose_batch(
 
 
 def free_gpu_bytes(device: torch.device) -> int:
-    """Memory of a GPU that nobody uses, in bytes."""
+    """Free memory of a GPU, in bytes."""
     return torch.cuda.mem_get_info(device)[0]

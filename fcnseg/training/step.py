@@ -22,7 +22,7 @@ from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.models.spec import Preprocess
 from fcnseg.training import unlabeled
 from fcnseg.training.losses import Criterion
-from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
+from fcnseg.training.schedule import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
 class NetWithAuxHeads(nn.Module):

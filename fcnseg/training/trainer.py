@@ -128,7 +128,9 @@ class Trainer:
         self._pace.add(self.sampler.step_images(state.step - 1), seconds)
         self._announce()
         self._tell_step()
-        if time.monotonic() - self._saved_at >= self._save_pause():
+        pause = self.config.save_every  # a huge network is saved less often than is asked for
+        pause = pause and max(pause, self._saving / SAVING_FRACTION)
+        if time.monotonic() - self._saved_at >= pause:
             self._look()
             self._save()
 
@@ -317,11 +319,6 @@ class Trainer:
             save_state(self.run.state, self.state, {**about, **self.train_step.tensors()})
         self._saved_at = time.monotonic()
         self._saving = self._saved_at - began
-
-    def _save_pause(self) -> float:
-        """Seconds between saves; a huge network is saved less often than it was asked for."""
-        wanted = self.config.save_every
-        return wanted if wanted == 0 else max(wanted, self._saving / SAVING_FRACTION)
 
     def _rate(self) -> float:
         """The last step's learning rate."""

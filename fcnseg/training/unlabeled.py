@@ -65,8 +65,8 @@ EPOCHS_BELOW = 3
 """After so many epochs in a row below the best of the labels alone, unlabeled images are off."""
 
 HARMFUL = (
-    f"Unlabeled images harm here: {EPOCHS_BELOW} epochs in a row were below the best mIoU of the "
-    "labels alone. The rest of the training is without them."
+    f"The unlabeled images reduce accuracy: {EPOCHS_BELOW} epochs in a row were below the best "
+    "mIoU of the labels alone. The rest of the training is without them."
 )
 
 

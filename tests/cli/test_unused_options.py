@@ -128,7 +128,7 @@ def test_a_run_s_own_config_is_no_list_of_wishes(tmp_path: Path, drawn_folder: P
 
 
 def test_sanity_of_a_run_that_has_begun(tiny_run: Path) -> None:
-    with pytest.raises(OptionError, match="--sanity looks at a new run"):
+    with pytest.raises(OptionError, match="--sanity checks a new run"):
         train(tiny_run, resume=True, sanity=True)
 
 

@@ -253,7 +253,7 @@ def test_a_sanity_check_changes_nothing(
 ) -> None:
     caplog.set_level(logging.INFO, "fcnseg")
     result = start(folder, tmp_path / "run", sanity=True)
-    assert len([text for text in caplog.messages if text.startswith("Sanity:")]) == 3
+    assert len([text for text in caplog.messages if text.startswith("Sanity check:")]) == 3
     assert_same(result.run, undisturbed)
 
 

@@ -9,7 +9,7 @@ from fcnseg.errors import OptionError
 from fcnseg.models.fcn import FCN
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.training.optim import Average, freeze, make_optimizer, rate_factor, set_rate
+from fcnseg.training.schedule import Average, freeze, make_optimizer, rate_factor, set_rate
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def look(clock=None, **options) -> list[Message]:
 def test_what_can_be_learned_is_told_so() -> None:
     learning, rates, cost = look()
     assert learning.level == "info"
-    assert "two images are learned in 29 steps at 0.01" in learning.text
+    assert "two images are overfitted in 29 steps at 0.01" in learning.text
     assert "falls fastest at learning rates around" in rates.text
     fastest = float(rates.text.split("around ")[1].split(" ")[0].rstrip(";."))
     assert 1e-4 < fastest < 1
@@ -47,7 +47,7 @@ def test_what_can_be_learned_is_told_so() -> None:
 def test_a_rate_that_is_too_small_is_told() -> None:
     learning, rates, _ = look(lr=1e-7)
     assert learning.level == "warning"
-    assert "hardly learned" in learning.text
+    assert "hardly overfitted" in learning.text
     assert rates.level == "info"
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import STRANGE, OptionError, from_bytes, to_bytes
-from fcnseg.training.options import is_several
 from fcnseg.training.run_folder import RunFolder, write_atomically
 
 
@@ -124,3 +123,19 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
         "max": max(here, default=None),
         "runs": len(here),
     }
+
+
+def is_several(config: TrainConfig) -> bool:
+    """Whether options mean several runs; OptionError where they contradict each other."""
+    if config.seeds and config.folds:
+        raise OptionError(
+            "--seeds and --folds both say what several trainings differ in.",
+            hint="give one; each of the folds has the same seed",
+        )
+    if config.fold is not None and (config.folds or 0) <= config.fold:
+        raise OptionError(
+            f"--fold {config.fold} is one of the folds that --folds makes, from 0 on; "
+            + (f"there are {config.folds}." if config.folds else "--folds was not given."),
+            hint="for example --folds 5 --fold 0; without --fold, all are trained",
+        )
+    return bool(config.seeds) or (bool(config.folds) and config.fold is None)
