@@ -157,8 +157,8 @@ def _refuse_remote(command: _Command, options: Any) -> None:
         for one in (one for one in given if isinstance(one, str | Path) and is_remote(one)):
             what = name.upper() if entry.argument else f"--{name.replace('_', '-')}"
             raise OptionError(
-                f"{what} {as_path(one)} is remote storage, and has to be on this machine.",
-                hint="copy it first; sources and outputs of infer may be remote, and data sets",
+                f"{what} {as_path(one)} is remote storage; expected a path on this machine.",
+                hint="copy it first; datasets and the files of infer and viz may be remote",
             )
 
 

@@ -198,7 +198,7 @@ def write_clean(seen: Scanned, out: Path, tell: Callable[[int], None]) -> Cleane
     is not empty; MediaError when it can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OptionError(f"--fix {out}: there is something there.", hint="name a new folder")
+        raise OptionError(f"--fix {out} already exists.", hint="name a new folder")
     try:
         with folder_beside(out) as folder:
             cleaned = _write(seen, folder, tell)

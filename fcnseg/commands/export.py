@@ -131,7 +131,9 @@ def _check_options(config: ExportConfig) -> None:
             hint="omit --layout",
         )
     if config.web_runtime is not None and config.format != "web":
-        raise OptionError("--web-runtime is for --format web alone.", hint="omit it, or add that")
+        raise OptionError(
+            "--web-runtime is for --format web alone.", hint="omit it, or add --format web"
+        )
     if config.images is not None and config.data is not None:
         raise OptionError(
             "--images has no effect with --data, whose images are compared.", hint="omit --images"
@@ -152,7 +154,8 @@ def _export_page(
     ours = (folder / "model.json").is_file()
     if folder.is_file() or (folder.exists() and not ours and any(folder.iterdir())):
         raise OptionError(
-            f"{folder} is something else than the folder of a page.", hint="name a new one: --out"
+            f"{folder} already exists and was not written by --format web.",
+            hint="name a new one: --out",
         )
     include = ("argmax", *(["skips"] if checkpoint.spec.fuse == "score" else []))
     options = {"format": "onnx", "out": folder / MODEL, "web_runtime": None, "include": include}

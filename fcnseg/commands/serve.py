@@ -120,8 +120,8 @@ def _name_of(model: str, path: Path | None) -> str:
 def _check_access(config: ServeConfig, token: str | None) -> None:
     if token is None and not config.public and not _is_local(config.host):
         raise OptionError(
-            f"Everybody who reaches {config.host} could use the models.",
-            hint=f"give a token (--token, or the variable {TOKEN}), or --public if that is meant",
+            f"Anyone who can reach {config.host} could use the models.",
+            hint=f"give a token (--token, or the variable {TOKEN}), or --public to allow it",
         )
 
 

@@ -211,7 +211,7 @@ def find_labels(
     dataset. OptionError where there is nothing.
     """
     if not labels.exists():
-        raise OptionError(f"--labels: there is no file or folder {labels}.", hint="check the path")
+        raise OptionError(f"--labels {labels}: no such file or folder.", hint="check the path")
     inside = any(image.resolve().is_relative_to(labels.resolve()) for image in images)
     if labels.suffix.lower() in _DATASETS or (labels.is_dir() and inside):
         return _of_dataset(labels, segmenter, callback)
