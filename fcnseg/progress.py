@@ -108,7 +108,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def _handled_by(
+def handled_by(
     handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
 ) -> Iterator[None]:
     """Signals are handled by a function in the block, and as they were before after it."""
@@ -136,7 +136,7 @@ def as_interrupts() -> Iterator[None]:
             last = now
             raise KeyboardInterrupt
 
-    with _handled_by(interrupt, [one for one in stop_signals() if one != signal.SIGINT]):
+    with handled_by(interrupt, [one for one in stop_signals() if one != signal.SIGINT]):
         yield
 
 
@@ -163,7 +163,7 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
         elif number == signal.SIGINT or now - asked[0][1] >= PAIR_SECONDS:
             raise KeyboardInterrupt
 
-    with _handled_by(note, [one for one in stop_signals() if callable(signal.getsignal(one))]):
+    with handled_by(note, [one for one in stop_signals() if callable(signal.getsignal(one))]):
         yield
     if asked:
         signal.raise_signal(asked[0][0])

@@ -45,12 +45,7 @@ def show_check(result: Any) -> None:
 def _frequencies(classes: Sequence[dict[str, Any]]) -> Table:
     """Each class's percentage of the pixels as a number and a bar; its images in each split."""
     splits = [name for name in ("train", "val", "test") if any(c["images"][name] for c in classes)]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    table.add_column("pixels", justify="right")
-    table.add_column("")
-    for name in splits:
-        table.add_column(name, justify="right")
+    table = _table("class", "pixels", "", *splits)
     for row in classes:
         images = [f"{row['images'][name]:,}" for name in splits]
         table.add_row(row["name"], percent(row["share"]), _bar(row["share"]), *images)
@@ -93,9 +88,7 @@ def show_train(result: Any) -> None:
 
 
 def _show_spread(summary: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in (f"{len(summary['runs'])} {summary['kind']}", "mean", "std", "min", "max"):
-        table.add_column(heading, justify="right" if table.columns else "left")
+    table = _table(f"{len(summary['runs'])} {summary['kind']}", "mean", "std", "min", "max")
     rows = {"mIoU": summary["miou"], "pixel accuracy": summary["pixel_accuracy"]}
     for name, one in {**rows, **summary["iou"]}.items():
         table.add_row(name, *(percent(one[key]) for key in ("mean", "std", "min", "max")))
@@ -105,12 +98,7 @@ def _show_spread(summary: dict[str, Any]) -> None:
 def show_eval(result: Any) -> None:
     """The scores of each class, their means, and what is missing to an mIoU of 100."""
     report = result.as_dict()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    table.add_column("IoU", justify="right")
-    table.add_column("")
-    for heading in ("precision", "recall", "edge F1", "pixels"):
-        table.add_column(heading, justify="right")
+    table = _table("class", "IoU", "", "precision", "recall", "edge F1", "pixels")
     for row in report["classes"]:
         scores = (percent(row[key]) for key in ("precision", "recall", "boundary_f1"))
         bar = _bar(row["iou"] or 0.0, BAR // 2)
@@ -145,10 +133,8 @@ def show_compare(result: Any) -> None:
     found = result.as_dict()
     letters = list(found["models"])
     _print(_facts(found["models"]))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    for heading in (*(f"{letter} IoU" for letter in letters), *(f"{x} - A" for x in letters[1:])):
-        table.add_column(heading, justify="right")
+    differences = (f"{letter} - A" for letter in letters[1:])
+    table = _table("class", *(f"{letter} IoU" for letter in letters), *differences)
     for row in result.rows:
         table.add_row(*row)
     _print(table)
@@ -165,22 +151,19 @@ def show_compare(result: Any) -> None:
 def show_review(result: Any) -> None:
     """The regions or images that come first, and where the rest is."""
     found = result.as_dict()
-    table = Table(box=None, pad_edge=False)
-    headings: tuple[str, ...] = ("image", "uncertainty")
     rows: list[tuple[str, ...]]
     if found["to_label"]:
         rows = [(row["name"], f"{row['uncertainty']:.3f}") for row in found["to_label"]]
+        table = _table("image", "uncertainty", left=2)
         _print(f"Of {found['images']} images, most worth labelling first:")
     else:
-        headings = ("image", "labelled", "predicted", "pixels", "score")
+        table = _table("image", "labelled", "predicted", "pixels", "score", left=3)
         rows = [
             (row["name"], row["labelled"], row["predicted"], f"{row['area']:,}",
              f"{row['score']:.3f}")
             for row in found["suspects"]
         ]  # fmt: skip
         _print(f"{len(rows)} regions whose labels may be wrong, in {found['images']} images:")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in ("pixels", "score") else "left")
     for row in rows[:10]:
         table.add_row(*row)
     _print(table)
@@ -319,6 +302,14 @@ def _show_failed(failed: Sequence[Any]) -> None:
     for failure in failed:
         name, reason = failure if isinstance(failure, tuple) else (failure["name"], failure["why"])
         _tell(line(("failed: ", "red"), f"{name}: {reason}"))
+
+
+def _table(*headings: str, left: int = 1) -> Table:
+    """An empty table; the first `left` columns are aligned left, the others right."""
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right")
+    return table
 
 
 def _facts(facts: dict[str, str]) -> Table:

@@ -50,7 +50,8 @@ def boundary_counts(labels: Labels, predicted: Labels, classes: int, tolerance: 
     met = np.where(near_same(true_edge, found_edge, tolerance), true_edge, IGNORE)
     hit = np.where(near_same(found_edge, true_edge, tolerance), found_edge, IGNORE)
     maps = (true_band, found_band, both_band, true_edge, met, found_edge, hit)
-    return np.stack([_per_class(one, classes) for one in maps], axis=1)
+    counts = [np.bincount(one[one != IGNORE], minlength=classes) for one in maps]
+    return np.stack(counts, axis=1).astype(np.int64)
 
 
 def boundary_iou(counts: Counts) -> list[float | None]:
@@ -154,11 +155,6 @@ def _disk(radius: int) -> Iterator[tuple[int, int]]:
         for right in range(-radius, radius + 1):
             if down * down + right * right <= radius * radius:
                 yield down + radius, right + radius
-
-
-def _per_class(labels: Labels, classes: int) -> Counts:
-    few = labels[labels != IGNORE]  # most pixels are at no outline
-    return np.bincount(few, minlength=classes).astype(np.int64)
 
 
 # --- what is missing to an mIoU of 100, by kind of error ----------------------------------------

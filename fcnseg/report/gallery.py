@@ -17,6 +17,7 @@ from fcnseg.datasets.loader import LabelledImages, Sample
 from fcnseg.errors import shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
+from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.progress import Callback, Progress, no_callback
 
@@ -71,7 +72,7 @@ class Gallery:
         image = jpeg(resize_image(sample.image, size))
         view = {
             "name": shown(sample.name),
-            "scores": [None if score != score else score for score in scores],
+            "scores": list(map(none_for_nan, scores)),
             "width": size[1],
             "height": size[0],
             "image": image,

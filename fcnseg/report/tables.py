@@ -166,12 +166,9 @@ def _csv(heading: Sequence[Sequence[Cell]], rows: Iterable[Sequence[Cell]]) -> s
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows(heading)
     for row in rows:
-        writer.writerow(["" if cell is None or cell != cell else _cell(cell) for cell in row])
+        known = ("" if cell is None or cell != cell else cell for cell in row)
+        writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in known])
     return out.getvalue()
-
-
-def _cell(cell: Cell) -> Cell:
-    return f"{cell:.6f}" if isinstance(cell, float) else cell
 
 
 def write_table(path: Path, text: str) -> None:

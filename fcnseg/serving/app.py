@@ -140,7 +140,9 @@ class Server:
             for name, model in models.items()
         }
         self.held = 0  # bytes of bodies in memory
-        self.metrics.pending.set_function(self._pending)
+        self.metrics.pending.set_function(
+            lambda: sum(served.batcher.pending for served in self.served.values())
+        )
         hosted = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)] if hosts else []
         self.app = Starlette(routes=self._routes(), middleware=hosted)
 
@@ -154,9 +156,6 @@ class Server:
         return Batcher(
             model, batch=limits.batch, limit=limits.queue, on_batch=self.metrics.batches.observe
         )
-
-    def _pending(self) -> int:
-        return sum(served.batcher.pending for served in self.served.values())
 
     def _routes(self) -> list[Route]:
         files = {"/": "text/html", "/page.js": "text/javascript", "/page.css": "text/css"}

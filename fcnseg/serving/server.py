@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fcnseg.errors import OptionError
-from fcnseg.progress import stop_signals
+from fcnseg.progress import handled_by, stop_signals
 
 
 class _Uvicorn(uvicorn.Server):
@@ -25,12 +25,8 @@ class _Uvicorn(uvicorn.Server):
             self.force_exit = self.should_exit and number == signal.SIGINT
             self.should_exit = True
 
-        before = {number: signal.signal(number, stop) for number in stop_signals()}
-        try:
+        with handled_by(stop, stop_signals()):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run(
@@ -76,7 +72,7 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(
-            f"The address {host}:{port} can't be opened: {reason}.",
+            f"Can't listen on {host}:{port}: {reason}.",
             hint="choose another: --port N, or --port 0 for a free one",
         ) from None
     return bound
