@@ -213,9 +213,10 @@ def show_export(result: Any) -> None:
             f"largest score difference {parity['max_abs_diff']:.2g}."
         )
         if parity["miou"] is not None:
+            scaled = ", each scaled to several sizes" if len(parity["sizes"]) > 1 else ""
             _print(
-                f"mIoU on {parity['images']} validation images {percent(parity['miou'])}, the "
-                f"original's {percent(parity['miou_before'])}."
+                f"On {counted(parity['images'], 'validation image')}{scaled}: mIoU "
+                f"{percent(parity['miou'])}, the original's {percent(parity['miou_before'])}."
             )
     if cost is not None:
         _print(
