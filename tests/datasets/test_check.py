@@ -424,7 +424,7 @@ def test_a_clean_copy_overwrites_nothing(tmp_path: Path) -> None:
     good(tmp_path / "data")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(OptionError, match="something there"):
+    with pytest.raises(OptionError, match="already exists"):
         checked(tmp_path / "data", fix=tmp_path / "out")
 
 

@@ -55,7 +55,7 @@ def test_what_a_page_needs(seen_at_80: Path, subpixel_model: Path, tmp_path: Pat
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     config = {"model": str(seen_at_80), "format": "web", "out": tmp_path / "notes"}
-    with pytest.raises(OptionError, match="something else"):
+    with pytest.raises(OptionError, match="not written by --format web"):
         export(ExportConfig.make(config))
     with pytest.raises(OptionError, match="not the npm package"):
         export(ExportConfig.make({**config, "out": tmp_path / "p", "web_runtime": tmp_path}))

@@ -34,7 +34,7 @@ def test_the_batch_that_fits(fixed: int, image: int, free: int, batch: int) -> N
 
 
 def test_what_does_not_fit_at_all() -> None:
-    with pytest.raises(TrainingError, match=r"it takes 3\.0 GB, 2\.0 GB are free"):
+    with pytest.raises(TrainingError, match=r"a step takes 3\.0 GB, 2\.0 GB are free"):
         fitting_batch(lambda images: 3 * images * GB, 2 * GB)
 
 

@@ -338,7 +338,7 @@ def test_what_needs_labels_says_so(random_model, image, tmp_path, item):
         ({"show_what": "image", "rungs": True}, "--rungs has no effect with --show-what"),
         ({"show_what": "image", "split": "val"}, "--split has no effect without labels,"),
         ({"show_what": "image", "labels": "."}, "--labels has no effect without labels"),
-        ({"show_what": "errors", "labels": "nowhere"}, "no file or folder nowhere"),
+        ({"show_what": "errors", "labels": "nowhere"}, "nowhere: no such file or folder"),
         ({"show_what": "image", "classify": True}, "--show-what has no effect with --classify"),
     ],
 )

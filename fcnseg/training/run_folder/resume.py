@@ -203,8 +203,8 @@ def find_unfinished(config: TrainConfig, runs: Path = RUNS) -> RunFolder | None:
 
 
 def _discard_stateless(run: RunFolder) -> None:
-    """Remove the options of a training that was killed before its first state; else nothing."""
-    if not run.state.exists():
+    """Remove the options of a training that was killed before its first epoch; else nothing."""
+    if not run.state.exists() and not run.epochs_done():
         with suppress(OptionError):
             TrainConfig.load(run.config)  # another program's is left alone
             run.discard()
