@@ -33,7 +33,6 @@ from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.device import autocast, precision_name, resolve_device, resolve_precision
-from fcnseg.models.fcn import FCN
 from fcnseg.progress import EpochEnd, Event, Message, Progress, no_callback
 from fcnseg.training.initial_weights import from_pretrained
 from fcnseg.training.losses import Criterion, parse_loss
@@ -68,9 +67,7 @@ class Bare:
     def __init__(self, config: TrainConfig, classes: int) -> None:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
-        network: FCN = from_pretrained(
-            config, ClassMap.numbered(classes), no_callback, chosen=frozenset()
-        ).network
+        network = from_pretrained(config, ClassMap.numbered(classes), no_callback).network
         self.learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
         self.learner.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, fused=True)
@@ -80,16 +77,17 @@ class Bare:
         self.labels = torch.randint(0, classes, (config.batch, *config.crop), device=self.device)
         self.criterion = Criterion(parse_loss(config.loss), torch.ones(classes, device=self.device))
         self.sparse = self.learner.on_grid(self.labels)
-        self.shares, self.sparse_shares = map(self.criterion.shares, (self.labels, self.sparse))
+        both = self.labels, self.sparse
+        self.normalizers, self.sparse_normalizers = map(self.criterion.normalizers, both)
         self.aux = config.aux
 
     def step(self) -> None:
         """Forward, loss, backward, optimiser step."""
         with autocast(self.device, self.precision):
             logits, *coarse = self.learner(self.images)
-        loss = self.criterion(logits, self.labels, self.shares)
-        for answer in coarse:
-            loss = loss + self.aux * self.criterion(answer, self.sparse, self.sparse_shares)
+        loss = self.criterion(logits, self.labels, self.normalizers)
+        for scores in coarse:
+            loss = loss + self.aux * self.criterion(scores, self.sparse, self.sparse_normalizers)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
