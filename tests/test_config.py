@@ -172,7 +172,7 @@ def test_outputs_are_repeated_or_listed_with_commas(save: Any) -> None:
 
 @pytest.mark.parametrize("save", ["labels,overlays", ("labels", "overlays"), "overlays,labels"])
 def test_each_listed_output_has_its_own_suggestion(save: Any) -> None:
-    with pytest.raises(OptionError, match="overlays") as caught:
+    with pytest.raises(OptionError, match="found 'overlays'") as caught:
         InferConfig.make({"source": "a.png", "save": save})
     assert caught.value.hint == "did you mean 'overlay'?"
 

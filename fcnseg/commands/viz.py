@@ -186,6 +186,11 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
     """One figure of what --show-what names for each image, or a file for each."""
     config.refuse(("rungs", "fps", "term", "show"), "with --show-what")
     refuse_unused(config)
+    if "partial-sums" in config.show_what and not config.beside:
+        raise OptionError(
+            "partial-sums needs networks to compare with.",
+            hint="add those that were trained without the finer skips: --beside runs/fcn32s",
+        )
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)

@@ -106,7 +106,8 @@ class Options:
         try:
             return _converted(known, _hints(cls)[name], entry)  # type: ignore[arg-type]
         except _Unexpected as expected:
-            text = f"{shown or name}: expected {expected}; found {_plain(value)!r}."
+            found = value if expected.found is None else expected.found
+            text = f"{shown or name}: expected {expected}; found {_plain(found)!r}."
             raise OptionError(text, hint=expected.hint) from None
 
     @classmethod
@@ -229,9 +230,9 @@ _hints = functools.cache(get_type_hints)
 class _Unexpected(Exception):
     """What was expected of a value; raised and caught in this module."""
 
-    def __init__(self, expected: str, hint: str = "") -> None:
+    def __init__(self, expected: str, hint: str = "", found: Any = None) -> None:
         super().__init__(expected)
-        self.hint = hint
+        self.hint, self.found = hint, found  # None: all of the value
 
 
 def _converted(value: Any, hint: Any, entry: Option) -> Any:
@@ -241,7 +242,7 @@ def _converted(value: Any, hint: Any, entry: Option) -> Any:
         return _one_of(value, parts, entry)
     if kind is Literal:
         if value not in parts:
-            raise _Unexpected(", ".join(parts), did_you_mean(str(value), parts))
+            raise _Unexpected(", ".join(parts), did_you_mean(str(value), parts), value)
         return value
     if kind is tuple:
         return _tuple(value, parts, entry)

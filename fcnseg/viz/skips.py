@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import OptionError, percent
+from fcnseg.errors import percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Scale, Tile, signed_map, signed_scale
 from fcnseg.viz.layout import Section
@@ -239,11 +239,6 @@ def predictions_of(skips: dict[int, Floats]) -> Labels:
 
 def partial_sums(view: View) -> Section:
     """One network with its finer skips left out, above networks that were trained without them."""
-    if not view.beside:
-        raise OptionError(
-            "partial-sums needs networks to compare with.",
-            hint="add those that were trained without the finer skips: --beside runs/fcn32s",
-        )
     found = view.segmenter.logits_up_to_skips(view.frame.pixels)
     shown = [
         (_extent(view.figures, stride, found), logits.argmax(axis=0))

@@ -310,6 +310,7 @@ def test_partial_sums_need_networks_of_the_same_classes(random_model, image, tmp
     with pytest.raises(OptionError, match="networks to compare with") as caught:
         view(tmp_path / "a.png", show_what="partial-sums", **options)
     assert "--beside" in caught.value.hint
+    assert not (tmp_path / "out").exists()
     with pytest.raises(OptionError, match="--beside nuclei has the classes background, nucleus;"):
         view(tmp_path / "a.png", show_what="partial-sums", beside=("nuclei",), **options)
     with pytest.raises(OptionError, match="--beside has no effect without one of partial-sums"):
