@@ -34,7 +34,7 @@ from fcnseg.io.sources.live import (
 from fcnseg.io.sources.network.addresses import refuse_link_local, unreachable, without_password
 from fcnseg.io.sources.network.served import ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
-from fcnseg.io.sources.reader import RawVideo, no_video, usable_rate
+from fcnseg.io.sources.reader import NoVideoError, RawVideo, usable_rate
 from fcnseg.io.sources.sequence import (
     StreamedFolder,
     files_of_sequence,
@@ -243,9 +243,7 @@ def _open_file(
     if not image and (is_odd or start[4:8] == b"ftyp"):
         try:
             return video_file(path, selection, callback)
-        except MediaError as error:
-            if error.message != no_video(path).message:  # it is known, and has only sound
-                raise
+        except NoVideoError:  # what is known, but has only sound, says so itself
             raise MediaError(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",

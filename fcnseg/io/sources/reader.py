@@ -109,9 +109,13 @@ class FrameReader(ABC):
         return "; ".join(said)
 
 
-def no_video(path: str | Path) -> MediaError:
-    """The MediaError for what is not a video."""
-    return MediaError(
+class NoVideoError(MediaError):
+    """What was given is no video of a known kind."""
+
+
+def no_video(path: str | Path) -> NoVideoError:
+    """The error for what is not a video."""
+    return NoVideoError(
         f"{path} is not a video that can be read.",
         hint="the file may be cut short, or of a kind FFmpeg does not know",
     )
