@@ -344,7 +344,7 @@ class Trickle(io.RawIOBase):
 def pipe(monkeypatch):
     def put(data: bytes, step: int = 1 << 16):
         monkeypatch.setattr(
-            piped, "open_stdin", lambda: piped.ByteStream(Trickle(data, step).read1)
+            piped, "open_stdin", lambda: piped.ByteStream(iter(Trickle(data, step).read1, b""))
         )
 
     return put
@@ -413,6 +413,26 @@ def test_a_limit_ends_an_open_pipe(open_pipe, clip):
     open_pipe.write(clip.read_bytes()[:60_000])
     with open_source("-", limit=2) as source:
         assert len(list(source)) == 2
+
+
+def test_a_pipe_is_read_by_a_number_of_its_own(monkeypatch):
+    """The thread of one pipe took the bytes of the next one, which had got the closed number."""
+    (reading, writing), taken = os.pipe(), []
+    os.write(writing, b"1")
+    with os.fdopen(reading, "r") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        stream = piped.open_stdin()
+    following = os.pipe()
+    assert following[0] == reading
+    os.write(following[1], b"another")
+    for byte in (b"2", b"3"):
+        os.write(writing, byte)
+        taken.append(stream.peek(int(byte)))
+    os.close(writing)
+    assert taken == [b"12", b"123"]
+    assert stream.read() == b"123"
+    for number in following:
+        os.close(number)
 
 
 def test_a_silent_pipe_does_not_hold_up_a_request_to_stop(open_pipe):

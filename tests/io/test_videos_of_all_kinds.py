@@ -150,7 +150,9 @@ def end_said(suffix, count):
 
 def piped_frames_of(data):
     file = io.BytesIO(data)
-    with piped.read_streamed(piped.ByteStream(lambda: file.read(1000)), "stdin") as reader:
+    with piped.read_streamed(
+        piped.ByteStream(iter(lambda: file.read(1000), b"")), "stdin"
+    ) as reader:
         return [image for image, _ in reader], reader.trouble()
 
 

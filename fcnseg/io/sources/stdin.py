@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -31,12 +31,12 @@ _ALONE = 1.0
 class ByteStream:
     """Bytes as they come, with a look ahead.
 
-    read: gives some bytes, b"" at the end. A thread of its own calls it, so that nobody who waits
-    for a pipe is deaf. over: when it is true, the stream counts as ended.
+    chunks: some bytes at a time. A thread of its own asks for them, so that nobody who waits for
+    a pipe is deaf. over: when it is true, the stream counts as ended.
     """
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self._read = read
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
         self._held = bytearray()
         self._line: BoundedQueue[bytes] = BoundedQueue(16)
         self.over: Callable[[], bool] = lambda: False
@@ -94,7 +94,7 @@ class ByteStream:
 
     def _feed(self) -> None:
         try:
-            while (chunk := self._read()) and self._line.put(chunk):
+            while (chunk := next(self._chunks, b"")) and self._line.put(chunk):
                 pass
         except (OSError, ValueError):  # the other end is gone; closed here
             pass
@@ -108,22 +108,27 @@ def open_stdin() -> ByteStream:
         raise OptionError(
             "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
         )
-    stream = ByteStream(_reader(sys.stdin.buffer))
+    stream = ByteStream(_chunks(sys.stdin.buffer))
     if not stream.peek(1):
         raise MediaError("The source is -, and what is piped in is empty.")
     return stream
 
 
-def _reader(file: Any) -> Callable[[], bytes]:
-    """A function that gives a file's next bytes as soon as there are any.
+def _chunks(file: Any) -> Iterator[bytes]:
+    """A file's bytes as soon as there are any.
 
-    By its number: a thread that waits in Python's own reader would stand in the way at exit.
+    By its number: a thread that waits in Python's own reader would stand in the way at exit. By
+    a number of its own: the file's may stand for another file by the time the thread reads on.
     """
     try:
-        number = file.fileno()
+        number = os.dup(file.fileno())
     except (AttributeError, OSError):  # what stands in for a file
-        return lambda: bytes(file.read1(1 << 16))
-    return lambda: os.read(number, 1 << 16)
+        yield from iter(lambda: bytes(file.read1(1 << 16)), b"")
+        return
+    try:
+        yield from iter(lambda: os.read(number, 1 << 16), b"")
+    finally:
+        os.close(number)
 
 
 class PipedImages(ImageSource):
@@ -259,7 +264,10 @@ def read_streamed(stream: ByteStream, name: str) -> PyavReader:
     try:
         return open_reader(options=_PATIENT)
     except MediaError:
-        raise _no_video(name) from None
+        raise MediaError(
+            f"{name} is neither an image nor a video that can be decoded as it comes.",
+            hint="images (PNG, JPEG), Matroska, MPEG-TS, MP4, Y4M, MJPEG ... can be piped in",
+        ) from None
 
 
 def read_raw(stream: ByteStream, name: str, raw: RawVideo) -> PyavReader:
@@ -339,10 +347,3 @@ class _Pieces:
     def forget(self) -> None:
         """Keep nothing more."""
         self._keeps = False
-
-
-def _no_video(name: str) -> MediaError:
-    return MediaError(
-        f"{name} is neither an image nor a video that can be decoded as it comes.",
-        hint="images (PNG, JPEG), Matroska, MPEG-TS, MP4, Y4M, MJPEG ... can be piped in",
-    )
