@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
 from fcnseg.io.content import is_heif, is_tiff, upright
+from fcnseg.io.content.claims import check_claim, jpeg_size
 from fcnseg.io.content.pixels import eight_bits
 from fcnseg.io.content.tiff import tiff_page
 from fcnseg.io.content.whole import ends_in_grey, is_cut
@@ -73,8 +74,10 @@ def summarize_image(
     """
     data = read_bytes(path) if data is None else data
     data = tiff_page(data, 0) if is_tiff(data) else data
+    check_claim(data, path)
     orientation = read_orientation(data)
-    size = _jpeg_size(data)
+    stored = jpeg_size(data)
+    size = None if stored is None else stored[::-1]
     small = None if size is None or is_cut(data) else _reduced(data, size)
     pixels = None
     if small is None or size is None or colors:
@@ -97,24 +100,6 @@ def summarize_image(
         spread=spread,
         layout=layout_of(data, str(path), pixels),
     )
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) as stored, from the frame header of a JPEG; None for other files."""
-    if data[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            width = int.from_bytes(data[at + 7 : at + 9], "big")
-            return (height, width) if height and width else None
-        if marker == 0xFF:  # padding
-            at += 1
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
 
 
 def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:

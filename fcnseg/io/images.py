@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import errno
 import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
@@ -32,6 +29,7 @@ from fcnseg.io.content import (
     may_be_turned,
     upright,
 )
+from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.pixels import (
     decode_heif,
     decode_netpbm,
@@ -57,31 +55,6 @@ VIDEO_SUFFIXES = frozenset({
 })  # fmt: skip
 """Suffixes (lower case) of files taken for videos."""
 
-_MAX_PIXELS = 2**30  # OpenCV's limit
-
-_lock = threading.Lock()
-_readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
-
-
-@contextmanager
-def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Pillow's image, however large: to Pillow that is a possible attack, here the user's file.
-
-    Its limit is one of the process and is restored when the last reader has finished.
-    """
-    with _lock:
-        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
-        Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
-    try:
-        with Image.open(file) as image:
-            yield image
-    finally:
-        with _lock:
-            before = _readers.pop()
-            if not _readers:
-                Image.MAX_IMAGE_PIXELS = before
-
-
 # Run lengths only: as small as the usual level 6 for drawn pictures, four times as fast.
 _PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
@@ -105,6 +78,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
     if is_tiff(data):  # a smaller version may stand before its first page
         data = tiff_page(data, 0)
+    check_claim(data, name)
     if is_heif(data):
         rgba = decode_heif(data, name)
         return over_white(rgba[:, :, :3], rgba[:, :, 3]) if rgba.shape[2] == 4 else rgba

@@ -19,12 +19,12 @@ from PIL import Image, ImageOps
 from fcnseg.errors import MediaError, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import may_be_turned, upright
+from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.matlab import read_matlab
 from fcnseg.io.content.whole import is_cut, unreadable_image
 from fcnseg.io.images import (
     ORIENTATION,
     decode_array,
-    open_with_pillow,
     read_bytes,
     write_bytes,
 )
@@ -48,6 +48,7 @@ class RawLabels:
 def read_raw_labels(path: str | Path) -> RawLabels:
     """A label file with its numbers intact, upright; MediaError when it can't be read."""
     data = read_bytes(path)
+    check_claim(data, path)
     if _png_header(data) == (8, 0) and not may_be_turned(data) and not is_cut(data):
         grey = decode_array(data)  # plain grey PNGs: the same numbers as Pillow's, sooner
         if grey is not None and grey.ndim == 2:
@@ -145,6 +146,7 @@ def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
     """bool (h, w) of a small image in which everything but 0 counts (labelme's masks)."""
+    check_claim(data, "a mask")
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L")) > 0
@@ -306,6 +308,7 @@ _ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
 def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
     """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
     data = read_bytes(path)
+    check_claim(data, path)
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):

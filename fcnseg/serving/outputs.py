@@ -19,7 +19,8 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.inference.outputs import OUTPUTS, Renderer
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.images import decode_image, encode_image, open_with_pillow
+from fcnseg.io.content.claims import open_with_pillow
+from fcnseg.io.images import decode_image, encode_image
 
 if TYPE_CHECKING:
     from fcnseg.serving.app import Limits

@@ -21,8 +21,8 @@ from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.looks import Look, look_at, sample, tell_labels
 from fcnseg.errors import DatasetError, MediaError, MissingExtra, reason
+from fcnseg.io.content.claims import open_with_pillow, refuse_claim
 from fcnseg.io.content.whole import unreadable_image
-from fcnseg.io.images import open_with_pillow
 from fcnseg.io.labels import RawLabels, as_labels, read_numpy
 
 TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")
@@ -153,6 +153,7 @@ def _cached(path: Path, changed: int, side: str) -> NDArray[Any]:
         return _read_arrays(path, side)
     try:
         with open_with_pillow(path) as image:
+            refuse_claim(image.size, path.stat().st_size, path)
             count = int(getattr(image, "n_frames", 1))
             return np.stack([_page(image, page) for page in range(count)])
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything

@@ -15,6 +15,7 @@ from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
 from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
@@ -33,7 +34,6 @@ from fcnseg.io.content.whole import is_cut, unreadable_image
 from fcnseg.io.images import (
     decode_deep,
     decode_image,
-    open_with_pillow,
     read_bytes,
     read_orientation,
 )
@@ -46,6 +46,7 @@ def decode_bands(data: bytes, name: str) -> Stored:
     """The bytes of an image file as its stored values; `name` is for the MediaError."""
     names: tuple[str, ...]
     data = tiff_page(data, 0) if is_tiff(data) else data
+    check_claim(data, name)
     if is_npy(data):
         pixels, alpha, names = decode_npy(data, name), False, ()
     elif is_tiff(data):
@@ -216,6 +217,7 @@ def page_of(data: bytes, page: int, name: str) -> bytes:
     """
     if is_tiff(data):
         return tiff_page(data, page)
+    check_claim(data, name)
     out = io.BytesIO()
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
