@@ -20,7 +20,7 @@ from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
-from fcnseg.io.annotations.drawing import fill_polygon
+from fcnseg.io.annotations import fill_polygon
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
 

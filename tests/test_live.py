@@ -13,7 +13,7 @@ from fcnseg.io.images import encode_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.live import LiveSource, camera_number
-from fcnseg.io.sources.network.addresses import without_password
+from fcnseg.io.sources.network import without_password
 
 
 class FakeCamera:

@@ -10,8 +10,8 @@ import pytest
 
 from fcnseg.errors import MediaError
 from fcnseg.io.images import encode_image
-from fcnseg.io.sources import open_source
-from fcnseg.io.sources.network import addresses, served
+from fcnseg.io.sources import network, open_source
+from fcnseg.io.sources.network import served
 from fcnseg.io.video_writer import VideoWriter
 
 PNG = encode_image(np.full((24, 32, 3), 77, np.uint8), ".png")
@@ -153,8 +153,8 @@ def test_a_redirect_or_a_name_does_not_lead_there(serve, monkeypatch):
 def test_what_a_name_stands_for_later_is_looked_at_too(serve, monkeypatch):
     """A server's name may stand for another address when the connection is made."""
     address = serve("/n.png", PNG, "image/png")
-    monkeypatch.setattr(addresses, "refuse_link_local", lambda _: None)
-    monkeypatch.setattr(addresses, "is_refused", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(network, "refuse_link_local", lambda _: None)
+    monkeypatch.setattr(network, "is_refused", lambda host: host == "127.0.0.1")
     with pytest.raises(MediaError, match=r"127\.0\.0\.1 is a link-local"):
         open_source(address)
     assert Server.asked == [], "nothing is sent there"
@@ -162,4 +162,4 @@ def test_what_a_name_stands_for_later_is_looked_at_too(serve, monkeypatch):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "192.168.1.5", "::1", "fd12::1", "a.b"])
 def test_private_networks_are_allowed(host):
-    assert not addresses.is_refused(host)
+    assert not network.is_refused(host)

@@ -42,8 +42,8 @@ def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
     token = config.token or os.environ.get(TOKEN) or None
     _check_access(config, token)
     try:
+        from fcnseg.serving import run
         from fcnseg.serving.app import Limits, Server
-        from fcnseg.serving.server import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fcnseg"):
             raise

@@ -18,9 +18,8 @@ from typing import Any
 from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted
-from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.sinks import Sink
-from fcnseg.inference.outputs.window import WindowSink
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import cannot_write
 from fcnseg.io.sources.base import Frame, Source

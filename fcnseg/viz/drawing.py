@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fcnseg.errors import MissingExtra, shown
-from fcnseg.io.fonts import Font, font_for
+from fcnseg.io.draw import Font, font_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcnseg.files import fitting, safe_filename
-from fcnseg.inference.outputs.window import Pace
+from fcnseg.inference.outputs import Pace
 from fcnseg.io import Window
 from fcnseg.io.images import resize_image, write_image
 from fcnseg.io.sources.base import MOVING, Frame, Source
@@ -58,6 +58,7 @@ class LiveView:
         self._paused = self._forward = self._moving = False
         self._view: View | None = None
         self._past: list[Frame] = []  # the newest last
+        self._held = 0  # bytes of their pixels
         self._back = 0  # how far before the newest is seen
         self._saved: list[Path] = []
 
@@ -98,9 +99,10 @@ class LiveView:
     def _keep(self, frame: Frame) -> None:
         """The newest frame is seen; the oldest are forgotten where they take too much memory."""
         self._past.append(frame)
+        self._held += frame.pixels.nbytes
         self._back = 0
-        while len(self._past) > 2 and sum(one.pixels.nbytes for one in self._past) > _KEPT:
-            del self._past[0]
+        while len(self._past) > 2 and self._held > _KEPT:
+            self._held -= self._past.pop(0).pixels.nbytes
 
     def _turn(self, step: int) -> bool:
         """See a frame before (1) or after (-1) the one that is seen; False where there is none."""

@@ -17,7 +17,7 @@ from PIL import Image
 from fcnseg.datasets import Pair
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo, yolo_lines
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations.drawing import decode_runs, fill_circle, fill_polygon, unpack_runs
+from fcnseg.io.annotations import decode_runs, fill_circle, fill_polygon, unpack_runs
 from fcnseg.io.labels import read_alpha, turn
 from tests.datasets.written import runs
 

@@ -15,7 +15,7 @@ from fcnseg import io as opencv
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import next_free
-from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.inference.outputs.sinks import (
     AnnotationSink,
@@ -23,7 +23,6 @@ from fcnseg.inference.outputs.sinks import (
     FolderSink,
     VideoSink,
 )
-from fcnseg.inference.outputs.window import WindowSink
 from fcnseg.inference.parts import choose_target
 from fcnseg.inference.prediction import (
     PredictedArrays,
@@ -448,7 +447,7 @@ def test_a_window_keeps_a_videos_own_pace(monkeypatch):
         def show(self, image, text):
             shown.append(round(now[0] - 100, 3))
 
-    monkeypatch.setattr("fcnseg.inference.outputs.window.Window", FakeWindow)
+    monkeypatch.setattr("fcnseg.inference.outputs.Window", FakeWindow)
     sink = WindowSink(PAINTER, paced=True, clock=lambda: now[0])
     for number, seconds in enumerate([0.01, 0.01, 0.01, 2.0, 0.01]):
         now[0] += seconds  # what the network takes

@@ -10,7 +10,7 @@ import pytest
 from PIL import ImageFont
 
 from fcnseg.classes import ClassMap
-from fcnseg.io import fonts
+from fcnseg.io import draw as fonts
 from fcnseg.io.draw import caption, legend
 from fcnseg.viz import Tile
 from fcnseg.viz.layout import page

@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.io.draw import heatmap, overlay
-from fcnseg.io.fonts import font_for
+from fcnseg.io.draw import font_for, heatmap, overlay
 from fcnseg.models.fcn import FCN, pad_to_multiple
 from fcnseg.viz import grey
 

@@ -27,7 +27,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
+from fcnseg.io.annotations import EDGES, EDGES_KEY
 from fcnseg.io.images import IMAGE_SUFFIXES
 
 _CVAT_HEAD = marks(b"<annotations", b"<image ")

@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
-from fcnseg.io.annotations.drawing import blank, fill_inside, fill_polygon, follow_edges
+from fcnseg.io.annotations import blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
 

@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations.drawing import decode_runs, unpack_runs
+from fcnseg.io.annotations import decode_runs, unpack_runs
 from fcnseg.io.labels import decode_mask
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
 from fcnseg.errors import STRANGE, MediaError, from_bytes, reason
-from fcnseg.io.annotations.drawing import (
+from fcnseg.io.annotations import (
     EDGES,
     EDGES_KEY,
     blank,

@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.documents import (
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
+from fcnseg.io.annotations import EDGES, EDGES_KEY
 from fcnseg.io.bands.georeference import georeference_in_tags
 
 ONE_CLASS = "object"

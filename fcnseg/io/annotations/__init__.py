@@ -1,1 +1,138 @@
-"""Labels as what annotation tools read: polygons, run lengths and the tools' files."""
+"""Labels as annotation tools keep them: here, outlines and run lengths drawn into labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.errors import MediaError
+from fcnseg.io import cv2
+
+EDGES_KEY, EDGES = "points_at", "pixel edges"
+"""What annotation files that fcnseg writes say of their points: whole numbers are the edges of
+pixels. Readers of other tools pass over it."""
+
+_OFF_EDGE = 0.02
+"""Pixels by which a corner may be off the edges where its numbers were rounded."""
+
+_FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond
+
+MOST_PIXELS = 1 << 30
+"""Of an image, as OpenCV decodes them."""
+
+
+def blank(size: tuple[int, int]) -> NDArray[np.int32]:
+    """int32 (H, W) zeros to draw on; MediaError for a height and width that no image has."""
+    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
+        raise MediaError(f"An image of {size[1]}x{size[0]} pixels (width x height).")
+    return np.zeros(size, np.int32)
+
+
+def fill_polygon(labels: NDArray[np.int32], outline: NDArray[np.floating], value: int) -> None:
+    """Draw an area into int32 (H, W) labels, in place, by OpenCV's convention (cv2.fillPoly).
+
+    outline: float (N, 2) x, y in pixels, pixel centres at whole numbers, rounded to the
+        nearest; the border belongs to the area. MediaError for what is no number.
+    """
+    corners = np.rint(np.clip(_finite(outline), -_FAR, _FAR)).astype(np.int32)
+    if len(corners):
+        cv2.fillPoly(labels, [corners], (value,))
+
+
+def fill_inside(labels: NDArray[np.int32], outline: NDArray[np.floating], value: int) -> None:
+    """Draw an area into int32 (H, W) labels, in place: the pixels whose middles it encloses.
+
+    outline: float (N, 2) x, y in pixels, (0, 0) being the upper left corner of the first one;
+        what it encloses twice (a hole that a bridge leads to) is outside. MediaError for what is
+        no number.
+    """
+    height, width = labels.shape
+    outline = np.clip(_finite(outline), -_FAR, _FAR)
+    start, end = outline, np.roll(outline, -1, axis=0)
+    upper, lower = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    first = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
+    counts = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(counts)), counts)
+    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    (x0, y0), (dx, dy) = start[edge].T, (end - start)[edge].T
+    columns = np.clip(np.ceil(x0 + (rows + 0.5 - y0) * dx / dy - 0.5), 0, width).astype(np.int64)
+    if not len(rows):
+        return
+    top, left = int(rows.min()), int(columns.min())
+    size = int(rows.max()) - top + 1, int(columns.max()) - left
+    crossed = np.zeros((size[0], size[1] + 1), np.int32)
+    np.add.at(crossed, (rows - top, columns - left), 1)
+    inside = crossed.cumsum(axis=1)[:, :-1] % 2 == 1
+    labels[top : top + size[0], left : left + size[1]][inside] = value
+
+
+def _finite(outline: NDArray[np.floating]) -> NDArray[np.floating]:
+    if not np.isfinite(outline).all():
+        raise MediaError("An outline's corners are numbers; found one that is none.")
+    return outline
+
+
+def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
+    """Whether the outlines of an image were traced along the edges of its pixels.
+
+    Such lines turn only at right angles, at whole numbers. A rectangle alone tells nothing, since
+    lines through the middles of pixels give it, too; those cut the corners of other areas.
+    """
+    turns = False
+    for outline in outlines:
+        whole = np.rint(outline)
+        steps = np.abs(np.roll(whole, -1, axis=0) - whole)
+        if np.abs(outline - whole).max(initial=0) > _OFF_EDGE or (steps.min(axis=1) > 0).any():
+            return False
+        before = np.roll(steps, 1, axis=0)
+        corners = np.count_nonzero((steps[:, 0] > 0) & (before[:, 1] > 0))
+        turns |= bool(corners > 2)
+    return turns
+
+
+def fill_circle(
+    labels: NDArray[np.int32], centre: tuple[float, float], radius: float, value: int
+) -> None:
+    """Draw a filled circle into int32 (H, W) labels, in place. centre: x, y."""
+    at = (round(centre[0]), round(centre[1]))
+    cv2.circle(labels, at, max(0, round(radius)), (value,), thickness=-1)
+
+
+def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool (H, W) of COCO's run lengths: down the columns, beginning with a run of zeros.
+
+    MediaError when the runs do not add up to the image.
+    """
+    lengths = np.asarray(counts, np.int64)
+    if lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != size[0] * size[1]:
+        raise MediaError(
+            f"Run lengths of {int(lengths.sum())} pixels for an image of {size[0] * size[1]}."
+        )
+    filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return np.asarray(filled.reshape(size[1], size[0]).T)
+
+
+def unpack_runs(text: str | bytes) -> list[int]:
+    """COCO's compressed run lengths as numbers.
+
+    Six bits a character from "0" on: five of the number, one for "more follows"; from the
+    third on a number is the difference to the one two before. Source: cocoapi, maskApi.c.
+    """
+    data = text.encode("ascii", "replace") if isinstance(text, str) else text
+    counts: list[int] = []
+    at = 0
+    while at < len(data):
+        value, shift, more = 0, 0, True
+        while more:
+            if at >= len(data):
+                raise MediaError("Compressed run lengths end in the middle of a number.")
+            code = data[at] - 48
+            value |= (code & 31) << shift
+            more = bool(code & 32)
+            at, shift = at + 1, shift + 5
+        if code & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts

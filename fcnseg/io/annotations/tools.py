@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
-from fcnseg.io.annotations.drawing import EDGES, EDGES_KEY
+from fcnseg.io.annotations import EDGES, EDGES_KEY
 from fcnseg.io.annotations.polygons import (
     Region,
     Ring,

@@ -31,7 +31,7 @@ from fcnseg.io.sources.live import (
     connect_live,
     open_live,
 )
-from fcnseg.io.sources.network.addresses import refuse_link_local, unreachable, without_password
+from fcnseg.io.sources.network import refuse_link_local, unreachable, without_password
 from fcnseg.io.sources.network.served import ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import NoVideoError, RawVideo, usable_rate

@@ -15,7 +15,7 @@ from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
 from fcnseg.io.content import is_image
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source, frame_of
-from fcnseg.io.sources.network.addresses import (
+from fcnseg.io.sources.network import (
     SECONDS,
     open_address,
     request_of,

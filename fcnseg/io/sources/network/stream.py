@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
 from fcnseg.io import cv2
-from fcnseg.io.sources.network.addresses import playlist_ends, without_password
+from fcnseg.io.sources.network import playlist_ends, without_password
 from fcnseg.io.sources.pyav import PyavReader
 
 End = Literal["lost", "over", "unclear"]

@@ -1,13 +1,15 @@
-"""The options of a command as JSON Schema, by which editors complete and check a TOML file."""
+"""Prints train.json: the options of `train` as JSON Schema, for editors of TOML files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from fcnseg.config import TrainConfig
 from fcnseg.config.options import Option, Options, options_of
 
 _KINDS = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
@@ -35,11 +37,6 @@ def schema_of(config: type[Options]) -> dict[str, Any]:
     }
 
 
-def as_json(config: type[Options]) -> str:
-    """The schema as docs/schemas has it."""
-    return json.dumps(schema_of(config), indent=2, ensure_ascii=False) + "\n"
-
-
 def _of(hint: Any, option: Option) -> dict[str, Any]:
     """The schema of a type; TOML has no null, so what may be None is left out there."""
     kind, parts = get_origin(hint), get_args(hint)
@@ -59,3 +56,7 @@ def _of(hint: Any, option: Option) -> dict[str, Any]:
         limits = {word: getattr(option, name) for name, word in _LIMITS.items()}
         found |= {word: limit for word, limit in limits.items() if limit is not None}
     return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema_of(TrainConfig), indent=2, ensure_ascii=False) + "\n")
