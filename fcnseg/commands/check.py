@@ -20,7 +20,7 @@ from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
 from fcnseg.datasets.check.findings import doubtful
 from fcnseg.datasets.check.summary import suggested_seconds
 from fcnseg.datasets.dataset_toml import write_declared
-from fcnseg.datasets.describe import own_parts
+from fcnseg.datasets.describe import files_read, own_parts
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
@@ -30,7 +30,7 @@ from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
-from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting, texts_in
+from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.dataset import View, write_page
@@ -54,8 +54,7 @@ def check(
     refuse_overwriting(outputs, [("the dataset", config.data)])
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
     description = seen.description
-    texts = texts_in(description.root, (path for _, path in outputs))
-    refuse_overwriting(outputs, [*description.inputs(), *texts])
+    refuse_overwriting(outputs, files_read(description, (path for _, path in outputs)))
     if result.suggestion is not None and not result.failed:
         seconds = suggested_seconds(result.suggestion, result.splits, result.train_sizes)
         result = replace(result, seconds=seconds)

@@ -16,6 +16,7 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets import Description
 from fcnseg.datasets.check import CheckResult, examine
 from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import MediaError, OptionError, counted, to_bytes
@@ -38,7 +39,7 @@ from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.find import model_files
-from fcnseg.overwriting import refuse_overwriting, refuse_unwritable, texts_in
+from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.charts import require_charts
@@ -331,7 +332,7 @@ def check_outputs(
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
         [(spelled(name), path) for name, path in outputs.items()],
-        [*inputs, *description.inputs(), *texts_in(description.root, outputs.values())],
+        [*inputs, *files_read(description, outputs.values())],
         kept=[file for model in models for file in model_files(model.files)],
     )
     refuse_unwritable((spelled(name), path) for name, path in outputs.items())

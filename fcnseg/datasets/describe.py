@@ -7,7 +7,7 @@ the classes are), and says why it decided as it did.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted
 from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.overwriting import Named, texts_in
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Finder] = {
@@ -146,6 +147,11 @@ def own_parts(description: Description) -> list[SplitName]:
         return [pair.split for pair in description.pairs]
     own = {_files(pair): pair.split for pair in sort_pairs(pairs)}
     return [own[_files(pair)] for pair in description.pairs]
+
+
+def files_read(description: Description, written: Iterable[Path]) -> list[Named]:
+    """A dataset's images and labels; of files to be written, the lists and notes in its folder."""
+    return [*description.inputs(), *texts_in(description.root, written)]
 
 
 def _files(pair: Pair) -> tuple[str, str, str]:

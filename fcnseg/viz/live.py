@@ -58,7 +58,7 @@ class LiveView:
         self._paused = self._forward = self._moving = False
         self._view: View | None = None
         self._past: list[Frame] = []  # the newest last
-        self._held = 0  # bytes of their pixels
+        self._held = 0  # bytes of them
         self._back = 0  # how far before the newest is seen
         self._saved: list[Path] = []
 
@@ -99,10 +99,10 @@ class LiveView:
     def _keep(self, frame: Frame) -> None:
         """The newest frame is seen; the oldest are forgotten where they take too much memory."""
         self._past.append(frame)
-        self._held += frame.pixels.nbytes
+        self._held += frame.nbytes
         self._back = 0
         while len(self._past) > 2 and self._held > _KEPT:
-            self._held -= self._past.pop(0).pixels.nbytes
+            self._held -= self._past.pop(0).nbytes
 
     def _turn(self, step: int) -> bool:
         """See a frame before (1) or after (-1) the one that is seen; False where there is none."""
