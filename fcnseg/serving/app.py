@@ -22,6 +22,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
@@ -32,6 +33,14 @@ from starlette.routing import Route
 from fcnseg.errors import FcnsegError, OptionError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.serving.batching import Batcher, QueueFull
+from fcnseg.serving.errors import (
+    SECURITY_HEADERS,
+    HttpError,
+    busy,
+    check_content,
+    refusal,
+    unknown_address,
+)
 from fcnseg.serving.outputs import (
     Reply,
     Request,
@@ -43,12 +52,6 @@ from fcnseg.serving.outputs import (
 )
 
 HERE = Path(__file__).parent
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
-    "style-src 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 MAX_BODIES = 16
 """Bodies of the largest size that may be in memory at the same time; smaller ones: more."""
 
@@ -66,14 +69,6 @@ class Limits:
     pixels: int = 2**24
     seconds: float = 30.0
     batch: int = 1
-
-
-class HttpError(Exception):
-    """A request that is refused: its status, and what to say."""
-
-    def __init__(self, status: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.status, self.message, self.hint = status, message, hint
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,11 @@ class Server:
             lambda: sum(served.batcher.pending for served in self.served.values())
         )
         hosted = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)] if hosts else []
-        self.app = Starlette(routes=self._routes(), middleware=hosted)
+        self.app = Starlette(
+            routes=self._routes(),
+            middleware=hosted,
+            exception_handlers={HTTPException: unknown_address},
+        )
 
     def close(self) -> None:
         """Complete what waits and end the threads."""
@@ -243,7 +242,7 @@ class Server:
         except FcnsegError as error:
             raise HttpError(400, error.message, error.hint) from None
         if served.batcher.pending >= self.limits.queue:
-            raise _busy()
+            raise busy()
         data = await self._body(http)
         try:
             return await self._compute(served, Request(**{**vars(asked), "data": data}))
@@ -252,6 +251,7 @@ class Server:
 
     async def _body(self, http: HttpRequest) -> bytes:
         """The request's body, which counts as held until it is let go."""
+        check_content(http.headers)
         stated = http.headers.get("content-length", "")
         if stated.isdigit() and int(stated) > self.limits.bytes:
             raise self._too_large()
@@ -265,7 +265,7 @@ class Server:
                     if taken > self.limits.bytes:
                         raise self._too_large()
                     if self.held > MAX_BODIES * self.limits.bytes:
-                        raise _busy()
+                        raise busy()
                     parts.append(part)
         except BaseException as error:
             self.held -= taken
@@ -287,7 +287,7 @@ class Server:
             async with asyncio.timeout(self.limits.seconds):
                 return await asyncio.wrap_future(future)
         except QueueFull:
-            raise _busy() from None
+            raise busy() from None
         except TimeoutError:
             raise HttpError(504, f"No response within {self.limits.seconds:g} seconds.") from None
         except TooManyPixels as error:
@@ -297,21 +297,6 @@ class Server:
         except Exception as error:  # noqa: BLE001 - strangers see no traceback
             self.report(f"A request failed: {type(error).__name__}.")
             raise HttpError(500, "The image could not be processed.") from None
-
-
-def refusal(error: HttpError) -> JSONResponse:
-    """An error as JSON, with the headers that say when to come again."""
-    headers = dict(SECURITY_HEADERS)
-    if error.status == 429:
-        headers["Retry-After"] = "1"
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    content = {"error": error.message} | ({"hint": error.hint} if error.hint else {})
-    return JSONResponse(content, status_code=error.status, headers=headers)
-
-
-def _busy() -> HttpError:
-    return HttpError(429, "Too many requests are waiting.", "try again in a second")
 
 
 def _parse(query: QueryParams, output: str, limits: Limits) -> Request:

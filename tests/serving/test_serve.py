@@ -191,6 +191,24 @@ def test_what_is_refused(server: Running, path: str, body: bytes, status: int) -
     assert b"net" not in content or status == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "says"),
+    [
+        ("POST", "labels", {"content-type": "multipart/form-data; boundary=x"}, 415, "is a form"),
+        ("POST", "labels", {"content-encoding": "gzip"}, 415, "is compressed (gzip)"),
+        ("GET", "labels", {}, 405, "GET is not possible here; POST is"),
+        ("GET", "labels/more", {}, 404, "Not Found"),
+    ],
+)
+def test_what_is_asked_in_another_way_is_told(
+    server: Running, method: str, path: str, headers: dict[str, str], status: int, says: str
+) -> None:
+    found, content, _ = server.ask(method, f"/models/net/{path}", png(drawn(0)), **headers)
+    assert found == status
+    assert says in json.loads(content)["error"]
+    assert json.loads(content)["hint"]
+
+
 def test_a_slow_sender_is_cut_off(server: Running) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.settimeout(30)
