@@ -52,9 +52,21 @@ class FcnsegError(Exception):
         self.hint = hint
         self.details = tuple(details)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes, whatever a subclass is made of."""
+        return _remade, (type(self), self.message, self.hint, self.details)
+
     def __str__(self) -> str:
         hint = [f"hint: {self.hint}"] if self.hint else []
         return "\n".join([self.message, *self.details, *hint])
+
+
+def _remade(
+    kind: type[FcnsegError], message: str, hint: str, details: Sequence[str]
+) -> FcnsegError:
+    error = kind.__new__(kind, message)
+    FcnsegError.__init__(error, message, hint=hint, details=details)
+    return error
 
 
 class InputError(FcnsegError, ValueError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted
-from fcnseg.files import NonLocalPath, is_stdout
+from fcnseg.files import NonLocalPath, atomic_write, is_stdout
 
 MANIFEST = "manifest.jsonl"
 
@@ -37,17 +37,25 @@ def mark(folder: Path, files: Sequence[str] = ()) -> None:
     """
     path = folder / MANIFEST
     refuse_foreign(folder)
-    if not path.exists():
-        mode = "w" if isinstance(path, NonLocalPath) else "a"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with path.open(mode, encoding="utf-8") as out:
-                out.write(json.dumps({_HEADING: "outputs", "files": list(files)}) + "\n")
-        except OSError as error:
-            raise MediaError(
-                f"Can't write {path}: {error.strerror or error}.",
-                hint="name a place for the outputs that has space and may be written to",
-            ) from None
+    known = _heading(path)
+    if known is not None and known.issuperset(files):
+        return
+    heading = json.dumps({_HEADING: "outputs", "files": sorted({*(known or ()), *files})}) + "\n"
+    try:
+        if known is not None:
+            first, _, rest = path.read_bytes().lstrip().partition(b"\n")
+            entry = b"" if _HEADING in json.loads(first) else first + b"\n"
+            with atomic_write(path) as whole:
+                whole.write(heading.encode() + entry + rest)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w" if isinstance(path, NonLocalPath) else "a", encoding="utf-8") as out:
+            out.write(heading)
+    except OSError as error:
+        raise MediaError(
+            f"Can't write {path}: {error.strerror or error}.",
+            hint="name a place for the outputs that has space and may be written to",
+        ) from None
 
 
 def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
@@ -82,6 +90,17 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
             text = (folder / TRAINING).read_text(encoding="utf-8", errors="replace")
             return list(files) if text.startswith(_FIRST_LINE) else None
     return None
+
+
+def refuse_among_images(what: str, path: Path, root: Path) -> None:
+    """OptionError for a picture to be written in a dataset's folder, but for one of its outputs."""
+    folder = path.parent
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
+    if names and is_below(path, root) and inputs_in(folder, names) is None:
+        raise OptionError(
+            f"{what} {path} is inside the dataset {root}: it would be taken for a part of it.",
+            hint=f"name a place outside, or in a new folder: {what} {folder / 'check' / path.name}",
+        )
 
 
 def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
@@ -126,6 +145,13 @@ def refuse_overwriting(
                 output.refuse(role, given, where, may_hold=may_hold)
 
 
+_NAMES = {
+    "--html": (".html", ".htm"),
+    "--contact": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+}
+"""How names of what an option writes end, where they have an ending at all."""
+
+
 def refuse_unwritable(outputs: Iterable[Named]) -> None:
     """OptionError when an output can't be made where it is named: before hours are over, not after.
 
@@ -135,6 +161,13 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
         special = path.exists() and not (path.is_file() or path.is_dir())
         if is_stdout(path) or special:
             continue
+        endings = _NAMES.get(what, ())
+        if endings and path.suffix and path.suffix.lower() not in endings:
+            raise OptionError(
+                f"{what} {path}: expected a name that ends in {', '.join(endings)}; found "
+                f"{path.suffix!r}.",
+                hint=f"{what} {path.with_suffix(endings[0])}",
+            )
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
@@ -159,9 +192,6 @@ def refuse_file(what: str, path: Path | None) -> None:
         )
 
 
-_TEXTS = (".txt", ".csv", ".tsv", ".yaml", ".yml", ".json", ".jsonl", ".xml", ".names", ".md")
-"""What class lists, splits, annotations of all images and notes about a dataset are in."""
-
 _TABLES = (
     b"image,height,width,ignored,",
     b"image,labels,labelled,predicted,",
@@ -173,6 +203,9 @@ _TABLES = (
 )
 """How the tables begin that eval and compare write (fcnseg.report.tables)."""
 
+_PAGE = b'<meta name="generator" content="fcnseg">'
+"""Stands near the beginning of every page of fcnseg.report."""
+
 
 def is_own_table(path: Path) -> bool:
     """Whether a file is a table that an earlier command has written."""
@@ -181,15 +214,27 @@ def is_own_table(path: Path) -> bool:
     return False
 
 
-def texts_in(folder: Path, written: Iterable[Path]) -> list[Named]:
-    """Of files that are to be written, the lists and notes that lie in a dataset's folder."""
+def _is_own(path: Path) -> bool:
+    """Whether a file is a table, a page or a listed output of an earlier command."""
+    if is_own_table(path) or path.name in (_heading(path.parent / MANIFEST) or ()):
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        return _PAGE in file.read(1024)
+    return False
+
+
+def others_in(folder: Path, written: Iterable[Path]) -> list[Named]:
+    """Of files that are to be written, those in a dataset's folder that are somebody's own.
+
+    A dataset.toml is left to what writes it, which knows its own.
+    """
     return [
         ("a file of the dataset", path)
         for path in written
-        if path.resolve().suffix.lower() in _TEXTS
+        if path.resolve().suffix.lower() != ".toml"
         and path.is_file()
         and is_below(path, folder)
-        and not is_own_table(path)
+        and not _is_own(path)
     ]
 
 

@@ -65,10 +65,21 @@ def test_someone_s_images_beside_outputs_count(tmp_path: Path) -> None:
 
 def test_a_mark_is_set_once(tmp_path: Path) -> None:
     mark(tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.jsonl").read_bytes()
-    mark(tmp_path / "out", ["other.png"])
+    path = tmp_path / "out" / "manifest.jsonl"
+    before = path.read_bytes()
+    mark(tmp_path / "out")
     refuse_foreign(tmp_path / "out")
-    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == before
+    assert path.read_bytes() == before
+
+
+def test_another_file_is_noted_in_the_mark(tmp_path: Path) -> None:
+    mark(tmp_path, ["sheet.png"])
+    with (tmp_path / "manifest.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"name": "x"}\n')
+    mark(tmp_path, ["other.png"])
+    mark(tmp_path, ["sheet.png"])
+    lines = (tmp_path / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines == ['{"fcnseg": "outputs", "files": ["other.png", "sheet.png"]}', '{"name": "x"}']
 
 
 def test_a_training_is_known_by_its_config(tmp_path: Path, tiny_run: Path) -> None:

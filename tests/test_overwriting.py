@@ -111,7 +111,7 @@ def place(
             for path in sorted((drawn_folder / role / split).iterdir())[:3]:
                 shutil.copyfile(path, tmp_path / "data" / role / split / path.name)
     shutil.copyfile(drawn_folder / "classes.txt", tmp_path / "data" / "classes.txt")
-    for name in ("label_notes.csv", "README.md", "images/val/notes.txt"):
+    for name in ("label_notes.csv", "README.md", "images/val/notes.txt", "mine.html", "logo.png"):
         (tmp_path / "data" / name).write_text("a\n", encoding="utf-8")
     pairs = (f"data/{role}/val/0000.png" for role in ("images", "labels"))
     (tmp_path / "pairs.csv").write_text(",".join(pairs) + "\n", encoding="utf-8")
@@ -171,7 +171,15 @@ CASES = [
     f"eval data --csv data/label_notes.csv {MODEL}",
     f"eval data --markdown data/README.md {MODEL}",
     f"eval data --csv data/images/val/notes.txt {MODEL}",
-    "check data --html data/README.md",
+    "check data --html data/mine.html",
+    f"eval data --html data/mine.html {MODEL}",
+    f"eval data --html a.txt {MODEL}",
+    f"compare data --html a.csv -m model.safetensors {MODEL}",
+    f"eval data --csv data/mine.html {MODEL}",
+    "check data --html a.txt",
+    "check data --contact a.xyz",
+    "check data --contact data/logo.png",
+    "check data --contact data/sheet.png",
     "check data --fix clean --write clean/dataset.toml",
     "check data --write dataset.txt",
     f"eval data --latex model.safetensors {MODEL}",
@@ -360,6 +368,13 @@ def test_scores_replace_those_of_an_earlier_run(place: Path) -> None:
         for _ in range(2):
             call(*words.split())
     assert "true" not in str(describe("data").classes.names)
+
+
+def test_sheets_and_pages_in_a_dataset_are_no_part_of_it(place: Path) -> None:
+    for name in ("a", "b", "a"):
+        page = ("--html", f"data/{name}.html")
+        call("check", "data", "--contact", f"data/sheets/{name}.png", *page)
+    assert not [path for _, path in describe("data").inputs() if path.parent.name == "sheets"]
 
 
 def test_scores_outlast_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

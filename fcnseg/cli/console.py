@@ -233,6 +233,11 @@ def _unexpected(error: Exception) -> tuple[str, str]:
             "Memory ran out: what the options ask for needs more than there is.",
             "smaller images, crops, batches or networks need less",
         )
+    if str(error).startswith("DataLoader worker"):  # torch raises it wherever the process is then
+        return (
+            f"A process that loads data ended: {str(error).rstrip('. ')}.",
+            "is there enough memory (and /dev/shm)? Take fewer --workers; 0 = a thread",
+        )
     return (
         f"A bug in fcnseg: {type(error).__name__}: {error}",
         "the same command with --debug before the subcommand shows where; please report it",

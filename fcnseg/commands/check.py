@@ -30,7 +30,14 @@ from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
 from fcnseg.io.labels import turn, write_labels
-from fcnseg.overwriting import Named, is_below, mark, refuse_overwriting
+from fcnseg.overwriting import (
+    Named,
+    is_below,
+    mark,
+    refuse_among_images,
+    refuse_overwriting,
+    refuse_unwritable,
+)
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report.dataset import View, write_page
@@ -52,8 +59,11 @@ def check(
     config = replace(config, data=copied(config.data, callback))
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
+    refuse_unwritable(outputs)
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
     description = seen.description
+    if config.data.is_dir() and config.contact != CheckConfig.contact:
+        refuse_among_images("--contact", config.contact, description.root)
     refuse_overwriting(outputs, files_read(description, (path for _, path in outputs)))
     if result.suggestion is not None and not result.failed:
         seconds = suggested_seconds(result.suggestion, result.splits, result.train_sizes)
@@ -79,8 +89,9 @@ def check(
         result = replace(result, page=config.html)
     try:
         if write_contact(seen.description, config.contact, ahead):
-            if config.contact == CheckConfig.contact:  # below a dataset it would be taken for one
-                mark(config.contact.parent, [config.contact.name])
+            default = config.contact == CheckConfig.contact
+            if default or (config.data.is_dir() and is_below(config.contact, description.root)):
+                mark(config.contact.parent, [config.contact.name])  # it is no image of the dataset
             callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
             result = replace(result, contact=config.contact)
     except MediaError as error:  # a folder that can't be written to is no fault of the dataset

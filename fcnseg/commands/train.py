@@ -21,7 +21,7 @@ from fcnseg.datasets.draw_splits import Fold
 from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, FcnsegError, OptionError
+from fcnseg.errors import DatasetError, FcnsegError, OptionError, counted
 from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
@@ -177,9 +177,10 @@ def _begin(
     checked = _checked(config, config.data, callback)
     _refuse_inputs(config, config.data, checked)
     setup = resolve(config, checked, ranks, callback)
-    refuse_unused(config, setup.network)
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
+    images = -(-sampler.step_images(0) // ranks.size)
+    refuse_unused(config, setup.network, epochs=setup.config.epochs, images=images)
     _estimate(setup, len(data), callback)
     if config.sanity and ranks.main:
         alone = dataclasses.replace(setup, ranks=dataclasses.replace(ranks, rank=0, size=1))
@@ -219,7 +220,7 @@ def _estimate(setup: TrainSetup, images: int, callback: Callback) -> None:
     if setup.ranks.device.type == "cpu" and not setup.config.minutes:
         val = [setup.crop] * setup.checked.splits.get("val", 0)
         seconds = training_seconds(setup.crop, setup.config.epochs, images, val)
-        callback(Message(f"{in_words(seconds)}: {setup.config.epochs} epochs."))
+        callback(Message(f"{in_words(seconds)}: {counted(setup.config.epochs, 'epoch')}."))
 
 
 def _resume(

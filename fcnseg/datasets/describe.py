@@ -42,7 +42,7 @@ from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted
 from fcnseg.io.images import VIDEO_SUFFIXES
-from fcnseg.overwriting import Named, texts_in
+from fcnseg.overwriting import Named, others_in
 from fcnseg.progress import Callback, Progress, no_callback
 
 FINDERS: Mapping[str, Finder] = {
@@ -150,8 +150,8 @@ def own_parts(description: Description) -> list[SplitName]:
 
 
 def files_read(description: Description, written: Iterable[Path]) -> list[Named]:
-    """A dataset's images and labels; of files to be written, the lists and notes in its folder."""
-    return [*description.inputs(), *texts_in(description.root, written)]
+    """A dataset's images and labels; of files to be written, all others in its folder."""
+    return [*description.inputs(), *others_in(description.root, written)]
 
 
 def _files(pair: Pair) -> tuple[str, str, str]:

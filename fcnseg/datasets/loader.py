@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Prefetcher
-from fcnseg.errors import OptionError
+from fcnseg.errors import FcnsegError, OptionError, counted
 from fcnseg.io import use_one_thread
 
 T = TypeVar("T")
@@ -191,11 +192,18 @@ class Pace:
 def choose_workers(wanted: int, device: str) -> int:
     """How many processes load data: as told, or (-1) none for a CPU's pace, some for a GPU's.
 
-    0 means a thread of this process. device: the type of what computes, e.g. "cuda".
+    0 means a thread of this process. device: the type of what computes, e.g. "cuda". OptionError
+    for so many that starting them takes minutes, and their memory everything.
     """
+    cores = os.cpu_count() or 1
+    if wanted > (most := max(16, 4 * cores)):
+        raise OptionError(
+            f"--workers {wanted}: more than {most} processes are too many for the "
+            f"{counted(cores, 'core')} of this machine.",
+            hint=f"take --workers {max(1, cores - 1)}, or -1 = automatic",
+        )
     if wanted >= 0:
         return wanted
-    cores = os.cpu_count() or 1
     return 0 if device == "cpu" else min(MOST_WORKERS, max(1, cores - 1))
 
 
@@ -217,16 +225,38 @@ def load(
         with Prefetcher(made, AHEAD) as ahead:
             yield from ahead
         return
-    loader = DataLoader[Any](
-        dataset,  # type: ignore[arg-type] # len() and [] are all that it needs
-        batch_sampler=batches,  # type: ignore[arg-type] # any iterable of lists of keys will do
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=AHEAD,
-        pin_memory=pin,
-        worker_init_fn=_start_quietly,
-    )
-    yield from loader
+    with warnings.catch_warnings():  # choose_workers has said what is too many
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader[Any](
+            _Guarded(dataset, collate),
+            batch_sampler=batches,  # type: ignore[arg-type] # any iterable of lists of keys will do
+            collate_fn=_as_made,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            pin_memory=pin,
+            worker_init_fn=_start_quietly,
+        )
+    for made in loader:
+        if isinstance(made, FcnsegError):
+            raise made
+        yield made
+
+
+class _Guarded(Dataset[Any]):
+    """Makes a batch in a worker; an error of ours is handed over, or torch makes a trace of it."""
+
+    def __init__(self, dataset: Keyed[Any], collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._dataset, self._collate = dataset, collate
+
+    def __getitems__(self, keys: Sequence[Any]) -> Any:
+        try:
+            return self._collate([self._dataset[key] for key in keys])
+        except FcnsegError as error:
+            return error
+
+
+def _as_made(batch: T) -> T:
+    return batch
 
 
 def with_unlabeled(
@@ -241,10 +271,20 @@ def with_unlabeled(
         others.close()
 
 
+_LAST_SECONDS = 30
+"""Of a worker that was asked to end and that nobody ends."""
+
+
 def _start_quietly(number: int) -> None:
-    """A worker leaves Ctrl-C to the main process, which ends it."""
+    """A worker leaves Ctrl-C to the main process, which ends it.
+
+    So it does SIGTERM, which batch systems send to every process of a job; but it does not stay
+    where the main process has no more need of it and can't say so.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    alarm = getattr(signal, "alarm", None)  # not on Windows
+    later = signal.SIG_DFL if alarm is None else lambda *_: alarm(_LAST_SECONDS)
+    signal.signal(signal.SIGTERM, later)
     start_worker(number)
 
 

@@ -22,7 +22,7 @@ from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.loader import Batch
 from fcnseg.device import resolve_precision
 from fcnseg.distributed import Distributed
-from fcnseg.errors import OptionError, TrainingError
+from fcnseg.errors import OptionError, TrainingError, counted
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
 from fcnseg.training.losses import WEIGHTED, parse_loss
@@ -50,10 +50,15 @@ def refuse_both(config: TrainConfig) -> None:
         raise OptionError("--epochs and --minutes both say how long to train.", hint="omit one")
 
 
-def refuse_unused(config: TrainConfig, network: FCN) -> None:
+_AS_RESOLVED = {("class_weights", "none")}
+"""What a run's config.toml has where the option has no effect."""
+
+
+def refuse_unused(config: TrainConfig, network: FCN, *, epochs: int, images: int) -> None:
     """OptionError for an option that was given, but changes nothing in this training.
 
     One that only repeats the default is none: a run's config.toml has all of them.
+    epochs: 0 where the clock ends it. images: those of a step, for each process.
     """
     shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
     norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
@@ -68,6 +73,15 @@ def refuse_unused(config: TrainConfig, network: FCN) -> None:
         "skips": (shape.fuse != "score", "it is for --fuse score"),
         "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
         "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
+        "backbone_lr": (
+            config.freeze >= len(network.backbone.stages),
+            f"--freeze {config.freeze} freezes all of the backbone",
+        ),
+        "patience": (
+            0 < epochs <= config.patience,
+            f"the training ends after {counted(epochs, 'epoch')}",
+        ),
+        "accumulate": (images == 1, "a step is of one image"),
         "backbone_weights": (
             config.finetune is not None and config.backbone is None,
             "--finetune's checkpoint has the backbone's weights",
@@ -75,9 +89,15 @@ def refuse_unused(config: TrainConfig, network: FCN) -> None:
     }
     for name, value in config.chosen().items():
         found, why = unused.get(name, (False, ""))
-        if found and value not in (options_of(TrainConfig)[name].fallback, "none"):
+        repeated = value == options_of(TrainConfig)[name].fallback or (name, value) in _AS_RESOLVED
+        if found and not repeated:
             flag = spelled(name)
             raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
+    if config.accumulate > images > 1:
+        raise OptionError(
+            f"--accumulate {config.accumulate}: a step is of {images} images for each process.",
+            hint=f"take --accumulate {images} or less, or a larger --batch",
+        )
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,11 @@ def test_conf_that_something_follows(tmp_path: Path, conf: dict[str, Any], monke
         ("--skips", {"skips": "scaled", "fuse": "feature"}),
         ("--aux", {"aux": 0.2, "decoder": "fcn32s"}),
         ("--backbone-weights", {"backbone_weights": "auto.pth", "finetune": True}),
+        ("--backbone-weights", {"backbone_weights": "none", "finetune": True}),
         ("--freeze-norm", {"freeze_norm": True, "backbone": "vgg16", "fuse": "score"}),
+        ("--backbone-lr", {"backbone_lr": 0.1, "freeze": 5}),
+        ("--patience", {"patience": 1}),
+        ("--accumulate", {"accumulate": 2, "batch": 1}),
     ],
 )
 def test_train(
@@ -116,6 +120,21 @@ def test_train(
         options |= {"finetune": str(random_model), "backbone": None}
     with pytest.raises(OptionError, match=f"{flag} has no effect here"):
         train(drawn_folder, out=tmp_path / "run", epochs=1, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"accumulate": 9}, "--accumulate 9: a step is of 8 images"),
+        ({"workers": 1000}, "--workers 1000: more than"),
+    ],
+)
+def test_train_with_more_than_there_is(
+    tmp_path: Path, drawn_folder: Path, options: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(OptionError, match=found):
+        train(drawn_folder, out=tmp_path / "run", epochs=1, **{**TINY, **options})
     assert not (tmp_path / "run").exists()
 
 

@@ -579,7 +579,8 @@ def test_equal_configs_train_the_same_network(folder: Path, undisturbed: Path, t
     one = train(dataclasses.replace(said, out=tmp_path / "one"))
     other = train(dataclasses.replace(same, out=tmp_path / "other"))
     assert_same(one.run, other.run)
-    silent = dataclasses.replace(said, width=None, backbone=None, out=tmp_path / "silent")
+    unsaid = {"width": None, "backbone": None, "backbone_weights": "auto"}
+    silent = dataclasses.replace(said, **unsaid, out=tmp_path / "silent")
     assert_same(train(silent).run, one.run)  # the checkpoint says the same
 
 

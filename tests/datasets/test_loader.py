@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 
 import numpy as np
@@ -13,7 +15,7 @@ from fcnseg.datasets.loader import (
     collate,
     load,
 )
-from fcnseg.errors import OptionError
+from fcnseg.errors import MissingExtra, OptionError
 
 
 class Pictures:
@@ -23,6 +25,10 @@ class Pictures:
         epoch, index = key
         if index == 13:
             raise ValueError("unlucky")
+        if index == 14:
+            raise MissingExtra("Reading it", "images")
+        if index == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
         image = np.full((4, 4, 3), 10 * epoch + index, np.uint8)
         return Sample(image, image[..., 0], f"{epoch}/{index}")
 
@@ -50,6 +56,20 @@ def test_errors_come_where_the_batch_would(workers: int) -> None:
     with pytest.raises(ValueError, match="unlucky"):
         next(batches)
     assert not loading_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_ours_come_as_they_are(workers: int) -> None:
+    with pytest.raises(MissingExtra) as caught:
+        next(load(Pictures(), [[(0, 14)]], collate, workers=workers))
+    told = MissingExtra("Reading it", "images")
+    assert (caught.value.message, caught.value.hint) == (told.message, told.hint)
+
+
+def test_a_worker_leaves_sigterm_to_the_main_process() -> None:
+    """Batch systems send it to every process of a job; the main one saves everything first."""
+    keys = [[(0, 15)], [(0, 1)], [(0, 2)], [(0, 3)]]
+    assert len(list(load(Pictures(), keys, collate, workers=1))) == 4
 
 
 def test_closing_ends_the_thread() -> None:
