@@ -154,9 +154,9 @@ def torch_engine(view: View, item: str) -> TorchEngine:
 
 
 def plain_network(view: View, item: str) -> FCN:
-    """The network in float32 with its layers as they were trained, on the engine's device.
+    """The network in float32 with gradients, on the engine's device.
 
-    An engine's own is fused for speed, and some of that has no gradients. OptionError for an
+    An engine's own is fused further, and some of that has no gradients. OptionError for an
     exported file.
     """
     engine = torch_engine(view, item)
@@ -166,7 +166,18 @@ def plain_network(view: View, item: str) -> FCN:
 
 @lru_cache(2)
 def _built(path: Path, device: str) -> FCN:
-    return Checkpoint.load(path).build().to(device).eval().requires_grad_(False)
+    import torch
+
+    from fcnseg.engines.fuse import fold_batch_norms
+
+    network = Checkpoint.load(path).build().eval()
+    some = torch.randn(
+        (1, network.spec.in_channels, 64, 64), generator=torch.Generator().manual_seed(0)
+    )
+    # Half of the time of a gradient was the batch norms', and that of copies to other layouts.
+    folded = fold_batch_norms(network, some).requires_grad_(False)
+    folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded
 
 
 def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:

@@ -11,6 +11,7 @@ from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError
 from fcnseg.inference.loading import load
 from fcnseg.io.sources.base import Frame
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN, LearnedUpsample, bilinear_kernel
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
@@ -136,6 +137,29 @@ def test_steps_are_added_until_they_are_complete(
     np.testing.assert_allclose(refined.values, at_once.values, rtol=1e-5, atol=1e-9)
     few = integrated_gradients(network, image, 1, MASK, steps=2)
     assert abs(at_once.gap) < abs(few.gap)
+
+
+def test_places_that_pass_together_are_those_that_pass_alone(
+    network: FCN, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attribution, "MOST_STEPS", 0)
+    heard: list[tuple[int, int]] = []
+    together = integrated_gradients(
+        network, image, 1, MASK, steps=11, tell=lambda *one: heard.append(one)
+    )
+    assert heard == [(8, 11), (11, 11)]
+    monkeypatch.setattr(attribution, "BATCH_PIXELS", 1)
+    alone = integrated_gradients(network, image, 1, MASK, steps=11)
+    np.testing.assert_allclose(together.values, alone.values, rtol=1e-5, atol=1e-9)
+
+
+def test_what_has_gradients_is_the_network_as_it_was_trained(random_model: Path) -> None:
+    view = view_of(random_model)
+    network = plain_network(view, "integrated")
+    image, _ = network_input(view, network)
+    with torch.no_grad():
+        expected = Checkpoint.load(random_model).build().eval()(image)
+        torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_of_a_linear_network_they_are_its_weights_times_the_image() -> None:

@@ -285,11 +285,11 @@ def test_slow_items_say_how_far_they_are_and_stop_when_asked(random_model, image
     fields = [event for event in told if "fields" in event.task]
     assert [event.done for event in fields] == list(range(1, len(fields) + 1))
     assert fields[-1].total == len(fields) >= 4
-    assert sum("integrated" in event.task for event in told) >= 32
+    assert max(event.done for event in told if "integrated" in event.task) >= 32
 
     def interrupt(event):
         heard.append(event)
-        if isinstance(event, Progress) and event.done == 3:
+        if isinstance(event, Progress) and event.done >= 3:
             signal.raise_signal(signal.SIGINT)
 
     heard.clear()
@@ -300,7 +300,7 @@ def test_slow_items_say_how_far_they_are_and_stop_when_asked(random_model, image
             show_what="integrated",
             **{**options, "out": tmp_path / "no"},
         )
-    assert max(event.done for event in heard if isinstance(event, Progress)) == 3
+    assert max(event.done for event in heard if isinstance(event, Progress)) < 32
     assert not list((tmp_path / "no").rglob("*.png"))
 
 
