@@ -1,7 +1,7 @@
 """Image files <-> uint8 RGB arrays.
 
 OpenCV decodes (16 bit and alpha survive it), Pillow reads headers (size, orientation) and
-the formats OpenCV was built without. Colour profiles are not looked at.
+the formats OpenCV was built without. Colours of another profile become sRGB.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from fcnseg.io.content.pixels import (
     eight_bits,
     over_white,
 )
+from fcnseg.io.content.profiles import may_have_profile, to_srgb
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
 from fcnseg.io.content.whole import check_rows, is_cut, unreadable_image
 
@@ -86,7 +87,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     if pixels is None:
         return _decode_with_pillow(data, name)
     shown = eight_bits(pixels, name, maximum=maximum)
-    return upright(_three_channels(shown), read_orientation(data))
+    return upright(_three_channels(shown, data), read_orientation(data))
 
 
 def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
@@ -270,7 +271,7 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     check_rows(data, None, name)
     pixels = as_bgr(values.reshape(*values.shape[:2], -1))
     shown = eight_bits(pixels, name) if wide else pixels.astype(np.uint8, copy=False)
-    return upright(_three_channels(shown), read_orientation(data))
+    return upright(_three_channels(shown, data), read_orientation(data))
 
 
 def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.generic]:
@@ -286,15 +287,26 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
     return values
 
 
-def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey, BGR or BGRA as RGB."""
+def _three_channels(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
+    """Grey, BGR or BGRA as RGB; colours of the file's profile as sRGB. data: the file's bytes."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if pixels.shape[2] == 3:
-        return swap_in_place(pixels)
-    return over_white(
-        np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8), pixels[:, :, 3]
-    )
+        return to_srgb(swap_in_place(pixels), _profile_of(data))
+    rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
+    return over_white(to_srgb(rgb, _profile_of(data)), pixels[:, :, 3])
+
+
+def _profile_of(data: bytes) -> bytes | None:
+    """The ICC profile in an image file's bytes."""
+    if not may_have_profile(data):
+        return None
+    try:
+        with open_with_pillow(io.BytesIO(data)) as image:
+            found = image.info.get("icc_profile")
+    except Exception:  # noqa: BLE001 - what is broken in it is no profile
+        return None
+    return found if isinstance(found, bytes) else None
 
 
 def read_orientation(data: bytes) -> int:

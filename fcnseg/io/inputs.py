@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from fcnseg.errors import InputError, MediaError, user_path
 from fcnseg.io.content.pixels import eight_bits, over_white
+from fcnseg.io.content.profiles import to_srgb
 from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, read_image
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _OVER = 1e-5
 """How far beyond 0..1 a float may be: rounding of the program that made it."""
 
 _CHANNELS = (1, 3, 4)
+
+_COLORS = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA")
+"""Pillow's modes whose values a profile of RGB is about."""
 
 
 def is_several(images: object) -> bool:
@@ -219,6 +223,7 @@ def _from_pillow(image: Image.Image) -> Pixels:
 
 def _pillow_pixels(image: Image.Image) -> Pixels:
     mode = image.mode
+    profile = image.info.get("icc_profile") if mode in _COLORS else None
     if mode.startswith("I"):
         stored = _sixteen_bits(np.asarray(image))
         # As in a file of 32 bits: 0..255, as convert("I") makes them, are bytes. PNG has 16 bits.
@@ -236,9 +241,10 @@ def _pillow_pixels(image: Image.Image) -> Pixels:
         return np.array(converted)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         straight = {"La": "LA", "RGBa": "RGBA"}.get(mode, mode)
-        return _from_array(np.asarray(image.convert(straight).convert("RGBA")), bgr=False)
+        rgba = np.asarray(image.convert(straight).convert("RGBA"))
+        return over_white(to_srgb(rgba[:, :, :3], profile), rgba[:, :, 3])
     try:
-        return np.array(image.convert("RGB"))
+        return to_srgb(np.array(image.convert("RGB")), profile)
     except ValueError as error:
         raise InputError(
             f"A Pillow image of mode {mode} can't be used: {error}.",

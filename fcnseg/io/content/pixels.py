@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra
 from fcnseg.io.content import as_bgr
+from fcnseg.io.content.profiles import to_srgb
 
 _MOST_BANDS = 16
 
@@ -222,9 +223,12 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
         raise MissingExtra(f"Reading {name}, a HEIC photo,", "images") from None
     try:
         photo = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
-        return np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
+        pixels = np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{name} is not a whole image: {error}.") from None
+    colors = pixels[:, :, :3]
+    converted = to_srgb(colors, photo.info.get("icc_profile"))
+    return pixels if converted is colors else np.dstack([converted, pixels[:, :, 3:]])
 
 
 def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:

@@ -1,0 +1,124 @@
+"""Photos in another colour space (Display P3, Adobe RGB) are seen in sRGB, by every way in."""
+
+import io
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, features
+
+from fcnseg.datasets import Pair
+from fcnseg.datasets.formats import read_pair_image
+from fcnseg.io.images import decode_image, read_image
+from fcnseg.io.inputs import to_rgb
+from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.sources import open_source
+
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+"""XYZ of the primaries, adapted to D50."""
+
+GAMMA = 563 / 256
+
+COLORS = np.random.default_rng(0).integers(40, 216, (16, 24, 3), dtype=np.uint8)
+
+
+def profile(primaries=ADOBE, *, space: bytes = b"RGB ") -> bytes:
+    """A profile of version 2 with three primaries and a gamma, byte by byte."""
+    fixed = [struct.pack(">3i", *(round(v * 65536) for v in one)) for one in primaries]
+    tags = {
+        name: b"XYZ \0\0\0\0" + xyz
+        for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), fixed, strict=True)
+    }
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(GAMMA * 256)) + b"\0\0"
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC", b"kTRC"), curve)
+    table, body, at = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", at + len(body), len(content))
+        body += content
+    head = struct.pack(">I4xI4s4s4s12x4s28x3i48x", at + len(body), 0x02400000, b"mntr", space,
+                       b"XYZ ", b"acsp", 63190, 65536, 54061)  # fmt: skip
+    return head + table + body
+
+
+def expected(image: np.ndarray) -> np.ndarray:
+    """Adobe RGB as sRGB, by the standards' own formulas; what sRGB has not is cut."""
+    from_d50 = [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.033454],
+                [0.0719453, -0.2289914, 1.4052427]]  # fmt: skip
+    light = (image / 255) ** GAMMA @ np.array(ADOBE) @ np.array(from_d50).T
+    light = light.clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def off(image: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(image.astype(float) - right).max())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp", ".jpg", ".avif"])
+def test_a_photo_of_another_colour_space(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("Pillow was built without AVIF")
+    lossless = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}
+    path, options = tmp_path / f"a{suffix}", lossless.get(suffix, {"quality": 100})
+    smooth = np.asarray(Image.fromarray(COLORS[:4, :6]).resize((48, 32), Image.Resampling.BILINEAR))
+    Image.fromarray(smooth).save(path, icc_profile=profile(), **options)
+    with Image.open(path) as stored:
+        right = expected(np.asarray(stored.convert("RGB")))
+    assert off(smooth, right) > 12
+    assert off(read_image(path), right) <= 6
+    assert np.array_equal(decode_image(path.read_bytes()), read_image(path))
+
+
+def test_every_way_in_is_the_same(tmp_path: Path) -> None:
+    """Training, prediction and Python see one image."""
+    path = tmp_path / "a.png"
+    Image.fromarray(COLORS).save(path, icc_profile=profile())
+    right = read_image(path)
+    assert off(right, expected(COLORS)) <= 2
+    with Image.open(path) as image:
+        assert np.array_equal(to_rgb(image), right)
+        clear = image.convert("RGBA")
+        clear.putalpha(255)
+        assert np.array_equal(to_rgb(clear), right)
+        turned = io.BytesIO()
+        clear.save(turned, "PNG", icc_profile=profile())
+    assert np.array_equal(to_rgb(turned), right)
+    assert np.array_equal(next(iter(open_source(str(path)))).image, right)
+    assert np.array_equal(read_pair_image(Pair(path, path, "train", "a")), right)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is None, reason="pillow-heif is not installed")
+def test_heic_photos(tmp_path: Path) -> None:
+    import pillow_heif
+
+    smooth = Image.fromarray(np.full((64, 64, 3), (90, 200, 60), np.uint8))
+    pillow_heif.from_pillow(smooth).save(tmp_path / "a.heic", icc_profile=profile(), quality=-1)
+    assert off(read_image(tmp_path / "a.heic")[32, 32], expected(np.array([90, 200, 60]))) <= 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        b"no profile",
+        profile()[:200],
+        profile(space=b"GRAY"),
+    ],
+    ids=["none", "sRGB", "broken", "cut", "grey"],
+)
+def test_all_others_stay_as_they_are(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(COLORS).save(path, icc_profile=content)
+    assert np.array_equal(read_image(path), COLORS)
+    with Image.open(path) as image:
+        assert np.array_equal(to_rgb(image), COLORS)
+
+
+def test_labels_are_no_photos(tmp_path: Path) -> None:
+    """An editor puts its profile into masks, too: their values stay."""
+    path = tmp_path / "a.png"
+    Image.fromarray(COLORS).save(path, icc_profile=profile())
+    assert np.array_equal(read_raw_labels(path).values, COLORS)
