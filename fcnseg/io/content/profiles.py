@@ -45,7 +45,7 @@ def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes) -> Any:
-    """Pillow's transform from a profile of RGB to sRGB; None where that would change next to nothing."""
+    """Pillow's transform from a profile of RGB to sRGB; None where it changes next to nothing."""
     from PIL import ImageCms
 
     try:
