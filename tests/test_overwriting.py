@@ -325,7 +325,7 @@ def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"eval data --csv file/a.csv {MODEL}",
         f"compare data --html file/a.html -m model.safetensors {MODEL}",
         f"review data -o list.txt {MODEL}",
-        f"review photos --unlabelled -o file/x {MODEL}",
+        f"review photos --unlabeled -o file/x {MODEL}",
         "export model.safetensors -o file/m.onnx",
         "check data --contact file/a.png",
         "check data --fix file/clean",

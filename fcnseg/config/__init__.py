@@ -200,10 +200,10 @@ class ReviewConfig(Options):
     """Rank labels by how probably they are wrong; without labels, images by which to label next."""
 
     command = "review"
-    data: Path = option(..., "Dataset folder; with --unlabelled: a folder of images, or a video", argument=True)
+    data: Path = option(..., "Dataset folder; with --unlabeled: a folder of images, or a video", argument=True)
     model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
     out: Path | None = option(None, "Output folder (default: runs/reviewN)", flags=texts.OUT)
-    unlabelled: bool = option(False, "Rank images by which are most worth labelling: those that the model is unsure of, and unlike each other")
+    unlabeled: bool = option(False, "Rank images by which are most worth labelling: those that the model is unsure of, and unlike each other", hidden=("--unlabelled",))
     split: Split = option("all", "Split to review: train, val, test or all")
     limit: int = option(100, "Regions or images in the report", ge=1, metavar="N")
     save: tuple[Literal["labelme"], ...] = option((), "Also write the predictions as polygons to correct: labelme")

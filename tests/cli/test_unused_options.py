@@ -202,8 +202,8 @@ def test_images_beside_data(random_model: Path, drawn_folder: Path) -> None:
 
 @pytest.mark.parametrize("option", [{"split": "val"}, {"tolerance": 5}, {"fill_boxes": True}])
 def test_review_without_labels(tmp_path: Path, option: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="has no effect with --unlabelled"):
-        review(ReviewConfig.make({"data": tmp_path, "unlabelled": True, **option}))
+    with pytest.raises(OptionError, match="has no effect with --unlabeled"):
+        review(ReviewConfig.make({"data": tmp_path, "unlabeled": True, **option}))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_every_option_that_a_message_names_is_one() -> None:
     """Options that were renamed, or never were."""
     known = {"--debug", "--version", "--name", "--no-name", "--no"}  # of the program; placeholders
     foreign = {"--upgrade", "--force-reinstall", "--directory", "--no-deps", "--index-url"}  # pip's
-    foreign |= {"--always", "--abbrev", "--dirty"}  # Git's
+    foreign |= {"--always", "--abbrev", "--dirty", "--data-binary"}  # of Git; of curl
     known |= foreign.union(*map(flags_of, CONFIGS))
     for path in Path(fcnseg.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

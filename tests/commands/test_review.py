@@ -64,7 +64,7 @@ def test_images_to_label(drawn_folder: Path, tiny_run: Path, tmp_path: Path) -> 
     shutil.copyfile(photos / "0001.png", photos / "again.png")
     out = tmp_path / "out"
     more = [*options(tiny_run, out), "--save", "labelme"]
-    shown = call("review", photos, "--unlabelled", *more).stdout
+    shown = call("review", photos, "--unlabeled", *more).stdout
     assert "Of 7 images" in shown
     rows = list(csv.DictReader((out / "review.csv").read_text().splitlines()))
     names = [row["image"] for row in rows]
@@ -80,7 +80,7 @@ def test_a_folder_without_labels_says_how_to_go_on(
 ) -> None:
     photos = shutil.copytree(drawn_folder / "images/val", tmp_path / "photos")
     shown = call("review", photos, *options(tiny_run, tmp_path / "out"), status=1).stderr
-    assert "--unlabelled" in shown
+    assert "--unlabeled" in shown
     assert not (tmp_path / "out").exists()
 
 

@@ -82,9 +82,9 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
     OptionError for an option of the labels where there are none.
     """
     for name in ("split", "tolerance", "fill_boxes"):
-        if config.unlabelled and getattr(config, name) != getattr(ReviewConfig, name):
+        if config.unlabeled and getattr(config, name) != getattr(ReviewConfig, name):
             raise OptionError(
-                f"{spelled(name)} has no effect with --unlabelled.", hint=f"omit {spelled(name)}"
+                f"{spelled(name)} has no effect with --unlabeled.", hint=f"omit {spelled(name)}"
             )
     refuse_file("--out", config.out)
     segmenter = load(
@@ -96,13 +96,13 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
         parallel=True,
         callback=callback,
     )
-    if not config.unlabelled:
+    if not config.unlabeled:
         try:
             checked = examine(config.data, callback, boxes=config.fill_boxes)
         except DatasetError as error:
             raise DatasetError(
                 error.message,
-                hint="--unlabelled ranks images without labels, by which are worth labelling",
+                hint="--unlabeled ranks images without labels, by which are worth labelling",
                 details=error.details,
             ) from None
         if config.out is not None:
