@@ -9,8 +9,8 @@ in fcnseg/models/backbones/timm.py. Without names, the table is written.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -166,4 +166,6 @@ def text(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("backbones", nargs="*", metavar="BACKBONE")
+    main(parser.parse_args().backbones)

@@ -10,6 +10,8 @@ flattening order far above.
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,13 +19,14 @@ from torch import Tensor, nn
 from fcnseg.models.backbones import fully_connected
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.models.torchvision_import import models
 
 FIELD = 404  # the receptive field of fc6 on VGG's last pool
 
 
 def main() -> None:
     """Print all proofs."""
+    from fcnseg.models.torchvision_import import models  # seconds, which --help need not wait for
+
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     vgg = models.vgg16(weights=None).eval()
@@ -101,4 +104,5 @@ def show(what: str, found: Tensor, expected: Tensor) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

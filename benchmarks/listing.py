@@ -8,9 +8,9 @@ waits so many milliseconds (0) before each. Memory is what the process has at mo
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
-import sys
 import time
 from typing import Any
 
@@ -63,8 +63,11 @@ def megabytes() -> float:
 
 def main() -> None:
     """Print what was measured."""
-    MadeUp.count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    MadeUp.seconds = float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("count", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("milliseconds", type=float, nargs="?", default=0.0)
+    chosen = parser.parse_args()
+    MadeUp.count, MadeUp.seconds = chosen.count, chosen.milliseconds / 1000
     fsspec.register_implementation("madeup", MadeUp)
     found = {"keys": MadeUp.count, "ms a request": MadeUp.seconds * 1000, "MB before": megabytes()}
     began = time.perf_counter()

@@ -151,7 +151,7 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         config = InferConfig(
-            source=source,
+            source=(source,),
             out=Path(folder) / "out",
             save=("labels",),
             limit=round(chosen.seconds / chosen.step),

@@ -65,11 +65,11 @@ def main() -> None:
             for number in range(chosen.frames):
                 writer.write(pictures[number % len(pictures)])
         config = InferConfig(
-            source=str(clip),
-            model=str(folder / "model.safetensors"),
+            source=(str(clip),),
+            model=(str(folder / "model.safetensors"),),
             out=folder / "out.mp4",
             engine=chosen.engine,
-            shares=str(folder / "shares.jsonl"),
+            shares=folder / "shares.jsonl",
         )
         result = infer(config, callback)
     first, last = held[min(held)], held[max(held)]

@@ -10,6 +10,7 @@ upsampling, norms and activations are not.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -99,4 +100,5 @@ def multiply_adds(network: nn.Module, part: nn.Module) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -8,9 +8,9 @@ go to a local folder. Where Ray is installed, one worker of one thread is compar
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -44,8 +44,11 @@ def rate(source: str, model: str, count: int, **options: Any) -> tuple[float, in
 
 def main() -> None:
     """Print what was measured."""
-    model = sys.argv[1] if len(sys.argv) > 1 else "nuclei"
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", nargs="?", default="nuclei")
+    parser.add_argument("count", type=int, nargs="?", default=200)
+    chosen = parser.parse_args()
+    model, count = chosen.model, chosen.count
     torch.set_num_threads(1)
     simulated.IMAGE = photo()
     simulated.MadeUp.count = count

@@ -9,6 +9,7 @@ Prints the medians and their ratio; the goal is 1.6.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -45,4 +46,6 @@ def seconds(arguments: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("repeats", type=int, nargs="?", default=5)
+    main(parser.parse_args().repeats)

@@ -7,6 +7,7 @@ up a level, and private names imported by another module.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 from dataclasses import dataclass, field
@@ -175,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -9,6 +9,7 @@ function in one file of the package to a function in another.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -99,7 +100,9 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Print a row of docs for each command asked for; all of them are run, in order."""
-    wanted = sys.argv[1:] or list(GOALS)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(GOALS))
+    wanted = parser.parse_args().commands or list(GOALS)
     print("| command | files | goal | functions | changes of file |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, run in ways(Path(folder)).items():
