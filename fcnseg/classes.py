@@ -73,7 +73,7 @@ class ClassMap:
 
     @property
     def background(self) -> int | None:
-        """The class that is none of the things looked for, by its name; None: there is none.
+        """The background class, by its name; None: there is none.
 
         Unnamed classes (class_0, class_1 ...) have it first.
         """
@@ -132,7 +132,7 @@ class ClassMap:
 
 
 BACKGROUND_NAMES = frozenset(["background", "bg", "_background_", "__background__"])
-"""Names (lower case) of the class that is none of the things looked for."""
+"""Names (lower case) of the background class."""
 
 BINARY = ("background", "object")
 """What the two classes of a mask are called that come without names."""
@@ -144,7 +144,7 @@ def is_unnamed(names: Sequence[str]) -> bool:
 
 
 def background_of(names: Sequence[str]) -> int | None:
-    """The number of the class that is none of the things looked for, as far as names tell."""
+    """The number of the background class, as far as names tell."""
     known = (index for index, name in enumerate(names) if name.lower() in BACKGROUND_NAMES)
     return next(known, 0 if is_unnamed(names) else None)
 

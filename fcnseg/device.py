@@ -63,7 +63,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     if kind == "cuda":
         _require_cuda(name, int(number or 0))
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise OptionError("MPS (Apple's GPU) is not available here.", hint="take --device auto")
+        raise OptionError("MPS (Apple's GPU) is not available here.", hint="use --device auto")
     return torch.device(name)
 
 
@@ -78,7 +78,7 @@ def _require_cuda(name: str, number: int) -> None:
         )
         raise OptionError(
             f"Device {name!r} can't be used: {why}.",
-            hint="take --device cpu, or see `fcnseg doctor`",
+            hint="use --device cpu, or see `fcnseg doctor`",
         )
     count = torch.cuda.device_count()
     if number >= count:
@@ -102,7 +102,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "f16" and device.type == "cpu":
         raise OptionError(
             "Precision f16 is for GPUs; on a CPU it is slow and overflows.",
-            hint="take --precision auto, bf16 or f32",
+            hint="use --precision auto, bf16 or f32",
         )
     precision: torch.dtype = getattr(torch, PRECISIONS[name])
     return precision

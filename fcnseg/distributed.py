@@ -234,7 +234,7 @@ def _device_of_rank(name: str) -> torch.device:
     if device.index is not None:
         raise OptionError(
             f"Device {name!r} is one GPU, but torchrun has started several processes.",
-            hint="take --device auto: each process takes a GPU of its own",
+            hint="use --device auto: each process takes a GPU of its own",
         )
     return resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 

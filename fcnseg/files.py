@@ -270,7 +270,7 @@ def _create_file(path: Path) -> None:
 def _beside(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """A new name beside `path`, created and held."""
     if is_special(path):
-        raise OptionError(f"{path} is a device or a pipe; a file is needed here.")
+        raise OptionError(f"{path} is a device or a pipe; expected a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
     stem = _cut(path.stem, _LONGEST)

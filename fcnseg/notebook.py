@@ -20,10 +20,10 @@ def model(title: str, engine: str, short_side: int | None, classes: ClassMap) ->
 
 
 def dataset(
-    summary: str, shares: Sequence[Sequence[str]], count: str, findings: Sequence[Sequence[str]]
+    summary: str, classes: Sequence[Sequence[str]], count: str, findings: Sequence[Sequence[str]]
 ) -> str:
-    """A dataset: each class with its share of the pixels, each finding with its repair."""
-    said = f"<p>{_text(summary)}</p>" + table("Classes", ("class", "pixels"), shares)
+    """A dataset: each class with its proportion of the pixels, each finding with its fix."""
+    said = f"<p>{_text(summary)}</p>" + table("Classes", ("class", "pixels"), classes)
     return said + table(
         count, ("finding", "what was found", "what to do") if findings else (), findings
     )

@@ -70,7 +70,7 @@ def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
     taken = [path] if path.exists() else [place for place in used if any(place.iterdir())]
     if taken:
         raise OptionError(
-            f"{taken[0]} is there already, and fcnseg did not write it.",
+            f"{taken[0]} already exists and was not written by fcnseg.",
             hint="name another folder for the outputs",
         )
 

@@ -146,7 +146,7 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
 
     For what must not be left half-done: closing a file, waiting for a thread that uses it.
     on_request: called by the signal handler, to bring the end of the block near; it may take no
-    lock. Signals that nobody handles are left alone.
+    lock. Unhandled signals are left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

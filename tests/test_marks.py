@@ -49,7 +49,7 @@ def test_another_program_s_manifest_means_nothing(tmp_path: Path, text: str) -> 
     path = tmp_path / "set" / "manifest.jsonl"
     path.write_text(text, encoding="utf-8")
     assert listed(tmp_path) == ({"set/x", "set/sub/x"}, "")
-    with pytest.raises(OptionError, match="fcnseg did not write it"):
+    with pytest.raises(OptionError, match="was not written by fcnseg"):
         mark(path.parent)
     assert path.read_text(encoding="utf-8") == text
 
@@ -148,7 +148,7 @@ def test_infer_leaves_another_program_s_manifest_alone(data: Path, random_model:
         (data / "out").mkdir(exist_ok=True)
         (data / "out" / "manifest.jsonl").write_text('{"audio": 1}\n', encoding="utf-8")
         result = call(*words, "-o", "out", "-m", random_model, *MODEL, status=2)
-        assert "fcnseg did not write it" in result.stderr
+        assert "was not written by fcnseg" in result.stderr
         assert [path.name for path in (data / "out").iterdir()] == ["manifest.jsonl"]
 
 
@@ -158,7 +158,7 @@ def test_labels_that_someone_drew_are_not_written_over(data: Path, random_model:
     before = (data / "labels" / "val" / "0000.png").read_bytes()
     words = ["infer", "../photos", "-o", ".", "--save", "labels", "-m", random_model, *MODEL]
     result = call(*words, status=2)
-    assert "labels is there already, and fcnseg did not write it" in result.stderr
+    assert "labels already exists and was not written by fcnseg" in result.stderr
     assert (data / "labels" / "val" / "0000.png").read_bytes() == before
     words[3] = "../out"
     for _ in range(2):  # its own outputs are made again
@@ -170,7 +170,7 @@ def test_train_writes_over_nothing_in_its_folder(data: Path, name: str) -> None:
     (data.parent / "exp").mkdir()
     (data.parent / "exp" / name).write_text("mine\n", encoding="utf-8")
     result = call("train", ".", "--out", "../exp", *TRAIN.split(), status=2)
-    assert f"{name} is there" in result.stderr
+    assert f"already contains a run ({name})" in result.stderr
     assert (data.parent / "exp" / name).read_text(encoding="utf-8") == "mine\n"
 
 

@@ -248,7 +248,7 @@ def test_a_corrected_description_is_not_written_over(place: Path) -> None:
     corrected = path.read_text(encoding="utf-8").replace('"disk"', '"plate"')
     path.write_text(corrected, encoding="utf-8")
     result = call("check", "data", "--write", "mine.toml", "--contact", "sheet.png", status=2)
-    assert "says something else" in result.stderr
+    assert "already exists with other content" in result.stderr
     assert path.read_text(encoding="utf-8") == corrected
 
 
@@ -257,7 +257,7 @@ def test_a_run_does_not_take_the_place_of_what_it_starts_from(place: Path) -> No
     (place / "model.safetensors").rename(place / "run" / "last.safetensors")
     words = "train data --out run --finetune run/last.safetensors --epochs 1 --device cpu"
     result = call(*words.split(), status=2)
-    assert "last.safetensors is there" in result.stderr
+    assert "contains a run (last.safetensors)" in result.stderr
     assert sorted(os.listdir(place / "run")) == ["last.safetensors"]  # noqa: PTH208
 
 

@@ -156,7 +156,7 @@ def test_watching_ends_when_closed(tmp_path):
 
 @pytest.mark.parametrize("spec", ["-", "http://127.0.0.1:9/x"])
 def test_only_a_folder_is_watched(spec):
-    with pytest.raises(OptionError, match="stays with a folder"):
+    with pytest.raises(OptionError, match="--watch needs a folder"):
         open_source(spec, watch=True)
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -94,7 +94,7 @@ class Screen:
                     self._show(event)
 
     def _draw(self, event: Progress) -> None:
-        values = _values(event.values)
+        values = shown("  ".join(_value(*pair) for pair in event.values.items()))
         if not self.console.is_terminal:
             self._log(event, values)
             return
@@ -144,10 +144,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _values(values: Mapping[str, float | int | str]) -> str:
-    return shown("  ".join(_value(name, value) for name, value in values.items()))
 
 
 def _value(name: str, value: float | int | str) -> str:

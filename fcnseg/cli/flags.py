@@ -14,7 +14,7 @@ from typer.core import TyperArgument, TyperCommand
 from fcnseg.cli.console import guard
 from fcnseg.config.options import Option, options_of, read_toml, spelled
 from fcnseg.errors import OptionError
-from fcnseg.overwriting import Named, refuse_overwriting, refuse_unwritable
+from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 
 ConfigFile = Annotated[
     Path | None,
@@ -83,7 +83,8 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             _refuse_empty(given, known, named)
             values = {**(read_toml(file) if file else {}), **given}
-            outputs = _outputs(values)
+            paths = ((name, values.get(name)) for name in OUTPUTS)
+            outputs = [(spelled(n), Path(v)) for n, v in paths if isinstance(v, str | Path)]
             refuse_unwritable(outputs)
             if file is not None:
                 files = [(flag, path / "config.toml") for flag, path in outputs]  # as of a training
@@ -124,12 +125,6 @@ def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: 
             )
 
 
-def _outputs(values: Mapping[str, Any]) -> list[Named]:
-    """What the values name to be written."""
-    paths = {name: values[name] for name in OUTPUTS if isinstance(values.get(name), str | Path)}
-    return [(spelled(name), Path(value)) for name, value in paths.items()]
-
-
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:
     """One for each option, and a hidden one for each that has other spellings."""
     made, hints = [], get_type_hints(config)
@@ -151,8 +146,11 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
         # Not required by Typer: a TOML file may give it. The config itself insists.
         metavar = (option.metavar or name.upper()).removesuffix("...")  # Typer adds its own
         return typer.Argument(help=text, metavar=metavar, show_default=False, path_type=str)
+    flag = spelled(name)
+    if default is True:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
     return typer.Option(
-        *(option.flags or (_flag_name(name, on=default is True),)),
+        *(option.flags or (flag,)),
         help=text,
         metavar=option.metavar or METAVARS.get(kinds[0], "NAME"),
         path_type=str,
@@ -160,11 +158,6 @@ def _info(name: str, option: Option, hint: Any, default: Any) -> Any:
         rich_help_panel=option.group,
         autocompletion=(lambda: words) if words else None,
     )
-
-
-def _flag_name(name: str, *, on: bool) -> str:
-    """--name; what is on without being asked gets a --no-name as well."""
-    return f"{spelled(name)}/--no-{spelled(name).removeprefix('--')}" if on else spelled(name)
 
 
 def _flag_type(hint: Any) -> Any:

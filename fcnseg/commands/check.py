@@ -138,7 +138,7 @@ def _outputs(config: CheckConfig) -> list[Named]:
     )
     if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
         raise OptionError(
-            f"--fix {config.fix} is inside {config.data}: it would be taken for a part of it.",
+            f"--fix {config.fix} is inside {config.data}: it would be read as part of the dataset.",
             hint=f"name a folder outside, e.g. --fix {config.data.resolve().name}_clean",
         )
     outputs = [(flag, path) for flag, path in given if path is not None]

@@ -1,7 +1,7 @@
-"""An inference job on Ray: actors hold the model, each takes a share of the frames.
+"""An inference job on Ray: actors hold the model, each takes a shard of the frames.
 
 Every frame has one owner, by its place in the source alone, and the manifest says which are done:
-the share of a worker that is lost is done again by another, from where it was.
+the shard of a worker that is lost is repeated by another, from where it was.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _run(
 
 
 class _Worker:
-    """One share of a job, in a process of its own."""
+    """One shard of a job, in a process of its own."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -86,9 +86,9 @@ class _Worker:
                 warnings.append(event)
 
         with ExitStack() as stack:
-            share = Distributed(str(resolve_device(config.device)), rank, size)
+            shard = Distributed(str(resolve_device(config.device)), rank, size)
             try:
-                job = Job(config, keep, share, stack)
+                job = Job(config, keep, shard, stack)
                 return run(make_plan(job, decided)), warnings
             except FcnsegError as error:
                 return error
@@ -97,7 +97,7 @@ class _Worker:
 def _shards(
     ray: Any, make: Callable[[], Any], plan: InferPlan, run: Callable[..., Any]
 ) -> list[Shard]:
-    """The shares of all workers, by rank; that of a lost one is done again."""
+    """The shards of all workers, by rank; that of a lost one is repeated."""
     config, size = plan.job.config, plan.job.distributed.size
     actors: dict[int, Any] = {}
 
@@ -122,7 +122,7 @@ def _shards(
             if lost[rank] > _TRIES:
                 text = f"Ray lost {lost[rank]} workers in a row: {error}"
                 raise OptionError(text, hint="ray status, and the workers' memory") from None
-            text = f"A Ray worker was lost; share {rank + 1} of {size} is done again"
+            text = f"A Ray worker was lost; part {rank + 1} of {size} is repeated"
             plan.job.callback(Message(text, "warning"))
             waiting[begin(rank, replace(config, skip_done=True))] = rank
             continue

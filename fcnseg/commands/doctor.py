@@ -119,7 +119,7 @@ def _opencv() -> Row:
     """Two OpenCV wheels in one environment overwrite each other's files."""
     versions = {name: _version(name) for name in WHEELS}
     wheels = [f"{name} {version}" for name, version in versions.items() if version]
-    found = ", ".join(wheels) or "no wheel of it"
+    found = ", ".join(wheels) or "no wheel available"
     try:
         importlib.import_module("fcnseg.io")
     except FcnsegError as error:  # the system lacks libGL, or there is none

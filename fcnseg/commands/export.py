@@ -126,8 +126,8 @@ def _check_options(config: ExportConfig) -> None:
     """OptionError where an option has no effect beside the others."""
     if config.layout == "nchw" and (config.format == "web" or config.bundle):
         raise OptionError(
-            f"--layout nchw has no place with {'--bundle' if config.bundle else '--format web'}, "
-            "whose programs give images as they lie in memory.",
+            f"--layout nchw can't be combined with "
+            f"{'--bundle' if config.bundle else '--format web'}, whose programs pass NHWC images.",
             hint="omit --layout",
         )
     if config.web_runtime is not None and config.format != "web":

@@ -145,7 +145,9 @@ def train_several(
                 scores[name]["validated_on"] = list(validated)
             several.write_report([scores[each] for each in names if each in scores])
         summary = several.write_report([scores[name] for name in names])
-        _write_page(several, summary)
+        if several.config.report and has_charts():
+            text = several_page(str(several.folder), summary)
+            RunFolder(several.folder).report.write_text(text, "utf-8", "surrogateescape")
     best = max(results, key=lambda each: each.miou)
     return SeveralResult(
         several.folder,
@@ -184,12 +186,6 @@ def resumed_several(several: Several, asked: Mapping[str, Any]) -> tuple[Several
     run.write_config(config)
     again = {name: value for name, value in asked.items() if name in {*CHANGEABLE, *RISING}}
     return Several(several.folder, config), again
-
-
-def _write_page(several: Several, summary: Mapping[str, Any]) -> None:
-    if several.config.report and has_charts():
-        text = several_page(str(several.folder), summary)
-        RunFolder(several.folder).report.write_text(text, "utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager

@@ -199,7 +199,7 @@ def _begin(
 def _refuse_no_data(config: TrainConfig) -> None:
     if config.data is None:
         raise OptionError(
-            "Which dataset folder? None was given.",
+            "No dataset folder was given.",
             hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
         )
 
@@ -245,7 +245,7 @@ def _resume(
         )
     if not config.data.exists():
         raise DatasetError(
-            f"The dataset of {run.folder} is not there any more: {config.data}.",
+            f"The dataset of {run.folder} no longer exists: {config.data}.",
             hint=f"if it was moved: fcnseg train NEW_FOLDER --out {run.folder} --resume",
         )
     state, tensors = load_state(run.state)

@@ -97,7 +97,7 @@ def view(
                     frames += 1
                     outputs += files
         except KeyboardInterrupt:
-            drawn = f"; what was drawn is in {job.out}" if job.out else ""
+            drawn = f"; finished figures are in {job.out}" if job.out else ""
             raise Interrupted(f"Stopped after {frames} frames{drawn}.") from None
         failed += source.failures
         if job.ended():

@@ -118,7 +118,8 @@ class SegmentationDataset(Dataset[Sample]):
         self, index: int, augment: Augment, rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         image, labels = self._read(index)
-        base, bands = self._base_scale(labels.shape), self.preprocess.bands
+        side, bands = self.preprocess.short_side, self.preprocess.bands
+        base = 1.0 if side is None else side / min(labels.shape)
         fill: tuple[float, ...] = tuple(round(255 * value) for value in self.preprocess.mean)
         if bands is not None:
             fill = bands.middle()[: bands.carried]
@@ -128,10 +129,6 @@ class SegmentationDataset(Dataset[Sample]):
         """What people see of a sample's image: uint8 (H, W, 3) RGB."""
         bands = self.preprocess.bands
         return image if bands is None else bands.to_rgb(image)
-
-    def _base_scale(self, size: tuple[int, ...]) -> float:
-        side = self.preprocess.short_side
-        return 1.0 if side is None else side / min(size)
 
     def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         held = self._decoded.get(index)

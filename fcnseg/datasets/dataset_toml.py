@@ -130,7 +130,7 @@ def write_declared(
     data = to_bytes("\n".join(lines) + "\n")
     if path.is_file() and path.read_bytes() != data:
         raise OptionError(
-            f"{path} is there already and says something else; it may have been corrected by hand.",
+            f"{path} already exists with other content; it may have been edited by hand.",
             hint="name another file, or delete that one",
         )
     write_bytes(path, data)

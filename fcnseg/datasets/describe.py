@@ -262,8 +262,8 @@ def _about_other_files(listing: Listing) -> tuple[str, str]:
     """What stands beside the images that may be meant for labels, and the hint for it."""
     boxes = listing.saying(_BOX, ".xml")
     if boxes:
-        text = f"{boxes[0]} and its like hold boxes, which do not say what pixels belong to a thing"
-        return f": {text}", "export the dataset as segmentation (polygons or masks)"
+        text = f"; {boxes[0]} and similar files hold bounding boxes"
+        return text, "export the dataset as segmentation (polygons or masks)"
     for suffix in _ANNOTATIONS:
         files = listing.with_suffix(suffix)
         if files:

@@ -37,7 +37,7 @@ class Fold:
 
 
 def with_val(scanned: Scanned) -> Scanned:
-    """The same with a val part; groups of look-alikes and videos stay together."""
+    """The same with a val part; groups of similar images and videos stay together."""
     before = scanned.description
     training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
     groups, present, (videos, longest) = _to_draw(scanned, VAL_FRACTION)
@@ -49,7 +49,7 @@ def with_val(scanned: Scanned) -> Scanned:
 def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
     """The same with a fold's images in val, and all others of train and val in train.
 
-    Drawn as a val part is: each class in proportion, look-alikes, videos and the pages of a file
+    Drawn as a val part is: each class in proportion, similar images, videos and the pages of a file
     together. OptionError where there are fewer such groups than folds.
     """
     before = scanned.description
@@ -61,7 +61,7 @@ def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
         raise OptionError(
             f"--folds {fold.of}: the {counted(len(ours), 'image')} of train and val are "
             f"{counted(found, 'group')}: images that look alike or are of one video stay together.",
-            hint=f"take --folds {found} or fewer" if found > 1 else "--seeds needs no groups",
+            hint=f"use --folds {found} or fewer" if found > 1 else "--seeds needs no groups",
         )
     numbers = draw_folds(
         [before.pairs[i].name for i in ours], groups[ours], present[ours], fold.of, fold.seed

@@ -118,7 +118,7 @@ class BatchSampler:
         if self.batch < self.ranks:
             raise OptionError(
                 f"--batch {self.batch} is less than the {self.ranks} processes that share it.",
-                hint=f"take --batch {self.ranks} or more",
+                hint=f"use --batch {self.ranks} or more",
             )
         if self.images < self.ranks:
             raise OptionError(

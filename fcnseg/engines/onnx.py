@@ -227,7 +227,7 @@ class OpenCvEngine(ExportedEngine):
         super().__init__(path, device=device)
         if device not in ("auto", "cpu"):
             raise OptionError(
-                f"OpenCV runs networks on the processor here; {device} was asked for.",
+                f"OpenCV runs networks on the processor here; {device} was requested.",
                 hint="--device cpu, or --engine torch with the checkpoint",
             )
         try:

@@ -44,7 +44,7 @@ def split_of(
     Of several models that are averaged, one that none was trained on, where that is known.
     """
     if config.split:
-        return config.split, "as asked for"
+        return config.split, "as requested"
     found = [_split_of(description, network) for network in segmenter.networks]
     unseen = [each for each in found if each[0] != "all"] or found
     return max(unseen, key=lambda each: "changed" in each[1])
@@ -106,7 +106,7 @@ def refuse_meaningless(report: Report, data: Path) -> None:
         raise DatasetError(
             f"{data}: only {report.names[here[0]]} is labelled in {report.images} images; nothing "
             "that the model looks for would be scored.",
-            hint="fcnseg check DATA says what the labels were taken for",
+            hint="fcnseg check DATA shows how the labels were read",
         )
     swapped = _exchanged(report)
     if swapped is not None:

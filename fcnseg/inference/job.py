@@ -46,7 +46,7 @@ from fcnseg.remote import as_path
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What was asked for, and what every step of it is given.
+    """What was requested, and what every step of it is given.
 
     stack: closes what is opened. predictor: instead of the model that `config` names; connect:
     opens cameras and streams. events: threads speak through the main thread.
@@ -65,7 +65,7 @@ class Job:
     ) -> Source:
         """The source of one part, with the options that choose its frames.
 
-        distributed: whose frames, this process's share unless said.
+        distributed: whose frames, this process's shard unless given.
         """
         config, shared = self.config, distributed or self.distributed
         raw = (config.video_size, config.pix_fmt)
@@ -263,11 +263,15 @@ def _refuse(config: InferConfig, size: int) -> None:
     if config.skip_done and config.out is None:
         raise OptionError("--skip-done needs --out: the folder of the earlier run.")
     if config.skip_done and is_stdout(config.out):
-        raise OptionError("--skip-done needs a folder or a file; standard output keeps nothing.")
+        raise OptionError(
+            "--skip-done needs a folder or a file; standard output can't be read again."
+        )
     if is_stdout(config.out):
         _refuse_stdout(config)
     if config.skip_done and piped:
-        raise OptionError("--skip-done needs files to read again; what is piped in comes once.")
+        raise OptionError(
+            "--skip-done needs files to read again; piped input can be read only once."
+        )
     if config.skip_done and config.smooth:
         raise OptionError("--skip-done can't resume --smooth: each frame needs those before.")
     if size == 1:

@@ -30,7 +30,7 @@ from fcnseg.progress import Callback, Event, Message, Progress, held_back
 class InferResult:
     """What came of it.
 
-    frames_in: frames that were asked for, those that could not be read included.
+    frames_in: frames requested, those that could not be read included.
     frames_out: frames whose outputs are written.
     failed: inputs that could not be read: (name, why).
     outputs: files, or the folders they are in.
@@ -150,7 +150,7 @@ class Pipeline:
             if isinstance(error, KeyboardInterrupt):
                 raise self._interrupted(outputs) from None
             if outputs:
-                self._callback(Message(f"What was done is in {_listed(outputs)}", "warning"))
+                self._callback(Message(f"Finished outputs are in {_listed(outputs)}", "warning"))
             raise
         outputs = self._completed()
         source, seconds = self._source, time.perf_counter() - self._began
@@ -190,7 +190,9 @@ class Pipeline:
         """In a signal handler: read no more; what is read by now is still processed and written."""
         for stop in stops:
             stop()
-        self._events.put(Message("Stopping when what was read is done; Ctrl-C again stops at once"))
+        self._events.put(
+            Message("Stopping after the frames already read; Ctrl-C again stops immediately")
+        )
 
     def _step(
         self,

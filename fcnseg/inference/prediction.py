@@ -36,9 +36,9 @@ PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 class PredictedArrays:
     """The network's output for one frame, at the frame's own size.
 
-    labels: uint8 (H, W), class indices (255 where the user asked for "unknown").
-    confidence: float32 (H, W), the winning class's probability, or None when not asked for.
-    probabilities: float32 (K, H, W), softmax over classes, or None when not asked for.
+    labels: uint8 (H, W), class indices (255 where --conf makes it "unknown").
+    confidence: float32 (H, W), the winning class's probability, or None when not requested.
+    probabilities: float32 (K, H, W), softmax over classes, or None when not requested.
     """
 
     labels: NDArray[np.uint8]
@@ -107,7 +107,7 @@ class Prediction:
         prediction.heatmap("nucleus")        # float32 (H, W), its probability
         prediction.save("overlay.png")
 
-    Confidence and probabilities that were not asked for are computed when they are first used, by
+    Confidence and probabilities that were not requested are computed when they are first used, by
     running the network on the image once more. A notebook shows the overlay with its legend.
 
     frame: the image and, from a stream, where it comes from. classes: what the labels mean.
@@ -122,7 +122,7 @@ class Prediction:
         again: Callable[[], Floats] | None = None,
     ) -> None:
         self.labels, self.frame, self.classes, self._again = found.labels, frame, classes, again
-        for name in ("confidence", "probabilities"):  # what was asked for is as if computed
+        for name in ("confidence", "probabilities"):  # what was requested is as if computed
             if getattr(found, name) is not None:
                 self.__dict__[name] = getattr(found, name)
 
@@ -130,7 +130,7 @@ class Prediction:
     def probabilities(self) -> Floats:
         """float32 (K, H, W), softmax over the classes.
 
-        InputError where they were not asked for and can't be computed any more: the prediction
+        InputError where they were not requested and can't be computed any more: the prediction
         came from another process, or its labels were smoothed over time.
         """
         if self._again is None:

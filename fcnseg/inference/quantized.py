@@ -80,7 +80,7 @@ def export_int8(
     """Round, measure what it costs, and only then give the file its name."""
     if config.data is None:
         raise OptionError(
-            "int8 has to be fitted to images; no dataset folder was given.",
+            "int8 needs images for calibration; no dataset folder was given.",
             hint="add --data FOLDER, the one the model was trained on",
         )
     if config.format != "onnx":
@@ -90,7 +90,7 @@ def export_int8(
         )
     original = load(model, engine="torch", short_side=config.short_side)
     train, val = (dataset_of(config.data, original, split, callback) for split in ("train", "val"))
-    callback(Message(f"Writing {path}, fitted to {min(FITTED_TO, len(train))} training images"))
+    callback(Message(f"Writing {path}, calibrated on {min(FITTED_TO, len(train))} training images"))
     chosen = (train[at].image for at in spread(len(train), FITTED_TO))
     if config.size is not None:
         chosen = (resize_image(image, config.size) for image in chosen)
@@ -101,8 +101,8 @@ def export_int8(
         cost = replace(cost, ms_before=ms_before, ms=milliseconds(written, options))
         if cost.miou < cost.miou_before - MOST_LOST:
             raise CheckpointError(
-                f"In int8 the model loses too much: mIoU {percent(cost.miou)}, before "
-                f"{percent(cost.miou_before)}; at most {percent(MOST_LOST)} may be lost.",
+                f"int8 costs too much accuracy: mIoU {percent(cost.miou)}, before "
+                f"{percent(cost.miou_before)}; the limit is a loss of {percent(MOST_LOST)}.",
                 hint="nothing was written; export without --precision int8",
             )
         write_report(written, asdict(cost))
@@ -186,7 +186,7 @@ def write_int8(
 
 
 def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
-    """Write the file `rounded` of the file `exact`, with ranges fitted to images."""
+    """Write the file `rounded` of the file `exact`, with ranges calibrated on images."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -163,7 +163,7 @@ class Segmenter:
         """Labels for each image, in order, at its own size; images as `__call__` takes them.
 
         Images of one size go through the network together. Confidence and probabilities are None
-        unless they are asked for.
+        unless requested.
         """
         pixels = [self._pixels(image, bgr=bgr) for image in as_list(images)]
         groups: dict[Size, list[int]] = defaultdict(list)
@@ -320,7 +320,7 @@ class Segmenter:
     def _compute_probabilities(self, frame: Frame) -> NDArray[np.float32]:
         """The probabilities of a frame, float32 (K, H, W)."""
         found = self.predict([frame.pixels], probabilities=True)[0].probabilities
-        assert found is not None, "they were asked for"
+        assert found is not None, "they were requested"
         return found
 
     def _pixels(self, image: object, *, bgr: bool) -> NDArray[Any]:

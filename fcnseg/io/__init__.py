@@ -50,7 +50,7 @@ class Net:
         except (cv2.error, AttributeError, TypeError) as error:
             raise OptionError(
                 f"OpenCV {cv2.__version__} can't run this network.",
-                hint="pip install --upgrade 'opencv-python>=5', or take another --engine",
+                hint="pip install --upgrade 'opencv-python>=5', or use another --engine",
             ) from error
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -90,7 +90,7 @@ class Window:
 
     def __init__(self) -> None:
         if not has_display():
-            raise OptionError("There is no display to show a window on.", hint="omit --show")
+            raise OptionError("There is no display for a window.", hint="omit --show")
         self.shown = self.ended = False
 
     def show(self, image: NDArray[np.uint8], text: str = "") -> str:

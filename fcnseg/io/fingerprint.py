@@ -44,7 +44,7 @@ class ImageSummary:
     size: (height, width), upright. orientation: EXIF's, 1..8 (5 and more: stored lying).
     bits: 8, or 16 (cut to 8 when read). alpha: whether some of it is transparent.
     digest: 64 bits made of the file's length and checksum: equal for copies.
-    fingerprint: 64 bits of the image's coarse shape: few bits differ for look-alikes.
+    fingerprint: 64 bits of the image's coarse shape: few bits differ for similar images.
     thumbnail: THUMBNAIL x THUMBNAIL grey bytes, as hexadecimal text.
     mean, spread: of red, green and blue in 0..1, the spread being the standard deviation;
         () when they were not asked for.

@@ -117,7 +117,7 @@ def _from_path(path: str | Path) -> Pixels:
     except (ValueError, OSError) as error:
         if isinstance(error, MediaError):
             raise
-        raise MediaError(f"{str(path)!r} is no path of an image: {error}.") from None
+        raise MediaError(f"{str(path)!r} is not the path of an image: {error}.") from None
 
 
 def _from_array(array: NDArray[Any], *, bgr: bool) -> Pixels:
@@ -218,7 +218,7 @@ def _from_pillow(image: Image.Image) -> Pixels:
     except (OSError, SyntaxError, ValueError) as error:  # ValueError: it was closed
         if isinstance(error, InputError):
             raise
-        raise MediaError(f"The Pillow image is not whole: {error}.") from None
+        raise MediaError(f"The Pillow image is incomplete: {error}.") from None
 
 
 def _pillow_pixels(image: Image.Image) -> Pixels:

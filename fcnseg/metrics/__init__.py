@@ -4,8 +4,8 @@ Definitions (Long, Shelhamer, Darrell, CVPR 2015, section 5), with n[i, j] the p
 true class i labelled j and t[i] the row sums: IoU of a class = n[i, i] / (t[i] + sum_j
 n[j, i] - n[i, i]); its accuracy = n[i, i] / t[i]; pixel accuracy = trace / total;
 frequency-weighted IoU = sum_i t[i] IoU[i] / total. Dice = 2 IoU / (1 + IoU). Classes without a
-labelled pixel are left out of every mean: they were not asked for. What the network wrongly
-calls by their name still counts against the classes that were there.
+labelled pixel are left out of every mean; what the network wrongly predicts as them
+still counts against the classes that are labelled.
 """
 
 from __future__ import annotations

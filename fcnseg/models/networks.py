@@ -226,7 +226,7 @@ def _state(name: str, weights: str | Path, callback: Callback) -> State | None:
     except CheckpointError as error:
         raise CheckpointError(
             f"The ImageNet weights of {name} could not be loaded. {error.message}",
-            hint=f"{error.hint}; or give a file (--backbone-weights FILE), take the backbone whose "
+            hint=f"{error.hint}; or give a file (--backbone-weights FILE), use the backbone whose "
             "weights are installed (--backbone efficientnet_lite0), or start without "
             "(--backbone-weights none)",
         ) from error

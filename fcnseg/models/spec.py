@@ -83,7 +83,7 @@ class ModelSpec:
         if self.upsample == "subpixel" and self.fuse == "score":
             raise OptionError(
                 "upsample subpixel needs features in the decoder; fuse score has scores only.",
-                hint="take --upsample fixed, or --fuse feature",
+                hint="use --upsample fixed, or --fuse feature",
             )
         if self.width < 1 or not 0 <= self.dropout < 1:
             raise OptionError(
@@ -105,7 +105,7 @@ class ModelSpec:
             raise OptionError(
                 f"The backbone {self.backbone} has no features at stride {finest}, which "
                 f"{self.decoder} needs; its finest are at {min(available)}.",
-                hint=f"take --decoder fcn{min(available)}s",
+                hint=f"use --decoder fcn{min(available)}s",
             )
         return (top, *(stride for stride in others if stride >= finest))
 

@@ -74,7 +74,7 @@ def download(url: str, callback: Callback = no_callback) -> Path:
     except OSError as error:  # URLError is one
         raise CheckpointError(
             f"{name} could not be downloaded from {url}: {first_line(error)}.",
-            hint=f"go online once, or put the file into {path.parent}",
+            hint=f"connect to the internet once, or put the file into {path.parent}",
         ) from error
     return path
 

@@ -333,7 +333,7 @@ def _errors_as_ours(path: Path) -> Iterator[None]:
             ) from None
         denied = isinstance(error, PermissionError)
         raise MediaError(
-            f"{path} {'is not open to you' if denied else 'could not be reached'}: {text}",
+            f"{path} {'denied access' if denied else 'could not be reached'}: {text}",
             hint="are the credentials and the endpoint right? docs/remote.md says what is read",
         ) from None
 

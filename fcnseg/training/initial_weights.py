@@ -153,7 +153,7 @@ def _from_checkpoint(
     network.load_state_dict({**fresh, **kept})
     left = len(fresh) - len(kept)
     text = f"Starting from {path}: {len(kept)} of {len(fresh)} tensors"
-    callback(Message(f"{text}, {left} start anew." if left else f"{text}."))
+    callback(Message(f"{text}, {left} are newly initialized." if left else f"{text}."))
     return InitialModel(network, preprocess.at(config.short_side), config)
 
 

@@ -234,7 +234,7 @@ def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
         raise TrainingError(
             f"A batch size of 1 does not fit: a step takes {one / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free.",
-            hint="take a smaller --crop, a smaller --backbone or --width",
+            hint="use a smaller --crop, a smaller --backbone or --width",
         )
     batch = 1
     while 2 * batch <= min(images, most):

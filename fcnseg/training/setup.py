@@ -203,7 +203,7 @@ def make_sampler(setup: TrainSetup, images: int) -> BatchSampler:
         raise OptionError(
             f"A crop of {_text(setup.crop)} and one image at a time leave batch norm a single "
             "value to take the variance of.",
-            hint="take a larger --crop, a --batch of two or more, or --freeze-norm",
+            hint="use a larger --crop, a --batch of two or more, or --freeze-norm",
         )
     return sampler
 

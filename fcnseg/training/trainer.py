@@ -189,7 +189,7 @@ class Trainer:
             raise TrainingError(
                 f"Memory ran out at step {state.step + 1} with {images} images in "
                 f"{state.micro_batches} micro-batches.",
-                hint="take a smaller --crop, --batch or network; "
+                hint="use a smaller --crop, --batch or network; "
                 f"{self.run.folder} keeps the last good state",
             )
         state.micro_batches = min(images, state.micro_batches * 2)
@@ -216,7 +216,7 @@ class Trainer:
             raise TrainingError(
                 f"The loss is not a number at step {step}, again after {ROLLBACKS} returns to a "
                 f"good state; {self.run.folder} keeps the last one.",
-                hint="start anew with a lower --lr, a --clip, or --precision f32",
+                hint="start a new run with a lower --lr, a --clip, or --precision f32",
             )
         self.ranks.barrier()
         self.state, tensors = load_state(self.run.state)

@@ -210,7 +210,7 @@ def test_review_without_labels(tmp_path: Path, option: dict[str, Any]) -> None:
     ("hint", "command", "shown"),
     [
         ("start: --backbone-weights FILE", "export", "(--backbone-weights is an option of train"),
-        ("take --upsample fixed, or --fuse feature", "export", "; --fuse is an option of train"),
+        ("use --upsample fixed, or --fuse feature", "export", "; --fuse is an option of train"),
         ("can start: --backbone-weights FILE", "train", ""),
         ("fcnseg train --fuse score makes one", "infer", ""),
         ("pip install --upgrade fcnseg", "infer", ""),

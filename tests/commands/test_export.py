@@ -110,7 +110,7 @@ def test_images_with_channels_first(seen_at_80: Path, tmp_path: Path, format):
 
 def test_a_page_and_a_bundle_take_images_as_they_lie(random_model: Path, tmp_path: Path):
     for options in ({"format": "web"}, {"bundle": True}):
-        with pytest.raises(OptionError, match="--layout nchw has no place"):
+        with pytest.raises(OptionError, match="--layout nchw can't be combined"):
             export(ExportConfig(model=str(random_model), out=tmp_path, layout="nchw", **options))
 
 

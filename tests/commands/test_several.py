@@ -165,7 +165,7 @@ def test_an_interrupted_folder_is_resumed_bit_for_bit(
     with pytest.raises(Interrupted) as caught:
         train(data, interrupt, out=out, seeds=2, seed=3, **QUICK)
     assert f"fcnseg train {out} --resume" in caught.value.hint
-    with pytest.raises(OptionError, match="holds a run already"):
+    with pytest.raises(OptionError, match="already contains a run"):
         train(data, out=out, seeds=2, **QUICK)
     begun: list[str] = []
     again = train(out, lambda event: begun.append(getattr(event, "text", "")), resume=True)
@@ -195,7 +195,7 @@ def test_minutes_are_divided(tmp_path: Path) -> None:
 REFUSED = [
     ({"seeds": 1}, "--seeds: expected a whole number at least 2"),
     ({"folds": 1}, "--folds: expected a whole number at least 2"),
-    ({"seeds": 2, "folds": 2}, "--seeds and --folds both"),
+    ({"seeds": 2, "folds": 2}, "--seeds and --folds can't be combined"),
     ({"folds": 2, "fold": 2}, "--fold 2 is one of the folds"),
     ({"fold": 0}, "--folds was not given"),
     ({"folds": 7}, "6 images of train and val are 6 groups"),

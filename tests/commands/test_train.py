@@ -352,7 +352,7 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
 def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--backbone tiny; it can't be resumed with vgg16"):
         train(TrainConfig.make({"data": undisturbed, "resume": True, "backbone": "vgg16"}))
-    with pytest.raises(OptionError, match="holds a run already"):
+    with pytest.raises(OptionError, match="already contains a run"):
         start(folder, undisturbed)
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
@@ -529,7 +529,7 @@ def test_finetuning_starts_where_the_other_run_ended(
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
-        ({"data": None}, OptionError, "Which dataset folder"),
+        ({"data": None}, OptionError, "No dataset folder"),
         ({"data": Path("nowhere")}, DatasetError, "nowhere"),
         ({"loss": "cross"}, OptionError, "known: ce"),
         ({"backbone": "vgg61"}, OptionError, "No backbone 'vgg61'"),
@@ -708,7 +708,7 @@ def test_what_differs_from_an_earlier_run_is_said(
 
 
 def test_like_says_what_it_needs(tmp_path: Path, undisturbed: Path) -> None:
-    with pytest.raises(OptionError, match=r"is no run folder: it contains no config\.toml"):
+    with pytest.raises(OptionError, match=r"is not a run folder: it contains no config\.toml"):
         train(like=tmp_path)
     with pytest.raises(OptionError, match="both were given"):
         train(like=undisturbed, resume=True)

@@ -128,7 +128,7 @@ def test_a_file_that_lost_too_much_is_not_written(
 ) -> None:
     monkeypatch.setattr(exporting, "MOST_LOST", -1.0)
     options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
-    with pytest.raises(CheckpointError, match="loses too much: mIoU"):
+    with pytest.raises(CheckpointError, match="costs too much accuracy: mIoU"):
         export(ExportConfig.make(options))
     assert list(tmp_path.iterdir()) == []
 

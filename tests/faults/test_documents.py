@@ -192,10 +192,10 @@ def test_a_training_state_with_other_fields_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     for track in ({"steps": 3}, [1], "x", None):
         torch.save({"format": 1, "track": track}, path)
-        with pytest.raises(CheckpointError, match="no training state of this version"):
+        with pytest.raises(CheckpointError, match="not a training state of this version"):
             load_state(path)
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match="no training state of this version"):
+    with pytest.raises(CheckpointError, match="not a training state of this version"):
         load_state(path)
 
 

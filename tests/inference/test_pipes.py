@@ -177,7 +177,7 @@ def test_a_reader_that_leaves(stdin, stdout):
         ({"save": ("overlay", "side")}, "can't carry overlay and side"),
         ({"save": ("coco",), "format": "rawvideo"}, "can't carry 'coco'"),
         ({"out": Path("out"), "format": "rawvideo"}, "--format has no effect"),
-        ({"skip_done": True}, "standard output keeps nothing"),
+        ({"skip_done": True}, "standard output can't be read again"),
     ],
 )
 def test_what_cannot_be(stdin, stdout, options, said, tmp_path, monkeypatch):

@@ -277,7 +277,7 @@ class NoCredentialsError(Exception):
     ("error", "kind", "says"),
     [
         (NoCredentialsError("Unable to locate"), OptionError, "needs credentials"),
-        (PermissionError("Access Denied"), MediaError, "is not open to you: Access Denied"),
+        (PermissionError("Access Denied"), MediaError, "denied access: Access Denied"),
         (TimeoutError("no answer\nin 5 s"), MediaError, "could not be reached: no answer in 5 s"),
         (ImportError("Install brokenfs"), OptionError, "not installed: Install brokenfs"),
         (FileNotFoundError(), MediaError, "There is no file or folder broken://b/x"),
@@ -313,7 +313,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         (["train", "data", "--out", "s3://b/run"], "--out s3://b/run is remote storage"),
         (["infer", "memory://none", "-m", "MODEL", "-o", "o"], "no file or folder memory://none"),
         (["infer", "memory://none/*.png", "-m", "MODEL", "-o", "o"], "patterns are for files of"),
-        (["infer", "memory://none", "-m", "MODEL", "-o", "o", "--watch"], "--watch stays with a"),
+        (["infer", "memory://none", "-m", "MODEL", "-o", "o", "--watch"], "--watch needs a folder"),
         (["check", "memory://none"], "There is no folder memory://none"),
     ],
 )

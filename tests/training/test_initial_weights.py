@@ -57,7 +57,7 @@ def test_the_same_classes_keep_everything(saved: Path) -> None:
     assert made.preprocess == PREPROCESS
     for name, tensor in made.network.state_dict().items():
         assert torch.equal(tensor, old.weights[name]), name
-    assert "start anew" not in told
+    assert "newly initialized" not in told
 
 
 def test_what_was_shipped_in_half_precision_is_gone_on_with(saved: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_learned_upsampling_has_classes_on_two_axes(tmp_path: Path) -> None:
 def test_a_share_for_each_pixel_can_be_added(saved: Path) -> None:
     made, told = start(ABC, finetune=str(saved), upsample="subpixel")
     assert made.network.spec.upsample == "subpixel"
-    assert "1 start anew" in told
+    assert "1 are newly initialized" in told
     old = Checkpoint.load(saved).build()(images := torch.randn(1, 3, 40, 64))
     assert torch.equal(made.network.eval()(images), old), "it starts as the checkpoint"
 
@@ -131,7 +131,7 @@ def test_other_classes_start_anew_and_the_rest_stays(saved: Path) -> None:
     assert made.network.decoder.head[1].bias.tolist() == [0, 0, 0]
     old = Checkpoint.load(saved).weights
     assert torch.equal(made.network.decoder.entry[0].weight, old["decoder.entry.0.weight"])
-    assert "2 start anew" in told
+    assert "2 are newly initialized" in told
 
 
 def test_classes_without_names_are_kept_by_number(saved: Path) -> None:
@@ -146,7 +146,7 @@ def test_another_decoder_keeps_what_fits(saved: Path) -> None:
     assert torch.equal(
         made.network.decoder.rungs["16"].mix[0].weight, old["decoder.rungs.16.mix.0.weight"]
     )
-    assert "start anew" in told
+    assert "newly initialized" in told
 
 
 def test_nothing_fits_another_trunk(saved: Path) -> None:

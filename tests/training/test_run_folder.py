@@ -40,11 +40,11 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     run = new_run(tmp_path / "mine")
     assert new_run(tmp_path / "mine") == run, "an empty folder is no run"
     run.best.write_bytes(b"weights")
-    with pytest.raises(OptionError, match="holds a run already") as caught:
+    with pytest.raises(OptionError, match="already contains a run") as caught:
         new_run(tmp_path / "mine")
     assert "--resume" not in caught.value.hint, "there is no state"
     run.state.write_bytes(b"state")
-    with pytest.raises(OptionError, match="holds a run already") as caught:
+    with pytest.raises(OptionError, match="already contains a run") as caught:
         new_run(tmp_path / "mine")
     assert "--resume" in caught.value.hint
 
@@ -172,7 +172,7 @@ def test_a_stored_option_that_decides_nothing(name: str, text: str | None, tmp_p
         lambda: stored_options(run),
         lambda: find_run(TrainConfig(resume=True), tmp_path / "runs"),
     ):
-        with pytest.raises(OptionError, match=f"it no longer decides {name}") as caught:
+        with pytest.raises(OptionError, match=f"it no longer sets {name}") as caught:
             reads()
         assert f"--finetune {run.folder}" in caught.value.hint
 

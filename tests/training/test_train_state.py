@@ -37,7 +37,7 @@ class Hostile:
 def test_nothing_in_a_state_is_executed(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format": 1, "track": Hostile()}, "state.pt")
-    with pytest.raises(CheckpointError, match="damaged or no training state"):
+    with pytest.raises(CheckpointError, match="damaged or not a training state"):
         load_state(Path("state.pt"))
     assert not Path("harm").exists()
 
@@ -45,7 +45,7 @@ def test_nothing_in_a_state_is_executed(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("content", [{"format": 99}, {"weights": 1}, [1, 2]])
 def test_foreign_states(tmp_path: Path, content) -> None:
     torch.save(content, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="no training state of this version"):
+    with pytest.raises(CheckpointError, match="not a training state of this version"):
         load_state(tmp_path / "state.pt")
 
 

@@ -192,12 +192,12 @@ def verdict(letter: str, found: Difference) -> str:
     """What a difference from model A means, in a sentence."""
     text = f"{letter} - A: {100 * found.value:+z.2f} points of mIoU"
     if np.isnan(found.low):
-        return f"{text}; one image says nothing of how sure that is."
+        return f"{text}; one image is too few to tell how certain that is."
     text += (
         f", {percent(found.level, 0)} interval {100 * found.low:+z.2f} to {100 * found.high:+z.2f}"
     )
     if not found.clear:
-        return f"{text}: these images do not tell which is better."
+        return f"{text}: the difference is not significant."
     return f"{text}: {letter if found.value > 0 else 'A'} is better."
 
 

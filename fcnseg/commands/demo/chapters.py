@@ -259,7 +259,7 @@ def symmetric(lab: Lab) -> Section:
     links = _links(stages, len(module.decoder.strides), "concatenated")
     return Section(
         "The symmetric network: a skip at every stage",
-        "section 4.2, carried on; U-Net",
+        "section 4.2, extended; U-Net",
         "The same decoder with --decoder fcn2s and --fuse concat: it doubles the maps step by "
         "step and, at each stage, takes in what the encoder had there.",
         {

@@ -187,7 +187,7 @@ def _network(result: TrainResult) -> Network:
 
 def _page(sections: Sequence[Section], data: Path) -> str:
     content = {
-        "title": "The FCN, seen",
+        "title": "The FCN paper, illustrated",
         "summary": f"The topics of the FCN paper with networks trained on {data}",
         "sections": [(one, jpeg(one.image)) for one in sections],
     }

@@ -244,7 +244,7 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
             "info",
             "drawn-split",
             f"The folder has no val part: {sizes[1]} of {sizes[0] + sizes[1]} pairs are used for "
-            "it, with each class in proportion and look-alikes kept together.",
+            "it, with each class in proportion and similar images kept together.",
             repair="always the same pairs for the same files; --write dataset.toml lists them",
         )
     if 0 < sizes[0] < FEW_PAIRS:
@@ -302,7 +302,7 @@ def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
             f"{counted(len(alike), 'pair')} of images in different splits look the same "
             f"({pairs[alike[0][0]].name} and {pairs[alike[0][1]].name}): optimistic scores.",
             _images(seen, sorted({number for both in alike for number in both})),
-            "keep look-alikes in one split; --fix OUT leaves the training ones out",
+            "keep similar images in one split; --fix OUT leaves the training ones out",
         )
 
 

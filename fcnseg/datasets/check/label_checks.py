@@ -100,7 +100,7 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             "warning",
             "snapped",
             f"{percent(proportion, 1)} of the label pixels ({pixels:,}) have values between the "
-            "classes', made by JPEG or by resizing with interpolation; each is taken for the "
+            "classes', made by JPEG or by resizing with interpolation; each is assigned to the "
             "nearest class.",
             label_names(seen, blurred),
             "save labels as PNG and resize them with nearest-neighbour; --fix OUT writes PNGs",
@@ -115,8 +115,8 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             yield Finding(
                 "error",
                 "lossy-indices",
-                "Class indices are stored as JPEG, which changes them by a little: 3 may now be "
-                "2 or 4, and nothing can tell.",
+                "Class indices are stored as JPEG, which changes them slightly: 3 may now be "
+                "2 or 4, and this cannot be detected.",
                 label_names(seen, lossy),
                 "export the labels again, as PNG",
             )
@@ -149,14 +149,14 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
                 "inverted-mask",
                 f"The object is stored as {second} (dark), the background as {first}: the "
                 "images' edges say so.",
-                repair="if it is the other way round, exchange the values of the two classes in "
+                repair="if it is the reverse, exchange the values of the two classes in "
                 "the file --write dataset.toml writes",
             )
     if not seen.description.found.reading and encoding.store == "alpha":
         yield Finding(
             "info",
             "alpha-labels",
-            "The label files' transparency is taken for the labels, not their colours.",
+            "The label files' transparency is read as the labels, not their colours.",
             repair="if the colours are meant, save the labels without transparency",
         )
 
@@ -230,7 +230,7 @@ def _unlabelled(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 
 def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
-    """Images that are one class all over, and not the usual one: a label file left empty."""
+    """Images that are a single class throughout, and not the usual one: a label file left empty."""
     usual = int(classes.pixels.sum(0).argmax())
     odd = {index: some for index, some in classes.covered.items() if index != usual}
     numbers = sorted(number for some in odd.values() for number in some)
@@ -239,7 +239,7 @@ def _covered(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
         yield Finding(
             "info",
             "covered-picture",
-            f"{have(len(numbers), 'image')} one class all over ({names}), which few others have.",
+            f"{have(len(numbers), 'image')} one class throughout ({names}), which few others have.",
             label_names(seen, numbers),
             "look at them: an empty or inverted label file looks like this",
         )
@@ -269,7 +269,7 @@ def _outsized(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
                 f"which covers {most}{percent(proportions[far].max(), 1)} there and "
                 f"{percent(np.exp(usual), 1)} elsewhere (the median).",
                 label_names(seen, numbers[far].tolist()),
-                "look at them: a region filled by mistake looks like this, and sways training and "
+                "look at them: a region filled by mistake looks like this and affects training and "
                 "scores. Correct the labels, or --write dataset.toml and name the images under "
                 "`leave_out`",
             )

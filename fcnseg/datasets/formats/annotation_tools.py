@@ -228,10 +228,6 @@ _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "bru
 _LABEL_STUDIO_HEAD = marks(b'"result"', b'"original_width"')
 
 
-def _label_studio_files(listing: Listing) -> list[str]:
-    return listing.saying(_LABEL_STUDIO_HEAD, ".json")
-
-
 def _label_studio_parse(path: Path) -> Document:
     tasks = json.loads(path.read_bytes())
     images = {}
@@ -326,7 +322,7 @@ def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bo
 
 LABEL_STUDIO = outlined(
     "label-studio",
-    _label_studio_files,
+    lambda listing: listing.saying(_LABEL_STUDIO_HEAD, ".json"),
     _label_studio_parse,
     "a JSON file of tasks with results is Label Studio's",
 )

@@ -154,7 +154,7 @@ def find_yolo(listing: Listing) -> Found | None:
     if boxes and not outlines:
         raise DatasetError(
             f"{listing.root} has boxes in YOLO's format, but no outlines; "
-            "segmentation needs to know which pixels belong to a thing.",
+            "segmentation needs outlines or masks.",
             hint="export the dataset as segmentation (polygons or masks)",
         )
     lists = find_entries(listing)[1]

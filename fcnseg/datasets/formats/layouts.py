@@ -166,10 +166,6 @@ def _read_ade20k(_: Found, values: Values) -> Reading | None:
     return _ADE20K if fits else None
 
 
-def _read_chosen_voc(found: Found, values: Values) -> Reading | None:
-    return _read_voc(found, values) if "SegmentationClass" in found.sides[1] else None
-
-
 def _read_voc(found: Found, values: Values) -> Reading | None:
     if not all(_VOC_IMAGE.match(pair.image.stem) for pair in found.pairs):
         return None
@@ -203,7 +199,9 @@ PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
     "camvid": _read_camvid,
     "ade20k": _read_ade20k,
     "voc": _read_voc,
-    "content": _read_chosen_voc,
+    "content": lambda found, values: (
+        _read_voc(found, values) if "SegmentationClass" in found.sides[1] else None
+    ),
 }
 """Layout -> what stored values, of which there are some, mean by a published convention."""
 

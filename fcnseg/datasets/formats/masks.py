@@ -187,7 +187,7 @@ def _document(
         }
         return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
     except STRANGE as error:
-        raise MediaError(f"{path} is no panoptic file: {reason(error)}.") from None
+        raise MediaError(f"{path} is not a panoptic file: {reason(error)}.") from None
 
 
 PANOPTIC = Format(_find_panoptic, _read_panoptic, needs=(".json",))

@@ -123,7 +123,7 @@ def _ade_names(path: Path) -> dict[int, str]:
             if not one.get("parts", {}).get("part_level")
         }
     except STRANGE as error:
-        raise MediaError(f"{path} is no ADE20K file: {reason(error)}.") from None
+        raise MediaError(f"{path} is not an ADE20K file: {reason(error)}.") from None
 
 
 def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:

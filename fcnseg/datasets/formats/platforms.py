@@ -106,10 +106,6 @@ _DATUMARO_SHAPES = ("polygon", "mask", "bbox", "ellipse", "polyline", "points", 
 _DATUMARO_HEAD = marks(b'"items"', b'"categories"')
 
 
-def _datumaro_files(listing: Listing) -> list[str]:
-    return listing.saying(_DATUMARO_HEAD, ".json")
-
-
 def _datumaro_parse(path: Path) -> Document:
     data = read_json(path)
     names = [str(label["name"]) for label in data["categories"].get("label", {}).get("labels", ())]
@@ -156,7 +152,7 @@ def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
 
 DATUMARO = outlined(
     "datumaro",
-    _datumaro_files,
+    lambda listing: listing.saying(_DATUMARO_HEAD, ".json"),
     _datumaro_parse,
     "a JSON file with items and categories is Datumaro's",
 )
@@ -165,10 +161,6 @@ DATUMARO = outlined(
 
 
 _HASTY_HEAD = marks(b'"label_classes"', b'"image_name"')
-
-
-def _hasty_files(listing: Listing) -> list[str]:
-    return listing.saying(_HASTY_HEAD, ".json")
 
 
 def _hasty_parse(path: Path) -> Document:
@@ -200,7 +192,7 @@ def _hasty_area(one: Mapping[str, Any]) -> Area | None:
 
 HASTY = outlined(
     "hasty",
-    _hasty_files,
+    lambda listing: listing.saying(_HASTY_HEAD, ".json"),
     _hasty_parse,
     "a JSON file of label_classes and images is Hasty's",
 )

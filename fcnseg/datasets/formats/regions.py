@@ -21,7 +21,7 @@ from fcnseg.datasets.formats.documents import (
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, marks
+from fcnseg.datasets.pairing import marks
 from fcnseg.errors import MediaError
 from fcnseg.io.annotations import EDGES, EDGES_KEY
 from fcnseg.io.bands.georeference import georeference_in_tags
@@ -32,10 +32,6 @@ ONE_CLASS = "object"
 # --- Aperio ImageScope: an XML file for each slide, with regions of vertices (MoNuSeg, TNBC) ------
 
 _SCOPE_HEAD = marks(b"<Annotations", b"<Vert")
-
-
-def _scope_files(listing: Listing) -> list[str]:
-    return listing.saying(_SCOPE_HEAD, ".xml")
 
 
 def _scope_parse(path: Path) -> Document:
@@ -58,7 +54,7 @@ def _scope_described(layer: ElementTree.Element) -> str:
 
 IMAGE_SCOPE = outlined(
     "image-scope",
-    _scope_files,
+    lambda listing: listing.saying(_SCOPE_HEAD, ".xml"),
     _scope_parse,
     "XML files with regions of vertices are Aperio ImageScope's",
 )
@@ -68,10 +64,6 @@ IMAGE_SCOPE = outlined(
 _CITYSCAPES_HEAD = marks(b'"objects"', b'"polygon"', b'"label"')
 
 _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
-
-
-def _cityscapes_files(listing: Listing) -> list[str]:
-    return listing.saying(_CITYSCAPES_HEAD, ".json")
 
 
 def _cityscapes_parse(path: Path) -> Document:
@@ -94,7 +86,7 @@ def _cityscapes_parse(path: Path) -> Document:
 
 CITYSCAPES_JSON = outlined(
     "cityscapes-json",
-    _cityscapes_files,
+    lambda listing: listing.saying(_CITYSCAPES_HEAD, ".json"),
     _cityscapes_parse,
     "JSON files of objects with polygons are Cityscapes'",
 )
@@ -109,10 +101,6 @@ DEGREES = 4326
 """The EPSG number of longitude and latitude."""
 
 _GEOJSON_HEAD = marks(b'"coordinates"', b'"geometry"')
-
-
-def _geojson_files(listing: Listing) -> list[str]:
-    return listing.saying(_GEOJSON_HEAD, ".geojson", ".json")
 
 
 def _geojson_parse(path: Path) -> Document:
@@ -185,7 +173,7 @@ def _geojson_geographic(points: NDArray[np.float64]) -> bool:
 
 GEOJSON = outlined(
     "geojson",
-    _geojson_files,
+    lambda listing: listing.saying(_GEOJSON_HEAD, ".geojson", ".json"),
     _geojson_parse,
     "GeoJSON files of polygons are named like the images",
     _geojson_in_pixels,

@@ -70,7 +70,7 @@ def fill_inside(labels: NDArray[np.int32], outline: NDArray[np.floating], value:
 
 def _finite(outline: NDArray[np.floating]) -> NDArray[np.floating]:
     if not np.isfinite(outline).all():
-        raise MediaError("An outline's corners are numbers; found one that is none.")
+        raise MediaError("An outline's corners are numbers; found one that is not.")
     return outline
 
 

@@ -146,7 +146,7 @@ class Cvat:
     def head(self) -> bytes:
         """The classes, with their colours."""
         labels = "".join(
-            f"<label><name>{_text(self._classes.names[index])}</name>"
+            f"<label><name>{quoteattr(_xml(self._classes.names[index]))[1:-1]}</name>"
             "<color>#{:02x}{:02x}{:02x}</color></label>".format(*self._classes.colors[index])
             for index in self._only
         )
@@ -278,10 +278,6 @@ def _file_name(frame: Frame) -> str:
 
 def _pairs(points: Ring) -> str:
     return ";".join(f"{x:.2f},{y:.2f}" for x, y in points.tolist())
-
-
-def _text(name: str) -> str:
-    return quoteattr(_xml(name))[1:-1]
 
 
 def _xml(name: str) -> str:

@@ -155,7 +155,7 @@ class Selection:
     def owner(self, position: int, count: int | None) -> int:
         """The process that takes the frame at a position of the about `count` that are wanted.
 
-        Each takes a piece without gaps; every `size`-th frame where nobody knows the count.
+        Each takes a piece without gaps; every `size`-th frame where the count is unknown.
         """
         if count is None:
             return position % self.size
@@ -169,9 +169,9 @@ class Source(ABC):
     name: what outputs that are about all of it are called.
     live: frames not taken in time are gone; only the newest is given.
     fps: frames a second that are given, or None when it has no rate.
-    count: how many frames will be given, an estimate, or None when nobody can know.
-    taken: how many frames were asked for so far, those that failed included.
-    dropped: frames of a live source that nobody had time for.
+    count: how many frames will be given, an estimate, or None when it is unknown.
+    taken: how many frames were requested so far, those that failed included.
+    dropped: frames of a live source that were skipped for lack of time.
     failures: inputs that could not be read: (name, why).
     stopped: whether `stop` was called.
     skipped: images passed over because they were done before.

@@ -213,7 +213,7 @@ def check_watch(spec: str) -> None:
     """OptionError for what can't be watched: a pipe or an address."""
     if spec == "-" or "://" in spec:
         raise OptionError(
-            f"--watch stays with a folder; {spec} is none.",
+            f"--watch needs a folder; {spec} is not one.",
             hint="without --watch: a pipe or a stream is followed to its end anyway",
         )
 

@@ -1,7 +1,7 @@
 """Cameras and network streams: the newest frame, never an old one.
 
 A thread reads all the time and keeps one frame; who asks gets the newest and waits only for
-one that is newer than the last. Frames nobody asked for are counted. A lost connection is
+one that is newer than the last. Skipped frames are counted. A lost connection is
 taken up again after growing pauses, without the frames that were given before it broke; a
 stream that says that it is over ends.
 """
@@ -57,7 +57,7 @@ Connect = Callable[[int | str], Capture]
 
 
 class LiveSource(Source):
-    """The newest frame of a camera or stream, each time one is asked for.
+    """The newest frame of a camera or stream, at each request.
 
     address: the camera's number or the stream's address; name: what people may read of it
     (no password). capture: already open. Times are of `clock`, in seconds. pauses, patience: None

@@ -155,10 +155,10 @@ def refuse_taken(out: Path | None) -> None:
     taken = next((path for path in files if path.exists()), None)
     if taken is not None:
         raise OptionError(
-            f"{out} holds a run already: {taken.name} is there.",
-            hint="take another --out, resume it with --resume, or delete the folder"
+            f"{out} already contains a run ({taken.name}).",
+            hint="use another --out, resume it with --resume, or delete the folder"
             if run.state.exists()
-            else "it has no state to resume from; take another --out, or delete the folder",
+            else "it has no state to resume from; use another --out, or delete the folder",
         )
 
 
@@ -292,7 +292,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
         beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
         weights = next((file for file in beside if file.is_file()), None)
         raise CheckpointError(
-            f"{path} is damaged or no training state: {why_unreadable(path, error)}.",
+            f"{path} is damaged or not a training state: {why_unreadable(path, error)}.",
             hint="start a new run"
             + (f" from its weights: fcnseg train DATA --finetune {weights}" if weights else ""),
         ) from error
@@ -304,7 +304,7 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     except STRANGE:  # other fields than ours
         pass
     raise CheckpointError(
-        f"{path} is no training state of this version of fcnseg.",
+        f"{path} is not a training state of this version of fcnseg.",
         hint="resume with the version it was started with, or --finetune from last.safetensors",
     )
 

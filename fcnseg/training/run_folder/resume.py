@@ -117,7 +117,7 @@ def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not RunFolder(run).config.is_file():
         raise OptionError(
-            f"{run} is no run folder: it contains no config.toml.",
+            f"{run} is not a run folder: it contains no config.toml.",
             hint="name a folder that fcnseg train has written, such as runs/train1",
         )
     stored = TrainConfig.load(RunFolder(run).config).as_dict()
@@ -147,7 +147,7 @@ def stored_options(run: RunFolder) -> TrainConfig:
         undecided.append("epochs or minutes")
     if undecided:
         raise OptionError(
-            f"{run.config} was changed since the run began: it no longer decides "
+            f"{run.config} was changed since the run began: it no longer sets "
             f"{', '.join(undecided)}.",
             hint="restore the file; or start a new run from the weights of this one: "
             f"fcnseg train DATA --finetune {run.folder}",

@@ -129,7 +129,7 @@ def is_several(config: TrainConfig) -> bool:
     """Whether options mean several runs; OptionError where they contradict each other."""
     if config.seeds and config.folds:
         raise OptionError(
-            "--seeds and --folds both say what several trainings differ in.",
+            "--seeds and --folds can't be combined.",
             hint="give one; each of the folds has the same seed",
         )
     if config.fold is not None and (config.folds or 0) <= config.fold:
