@@ -42,6 +42,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "fcn8s feature": {"decoder": "fcn8s", "fuse": "feature"},
     "fcn2s concat": {"decoder": "fcn2s", "fuse": "concat"},
     "fcn8s feature, subpixel": {"decoder": "fcn8s", "fuse": "feature", "upsample": "subpixel"},
+    "symmetric, learned": {"decoder": "fcn2s", "fuse": "concat", "upsample": "learned"},
 }
 
 SIZES = ((33, 47), (64, 96), (97, 131))

@@ -15,9 +15,10 @@ from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
-from fcnseg.inference.quantized import scoring_layers, spread, write_int8
+from fcnseg.inference.quantized import exact_layers, spread, write_int8
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import Message
 from tests.conftest import skip_without
 
 pytest.importorskip("onnxruntime")
@@ -55,16 +56,19 @@ def test_the_result_tells_what_it_costs(rounded: Path, tiny_run: Path, drawn_fol
         assert evaluate(EvalConfig.make(options)).miou == pytest.approx(cost[name], abs=1e-4)
 
 
-def test_convolutions_are_rounded_all_but_the_last(rounded: Path, tiny_run: Path) -> None:
+def test_convolutions_are_rounded_all_but_the_first_and_the_last(
+    rounded: Path, tiny_run: Path
+) -> None:
     model = onnx.load(rounded)
     onnx.checker.check_model(model, full_check=True)
     graph = model.graph
     made_by = {output: node for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    last = scoring_layers(graph)[0]
+    exact = exact_layers(graph)[:2]
+    assert exact == [convolutions[0].name, convolutions[-1].name]
     for node in convolutions:
         weights = made_by.get(node.input[1])
-        assert (weights is None) == (node.name == last), node.name
+        assert (weights is None) == (node.name in exact), node.name
     assert len(convolutions) > 4
     integers = [one for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
     assert max(np.prod(one.dims) for one in integers) > 1000
@@ -121,6 +125,27 @@ def test_what_int8_needs(tiny_run: Path, drawn_folder: Path, tmp_path: Path) -> 
     out = tmp_path / "file" / "model.onnx"
     with pytest.raises(MediaError, match="Can't write"):
         export(ExportConfig(model=model, precision="int8", data=drawn_folder, out=out))
+
+
+@pytest.mark.parametrize(("times", "warned"), [((20.0, 10.0), False), ((10.0, 20.0), True)])
+def test_a_file_that_is_not_faster_says_so(
+    tiny_run: Path,
+    drawn_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times,
+    warned,
+) -> None:
+    monkeypatch.setattr(exporting, "milliseconds", lambda paths, options: list(times))
+    events: list[object] = []
+    options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
+    result = export(ExportConfig.make(options), events.append)
+    assert result.cost is not None
+    assert (result.cost.ms_before, result.cost.ms) == times
+    told = [one for one in events if isinstance(one, Message) and one.level == "warning"]
+    assert [one.text for one in told] == [
+        "In int8 the model is not faster on this machine: 20 ms per image, 10 in f32"
+    ] * warned
 
 
 def test_a_file_that_lost_too_much_is_not_written(
