@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcnseg.classes import ADE20K_NAMES, CAMVID, CITYSCAPES, pack, voc_palette
 from fcnseg.datasets.check import examine
@@ -161,3 +163,34 @@ def test_a_name_without_labels_in_a_colour_of_its_own_is_asked_about(
     found = [f for f in result.findings if f.code == "unlabelled-class"]
     assert len(found) == asked
     assert not asked or found[0].message.startswith("Is void (#ff00ff, ")
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("stored", ["grey", "rgb", "palette", "smoothed"])
+@pytest.mark.parametrize("colors", [(0, 128, 64), (255, 0, 128)])
+def test_greys_are_named_by_the_colours_of_the_list(
+    colors: tuple[int, ...], stored: str, ids: bool, tmp_path: Path
+) -> None:
+    """Not by their order: B is the lightest, C the one between."""
+    truth = discs(classes=3)
+    table = np.array(colors, np.uint8)
+    lines = [
+        f"{name},{c},{c},{c},{i}" for i, (name, c) in enumerate(zip("ABC", colors, strict=True))
+    ]
+    text = "\n".join(["name,r,g,b,id", *lines])
+    if not ids:
+        text = "\n".join(line.rpartition(",")[0] for line in text.splitlines())
+    masks = [table[labels] for labels in truth]
+    if stored == "rgb":
+        masks = [np.repeat(mask[..., None], 3, 2) for mask in masks]
+    if stored == "smoothed":
+        masks = [cv2.GaussianBlur(mask, (3, 3), 0) for mask in masks]
+    root = write(tmp_path, masks, {"class_dict.csv": text})
+    if stored == "palette":
+        for number, labels in enumerate(truth):
+            image = Image.fromarray(labels)
+            image.putpalette(np.repeat(table, 3).tobytes())
+            image.save(root / f"masks/{number}.png")
+    seen = scan(root)
+    assert seen.description.classes.names == ("A", "B", "C")
+    assert agrees(seen, truth, 0.08 if stored == "smoothed" else 0)

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
+from fcnseg.classes import (
+    BACKGROUND_NAMES,
+    BINARY,
+    IGNORE,
+    MAX_CLASSES,
+    VOC_BORDER_COLOR,
+    ClassMap,
+    unpack,
+)
 from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.areas import (
     class_base,
@@ -25,7 +33,9 @@ from fcnseg.datasets.encoding.greys import (
     are_far,
     are_greys,
     as_greys,
+    drawn_with,
     flat_greys,
+    grey_entries,
     nearest_totals,
     peaks,
     smeared_indices,
@@ -55,7 +65,9 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return _read_terms(values, entries)
     if values.aliases and not any(entry.ignored for entry in entries):  # else 255 is what they say
         return _read_both_scales(values, entries)
-    named_by_color = any(entry.color is not None for entry in entries)
+    named_by_color = {entry.color for entry in entries} - {None}
+    if values.kind == "color" and named_by_color >= values.pixels.keys() - {VOC_BORDER_COLOR}:
+        return read_colors(values, entries)  # greys, too
     if values.kind == "color" and not named_by_color and (channel := class_channel(values)):
         return _read_channel(values, entries, channel)
     base = 0 if entries else class_base(values)
@@ -191,18 +203,20 @@ def _listed_values(
         entry.color in by_color for entry in entries if not entry.ignored
     ):
         ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
-    if not ways:
-        ways.append(
-            [(e, n) for n, e in enumerate([Entry(BINARY[0]), *entries] if missing else entries)]
-        )
-    return next((placed for placed in ways if _fits(placed, values, seen)), [])
+    in_order = [] if ways else [Entry(BINARY[0]), *entries] if missing else entries
+    ways.append([(entry, grey) for grey, entry in grey_entries(entries).items()])
+    ways.append([(entry, number) for number, entry in enumerate(in_order)])
+    ways = [placed for placed in ways if placed]
+    fitting = [placed for placed in ways if _strange(placed, values, seen) <= values.total / 20]
+    return min(fitting, key=lambda placed: _strange(placed, values, seen) > 0, default=[])
 
 
-def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> bool:
-    """Whether a class list explains all but a few of the stored values, each in one way."""
-    numbers = [number for _, number in placed]
-    strange = sum(values.pixels[value] for value in seen if value not in numbers)
-    return len(set(numbers)) == len(numbers) and strange <= values.total / 20
+def _strange(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
+    """Pixels that a class list does not explain; all of them where two entries are one value."""
+    numbers = {number for _, number in placed}
+    unknown = [value for value in seen if value not in numbers]
+    same = len(numbers) < len(placed)
+    return values.total if same else sum(values.pixels[value] for value in unknown)
 
 
 def _read_listed(
@@ -215,9 +229,7 @@ def _read_listed(
     dropped = {value for entry, value in listed if entry.ignored}
     dropped |= set(ignore).difference(*stored.values())
     reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)
-    why = [
-        f"label values are class indices, named by a class list ({counted(len(stored), 'class')})"
-    ]
+    why = [f"label values are named by a class list ({counted(len(stored), 'class')})"]
     alone = meaning_alone(values.alone, [entry for entry, _ in listed])
     why += why_ignored(sorted(dropped), alone)
     colors = [
@@ -238,6 +250,10 @@ def _read_greys(
 ) -> Reading:
     """A class for each of a few greys; of two, the background is found by the image's edge."""
     order = sorted(greys)
+    drawn = drawn_with(order, entries)
+    if drawn:
+        reading = _read_listed(values, [(entry, grey) for grey, entry in drawn.items()], ())
+        return replace(reading, encoding=replace(reading.encoding, snap=snap))
     near = nearest_totals(values, order)
     why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
     if snap:

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from fcnseg.classes import IGNORE, unpack
-from fcnseg.datasets.encoding.colors import without_ramps
+from fcnseg.datasets.encoding.colors import MOVED, without_ramps
+from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import GREY, GREYS, Values
 
 FAR = 8
@@ -40,6 +41,20 @@ def as_greys(values: Values) -> Values:
     if any(spread(color) for color in values.pixels):
         greys.lossy = True
     return greys
+
+
+def grey_entries(entries: Sequence[Entry]) -> dict[int, Entry]:
+    """The grey levels that a class list gives as colours; {} where one has two names."""
+    greys = [e for e in entries if e.color is not None and spread(e.color) == 0]
+    levels = {unpack(entry.color or 0)[0]: entry for entry in greys}
+    return levels if len(levels) == len(greys) else {}
+
+
+def drawn_with(levels: Sequence[int], entries: Sequence[Entry]) -> dict[int, Entry]:
+    """A class list's greys, if stored levels are these, moved a little by compression; or {}."""
+    listed = grey_entries(entries)
+    near = [{grey for grey in listed if abs(grey - level) <= MOVED} for level in levels]
+    return listed if levels and all(near) else {}
 
 
 def spread(color: int) -> int:
