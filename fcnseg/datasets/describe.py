@@ -16,7 +16,7 @@ from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
-from fcnseg.datasets.encoding.areas import look_closer
+from fcnseg.datasets.encoding.areas import look_closer, numbered_by_video
 from fcnseg.datasets.encoding.class_lists import (
     find_entries,
     find_masks_dir,
@@ -328,7 +328,7 @@ def _read(
         counts,
         lambda pair: read_stored(pair, found.store, found.terms),
     )
-    if found.objects:
+    if found.objects or (not entries and numbered_by_video(pairs, counts)):
         values, entries = replace(values, instances=True), ()
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}

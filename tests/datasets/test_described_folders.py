@@ -100,7 +100,7 @@ def unknown(root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (boxes, r"no labels: Annotations/0\.xml and its like hold boxes"),
+        (boxes, r"no labels; Annotations/0\.xml and similar files hold bounding boxes"),
         (lines_of_boxes, r"No label file could be read. The first: .*0\.txt, line 1: not a class"),
         (unknown, r"no labels that can be read; 3 \.h5 files \(first: Annotations/0\.h5\)"),
     ],
@@ -135,3 +135,42 @@ def test_arrays_in_a_folder_of_images_are_images(tmp_path: Path, labels_suffix: 
     np.testing.assert_array_equal(read_sample(pair, found.encoding)[1], scene(0)[1])
     with open_source(tmp_path / "images") as source:
         assert source.count == 4
+
+
+def videos(root: Path, objects: tuple[int, ...], sides: tuple[str, str], stem: str) -> None:
+    """Three frames of each video, with so many things in it, numbered from 1 in each."""
+    for video, count in enumerate(objects):
+        for number in range(3):
+            image, labels = scene(number, count + 1)
+            name = f"{{}}/v{video}/{stem}{number:05}.{{}}"
+            write_image(root / name.format(sides[0], "jpg"), image)
+            write_labels(root / name.format(sides[1], "png"), labels)
+
+
+@pytest.mark.parametrize(
+    "sides", [("JPEGImages/480p", "Annotations/480p"), ("JPEGImages", "Annotations")]
+)
+def test_numbers_of_a_videos_objects_are_no_classes(sides: tuple[str, str], tmp_path: Path) -> None:
+    """DAVIS, YouTube-VOS: one or two things in each video, which the next one numbers anew."""
+    videos(tmp_path, (1, 2, 1), sides, "")
+    found = describe(tmp_path)
+    assert (len(found.pairs), found.classes.names) == (9, ("background", "object"))
+    assert any("number the objects" in why for why in found.why)
+
+
+@pytest.mark.parametrize(
+    ("sides", "objects", "stem", "names"),
+    [
+        (("images", "masks"), (1, 2, 1), "", ""),  # places, of which some lack a class
+        (("JPEGImages", "Annotations"), (2, 2, 2), "", ""),
+        (("JPEGImages", "Annotations"), (1, 2, 1), "leaf_", ""),
+        (("JPEGImages", "Annotations"), (1, 2, 1), "", "soil\nleaf\nstem\n"),
+    ],
+)
+def test_classes_that_a_folder_lacks_are_classes(
+    sides: tuple[str, str], objects: tuple[int, ...], stem: str, names: str, tmp_path: Path
+) -> None:
+    videos(tmp_path, objects, sides, stem)
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    assert len(describe(tmp_path).classes) == 3

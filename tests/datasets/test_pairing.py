@@ -16,10 +16,11 @@ from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
-from fcnseg.datasets.pairing import Listing
+from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing import looks as choosing
 from fcnseg.datasets.pairing.by_content import find_by_content
-from fcnseg.datasets.pairing.looks import Look, look, tell_labels
+from fcnseg.datasets.pairing.candidates import other_size
+from fcnseg.datasets.pairing.looks import Candidate, Look, Looks, look, tell_labels
 from fcnseg.errors import DatasetError
 
 SIZE = 48
@@ -578,3 +579,15 @@ def test_other_labels_are_no_images_without_labels(tmp_path: Path) -> None:
     description = describe(tmp_path)
     assert len(description.pairs) == 6
     assert description.found.orphan_images == (tmp_path / "train/aufnahmen/9.png",)
+
+
+def test_a_file_that_cannot_be_read_does_not_shift_the_sizes(tmp_path: Path) -> None:
+    """Images of two sizes, one file broken: each is compared with its own labels."""
+    for number in range(6):
+        size = (48, 64 if number % 2 else 70)
+        put(tmp_path / f"a/{number}.png", np.zeros((*size, 3), np.uint8))
+        put(tmp_path / f"b/{number}.png", np.zeros(size, np.uint8))
+    (tmp_path / "a/0.png").write_bytes(b"not a PNG")
+    pairs = tuple((f"a/{number}.png", f"b/{number}.png") for number in range(6))
+    assert not other_size(Candidate(pairs), Looks(list_folder(tmp_path)))
+    assert other_size(Candidate((("a/3.png", "b/2.png"),)), Looks(list_folder(tmp_path)))

@@ -17,7 +17,6 @@ from fcnseg.datasets.pairing.looks import (
     Looks,
     apart_in_space,
     are_points,
-    differ_in_size,
     is_constant,
     refines,
     same_regions,
@@ -173,9 +172,11 @@ def _without_copies(
 
 
 def other_size(one: Candidate, looks: Looks) -> bool:
-    """Whether a candidate's images have another size than their labels."""
-    some = sample(one.pairs)
-    return differ_in_size(looks.of(a for a, _ in some), looks.of(b for _, b in some))
+    """Whether a candidate's images have another size than their labels: those of another sensor,
+    or copies. Pairs of which a file can't be read say nothing."""
+    both = [looks.of(pair) for pair in sample(one.pairs)]
+    sizes = [[look.size for look in pair] for pair in both if len(pair) == 2]
+    return bool(sizes) and all(image != labels for image, labels in sizes)
 
 
 def terms_of(sides: Sequence[Candidate]) -> list[str]:

@@ -225,12 +225,6 @@ def are_points(looks: Sequence[Look]) -> bool:
     return bool(runs) and max(runs) <= POINT
 
 
-def differ_in_size(images: Sequence[Look], labels: Sequence[Look]) -> bool:
-    """Whether images have another size than their labels: those of another sensor, or copies."""
-    sizes = [(a.size, b.size) for a, b in zip(images, labels, strict=False)]
-    return bool(sizes) and all(one != other for one, other in sizes)
-
-
 def refines(fine: Mapping[str, Look], coarse: Mapping[str, Look]) -> bool:
     """Whether labels tell apart what others call one (crop and weed, plants), as classes do.
 
