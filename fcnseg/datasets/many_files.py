@@ -80,12 +80,15 @@ _ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old vers
 
 
 def stamp(paths: Sequence[Path]) -> str:
-    """Sizes and times of change of files; "" when one can't be asked."""
+    """Sizes and times of change of files; "" when one can't be asked.
+
+    Of content and of name: archives and `cp -p` give many files of one size the same first time.
+    """
     try:
         states = [path.stat() for path in paths]
     except OSError:
         return ""
-    return ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
+    return ",".join(f"{s.st_size}:{s.st_mtime_ns}:{s.st_ctime_ns}" for s in states)
 
 
 class ScanCache:

@@ -50,6 +50,18 @@ def writable_codecs() -> dict[str, str]:
     return {codec: " ".join(suffixes) for codec, suffixes in found.items()}
 
 
+def left_out_of(path: Path) -> str:
+    """What a video has beside images and sound that no output gets: "subtitles and chapters"."""
+    try:
+        import av
+
+        with utf8_name(path) as name, av.open(name) as file:
+            found = {"subtitles": len(file.streams.subtitles), "chapters": len(file.chapters())}
+    except Exception:  # noqa: BLE001 - without PyAV, or of what it can't open, nothing is known
+        return ""
+    return " and ".join(what for what, count in found.items() if count)
+
+
 def open_encoder(
     path: Path,
     fps: Fraction,

@@ -88,6 +88,22 @@ def test_a_changed_file_is_noticed(folder: Path, looks: list[str]) -> None:
     assert looks == [f"masks/{changed.name}"]
 
 
+def test_files_that_changed_places_are_noticed(folder: Path, looks: list[str]) -> None:
+    """Of one size and time, as archives and `cp -p` leave them."""
+    one, other = sorted((folder / "masks").iterdir())[:2]
+    for path in (one, other):
+        path.write_bytes(path.read_bytes().ljust(9999, b"\0"))
+        os.utime(path, ns=(0, 123_456_789))
+    before = list(scan(folder, images=True).labels.counts)
+    one.rename(folder / "kept")
+    other.rename(one)
+    (folder / "kept").rename(other)
+    looks.clear()
+    after = list(scan(folder, images=True).labels.counts)
+    assert set(looks) == {f"masks/{one.name}", f"masks/{other.name}"}
+    assert after[:2] == before[1::-1]
+
+
 def test_what_can_not_be_read_is_tried_again(folder: Path, looks: list[str]) -> None:
     broken = sorted((folder / "masks").iterdir())[0]
     broken.write_bytes(b"")

@@ -15,7 +15,7 @@ from fcnseg.io.sources import open_source
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.damage import find_damage
 from fcnseg.io.sources.video import open_video
-from fcnseg.io.video_writer import VideoWriter
+from fcnseg.io.video_writer import VideoWriter, left_out_of
 
 av = pytest.importorskip("av")
 HIGH, WIDE = 48, 64
@@ -138,7 +138,7 @@ def test_sound_alone_is_called_so(tmp_path):
 
 CONTAINERS = {
     "mkv": {}, "webm": {"codec": "libvpx"}, "ts": {}, "avi": {"codec": "mpeg4"}, "flv": {},
-    "ivf": {"codec": "libvpx"}, "nut": {}, "mpg": {"codec": "mpeg2video"},
+    "ivf": {"codec": "libvpx"}, "wmv": {"codec": "wmv2"}, "nut": {}, "mpg": {"codec": "mpeg2video"},
 }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def through_pipe(suffix):
 
 
 @with_ffmpeg
-@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize("suffix", sorted(CONTAINERS.keys() - {"wmv"}))  # its length is not there
 def test_what_is_cut_in_a_pipe_says_so(tmp_path, suffix):
     data = through_pipe(suffix)
     assert (len(piped_frames_of(data)[0]), piped_frames_of(data)[1]) == (40, "")
@@ -206,7 +206,8 @@ def test_whole_files_are_whole(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", sorted(CONTAINERS.keys() - {"mpg"}))  # whose end is padding
 def test_a_cut_file_says_after_which_frame(tmp_path, suffix):
     path = encode(tmp_path / f"a.{suffix}", **CONTAINERS[suffix], g="5")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    kept = 5 if suffix == "wmv" else 8  # tenths; its packets are large
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * kept // 10])
     images, trouble = frames_of(path)
     assert 5 < len(images) < 40
     assert end_said(suffix, len(images)) in trouble
@@ -248,6 +249,20 @@ def test_a_damaged_middle_is_said_and_the_rest_is_read(tmp_path, suffix):
     images, trouble = frames_of(path)
     assert 5 < len(images) <= 40
     assert "frame" in trouble
+
+
+@with_ffmpeg
+def test_what_no_output_gets_is_known(tmp_path):
+    path = encode(tmp_path / "a.mkv")
+    assert left_out_of(path) == ""
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n", encoding="utf-8")
+    chapter = ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=one\n"
+    (tmp_path / "a.txt").write_text(chapter, encoding="utf-8")
+    inputs = ("-i", path, "-i", tmp_path / "a.srt", "-i", tmp_path / "a.txt")
+    chosen = ("-map", 0, "-map", 1, "-map_chapters", 2, "-c:v", "copy")
+    ffmpeg(*inputs, *chosen, tmp_path / "b.mkv")
+    assert left_out_of(tmp_path / "b.mkv") == "subtitles and chapters"
+    assert left_out_of(tmp_path / "none.mkv") == ""
 
 
 SOUNDS = [

@@ -25,7 +25,7 @@ from fcnseg.io.encoders import has_pyav
 from fcnseg.io.images import cannot_write, write_bytes
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.stream_writer import StreamWriter
-from fcnseg.io.video_writer import VideoWriter
+from fcnseg.io.video_writer import VideoWriter, left_out_of
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import UPLOADS, RemotePath
 
@@ -254,6 +254,9 @@ class VideoSink:
         silent = "" if writer.keeps_time else ", at a constant rate and without sound"
         better = "" if has_pyav() else "; for H.264 and sound: pip install av"
         self._callback(Message(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
+        if self._sound is not None and (left_out := left_out_of(self._sound)):
+            text = f"{self._path.name}: the {left_out} of {self._sound.name} are left out"
+            self._callback(Message(text, "warning"))
         return writer
 
 

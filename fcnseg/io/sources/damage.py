@@ -32,6 +32,8 @@ _PACKETS = {188: 0, 192: 4}
 
 _PACK, _PROGRAM_END = 0xBA, 0xB9  # start codes of an MPEG program stream
 
+_ASF, _ASF_DATA, _ASF_DATA_HEAD = b"\x30\x26\xb2\x75", b"\x36\x26\xb2\x75", 50
+
 _NUT = b"nut/multimedia c"
 
 _HEAD = 200  # bytes that tell what a container is
@@ -237,6 +239,18 @@ def _in_flv() -> Steps:
     return at + (len(head) if len(head) in (0, 4) else 15)
 
 
+def _in_asf() -> Steps:
+    """The outermost objects of WMV and ASF; the data of one that a program wrote to a pipe is
+    said to be its head alone, and nothing tells where it ends."""
+    at = 0
+    while len(head := (yield at, 24)) == 24:
+        (size,) = struct.unpack_from("<Q", head, 16)
+        if size < 24 or (head.startswith(_ASF_DATA) and size <= _ASF_DATA_HEAD):
+            return _UNKNOWN
+        at += size
+    return at + (24 if head else 0)
+
+
 def _in_ogg() -> Steps:
     """Pages, whose tables say their length; every stream ends with a page that is marked so."""
     at, unended = 0, set()
@@ -301,5 +315,6 @@ def _without_index(tail: bytes, length: int) -> int | None:
 _MARKS: dict[bytes, Callable[[], Steps]] = {
     _EBML: _in_matroska, b"RIFF": _in_riff, b"DKIF": _in_ivf, b"FLV\x01": _in_flv,
     b"OggS": _in_ogg, b"\0\0\1\xba": _in_program_stream,
+    _ASF: _in_asf,
 }  # fmt: skip
 """First bytes of a file -> what goes through it."""
