@@ -59,6 +59,17 @@ def runnable(text: str) -> str:
     return _COMMAND.sub(lambda _: f"{program()} ", text)
 
 
+_COPIED = re.compile(r"`|\b(?:fcnseg|pip|apt|apt-get|python) ")
+
+
+def print_message(console: Console, text: Text) -> None:
+    """Print a message: broken between words on a terminal, elsewhere as one line.
+
+    One with a command stays a line, so that it can be copied.
+    """
+    console.print(text, soft_wrap=not console.is_terminal or bool(_COPIED.search(text.plain)))
+
+
 _SHADES = " .:-=+*#%@"
 """From dark to bright, where there are no colors."""
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fcnseg.cli import half_blocks, line, never_fail, plain_console, runnable
+from fcnseg.cli import half_blocks, line, never_fail, plain_console, print_message, runnable
 from fcnseg.config import CONFIGS
 from fcnseg.config.options import Options, flags_of, suggest_option
 from fcnseg.errors import (
@@ -85,7 +85,7 @@ class Screen:
             match event:
                 case Message(text, level):
                     mark = ("warning: ", "yellow") if level == "warning" else ""
-                    self._bar.console.print(line(mark, runnable(text)), soft_wrap=True)
+                    print_message(self._bar.console, line(mark, runnable(text)))
                 case EpochEnd():
                     self._bar.console.print(_epoch_line(event), soft_wrap=True)
                 case Progress():
@@ -320,11 +320,11 @@ def complain(
     out = plain_console(stderr=True)
     first = [(f"{severity}: ", "bold red")] if severity else []
     with suppress(OSError):
-        out.print(line(*first, runnable(message)), soft_wrap=True)
+        print_message(out, line(*first, runnable(message)))
         for number, detail in enumerate(details, start=1):
-            out.print(line(f"  {number}. ", detail), soft_wrap=True)
+            print_message(out, line(f"  {number}. ", detail))
         if hint:
-            out.print(line(("hint: ", "cyan"), runnable(hint)), soft_wrap=True)
+            print_message(out, line(("hint: ", "cyan"), runnable(hint)))
 
 
 def _debug_trace() -> None:

@@ -2,7 +2,9 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
+from fcnseg.cli import print_message
 from fcnseg.cli.console import Screen, duration
 from fcnseg.progress import EpochEnd, Message, Progress
 
@@ -27,6 +29,23 @@ def shown(*, terminal: bool) -> str:
         screen(EpochEnd(1, 2, row, {"a": 0.25, "b": None}, best=True))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "terminal", "lines"),
+    [
+        ("not one of all these words is broken", True, ["not one of all these", "words is broken"]),
+        ("not one of all these words is broken", False, ["not one of all these words is broken"]),
+        ("look at `fcnseg viz --help` first", True, ["look at `fcnseg viz --help` first"]),
+    ],
+)
+def test_a_message_breaks_between_words_and_a_command_stays_whole(
+    text: str, terminal: bool, lines: list[str]
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=22, highlight=False)
+    print_message(console, Text(text))
+    assert isinstance(console.file, io.StringIO)
+    assert [each.rstrip() for each in console.file.getvalue().splitlines()] == lines
 
 
 def test_a_log_gets_whole_lines() -> None:
