@@ -146,3 +146,42 @@ def test_groups_of_distances_from_an_outline() -> None:
     assert sum(right) == 20
     assert left[1:4] == right[1:4] == [2, 4, 8]
     assert [*calibration.by_distance.values()] == pytest.approx([0.5] * 5)
+
+
+def test_the_sums_are_those_of_the_images() -> None:
+    scores = scored(range(5))
+    assert (scores.boundary == sum(one.boundary for one in scores.images)).all()
+    assert (scores.matrix == sum(one.matrix for one in scores.images)).all()
+    alone = Calibration(len(NAMES))
+    for labels, predicted, confidence in images():
+        alone.add(labels, predicted, confidence)
+    np.testing.assert_allclose(scores.calibration.sums, alone.sums)
+    values = scores.as_dict()
+    assert values["ece"] == alone.ece
+    assert [row["ece"] for row in values["classes"]] == alone.by_class
+    assert values["ece_by_distance"] == alone.by_distance
+
+
+def test_the_same_order_is_the_same_scores() -> None:
+    scores = scored(range(1))
+    assert scores.reordered(NAMES) is scores
+
+
+def test_an_outline_may_be_two_pixels_off() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[:, 20:] = 1
+    reached = []
+    for pixels in (2, 3):
+        scores = Scores(NAMES[:2])
+        scores.add(0, "shifted", labels, np.roll(labels, pixels, axis=1) * (labels > 0))
+        reached.append(scores.images[0].outline_f1)
+    assert reached[0] == 1
+    assert reached[1] < 1
+
+
+def test_a_probability_that_rounding_took_beyond_1_is_in_the_last_bin() -> None:
+    calibration, labels = Calibration(2), np.zeros((1, 2), np.uint8)
+    over = np.nextafter(np.float32(1), np.float32(2))
+    calibration.add(labels, labels, np.array([[over, 1]], np.float32))
+    assert calibration.curve == [(pytest.approx(1), 1.0, 2)]
+    assert calibration.sums[0, 0, :, -1].sum() == 2

@@ -266,3 +266,13 @@ def test_spec_round_trip() -> None:
 def test_broken_specs(data: Any) -> None:
     with pytest.raises(InputError):
         ModelSpec.from_dict(data)
+
+
+@pytest.mark.parametrize("concat", [False, True])
+@torch.no_grad()
+def test_a_feature_skip_sums_or_concatenates(concat: bool) -> None:
+    skip = FeatureSkip(5, 8, concat=concat).eval()
+    x, tap = torch.randn(1, 8, 6, 7), torch.randn(1, 5, 6, 7)
+    lateral = skip.lateral(tap)
+    joined = torch.cat([x, lateral], dim=1) if concat else x + lateral
+    assert torch.equal(skip(x, tap), skip.mix(joined))
