@@ -184,4 +184,5 @@ def test_a_probability_that_rounding_took_beyond_1_is_in_the_last_bin() -> None:
     over = np.nextafter(np.float32(1), np.float32(2))
     calibration.add(labels, labels, np.array([[over, 1]], np.float32))
     assert calibration.curve == [(pytest.approx(1), 1.0, 2)]
-    assert calibration.sums[0, 0, :, -1].sum() == 2
+    assert calibration.sums.shape == (3, 2, 5, 15)
+    assert calibration.sums[0, 0, :, 14].sum() == 2

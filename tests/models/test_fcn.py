@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fcnseg.errors import InputError, OptionError
-from fcnseg.models.fcn import FCN, FeatureSkip, LearnedUpsample, ScoreSkip
+from fcnseg.models.fcn import (
+    FCN,
+    FeatureSkip,
+    LearnedUpsample,
+    ScoreSkip,
+    pad_to_multiple,
+    score_layer,
+)
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
@@ -276,3 +283,19 @@ def test_a_feature_skip_sums_or_concatenates(concat: bool) -> None:
     lateral = skip.lateral(tap)
     joined = torch.cat([x, lateral], dim=1) if concat else x + lateral
     assert torch.equal(skip(x, tap), skip.mix(joined))
+
+
+def test_an_image_of_whole_strides_is_not_copied() -> None:
+    fits, wide = torch.ones(1, 3, 64, 96), torch.ones(1, 3, 64, 97)
+    assert pad_to_multiple(fits, 32) is fits
+    padded = pad_to_multiple(wide, 32)
+    assert padded.shape == (1, 3, 64, 128)
+    assert padded.sum() == wide.sum()
+
+
+@pytest.mark.parametrize(("fuse", "std"), [("score", 0.01), ("feature", 400**-0.5)])
+def test_how_large_scores_start(fuse: str, std: float) -> None:
+    torch.manual_seed(0)
+    layer = score_layer(400, ModelSpec(backbone="tiny", num_classes=40, width=400, fuse=fuse))[1]
+    assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.05)
+    assert not layer.bias.detach().any()
