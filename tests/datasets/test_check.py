@@ -159,6 +159,13 @@ def in_coco(root: Path) -> None:
     path.write_text(json.dumps(data))
 
 
+def one_value_each(root: Path) -> None:
+    """Two people drew one thing, one in grey, the other in white."""
+    (root / "classes.txt").unlink()
+    for number, path in enumerate(sorted((root / "masks").rglob("*.png"))):
+        relabel(path, lambda a, n=number: np.copyto(a, (a == 1) * np.uint8(128 + 127 * (n % 2))))
+
+
 TROUBLES: dict[str, Trouble] = {
     "empty-file": Trouble(lambda r: first(r, "images").write_bytes(b""), "error", ("images",)),
     "unreadable": Trouble(
@@ -224,6 +231,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "drawn-split": Trouble(unsplit, "info"),
     "two-meanings": Trouble(two_meanings, "warning"),
+    "one-value-each": Trouble(one_value_each, "warning"),
     "inverted-mask": Trouble(lambda r: everything(r, inverted), "info"),
     "alpha-labels": Trouble(lambda r: everything(r, cut_out), "info"),
     "copies": Trouble(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.classes import VOC_BORDER_COLOR
+from fcnseg.classes import VOC_BORDER_COLOR, ClassMap
 from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, have, label_names, listed
 from fcnseg.datasets.check.statistics import Frequencies
+from fcnseg.datasets.encoding.values import GREYS, values_of
 from fcnseg.datasets.scan import LOSSY_SUFFIXES, Scanned
 from fcnseg.errors import counted, percent
 
@@ -33,6 +35,9 @@ TIMES = 8.0
 WEIGHTY = 0.05
 """And such images hold together this much of the class's pixels: less does no harm."""
 
+MOST_SHADES = 3
+"""More values of which each label file holds one are taken for classes without a word."""
+
 PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
 """Stored values of which nobody doubts that they are no class."""
 
@@ -43,6 +48,7 @@ def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _lossy(seen, classes)
     yield from _reading(seen)
     yield from _no_label_names(seen)
+    yield from _one_value_each(seen)
     yield from _classes(seen, classes)
 
 
@@ -67,6 +73,35 @@ def _no_label_names(seen: Scanned) -> Iterable[Finding]:
                 repair=f"if it is one, write a dataset.toml (--write), take {stored} out of "
                 f'`ignore` and add a [[class]] named "{name or f"class_{value}"}"',
             )
+
+
+def _one_value_each(seen: Scanned) -> Iterable[Finding]:
+    """Masks of 0 and 128 beside masks of 0 and 255: no file holds both, and nothing names them."""
+    description = seen.description
+    encoding, names = description.encoding, description.classes.names
+    ground, *things = [values for values in encoding.values if values]
+    shades = encoding.kind == "color" or all(min(values) >= GREYS for values in things)
+    named = names != ClassMap.numbered(len(names)).names
+    if named or not shades or encoding.terms or not 2 <= len(things) <= MOST_SHADES:
+        return
+    files = Counter[int]()
+    for one in seen.labels.counts.good():
+        held = {*values_of(one, seen.values.kind)} - {*ground, *encoding.ignore}
+        if len(held) > 1:
+            return
+        files.update(held)
+    if len(files) == len(things) and min(files.values()) > 1:
+        color = encoding.kind == "color"
+        shown = [(f"#{value:06x}" if color else str(value)) for value in sorted(files)]
+        yield Finding(
+            "warning",
+            "one-value-each",
+            f"Are {', '.join(shown)} classes, or one class stored in {len(shown)} ways? Each label "
+            "file holds only one of them. They are read as classes.",
+            repair="if they are one class, write a dataset.toml (--write) with one [[class]] that "
+            f"lists all of them under `values`; a class list (classes.txt) that names {len(names)} "
+            "classes ends the question",
+        )
 
 
 def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
