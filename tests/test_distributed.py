@@ -104,7 +104,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_two_processes_write_what_one_writes(
     clip: Path, folder: Path, random_model: Path, tmp_path: Path
 ) -> None:
-    """Also: errors, the command line, and one process that goes on; torchrun takes its time."""
+    """Also: errors, the command line, and one process that continues; torchrun takes its time."""
     one, two = tmp_path / "one", tmp_path / "two"
     both = {"model": str(random_model), "engine": "torch"}
     jobs: dict[str, dict[str, Any]] = {

@@ -115,8 +115,8 @@ def test_progress_shows_names(terminal: bool, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_missing_file_of_any_name_is_one_clear_error(tmp_path: Path, random_model: Path) -> None:
-    for verb in ("infer", "viz"):
-        status, _, said = run(tmp_path, verb, f"{COMMANDS}.png", "-m", random_model)
+    for command in ("infer", "viz"):
+        status, _, said = run(tmp_path, command, f"{COMMANDS}.png", "-m", random_model)
         assert status == 1
         assert SHOWN.encode() in said
         assert is_harmless(said)
@@ -148,8 +148,10 @@ def test_a_file_that_begins_like_an_option(
 def test_names_that_look_like_markup_are_done(tmp_path: Path, random_model: Path) -> None:
     picture(tmp_path / f"q {COMMANDS.replace('/', '')}.png")
     out = "q[%]".replace("%", "/red")
-    for verb, more in (("infer", ("--save", "labels")), ("viz", ())):
-        status, said, told = run(tmp_path, verb, ".", "-m", random_model, "-o", verb + out, *more)
+    for command, more in (("infer", ("--save", "labels")), ("viz", ())):
+        status, said, told = run(
+            tmp_path, command, ".", "-m", random_model, "-o", command + out, *more
+        )
         assert status == 0
         assert b"q[/red]" in said + told
         assert is_harmless(said + told)

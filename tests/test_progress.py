@@ -37,7 +37,7 @@ def sighup_is_not_ignored() -> Iterator[None]:
 
 @needs_posix
 @pytest.mark.parametrize("number", STOPPING)
-def test_the_first_signal_is_a_wish(number: signal.Signals) -> None:
+def test_the_first_signal_is_a_request(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert not stop.requested
@@ -53,7 +53,7 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)  # nothing more to wish
+        os.kill(os.getpid(), signal.SIGTERM)  # nothing more to stop
 
 
 def test_other_threads_leave_signals_alone() -> None:

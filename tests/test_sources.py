@@ -60,7 +60,7 @@ def test_one_image(tmp_path):
     assert np.array_equal(frame.image, plain(0))
 
 
-def test_a_folder_keeps_sub_folders_natural_order_and_passes_over_the_rest(tmp_path):
+def test_a_folder_keeps_sub_folders_natural_order_and_skips_the_rest(tmp_path):
     images(tmp_path, "f10.png", "f9.png", "sub/f1.JPG", ".hidden.png", ".git/x.png")
     (tmp_path / "notes.txt").write_text("no image")
     with open_source(tmp_path) as source:
@@ -77,7 +77,7 @@ def test_names_that_would_be_one_get_their_suffix(tmp_path):
     assert {"a_jpg", "b", "x/a"} <= set(found)
 
 
-def test_outputs_inside_the_source_are_passed_over(tmp_path):
+def test_outputs_inside_the_source_are_skipped(tmp_path):
     images(tmp_path, "a.png", "out/overlay/a.png")
     assert names(open_source(tmp_path, exclude=tmp_path / "out")) == ["a"]
 
@@ -254,7 +254,7 @@ def test_a_cut_video_says_after_which_frame(tmp_path, noise_video):
         assert f"of 40 frames are missing: it ends after frame {frames[-1].index}" in said
 
 
-def test_a_video_with_a_broken_middle_goes_on(tmp_path):
+def test_a_video_with_a_broken_middle_continues(tmp_path):
     path = tmp_path / "a.mp4"
     rng = np.random.default_rng(0)
     with VideoWriter(path, Fraction(10), SIZE) as writer:

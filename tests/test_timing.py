@@ -33,7 +33,7 @@ def test_working_costs_both():
     assert timing.core_seconds >= 0.09
 
 
-def test_side_by_side_is_faster_by_the_lanes():
+def test_side_by_side_is_faster_by_the_workers():
     timing = time_each(lambda _: time.sleep(0.05), range(6), 1, num_parallel=3)
     assert len(timing.laps) == 6
     assert timing.percentiles()["p50"] >= 50

@@ -138,7 +138,7 @@ def test_train_with_more_than_there_is(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_s_own_config_is_no_list_of_wishes(tmp_path: Path, drawn_folder: Path) -> None:
+def test_a_run_s_own_config_is_no_list_of_requests(tmp_path: Path, drawn_folder: Path) -> None:
     """It has every option, those without effect with their defaults."""
     options = {**TINY, "width": None, "fuse": "score", "loss": "dice", "crop": (32, 32)}
     first = train(drawn_folder, out=tmp_path / "run", epochs=1, **options)

@@ -88,7 +88,7 @@ def test_a_limit_beyond_what_it_limits_is_explained(capsys):
         assert text in " ".join(printed.split()), text
 
 
-def test_a_picture_is_not_timed(random_model: Path, tmp_path: Path):
+def test_a_image_is_not_timed(random_model: Path, tmp_path: Path):
     write_image(tmp_path / "one.png", sample_images((1, 32, 32), seed=0)[0])
     with pytest.raises(OptionError, match="one image"):
         bench(BenchConfig(model=str(random_model), source=tmp_path / "one.png"))

@@ -35,8 +35,8 @@ def test_the_demo_makes_everything_it_names(
         assert path.exists()
     assert len(list(result.heatmaps.rglob("*.png"))) >= 4
     told = " ".join(event.text for event in events if isinstance(event, Message))
-    for verb in ("train", "eval", "infer", "viz"):
-        assert f"fcnseg {verb} " in told
+    for command in ("train", "eval", "infer", "viz"):
+        assert f"fcnseg {command} " in told
     assert set(json.loads(json.dumps(result.as_dict()))) >= {"miou", "video", "heatmaps"}
     capsys.readouterr()
     show_demo(result)

@@ -7,7 +7,7 @@ from fcnseg.io.images import read_image
 from fcnseg.io.labels import read_raw_labels
 
 
-def test_the_same_seed_draws_the_same_picture() -> None:
+def test_the_same_seed_draws_the_same_image() -> None:
     first, second = draw(make_scene(3), 0.5), draw(make_scene(3), 0.5)
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])

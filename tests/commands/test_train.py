@@ -1,4 +1,4 @@
-"""The verb: what a run leaves behind, and that no interruption changes it."""
+"""The command: what a run leaves behind, and that no interruption changes it."""
 
 import csv
 import dataclasses
@@ -241,7 +241,7 @@ def test_without_calibration_the_best_is_what_was_scored(
     assert miou == pytest.approx(best.report["miou"], abs=1e-4)
 
 
-def test_pictures_are_drawn_on_the_way(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_images_are_drawn_on_the_way(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     result = start(folder, tmp_path / "run", pictures=2)
     names = sorted(path.name.split("_")[-1] for path in (result.run / "pictures").iterdir())
     assert names == ["0000.png", "0001.png", "epoch002.png", "epoch002.png"]
@@ -270,27 +270,27 @@ def test_ctrl_c_anywhere_changes_nothing(
 ) -> None:
     """Events 1-3 are the steps of an epoch, 4 is its validation."""
     out = tmp_path / "run"
-    wish = signal.SIGTERM if number % 2 else signal.SIGINT
-    before = signal.getsignal(wish)
+    sent = signal.SIGTERM if number % 2 else signal.SIGINT
+    before = signal.getsignal(sent)
     with pytest.raises(Interrupted, match="everything is saved") as caught:
-        start(folder, out, at_event(number, send(wish)))
+        start(folder, out, at_event(number, send(sent)))
     assert f"fcnseg train {out} --resume" in caught.value.hint
-    assert signal.getsignal(wish) == before
+    assert signal.getsignal(sent) == before
     result = train(TrainConfig.make({"data": out, "resume": True, "device": "cpu"}))
     assert result.epochs == 3
     assert_same(out, undisturbed)
 
 
 def test_interrupted_again_and_again(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    out, sittings = tmp_path / "run", 0
+    out, starts = tmp_path / "run", 0
     while True:
-        sittings += 1
+        starts += 1
         try:
-            start(folder, out, at_event(2, send(signal.SIGINT)), resume=sittings > 1)
+            start(folder, out, at_event(2, send(signal.SIGINT)), resume=starts > 1)
         except Interrupted:
             continue
         break
-    assert sittings > 4
+    assert starts > 4
     assert_same(out, undisturbed)
 
 
@@ -349,7 +349,7 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
     assert TrainConfig.load(out / "config.toml").epochs == 2
 
 
-def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_what_a_run_can_not_resume_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--backbone tiny; it can't be resumed with vgg16"):
         train(TrainConfig.make({"data": undisturbed, "resume": True, "backbone": "vgg16"}))
     with pytest.raises(OptionError, match="already contains a run"):
@@ -368,7 +368,7 @@ def test_what_a_run_can_not_go_on_with(folder: Path, undisturbed: Path, tmp_path
         train(TrainConfig.make({"data": fewer, "out": run, "resume": True}))
 
 
-def test_the_newest_run_on_a_folder_goes_on(
+def test_the_newest_run_on_a_folder_resumes(
     folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -388,7 +388,7 @@ def test_other_classes_can_not_go_on(folder: Path, undisturbed: Path, tmp_path: 
         train(TrainConfig.make({"data": renamed, "out": run, "resume": True}))
 
 
-def test_a_finetuned_run_goes_on_without_what_it_started_from(
+def test_a_finetuned_run_resumes_without_what_it_started_from(
     folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     model = shutil.copy(undisturbed / "last.safetensors", tmp_path / "model.safetensors")

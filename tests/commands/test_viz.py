@@ -85,7 +85,7 @@ def test_rungs_are_drawn(still, random_model, tmp_path):
     assert added.shape[0] > 2 * answers.shape[0] * 0.9
     image = read_image(still)
     rungs = load(random_model).skip_scores(image)
-    shares = [rung[1] - rung.mean(axis=0) for rung in rungs.values()]  # of the class "disk"
+    shares = [skip[1] - skip.mean(axis=0) for skip in rungs.values()]  # of the class "disk"
     shares.append(np.sum(shares, axis=0))
     limit = np.quantile(np.abs(shares[-1]), 0.995)
     drawn = [signed_map(image, share / limit) for share in shares]
@@ -100,7 +100,7 @@ def test_rungs_of_an_exported_file_are_refused(still, exported_model, tmp_path):
         look(still, exported_model, tmp_path / "out", rungs=True)
 
 
-def test_a_folder_is_drawn_picture_by_picture(still, random_model, tmp_path):
+def test_a_folder_is_drawn_image_by_image(still, random_model, tmp_path):
     (still.parent / "sub").mkdir()
     write_image(still.parent / "sub" / "b.png", read_image(still)[:100])
     (still.parent / "broken.png").write_bytes(b"no picture")
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_a_video_that_plays(drawn_clip, random_model, tmp_path, mo
         assert len(list(reader)) == 2
 
 
-def test_ctrl_c_leaves_the_pictures(still, random_model, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_the_images(still, random_model, tmp_path, monkeypatch):
     def pages(self, frame) -> Iterator[tuple[str, np.ndarray]]:
         yield "first.png", frame.image
         raise KeyboardInterrupt

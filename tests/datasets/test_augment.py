@@ -112,7 +112,7 @@ def test_the_same_draw_gives_the_same_crop() -> None:
     assert first[0].dtype == first[1].dtype == np.uint8
 
 
-def test_around_the_picture_is_fill_and_ignore() -> None:
+def test_around_the_image_is_fill_and_ignore() -> None:
     augment = Augment((100, 120), scale=(1, 1), flip=0, color=0)
     image, labels = augment(IMAGE, LABELS, np.random.default_rng(0), fill=(1, 2, 3))
     outside = labels == IGNORE

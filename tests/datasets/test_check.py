@@ -371,7 +371,7 @@ def checked(root: Path, **options: Path) -> CheckResult:
     return check(CheckConfig(data=root, contact=root.parent / "contact.png", **options))
 
 
-def test_the_contact_sheet_shows_pictures_and_names(tmp_path: Path) -> None:
+def test_the_contact_sheet_shows_images_and_names(tmp_path: Path) -> None:
     good(tmp_path / "data")
     result = checked(tmp_path / "data")
     assert result.contact == tmp_path / "contact.png"

@@ -78,7 +78,7 @@ def test_without_an_epoch_nothing_is_varied(folder: Path) -> None:
     assert sample.name == dataset.pairs[0].name
 
 
-def test_decoded_pictures_are_kept_up_to_a_limit(
+def test_decoded_images_are_kept_up_to_a_limit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = varied(folder)
@@ -100,7 +100,7 @@ def test_a_sample_that_is_changed_changes_no_later_one(folder: Path) -> None:
     np.testing.assert_array_equal(dataset[0].image, before)
 
 
-def test_a_new_process_starts_without_pictures(folder: Path) -> None:
+def test_a_new_process_starts_without_images(folder: Path) -> None:
     dataset = varied(folder)
     _ = dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))

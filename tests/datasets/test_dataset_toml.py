@@ -102,7 +102,7 @@ def test_splits_can_be_moved(file: Path) -> None:
     assert split_sizes(describe(file)) == {"train": 4, "val": 3, "test": 2}
 
 
-def test_pictures_can_be_left_out(file: Path, tmp_path: Path) -> None:
+def test_images_can_be_left_out(file: Path, tmp_path: Path) -> None:
     first, second, *others, last = describe(file).pairs
     named = f'leave_out = ["{first.name}", "?{last.name[1:]}"]'
     described = describe(edited(file, ("leave_out = []", named)))

@@ -69,7 +69,7 @@ def test_a_circle_is_round() -> None:
     assert (labels[distance > 5.5] == 0).all()
 
 
-def test_turning_labels_is_turning_pictures(tmp_path: Path) -> None:
+def test_turning_labels_is_turning_images(tmp_path: Path) -> None:
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     from PIL import ImageOps
 
@@ -150,7 +150,7 @@ def test_broken_labelme_files_are_named(text: str, tmp_path: Path) -> None:
         draw_labelme(Pair(tmp_path / "a.png", tmp_path / "a.json", "", "a"), ("a",))
 
 
-def test_labelme_circles_and_sizes_from_the_picture(tmp_path: Path) -> None:
+def test_labelme_circles_and_sizes_from_the_image(tmp_path: Path) -> None:
     Image.new("RGB", (16, 12)).save(tmp_path / "a.png")
     shape = {"label": "a", "shape_type": "circle", "points": [[6, 6], [9, 6]]}
     (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape]}))

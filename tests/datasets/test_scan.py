@@ -232,7 +232,7 @@ def test_counts_keep_what_is_put_in() -> None:
 
 
 @pytest.mark.parametrize("largest", [2, 200, 70_000])
-def test_a_tally_counts_as_numpy_does(largest: int) -> None:
+def test_a_count_counts_as_numpy_does(largest: int) -> None:
     rng = np.random.default_rng(largest)
     numbers = np.minimum(rng.integers(0, 12, (21, 17)) * (largest // 11 + 1), largest)
     one = count_values(RawLabels(numbers.astype(np.int32), None, "I"))
@@ -262,7 +262,7 @@ def test_single_rows_and_columns_are_counted_once() -> None:
         assert one.border[0] >= shape[0] * shape[1]
 
 
-def test_a_glance_says_what_a_picture_is(tmp_path: Path) -> None:
+def test_a_glance_says_what_a_image_is(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (30, 50, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")

@@ -161,7 +161,7 @@ def frames(count: int, step: int) -> list[np.ndarray]:
     return [scene[:, step * n : step * n + 128] for n in range(count)]
 
 
-def test_a_video_is_told_from_numbered_pictures(tmp_path: Path) -> None:
+def test_a_video_is_told_from_numbered_images(tmp_path: Path) -> None:
     pairs = [pair(f"drive_{n:04}") for n in range(12)] + [pair(f"img_{n}") for n in range(12)]
     pictures = scan_of(tmp_path, frames(12, 16) + [photo(100 + n) for n in range(12)])
     videos = find_videos(pairs, pictures)

@@ -74,7 +74,7 @@ def test_logits_not_labels_are_resized(checkpoint, engine):
     np.testing.assert_allclose(shares, expected.softmax(1).numpy(), atol=1e-4)
 
 
-def test_read_only_pictures_are_taken(engine):
+def test_read_only_images_are_taken(engine):
     images = sample_images((1, 32, 32), seed=4)
     expected = engine.logits(images)
     images.flags.writeable = False

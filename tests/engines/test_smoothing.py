@@ -76,7 +76,7 @@ def miou(truth, labels):
 # The average
 
 
-def test_a_still_picture_gets_the_running_average():
+def test_a_still_image_gets_the_running_average():
     image = moving(count=1)[0]
     engine, raw = SmoothedEngine(Unsure([np.zeros(SIZE, np.uint8)]), 0.75), []
     for step in range(4):

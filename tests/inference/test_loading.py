@@ -123,16 +123,16 @@ def test_without_other_engines_there_is_no_race(random_model, cache, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "requested",
     [
         EngineOptions(engine="torch"),
         EngineOptions(precision="bf16"),
         EngineOptions(engine="onnxruntime", precision="f16"),
     ],
 )
-def test_an_exported_file_says_what_it_can_not_do(exported_model, wish):
+def test_an_exported_file_says_what_it_can_not_do(exported_model, requested):
     with pytest.raises(OptionError):
-        open_engine(exported_model, wish, [].append)
+        open_engine(exported_model, requested, [].append)
 
 
 def test_onnx_runtime_does_not_take_openvinos_files(tmp_path):

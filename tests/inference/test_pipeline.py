@@ -346,7 +346,7 @@ def test_a_full_disk_is_one_message(tmp_path, clip, monkeypatch):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_an_interrupted_folder_goes_on_with_skip_done(tmp_path, folder):
+def test_an_interrupted_folder_resumes_with_skip_done(tmp_path, folder):
     out = tmp_path / "out"
     with pytest.raises(Interrupted) as caught:
         run(folder, out, segmenter=FakeSegmenter(fail_at=2, error=KeyboardInterrupt()))
@@ -361,7 +361,7 @@ def test_an_interrupted_folder_goes_on_with_skip_done(tmp_path, folder):
 
 
 @pytest.mark.parametrize("kinds", [("labels",), ("overlay", "labels", "coco")])
-def test_an_interrupted_video_goes_on_with_skip_done(tmp_path, clip, kinds):
+def test_an_interrupted_video_resumes_with_skip_done(tmp_path, clip, kinds):
     """All is there in the end, what is one file of all frames too, and nothing else."""
     for out in ("once", "twice"):
         (tmp_path / out).mkdir()
@@ -445,7 +445,7 @@ def test_latency_stays_under_two_steps_and_is_shown(tmp_path):
     assert result.dropped > 50
 
 
-def test_a_stream_whose_size_changes_goes_on(tmp_path):
+def test_a_stream_whose_size_changes_continues(tmp_path):
     cameras = [FakeCamera(frames=4, period=0.1), FakeCamera(size=(40, 60), period=0.1)]
     result = run("0", tmp_path / "out.mp4", limit=6, connect=lambda address: cameras.pop(0))
     assert result.frames_out == 6

@@ -64,7 +64,7 @@ def test_confidence_and_probabilities_come_when_asked_for():
     np.testing.assert_array_equal(full.labels, sure.labels)
 
 
-def test_short_side_resizes_the_picture_and_the_logits_back():
+def test_short_side_resizes_the_image_and_the_logits_back():
     engine = Colours()
     segmenter = Segmenter(engine, RGB, Preprocess(AS_IS.mean, AS_IS.std, short_side=16))
     image = picture(45, 60)

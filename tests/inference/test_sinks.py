@@ -38,7 +38,7 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.io.sources.video import open_video
 
 CLASSES = ClassMap.of(["road", "sky", "Straße"])
-PAINTER = Renderer(CLASSES, alpha=0.4)
+RENDERER = Renderer(CLASSES, alpha=0.4)
 RNG = np.random.default_rng(0)
 SIZE = (24, 32)
 
@@ -59,7 +59,7 @@ def prediction(size=SIZE) -> PredictedArrays:
 
 def test_a_folder_has_a_sub_folder_for_each_kind(tmp_path):
     items = [(frame(n, f"süb/{n}"), prediction()) for n in range(5)]
-    sink = FolderSink(tmp_path, ["overlay", "labels", "color", "probabilities"], PAINTER)
+    sink = FolderSink(tmp_path, ["overlay", "labels", "color", "probabilities"], RENDERER)
     for item in items:
         sink.write(*item)
     assert sink.close() == [tmp_path / k for k in ("overlay", "labels", "color", "probabilities")]
@@ -82,7 +82,7 @@ def test_what_is_done_is_told_after_all_files_of_a_frame_are_there(tmp_path):
         kinds = [(tmp_path / k / f"{one.name}.png").exists() for k in ("overlay", "labels")]
         seen.append((one.name, kinds))
 
-    sink = FolderSink(tmp_path, ["overlay", "labels"], PAINTER, done=done)
+    sink = FolderSink(tmp_path, ["overlay", "labels"], RENDERER, done=done)
     for number in range(10):
         sink.write(frame(number), prediction())
     sink.close()
@@ -91,7 +91,7 @@ def test_what_is_done_is_told_after_all_files_of_a_frame_are_there(tmp_path):
 
 def test_an_error_of_a_folder_is_raised_at_the_end_at_the_latest(tmp_path):
     (tmp_path / "labels").touch()
-    sink = FolderSink(tmp_path, ["labels"], PAINTER)
+    sink = FolderSink(tmp_path, ["labels"], RENDERER)
 
     def fill():
         for number in range(50):
@@ -109,7 +109,7 @@ def test_an_error_of_a_folder_is_raised_at_the_end_at_the_latest(tmp_path):
     ("name", "kind"), [("a.png", "overlay"), ("a.jpg", "color"), ("a.png", "labels")]
 )
 def test_one_file(tmp_path, name, kind):
-    sink, answer = FileSink(tmp_path / name, kind, PAINTER), prediction()
+    sink, answer = FileSink(tmp_path / name, kind, RENDERER), prediction()
     sink.write(frame(), answer)
     assert sink.close() == [tmp_path / name]
     if kind == "labels":
@@ -120,7 +120,7 @@ def test_one_file(tmp_path, name, kind):
 
 def test_side_shows_the_image_and_its_overlay(tmp_path):
     one, answer = frame(), prediction()
-    sink = FolderSink(tmp_path, ["side"], PAINTER)
+    sink = FolderSink(tmp_path, ["side"], RENDERER)
     sink.write(one, answer)
     sink.close()
     found = read_image(tmp_path / "side/f0.png")
@@ -149,7 +149,7 @@ def test_a_legend_stands_beside_and_changes_nothing_else(kind):
 def test_a_video_is_named_and_its_encoding_said(tmp_path):
     notes = []
     sink = VideoSink(
-        tmp_path / "a.mp4", "overlay", PAINTER, fps=Fraction(10), callback=notes.append
+        tmp_path / "a.mp4", "overlay", RENDERER, fps=Fraction(10), callback=notes.append
     )
     for number in range(5, 12):  # a part of a video: times do not start at 0
         sink.write(frame(number), prediction())
@@ -160,8 +160,8 @@ def test_a_video_is_named_and_its_encoding_said(tmp_path):
     assert "H.264" in notes[0].text
 
 
-def test_pictures_without_times_follow_one_another(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", "color", PAINTER, fps=None, timed=False)
+def test_images_without_times_follow_one_another(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", "color", RENDERER, fps=None, timed=False)
     for _ in range(3):
         sink.write(Frame(np.zeros((*SIZE, 3), np.uint8)), prediction())
     sink.close()
@@ -170,7 +170,7 @@ def test_pictures_without_times_follow_one_another(tmp_path):
 
 
 def test_a_video_without_frames_is_none(tmp_path):
-    assert VideoSink(tmp_path / "a.mp4", "color", PAINTER, fps=None).close() == []
+    assert VideoSink(tmp_path / "a.mp4", "color", RENDERER, fps=None).close() == []
 
 
 # Numbers
@@ -405,14 +405,14 @@ def test_a_window_opens_with_what_opencv_says_of_its_toolkit(monkeypatch):
 
 def test_a_closed_window_ends_too(monkeypatch):
     FakeWindow(monkeypatch, visible=0.0)
-    sink = WindowSink(PAINTER)
+    sink = WindowSink(RENDERER)
     sink.write(frame(), prediction())
     assert sink.ended
 
 
 def test_a_single_image_stays_until_a_key(monkeypatch):
     fake = FakeWindow(monkeypatch, keys=[-1, -1, -1, 27])
-    sink = WindowSink(PAINTER, hold=True)
+    sink = WindowSink(RENDERER, hold=True)
     sink.write(frame(), prediction())
     sink.close()
     assert fake.keys == []
@@ -421,7 +421,7 @@ def test_a_single_image_stays_until_a_key(monkeypatch):
 def test_no_display_is_an_option_error_not_the_end_of_the_process(monkeypatch):
     monkeypatch.setattr(opencv, "has_display", lambda: False)
     with pytest.raises(OptionError, match="no display"):
-        WindowSink(PAINTER)
+        WindowSink(RENDERER)
 
 
 def test_has_display_tries_in_a_process_of_its_own(monkeypatch):
@@ -448,7 +448,7 @@ def test_a_window_keeps_a_videos_own_pace(monkeypatch):
             shown.append(round(now[0] - 100, 3))
 
     monkeypatch.setattr("fcnseg.inference.outputs.Window", FakeWindow)
-    sink = WindowSink(PAINTER, paced=True, clock=lambda: now[0])
+    sink = WindowSink(RENDERER, paced=True, clock=lambda: now[0])
     for number, seconds in enumerate([0.01, 0.01, 0.01, 2.0, 0.01]):
         now[0] += seconds  # what the network takes
         sink.write(Frame(frame().image, number, number * 0.5), prediction())

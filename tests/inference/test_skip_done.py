@@ -1,4 +1,4 @@
-"""`infer --skip-done`: what could not be read before is passed over until it changes."""
+"""`infer --skip-done`: what could not be read before is skipped until it changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_failed_is_passed_over(
+def test_what_failed_is_skipped(
     folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = run(folder, random_model, save=["labels"])
@@ -53,7 +53,7 @@ def test_what_failed_is_passed_over(
 def test_a_source_is_listed_once(
     folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which images it has says what kind it is; then those that are done are passed over."""
+    """Which images it has says what kind it is; then those that are done are skipped."""
     (folder / "list.txt").write_text("in/a.png\nin/b.png\n")
     options: dict[str, Any] = {"source": [str(folder / "list.txt")], "save": ["labels"]}
     run(folder, random_model, **options)
@@ -68,7 +68,7 @@ def test_a_source_is_listed_once(
     assert "1 image is done already" in said
 
 
-def test_what_failed_is_passed_over_for_one_file_of_all(folder: Path, random_model: Path) -> None:
+def test_what_failed_is_skipped_for_one_file_of_all(folder: Path, random_model: Path) -> None:
     first, _ = run(folder, random_model, save=["coco"], skip_done=True)
     assert (first.frames_out, len(first.failed)) == (2, 1)
     whole = (folder / "out" / "coco.json").read_bytes()
@@ -101,9 +101,7 @@ def test_what_could_not_be_reached_is_tried_again(folder: Path, random_model: Pa
     assert (again.frames_out, again.failed) == (1, ())
 
 
-def test_a_video_that_failed_is_passed_over(
-    folder: Path, random_model: Path, drawn_clip: Path
-) -> None:
+def test_a_video_that_failed_is_skipped(folder: Path, random_model: Path, drawn_clip: Path) -> None:
     shutil.copy(drawn_clip, folder / "in" / "clip.mp4")
     (folder / "in" / "cut.mp4").write_bytes(drawn_clip.read_bytes()[:200])
     first, _ = run(folder, random_model, save=["labels"])

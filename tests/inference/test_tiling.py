@@ -95,7 +95,7 @@ def test_without_an_overlap_there_would_be_seams():
     assert (np.hstack(halves) == expected).mean() < 0.995
 
 
-def test_auto_takes_small_pictures_whole_and_large_ones_in_tiles(monkeypatch):
+def test_auto_takes_small_images_whole_and_large_ones_in_tiles(monkeypatch):
     monkeypatch.setattr("fcnseg.inference.tiling.MAX_UNTILED_PIXELS", 600 * 600)
     monkeypatch.setattr("fcnseg.inference.tiling._LARGEST", 512)
     inner = segmenter()
@@ -109,7 +109,7 @@ def test_auto_takes_small_pictures_whole_and_large_ones_in_tiles(monkeypatch):
     assert tiled.classes == inner.classes
 
 
-def test_auto_goes_on_in_smaller_and_smaller_tiles_when_memory_runs_out():
+def test_auto_continues_in_smaller_and_smaller_tiles_when_memory_runs_out():
     inner, notes = segmenter(most_pixels=530 * 530), []
     tiled = FramePredictor(inner, "auto", notes.append)
     image = picture(900, 1000)

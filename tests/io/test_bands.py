@@ -282,7 +282,7 @@ def test_augmentation_keeps_bands_and_their_ratios(count: int, dtype: str) -> No
         assert (found == found[:, :, :1]).all()
 
 
-# --- the whole way
+# --- the full pipeline
 
 
 def blocks(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -464,7 +464,7 @@ def test_a_set_of_eight_bit_rgb_has_no_bands(tiny_run: Path) -> None:
     assert header.preprocess == IMAGENET
 
 
-def test_training_goes_on_from_a_network_of_rgb(five: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_training_starts_from_a_network_of_rgb(five: Path, tiny_run: Path, tmp_path: Path) -> None:
     result = fcnseg.train(
         five, finetune=str(tiny_run), out=tmp_path / "run", epochs=1, workers=0, device="cpu",
         crop=(64, 64), batch=4,

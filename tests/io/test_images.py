@@ -113,7 +113,7 @@ def test_any_name_works(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".gif", ".webp"])
-def test_a_cut_file_is_an_error_never_half_a_picture(tmp_path, suffix, capfd):
+def test_a_cut_file_is_an_error_never_half_a_image(tmp_path, suffix, capfd):
     big = RNG.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     data = save(tmp_path / f"a{suffix}", big).read_bytes()
     (tmp_path / f"cut{suffix}").write_bytes(data[: len(data) * 2 // 3])

@@ -132,7 +132,7 @@ def test_a_live_playlist_that_ends_is_over(address):
     assert not source.failures
 
 
-def test_a_lost_playlist_goes_on_without_what_was_given(address):
+def test_a_lost_playlist_continues_without_what_was_given(address):
     Server.plan, notes = [3, 3, 3, *["gone"] * 6, 4, 5, "end"], []
     with open_source(address + "live.m3u8", callback=notes.append) as source:
         given = numbers(source)

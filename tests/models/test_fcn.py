@@ -147,8 +147,8 @@ def test_skips_start_at_zero() -> None:
 def test_zero_skips_learn() -> None:
     network = make(decoder="fcn8s", fuse="score", randomise=False)
     network(images(64, 96)).square().sum().backward()
-    for rung in network.decoder.rungs.values():
-        assert rung.scores.weight.grad.abs().max() > 0
+    for skip in network.decoder.rungs.values():
+        assert skip.scores.weight.grad.abs().max() > 0
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_scaled_skips() -> None:
     """The at-once way: pool4 by 0.01, pool3 by 0.0001."""
     network = make(decoder="fcn8s", fuse="score", skips="scaled", randomise=False)
     rungs = network.decoder.rungs
-    assert {stride: rung.scale for stride, rung in rungs.items()} == {"16": 0.01, "8": 0.0001}
+    assert {stride: skip.scale for stride, skip in rungs.items()} == {"16": 0.01, "8": 0.0001}
     skip = torch.randn(1, 48, 4, 4)
     expected = rungs["16"].scores(skip * 0.01)
     assert torch.equal(rungs["16"].score(skip), expected)

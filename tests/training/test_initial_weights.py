@@ -41,7 +41,7 @@ def test_a_fresh_start_follows_the_seed() -> None:
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_trunk_starts_from_a_file(saved: Path) -> None:
+def test_the_backbone_starts_from_a_file(saved: Path) -> None:
     made, _ = start(ABC, backbone="tiny", width=8, backbone_weights=str(saved))
     old = Checkpoint.load(saved).weights
     for name, tensor in made.network.backbone.state_dict().items():
@@ -60,7 +60,7 @@ def test_the_same_classes_keep_everything(saved: Path) -> None:
     assert "newly initialized" not in told
 
 
-def test_what_was_shipped_in_half_precision_is_gone_on_with(saved: Path, tmp_path: Path) -> None:
+def test_what_was_shipped_in_half_precision_is_resumed(saved: Path, tmp_path: Path) -> None:
     small = Checkpoint.load(saved).half().save(tmp_path / "half.safetensors")
     made, _ = start(ABC, finetune=str(small))
     old = Checkpoint.load(saved).weights
@@ -149,7 +149,7 @@ def test_another_decoder_keeps_what_fits(saved: Path) -> None:
     assert "newly initialized" in told
 
 
-def test_nothing_fits_another_trunk(saved: Path) -> None:
+def test_nothing_fits_another_backbone(saved: Path) -> None:
     with pytest.raises(OptionError, match=r"Nothing in .* fits"):
         start(
             ClassMap.of(["x", "y"]), finetune=str(saved), backbone="resnet18",
@@ -162,7 +162,7 @@ def test_no_checkpoint_to_start_from(tmp_path: Path) -> None:
         start(ABC, finetune=str(tmp_path / "none.safetensors"))
 
 
-def test_a_published_network_as_a_whole_has_no_ladder_to_train(tmp_path: Path) -> None:
+def test_a_published_network_as_a_whole_has_no_decoder_to_train(tmp_path: Path) -> None:
     spec = ModelSpec(backbone="lraspp_mobilenet_v3_large", num_classes=21, decoder="published")
     network = build(spec)
     classes = ClassMap.numbered(21)

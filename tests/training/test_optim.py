@@ -36,7 +36,7 @@ def test_groups_by_rate_and_decay(network: FCN, optimizer: str) -> None:
     assert {group["lr"] for group in made.param_groups} == {0.01, 0.04}
 
 
-def test_inside_another_module_the_trunk_is_still_the_trunk(network: FCN) -> None:
+def test_inside_another_module_the_backbone_is_still_the_backbone(network: FCN) -> None:
     outer = nn.ModuleDict({"network": network})
     config = TrainConfig(backbone_lr=0.5)
     normalizers = {group["lr_scale"] for group in make_optimizer(outer, config).param_groups}

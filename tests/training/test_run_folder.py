@@ -121,7 +121,7 @@ def test_a_run_without_a_state(tmp_path: Path) -> None:
     assert f"--finetune {run.last}" in caught.value.hint
 
 
-def test_a_job_that_starts_again_goes_on_only_with_what_is_unfinished(tmp_path: Path) -> None:
+def test_a_job_that_starts_again_resumes_only_what_is_unfinished(tmp_path: Path) -> None:
     runs, data = tmp_path / "runs", tmp_path / "data"
     assert find_unfinished(TrainConfig(data=data), runs) is None
     begun = make_run(runs / "train1", data, epochs=3, done=1, age=20)
@@ -190,7 +190,7 @@ STORED = {"data": Path("data").resolve(), "epochs": 5, "backbone": "tiny", "lr":
         ({"data": Path("moved")}, {"data": Path("moved").resolve()}),
     ],
 )
-def test_options_of_a_run_that_goes_on(given, changed, tmp_path: Path) -> None:
+def test_options_of_a_resumed_run(given, changed, tmp_path: Path) -> None:
     stored = TrainConfig(**STORED)
     config = continued(stored, {**given, "resume": True}, RunFolder(tmp_path))
     assert config == TrainConfig(**{**STORED, **changed})

@@ -105,18 +105,18 @@ def test_calm_lowers_the_rate() -> None:
     assert rates == pytest.approx([0.25 * train_step.rate(2, STEPS)] * len(rates))
 
 
-def test_going_on_from_tensors_is_exact() -> None:
+def test_resuming_from_tensors_is_exact() -> None:
     straight = make_step()
     for step in range(4):
         if step == 2:
             kept = copy.deepcopy(straight.tensors())
         straight(make_batch(step), step, STEPS)
-    gone_on = make_step(seed=0)
-    gone_on.restore(kept)
+    resumed = make_step(seed=0)
+    resumed.restore(kept)
     for step in (2, 3):
-        gone_on(make_batch(step), step, STEPS)
+        resumed(make_batch(step), step, STEPS)
     for name in ("learner", "average"):
-        ours, theirs = gone_on.tensors()[name], straight.tensors()[name]
+        ours, theirs = resumed.tensors()[name], straight.tensors()[name]
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
@@ -145,7 +145,7 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
-def test_a_coarse_answer_is_that_of_the_shorter_ladder(backbone: str) -> None:
+def test_a_coarse_answer_is_that_of_the_shorter_decoder(backbone: str) -> None:
     """At every fourth pixel, also at sizes that are no multiple of 32."""
     spec = ModelSpec(backbone=backbone, num_classes=3, decoder="fcn16s", fuse="score")
     network = build(spec).eval()
@@ -187,7 +187,7 @@ def compile_with(monkeypatch, backend):
 
 @TORCHS_OWN
 @pytest.mark.parametrize("aux", [0.0, 0.4])
-def test_a_compiled_trunk_learns_the_same(monkeypatch, aux):
+def test_a_compiled_backbone_learns_the_same(monkeypatch, aux):
     compile_with(monkeypatch, "aot_eager")
     plain, compiled = make_step(aux=aux), make_step(aux=aux, compile=True)
     for step in range(2):

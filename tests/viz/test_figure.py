@@ -28,13 +28,13 @@ def test_columns_can_be_given():
 
 
 @pytest.mark.parametrize("size", [(30, 40), (4000, 3000), (100, 2000), (2000, 100), (1, 1)])
-def test_pictures_of_any_size_are_brought_to_a_legible_one(size):
+def test_images_of_any_size_are_brought_to_a_legible_one(size):
     drawn = page([tile(size=size), tile(size=size)])
     assert max(drawn.shape) <= 2700
     assert (drawn == 200).all(axis=2).any()
 
 
-def test_pictures_are_on_the_page_unchanged():
+def test_images_are_on_the_page_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     drawn = page([Tile(image, "first"), tile(size=(300, 400))])
     tops = [y for y in range(len(drawn) - 300) if (drawn[y : y + 300, 8] == image[:, 0]).all()]

@@ -21,25 +21,25 @@ def cat() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def artist() -> ImageNetHeatmaps:
+def figures() -> ImageNetHeatmaps:
     return ImageNetHeatmaps.of(None, [], alpha=0.6, device="cpu")
 
 
-def test_a_cat_is_seen_where_it_is(cat: np.ndarray, artist: ImageNetHeatmaps) -> None:
-    whole, shares = artist.look(cat)
+def test_a_cat_is_seen_where_it_is(cat: np.ndarray, figures: ImageNetHeatmaps) -> None:
+    whole, shares = figures.look(cat)
     assert whole.sum() == pytest.approx(1, abs=1e-4)
-    best = [artist.classifier.names[index] for index in shares]
+    best = [figures.classifier.names[index] for index in shares]
     assert best[0] in CATS
     heat = sum(share for index, share in shares.items() if 281 <= index <= 285)
     assert heat.shape == cat.shape[:2]
     assert heat[80:220, 120:300].mean() > 0.5 > 2 * heat[:, 420:].mean()
 
 
-def test_large_pictures_are_looked_at_smaller(cat: np.ndarray, artist: ImageNetHeatmaps) -> None:
+def test_large_images_are_looked_at_smaller(cat: np.ndarray, figures: ImageNetHeatmaps) -> None:
     large = np.repeat(np.repeat(cat, 3, axis=0), 3, axis=1)
-    whole, shares = artist.look(large)
+    whole, shares = figures.look(large)
     assert next(iter(shares.values())).shape == large.shape[:2]
-    assert artist.classifier.names[whole.argmax()] in CATS
+    assert figures.classifier.names[whole.argmax()] in CATS
 
 
 def test_viz_classify_writes_pages(cat: np.ndarray, tmp_path: Path) -> None:

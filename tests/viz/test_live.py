@@ -144,7 +144,7 @@ def test_a_line_in_the_window_names_the_keys(
         assert key in HELP
 
 
-def test_a_video_plays_pauses_and_goes_on(look: Look, drawn_clip: Path) -> None:
+def test_a_video_plays_pauses_and_continues(look: Look, drawn_clip: Path) -> None:
     result, window = look(drawn_clip, [])
     assert result.frames == len(window.shown) > 3
     sizes = {image.shape for image in window.shown}
