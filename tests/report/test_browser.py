@@ -81,6 +81,14 @@ def test_nothing_is_wider_than_the_window(page: Any) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_names_are_not_broken_into_letters_on_a_telephone(page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    for table in ("#confusion", ".numbers"):
+        name = page.locator(f"{table} tbody th", has_text="background").first
+        assert name.bounding_box()["width"] >= 9 * 16
+        assert name.bounding_box()["height"] < 2 * 24
+
+
 def wait_until(page: Any, condition: str, argument: Any = None) -> None:
     """As page.wait_for_function, which the page's policy forbids where it has to ask twice."""
     for _ in range(100):
