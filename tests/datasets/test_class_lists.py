@@ -194,3 +194,16 @@ def test_greys_are_named_by_the_colours_of_the_list(
     seen = scan(root)
     assert seen.description.classes.names == ("A", "B", "C")
     assert agrees(seen, truth, 0.08 if stored == "smoothed" else 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "number"),
+    [("label_map.pbtxt", "id"), ("labelmap.prototxt", "label"), ("plants_label_map.pbtxt", "id")],
+)
+def test_lists_of_tensorflow_and_caffe_begin_with_1(file: str, number: str, tmp_path: Path) -> None:
+    item = "item {{\n  name: '{}'\n  {}: {}\n}}\n"
+    text = item.format("leaf", number, 1) + item.format("main stem", number, 2)
+    truth = discs(classes=3)
+    seen = scan(write(tmp_path, truth, {file: text}))
+    assert seen.description.classes.names == ("background", "leaf", "main stem")
+    assert agrees(seen, truth)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import pack
-from fcnseg.datasets.encoding.entries import Entry, text_of
+from fcnseg.datasets.encoding.entries import Entry, read_items, text_of
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
 from fcnseg.errors import STRANGE
 from fcnseg.overwriting import is_own_table
@@ -215,10 +215,9 @@ def _are_names(data: Any) -> bool:
 def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, str) and name.isdecimal():
         return Entry(about, int(name))
-    if isinstance(about, str) and name.startswith("#"):  # A2D2: colour -> name
-        return Entry(about, color=read_color(name))
-    if isinstance(about, str) and about.startswith("#"):
-        return Entry(name, color=read_color(about))
+    if isinstance(about, str) and "#" in (name[:1], about[:1]):  # A2D2: colour -> name
+        name, color = (about, name) if name[:1] == "#" else (name, about)
+        return Entry(name, color=read_color(shown))
     if isinstance(about, int):
         return Entry(name, about)
     if isinstance(about, Sequence) and not isinstance(about, str):
@@ -239,7 +238,7 @@ def _entry(name: str, about: Any) -> Entry:
 
 
 _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
-    (("labelmap.txt",), _read_label_map),
+    (("labelmap.txt",), _read_label_map), (("label_map.pbtxt", "labelmap.prototxt"), read_items),
     (
         (
             "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv", "labels.csv",
@@ -260,7 +259,8 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
 )  # fmt: skip
 
 _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {
-    ".csv": _read_table, ".json": _read_json, ".txt": _read_lines, ".names": _read_lines,
+    ".csv": _read_table, ".json": _read_json, ".pbtxt": read_items, ".prototxt": read_items,
+    ".txt": _read_lines, ".names": _read_lines,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from fcnseg.classes import IGNORE
+from fcnseg.classes import BINARY, IGNORE
 from fcnseg.errors import MediaError
 
 IGNORED_NAMES = frozenset(
@@ -82,6 +82,19 @@ def text_of(path: Path) -> str:
             return file.read()
     except OSError as error:
         raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+def read_items(path: Path) -> list[Entry]:
+    """TensorFlow's label_map.pbtxt (item { id: 1 name: 'leaf' }) and Caffe's labelmap.prototxt
+    (label: 1), which begin with 1 as a rule: 0 is then the background."""
+    entries = []
+    for item in re.findall(r"item\s*\{(.*?)\}", text_of(path), re.DOTALL):
+        pairs = re.findall(r"(\w+)\s*:\s*(\"[^\"]*\"|'[^']*'|\d+)", item)
+        said = {key: value.strip("\"'") for key, value in pairs}
+        name = said.get("display_name") or said["name"]
+        entries.append(Entry(name, int(said["id"] if "id" in said else said["label"])))
+    bare = entries and min(entry.value or 0 for entry in entries) == 1
+    return [Entry(BINARY[0], 0), *entries] if bare else entries
 
 
 def open_text(path: Path) -> TextIO:
