@@ -216,7 +216,7 @@ def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, str) and name.isdecimal():
         return Entry(about, int(name))
     if isinstance(about, str) and "#" in (name[:1], about[:1]):  # A2D2: colour -> name
-        name, color = (about, name) if name[:1] == "#" else (name, about)
+        name, shown = (about, name) if name[:1] == "#" else (name, about)
         return Entry(name, color=read_color(shown))
     if isinstance(about, int):
         return Entry(name, about)
