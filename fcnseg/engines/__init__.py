@@ -13,11 +13,11 @@ from typing import Any
 from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import ExportedEngine
-from fcnseg.engines.exported import EXPORT, PRECISION
+from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import EXPORT, Checkpoint
 
 ENGINES: dict[str, type[ExportedEngine]] = {
     "onnxruntime": OnnxEngine,

@@ -10,10 +10,10 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fcnseg.errors import STRANGE, CheckpointError
 from fcnseg.io.bands import Bands
@@ -23,16 +23,8 @@ LOGITS, SCORES, LABELS = "logits", "scores", "labels"
 """The outputs of exported files: scores are what the logits are upsampled from, where they are
 given; labels are there where the file computes them itself."""
 
-EXPORT = "export"
-"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
-
 PRECISION = "precision"
 """The key in an exported file's extras of its numeric precision, where that is not f32."""
-
-
-def resizes_itself(extra: Mapping[str, Any]) -> bool:
-    """Whether a model's file contains the resizing to what the network sees, by its extras."""
-    return bool(extra.get(EXPORT, {}).get("resizes"))
 
 
 def bands_in(header: str) -> tuple[int, str]:

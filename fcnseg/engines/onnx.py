@@ -24,7 +24,6 @@ from fcnseg.engines.base import (
     parallelism_on,
 )
 from fcnseg.engines.exported import (
-    EXPORT,
     LABELS,
     LOGITS,
     SCORES,
@@ -39,7 +38,7 @@ from fcnseg.engines.exported import (
 from fcnseg.errors import STRANGE, CheckpointError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io import Net
-from fcnseg.models.checkpoint import KEY
+from fcnseg.models.checkpoint import EXPORT, KEY
 from fcnseg.progress import environment
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import Images, channels_first
-from fcnseg.engines.exported import EXPORT, PRECISION
+from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
@@ -36,7 +36,7 @@ from fcnseg.exporting.parity import (
 )
 from fcnseg.files import folder_beside, utf8_name
 from fcnseg.io.images import cannot_write, resize_image
-from fcnseg.models.checkpoint import KEY, Checkpoint
+from fcnseg.models.checkpoint import EXPORT, KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 from fcnseg.progress import held_back
 

@@ -24,7 +24,6 @@ from fcnseg.device import Device, device_name
 from fcnseg.engines import RUNNABLE, EngineOptions
 from fcnseg.engines.averaging import SmoothedEngine, check_is_video
 from fcnseg.engines.base import Engine, Size
-from fcnseg.engines.exported import resizes_itself
 from fcnseg.errors import OptionError, path_of
 from fcnseg.inference.prediction import (
     PredictedArrays,
@@ -37,7 +36,7 @@ from fcnseg.io.images import resize_image
 from fcnseg.io.inputs import ImageInput, as_list, is_several, source_name, to_rgb
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
-from fcnseg.models.checkpoint import BEST, Checkpoint
+from fcnseg.models.checkpoint import BEST, Checkpoint, resizes_itself
 from fcnseg.models.spec import Preprocess
 
 if TYPE_CHECKING:

@@ -42,10 +42,18 @@ BEST = "best.safetensors"
 
 TRAIN_HINT = "`fcnseg train DATA` makes one; give its path or its run folder"
 
+EXPORT = "export"
+"""The key in an exported file's extras of what `fcnseg export` says of the file itself."""
+
 TORCH_SUFFIXES = (".pth", ".pt")
 """Of weights in PyTorch's own format; they are read without running code in them."""
 
 _TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
+
+
+def resizes_itself(extra: Mapping[str, Any]) -> bool:
+    """Whether a model's file contains the resizing to what the network sees, by its extras."""
+    return bool(extra.get(EXPORT, {}).get("resizes"))
 
 
 @dataclass(frozen=True, eq=False)
