@@ -6,7 +6,8 @@ Every kind of input (images, annotations, models, videos, requests ...) is damag
 used as the commands use it, in a process of its own for each kind, kinds in turn. What may come of
 it is success or an FcnsegError, within 30 seconds and 8 GB. The state file holds what was done: the
 same command continues from it, and prints the table. Number n of a kind is the same damage in
-every run: `--repeat KIND:N` shows what came of it.
+every run: `--repeat KIND:N` shows what came of it. `--peers` gives the damaged images to other
+programs' loaders too, as kinds of their own ("png image, Pillow").
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.faults.kinds import Tried, kinds  # noqa: E402 - it is found where this file is
+from tests.faults.kinds import Kind, Tried, kinds  # noqa: E402 - it is found where this file is
+from tests.faults.peers import peers  # noqa: E402
 
 MEMORY = 8 << 30  # bytes that one process may take beyond what it has after its imports
 
@@ -50,7 +52,7 @@ def worker(name: str, first: int, last: int) -> None:
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         os.environ["FCNSEG_CACHE"] = str(Path(folder) / "cache")
         (place := Path(folder) / "it").mkdir()
-        tried = Tried(kinds()[name], place)
+        tried = Tried(kind_of(name), place)
         if tried.use() != "read":
             raise SystemExit(f"{name}: the sound files are not read")
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -60,13 +62,23 @@ def worker(name: str, first: int, last: int) -> None:
             replies.write(json.dumps({"begun": number}) + "\n")
             began = time.perf_counter()
             try:
-                came = tried.attempt(f"{name} {number}")
+                came = tried.attempt(seed_of(name, number))
             except BaseException as error:  # noqa: BLE001 - that is what is looked for
                 came = f"{type(error).__name__}: {error}"[:200] + f" ({place_of(error)})"
             seconds = time.perf_counter() - began
             memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - taken
             said = {"number": number, "came": came, "seconds": seconds, "memory": memory}
             replies.write(json.dumps(said) + "\n")
+
+
+def kind_of(name: str) -> Kind:
+    """One of fcnseg's own or of the peers'."""
+    return {**kinds(), **peers()}[name]
+
+
+def seed_of(name: str, number: int) -> str:
+    """Of number n of a kind: a peer ("png image, Pillow") gets the same damage."""
+    return f"{name.partition(',')[0]} {number}"
 
 
 def place_of(error: BaseException) -> str:
@@ -151,7 +163,7 @@ def repeat(name: str, number: int) -> None:
     """One input again, with its traceback."""
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
         try:
-            print(Tried(kinds()[name], Path(folder)).attempt(f"{name} {number}"))
+            print(Tried(kind_of(name), Path(folder)).attempt(seed_of(name, number)))
         except BaseException:  # noqa: BLE001 - it is shown
             traceback.print_exc()
 
@@ -162,6 +174,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--most", type=int, default=10_000, help="inputs of each kind")
     parser.add_argument("--kinds", help="comma between them (default: all)")
+    parser.add_argument("--peers", action="store_true", help="damaged images to other loaders too")
     parser.add_argument("--state", type=Path, default=Path("campaign.json"))
     parser.add_argument("--turn", type=int, default=TURN, help="inputs of a kind in a row")
     parser.add_argument("--repeat", help="KIND:NUMBER")
@@ -184,9 +197,12 @@ def campaign(chosen: argparse.Namespace) -> None:
     def turn(name: str, row: Row) -> None:
         take_turn(name, row, min(chosen.turn, chosen.most - row["next"]))
 
-    rows = by_turns(names_of(chosen, kinds()), chosen, empty, turn)
+    names = names_of(chosen, kinds())
+    if chosen.peers:
+        names += [name for name in peers() if name.partition(",")[0] in names]
+    rows = by_turns(names, chosen, empty, turn)
     print(table(rows))
-    print_failures(rows, "escaped")
+    print_failures({name: row for name, row in rows.items() if "," not in name}, "escaped")
 
 
 def names_of(chosen: argparse.Namespace, known: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kinds import Kind, Tried, kinds
+from tests.faults.peers import peers
 
 KINDS = kinds()
 
@@ -47,3 +48,12 @@ def test_a_number_is_the_same_damage_in_every_run(tmp_path: Path) -> None:
             tried.attempt(f"it {number}")
     assert seen[0] == seen[1]
     assert len({*seen[0]}) > 20
+
+
+@pytest.mark.parametrize("peer", ["Pillow", "OpenCV"])
+def test_peers_read_the_sound_files(peer: str, tmp_path: Path) -> None:
+    tried = Tried(peers()[f"png image, {peer}"], tmp_path)
+    assert tried.use() == "read"
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no image")
+    assert tried.use() == "refused"
