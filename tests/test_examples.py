@@ -35,6 +35,15 @@ def run(name: str, *arguments: object, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
+def without(folder: Path, *packages: str) -> str:
+    """A PYTHONPATH on which these packages can't be imported."""
+    hidden = folder / "hidden"
+    for package in packages:
+        (hidden / package).mkdir(parents=True)
+        (hidden / package / "__init__.py").write_text("raise ImportError")
+    return str(hidden)
+
+
 def read_labels(path: Path) -> np.ndarray:
     """The values of the pixels, not the colors that a palette gives them."""
     return np.asarray(Image.open(path))
@@ -93,12 +102,9 @@ def test_segment_with_onnxruntime(random_model: Path, tmp_path: Path) -> None:
     name = "segment_with_onnxruntime.py"
     script = (tmp_path / "bundle" / "segment.py").read_text(encoding="utf-8")
     assert script == (EXAMPLES / name).read_text(encoding="utf-8")
-    hidden = tmp_path / "hidden"  # packages that may not be imported
-    for package in ("torch", "cv2", "fcnseg", "onnx"):
-        (hidden / package).mkdir(parents=True)
-        (hidden / package / "__init__.py").write_text("raise ImportError")
+    hidden = without(tmp_path, "torch", "cv2", "fcnseg", "onnx")
     arguments = (tmp_path / "bundle/model.onnx", tmp_path / "image.png", tmp_path / "labels.png")
-    printed = run(name, *arguments, cwd=tmp_path, PYTHONPATH=str(hidden))
+    printed = run(name, *arguments, cwd=tmp_path, PYTHONPATH=hidden)
     assert len(printed.splitlines()) == 4
     labels = read_labels(tmp_path / "labels.png")
     expected = load(model, engine="torch", precision="f32")(image).labels
@@ -112,7 +118,9 @@ def test_segment_with_opencv(random_model: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", image)
     config = {"model": str(random_model), "out": out, "size": (60, 90), "short_side": 80}
     export(ExportConfig.make(config))
-    run("segment_with_opencv.py", out, tmp_path / "image.png", tmp_path / "l.png", cwd=tmp_path)
+    hidden = without(tmp_path, "torch", "PIL", "fcnseg", "onnx", "onnxruntime", "openvino")
+    arguments = (out, tmp_path / "image.png", tmp_path / "l.png")
+    run("segment_with_opencv.py", *arguments, cwd=tmp_path, PYTHONPATH=hidden)
     expected = load(random_model, engine="torch", precision="f32", short_side=80)(image).labels
     assert (read_labels(tmp_path / "l.png") == expected).mean() >= 0.999
 
