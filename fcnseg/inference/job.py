@@ -18,7 +18,7 @@ from fcnseg.engines.averaging import check_is_video
 from fcnseg.errors import OptionError
 from fcnseg.files import is_stdout, next_free, stamp
 from fcnseg.inference.loading import load
-from fcnseg.inference.outputs import Renderer
+from fcnseg.inference.outputs import SUFFIXES, Renderer
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.inference.parts import (
     Part,
@@ -40,6 +40,7 @@ from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, sk
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
 from fcnseg.models.find import find_models, model_files
+from fcnseg.overwriting import is_below
 from fcnseg.progress import Callback, Event, Message
 from fcnseg.remote import as_path
 
@@ -230,6 +231,12 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
     if config.shares is not None and not is_stdout(config.shares):
+        kinds = [path for _, path in outputs if path.name in SUFFIXES and path.parent == config.out]
+        if within := next((kind for kind in kinds if is_below(config.shares, kind)), None):
+            raise OptionError(
+                f"--shares {config.shares} is in {within}, which is for the files of --save.",
+                hint=f"--shares {within.parent / config.shares.name}",
+            )
         outputs.append(("--shares", config.shares))
     refuse_sources(outputs, config.source, kept=model_files(models))
 

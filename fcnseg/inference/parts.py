@@ -19,7 +19,7 @@ from fcnseg.io.sources.listing import Named as NamedImage
 from fcnseg.io.sources.listing import is_sequence
 from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import FOURCC
-from fcnseg.overwriting import Named
+from fcnseg.overwriting import MANIFEST, Named
 from fcnseg.remote import as_path
 
 VIDEO_KINDS = ("overlay", "side", "color")
@@ -117,7 +117,7 @@ def written(target: Target, name: str) -> list[Named]:
         return [("--out", one) for one in files_of_sequence(path)]
     inside = [f"{safe_path(name)}_{kind}.mp4" for kind in VIDEO_KINDS]
     inside += [*(kind for kind in target.save if kind in SUFFIXES)]
-    inside += COMBINED.values()
+    inside += [*COMBINED.values(), MANIFEST]
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
