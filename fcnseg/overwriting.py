@@ -61,13 +61,16 @@ def mark(folder: Path, files: Sequence[str] = ()) -> None:
 def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
     """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
 
-    kinds: the sub-folders that are written to; one called labels may be a dataset's.
+    kinds: the sub-folders and files that are written to; labels or coco.json may be a dataset's.
     """
     path = folder / MANIFEST
     if _heading(path) is not None:
         return
-    used = [folder / kind for kind in kinds if (folder / kind).is_dir()]
-    taken = [path] if path.exists() else [place for place in used if any(place.iterdir())]
+    places = [folder / kind for kind in kinds]
+    used = [
+        place for place in places if place.is_file() or (place.is_dir() and any(place.iterdir()))
+    ]
+    taken = [path] if path.exists() else used
     if taken:
         raise OptionError(
             f"{taken[0]} already exists and was not written by fcnseg.",

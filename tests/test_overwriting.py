@@ -344,6 +344,30 @@ def test_commands_refuse_such_a_place_first(place: Path, words: str) -> None:
     assert contents(place) == before
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("mine/coco.json", f"infer photos/a.png -o mine --save coco {MODEL}"),
+        ("mine/annotations.xml", f"infer photos -o mine --save cvat {MODEL}"),
+        ("mine/c_coco.json", f"infer photos -o mine --save coco {MODEL}"),
+        ("mine/clip_overlay.mp4", f"infer clip.mp4 -o mine {MODEL}"),
+        ("mine/report.html", f"train data --out mine {TRAIN}"),
+        ("mine/dataset.toml", f"train data --out mine {TRAIN}"),
+    ],
+)
+def test_what_somebody_called_like_an_output_stays(place: Path, file: str, words: str) -> None:
+    (place / "mine").mkdir()
+    (place / file).write_text("mine", encoding="utf-8")
+    assert "already" in call(*words.split(), status=2).stderr
+    assert (place / file).read_text(encoding="utf-8") == "mine"
+
+
+def test_outputs_of_all_frames_are_written_again(place: Path) -> None:
+    for words in (f"infer photos -o out3 --save coco {MODEL}", f"infer clip.mp4 -o out4 {MODEL}"):
+        call(*words.split())
+        call(*words.split())
+
+
 def test_a_device_or_a_pipe_is_written_to(tmp_path: Path) -> None:
     """To give it another file's name would put that in place of /dev/stdout."""
     pipe = tmp_path / "pipe"

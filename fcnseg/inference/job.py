@@ -28,6 +28,7 @@ from fcnseg.inference.parts import (
     refuse_unused,
     split,
     target_of,
+    whole_files,
     written,
 )
 from fcnseg.inference.prediction import Predictor
@@ -40,7 +41,7 @@ from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, sk
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
 from fcnseg.models.find import find_models, model_files
-from fcnseg.overwriting import is_below
+from fcnseg.overwriting import is_below, refuse_foreign
 from fcnseg.progress import Callback, Event, Message
 from fcnseg.remote import as_path
 
@@ -230,6 +231,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             name = part.name or ("images" if part.opened is None else part.opened.name)
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
+            refuse_foreign(target.path, whole_files(target, name))
     if config.shares is not None and not is_stdout(config.shares):
         kinds = [path for _, path in outputs if path.name in SUFFIXES and path.parent == config.out]
         if within := next((kind for kind in kinds if is_below(config.shares, kind)), None):

@@ -121,6 +121,15 @@ def written(target: Target, name: str) -> list[Named]:
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
+def whole_files(target: Target, name: str) -> list[str]:
+    """The files of all frames that may be written into a folder. name: the source's."""
+    if target.shape != "folder":
+        return []
+    files = [COMBINED[kind] for kind in target.save if kind in COMBINED]
+    files += [f"{safe_path(name)}_{file}" for file in files]
+    return [*files, *(f"{safe_path(name)}_{k}.mp4" for k in VIDEO_KINDS if k in target.save)]
+
+
 def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Target:
     if len(save) > 1:
         raise OptionError(f"Standard output can't carry {' and '.join(save)}.", hint="a folder")

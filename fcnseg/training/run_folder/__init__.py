@@ -151,7 +151,7 @@ def refuse_taken(out: Path | None) -> None:
     if out is None:
         return
     run = RunFolder(out)
-    files = (run.state, run.best, run.last, run.config, run.results)
+    files = (run.state, run.best, run.last, run.config, run.results, run.report, run.dataset)
     taken = next((path for path in files if path.exists()), None)
     if taken is not None:
         raise OptionError(
