@@ -52,21 +52,9 @@ class FcnsegError(Exception):
         self.hint = hint
         self.details = tuple(details)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes, whatever a subclass is made of."""
-        return _remade, (type(self), self.message, self.hint, self.details)
-
     def __str__(self) -> str:
         hint = [f"hint: {self.hint}"] if self.hint else []
         return "\n".join([self.message, *self.details, *hint])
-
-
-def _remade(
-    kind: type[FcnsegError], message: str, hint: str, details: Sequence[str]
-) -> FcnsegError:
-    error = kind.__new__(kind, message)
-    FcnsegError.__init__(error, message, hint=hint, details=details)
-    return error
 
 
 class InputError(FcnsegError, ValueError):
@@ -105,6 +93,16 @@ class MissingExtra(FcnsegError, ImportError):
             f"{what} needs the extra '{extra}', which is not installed.",
             hint=f"pip install 'fcnseg[{extra}]'",
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes: it is made of other arguments than its message."""
+        return _missing, (self.message, self.hint)
+
+
+def _missing(message: str, hint: str) -> MissingExtra:
+    error = MissingExtra("", "")
+    FcnsegError.__init__(error, message, hint=hint)
+    return error
 
 
 class TrainingError(FcnsegError, RuntimeError):
