@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.datasets.loader import LabelledImages, Sample
-from fcnseg.errors import shown
+from fcnseg.errors import OptionError, shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
 from fcnseg.metrics import none_for_nan
@@ -29,6 +30,9 @@ BUDGET = 10_000_000
 
 MOST_HEATMAPS = 20
 """Classes whose probabilities are kept for an image, those with the most of it."""
+
+TERMS_SIDE, MOST_TERMS = 64, 6
+"""Points of an image's longer side at which the skips' terms are kept, and classes at most."""
 
 Rgb = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -58,8 +62,12 @@ class Gallery:
         sample: Sample,
         predicted: Mapping[str, PredictedArrays],
         scores: Sequence[float],
+        skips: Mapping[int, NDArray[np.float32]] | None = None,
     ) -> None:
-        """Keep an image with its labels and what models predicted, by their names."""
+        """Keep an image with its labels and what models predicted, by their names.
+
+        skips: each skip's contribution to the logits, (K, H, W) by stride, where these sum to them.
+        """
         size = _small(sample.labels.shape)
         layers = [self._labels("labels", sample.labels, size)]
         for name, one in predicted.items():
@@ -77,6 +85,7 @@ class Gallery:
             "height": size[0],
             "image": image,
             "layers": layers,
+            "terms": self._terms(skips) if skips else None,
         }
         self.spent += len(image) + sum(len(layer["src"]) for layer in layers)
         self.views[index] = view
@@ -95,6 +104,28 @@ class Gallery:
             title = f"probability of {shown(self.classes.names[k])}"
             layers.append({"title": title, "src": source, "heat": shown(self.classes.names[k])})
         return layers
+
+    def _terms(self, skips: Mapping[int, NDArray[np.float32]]) -> dict[str, Any]:
+        """The skips' terms at a grid of pixels, for the classes whose logits are highest there.
+
+        values: int16 (skips, classes, rows, columns), little-endian in base64, times `step`.
+        """
+        size = next(iter(skips.values())).shape[1:]
+        rows, columns = (_centers(side, TERMS_SIDE * side / max(size)) for side in size)
+        strides = sorted(skips, reverse=True)
+        terms = np.stack([skips[stride][:, rows][:, :, columns] for stride in strides])
+        highest = np.argsort(-terms.sum(axis=0).mean(axis=(1, 2)))[:MOST_TERMS]
+        kept = terms[:, highest]
+        step = max(float(np.abs(kept).max()), 1e-6) / 32767
+        values = np.rint(kept / step).astype("<i2").tobytes()
+        return {
+            "strides": strides,
+            "classes": [shown(self.classes.names[k]) for k in highest],
+            "width": len(columns),
+            "height": len(rows),
+            "step": step,
+            "values": base64.b64encode(values).decode("ascii"),
+        }
 
 
 def legend(classes: ClassMap) -> list[dict[str, str]]:
@@ -117,6 +148,12 @@ def _hex(color: Sequence[int]) -> str:
 def _small(size: tuple[int, ...]) -> tuple[int, int]:
     factor = min(1.0, SIDE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _centers(side: int, count: float) -> NDArray[np.intp]:
+    """Indices of about `count` pixels, evenly spaced over a side; all of a shorter side."""
+    parts = min(side, max(1, round(count)))
+    return ((np.arange(parts) + 0.5) * side / parts).astype(np.intp)
 
 
 def _thinned(kinds: Labels, size: tuple[int, int]) -> Labels:
@@ -156,6 +193,9 @@ _KINDS[: len(KINDS)] = COLORS
 Predict = Callable[[Rgb, bool], PredictedArrays]
 """An image uint8 (H, W, 3), and whether probabilities are wanted -> what a model predicts."""
 
+Skips = Callable[[Rgb], Mapping[int, NDArray[np.float32]]]
+"""An image -> each skip's contribution to the logits, float32 (K, H, W) by stride."""
+
 MOST_IMAGES = 300
 """Images of a report that can be looked at."""
 
@@ -170,10 +210,13 @@ def fill(
     order: Sequence[int],
     scores: Mapping[int, Sequence[float]],
     callback: Callback = no_callback,
+    *,
+    skips: Skips | None = None,
 ) -> None:
     """Put a dataset's images into a gallery, as many as it holds.
 
-    order: indices, those that have to be there first; the first WORST + BEST get probabilities.
+    order: indices, those that have to be there first; the first WORST + BEST get probabilities and,
+    where `skips` raises no OptionError (their scores are no sum), the skips' terms.
     """
     chosen = list(order)[:MOST_IMAGES]
     for done, index in enumerate(chosen):
@@ -182,6 +225,10 @@ def fill(
         sample = dataset[index]
         detailed = done < WORST + BEST
         found = {name: one(sample.image, detailed) for name, one in predict.items()}
+        terms = None
+        if detailed and skips is not None:
+            with suppress(OptionError):
+                terms = skips(sample.image)
         drawn = sample._replace(image=dataset.to_rgb(sample.image))
-        gallery.add(index, drawn, found, scores[index])
+        gallery.add(index, drawn, found, scores[index], terms)
         callback(Progress("report", done + 1, len(chosen), "images"))

@@ -37,12 +37,23 @@ def scene(number: int) -> tuple[Sample, PredictedArrays]:
     return Sample(image, labels, f"part/{number} {EVIL}"), found
 
 
+def skips_of(found: PredictedArrays) -> dict[int, np.ndarray]:
+    """Terms that sum to logits of the predicted labels: 2 + 1.5 - 0.25 for the class, else 0."""
+    right = np.arange(len(CLASSES))[:, None, None] == found.labels
+    return {
+        16: 1.5 * right.astype(np.float32),
+        32: np.float32(2) * right,
+        8: np.float32(-0.25) * right,
+    }
+
+
 def make_page(images: int = 5) -> str:
     scores, gallery = Scores(CLASSES.names), Gallery(CLASSES, 2)
     for number in range(images):
         sample, found = scene(number)
         scores.add(number, sample.name, sample.labels, found.labels, found.confidence)
-        gallery.add(number, sample, {"prediction": found}, [scores.images[-1].report.miou])
+        miou = scores.images[-1].report.miou
+        gallery.add(number, sample, {"prediction": found}, [miou], skips_of(found))
     return eval_page(
         scores,
         PROTOCOL,

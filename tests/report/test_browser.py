@@ -102,8 +102,15 @@ def test_a_point_says_the_probabilities_there(page: Any) -> None:
     page.locator("#stage").focus()
     page.keyboard.press("ArrowDown")  # from the middle, in the band of class 1
     wait_until(page, "document.getElementById('readout').textContent.includes('%')")
-    first, *_ = page.locator("#readout").inner_text().splitlines()
+    first, *more = page.locator("#readout").inner_text().splitlines()
     assert first == f"69.8 % {CLASSES.names[1]}"  # in 255 steps
+    sums = more[more.index("Logits, as the sum of the skips:") + 1 :]
+    assert sums[0] == (
+        f"{CLASSES.names[1]}: +2.00 (stride 32) +1.50 (stride 16) "
+        "\N{MINUS SIGN}0.25 (stride 8) = +3.25"
+    )
+    assert len(sums) == len(CLASSES)
+    assert sums[1].endswith("= +0.00")
 
 
 def test_it_reads_without_serious_faults(page: Any) -> None:

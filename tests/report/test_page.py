@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fcnseg
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
@@ -152,6 +153,29 @@ def test_without_the_extra(
     shown = call("train", drawn_folder, "-o", tmp_path / "run", "--epochs", 1, *flags).stderr
     assert "report" not in shown
     assert not (tmp_path / "run/report.html").exists()
+
+
+def test_the_skips_terms_sum_to_the_logits(random_model: Path) -> None:
+    """At each point of the grid, for the classes that are kept."""
+    model = fcnseg.load(random_model, engine="torch", precision="f32")
+    rng = np.random.default_rng(0)
+    sample = Sample(
+        rng.integers(0, 256, (96, 160, 3), np.uint8), np.zeros((96, 160), np.uint8), "a"
+    )
+    kept = Gallery(model.classes, 2)
+    found = model.predict([sample.image], probabilities=True)[0]
+    kept.add(0, sample, {"prediction": found}, [0.5], model.skip_scores(sample.image))
+    terms = kept.views[0]["terms"]
+    shape = (len(terms["strides"]), len(terms["classes"]), terms["height"], terms["width"])
+    assert shape == (4, 4, 38, 64)
+    assert terms["strides"] == [32, 16, 8, 4]
+    values = np.frombuffer(base64.b64decode(terms["values"]), "<i2").reshape(shape)
+    order = [model.classes.names.index(name) for name in terms["classes"]]
+    logits = model.logits(sample.image)[order]
+    rows = [int((row + 0.5) * 96 / 38) for row in range(38)]
+    columns = [int((column + 0.5) * 2.5) for column in range(64)]
+    wanted = logits[:, rows][:, :, columns]
+    np.testing.assert_allclose(terms["step"] * values.sum(axis=0), wanted, atol=3 * terms["step"])
 
 
 def test_a_page_is_no_input(drawn_folder: Path, tiny_run: Path) -> None:

@@ -6,7 +6,7 @@ const make = (tag, text, more) => Object.assign(document.createElement(tag), tex
 /* ---- the viewer: an image under two layers, a slider between them ---- */
 const stage = at("stage");
 const order = Object.keys(data.views).map(Number).sort((a, b) => data.order.indexOf(a) - data.order.indexOf(b));
-let view = null, levels = {}, point = null, wanted = 0;
+let view = null, levels = {}, terms = null, point = null, wanted = 0;
 
 function inferno(level) {
   const stops = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
@@ -75,14 +75,28 @@ async function open(index, move) {
   at("pick").value = String(index);
   at("view-name").textContent = view.name + (view.scores.length ? ": " : "") + view.scores.map(
     (score, i) => `${data.score_names[i]} ${score === null ? "–" : (100 * score).toFixed(2)}`).join(", ");
-  point = null; levels = {};
+  point = null; levels = {}; terms = null;
   at("probe").style.display = "none";
-  at("readout").textContent = view.layers.some((layer) => layer.heat) ? "Click on the image: probabilities of its classes." : "";
+  at("readout").textContent = view.layers.some((layer) => layer.heat) ? `Click on the image: probabilities of its classes${view.terms ? ", and what each skip adds to their logits" : ""}.` : "";
   layers(); wipe();
   if (move) at("viewer").scrollIntoView({ behavior: "auto" });
   const found = {};
   for (const layer of view.layers) if (layer.heat) found[layer.heat] = (await pixels(layer.src))[2];
-  if (mine === wanted) levels = found;
+  if (mine !== wanted) return;
+  levels = found;
+  terms = view.terms ? new DataView(Uint8Array.from(atob(view.terms.values), (one) => one.charCodeAt(0)).buffer) : null;
+}
+
+/* What each skip adds to the logit of each class at the nearest point that is kept. */
+function sums(x, y) {
+  const { strides, classes, width, height, step } = view.terms;
+  const place = Math.floor(y * height / view.height) * width + Math.floor(x * width / view.width);
+  const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(2);
+  const rows = classes.map((name, k) => [name, strides.map((_, s) => step * terms.getInt16(2 * ((s * classes.length + k) * width * height + place), true))]);
+  const total = (row) => row[1].reduce((a, b) => a + b, 0);
+  rows.sort((a, b) => total(b) - total(a));
+  const text = rows.map((row) => `${row[0]}: ${row[1].map((value, s) => `${signed(value)} (stride ${strides[s]})`).join(" ")} = ${signed(total(row))}`);
+  return ["", "Logits, as the sum of the skips:", ...text];
 }
 
 function read() {
@@ -94,6 +108,7 @@ function read() {
   const rows = Object.entries(levels).map(([name, found]) => [name, found.data[4 * (y * found.width + x)] / 255]);
   rows.sort((a, b) => b[1] - a[1]);
   const text = rows.slice(0, 6).map(([name, value]) => `${(100 * value).toFixed(1)} % ${name}`);
+  if (terms) text.push(...sums(x, y));
   at("readout").textContent = rows.length ? text.join("\n") : "No probabilities are kept for this image.";
 }
 
