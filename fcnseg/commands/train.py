@@ -180,7 +180,7 @@ def _begin(
     data = make_train_data(setup)
     sampler = make_sampler(setup, len(data))
     images = -(-sampler.step_images(0) // ranks.size)
-    refuse_unused(config, setup.network, epochs=setup.config.epochs, images=images)
+    refuse_unused(config, setup.network, images=images)
     _estimate(setup, len(data), callback)
     if config.sanity and ranks.main:
         alone = dataclasses.replace(setup, ranks=dataclasses.replace(ranks, rank=0, size=1))

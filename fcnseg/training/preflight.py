@@ -22,7 +22,7 @@ from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.loader import Batch
 from fcnseg.device import resolve_precision
 from fcnseg.distributed import Distributed
-from fcnseg.errors import OptionError, TrainingError, counted
+from fcnseg.errors import OptionError, TrainingError
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
 from fcnseg.training.losses import WEIGHTED, parse_loss
@@ -54,11 +54,11 @@ _AS_RESOLVED = {("class_weights", "none")}
 """What a run's config.toml has where the option has no effect."""
 
 
-def refuse_unused(config: TrainConfig, network: FCN, *, epochs: int, images: int) -> None:
+def refuse_unused(config: TrainConfig, network: FCN, *, images: int) -> None:
     """OptionError for an option that was given, but changes nothing in this training.
 
     One that only repeats the default is none: a run's config.toml has all of them.
-    epochs: 0 where the clock ends it. images: those of a step, for each process.
+    images: those of a step, for each process.
     """
     shape, losses = network.spec, {term.name for term in parse_loss(config.loss)}
     norms = any(isinstance(module, BatchNorm2d) for module in network.modules())
@@ -76,10 +76,6 @@ def refuse_unused(config: TrainConfig, network: FCN, *, epochs: int, images: int
         "backbone_lr": (
             config.freeze >= len(network.backbone.stages),
             f"--freeze {config.freeze} freezes all of the backbone",
-        ),
-        "patience": (
-            0 < epochs <= config.patience,
-            f"the training ends after {counted(epochs, 'epoch')}",
         ),
         "accumulate": (images == 1, "a step is of one image"),
         "backbone_weights": (

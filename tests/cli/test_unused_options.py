@@ -108,7 +108,6 @@ def test_conf_that_something_follows(tmp_path: Path, conf: dict[str, Any], monke
         ("--backbone-weights", {"backbone_weights": "none", "finetune": True}),
         ("--freeze-norm", {"freeze_norm": True, "backbone": "vgg16", "fuse": "score"}),
         ("--backbone-lr", {"backbone_lr": 0.1, "freeze": 5}),
-        ("--patience", {"patience": 1}),
         ("--accumulate", {"accumulate": 2, "batch": 1}),
     ],
 )

@@ -1,6 +1,7 @@
 """`fcnseg export --precision int8`: what is rounded, what it costs, and who runs the file."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -127,16 +128,21 @@ def test_what_int8_needs(tiny_run: Path, drawn_folder: Path, tmp_path: Path) -> 
         export(ExportConfig(model=model, precision="int8", data=drawn_folder, out=out))
 
 
+def writes(rounded: Path, times: tuple[float, float]):
+    """What stands in for write_int8, which takes seconds."""
+
+    def write(checkpoint, path, *_, **__):
+        shutil.copy(rounded, path)
+        return times
+
+    return write
+
+
 @pytest.mark.parametrize(("times", "warned"), [((20.0, 10.0), False), ((10.0, 20.0), True)])
 def test_a_file_that_is_not_faster_says_so(
-    tiny_run: Path,
-    drawn_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    times,
-    warned,
+    rounded: Path, tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch, times, warned
 ) -> None:
-    monkeypatch.setattr(exporting, "milliseconds", lambda paths, options: list(times))
+    monkeypatch.setattr(exporting, "write_int8", writes(rounded, times))
     events: list[object] = []
     options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
     result = export(ExportConfig.make(options), events.append)
@@ -149,8 +155,9 @@ def test_a_file_that_is_not_faster_says_so(
 
 
 def test_a_file_that_lost_too_much_is_not_written(
-    tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rounded: Path, tiny_run: Path, drawn_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(exporting, "write_int8", writes(rounded, (2.0, 1.0)))
     monkeypatch.setattr(exporting, "MOST_LOST", -1.0)
     options = {"model": str(tiny_run), "precision": "int8", "data": drawn_folder, "out": tmp_path}
     with pytest.raises(CheckpointError, match="costs too much accuracy: mIoU"):
