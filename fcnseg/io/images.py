@@ -315,8 +315,6 @@ def read_orientation(data: bytes) -> int:
         return 1
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
-            if image.format == "TIFF":
-                return 1
             orientation = int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - what is broken in it is nothing to turn by
         return 1

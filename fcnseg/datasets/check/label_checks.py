@@ -79,10 +79,12 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
     """Masks of 0 and 128 beside masks of 0 and 255: no file holds both, and nothing names them."""
     description = seen.description
     encoding, names = description.encoding, description.classes.names
+    if encoding.terms:
+        return
     ground, *things = [values for values in encoding.values if values] or [()]
     shades = encoding.kind == "color" or all(min(values) >= GREYS for values in things)
     named = names != ClassMap.numbered(len(names)).names
-    if named or not shades or encoding.terms or not 2 <= len(things) <= MOST_SHADES:
+    if named or not shades or not 2 <= len(things) <= MOST_SHADES:
         return
     files = Counter[int]()
     for one in seen.labels.counts.good():

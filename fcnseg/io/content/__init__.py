@@ -142,7 +142,12 @@ def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def may_be_turned(data: bytes) -> bool:
-    """Whether a JPEG or PNG has EXIF data at all: Pillow decodes a whole PNG to find none."""
+    """Whether an image must be opened to know: Pillow decodes a whole PNG to find no EXIF data.
+
+    A TIFF is turned by what decodes it.
+    """
+    if is_tiff(data):
+        return False
     if data[:2] == b"\xff\xd8":
         return b"Exif" in data[: 1 << 17]
     if data[:4] == b"\x89PNG":
