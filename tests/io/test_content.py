@@ -90,6 +90,19 @@ def packed_tiff(values, bits):
             as_tiff(np.dstack([COLORS, GREY]), photometric=1, extrasamples=[0] * 3, planarconfig=1),
             COLORS,
         ),
+        (
+            as_tiff(np.stack([GREY, ALPHA]), photometric=1, extrasamples=[2], planarconfig=2),
+            over_white(GREYS, ALPHA),
+        ),
+        (
+            as_tiff(
+                np.moveaxis(np.dstack([COLORS * (ALPHA > 0)[:, :, None], ALPHA]), -1, 0),
+                photometric=2,
+                extrasamples=[1],
+                planarconfig=2,
+            ),
+            over_white(COLORS, ALPHA),
+        ),
         (as_tiff((COLORS / 255).astype(np.float16), photometric="rgb"), COLORS),
         (as_tiff((COLORS / 255).astype(np.float64), photometric="rgb"), COLORS),
         (
@@ -106,6 +119,8 @@ def packed_tiff(values, bits):
         "ga",
         "ga16",
         "four",
+        "ga-planes",
+        "rgba-planes",
         "half",
         "double",
         "cmyk16",

@@ -144,12 +144,13 @@ def decode_tiff(
     planar = number_in(tags, 284, 1) == 2 and bands > 1
     grey_and_more = photometric in (_MINISWHITE, _MINISBLACK) and bands > 1
     opaque = not extra or extra[-1] not in (ASSOCIATED, UNASSOCIATED)
-    if grey_and_more and bands == 2 and not deep and not opaque:
+    if grey_and_more and bands == 2 and not deep and not opaque and not planar:
         return None, None  # Pillow knows it
     if photometric == _LAB or (photometric == _CMYK and deep):
         return None, None
     misread = (grey_and_more and (bands > 2 or not opaque)) or not is_known_to_opencv(tags)
-    by_tifffile = misread or (planar and deep) or bands > 4 or (pixels is None and deep)
+    misread = misread or (planar and (deep or not opaque))
+    by_tifffile = misread or bands > 4 or (pixels is None and deep)
     if by_tifffile:
         values = read_by_tifffile(data, name)
         pixels = _first_bands(values, photometric, is_opaque=opaque)
@@ -158,7 +159,7 @@ def decode_tiff(
     if photometric == _RGB and pixels.ndim == 3 and pixels.shape[2] > 3:
         if not extra or extra[0] == UNSPECIFIED:
             pixels = np.ascontiguousarray(pixels[:, :, :3])
-        elif not deep:  # OpenCV multiplies the colours by the opacity
+        elif not deep and not by_tifffile:  # OpenCV multiplies the colours by the opacity
             return None, None
         elif extra[0] == ASSOCIATED:
             pixels = _unmultiplied(pixels)
@@ -193,11 +194,15 @@ def refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
 
 def decode_packed(data: bytes, name: str) -> tuple[NDArray[np.generic], int | None]:
     """(H, W, C) of a TIFF whose values may take fewer bits than 8, and then that of white."""
-    bits = min(numbers_of(tiff_tags(data).get(258, 8)), default=8)
+    tags = tiff_tags(data)
+    bits = min(numbers_of(tags.get(258, 8)), default=8)
     values = read_by_tifffile(data, name)
     if values.dtype == bool:
         values = values.astype(np.uint8)
-    return values, (1 << bits) - 1 if 0 < bits < 8 else None
+    maximum = (1 << bits) - 1 if 0 < bits < 8 else None
+    if maximum and number_in(tags, 262, 1) == _MINISWHITE:
+        values = maximum - values
+    return values, maximum
 
 
 def _turned_round(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -267,9 +272,10 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
 
 
 def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """BGRA uint16 without the opacity that its colours were multiplied by."""
-    if pixels.dtype != np.uint16:
+    """BGRA uint8 or uint16 without the opacity that its colours were multiplied by."""
+    if pixels.dtype not in (np.uint8, np.uint16):
         return pixels
+    white = 255 if pixels.dtype == np.uint8 else 65535
     colors, alpha = pixels[:, :, :3].astype(np.float32), pixels[:, :, 3:]
-    colors = np.clip(colors * (65535 / np.maximum(alpha, 1).astype(np.float32)), 0, 65535)
-    return np.dstack([np.round(colors).astype(np.uint16), alpha])
+    colors = np.clip(colors * (white / np.maximum(alpha, 1).astype(np.float32)), 0, white)
+    return np.dstack([np.round(colors).astype(pixels.dtype), alpha])
