@@ -11,7 +11,8 @@ from PIL import Image
 
 from fcnseg.errors import FcnsegError
 from fcnseg.io.content import is_image
-from fcnseg.io.content.pixels import eight_bits, tone_mapped
+from fcnseg.io.content.pixels import eight_bits
+from fcnseg.io.content.profiles import tone_mapped
 from fcnseg.io.images import decode_image, read_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.files import count_pages

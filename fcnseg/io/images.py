@@ -38,7 +38,13 @@ from fcnseg.io.content.pixels import (
     eight_bits,
     over_white,
 )
-from fcnseg.io.content.profiles import may_have_profile, to_srgb
+from fcnseg.io.content.profiles import (
+    by_gamma,
+    coded_colors,
+    may_have_profile,
+    shown_colors,
+    to_srgb,
+)
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
 from fcnseg.io.content.whole import check_rows, is_cut, unreadable_image
 
@@ -86,6 +92,8 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     pixels, maximum = (None, None) if is_cut(data) else decode_deep(data, name)
     if pixels is None:
         return _decode_with_pillow(data, name)
+    if (corrected := by_gamma(data, pixels)) is not None:
+        pixels, maximum = corrected, 255 if corrected.dtype == np.uint8 else 65535
     shown = eight_bits(pixels, name, maximum=maximum)
     return upright(_three_channels(shown, data), read_orientation(data))
 
@@ -292,9 +300,16 @@ def _three_channels(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if pixels.shape[2] == 3:
-        return to_srgb(swap_in_place(pixels), _profile_of(data))
+        return _as_srgb(swap_in_place(pixels), data)
     rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
-    return over_white(to_srgb(rgb, _profile_of(data)), pixels[:, :, 3])
+    return over_white(_as_srgb(rgb, data), pixels[:, :, 3])
+
+
+def _as_srgb(rgb: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
+    """Colours of the file's profile, or of the numbers that it states instead, as sRGB."""
+    if profile := _profile_of(data):
+        return to_srgb(rgb, profile)
+    return shown_colors(rgb, coded_colors(data))
 
 
 def _profile_of(data: bytes) -> bytes | None:

@@ -4,6 +4,7 @@ import io
 import struct
 from importlib.util import find_spec
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, ImageCms, features
 
 from fcnseg.datasets import Pair
 from fcnseg.datasets.formats import read_pair_image
+from fcnseg.io.content.profiles import tone_mapped
 from fcnseg.io.images import decode_image, read_image
 from fcnseg.io.inputs import to_rgb
 from fcnseg.io.labels import read_raw_labels
@@ -122,3 +124,53 @@ def test_labels_are_no_photos(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(COLORS).save(path, icc_profile=profile())
     assert np.array_equal(read_raw_labels(path).values, COLORS)
+
+
+def png_chunks(image: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with these chunks after its header."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    data = file.getvalue()
+    written = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc32(kind + content))
+        for kind, content in chunks
+    )
+    return data[:33] + written + data[33:]
+
+
+def test_a_png_is_seen_by_the_gamma_that_it_states() -> None:
+    light = np.round((COLORS / 255) ** 2.2 * 255).astype(np.uint8)
+    linear = (b"gAMA", struct.pack(">I", 100_000))
+    assert off(decode_image(png_chunks(light, linear)), COLORS) <= 4
+    assert off(decode_image(png_chunks(light[:, :, 0], linear)), COLORS[:, :, :1]) <= 4
+    usual = (b"gAMA", struct.pack(">I", 45_455))
+    for chunks in ([usual], [linear, (b"sRGB", b"\0")]):
+        assert off(decode_image(png_chunks(COLORS, *chunks)), COLORS) == 0
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(12, 13), (9, 16), (1, 13)])
+def test_a_png_is_seen_by_the_numbers_of_its_colours(primaries: int, transfer: int) -> None:
+    """Display P3, HDR as a video of PQ, sRGB."""
+    data = png_chunks(COLORS, (b"cICP", bytes([primaries, transfer, 0, 1])))
+    grey = np.repeat(COLORS[:, :, :1], 3, 2)
+    seen = decode_image(data)
+    if transfer == 16:
+        assert np.array_equal(seen, tone_mapped(COLORS.astype(np.uint16) * 257, transfer))
+    elif primaries == 1:
+        assert np.array_equal(seen, COLORS)
+    else:
+        assert off(seen, COLORS) > 8
+        data = png_chunks(grey, (b"cICP", bytes([primaries, transfer, 0, 1])))
+        assert off(decode_image(data), grey) <= 1
+
+
+def test_an_avif_is_seen_by_the_numbers_of_its_colours() -> None:
+    file = io.BytesIO()
+    if not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    Image.fromarray(COLORS).save(file, "AVIF", quality=100, subsampling="4:4:4")
+    data, plain = bytearray(file.getvalue()), decode_image(file.getvalue())
+    at = data.index(b"colrnclx") + 8
+    data[at : at + 4] = struct.pack(">HH", 9, 16)
+    expected = tone_mapped(plain.astype(np.uint16) * 257, 16)
+    assert off(decode_image(bytes(data)), expected) <= 1

@@ -6,7 +6,6 @@ of 12 bits by other packages, where they are installed.
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra
 from fcnseg.io.content import as_bgr
-from fcnseg.io.content.profiles import to_srgb
+from fcnseg.io.content.profiles import coded_colors, shown_colors, to_srgb
 
 _MOST_BANDS = 16
 
@@ -27,18 +26,6 @@ _STILL_CONTAINERS = ("_pipe", "image2")
 
 _DEPTHS = (10, 12, 14)
 """Bits of sensors whose values are stored in 16 as they are."""
-
-_NITS_WHITE = 203.0  # of diffuse white, ITU-R BT.2408
-
-_NITS_PEAK = 1000.0  # of an HLG display
-
-_KNEE = 0.8  # of white; light below it is shown as it is
-
-_PQ = 16  # as in ITU-T H.273
-
-_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
-)  # linear BT.2020 to linear BT.709, ITU-R BT.2087
 
 
 def eight_bits(
@@ -94,41 +81,6 @@ def over_white(rgb: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np
         return np.ascontiguousarray(rgb)
     alpha = opacity[:, :, None].astype(np.uint16)
     return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-
-
-def tone_mapped(image: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """HDR uint16 (H, W, 3) RGB of BT.2020 as it looks on a usual screen, uint8.
-
-    transfer: 16 (PQ) or 18 (HLG). Light up to 0.8 of diffuse white is shown as it is; what is
-    brighter is compressed.
-    """
-    linear = _linear_light(transfer)[image] @ _TO_BT709.T
-    brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
-    compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
-    scale = np.where(brightest <= _KNEE, 1, compressed / brightest)
-    levels = np.clip(linear * scale, 0, 1) * (len(_display_levels()) - 1)
-    return np.asarray(_display_levels()[levels.astype(np.uint16)])
-
-
-@functools.cache
-def _linear_light(transfer: int) -> NDArray[np.float32]:
-    """Light, 1.0 being diffuse white, of each 16-bit level."""
-    signal = np.arange(65536) / 65535
-    if transfer == _PQ:  # SMPTE ST 2084
-        power = signal ** (1 / 78.84375)
-        ratio = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
-        nits = 10000 * ratio ** (1 / 0.1593017578125)
-    else:  # HLG, ARIB STD-B67, with the system gamma of a 1000 cd/m2 display
-        a, b, c = 0.17883277, 0.28466892, 0.55991073
-        scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
-        nits = _NITS_PEAK * scene**1.2
-    return (nits / _NITS_WHITE).astype(np.float32)
-
-
-@functools.cache
-def _display_levels() -> NDArray[np.uint8]:
-    """The 8-bit level, gamma 2.2, of light from 0 to 1 in 65536 steps."""
-    return np.round(255 * (np.arange(65536) / 65535) ** (1 / 2.2)).astype(np.uint8)
 
 
 def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
@@ -227,7 +179,8 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{name} is not a whole image: {error}.") from None
     colors = pixels[:, :, :3]
-    converted = to_srgb(colors, photo.info.get("icc_profile"))
+    profile = photo.info.get("icc_profile")
+    converted = to_srgb(colors, profile) if profile else shown_colors(colors, coded_colors(data))
     return pixels if converted is colors else np.dstack([converted, pixels[:, :, 3:]])
 
 

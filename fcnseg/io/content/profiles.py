@@ -1,4 +1,4 @@
-"""Colour profiles: what a photo's values mean where they are not sRGB (Display P3, Adobe RGB).
+"""What a photo's values mean where they are not sRGB: profiles, code points, gamma, HDR.
 
 Networks are trained on sRGB, which is what values without a profile are taken for.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,30 @@ _SEARCHED = 1 << 18  # bytes from the beginning, in which a profile is announced
 
 _SAME = 4
 """Levels of 255 by which the many versions of sRGB's own profile differ, at most."""
+
+_NITS_WHITE = 203.0  # of diffuse white, ITU-R BT.2408
+
+_NITS_PEAK = 1000.0  # of an HLG display
+
+_KNEE = 0.8  # of white; light below it is shown as it is
+
+_PQ = 16  # as in ITU-T H.273
+
+_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)  # linear BT.2020 to linear BT.709, ITU-R BT.2087
+
+_FROM_P3 = np.array(
+    [[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]], np.float32
+)  # linear Display P3 to linear BT.709, of the same white
+
+_TO_BT709_FROM = {9: _TO_BT709, 12: _FROM_P3}
+"""By ITU-T H.273's number of the primaries."""
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics, as in ITU-T H.273."""
+
+_SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
 
 
 def may_have_profile(data: bytes) -> bool:
@@ -66,3 +91,97 @@ def _transform(profile: bytes) -> Any:
     except (ImageCms.PyCMSError, OSError, ImportError, ValueError):
         return None
     return found if np.abs(changed).max() > _SAME else None
+
+
+def coded_colors(data: bytes) -> tuple[int, int] | None:
+    """The numbers of primaries and transfer (ITU-T H.273) that an AVIF, HEIC or PNG states."""
+    if data[4:8] == b"ftyp":
+        at = data.find(b"colrnclx", 0, _SEARCHED)
+        found = data[at + 8 : at + 12] if at >= 0 else b""
+        return struct.unpack(">HH", found) if len(found) == 4 else None
+    stated = _before_pixels(data).get(b"cICP", b"")
+    return (stated[0], stated[1]) if len(stated) == 4 else None
+
+
+def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB of these numbers as sRGB; HDR (PQ, HLG) is tone-mapped.
+
+    The same array for sRGB's and BT.709's, and for those that are not known.
+    """
+    primaries, transfer = coded or (0, 0)
+    if transfer in HDR:
+        return tone_mapped(image.astype(np.uint16) * np.uint16(257), transfer)
+    if primaries not in _TO_BT709_FROM:
+        return image
+    levels = np.arange(256) / 255
+    light = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    linear = light.astype(np.float32)[image] @ _TO_BT709_FROM[primaries].T
+    return np.asarray(np.round(_srgb(np.clip(linear, 0, 1)) * 255), np.uint8)
+
+
+def by_gamma(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np.generic] | None:
+    """Grey, BGR or BGRA of a PNG that states another gamma than sRGB's (gAMA) as sRGB, of the same
+    type; None for all else."""
+    chunks = _before_pixels(data)
+    if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
+        return None
+    gamma = int.from_bytes(stated, "big") / 100_000
+    if not 0.1 <= gamma <= 10 or abs(gamma - _SRGB_GAMMA) < _SAME_GAMMA:
+        return None
+    most = 255 if pixels.dtype == np.uint8 else 65535
+    light = (np.arange(most + 1) / most) ** (1 / gamma)
+    table = np.round(light**_SRGB_GAMMA * most).astype(pixels.dtype)
+    if pixels.ndim == 2:
+        return np.asarray(table[pixels])
+    return np.dstack([table[pixels[:, :, :3]], pixels[:, :, 3:]])
+
+
+def _before_pixels(data: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG before its pixels; {} for other files."""
+    chunks: dict[bytes, bytes] = {}
+    at = 8
+    while data[:4] == b"\x89PNG" and (kind := data[at + 4 : at + 8]) not in (b"", b"IDAT"):
+        size = int.from_bytes(data[at : at + 4], "big")
+        chunks[kind] = data[at + 8 : at + 8 + size]
+        at += 12 + size
+    return chunks
+
+
+def _srgb(light: NDArray[Any]) -> NDArray[Any]:
+    """sRGB's signal 0..1 of light 0..1."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def tone_mapped(image: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
+    """HDR uint16 (H, W, 3) RGB of BT.2020 as it looks on a usual screen, uint8.
+
+    transfer: 16 (PQ) or 18 (HLG). Light up to 0.8 of diffuse white is shown as it is; what is
+    brighter is compressed.
+    """
+    linear = _linear_light(transfer)[image] @ _TO_BT709.T
+    brightest = np.maximum(linear.max(2, keepdims=True), 1e-6)
+    compressed = 1 - (1 - _KNEE) * np.exp(-np.maximum(brightest - _KNEE, 0) / (1 - _KNEE))
+    scale = np.where(brightest <= _KNEE, 1, compressed / brightest)
+    levels = np.clip(linear * scale, 0, 1) * (len(_display_levels()) - 1)
+    return np.asarray(_display_levels()[levels.astype(np.uint16)])
+
+
+@functools.cache
+def _linear_light(transfer: int) -> NDArray[np.float32]:
+    """Light, 1.0 being diffuse white, of each 16-bit level."""
+    signal = np.arange(65536) / 65535
+    if transfer == _PQ:  # SMPTE ST 2084
+        power = signal ** (1 / 78.84375)
+        ratio = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
+        nits = 10000 * ratio ** (1 / 0.1593017578125)
+    else:  # HLG, ARIB STD-B67, with the system gamma of a 1000 cd/m2 display
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+        nits = _NITS_PEAK * scene**1.2
+    return (nits / _NITS_WHITE).astype(np.float32)
+
+
+@functools.cache
+def _display_levels() -> NDArray[np.uint8]:
+    """The 8-bit level, gamma 2.2, of light from 0 to 1 in 65536 steps."""
+    return np.round(255 * (np.arange(65536) / 65535) ** (1 / 2.2)).astype(np.uint8)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
+from fcnseg.io.content.profiles import HDR
 from fcnseg.io.sources.damage import PipedFraming, damage_in, find_damage
 from fcnseg.io.sources.reader import (
     USUAL_RATE,
@@ -30,7 +31,7 @@ from fcnseg.io.sources.reader import (
     readable_name,
     usable_rate,
 )
-from fcnseg.io.sources.seen import HDR, Viewer, deinterlaced, display_matrix
+from fcnseg.io.sources.seen import Viewer, deinterlaced, display_matrix
 
 _TIMEOUT = 8.0  # seconds that a server may be silent
 _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end

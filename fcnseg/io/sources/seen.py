@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io.content.pixels import over_white, tone_mapped
-
-HDR = {16: "PQ", 18: "HLG"}
-"""Transfer characteristics, as in ITU-T H.273."""
+from fcnseg.io.content.pixels import over_white
+from fcnseg.io.content.profiles import HDR, tone_mapped
 
 _UPRIGHT = (1, 0, 0, 1)
 
