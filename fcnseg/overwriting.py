@@ -78,6 +78,23 @@ def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
         )
 
 
+def refuse_taken(folder: Path) -> Callable[[Path], None]:
+    """A call for each file before it is written in a folder: OptionError where it was there before
+    and the folder is none of our outputs."""
+    ours = _heading(folder / MANIFEST) is not None
+    made: set[Path] = set()
+
+    def refuse(path: Path) -> None:
+        if not ours and path not in made and path.exists():
+            raise OptionError(
+                f"{path} already exists and was not written by fcnseg.",
+                hint="name another folder for the outputs",
+            )
+        made.add(path)
+
+    return refuse
+
+
 def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
     """Which of the files in a folder of outputs are not ours; None for any other folder.
 

@@ -236,6 +236,25 @@ def test_an_export_is_written_again(place: Path, exported_model: Path) -> None:
     assert (place / "model.onnx").stat().st_mtime_ns > before
 
 
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        ("export model.safetensors -o own.onnx", "own.onnx"),
+        ("export model.safetensors", "model.onnx"),
+        ("export model.safetensors --bundle -o own.zip", "own.zip"),
+        (f"viz a.png -o own {MODEL}", "own/a/overview.png"),
+        (f"viz clip.mp4 -o own {MODEL}", "own/overview.mp4"),
+        (f"review photos --unlabeled -o own {MODEL}", "own/review.csv"),
+    ],
+)
+def test_files_of_that_name_are_kept(place: Path, words: str, file: str) -> None:
+    (place / file).parent.mkdir(parents=True, exist_ok=True)
+    (place / file).write_bytes(b"mine")
+    before = contents(place)
+    assert f"{file} already exists and was not" in call(*words.split(), status=2).stderr
+    assert contents(place) == before
+
+
 def test_openvino_takes_no_foreign_weights(place: Path) -> None:
     """Its format is a pair of files; the other one may be somebody else's."""
     (place / "net.bin").write_bytes(b"weights of something else")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from fcnseg.exporting.graph import GraphOptions
 from fcnseg.exporting.packages import (
     MODEL,
     how_to_get_the_runtime,
+    is_bundle,
     runtime_folder,
     write_bundle,
     write_page,
@@ -193,6 +196,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
             hint=f"--out {path.with_suffix('.zip')}",
         )
     refuse_overwriting([("--out", path)], [], kept=model_files([model]))
+    _refuse_foreign(path, is_bundle)
     try:
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
@@ -268,6 +272,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
     refuse_overwriting(outputs, [], kept=[*model_files([model]), *data])
     if config.out is not None:
         refuse_overwriting([("--out", config.out)], [], kept=data)
+    _refuse_foreign(path, lambda file: header_in(file) is not None)
     taken = [file for file in beside if file.exists() and not path.exists()]
     if taken:
         raise OptionError(
@@ -275,6 +280,22 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
             "written over.",
             hint=f"name another file, e.g. --out {path.with_stem(f'{path.stem}_export')}",
         )
+
+
+def _refuse_foreign(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """OptionError where the file is there already and no export of ours; an empty one is nobody's.
+
+    Devices and pipes are let through.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with suppress(CheckpointError):
+        if is_ours(path):
+            return
+    raise OptionError(
+        f"{path} already exists and was not written by fcnseg export.",
+        hint=f"name another file: --out {path.with_stem(f'{path.stem}_export')}",
+    )
 
 
 def _sizes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:

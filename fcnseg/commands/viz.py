@@ -22,7 +22,7 @@ from fcnseg.io.sources import refuse_sources
 from fcnseg.io.sources.base import MOVING, Source
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.find import model_files
-from fcnseg.overwriting import mark, refuse_file
+from fcnseg.overwriting import mark, refuse_file, refuse_taken
 from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
 from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
@@ -109,6 +109,8 @@ def view(
 _Drawn = Iterator[list[Path]]
 """For each frame that was drawn, the files that were begun."""
 
+_Refuse = Callable[[Path], None]
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -140,16 +142,16 @@ def _heatmaps(config: VizConfig, callback: Callback) -> _Job:
     """A folder of heatmaps for each image, a video of each heatmap for a video."""
     segmenter = _load(config, callback)
     figures = HeatmapFigures.of(segmenter, config)
-    out = _folder(config, segmenter.files)
+    out, refuse = _folder(config, segmenter.files)
     inputs = inputs_of(config, collected(config, callback), callback, segmenter.preprocess.bands)
 
     def draw(source: Source, name: str) -> _Drawn:
         if source.kind in MOVING:
             inside = out if len(inputs) == 1 else out / safe_path(name)
-            return _write_videos(figures, source, inside, callback)
+            return _write_videos(figures, source, inside, callback, refuse)
         if config.fps is not None:
             raise OptionError("--fps is for videos; viz draws a folder for each image.")
-        return _write_images(figures, source, out, callback)
+        return _write_images(figures, source, out, callback, refuse)
 
     return _Job(out, inputs, draw)
 
@@ -176,7 +178,7 @@ def _window(config: VizConfig, callback: Callback) -> _Job:
     config.refuse(("rungs", "term"), "with --show")
     window = Window()
     segmenter = _load(config, callback)
-    out = _folder(config, segmenter.files)
+    out, _ = _folder(config, segmenter.files)
     live = LiveView(window, HeatmapFigures.of(segmenter, config), out, callback)
     inputs = inputs_of(config, collected(config, callback), callback, segmenter.preprocess.bands)
     return _Job(None, inputs, lambda source, _: live.show(source), lambda: window.ended)
@@ -196,7 +198,7 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
     segmenter = _load(config, callback)
     beside = [(name, _like(segmenter, name, config, callback)) for name in config.beside]
     figures = ShownFigures.of(segmenter, config, beside, callback)
-    out = _folder(config, segmenter.files)
+    out, refuse = _folder(config, segmenter.files)
     inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
 
     def draw(source: Source, _: str) -> _Drawn:
@@ -205,7 +207,7 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
                 raise KeyboardInterrupt
             callback(event)
 
-        return _write_images(replace(figures, callback=tell), source, out, callback)
+        return _write_images(replace(figures, callback=tell), source, out, callback, refuse)
 
     return _Job(out, inputs, draw)
 
@@ -271,7 +273,7 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
         device=config.device,
         callback=callback,
     )
-    out = _folder(config, ())
+    out, refuse = _folder(config, ())
     found = collected(config, callback)
     if found.videos:
         raise _no_images(found.videos[0][1], "video")
@@ -279,17 +281,17 @@ def _classifier(config: VizConfig, callback: Callback) -> _Job:
     def draw(source: Source, _: str) -> _Drawn:
         if source.kind in MOVING:
             raise _no_images(found.single, source.kind)
-        return _write_images(figures, source, out, callback)
+        return _write_images(figures, source, out, callback, refuse)
 
     return _Job(out, inputs_of(config, found, callback, None), draw)
 
 
-def _folder(config: VizConfig, models: Sequence[Path]) -> Path:
-    """Where pages go; OptionError when that is where they are read from."""
-    if config.out is None:
-        return next_free(Path("runs"), "viz")
-    refuse_sources([("--out", config.out)], config.source, kept=model_files(models))
-    return config.out
+def _folder(config: VizConfig, models: Sequence[Path]) -> tuple[Path, _Refuse]:
+    """Where pages go, and `refuse_taken` of it; OptionError when they are read from there."""
+    out = config.out or next_free(Path("runs"), "viz")
+    if config.out is not None:
+        refuse_sources([("--out", out)], config.source, kept=model_files(models))
+    return out, refuse_taken(out)
 
 
 def _no_images(what: object, kind: str) -> OptionError:
@@ -304,13 +306,16 @@ def _write_images(
     source: Source,
     out: Path,
     callback: Callback,
+    refuse: _Refuse,
 ) -> _Drawn:
-    """A folder of pages for every image."""
-    mark(out)
+    """A folder of pages for every image. refuse: of `refuse_taken`."""
     for done, frame in enumerate(source, 1):
         folder = out / fitting(frame.name)
         files = []
         for name, image in figures.images(frame):
+            refuse(folder / name)
+            if done == 1:
+                mark(out)
             if isinstance(image, bytes):
                 write_bytes(folder / name, image)
             else:
@@ -320,16 +325,19 @@ def _write_images(
         yield files
 
 
-def _write_videos(figures: HeatmapFigures, source: Source, out: Path, callback: Callback) -> _Drawn:
+def _write_videos(
+    figures: HeatmapFigures, source: Source, out: Path, callback: Callback, refuse: _Refuse
+) -> _Drawn:
     """One video a page; a video is finished and playable on Ctrl-C too."""
     writers: dict[str, VideoWriter] = {}
-    mark(out)
     with ExitStack() as stack:
         for done, frame in enumerate(source, 1):
             figures = figures.for_video(frame) if done == 1 else figures
             begun = []
             for name, image in figures.videos(frame):
                 if name not in writers:
+                    refuse(out / name)
+                    mark(out)
                     writer = VideoWriter(out / name, source.fps or _FPS, image.shape[:2])
                     writers[name] = stack.enter_context(writer)
                     begun.append(out / name)

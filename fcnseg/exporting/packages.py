@@ -53,6 +53,15 @@ def write_bundle(path: Path, model: Path, header: Checkpoint) -> None:
         raise cannot_write(path, error) from None
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a zip file of `write_bundle`."""
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            return {"model.onnx", "model.json", *TEXTS} <= {*bundle.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def runtime_folder(given: Path | None) -> Path | None:
     """The folder of onnxruntime-web's files; OptionError where a given one does not have them."""
     package = given or INSTALLED

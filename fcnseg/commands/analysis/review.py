@@ -29,7 +29,7 @@ from fcnseg.io.images import resize_image, write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.find import model_files
-from fcnseg.overwriting import mark, refuse_file, refuse_overwriting
+from fcnseg.overwriting import mark, refuse_file, refuse_foreign, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.page import render
@@ -87,6 +87,8 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
                 f"{spelled(name)} has no effect with --unlabeled.", hint=f"omit {spelled(name)}"
             )
     refuse_file("--out", config.out)
+    if config.out is not None:
+        refuse_foreign(config.out, ("review.csv", "review.html", *config.save))
     segmenter = load(
         config.model,
         engine=config.engine,
