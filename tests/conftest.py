@@ -45,6 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The environment, so that the processes that tests start see it, too."""
+    # Torch's threads spin while they wait, which takes the cores from the other tests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     forced = config.getoption("--auto-precision")
     if forced:
         os.environ[AUTO_PRECISION] = forced
@@ -74,6 +76,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests leave the user's cache folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FCNSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are written as ever, but no test waits until a power cut could not harm them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
         yield
 
 

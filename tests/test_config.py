@@ -148,17 +148,31 @@ def test_fallbacks_fill_what_is_open() -> None:
     assert config.crop is None, "this is for the data to say"
 
 
-def help_of(*arguments: str) -> str:
+HELP = """
+import sys
+from fcnseg.cli.app import app
+from fcnseg.cli.console import run
+for command in sys.argv[1:]:
+    assert run(app, [command, "--help"]) == 0, command
+    print("\\0", end="", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each command's --help prints at 80 columns, which a process reads when it starts."""
     environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "fcnseg", *arguments, "--help"]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8"
-    ).stdout
+    names = [config.command for config in CONFIGS]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *names],
+        capture_output=True, text=True, check=True, env=environment, encoding="utf-8",
+    )  # fmt: skip
+    return dict(zip(names, done.stdout.split("\0")[:-1], strict=True))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.command)
-def test_the_help_is_readable_at_80_columns(config: type) -> None:
-    text = help_of(config.command)
+def test_the_help_is_readable_at_80_columns(config: type, helps: dict[str, str]) -> None:
+    text = helps[config.command]
     assert "<bool>" not in text
     for line in text.splitlines():
         cells = [cell for cell in line.strip("│ ").split("  ") if cell.strip()]
@@ -187,9 +201,8 @@ def test_an_empty_output_is_refused(save: str) -> None:
         InferConfig.make({"source": "a.png", "save": save})
 
 
-def test_the_help_of_train_begins_with_ten_options() -> None:
-    text = help_of("train")
-    first = text.split("─ Options ─")[1].split("─ Network ─")[0]
+def test_the_help_of_train_begins_with_ten_options(helps: dict[str, str]) -> None:
+    first = helps["train"].split("─ Options ─")[1].split("─ Network ─")[0]
     flags = [line.split()[1] for line in first.splitlines() if line.startswith("│ --")]
     assert len(flags) == 10 + len(["--config", "--json", "--help"])
     assert {"--epochs", "--batch", "--lr", "--backbone", "--resume", "--device"} <= set(flags)

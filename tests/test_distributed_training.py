@@ -33,7 +33,7 @@ steps = 0
 def die_once(event):
     global steps
     steps += isinstance(event, Progress) and event.task.startswith("epoch")
-    if steps == 5 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if steps == 5 and precision == "f32" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 
 result = train(TrainConfig.make(options), die_once)
@@ -64,7 +64,7 @@ def test_two_processes_are_as_good_as_one(
     loss_bound: float,
     weight_bound: float,
 ) -> None:
-    """The same losses, the same evaluation, and a killed process is started again.
+    """The same losses, the same evaluation, and a killed process is started again (in f32).
 
     In bf16 the gradients of each half of a batch are rounded to 8 bits before they are added
     (0.4 %). Bounds: of the losses, and of the distance of all weights relative to their norm.
@@ -89,7 +89,8 @@ def test_two_processes_are_as_good_as_one(
     assert done.returncode == 0, done.stderr
     told = json.loads(answer.read_text())
     assert told["epochs"] == 2
-    assert 0 < told["steps"] < 8, "the second start went on, it did not begin anew"
+    if precision == "f32":
+        assert 0 < told["steps"] < 8, "the second start went on, it did not begin anew"
     assert losses(tmp_path / "both") == pytest.approx(losses(single.run), abs=loss_bound)
     ours, theirs = (Checkpoint.load(tmp_path / n / "last.safetensors") for n in ("both", "single"))
     learned = [name for name, _ in ours.build().named_parameters()]

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from fcnseg.cli.app import COMMANDS, app
 from fcnseg.config.options import options_of
+from tests.test_api import TYPED
 
 ROOT = Path(__file__).parent.parent
 CARD = ROOT / "fcnseg/models/zoo/nuclei.md"
@@ -60,7 +61,8 @@ OTHERS = {"cvat_function": ["cvat_sdk"], "label_studio_backend": ["label_studio_
 
 
 def test_python_is_typed(tmp_path: Path) -> None:
-    """A user's `mypy --strict` is content with every example."""
+    """A user's `mypy --strict` is content with every example, and with every public name."""
+    (tmp_path / "every_name.py").write_text(TYPED, encoding="utf-8")
     for path in WITH_PYTHON:
         script = tmp_path / f"{path.stem.lower()}_md.py"
         script.write_text("\n".join(blocks(path, "python")), encoding="utf-8")

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
-import gc, os, random, signal, sys, threading
+import gc, logging, os, random, signal, sys, threading
+import cv2  # sets what it wants itself
 import numpy as np, torch
 from PIL import Image
 
+os.environ.pop("OMP_WAIT_POLICY")  # torch has read it
 
 def state():
     umask = os.umask(0)
@@ -20,6 +22,10 @@ def state():
     return {
         "environment": dict(os.environ), "umask": umask, "folder": os.getcwd(),
         "threads": [torch.get_num_threads(), *threads],
+        "interop": torch.get_num_interop_threads(),
+        "logging": (logging.getLogger().level, logging.getLogger().handlers[:]),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
         "random": [str(random.getstate()), str(np.random.get_state())],
         "torch": torch.get_rng_state().tolist(),
         "cudnn": [torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark],
@@ -65,15 +71,15 @@ print("unchanged")
 
 
 def test_import_load_call_evaluate_and_train_change_nothing(
-    drawn_folder: Path, random_model: Path, tmp_path: Path
+    data: Path, random_model: Path, tmp_path: Path
 ) -> None:
-    image = drawn_folder / "images/val/0000.png"
+    image = data / "images/val/0000.png"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, drawn_folder, random_model, image],
+        [sys.executable, "-c", PROGRAM, data, random_model, image],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=kept,
+        env={**kept, "OMP_WAIT_POLICY": "PASSIVE"},
     )
     assert done.stdout.strip() == "unchanged", done.stderr

@@ -61,6 +61,7 @@ def run(
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    bound: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -70,6 +71,8 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
         bound.listen(1024)
     except (OSError, UnicodeError) as error:
+        if bound is not None:
+            bound.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(
             f"Can't listen on {host}:{port}: {reason}.",

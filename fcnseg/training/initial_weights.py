@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,7 +210,8 @@ def fitting(
     return kept
 
 
-def class_axes(spec: ModelSpec) -> dict[str, list[int]]:
+@functools.cache
+def class_axes(spec: ModelSpec) -> Mapping[str, Sequence[int]]:
     """The tensors that have axes of classes, and which these are.
 
     Found by comparing with the shapes of the same network with another number of classes.

@@ -41,7 +41,7 @@ from fcnseg.progress import EpochEnd, Event, Progress
 from fcnseg.training.step import TrainStep
 from tests.conftest import TINY
 
-QUICK = {**TINY, "width": 8, "crop": (64, 64), "batch": 3, "epochs": 3, "lr": 0.01}
+QUICK = {**TINY, "width": 8, "crop": (64, 64), "batch": 3, "epochs": 2, "lr": 0.01}
 CLOCKED = ("seconds", "images_per_second")
 
 
@@ -60,9 +60,39 @@ def start(
     return train(TrainConfig.make(options), callback)
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A training, its events, and what it logged."""
+
+    result: TrainResult
+    events: list[Event]
+    messages: list[str]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start(folder, tmp_path_factory.mktemp("undisturbed")).run
+def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    events: list[Event] = []
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    logger, handler = logging.getLogger("fcnseg"), Keep()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        result = start(folder, tmp_path_factory.mktemp("undisturbed"), events.append)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    return Told(result, events, messages)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(told: Told) -> Path:
+    return told.result.run
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -100,39 +130,36 @@ def send(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def test_a_run_folder_has_everything(folder: Path, tmp_path: Path) -> None:
-    events: list[Event] = []
-    result = start(folder, tmp_path / "run", events.append)
+def test_a_run_folder_has_everything(folder: Path, told: Told) -> None:
+    result = told.result
     names = {path.name for path in result.run.iterdir()}
     weights = {"best.safetensors", "last.safetensors"}
     assert names == {*weights, "config.toml", "environment.json", "results.csv", "state.pt"}
     table = rows(result.run)
-    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert [row["epoch"] for row in table] == ["1", "2"]
     assert list(table[0])[:2] == ["epoch", "loss"]
     assert "iou star" in table[0]
     assert result.miou == pytest.approx(max(float(row["miou"]) for row in table))
-    assert (result.epochs, result.best) == (3, result.run / "best.safetensors")
+    assert (result.epochs, result.best) == (2, result.run / "best.safetensors")
     stored = TrainConfig.load(result.run / "config.toml")
     assert stored.data == folder.resolve()
     assert stored.crop == (64, 64)
     assert result.as_dict()["run"] == str(result.run)
 
 
-def test_what_is_told_on_the_way(folder: Path, tmp_path: Path, caplog) -> None:
-    caplog.set_level(logging.INFO, "fcnseg")
-    events: list[Event] = []
-    start(folder, tmp_path / "run", events.append)
+def test_what_is_told_on_the_way(told: Told) -> None:
+    events = told.events
     steps = [e for e in events if isinstance(e, Progress) and e.task.startswith("epoch 2")]
     assert [step.done for step in steps] == [3, 6, 8]
     assert set(steps[0].values) == {"loss", "lr", "images/s", "left"}
     assert steps[0].total == 8
     done = [event for event in events if isinstance(event, EpochEnd)]
-    assert [(event.epoch, event.epochs) for event in done] == [(1, 3), (2, 3), (3, 3)]
+    assert [(event.epoch, event.epochs) for event in done] == [(1, 2), (2, 2)]
     assert done[0].best
     assert set(done[0].class_iou) == {"background", "disk", "box", "star"}
     assert {"loss", "miou", "pixel_accuracy", "seconds"} <= set(done[0].values)
     assert {type(event) for event in events} == {Progress, EpochEnd}
-    assert any("fcn4s on tiny" in text for text in caplog.messages)
+    assert any("fcn4s on tiny" in text for text in told.messages)
 
 
 def scored(folder: Path, model: Path, precision: str) -> EvalResult:
@@ -264,7 +291,7 @@ def test_the_seed_decides_everything(folder: Path, undisturbed: Path, tmp_path: 
     assert rows(other.run) != rows(undisturbed)
 
 
-@pytest.mark.parametrize("number", [1, 3, 4, 6, 12], ids=lambda n: f"event{n}")
+@pytest.mark.parametrize("number", [1, 3, 4, 8], ids=lambda n: f"event{n}")
 def test_ctrl_c_anywhere_changes_nothing(
     folder: Path, undisturbed: Path, tmp_path: Path, number: int
 ) -> None:
@@ -277,7 +304,7 @@ def test_ctrl_c_anywhere_changes_nothing(
     assert f"fcnseg train {out} --resume" in caught.value.hint
     assert signal.getsignal(sent) == before
     result = train(TrainConfig.make({"data": out, "resume": True, "device": "cpu"}))
-    assert result.epochs == 3
+    assert result.epochs == 2
     assert_same(out, undisturbed)
 
 
@@ -290,7 +317,7 @@ def test_interrupted_again_and_again(folder: Path, undisturbed: Path, tmp_path: 
         except Interrupted:
             continue
         break
-    assert starts > 4
+    assert starts > 3
     assert_same(out, undisturbed)
 
 
@@ -393,6 +420,7 @@ def test_a_finetuned_run_resumes_without_what_it_started_from(
 ) -> None:
     model = shutil.copy(undisturbed / "last.safetensors", tmp_path / "model.safetensors")
     options = {"data": folder, "finetune": str(model), "epochs": 2, "workers": 0, "batch": 3}
+    options["crop"] = QUICK["crop"]
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(TrainConfig.make({**options, "out": out}), at_event(2, send(signal.SIGINT)))
@@ -433,7 +461,7 @@ def spoil(monkeypatch, steps: set[int], times: int = 99) -> None:
 
     def loss(self, images, labels, normalizers, done: float):
         value, aux = honest(self, images, labels, normalizers, done)
-        step = round(done * 9)
+        step = round(done * 6)
         if step in steps and left[0]:
             left[0] -= 1
             return value * float("nan"), aux
@@ -447,7 +475,7 @@ def test_after_a_loss_that_is_no_number_it_goes_back(
 ) -> None:
     spoil(monkeypatch, {4}, times=1)
     result = start(folder, tmp_path / "run")
-    assert result.epochs == 3
+    assert result.epochs == 2
     told = [text for text in caplog.messages if "number" in text]
     assert told == [
         "The loss is not a number at step 5: back to step 3, with 0.5 times the learning rate."
@@ -483,7 +511,7 @@ def test_when_memory_runs_out_steps_are_computed_in_parts(
 
     monkeypatch.setattr(TrainStep, "_loss", loss)
     result = start(folder, tmp_path / "run")
-    assert result.epochs == 3
+    assert result.epochs == 2
     told = [text for text in caplog.messages if "Memory" in text]
     assert [text.split()[-2] for text in told] == ["2", "3"]
 
@@ -506,11 +534,8 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory(folder: Path, tmp_path: Path, m
         start(folder, tmp_path / "run")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_processes_load_the_same_batches(
-    folder: Path, undisturbed: Path, tmp_path: Path, workers: int
-) -> None:
-    assert_same(start(folder, tmp_path / "run", workers=workers).run, undisturbed)
+def test_processes_load_the_same_batches(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert_same(start(folder, tmp_path / "run", workers=2).run, undisturbed)
 
 
 def test_finetuning_starts_where_the_other_run_ended(
@@ -556,7 +581,7 @@ def test_a_folder_and_options_in_python(folder: Path, undisturbed: Path, tmp_pat
 
     result = fcnseg.train(str(folder), out=tmp_path / "run", **QUICK)
     assert_same(result.run, undisturbed)
-    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert [row["epoch"] for row in result.history] == [1, 2]
     assert result.report["miou"] == pytest.approx(result.miou)
     changed = fcnseg.train(
         TrainConfig.make({**QUICK, "data": folder}), epochs=1, out=tmp_path / "1"
@@ -582,37 +607,6 @@ def test_equal_configs_train_the_same_network(folder: Path, undisturbed: Path, t
     unsaid = {"width": None, "backbone": None, "backbone_weights": "auto"}
     silent = dataclasses.replace(said, **unsaid, out=tmp_path / "silent")
     assert_same(train(silent).run, one.run)  # the checkpoint says the same
-
-
-def test_training_leaves_the_process_as_it_was(folder: Path, tmp_path: Path) -> None:
-    code = f"""
-import os, random
-def state():
-    import numpy, torch, PIL.Image, logging
-    old = os.umask(0); os.umask(old)
-    return dict(
-        environment={{k: v for k, v in os.environ.items() if not k.startswith("OPENCV_")}},
-        umask=old, threads=(torch.get_num_threads(), torch.get_num_interop_threads()),
-        random=(random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()),
-        cudnn=(torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-        dtype=torch.get_default_dtype(), grad=torch.is_grad_enabled(), directory=os.getcwd(),
-        precision=torch.get_float32_matmul_precision(),
-        logging=(logging.getLogger().level, logging.getLogger().handlers[:]),
-    )
-import torch, cv2  # cv2 sets what it wants itself
-before = state()
-import fcnseg
-fcnseg.train({str(folder)!r}, out={str(tmp_path / "run")!r}, **{ {**QUICK, "epochs": 1}!r})
-after = state()
-changed = [name for name in before if before[name] != after[name]]
-assert not changed, [(before[name], after[name]) for name in changed]
-"""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_printed_loss_is_comparable_between_decoders(folder: Path, tmp_path: Path) -> None:

@@ -40,51 +40,64 @@ def child(model, results):
     except Exception as error:
         results.put(repr(error))
 
-image = sample_images((1, 160, 200), seed=3)[0]  # torch has computed in the parent
-if __name__ == "__main__":
-    path, engine, method, used = sys.argv[1:]
-    model = fcnseg.load(path, engine=engine, precision="f32")
-    if used == "used":
-        model(image, probabilities=True)
-    if used == "closed":
-        model(image)
-        again = pickle.loads(pickle.dumps(model))
-        again(image)
-        del again
-        model = Pickled(pickle.dumps(model))
+def in_a_child(method, model):
     context = multiprocessing.get_context(method)
     results = context.Queue()
     process = context.Process(target=child, args=(model, results), daemon=True)
     process.start()
-    print(json.dumps(results.get(timeout=60)))
+    found = results.get(timeout=60)
     process.join(20)
     assert process.exitcode == 0, process.exitcode
+    return found
+
+image = sample_images((1, 160, 200), seed=3)[0]  # torch has computed in the parent
+if __name__ == "__main__":
+    path, engine, *ways = sys.argv[1:]
+    model = fcnseg.load(path, engine=engine, precision="f32")
+    for way in ways:
+        method, state = way.split()
+        if state == "used":
+            model(image, probabilities=True)
+        if state == "closed":
+            model(image)
+            again = pickle.loads(pickle.dumps(model))
+            again(image)
+            del again
+            model = Pickled(pickle.dumps(model))
+        print(json.dumps(in_a_child(method, model)), flush=True)
 """
 
 
-def in_a_child(tmp_path: Path, path: Path, engine: str, method: str, used: str) -> np.ndarray:
-    job = tmp_path / "job.py"
+def in_children(folder: Path, path: Path, engine: str, *ways: str) -> list[np.ndarray]:
+    """The confidence that a child computes in each way: "METHOD STATE" one after the other."""
+    job = folder / "job.py"
     job.write_text(JOB)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(job), str(path), engine, method, used],
+        [sys.executable, "-W", "ignore", str(job), str(path), engine, *ways],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
     assert done.returncode == 0, done.stderr
-    return np.array(json.loads(done.stdout.splitlines()[-1]))
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", '"'))]
+    assert len(found) == len(ways), done.stdout
+    return [np.array(each) for each in found]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.parametrize("used", ["fresh", "used"])
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])
-def test_a_forked_child_computes(random_model, exported_model, tmp_path, engine, used):
+def test_a_child_computes(random_model, exported_model, tmp_path, engine):
+    """Forked before the model was used, and after it; or spawned."""
     skip_without(engine)
     path = random_model if engine == "torch" else exported_model
-    found = in_a_child(tmp_path, path, engine, "fork", used)
+    ways = ["fork fresh", "fork used"] if hasattr(os, "fork") else []
+    if engine in ("torch", "onnxruntime"):
+        ways.append("spawn used")
+    if not ways:
+        pytest.skip("the system has no fork")
     expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    for way, confidence in zip(ways, in_children(tmp_path, path, engine, *ways), strict=True):
+        np.testing.assert_allclose(confidence, expected, atol=1e-4, err_msg=way)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
@@ -93,7 +106,7 @@ def test_a_forked_child_computes_after_a_model_was_closed(exported_model, tmp_pa
     skip_without("openvino")
     if usable_cores() == 1:
         pytest.skip("with one core the child is told that it can't")
-    found = in_a_child(tmp_path, exported_model, "openvino", "fork", "closed")
+    [found] = in_children(tmp_path, exported_model, "openvino", "fork closed")
     assert found.shape == RGB.shape[:2]
     engine = fcnseg.load(exported_model, engine="openvino").engine
     monkeypatch.setattr(openvino, "_opened_in", lambda: os.getpid() + 1)
@@ -103,14 +116,6 @@ def test_a_forked_child_computes_after_a_model_was_closed(exported_model, tmp_pa
     openvino._let_go.set()
     with pytest.raises(OptionError, match="forked"):
         copy.copy(engine)
-
-
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
-def test_a_spawned_child_computes(random_model, exported_model, tmp_path, engine):
-    path = random_model if engine == "torch" else exported_model
-    found = in_a_child(tmp_path, path, engine, "spawn", "used")
-    expected = fcnseg.load(path, engine=engine, precision="f32")(RGB).confidence
-    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino", "opencv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -119,8 +120,9 @@ def in_words(seconds: float) -> str:
     return f"Training takes about {text} on this processor (estimated from its speed)"
 
 
+@functools.cache
 def _speed() -> float:
-    """10^9 operations a second of a float32 matrix product on all cores.
+    """10^9 operations a second of a float32 matrix product on all cores, measured once.
 
     Of the fastest of several: what other programs do meanwhile can slow one down tenfold.
     """
