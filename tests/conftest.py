@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # torch needs it, too
 from hypothesis import settings
 
 from fcnseg.config import TrainConfig
@@ -47,9 +49,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """The environment, so that the processes that tests start see it, too."""
     # Torch's threads spin while they wait, which takes the cores from the other tests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist's order is by the number of tests
     forced = config.getoption("--auto-precision")
     if forced:
         os.environ[AUTO_PRECISION] = forced
+
+
+SLOWEST = (
+    "commands/test_train", "test_distributed_training", "engines/test_forking", "test_readme",
+    "test_examples", "commands/test_export", "test_distributed", "io/test_bands",
+    "exporting/test_int8", "test_process", "test_docs", "commands/test_demo",
+    "commands/test_paper", "serving/test_serve", "exporting/test_web", "models/test_models",
+)  # fmt: skip
+"""Files that take longest. They come first: what begins last decides when the last process ends."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort whole files; within one the order stays."""
+    ranks = {Path(__file__).parent / f"{name}.py": rank for rank, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def skip_without(engine: str) -> None:
@@ -60,6 +79,21 @@ def skip_without(engine: str) -> None:
     module = {"opencv": "cv2", "auto": "torch"}.get(engine, engine)
     if find_spec(module) is None:
         pytest.skip(f"{engine} is not installed")
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills once for all processes of pytest-xdist; only read it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each worker has a folder of its own in it
+    folder, made = root / name, root / f"{name}.made"
+    with FileLock(root / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -172,10 +206,37 @@ def exported_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory)
     from fcnseg.config import ExportConfig
 
     pytest.importorskip("onnxscript")
-    path = tmp_path_factory.mktemp("exported") / "random.onnx"
-    result = export(ExportConfig(model=str(random_model), out=path))
-    path.with_name("export.json").write_text(json.dumps(result.as_dict()), encoding="utf-8")
-    return path
+
+    def make(folder: Path) -> None:
+        result = export(ExportConfig(model=str(random_model), out=folder / "random.onnx"))
+        text = json.dumps(result.as_dict())
+        (folder / "export.json").write_text(text, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "exported", make) / "random.onnx"
+
+
+@pytest.fixture(scope="session")
+def web_page(seen_at_80: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of `--format web` of that one, with the npm package onnxruntime-web.
+
+    The package is that of FCNSEG_ORT_WEB, or empty files of its names.
+    """
+    from fcnseg.commands.export import export
+    from fcnseg.config import ExportConfig
+    from fcnseg.exporting.packages import RUNTIME
+
+    pytest.importorskip("onnxscript")
+
+    def make(folder: Path) -> None:
+        package = Path(os.environ.get("FCNSEG_ORT_WEB", folder / "npm"))
+        if package == folder / "npm":
+            (package / "dist").mkdir(parents=True)
+            for name in RUNTIME:
+                (package / "dist" / name).touch()
+        model = shutil.copy(seen_at_80, folder / "seen.safetensors")
+        export(ExportConfig(model=str(model), format="web", web_runtime=package))
+
+    return made_once(tmp_path_factory, "page", make) / "seen-web"
 
 
 @pytest.fixture(scope="session")

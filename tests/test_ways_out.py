@@ -114,8 +114,8 @@ def test_an_exported_file_is_used_as_the_hint_says(
 ) -> None:
     if form == "onnx":
         pytest.importorskip("onnxscript")
-    result = export(ExportConfig.make({"model": str(random_model), "format": form,
-                                       "out": tmp_path}))  # fmt: skip
+    options = {"model": str(random_model), "format": form, "out": tmp_path, "size": (48, 64)}
+    result = export(ExportConfig.make(options))
     show_export(result)
     said = capsys.readouterr().out
     assert use in said

@@ -353,7 +353,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     pytest.importorskip("onnxscript")
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
-    result = export(ExportConfig(model=str(trained), out=file))
+    result = export(ExportConfig(model=str(trained), out=file, size=(64, 64)))
     assert result.parity is not None
     assert result.parity.holds
     return file

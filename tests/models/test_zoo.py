@@ -54,7 +54,7 @@ def test_an_export_does_not_go_into_the_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = export(ExportConfig(model="nuclei"))
+    result = export(ExportConfig(model="nuclei", size=(64, 64)))
     assert result.path == Path("nuclei.onnx")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["nuclei.onnx", "nuclei.parity.json"]
