@@ -66,11 +66,24 @@ def run(folder: Path, *arguments: str | Path) -> tuple[int, bytes, bytes]:
     return whole(status, *written)
 
 
+THEN = "then"
+
+ALONE = f"""
+import sys
+from itertools import groupby
+from fcnseg.cli.app import app
+from fcnseg.cli.console import run
+for between, words in groupby(sys.argv[1:], "{THEN}".__eq__):
+    if not between and (status := run(app, [*words])):
+        sys.exit(status)
+"""
+
+
 def run_alone(folder: Path, *arguments: str | Path, **environment: str) -> tuple[int, bytes, bytes]:
-    """The same in a process of its own, which knows another environment."""
+    """The same in a process of its own, which knows another environment; THEN parts commands."""
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "fcnseg", *arguments],
+        [sys.executable, "-c", ALONE, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root), **environment},
         capture_output=True,
@@ -378,14 +391,15 @@ def test_names_beyond_the_locale(tmp_path: Path, random_model: Path, drawn_clip:
     shutil.copy(drawn_clip, tmp_path / "ö 木" / "ü.mp4")
     model = shutil.copy(random_model, tmp_path / "ñ.safetensors")
     (tmp_path / "list.txt").write_text("ö 木/é.png\n", encoding="utf-8")
-    for arguments in (
-        ("infer", "list.txt", "-m", model, "-o", "listed"),
-        ("infer", "ö 木", "-m", model, "-o", "ö", "--limit", "2"),
-        ("infer", "ö 木/é.png", "-m", model, "-o", "ö.png", "--json"),
-        ("viz", "ö 木/é.png", "-m", model, "-o", "v"),
-    ):
-        status, said, told = run_alone(tmp_path, *arguments, **ASCII)
-        assert status == 0, told
-        assert (said + told).isascii()
+    status, said, told = run_alone(
+        tmp_path,
+        *("infer", "list.txt", "-m", model, "-o", "listed", THEN),
+        *("infer", "ö 木", "-m", model, "-o", "ö", "--limit", "2", THEN),
+        *("infer", "ö 木/é.png", "-m", model, "-o", "ö.png", "--json", THEN),
+        *("viz", "ö 木/é.png", "-m", model, "-o", "v"),
+        **ASCII,
+    )
+    assert status == 0, told
+    assert (said + told).isascii()
     assert (tmp_path / "ö" / "labels" / "é.png").is_file()
     assert (tmp_path / "ö.png").is_file()
