@@ -13,7 +13,7 @@ import pytest
 from fcnseg.errors import MediaError
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources import stdin as piped
-from fcnseg.io.sources.damage import find_damage
+from fcnseg.io.sources.damage import damage_in, find_damage
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter, left_out_of
 
@@ -211,6 +211,45 @@ def test_a_cut_file_says_after_which_frame(tmp_path, suffix):
     images, trouble = frames_of(path)
     assert 5 < len(images) < 40
     assert end_said(suffix, len(images)) in trouble
+
+
+RAW = {
+    "h264": "libx264",
+    "m2v": "mpeg2video",
+    "mjpeg": "mjpeg",
+    "m4v": "mpeg4",
+    "mxf": "mpeg2video",
+}
+
+
+@pytest.mark.parametrize("suffix", RAW)
+def test_a_cut_stream_without_a_container_says_so(tmp_path, suffix):
+    pixels = "yuvj420p" if suffix == "mjpeg" else "yuv420p"
+    path = encode(tmp_path / f"a.{suffix}", RAW[suffix], 8, pixels)
+    assert (len(frames_of(path)[0]), frames_of(path)[1]) == (8, "")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - (3 if suffix != "m4v" else 30)])
+    images, trouble = frames_of(path)
+    assert trouble == f"it ends after frame {len(images) - 1}, cut short"
+
+
+@pytest.mark.parametrize(
+    ("data", "whole"),
+    [(b"\x12\0\x0a\x81\1" + bytes(129), 134), (b"\x1f\7\0\x3f" + bytes(239_996), 240_000)],
+    ids=["av1", "dv"],
+)
+def test_lengths_within_coded_streams(data, whole):
+    assert damage_in(data) is None
+    assert damage_in(data[:-3]) == whole - 3
+
+
+def test_packets_lost_on_the_way_are_said_and_joined_recordings_are_whole(tmp_path):
+    data = encode(tmp_path / "a.ts", g="20").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(data + data)
+    images, trouble = frames_of(tmp_path / "joined.ts")
+    assert (len(images), trouble) == (80, "")
+    middle = len(data) // 3 // 188 * 188
+    (tmp_path / "lost.ts").write_bytes(data[:middle] + data[middle + 3 * 188 :])
+    assert "frames may be missing there" in frames_of(tmp_path / "lost.ts")[1]
 
 
 def test_cut_raw_frames_with_a_header_say_so(tmp_path):

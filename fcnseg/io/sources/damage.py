@@ -8,6 +8,7 @@ structure say nothing.
 from __future__ import annotations
 
 import functools
+import itertools
 import mmap
 import struct
 from collections.abc import Callable, Generator
@@ -60,6 +61,8 @@ def damage_in(data: mmap.mmap | bytes) -> int | None:
     """The same for the bytes of a file."""
     if data[:4] == b"YUV4":
         return _in_y4m(data)
+    if data[:3] == b"\xff\xd8\xff":  # MJPEG without a container
+        return None if data[-_HEAD:].rstrip(b"\0").endswith(b"\xff\xd9") else len(data)
     if steps := _steps_of(data[:_HEAD]):
         return _walk(steps, data)
     if data[: len(_NUT)] == _NUT:
@@ -146,8 +149,7 @@ def _walk(steps: Steps, data: mmap.mmap | bytes) -> int | None:
         return None if end.value in (len(data), _UNKNOWN) else len(data)
 
 
-_UNKNOWN = -1
-"""Returned by what can't tell where the end should be."""
+_UNKNOWN = -1  # returned by what can't tell where the end should be
 
 
 def _in_matroska() -> Steps:
@@ -291,6 +293,34 @@ def _in_packets(data: mmap.mmap | bytes, size: int, sync: int) -> int | None:
     return len(data) if len(data) % size else None
 
 
+def _in_obus() -> Steps:
+    """AV1 without a container: units that say their length."""
+    at = 0
+    while (head := (yield at, 10)) and head[0] & 2:
+        first = at + (2 if head[0] & 4 else 1)
+        sizes = [*itertools.takewhile(lambda byte: byte & 0x80, head[first - at :])]
+        sizes += head[first - at + len(sizes) :][:1] or b"\1"
+        at = first + len(sizes) + sum((size & 127) << 7 * n for n, size in enumerate(sizes))
+    return _UNKNOWN if head else at
+
+
+def _in_dv() -> Steps:
+    """Raw DV: frames of one size, which the fourth byte tells."""
+    at, size = 0, 144_000 if (yield 3, 1) >= b"\x80" else 120_000
+    while (yield at, 1):
+        at += size
+    return at
+
+
+def _in_mxf() -> Steps:
+    """Keys of 16 bytes, each with its value's length."""
+    at = 0
+    while len(head := (yield at, 25)) > 16:
+        end = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
+        at += end + int.from_bytes(head[17:end] or head[16:17], "big")
+    return at + (17 if head else 0)
+
+
 def _in_y4m(data: mmap.mmap | bytes) -> int | None:
     """A line that says what the frames are, then a line and as many bytes for each of them."""
     at = data.find(b"\n") + 1
@@ -314,7 +344,7 @@ def _without_index(tail: bytes, length: int) -> int | None:
 
 _MARKS: dict[bytes, Callable[[], Steps]] = {
     _EBML: _in_matroska, b"RIFF": _in_riff, b"DKIF": _in_ivf, b"FLV\x01": _in_flv,
-    b"OggS": _in_ogg, b"\0\0\1\xba": _in_program_stream,
-    _ASF: _in_asf,
+    b"OggS": _in_ogg, b"\0\0\1\xba": _in_program_stream, _ASF: _in_asf,
+    b"\x12\0\x0a": _in_obus, b"\x1f\x07\0": _in_dv, b"\x06\x0e\x2b\x34": _in_mxf,
 }  # fmt: skip
 """First bytes of a file -> what goes through it."""

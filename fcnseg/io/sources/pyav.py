@@ -15,17 +15,19 @@ from array import array
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
 from fcnseg.io.content.profiles import HDR
-from fcnseg.io.sources.damage import PipedFraming, damage_in, find_damage
+from fcnseg.io.sources.damage import damage_in, find_damage
 from fcnseg.io.sources.reader import (
     USUAL_RATE,
     FrameReader,
+    Losses,
+    Readable,
     no_video,
     rate_of,
     readable_name,
@@ -40,21 +42,6 @@ _CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats with nothing after the last fr
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
 _COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-
-
-class Readable(Protocol):
-    """What PyAV reads from.
-
-    total: how many bytes it has given so far; framing: what they say of their own length;
-    is_over: whether there are no more.
-    """
-
-    total: int
-    framing: PipedFraming
-    is_over: bool
-
-    def read(self, count: int) -> bytes:
-        """At least one byte and at most `count`; b"" at the end."""
 
 
 class _UndecodableError(Exception):
@@ -101,6 +88,7 @@ class PyavReader(FrameReader):
         self.aspect = Fraction(self._video.sample_aspect_ratio or 1) or Fraction(1)
         self._packets = 0
         self._end = 0  # where the last packet ends
+        self._losses = Losses()
         self._gaps: list[int | None] = []  # the time stamps of broken frames
         self._places = array("q")  # where each packet stands in the file
         self._stamps: list[
@@ -163,12 +151,13 @@ class PyavReader(FrameReader):
             return f"it ends after frame {self.index}, cut short" if self._is_cut_pipe() else ""
         if "://" in str(self._source):
             return ""
-        place = self._damaged_at
-        if place is None:
-            return ""
-        last = bisect.bisect_left(self._places, place) - 1
-        if last >= len(self._places) - 1:
+        place, last = self._damaged_at, self._losses.packet
+        if place is not None:
+            last = bisect.bisect_left(self._places, place) - 1
+        if self._is_torn or (last is not None and last >= len(self._places) - 1):
             return f"it ends after frame {self.index}, cut short"
+        if last is None:
+            return ""
         return f"the file is damaged after frame {last}; frames may be missing there"
 
     def _is_cut_pipe(self) -> bool:
@@ -178,8 +167,12 @@ class PyavReader(FrameReader):
             return damage_in(source.getvalue()) is not None
         if isinstance(source, str):
             return False
-        within = self.container_name in _CLOSED and source.total > self._end
+        within = self._is_torn or (self.container_name in _CLOSED and source.total > self._end)
         return within or (source.is_over and source.framing.is_cut)
+
+    @property
+    def _is_torn(self) -> bool:
+        return self._losses.is_torn("" if self.has_times else self._decoder.name)
 
     @functools.cached_property
     def _damaged_at(self) -> int | None:
@@ -281,7 +274,7 @@ class PyavReader(FrameReader):
             pass
         self._file.close()
         self._open(threads=1)
-        self._packets = 0
+        self._packets, self._losses = 0, Losses()
         del self._places[:], self._stamps[:]
         yield from itertools.islice(
             deinterlaced(self._attempt(), self._video.time_base), given, None
@@ -296,6 +289,7 @@ class PyavReader(FrameReader):
                 for frame in self._decoder.decode(packet):
                     if self._stamps:
                         frame.pts = heapq.heappop(self._stamps)
+                    self._losses.note_frame(frame)
                     yield frame
             except self._av.FFmpegError:
                 if self._threads != 1 and not self._is_pipe:
@@ -319,6 +313,7 @@ class PyavReader(FrameReader):
                         before = self._places[-1] if self._places else 0
                         self._places.append(before if packet.pos is None else packet.pos)
                         self._end = self._places[-1] + packet.size
+                        self._losses.note_packet(packet)
                         yield packet
                 break
             except (self._av.FFmpegError, IndexError) as error:  # of a stream that is not listed

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
 from fcnseg.io.encoders import has_pyav
+from fcnseg.io.sources.damage import PipedFraming
 
 _FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate
 
@@ -107,6 +108,61 @@ class FrameReader(ABC):
         if not said and (damage := self.damage()):
             said.append(damage)
         return "; ".join(said)
+
+
+class Readable(Protocol):
+    """What PyAV reads from.
+
+    total: how many bytes it has given so far; framing: what they say of their own length;
+    is_over: whether there are no more.
+    """
+
+    total: int
+    framing: PipedFraming
+    is_over: bool
+
+    def read(self, count: int) -> bytes:
+        """At least one byte and at most `count`; b"" at the end."""
+
+
+_REORDERED = 4
+"""Frames at the end of a video, of which any may be the one that is coded last."""
+
+_TO_KEY = 4
+"""Packets from where a recording's count breaks to the key frame of the next one, joined to it."""
+
+_ONE_FRAME_A_PACKET = {"hevc", "av1", "libdav1d"}
+
+
+class Losses:
+    """What FFmpeg says of parts that are missing, which it passes over.
+
+    packet: the number of one before which others are missing; None for nothing known.
+    """
+
+    def __init__(self) -> None:
+        self.packet: int | None = None
+        self._packets = self._frames = 0
+        self._concealed = -2 * _REORDERED
+
+    def note_packet(self, packet: Any) -> None:
+        """The next packet: it says whether some are missing, as where another recording begins."""
+        if packet.is_keyframe and self.packet is not None and self._packets - self.packet < _TO_KEY:
+            self.packet = None
+        elif packet.is_corrupt and self.packet is None:
+            self.packet = self._packets
+        self._packets += 1
+
+    def note_frame(self, frame: Any) -> None:
+        """The next frame, some of which may be made up."""
+        if frame.is_corrupt:
+            self._concealed = self._frames
+        self._frames += 1
+
+    def is_torn(self, decoder: str) -> bool:
+        """After the last: whether its picture was not all there; decoder: of a raw stream."""
+        lost = decoder in _ONE_FRAME_A_PACKET and self._packets > self._frames
+        return lost or self._concealed >= self._frames - _REORDERED
 
 
 class NoVideoError(MediaError):
