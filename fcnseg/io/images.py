@@ -31,6 +31,7 @@ from fcnseg.io.content import (
 )
 from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.pixels import (
+    decode_bit_fields,
     decode_heif,
     decode_netpbm,
     decode_npy,
@@ -110,6 +111,8 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
     if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
         return None, None  # OpenCV leaves out an image that stands before the animation
+    if (fields := decode_bit_fields(data)) is not None:
+        return fields, None
     pixels = decode_array(data)
     if is_tiff(data):
         return decode_tiff(data, pixels, name)

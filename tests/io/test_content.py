@@ -148,6 +148,28 @@ def test_what_opencv_can_not_decompress_is_not_black(compression):
     assert np.array_equal(decode_bands(data, "it").pixels, expected)
 
 
+@pytest.mark.parametrize("shift", [0, 4], ids=["8bit", "12bit"])
+def test_jpegs_that_opencv_and_pillow_do_not_know(shift):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    deep = COLORS.astype(np.uint16 if shift else np.uint8) << shift
+    assert np.abs(decode_image(imagecodecs.jpegls_encode(deep)).astype(int) - COLORS).max() <= 1
+    if shift:
+        data = imagecodecs.jpeg_encode(deep, level=97, bitspersample=12)
+        expected = np.rint(imagecodecs.jpeg_decode(data) * (255 / 4095))
+        assert np.abs(decode_image(data) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("top", [1, -1])
+@pytest.mark.parametrize("opacity", [0, 0xFF000000])
+def test_a_bmp_says_where_its_colors_are(top, opacity):
+    """Red in the lowest byte; the highest is opacity only where the header says so."""
+    masks = struct.pack("<4I", 0xFF, 0xFF00, 0xFF0000, opacity)
+    head = struct.pack("<IiiHHIIiiII", 56, WIDE, -top * HIGH, 1, 32, 3, 0, 0, 0, 0, 0) + masks
+    pixels = np.dstack([COLORS, ALPHA])[::top].tobytes()
+    data = b"BM" + struct.pack("<IHHI", 70 + len(pixels), 0, 0, 70) + head + pixels
+    assert np.array_equal(decode_image(data), over_white(COLORS, ALPHA) if opacity else COLORS)
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16", "planes", "five"])
 def test_a_tiff_is_upright_whoever_decodes_it(orientation, kind):

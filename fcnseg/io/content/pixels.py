@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,13 @@ from fcnseg.io.content.profiles import coded_colors, shown_colors, to_srgb
 _MOST_BANDS = 16
 
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+
+_JPEG_FRAME = re.compile(
+    rb"\xff(?P<kind>[\xc0-\xc2\xf7])..(?P<bits>[\2-\x10]).{4}(?P<components>[\1-\4])", re.DOTALL
+)
+"""A JPEG's frame header; 0xf7 is JPEG-LS."""
+
+_SEARCHED = 1 << 18  # bytes from the beginning, in which it stands
 
 _STILL_CONTAINERS = ("_pipe", "image2")
 """How FFmpeg's names of formats that are one image end, or begin."""
@@ -187,10 +195,11 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
 def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
     """(H, W, C) grey or RGB(A) values of an image that Pillow does not know; None for no image.
 
-    uint8, uint16 or float32. MissingExtra where JPEG XL's decoder is needed.
+    uint8, uint16 or float32. MissingExtra where the decoder of JPEG XL, JPEG-LS or a JPEG of 12
+    bits is needed.
     """
-    if data.startswith(_JPEG_XL):
-        return _decode_jpeg_xl(data, name)
+    if how := _by_imagecodecs(data):
+        return _decode_other(data, name, how)
     try:
         import av
     except ImportError:
@@ -223,15 +232,61 @@ def _values(frame: Any) -> NDArray[np.generic]:
     return values.reshape(*values.shape[:2], -1)
 
 
-def _decode_jpeg_xl(data: bytes, name: str) -> NDArray[np.generic]:
+def _by_imagecodecs(data: bytes) -> tuple[str, str, int] | None:
+    """What decodes an image that FFmpeg misreads, what it is, and the bits of its values."""
+    if data.startswith(_JPEG_XL):
+        return "jpegxl_decode", "a JPEG XL image", 16
+    frame = _JPEG_FRAME.search(data, 0, _SEARCHED) if data[:2] == b"\xff\xd8" else None
+    if frame is None:
+        return None
+    if frame["kind"] == b"\xf7":
+        return "jpegls_decode", "a JPEG-LS image", frame["bits"][0]
+    if frame["bits"] == b"\x0c" and frame["components"] != b"\1":
+        return "jpeg_decode", "a JPEG of 12 bits", 12
+    return None
+
+
+def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[np.generic]:
+    decoder, kind, bits = how
     try:
-        from imagecodecs import jpegxl_decode
+        import imagecodecs
     except ImportError:
-        raise MissingExtra(f"Reading {name}, a JPEG XL image,", "images") from None
+        raise MissingExtra(f"Reading {name}, {kind},", "images") from None
     try:
-        values = np.asarray(jpegxl_decode(data))
+        values = np.asarray(getattr(imagecodecs, decoder)(data))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{name} is not a whole image: {error}.") from None
     if values.ndim == 4:  # an animation: its first frame
         values = values[0]
+    if values.dtype == np.uint16 and bits < 16:
+        most = (1 << bits) - 1
+        values = ((values.astype(np.uint32) * 65535 + most // 2) // most).astype(np.uint16)
     return values[:, :, None] if values.ndim == 2 else values
+
+
+def decode_bit_fields(data: bytes) -> NDArray[np.generic] | None:
+    """A BMP of 16 or 32 bits whose header says where each colour's bits are, as BGR or BGRA.
+
+    None for other files, and for what is not whole. Opacity that is 0 everywhere is none.
+    """
+    if data[:2] != b"BM" or len(data) < 70:
+        return None
+    start, size, width, height, _, bits, method = struct.unpack_from("<10xIIiiHHI", data)
+    rows, step = abs(height), (width * bits // 8 + 3) // 4 * 4
+    whole = width > 0 and rows > 0 and start + rows * step <= len(data)
+    if size < 40 or method not in (3, 6) or bits not in (16, 32) or not whole:
+        return None
+    masks = list(struct.unpack_from("<4I", data, 54))
+    if size < 56 and method == 3:
+        masks[3] = 0
+    if not all(masks[:3]):
+        return None
+    lines = np.frombuffer(data, np.uint8, rows * step, start).reshape(rows, step)
+    stored = np.ascontiguousarray(lines[:: 1 if height < 0 else -1]).view(f"<u{bits // 8}")
+    channels = []
+    for mask in (masks[2], masks[1], masks[0], masks[3]):
+        low = (mask & -mask).bit_length() - 1 if mask else 0
+        values = (stored[:, :width].astype(np.uint64) & np.uint64(mask)) >> np.uint64(low)
+        most = max(mask >> low, 1)
+        channels.append(((values * 255 + most // 2) // most).astype(np.uint8))
+    return np.dstack(channels if channels[3].any() else channels[:3])
