@@ -3,8 +3,10 @@
     python benchmarks/many_classes.py [--size 480 640] [--rounds 5]
 
 Scores of a stride of 8 as networks give them (neighbours are alike), of 2 to 150 classes, by turns:
-fcnseg's way, every class upsampled in each square with several, and all logits with argmax. Prints
-processor milliseconds, the least of the rounds, and whether the labels are the same.
+fcnseg's way, every class upsampled in each square with several, and all logits with argmax; then
+the part of an exported file that makes the output `labels` of `scores`, and all logits with ArgMax,
+in ONNX Runtime; and the former in OpenVINO where it is installed. One thread. Prints processor
+milliseconds, the least of the rounds, and the least share of labels that are those of all logits.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 import torch.nn.functional as F
 
 from fcnseg.engines import argmax
 from fcnseg.engines.argmax import ScoreGrid, argmax_labels
+from fcnseg.engines.openvino import import_openvino
+from fcnseg.exporting.labels import labels_model
 from fcnseg.models.backbones import upsample
 
 FACTOR, SHIFT = 8, 3.5
@@ -32,20 +39,19 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     size = (chosen.size[0], chosen.size[1])
-    print("| classes | fcnseg | every class in mixed squares | all logits | same labels |")
-    print("|---|---|---|---|---|")
+    ways = {**WAYS, **in_files()}
+    print(f"| classes | {' | '.join(ways)} | labels equal to those of all logits |")
+    print("|---" * (len(ways) + 2) + "|")
     for classes in (2, 11, 21, 60, 150):
         make = torch.Generator().manual_seed(classes)
         coarse = torch.randn(1, classes, 12, 16, generator=make) * 4
         scores = F.interpolate(coarse, (size[0] // FACTOR, size[1] // FACTOR), mode="bicubic")
-        runs = [[timed(way, scores, size) for way in WAYS] for _ in range(chosen.rounds)]
+        runs = [[timed(way, scores, size) for way in ways.values()] for _ in range(chosen.rounds)]
         times = np.array([[seconds for seconds, _ in run] for run in runs])
-        labels = [found for _, found in runs[0]]
+        labels = dict(zip(ways, (found for _, found in runs[0]), strict=True))
         least = " | ".join(f"{1000 * one:.1f}" for one in times.min(axis=0))
-        same = (
-            f"{np.array_equal(labels[0], labels[1])}, {100 * (labels[0] == labels[2]).mean():.3f}"
-        )
-        print(f"| {classes} | {least} | {same} % of all logits' |")
+        same = min((found == labels[ALL]).mean() for found in labels.values())
+        print(f"| {classes} | {least} | {100 * same:.3f} % |")
 
 
 Size = tuple[int, int]
@@ -60,16 +66,68 @@ def with_few(few: int, scores: torch.Tensor, size: Size) -> np.ndarray:
         argmax._FEW = before
 
 
-WAYS: tuple[Callable[[torch.Tensor, Size], np.ndarray], ...] = (
-    lambda scores, size: with_few(argmax._FEW, scores, size),
-    lambda scores, size: with_few(255, scores, size),
-    lambda scores, size: argmax_labels(upsample(scores, FACTOR, SHIFT, size))[0][0],
-)
+Way = Callable[[torch.Tensor, Size], np.ndarray]
+
+ALL = "all logits"
+
+WAYS: dict[str, Way] = {
+    "fcnseg": lambda scores, size: with_few(argmax._FEW, scores, size),
+    "every class in mixed squares": lambda scores, size: with_few(255, scores, size),
+    ALL: lambda scores, size: argmax_labels(upsample(scores, FACTOR, SHIFT, size))[0][0],
+}
+
+EVERY_CLASS = """
+labels (float[N, K, h, w] scores, uint8[batch, height, width, C] images)
+    => (uint8[batch, height, width] labels)
+{
+    start = Shape <start = 0, end = 2> (scores)
+    size = Shape <start = 1, end = 3> (images)
+    sizes = Concat <axis = 0> (start, size)
+    logits = Resize <mode = "linear"> (scores, , , sizes)
+    best = ArgMax <axis = 1, keepdims = 0> (logits)
+    labels = Cast <to = 2> (best)
+}
+"""
 
 
-def timed(
-    way: Callable[[torch.Tensor, Size], np.ndarray], scores: torch.Tensor, size: Size
-) -> tuple[float, np.ndarray]:
+def in_files() -> dict[str, Way]:
+    """The ways of exported files, with the engines that are installed."""
+    opset = [onnx.helper.make_opsetid("", 20)]
+    every = onnx.helper.make_model(onnx.parser.parse_graph(EVERY_CLASS), opset_imports=opset)
+    some = labels_model(ScoreGrid(FACTOR, SHIFT), every)
+    for model in (every, some):
+        model.ir_version = 10
+    files = {"file": some, "file, all logits": every}
+    ways = {f"{name}, ONNX Runtime": in_onnxruntime(model) for name, model in files.items()}
+    if find_spec("openvino") is not None:
+        ways["file, OpenVINO"] = in_openvino(some)
+    return ways
+
+
+def in_onnxruntime(model: onnx.ModelProto) -> Way:
+    """A model's labels, in one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda scores, size: session.run(None, inputs(scores, size))[0][0]
+
+
+def in_openvino(model: onnx.ModelProto) -> Way:
+    """The same in OpenVINO."""
+    core = import_openvino().Core()
+    part = core.read_model(model.SerializeToString())
+    compiled = core.compile_model(part, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    return lambda scores, size: np.array(compiled(inputs(scores, size))[0][0])
+
+
+def inputs(scores: torch.Tensor, size: Size) -> dict[str, np.ndarray]:
+    """Of the graphs: only the size of the images counts."""
+    return {"scores": scores.numpy(), "images": np.zeros((1, *size, 3), np.uint8)}
+
+
+def timed(way: Way, scores: torch.Tensor, size: Size) -> tuple[float, np.ndarray]:
     """Processor seconds, and labels."""
     begin = time.process_time()
     labels = way(scores, size)

@@ -68,7 +68,7 @@ class ScoreGrid:
             some = slice(start, start + _BLOCK)
             squares[rows[some], :, columns[some]] = self._between(scores, rows[some], columns[some])
         full = squares.reshape(len(corner) * factor, -1)
-        cut = before * (factor - self._first)
+        cut = before * (factor - self.first)
         return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
 
     def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
@@ -83,18 +83,18 @@ class ScoreGrid:
     def _of_few(self, corners: Floats) -> Labels:
         """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
         # Products and sums: a product of matrices wakes BLAS's threads, which then spin.
-        far = self._far[:, None]
+        far = self.far[:, None]
         one, two, three, four = corners[:, :, None]  # (K, 1, M)
         above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
         labels = np.empty((corners.shape[2], self.factor, self.factor), np.uint8)
-        for row, weight in enumerate(self._far):
+        for row, weight in enumerate(self.far):
             logits = above * (1 - weight) + below * weight  # (K, factor, M)
             labels[:, row] = argmax_over_classes(logits)[0].T
         return labels
 
     def _of_many(self, corners: Floats) -> Labels:
         """The same, to the bit; only classes that can win in a square are upsampled there."""
-        possible, far = can_win(corners), self._far
+        possible, far = can_win(corners), self.far
         best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
         labels = np.zeros(best.shape, np.uint8)
         for index in np.flatnonzero(possible.any(axis=1)):
@@ -108,14 +108,14 @@ class ScoreGrid:
         return labels
 
     @property
-    def _first(self) -> int:
+    def first(self) -> int:
         """The first pixel at or after element 0."""
         return math.ceil(self.shift)
 
     @cached_property
-    def _far(self) -> Floats:
+    def far(self) -> Floats:
         """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
-        pixels = self._first - self.shift + np.arange(self.factor)
+        pixels = self.first - self.shift + np.arange(self.factor)
         return np.asarray(pixels / self.factor, np.float32)
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcnseg.engines.exported import LABELS
+from fcnseg.engines.exported import LABELS, SCORES
+from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
+from fcnseg.exporting.labels import labels_model
 from fcnseg.exporting.parity import sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import KEY, Checkpoint
+from fcnseg.models.networks import build_empty
 
 _INSIDE = "network."
 """Names of the network's input and outputs begin so where they are not the file's."""
@@ -70,6 +73,8 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
     images = example(options.size, checkpoint.preprocess.bands)
     free = options.size is None
     names = [value.name for value in model.graph.output]
+    if SCORES in names and options.size is None:
+        return _with_labels(model, checkpoint)
     inside = [f"{_INSIDE}{name}" for name in names]
     parts = [_renamed(model, {name: f"{_INSIDE}{name}" for name in names}, "1.")]
     if before is not None:
@@ -88,6 +93,21 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
     outputs = {value.name: value.name for value in last.graph.output}
     kept = outputs | {name: name for name in inside}
     return _joined([*parts, _renamed(last, kept, "2.")])
+
+
+def _with_labels(model: Any, checkpoint: Checkpoint) -> Any:
+    """The model with labels of its scores, of which only some classes are upsampled in each square.
+
+    For free sizes: graphs of one size are for programs that want every length known (TensorRT).
+    """
+    grid = score_grid_of(build_empty(checkpoint.spec))
+    assert grid is not None  # or there were no scores
+    last = labels_model(grid, model)
+    outputs = [*model.graph.output, *last.graph.output]
+    joined = _joined([model, _renamed(last, {SCORES: SCORES, LABELS: LABELS}, "labels.")])
+    joined.graph.ClearField("output")
+    joined.graph.output.extend(outputs)
+    return joined
 
 
 _FREE = {0: "batch", 1: "height", 2: "width"}

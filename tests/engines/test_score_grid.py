@@ -49,6 +49,30 @@ def test_labels_are_those_of_the_logits(place, height, width, classes, seed):
     assert (found != wanted).mean() <= 1e-3
 
 
+@pytest.mark.parametrize("place", [(2, 0.5), (4, 3), (8, 0)])
+def test_labels_in_an_onnx_file_are_those_of_the_logits(place):
+    """The graph that upsamples only classes that can win, whatever their number in a square."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from fcnseg.exporting.labels import labels_model
+
+    like = onnx.helper.make_model(
+        onnx.GraphProto(), opset_imports=[onnx.helper.make_opsetid("", 20)]
+    )
+    model = labels_model(ScoreGrid(*place), like)
+    model.ir_version = 10
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    noise = torch.randn(2, 40, 5, 6, generator=torch.Generator().manual_seed(0))
+    whole_numbers = noise[:1].round()  # ties
+    for scores in (noise, whole_numbers, smooth(7, 9, classes=30), noise[:1, :2, :1, :1]):
+        height, width = (place[0] * length - 1 for length in scores.shape[2:])
+        images = np.zeros((len(scores), height, width, 3), np.uint8)
+        found = session.run(["labels"], {"scores": scores.numpy(), "images": images})[0]
+        wanted = [by_logits(one[None], *place, (height, width)) for one in scores]
+        assert found.dtype == np.uint8
+        assert found.shape == images.shape[:3]
+        assert (found != np.stack(wanted)).mean() <= 1e-3
+
+
 def test_noise_without_two_equal_neighbours(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 100)  # several blocks, the last one not full
     scores = torch.randn(1, 6, 19, 23, generator=torch.Generator().manual_seed(1))
