@@ -90,6 +90,20 @@ def test_the_fastest_wins_and_is_remembered(
     assert len(notes) == 2
 
 
+def test_the_engine_for_an_int8_file_is_measured_for_many_frames(tmp_path, monkeypatch):
+    speeds, record = {"onnxruntime": 1.0, "openvino": 2.0}, tmp_path / "engines/record.json"
+    opened = lambda _file, name, device: (name, None)  # noqa: E731
+    monkeypatch.setattr(fastest_engine, "_installed", lambda: dict.fromkeys(speeds, "1"))
+    monkeypatch.setattr(fastest_engine, "open_exported", opened)
+    monkeypatch.setattr(fastest_engine, "_frames_a_second", lambda engine, _bands: speeds[engine])
+    choose = fastest_engine.fastest_for_file
+    assert choose(tmp_path / "a.onnx", record, 1) == "onnxruntime"
+    assert choose(tmp_path / "a.onnx", record, 1000) == "openvino"
+    assert choose(tmp_path / "a.onnx", record, 1) == "openvino"
+    speeds["onnxruntime"] = 3.0
+    assert choose(tmp_path / "b.onnx", record.with_name("b.json"), 1000) == "onnxruntime"
+
+
 def test_an_engine_with_other_outputs_can_not_win(random_model, cache, quick, monkeypatch):
     class Wrong(OnnxEngine):
         def forward(self, images):

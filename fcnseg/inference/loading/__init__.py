@@ -247,9 +247,17 @@ def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoi
         path, name, device=options.device, precision=options.precision, parallel=options.parallel
     )
     automatic = options.engine == "auto" and name != "openvino" and engine.device == "cpu"
-    if engine.precision == "int8" and automatic and find_spec("openvino") is not None:
-        return _open_exported(path, replace(options, engine="openvino"))  # the fastest in int8
-    return engine, header
+    if engine.precision != "int8" or not automatic or find_spec("torch") is None:
+        return engine, header
+    from fcnseg.inference.loading.fastest import fastest_for_file
+
+    record = _kept(path).with_suffix(".json")
+    fastest = fastest_for_file(path, record, options.frames, header.preprocess.bands)
+    return (
+        (engine, header)
+        if fastest == name
+        else _open_exported(path, replace(options, engine=fastest))
+    )
 
 
 def _open_fastest(

@@ -19,6 +19,9 @@ from fcnseg.io.images import write_bytes
 OTHERS: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 """The engines that may be faster than torch; each needs the package of its name."""
 
+WORTH_MEASURING = 100
+"""Frames from which on the engines for a file are timed, which takes some seconds (once)."""
+
 SIZE = (360, 480)
 
 SECONDS = 1.0
@@ -62,6 +65,28 @@ def fastest_engine(
         )
         if parity.holds:
             fps[name] = _frames_a_second(engine, bands)
+    return _recorded(fps, record)
+
+
+def fastest_for_file(
+    file: Path, record: Path, frames: int, bands: Bands | None = None
+) -> EngineName:
+    """The fastest engine for an int8 file: as recorded or, for many frames, measured now.
+
+    Which one it is depends on the network and the processor (benchmarks/export_precisions.py).
+    Where that is not known, ONNX Runtime if it is installed, in which the export measured the file.
+    """
+    installed: list[EngineName] = list(_installed()) or ["opencv"]
+    if len(installed) == 1:
+        return installed[0]
+    name = recorded_fastest(record)
+    if name is None and frames >= WORTH_MEASURING:
+        opened = {one: open_exported(file, one, device="cpu")[0] for one in installed}
+        return _recorded({one: _frames_a_second(opened[one], bands) for one in opened}, record)
+    return name if name in installed else installed[0]
+
+
+def _recorded(fps: dict[EngineName, float], record: Path) -> EngineName:
     fastest = max(fps, key=lambda name: fps[name])
     found = {"fastest": fastest, "fps": fps, "installed": _installed()}
     write_bytes(record, json.dumps(found).encode())
@@ -82,5 +107,5 @@ def _version(module: str) -> str:
 
 
 def _frames_a_second(engine: Engine, bands: Bands | None) -> float:
-    images = sample_images((1, *SIZE), seed=0, bands=bands)
+    images = sample_images((1, *(getattr(engine, "fixed_size", None) or SIZE)), seed=0, bands=bands)
     return 1 / engine.least_seconds(images, within=SECONDS)
