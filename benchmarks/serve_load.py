@@ -5,8 +5,8 @@
 Starts `fcnseg serve` and sends good images, garbage, truncated images, bodies of 50 MB, a
 decompression bomb and slow senders, mixed, that many at the same time. Every good image has to be
 answered with the labels that `fcnseg.load(MODEL)(image)` gives, every other with its own status.
-Prints latency percentiles, the memory at the first third and at the end, and, in the same run, the
-throughput beside `fcnseg bench`'s bare engine.
+Prints latency percentiles, the memory at the first third and at the end, and the throughput beside
+`fcnseg bench`'s bare engine: by turns, medians and spread.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=600)
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 320))
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput and bare engine")
     options = parser.parse_args()
     images = [drawn(seed, *options.size) for seed in range(8)]
     model = fcnseg.load(options.model)
@@ -56,7 +58,10 @@ def main() -> None:
     bodies = [png(image) for image in images]
     server, port = start(options.model)
     try:
-        alone = throughput(port, bodies, options.requests // 4)
+        rates = [
+            (throughput(port, bodies, options.requests // 4), bare_engine(options))
+            for _ in range(options.rounds)
+        ]
         found, memory = load(port, server.pid, bodies, labels, options)
     finally:
         server.terminate()
@@ -69,12 +74,23 @@ def main() -> None:
     p99 = good[int(0.99 * len(good))]
     print(f"latency of good ones: median {statistics.median(good):.2f} s, p99 {p99:.2f} s")
     print(f"memory of the server: {memory[0]} MB after a third, {memory[1]} MB at the end")
-    bench = ["-m", "fcnseg", "bench", options.model, "--size", *map(str, options.size), "--json"]
-    done = subprocess.run([sys.executable, *bench], capture_output=True, text=True, check=True)
-    bare = json.loads(done.stdout)["model_fps"]
-    print(f"images/s: server {alone:.1f}, bare engine {bare:.1f}, ratio {alone / bare:.2f}")
+    for name, values in zip(("server", "bare engine"), zip(*rates, strict=True), strict=True):
+        print(f"images/s of the {name}: {spread(values)}")
+    print(f"ratio: {spread([server / bare for server, bare in rates])}")
     if wrong:
         sys.exit(f"wrong: {wrong[:10]}")
+
+
+def bare_engine(options: argparse.Namespace) -> float:
+    """Images a second of the network alone, as `fcnseg bench` measures it."""
+    command = ["-m", "fcnseg", "bench", options.model, "--size", *map(str, options.size), "--json"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["model_fps"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, the least and the most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def start(model: str) -> tuple[subprocess.Popen[str], int]:

@@ -270,7 +270,8 @@ def write_report(
     gallery = Gallery(dataset.classes, result.scores.tolerance)
     miou = {image.index: [image.report.miou] for image in result.scores.images}
     predict = {"prediction": predict_for_report(segmenter)}
-    skips = None if result.protocol["tta"] else segmenter.skip_scores  # of the views no sum is kept
+    sums = segmenter.sums_scores and not result.protocol["tta"]  # of the views no sum is kept
+    skips = segmenter.skip_scores if sums else None
     fill(gallery, dataset, predict, for_gallery(result.scores), miou, callback, skips=skips)
     page = eval_page(
         result.scores,

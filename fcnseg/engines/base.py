@@ -91,6 +91,11 @@ class Engine(ABC):
         That is a tensor on its device, or an array in host memory.
         """
 
+    @property
+    def sums_scores(self) -> bool:
+        """Whether `skip_scores` gives a sum with one term per skip (fuse is "score", in torch)."""
+        return False
+
     def scores(self, images: Images) -> NDArray[np.float32]:
         """What the logits are upsampled from, float32 (N, K, h, w); the logits without a grid."""
         return self.logits(images)

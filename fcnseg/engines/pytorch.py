@@ -100,7 +100,7 @@ class TorchEngine(Engine):
 
     @property
     def sums_scores(self) -> bool:
-        """Whether the logits are a sum with one term per skip (fuse is "score")."""
+        """Whether the network's fuse is "score"."""
         return self._network.spec.fuse == "score"
 
     def logits_without_skips(

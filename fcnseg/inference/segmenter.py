@@ -103,6 +103,11 @@ class Segmenter:
         """How many threads may ask for predictions at the same time."""
         return self.engine.parallelism.count
 
+    @property
+    def sums_scores(self) -> bool:
+        """Whether `skip_scores` can be had: one network in torch whose fuse is "score"."""
+        return not self.members and self.engine.sums_scores
+
     @overload
     def __call__(
         self,
@@ -187,8 +192,7 @@ class Segmenter:
     ) -> dict[int, NDArray[np.float32]]:
         """Each skip's contribution to the logits, by stride: float32 (K, H, W) at the image's size.
 
-        They sum to the logits. OptionError where that can't be: another engine than torch,
-        or a network that does not sum scores.
+        They sum to the logits. OptionError where `sums_scores` is false.
         """
         return self._by_stride(lambda engine: engine.skip_scores, image, bgr)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.datasets.loader import LabelledImages, Sample
-from fcnseg.errors import OptionError, shown
+from fcnseg.errors import shown
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.images import encode_image, resize_image, resize_labels
 from fcnseg.metrics import none_for_nan
@@ -215,8 +214,8 @@ def fill(
 ) -> None:
     """Put a dataset's images into a gallery, as many as it holds.
 
-    order: indices, those that have to be there first; the first WORST + BEST get probabilities and,
-    where `skips` raises no OptionError (their scores are no sum), the skips' terms.
+    order: indices, those that have to be there first; the first WORST + BEST get probabilities and
+    the terms that `skips` gives, of networks whose scores are a sum.
     """
     chosen = list(order)[:MOST_IMAGES]
     for done, index in enumerate(chosen):
@@ -225,10 +224,7 @@ def fill(
         sample = dataset[index]
         detailed = done < WORST + BEST
         found = {name: one(sample.image, detailed) for name, one in predict.items()}
-        terms = None
-        if detailed and skips is not None:
-            with suppress(OptionError):
-                terms = skips(sample.image)
+        terms = skips(sample.image) if detailed and skips is not None else None
         drawn = sample._replace(image=dataset.to_rgb(sample.image))
         gallery.add(index, drawn, found, scores[index], terms)
         callback(Progress("report", done + 1, len(chosen), "images"))

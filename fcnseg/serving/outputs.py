@@ -109,10 +109,9 @@ def outputs_of(strides: Sequence[int]) -> list[str]:
 
 def strides_of(model: Segmenter) -> list[int]:
     """The strides whose contributions to the logits are exact; none for other models."""
-    try:
-        return sorted(model.skip_scores(np.zeros((32, 32, 3), np.uint8)), reverse=True)
-    except OptionError:
+    if not model.sums_scores:
         return []
+    return sorted(model.skip_scores(np.zeros((32, 32, 3), np.uint8)), reverse=True)
 
 
 def respond(

@@ -30,7 +30,7 @@ POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 
 def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
     """Each skip's exact part where scores are summed, else what changes without it."""
-    if not _sums(figures):
+    if not figures.segmenter.sums_scores:
         yield from _ablation_pages(figures, frame, labels)
     else:
         yield from _sum_pages(figures, frame, labels)
@@ -180,7 +180,7 @@ def skip_section(
     figures: HeatmapFigures, frame: Frame, labels: Labels, subjects: Sequence[int]
 ) -> Section:
     """The skips in one figure: predictions, and what each does to the scores of some classes."""
-    if _sums(figures):
+    if figures.segmenter.sums_scores:
         found = figures.segmenter.skip_scores(frame.pixels)
         skips = dict(sorted(found.items(), reverse=True))
         seen, rows = predictions_of(skips), [[*_coarser(figures, frame, skips), _input(frame)]]
@@ -199,7 +199,7 @@ def skip_section(
         meaning = "with the skip minus without it (not a sum)"
     for index in subjects:
         of_class = {stride: scores[index] for stride, scores in maps.items()}
-        if _sums(figures):
+        if figures.segmenter.sums_scores:
             row = _added_tiles(figures, frame, index, of_class, total[index], limit)
         else:
             row = [*_change_tiles(figures, frame, index, of_class, limit), _input(frame)]
@@ -207,18 +207,16 @@ def skip_section(
         rows.append([replace(tile, scale=scale) if tile.color else tile for tile in row])
     tiles = [tile for row in rows for tile in row]
     keys = {"classes": figures.key(seen)}
-    heading = "skips: what each adds" if _sums(figures) else "skips: what changes without each"
+    heading = (
+        "skips: what each adds"
+        if figures.segmenter.sums_scores
+        else "skips: what changes without each"
+    )
     return Section(tiles, heading, keys, columns=len(rows[0]))
 
 
 def _input(frame: Frame) -> Tile:
     return Tile(frame.image, "input")
-
-
-def _sums(figures: HeatmapFigures) -> bool:
-    """Whether the scores are a sum with a term for each skip, or the engine has to say it."""
-    engine = figures.segmenter.engine
-    return bool(getattr(engine, "sums_scores", True))
 
 
 def _relative(scores: Floats) -> Floats:
