@@ -103,11 +103,14 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @functools.cache
 def _diverging() -> Rgb:
-    """(256, 3) RGB: blue, white, red, as in Crameri's "vik": even and safe for colour-blind."""
+    """(256, 3) RGB: blue, white, red, like Crameri's "vik": even and safe for colour-blind.
+
+    Its ends are less dark, or single pixels of both would look black.
+    """
     anchors = np.array(
         [
-            *((0, 18, 97), (30, 111, 157), (154, 197, 213), (247, 244, 240)),
-            *((222, 170, 142), (187, 87, 36), (89, 0, 8)),
+            *((0, 62, 150), (45, 125, 178), (154, 197, 213), (247, 244, 240)),
+            *((222, 170, 142), (196, 92, 42), (150, 26, 10)),
         ],
         np.float64,
     )

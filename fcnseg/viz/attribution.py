@@ -62,7 +62,7 @@ def gradcam(view: View) -> Section:
             scale = heat_scale("0", f"{largest:.2g}", "weighted sum of the channels")
             title = f"{view.name(index)}, {stage_name(view.figures, stride)}"
             drawn = view.heat(seen, "", "", "").image
-            tiles.append(Tile(drawn, title, f"of {pixels}", view.figures.color(index), scale))
+            tiles.append(Tile(drawn, title, f"score of {pixels}", view.figures.color(index), scale))
     return Section(tiles, "gradcam: what speaks for a class (Seg-Grad-CAM)", columns=columns)
 
 
@@ -79,8 +79,8 @@ def integrated(view: View) -> Section:
         limit = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
         above = found.score - found.baseline
         note = (
-            f"of {pixels}: score {found.score:.2f}, {above:.2f} above that of the mean color; the "
-            f"attributions sum to {above + found.gap:.2f}"
+            f"score of {pixels}: {found.score:.2f}, {above:+.2f} against the mean color; the "
+            f"attributions sum to {above + found.gap:+.2f}"
         )
         scale = signed_scale(f"-{limit:.1g}", f"+{limit:.1g}", "attribution of a pixel")
         drawn = signed_map(view.frame.image, values / limit)

@@ -322,7 +322,12 @@ def _learned_kernels(
     between = percent(others.sum() / max(np.abs(weights).sum(), 1e-12), 1)
     return [
         _kernel_tile(bilinear, f"{title}: bilinear", f"{size}, where learning starts", 1.0),
-        _kernel_tile(own[channel], f"{title}: learned", f"{name}; {between} between channels", 1.0),
+        _kernel_tile(
+            own[channel],
+            f"{title}: learned",
+            f"{name}; {between} of all weight is between channels",
+            1.0,
+        ),
         _kernel_tile(difference, "learned minus bilinear", f"at most {limit:.2g}", limit),
     ]
 

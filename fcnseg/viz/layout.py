@@ -142,7 +142,7 @@ def _size_of(section: Section, width: int) -> tuple[int, int]:
 
 
 def _text_size(size: tuple[int, int]) -> int:
-    return int(np.clip(size[1] / 24, 13, 28))
+    return int(np.clip(size[1] / 24, 14, 28))  # less, and notes have hardly any spaces
 
 
 def _tile_size(size: tuple[int, ...], count: int, widest: int) -> tuple[int, int]:

@@ -41,7 +41,12 @@ CHANGES: dict[str, Color] = {
     STILL_WRONG: (250, 220, 60),
 }
 
-Floats = NDArray[np.float32]
+UPSAMPLING = {
+    "fixed": "bilinear",
+    "learned": "by the learned kernels",
+    "subpixel": "bilinear, and the sub-pixel part",
+}
+"""How scores get to the image's size, by ModelSpec.upsample."""
 
 
 def image(view: View) -> Section:
@@ -146,7 +151,7 @@ def scores(view: View) -> Section:
         seen = cell_map(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
         raw = seen[nearest(view.frame.size, seen.shape)]
         size = f"{cells.shape[2]} x {cells.shape[1]} cells, stride {stride}"
-        more = "bilinear" if decoder.detail is None else "bilinear, and the sub-pixel part"
+        more = UPSAMPLING[decoder.spec.upsample]
         color = view.figures.color(index)
         for values, title, note in (
             (raw, "raw scores", size),
@@ -240,7 +245,9 @@ def miou_of(gain: Gain) -> str:
 
 def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
     """A map of what a skip changed, with its points."""
-    points = "no label" if np.isnan(gain.points) else f"{gain.points:+z.2f} points of mIoU"
+    now = 100 * gain.miou
+    added = round(now, 2) - round(now - gain.points, 2)  # of the figures that are shown
+    points = "no label" if np.isnan(added) else f"{added:+z.2f} points of mIoU"
     return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))
 
 

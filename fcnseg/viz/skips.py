@@ -27,6 +27,10 @@ Floats = NDArray[np.float32]
 POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 """The paper's names of a VGG's layers, by their strides."""
 
+WITH_MINUS_WITHOUT = (
+    "against the mean of all classes, with the skip minus without it; such changes do not add up"
+)
+
 
 def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
     """Each skip's exact part where scores are summed, else what changes without it."""
@@ -83,7 +87,7 @@ def _change_page(
     """One class: how each skip changes its score, the predictions without it beneath."""
     name = figures.segmenter.classes.names[index]
     tiles = _change_tiles(figures, frame, index, changes, limit)
-    scale = _scale_of(limit, f"score of {name} with the skip minus without it (not a sum)")
+    scale = _scale_of(limit, f"score of {name} {WITH_MINUS_WITHOUT}")
     return figures.page([*tiles, *predictions], scale=scale, key=key, columns=len(tiles))
 
 
@@ -94,7 +98,7 @@ def _change_tiles(
         Tile(
             signed_map(frame.image, change / limit),
             f"change by {stage_name(figures, stride)}",
-            f"mean absolute score {np.abs(change).mean():.2f}",
+            f"mean absolute change {np.abs(change).mean():.2f}",
             figures.color(index),
         )
         for stride, change in changes.items()
@@ -142,7 +146,7 @@ def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) ->
     tiles: list[Tile] = []
     for stride, scores in zip(skips, sums, strict=True):
         labels = scores.argmax(axis=0).astype(np.uint8)
-        same = "" if scores is sums[-1] else _agreement(labels, final)
+        same = "" if scores is sums[-1] else _agreement(figures, labels, final)
         tiles.append(figures.labelled(frame, labels, _extent(figures, stride, skips), same))
     return tiles
 
@@ -196,7 +200,7 @@ def skip_section(
         rows = [[*without, figures.labelled(frame, labels, "with all skips")]]
         maps = {stride: _relative(logits - scores) for stride, scores in skips.items()}
         limit = _limit(np.stack(list(maps.values()))[:, list(subjects)])
-        meaning = "with the skip minus without it (not a sum)"
+        meaning = WITH_MINUS_WITHOUT
     for index in subjects:
         of_class = {stride: scores[index] for stride, scores in maps.items()}
         if figures.segmenter.sums_scores:
@@ -249,20 +253,25 @@ def partial_sums(view: View) -> Section:
     complete = shown[len(found) - 1][1]
     tiles = []
     for title, labels in shown:
-        note = "" if labels is complete else _agreement(labels, complete)
+        note = "" if labels is complete else _agreement(view.figures, labels, complete)
         tiles.append(view.figures.labelled(view.frame, labels.astype(np.uint8), title, note))
     keys = {"classes": view.figures.key(np.stack([labels for _, labels in shown]))}
-    heading = f"partial-sums: {view.segmenter.title} with its finer skips left out, and others"
+    heading = "partial-sums: one network with its finer skips left out, and others"
     return Section(tiles, heading, keys, columns=len(found))
 
 
 def _extent(figures: HeatmapFigures, stride: int, strides: Collection[int]) -> str:
-    """Which skips a prediction has, of those of a network."""
+    """Which skips a prediction has, of those of a network; features are no sum of scores."""
     if stride == min(strides):
-        return f"sum of all: FCN-{stride}s"
-    alone = stride == max(strides)
-    return f"{stage_name(figures, stride)} alone" if alone else f"sum to {stride}"
+        return f"{'sum of all' if _sums(figures) else 'with all skips'}: FCN-{stride}s"
+    name = stage_name(figures, stride)
+    if stride == max(strides):
+        return f"{name} alone"
+    return f"sum to {name}" if _sums(figures) else f"skips to {name}"
 
 
-def _agreement(labels: NDArray[np.integer], complete: NDArray[np.integer]) -> str:
-    return f"{percent((labels == complete).mean(), 1)} of pixels as in the sum of all"
+def _agreement(
+    figures: HeatmapFigures, labels: NDArray[np.integer], complete: NDArray[np.integer]
+) -> str:
+    same = percent((labels == complete).mean(), 1)
+    return f"{same} of pixels as {'in the sum of all' if _sums(figures) else 'with all skips'}"

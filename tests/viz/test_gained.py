@@ -10,7 +10,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.viz.show import MADE_RIGHT, MADE_WRONG, STILL_WRONG, gains
+from fcnseg.viz.show import MADE_RIGHT, MADE_WRONG, STILL_WRONG, Gain, gain_tile, gains
 
 NAMES = ("a", "b", "c")
 
@@ -50,6 +50,15 @@ def test_the_points_sum_from_the_first_miou_to_the_last(seed: int) -> None:
                 [] if expected is None else [expected]
             )
         before = now
+
+
+def test_the_figures_that_are_shown_add_up() -> None:
+    truth = np.zeros((1, 1), np.uint8)
+    areas = dict.fromkeys((MADE_RIGHT, MADE_WRONG, STILL_WRONG), truth == 1)
+    gain = Gain(16, areas, miou=0.56126, points=56.126 - 37.922)
+    tile = gain_tile(truth, gain, "stride 16", truth)  # from 37.92
+    assert tile.title == "+ stride 16: +18.21 points of mIoU"
+    assert tile.note.endswith("mIoU 56.13")
 
 
 def test_without_a_label_there_are_no_points() -> None:

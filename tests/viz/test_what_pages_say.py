@@ -17,6 +17,8 @@ from fcnseg.models.spec import ModelSpec
 from fcnseg.viz import Tile, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
+from fcnseg.viz.show import SHOWN
+from fcnseg.viz.view import View
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_partial_sum_is_not_called_a_network(
 ) -> None:
     titles, keys = pages_of(segmenter, monkeypatch)
     [skips] = [row for row in titles if row[:2] == ["input", "stride 32 alone"]]
-    assert skips[2:] == ["sum to 16", "sum to 8", "sum of all: FCN-4s"]
+    assert skips[2:] == ["sum to stride 16", "sum to stride 8", "sum of all: FCN-4s"]
     assert not any("FCN-32s" in title for row in titles for title in row)
     found = segmenter.predict([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)])
     classes = {segmenter.classes.names[index] for index in np.unique(found[0].labels)}
@@ -79,12 +81,23 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
 ) -> None:
     torch.manual_seed(0)
     classes = len(segmenter.classes)
-    spec = ModelSpec(backbone="tiny", num_classes=classes, width=8, decoder="fcn8s", fuse="feature")
+    spec = ModelSpec(
+        backbone="tiny", num_classes=classes, decoder="fcn8s", width=8, upsample="learned"
+    )
     engine = TorchEngine(build(spec), segmenter.preprocess)
-    titles, _ = pages_of(replace(segmenter, engine=engine), monkeypatch)
+    of_features = replace(segmenter, engine=engine)
+    titles, _ = pages_of(of_features, monkeypatch)
     assert ["input", "prediction", "without stride 16", "without stride 8"] in titles
     row = ["change by stride 16", "change by stride 8", "without stride 16", "without stride 8"]
     assert titles.count(row) == classes
+    figures = HeatmapFigures.of(of_features, VizConfig(source=("a.png",)))
+    view = View(figures, Frame(np.zeros((64, 64, 3), np.uint8)))
+    tiles = SHOWN["partial-sums"](view).tiles
+    assert [tile.title for tile in tiles] == [
+        *("stride 32 alone", "skips to stride 16", "with all skips: FCN-8s")
+    ]
+    assert tiles[0].note.endswith("as with all skips")
+    assert SHOWN["scores"](view).tiles[1].note == "by the learned kernels"
 
 
 def test_pages_of_a_video_keep_their_size(segmenter: Segmenter) -> None:
