@@ -23,7 +23,7 @@ from fcnseg.viz import Tile, entropy, signed_map, signed_scale
 from fcnseg.viz.drawing import Color, to_pixels, to_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Key, Section, figure
-from fcnseg.viz.skips import partial_sums, skip_section, stage_name
+from fcnseg.viz.skips import UPSAMPLING, partial_sums, skip_section, stage_name
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
 
 if TYPE_CHECKING:
@@ -40,13 +40,6 @@ CHANGES: dict[str, Color] = {
     MADE_WRONG: (235, 60, 60),
     STILL_WRONG: (250, 220, 60),
 }
-
-UPSAMPLING = {
-    "fixed": "bilinear",
-    "learned": "by the learned kernels",
-    "subpixel": "bilinear, and the sub-pixel part",
-}
-"""How scores get to the image's size, by ModelSpec.upsample."""
 
 
 def image(view: View) -> Section:

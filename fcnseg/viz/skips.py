@@ -27,6 +27,13 @@ Floats = NDArray[np.float32]
 POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 """The paper's names of a VGG's layers, by their strides."""
 
+UPSAMPLING = {
+    "fixed": "bilinear",
+    "learned": "by the learned kernels",
+    "subpixel": "bilinear, and the sub-pixel part",
+}
+"""How scores get to the image's size, by ModelSpec.upsample."""
+
 WITH_MINUS_WITHOUT = (
     "against the mean of all classes, with the skip minus without it; such changes do not add up"
 )
