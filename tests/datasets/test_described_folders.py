@@ -148,11 +148,18 @@ def videos(root: Path, objects: tuple[int, ...], sides: tuple[str, str], stem: s
 
 
 @pytest.mark.parametrize(
-    "sides", [("JPEGImages/480p", "Annotations/480p"), ("JPEGImages", "Annotations")]
+    ("sides", "objects"),
+    [
+        (("JPEGImages/480p", "Annotations/480p"), (1, 2, 1)),
+        (("JPEGImages", "Annotations"), (1, 2, 1)),
+        (("JPEGImages", "Annotations"), (2, 2, 2)),
+    ],
 )
-def test_numbers_of_a_videos_objects_are_no_classes(sides: tuple[str, str], tmp_path: Path) -> None:
+def test_numbers_of_a_videos_objects_are_no_classes(
+    sides: tuple[str, str], objects: tuple[int, ...], tmp_path: Path
+) -> None:
     """DAVIS, YouTube-VOS: one or two things in each video, which the next one numbers anew."""
-    videos(tmp_path, (1, 2, 1), sides, "")
+    videos(tmp_path, objects, sides, "")
     found = describe(tmp_path)
     assert (len(found.pairs), found.classes.names) == (9, ("background", "object"))
     assert any("number the objects" in why for why in found.why)
@@ -162,7 +169,7 @@ def test_numbers_of_a_videos_objects_are_no_classes(sides: tuple[str, str], tmp_
     ("sides", "objects", "stem", "names"),
     [
         (("images", "masks"), (1, 2, 1), "", ""),  # places, of which some lack a class
-        (("JPEGImages", "Annotations"), (2, 2, 2), "", ""),
+        (("JPEGImages", "Annotations"), (2, 2, 2), "leaf_", ""),
         (("JPEGImages", "Annotations"), (1, 2, 1), "leaf_", ""),
         (("JPEGImages", "Annotations"), (1, 2, 1), "", "soil\nleaf\nstem\n"),
     ],

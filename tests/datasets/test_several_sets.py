@@ -252,3 +252,72 @@ def test_a_packed_dataset_is_to_be_unpacked(suffix: str, tmp_path: Path) -> None
     with pytest.raises(DatasetError) as caught:
         describe(tmp_path)
     assert f"unpack train-00000.{suffix}" in (caught.value.hint or "")
+
+
+def test_labels_that_may_be_of_either_camera_are_asked_about(tmp_path: Path) -> None:
+    """EndoVis 2017: all labels are the left camera's; `Left` and `Right` are the tool's hands."""
+    for number, picture, labels in scenes():
+        folder, file = f"set_{number % 2}", f"frame{number:03}.png"
+        put(tmp_path / folder / "left_frame" / file, picture)
+        put(tmp_path / folder / "right_frame" / file, photo(np.roll(labels, 4, 1), number + 9))
+        words = [("Left_Forceps", "Bipolar"), ("Left_Forceps", "Right_Forceps", "Other")]
+        for place, word in enumerate(words[number % 2]):
+            tool = np.zeros_like(labels)
+            tool[16 * place : 16 * place + 12, 4 + number : 30 - number] = 10
+            put(tmp_path / folder / "ground_truth" / f"{word}_labels" / file, tool)
+    with pytest.raises(DatasetError, match="two images for each label") as caught:
+        describe(tmp_path)
+    assert 'images = "*/left_frame/*"' in caught.value.hint
+    (tmp_path / "dataset.toml").write_text('root = "."\nimages = "*/left_frame/*"\n')
+    found = describe(tmp_path / "dataset.toml")
+    assert {pair.image.parent.name for pair in found.pairs} == {"left_frame"}
+    assert len(found.classes) == 5
+
+
+def test_the_images_that_were_chosen_are_not_labelled_by_other_images(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"left/{number}.png", picture)
+        put(tmp_path / f"right/{number}.png", photo(np.roll(labels, 4, 1), number + 9))
+        put(tmp_path / f"zones/{number}.png", labels * 255)
+    (tmp_path / "dataset.toml").write_text('root = "."\nimages = "left"\n')
+    found = describe(tmp_path / "dataset.toml")
+    assert {pair.labels.parent.name for pair in found.pairs} == {"zones"}
+
+
+def test_classes_are_meant_where_objects_numbers_stand_beside_them(tmp_path: Path) -> None:
+    """IDD: the same borders in other numbers, the names of both in one word."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"leftImg8bit/{number}_leftImg8bit.png"
+        put(tmp_path / name, picture)
+        put(tmp_path / f"gtFine/{number}_gtFine_labellevel3Ids.png", labels)
+        wide = labels.astype(np.uint16) * 1000
+        put(tmp_path / f"gtFine/{number}_gtFine_instancelevel3Ids.png", wide)
+        truth[name] = labels
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_what_the_question_proposes_tells_the_sets_apart(tmp_path: Path) -> None:
+    """LIP: the names end and begin alike, and each split has a folder of its own."""
+    for number, picture, labels in scenes(3):
+        split = ("train", "val")[number % 2]
+        put(tmp_path / f"{split}_images/{number}.png", picture)
+        put(tmp_path / f"{split}_parts/{number}.png", labels)
+        put(tmp_path / f"{split}_parts_again/{number}.png", labels[:, ::-1])
+    with pytest.raises(DatasetError) as caught:
+        describe(tmp_path)
+    assert 'labels = "*_parts/*" (' in caught.value.message
+    assert 'labels = "*_parts_again/*" (' in caught.value.message
+    (tmp_path / "dataset.toml").write_text('root = "."\nlabels = "*_parts/*"\n')
+    found = describe(tmp_path / "dataset.toml")
+    assert {pair.labels.parent.name for pair in found.pairs} == {"train_parts", "val_parts"}
+
+
+def test_a_folders_split_counts_more_than_a_files(tmp_path: Path) -> None:
+    """BDD100K: `val/a_train_id.png` holds train ids, and is no training image."""
+    for number, picture, labels in scenes():
+        split = "train" if number < 4 else "val"
+        put(tmp_path / f"seg/images/{split}/{number}.jpg", picture)
+        put(tmp_path / f"seg/labels/{split}/{number}_train_id.png", labels)
+        put(tmp_path / f"seg/color_labels/{split}/{number}_train_color.png", COLORS[labels])
+    assert own_split_sizes(describe(tmp_path)) == {"train": 4, "val": 2}

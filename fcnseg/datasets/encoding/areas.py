@@ -126,7 +126,7 @@ def _numbered_in_channel(values: Values, counts: Iterable[ValueCounts | None]) -
 
 def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None]) -> bool:
     """Whether JPEGImages/VIDEO/ and Annotations/VIDEO/ (DAVIS, YouTube-VOS) number each video's
-    objects anew: 1..n, and n is not the same in all videos. PASCAL VOC has no folders of videos."""
+    objects anew: 1..n, n often the same in all videos. PASCAL VOC has no folders of videos."""
     of_video: dict[str, set[int]] = {}
     for pair, one in zip(pairs, counts, strict=True):
         sides = [[part.lower() for part in file.parent.parts] for file in (pair.image, pair.labels)]
@@ -137,7 +137,7 @@ def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None
         seen.update(() if one is None else one.values)
     numbers = [values - {0, IGNORE} for values in of_video.values()]
     in_a_row = all(values == {*range(1, len(values) + 1)} for values in numbers)
-    return in_a_row and len({len(values) for values in numbers}) > 1
+    return in_a_row and max(map(len, numbers), default=0) > 1
 
 
 def _colors_apart(colors: Sequence[int]) -> bool:

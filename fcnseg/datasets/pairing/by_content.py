@@ -26,6 +26,7 @@ from fcnseg.datasets.pairing.candidates import (
     mostly_same,
     other_size,
     pair,
+    refuse_two_cameras,
     says,
     terms_of,
     two_images,
@@ -80,19 +81,32 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
     DatasetError when nothing matches one to one.
     """
     looks = Looks(listing)
-    candidates = [
-        replace(one, pairs=kept)
-        for one in (*candidates_of(listing.images, looks), *_by_names(listing))
-        if (kept := tuple(p for p in one.pairs if means(images, p[0]) and means(labels, p[1])))
-    ]
-    if not candidates:
+
+    def told(ways: Iterable[Candidate]) -> list[Candidate]:
+        kept = [
+            replace(one, pairs=pairs)
+            for one in ways
+            if (pairs := tuple(p for p in one.pairs if means(images, p[0]) and means(labels, p[1])))
+        ]
+        return sorted(kept, key=lambda one: (-len(one.pairs), one.words))
+
+    shown, named = candidates_of(listing.images, looks), told(_by_names(listing))
+    if images:  # others, of another camera, leave no room for labels that only some images have
+        others = {name for one in shown for name in one.images if not means(images, name)}
+        shown = candidates_of([name for name in listing.images if name not in others], looks)
+    shown = told(shown)
+    if not named:
         chosen = f"images = {images!r}, labels = {labels!r}"
         raise DatasetError(
             f"{listing.root}: of {chosen} no two files match.",
             hint=f"a folder (last_msk) or a pattern (*_mask.png), relative to root; {CHOOSE}",
         )
-    best = max(candidates, key=lambda one: (len(one.pairs), -one.words))
-    found = as_found(listing, [best], best.labels, looks)
+    # What files are called says nothing of which side holds the labels.
+    by_name = not shown or 2 * len(shown[0].pairs) < len(named[0].pairs)
+    best, *more = named if by_name else shown
+    rivals = [best, *(one for one in more if mostly_same(one.images, best.images))]
+    sides = [best] if labels or by_name else choose(listing, rivals, looks)
+    found = as_found(listing, sides, {name for one in rivals for name in one.labels}, looks)
     return replace(found, sides=(images, labels))
 
 
@@ -203,6 +217,7 @@ def as_found(
 
     spare: label files that were not chosen; they are no orphans, nor are others like them.
     """
+    refuse_two_cameras(listing, chosen)
     by_image: dict[str, list[tuple[str, str]]] = {}
     for one, term in zip(chosen, terms_of(chosen), strict=True):
         for image, labels in one.pairs:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from fcnseg.classes import IGNORE
 from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.pairing import LABEL_WORDS, Listing, suffix_of
+from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, suffix_of
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.looks import (
     Candidate,
@@ -46,6 +49,39 @@ def two_images(listing: Listing, rivals: Sequence[Sequence[tuple[str, str]]]) ->
     )
 
 
+_SIDE = re.compile("left|right", re.IGNORECASE)
+
+
+def refuse_two_cameras(listing: Listing, chosen: Sequence[Candidate]) -> None:
+    """DatasetError where the images of both cameras are paired, by words that name other things
+    too: `Left_Forceps_labels` may be those of the left camera, or of the left forceps."""
+    pairs = {
+        image: labels
+        for one in chosen
+        if not LABEL_WORDS.union(FILLERS, _GROUND_TRUTH).issuperset(one.label_words)
+        for image, labels in one.pairs
+    }
+    both = [(image, other) for image in pairs if (other := _other_side(image)) in pairs]
+    sides: dict[str, list[tuple[str, str]]] = {}
+    for image, other in both:
+        if image != other:
+            side = _SIDE.findall(image)[-1].lower()
+            sides.setdefault(side, []).append((image, pairs[image]))
+    if len(sides) == 2:
+        raise two_images(listing, [sides[side] for side in sorted(sides)])
+
+
+_GROUND_TRUTH = ("ground", "truth")
+
+
+def _other_side(name: str) -> str:
+    """What the image of the other camera is called."""
+    return _SIDE.sub(lambda side: _OTHERS.get(side[0], side[0]), name)
+
+
+_OTHERS = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+
+
 def two_label_sets(listing: Listing, rivals: Sequence[Candidate]) -> DatasetError:
     """The refusal of a folder with two sets of labels for the same images."""
     lines = []
@@ -71,9 +107,11 @@ def pattern_for(files: Sequence[str], others: Iterable[str]) -> str:
     if named - taken:
         return f"*/{min(named - taken)}/*"
     end = _common([name[::-1] for name in files])[::-1].lstrip("0123456789")
-    if not any(name.endswith(end) for name in others):
-        return f"*{end}"
-    return f"{_common(files).rstrip('0123456789')}*"
+    start = _common(files).rstrip("0123456789")
+    folders = [f"{name.rpartition('/')[0]}/" for name in files]
+    inside = _common([name[::-1] for name in folders])[::-1]
+    patterns = (f"*{end}", f"*{inside}*", f"{start}*", f"{_common(folders)}*{end}")
+    return next((one for one in patterns if not fnmatch.filter(others, one)), patterns[0])
 
 
 def _common(names: Sequence[str]) -> str:
@@ -160,10 +198,11 @@ def _without_copies(
     rather than the numbers of objects."""
     kept: list[Candidate] = []
 
-    def rank(one: Candidate) -> tuple[bool, int, int]:
+    def rank(one: Candidate) -> tuple[bool, int, bool, int]:
         looks = seen[id(one)].values()
         values = {value for look in looks for value in np.unique(look.small).tolist()}
-        return any(look.color for look in looks), len(values), len(one.label_words)
+        color = any(look.color for look in looks)
+        return color, len(values), max(values, default=0) > IGNORE, len(one.label_words)
 
     for one in sorted(candidates, key=rank):
         if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):

@@ -19,14 +19,14 @@ SECONDARY = OTHER_WORDS | _COLOR | {
     "watershed", "trimap", "trimaps",
     "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
     "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
-    "predictions", "pred", "preds", "visibility",
+    "predictions", "pred", "preds", "visibility", "reversed", "mirrored", "flipped",
 }  # fmt: skip
 """Words of labels that stand beside the labels that are meant."""
 
 DERIVED = (SECONDARY - _COLOR) | {
     "ir", "nir", "infrared", "thermal", "tir", "lwir", "swir", "pan", "sar", "dsm", "dem", "ndvi",
     "clahe", "enhanced", "processed", "preprocessed", "denoised", "equalized", "equalised",
-    "normalized", "normalised", "augmented", "aug", "flipped", "blurred", "resized", "gray", "grey",
+    "normalized", "normalised", "augmented", "aug", "blurred", "resized", "gray", "grey",
     "grayscale",
 }  # fmt: skip
 """Words of images that stand beside the photographs: other sensors, and copies."""
@@ -245,7 +245,8 @@ def _take_apart(chunks: Sequence[str], recurring: frozenset[str], suffix: str) -
             else:
                 identity.append(int(run) if run.isdecimal() else run)
     numbers = (int(run) for chunk in chunks for run in RUN.findall(chunk) if run.isdecimal())
-    return _Name(tuple(sorted(words)), tuple(identity), one_split(splits), tuple(numbers))
+    named = splits[:1] if splits[:1] == ["val"] else splits  # val/a_train_id.png: the folder's
+    return _Name(tuple(sorted(words)), tuple(identity), one_split(named), tuple(numbers))
 
 
 def _couples(group: Sequence[str]) -> Iterator[tuple[str, str]]:
