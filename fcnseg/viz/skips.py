@@ -269,16 +269,18 @@ def partial_sums(view: View) -> Section:
 
 def _extent(figures: HeatmapFigures, stride: int, strides: Collection[int]) -> str:
     """Which skips a prediction has, of those of a network; features are no sum of scores."""
+    sums = figures.segmenter.sums_scores
     if stride == min(strides):
-        return f"{'sum of all' if _sums(figures) else 'with all skips'}: FCN-{stride}s"
+        return f"{'sum of all' if sums else 'with all skips'}: FCN-{stride}s"
     name = stage_name(figures, stride)
     if stride == max(strides):
         return f"{name} alone"
-    return f"sum to {name}" if _sums(figures) else f"skips to {name}"
+    return f"sum to {name}" if sums else f"skips to {name}"
 
 
 def _agreement(
     figures: HeatmapFigures, labels: NDArray[np.integer], complete: NDArray[np.integer]
 ) -> str:
     same = percent((labels == complete).mean(), 1)
-    return f"{same} of pixels as {'in the sum of all' if _sums(figures) else 'with all skips'}"
+    complete_is = "in the sum of all" if figures.segmenter.sums_scores else "with all skips"
+    return f"{same} of pixels as {complete_is}"
