@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from fcnseg.cli.app import app
 from fcnseg.cli.console import Screen
 from fcnseg.io.sources.video import open_video
+from fcnseg.overwriting import mark
 from fcnseg.progress import Event, Message, Progress, StopSignal, as_interrupts, held_back
 from tests.conftest import TINY_FLAGS
 
@@ -231,8 +232,8 @@ def test_viz(
     ask: Ask, random_model: Path, drawn_clip: Path, tmp_path: Path, number: int, existing: bool
 ) -> None:
     video = tmp_path / "out" / "overview.mp4"
-    if existing:
-        video.parent.mkdir()
+    if existing:  # of an earlier run
+        mark(video.parent)
         video.write_bytes(b"complete")
     arguments = ["viz", drawn_clip, "-m", random_model, "-o", tmp_path / "out"]
     assert "Stopped after" in ask(number, frames("viz", 3), *arguments)
