@@ -542,7 +542,8 @@ def test_finetuning_starts_where_the_other_run_ended(
     folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     options = {"finetune": str(undisturbed), "epochs": 1, "lr": 1e-9, "backbone_lr": 0.0}
-    more = {key: value for key, value in QUICK.items() if key in ("crop", "batch", "workers")}
+    kept = ("crop", "batch", "workers", "precision")
+    more = {key: value for key, value in QUICK.items() if key in kept}
     config = {"data": folder, "out": tmp_path / "run", **more, **options, "freeze_norm": True}
     result = train(TrainConfig.make(config))
     assert result.miou == pytest.approx(
