@@ -33,8 +33,10 @@ TINY_FLAGS = [
 """The same on the command line."""
 
 
+settings.register_profile("short", max_examples=40)
+settings.load_profile("short")
 settings.register_profile("thousand", max_examples=1000)
-"""`pytest --hypothesis-profile thousand`: ten times the examples where a test sets no number."""
+"""`pytest --hypothesis-profile thousand`: more examples where a test sets no number."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
