@@ -88,7 +88,7 @@ def test_a_lost_worker_s_share_is_done_again(ray, folder, alone, random_model, t
     events = []
     config = config_of(folder, random_model, tmp_path / "out")
     result = run_on_ray(config, events.append, die_half_way, join)
-    assert "A Ray worker was lost; share 2 of 2 is done again" in [
+    assert "A Ray worker was lost; part 2 of 2 is repeated" in [
         event.text for event in events if isinstance(event, Message)
     ]
     assert (result.frames_in, result.frames_out) == (COUNT, COUNT)
