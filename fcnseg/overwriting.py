@@ -72,10 +72,7 @@ def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
     ]
     taken = [path] if path.exists() else used
     if taken:
-        raise OptionError(
-            f"{taken[0]} already exists and was not written by fcnseg.",
-            hint="name another folder for the outputs",
-        )
+        raise _not_ours(taken[0])
 
 
 def refuse_taken(folder: Path) -> Callable[[Path], None]:
@@ -86,13 +83,17 @@ def refuse_taken(folder: Path) -> Callable[[Path], None]:
 
     def refuse(path: Path) -> None:
         if not ours and path not in made and path.exists():
-            raise OptionError(
-                f"{path} already exists and was not written by fcnseg.",
-                hint="name another folder for the outputs",
-            )
+            raise _not_ours(path)
         made.add(path)
 
     return refuse
+
+
+def _not_ours(path: Path) -> OptionError:
+    return OptionError(
+        f"{path} already exists and was not written by fcnseg.",
+        hint="name another folder for the outputs",
+    )
 
 
 def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
