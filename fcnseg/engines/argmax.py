@@ -119,6 +119,10 @@ class ScoreGrid:
         return np.asarray(pixels / self.factor, np.float32)
 
 
+LOST_BY_ROUNDING = 1e-6
+"""Of the largest absolute value: more than the upsampling's arithmetic loses."""
+
+
 def can_win(corners: Floats) -> NDArray[np.bool_]:
     """Which classes may have the highest value somewhere between corners (4, K, M): (K, M).
 
@@ -127,7 +131,9 @@ def can_win(corners: Floats) -> NDArray[np.bool_]:
     """
     lowest, highest = corners.min(axis=0), corners.max(axis=0)  # (K, M)
     largest = np.maximum(-lowest.min(axis=0), highest.max(axis=0))  # (M,), of their absolute values
-    possible: NDArray[np.bool_] = highest >= lowest.max(axis=0) - np.float32(1e-6) * largest
+    possible: NDArray[np.bool_] = (
+        highest >= lowest.max(axis=0) - np.float32(LOST_BY_ROUNDING) * largest
+    )
     return possible
 
 

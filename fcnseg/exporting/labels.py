@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.argmax import ScoreGrid
+from fcnseg.engines.argmax import LOST_BY_ROUNDING, ScoreGrid
 
 _END_OF_AXIS = 2**31 - 1
 
@@ -149,5 +149,6 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
         name: np.array(values, np.int64) for name, values in lists.items()
     }
     arrays |= {"zero": np.array(0, np.int64), "step": np.array(1, np.int64)}
-    arrays |= {"nothing": np.zeros(1, np.float32), "rounding": np.array([1e-6], np.float32)}
+    arrays |= {"nothing": np.zeros(1, np.float32)}
+    arrays |= {"rounding": np.array([LOST_BY_ROUNDING], np.float32)}
     return arrays | {"weights": np.ascontiguousarray(weights, np.float32)}
