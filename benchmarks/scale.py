@@ -3,7 +3,8 @@
     python -m benchmarks.scale [MODEL] [COUNT]
 
 Storage is simulated (benchmarks/listing.py): it waits 0, 1, 10 and 100 ms before each image; labels
-go to a local folder. Where Ray is installed, one worker of one thread is compared with two.
+go to a local folder. Where Ray is installed, one worker of one thread is compared with two, in
+three rounds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch
 import benchmarks.listing as simulated
 from fcnseg.commands.infer import infer
 from fcnseg.io.images import encode_image, resize_image, write_bytes
+
+ROUNDS = 3  # of one and two Ray workers
 
 
 def photo() -> bytes:
@@ -68,17 +71,19 @@ def main() -> None:
     print(json.dumps(found, indent=1))
 
 
-def with_ray(folder: str, model: str, count: int) -> dict[str, float]:
-    """Images a second of one worker and of two, without their start."""
+def with_ray(folder: str, model: str, count: int) -> dict[str, list[float]]:
+    """Images a second of one worker and of two, without their start: alternating, each round."""
     import ray
 
-    speeds = {}
-    for workers in (1, 2):
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        speed, _ = rate(folder, model, count, engine="torch", ray="local")
-        speeds[f"images/s of {workers} Ray workers"] = round(speed, 1)
-        ray.shutdown()
-    return speeds
+    speeds: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for workers in (1, 2):
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+            speed, _ = rate(folder, model, count, engine="torch", ray="local")
+            speeds.setdefault(f"images/s of {workers} Ray workers", []).append(round(speed, 1))
+            ray.shutdown()
+    one, two = speeds.values()
+    return speeds | {"ratio": [round(b / a, 2) for a, b in zip(one, two, strict=True)]}
 
 
 if __name__ == "__main__":
