@@ -138,6 +138,7 @@ class Reading:
     ignore_index: the stored ignore value (255 where labels are colours), or None.
     why: sentences for people. unlabelled: names of a class list that say "no label" (void,
         unknown), and their stored values, which are ignored.
+    unused_list: a class list that does not fit what is stored, and what it lists; "" if none.
     """
 
     encoding: Encoding
@@ -145,6 +146,7 @@ class Reading:
     ignore_index: int | None = None
     why: tuple[str, ...] = ()
     unlabelled: tuple[tuple[str, int], ...] = ()
+    unused_list: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Description:
         there is none. In memory it is always 255.
     drawn_split: whether the val part was chosen by us because the folder has none.
     why: what it was taken for, and why, a sentence each.
-    unlabelled: see Reading.
+    unlabelled, unused_list: see Reading.
     """
 
     root: Path
@@ -210,6 +212,7 @@ class Description:
     drawn_split: bool = False
     why: tuple[str, ...] = ()
     unlabelled: tuple[tuple[str, int], ...] = ()
+    unused_list: str = ""
     found: Found = field(default_factory=lambda: Found("", ()), repr=False)
 
     def inputs(self) -> Iterator[tuple[str, Path]]:

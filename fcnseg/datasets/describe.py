@@ -16,16 +16,16 @@ from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
-from fcnseg.datasets.encoding.areas import look_closer, numbered_by_video
+from fcnseg.datasets.encoding.areas import class_base, look_closer, numbered_by_video
 from fcnseg.datasets.encoding.class_lists import (
     find_entries,
     find_masks_dir,
     read_yaml_names,
     yaml_folder,
 )
-from fcnseg.datasets.encoding.entries import counted_from_one
+from fcnseg.datasets.encoding.entries import counted_from_one, said_in
 from fcnseg.datasets.encoding.values import SMEARED, Values, total
-from fcnseg.datasets.formats import FORMATS, layouts, read_stored
+from fcnseg.datasets.formats import FORMATS, layouts, read_stored, refused_tool
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
@@ -128,6 +128,7 @@ def scan(
         drawn_split=drawn,
         why=(*found.why, *reading.why),
         unlabelled=reading.unlabelled,
+        unused_list=reading.unused_list,
         found=found,
     )
     scanned = Scanned(description, labels, values, seen)
@@ -264,6 +265,9 @@ def _about_other_files(listing: Listing) -> tuple[str, str]:
     if boxes:
         text = f"; {boxes[0]} and similar files hold bounding boxes"
         return text, "export the dataset as segmentation (polygons or masks)"
+    tool, file = refused_tool(listing)
+    if tool:
+        return f"; {file} is {tool}'s own JSON, which is not read", f"export as COCO from {tool}"
     for suffix in _ANNOTATIONS:
         files = listing.with_suffix(suffix)
         if files:
@@ -329,9 +333,12 @@ def _read(
         lambda pair: read_stored(pair, found.store, found.terms),
     )
     if found.objects or (not entries and numbered_by_video(pairs, counts)):
-        values, entries = replace(values, instances=True), ()
+        values = replace(values, instances=True)
+        entries = entries if class_base(values) else ()
     reading = read_values(values, entries)
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
+    elif entries and not values.terms:
+        reading = replace(reading, unused_list=f"{file} lists {said_in(entries)}")
     return reading

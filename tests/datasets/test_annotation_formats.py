@@ -208,7 +208,7 @@ def test_every_format_is_tried() -> None:
     from tests.datasets.test_tool_formats import WRITERS as MORE
 
     public = {"labelme-folders", "ade20k-json"}  # in tests/datasets/test_public_folders.py
-    assert set(FORMATS) <= {*WRITERS, *MORE, *public, "arrays", "stacks"}
+    assert set(FORMATS) <= {*WRITERS, *MORE, *public, "arrays", "stacks", "sa-1b"}
 
 
 @pytest.mark.parametrize("name", ["cvat-xml", "via", "supervisely", "label-studio", "panoptic"])

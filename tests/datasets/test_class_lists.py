@@ -207,3 +207,37 @@ def test_lists_of_tensorflow_and_caffe_begin_with_1(file: str, number: str, tmp_
     seen = scan(write(tmp_path, truth, {file: text}))
     assert seen.description.classes.names == ("background", "leaf", "main stem")
     assert agrees(seen, truth)
+
+
+NUMBERED = {
+    "from 1, without the background": (
+        [0, 1, 2],
+        "id,name\n1,disc\n2,ring\n",
+        ("background", "disc", "ring"),
+    ),
+    "by number, not by line": (
+        [0, 128, 255],
+        "id,name\n2,ring\n0,sea\n1,disc\n",
+        ("sea", "disc", "ring"),
+    ),
+    "one of the greys is void": ([0, 128, 255], "name\nsea\ndisc\nvoid\n", ("sea", "disc")),
+    "off by one": ([0, 1, 2], "id,name\n1,sea\n2,disc\n3,ring\n", None),
+    "others": ([0, 1, 2], "id,name\n7,sea\n8,disc\n11,ring\n", None),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERED)
+def test_a_list_with_numbers_fits_or_is_said_not_to(case: str, tmp_path: Path) -> None:
+    greys, text, names = NUMBERED[case]
+    labels = [np.array(greys, np.uint8)[one] for one in discs(classes=3)]
+    result = examine(write(tmp_path, labels, {"classes.csv": text}))
+    unused = [one.message for one in result.findings if one.code == "unused-class-list"]
+    assert result.description.classes.names == (names or ("class_0", "class_1", "class_2"))
+    assert bool(unused) == (names is None)
+    assert case != "others" or "classes.csv lists 7 sea, 8 disc, 11 ring; the label" in unused[0]
+
+
+def test_a_two_line_list_is_named_by_its_background(tmp_path: Path) -> None:
+    labels = [np.uint8(255) * one for one in discs()]
+    seen = scan(write(tmp_path, labels, {"classes.txt": "crack\nbackground\n"}))
+    assert seen.description.encoding.values == ((255,), (0,))

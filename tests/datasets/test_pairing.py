@@ -500,6 +500,8 @@ def test_a_missing_last_label_is_no_question(tmp_path: Path) -> None:
     [
         ("entrenamiento", "validación"), ("Training", "Validierung"), ("entraînement", "val"),
         ("训练集", "验证集"), ("学習用", "検証用"), ("обучающая", "валидационная"),
+        ("обучение", "проверка"), ("تدريب", "تحقق"), ("eğitim", "doğrulama"),
+        ("treino", "validac\u0327a\u0303o"),
     ],
 )  # fmt: skip
 def test_splits_are_named_in_other_languages(words: tuple[str, str], tmp_path: Path) -> None:

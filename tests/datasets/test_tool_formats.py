@@ -207,7 +207,77 @@ def via_3(root: Path) -> None:
     dump(root / "via_project.json", {"project": {"pid": "x"}, "config": {}, **parts})
 
 
+def labelme_xml(root: Path) -> None:
+    """LabelMe's <pt>s, and the outline that Roboflow adds to Pascal VOC's <object>s."""
+
+    def write(index: int) -> None:
+        one, two = ring(index, 1), ring(index, 2)
+        points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in one)
+        numbers = "".join(f"<x{n}>{x}</x{n}><y{n}>{y}</y{n}>" for n, (x, y) in enumerate(two, 1))
+        box = "<bndbox><xmin>0</xmin><xmax>9</xmax><ymin>0</ymin><ymax>9</ymax></bndbox>"
+        (root / f"{index}.xml").write_text(
+            f"<annotation><filename>{index}.png</filename><object><name>leaf</name><deleted>0"
+            f"</deleted><polygon><username>me</username>{points}</polygon></object><object><name>"
+            f"stone</name>{box}<polygon>{numbers}</polygon></object><object><name>gone</name>"
+            f"<deleted>1</deleted><polygon>{points}</polygon></object></annotation>"
+        )
+
+    each(root, ".", write)
+
+
+def xbd(root: Path) -> None:
+    def write(index: int) -> None:
+        shapes = [
+            {"properties": {"feature_type": name, "subtype": "destroyed"},
+             "wkt": f"POLYGON (({', '.join(f'{x} {y}' for x, y in ring(index, kind))}))"}
+            for kind, name in enumerate(NAMES, 1)
+        ]  # fmt: skip
+        about = {"width": WIDTH, "height": HEIGHT, "img_name": f"{index}.png"}
+        features = {"lng_lat": [], "xy": shapes}
+        dump(root / f"labels/{index}.json", {"features": features, "metadata": about})
+
+    each(root, "images", write)
+
+
+def labelbox(root: Path) -> None:
+    rows: list[str] = []
+
+    def write(index: int) -> None:
+        objects = [
+            {"name": name, "annotation_kind": "ImagePolygon", "polygon": points(index, kind)}
+            for kind, name in enumerate(NAMES, 1)
+        ]
+        labels = [{"annotations": {"objects": objects, "classifications": []}}]
+        about = {"id": "x", "external_id": f"{index}.png"}
+        row = {"data_row": about, "projects": {"p": {"labels": labels}}}
+        rows.append(json.dumps({**row, "media_attributes": {"height": HEIGHT, "width": WIDTH}}))
+
+    each(root, ".", write)
+    (root / "export.ndjson").write_text("\n".join(rows))
+
+
+def label_studio_min(root: Path) -> None:
+    tasks: list[dict[str, Any]] = []
+
+    def write(index: int) -> None:
+        shapes = [
+            {"points": [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in ring(index, kind)],
+             "polygonlabels": [name], "original_width": WIDTH, "original_height": HEIGHT}
+            for kind, name in enumerate(NAMES, 1)
+        ]  # fmt: skip
+        tasks.append(
+            {"image": f"/data/upload/1/0a1b2c3d-{index}.png", "id": index, "label": shapes}
+        )
+
+    each(root, ".", write)
+    dump(root / "min.json", tasks)
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "labelme-xml": ("labelme-xml", labelme_xml),
+    "xbd": ("xbd", xbd),
+    "labelbox": ("labelbox", labelbox),
+    "label studio min": ("label-studio", label_studio_min),
     "darwin": ("darwin", darwin),
     "datumaro": ("datumaro", datumaro),
     "hasty": ("hasty", hasty),
@@ -236,6 +306,33 @@ def test_a_clean_copy_of_an_export_reads_alike(name: str, tmp_path: Path) -> Non
     (tmp_path / "data").mkdir()
     (WRITERS[name][1] if name in WRITERS else others.WRITERS[name])(tmp_path / "data")
     copied(tmp_path / "data", tmp_path)
+
+
+def test_masks_without_classes_are_object(tmp_path: Path) -> None:
+    """SA-1B: run lengths down the columns, no categories."""
+
+    def write(index: int) -> None:
+        flat = np.r_[0, (truth(index) > 0).T.ravel(), 0]
+        runs = np.diff(np.r_[0, np.flatnonzero(np.diff(flat)), flat.size - 2]).tolist()
+        size = {"size": [HEIGHT, WIDTH], "counts": runs}
+        about = {"file_name": f"{index}.png", "height": HEIGHT, "width": WIDTH}
+        areas = [{"segmentation": size, "predicted_iou": 0.9}]
+        dump(tmp_path / f"{index}.json", {"image": about, "annotations": areas})
+
+    each(tmp_path, ".", write)
+    found = describe(tmp_path)
+    assert (found.encoding.store, found.classes.names) == ("sa-1b", ("background", "object"))
+    for pair in found.pairs:
+        labels = read_sample(pair, found.encoding)[1]
+        assert np.array_equal(labels, truth(int(pair.image.stem)) > 0)
+
+
+def test_json_that_is_not_read_is_named_with_its_tool(tmp_path: Path) -> None:
+    image(tmp_path / "0.png", 0)
+    dump(tmp_path / "labels.json", [{"data_units": {}, "data_title": "0.png"}])
+    with pytest.raises(DatasetError, match="is Encord's own JSON") as error:
+        describe(tmp_path)
+    assert error.value.hint == "export as COCO from Encord"
 
 
 def test_degrees_are_no_pixels(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _reading(seen)
     yield from _no_label_names(seen)
     yield from _one_value_each(seen)
+    yield from _unused_list(seen)
     yield from _classes(seen, classes)
 
 
@@ -103,6 +104,23 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
             repair="if they are one class, write a dataset.toml (--write) with one [[class]] that "
             f"lists all of them under `values`; a class list (classes.txt) that names {len(names)} "
             "classes ends the question",
+        )
+
+
+def _unused_list(seen: Scanned) -> Iterable[Finding]:
+    """A class list with other numbers or colours than the label files, or of another length."""
+    description = seen.description
+    if description.unused_list:
+        color = description.encoding.kind == "color"
+        stored = sorted(seen.values.pixels)
+        shown = [f"#{value:06x}" if color else str(value) for value in stored]
+        yield Finding(
+            "warning",
+            "unused-class-list",
+            f"The class list does not fit the labels, and its names are not used: "
+            f"{description.unused_list}; the label files hold {listed(shown, 8)}.",
+            repair="correct the class list: it gives each class the number or colour that is "
+            "stored for it; or write a dataset.toml (--write) and name the classes there",
         )
 
 

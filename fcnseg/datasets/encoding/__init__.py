@@ -26,7 +26,13 @@ from fcnseg.datasets.encoding.areas import (
     read_objects,
 )
 from fcnseg.datasets.encoding.colors import differ, read_colors
-from fcnseg.datasets.encoding.entries import Entry, is_ignored, meaning_alone, why_ignored
+from fcnseg.datasets.encoding.entries import (
+    Entry,
+    by_stored_value,
+    is_ignored,
+    meaning_alone,
+    why_ignored,
+)
 from fcnseg.datasets.encoding.greys import (
     LARGEST,
     PHOTOGRAPH,
@@ -35,9 +41,10 @@ from fcnseg.datasets.encoding.greys import (
     as_greys,
     drawn_with,
     flat_greys,
-    grey_entries,
+    listed_values,
     nearest_totals,
     peaks,
+    rows_of,
     smeared_indices,
     spread,
     without_strays,
@@ -70,9 +77,10 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return read_colors(values, entries)  # greys, too
     if values.kind == "color" and not named_by_color and (channel := class_channel(values)):
         return _read_channel(values, entries, channel)
-    base = 0 if entries else class_base(values)
+    stored = {value for entry in entries for value in entry.values} - {0}
+    base = class_base(values) if stored.isdisjoint(values.pixels) else 0
     if base or (values.instances and not entries):
-        return read_objects(values, base)
+        return read_objects(values, base, entries)
     if values.kind == "color":
         factor = only_channel(values)
         if factor:
@@ -93,7 +101,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         return _read_greys(values, smeared, entries, snap=True)
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
     classes = [value for value in levels if value != IGNORE]
-    listed = len(classes) > 1 and bool(_listed_values(values, classes, entries))
+    listed = len(classes) > 1 and bool(listed_values(values, classes, entries))
     if (are_greys(levels) or are_far(levels)) and not listed:
         return _read_greys(values, levels, entries, snap=False)
     if levels and levels[-1] > IGNORE:
@@ -145,7 +153,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     """0, 1, 2 ... with perhaps 255; values far from the others and rare are mistakes."""
     seen = sorted(value for value in values.pixels if 0 <= value != IGNORE)
     ignore = [value for value in values.pixels if value in (IGNORE, -1)]
-    listed = _listed_values(values, seen, entries)
+    listed = listed_values(values, seen, entries)
     if listed:
         return _read_listed(values, listed, ignore)
     if values.band is not None:
@@ -182,41 +190,6 @@ def _read_without(values: Values, ignored: int, entries: Sequence[Entry], note: 
     encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
     why = (*reading.why, f"value {ignored} is ignored{note}")
     return replace(reading, encoding=encoding, ignore_index=ignored, why=why)
-
-
-def _listed_values(
-    values: Values, seen: Sequence[int], entries: Sequence[Entry]
-) -> list[tuple[Entry, int]]:
-    """The stored value of each entry of a class list; [] when the list does not fit."""
-    if not entries:
-        return []
-    by_color = {color: value for value, color in values.palette.items()}
-    missing = (
-        len(seen) > 0
-        and seen[-1] == len(entries)
-        and entries[0].name.lower() not in BACKGROUND_NAMES
-    )
-    ways: list[list[tuple[Entry, int]]] = []
-    if all(entry.values for entry in entries):
-        ways.append([(entry, value) for entry in entries for value in entry.values])
-    if len(by_color) >= len(entries) and all(
-        entry.color in by_color for entry in entries if not entry.ignored
-    ):
-        ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
-    in_order = [] if ways else [Entry(BINARY[0]), *entries] if missing else entries
-    ways.append([(entry, grey) for grey, entry in grey_entries(entries).items()])
-    ways.append([(entry, number) for number, entry in enumerate(in_order)])
-    ways = [placed for placed in ways if placed]
-    fitting = [placed for placed in ways if _strange(placed, values, seen) <= values.total / 20]
-    return min(fitting, key=lambda placed: _strange(placed, values, seen) > 0, default=[])
-
-
-def _strange(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
-    """Pixels that a class list does not explain; all of them where two entries are one value."""
-    numbers = {number for _, number in placed}
-    unknown = [value for value in seen if value not in numbers]
-    same = len(numbers) < len(placed)
-    return values.total if same else sum(values.pixels[value] for value in unknown)
 
 
 def _read_listed(
@@ -259,21 +232,22 @@ def _read_greys(
     if snap:
         why.append("values in between were made by compression or resizing; the nearest is taken")
     names: Sequence[str] = ClassMap.numbered(len(order)).names
+    edges = []
     if len(order) == 2:
         names = BINARY
         edge = near[order[1]][1] / max(1, near[order[0]][1] + near[order[1]][1])
         inside = near[order[1]][0] / max(1, near[order[0]][0] + near[order[1]][0])
         if edge > max(BORDER_IS_BACKGROUND, inside):
             order.reverse()
-            why.append(
+            edges = [
                 f"{percent(edge, 0)} of the images' edges are {order[0]}: that is the background"
-            )
-    listed = [entry.name for entry in entries if not entry.ignored]
-    if len(listed) == len(order) - 1 and listed[0].lower() not in BACKGROUND_NAMES:
-        listed = [BINARY[0], *listed]
-    if len(listed) == len(order):
-        names = listed
-    return Reading(Encoding.of(order, snap=snap), named(names, entries), None, tuple(why))
+            ]
+    rows = rows_of(order, entries)
+    if rows:
+        reading = _read_listed(values, rows, ())
+        encoding = replace(reading.encoding, snap=snap)
+        return replace(reading, encoding=encoding, why=(*why, *reading.why))
+    return Reading(Encoding.of(order, snap=snap), named(names), None, (*why, *edges))
 
 
 def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
@@ -289,9 +263,10 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
             f"{MAX_CLASSES} classes are possible.",
             hint="are these instance numbers? export class numbers instead",
         )
-    names = [entry.name for entry in entries if not entry.ignored]
+    rows = by_stored_value(entry for entry in entries if not entry.ignored)
     by_value = {value: entry.name for entry in entries for value in entry.values}
-    if len(names) != len(levels):
+    names = [entry.name for entry in rows]
+    if len(names) != len(levels) or by_value.keys() & {*levels}:
         names = [by_value.get(value, f"class_{value}") for value in levels]
     why = f"{len(levels)} values up to {levels[-1]}: a class for each"
     return Reading(Encoding.of(levels), named(names, entries), None, (why,))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import BINARY, IGNORE, ClassMap, unpack
 from fcnseg.datasets import Encoding, Pair, Reading
+from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import (
     FEWEST_FILES,
     SMEARED,
@@ -228,21 +229,21 @@ _BASES = (1000, 256)
 """class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
 
 
-def read_objects(values: Values, base: int) -> Reading:
+def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Reading:
     """Numbers of objects: what has one is object, 0 is background.
 
-    base: of `class_base`; where the numbers hold classes, a class for each.
+    base: of `class_base`; where the numbers hold classes, a class for each, named by entries.
     """
     numbers = tuple(sorted(value for value in values.pixels if value > 0))
     border = values.kind == "index" and IGNORE in numbers and IGNORE - 1 not in numbers
     if border and len(numbers) > 1:  # VOC's: 1, 2, 3 and 255 around them
         rest = {value: pixels for value, pixels in values.pixels.items() if value != IGNORE}
-        reading = read_objects(replace(values, pixels=rest), base)
+        reading = read_objects(replace(values, pixels=rest), base, entries)
         encoding = replace(reading.encoding, ignore=(IGNORE,))
         reasons = (*reading.why, f"value {IGNORE} is ignored")
         return replace(reading, encoding=encoding, ignore_index=IGNORE, why=reasons)
     if base:
-        return _read_classes(values, numbers, base)
+        return _read_classes(values, numbers, base, entries)
     shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
     why = (
         f"{shown} number the objects of each file anew: read as background and "
@@ -315,14 +316,20 @@ def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, t
     return one, colors
 
 
-def _read_classes(values: Values, numbers: Sequence[int], base: int) -> Reading:
+def _read_classes(
+    values: Values, numbers: Sequence[int], base: int, entries: Sequence[Entry]
+) -> Reading:
     found = sorted({number // base for number in numbers})
     stored = [tuple(n for n in numbers if n // base == one) for one in found]
-    if 0 in values.pixels:
-        stored.insert(0, (0,))
     why = (
         f"values are class * {base} + object: {counted(len(found), 'class')} "
         f"({', '.join(map(str, found[:12]))})"
     )
-    classes = ClassMap.numbered(len(stored))
-    return Reading(Encoding("index", tuple(stored)), classes, None, (why,))
+    names = {n if e.value is None else e.value: e.name for n, e in enumerate(entries)}
+    classes = [names.get(number, "") for number in found]
+    if 0 in values.pixels:
+        stored.insert(0, (0,))
+        classes.insert(0, names.get(0, BINARY[0]))
+    named = all(classes) and len(set(classes)) == len(classes)
+    read = ClassMap.of(classes) if named else ClassMap.numbered(len(stored))
+    return Reading(Encoding("index", tuple(stored)), read, None, (why,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -50,6 +50,23 @@ class Entry:
     def ignored(self) -> bool:
         """Whether the name says that these pixels do not count."""
         return is_ignored(self.name)
+
+
+def by_stored_value(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries by their stored values, where all have one; else in the list's order."""
+    rows = list(entries)
+    numbered = all(entry.value is not None for entry in rows)
+    return sorted(rows, key=lambda entry: entry.value or 0) if numbered else rows
+
+
+def said_in(entries: Sequence[Entry]) -> str:
+    """What a class list says, for people: "7 road, 8 car"; the first few."""
+    shown = []
+    for entry in entries[:6]:
+        color = "" if entry.color is None else f"#{entry.color:06x}"
+        stored = color if entry.value is None else str(entry.value)
+        shown.append(f"{stored} {entry.name}".strip())
+    return ", ".join(shown) + (f" and {len(entries) - 6} more" if len(entries) > 6 else "")
 
 
 def counted_from_one(entries: Sequence[Entry], stored: Collection[int]) -> tuple[Entry, ...]:

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from fcnseg.classes import IGNORE, unpack
+from fcnseg.classes import BACKGROUND_NAMES, BINARY, IGNORE, unpack
 from fcnseg.datasets.encoding.colors import MOVED, without_ramps
-from fcnseg.datasets.encoding.entries import Entry
+from fcnseg.datasets.encoding.entries import Entry, by_stored_value
 from fcnseg.datasets.encoding.values import GREY, GREYS, Values
 
 FAR = 8
@@ -127,6 +127,26 @@ def _smeared_count(values: Values) -> int:
     return 12 if any(240 <= value < 255 for value in values.pixels) else 64
 
 
+def rows_of(order: Sequence[int], entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
+    """The grey of each class that a list names without its greys; [] where their number differs.
+
+    order: the greys, dark to light, or the background's first, where it is the lighter one.
+    By the list's numbers, where it has some; else by its lines, of which one may say background.
+    """
+    rows = by_stored_value(entries)
+    if len(rows) != len(order):
+        rows = [entry for entry in rows if not entry.ignored]
+    first = next((n for n, e in enumerate(rows) if e.name.lower() in BACKGROUND_NAMES), None)
+    if len(rows) == len(order) - 1 and rows and first is None:
+        return [*zip([Entry(BINARY[0]), *rows], order, strict=True)]
+    if len(rows) != len(order):
+        return []
+    greys = sorted(order)
+    if len(rows) == 2 and first is not None and rows[0].value is None:
+        greys = [*order] if first == 0 else [*reversed(order)]
+    return [*zip(rows, greys, strict=True)]
+
+
 def nearest_totals(values: Values, levels: Sequence[int]) -> dict[int, tuple[int, int]]:
     """level -> (pixels, pixels on the edge), each value counted with its nearest level."""
     totals = dict.fromkeys(levels, (0, 0))
@@ -154,3 +174,65 @@ def are_far(levels: Sequence[int]) -> bool:
     if levels[0] != 0:
         return even and {levels[0]} == steps
     return even or (levels[-1] >= FAR and len(levels) / (levels[-1] + 1) < 0.25)
+
+
+def listed_values(
+    values: Values, seen: Sequence[int], entries: Sequence[Entry]
+) -> list[tuple[Entry, int]]:
+    """The stored value of each entry of a class list; [] when the list does not fit."""
+    if not entries:
+        return []
+    by_color = {color: value for value, color in values.palette.items()}
+    missing = (
+        len(seen) > 0
+        and seen[-1] == len(entries)
+        and entries[0].name.lower() not in BACKGROUND_NAMES
+    )
+    ways: list[list[tuple[Entry, int]]] = []
+    if all(entry.values for entry in entries):
+        ways.append([(entry, value) for entry in entries for value in entry.values])
+    if len(by_color) >= len(entries) and all(
+        entry.color in by_color for entry in entries if not entry.ignored
+    ):
+        ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
+    in_order = [] if ways else [Entry(BINARY[0]), *entries] if missing else entries
+    ways.append([(entry, grey) for grey, entry in grey_entries(entries).items()])
+    ways.append([(entry, number) for number, entry in enumerate(in_order)])
+    ways = [placed for placed in ways if placed]
+    fitting = [placed for placed in ways if _fits(placed, values, seen)]
+    if not fitting and ways and not in_order:
+        fitting = _without_0(ways[0], values, seen)
+    return min(fitting, key=lambda placed: _strange(placed, values, seen) > 0, default=[])
+
+
+def _without_0(
+    listed: list[tuple[Entry, int]], values: Values, seen: Sequence[int]
+) -> list[list[tuple[Entry, int]]]:
+    """A list that numbers its classes from 1 and leaves 0 out: that is the background, unless one
+    of them is (then 0 is no class). [] where its last number is in no file: it may be off by one.
+    """
+    rest = [value for value in seen if value]
+    last = max(number for _, number in listed)
+    if last not in {*seen, IGNORE} or not _fits(listed, values, rest):
+        return []
+    if 0 not in seen or any(number == 0 for _, number in listed):
+        return []
+    if any(entry.name.lower() in BACKGROUND_NAMES for entry, _ in listed):
+        return [listed]
+    return [[(Entry(BINARY[0], 0), 0), *listed]]
+
+
+def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> bool:
+    """Whether a class list explains most values but 0, and all but few of the pixels."""
+    numbers = {number for _, number in placed}
+    things = [value for value in seen if value]
+    most = 2 * sum(value in numbers for value in things) >= len(things)
+    return most and _strange(placed, values, seen) <= values.total / 20
+
+
+def _strange(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
+    """Pixels that a class list does not explain; all of them where two entries are one value."""
+    numbers = {number for _, number in placed}
+    unknown = [value for value in seen if value not in numbers]
+    same = len(numbers) < len(placed)
+    return values.total if same else sum(values.pixels[value] for value in unknown)

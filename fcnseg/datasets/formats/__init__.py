@@ -18,8 +18,17 @@ from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
-from fcnseg.datasets.formats.regions import CITYSCAPES_JSON, GEOJSON, IMAGE_SCOPE
+from fcnseg.datasets.formats.regions import (
+    CITYSCAPES_JSON,
+    GEOJSON,
+    IMAGE_SCOPE,
+    LABELBOX,
+    LABELME_XML,
+    SA_1B,
+    XBD,
+)
 from fcnseg.datasets.formats.stacks import STACKS, read_page
+from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.errors import DatasetError, FcnsegError, MediaError, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
@@ -132,6 +141,10 @@ FORMATS: Mapping[str, Format] = {
     "hasty": HASTY,
     "superannotate": SUPERANNOTATE,
     "image-scope": IMAGE_SCOPE,
+    "labelme-xml": LABELME_XML,
+    "xbd": XBD,
+    "sa-1b": SA_1B,
+    "labelbox": LABELBOX,
     "cityscapes-json": CITYSCAPES_JSON,
     "geojson": GEOJSON,
     "labelme-folders": LABELME_FOLDERS,
@@ -141,6 +154,22 @@ FORMATS: Mapping[str, Format] = {
     "stacks": STACKS,
 }
 """Annotation formats: find(listing) gives the pairs, read(pair, terms) the labels."""
+
+_REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
+    ("Encord", marks(b'"data_units"', b'"data_title"')),
+    ("Kili", marks(b'"jsonResponse"', b'"normalizedVertices"')),
+    ("Dataloop", marks(b'"itemId"', b'"coordinates"', b'"datasetId"')),
+)
+
+
+def refused_tool(listing: Listing) -> tuple[str, str]:
+    """A tool whose own JSON is not read, and the first such file; ("", "") when there is none."""
+    for tool, words in _REFUSED:
+        files = listing.saying(words, ".json")
+        if files:
+            return tool, files[0]
+    return "", ""
+
 
 _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "pixels": _pixels,

@@ -225,14 +225,25 @@ VIA = outlined("via", _via_files, _via_parse, "files with shape_attributes are V
 _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
 
 
-_LABEL_STUDIO_HEAD = marks(b'"result"', b'"original_width"')
+_LABEL_STUDIO_HEADS = (
+    marks(b'"result"', b'"original_width"'),
+    *(marks(b'"original_width"', f'"{kind}"'.encode()) for kind in _LABEL_STUDIO_KINDS),
+)
+
+
+def _label_studio_files(listing: Listing) -> list[str]:
+    names = listing.with_suffix(".json")
+    return [name for name in names if any(listing.says(name, head) for head in _LABEL_STUDIO_HEADS)]
 
 
 def _label_studio_parse(path: Path) -> Document:
     tasks = json.loads(path.read_bytes())
     images = {}
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
+        task = task if "data" in task else _label_studio_task(task)
         chosen = _label_studio_annotation(task)
+        if not chosen:
+            continue  # nobody has labelled it
         results = [one for one in chosen.get("result", ()) if one["type"] != "choices"]
         areas = [area for area in map(_label_studio_area, results) if area is not None]
         size = next((_label_studio_size(one) for one in results), None)
@@ -243,6 +254,17 @@ def _label_studio_parse(path: Path) -> Document:
         flat, edges = len(results) - len(areas), chosen.get(EDGES_KEY) == EDGES
         images[part] = Annotated(file, size, areas, flat, also=own, edges=edges)
     return Document(images)
+
+
+def _label_studio_task(least: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A task of JSON-MIN, where each label's own values stand beside the image, as JSON has it."""
+    listed = [value for value in least.values() if isinstance(value, list)]
+    shown = [one for some in listed for one in some if "original_width" in one]
+    result = [
+        {**one, "value": one, "type": next((k for k in _LABEL_STUDIO_KINDS if k in one), "")}
+        for one in shown
+    ]
+    return {"id": least.get("id", 0), "data": least, "annotations": [{"result": result}]}
 
 
 def _label_studio_annotation(task: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -322,7 +344,7 @@ def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bo
 
 LABEL_STUDIO = outlined(
     "label-studio",
-    lambda listing: listing.saying(_LABEL_STUDIO_HEAD, ".json"),
+    _label_studio_files,
     _label_studio_parse,
     "a JSON file of tasks with results is Label Studio's",
 )

@@ -1,4 +1,5 @@
-"""Regions of one image a file: Aperio ImageScope, Cityscapes' polygons, GeoJSON."""
+"""Regions of one image a file: Aperio ImageScope, LabelMe, Cityscapes' polygons, GeoJSON, xBD,
+SA-1B; of many: Labelbox."""
 
 from __future__ import annotations
 
@@ -17,13 +18,14 @@ from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
+    box,
     outlined,
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import marks
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations import EDGES, EDGES_KEY
+from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs, unpack_runs
 from fcnseg.io.bands.georeference import georeference_in_tags
 
 ONE_CLASS = "object"
@@ -57,6 +59,42 @@ IMAGE_SCOPE = outlined(
     lambda listing: listing.saying(_SCOPE_HEAD, ".xml"),
     _scope_parse,
     "XML files with regions of vertices are Aperio ImageScope's",
+)
+
+# --- LabelMe's XML (the old web tool's, CVAT's "LabelMe 3.0"), and Pascal VOC's with outlines -----
+
+_LABELME_HEAD = marks(b"<polygon>")
+
+
+def _labelme_parse(path: Path) -> Document:
+    root = read_xml(path)
+    objects = [one for one in root.iter("object") if (one.findtext("deleted") or "0") == "0"]
+    areas = [area for area in map(_labelme_area, objects) if area is not None]
+    file = (root.findtext("filename") or path.stem).strip()
+    image = Annotated(file, None, areas, len(objects) - len(areas), also=path.stem)
+    return Document({"": image})
+
+
+def _labelme_area(one: ElementTree.Element) -> Area | None:
+    """An <object>'s polygon: <pt>s with <x> and <y>; <x1>, <y1>, <x2> ... (Roboflow); its box."""
+    name = (one.findtext("name") or "").strip() or ONE_CLASS
+    if one.find("segm") is not None:
+        raise ValueError("<segm> names a mask in another file; export as CVAT for images or COCO")
+    outline = one.find("polygon")
+    if outline is not None:
+        points = [(pt.findtext("x"), pt.findtext("y")) for pt in outline.iter("pt")]
+        numbers = [part.text for part in outline if re.fullmatch(r"[xy]\d+", part.tag)]
+        ring = np.array(points or numbers, np.float64).reshape(-1, 2)
+        return Area(name, [ring]) if len(ring) > 2 else None
+    sides = [one.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    return Area(name, [box(*(float(side) for side in sides if side))]) if all(sides) else None
+
+
+LABELME_XML = outlined(
+    "labelme-xml",
+    lambda listing: listing.saying(_LABELME_HEAD, ".xml"),
+    _labelme_parse,
+    "XML files of objects with a <polygon> are LabelMe's (or Pascal VOC's with outlines)",
 )
 
 # --- Cityscapes and Mapillary: a JSON file of objects with polygons -------------------------------
@@ -177,4 +215,103 @@ GEOJSON = outlined(
     _geojson_parse,
     "GeoJSON files of polygons are named like the images",
     _geojson_in_pixels,
+)
+
+# --- xBD (xView2): a JSON file for each image, with buildings as well-known text ------------------
+
+_XBD_HEAD = marks(b'"lng_lat"', b'"wkt"')
+
+
+def _xbd_parse(path: Path) -> Document:
+    data = read_json(path)
+    about = data["metadata"]
+    areas = [_xbd_area(one) for one in data["features"]["xy"]]
+    size = (int(about["height"]), int(about["width"])) if about.get("height") else None
+    return Document({"": Annotated(str(about.get("img_name", path.stem)), size, areas)})
+
+
+def _xbd_area(one: Mapping[str, Any]) -> Area:
+    rings = [
+        np.array([pair.split()[:2] for pair in ring.split(",")], np.float64)
+        for ring in re.findall(r"\(([^()]+)\)", one["wkt"])
+    ]
+    several = one["wkt"].lstrip().upper().startswith("MULTI")
+    name = str(one["properties"].get("feature_type") or ONE_CLASS)
+    return Area(name, rings if several else rings[:1], [] if several else rings[1:])
+
+
+XBD = outlined(
+    "xbd",
+    lambda listing: listing.saying(_XBD_HEAD, ".json"),
+    _xbd_parse,
+    "JSON files with wkt are xBD's: what is a building, not how damaged it is (subtype)",
+)
+
+# --- SA-1B: a JSON file for each image, with run lengths and no classes ---------------------------
+
+_SA_1B_HEAD = marks(b'"predicted_iou"', b'"segmentation"', b'"image"')
+
+
+def _sa_1b_parse(path: Path) -> Document:
+    data = read_json(path)
+    about = data["image"]
+    size = int(about["height"]), int(about["width"])
+    areas = []
+    for one in data["annotations"]:
+        counts = one["segmentation"]["counts"]
+        runs = unpack_runs(counts) if isinstance(counts, str) else counts
+        areas.append(Area(ONE_CLASS, mask=decode_runs(runs, size)))
+    return Document({"": Annotated(str(about["file_name"]), size, areas)})
+
+
+SA_1B = outlined(
+    "sa-1b",
+    lambda listing: listing.saying(_SA_1B_HEAD, ".json"),
+    _sa_1b_parse,
+    "JSON files with predicted_iou are SA-1B's: masks without classes, read as object",
+)
+
+# --- Labelbox: a line of JSON for each image (NDJSON) ---------------------------------------------
+
+_LABELBOX_HEAD = marks(b'"data_row"', b'"annotation_kind"')
+
+
+def _labelbox_parse(path: Path) -> Document:
+    text = path.read_bytes().strip()
+    rows = json.loads(text) if text.startswith(b"[") else [*map(json.loads, text.splitlines())]
+    images = {}
+    for number, row in enumerate(rows):
+        about, shown = row["data_row"], row.get("media_attributes") or {}
+        labels = [one for project in row["projects"].values() for one in project["labels"]]
+        if not labels:
+            continue  # nobody has labelled it
+        objects = labels[-1]["annotations"]["objects"]
+        areas = [area for area in map(_labelbox_area, objects) if area is not None]
+        size = (int(shown["height"]), int(shown["width"])) if shown.get("height") else None
+        file = str(about.get("external_id") or about.get("global_key") or about["id"])
+        also = re.sub(r"^.*/|\?.*$", "", str(about.get("row_data", "")))
+        flat = len(objects) - len(areas)
+        images[str(number)] = Annotated(file, size, areas, flat, also=also)
+    return Document(images)
+
+
+def _labelbox_area(one: Mapping[str, Any]) -> Area | None:
+    name = str(one["name"])
+    if "mask" in one or "composite_mask" in one:
+        raise ValueError("a mask is an address at Labelbox: convert the export to COCO there")
+    if one.get("polygon"):
+        return Area(name, [np.array([(pt["x"], pt["y"]) for pt in one["polygon"]], np.float64)])
+    if one.get("bounding_box"):
+        top, left, height, width = (
+            float(one["bounding_box"][key]) for key in ("top", "left", "height", "width")
+        )
+        return Area(name, [box(left, top, left + width, top + height)])
+    return None
+
+
+LABELBOX = outlined(
+    "labelbox",
+    lambda listing: listing.saying(_LABELBOX_HEAD, ".ndjson", ".json", ".jsonl"),
+    _labelbox_parse,
+    "lines of JSON with a data_row are Labelbox's",
 )

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
+from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback
@@ -182,27 +183,31 @@ def _walk(root: Path, outputs: list[Path]) -> Iterator[str]:
         yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 
-_SPLIT_WORDS: Mapping[str, SplitName] = {
-    "train": "train", "training": "train", "trn": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "tst": "test",
-    "trainieren": "train", "validierung": "val", "testen": "test",
-    "entrenamiento": "train", "validacion": "val", "validación": "val", "prueba": "test",
-    "pruebas": "test", "treino": "train", "treinamento": "train", "validacao": "val",
-    "validação": "val", "teste": "test", "entrainement": "train", "entraînement": "train",
-    "apprentissage": "train", "addestramento": "train", "validazione": "val",
-    "обучение": "train", "обучающая": "train", "валидация": "val", "валидационная": "val",
-    "тест": "test", "тестовая": "test", "训练": "train", "训练集": "train", "验证": "val",
-    "验证集": "val", "测试": "test", "测试集": "test", "学習": "train", "学習用": "train",
-    "検証": "val", "検証用": "val", "テスト": "test", "학습": "train", "훈련": "train",
-    "검증": "val", "테스트": "test", "trainings": "train", "validierungs": "val",
-}  # fmt: skip
+_SPLIT_WORDS: Mapping[SplitName, str] = {
+    "train": """
+        train training trn trainieren entrenamiento treino treinamento entrainement entraînement
+        apprentissage addestramento обучение обучающая обучающие обучающий тренировка
+        тренировочная тренировочные навчання تدريب التدريب آموزش 训练 训练集 学習 学習用
+        訓練 訓練集 학습 훈련 eğitim treningowe pelatihan trainings
+    """,
+    "val": """
+        val valid validation dev validierung validacion validación validacao validação validazione
+        валидация валидационная валидационные проверка проверочная проверочные валідація перевірка
+        تحقق التحقق اعتبارسنجی 验证 验证集 検証 検証用 驗證 驗證集 검증 doğrulama walidacja
+        validatie validasi validierungs
+    """,
+    "test": """
+        test testing tst testen prueba pruebas teste тест тестовая тестовые тестовый тестирование
+        اختبار الاختبار آزمون 测试 测试集 テスト テスト用 測試 測試集 테스트 pengujian
+    """,
+}
 
 _FUSED = ("", "set", "data", "daten", "datensatz", "dataset")
 
 SPLIT_WORDS: Mapping[str, SplitName] = {
     f"{word}{end}": split
-    for word, split in _SPLIT_WORDS.items()
+    for split, words in _SPLIT_WORDS.items()
+    for word in words.split()
     for end in (_FUSED if word.isascii() else ("",))
 }
 """What people call the parts of a dataset, lower case; also in one word (testset, Testdaten)."""
@@ -285,7 +290,7 @@ def _place(folder: str) -> Place:
 
 def read_word(folder: str) -> tuple[SplitName, str]:
     """The split and the role in a folder's name ("trainannot": train, labels); ("", "") if none."""
-    word = folder.lower().replace(" ", "_").replace("-", "_")
+    word = as_text(folder).lower().replace(" ", "_").replace("-", "_")
     if word in OTHER_WORDS:
         return "", "other"
     if _role(word):

@@ -27,8 +27,8 @@ _LIST_WORDS = frozenset(
     [
         "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
         "name", "names", "data", "dataset", "seg", "segmentation", "trainval", "aug", "index",
-        "sequence", "sequences", "seq", "video", "videos", "scene", "scenes", "patient",
-        "patients", "case", "cases", "pair", "pairs",
+        "fold", "folds", "sequence", "sequences", "seq", "video", "videos", "scene", "scenes",
+        "patient", "patients", "case", "cases", "pair", "pairs",
     ]
 )  # fmt: skip
 """What the name of a list may say besides its split."""
@@ -45,11 +45,10 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def with_own_split(found: Found, listing: Listing) -> Found:
     """What was found, with the folder's split for the pairs that have none; said in `why`."""
-    if not any(pair.split for pair in found.pairs):
-        places = _Places(found.pairs, listing.root)
-        listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
-        if listed is not None:
-            return listed
+    places = _Places(found.pairs, listing.root)
+    listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
+    if listed is not None:
+        return listed
     folders = {name.rpartition("/")[0] for name in listing.files}
     for told, needs_all, why in (
         (_folders_split, False, "the names of folders say which pairs are for training"),
@@ -66,7 +65,7 @@ def with_own_split(found: Found, listing: Listing) -> Found:
 
 def split_in(name: str) -> SplitName:
     """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
-    tokens = [token.lower() for token in _TOKEN.findall(_CAMEL.sub("_", name))]
+    tokens = [token.lower() for token in _TOKEN.findall(_CAMEL.sub("_", as_text(name)))]
     return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
 
 
@@ -128,17 +127,35 @@ def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     lists = {name: split for name, split in lists.items() if split}
     if not lists:
         return None
+    ordered = sorted(lists, key=lambda name: _ORDER.index(lists[name]))
+    named = {name: places.named_by(_lines(listing.path(name))) for name in ordered}
+    read = _of_one_fold([name for name in ordered if named[name]], lists, named)
     chosen: dict[int, SplitName] = {}
-    read = []
-    for name in sorted(lists, key=lambda name: _ORDER.index(lists[name])):
-        numbers = places.named_by(_lines(listing.path(name)))
-        if numbers:
-            read.append(name)
-            for number in numbers:
-                chosen.setdefault(number, _SPLIT_OF[lists[name]])
+    for name in read:
+        for number in named[name]:
+            chosen.setdefault(number, _SPLIT_OF[lists[name]])
     if not chosen or not (set(chosen.values()) - {"train"} or len(chosen) < len(found.pairs)):
         return None
     return _as_listed(found, chosen, read, listing)
+
+
+def _of_one_fold(
+    read: Sequence[str], splits: Mapping[str, str], named: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Lists without those of further folds (fold_1/train.txt, val_1.txt), which name for training
+    what the first fold's name for validation."""
+    folds: dict[tuple[str, ...], list[str]] = {}
+    for name in read:
+        folds.setdefault((name.rpartition("/")[0], *re.findall(r"\d+", stem_of(name))), []).append(
+            name
+        )
+    first = min((fold for fold, some in folds.items() if len(some) > 1), default=None)
+    if first is None or len(folds) < 2:
+        return [*read]
+    held = {n for name in folds[first] if splits[name] in ("val", "test") for n in named[name]}
+    again = {name for name in read if splits[name] == "train" and not held.isdisjoint(named[name])}
+    others = {fold for fold, some in folds.items() if not again.isdisjoint(some)} - {first}
+    return [name for name in read if not any(name in folds[fold] for fold in others)]
 
 
 def _lines(path: Path) -> list[str]:
@@ -276,8 +293,15 @@ def _spellings(line: str) -> Iterable[str]:
 
 def _as_listed(
     found: Found, chosen: dict[int, SplitName], read: Sequence[str], listing: Listing
-) -> Found:
+) -> Found | None:
+    """Pairs as lists name them; None where they leave out some, and folders name splits, too.
+
+    A folder's word may mean something else (DeepFish: `valid` are images with fish).
+    """
     trains = "train" in chosen.values()
+    complete = trains and len(chosen) == len(found.pairs)
+    if not complete and any(pair.split for pair in found.pairs):
+        return None
     pairs = []
     for number, pair in enumerate(found.pairs):
         if number in chosen:
