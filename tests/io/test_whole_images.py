@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fcnseg.errors import MediaError
-from fcnseg.io.bands.files import page_of
+from fcnseg.io.bands.files import decode_bands, page_of
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, image_size
 from fcnseg.io.sources import open_source
@@ -44,6 +44,16 @@ def as_exr(image):
     stream.time_base = 1
     frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="gbrpf32le")
     return b"".join(bytes(packet) for packet in stream.encode(frame))
+
+
+@pytest.mark.parametrize("kept", [-1, -6])
+def test_a_tiff_that_ends_within_its_tags_is_no_image(kept):
+    file = io.BytesIO()
+    Image.fromarray(COLORS).save(file, "TIFF", compression="tiff_lzw")  # tags come last
+    assert np.array_equal(decode_image(file.getvalue()), COLORS)
+    for decode in (decode_image, decode_bands):
+        with pytest.raises(MediaError, match="within the tags"):
+            decode(file.getvalue()[:kept], name="a.tif")
 
 
 def test_a_jpeg_that_ends_before_its_last_row_is_no_image(tmp_path):

@@ -26,6 +26,7 @@ from fcnseg.io.content.tiff import (
     number_in,
     numbers_of,
     read_by_tifffile,
+    refuse_cut,
     refuse_raw,
     tiff_page,
     tiff_tags,
@@ -120,6 +121,7 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
     One band of 16 bits that is white at 0 is inverted. What a tag calls no data is not a number,
     among all types but uint8 and uint16. MissingExtra where tifffile is needed.
     """
+    refuse_cut(data, name)
     tags = tiff_tags(data)
     refuse_raw(data, tags, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)

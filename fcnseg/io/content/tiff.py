@@ -75,6 +75,36 @@ def tiff_page(data: bytes, page: int) -> bytes:
     return data[:at] + start + data[at + len(start) :]
 
 
+_LAYOUT_TAGS = {258, 273, 279, 284, 317, 320, 324, 325, 338, 339, 347}
+"""Tags of several numbers without which values are taken for others: bits, places, a palette ..."""
+
+_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+
+
+def refuse_cut(data: bytes, name: str) -> None:
+    """MediaError for a TIFF that ends within what its first page's tags say of the values.
+
+    Decoders leave such a tag out, and read 8 bits as one. Programs write tags last.
+    """
+    order, big = _order(data)
+    count, entry = ("Q", 20) if big else ("H", 12)
+    for at in page_offsets(data)[:1]:
+        (entries,) = struct.unpack_from(order + count, data, at)
+        first = at + struct.calcsize(count)
+        short = first + entry * entries > len(data)
+        for tag in () if short else range(first, first + entry * entries, entry):
+            form = order + ("HHQQ" if big else "HHLL")
+            code, kind, numbers, place = struct.unpack_from(form, data, tag)
+            size = numbers * (_TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0)
+            outside = size > (8 if big else 4) and place + size > len(data)
+            short = short or (code in _LAYOUT_TAGS and outside)
+        if short:
+            raise MediaError(
+                f"{name} is not a whole image: it ends within the tags that describe it.",
+                hint="the file may be cut short",
+            )
+
+
 def _order(data: bytes) -> tuple[str, bool]:
     """The order of bytes as `struct` writes it, and whether it is a BigTIFF."""
     return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
@@ -135,6 +165,7 @@ def decode_tiff(
     opacity unless a tag says so. What GDAL calls no data is black. MissingExtra where tifffile is
     needed.
     """
+    refuse_cut(data, name)
     tags = tiff_tags(data)
     refuse_raw(data, tags, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
