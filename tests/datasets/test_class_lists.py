@@ -22,6 +22,11 @@ FORMS = {
     "labels.txt": "# numbers\n0: sea\n1: sand\n2: palm tree\n",
     "names.txt": "0 sea\n1 sand\n2 palm tree\n",
     "codes.txt": "sea\r\nsand\r\npalm tree\r\n",
+    "label_names.txt": "sea = 0\nsand = 1\npalm tree = 2\n",
+    "class_list.txt": "palm tree 2\nsea 0\nsand 1\n",
+    "category.txt": "id\tname\n0\tsea\n1\tsand\n2\tpalm tree\n",
+    "class_ids.txt": "0. sea\n1. sand\n2. palm tree\n",
+    "classes.yaml": "classes:\n  - sea\n  - sand\n  - palm tree\n",
     "label_colors.txt": "0 0 255\tsea\n255 255 0\tsand\n0 128 0\t\tpalm tree\n",
     "class_names.txt": "__ignore__\nsea\nsand\npalm tree\n",
     "labelmap.txt": "# label:color_rgb:parts:actions\nsea:0,0,255::\nsand:255,255,0::\n"
@@ -37,7 +42,16 @@ FORMS = {
     "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
 }
 WITH_COLORS = {"label_colors.txt", "labelmap.txt", "class_dict.csv", "colormap.json"}
-WITH_VALUES = {"labels.txt", "names.txt", "_classes.csv", "labels.json", "label_map.json"}
+WITH_VALUES = {
+    "category.txt",
+    "class_ids.txt",
+    "label_names.txt",
+    "labels.txt",
+    "names.txt",
+    "_classes.csv",
+    "labels.json",
+    "label_map.json",
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -46,6 +60,8 @@ def test_every_form_names_the_classes(name: str, tmp_path: Path) -> None:
     (tmp_path / "deep" / name).write_text(FORMS[name])
     entries, file = find_entries(list_folder(tmp_path))
     assert file == f"deep/{name}"
+    if name == "class_list.txt":
+        entries = tuple(sorted(entries, key=lambda entry: entry.value or 0))
     assert [entry.name for entry in entries] == ["sea", "sand", "palm tree"]
     if name in WITH_COLORS:
         assert [entry.color for entry in entries] == [0x0000FF, 0xFFFF00, 0x008000]
@@ -93,6 +109,13 @@ def test_names_in_a_data_yaml(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(text)
     found = read_yaml_names(tmp_path / "data.yaml")
     assert found == [Entry("sea", 0), Entry("sand", 1), Entry("palm tree", 2)]
+
+
+@pytest.mark.parametrize("text", ["zone 1\nzone 2\n", "grade 3 a\ngrade 3 b\n"])
+def test_names_may_end_in_numbers(text: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    names = [entry.name for entry in find_entries(list_folder(tmp_path))[0]]
+    assert names == text.splitlines()
 
 
 def test_no_names_in_a_data_yaml(tmp_path: Path) -> None:

@@ -130,11 +130,33 @@ def folders_like_files(root: Path) -> Truth:
     return truth
 
 
+def weights_of_pixels(root: Path) -> Truth:
+    """Finer than the labels, and no classes (U-Net)."""
+    truth = {}
+    for number, picture, labels in scenes():
+        put(root / f"images/{number}.png", picture)
+        put(root / f"labels/{number}.png", labels * 255)
+        weights = labels * 90 + 20 + np.arange(len(labels)) // 12
+        put(root / f"weights/{number}.png", weights.astype(np.uint8))
+        truth[f"images/{number}.png"] = labels
+    return truth
+
+
+def radar(root: Path) -> Truth:
+    """Sen1Floods11: images of fractions, whose pixels are no labels' numbers."""
+    truth = {}
+    for number, picture, labels in scenes():
+        put(root / f"S1Hand/India_{number}_S1Hand.tif", picture[..., 0].astype(np.float32) / 9)
+        put(root / f"LabelHand/India_{number}_LabelHand.png", labels)
+        truth[f"S1Hand/India_{number}_S1Hand.tif"] = labels
+    return truth
+
+
 FOLDERS: dict[str, Callable[[Path], Truth]] = {
     one.__name__: one
     for one in (
         other_sensors, two_sensors_and_two_copies, other_sizes, finer_classes, visible_parts,
-        centres, valid_areas, training_ids, folders_like_files,
+        centres, valid_areas, training_ids, folders_like_files, weights_of_pixels, radar,
     )
 }  # fmt: skip
 
@@ -143,6 +165,16 @@ FOLDERS: dict[str, Callable[[Path], Truth]] = {
 def test_the_set_that_is_meant_is_read(name: str, tmp_path: Path) -> None:
     truth = FOLDERS[name](tmp_path)
     assert agrees(describe(tmp_path), truth)
+
+
+def test_photographs_cut_out_on_black_are_no_labels(tmp_path: Path) -> None:
+    """PlantVillage: the leaves of color/ alone on black, for classification."""
+    for number, picture, labels in scenes():
+        cut = np.where(labels[..., None] > 0, picture, 0).astype(np.uint8)
+        put(tmp_path / f"color/scab/{number}.png", picture)
+        put(tmp_path / f"segmented/scab/{number}_final_masked.png", cut)
+    with pytest.raises(DatasetError, match="12 images but no labels"):
+        describe(tmp_path)
 
 
 def test_objects_that_are_numbered_are_no_finer_classes(tmp_path: Path) -> None:
@@ -321,3 +353,39 @@ def test_a_folders_split_counts_more_than_a_files(tmp_path: Path) -> None:
         put(tmp_path / f"seg/labels/{split}/{number}_train_id.png", labels)
         put(tmp_path / f"seg/color_labels/{split}/{number}_train_color.png", COLORS[labels])
     assert own_split_sizes(describe(tmp_path)) == {"train": 4, "val": 2}
+
+
+FOLDS = {
+    "folders": "splits/fold_{}/{}.txt",
+    "numbers": "{1}_{0}.txt",
+}
+
+
+@pytest.mark.parametrize("name", FOLDS.values(), ids=FOLDS)
+def test_of_several_folds_the_first_is_the_split(name: str, tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels)
+    for fold in range(3):
+        for split in ("train", "val"):
+            held = [n for n in range(6) if (n // 2 == fold) == (split == "val")]
+            file = tmp_path / name.format(fold, split)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"{n}.png\n" for n in held))
+    found = describe(tmp_path)
+    assert {pair.name for pair in found.pairs if pair.split == "val"} == {"0", "1"}
+
+
+def test_lists_of_all_images_count_more_than_a_folders_word(tmp_path: Path) -> None:
+    """DeepFish: valid/ are the images with fish, empty/ those without."""
+    lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for number, picture, labels in scenes():
+        kind = ("valid", "empty")[number % 2]
+        put(tmp_path / f"images/{kind}/{number}.png", picture)
+        put(tmp_path / f"masks/{kind}/{number}.png", labels * (kind == "valid"))
+        lines[("train", "train", "train", "val", "test", "test")[number]].append(
+            f"{kind}/{number},{number}\n"
+        )
+    for split, some in lines.items():
+        (tmp_path / f"{split}.csv").write_text("ID,labels\n" + "".join(some))
+    assert own_split_sizes(describe(tmp_path)) == {"train": 3, "val": 1, "test": 2}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import pack
-from fcnseg.datasets.encoding.entries import Entry, read_items, text_of
+from fcnseg.datasets.encoding.entries import Entry, read_items, read_lines, text_of
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
 from fcnseg.errors import STRANGE
 from fcnseg.overwriting import is_own_table
@@ -95,26 +95,6 @@ _LIST_WORDS = frozenset(
     ]
 )  # fmt: skip
 """... and perhaps some of these."""
-
-
-def _read_lines(path: Path) -> list[Entry]:
-    """A name on each line, perhaps with its number before it or its colour beside it."""
-    entries = []
-    for line in text_of(path).splitlines():
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
-        if color and max(int(part) for part in color.groups()) <= 255:
-            name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;")
-            name = re.sub(r"^\d+\s*[:,;\s]\s*", "", name)
-            entries.append(Entry(name, color=pack(*(int(part) for part in color.groups()))))
-        else:
-            numbered = re.match(r"^(\d+)\s*[:,;\t ]\s*(\S.*)$", line)
-            entries.append(
-                Entry(numbered[2].strip(), int(numbered[1])) if numbered else Entry(line)
-            )
-    return [entry for entry in entries if entry.name != "__ignore__"]  # labelme's index -1
 
 
 def _read_label_map(path: Path) -> list[Entry]:
@@ -251,7 +231,7 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
             "classes.txt", "class_names.txt", "names.txt", "labels.txt", "obj.names", "codes.txt",
             "label_colors.txt",
         ),
-        _read_lines,
+        read_lines,
     ),
     (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
       "colormap.json", "palette.json", "obj_class_to_machine_color.json"), _read_json),
@@ -260,14 +240,18 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
 
 _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {
     ".csv": _read_table, ".json": _read_json, ".pbtxt": read_items, ".prototxt": read_items,
-    ".txt": _read_lines, ".names": _read_lines,
+    ".txt": read_lines, ".names": read_lines,
 }  # fmt: skip
 
 
 def read_yaml_names(path: Path) -> list[Entry]:
-    """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them."""
+    """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them; or
+    the `classes:` of another YAML file."""
     text = text_of(path)
     names = _yaml_values(text, "names")
+    if not names:
+        names = _yaml_values(text, "classes")
+        names = {} if any(":" in name for name in names.values()) else names
     stored: dict[str, list[int]] = {}
     ignored = []
     for value, meant in _yaml_values(text, "label_mapping").items():
@@ -299,6 +283,8 @@ def _yaml_values(text: str, key: str) -> dict[str, str]:
         close = "]" if inline[0] == "[" else "}"
         listed = text[start.start(1) : text.index(close, start.start(1))][1:]
         parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
+    elif inline and not inline.startswith("#"):
+        return {}
     else:
         block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
         lines = (block[0] if block else "").splitlines()

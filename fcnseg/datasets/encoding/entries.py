@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from fcnseg.classes import BINARY, IGNORE
+from fcnseg.classes import BINARY, IGNORE, pack
 from fcnseg.errors import MediaError
 
 IGNORED_NAMES = frozenset(
@@ -112,6 +112,39 @@ def read_items(path: Path) -> list[Entry]:
         entries.append(Entry(name, int(said["id"] if "id" in said else said["label"])))
     bare = entries and min(entry.value or 0 for entry in entries) == 1
     return [Entry(BINARY[0], 0), *entries] if bare else entries
+
+
+def read_lines(path: Path) -> list[Entry]:
+    """A name on each line, perhaps with its number before or behind it, or its colour beside it."""
+    lines = [line.strip() for line in text_of(path).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    head = {*re.findall(r"\w+", lines[0].lower())} if lines else set()
+    lines = lines[1:] if len(head) > 1 and head <= _HEADINGS else lines
+    behind = [(found[1], found[2]) for found in map(_BEHIND.match, lines) if found]
+    columns = [len({*column}) for column in zip(*behind, strict=True)]
+    if len(lines) > 1 and columns == [len(lines)] * 2:  # else `zone 1`, `zone 2` are names
+        return [Entry(name, int(number)) for name, number in behind]
+    entries = [_entry_of(line) for line in lines]
+    return [entry for entry in entries if entry.name != "__ignore__"]  # labelme's index -1
+
+
+_HEADINGS = frozenset(
+    ["id", "ids", "index", "name", "names", "class", "label", "value", "category"]
+)
+"""The words of a line that names the columns."""
+
+_BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d)])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
+"""A name with its number behind it."""
+
+
+def _entry_of(line: str) -> Entry:
+    color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
+    if color and max(int(part) for part in color.groups()) <= 255:
+        name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;")
+        name = re.sub(r"^\d+\s*[:,;\s]\s*", "", name)
+        return Entry(name, color=pack(*(int(part) for part in color.groups())))
+    numbered = re.match(r"^(\d+)\s*(?:->|[:,;=\t ]|[.)-]\s)\s*(\S.*)$", line)
+    return Entry(numbered[2].strip(), int(numbered[1])) if numbered else Entry(line)
 
 
 def open_text(path: Path) -> TextIO:

@@ -21,6 +21,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.candidates import (
     CHOOSE,
+    are_cut_outs,
     choose,
     leaves,
     mostly_same,
@@ -146,6 +147,8 @@ def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
             continue
         some = sample(pairs)
         side = tell_labels(looks.of(a for a, _ in some), looks.of(b for _, b in some))
+        if side >= 0 and are_cut_outs([looks.of(pair[:: 1 if side else -1]) for pair in some]):
+            continue
         if side == 1:
             found.append(Candidate(tuple(pairs), difference.first, difference.second))
         elif side == 0:

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, suffix_of
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.looks import (
+    TINT,
     Candidate,
     Look,
     Looks,
@@ -27,6 +29,15 @@ from fcnseg.datasets.pairing.looks import (
 )
 from fcnseg.datasets.pairing.path_words import CAMEL, RUN, SECONDARY
 from fcnseg.errors import DatasetError
+
+SHADES = 16
+"""A photograph with its background removed has so many values, or more."""
+
+DARK = 24
+"""JPEG leaves a black background no brighter than this."""
+
+ALIKE = 0.6
+"""So much of it at least is as bright as the photograph, but for what JPEG changes."""
 
 CHOOSE = "or list the pairs in a CSV, a line each: image,labels[,split]"
 
@@ -216,6 +227,26 @@ def other_size(one: Candidate, looks: Looks) -> bool:
     both = [looks.of(pair) for pair in sample(one.pairs)]
     sizes = [[look.size for look in pair] for pair in both if len(pair) == 2]
     return bool(sizes) and all(image != labels for image, labels in sizes)
+
+
+def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
+    """Whether photographs with their background removed stand for labels: pairs of an image and
+    a file that shows the same where it is not black."""
+    same = []
+    for image, other in (pair for pair in both if len(pair) == 2 and not pair[1].through):
+        grey, cut = (_grey(one) for one in (image, other))
+        kept = cut > DARK
+        if len(np.unique(other.small[kept])) >= SHADES:
+            same.append(bool((np.abs(grey - cut)[kept] <= 2 * TINT).mean() >= ALIKE))
+    return 2 * sum(same) > len(both)
+
+
+def _grey(one: Look) -> NDArray[np.int32]:
+    """int32 (64, 64): how bright a file is."""
+    if not one.color:
+        return one.small
+    red, green, blue = (one.small >> shift & 255 for shift in (16, 8, 0))
+    return np.asarray((299 * red + 587 * green + 114 * blue) // 1000)
 
 
 def terms_of(sides: Sequence[Candidate]) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fcnseg.datasets.encoding.values import packed_colors
 from fcnseg.datasets.pairing import Listing
 from fcnseg.errors import MediaError
+from fcnseg.io.images import read_image
 from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 _T = TypeVar("_T")
@@ -155,7 +156,10 @@ def look(path: Path) -> Look | None:
     try:
         raw = read_raw_labels(path)
     except MediaError:
-        return None
+        try:  # an image of fractions (radar, heights) is none of labels
+            raw = RawLabels(read_image(path), None, "RGB")
+        except MediaError:
+            return None
     seen = look_at(raw, lossy=path.suffix.lower() in (".jpg", ".jpeg", ".webp"))
     alpha = read_alpha(path) if raw.mode[-1] in "Aa" else None
     if alpha is None or alpha.min() == alpha.max():

@@ -19,7 +19,9 @@ SECONDARY = OTHER_WORDS | _COLOR | {
     "watershed", "trimap", "trimaps",
     "fov", "roi", "preview", "previews", "vis", "visualization", "viz", "blend", "blended",
     "contour", "contours", "boundary", "boundaries", "edge", "edges", "skeleton", "prediction",
-    "predictions", "pred", "preds", "visibility", "reversed", "mirrored", "flipped",
+    "predictions", "pred", "preds", "weight", "weights", "weightmap", "weightmaps", "prob", "probs",
+    "probability", "probabilities", "heatmap", "heatmaps", "distance", "distances",
+    "visibility", "reversed", "mirrored", "flipped",
 }  # fmt: skip
 """Words of labels that stand beside the labels that are meant."""
 
