@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fcnseg.engines.exported import LABELS, SCORES
 from fcnseg.engines.pytorch import score_grid_of
@@ -135,6 +137,36 @@ def example(size: tuple[int, int] | None, bands: Bands | None) -> Tensor:
     return torch.from_numpy(images)
 
 
+@torch.library.custom_op(
+    "fcnseg::upsample_bilinear2d",
+    mutates_args=(),
+    schema="(Tensor maps, SymInt[] size, bool align_corners) -> Tensor",
+)
+def _upsample_bilinear2d(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    return F.interpolate(maps, list(size), mode="bilinear", align_corners=align_corners)
+
+
+@_upsample_bilinear2d.register_fake
+def _(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:  # noqa: ARG001
+    return maps.new_empty(*maps.shape[:2], *size)
+
+
+class _WholeSteps(TorchFunctionMode):
+    """Bilinear interpolation is traced as one step.
+
+    torch would trace its arithmetic only to find the shape of its result: up to a quarter of an
+    export's time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        more = kwargs or {}
+        if func is F.interpolate and more.get("mode") == "bilinear":
+            return _upsample_bilinear2d(*args, more["size"], bool(more["align_corners"]))
+        return func(*args, **more)
+
+
 def _model(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -143,10 +175,15 @@ def _model(
     shapes: tuple[Any, ...] | None,
 ) -> Any:
     """A module as an onnx.ModelProto."""
-    with quiet():
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bilinear2d
+
+    translated: dict[Any, Any] = {
+        torch.ops.fcnseg.upsample_bilinear2d.default: aten_upsample_bilinear2d
+    }
+    with quiet(), _WholeSteps():
         program = torch.onnx.export(
             module, inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
-            dynamo=True, verbose=False,
+            custom_translation_table=translated, dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None  # with dynamo there always is one
     return _without_traces(program.model_proto)
