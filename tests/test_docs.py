@@ -48,11 +48,11 @@ def run_python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("path", [p for p in WITH_PYTHON if p.name != "README.md"], ids=name_of)
-def test_python_runs(path: Path, drawn_folder: Path, drawn_clip: Path, tmp_path: Path) -> None:
+def test_python_runs(path: Path, data: Path, drawn_clip: Path, tmp_path: Path) -> None:
     """The blocks of one document, one after the other, in a folder with the files they name."""
-    shutil.copytree(drawn_folder, tmp_path / "photos")
+    shutil.copytree(data, tmp_path / "photos")
     shutil.copy(drawn_clip, tmp_path / "clip.mp4")
-    shutil.copy(drawn_folder / "images/val/0000.png", tmp_path / "cells.png")
+    shutil.copy(data / "images/val/0000.png", tmp_path / "cells.png")
     run_python("\n".join(blocks(path, "python")), tmp_path)
 
 

@@ -17,11 +17,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture
-def home(
-    tmp_path: Path, drawn_folder: Path, drawn_clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def home(tmp_path: Path, data: Path, drawn_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder after `fcnseg demo`."""
-    shutil.copytree(drawn_folder, tmp_path / "fcnseg-demo/data")
+    shutil.copytree(data, tmp_path / "fcnseg-demo/data")
     shutil.copy(drawn_clip, tmp_path / "fcnseg-demo/clip.mp4")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -47,6 +45,8 @@ def test_the_commands_run(home: Path) -> None:
             continue
         if arguments[0] == "train":  # the default network takes minutes, too long for a test
             arguments += ["--epochs", "1", *TINY_FLAGS]
+        if "int8" in arguments:
+            arguments += ["--size", "128", "160"]
         if arguments[0] == "bench":
             arguments += ["--frames", "3", "--size", "64", "64"]
         result = CliRunner().invoke(app, arguments)

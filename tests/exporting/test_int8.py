@@ -14,6 +14,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.commands.export import export
 from fcnseg.config import EvalConfig, ExportConfig
 from fcnseg.errors import CheckpointError, MediaError, MissingExtra, OptionError
+from fcnseg.exporting.graph import GraphOptions
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import exact_layers, spread, write_int8
@@ -83,7 +84,8 @@ def test_convolutions_are_rounded_all_but_the_first_and_the_last(
 def test_logits_are_not_rounded(subpixel_model: Path, tmp_path: Path) -> None:
     """Upsampled scores and each pixel's own share are added as they are."""
     pictures = [sample_images((1, 64, 96), seed=seed) for seed in range(2)]
-    write_int8(Checkpoint.load(subpixel_model), tmp_path / "rounded.onnx", pictures)
+    options = GraphOptions(size=(64, 96))
+    write_int8(Checkpoint.load(subpixel_model), tmp_path / "rounded.onnx", pictures, options)
     graph = onnx.load(tmp_path / "rounded.onnx").graph
     makers = {output: node for node in graph.node for output in node.output}
     (share,) = (node for node in graph.node if node.op_type == "ConvTranspose")

@@ -52,7 +52,9 @@ def test_what_a_page_needs(seen_at_80: Path, subpixel_model: Path, tmp_path: Pat
         export(ExportConfig.make({**config, "format": "onnx", "web_runtime": tmp_path}))
     said = []
     config = {"model": str(subpixel_model), "format": "web", "out": tmp_path / "bare"}
-    export(ExportConfig.make(config), said.append)
+    result = export(ExportConfig.make(config), said.append)
+    assert result.parity.label_agreement >= 0.999  # of a sub-pixel convolution
+    assert result.parity.max_abs_diff < 1e-3
     assert any("npm pack onnxruntime-web" in getattr(one, "text", "") for one in said)
     assert "npm pack" in (tmp_path / "bare" / "README.txt").read_text()
 
