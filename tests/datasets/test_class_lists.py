@@ -245,6 +245,11 @@ NUMBERED = {
     ),
     "one of the greys is void": ([0, 128, 255], "name\nsea\ndisc\nvoid\n", ("sea", "disc")),
     "off by one": ([0, 1, 2], "id,name\n1,sea\n2,disc\n3,ring\n", None),
+    "its background is 10": (
+        [0, 100, 200],
+        "id,name\n10,background\n100,disc\n200,ring\n",
+        ("background", "disc", "ring"),
+    ),
     "others": ([0, 1, 2], "id,name\n7,sea\n8,disc\n11,ring\n", None),
 }
 

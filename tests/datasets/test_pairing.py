@@ -145,6 +145,7 @@ def test_a_split_is_kept_wherever_it_is_named(name: str, tmp_path: Path) -> None
         {"splits_final.json": json.dumps([{"train": list("1234"), "val": ["5", "6"]},
                                           {"train": list("3456"), "val": ["1", "2"]}])},
         {"split.json": json.dumps({n: "val" if n in "56" else "train" for n in "123456"})},
+        {"split.json": json.dumps({"train": [1, 2, 3, 4], "val": [5, 6]})},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("sides", ["{side}/{n}", "images masks"])

@@ -35,6 +35,9 @@ from fcnseg.io.labels import RawLabels, region_areas
 SOLID = 0.1
 """Of a class's pixels at least this proportion has all eight neighbours of the class."""
 
+BEYOND = 0.12
+"""Bicubic resizing overshoots both values at an edge by this much of their distance."""
+
 LEAST_LEVEL = 12
 """Numbers up to this are class indices: thin classes among them are no smoothing."""
 
@@ -208,8 +211,9 @@ def _count_areas(numbers: NDArray[np.int32], inside: Counter[int], total: Counte
 
 
 def _between(some: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]]) -> bool:
-    """Whether values lie, in every channel, within what the ends span."""
+    """Whether values lie, in every channel, within what the ends span, or BEYOND it by a little."""
     low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    low, high = low - BEYOND * (high - low), high + BEYOND * (high - low)
     return bool(((np.array(some) >= low) & (np.array(some) <= high)).all())
 
 

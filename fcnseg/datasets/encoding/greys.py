@@ -217,8 +217,9 @@ def _without_0(
         return []
     if 0 not in seen or any(number == 0 for _, number in listed):
         return []
-    if any(entry.name.lower() in BACKGROUND_NAMES for entry, _ in listed):
-        return [listed]
+    own = [number for entry, number in listed if entry.name.lower() in BACKGROUND_NAMES]
+    if own:
+        return [listed] if own[0] in seen else []
     return [[(Entry(BINARY[0], 0), 0), *listed]]
 
 

@@ -158,7 +158,7 @@ FORMATS: Mapping[str, Format] = {
 _REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
     ("Encord", marks(b'"data_units"', b'"data_title"')),
     ("Kili", marks(b'"jsonResponse"', b'"normalizedVertices"')),
-    ("Dataloop", marks(b'"itemId"', b'"coordinates"', b'"datasetId"')),
+    ("Dataloop", marks(b'"annotations"', b'"coordinates"', b'"filename"')),
 )
 
 

@@ -196,10 +196,15 @@ def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
     named: dict[SplitName, list[str]] = defaultdict(list)
     for key, value in data.items() if isinstance(data, dict) else ():
         if isinstance(value, list) and key.lower() in SPLIT_WORDS:
-            named[SPLIT_WORDS[key.lower()]] += [one for one in value if isinstance(one, str)]
+            named[SPLIT_WORDS[key.lower()]] += [str(one) for one in value if _names_one(one)]
         elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
             named[SPLIT_WORDS[value.lower()]].append(key)
     return named
+
+
+def _names_one(value: object) -> bool:
+    """Whether a JSON value can name an image: a text, or the number that it is called."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
