@@ -50,6 +50,11 @@ class ClassMap:
         if len(set(self.names)) != count:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise InputError(f"Class names must differ; given twice: {', '.join(twice)}.")
+        if not isinstance(self.colors, np.ndarray):
+            raise InputError(
+                f"Colours are an array uint8 ({count}, 3); found {self.colors!r:.80}.",
+                hint="ClassMap.of(names, colors) takes lists",
+            )
         if self.colors.shape != (count, 3) or self.colors.dtype != np.uint8:
             raise InputError(
                 f"{counted(count, 'class name')}, so expected uint8 colours of shape ({count}, 3); "
@@ -69,6 +74,8 @@ class ClassMap:
     @classmethod
     def numbered(cls, count: int) -> ClassMap:
         """class_0 ... class_{count-1}, for labels that come without names."""
+        if not isinstance(count, int):
+            raise InputError(f"The number of classes is a whole number; found {count!r:.80}.")
         return cls.of([f"class_{index}" for index in range(count)])
 
     @property

@@ -25,6 +25,7 @@ import codecs
 import difflib
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -233,6 +234,14 @@ def user_path(path: str | Path) -> Path:
     """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
     path = Path(path)
     return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
+def typed(path: str | Path) -> str:
+    """A path as it is typed at a shell: quoted where it has a space or the like in it."""
+    text = str(path)
+    if os.name == "nt":
+        return f'"{text}"' if " " in text else text
+    return shlex.quote(text)
 
 
 LONGEST_NAME = 255

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, counted
+from fcnseg.errors import MediaError, OptionError, counted, typed
 from fcnseg.files import NonLocalPath, atomic_write, is_stdout
 
 MANIFEST = "manifest.jsonl"
@@ -120,7 +120,8 @@ def refuse_among_images(what: str, path: Path, root: Path) -> None:
     if names and is_below(path, root) and inputs_in(folder, names) is None:
         raise OptionError(
             f"{what} {path} is inside the dataset {root}: it would be taken for a part of it.",
-            hint=f"name a place outside, or in a new folder: {what} {folder / 'check' / path.name}",
+            hint="name a place outside, or in a new folder: "
+            f"{what} {typed(folder / 'check' / path.name)}",
         )
 
 
@@ -187,7 +188,7 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
             raise OptionError(
                 f"{what} {path}: expected a name that ends in {', '.join(endings)}; found "
                 f"{path.suffix!r}.",
-                hint=f"{what} {path.with_suffix(endings[0])}",
+                hint=f"{what} {typed(path.with_suffix(endings[0]))}",
             )
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:
@@ -209,7 +210,7 @@ def refuse_file(what: str, path: Path | None) -> None:
     if path is not None and path.exists() and not path.is_dir():
         raise OptionError(
             f"{what} {path} is a file; a folder is needed.",
-            hint=f"name a folder, e.g. {what} {path.parent / (path.stem + '_out')}",
+            hint=f"name a folder, e.g. {what} {typed(path.parent / (path.stem + '_out'))}",
         )
 
 
@@ -294,7 +295,8 @@ class _Output:
                     raise OptionError(
                         f"{shown} is a folder that holds {role} {given}: outputs would lie among "
                         "inputs.",
-                        hint=f"name a folder of its own, e.g. {self.what} {self.path / 'out'}",
+                        hint="name a folder of its own, "
+                        f"e.g. {self.what} {typed(self.path / 'out')}",
                     )
         if self.is_file and self.identity == _identity(given):
             raise self._same(role, given, shown)
@@ -308,7 +310,7 @@ class _Output:
             found = f"{shown} is {role} {given} by another name: it would be written over."
         other = f"{self.path.stem or 'out'}_out{self.path.suffix}"
         return OptionError(
-            found, hint=f"name another one, e.g. {self.what} {self.path.parent / other}"
+            found, hint=f"name another one, e.g. {self.what} {typed(self.path.parent / other)}"
         )
 
 

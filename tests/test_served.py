@@ -1,5 +1,6 @@
 """Addresses: one image is one image, a video file ends, a stream stays one."""
 
+import gzip
 import http.server
 import socket
 import threading
@@ -8,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, OptionError
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources import network, open_source
 from fcnseg.io.sources.network import served
@@ -21,7 +22,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Gives what `answers` has for a path: (status, type, bytes, how many it says they are)."""
 
     def do_GET(self):
-        status, kind, data, length = self.answers[self.path.partition("?")[0]]
+        status, kind, data, length, encoding = self.answers[self.path.partition("?")[0]]
         self.asked.append(self.headers["Authorization"])
         if status == "silent":
             self.wait.wait(5)
@@ -29,6 +30,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         if kind:
             self.send_header("Content-Type", kind)
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
         if length:
             self.send_header("Content-Length", str(length))
         self.end_headers()
@@ -44,9 +47,9 @@ def serve():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def put(path, data, kind="", *, status=200, length=None):
+    def put(path, data, kind="", *, status=200, length=None, encoding=""):
         length = len(data) if length is None else length
-        Server.answers[path.partition("?")[0]] = (status, kind, data, length)
+        Server.answers[path.partition("?")[0]] = (status, kind, data, length, encoding)
         return f"http://127.0.0.1:{server.server_port}{path}"
 
     yield put
@@ -64,10 +67,15 @@ def serve():
         ("/snapshot", "", None, "snapshot"),
         ("/a%20b.png", "application/octet-stream", None, "a_b"),
         ("/n.png", "image/png", 0, "n"),  # its length is not told
+        ("/zipped.png", "image/png", None, "zipped"),  # though nobody asked for that
     ],
 )
 def test_an_image_is_one_image(serve, path, kind, length, name):
-    with open_source(serve(path, PNG, kind, length=length)) as source:
+    data = gzip.compress(PNG) if name == "zipped" else PNG
+    address = serve(path, data, kind, length=length, encoding="gzip" if data != PNG else "")
+    with pytest.raises(OptionError, match="--page is for image files"):
+        open_source(address, page="2")
+    with open_source(address) as source:
         assert (source.kind, source.count, source.live) == ("image", 1, False)
         [frame] = source
     assert (frame.name, frame.image[0, 0].tolist()) == (name, [77, 77, 77])

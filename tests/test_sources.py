@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.images import encode_image, write_image
@@ -351,7 +352,7 @@ def pipe(monkeypatch):
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 16])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".ppm"])
 def test_piped_images_follow_one_another(pipe, suffix, step):
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     pictures = [plain(3), noise, plain(7)]
@@ -371,6 +372,18 @@ def test_one_piped_image(pipe, suffix):
         assert source.kind == "image"
         [frame] = source
     assert (frame.name, number_of(frame.image)) == ("stdin", 4)
+
+
+def test_pages_of_what_is_no_file_are_told_and_not_chosen(pipe):
+    held, told = io.BytesIO(), []
+    pages = [Image.fromarray(plain(number)) for number in (3, 7)]
+    pages[0].save(held, "GIF", save_all=True, append_images=pages[1:])
+    pipe(held.getvalue())
+    with open_source("-", callback=told.append) as source:
+        assert len(list(source)) == 1
+    assert "has 2 pages or frames; only the first is used" in told[0].text
+    with pytest.raises(OptionError, match="--page is for image files"):
+        open_source("-", page="all")
 
 
 def test_a_piped_video(pipe, clip):

@@ -16,8 +16,17 @@ from fcnseg.commands.train import train
 from fcnseg.config import ExportConfig, TrainConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError, OptionError
+from fcnseg.errors import (
+    CheckpointError,
+    DatasetError,
+    FcnsegError,
+    MediaError,
+    OptionError,
+    typed,
+)
+from fcnseg.inference.parts import choose_target
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.base import Kind
 from fcnseg.models.weights import read_state
 from fcnseg.training.run_folder import load_state
 
@@ -103,6 +112,26 @@ def test_a_run_whose_data_was_moved_resumes_by_the_command_that_is_named(
     assert "--resume" in caught.value.hint
     done = train(TrainConfig.make({**given, "data": here, "out": run}))
     assert done.epochs == stored.epochs
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "save", "there", "instead"),
+    [
+        ("image", "a b.mp4", (), "a b.png", "a b_out.png"),
+        ("image", "a.jpg", ("labels",), "a.png", "a_out.png"),
+        ("video", "c.png", (), "c.mp4", "c_out.mp4"),
+        ("folder", "in.png", (), "in", "in_out"),
+        ("folder", "out.png", (), "in", "out"),
+    ],
+)
+def test_an_output_that_a_hint_names_can_be_typed_and_is_not_the_source(
+    tmp_path: Path, kind: Kind, given: str, save: tuple[str, ...], there: str, instead: str
+) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(OptionError) as caught:
+        choose_target(kind, tmp_path / given, save)
+    assert f"-o {typed(tmp_path / instead)}" in caught.value.hint
+    assert typed("a b") in ("'a b'", '"a b"')
 
 
 @pytest.mark.parametrize(

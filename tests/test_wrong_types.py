@@ -168,3 +168,25 @@ def test_hints_for_tensors_are_torchs(model: fcnseg.Segmenter, tensor: torch.Ten
         model(tensor)
     assert "torch." in caught.value.hint
     assert "astype" not in caught.value.hint
+
+
+def test_what_is_no_name_no_function_no_source(
+    random_model: Path, model: fcnseg.Segmenter, tmp_path: Path
+) -> None:
+    found = model(IMAGE)
+    any_: Any = fcnseg
+    wrong: list[Callable[[], object]] = [
+        lambda: any_.load(random_model, precision=[]),
+        lambda: any_.load(random_model, engine=None),
+        lambda: any_.ClassMap(("a",), [[0, 0, 0]]),
+        lambda: any_.ClassMap.numbered("a"),
+        lambda: any_.SegmentationDataset(""),
+        lambda: any_.infer("", model=random_model, out=tmp_path / "o"),
+        lambda: any_.view([], model=random_model, out=tmp_path / "o"),
+        lambda: found.overlay(classes=1.5),  # type: ignore[arg-type]
+        lambda: model(""),
+    ]
+    for call in wrong:
+        with pytest.raises(FcnsegError):
+            call()
+    assert not list(tmp_path.iterdir())

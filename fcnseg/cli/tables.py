@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.errors import counted, percent, shown
+from fcnseg.errors import counted, percent, shown, typed
 
 BAR = 20
 """Characters of a full bar."""
@@ -84,7 +84,7 @@ def show_train(result: Any) -> None:
         _show_spread(result.report)
     best = max((one.miou for one in getattr(result, "runs", ())), default=result.miou)
     _print(f"Best mIoU {percent(best)}: {result.best}")
-    _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {result.run}")
+    _print(f"Next: {program()} infer IMAGES_OR_VIDEO -m {typed(result.run)}")
 
 
 def _show_spread(summary: dict[str, Any]) -> None:
@@ -193,9 +193,9 @@ def show_viz(result: Any) -> None:
 
 
 _USES = {
-    **dict.fromkeys(("onnx", "openvino"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {path}"),
+    **dict.fromkeys(("onnx", "openvino"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}"),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
-    "web": "Serve it: python3 -m http.server --directory {path}",
+    "web": "Serve it: python3 -m http.server --directory {typed}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",
 }
 """What can be done with an exported file; fcnseg runs none that can hold code."""
@@ -225,7 +225,8 @@ def show_export(result: Any) -> None:
             f"{percent(cost['label_agreement'])} of pixels; "
             f"{cost['ms']:.1f} ms per image, in f32 {cost['ms_before']:.1f} ms."
         )
-    _print(runnable(_USES[report["format"]].format(path=report["path"])))
+    path = report["path"]
+    _print(runnable(_USES[report["format"]].format(path=path, typed=typed(path))))
 
 
 def show_bench(result: Any) -> None:

@@ -25,7 +25,7 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
-from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes
+from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
@@ -70,7 +70,7 @@ def check(
         result = replace(result, seconds=seconds)
     if config.write is not None:
         write_declared(seen.description, config.write)
-        callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {config.write}"))
+        callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {typed(config.write)}"))
         result = replace(result, written=config.write)
     if config.fix is not None:
         count = len(seen.description.pairs)
@@ -139,7 +139,8 @@ def _outputs(config: CheckConfig) -> list[Named]:
     if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
         raise OptionError(
             f"--fix {config.fix} is inside {config.data}: it would be read as part of the dataset.",
-            hint=f"name a folder outside, e.g. --fix {config.data.resolve().name}_clean",
+            hint="name a folder outside, "
+            f"e.g. --fix {typed(f'{config.data.resolve().name}_clean')}",
         )
     outputs = [(flag, path) for flag, path in given if path is not None]
     for flag, path in outputs:
@@ -151,7 +152,7 @@ def _outputs(config: CheckConfig) -> list[Named]:
     if config.write is not None and config.write.suffix.lower() != ".toml":
         raise OptionError(
             f"--write {config.write}: train takes a file named *.toml.",
-            hint=f"--write {config.write.with_suffix('.toml')}",
+            hint=f"--write {typed(config.write.with_suffix('.toml'))}",
         )
     return outputs
 

@@ -15,6 +15,7 @@ from fcnseg.config import CompareConfig, EvalConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets import Description
 from fcnseg.datasets.check import CheckResult, examine
+from fcnseg.datasets.check.findings import ABOUT_VALUES
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.loader import choose_workers
@@ -199,6 +200,8 @@ def evaluate_split(
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
+    for found in (found for found in checked.findings if found.code in ABOUT_VALUES):
+        callback(Message(found.sentence, "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
     description = as_the_model_sees(checked.description, segmenter, callback)

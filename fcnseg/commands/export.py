@@ -13,7 +13,7 @@ from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
-from fcnseg.errors import CheckpointError, FcnsegError, OptionError
+from fcnseg.errors import CheckpointError, FcnsegError, OptionError, typed
 from fcnseg.exporting import (
     FORMATS,
     REPORT_SUFFIX,
@@ -193,7 +193,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
     if path.suffix.lower() != ".zip":
         raise OptionError(
             f"A bundle is named *.zip; found {path.name!r}.",
-            hint=f"--out {path.with_suffix('.zip')}",
+            hint=f"--out {typed(path.with_suffix('.zip'))}",
         )
     refuse_overwriting([("--out", path)], [], kept=model_files([model]))
     _refuse_foreign(path, is_bundle)
@@ -259,7 +259,7 @@ def _target(config: ExportConfig, model: Path) -> Path:
     if config.out.suffix.lower() != suffix:
         raise OptionError(
             f"An exported {config.format} file is named *{suffix}; found {config.out.name!r}.",
-            hint=f"--out {config.out.with_suffix(suffix)}",
+            hint=f"--out {typed(config.out.with_suffix(suffix))}",
         )
     return config.out
 
@@ -278,7 +278,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
         raise OptionError(
             f"{taken[0]} belongs to something else ({path.name} is not there), and would be "
             "written over.",
-            hint=f"name another file, e.g. --out {path.with_stem(f'{path.stem}_export')}",
+            hint=f"name another file, e.g. --out {typed(path.with_stem(f'{path.stem}_export'))}",
         )
 
 
@@ -294,7 +294,7 @@ def _refuse_foreign(path: Path, is_ours: Callable[[Path], bool]) -> None:
             return
     raise OptionError(
         f"{path} already exists and was not written by fcnseg export.",
-        hint=f"name another file: --out {path.with_stem(f'{path.stem}_export')}",
+        hint=f"name another file: --out {typed(path.with_stem(f'{path.stem}_export'))}",
     )
 
 

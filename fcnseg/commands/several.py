@@ -11,7 +11,7 @@ from typing import Any
 from fcnseg import notebook
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.dataset_toml import read_declared
-from fcnseg.errors import Interrupted, percent
+from fcnseg.errors import Interrupted, percent, typed
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message
@@ -199,6 +199,6 @@ def _resumable(several: Several) -> Iterator[None]:
             several.made.discard()
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             message = error.message if isinstance(error, Interrupted) else "Interrupted."
-            hint = f"resume all with: fcnseg train {several.folder} --resume"
+            hint = f"resume all with: fcnseg train {typed(several.folder)} --resume"
             raise Interrupted(message, hint=hint) from None
         raise

@@ -62,6 +62,10 @@ class SegmentationDataset(Dataset[Sample]):
         cache: bool = True,
     ) -> None:
         description = data if isinstance(data, Description) else describe(data)
+        if transforms is not None and not callable(transforms):
+            raise OptionError(
+                f"transforms is a function (image, labels); found {transforms!r:.80}."
+            )
         self.pairs = split_pairs(description, split)
         self.transforms = transforms
         self.classes = description.classes

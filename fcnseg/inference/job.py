@@ -15,7 +15,7 @@ from fcnseg.config import InferConfig
 from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, typed
 from fcnseg.files import is_stdout, next_free, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import SUFFIXES, Renderer
@@ -118,7 +118,7 @@ class InferPlan:
         once = config.smooth or "-" in config.source or any(part.live for part in parts)
         if once or (in_one and not later and len(parts) == 1):
             return ""
-        return "--skip-done" if config.out else f"-o {self.decided.out} --skip-done"
+        return "--skip-done" if config.out else f"-o {typed(self.decided.out)} --skip-done"
 
 
 def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
@@ -237,7 +237,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
         if within := next((kind for kind in kinds if is_below(config.shares, kind)), None):
             raise OptionError(
                 f"--shares {config.shares} is in {within}, which is for the files of --save.",
-                hint=f"--shares {within.parent / config.shares.name}",
+                hint=f"--shares {typed(within.parent / config.shares.name)}",
             )
         outputs.append(("--shares", config.shares))
     refuse_sources(outputs, config.source, kept=model_files(models))

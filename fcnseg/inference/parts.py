@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcnseg.config import InferConfig
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, typed
 from fcnseg.files import is_stdout, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
@@ -79,7 +79,7 @@ def target_of(config: InferConfig, kind: Kind, out: Path, *, alone: bool) -> Tar
     if not alone and target.shape != "folder":
         raise OptionError(
             f"Several sources give more than one file, and {out.name} is one.",
-            hint=f"a folder: -o {out.with_suffix('')}",
+            hint=f"a folder: {_free(out)}",
         )
     return replace(target, alone=alone)
 
@@ -141,9 +141,7 @@ def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Target:
 
 def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
     if kind == "image":
-        raise OptionError(
-            f"One image does not make a video ({out.name}).", hint=f"-o {out.with_suffix('.png')}"
-        )
+        raise OptionError(f"One image does not make a video ({out.name}).", hint=_free(out, ".png"))
     if out.suffix.lower() not in FOURCC:
         known = ", ".join(sorted(FOURCC))
         raise OptionError(f"Videos can't be written as {out.suffix}; known: {known}.")
@@ -151,12 +149,10 @@ def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
         if name not in VIDEO_KINDS:
             raise OptionError(
                 f"{name!r} can't be kept in a video ({out.name}): compression changes the values.",
-                hint=f"give a folder: -o {out.with_suffix('')}",
+                hint=f"give a folder: {_free(out)}",
             )
     if len(save) > 1:
-        raise OptionError(
-            f"One video can't show {' and '.join(save)}.", hint=f"-o {out.with_suffix('')}"
-        )
+        raise OptionError(f"One video can't show {' and '.join(save)}.", hint=_free(out))
     return Target("video", out, save)
 
 
@@ -164,21 +160,24 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
     if kind != "image":
         raise OptionError(
             f"{_several(kind)} give more than one file, and {out.name} is one.".capitalize(),
-            hint=f"a folder: -o {out.with_suffix('')}"
-            + ("" if kind == "folder" else f", or a video: -o {out.with_suffix('.mp4')}"),
+            hint=f"a folder: {_free(out)}"
+            + ("" if kind == "folder" else f", or a video: {_free(out, '.mp4')}"),
         )
     suffix = out.suffix.lower()
     chosen = save[0] if save else _DATA_OUT.get(suffix, "overlay")
     if len(save) > 1:
-        raise OptionError(
-            f"One file can't hold {' and '.join(save)}.", hint=f"-o {out.with_suffix('')}"
-        )
+        raise OptionError(f"One file can't hold {' and '.join(save)}.", hint=_free(out))
     fits = suffix in _IMAGE_OUT if chosen in VIDEO_KINDS else suffix == SUFFIXES.get(chosen)
     if not fits:
         wanted = ".png" if chosen in VIDEO_KINDS else SUFFIXES.get(chosen, "")
-        where = f"-o {out.with_suffix(wanted)}"
-        raise OptionError(f"{chosen!r} can't be written as {suffix}.", hint=where)
+        raise OptionError(f"{chosen!r} can't be written as {suffix}.", hint=_free(out, wanted))
     return Target("file", out, (chosen,))
+
+
+def _free(out: Path, suffix: str = "") -> str:
+    """--out as it can be typed, with another suffix; what is there may be the source itself."""
+    path = out.with_suffix(suffix)
+    return f"-o {typed(path.with_name(f'{path.stem}_out{suffix}') if path.exists() else path)}"
 
 
 def _several(kind: Kind) -> str:

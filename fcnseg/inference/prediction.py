@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,6 +187,8 @@ class Prediction:
         if heatmap_of is not None:
             return heatmap(self.image, self.heatmap(heatmap_of), alpha=alpha)
         names = [classes] if isinstance(classes, str | int) else classes
+        if not isinstance(names, Iterable | None):
+            raise OptionError(f"classes: expected names; found {classes!r:.80}.")
         only = None if names is None else [self.classes.index_of(name) for name in names]
         return overlay(self.image, self.labels, self.classes, alpha=alpha, only=only)
 

@@ -5,6 +5,7 @@ Knows the class map and how images are prepared; leaves the arithmetic to an eng
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -334,7 +335,7 @@ class Segmenter:
 
     def _frame(self, image: object, *, bgr: bool) -> Frame:
         """An image as a frame, named by its file where it is one."""
-        path = Path(image) if isinstance(image, str | Path) else None
+        path = Path(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else None
         about: Any = {} if path is None else {"name": path.stem, "path": path}
         if (bands := self.preprocess.bands) is None:
             return Frame(to_rgb(image, bgr=bgr), **about)

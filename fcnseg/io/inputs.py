@@ -6,6 +6,7 @@ the line that says which is meant: labels must not change without a word.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -69,8 +70,8 @@ def to_rgb(image: object, *, bgr: bool = False) -> Pixels:
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, bgr=bgr)
-    if isinstance(image, str | Path):
-        return _from_path(image)
+    if isinstance(image, str | os.PathLike):
+        return _from_path(os.fsdecode(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(bytes(image), name="the image's bytes")
     if isinstance(image, Image.Image):
@@ -103,21 +104,23 @@ def _contents(file: Any) -> bytes:
     return data
 
 
-def _from_path(path: str | Path) -> Pixels:
-    if str(path).startswith("file://"):
-        path = url2pathname(unquote(urlsplit(str(path)).path))
+def _from_path(path: str) -> Pixels:
+    if not path:
+        raise InputError("An image's path is empty.")
+    if path.startswith("file://"):
+        path = url2pathname(unquote(urlsplit(path).path))
     named = user_path(path)
-    if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in str(path):
+    if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in path:
         raise MediaError(
             f"{path} is not an image file.",
-            hint=f"for folders, videos and streams: for prediction in model.stream({str(path)!r})",
+            hint=f"for folders, videos and streams: for prediction in model.stream({path!r})",
         )
     try:
         return read_image(named)
     except (ValueError, OSError) as error:
         if isinstance(error, MediaError):
             raise
-        raise MediaError(f"{str(path)!r} is not the path of an image: {error}.") from None
+        raise MediaError(f"{path!r} is not the path of an image: {error}.") from None
 
 
 def _from_array(array: NDArray[Any], *, bgr: bool) -> Pixels:
@@ -176,7 +179,7 @@ def _meant(array: NDArray[Any]) -> Pixels:
 
 def _cure(low: float, high: float) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
-        return "np.nan_to_num(image) replaces what is not a number"
+        return "np.nan_to_num(image, posinf=1, neginf=0) replaces what is not a number"
     if low >= 0 and high <= 255:
         return "image / 255, or image.astype(np.uint8), if 255 is white"
     if low >= -10 and high <= 10:

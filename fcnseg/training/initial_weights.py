@@ -15,7 +15,7 @@ from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.datasets import Pair
 from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
-from fcnseg.errors import DatasetError, OptionError
+from fcnseg.errors import DatasetError, OptionError, typed
 from fcnseg.models.backbones import with_bands
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
@@ -130,7 +130,8 @@ def _from_checkpoint(
         raise OptionError(
             f"{path} is the complete published network {old.spec.backbone}, which has no decoder "
             "to train.",
-            hint=f"start a new decoder on its backbone: --backbone NAME --backbone-weights {path}",
+            hint="start a new decoder on its backbone: "
+            f"--backbone NAME --backbone-weights {typed(path)}",
         )
     shape = {name: getattr(old.spec, name) for name in SHAPE if getattr(config, name) is None}
     config = dataclasses.replace(config, **shape)

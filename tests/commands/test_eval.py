@@ -320,8 +320,11 @@ def test_what_check_calls_an_error_is_told(
     broken = next(iter(describe(folder).pairs))
     assert broken.split == "train"
     broken.labels.write_bytes(b"no picture")
+    odd = describe(folder).pairs[1].labels
+    write_labels(odd, np.full((128, 160), 9, np.uint8))
     result, events = run_eval(folder, tiny_run)
     assert "An error in the dataset" in texts(events)
+    assert "values that are no class: 9" in texts(events)  # a warning, but of the scores
     assert broken.labels.name in texts(events)
     assert len(result.as_dict()["problems"]) == 1
 

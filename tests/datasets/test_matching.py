@@ -67,3 +67,15 @@ def test_other_classes_are_said(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("sea\nsand\npalm\nboat\n")
     with pytest.raises(DatasetError, match=r"sea.*disk"):
         adopt_classes(describe(tmp_path), MODEL)
+
+
+def test_colours_of_nobody_are_in_no_order(tmp_path: Path) -> None:
+    """Matched by number they would be scored as other classes, without a word."""
+    folders(tmp_path, part(), written.as_color)
+    (tmp_path / "classes.txt").unlink(missing_ok=True)
+    (tmp_path / "class_dict.csv").unlink(missing_ok=True)
+    found = describe(tmp_path)
+    assert len(found.classes.names) == 3
+    other = ClassMap.of(MODEL.names, [[1, 2, 3 + at] for at in range(len(MODEL.names))])
+    with pytest.raises(DatasetError, match="can't be matched"):
+        adopt_classes(found, other)

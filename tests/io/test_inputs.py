@@ -1,7 +1,8 @@
 """However Python holds an image, it is read as the file of the same content is."""
 
 import io
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def test_open_files_and_addresses_of_files(tmp_path: Path) -> None:
     held = io.BytesIO()
     PIL.save(held, "PNG")
     with path.open("rb") as file:
-        for image in (held, file, path.as_uri(), path.read_bytes()):
+        paths = (PurePath(path), *os.scandir(tmp_path))
+        for image in (held, file, path.as_uri(), path.read_bytes(), *paths):
             np.testing.assert_array_equal(to_rgb(image), RGB)
     with path.open(errors="replace") as text, pytest.raises(InputError, match="not bytes"):
         to_rgb(text)

@@ -31,7 +31,8 @@ def adopt_classes(
 
     Names decide where both sides have them. Else what is stored does: encoding is how the
     classes were stored in what the model was trained on, and is used when all that is stored
-    here is known to it. Else classes are matched by colour, or by number.
+    here is known to it. Else classes are matched by colour, or by number where that means
+    something.
     DatasetError when they can't be matched, or when nothing but the background would be scored.
     """
     names = description.classes.names
@@ -40,7 +41,9 @@ def adopt_classes(
     elif encoding is not None and _knows(encoding, description, classes):
         return _with_encoding(description, classes, encoding)
     else:
-        places = _by_color(description, classes) or _by_number(names, classes.names)
+        places = _by_color(description, classes)
+        if places is None and (len(names) == 2 or _has_order(description.encoding)):
+            places = _by_number(names, classes.names)
     if places is None:
         raise DatasetError(
             f"The dataset's classes ({some(names)}) can't be matched to the model's "
@@ -148,6 +151,18 @@ def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
     if names == BINARY and background == 1:
         return [1, 0]
     return range(len(names)) if len(names) <= len(known) else None
+
+
+def _has_order(encoding: Encoding) -> bool:
+    """Whether the classes' numbers mean something: those of one colour each are in no order.
+
+    Greys and the levels of one channel are numbers in colour files.
+    """
+    if encoding.kind == "index" or any(len(values) > 1 for values in encoding.values):
+        return True
+    colors = [unpack(value) for values in encoding.values for value in values if value]
+    levels = all(len({*color} - {0}) == 1 for color in colors)
+    return levels and len({tuple(map(bool, color)) for color in colors}) == 1
 
 
 def is_inverted(encoding: Encoding) -> bool:

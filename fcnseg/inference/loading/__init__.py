@@ -20,7 +20,7 @@ from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
 from fcnseg.engines.exported import header_in
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import CheckpointError, OptionError, typed
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import with_shown
@@ -82,6 +82,9 @@ def load(
     """
     options = EngineOptions(engine, device_name(device), precision, frames, parallel)
     short_side = InferConfig.checked("short_side", short_side)
+    for name, text in (("engine", engine), ("precision", precision)):
+        if not isinstance(text, str):
+            raise OptionError(f"{name}: expected a name; found {text!r:.80}.")
     several = list(model) if isinstance(model, list | tuple) else [model]
     for one in several:
         if not isinstance(one, str | Path | None):
@@ -189,7 +192,7 @@ def open_engine(
     if options.precision == "int8":
         raise OptionError(
             f"{path} is not in int8: int8 needs images for calibration.",
-            hint=f"fcnseg export {path} --precision int8 --data FOLDER writes a file that is",
+            hint=f"fcnseg export {typed(path)} --precision int8 --data FOLDER writes one",
         )
     checkpoint = Checkpoint.load(path)
     if options.engine == "torch":

@@ -6,6 +6,7 @@ And what is said of a file that can't be read.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -29,6 +30,26 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 """The passes of an interlaced PNG: first column and row, and the steps to the next ones."""
 
 _GREY = 128  # of what libjpeg has no data for
+
+
+_PNM = re.compile(rb"P([4-6])\s+(\d{1,6})\s+(\d{1,6})(?:\s+(\d{1,5}))?\s")
+
+
+def stated_length(start: bytes) -> int | None:
+    """The bytes of an image whose first ones say so: BMP, WebP, PBM, PGM, PPM; None for others.
+
+    start: its first 64 bytes.
+    """
+    if start[:2] == b"BM":
+        return int.from_bytes(start[2:6], "little") or None
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return 8 + int.from_bytes(start[4:8], "little")
+    found = _PNM.match(start)
+    if found is None or (found[1] == b"4") != (found[4] is None):
+        return None
+    width, height, most = int(found[2]), int(found[3]), int(found[4] or 1)
+    row = {b"4": (width + 7) // 8, b"5": width, b"6": 3 * width}[found[1]]
+    return found.end() + row * height * (1 + (most > 255))
 
 
 def is_cut(data: bytes) -> bool:

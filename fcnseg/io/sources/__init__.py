@@ -22,6 +22,8 @@ from fcnseg.io.sources.files import (
     ImageFiles,
     WatchedFolder,
     check_watch,
+    refuse_page,
+    tell_pages,
 )
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob, stands_for_sequence
 from fcnseg.io.sources.live import (
@@ -110,6 +112,8 @@ def open_source(
     """
     selection = Selection(every, limit, start, end, rank, size, page or "")
     rate = None if fps is None else usable_rate(fps)
+    if page is not None:
+        refuse_page(spec)
     if not isinstance(spec, str | Path):
         source: Source = ImageFiles(list(spec), "folder", selection, callback)
     elif raw is not None:
@@ -274,6 +278,7 @@ def _open_address(
     is_web = urlsplit(address).scheme.lower() in ("http", "https")
     served = look_at(address) if is_web and connect is None else None
     if served is not None and served.image is not None:
+        tell_pages(served.image, without_password(address), callback)
         return ServedImage(address, served.image, selection)
     if served is not None and served.is_text:
         raise MediaError(
@@ -298,7 +303,9 @@ def _open_piped(selection: Selection, callback: Callback) -> Source:
     """What is piped in: images one after the other, or a video."""
     stream = piped.open_stdin()
     if is_image(stream.peek(16)):
-        return piped.PipedImages(stream, selection)
+        images = piped.PipedImages(stream, selection)
+        tell_pages(images.first, "What is piped in", callback)
+        return images
     return PipedVideo(stream, selection, callback)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
 from fcnseg.progress import Callback, Event, Message, no_callback
+from fcnseg.remote import RemotePath, as_path
 from fcnseg.remote.listing import read_ahead
 
 
@@ -225,6 +226,23 @@ def _look(path: Path) -> _Look | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def refuse_page(spec: str | Path | Sequence[listing.Named]) -> None:
+    """OptionError for what is piped in or comes from a server, whose pages can't be chosen."""
+    text = spec if isinstance(spec, str) else ""
+    local = text.startswith("file://") or isinstance(as_path(text), RemotePath)
+    if text == "-" or (listing.is_address(text) and not local):
+        raise OptionError(
+            f"--page is for image files; {text} is none.", hint="save it as a file, or omit --page"
+        )
+
+
+def tell_pages(data: bytes, name: str, callback: Callback) -> None:
+    """Tell the callback of pages that are not used of an image that is no file."""
+    if (count := count_pages(data)) > 1:
+        said = f"{name} has {count} pages or frames; only the first is used"
+        callback(Message(f"{said} (--page chooses another one of a file).", "warning"))
 
 
 def count_pages(data: bytes) -> int:

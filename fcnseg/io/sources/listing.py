@@ -214,6 +214,8 @@ def collect(
     skipped. MediaError where an argument is missing or has
     no images or videos; OptionError for a camera, a stream or stdin among several.
     """
+    if not all(arguments) or not arguments:
+        raise OptionError("A source is empty.", hint='the current folder is "."')
     if len(arguments) == 1 and not _is_several(arguments[0]):
         return Collected(single=arguments[0])
     files: list[Path] = []

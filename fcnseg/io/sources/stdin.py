@@ -14,6 +14,7 @@ from typing import Any
 
 from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
+from fcnseg.io.content.whole import stated_length
 from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
 from fcnseg.io.sources.damage import PipedFraming
@@ -140,12 +141,12 @@ class PipedImages(ImageSource):
         super().__init__()
         self._stream, self._selection = stream, selection
         stream.over = lambda: self._over
-        self._first = next_image(stream)
+        self.first = next_image(stream)
         if not stream.resume_with(_ALONE):
             self.kind, self.count = "image", 1
 
     def __iter__(self) -> Iterator[Frame]:
-        index, data = 0, self._first
+        index, data = 0, self.first
         while data and not (self._over or self._selection.is_full(self.taken)):
             if index % self._selection.every == 0:
                 self.taken += 1
@@ -173,7 +174,7 @@ def next_image(stream: ByteStream) -> bytes:
         return _next_png(stream)
     if start.startswith(_JPEG):
         return _next_jpeg(stream)
-    return stream.read()
+    return stream.read(stated_length(stream.peek(64)))
 
 
 def _next_png(stream: ByteStream) -> bytes:

@@ -27,7 +27,15 @@ from typing import IO, Any
 import torch
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import STRANGE, CheckpointError, InputError, OptionError, from_bytes, to_bytes
+from fcnseg.errors import (
+    STRANGE,
+    CheckpointError,
+    InputError,
+    OptionError,
+    from_bytes,
+    to_bytes,
+    typed,
+)
 from fcnseg.files import atomic_write, sync_folder
 from fcnseg.models.weights import why_unreadable
 
@@ -294,7 +302,11 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is damaged or not a training state: {why_unreadable(path, error)}.",
             hint="start a new run"
-            + (f" from its weights: fcnseg train DATA --finetune {weights}" if weights else ""),
+            + (
+                f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
+                if weights
+                else ""
+            ),
         ) from error
     try:
         if content.get("format") == FORMAT:

@@ -23,7 +23,7 @@ import torch
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import STRANGE, OptionError, to_bytes
+from fcnseg.errors import STRANGE, OptionError, to_bytes, typed
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RUNS, RunFolder, load_state, write_atomically
 from fcnseg.training.run_folder.several import several_in
@@ -71,7 +71,7 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
         hint="name the run folder: fcnseg train RUN --resume"
         if config.data is None
         else "if the dataset was moved since, name the run folder, too: "
-        f"fcnseg train {config.data} --out RUN --resume; without --resume, a new one starts",
+        f"fcnseg train {typed(config.data)} --out RUN --resume; without --resume, a new one starts",
     )
 
 
@@ -92,7 +92,7 @@ def _refuse_stateless(run: RunFolder) -> None:
     except OptionError:  # no run folder, or another program's
         return
     weights = next((path for path in (run.last, run.best) if path.is_file()), None)
-    again = f"fcnseg train --like {run.folder} --out NEW_RUN"
+    again = f"fcnseg train --like {typed(run.folder)} --out NEW_RUN"
     raise OptionError(
         f"{run.folder} has no state to resume from ({run.state.name}): "
         + (
@@ -100,7 +100,8 @@ def _refuse_stateless(run: RunFolder) -> None:
             if weights
             else "its training ended before the first was saved."
         ),
-        hint=f"start a new run from them: fcnseg train {data or 'DATA'} --finetune {weights}"
+        hint="start a new run from them: "
+        f"fcnseg train {typed(data or 'DATA')} --finetune {typed(weights)}"
         if weights
         else f"start it again: {again}; what is in {run.folder} stays as it is",
     )
@@ -150,7 +151,7 @@ def stored_options(run: RunFolder) -> TrainConfig:
             f"{run.config} was changed since the run began: it no longer sets "
             f"{', '.join(undecided)}.",
             hint="restore the file; or start a new run from the weights of this one: "
-            f"fcnseg train DATA --finetune {run.folder}",
+            f"fcnseg train DATA --finetune {typed(run.folder)}",
         )
     return config
 
@@ -173,7 +174,7 @@ def refuse_edited(run: RunFolder, stored: TrainConfig, begun: Mapping[str, Any] 
         raise OptionError(
             f"{run.config} was changed since the run began: {', '.join(sorted(edited))}.",
             hint="restore the values; or start a new run with the changed ones: "
-            f"fcnseg train --like {run.folder}",
+            f"fcnseg train --like {typed(run.folder)}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import socket
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def look_at(address: str) -> Served | None:
         if error.code == http.client.UNAUTHORIZED:
             return None
         raise MediaError(
-            f"The server answers {error.code} {error.reason} for {shown}.",
+            f"The server answers {error.code} {' '.join(str(error.reason).split())} for {shown}.",
             hint="check the address",
         ) from None
     except TimeoutError:
@@ -105,8 +106,10 @@ def _answer_of(response: Any, shown: str) -> Served:
     length = response.headers.get("content-length")
     if kind == _MIXED:
         return Served(kind, None, ends=False)
-    start = response.read(64)
     ends = bool(length and length.isdecimal())
+    if "gzip" in response.headers.get("content-encoding", "").lower():  # which nobody asked for
+        response, length = gzip.GzipFile(fileobj=response), None
+    start = response.read(64)
     if not (is_image(start) and (ends or kind.startswith("image/"))):
         if kind.startswith("image/"):
             raise MediaError(f"{shown} is called {kind}, but its content is no image.")
