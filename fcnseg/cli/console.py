@@ -300,8 +300,9 @@ def _usage_message(error: Any) -> str:
 
 def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
     context = error.ctx
-    command, path = (context.command.name, context.command_path) if context else ("", "fcnseg")
+    command = context.command.name if context else next(iter(arguments), "")
     config = next((config for config in CONFIGS if config.command == command), None)
+    path = context.command_path if context else f"fcnseg {command}" if config else "fcnseg"
     if config and hasattr(error, "possibilities"):
         option = error.option_name
         files = (name for name in arguments if name.startswith(option) and Path(name).exists())

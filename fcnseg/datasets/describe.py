@@ -90,10 +90,8 @@ def scan(
 
     images: look at all images as well. boxes: boxes among outlines are filled, not ignored.
     """
-    if not isinstance(data, str | Path):
-        raise DatasetError(f"A dataset is a path; found {type(data).__name__}.")
-    if not str(data):
-        raise DatasetError("A dataset is a path; found an empty text.", hint="check the path")
+    if not isinstance(data, str | Path) or not str(data):
+        raise DatasetError(f"A dataset is a path; found {data!r:.60}.")
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None
     yaml = path if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else None

@@ -181,7 +181,8 @@ def _free(out: Path, suffix: str = "") -> str:
 
 
 def _several(kind: Kind) -> str:
-    return "several images" if kind == "folder" else f"the frames of a {kind}"
+    named = {"folder": "several images", "image": "the outputs of an image"}
+    return named.get(kind, f"the frames of a {kind}")
 
 
 @dataclass(frozen=True, eq=False)

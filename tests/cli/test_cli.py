@@ -215,7 +215,7 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         (["doctor", "--epochs", "3"], "--epochs", "--help"),
         (["train", "--gpu", "0"], "--gpu", "--device"),
         (["trian"], "'trian'", "--help"),
-        (["train", "x", "--crop", "3"], "requires 2 arguments", "--help"),
+        (["train", "x", "--crop", "3"], "requires 2 arguments", "fcnseg train --help"),
         (["viz", "x", "--limit", "many"], "a whole number at least 0; found 'many'", ""),
         (["train", "x", "--decoder", "fcn9s"], "expected fcn32s, fcn16s", ""),
     ],

@@ -14,7 +14,9 @@ from fcnseg.datasets.bands import Layout, common_layout
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import DatasetError, counted
 
-ABOUT_VALUES = frozenset({"undeclared-value", "two-meanings", "unlabelled-class", "snapped"})
+ABOUT_VALUES = frozenset(
+    {"undeclared-value", "two-meanings", "unlabelled-class", "snapped", "unused-class-list"}
+)
 """Codes of findings about which class a stored value was read as: scores depend on that."""
 
 Severity = Literal["error", "warning", "info"]
