@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=2 $(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m typer fcnseg.cli.app utils docs --name fcnseg --output docs/cli.md
