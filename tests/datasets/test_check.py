@@ -190,6 +190,9 @@ TROUBLES: dict[str, Trouble] = {
         lambda r: relabel(first(r, "masks"), put(77)), "warning", ("masks",)
     ),
     "snapped": Trouble(lambda r: everything(r, greys_to_jpeg), "warning"),
+    "unused-class-list": Trouble(
+        lambda r: (r / "classes.txt").write_text("7 sea\n8 sand\n9 palm\n"), "warning"
+    ),
     "absent-class": Trouble(
         lambda r: (r / "classes.txt").write_text("background\ndisk\nbox\nstar\nmoon\n"), "warning"
     ),
