@@ -64,11 +64,15 @@ def folder(tmp_path):
 
 
 def test_what_is_there_and_what_comes(folder):
+    (folder / "v.mp4").write_bytes(b"a video")
     with Watcher(folder) as watcher:
         watcher.expect(("a", 10))
         write_image(folder / "b.png", plain(20))
         write_image(folder / "sub" / "c.png", plain(30))
         watcher.expect(("b", 20), ("sub/c", 30))
+    assert [note.text for note in watcher.notes if "v.mp4" in note.text] == [
+        "Skipped v.mp4: only images are taken here; give a video by itself"
+    ]
 
 
 def test_what_changes_is_done_again(folder, tmp_path):

@@ -34,6 +34,8 @@ def in_folder(
     """
     files = files_in(folder, exclude=exclude, callback=callback)
     images = media_in(files, IMAGE_SUFFIXES)
+    if videos := [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]:
+        callback(skipped_files(videos, "only images are taken here; give a video by itself"))
     if not images:
         raise no_images(f"{folder} has no images", files)
     return named(images, folder)
