@@ -234,16 +234,23 @@ def test_a_clock_that_starts_again_and_uneven_times(tmp_path):
     assert_seen(encode(tmp_path / "c.mkv", times=times))
 
 
-def test_the_aspect_of_pixels_is_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "aspect", "wide"),
+    [
+        ("b.mp4", Fraction(16, 11), WIDE),
+        ("b.webm", 1, WIDE * 16 / 11),
+        ("b.avi", 1, WIDE * 16 / 11),
+    ],
+)
+def test_the_aspect_of_pixels_is_kept(tmp_path, name, aspect, wide):
     path = encode(tmp_path / "a.mp4", sample_aspect_ratio=Fraction(16, 11))
     with open_source(path) as source:
         assert source.aspect == Fraction(16, 11)
-    with VideoWriter(
-        tmp_path / "b.mp4", Fraction(25), (HIGH, WIDE), aspect=source.aspect
-    ) as writer:
+    with VideoWriter(tmp_path / name, Fraction(25), (HIGH, WIDE), aspect=source.aspect) as writer:
         writer.write(COLORS)
-    with open_video(tmp_path / "b.mp4") as reader:
-        assert reader.aspect == Fraction(16, 11)
+    with open_video(tmp_path / name) as reader:
+        assert reader.aspect == aspect
+        assert abs(next(iter(reader))[0].shape[1] - wide) <= 1
 
 
 @pytest.mark.parametrize("name", ["out.webm", "out.mp4", "out.mkv"])

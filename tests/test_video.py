@@ -10,6 +10,7 @@ import pytest
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.io import encoders
+from fcnseg.io.sources import open_source
 from fcnseg.io.sources.video import OpencvReader, open_video
 from fcnseg.io.video_writer import VideoWriter, writable_codecs
 
@@ -125,11 +126,11 @@ def test_rotated_videos_are_read_upright(tmp_path):
     assert np.abs(np.rot90(before, -1).astype(int) - after).mean() < 1
 
 
-def with_sound(path: Path, seconds: float = 2.0, click: float = 1.0) -> Path:
-    """A clip at 10 frames/s with silence and one click."""
+def with_sound(path: Path, seconds: float = 2.0, click: float = 1.0, hole: float = 0.0) -> Path:
+    """A clip at 10 frames/s with silence and one click; hole: after so much sound there is none."""
     rate = 48000
     with av.open(str(path), "w") as file:
-        video = file.add_stream("libx264", rate=10)
+        video = file.add_stream("libx264", rate=10, options={"g": "5"})
         video.width, video.height, video.pix_fmt = SIZE[1], SIZE[0], "yuv420p"
         sound = file.add_stream("aac", rate=rate)
         for number in range(round(seconds * 10)):
@@ -137,13 +138,14 @@ def with_sound(path: Path, seconds: float = 2.0, click: float = 1.0) -> Path:
             file.mux(video.encode(frame))
         wave = np.zeros((1, round(seconds * rate)), np.float32)
         start = round(click * rate)
-        wave[0, start : start + 480] = np.sin(np.arange(480) / 5)
+        wave[0, start : start + 480] = np.sin(np.arange(480) / 5)[: max(0, wave.shape[1] - start)]
         for at in range(0, wave.shape[1] - 1023, 1024):
             piece = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(wave[:, at : at + 1024]), format="fltp", layout="mono"
             )
             piece.sample_rate, piece.pts = rate, at
-            file.mux(sound.encode(piece))
+            if not hole or not hole <= at / rate < hole + 0.6:
+                file.mux(sound.encode(piece))
         file.mux(video.encode(None))
         file.mux(sound.encode(None))
     return path
@@ -177,6 +179,55 @@ def test_sound_starts_with_the_part_and_ends_with_it(tmp_path):
     with av.open(str(out)) as file:
         sound = file.streams.audio[0]
         assert float(sound.duration * sound.time_base) < 1.05
+
+
+def copied(clip: Path, out: Path) -> list[str]:
+    """A video's frames and sound in another file; what was said of it."""
+    with open_source(clip, callback=lambda event: said.append(event.text)) as source:
+        said: list[str] = []
+        frames = list(source)
+        whole = {"audio": source.sound, "clock": source.clock}
+        with VideoWriter(out, Fraction(10), SIZE, **whole) as writer:
+            for frame in frames:
+                writer.write(frame.image, frame.time)
+    assert writer.sound_trouble == ""
+    return said
+
+
+def test_a_hole_in_sound_that_is_encoded_again_keeps_what_follows_in_sync(tmp_path):
+    clip = with_sound(tmp_path / "clip.mkv", hole=0.2)
+    copied(clip, tmp_path / "out.webm")
+    assert abs(click_time(tmp_path / "out.webm") - 1.0) < 0.03
+
+
+def test_sound_is_in_sync_where_a_recording_begins_between_key_frames(tmp_path):
+    data = with_sound(tmp_path / "a.ts").read_bytes()
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(data[len(data) // 9 // 188 * 188 :])
+    said = copied(clip, tmp_path / "out.mp4")
+    assert "have no key frame and can't be decoded" in said[0]
+    assert abs(click_time(tmp_path / "out.mp4") - 0.5) < 0.03  # of the second group of pictures
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_continues_where_recordings_are_joined(tmp_path, suffix):
+    silent = with_sound(tmp_path / "a.ts", click=3.0).read_bytes()
+    (tmp_path / "clip.ts").write_bytes(silent + with_sound(tmp_path / "b.ts").read_bytes())
+    assert copied(tmp_path / "clip.ts", tmp_path / f"out{suffix}") == []
+    assert abs(click_time(tmp_path / f"out{suffix}") - 3.0) < 0.04
+
+
+def test_other_video_streams_are_said(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        for _ in range(2):
+            video = file.add_stream("libx264", rate=10)
+            video.width, video.height, video.pix_fmt = SIZE[1], SIZE[0], "yuv420p"
+        for video in file.streams.video:
+            frame = av.VideoFrame.from_ndarray(picture(1), format="rgb24")
+            file.mux(video.encode(frame))
+            file.mux(video.encode(None))
+    with open_video(tmp_path / "a.mp4") as reader:
+        assert reader.note == "it has 2 video streams; only stream 0 is read"
 
 
 def test_a_silent_or_unreadable_source_of_sound_is_no_obstacle(tmp_path):

@@ -260,6 +260,8 @@ def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) 
                 fps=source.fps,
                 timed=moving,
                 sound=source.sound,
+                clock=source.clock,
+                is_mute=source.has_sound and source.sound is None,
                 aspect=source.aspect,
                 live=source.live,
                 callback=plan.job.events.put,

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.files import utf8_name
 from fcnseg.io import cv2
 from fcnseg.io.room import Room
 
@@ -64,7 +62,8 @@ class PyavEncoder:
     """H.264 (VP8 in .webm) by PyAV, with each frame's time and the sound of another file.
 
     Times are in ticks of which a whole number makes a frame at `fps`, so that a constant rate
-    is exact, and fine enough (0.1 ms) for a variable one.
+    is exact, and fine enough (0.1 ms) for a variable one. sound: makes the Sound of a container
+    that is being written, or None.
     """
 
     keeps_time = True
@@ -75,8 +74,7 @@ class PyavEncoder:
         fps: Fraction,
         size: tuple[int, int],
         *,
-        audio: Path | None,
-        start: float,
+        sound: Callable[[Any], Any] | None,
         aspect: Fraction,
     ) -> None:
         import av
@@ -88,7 +86,7 @@ class PyavEncoder:
         self._frame_ticks = Fraction(self._ticks) / fps
         self._last = -1
         self.written = 0
-        self._sound: Sound | None = None
+        self._sound: Any = None
         self._room = Room(path)
         try:
             fast_start = {"movflags": "+faststart"} if path.suffix.lower() in _MP4 else {}
@@ -103,8 +101,8 @@ class PyavEncoder:
         if aspect != 1:
             video.codec_context.sample_aspect_ratio = video.sample_aspect_ratio = aspect
         self._tag_colors()
-        if audio is not None:
-            self._sound = Sound.of(audio, self._file, start)
+        if sound is not None:
+            self._sound = sound(file)
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Append a frame, shown from `time` seconds on; OSError before the disk is full."""
@@ -127,8 +125,9 @@ class PyavEncoder:
                 with contextlib.suppress(OSError):
                     self._room.fill(self._video.encode(None), self._file.mux)
                 if self._sound is not None and self._room.error() is None:
-                    self._sound.copy(until=float((self._last + self._frame_ticks) / self._ticks))
-                    self._sound.finish()
+                    end = float((self._last + self._frame_ticks) / self._ticks)
+                    self._sound.copy(until=end)
+                    self._sound.finish(end)
             self._file.close()
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None
@@ -139,7 +138,7 @@ class PyavEncoder:
     @property
     def sound_trouble(self) -> str:
         """What is wrong with the sound that was to be copied; "" for nothing."""
-        return self._sound.trouble if self._sound is not None else ""
+        return str(self._sound.trouble) if self._sound is not None else ""
 
     def _tick(self, time: float) -> int:
         grid = round(Fraction(time) * self._ticks / self._frame_ticks) * self._frame_ticks
@@ -159,190 +158,3 @@ def _cannot_write(error: Exception) -> MediaError:
         f"The video can't be written: {reason}.",
         hint="is there space on the disk and may you write there?",
     )
-
-
-_LEAD_IN = 0.1  # seconds before 0 at most that an encoder needs; more was cut away by an edit list
-
-_RATE = 48000  # of sound that is encoded again
-
-_ENCODERS = ("aac", "libopus")  # the first that the container holds
-
-_NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
-
-
-class Sound:
-    """The sound streams of a file, written beside the frames.
-
-    trouble: what of it is left out, and why; "" for nothing.
-    """
-
-    def __init__(self, source: Any, output: Any, origin: float) -> None:
-        self.trouble = ""
-        self._source, self._output, self._origin = source, output, origin
-        self._copied: dict[int, Any] = {}  # index of the source's stream -> the output's
-        self._encoded: dict[int, _Reencoder] = {}
-        self._broken = 0
-        for stream in source.streams.audio:
-            self._add(stream)
-        taken = [s for s in source.streams.audio if s.index in {**self._copied, **self._encoded}]
-        self._packets: Iterator[Any] = source.demux(taken) if taken else iter(())
-        self._waiting: Any = None
-
-    @classmethod
-    def of(cls, path: Path, output: Any, start: float) -> Sound | None:
-        """The sound of `path` from `start` seconds on; None when it has none."""
-        import av
-
-        try:
-            with utf8_name(path) as name:
-                source = av.open(name)
-        except (av.FFmpegError, ValueError):
-            return None
-        video = source.streams.best("video")
-        if not source.streams.audio or video is None:
-            source.close()
-            return None
-        began = float((video.start_time or 0) * (video.time_base or 0))
-        return cls(source, output, began + start)
-
-    def copy(self, *, until: float) -> None:
-        """Write what sounds before `until` seconds of the output."""
-        import av
-
-        try:
-            while (packet := self._waiting or next(self._packets, None)) is not None:
-                self._waiting = packet
-                if packet.dts is not None and packet.pts is not None:
-                    if self._time(packet) >= until:
-                        return
-                    self._write(packet)
-                self._waiting = None
-        except (av.FFmpegError, ValueError) as error:
-            self._packets, self._waiting = iter(()), None
-            self._leave_out("the rest of the sound", str(getattr(error, "strerror", error)))
-
-    def close(self) -> None:
-        """Close the file the sound came from."""
-        self._source.close()
-
-    def finish(self) -> None:
-        """Write what the encoders hold."""
-        import av
-
-        for encoder in self._encoded.values():
-            try:
-                self._output.mux(encoder.finish())
-            except (av.FFmpegError, ValueError) as error:
-                self._leave_out("the end of the sound", str(getattr(error, "strerror", error)))
-            if not encoder.written:
-                self._leave_out("the sound", "none of it can be decoded")
-        if self._broken:
-            self._leave_out(f"{self._broken} pieces of the sound", "they are broken")
-
-    def _add(self, stream: Any) -> None:
-        """Copy a stream that the container holds; encode it again where it does not."""
-        import av
-
-        context = stream.codec_context
-        name = context.name if context is not None else "unknown to FFmpeg"
-        supported = self._output.supported_codecs
-        try:
-            known = {name, _NAMES.get(name, name)} & set(supported)
-            if known and _can_hold(self._output.format.name, stream):
-                self._copied[stream.index] = self._output.add_stream_from_template(stream)
-            elif context is not None and context.is_decoder:
-                encoder = next(e for e in _ENCODERS if e in supported)
-                self._encoded[stream.index] = _Reencoder(self._output, encoder)
-            else:
-                self._leave_out("the sound", f"its codec is {name}")
-        except (av.FFmpegError, ValueError, StopIteration):
-            self._leave_out("the sound", f"it can't be written here; its codec is {name}")
-
-    def _time(self, packet: Any) -> float:
-        return float(packet.pts * packet.time_base) - self._origin
-
-    def _write(self, packet: Any) -> None:
-        import av
-
-        time = self._time(packet)
-        if packet.stream.index in self._copied:
-            if time < (0 if self._origin else -_LEAD_IN):
-                return
-            shift = round(self._origin / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            packet.stream = self._copied[packet.stream.index]
-            self._output.mux(packet)
-        elif time >= 0 or not self._origin:
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self._broken += 1
-                return
-            self._output.mux(self._encoded[packet.stream.index].encode(frames, max(time, 0.0)))
-
-    def _leave_out(self, what: str, why: str) -> None:
-        self.trouble += f"{'; ' if self.trouble else ''}{what} is left out: {why}"
-
-
-def _can_hold(container: str, stream: Any) -> bool:
-    """Whether a container takes a stream as it is.
-
-    Its list of codecs does not tell: MP4 wants a layout of PCM's channels, MOV no Opus. Found out
-    when the file is written, it would end the video.
-    """
-    import av
-
-    early = stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
-    options = {"movflags": "empty_moov"} if early and container in ("mp4", "mov") else {}
-    try:
-        with av.open(io.BytesIO(), "w", format=container, options=options) as file:
-            file.add_stream_from_template(stream)
-            file.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return False
-    return True
-
-
-class _Reencoder:
-    """Decoded sound as another codec's packets, gaps filled by their time stamps."""
-
-    def __init__(self, output: Any, codec: str) -> None:
-        import av
-
-        self.written = 0
-        self._stream: Any = output.add_stream(codec, rate=_RATE, layout="stereo")
-        layout = self._stream.codec_context.format.name
-        self._resampler: Any = av.AudioResampler(format=layout, layout="stereo", rate=_RATE)
-        self._queue: Any = av.AudioFifo()
-        self._start: int | None = None
-
-    def encode(self, frames: list[Any], time: float) -> list[Any]:
-        """Packets of frames that sound from `time` seconds on."""
-        if self._start is None and frames:
-            self._start = round(time * _RATE)
-        for frame in frames:
-            frame.pts = None
-            self._take(self._resampler.resample(frame))
-        return self._packets(flush=False)
-
-    def finish(self) -> list[Any]:
-        """The last packets."""
-        if self._start is None:
-            return []
-        self._take(self._resampler.resample(None))
-        return [*self._packets(flush=True), *self._stream.encode(None)]
-
-    def _take(self, frames: list[Any]) -> None:
-        for frame in frames:
-            frame.pts = None
-            self._queue.write(frame)
-
-    def _packets(self, *, flush: bool) -> list[Any]:
-        size = self._stream.codec_context.frame_size or 1024
-        packets = []
-        while frame := self._queue.read(size, partial=flush):
-            frame.pts = (self._start or 0) + self.written
-            frame.time_base = Fraction(1, _RATE)
-            self.written += frame.samples
-            packets += self._stream.encode(frame)
-        return packets

@@ -8,10 +8,11 @@ read back, verified and only then given its name. Streams and cameras are in
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -24,7 +25,8 @@ from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io import cv2
 from fcnseg.io.draw import fit_image
 from fcnseg.io.encoders import Encoder, PyavEncoder, has_pyav
-from fcnseg.io.images import cannot_write
+from fcnseg.io.images import cannot_write, resize_image
+from fcnseg.io.sound import Sound
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
 from fcnseg.progress import held_back
 
@@ -71,15 +73,17 @@ def open_encoder(
     start: float = 0.0,
     aspect: Fraction = Fraction(1),
     live: bool = False,
+    clock: Sequence[float] = (),
 ) -> Encoder:
     """The best encoder there is for the path's suffix.
 
     size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
-    when the encoder can. aspect: width of a pixel over its height. live: frames may be late.
-    MediaError when none opens.
+    when the encoder can; clock: see FrameReader. aspect: width of a pixel over its height. live:
+    frames may be late. MediaError when none opens.
     """
     if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
-        return PyavEncoder(path, fps, size, audio=audio, start=start, aspect=aspect)
+        sound = functools.partial(Sound.of, audio, start=start, clock=clock) if audio else None
+        return PyavEncoder(path, fps, size, sound=sound, aspect=aspect)
     return OpencvEncoder(path, fps, size, repeat=live)
 
 
@@ -141,6 +145,16 @@ class OpencvEncoder:
         self._file.release()
 
 
+_SQUARE = frozenset({".webm", ".avi"})
+"""The suffixes of files whose pixels are square: no encoder for them states another aspect."""
+
+
+def _squared(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
+    """The (height, width) with square pixels of an image whose pixels have an aspect."""
+    height, width = size
+    return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
+
+
 _SPARE, _FRAMES_OF_SPARE = 2**18, 4096
 """Bytes for the index of so many frames, and for what encoders and containers hold back."""
 
@@ -153,8 +167,9 @@ class VideoWriter:
 
     fps: frames a second. size: (height, width); odd sizes gain a line or column (encoders
     need even ones), frames of another size are fitted in. audio: a video whose sound is
-    copied from `audio_start` seconds on, where PyAV is there. aspect: width of a pixel over its
-    height, where PyAV is there. live: frames may come late.
+    copied from `audio_start` seconds on, where PyAV is there; clock: see FrameReader. aspect: width
+    of a pixel over its height; files that can't state it get square pixels. live: frames may come
+    late.
 
     Leaving the block by an exception (the disk is full, Ctrl-C) keeps what was written so far, as
     `out.partial.mp4` when there is an `out.mp4` already. MediaError when it can't be written.
@@ -170,6 +185,7 @@ class VideoWriter:
         audio_start: float = 0.0,
         aspect: Fraction = Fraction(1),
         live: bool = False,
+        clock: Sequence[float] = (),
     ) -> None:
         self.path = path if isinstance(path, Path) else Path(path)
         if self.path.suffix.lower() not in FOURCC:
@@ -179,7 +195,10 @@ class VideoWriter:
         self.fps, self.size, self.frames = fps, (size[0], size[1]), 0
         self._stack = contextlib.ExitStack()
         self._temporary = self._make_temporary()
-        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        self._shape = self.size
+        if self.path.suffix.lower() in _SQUARE or not has_pyav():
+            self._shape, aspect = _squared(self.size, aspect), Fraction(1)
+        even = (self._shape[0] + self._shape[0] % 2, self._shape[1] + self._shape[1] % 2)
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
             self._encoder: Encoder = open_encoder(
@@ -190,6 +209,7 @@ class VideoWriter:
                 start=audio_start,
                 aspect=aspect,
                 live=live,
+                clock=clock,
             )
             on_error.pop_all()
         self._closed = False
@@ -228,7 +248,8 @@ class VideoWriter:
         """
         if image.shape[:2] != self.size:
             image = fit_image(image, self.size)
-        height, width = self.size
+        image = resize_image(image, self._shape)
+        height, width = self._shape
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         try:

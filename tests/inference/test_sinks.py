@@ -149,7 +149,12 @@ def test_a_legend_stands_beside_and_changes_nothing_else(kind):
 def test_a_video_is_named_and_its_encoding_said(tmp_path):
     notes = []
     sink = VideoSink(
-        tmp_path / "a.mp4", "overlay", RENDERER, fps=Fraction(10), callback=notes.append
+        tmp_path / "a.mp4",
+        "overlay",
+        RENDERER,
+        fps=Fraction(10),
+        is_mute=True,
+        callback=notes.append,
     )
     for number in range(5, 12):  # a part of a video: times do not start at 0
         sink.write(frame(number), prediction())
@@ -158,6 +163,7 @@ def test_a_video_is_named_and_its_encoding_said(tmp_path):
         assert reader.fps == 10
         assert [round(time, 3) for _, time in reader] == [n / 10 for n in range(7)]
     assert "H.264" in notes[0].text
+    assert "the sound is left out" in notes[1].text  # that of a pipe or a server
 
 
 def test_images_without_times_follow_one_another(tmp_path):

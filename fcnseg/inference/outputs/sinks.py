@@ -200,8 +200,9 @@ class VideoSink:
     """A video of one kind of image, made when the first frame comes.
 
     fps: None takes FOLDER_FPS. timed: frames keep their own times (a video, a camera) instead
-    of following one another at `fps`. sound: a file whose sound goes with them. live: frames
-    may come late. The callback receives how it is encoded.
+    of following one another at `fps`. sound: a file whose sound goes with them; clock: see
+    FrameReader. is_mute: their sound is in no file. live: frames may come late. The callback
+    receives how it is encoded.
     """
 
     def __init__(
@@ -213,6 +214,8 @@ class VideoSink:
         fps: Fraction | None,
         timed: bool = True,
         sound: Path | None = None,
+        clock: Sequence[float] = (),
+        is_mute: bool = False,
         aspect: Fraction = Fraction(1),
         live: bool = False,
         callback: Callback = no_callback,
@@ -220,6 +223,7 @@ class VideoSink:
         self._path, self._kind, self._renderer = path, kind, renderer
         self._fps, self._timed, self._sound = fps or FOLDER_FPS, timed, sound
         self._live, self._callback, self._aspect = live, callback, aspect
+        self._clock, self._is_mute = clock, is_mute
         self._writer: VideoWriter | None = None
         self._began = 0.0
 
@@ -248,12 +252,16 @@ class VideoSink:
             size,
             audio=self._sound,
             audio_start=self._began,
+            clock=self._clock,
             aspect=self._aspect,
             live=self._live,
         )
         silent = "" if writer.keeps_time else ", at a constant rate and without sound"
         better = "" if has_pyav() else "; for H.264 and sound: pip install av"
         self._callback(Message(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
+        if self._is_mute and writer.keeps_time:
+            text = "the sound is left out: it is copied from files on this machine only"
+            self._callback(Message(f"{self._path.name}: {text}", "warning"))
         if self._sound is not None and (left_out := left_out_of(self._sound)):
             text = f"{self._path.name}: the {left_out} of {self._sound.name} are left out"
             self._callback(Message(text, "warning"))

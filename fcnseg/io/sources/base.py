@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -176,6 +176,7 @@ class Source(ABC):
     stopped: whether `stop` was called.
     skipped: images passed over because they were done before.
     sound: the file whose sound goes with the frames, or None.
+    clock: see FrameReader. has_sound: whether there is some, of which `sound` may be no file.
     file: the file that all frames are in, if it can be read again; else None.
     aspect: width of a pixel over its height.
     bands: how image files are read; None: as 8-bit RGB. Set before frames are taken.
@@ -187,6 +188,8 @@ class Source(ABC):
     fps: Fraction | None = None
     count: int | None = None
     sound: Path | None = None
+    clock: Sequence[float] = ()
+    has_sound = False
     file: Path | None = None
     aspect = Fraction(1)
     bands: Bands | None = None

@@ -11,6 +11,7 @@ import functools
 import heapq
 import io
 import itertools
+import math
 from array import array
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -21,14 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
-from fcnseg.io.content.profiles import HDR
 from fcnseg.io.sources.damage import damage_in, find_damage
 from fcnseg.io.sources.reader import (
+    COVER,
     USUAL_RATE,
     FrameReader,
     Losses,
     Readable,
     no_video,
+    notes_on,
     rate_of,
     readable_name,
     usable_rate,
@@ -40,7 +42,8 @@ _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
 _MEASURED = 25  # packets whose times tell a rate
 _CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats with nothing after the last frame
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
-_COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+_JUMPING = {"mpegts", "mpeg"}  # formats whose clock may start again, or wrap after 26.5 hours
+_MOST_AHEAD = 3600.0  # seconds from one of their frames to the next
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -99,8 +102,9 @@ class PyavReader(FrameReader):
         # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
         self._frame: Any = None if self._is_pipe else next(self._frames, None)
         self._is_ahead = not self._is_pipe
-        self._origin: float | None = None
         self._last = 0.0
+        self._most_ahead = _MOST_AHEAD if self.container_name in _JUMPING else math.inf
+        self.has_sound = bool(self._file.streams.audio)
         self._describe()
 
     def grab(self) -> float | None:
@@ -188,7 +192,7 @@ class PyavReader(FrameReader):
         except (av.FFmpegError, ValueError):
             raise no_video(self.path) from None
         self._video: Any = self._file.streams.best("video")
-        is_cover = self._video is not None and bool(self._video.disposition & _COVER)
+        is_cover = self._video is not None and bool(self._video.disposition & COVER)
         if self._video is None or is_cover or self._video.codec_context is None:
             sound = bool(self._file.streams.audio)
             self._file.close()
@@ -255,8 +259,7 @@ class PyavReader(FrameReader):
         matrix = display_matrix(self._frame)
         turned = abs(matrix[0]) < abs(matrix[1])
         self.aspect = 1 / self.aspect if turned else self.aspect
-        if int(self._frame.color_trc) in HDR:
-            self.note = f"HDR ({HDR[int(self._frame.color_trc)]}) is tone-mapped to 8 bits"
+        self.note = notes_on(self._file, self._video, self._frame, self.stamp)
 
     # --- decoding ---
 
@@ -332,11 +335,12 @@ class PyavReader(FrameReader):
         stamp = self.stamp
         if stamp is None:
             return self._last + step if self.read > 1 else 0.0
-        if self._origin is None:
-            self._origin = stamp
-        if stamp - self._origin < self._last - step:
-            self._origin = stamp - self._last - step
-        return max(stamp - self._origin, self._last)
+        if not self.clock:
+            self.clock.append(stamp)
+        ahead = stamp - self.clock[-1] - self._last
+        if not -step <= ahead <= self._most_ahead:
+            self.clock.append(stamp - self._last - step)
+        return max(stamp - self.clock[-1], self._last)
 
 
 def _options_of(source: str | Readable | io.BytesIO) -> dict[str, str]:

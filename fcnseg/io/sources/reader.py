@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
+from fcnseg.io.content.profiles import HDR
 from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.damage import PipedFraming
 
@@ -32,6 +33,10 @@ MISSING_FRACTION = 0.1
 
 _NUMBERS_NAMED = 5
 
+COVER = 0x400  # a stream's disposition, FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+
+_LATE = 0.2  # seconds without a frame at the start, which the order of frames does not explain
+
 
 class FrameReader(ABC):
     """The frames of a video, upright, in order, with their times: `with open_video(path) as it`.
@@ -45,7 +50,10 @@ class FrameReader(ABC):
     read: how many have been decoded so far; index: the last one's number in the file, which
         counts those that are broken.
     broken: numbers of the frames that could not be decoded.
-    note: what was done to the colours that the user should know; "" for nothing.
+    note: what the user should know of what is read: colours, streams; "" for nothing.
+    clock: the file's seconds where its frames' are 0, one for each stretch between two jumps of
+        its clock; it grows as frames are read.
+    has_sound: whether the file is known to have sound.
     """
 
     path: str | Path
@@ -55,9 +63,11 @@ class FrameReader(ABC):
     count: int | None = None
     aspect = Fraction(1)
     note = ""
+    has_sound = False
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        self.clock: list[float] = []
         self.read, self.index = 0, -1
         self.broken: list[int] = []
 
@@ -163,6 +173,23 @@ class Losses:
         """After the last: whether its picture was not all there; decoder: of a raw stream."""
         lost = decoder in _ONE_FRAME_A_PACKET and self._packets > self._frames
         return lost or self._concealed >= self._frames - _REORDERED
+
+
+def notes_on(file: Any, stream: Any, frame: Any, first: float | None) -> str:
+    """What the user should know of a file opened by PyAV: other video streams, a start that can't
+    be decoded, HDR; "" for nothing. frame: the first one decoded; first: the seconds it states.
+    """
+    said = []
+    count = sum(not other.disposition & COVER for other in file.streams.video)
+    if count > 1:
+        said.append(f"it has {count} video streams; only stream {stream.index} is read")
+    if first is not None and stream.start_time is not None and stream.time_base:
+        late = first - float(stream.start_time * stream.time_base)
+        if late > _LATE:
+            said.append(f"its first {late:.2f} s have no key frame and can't be decoded")
+    if transfer := HDR.get(int(frame.color_trc)):
+        said.append(f"HDR ({transfer}) is tone-mapped to 8 bits")
+    return "; ".join(said)
 
 
 class NoVideoError(MediaError):

@@ -158,6 +158,7 @@ class VideoFile(Source):
         self._selection, self._callback = selection, callback
         self.fps = self._reader.fps / selection.every
         self.aspect = self._reader.aspect
+        self.clock, self.has_sound = self._reader.clock, self._reader.has_sound
         self._whole = self._estimate()
         self.count = None if self._whole is None else selection.count_here(self._whole)
 
