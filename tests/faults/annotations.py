@@ -22,7 +22,7 @@ from tests.faults.kinds import Kind
 
 DRAWN = written.draw_set(train=2, val=1)
 
-_TEXTS = (".json", ".xml", ".csv", ".txt", ".yaml", ".geojson", ".jsonl")
+_TEXTS = (".json", ".xml", ".csv", ".txt", ".yaml", ".geojson", ".jsonl", ".ndjson")
 
 _ARRAYS = (".npy", ".npz", ".mat", ".tif", ".nii.gz")
 
