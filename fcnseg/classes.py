@@ -74,7 +74,7 @@ class ClassMap:
     @classmethod
     def numbered(cls, count: int) -> ClassMap:
         """class_0 ... class_{count-1}, for labels that come without names."""
-        if not isinstance(count, int):
+        if not isinstance(count, int | np.integer):
             raise InputError(f"The number of classes is a whole number; found {count!r:.80}.")
         return cls.of([f"class_{index}" for index in range(count)])
 

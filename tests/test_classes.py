@@ -51,7 +51,7 @@ def test_foreign_data_is_no_class_map(data: dict[str, object]) -> None:
 
 
 def test_palette_holds_every_colour_and_the_ignore_colour() -> None:
-    classes = ClassMap.numbered(5)
+    classes = ClassMap.numbered(np.int64(5))
     palette = classes.palette()
     assert palette.shape == (256, 3)
     assert palette.dtype == np.uint8
