@@ -23,7 +23,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations import decode_runs, unpack_runs
+from fcnseg.io.annotations import decode_runs, runs_of
 from fcnseg.io.labels import decode_mask
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
@@ -138,9 +138,7 @@ def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
         return Area(name, [np.array(one["points"], np.float64).reshape(-1, 2)])
     if one["type"] == "mask":
         height, width = (int(extent) for extent in one["rle"]["size"])
-        counts = one["rle"]["counts"]
-        runs = unpack_runs(counts) if isinstance(counts, str) else counts
-        return Area(name, mask=decode_runs(runs, (height, width)))
+        return Area(name, mask=decode_runs(runs_of(one["rle"]), (height, width)))
     if one["type"] == "bbox":
         x, y, width, height = one["bbox"]
         return Area(name, [box(x, y, x + width, y + height)])

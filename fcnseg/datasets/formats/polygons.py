@@ -28,7 +28,7 @@ from fcnseg.io.annotations import (
     fill_inside,
     fill_polygon,
     follow_edges,
-    unpack_runs,
+    runs_of,
 )
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import decode_mask
@@ -298,8 +298,7 @@ def _draw_segmentation(
 ) -> None:
     """Polygons (a list of x, y, x, y ... lists), or runs, compressed or not."""
     if isinstance(segmentation, Mapping):
-        counts = segmentation["counts"]
-        runs = unpack_runs(counts) if isinstance(counts, str) else counts
+        runs = runs_of(segmentation)
         height, width = (int(extent) for extent in segmentation["size"])
         if (height, width) != labels.shape:
             raise ValueError(f"runs of {width}x{height} on an image of another size")
@@ -316,9 +315,7 @@ def _coco_area(annotation: Json) -> float:
         return float(stated)
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, Mapping):
-        counts = segmentation["counts"]
-        runs = unpack_runs(counts) if isinstance(counts, str) else counts
-        return float(sum(runs[1::2]))
+        return float(sum(runs_of(segmentation)[1::2]))
     return sum(map(_ring_area, _rings(segmentation)))
 
 

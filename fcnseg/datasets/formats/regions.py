@@ -25,7 +25,7 @@ from fcnseg.datasets.formats.documents import (
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import marks
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs, unpack_runs
+from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs, runs_of
 from fcnseg.io.bands.georeference import georeference_in_tags
 
 ONE_CLASS = "object"
@@ -256,11 +256,8 @@ def _sa_1b_parse(path: Path) -> Document:
     data = read_json(path)
     about = data["image"]
     size = int(about["height"]), int(about["width"])
-    areas = []
-    for one in data["annotations"]:
-        counts = one["segmentation"]["counts"]
-        runs = unpack_runs(counts) if isinstance(counts, str) else counts
-        areas.append(Area(ONE_CLASS, mask=decode_runs(runs, size)))
+    stored = (one["segmentation"] for one in data["annotations"])
+    areas = [Area(ONE_CLASS, mask=decode_runs(runs_of(one), size)) for one in stored]
     return Document({"": Annotated(str(about["file_name"]), size, areas)})
 
 

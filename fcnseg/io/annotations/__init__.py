@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,12 @@ def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool
         )
     filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return np.asarray(filled.reshape(size[1], size[0]).T)
+
+
+def runs_of(stored: Mapping[str, Any]) -> Sequence[int]:
+    """The numbers of COCO's run lengths, {"counts": ...}, compressed or not."""
+    counts: Sequence[int] | str = stored["counts"]
+    return unpack_runs(counts) if isinstance(counts, str) else counts
 
 
 def unpack_runs(text: str | bytes) -> list[int]:
