@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fcnseg.classes import ClassMap
+    from fcnseg.commands.analysis.compare import compare
+    from fcnseg.commands.analysis.review import review
     from fcnseg.commands.bench import bench
     from fcnseg.commands.check import check
     from fcnseg.commands.demo import demo
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
     from fcnseg.config import (
         BenchConfig,
         CheckConfig,
+        CompareConfig,
         DemoConfig,
         EvalConfig,
         ExportConfig,
         InferConfig,
+        ReviewConfig,
         TrainConfig,
         VizConfig,
     )
@@ -54,6 +58,7 @@ _HOMES = {
     "CheckConfig": "fcnseg.config",
     "Checkpoint": "fcnseg.models.checkpoint",
     "ClassMap": "fcnseg.classes",
+    "CompareConfig": "fcnseg.config",
     "DemoConfig": "fcnseg.config",
     "EvalConfig": "fcnseg.config",
     "ExportConfig": "fcnseg.config",
@@ -63,18 +68,21 @@ _HOMES = {
     "InferConfig": "fcnseg.config",
     "ModelSpec": "fcnseg.models.spec",
     "Prediction": "fcnseg.inference.prediction",
+    "ReviewConfig": "fcnseg.config",
     "SegmentationDataset": "fcnseg.datasets.dataset",
     "Segmenter": "fcnseg.inference.segmenter",
     "TrainConfig": "fcnseg.config",
     "VizConfig": "fcnseg.config",
     "bench": "fcnseg.commands.bench",
     "check": "fcnseg.commands.check",
+    "compare": "fcnseg.commands.analysis.compare",
     "create_model": "fcnseg.models.networks",
     "demo": "fcnseg.commands.demo",
     "evaluate": "fcnseg.commands.eval",
     "export": "fcnseg.commands.export",
     "infer": "fcnseg.commands.infer",
     "load": "fcnseg.inference.loading",
+    "review": "fcnseg.commands.analysis.review",
     "train": "fcnseg.commands.train",
     "view": "fcnseg.commands.viz",
 }
@@ -85,6 +93,7 @@ __all__ = [
     "CheckConfig",
     "Checkpoint",
     "ClassMap",
+    "CompareConfig",
     "DemoConfig",
     "EvalConfig",
     "ExportConfig",
@@ -93,18 +102,21 @@ __all__ = [
     "InferConfig",
     "ModelSpec",
     "Prediction",
+    "ReviewConfig",
     "SegmentationDataset",
     "Segmenter",
     "TrainConfig",
     "VizConfig",
     "bench",
     "check",
+    "compare",
     "create_model",
     "demo",
     "evaluate",
     "export",
     "infer",
     "load",
+    "review",
     "train",
     "view",
 ]

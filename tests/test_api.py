@@ -44,6 +44,10 @@ pages: tuple[Path, ...] = fcnseg.view("a.png", model="nuclei").outputs
 exported: Path = fcnseg.export("nuclei", format="onnx").path
 timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei"))
 shown = fcnseg.demo(fcnseg.DemoConfig(epochs=1))
+better: float = fcnseg.compare("photos", model=["a", "b"]).differences[0].better
+wrong: list[str] = [one.name for one in fcnseg.review("photos", model="a").suspects]
+beside = fcnseg.compare(fcnseg.CompareConfig(data=Path("photos"), model=("a", "b")))
+next_ones = fcnseg.review(fcnseg.ReviewConfig(data=Path("photos"), unlabeled=True)).to_label
 configs = (fcnseg.CheckConfig(data=Path("photos")), fcnseg.ExportConfig())
 viz = fcnseg.VizConfig(source=("a.png",))
 classes: fcnseg.ClassMap = model.classes
@@ -107,7 +111,9 @@ def test_every_example_runs(
     exec(example, {"fcnseg": fcnseg, "torch": torch})
 
 
-COMMANDS = ("bench", "check", "demo", "evaluate", "export", "infer", "train", "view")
+COMMANDS = (
+    "bench", "check", "compare", "demo", "evaluate", "export", "infer", "review", "train", "view",
+)  # fmt: skip
 """Called by examples with the right arguments; they run in tests of their own."""
 
 EXAMPLES = {name: example_of(name) for name in fcnseg.__all__ if name not in NAMES}

@@ -11,9 +11,11 @@ import fcnseg
 from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.commands.analysis.compare import CompareResult
+from fcnseg.commands.analysis.review import ReviewResult
 from fcnseg.commands.eval import EvalResult
 from fcnseg.commands.several import TrainResult
 from fcnseg.datasets.check.findings import Finding
+from fcnseg.inference.review import Suspect
 from fcnseg.metrics import Report
 from fcnseg.metrics.bootstrap import Difference
 from fcnseg.metrics.scores import Scores
@@ -93,6 +95,20 @@ def test_a_comparison_shows_each_class_and_how_sure_it_is() -> None:
     for text in (EVIL, "A IoU", "B IoU", "B - A", "mean", "first", "50.00 %", "100.00 %", "+75.00"):
         assert text in seen.text
     assert "+10.00 points of mIoU, 95 % interval +5.00 to +15.00: B is better." in seen.text
+
+
+def test_a_review_shows_what_to_look_at() -> None:
+    suspect = Suspect(0, "one.png", 0, 1, 2.5, 40, (1, 2, 8, 5), 0.9, 0.05)
+    made = ReviewResult(Path("runs/review1"), (), 7, ("ground", EVIL), suspects=(suspect,))
+    seen = Seen(made._repr_html_())
+    for text in ("one.png", "ground", EVIL, "40", "2.500", "review1", "wrong"):
+        assert text in seen.text
+    unsure = replace(made, suspects=(), to_label=(("two.png", 0.25),))
+    again = Seen(unsure._repr_html_())
+    for text in ("two.png", "0.250", "Images to label next"):
+        assert text in again.text
+    assert seen.open == again.open == []
+    assert "img" not in seen.elements
 
 
 def test_a_check_shows_classes_and_findings(drawn_folder: Path) -> None:

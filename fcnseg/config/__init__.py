@@ -176,7 +176,10 @@ class EvalConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(Options):
-    """Compare models on a dataset folder: per class, per image, and how sure the difference is."""
+    """Compare models on a dataset folder: per class, per image, and how sure the difference is.
+
+        fcnseg.compare(fcnseg.CompareConfig(data=Path("photos"), model=("run1", "run2")))
+    """
 
     command = "compare"
     data: Path = option(..., "Dataset folder", argument=True)
@@ -197,7 +200,10 @@ class CompareConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewConfig(Options):
-    """Rank labels by how probably they are wrong; without labels, images by which to label next."""
+    """Rank labels by how probably they are wrong; without labels, images by which to label next.
+
+        fcnseg.review(fcnseg.ReviewConfig(data=Path("photos"), model="runs/train1"))
+    """
 
     command = "review"
     data: Path = option(..., "Dataset folder; with --unlabeled: a folder of images, or a video", argument=True)

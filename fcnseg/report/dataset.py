@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets.check import CheckResult
-from fcnseg.errors import percent
+from fcnseg.errors import shown, to_bytes
 from fcnseg.io.images import encode_image, write_bytes
+from fcnseg.report.gallery import legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +27,41 @@ class View:
 
 def write_page(path: Path, title: str, result: CheckResult, views: Sequence[View]) -> None:
     """Write what `check` found as a page that needs no other file; MediaError when that fails."""
-    from jinja2 import Environment, PackageLoader  # as slow to import as all of `check --help`
+    from fcnseg.report.page import render  # as slow to import as all of `check --help`
 
     found = result.as_dict()
-    pages = Environment(loader=PackageLoader("fcnseg.report"), autoescape=True)
-    text = pages.get_template("check.html.j2").render(
-        title=title,
-        found=found,
-        splits=[name for name in ("train", "val", "test") if name in found["parts"]],
-        colors=["#{:02x}{:02x}{:02x}".format(*c) for c in result.description.classes.colors],
-        views=[
-            {"name": view.name, "image": _as_url(view.image), "labels": _as_url(view.labels)}
+    splits = [name for name in ("train", "val", "test") if name in found["parts"]]
+    content = {
+        "title": shown(title),
+        "summary": shown(result.summary),
+        "splits": splits,
+        "classes": [
+            {
+                **look,
+                "share": one["share"],
+                "images": [one["images"].get(split, 0) for split in splits],
+            }
+            for look, one in zip(
+                legend(result.description.classes), found["frequencies"], strict=True
+            )
+        ],
+        "findings": [
+            {
+                **one,
+                "message": shown(one["message"]),
+                "repair": shown(one["repair"]),
+                "files": [shown(name) for name in one["files"]],
+            }
+            for one in found["findings"]
+        ],
+        "views": [
+            {"name": shown(view.name), "image": _as_url(view.image), "labels": _as_url(view.labels)}
             for view in views
         ],
-        percent=percent,
-        count=result.count,
-        time=result.training_time,
-    )
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+        "count": result.count,
+        "time": result.training_time,
+    }
+    write_bytes(path, to_bytes(render("check.html.j2", content, {"views": {}, "order": []})))
 
 
 def _as_url(image: NDArray[np.uint8]) -> str:

@@ -78,7 +78,9 @@ def test_the_page_holds_everything_and_escapes_it(tmp_path: Path) -> None:
     found = run(data, html=page)
     text = page.read_text()
     assert found.page == page
-    assert "<script>" not in text
+    assert "<script>alert" not in text
+    assert "prefers-color-scheme: dark" in text  # the style of all reports
+    assert text.count("<main>") == 1
     assert "&lt;script&gt;alert(1)" in text
     assert "leaf &amp; stone" in text
     assert "masks/&lt;i&gt;4.png" in text

@@ -118,11 +118,20 @@ class CompareResult:
         }
 
 
-def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareResult:
+def compare(
+    data: CompareConfig | Path | str, callback: Callback = no_callback, **options: Any
+) -> CompareResult:
     """Score models on one split of a dataset folder, and say how sure their difference is.
 
-    OptionError with fewer than two models; DatasetError where their classes differ.
+    data: the folder, or a CompareConfig. options: those of CompareConfig, by name: model=[A, B].
+    Scores and differences are fractions, 0..1. OptionError with fewer than two models;
+    DatasetError where their classes differ.
+
+        result = fcnseg.compare("photos", model=["runs/train1", "runs/train2"])
+        for difference in result.differences:
+            print(difference.value, difference.low, difference.high)
     """
+    config = CompareConfig.of(data, options)
     if not 2 <= len(config.model) <= len(LETTERS):
         raise OptionError(
             f"--model: expected 2 to {len(LETTERS)} models; found {len(config.model)}.",
@@ -139,8 +148,8 @@ def compare(config: CompareConfig, callback: Callback = no_callback) -> CompareR
     results = []
     for letter, model in zip(LETTERS, models, strict=False):
         callback(Message(f"Model {letter}: {model.title}"))
-        options = EvalConfig.make({**alike, "data": config.data, "split": split})
-        result, _ = evaluate_split(options, model, checked, callback)
+        scoring = EvalConfig.make({**alike, "data": config.data, "split": split})
+        result, _ = evaluate_split(scoring, model, checked, callback)
         scores = result.scores.reordered(models[0].classes.names)
         results.append(dataclasses.replace(result, scores=scores))
     matrices = [[image.matrix for image in result.scores.images] for result in results]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg import notebook
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import ReviewConfig
@@ -38,6 +39,9 @@ from fcnseg.report.tables import suspects_table, to_label_table
 SIDE = 224
 """Pixels of an image on a card."""
 
+SHOWN = 20
+"""Rows of a result in a notebook."""
+
 ROOM = 24
 """Pixels around a region that are shown with it, at least."""
 
@@ -57,6 +61,23 @@ class ReviewResult:
     suspects: tuple[Suspect, ...] = ()
     to_label: tuple[tuple[str, float], ...] = ()
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the first regions or images, and where the report is."""
+        heading: tuple[str, ...] = ("image", "uncertainty")
+        rows: list[tuple[str, ...]]
+        if self.to_label:
+            rows = [(name, f"{value:.3f}") for name, value in self.to_label]
+        else:
+            heading = ("image", "labelled", "predicted", "pixels", "score")
+            rows = [
+                (one.name, self.classes[one.labelled], self.classes[one.predicted],
+                 str(one.area), f"{one.score:.3f}")
+                for one in self.suspects
+            ]  # fmt: skip
+        what = "Images to label next" if self.to_label else "Regions whose labels may be wrong"
+        given = {"images": self.images, what.lower(): len(rows), "report": self.out / "review.html"}
+        return notebook.facts("Review", given) + notebook.table(what, heading, rows[:SHOWN])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data: what --json prints."""
         return {
@@ -75,12 +96,20 @@ class ReviewResult:
         }
 
 
-def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResult:
+def review(
+    data: ReviewConfig | Path | str, callback: Callback = no_callback, **options: Any
+) -> ReviewResult:
     """Rank the labels of a dataset by how probably they are wrong; without labels, rank images.
 
+    data: the folder, or a ReviewConfig. options: those of ReviewConfig, by name.
     Writes review.csv and review.html, and with `save` polygons to correct, into a folder.
     OptionError for an option of the labels where there are none.
+
+        result = fcnseg.review("photos", model="runs/train1")
+        for suspect in result.suspects[:10]:
+            print(suspect.name, suspect.box, suspect.score)
     """
+    config = ReviewConfig.of(data, options)
     for name in ("split", "tolerance", "fill_boxes"):
         if config.unlabeled and getattr(config, name) != getattr(ReviewConfig, name):
             raise OptionError(
@@ -112,8 +141,8 @@ def review(config: ReviewConfig, callback: Callback = no_callback) -> ReviewResu
             inputs = checked.description.inputs()
             refuse_overwriting([("--out", config.out)], inputs, kept=files)
         description = as_the_model_sees(checked.description, segmenter, callback)
-        data = SegmentationDataset(description, config.split, cache=False)
-        return _review_labels(config, segmenter, data, callback)
+        dataset = SegmentationDataset(description, config.split, cache=False)
+        return _review_labels(config, segmenter, dataset, callback)
     if config.out is not None:
         kept = model_files(segmenter.files)
         refuse_sources([("--out", config.out)], (str(config.data),), kept=kept)
