@@ -4,6 +4,7 @@
     python benchmarks/accuracy others   --data DATA   nuclei, bag, crack: beside other networks
     python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
     python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
+    python benchmarks/accuracy few      --data DATA   few labels, with and without --unlabeled
     python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
     python benchmarks/accuracy pack     --data DATA --out PACKED
 

@@ -69,6 +69,8 @@ LEVERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What might help on a drive that was never seen."""
 
+LABELS, UNLABELED = "labels alone", "unlabeled images, too"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -128,6 +130,17 @@ def _drives() -> list[Cell]:
     ]
 
 
+def _few() -> list[Cell]:
+    """One in eight and one in four labels, without and with the images of the others."""
+    return [
+        Cell("few", f"{data}-{every}/{row}", f"{data}-{every}", options)
+        for data in ("nuclei", "bag", "camvid")
+        for every in (8, 4)
+        for row, options in ((LABELS, {}), (UNLABELED, {"unlabeled": "the other images"}))
+    ]
+
+
 PARTS: dict[str, list[Cell]] = {
     "ladder": _ladder(), "others": _others(), "ablation": _ablation(), "drives": _drives(),
+    "few": _few(),
 }  # fmt: skip

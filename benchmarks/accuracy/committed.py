@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from running import backbone_start, circumstances, data_folder, progress, said
+from running import backbone_start, circumstances, progress, said
+from subsets import data_folder
 
 from fcnseg.commands.eval import EvalResult, evaluate
 from fcnseg.commands.train import train

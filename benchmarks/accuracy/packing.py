@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from running import data_folder, said
+from running import said
+from subsets import data_folder
 
 from fcnseg.datasets import Description, Pair, split_sizes
 from fcnseg.datasets.describe import describe

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from cells import Cell
 from peers import IMAGENET, RANDOM, train_peer
+from subsets import data_of
 from torch import nn
 
 import fcnseg
@@ -75,11 +76,10 @@ def run_cell(
     place = cell.name.replace("*", "x")  # not every file system has stars
     budget = budget_of(chosen)
     run = RunFolder(work / cell.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
-    data = data_folder(chosen.data, cell.dataset).resolve()
-    if cell.part == "drives":
-        drive = cell.dataset.partition("-")[2]
-        data = without_drive(chosen.data / "camvid", drive, work / cell.dataset).resolve()
+    data, unlabeled = data_of(cell, seed, chosen.data, work)
     values = {"calibrate": False, **options, **cell.options, "data": data, "out": run.folder}
+    if "unlabeled" in cell.options:
+        values["unlabeled"] = unlabeled
     values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
     row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "budget": budget}
     row |= {"options": dict(options), "changed": dict(cell.options)}
@@ -205,33 +205,6 @@ def machine(device: str) -> str:
         return f"{here}, no GPU"
     gpu = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else resolved.type
     return f"{gpu}, {here}"
-
-
-def data_folder(root: Path, name: str) -> Path:
-    """A data set's folder, or its dataset.toml if there is one in it."""
-    declared = root / name / "dataset.toml"
-    return declared if declared.is_file() else root / name
-
-
-def without_drive(camvid: Path, drive: str, out: Path) -> Path:
-    """A folder of links to CamVid's training images: every second one of `drive` is in val.
-
-    The others of the drive are left out: neighbours of a recording are alike. What CamVid itself
-    has in val is of a drive that is trained on, and is left out, too.
-    """
-    chosen = sorted((camvid / "train").iterdir())
-    held_out = [image for image in chosen if image.name.startswith(f"{drive}_")][::2]
-    trained = [image for image in chosen if not image.name.startswith(f"{drive}_")]
-    for split, images in (("train", trained), ("val", held_out)):
-        for image in images:
-            for folder in (split, f"{split}annot"):
-                link = out / folder / image.name
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.is_symlink():
-                    link.symlink_to(
-                        (camvid / f"train{folder[len(split) :]}" / image.name).resolve()
-                    )
-    return out
 
 
 def progress(label: str) -> Callback:

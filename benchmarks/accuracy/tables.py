@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import DEFAULTS, PARTS
+from cells import DEFAULTS, LABELS, PARTS, UNLABELED
 
 Record = dict[str, Any]
 Table = Sequence[Sequence[str]]
@@ -46,6 +46,7 @@ TITLES = {
     "others": "## Beside other networks, trained the same way",
     "ablation": "## What each part of the recipe is worth",
     "drives": "## What each part of the recipe is worth on a drive that was not trained on",
+    "few": "## Few labels: what the images without labels add",
 }
 
 
@@ -129,11 +130,32 @@ def _changes(part: str, rows: Sequence[Record]) -> list[str]:
     return [f"{text} {about}.", _markdown(table)]
 
 
+def _few(rows: Sequence[Record]) -> list[str]:
+    """A row for each data set and number of labels; the gain is that of equal seeds."""
+    found = {(row["cell"], row["seed"]): row for row in rows}
+    table = [["data set", "labeled images", LABELS, UNLABELED, "gain", "seeds"]]
+    for data in dict.fromkeys(cell.dataset for cell in PARTS["few"]):
+        both = [
+            (found[f"{data}/{LABELS}", seed], found[f"{data}/{UNLABELED}", seed])
+            for seed in sorted({row["seed"] for row in rows})
+            if (f"{data}/{LABELS}", seed) in found and (f"{data}/{UNLABELED}", seed) in found
+        ]
+        if both:
+            alone, more = ([pair[i]["miou"] for pair in both] for i in (0, 1))
+            gains = [one["miou"] - other["miou"] for other, one in both]
+            name, _, every = data.partition("-")
+            images = "/".join(dict.fromkeys(str(p[0]["images"] // int(every)) for p in both))
+            scores = [_percent(alone), _percent(more), _percent(gains, sign=True)]
+            table.append([name, f"{images} (1/{every})", *scores, str(len(both))])
+    return ["mIoU on the validation images, last epoch's averaged weights.", _markdown(table)]
+
+
 TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "ladder": _ladder,
     "others": _others,
     "ablation": partial(_changes, "ablation"),
     "drives": partial(_changes, "drives"),
+    "few": _few,
 }
 
 

@@ -1,0 +1,77 @@
+"""What a cell trains on: a whole data set, or a folder of links to a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cells import Cell
+
+from fcnseg.datasets import Pair, split_pairs
+from fcnseg.datasets.describe import describe
+
+
+def data_of(cell: Cell, seed: int, root: Path, work: Path) -> tuple[Path, Path | None]:
+    """The data set of a cell, and a folder of the images whose labels it doesn't use."""
+    name, _, part = cell.dataset.partition("-")
+    if cell.part == "drives":
+        return without_drive(root / "camvid", part, work / cell.dataset).resolve(), None
+    data = data_folder(root, name).resolve()
+    if cell.part == "few":
+        return few_labels(data, int(part), seed, (work / f"{cell.dataset}-{seed}").resolve())
+    return data, None
+
+
+def data_folder(root: Path, name: str) -> Path:
+    """A data set's folder, or its dataset.toml if there is one in it."""
+    declared = root / name / "dataset.toml"
+    return declared if declared.is_file() else root / name
+
+
+def few_labels(data: Path, every: int, seed: int, out: Path) -> tuple[Path, Path]:
+    """Links to one in `every` labeled training images, and to the images of the others.
+
+    The validation part is the data set's. With the training images in the order of their names,
+    seed 0 takes the first of each `every`, seed 1 the second. Each is linked `every` times, so that
+    an epoch has the steps that it has with all labels, and validation takes its usual part of it.
+    """
+    description = describe(data)
+    train = split_pairs(description, "train")
+    labeled = train[seed % every :: every]
+    for copy in range(every):
+        _link_pairs(labeled, out / "labeled" / "train", suffix=f"-{copy}")
+    _link_pairs(split_pairs(description, "val"), out / "labeled" / "val")
+    kept = {pair.image for pair in labeled}
+    for pair in train:
+        if pair.image not in kept:
+            _link(pair.image, out / "unlabeled" / pair.image.name)
+    return out / "labeled", out / "unlabeled"
+
+
+def without_drive(camvid: Path, drive: str, out: Path) -> Path:
+    """A folder of links to CamVid's training images: every second one of `drive` is in val.
+
+    The others of the drive are left out: neighbours of a recording are alike. What CamVid itself
+    has in val is of a drive that is trained on, and is left out, too.
+    """
+    chosen = sorted((camvid / "train").iterdir())
+    held_out = [image for image in chosen if image.name.startswith(f"{drive}_")][::2]
+    trained = [image for image in chosen if not image.name.startswith(f"{drive}_")]
+    for split, images in (("train", trained), ("val", held_out)):
+        for image in images:
+            for folder in (split, f"{split}annot"):
+                original = camvid / f"train{folder[len(split) :]}" / image.name
+                _link(original, out / folder / image.name)
+    return out
+
+
+def _link_pairs(pairs: Iterable[Pair], folder: Path, *, suffix: str = "") -> None:
+    for pair in pairs:
+        for file, room in ((pair.image, "images"), (pair.labels, "labels")):
+            _link(file, folder / room / f"{file.stem}{suffix}{file.suffix}")
+
+
+def _link(target: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(target.resolve())
