@@ -21,7 +21,8 @@ from fcnseg.commands.analysis.review import review
 from fcnseg.commands.demo.scenes import CLASSES, write_dataset
 from fcnseg.commands.train import train
 from fcnseg.config import ReviewConfig
-from fcnseg.io.labels import connected_regions, read_raw_labels, write_labels
+from fcnseg.io.images import write_labels
+from fcnseg.io.labels import connected_regions, read_raw_labels
 
 KINDS = ("erased", "another class", "moved")
 CORRUPTED, LOOKED_AT = 0.05, 0.10

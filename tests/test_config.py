@@ -67,7 +67,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"crop": [64, 0]}, "--crop: expected a whole number at least 1", ""),
         ({"crop": "64"}, "--crop: expected 2 numbers", ""),
         ({"resume": 1}, "--resume: expected true or false", ""),
-        ({"data": ""}, "--data: expected a path", ""),
+        ({"data": ""}, "DATA: expected a path", ""),
         ({"finetune": 3}, "--finetune: expected a text", ""),
     ],
 )
@@ -81,7 +81,7 @@ def test_wrong_options_say_what_was_expected(
 
 
 def test_a_missing_source_is_said() -> None:
-    with pytest.raises(OptionError, match="--source: a value is needed"):
+    with pytest.raises(OptionError, match="SOURCE: a value is needed"):
         InferConfig.make({})
 
 
@@ -110,7 +110,7 @@ def test_every_option_has_a_help_text(config: type) -> None:
     [
         (TrainConfig, {"lr": -1}, "--lr: expected a number above 0; found -1"),
         (BenchConfig, {"size": (0, 5)}, "--size: expected a whole number at least 1"),
-        (InferConfig, {}, "--source: a value is needed"),
+        (InferConfig, {}, "SOURCE: a value is needed"),
         (CheckConfig, {"data": "folder", "contact": 3}, "--contact: expected a path; found 3"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import OptionError
 from fcnseg.files import temporary_beside
-from fcnseg.io.images import cannot_write, write_bytes, write_image
+from fcnseg.io.content.whole import cannot_write
+from fcnseg.io.images import write_bytes, write_image
 from fcnseg.overwriting import is_below, refuse_overwriting, refuse_unwritable
 from tests.cli.test_cli import call
 

@@ -18,7 +18,7 @@ from fcnseg.datasets import Description, Pair, split_sizes
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError, OptionError
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import write_labels
 
 SETS = ("camvid", "nuclei", "bag", "crack")
 JPEG = (".jpg", ".jpeg")

@@ -27,9 +27,10 @@ from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
-from fcnseg.io.images import cannot_write, resize_image, resize_labels, write_image
-from fcnseg.io.labels import turn, write_labels
+from fcnseg.io.images import resize_image, resize_labels, write_image, write_labels
+from fcnseg.io.labels import turn
 from fcnseg.overwriting import (
     Named,
     is_below,

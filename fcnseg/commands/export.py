@@ -33,7 +33,7 @@ from fcnseg.exporting.parity import SIZES, Parity, Trial
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
-from fcnseg.io.images import cannot_write
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import SHIPPED, find_model, model_files

@@ -92,11 +92,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Every value as its type and range want it; OptionError where that can't be."""
-        for name in options_of(type(self)):
-            value = getattr(self, name)
+        for name, entry in options_of(type(self)).items():
+            value, shown = getattr(self, name), name.upper() if entry.argument else spelled(name)
             if value is ...:
-                raise OptionError(f"{spelled(name)}: a value is needed.")
-            object.__setattr__(self, name, self.checked(name, value, spelled(name)))
+                raise OptionError(f"{shown}: a value is needed.")
+            object.__setattr__(self, name, self.checked(name, value, shown))
 
     @classmethod
     def checked(cls, name: str, value: Any, shown: str = "") -> Any:

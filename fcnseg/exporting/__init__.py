@@ -35,7 +35,8 @@ from fcnseg.exporting.parity import (
     tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name
-from fcnseg.io.images import cannot_write, resize_image
+from fcnseg.io.content.whole import cannot_write
+from fcnseg.io.images import resize_image
 from fcnseg.models.checkpoint import EXPORT, KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 from fcnseg.progress import held_back

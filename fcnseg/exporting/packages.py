@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fcnseg.errors import OptionError
 from fcnseg.exporting import REPORT_SUFFIX
-from fcnseg.io.images import cannot_write
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.models.checkpoint import Checkpoint
 
 TEXTS = {

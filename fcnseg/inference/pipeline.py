@@ -21,7 +21,7 @@ from fcnseg.errors import FcnsegError, Interrupted
 from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.sinks import Sink
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.io.images import cannot_write
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.progress import Callback, Event, Message, Progress, held_back
 

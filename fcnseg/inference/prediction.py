@@ -19,9 +19,9 @@ from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine, Size
 from fcnseg.errors import InputError, OptionError, path_of, percent
 from fcnseg.files import is_stdout
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
-from fcnseg.io.images import cannot_write, encode_image, write_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import encode_image, write_image, write_labels
 from fcnseg.io.sources.base import Frame
 
 Image = NDArray[np.uint8]

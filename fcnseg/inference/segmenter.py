@@ -39,6 +39,7 @@ from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import BEST, Checkpoint, resizes_itself
 from fcnseg.models.spec import Preprocess
+from fcnseg.progress import log_messages, no_callback
 
 if TYPE_CHECKING:
     from fcnseg.engines.pytorch import TorchEngine
@@ -250,25 +251,24 @@ class Segmenter:
             for prediction in model.stream("clip.mp4"):
                 print(prediction.index, prediction.time, prediction.labels.shape)
 
-        source: image, folder, glob, video, camera number or stream address.
+        source: image, folder (of its images), glob, video, camera number or stream address.
         every, limit: take every N-th frame; stop after so many (0: never).
         batch: frames a step; a live source is always taken one by one.
         smooth: less flicker in a video's labels: the weight of the past, less than 1; 0: off.
-        confidence, probabilities: compute them with the labels; with `smooth` only then they are
-            there.
+        confidence, probabilities: compute them, too; with `smooth` they are there only then.
         """
         given = {"batch": batch, "every": every, "limit": limit, "smooth": smooth}
         batch, every, limit, smooth = (InferConfig.checked(*one) for one in given.items())
         model = replace(self, engine=SmoothedEngine(self.engine, smooth)) if smooth else self
-        with open_source(source_name(source), every=every, limit=limit) as opened:
+        log = log_messages(no_callback)
+        with open_source(source_name(source), every=every, limit=limit, callback=log) as opened:
             opened.bands = self.preprocess.bands
             if smooth:
                 check_is_video(opened.kind)
+            wanted = {"confidence": confidence, "probabilities": probabilities}
 
             def predict(group: list[Frame]) -> list[Prediction]:
-                return model._of_frames(
-                    group, confidence=confidence, probabilities=probabilities, again=not smooth
-                )
+                return model._of_frames(group, **wanted, again=not smooth)
 
             if opened.live:
                 yield from (predict([frame])[0] for frame in opened)

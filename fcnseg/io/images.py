@@ -6,14 +6,13 @@ the formats OpenCV was built without. Colours of another profile become sRGB.
 
 from __future__ import annotations
 
-import errno
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError
@@ -22,14 +21,16 @@ from fcnseg.io import cv2
 from fcnseg.io.content import (
     add_png_transparency,
     as_bgr,
+    coded_colors,
     is_heif,
     is_npy,
     is_tiff,
     jpeg_2000_maximum,
     may_be_turned,
+    may_have_profile,
+    stated_gamma,
     upright,
 )
-from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.pixels import (
     decode_bit_fields,
     decode_heif,
@@ -39,15 +40,16 @@ from fcnseg.io.content.pixels import (
     eight_bits,
     over_white,
 )
-from fcnseg.io.content.profiles import (
-    by_gamma,
-    coded_colors,
-    may_have_profile,
-    shown_colors,
-    to_srgb,
-)
+from fcnseg.io.content.profiles import of_gamma, shown_colors, to_srgb
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
-from fcnseg.io.content.whole import check_rows, is_cut, unreadable_image
+from fcnseg.io.content.whole import (
+    cannot_write,
+    check_claim,
+    check_rows,
+    is_cut,
+    open_with_pillow,
+    unreadable_image,
+)
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -93,10 +95,13 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     pixels, maximum = (None, None) if is_cut(data) else decode_deep(data, name)
     if pixels is None:
         return _decode_with_pillow(data, name)
-    if (corrected := by_gamma(data, pixels)) is not None:
-        pixels, maximum = corrected, 255 if corrected.dtype == np.uint8 else 65535
-    shown = eight_bits(pixels, name, maximum=maximum)
-    return upright(_three_channels(shown, data), read_orientation(data))
+    if (gamma := stated_gamma(data)) is not None:
+        pixels = of_gamma(gamma, pixels)
+        maximum = 255 if pixels.dtype == np.uint8 else 65535
+    if pixels.dtype != np.uint8 or maximum not in (None, 255):
+        pixels = eight_bits(pixels, name, maximum=maximum)
+    shown = _three_channels(pixels.astype(np.uint8, copy=False), data)
+    return upright(shown, read_orientation(data))
 
 
 def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
@@ -111,7 +116,7 @@ def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int
         return as_bgr(decode_npy(data, name)[:, :, :3]), 1 if is_bool else None
     if data[:4] == b"\x89PNG" and b"acTL" in data[:4096]:
         return None, None  # OpenCV leaves out an image that stands before the animation
-    if (fields := decode_bit_fields(data)) is not None:
+    if data[:2] == b"BM" and (fields := decode_bit_fields(data)) is not None:
         return fields, None
     pixels = decode_array(data)
     if is_tiff(data):
@@ -179,6 +184,27 @@ def encode_image(image: NDArray[np.uint8], suffix: str = ".png", *, scratch: boo
     return data.tobytes()
 
 
+def write_labels(
+    path: str | Path, labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None
+) -> None:
+    """Write uint8 (H, W) labels as an index PNG, whole or not at all.
+
+    palette: uint8 (N, 3) RGB: the file is then in mode P and looks coloured; the indices
+    are the same.
+    """
+    write_bytes(path, encode_labels(labels, palette))
+
+
+def encode_labels(labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
+    """uint8 (H, W) labels as the bytes of an index PNG."""
+    image = Image.fromarray(np.ascontiguousarray(labels))
+    if palette is not None:
+        image.putpalette(palette.tobytes())  # turns mode L into P, the indices untouched
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
 def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB to BGR or back, uint8 (H, W, 3), in the same memory: pictures can be gigabytes."""
     for top in range(0, len(image), _ROWS):
@@ -242,23 +268,6 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: str | Path, error: OSError) -> MediaError:
-    """The MediaError for the system's refusal to write a file."""
-    if isinstance(error, MediaError):
-        return error
-    hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
-    return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
-
-
-_WAYS_OUT = {
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EISDIR: "name a file; this is a folder",
-    errno.ENOSPC: "make space on the disk, or name a place on another one",
-    errno.EDQUOT: "your quota is used up: make space, or name a place on another disk",
-    errno.EFBIG: "files there have a largest size; ulimit -f shows this shell's",
-}
-
-
 def decode_array(data: bytes) -> NDArray[np.generic] | None:
     """OpenCV's decoding at full depth, not turned; None when it can't."""
     try:
@@ -312,7 +321,8 @@ def _as_srgb(rgb: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
     """Colours of the file's profile, or of the numbers that it states instead, as sRGB."""
     if profile := _profile_of(data):
         return to_srgb(rgb, profile)
-    return shown_colors(rgb, coded_colors(data))
+    coded = coded_colors(data)
+    return rgb if coded is None else shown_colors(rgb, coded)
 
 
 def _profile_of(data: bytes) -> bytes | None:

@@ -19,14 +19,12 @@ from PIL import Image, ImageOps
 from fcnseg.errors import MediaError, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import may_be_turned, upright
-from fcnseg.io.content.claims import check_claim, open_with_pillow
 from fcnseg.io.content.matlab import read_matlab
-from fcnseg.io.content.whole import is_cut, unreadable_image
+from fcnseg.io.content.whole import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.images import (
     ORIENTATION,
     decode_array,
     read_bytes,
-    write_bytes,
 )
 
 
@@ -65,27 +63,6 @@ def read_raw_labels(path: str | Path) -> RawLabels:
             hint="save the labels as a PNG of whole numbers",
         )
     return RawLabels(values, palette, mode)
-
-
-def write_labels(
-    path: str | Path, labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None
-) -> None:
-    """Write uint8 (H, W) labels as an index PNG, whole or not at all.
-
-    palette: uint8 (N, 3) RGB: the file is then in mode P and looks coloured; the indices
-    are the same.
-    """
-    write_bytes(path, encode_labels(labels, palette))
-
-
-def encode_labels(labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
-    """uint8 (H, W) labels as the bytes of an index PNG."""
-    image = Image.fromarray(np.ascontiguousarray(labels))
-    if palette is not None:
-        image.putpalette(palette.tobytes())  # turns mode L into P, the indices untouched
-    file = io.BytesIO()
-    image.save(file, format="PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:

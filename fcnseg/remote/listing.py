@@ -1,13 +1,10 @@
-"""Many remote files: listed in chunks, seen as a tree, read ahead, copied to this machine."""
+"""Many remote files: listed in chunks, seen as a tree, copied to this machine."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +15,6 @@ from fcnseg.remote import RemotePath, as_path
 
 CHUNK = 10_000
 """Files of a folder that are listed before the first one is read."""
-
-_AT_ONCE = 32
-"""Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
 
 _COPIES = 16
 """Files that are copied at the same time."""
@@ -72,30 +66,6 @@ def walk(
             there = [*there, mark]
         yield place, inside, there
         waiting += [place / name for name in reversed(inside)]
-
-
-def read_ahead(
-    items: Iterable[tuple[int, str, Path]], read: Callable[[Path], bytes]
-) -> Iterator[tuple[tuple[int, str, Path], Callable[[], bytes]]]:
-    """Each item with what gives its file's bytes, or raises; remote files are read ahead.
-
-    As many are read at the same time as hide the time that the storage takes to answer.
-    """
-    waiting: deque[tuple[tuple[int, str, Path], Callable[[], bytes]]] = deque()
-    with contextlib.ExitStack() as stack:
-        pool: ThreadPoolExecutor | None = None
-        for item in items:
-            if not isinstance(item[2], RemotePath):
-                yield item, functools.partial(read, item[2])
-                continue
-            if pool is None:
-                pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fcnseg-remote")
-                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            waiting.append((item, pool.submit(read, item[2]).result))
-            if len(waiting) == _AT_ONCE:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
 
 
 def too_many(path: Path) -> OptionError:

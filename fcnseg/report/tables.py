@@ -14,7 +14,8 @@ import numpy as np
 from fcnseg.errors import shown, to_bytes
 from fcnseg.files import is_stdout
 from fcnseg.inference.review import Suspect
-from fcnseg.io.images import cannot_write, write_bytes
+from fcnseg.io.content.whole import cannot_write
+from fcnseg.io.images import write_bytes
 from fcnseg.metrics.scores import Scores
 
 COLUMNS = {

@@ -20,8 +20,7 @@ from fcnseg.errors import CheckpointError, DatasetError
 from fcnseg.inference.evaluation import choose_split, confusion_report, refuse_meaningless
 from fcnseg.inference.loading import averaged
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.images import write_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import write_image, write_labels
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build

@@ -10,8 +10,7 @@ import pytest
 
 from fcnseg.datasets.describe import describe
 from fcnseg.inference.loading import load
-from fcnseg.io.images import read_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import read_image, write_labels
 from tests.cli.test_cli import call
 
 

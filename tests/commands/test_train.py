@@ -34,8 +34,7 @@ from fcnseg.errors import (
     TrainingError,
 )
 from fcnseg.inference.loading import load
-from fcnseg.io.images import read_image, resize_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import read_image, resize_image, write_labels
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import EpochEnd, Event, Progress
 from fcnseg.training.step import TrainStep

@@ -9,8 +9,7 @@ import pytest
 from fcnseg.datasets.describe import describe, scan
 from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError
-from fcnseg.io.images import write_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import write_image, write_labels
 from fcnseg.io.sources import open_source
 
 

@@ -14,8 +14,7 @@ from fcnseg.commands.train import train
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.check import examine
 from fcnseg.errors import DatasetError
-from fcnseg.io.images import write_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import write_image, write_labels
 
 SQUARE = [[5, 5], [30, 5], [30, 30], [5, 30]]
 

@@ -82,12 +82,14 @@ def test_nothing_in_nothing_out():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch):
+def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch, caplog):
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
     for index in range(3):
         write_image(tmp_path / f"{index}.png", picture(10, 12, seed=index))
     engine = Colours()
     found = list(Segmenter(engine, RGB, AS_IS).stream(tmp_path, batch=batch))
     assert [prediction.name for prediction in found] == ["0", "1", "2"]
+    assert "Skipped clip.mp4: only images are taken here" in caplog.text
     assert max(shape[0] for shape in engine.seen) == min(batch, 3)
     for prediction in found:
         assert prediction.labels.shape == prediction.frame.size

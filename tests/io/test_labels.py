@@ -14,7 +14,8 @@ from PIL import Image
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError
-from fcnseg.io.labels import encode_labels, read_raw_labels, write_labels
+from fcnseg.io.images import encode_labels, write_labels
+from fcnseg.io.labels import read_raw_labels
 
 RNG = np.random.default_rng(0)
 INDICES = RNG.integers(0, 4, (21, 33), dtype=np.uint8)

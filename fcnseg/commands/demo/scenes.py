@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import map_ordered, usable_cores
-from fcnseg.io.images import write_image
-from fcnseg.io.labels import write_labels
+from fcnseg.io.images import write_image, write_labels
 from fcnseg.progress import Callback, Progress, no_callback
 
 Floats = NDArray[np.float64]

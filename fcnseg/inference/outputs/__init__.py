@@ -29,8 +29,7 @@ from fcnseg.io.annotations.tools import (
 )
 from fcnseg.io.bands.georeference import georeference_of
 from fcnseg.io.draw import colorize, drawn_classes, legend, overlay
-from fcnseg.io.images import encode_image
-from fcnseg.io.labels import encode_labels
+from fcnseg.io.images import encode_image, encode_labels
 from fcnseg.io.sources.base import Frame
 
 

@@ -13,7 +13,8 @@ from typing import Any, cast
 from fcnseg.errors import STRANGE
 from fcnseg.files import fitting, stamp
 from fcnseg.inference.outputs import SUFFIXES
-from fcnseg.io.images import cannot_write, write_bytes
+from fcnseg.io.content.whole import cannot_write
+from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
 from fcnseg.overwriting import MANIFEST as NAME
 from fcnseg.overwriting import mark, refuse_foreign

@@ -21,8 +21,9 @@ from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.annotations.tools import Annotations
+from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.encoders import has_pyav
-from fcnseg.io.images import cannot_write, write_bytes
+from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.io.stream_writer import StreamWriter
 from fcnseg.io.video_writer import VideoWriter, left_out_of

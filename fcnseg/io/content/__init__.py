@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, and what the formats' modules share."""
+"""What kind of file some bytes are, what its header states, and what the formats' modules share."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
+
+SEARCHED = 1 << 18
+"""Bytes from the beginning, in which headers are looked for."""
+
+_SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
 
 
 def is_image(start: bytes) -> bool:
@@ -153,3 +158,46 @@ def may_be_turned(data: bytes) -> bool:
     if data[:4] == b"\x89PNG":
         return b"eXIf" in data or b"Raw profile" in data
     return True
+
+
+def may_have_profile(data: bytes) -> bool:
+    """Whether an image file's bytes announce an ICC profile; costs next to nothing."""
+    if data[:2] == b"\xff\xd8":
+        return data.find(b"ICC_PROFILE\0", 0, SEARCHED) >= 0
+    if data[:4] == b"\x89PNG":
+        return data.find(b"iCCP", 0, min(SEARCHED, max(0, data.find(b"IDAT")))) >= 0
+    if data[:4] == b"RIFF":
+        return data[12:16] == b"VP8X" and bool(data[20:21] > b"" and data[20] & 0x20)
+    if data[4:8] == b"ftyp":
+        return any(data.find(b"colr" + kind, 0, SEARCHED) >= 0 for kind in (b"prof", b"rICC"))
+    return data[:4] in (b"II*\0", b"MM\0*")
+
+
+def coded_colors(data: bytes) -> tuple[int, int] | None:
+    """The numbers of primaries and transfer (ITU-T H.273) that an AVIF, HEIC or PNG states."""
+    if data[4:8] == b"ftyp":
+        at = data.find(b"colrnclx", 0, SEARCHED)
+        found = data[at + 8 : at + 12] if at >= 0 else b""
+        return struct.unpack(">HH", found) if len(found) == 4 else None
+    stated = png_chunks(data).get(b"cICP", b"")
+    return (stated[0], stated[1]) if len(stated) == 4 else None
+
+
+def stated_gamma(data: bytes) -> float | None:
+    """The gamma of a PNG that states another than sRGB's (gAMA); None for all else."""
+    chunks = png_chunks(data)
+    if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
+        return None
+    gamma = int.from_bytes(stated, "big") / 100_000
+    return gamma if 0.1 <= gamma <= 10 and abs(gamma - _SRGB_GAMMA) >= _SAME_GAMMA else None
+
+
+def png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG before its pixels; {} for other files."""
+    chunks: dict[bytes, bytes] = {}
+    at = 8
+    while data[:4] == b"\x89PNG" and (kind := data[at + 4 : at + 8]) not in (b"", b"IDAT"):
+        size = int.from_bytes(data[at : at + 4], "big")
+        chunks[kind] = data[at + 8 : at + 8 + size]
+        at += 12 + size
+    return chunks

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import as_bgr
-from fcnseg.io.content.profiles import coded_colors, shown_colors, to_srgb
+from fcnseg.io.content import SEARCHED, as_bgr, coded_colors
+from fcnseg.io.content.profiles import shown_colors, to_srgb
 
 _MOST_BANDS = 16
 
@@ -26,8 +26,6 @@ _JPEG_FRAME = re.compile(
     rb"\xff(?P<kind>[\xc0-\xc2\xf7])..(?P<bits>[\2-\x10]).{4}(?P<components>[\1-\4])", re.DOTALL
 )
 """A JPEG's frame header; 0xf7 is JPEG-LS."""
-
-_SEARCHED = 1 << 18  # bytes from the beginning, in which it stands
 
 _STILL_CONTAINERS = ("_pipe", "image2")
 """How FFmpeg's names of formats that are one image end, or begin."""
@@ -187,8 +185,11 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{name} is not a whole image: {error}.") from None
     colors = pixels[:, :, :3]
-    profile = photo.info.get("icc_profile")
-    converted = to_srgb(colors, profile) if profile else shown_colors(colors, coded_colors(data))
+    if profile := photo.info.get("icc_profile"):
+        converted = to_srgb(colors, profile)
+    else:
+        coded = coded_colors(data)
+        converted = colors if coded is None else shown_colors(colors, coded)
     return pixels if converted is colors else np.dstack([converted, pixels[:, :, 3:]])
 
 
@@ -236,7 +237,7 @@ def _by_imagecodecs(data: bytes) -> tuple[str, str, int] | None:
     """What decodes an image that FFmpeg misreads, what it is, and the bits of its values."""
     if data.startswith(_JPEG_XL):
         return "jpegxl_decode", "a JPEG XL image", 16
-    frame = _JPEG_FRAME.search(data, 0, _SEARCHED) if data[:2] == b"\xff\xd8" else None
+    frame = _JPEG_FRAME.search(data, 0, SEARCHED) if data[:2] == b"\xff\xd8" else None
     if frame is None:
         return None
     if frame["kind"] == b"\xf7":

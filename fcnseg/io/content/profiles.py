@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import functools
 import io
-import struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-_SEARCHED = 1 << 18  # bytes from the beginning, in which a profile is announced
 
 _SAME = 4
 """Levels of 255 by which the many versions of sRGB's own profile differ, at most."""
@@ -41,20 +38,7 @@ _TO_BT709_FROM = {9: _TO_BT709, 12: _FROM_P3}
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics, as in ITU-T H.273."""
 
-_SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
-
-
-def may_have_profile(data: bytes) -> bool:
-    """Whether an image file's bytes announce an ICC profile; costs next to nothing."""
-    if data[:2] == b"\xff\xd8":
-        return data.find(b"ICC_PROFILE\0", 0, _SEARCHED) >= 0
-    if data[:4] == b"\x89PNG":
-        return data.find(b"iCCP", 0, min(_SEARCHED, max(0, data.find(b"IDAT")))) >= 0
-    if data[:4] == b"RIFF":
-        return data[12:16] == b"VP8X" and bool(data[20:21] > b"" and data[20] & 0x20)
-    if data[4:8] == b"ftyp":
-        return any(data.find(b"colr" + kind, 0, _SEARCHED) >= 0 for kind in (b"prof", b"rICC"))
-    return data[:4] in (b"II*\0", b"MM\0*")
+_SRGB_GAMMA = 1 / 2.2
 
 
 def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
@@ -93,22 +77,12 @@ def _transform(profile: bytes) -> Any:
     return found if np.abs(changed).max() > _SAME else None
 
 
-def coded_colors(data: bytes) -> tuple[int, int] | None:
-    """The numbers of primaries and transfer (ITU-T H.273) that an AVIF, HEIC or PNG states."""
-    if data[4:8] == b"ftyp":
-        at = data.find(b"colrnclx", 0, _SEARCHED)
-        found = data[at + 8 : at + 12] if at >= 0 else b""
-        return struct.unpack(">HH", found) if len(found) == 4 else None
-    stated = _before_pixels(data).get(b"cICP", b"")
-    return (stated[0], stated[1]) if len(stated) == 4 else None
-
-
-def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int] | None) -> NDArray[np.uint8]:
+def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB of these numbers as sRGB; HDR (PQ, HLG) is tone-mapped.
 
     The same array for sRGB's and BT.709's, and for those that are not known.
     """
-    primaries, transfer = coded or (0, 0)
+    primaries, transfer = coded
     if transfer in HDR:
         return tone_mapped(image.astype(np.uint16) * np.uint16(257), transfer)
     if primaries not in _TO_BT709_FROM:
@@ -119,32 +93,14 @@ def shown_colors(image: NDArray[np.uint8], coded: tuple[int, int] | None) -> NDA
     return np.asarray(np.round(_srgb(np.clip(linear, 0, 1)) * 255), np.uint8)
 
 
-def by_gamma(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np.generic] | None:
-    """Grey, BGR or BGRA of a PNG that states another gamma than sRGB's (gAMA) as sRGB, of the same
-    type; None for all else."""
-    chunks = _before_pixels(data)
-    if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
-        return None
-    gamma = int.from_bytes(stated, "big") / 100_000
-    if not 0.1 <= gamma <= 10 or abs(gamma - _SRGB_GAMMA) < _SAME_GAMMA:
-        return None
+def of_gamma(gamma: float, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Grey, BGR or BGRA stored with a gamma (0.4545 is nearly sRGB's) as sRGB, of the same type."""
     most = 255 if pixels.dtype == np.uint8 else 65535
     light = (np.arange(most + 1) / most) ** (1 / gamma)
     table = np.round(light**_SRGB_GAMMA * most).astype(pixels.dtype)
     if pixels.ndim == 2:
         return np.asarray(table[pixels])
     return np.dstack([table[pixels[:, :, :3]], pixels[:, :, 3:]])
-
-
-def _before_pixels(data: bytes) -> dict[bytes, bytes]:
-    """The chunks of a PNG before its pixels; {} for other files."""
-    chunks: dict[bytes, bytes] = {}
-    at = 8
-    while data[:4] == b"\x89PNG" and (kind := data[at + 4 : at + 8]) not in (b"", b"IDAT"):
-        size = int.from_bytes(data[at : at + 4], "big")
-        chunks[kind] = data[at + 8 : at + 8 + size]
-        at += 12 + size
-    return chunks
 
 
 def _srgb(light: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
@@ -35,7 +35,8 @@ def in_folder(
     files = files_in(folder, exclude=exclude, callback=callback)
     images = media_in(files, IMAGE_SUFFIXES)
     if videos := [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]:
-        callback(skipped_files(videos, "only images are taken here; give a video by itself"))
+        why = "only images are taken here; give a video by itself"
+        callback(replace(skipped_files(videos, why), level="warning"))
     if not images:
         raise no_images(f"{folder} has no images", files)
     return named(images, folder)
