@@ -22,6 +22,7 @@ not UTF-8; Python keeps each as half of a surrogate pair.
 from __future__ import annotations
 
 import codecs
+import csv
 import difflib
 import os
 import re
@@ -130,7 +131,7 @@ class Interrupted(FcnsegError, RuntimeError):
 
 STRANGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError,
-    ValueError,
+    ValueError, csv.Error,
 )  # fmt: skip
 """What taking a stranger's document apart may raise where it isn't what it should be."""
 

@@ -94,12 +94,32 @@ def _devices() -> Iterator[Row]:
     cores = os.cpu_count() or 1
     yield Row("processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
     if device.type == "cpu":
-        advice = "everything works on the processor; training is much faster on a GPU"
-        yield Row("GPU", "none that torch can use", ok=False, advice=advice)
+        yield _no_gpu()
     else:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         yield Row("GPU", name)
     yield Row("precision", f"{precision} is what --precision auto takes on {device}")
+
+
+def _no_gpu() -> Row:
+    """Why torch can't use one: there is none, its driver is too old, or torch is built without."""
+    import torch
+
+    try:
+        torch.cuda.init()
+        reason = ""
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error)
+    if "driver" in reason and "too old" in reason:
+        found = f"the NVIDIA driver is too old for torch {torch.__version__}"
+        advice = "update the driver, or install an older torch: https://pytorch.org/get-started"
+    elif torch.version.cuda is None and Path("/proc/driver/nvidia").is_dir():
+        found = f"there is an NVIDIA driver, but torch {torch.__version__} is built without CUDA"
+        advice = "install torch for CUDA: https://pytorch.org/get-started"
+    else:
+        found = "none that torch can use"
+        advice = "everything works on the processor; training is much faster on a GPU"
+    return Row("GPU", found, ok=False, advice=advice)
 
 
 def _torchvision() -> Row:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fcnseg import __version__
-from fcnseg.errors import from_bytes, points, shown
+from fcnseg.errors import STRANGE, from_bytes, points, shown
 from fcnseg.metrics import none_for_nan
 from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
@@ -185,16 +185,20 @@ def _curves(model: Path | None) -> list[tuple[Markup, str]]:
     path = None if model is None else model.with_name("results.csv")
     if path is None or not path.is_file() or not path.with_name(TRAINING).is_file():
         return []
-    rows = list(csv.DictReader(from_bytes(path.read_bytes()).splitlines()))
-    if not rows or not {"epoch", "loss", "miou"} <= rows[0].keys():
-        return []
-    epochs = [float(row["epoch"]) for row in rows]
 
     def column(name: str, factor: float) -> list[float | None]:
         return [factor * float(row[name]) if row.get(name) else None for row in rows]
 
-    loss = charts.lines({"loss": column("loss", 1)}, x=epochs, x_name="epoch", name="loss")
-    miou = charts.lines({"mIoU": column("miou", 100)}, x=epochs, x_name="epoch", name="mIoU, %")
+    try:
+        rows = list(csv.DictReader(from_bytes(path.read_bytes()).splitlines()))
+        if not rows or not {"epoch", "loss", "miou"} <= rows[0].keys():
+            return []
+        epochs = [float(row["epoch"]) for row in rows]
+        losses, ious = column("loss", 1), column("miou", 100)
+    except (OSError, *STRANGE):  # a damaged file: the page is without
+        return []
+    loss = charts.lines({"loss": losses}, x=epochs, x_name="epoch", name="loss")
+    miou = charts.lines({"mIoU": ious}, x=epochs, x_name="epoch", name="mIoU, %")
     return [(Markup(loss), "Training loss."), (Markup(miou), "mIoU on the validation images.")]
 
 

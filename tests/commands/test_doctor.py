@@ -61,6 +61,35 @@ def test_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None
     assert "torch torchvision" in row.advice
 
 
+@pytest.mark.parametrize(
+    ("reason", "found", "advice"),
+    [
+        (
+            "The NVIDIA driver on your system is too old (found 11040).",
+            "too old",
+            "update the driv",
+        ),
+        ("Found no NVIDIA driver on your system.", "none that torch can use", "on the processor"),
+    ],
+)
+def test_no_gpu(reason: str, found: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr("torch.cuda.init", fail)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    row = doctor._no_gpu()
+    assert not row.ok
+    assert found in row.found
+    assert advice in row.advice
+
+
+def test_a_driver_beside_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr(doctor.Path, "is_dir", lambda path: str(path) == "/proc/driver/nvidia")
+    assert "built without CUDA" in doctor._no_gpu().found
+
+
 def test_no_codec_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcnseg.io.video_writer.writable_codecs", dict)
     monkeypatch.setattr("fcnseg.io.has_display", lambda: False)

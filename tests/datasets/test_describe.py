@@ -12,6 +12,7 @@ from PIL import Image
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import Description, split_pairs, split_sizes
+from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError
@@ -172,6 +173,26 @@ def test_a_list_is_taken_in_place_of_its_folder(tmp_path: Path) -> None:
     description = describe(tmp_path / "pairs.csv")
     assert split_sizes(description) == {"train": 6, "val": 3}
     assert description.root == tmp_path
+
+
+@pytest.mark.parametrize("away", ["../others/", "{}/others/", "./a/../../others/"])
+def test_a_list_in_a_folder_names_nothing_outside_it(away: str, tmp_path: Path) -> None:
+    written.pair_list(tmp_path / "others", draw_set(train=3, val=1))
+    data, text = tmp_path / "data", (tmp_path / "others" / "pairs.csv").read_text()
+    data.mkdir()
+    there = away.format(tmp_path)
+    (data / "pairs.csv").write_text(text.replace("a/", f"{there}a/").replace("b/", f"{there}b/"))
+    (data / "a").mkdir()
+    with pytest.raises(DatasetError, match=f"outside {data}") as raised:
+        describe(data)
+    assert str(data / "pairs.csv") in str(raised.value.hint)
+    assert split_sizes(describe(data / "pairs.csv")) == {"train": 3, "val": 1}
+
+    written.pair_list(data, draw_set(train=2, val=1))
+    with (data / "pairs.csv").open("a") as file:
+        file.write(f"a/{draw_set()[0].name}.png,{there}b/truth-{draw_set()[1].name}.png,train\n")
+    assert split_sizes(describe(data)) == {"train": 2, "val": 1}
+    assert any("is outside the dataset" in finding.message for finding in examine(data).findings)
 
 
 def test_a_test_part_does_not_stand_in_for_a_val_part(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fcnseg.metrics.regions import COLORS, KINDS, kinds_of_errors
 from fcnseg.models.checkpoint import BEST
 from fcnseg.report import gallery as galleries
 from fcnseg.report.gallery import Gallery
+from fcnseg.report.page import _curves
 from tests.cli.test_cli import TINY_FLAGS, call
 from tests.report.pages import CLASSES, EVIL, data_of, make_page, scene
 
@@ -193,3 +194,9 @@ def test_curves_have_no_parts_of_epochs() -> None:
     ticks = re.findall(r">([0-9.]+)</text>", drawn)
     assert {"1", "2", "3"} <= set(ticks)
     assert not {"1.5", "2.5", "1.25"} & set(ticks)
+
+
+def test_damaged_results_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "results.csv").write_text("epoch,loss,miou\n1,x,0.5\n")
+    assert _curves(tmp_path / "best.safetensors") == []

@@ -38,7 +38,7 @@ def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, 
         return ()
     try:
         entries = reader(path)
-    except (OSError, csv.Error, *STRANGE):
+    except (OSError, *STRANGE):
         return ()
     names = [entry.name for entry in entries]
     files = any("\t" in name or is_image(name.rpartition(" ")[2]) for name in names)

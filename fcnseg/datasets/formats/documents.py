@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import posixpath
 import re
 import threading
@@ -228,7 +227,7 @@ class _Cached:
                 return self.documents[key]
             except OSError as error:
                 raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
-            except (*STRANGE, csv.Error) as error:
+            except STRANGE as error:
                 raise MediaError(f"{path} is malformed: {reason(error)}.") from None
 
 

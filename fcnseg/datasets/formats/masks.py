@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import re
@@ -219,9 +220,10 @@ def _has_runs(path: Path) -> bool:
     if columns is None:
         return False
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with open_text(path) as file:
+    with contextlib.suppress(OSError, *STRANGE), open_text(path) as file:
         some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
         return not any(is_image(row[columns[1]] or "") for row in some)
+    return False
 
 
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:

@@ -211,7 +211,11 @@ def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
     """What the first cell beside a split's word names, where all rows but a heading have one."""
     named: dict[SplitName, list[str]] = defaultdict(list)
     delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
-    for row, cells in enumerate(csv.reader(lines, delimiter=delimiter)):
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error:
+        return {}
+    for row, cells in enumerate(rows):
         words = [cell.strip().lower() for cell in cells]
         at = next((place for place, word in enumerate(words) if word in SPLIT_WORDS), None)
         if at is not None and len(cells) > 1:

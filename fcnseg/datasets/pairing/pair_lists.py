@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import LABEL_WORDS, SPLIT_WORDS, Listing, is_image, name_uniquely
 from fcnseg.datasets.pairing.own_splits import split_in
-from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path
+from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path, typed
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")
 
@@ -23,7 +24,7 @@ def find_pair_list(listing: Listing) -> Found | None:
         if name.count("/") <= 1:
             rows = _rows(listing.path(name))
             for base in dict.fromkeys((listing.path(name).parent, listing.root)):
-                columns = _columns(rows, base)
+                columns = _columns(rows, base, listing.root)
                 if columns:
                     found.append((name, base, rows, columns))
                     break
@@ -31,14 +32,14 @@ def find_pair_list(listing: Listing) -> Found | None:
         return None
     pairs, orphans = [], []
     for name, base, rows, columns in found:
-        made, missing = _pairs(listing.path(name), rows, columns, base)
+        made, missing = _pairs(listing.path(name), rows, columns, base, listing.root)
         pairs += made
         orphans += missing
     return _found([name for name, *_ in found], pairs, orphans)
 
 
 def read_pair_list(path: Path) -> Found:
-    """The pairs a list names; DatasetError when it is not one."""
+    """The pairs a list names, wherever their files are; DatasetError when it is not one."""
     rows = _rows(path)
     columns = _columns(rows, path.parent)
     if columns is None:
@@ -53,20 +54,39 @@ def read_pair_list(path: Path) -> Found:
 def refuse_missing(listing: Listing) -> None:
     """DatasetError where a list near the top of a folder names pairs, and none of them is there."""
     for name in listing.with_suffix(*LIST_SUFFIXES):
-        missing = _first_missing(listing.path(name)) if name.count("/") <= 1 else ""
+        if name.count("/") > 1:
+            continue
+        path = listing.path(name)
+        missing = _first_missing(path)
         if missing:
             raise DatasetError(
-                f"{listing.path(name)} lists pairs of image and label files, none of which is "
-                f"there{missing}.",
+                f"{path} lists pairs of image and label files, none of which is there{missing}.",
                 hint="paths are relative to the list's folder; correct them, or remove the list",
+            )
+        if any(_leaves(file, listing.root) for file in _files(path)):
+            raise DatasetError(
+                f"{path} lists pairs of image and label files outside {listing.root}.",
+                hint=f"if that is what you want, name the list itself: {typed(path)}",
             )
 
 
 def _first_missing(path: Path) -> str:
     """Of a list whose lines name two image files each: ": PATH is missing"; else ""."""
+    return next((f": {file} is missing" for file in _files(path) if not file.is_file()), "")
+
+
+def _files(path: Path) -> list[Path]:
+    """What the first lines of a list name, where they name two image files each."""
     rows = [row for row in _rows(path)[:20] if sum(map(is_image, row)) >= 2]
-    files = [path.parent / to_path(cell) for row in rows for cell in row if is_image(cell)]
-    return next((f": {file} is missing" for file in files if not file.is_file()), "")
+    return [path.parent / to_path(cell) for row in rows for cell in row if is_image(cell)]
+
+
+def _leaves(file: Path, root: Path | None) -> bool:
+    """Whether a path as it is written leads out of a dataset's folder; links in it may."""
+    if root is None:
+        return False
+    top = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
+    return not os.path.abspath(file).startswith(top)  # noqa: PTH100
 
 
 def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
@@ -109,14 +129,18 @@ def _objects(lines: Sequence[str]) -> list[list[str]]:
     return [head, *([str(one.get(key, "")) for key in head] for one in objects)] if head else []
 
 
-def _columns(rows: Sequence[Sequence[str]], folder: Path) -> tuple[int, int, int | None] | None:
+def _columns(
+    rows: Sequence[Sequence[str]], folder: Path, root: Path | None = None
+) -> tuple[int, int, int | None] | None:
     """Which columns hold the image, the labels and (if any) the split; None for another table.
 
-    The first lines whose cells exist as image files decide; a heading says which is which.
+    The first lines whose cells exist as image files, below `root` if it is given, decide; a heading
+    says which is which.
     """
     for row in rows[:20]:
         named = [i for i, cell in enumerate(row) if is_image(cell)]
-        paths = [i for i in named if is_file(folder / to_path(row[i]))]
+        files = {i: folder / to_path(row[i]) for i in named}
+        paths = [i for i, file in files.items() if is_file(file) and not _leaves(file, root)]
         if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
             image, labels = paths[:2]
             if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
@@ -136,8 +160,9 @@ def _pairs(
     rows: Sequence[Sequence[str]],
     columns: tuple[int, int, int | None],
     base: Path,
+    root: Path | None = None,
 ) -> tuple[list[Pair], list[Unusable]]:
-    """The pairs of one list, and the lines whose files are missing."""
+    """The pairs of one list, and the lines whose files are missing or not below `root`."""
     image, labels, split = columns
     own_names = rows[0].index("name") if "name" in rows[0] else None  # of a clean copy
     own = split_in(path.stem)
@@ -149,6 +174,10 @@ def _pairs(
         lost = [str(file) for file in files if not is_file(file)]
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
+            continue
+        away = [str(file) for file in files if _leaves(file, root)]
+        if away:
+            missing.append(Unusable(path, f"{away[0]} is outside the dataset", what="line"))
             continue
         named: SplitName = own
         if split is not None and split < len(row):

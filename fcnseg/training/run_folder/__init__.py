@@ -136,8 +136,8 @@ class RunFolder:
                 self.folder.rmdir()
 
     def epochs_done(self) -> int:
-        """Rows of results.csv; 0 when there is none."""
-        with contextlib.suppress(OSError):
+        """Rows of results.csv; 0 when there is none that can be read."""
+        with contextlib.suppress(OSError, *STRANGE):
             table = io.StringIO(from_bytes(self.results.read_bytes()), newline="")
             return max(0, sum(1 for _ in csv.reader(table)) - 1)  # a class's name may have lines
         return 0
