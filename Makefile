@@ -31,6 +31,7 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m typer fcnseg.cli.app utils docs --name fcnseg --output docs/cli.md
 	$(BIN)/python docs/schemas/train.py > docs/schemas/train.json
+	$(BIN)/python docs/man.py > docs/fcnseg.1
 	sed -i "s/&#x27;/'/g; s/&quot;/\"/g; s/ \`:/\`:/" docs/cli.md
 
 site: $(VENV)/.installed-docs

@@ -126,22 +126,25 @@ def test_every_command_is_documented() -> None:
 
 
 def test_the_reference_is_up_to_date() -> None:
-    """docs/cli.md is generated; it names every flag there is."""
+    """docs/cli.md and the manual page are generated; they name every flag there is."""
     from typer.main import get_command
 
     from fcnseg.cli.app import app
 
     reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    manual = (ROOT / "docs" / "fcnseg.1").read_text(encoding="utf-8").replace("\\-", "-")
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():
         if command.hidden:
             continue
         section = reference.split(f"## `fcnseg {name}`")[1].split("\n## ")[0]
+        entry = manual.split(f"\n.SS fcnseg {name}\n")[1].split("\n.S")[0]
         for parameter in command.params:
             if getattr(parameter, "hidden", False):  # another spelling
                 continue
             for flag in parameter.opts if parameter.param_type_name == "option" else []:
-                assert flag in section, f"run `make docs`: {name} {flag} is missing"
+                both = flag in section and flag in entry
+                assert both, f"run `make docs`: {name} {flag} is missing"
 
 
 def test_nothing_is_left_open() -> None:
