@@ -89,11 +89,8 @@ def refuse_taken(folder: Path) -> Callable[[Path], None]:
     return refuse
 
 
-def _not_ours(path: Path) -> OptionError:
-    return OptionError(
-        f"{path} already exists and was not written by fcnseg.",
-        hint="name another folder for the outputs",
-    )
+def _not_ours(path: Path, hint: str = "name another folder for the outputs") -> OptionError:
+    return OptionError(f"{path} already exists and was not written by fcnseg.", hint=hint)
 
 
 def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
@@ -173,6 +170,9 @@ _NAMES = {
 }
 """How names of what an option writes end, where they have an ending at all."""
 
+_TELLABLE = ("--html", "--csv", "--confusion", "--latex", "--markdown")
+"""Options whose files show by their first bytes that an earlier command has written them."""
+
 
 def refuse_unwritable(outputs: Iterable[Named]) -> None:
     """OptionError when an output can't be made where it is named: before hours are over, not after.
@@ -190,6 +190,8 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
                 f"{path.suffix!r}.",
                 hint=f"{what} {typed(path.with_suffix(endings[0]))}",
             )
+        if what in _TELLABLE and path.is_file() and path.stat().st_size and not _is_own(path):
+            raise _not_ours(path, "name another file, or remove this one")
         folder = path if path.is_dir() else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent

@@ -339,6 +339,17 @@ def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refuse_unwritable([("--shares", Path("-")), ("--csv", Path(os.devnull))])
 
 
+@pytest.mark.parametrize("option", ["--csv", "--confusion", "--latex", "--markdown", "--html"])
+def test_a_table_or_page_replaces_only_one_of_its_kind(option: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.html"
+    for own in (b"", b"image,height,width,ignored,\n", b'<meta name="generator" content="fcnseg">'):
+        path.write_bytes(own)
+        refuse_unwritable([(option, path)])
+    path.write_text("somebody's notes")
+    with pytest.raises(OptionError, match="was not written by fcnseg"):
+        refuse_unwritable([(option, path)])
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -106,7 +106,7 @@ def _no_gpu() -> Row:
     import torch
 
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         reason = ""
     except (RuntimeError, AssertionError) as error:
         reason = str(error)

@@ -176,7 +176,6 @@ class Options:
         return "\n".join(lines) + "\n"
 
 
-@functools.cache
 def options_of(config: type[Any]) -> dict[str, Option]:
     """The options of a config by name, in their order."""
     fields = dataclasses.fields(config)
