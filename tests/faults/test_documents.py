@@ -91,6 +91,18 @@ def test_a_name_that_is_none_is_one_error(store: str, value: Any, tmp_path: Path
             read_stored(pair, store, tools.NAMES)
 
 
+def test_run_lengths_of_more_than_their_mask_take_no_memory(tmp_path: Path) -> None:
+    """One number in an annotation file took 2 GB."""
+    more.hasty(tmp_path)
+    document = next(tmp_path.glob("**/*.json"))
+    data = json.loads(document.read_text())
+    areas = [area for image in data["images"] for area in image["labels"] if area.get("mask")]
+    areas[0]["mask"] = [0, 2**31]
+    document.write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match="Run lengths of 2147483648 pixels"):
+        describe(tmp_path)
+
+
 def test_what_is_nested_beyond_all_depth_is_no_document(tmp_path: Path) -> None:
     for name in ("a.json", "a.toml"):
         (tmp_path / name).write_bytes(b"a = " * name.endswith("toml") + DEEP)

@@ -27,7 +27,7 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations import EDGES, EDGES_KEY
+from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs
 from fcnseg.io.images import IMAGE_SUFFIXES
 
 _CVAT_HEAD = marks(b"<annotations", b"<image ")
@@ -105,9 +105,7 @@ def _cvat_area(shape: ElementTree.Element) -> Area | None:
 
 def _cvat_runs(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     """CVAT's run lengths: along the rows, beginning with a run of zeros."""
-    lengths = np.array([int(part) for part in text.split(",")])
-    filled = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.asarray(filled.reshape(size))
+    return decode_runs([int(part) for part in text.split(",")], size[::-1]).T
 
 
 CVAT = outlined(

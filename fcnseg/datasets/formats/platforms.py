@@ -87,6 +87,8 @@ def _darwin_raster(
     if layer is None or size is None:
         return {}
     runs = np.array(layer["dense_rle"], np.int64).reshape(-1, 2)
+    if int(runs[:, 1].sum()) != size[0] * size[1]:  # before memory is taken for them
+        raise ValueError("dense_rle of another size than its image")
     numbers = np.repeat(runs[:, 0], runs[:, 1]).reshape(size)
     return {key: numbers == value for key, value in layer["mask_annotation_ids_mapping"].items()}
 
@@ -179,10 +181,9 @@ def _hasty_area(one: Mapping[str, Any]) -> Area | None:
     name = str(one["class_name"])
     x0, y0, x1, y1 = one["bbox"] or (0, 0, 0, 0)
     if one.get("mask"):  # run lengths along the rows of the box, from a run of zeros
-        runs = np.array(one["mask"], np.int64)
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         size = int(y1) - int(y0), int(x1) - int(x0)
-        return Area(name, mask=flat.reshape(size), corner=(int(x0), int(y0)))
+        mask = decode_runs(one["mask"], size[::-1]).T
+        return Area(name, mask=mask, corner=(int(x0), int(y0)))
     if one.get("polygon"):
         return Area(name, [np.array(one["polygon"], np.float64).reshape(-1, 2)])
     return Area(name, [box(x0, y0, x1, y1)]) if one.get("bbox") else None
