@@ -260,14 +260,19 @@ def several_page(run: str, summary: Mapping[str, Any]) -> str:
 
 
 def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """A page as HTML. content: what its template names; data: what its script takes."""
+    """A page as HTML. content: what its template names; data: what its script takes.
+
+    The script follows the first image, so that this is seen while the others are still read.
+    """
     pages = _templates()
     assert pages.loader is not None
     style, script = (
         Markup(pages.loader.get_source(pages, name)[0]) for name in ("report.css", "report.js")
     )
+    stored = [(index, data["views"][index]) for index in data["order"] if index in data["views"]]
+    data = {**data, "views": {index: view["name"] for index, view in stored}}
     return pages.get_template(template).render(
-        **content, data=data, style=style, script=script, version=__version__
+        **content, data=data, stored=stored, style=style, script=script, version=__version__
     )
 
 

@@ -68,4 +68,7 @@ def data_of(page: str) -> dict[str, Any]:
     """The numbers that a page's script reads."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
-    return json.loads(found[1])
+    views = re.findall(r'type="application/json" id="view-(\d+)">(.*?)</script>', page, re.DOTALL)
+    data = json.loads(found[1])
+    assert {index: json.loads(view)["name"] for index, view in views} == data["views"]
+    return {**data, "views": {index: json.loads(view) for index, view in views}}

@@ -6,7 +6,7 @@ const make = (tag, text, more) => Object.assign(document.createElement(tag), tex
 /* ---- the viewer: an image under two layers, a slider between them ---- */
 const stage = at("stage");
 const order = Object.keys(data.views).map(Number).sort((a, b) => data.order.indexOf(a) - data.order.indexOf(b));
-let view = null, levels = {}, terms = null, point = null, wanted = 0;
+let view = null, levels = null, terms = null, point = null, wanted = 0;
 
 function inferno(level) {
   const stops = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
@@ -56,9 +56,17 @@ function layers() {
   }
 }
 
+/* An image with its layers: an element of the page, of which those after the script come in later. */
+async function stored(index) {
+  if (document.readyState === "loading" && Number(index) !== order[0])
+    await new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+  return JSON.parse(at(`view-${index}`).textContent);
+}
+
 async function open(index, move) {
-  const mine = ++wanted;
-  view = data.views[index];
+  const mine = ++wanted, found = await stored(index);
+  if (mine !== wanted) return;
+  view = found;
   const kept = ["left", "right"].map((side) => at(`${side}-layer`).value);
   for (const [place, side] of ["left", "right"].entries()) {
     const titles = ["image", ...view.layers.map((layer) => layer.title)];
@@ -75,16 +83,19 @@ async function open(index, move) {
   at("pick").value = String(index);
   at("view-name").textContent = view.name + (view.scores.length ? ": " : "") + view.scores.map(
     (score, i) => `${data.score_names[i]} ${score === null ? "–" : (100 * score).toFixed(2)}`).join(", ");
-  point = null; levels = {}; terms = null;
+  point = null; levels = null;
   at("probe").style.display = "none";
   at("readout").textContent = view.layers.some((layer) => layer.heat) ? `Click on the image: probabilities of its classes${view.terms ? ", and what each skip adds to their logits" : ""}.` : "";
   layers(); wipe();
   if (move) at("viewer").scrollIntoView({ behavior: "auto" });
-  const found = {};
-  for (const layer of view.layers) if (layer.heat) found[layer.heat] = (await pixels(layer.src))[2];
-  if (mine !== wanted) return;
-  levels = found;
   terms = view.terms ? new DataView(Uint8Array.from(atob(view.terms.values), (one) => one.charCodeAt(0)).buffer) : null;
+}
+
+/* The probabilities of the classes, decoded when a point is first asked for. */
+async function decode() {
+  const mine = wanted, found = {};
+  for (const layer of view.layers) if (layer.heat) found[layer.heat] = (await pixels(layer.src))[2];
+  if (mine === wanted) levels = found;
 }
 
 /* What each skip adds to the logit of each class at the nearest point that is kept. */
@@ -105,6 +116,7 @@ function read() {
   at("probe").style.display = "block";
   at("probe").style.left = `${100 * (x + .5) / view.width}%`;
   at("probe").style.top = `${100 * (y + .5) / view.height}%`;
+  if (!levels) { decode().then(read); return; }
   const rows = Object.entries(levels).map(([name, found]) => [name, found.data[4 * (y * found.width + x)] / 255]);
   rows.sort((a, b) => b[1] - a[1]);
   const text = rows.slice(0, 6).map(([name, value]) => `${(100 * value).toFixed(1)} % ${name}`);
@@ -113,7 +125,7 @@ function read() {
 }
 
 if (order.length) {
-  at("pick").replaceChildren(...order.map((index) => make("option", data.views[index].name, { value: String(index) })));
+  at("pick").replaceChildren(...order.map((index) => make("option", data.views[index], { value: String(index) })));
   at("pick").addEventListener("change", () => open(at("pick").value));
   for (const id of ["wipe", "opacity"]) at(id).addEventListener("input", wipe);
   for (const id of ["left-layer", "right-layer"]) at(id).addEventListener("change", layers);
@@ -167,10 +179,11 @@ function behind(i, j, button) {
   const { names } = data.confusion, images = data.confusion.images[`${i},${j}`] || [];
   const list = make("ul", undefined, { className: "cards" });
   for (const [index, count] of images) {
-    const found = data.views[index], item = make("li"), text = `${data.names[index]}: ${count.toLocaleString("en")} px`;
-    if (found) {
-      const card = make("button", undefined, { type: "button" });
-      card.append(make("img", undefined, { src: found.image, alt: "" }), make("span", text));
+    const item = make("li"), text = `${data.names[index]}: ${count.toLocaleString("en")} px`;
+    if (index in data.views) {
+      const card = make("button", undefined, { type: "button" }), image = make("img", undefined, { alt: "" });
+      stored(index).then((found) => { image.src = found.image; });
+      card.append(image, make("span", text));
       card.addEventListener("click", () => open(index, true));
       item.append(card);
     } else item.append(make("span", text));
