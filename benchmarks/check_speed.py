@@ -1,9 +1,9 @@
 """How long `fcnseg check` takes on a large folder, beside a plain loop.
 
-Draws PAIRS pairs (JPEG pictures, PNG labels, 320x240) and measures, by turns for ROUNDS rounds
+Draws PAIRS pairs (JPEG images, PNG labels, 320x240) and measures, alternating for ROUNDS rounds
 and each in a process of its own:
 
-    floor   a loop that opens every picture and every label file with Pillow and decodes it
+    floor   a loop that opens every image and every label file with Pillow and decodes it
     first   fcnseg check's examination, nothing known yet
     cached  the same again
 
@@ -40,7 +40,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def draw(folder: Path, pairs: int) -> None:
-    """Pairs of a blotchy picture and three classes of blots; the same every time."""
+    """Pairs of a blotchy image and three classes of blots; the same every time."""
     for role in ("images", "masks"):
         (folder / role).mkdir(parents=True, exist_ok=True)
     for number in range(pairs):
@@ -66,7 +66,7 @@ def floor(folder: Path) -> None:
 
 
 def examined(folder: Path) -> None:
-    """What fcnseg check does, without the pictures it writes."""
+    """What fcnseg check does, without the images it writes."""
     from fcnseg.datasets.check import examine
 
     result = examine(folder)

@@ -4,7 +4,7 @@
 
 With random weights (no download): what tests/models/test_classifier.py and
 tests/models/test_original_fcn.py show for small networks, shown for the networks themselves. Prints
-the largest difference relative to the largest answer; each should be below 1e-5, the wrong
+the largest difference relative to the largest output; each should be below 1e-5, the wrong
 flattening order far above.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def windows(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
-    """All windows of a 320x288 picture's pool5."""
+    """All windows of a 320x288 image's pool5."""
     maps = vgg.features(torch.rand(1, 3, 320, 288))  # (1, 512, 10, 9)
     found = dense(maps)
     cut = [maps[..., i : i + 7, j : j + 7].flatten(1) for i in range(4) for j in range(3)]
@@ -54,7 +54,7 @@ def windows(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def crops(vgg: nn.Module, dense: nn.Module) -> tuple[Tensor, Tensor]:
-    """All crops of a picture that has six cells, with a backbone that pads nowhere."""
+    """All crops of an image that has six cells, with a backbone that pads nowhere."""
     for layer in vgg.features:
         if isinstance(layer, nn.Conv2d):
             layer.padding = (0, 0)

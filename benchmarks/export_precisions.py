@@ -3,8 +3,8 @@
     python benchmarks/export_precisions.py --model camvid.safetensors --data DATA [--images 24]
 
 Of each: size, pixels with the label that the checkpoint gives in PyTorch, mIoU of both, and
-milliseconds per image (labels at full size, one image at a time, one core, by turns in one process;
-medians). f32 and f16 run in ONNX Runtime, int8 in both runtimes.
+milliseconds per image (labels at full size, one image at a time, one core, alternating in one
+process; medians). f32 and f16 run in ONNX Runtime, int8 in both runtimes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RUNS = (
 
 
 def main() -> None:
-    """Export, run by turns, print the table."""
+    """Export, run alternately, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,10 +1,10 @@
-"""How old an answer is when it comes, for a camera that is faster than the network.
+"""How old a prediction is when it comes, for a camera that is faster than the network.
 
     python benchmarks/live_latency.py [--seconds 120] [--step 0.2]
 
 An IP camera (MJPEG over HTTP on this machine, 30 frames/s, each frame showing its number) and
 then a camera of OpenCV's kind are segmented by `infer` with a network that takes `step`
-seconds. What counts is the time from when a frame was sent to when its answer is there; the
+seconds. What counts is the time from when a frame was sent to when its prediction is there; the
 stream dies half-way and comes back.
 """
 
@@ -38,7 +38,7 @@ SIZE = (480, 640)
 
 
 def draw(number: int) -> NDArray[np.uint8]:
-    """A grey picture uint8 (H, W, 3) that shows its number."""
+    """A grey image uint8 (H, W, 3) that shows its number."""
     image = np.full((*SIZE, 3), 128, np.uint8)
     for bit in range(BITS):
         y, x = SIDE * (bit // 8), SIDE * (bit % 8)
@@ -47,7 +47,7 @@ def draw(number: int) -> NDArray[np.uint8]:
 
 
 def read(image: NDArray[np.uint8]) -> int:
-    """The number a picture shows, JPEG's losses or not."""
+    """The number an image shows, JPEG's losses or not."""
     centres = [(SIDE * (b // 8) + SIDE // 2, SIDE * (b % 8) + SIDE // 2) for b in range(BITS)]
     return sum(int(image[y, x, 1] > 127) << bit for bit, (y, x) in enumerate(centres))
 
@@ -119,7 +119,7 @@ def serve(sender: Sender, dies_at: float) -> http.server.ThreadingHTTPServer:
 
 
 class Slow:
-    """A network that takes its time; notes how old each answer is."""
+    """A network that takes its time; notes how old each prediction is."""
 
     classes = ClassMap.of(["dark", "bright"])
     num_parallel = 1
@@ -133,16 +133,16 @@ class Slow:
     ) -> list[PredictedArrays]:
         """Bright and dark pixels, after `step` seconds."""
         time.sleep(self._step * len(images))
-        answers = [PredictedArrays((image[..., 1] > 127).astype(np.uint8)) for image in images]
+        predictions = [PredictedArrays((image[..., 1] > 127).astype(np.uint8)) for image in images]
         now = time.monotonic()
         self.ages += [now - self._sender.sent[read(image)] for image in images]
-        return answers
+        return predictions
 
 
 def measure(
     source: str, sender: Sender, chosen: argparse.Namespace, connect: Callable[..., Any] | None
 ) -> dict[str, Any]:
-    """`infer` for so many seconds, labels written: the ages of its answers, and what it says."""
+    """`infer` for so many seconds, labels written: the ages of predictions, and what it says."""
     network, notes = Slow(sender, chosen.step), []
 
     def callback(event: Event) -> None:

@@ -61,9 +61,9 @@ def main() -> None:
         model.save(folder / "model.safetensors")
         clip = folder / "clip.mp4"
         with VideoWriter(clip, Fraction(25), tuple(chosen.size)) as writer:
-            pictures = [draw(make_scene(0, tuple(chosen.size)), n / 25)[0] for n in range(50)]
+            images = [draw(make_scene(0, tuple(chosen.size)), n / 25)[0] for n in range(50)]
             for number in range(chosen.frames):
-                writer.write(pictures[number % len(pictures)])
+                writer.write(images[number % len(images)])
         config = InferConfig(
             source=(str(clip),),
             model=(str(folder / "model.safetensors"),),

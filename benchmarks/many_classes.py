@@ -2,7 +2,7 @@
 
     python benchmarks/many_classes.py [--size 480 640] [--rounds 5]
 
-Scores of a stride of 8 as networks give them (neighbours are alike), of 2 to 150 classes, by turns:
+Scores of a stride of 8 as networks give them (neighbours are alike), 2 to 150 classes, alternating:
 fcnseg's way, every class upsampled in each square with several, and all logits with argmax; then
 the part of an exported file that makes the output `labels` of `scores`, and all logits with ArgMax,
 in ONNX Runtime; and the former in OpenVINO where it is installed. One thread. Prints processor

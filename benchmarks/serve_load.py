@@ -6,7 +6,7 @@ Starts `fcnseg serve` and sends good images, garbage, truncated images, bodies o
 decompression bomb and slow senders, mixed, that many at the same time. Every good image has to be
 answered with the labels that `fcnseg.load(MODEL)(image)` gives, every other with its own status.
 Prints latency percentiles, the memory at the first third and at the end, and the throughput beside
-`fcnseg bench`'s bare engine: by turns, medians and spread.
+`fcnseg bench`'s bare engine: alternating, medians and spread.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def main() -> None:
         server.wait(60)
     wrong = [(kind, status) for kind, status, _ in found if status not in EXPECTED[kind]]
     good = sorted(seconds for kind, _, seconds in found if kind == "good")
-    print(
-        f"requests {len(found)}, at the same time {options.concurrency}, wrong answers {len(wrong)}"
-    )
+    print(f"requests {len(found)}, concurrent {options.concurrency}, wrong responses {len(wrong)}")
     p99 = good[int(0.99 * len(good))]
     print(f"latency of good ones: median {statistics.median(good):.2f} s, p99 {p99:.2f} s")
     print(f"memory of the server: {memory[0]} MB after a third, {memory[1]} MB at the end")

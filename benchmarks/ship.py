@@ -2,7 +2,7 @@
 
     python benchmarks/ship.py runs/train1 fcnseg/models/zoo/nuclei.safetensors --data FOLDER
 
-Tells its size and on how many pixels of the validation images it answers as the original does.
+Tells its size and on how many pixels of the validation images it agrees with the original.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 FOLDER is a virtual environment of examples/without_torch/requirements.txt, made if it is not there.
 The complete one is that of this Python. Sizes are of the files of fcnseg's dependencies, theirs
-included, and of onnxruntime in both. Then, by turns, `fcnseg infer` of one synthetic image of
+included, and of onnxruntime in both. Then, alternating, `fcnseg infer` of one synthetic image of
 256x256 with the exported model `nuclei`, each in a process of its own: from start to end, after one
 of each that is not counted. Also that of the checkpoint in PyTorch, and the labels are compared.
 """
@@ -50,7 +50,7 @@ print(json.dumps(sizes))
 
 
 def main() -> None:
-    """Build, measure by turns, print."""
+    """Build, measure alternately, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", type=Path)
     parser.add_argument("--repeats", type=int, default=7)

@@ -8,7 +8,7 @@ Two things take turns in one process, a block of steps each:
            are already in memory
 
 The blocks alternate, so that what else the machine does hits both. The first epoch, which decodes
-every file, is not timed unless --first says so: the others find the pictures in memory. Run it as
+every file, is not timed unless --first says so: the others find the images in memory. Run it as
 
     python benchmarks/train_throughput.py [--data FOLDER] [--backbone NAME] ...
 """

@@ -183,6 +183,11 @@ def shown(text: object) -> str:
     return "".join(map(_escaped, str(text)))
 
 
+def cannot_read(path: object, error: OSError, kind: type[FcnsegError] = MediaError) -> FcnsegError:
+    """The error for a file that the system refuses to open or to read."""
+    return kind(f"{path} can't be read: {error.strerror or error}.")
+
+
 def counted(number: int, what: str) -> str:
     """ "1 file", "3 files", "2 classes": a number and what it counts, in the singular."""
     plural = "es" if what.endswith("s") else "s"

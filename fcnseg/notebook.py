@@ -14,17 +14,17 @@ Color = tuple[int, int, int]
 def model(title: str, engine: str, short_side: int | None, classes: ClassMap) -> str:
     """A model: its files, what runs it and how, and its classes in their colours."""
     at = f"resized to a short side of {short_side}" if short_side else "at their own size"
-    said = facts("Segmentation model", {"file": title, "engine": engine, "images": at})
+    html = facts("Segmentation model", {"file": title, "engine": engine, "images": at})
     colors = [(red, green, blue) for red, green, blue in classes.colors.tolist()]
-    return said + table(counted(len(classes), "class"), (), zip(classes.names), colors)
+    return html + table(counted(len(classes), "class"), (), zip(classes.names), colors)
 
 
 def dataset(
     summary: str, classes: Sequence[Sequence[str]], count: str, findings: Sequence[Sequence[str]]
 ) -> str:
     """A dataset: each class with its proportion of the pixels, each finding with its fix."""
-    said = f"<p>{_text(summary)}</p>" + table("Classes", ("class", "pixels"), classes)
-    return said + table(
+    html = f"<p>{_text(summary)}</p>" + table("Classes", ("class", "pixels"), classes)
+    return html + table(
         count, ("finding", "what was found", "what to do") if findings else (), findings
     )
 
@@ -35,8 +35,8 @@ def comparison(
     """Models by their letters, the IoU of each class by model, and what differs how surely."""
     letters = list(models)
     heading = ("class", *(f"{one} IoU" for one in letters), *(f"{one} - A" for one in letters[1:]))
-    said = facts("Comparison", models) + table("IoU of each class", heading, classes)
-    return said + "".join(f"<p>{_text(one)}</p>" for one in verdicts)
+    html = facts("Comparison", models) + table("IoU of each class", heading, classes)
+    return html + "".join(f"<p>{_text(one)}</p>" for one in verdicts)
 
 
 def facts(title: str, values: Mapping[str, object]) -> str:

@@ -111,7 +111,7 @@ def inputs_in(folder: Path, files: Sequence[str]) -> list[str] | None:
 
 
 def refuse_among_images(what: str, path: Path, root: Path) -> None:
-    """OptionError for a picture to be written in a dataset's folder, but for one of its outputs."""
+    """OptionError for an image to be written in a dataset's folder, but for one of its outputs."""
     folder = path.parent
     names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
     if names and is_below(path, root) and inputs_in(folder, names) is None:

@@ -196,7 +196,7 @@ def encode(path, codec="libx264", *, count=10, pixels="yuv420p", times=None, sou
 def assert_seen(path, count=10, slack=12.0):
     with open_video(path) as reader:
         frames = list(reader)
-        assert reader.trouble() == ""
+        assert reader.damage_found() == ""
     assert len(frames) == count
     for number, (image, _) in enumerate(frames):
         assert np.abs(image.astype(int) - np.roll(COLORS, 6 * number, 1)).mean() < slack

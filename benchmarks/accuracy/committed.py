@@ -26,7 +26,7 @@ MOST_MEGABYTES = 30
 
 
 def make_committed(chosen: argparse.Namespace, options: Mapping[str, Any]) -> None:
-    """Train (or go on, or take --model), then fill the folder --to and print the score."""
+    """Train (or resume, or take --model), then fill the folder --to and print the score."""
     data = data_folder(chosen.data, NAME).resolve()
     run = RunFolder((chosen.work or chosen.out / "work") / f"{NAME}-committed")
     config = _recipe(chosen, options, data, run)

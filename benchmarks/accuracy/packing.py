@@ -1,7 +1,7 @@
 """A small copy of the data sets, to be carried where bytes count: JPEG images, PNG labels.
 
 The copy has the split in its folders (images/train, labels/train, ...), also where fcnseg has
-drawn it: the held-out pictures are the same there.
+drawn it: the held-out images are the same there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fcnseg.io.images import write_labels
 SETS = ("camvid", "nuclei", "bag", "crack")
 JPEG = (".jpg", ".jpeg")
 ORIENTATION = 0x0112
-"""EXIF's number for how a picture is turned."""
+"""EXIF's number for how an image is turned."""
 
 ROOM = 64 * 2**20
 """Bytes that usually may travel; more is told."""

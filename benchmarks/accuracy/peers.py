@@ -51,7 +51,7 @@ class Peer(nn.Module):
     whole: what is called; its parts are registered here as `backbone` (the optimiser's name
         for what learns at --backbone-lr) and `rest`, once each.
     preprocess: what it is fed with. start: what the backbone's weights are.
-    multiple: what input sizes must be multiples of; pictures are padded as ours are.
+    multiple: what input sizes must be multiples of; images are padded as ours are.
     """
 
     whole: nn.Module
@@ -72,8 +72,8 @@ class Peer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float (N, 3, H, W), any size -> logits (N, K, H, W)."""
         height, width = size_of(images)
-        answer: Any = self.whole(pad_to_multiple(images, self.multiple))
-        logits: Tensor = answer["out"] if isinstance(answer, dict) else answer
+        output: Any = self.whole(pad_to_multiple(images, self.multiple))
+        logits: Tensor = output["out"] if isinstance(output, dict) else output
         return crop(logits, height, width)
 
 

@@ -107,7 +107,7 @@ def budget_of(chosen: argparse.Namespace) -> str:
 def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> int:
     """How many epochs fit, by the second of two that are thrown away; those of a run that is begun.
 
-    The first one also reads the pictures, and is much slower where there are few.
+    The first one also reads the images, and is much slower where there are few.
     """
     if run.state.is_file():
         return TrainConfig.load(run.config).epochs

@@ -246,12 +246,12 @@ def with_owners(hint: str, config: type[Any]) -> str:
     Hints are written where an error is found, which many commands reach.
     """
     own, everyone = flags_of(config), Options.__subclasses__()
-    said = []
+    notes = []
     for flag in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", hint)):
         owners = [other.command for other in everyone if flag in flags_of(other)]
         if flag not in own and owners and not set(owners) & set(re.findall(r"[a-z]+", hint)):
-            said.append(f"{flag} is an option of {', '.join(owners)}")
-    return f"{hint} ({'; '.join(said)})" if said else hint
+            notes.append(f"{flag} is an option of {', '.join(owners)}")
+    return f"{hint} ({'; '.join(notes)})" if notes else hint
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> int:

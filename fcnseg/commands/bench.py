@@ -178,7 +178,7 @@ class _Bench:
         self._size = (0, 0)  # of the clip's frames, once they are decoded
 
     def run(self, callback: Callback) -> BenchResult:
-        """Measure stage after stage; network and pipeline by turns, as machines' speeds drift."""
+        """Measure stage after stage; network and pipeline alternate, as machines' speeds drift."""
         steps = iter(range(4 + 2 * TURNS))
 
         def report() -> None:

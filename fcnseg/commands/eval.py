@@ -95,8 +95,8 @@ class EvalResult:
 
     def _repr_html_(self) -> str:
         """For notebooks: the scores of each class, and of what on what."""
-        said = {"model": self.model, "split": self.split, "problems": "; ".join(self.problems)}
-        given = {name: value for name, value in said.items() if value}
+        about = {"model": self.model, "split": self.split, "problems": "; ".join(self.problems)}
+        given = {name: value for name, value in about.items() if value}
         return notebook.facts("Evaluation", given) + self.report._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class TrainResult:
 
     def _repr_html_(self) -> str:
         """For notebooks: what was reached, where it is, and the curve of the mIoU."""
-        said = notebook.facts(
+        html = notebook.facts(
             "Training",
             {
                 "best mIoU": percent(self.miou),
@@ -72,10 +72,10 @@ class TrainResult:
         )
         rows = [row for row in self.history if row.get("miou") is not None]
         if not rows or not has_charts():
-            return said
+            return html
         epochs, miou = ([float(row[name] or 0) for row in rows] for name in ("epoch", "miou"))
         percents = [100 * value for value in miou]
-        return said + charts.lines(
+        return html + charts.lines(
             {"mIoU": percents}, x=epochs, x_name="epoch", name="mIoU, %, validation images"
         )
 

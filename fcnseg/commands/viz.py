@@ -311,10 +311,10 @@ def _write_images(
     """A folder of pages for every image. refuse: of `refuse_taken`."""
     for done, frame in enumerate(source, 1):
         folder = out / fitting(frame.name)
-        files = []
+        files: list[Path] = []
         for name, image in figures.images(frame):
             refuse(folder / name)
-            if done == 1:
+            if done == 1 and not files:
                 mark(out)
             if isinstance(image, bytes):
                 write_bytes(folder / name, image)

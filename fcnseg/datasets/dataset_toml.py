@@ -36,6 +36,7 @@ from fcnseg.errors import (
     FcnsegError,
     OptionError,
     as_text,
+    cannot_read,
     from_bytes,
     reason,
     to_bytes,
@@ -147,7 +148,7 @@ def read_declared(path: Path) -> Declared:
     try:
         data = tomllib.loads(from_bytes(path.read_bytes()))
     except OSError as error:
-        raise DatasetError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error, DatasetError) from None
     except STRANGE as error:  # TOMLDecodeError; numbers and nesting beyond what Python reads
         raise DatasetError(f"{path} is not a TOML file: {reason(error)}.") from None
     strange = set(data) - _KEYS

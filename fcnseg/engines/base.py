@@ -171,8 +171,8 @@ def as_tensor(maps: Tensor | Floats) -> Tensor:
 def first_line(error: Exception) -> str:
     """What a runtime's error says first; the rest is where in its own code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not re.match(r"Exception from |Check '|While ", line)]
-    first = (said or lines or [type(error).__name__])[0]
+    causes = [line for line in lines if not re.match(r"Exception from |Check '|While ", line)]
+    first = (causes or lines or [type(error).__name__])[0]
     # ONNX Runtime: "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from a.onnx failed:..."
     first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)
     return re.sub(r"^Load model from .* failed:\s*", "", first).rstrip(".")

@@ -1,4 +1,4 @@
-"""What an exported file holds and names, read without its runtime; what is said of other files."""
+"""What an exported file holds and names, read without its runtime; the errors for other files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from fcnseg.errors import STRANGE, CheckpointError
+from fcnseg.errors import STRANGE, CheckpointError, cannot_read
 from fcnseg.io.bands import Bands
 from fcnseg.models.checkpoint import KEY
 
@@ -108,7 +108,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
             empty = not os.fstat(file.fileno()).st_size  # which can't be mapped
             data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error, CheckpointError) from None
     with nullcontext(data) if isinstance(data, bytes) else data:
         yield data
 

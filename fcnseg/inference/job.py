@@ -163,8 +163,8 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
         found = collect(config.source, exclude=config.out, callback=callback)
     if found.skipped:
         callback(skipped_files(found.skipped, "not an image or a video"))
-    if said := left_out(config.source):
-        callback(Message(said))
+    if note := left_out(config.source):
+        callback(Message(note))
     return found
 
 

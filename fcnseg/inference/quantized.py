@@ -62,7 +62,7 @@ class Cost:
 
     label_agreement: proportion of pixels with the original's label, 0..1.
     miou_before, miou: of the original and of the file.
-    ms_before, ms: that ONNX Runtime takes for an image in f32, and in int8, by turns.
+    ms_before, ms: that ONNX Runtime takes for an image in f32, and in int8, alternating.
     """
 
     images: int
@@ -239,7 +239,7 @@ def _quantize(exact: Path, rounded: Path, images: Iterable[Images]) -> None:
 def milliseconds(paths: Sequence[Path], options: GraphOptions) -> list[float]:
     """That ONNX Runtime takes for the labels of an image with each file: medians of TURNS turns.
 
-    By turns, so that other work on the machine slows all of them alike.
+    Alternating, so that other work on the machine slows all of them alike.
     """
     opened = [open_exported(path, "onnxruntime", device="cpu") for path in paths]
     size = options.size or TIMED

@@ -260,11 +260,11 @@ def font_for(text: str, size: int) -> Font:
 @functools.lru_cache(1024)
 def _font(characters: frozenset[str], size: int) -> Font:
     needed = {c for c in characters if unicodedata.category(c)[0] not in "CZ"}
-    foreign = [c for c in needed if not c.isascii()]
+    beyond_ascii = [c for c in needed if not c.isascii()]
     best, most = None, 0
-    for face in _faces() if foreign else ():
+    for face in _faces() if beyond_ascii else ():
         # ASCII counts only beside it: a font for the digits alone is no better than ours.
-        count = face.covered(needed) if face.covered(foreign) else 0
+        count = face.covered(needed) if face.covered(beyond_ascii) else 0
         if count > most:
             best, most = face, count
         if count == len(needed):

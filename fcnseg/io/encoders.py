@@ -138,7 +138,7 @@ class PyavEncoder:
     @property
     def sound_trouble(self) -> str:
         """What is wrong with the sound that was to be copied; "" for nothing."""
-        return str(self._sound.trouble) if self._sound is not None else ""
+        return str(self._sound.omitted) if self._sound is not None else ""
 
     def _tick(self, time: float) -> int:
         grid = round(Fraction(time) * self._ticks / self._frame_ticks) * self._frame_ticks

@@ -65,12 +65,12 @@ VIDEO_SUFFIXES = frozenset({
 })  # fmt: skip
 """Suffixes (lower case) of files taken for videos."""
 
-# Run lengths only: as small as the usual level 6 for drawn pictures, four times as fast.
+# Run lengths only: as small as the usual level 6 for drawn images, four times as fast.
 _PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
 ]  # fmt: skip
 
-_ROWS = 1024  # of a large picture at a time
+_ROWS = 1024  # of a large image at a time
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -206,7 +206,7 @@ def encode_labels(labels: NDArray[np.uint8], palette: NDArray[np.uint8] | None =
 
 
 def swap_in_place(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB to BGR or back, uint8 (H, W, 3), in the same memory: pictures can be gigabytes."""
+    """RGB to BGR or back, uint8 (H, W, 3), in the same memory: images can be gigabytes."""
     for top in range(0, len(image), _ROWS):
         rows = image[top : top + _ROWS]
         rows[:] = cv2.cvtColor(rows, cv2.COLOR_RGB2BGR)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fcnseg.errors import MediaError, reason
+from fcnseg.errors import MediaError, cannot_read, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import may_be_turned, upright
 from fcnseg.io.content.matlab import read_matlab
@@ -208,7 +208,7 @@ def read_array(path: Path) -> RawLabels:
     try:
         array = _ARRAY_READERS.get(path.suffix.lower(), read_numpy)(path)
     except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error) from None
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(
             f"{path} holds no array of labels: {reason(error)}.",

@@ -28,11 +28,11 @@ _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 class Sound:
     """The sound streams of a file, written beside the frames.
 
-    trouble: what of it is left out, and why; "" for nothing.
+    omitted: what of it is left out, and why; "" for nothing.
     """
 
     def __init__(self, source: Any, output: Any, start: float, clock: Sequence[float]) -> None:
-        self.trouble = ""
+        self.omitted = ""
         self._source, self._output = source, output
         self._start, self._clock = start, clock
         self._reached: dict[int, tuple[int, float]] = {}  # of a stream: the stretch, its seconds
@@ -168,7 +168,7 @@ class Sound:
                 self._output.mux(self._encoded[index].encode(frame, max(began - origin, 0.0)))
 
     def _leave_out(self, what: str, why: str) -> None:
-        self.trouble += f"{'; ' if self.trouble else ''}{what} is left out: {why}"
+        self.omitted += f"{'; ' if self.omitted else ''}{what} is left out: {why}"
 
 
 def _can_hold(container: str, stream: Any) -> bool:

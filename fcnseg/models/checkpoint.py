@@ -21,6 +21,7 @@ from fcnseg.errors import (
     CheckpointError,
     InputError,
     OptionError,
+    cannot_read,
     counted,
     path_of,
 )
@@ -259,7 +260,7 @@ def _first_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(64)
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error, CheckpointError) from None
 
 
 def _what_else(start: bytes) -> str:

@@ -133,7 +133,7 @@ def respond(
             predictions = _predict(model, requests, images)
         for index, predicted in predictions.items():
             replies[index] = _encode(model, requests[index], predicted)
-    except Exception as error:  # noqa: BLE001 - the threads go on whatever a request holds
+    except Exception as error:  # noqa: BLE001 - the threads continue whatever a request holds
         replies = dict.fromkeys(range(len(requests)), error) | replies
     return [replies[index] for index in range(len(requests))]
 

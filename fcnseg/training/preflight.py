@@ -116,11 +116,11 @@ def preflight(
 
     batch: the first one of the training.
     """
-    steady = dataclasses.replace(config, warmup=0.0, ema=0.0, accumulate=1)
+    plain = dataclasses.replace(config, warmup=0.0, ema=0.0, accumulate=1)
     small = _small(batch)
 
     def trial(rates: list[float]) -> Trial:
-        return _trial(network, steady, small, make_step, rates, clock)
+        return _trial(network, plain, small, make_step, rates, clock)
 
     learned = trial([config.lr] * STEPS)
     if not math.isfinite(learned.losses[0]):
@@ -131,7 +131,7 @@ def preflight(
     callback(_on_learning(learned, config.lr))
     callback(_on_rates(trial(np.geomspace(LOWEST, HIGHEST, STEPS).tolist()), config.lr))
     began = clock()
-    train_step = make_step(copy.deepcopy(network), steady)
+    train_step = make_step(copy.deepcopy(network), plain)
     float(train_step(batch, 0, 1).sum())
     callback(_on_cost(train_step.ranks.device, len(batch.images), clock() - began))
 

@@ -81,7 +81,7 @@ class Trainer:
         self._announced, self._of = False, schedule.steps(state)
 
     def fit(self) -> None:
-        """Train to the end; Interrupted after a signal, TrainingError when it can't go on."""
+        """Train to the end; Interrupted after a signal, TrainingError when it can't continue."""
         with StopSignal() as stop:
             if self.state.step == 0:
                 self._save()  # there is a good state from the first step on

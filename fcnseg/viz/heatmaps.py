@@ -43,7 +43,7 @@ Figure = Callable[["HeatmapFigures", Frame, Labels, Floats], Iterator[tuple[str,
 class HeatmapFigures:
     """Draws the pages of a frame.
 
-    chosen: the class indices to draw; rungs: whether to draw the decomposition too.
+    chosen: the class indices to draw; skips: whether to draw each skip, too.
     width: pixels a page is wide at most. full_key: keys name every chosen class, not only those
         in the frame, so that the pages of a video keep their size. theme: dark or light.
     heat: the classes with heatmaps where `of_interest` does not decide.
@@ -52,7 +52,7 @@ class HeatmapFigures:
     segmenter: Segmenter
     chosen: tuple[int, ...]
     alpha: float
-    rungs: bool
+    skips: bool
     width: int = WIDEST
     full_key: bool = False
     theme: Theme = THEMES["dark"]
@@ -118,7 +118,7 @@ class HeatmapFigures:
             yield name, self._class_page(frame, index, prediction.labels, probabilities[index])
         else:
             yield "overview.mp4", self._overview(frame, prediction.labels, probabilities)
-        if self.rungs:
+        if self.skips:
             pages = skip_pages(self, frame, prediction.labels)
             yield from ((f"{Path(name).stem}.mp4", image) for name, image in pages)
 
@@ -156,7 +156,7 @@ class HeatmapFigures:
     ) -> Iterator[tuple[str, Rgb]]:
         """The skips' contributions, where they are wanted."""
         del probabilities
-        if self.rungs:
+        if self.skips:
             yield from skip_pages(self, frame, labels)
 
     def _heat(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Tile:

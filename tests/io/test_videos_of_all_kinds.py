@@ -54,7 +54,7 @@ def encode(path, codec="libx264", count=40, pixels="yuv420p", sound="", layout="
 
 def frames_of(path):
     with open_video(path) as reader:
-        return [image for image, _ in reader], reader.trouble()
+        return [image for image, _ in reader], reader.damage_found()
 
 
 KINDS = {
@@ -153,7 +153,7 @@ def piped_frames_of(data):
     with piped.read_streamed(
         piped.ByteStream(iter(lambda: file.read(1000), b"")), "stdin"
     ) as reader:
-        return [image for image, _ in reader], reader.trouble()
+        return [image for image, _ in reader], reader.damage_found()
 
 
 def through_pipe(suffix):
@@ -171,9 +171,9 @@ def test_what_is_cut_in_a_pipe_says_so(tmp_path, suffix):
     assert (len(piped_frames_of(data)[0]), piped_frames_of(data)[1]) == (40, "")
     (tmp_path / f"a.{suffix}").write_bytes(data)
     assert find_damage(tmp_path / f"a.{suffix}") is None
-    images, trouble = piped_frames_of(data[: len(data) * 8 // 10 + 1])
+    images, damage = piped_frames_of(data[: len(data) * 8 // 10 + 1])
     assert 0 < len(images) < 40
-    assert end_said(suffix, len(images)) in trouble
+    assert end_said(suffix, len(images)) in damage
 
 
 @with_ffmpeg
@@ -198,8 +198,8 @@ def test_an_ogg_video_without_its_last_page_is_cut(kept):
 @pytest.mark.parametrize("suffix", [*CONTAINERS, "mp4", "mov"])
 def test_whole_files_are_whole(tmp_path, suffix):
     path = encode(tmp_path / f"a.{suffix}", **CONTAINERS.get(suffix, {}), sound="")
-    images, trouble = frames_of(path)
-    assert (len(images), trouble) == (40, "")
+    images, damage = frames_of(path)
+    assert (len(images), damage) == (40, "")
     assert find_damage(path) is None
 
 
@@ -208,9 +208,9 @@ def test_a_cut_file_says_after_which_frame(tmp_path, suffix):
     path = encode(tmp_path / f"a.{suffix}", **CONTAINERS[suffix], g="5")
     kept = 5 if suffix == "wmv" else 8  # tenths; its packets are large
     path.write_bytes(path.read_bytes()[: path.stat().st_size * kept // 10])
-    images, trouble = frames_of(path)
+    images, damage = frames_of(path)
     assert 5 < len(images) < 40
-    assert end_said(suffix, len(images)) in trouble
+    assert end_said(suffix, len(images)) in damage
 
 
 RAW = {
@@ -228,8 +228,8 @@ def test_a_cut_stream_without_a_container_says_so(tmp_path, suffix):
     path = encode(tmp_path / f"a.{suffix}", RAW[suffix], 8, pixels)
     assert (len(frames_of(path)[0]), frames_of(path)[1]) == (8, "")
     path.write_bytes(path.read_bytes()[: path.stat().st_size - (3 if suffix != "m4v" else 30)])
-    images, trouble = frames_of(path)
-    assert trouble == f"it ends after frame {len(images) - 1}, cut short"
+    images, damage = frames_of(path)
+    assert damage == f"it ends after frame {len(images) - 1}, cut short"
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_lengths_within_coded_streams(data, whole):
 def test_packets_lost_on_the_way_are_said_and_joined_recordings_are_whole(tmp_path):
     data = encode(tmp_path / "a.ts", g="20").read_bytes()
     (tmp_path / "joined.ts").write_bytes(data + data)
-    images, trouble = frames_of(tmp_path / "joined.ts")
-    assert (len(images), trouble) == (80, "")
+    images, damage = frames_of(tmp_path / "joined.ts")
+    assert (len(images), damage) == (80, "")
     middle = len(data) // 3 // 188 * 188
     (tmp_path / "lost.ts").write_bytes(data[:middle] + data[middle + 3 * 188 :])
     assert "frames may be missing there" in frames_of(tmp_path / "lost.ts")[1]
@@ -259,8 +259,8 @@ def test_cut_raw_frames_with_a_header_say_so(tmp_path):
     assert (len(frames_of(tmp_path / "a.y4m")[0]), frames_of(tmp_path / "a.y4m")[1]) == (4, "")
     for kept in (len(data) - 1, len(data) - len(frames[0]) + 3):
         (tmp_path / "a.y4m").write_bytes(data[:kept])
-        images, trouble = frames_of(tmp_path / "a.y4m")
-        assert (len(images), trouble) == (3, "it ends after frame 2, cut short")
+        images, damage = frames_of(tmp_path / "a.y4m")
+        assert (len(images), damage) == (3, "it ends after frame 2, cut short")
 
 
 def test_a_fragmented_mp4_that_is_cut_says_so(tmp_path):
@@ -285,9 +285,9 @@ def test_a_damaged_middle_is_said_and_the_rest_is_read(tmp_path, suffix):
     middle = len(data) // 2
     data[middle : middle + 300] = np.random.default_rng(0).bytes(300)
     path.write_bytes(data)
-    images, trouble = frames_of(path)
+    images, damage = frames_of(path)
     assert 5 < len(images) <= 40
-    assert "frame" in trouble
+    assert "frame" in damage
 
 
 @with_ffmpeg

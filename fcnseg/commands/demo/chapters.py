@@ -304,7 +304,7 @@ def _as_pixels(values: Tensor, stride: int, size: tuple[int, int]) -> NDArray[np
 def _skip_page(lab: Lab, name: str) -> Rgb:
     """What each skip does for the main class's score: viz --rungs --class."""
     model = lab.networks[name].model
-    figures = HeatmapFigures(model, (lab.main,), ALPHA, rungs=True, width=WIDTH)
+    figures = HeatmapFigures(model, (lab.main,), ALPHA, skips=True, width=WIDTH)
     *_, (_, image) = skip_pages(figures, Frame(lab.image), model(lab.image).labels)
     return image
 

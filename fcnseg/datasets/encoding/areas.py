@@ -45,7 +45,7 @@ MOST_SMEARED = 0.25
 """The proportion of pixels that smoothing can hold; more is something else."""
 
 OF_ONE_FILE = 0.8
-"""Of the pixels of numbered objects at least this share has a number that no other file has."""
+"""The least proportion of the pixels of numbered objects whose number no other file has."""
 
 COLORS_APART = 24
 """And colours of one file's objects are this far apart in RGB, most of them."""

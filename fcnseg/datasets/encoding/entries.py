@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
-from fcnseg.errors import MediaError
+from fcnseg.errors import cannot_read
 
 IGNORED_NAMES = frozenset(
     [
@@ -98,7 +98,7 @@ def text_of(path: Path) -> str:
         with open_text(path) as file:
             return file.read()
     except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error) from None
 
 
 def read_items(path: Path) -> list[Entry]:
@@ -107,9 +107,9 @@ def read_items(path: Path) -> list[Entry]:
     entries = []
     for item in re.findall(r"item\s*\{(.*?)\}", text_of(path), re.DOTALL):
         pairs = re.findall(r"(\w+)\s*:\s*(\"[^\"]*\"|'[^']*'|\d+)", item)
-        said = {key: value.strip("\"'") for key, value in pairs}
-        name = said.get("display_name") or said["name"]
-        entries.append(Entry(name, int(said["id"] if "id" in said else said["label"])))
+        fields = {key: value.strip("\"'") for key, value in pairs}
+        name = fields.get("display_name") or fields["name"]
+        entries.append(Entry(name, int(fields["id"] if "id" in fields else fields["label"])))
     bare = entries and min(entry.value or 0 for entry in entries) == 1
     return [Entry(BINARY[0], 0), *entries] if bare else entries
 

@@ -29,7 +29,7 @@ from fcnseg.datasets.formats.regions import (
 )
 from fcnseg.datasets.formats.stacks import STACKS, read_page
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.errors import DatasetError, FcnsegError, MediaError, did_you_mean, reason
+from fcnseg.errors import DatasetError, FcnsegError, MediaError, cannot_read, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
 from fcnseg.io.images import read_bytes, read_image, read_orientation
@@ -52,7 +52,7 @@ def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
     except FcnsegError:
         raise
     except OSError as error:
-        raise MediaError(f"{pair.labels} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(pair.labels, error) from None
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{pair.labels} is malformed: {reason(error)}.") from None
 

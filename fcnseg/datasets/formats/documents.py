@@ -22,7 +22,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
-from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
+from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, cannot_read, reason
 from fcnseg.io.annotations import blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
@@ -226,7 +226,7 @@ class _Cached:
                         self.documents.popitem(last=False)
                 return self.documents[key]
             except OSError as error:
-                raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+                raise cannot_read(path, error) from None
             except STRANGE as error:
                 raise MediaError(f"{path} is malformed: {reason(error)}.") from None
 

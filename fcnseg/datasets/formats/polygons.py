@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Pair
-from fcnseg.errors import STRANGE, MediaError, from_bytes, reason
+from fcnseg.errors import STRANGE, MediaError, cannot_read, from_bytes, reason
 from fcnseg.io.annotations import (
     EDGES,
     EDGES_KEY,
@@ -163,7 +163,7 @@ def coco_document(path: Path) -> CocoDocument:
                     _documents.popitem(last=False)
             return _documents[key]
         except OSError as error:
-            raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+            raise cannot_read(path, error) from None
         except STRANGE as error:
             if isinstance(error, MediaError):
                 raise
@@ -271,7 +271,7 @@ def read_json(path: Path) -> Json:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error) from None
     except STRANGE as error:  # JSONDecodeError, UnicodeDecodeError; nested beyond all depth
         raise MediaError(f"{path} is not a JSON file: {reason(error)}.") from None
     if not isinstance(data, dict):

@@ -20,7 +20,7 @@ from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.looks import Look, look_at, sample, tell_labels
-from fcnseg.errors import DatasetError, MediaError, MissingExtra, reason
+from fcnseg.errors import DatasetError, MediaError, MissingExtra, cannot_read, reason
 from fcnseg.io.content.whole import open_with_pillow, refuse_claim, unreadable_image
 from fcnseg.io.labels import RawLabels, as_labels, read_numpy
 
@@ -139,7 +139,7 @@ def read_stack(path: Path, side: str) -> NDArray[Any]:
     except MediaError:  # an OSError too
         raise
     except OSError as error:
-        raise MediaError(f"{path} can't be read: {error.strerror or error}.") from None
+        raise cannot_read(path, error) from None
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""What image files show at a glance: which look like labels, and of which other labels."""
+"""What samples of image files show: which look like labels, and of which other labels."""
 
 from __future__ import annotations
 

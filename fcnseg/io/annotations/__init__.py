@@ -13,7 +13,7 @@ from fcnseg.io import cv2
 
 EDGES_KEY, EDGES = "points_at", "pixel edges"
 """What annotation files that fcnseg writes say of their points: whole numbers are the edges of
-pixels. Readers of other tools pass over it."""
+pixels. Readers of other tools ignore it."""
 
 _OFF_EDGE = 0.02
 """Pixels by which a corner may be off the edges where its numbers were rounded."""

@@ -97,14 +97,14 @@ def georeference_in_tags(path: Path) -> Georeference | None:
             column, row, _, x, y, _ = (float(number) for number in tags[_TIE_POINTS][:6])
             b, c, d, e, f = 0.0, x - column * a, 0.0, -height, y + row * height
         keys = numbers_of(tags.get(_GEO_KEYS, ()))
-        said = dict(zip(keys[4::4], keys[7::4], strict=True))
+        stated = dict(zip(keys[4::4], keys[7::4], strict=True))
     except (KeyError, TypeError, ValueError, IndexError):
         return None
-    if said.get(_RASTER_TYPE) == _PIXEL_IS_POINT:
+    if stated.get(_RASTER_TYPE) == _PIXEL_IS_POINT:
         c, f = c - (a + b) / 2, f - (d + e) / 2
     if not a * e - b * d:
         return None
-    return Georeference((a, b, c, d, e, f), "", said.get(_PROJECTED) or said.get(_GEOGRAPHIC))
+    return Georeference((a, b, c, d, e, f), "", stated.get(_PROJECTED) or stated.get(_GEOGRAPHIC))
 
 
 @functools.lru_cache(maxsize=64)

@@ -120,7 +120,7 @@ def as_bgr(values: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def add_png_transparency(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Grey PNG pixels as BGRA where one value is transparent (tRNS), which OpenCV passes by."""
+    """Grey PNG pixels as BGRA where one value is transparent (tRNS), which OpenCV ignores."""
     if data[:4] != b"\x89PNG" or data[25:26] != b"\0" or pixels.ndim != 2:
         return pixels
     at = data.find(b"tRNS", 33, max(data.find(b"IDAT"), 33))

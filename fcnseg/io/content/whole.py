@@ -1,6 +1,6 @@
 """Whether an image file's size and data are as it states: decoders fill in what is missing.
 
-And what is said of a file that can't be read.
+And the error for a file that can't be read.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def open_source(
     fps: frames a second of what states no rate: several images, a raw stream.
     raw: what a video of raw frames consists of, which says nothing itself.
     watch: stay with a folder and take the images that come.
-    exclude: a folder to pass over (where outputs go).
+    exclude: a folder to skip (where outputs go).
     rank, size: only what the rank-th of `size` processes takes of a video or of images.
     page: of files of several pages or frames: a number from 1 on, "all"; None: the first.
     connect: opens cameras and streams; None is OpenCV.

@@ -174,7 +174,7 @@ class Source(ABC):
     dropped: frames of a live source that were skipped for lack of time.
     failures: inputs that could not be read: (name, why).
     stopped: whether `stop` was called.
-    skipped: images passed over because they were done before.
+    skipped: images skipped because they were done before.
     sound: the file whose sound goes with the frames, or None.
     clock: see FrameReader. has_sound: whether there is some, of which `sound` may be no file.
     file: the file that all frames are in, if it can be read again; else None.

@@ -1,4 +1,4 @@
-"""Where a video is cut or damaged between its frames, which FFmpeg passes over in silence.
+"""Where a video is cut or damaged between its frames, which FFmpeg skips silently.
 
 What a container says of its own length and structure is compared with the file, or with what came
 through a pipe. Damage within a frame is the decoder's to find, and formats without such a
@@ -26,7 +26,7 @@ _KNOWN = {
     0xEC, 0xBF, 0xE7, 0xAB, 0xA7, 0x5854, 0xA3, 0xA1, 0x9B, 0xFB, 0xFA, 0xA4, 0x75A1, 0x75A2, 0x8E,
     0xAF,
 }  # fmt: skip
-"""The others that stand in those, passed over."""
+"""The others that stand in those, skipped."""
 
 _PACKETS = {188: 0, 192: 4}
 """Sizes of a transport stream's packets, and where the byte 0x47 stands in each."""

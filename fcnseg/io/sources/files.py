@@ -97,8 +97,8 @@ class ImageFiles(ImageSource):
         if wanted.isdecimal() and int(wanted) > count:
             raise MediaError(f"{path} has {counted(count, 'page')}; page {wanted} is not there.")
         if count > 1 and not wanted:
-            said = f"{path} has {count} pages or frames; only the first is used"
-            self._callback(Message(f"{said} (--page all, or --page N, chooses others).", "warning"))
+            note = f"{path} has {count} pages or frames; only the first is used"
+            self._callback(Message(f"{note} (--page all, or --page N, chooses others).", "warning"))
         yield (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
 
 
@@ -247,8 +247,8 @@ def refuse_page(spec: str | Path | Sequence[listing.Named]) -> None:
 def tell_pages(data: bytes, name: str, callback: Callback) -> None:
     """Tell the callback of pages that are not used of an image that is no file."""
     if (count := count_pages(data)) > 1:
-        said = f"{name} has {count} pages or frames; only the first is used"
-        callback(Message(f"{said} (--page chooses another one of a file).", "warning"))
+        note = f"{name} has {count} pages or frames; only the first is used"
+        callback(Message(f"{note} (--page chooses another one of a file).", "warning"))
 
 
 def count_pages(data: bytes) -> int:

@@ -92,7 +92,7 @@ def from_list(path: Path) -> list[Named]:
     """The files named in a text file, one a line, in its order.
 
     Relative paths start from the list's folder, or from the working folder. Empty lines and
-    those starting with # are passed over.
+    those starting with # are skipped.
     """
     data = read_bytes(path)
     if b"\0" in data:  # no name has it

@@ -194,8 +194,8 @@ class LiveSource(Source):
         if self._lost is None:
             self._lost = self._clock()
             how = "has ended" if self._end == "unclear" else "lost"
-            said = f"{self.name}: {how} after {self._read} frames; connecting again"
-            self._callback(Message(said, "warning"))
+            text = f"{self.name}: {how} after {self._read} frames; connecting again"
+            self._callback(Message(text, "warning"))
         while self._clock() - self._lost < self._patience:
             pause = self._pauses[min(self._tries, len(self._pauses) - 1)]
             if self._closed.wait(pause):

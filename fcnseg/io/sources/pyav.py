@@ -322,7 +322,7 @@ class PyavReader(FrameReader):
             except (self._av.FFmpegError, IndexError) as error:  # of a stream that is not listed
                 failed, self.was_cut = failed + 1, True
                 if self._is_live and not isinstance(error, self._av.InvalidDataError):
-                    break  # the connection; damage is passed over
+                    break  # the connection; damage is skipped
         yield None
 
     # --- what a frame says ---

@@ -104,20 +104,20 @@ class FrameReader(ABC):
         """After the last frame: where the file itself is cut or damaged; "" for nothing known."""
         return ""
 
-    def trouble(self) -> str:
+    def damage_found(self) -> str:
         """After the last frame: what could not be decoded, with its numbers; "" for nothing."""
-        said = []
+        notes = []
         if self.broken:
             numbers = ", ".join(map(str, self.broken[:_NUMBERS_NAMED]))
             more = len(self.broken) - _NUMBERS_NAMED
             numbers += f" and {more} more" if more > 0 else ""
-            said.append(f"broken, could not be decoded: frame {numbers}")
+            notes.append(f"broken, could not be decoded: frame {numbers}")
         if missing := self.missing():
             end = f"it ends after frame {self.index}"
-            said.append(f"{missing} of {self.count} frames are missing: {end}, cut short")
-        if not said and (damage := self.damage()):
-            said.append(damage)
-        return "; ".join(said)
+            notes.append(f"{missing} of {self.count} frames are missing: {end}, cut short")
+        if not notes and (damage := self.damage()):
+            notes.append(damage)
+        return "; ".join(notes)
 
 
 class Readable(Protocol):
@@ -145,7 +145,7 @@ _ONE_FRAME_A_PACKET = {"hevc", "av1", "libdav1d"}
 
 
 class Losses:
-    """What FFmpeg says of parts that are missing, which it passes over.
+    """What FFmpeg says of parts that are missing, which it skips.
 
     packet: the number of one before which others are missing; None for nothing known.
     """
@@ -170,7 +170,7 @@ class Losses:
         self._frames += 1
 
     def is_torn(self, decoder: str) -> bool:
-        """After the last: whether its picture was not all there; decoder: of a raw stream."""
+        """After the last: whether its image was incomplete; decoder: of a raw stream."""
         lost = decoder in _ONE_FRAME_A_PACKET and self._packets > self._frames
         return lost or self._concealed >= self._frames - _REORDERED
 
@@ -179,17 +179,17 @@ def notes_on(file: Any, stream: Any, frame: Any, first: float | None) -> str:
     """What the user should know of a file opened by PyAV: other video streams, a start that can't
     be decoded, HDR; "" for nothing. frame: the first one decoded; first: the seconds it states.
     """
-    said = []
+    notes = []
     count = sum(not other.disposition & COVER for other in file.streams.video)
     if count > 1:
-        said.append(f"it has {count} video streams; only stream {stream.index} is read")
+        notes.append(f"it has {count} video streams; only stream {stream.index} is read")
     if first is not None and stream.start_time is not None and stream.time_base:
         late = first - float(stream.start_time * stream.time_base)
         if late > _LATE:
-            said.append(f"its first {late:.2f} s have no key frame and can't be decoded")
+            notes.append(f"its first {late:.2f} s have no key frame and can't be decoded")
     if transfer := HDR.get(int(frame.color_trc)):
-        said.append(f"HDR ({transfer}) is tone-mapped to 8 bits")
-    return "; ".join(said)
+        notes.append(f"HDR ({transfer}) is tone-mapped to 8 bits")
+    return "; ".join(notes)
 
 
 class NoVideoError(MediaError):

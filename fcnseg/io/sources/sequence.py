@@ -59,12 +59,12 @@ def open_sequence(
             hint="%04d stands for numbers of four digits and more, %d for those without zeros",
         )
     if fps is None:
-        said = f"{float(USUAL_RATE):g} frames/s are assumed (--fps changes that)"
-        callback(Message(f"{pattern} states no rate; {said}"))
+        note = f"{float(USUAL_RATE):g} frames/s are assumed (--fps changes that)"
+        callback(Message(f"{pattern} states no rate; {note}"))
     missing = _missing([number for number, _ in numbered])
     if missing:
-        said = f"no file has number {missing}; the others follow each other without a gap"
-        callback(Message(f"{pattern}: {said}", "warning"))
+        note = f"no file has number {missing}; the others follow each other without a gap"
+        callback(Message(f"{pattern}: {note}", "warning"))
     rate = fps or USUAL_RATE
     last = None if selection.end is None else math.ceil(selection.end * rate)
     within = slice(math.ceil(selection.start * rate), last)
@@ -85,7 +85,7 @@ class StreamedFolder(ImageFiles):
     """The images of a remote folder, listed while they are read: nobody knows how many.
 
     What `listing.in_folder` gives, by chunks: in each the order is natural, and names differ.
-    exclude: a folder to pass over.
+    exclude: a folder to skip.
     """
 
     def __init__(

@@ -186,8 +186,8 @@ class VideoFile(Source):
         if self._reader.note:
             self._callback(Message(f"{self.path}: {self._reader.note}", "warning"))
         if not self._reader.states_rate:
-            said = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
-            self._callback(Message(f"{self.path} states no rate; {said}"))
+            note = f"{float(self._reader.fps):g} frames/s are assumed (--fps changes that)"
+            self._callback(Message(f"{self.path} states no rate; {note}"))
         with self._reader as reader:
             for position, time in enumerate(self._wanted()):
                 owner = selection.owner(position, self._whole)
@@ -242,9 +242,8 @@ class VideoFile(Source):
                 f"{self.path} is {length:.1f} s long; nothing is left from "
                 f"{self._selection.start:g} s on."
             )
-        trouble = reader.trouble()
-        if trouble:
-            self.failures.append((str(self.path), trouble))
+        if damage := reader.damage_found():
+            self.failures.append((str(self.path), damage))
 
 
 class RemoteVideo(VideoFile):

@@ -8,7 +8,7 @@ runs/train1/
   results.csv        a row per epoch
   report.html        the scores of the best checkpoint, with curves and images
   dataset.toml       of a fold: which images validated
-  state.pt           everything needed to go on, bit for bit
+  state.pt           everything needed to resume, bit for bit
 """
 
 from __future__ import annotations
