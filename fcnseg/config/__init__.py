@@ -31,7 +31,7 @@ from fcnseg.config.viz import VizConfig as VizConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
 Format = Literal["onnx", "openvino", "torchscript", "torch-export", "web"]
-Include = Literal["argmax", "skips"]
+Include = Literal["argmax", "argmax-only", "skips"]
 Output = Literal[
     "overlay", "side", "labels", "color", "probabilities", "geojson", "labelme", "yolo", "coco", "cvat", "labelstudio",
 ]  # fmt: skip
@@ -279,7 +279,7 @@ class ExportConfig(Options):
     size: tuple[int, int] | None = option(None, "Fixed input height and width, with batch size 1 (default: any size)", ge=1, metavar="H W")
     layout: Literal["nhwc", "nchw"] = option("nhwc", "Order of the input's axes: nhwc (batch, height, width, channels, as images lie in memory) or nchw")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
-    include: tuple[Include, ...] = option((), "Outputs besides the logits, repeatable: argmax (labels), skips (each skip's contribution, --fuse score only)")
+    include: tuple[Include, ...] = option((), "Outputs besides the logits, repeatable: argmax (labels), argmax-only (labels instead of the logits), skips (each skip's contribution, --fuse score only)")
     bundle: bool = option(False, "Write a zip file: the ONNX file with labels, its contract, examples in Python, C++ and Docker, and the comparison")
     web_runtime: Path | None = option(None, "For web: the unpacked npm package onnxruntime-web (default: node_modules/onnxruntime-web)", metavar="FOLDER")
     images: str | None = option(None, "Images to compare the file with the checkpoint on: file, folder or video (default: synthetic ones)", metavar="SOURCE")

@@ -71,6 +71,19 @@ class ScoreGrid:
         cut = before * (factor - self.first)
         return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
 
+    def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
+        """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
+        before, far = int(self.shift > 0), self.far
+        edges = ((0, 0), (0, 0), (before, 1), (before, 1))
+        maps = np.pad(scores, edges, mode="edge")
+        left, right = maps[..., :-1, None], maps[..., 1:, None]
+        maps = (left * (1 - far) + right * far).reshape(*maps.shape[:3], -1)
+        above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], far[:, None]
+        maps = above * (1 - down) + below * down  # (N, K, h + before, factor, W')
+        full = maps.reshape(*scores.shape[:2], -1, maps.shape[-1])
+        cut = before * (self.factor - self.first)
+        return np.ascontiguousarray(full[:, :, cut : cut + size[0], cut : cut + size[1]])
+
     def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
         """Labels uint8 (M, factor, factor) of the squares with these first corners."""
         classes, _, width = scores.shape

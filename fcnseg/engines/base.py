@@ -193,7 +193,8 @@ class ExportedEngine(Engine):
     suffixes, precisions: the files it runs, and in what it computes. header: the checkpoint's
     header, as the file carries it. has_scores: whether the file gives
     the scores that its logits are upsampled from; whoever opens it sets `score_grid` then.
-    has_labels: whether it computes labels itself. fixed_size: the only (height, width) it takes,
+    has_labels: whether it computes labels itself. has_logits: whether it gives logits; they are
+    upsampled from its scores otherwise. fixed_size: the only (height, width) it takes,
     one image at a time; None: any. channels_first: whether the file takes (N, C, H, W).
 
     It pickles and copies by its file, which is opened again; so it is in a forked process.
@@ -204,6 +205,7 @@ class ExportedEngine(Engine):
     header: str
     has_scores = False
     has_labels = False
+    has_logits = True
     fixed_size: Size | None = None
     channels_first = False
 
@@ -222,7 +224,15 @@ class ExportedEngine(Engine):
 
     def forward(self, images: Images) -> Floats:
         """Logits, float32 (N, K, H, W), in host memory."""
-        return self._run(LOGITS, images)
+        if self.has_logits:
+            return self._run(LOGITS, images)
+        if self.score_grid is None:
+            raise CheckpointError(
+                f"{self._opened_as[0]} gives no logits, and does not say where its scores lie.",
+                hint="export the checkpoint again: fcnseg export MODEL",
+            )
+        size: Size = (images.shape[1], images.shape[2])
+        return self.score_grid.logits(self._run(SCORES, images), size)
 
     def scores(self, images: Images) -> NDArray[np.float32]:
         """The scores that the logits are upsampled from, float32 (N, K, h, w)."""

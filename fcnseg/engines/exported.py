@@ -236,8 +236,12 @@ def not_written_by_fcnseg(
 
 
 def check_logits(path: Path, outputs: Sequence[Port]) -> None:
-    """CheckpointError unless a file gives logits: floats for each class and pixel."""
-    logits = next((port for port in outputs if port.name == LOGITS), None)
+    """CheckpointError unless a file gives logits: floats for each class and pixel.
+
+    With labels, the scores that logits are upsampled from will do (`--include argmax-only`).
+    """
+    named = {port.name: port for port in outputs}
+    logits = named.get(LOGITS) or (named.get(SCORES) if LABELS in named else None)
     floats = logits is not None and re.search(r"float|^b?f\d", logits.dtype)
     if logits is not None and floats and len(logits.shape) == 4:
         return

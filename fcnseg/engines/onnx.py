@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,9 +61,10 @@ class OnnxEngine(ExportedEngine):
         self.parallelism = parallelism_on(self.device) if parallel else SEQUENTIAL
         session = self._open(str(path))
         self.header = _header_of(session, path)
-        self._free[LOGITS] = self._several(str(path), session)
         names = [output.name for output in session.get_outputs()]
         self.has_scores, self.has_labels = SCORES in names, LABELS in names
+        self.has_logits = LOGITS in names
+        self._free[LOGITS if self.has_logits else LABELS] = self._several(str(path), session)
 
     def _workers(self, output: str) -> Workers:
         model = _leading_to(output, self._path)
@@ -126,18 +127,26 @@ def _leading_to(output: str, path: Path) -> str | bytes:
     model = onnx.load(path)
     if any(one.type == onnx.AttributeProto.GRAPH for n in model.graph.node for one in n.attribute):
         return str(path)  # what a branch or a loop needs is not among its node's inputs
-    needed, nodes = {output}, []
+    keep_outputs(model, {output})
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def keep_outputs(model: Any, names: Collection[str]) -> None:
+    """Take from an onnx.ModelProto the outputs not named, and what only they need.
+
+    It has no branches and no loops: what they need is not among their nodes' inputs.
+    """
+    needed, nodes = set(names), []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             needed |= set(node.input)
             nodes.append(node)
-    kept = [one for one in model.graph.output if one.name == output]
+    kept = [one for one in model.graph.output if one.name in names]
     weights = [one for one in model.graph.initializer if one.name in needed]
     for field, left in (("node", nodes[::-1]), ("output", kept), ("initializer", weights)):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(left)
-    serialised: bytes = model.SerializeToString()
-    return serialised
 
 
 def _onnx_device(runtime: Any, name: str) -> str:
@@ -196,6 +205,14 @@ def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
         return "NHWC", None
 
 
+def _included(header: str) -> list[str]:
+    """What a file's header says of `--include`; nothing where it is broken."""
+    try:
+        return list(json.loads(header)["extra"][EXPORT]["include"])
+    except STRANGE:
+        return []
+
+
 def _check_input(value: Any, header: str, path: Path) -> None:
     """CheckpointError unless the input is what the header says: uint8 (N, H, W, 3), or others."""
     (layout, size), (count, dtype) = _layout_and_size(header), bands_in(header)
@@ -236,6 +253,11 @@ class OpenCvEngine(ExportedEngine):
         header = metadata(model).get(KEY)
         if header is None:
             raise not_written_by_fcnseg(path, "an ONNX file")
+        if "argmax-only" in _included(header):
+            raise OptionError(
+                f"{path} gives no logits, which fcnseg takes from OpenCV.",
+                hint="use another --engine, or export with --include argmax",
+            )
         self.header = header
         with utf8_name(path) as name:
             self._net = Net(name if data_files(model) else model)

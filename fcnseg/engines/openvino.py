@@ -90,6 +90,7 @@ class OpenVinoEngine(ExportedEngine):
         self._model, self._options = model, options
         names = {name for output in model.outputs for name in output.names}
         self.has_scores, self.has_labels = SCORES in names, LABELS in names
+        self.has_logits = LOGITS in names
         asked_first = SCORES if self.has_scores else LOGITS
         self._free[asked_first] = self._workers(asked_first)
 

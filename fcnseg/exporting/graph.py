@@ -49,6 +49,16 @@ class GraphOptions:
     include: tuple[Include, ...] = ()
     resizes: bool = True
 
+    @property
+    def labels(self) -> bool:
+        """Whether the labels are an output."""
+        return "argmax" in self.include or self.labels_only
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether labels, and what logits are upsampled from, come instead of the logits."""
+        return "argmax-only" in self.include
+
 
 PLAIN = GraphOptions()
 """Images of any size, in f32."""
@@ -85,6 +95,13 @@ class Graph(nn.Module):
             )
         grid = score_grid_of(self.network) if scores and not self.skips else None
         self.scores = grid is not None
+        if options.labels_only and not self.scores:
+            raise OptionError(
+                "--include argmax-only saves nothing here: the labels are computed from the logits "
+                "at every pixel.",
+                hint="--include argmax; labels without logits need --format onnx or openvino, "
+                "bilinear upsampling, and neither --short-side nor skips",
+            )
         strides = self.network.skip_scores(some) if self.skips else ()
         self.names = [LOGITS, *[SCORES] * self.scores, *(f"{SKIP}{stride}" for stride in strides)]
         for module in self.modules():
@@ -154,7 +171,7 @@ class Complete(nn.Module):
         super().__init__()
         self.inner = Graph(network, preprocess, options)
         self.before, self.after = surroundings(preprocess, options)
-        self.names = [*self.inner.names, *[LABELS] * ("argmax" in options.include)]
+        self.names = [*self.inner.names, *[LABELS] * options.labels]
         self.channels_first = options.layout == "NCHW"
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -180,7 +197,7 @@ def surroundings(
     bands, short_side = preprocess.bands, preprocess.short_side
     known = bands is None or (bands.dtype == "uint8" and bands.carried in (1, 3, 4))
     resizes = options.resizes and short_side is not None and known
-    labels = "argmax" in options.include
+    labels = options.labels
     before = Before(preprocess) if resizes else None
     return before, After(resizes=resizes, labels=labels) if resizes or labels else None
 

@@ -3,6 +3,9 @@
 Between four elements of the scores the logits are bilinear. Where one class is the best at all
 four, it is so in between. In the other squares only classes that can win (engines.argmax.can_win)
 are upsampled; squares with few of them apart from squares with many.
+
+The first square is computed in every group, so that none is empty: TopK of nothing ends the whole
+process in ONNX Runtime up to 1.31. The last group has classes enough for it, and is written last.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ labels (float[N, K, h, w] scores, uint8[batch, height, width, C] images)
     same = And (same_rows, same_left)
     mixed = Not (same)
     places_by_axis = NonZero (mixed)
-    places = Transpose <perm = [1, 0]> (places_by_axis)
+    places_mixed = Transpose <perm = [1, 0]> (places_by_axis)
+    places = Concat <axis = 0> (places_mixed, first_place)
     places_right = Add (places, right)
     places_below = Add (places, below)
     places_both = Add (places, both)
@@ -57,8 +61,7 @@ labels (float[N, K, h, w] scores, uint8[batch, height, width, C] images)
     possible = GreaterOrEqual (highest, needed)
     possible_int = Cast <to = 7> (possible)
     count = ReduceSum <keepdims = 0> (possible_int, axis_1)
-    counts = Concat <axis = 0> (count, unit)
-    highest_count = ReduceMax <keepdims = 0> (counts, axis_0)
+    highest_count = ReduceMax <keepdims = 0> (count, axis_0)
     number_of_classes = Shape <start = 1, end = 2> (scores)
     classes_int = Squeeze (number_of_classes)
     class = Range (zero, classes_int, step)
@@ -80,7 +83,8 @@ _GROUP = """
     within_{at} = LessOrEqual (count, limit_{next})
     here_{at} = And (above_{at}, within_{at})
     rows_in_2d_{at} = NonZero (here_{at})
-    rows_{at} = Squeeze (rows_in_2d_{at}, axis_0)
+    rows_within_{at} = Squeeze (rows_in_2d_{at}, axis_0)
+    rows_{at} = Concat <axis = 0> (rows_within_{at}, last_row)
     k_{at} = Min (limit_{next}, highest_count, number_of_classes)
     order_{at} = Gather <axis = 0> (order, rows_{at})
     ranks_{at}, chosen_{at} = TopK <axis = 1> (order_{at}, k_{at})
@@ -140,7 +144,7 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
         "from_below": [1, 0], "to_last_right": [_END_OF_AXIS, -1],
         "from_both": [1, 1], "to_end": [_END_OF_AXIS, _END_OF_AXIS],
         "right": [0, 0, 1], "below": [0, 1, 0], "both": [0, 1, 1],
-        "axis_0": [0], "axis_1": [1], "axis_3": [3], "unit": [1], "all": [-1],
+        "axis_0": [0], "axis_1": [1], "axis_3": [3], "all": [-1], "last_row": [-1],
         "one_each": [1], "four_corners": [4], "pixels": [factor * factor], "factor": [factor],
         "factors": [1, factor, factor], "cut": [before * (factor - grid.first)] * 2,
         **{f"limit_{at}": [limit] for at, limit in enumerate((0, *LIMITS))},
@@ -149,6 +153,7 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
         name: np.array(values, np.int64) for name, values in lists.items()
     }
     arrays |= {"zero": np.array(0, np.int64), "step": np.array(1, np.int64)}
+    arrays |= {"first_place": np.zeros((1, 3), np.int64)}
     arrays |= {"nothing": np.zeros(1, np.float32)}
     arrays |= {"rounding": np.array([LOST_BY_ROUNDING], np.float32)}
     return arrays | {"weights": np.ascontiguousarray(weights, np.float32)}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fcnseg.engines.exported import LABELS, SCORES
+from fcnseg.engines.onnx import keep_outputs
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
 from fcnseg.exporting.labels import labels_model
@@ -50,6 +51,8 @@ def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
 def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """The network's model with what comes before and after it, for images at their own size."""
     whole = _surrounded(model, checkpoint, options)
+    if options.labels_only:
+        keep_outputs(whole, {SCORES, LABELS})
     return _channels_first(whole) if options.layout == "NCHW" else whole
 
 

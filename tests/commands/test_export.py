@@ -17,6 +17,7 @@ from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, OptionError
 from fcnseg.exporting import graph as graphs
+from fcnseg.exporting import labelled
 from fcnseg.exporting import onnx_file as onnx_files
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
@@ -259,6 +260,30 @@ def test_skips_need_a_sum_of_scores(subpixel_model: Path, tmp_path: Path):
     with pytest.raises(OptionError, match="sum with one term per skip"):
         export(ExportConfig(model=str(subpixel_model), out=tmp_path, include=("skips",)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_without_logits(random_model: Path, exported_model: Path, tmp_path: Path):
+    """Other programs run all outputs of a file; fcnseg makes logits of the scores."""
+    checkpoint = Checkpoint.load(random_model)
+    options = graphs.GraphOptions(include=("argmax-only",))
+    graph = onnx_files.complete(onnx.load(exported_model), checkpoint, options)
+    path = tmp_path / "labels.onnx"
+    onnx_files.save_onnx(graph, labelled(checkpoint, options), path)
+    session = import_onnxruntime().InferenceSession(str(path))
+    assert [output.name for output in session.get_outputs()] == ["scores", "labels"]
+    assert not any("logits" in node.output for node in graph.graph.node)
+    image = sample_images((1, 61, 90), seed=3)[0]
+    expected, model = load(random_model, engine="torch", precision="f32"), load(path)
+    found = session.run(["labels"], {"images": image[None]})[0][0]
+    np.testing.assert_array_equal(model(image).labels, found)
+    assert (found == expected(image).labels).mean() >= 0.999
+    np.testing.assert_allclose(model.logits(image), expected.logits(image), atol=1e-4)
+    with pytest.raises(OptionError, match="gives no logits"):
+        load(path, engine="opencv")
+    for more in ({"short_side": 40}, {"format": "torchscript"}):
+        config = {"model": str(random_model), "out": tmp_path, "include": ("argmax-only",)}
+        with pytest.raises(OptionError, match="saves nothing here"):
+            export(ExportConfig.make({**config, **more}))
 
 
 def tables_of_contract() -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, list[str]]]:
