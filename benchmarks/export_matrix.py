@@ -19,16 +19,20 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from onnx import ModelProto
 from torch import nn
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import FcnsegError
-from fcnseg.exporting import FORMATS, convert
+from fcnseg.exporting import FORMATS, convert, onnx_file
 from fcnseg.exporting.graph import GraphOptions
+from fcnseg.exporting.onnx_file import network_model
 from fcnseg.exporting.parity import Trial
 from fcnseg.files import atomic_write
 from fcnseg.models.checkpoint import Checkpoint
@@ -72,7 +76,11 @@ def measure(backbone: str, decoder: str, kind: str, *, short_side: int | None = 
     checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(short_side))
     options, trial = GraphOptions(include=("argmax",)), Trial(sizes=SIZES)
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    traced = partial(_network_model, f"{backbone} / {decoder} / {short_side}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(onnx_file, "network_model", traced),
+    ):
         path = Path(folder) / f"model{FORMATS[kind].suffix}"
         try:
             parity = convert(checkpoint, path, kind, options=options, trial=trial)
@@ -83,11 +91,24 @@ def measure(backbone: str, decoder: str, kind: str, *, short_side: int | None = 
     return {**parity.as_dict(), "bytes": size, "seconds": seconds}
 
 
+_traced: dict[str, bytes] = {}
+"""The network's graph that was traced last: the files onnx and openvino are made of the same."""
+
+
+def _network_model(name: str, checkpoint: Checkpoint, options: GraphOptions) -> Any:
+    if name not in _traced:
+        _traced.clear()
+        _traced[name] = network_model(checkpoint, options).SerializeToString()
+    return ModelProto.FromString(_traced[name])
+
+
 def page(results: Mapping[str, Any], machine: str) -> str:
     """The table, in Markdown. results: by "BACKBONE / DECODER / FORMAT"."""
     kinds = [kind for kind in FORMATS if any(key.endswith(f"/ {kind}") for key in results)]
     lines = [f"| network | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
-    for name in dict.fromkeys(key.rpartition(" / ")[0] for key in results):
+    wanted = [f"{backbone} / {decoder}" for backbone in BACKBONES for decoder in DECODERS]
+    named = dict.fromkeys(key.rpartition(" / ")[0] for key in results)
+    for name in [*(one for one in wanted if one in named), *(set(named) - set(wanted))]:
         cells = (_cell(results.get(f"{name} / {kind}")) for kind in kinds)
         lines.append(f"| {name.replace(' / ', ', ')} | {' | '.join(cells)} |")
     held = sum("failed" not in one for one in results.values())

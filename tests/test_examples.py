@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,8 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import fcnseg
@@ -35,13 +39,39 @@ def run(name: str, *arguments: object, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-def without(folder: Path, *packages: str) -> str:
-    """A PYTHONPATH on which these packages can't be imported."""
-    hidden = folder / "hidden"
-    for package in packages:
-        (hidden / package).mkdir(parents=True)
-        (hidden / package / "__init__.py").write_text("raise ImportError")
-    return str(hidden)
+def run_with_only(
+    folder: Path, needed: tuple[str, ...], name: str, *arguments: object, cwd: Path
+) -> str:
+    """Run an example where only these distributions, and what they require, are installed."""
+    left, found = list(needed), set[str]()
+    while left:
+        one = canonicalize_name(left.pop())
+        if one in found:
+            continue
+        found.add(one)
+        required = map(Requirement, metadata.requires(one) or ())
+        left += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    folder.mkdir(exist_ok=True)
+    for one in found:
+        distribution = metadata.distribution(one)
+        tops = {path.parts[0] for path in distribution.files or ()} - {"..", "__pycache__"}
+        for top in tops:
+            source, link = Path(str(distribution.locate_file(top))), folder / top
+            if link.exists():
+                continue
+            try:
+                link.symlink_to(source, target_is_directory=source.is_dir())
+            except OSError:  # Windows without the right to
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, link)
+    command = [sys.executable, "-S", "-s", str(EXAMPLES / name), *map(str, arguments)]
+    system = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment = {**system, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    for missing in ("torch", "fcnseg"):
+        tried = [*command[:3], "-c", f"import {missing}"]
+        assert subprocess.run(tried, capture_output=True, cwd=cwd, env=environment).returncode
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -103,13 +133,15 @@ def test_segment_with_onnxruntime(random_model: Path, web_page: Path, tmp_path: 
         }  # fmt: skip
         bundle.extractall(tmp_path / "bundle")
     name = "segment_with_onnxruntime.py"
-    script = (tmp_path / "bundle" / "segment.py").read_text(encoding="utf-8")
-    assert script == (EXAMPLES / name).read_text(encoding="utf-8")
-    hidden = without(tmp_path, "torch", "cv2", "fcnseg", "onnx")
+    stems = {name: "segment.py", "segment_with_onnxruntime.cpp": "segment.cpp"}
+    for example, bundled in {**stems, "Dockerfile": "Dockerfile"}.items():
+        text = (tmp_path / "bundle" / bundled).read_text(encoding="utf-8")
+        assert text == (EXAMPLES / example).read_text(encoding="utf-8")
+    needed = ("onnxruntime", "numpy", "pillow")
     expected = load(model, engine="torch", precision="f32")(image).labels
     for file in (tmp_path / "bundle/model.onnx", web_page / "model.onnx"):
         arguments = (file, tmp_path / "image.png", tmp_path / "labels.png")
-        printed = run(name, *arguments, cwd=tmp_path, PYTHONPATH=hidden)
+        printed = run_with_only(tmp_path / "only", needed, name, *arguments, cwd=tmp_path)
         assert len(printed.splitlines()) == 4
         labels = read_labels(tmp_path / "labels.png")
         assert (labels == expected).mean() >= 0.999
@@ -122,11 +154,42 @@ def test_segment_with_opencv(random_model: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", image)
     config = {"model": str(random_model), "out": out, "size": (60, 90), "short_side": 80}
     export(ExportConfig.make(config))
-    hidden = without(tmp_path, "torch", "PIL", "fcnseg", "onnx", "onnxruntime", "openvino")
     arguments = (out, tmp_path / "image.png", tmp_path / "l.png")
-    run("segment_with_opencv.py", *arguments, cwd=tmp_path, PYTHONPATH=hidden)
+    only, name = tmp_path / "only", "segment_with_opencv.py"
+    run_with_only(only, ("opencv-python",), name, *arguments, cwd=tmp_path)
     expected = load(random_model, engine="torch", precision="f32", short_side=80)(image).labels
     assert (read_labels(tmp_path / "l.png") == expected).mean() >= 0.999
+
+
+def onnxruntime_for_compilers() -> list[str]:
+    """Arguments that compile and link with ONNX Runtime; skips where it is not installed."""
+    given = os.environ.get("FCNSEG_ORT_CPP")
+    if given is not None:
+        return [f"-I{given}/include", f"-L{given}/lib", f"-Wl,-rpath,{given}/lib", "-lonnxruntime"]
+    asked = ["pkg-config", "--cflags", "--libs", "libonnxruntime"]
+    found = shutil.which("pkg-config") and subprocess.run(asked, capture_output=True, text=True)
+    if not found or found.returncode:
+        pytest.skip("neither FCNSEG_ORT_CPP nor pkg-config names ONNX Runtime's C++ headers")
+    return found.stdout.split()
+
+
+def test_segment_with_onnxruntime_in_cpp(
+    seen_at_80: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Compiled and run where ONNX Runtime's headers and library are (a job of its own in CI)."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler is installed")
+    source, program = EXAMPLES / "segment_with_onnxruntime.cpp", tmp_path / "segment"
+    arguments = ["-std=c++17", "-Wall", "-Wextra", str(source), "-o", str(program)]
+    subprocess.run([compiler, *arguments, *onnxruntime_for_compilers()], check=True)
+    image = sample_images((1, 60, 90), seed=1)[0]
+    Image.fromarray(image).save(tmp_path / "image.ppm")
+    model = request.getfixturevalue("web_page") / "model.onnx"
+    files = (model, tmp_path / "image.ppm", tmp_path / "labels.pgm")
+    subprocess.run([program, *files], check=True)
+    expected = load(seen_at_80, engine="torch", precision="f32")(image).labels
+    assert (read_labels(tmp_path / "labels.pgm") == expected).mean() >= 0.999
 
 
 @pytest.fixture
