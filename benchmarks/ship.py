@@ -2,7 +2,8 @@
 
     python benchmarks/ship.py runs/train1 fcnseg/models/zoo/nuclei.safetensors --data FOLDER
 
-Tells its size and on how many pixels of the validation images it agrees with the original.
+With --adjust the class logits are shifted first, as `fcnseg train --adjust` does. Tells the size
+of the file and on how many pixels of the validation images it agrees with the original.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import scan
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import find_model
+from fcnseg.progress import Event, Message
+from fcnseg.training.calibration import LabelledLogits, calibrate
 
 
 def main() -> None:
@@ -25,9 +29,15 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("target", type=Path)
     parser.add_argument("--data", required=True, help="a dataset folder; its val images are used")
+    parser.add_argument("--adjust", action="store_true", help="as `fcnseg train --adjust`")
     chosen = parser.parse_args()
     path = find_model(chosen.model)
-    Checkpoint.load(path).half().save(chosen.target)
+    checkpoint = Checkpoint.load(path)
+    if chosen.adjust:
+        exact = load(path, engine="torch", precision="f32")
+        sample = LabelledLogits.of(exact.logits, SegmentationDataset(chosen.data, "val"))
+        checkpoint = calibrate(checkpoint, sample, tell, adjust=True, scale=True)
+    checkpoint.half().save(chosen.target)
     before, after = (load(file, engine="torch") for file in (path, chosen.target))
     pairs = [pair for pair in scan(chosen.data).description.pairs if pair.split == "val"]
     equal = total = 0
@@ -37,6 +47,12 @@ def main() -> None:
         equal, total = equal + int(np.sum(old == new)), total + old.size
     print(f"{chosen.target}: {chosen.target.stat().st_size / 1e6:.2f} MB")
     print(f"labels as the original's on {100 * equal / total:.4f} % of pixels, {len(pairs)} images")
+
+
+def tell(event: Event) -> None:
+    """Print what was chosen."""
+    if isinstance(event, Message):
+        print(event.text)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ class TrainConfig(Options):
     accumulate: int = recipe(1, "Gradient accumulation steps: less memory, the same result", ge=1)
     ema: float = recipe(0.99, "Decay of the weights' moving average; 0 = no averaging", ge=0, lt=1)
     calibrate: bool = recipe(True, "Calibrate the best model's probabilities (temperature scaling)")
+    adjust: bool = recipe(False, "Shift the best model's class logits where that raises the mIoU of validation images that had no part in the choice")
 
     scale: tuple[float, float] = augmentation((0.75, 2.0), "Range of random scaling", gt=0, metavar="MIN MAX")
     short_side: int | None = augmentation(None, "Resize the short side to N pixels, in training and later; 0 = no resizing. --crop and --scale refer to that size", ge=0, metavar="N")

@@ -295,7 +295,7 @@ def make_schedule(
         sampler,
         60 * config.minutes,
         validation_steps=validation_steps,
-        calibrates=config.calibrate,
+        calibrates=config.calibrate or config.adjust,
         reports=config.report,
         began=began,
         before=state.spent,

@@ -34,6 +34,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
+from fcnseg.training.calibration import LabelledLogits, calibrate
 from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
 from fcnseg.training.preflight import choose_batch
@@ -42,13 +43,7 @@ from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
 from fcnseg.training.trainer import Trainer, Validate
 from fcnseg.training.unlabeled import Feed, beside, open_unlabeled
-from fcnseg.training.validation import (
-    best_temperature,
-    draw_same,
-    draw_worst,
-    with_temperature,
-    with_tensorboard,
-)
+from fcnseg.training.validation import draw_same, draw_worst, with_tensorboard
 
 COARSEST = 32  # the stride at which a feature map is smallest
 
@@ -322,15 +317,15 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
     """Calibrate the best checkpoint, once, and draw the worst validation images."""
     data = make_validation_data(setup)
     best = Checkpoint.load(run.best)
-    network = best.build()
-    if setup.config.calibrate and "temperature" not in best.extra:
-        exact = _segmenter(setup, network, torch.float32)
-        temperature = best_temperature(exact.logits, data)
-        with_temperature(best, temperature).save(run.best)
-        text = f"Probabilities calibrated on the validation images: temperature {temperature:.2f}"
-        callback(Message(text))
+    adjust = setup.config.adjust and "class_offsets" not in best.extra
+    scale = setup.config.calibrate and "temperature" not in best.extra
+    if adjust or scale:
+        exact = _segmenter(setup, best.build(), torch.float32)
+        sample = LabelledLogits.of(exact.logits, data)
+        best = calibrate(best, sample, callback, adjust=adjust, scale=scale)
+        best.save(run.best)
     if setup.config.pictures:
-        predict = labels_of(_segmenter(setup, network, setup.precision))
+        predict = labels_of(_segmenter(setup, best.build(), setup.precision))
         draw_worst(predict, data, run.sample_images)
 
 

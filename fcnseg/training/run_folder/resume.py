@@ -29,7 +29,8 @@ from fcnseg.training.run_folder import RUNS, RunFolder, load_state, write_atomic
 from fcnseg.training.run_folder.several import several_in
 
 CHANGEABLE = frozenset((
-    "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard", "workers",
+    "adjust", "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard",
+    "workers",
 ))  # fmt: skip
 """Options that may differ when a run is resumed; of the rest only epochs or minutes may rise."""
 
