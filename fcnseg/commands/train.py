@@ -21,7 +21,7 @@ from fcnseg.datasets.draw_splits import Fold
 from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import DatasetError, FcnsegError, OptionError, counted, typed
+from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, typed
 from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
@@ -103,7 +103,7 @@ def train(
             setup, trainer = _begin(config, ranks, callback, began)
         else:
             setup, trainer = _resume(asked, run, ranks, callback, began)
-        with _discarded_unless_begun(trainer.run, ranks):
+        with _discarded_unless_begun(trainer.run, ranks, None if run else trainer.state):
             if ranks.main:
                 before = run or (RunFolder(like) if like else None)
                 made_with = environment(setup.checked.description, ranks.device)
@@ -205,12 +205,18 @@ def _refuse_no_data(config: TrainConfig) -> None:
 
 
 @contextmanager
-def _discarded_unless_begun(run: RunFolder, ranks: Distributed) -> Iterator[None]:
-    """No folder stays of a run that fails before it has a state to resume from."""
+def _discarded_unless_begun(
+    run: RunFolder, ranks: Distributed, state: TrainState | None = None
+) -> Iterator[None]:
+    """No folder stays of a run that fails before there is anything to resume.
+
+    state: of a new run, which is nothing to resume either when its first step failed.
+    """
     try:
         yield
-    except BaseException:
-        if ranks.main and not run.state.exists():
+    except BaseException as error:
+        failed_at_once = state and state.step == 0 and not isinstance(error, Interrupted)
+        if ranks.main and (failed_at_once or not run.state.exists()):
             run.discard()
         raise
 

@@ -522,6 +522,7 @@ def test_when_one_image_is_too_much(folder: Path, tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(TrainStep, "_loss", loss)
     with pytest.raises(TrainingError, match="Memory ran out at step 1"):
         start(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # there is nothing to resume
 
 
 def test_a_bug_is_not_taken_for_a_lack_of_memory(folder: Path, tmp_path: Path, monkeypatch) -> None:

@@ -126,7 +126,7 @@ class RunFolder:
         """
         if self.best.exists() or self.last.exists():
             return
-        for path in (self.config, self.results, self.environment, self.dataset):
+        for path in (self.config, self.results, self.environment, self.dataset, self.state):
             with contextlib.suppress(OSError):
                 path.unlink()
         if self.new:
