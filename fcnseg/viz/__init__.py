@@ -65,19 +65,36 @@ class LabelledFrame(Frame):
         return cls(**values, labels=labels)
 
 
-def heat_scale(low: str, high: str, meaning: str) -> Scale:
-    """The scale of `draw.heatmap`: its colours from 0 to 1."""
-    black = np.zeros((1, 256, 3), np.uint8)
-    bar = heatmap(black, np.linspace(0, 1, 256, dtype=np.float32)[None], alpha=1.0)
+def heat_scale(
+    low: str, high: str, meaning: str, *, image: Rgb | None = None, alpha: float = 1.0
+) -> Scale:
+    """The scale of `draw.heatmap`: its colours from 0 to 1.
+
+    image: uint8 (H, W, 3) RGB that the map lies over with this alpha: the colours are those seen
+    where it is as light as half of its pixels.
+    """
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    bar = heatmap(_middle_of(image), values, alpha=alpha)
     return Scale(bar[0], low, high, meaning)
 
 
-def signed_scale(low: str, high: str, meaning: str) -> Scale:
-    """The scale of `signed_map`: its colours from -1 to 1."""
-    return Scale(_diverging(), low, high, meaning)
+def signed_scale(low: str, high: str, meaning: str, *, image: Rgb | None = None) -> Scale:
+    """The scale of `signed_map`, its colours from -1 to 1; over an image as it is drawn there."""
+    values, alpha = np.linspace(-1, 1, 256)[None], 1.0 if image is None else _SIGNED_ALPHA
+    return Scale(signed_map(_middle_of(image), values, alpha=alpha)[0], low, high, meaning)
 
 
-def signed_map(image: Rgb, values: NDArray[np.floating], *, alpha: float = 0.75) -> Rgb:
+def _middle_of(image: Rgb | None) -> Rgb:
+    """(1, 256, 3): the median grey of an image, by some of its pixels; black without one."""
+    step = 1 if image is None else max(1, min(image.shape[:2]) // 64)
+    level = 0 if image is None else int(np.median(grey(image[::step, ::step])))
+    return np.full((1, 256, 3), level, np.uint8)
+
+
+_SIGNED_ALPHA = 0.75
+
+
+def signed_map(image: Rgb, values: NDArray[np.floating], *, alpha: float = _SIGNED_ALPHA) -> Rgb:
     """float (H, W) values in -1..1 over a grey version of an RGB image.
 
     Blue takes away, red adds, white is nothing: the lightness is the same for both signs.

@@ -15,7 +15,7 @@ from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Tile, entropy, grey, heat_scale
+from fcnseg.viz import Scale, Tile, entropy, grey, heat_scale
 from fcnseg.viz.drawing import THEMES, Theme
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
@@ -129,13 +129,16 @@ class HeatmapFigures:
             *(self._heat(frame, k, labels, probabilities[k]) for k in self.of_interest(labels)),
             _uncertainty(frame, probabilities, self.alpha),
         ]
-        scale = heat_scale("0", "1", "probability, uncertainty")
+        scale = self._scale(frame, "probability, uncertainty")
         return self.page(tiles, scale=scale, key=self.key(labels))
 
     def _class_page(self, frame: Frame, index: int, labels: Labels, probability: Floats) -> Rgb:
         name = self.segmenter.classes.names[index]
         tiles = [Tile(frame.image, "input"), self._heat(frame, index, labels, probability)]
-        return self.page(tiles, scale=heat_scale("0", "1", f"probability of {name}"), columns=2)
+        return self.page(tiles, scale=self._scale(frame, f"probability of {name}"), columns=2)
+
+    def _scale(self, frame: Frame, meaning: str) -> Scale:
+        return heat_scale("0", "1", meaning, image=frame.image, alpha=self.alpha)
 
     def uncertainty_page(
         self, frame: Frame, labels: Labels, probabilities: Floats
@@ -145,7 +148,7 @@ class HeatmapFigures:
             self.labelled(frame, labels, "prediction"),
             _uncertainty(frame, probabilities, self.alpha),
         ]
-        scale = heat_scale("0", "1", "entropy over the classes: 0 sure, 1 undecided among all")
+        scale = self._scale(frame, "entropy over the classes: 0 sure, 1 undecided among all")
         yield (
             "uncertainty.png",
             self.page(tiles, scale=scale, key=self.key(labels), columns=2),

@@ -78,7 +78,8 @@ class ImageNetHeatmaps:
             )
             for index, probability in probabilities.items()
         ]
-        scale = heat_scale("0", "1", "probability at each place, of 1000 classes")
+        meaning = "probability at each place, of 1000 classes"
+        scale = heat_scale("0", "1", meaning, image=frame.image, alpha=self.alpha)
         given, drawn = Tile(frame.image, "input"), partial(page, scale=scale, theme=self.theme)
         yield "overview.png", drawn([given, *tiles], columns=3)
         for index, tile in zip(probabilities, tiles, strict=True):

@@ -94,7 +94,7 @@ def _change_page(
     """One class: how each skip changes its score, the predictions without it beneath."""
     name = figures.segmenter.classes.names[index]
     tiles = _change_tiles(figures, frame, index, changes, limit)
-    scale = _scale_of(limit, f"score of {name} {WITH_MINUS_WITHOUT}")
+    scale = _scale_of(limit, f"score of {name} {WITH_MINUS_WITHOUT}", frame)
     return figures.page([*tiles, *predictions], scale=scale, key=key, columns=len(tiles))
 
 
@@ -112,8 +112,8 @@ def _change_tiles(
     ]
 
 
-def _scale_of(limit: float, meaning: str) -> Scale:
-    return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning)
+def _scale_of(limit: float, meaning: str, frame: Frame) -> Scale:
+    return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning, image=frame.image)
 
 
 def _sum_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
@@ -138,7 +138,7 @@ def _sum_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterato
         tiles = _added_tiles(figures, frame, index, of_class, totals[index], limit)
         tiles += [*predictions, _input(frame)]
         name = figures.segmenter.classes.names[index]
-        scale = _scale_of(limit, f"score of {name} against the mean of all classes")
+        scale = _scale_of(limit, f"score of {name} against the mean of all classes", frame)
         page_of_class = figures.page(tiles, scale=scale, key=key, columns=len(of_class) + 1)
         yield f"rungs-{figures.page_name(index)}", page_of_class
 
@@ -214,7 +214,9 @@ def skip_section(
             row = _added_tiles(figures, frame, index, of_class, total[index], limit)
         else:
             row = [*_change_tiles(figures, frame, index, of_class, limit), _input(frame)]
-        scale = _scale_of(limit, f"score of {figures.segmenter.classes.names[index]} {meaning}")
+        scale = _scale_of(
+            limit, f"score of {figures.segmenter.classes.names[index]} {meaning}", frame
+        )
         rows.append([replace(tile, scale=scale) if tile.color else tile for tile in row])
     tiles = [tile for row in rows for tile in row]
     keys = {"classes": figures.key(seen)}

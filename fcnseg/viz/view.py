@@ -16,7 +16,7 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Progress, no_callback
-from fcnseg.viz import LabelledFrame, Tile, grey, heat_scale
+from fcnseg.viz import LabelledFrame, Scale, Tile, grey, heat_scale
 from fcnseg.viz.drawing import Color
 
 if TYPE_CHECKING:
@@ -116,6 +116,10 @@ class View:
         """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
+    def heat_scale(self, high: str, meaning: str) -> Scale:
+        """The scale of a heatmap over the frame, from 0 to `high`."""
+        return heat_scale("0", high, meaning, image=self.frame.image, alpha=self.figures.alpha)
+
     def name(self, index: int) -> str:
         """The name of a class."""
         return self.segmenter.classes.names[index]
@@ -123,7 +127,7 @@ class View:
     def heat(self, values: Floats, title: str, note: str, meaning: str, **more: Color) -> Tile:
         """Values 0..1 as a heatmap."""
         drawn = self.heat_on(grey(self.frame.image), values)
-        return Tile(drawn, title, note, scale=heat_scale("0", "1", meaning), **more)
+        return Tile(drawn, title, note, scale=self.heat_scale("1", meaning), **more)
 
 
 def paint(

@@ -72,6 +72,17 @@ def test_the_scale_has_the_colours_of_the_map():
         assert np.abs(foot - color).max(axis=1).min() <= 4
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_scale_over_an_image_has_the_colours_that_are_seen(level):
+    image = np.full((90, 256, 3), level, np.uint8)
+    image[:30] = 40  # a third of it is of another lightness
+    values = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (90, 1))
+    bar = heat_scale("0", "1", "probability", image=image, alpha=0.6).bar
+    np.testing.assert_array_equal(bar, heatmap(grey(image), values, alpha=0.6)[60])
+    signed = signed_scale("-1", "+1", "score", image=image).bar
+    np.testing.assert_array_equal(signed, signed_map(image, values * 2 - 1)[60])
+
+
 def test_signed_colours_are_red_and_blue_and_alike_in_strength():
     black = np.zeros((1, 3, 3), np.uint8)
     values = np.array([[-1.0, 0.0, 1.0]])
