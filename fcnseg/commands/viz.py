@@ -28,7 +28,7 @@ from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.live import LiveView
-from fcnseg.viz.show import NEED_LABELS, NEED_TORCH, ShownFigures, refuse_unused
+from fcnseg.viz.show import LOOK_INSIDE, NEED_LABELS, ShownFigures, refuse_unused
 from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _like(segmenter: Segmenter, name: str, config: VizConfig, callback: Callback
 
 
 def _load(config: VizConfig, callback: Callback) -> Segmenter:
-    looks_inside = config.rungs or bool(NEED_TORCH & set(config.show_what))
+    looks_inside = config.rungs or bool(LOOK_INSIDE & set(config.show_what))
     looking = "--rungs" if config.rungs else "--show-what"
     models = config.model or ()
     if looks_inside and (config.tta or len(models) > 1):

@@ -13,7 +13,7 @@ from fcnseg.config.options import EngineName, Options, RunPrecision, Split, opti
 
 Shown = Literal[
     "image", "prediction", "labels", "errors", "runner-up", "entropy", "confidence", "heatmaps", "scores", "skips",
-    "gained", "partial-sums", "pyramid", "gradcam", "integrated", "channels", "kernels",
+    "gained", "partial-sums", "autoencoder", "pyramid", "gradcam", "integrated", "channels", "kernels",
 ]
 
 

@@ -51,12 +51,14 @@ class Section:
     heading: above them; without it they stand in one grid with the tiles before and after.
     keys: what colours mean, by what they are colours of ("classes", "errors").
     columns: how many tiles a row; None: what makes the grid about 16:10.
+    as_drawn: images keep their size where the figure is wide enough, as those with text should.
     """
 
     tiles: Sequence[Tile]
     heading: str = ""
     keys: Mapping[str, Key] = field(default_factory=dict)
     columns: int | None = None
+    as_drawn: bool = False
 
 
 def page(
@@ -138,6 +140,9 @@ def _keys(sections: Sequence[Section]) -> dict[str, Key]:
 def _size_of(section: Section, width: int) -> tuple[int, int]:
     shape, number = section.tiles[0].image.shape, len(section.tiles)
     count = section.columns or number
+    if section.as_drawn:
+        factor = min(1.0, ((width - _GAP) // count - _GAP) / shape[1])
+        return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
     return _tile_size(shape, number, (width - _GAP) // count - _GAP)
 
 

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.classes import IGNORE
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.base import Frame
-from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
 from fcnseg.viz import Tile, entropy, signed_map, signed_scale
-from fcnseg.viz.drawing import Color, to_pixels, to_vectors
+from fcnseg.viz.drawing import to_pixels, to_vectors
+from fcnseg.viz.gained import gained
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.layout import Key, Section, figure
-from fcnseg.viz.skips import UPSAMPLING, partial_sums, skip_section, stage_name
+from fcnseg.viz.layout import Section, figure
+from fcnseg.viz.skips import UPSAMPLING, partial_sums, skip_section
 from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
 
 Labels = NDArray[np.uint8]
-
-Mask = NDArray[np.bool_]
-
-MADE_RIGHT, MADE_WRONG, STILL_WRONG = "made right", "made wrong", "changed, still wrong"
-
-CHANGES: dict[str, Color] = {
-    MADE_RIGHT: (60, 205, 120),
-    MADE_WRONG: (235, 60, 60),
-    STILL_WRONG: (250, 220, 60),
-}
 
 
 def image(view: View) -> Section:
@@ -140,7 +129,9 @@ def scores(view: View) -> Section:
     tiles = []
     for index in view.subjects:
         limit = max(float(np.quantile(np.abs(full[index]), 0.995)), 1e-6)
-        scale = signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", f"score of {view.name(index)}")
+        scale = signed_scale(
+            f"-{limit:.1f}", f"+{limit:.1f}", f"score of {view.name(index)}", image=view.frame.image
+        )
         seen = cell_map(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
         raw = seen[nearest(view.frame.size, seen.shape)]
         size = f"{cells.shape[2]} x {cells.shape[1]} cells, stride {stride}"
@@ -160,137 +151,76 @@ def skips(view: View) -> Section:
     return skip_section(view.figures, view.frame, view.predicted.labels, view.subjects)
 
 
-def gained(view: View) -> Section:
-    """What each skip made right and made wrong, with its points of mIoU."""
-    found = view.segmenter.logits_up_to_skips(view.frame.pixels)
-    predictions = {s: logits.argmax(axis=0).astype(np.uint8) for s, logits in found.items()}
-    first, *steps = gains(view.truth, predictions, view.segmenter.classes.names)
-    coarse = view.figures.labelled(
-        view.frame,
-        predictions[first.stride],
-        f"{stage_name(view.figures, first.stride)} alone",
-        miou_of(first),
-    )
-    ignored = view.truth == 255
-    tiles = [coarse]
-    for gain in steps:
-        areas = [(area, CHANGES[name]) for name, area in gain.areas.items()]
-        drawn = paint(view.frame.image, areas, ignored)
-        tiles.append(gain_tile(drawn, gain, stage_name(view.figures, gain.stride), view.truth))
-    keys: dict[str, Key] = {"classes": view.figures.key(predictions[first.stride])}
-    keys["changes"] = [*CHANGES.items(), *[("no label", IGNORED)] * bool(ignored.any())]
-    heading = "gained: what each skip changed, all finer ones left out"
-    return Section(tiles, heading, keys, columns=len(tiles))
+Draw = Callable[[View], Section]
 
 
-@dataclass(frozen=True, eq=False)
-class Gain:
-    """What the skip of a stride changed, where there is a label.
-
-    areas: bool (H, W) each, by MADE_RIGHT, MADE_WRONG, STILL_WRONG. miou: with it, 0..1, of the
-    classes that are labelled; points: what it added to that, in points (hundredths). NaN without
-    any label.
-    """
-
-    stride: int
-    areas: Mapping[str, Mask]
-    miou: float
-    points: float
-
-
-def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, ...]) -> list[Gain]:
-    """The gain of each skip, from coarse to fine; that of the first is its own mIoU.
-
-    truth: uint8 (H, W), 255 = ignore. predictions: uint8 (H, W) with the skips down to a stride.
-    The points of all sum to 100 times the last mIoU.
-    """
-    found: list[Gain] = []
-    before = np.full_like(truth, IGNORE)  # nothing is predicted: neither right nor wrong yet
-    for stride, labels in predictions.items():
-        counted = truth != IGNORE
-        changed = counted & (labels != before) & bool(found)
-        was, now = before == truth, labels == truth
-        areas = {
-            MADE_RIGHT: changed & now,
-            MADE_WRONG: changed & was,
-            STILL_WRONG: changed & ~was & ~now,
-        }
-        confusion = Confusion(len(classes))
-        confusion.add(truth, labels)
-        miou = Report.of(confusion.matrix, classes, 1).miou
-        points = 100 * (miou - (found[-1].miou if found else 0.0))
-        found.append(Gain(stride, areas, miou, points))
-        before = labels
-    return found
-
-
-def _note(gain: Gain, truth: Labels) -> str:
-    """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
-    total = max(int((truth != IGNORE).sum()), 1)
-    right, wrong = (percent(gain.areas[name].sum() / total) for name in (MADE_RIGHT, MADE_WRONG))
-    return f"made right {right}, wrong {wrong}; {miou_of(gain)}"
-
-
-def miou_of(gain: Gain) -> str:
-    """The mIoU that is reached, for a caption."""
-    return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
-
-
-def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
-    """A map of what a skip changed, with its points."""
-    now = 100 * gain.miou
-    added = round(now, 2) - round(now - gain.points, 2)  # of the figures that are shown
-    points = "no label" if np.isnan(added) else f"{added:+z.2f} points of mIoU"
-    return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))
-
-
-Item = Callable[[View], Section]
-
-
-def _inside(module: str, name: str) -> Item:
+def _inside(module: str, name: str) -> Draw:
     """An item that looks into the network, which needs torch: imported when it is drawn."""
 
     def draw(view: View) -> Section:
-        item: Item = getattr(importlib.import_module(f"fcnseg.viz.{module}"), name)
+        item: Draw = getattr(importlib.import_module(f"fcnseg.viz.network.{module}"), name)
         return item(view)
 
     return draw
 
 
+@dataclass(frozen=True)
+class Item:
+    """What --show-what can draw, and what it needs.
+
+    uses: the options of viz that change it; one that changes nothing that is drawn is refused.
+    needs_labels: the ground truth. looks_inside: one network, so no average and no exported file.
+    """
+
+    draw: Draw
+    uses: tuple[str, ...] = ()
+    needs_labels: bool = False
+    looks_inside: bool = False
+
+    def __call__(self, view: View) -> Section:
+        """The panels."""
+        return self.draw(view)
+
+
+def _output(draw: Draw, *more: str, needs_labels: bool = False) -> Item:
+    """An item of labels or probabilities, which averages and exported files have, too."""
+    return Item(draw, ("tta", "short_side", *more), needs_labels)
+
+
+def _network(draw: Draw, *more: str, needs_labels: bool = False) -> Item:
+    """An item that looks inside a network, at an image of the network's size."""
+    return Item(draw, ("short_side", *more), needs_labels, looks_inside=True)
+
+
 SHOWN: dict[str, Item] = {
-    "image": image,
-    "prediction": prediction,
-    "labels": labels,
-    "errors": errors,
-    "runner-up": runner_up,
-    "entropy": entropy_map,
-    "confidence": confidence,
-    "heatmaps": heatmaps,
-    "scores": scores,
-    "skips": skips,
-    "gained": gained,
-    "partial-sums": partial_sums,
-    "pyramid": _inside("inside", "pyramid"),
-    "gradcam": _inside("attribution", "gradcam"),
-    "integrated": _inside("attribution", "integrated"),
-    "channels": _inside("attribution", "channels"),
-    "kernels": _inside("inside", "kernels"),
+    "image": Item(image),
+    "prediction": _output(prediction, "alpha", "classes"),
+    "labels": Item(labels, ("alpha", "classes"), needs_labels=True),
+    "errors": _output(errors, needs_labels=True),
+    "runner-up": _output(runner_up, "alpha", "classes"),
+    "entropy": _output(entropy_map, "alpha"),
+    "confidence": _output(confidence, "alpha"),
+    "heatmaps": _output(heatmaps, "alpha", "classes"),
+    "scores": _network(scores, "at", "classes"),
+    "skips": _network(skips, "at", "alpha", "classes"),
+    "gained": _network(gained, "alpha", "classes", needs_labels=True),
+    "partial-sums": _network(partial_sums, "beside", "alpha", "classes"),
+    "autoencoder": _network(_inside("autoencoder", "autoencoder"), "alpha", "classes"),
+    "pyramid": _network(_inside("inside", "pyramid"), "alpha"),
+    "gradcam": _network(_inside("attribution", "gradcam"), "at", "alpha", "classes"),
+    "integrated": _network(_inside("attribution", "integrated"), "at", "classes"),
+    "channels": _network(_inside("attribution", "channels"), "alpha"),
+    "kernels": Item(_inside("inside", "kernels"), ("at", "classes"), looks_inside=True),
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""
 
-NEED_LABELS = frozenset({"labels", "errors", "gained"})
+NEED_LABELS = frozenset(name for name, item in SHOWN.items() if item.needs_labels)
 
-_OF_OUTPUTS = {"prediction", "errors", "runner-up", "entropy", "confidence", "heatmaps"}
-
-NEED_TORCH = SHOWN.keys() - _OF_OUTPUTS - {"image", "labels"}
+LOOK_INSIDE = frozenset(name for name, item in SHOWN.items() if item.looks_inside)
 
 USED_BY = {
-    "at": frozenset({"gradcam", "integrated", "scores", "skips", "kernels"}),
-    "beside": frozenset({"partial-sums"}),
-    "alpha": SHOWN.keys() - {"image", "errors", "scores", "integrated", "kernels"},
-    "classes": SHOWN.keys() - {"image", "errors", "entropy", "confidence", "pyramid", "channels"},
-    "tta": _OF_OUTPUTS,
-    "short_side": SHOWN.keys() - {"image", "labels", "kernels"},
+    option: frozenset(name for name, item in SHOWN.items() if option in item.uses)
+    for option in ("at", "beside", "alpha", "classes", "tta", "short_side")
 }
 """The items that an option of viz changes."""
 

@@ -16,10 +16,10 @@ from fcnseg.cli.app import app
 from fcnseg.commands.demo import paper
 from fcnseg.commands.demo.chapters import CHAPTERS
 from fcnseg.commands.demo.classifier import slide, unpadded, window_of
-from fcnseg.commands.demo.lab import Column, Link, way
 from fcnseg.commands.demo.paper import STEPS, PaperResult
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.errors import OptionError
+from fcnseg.viz.network.autoencoder import Column, Link, row_of_maps
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "the_fcn_seen.py"
 
@@ -130,7 +130,7 @@ def test_links_and_lines_have_room() -> None:
     columns = [
         Column(np.full((40, 50, 3), 200, np.uint8), (f"stop {i}", "3 x 40")) for i in range(4)
     ]
-    plain, linked = way(columns), way(columns, [Link(0, 3, "+"), Link(1, 2, "+")])
+    plain, linked = row_of_maps(columns), row_of_maps(columns, [Link(0, 3, "+"), Link(1, 2, "+")])
     assert linked.shape[0] > plain.shape[0]
     assert linked.shape[1] == plain.shape[1]
     for image in (plain, linked):

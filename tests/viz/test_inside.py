@@ -12,9 +12,10 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import Features
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.viz import inside
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.inside import effective_fields, pyramid, side_of, theoretical_fields
+from fcnseg.viz.network import inside
+from fcnseg.viz.network.autoencoder import hourglass
+from fcnseg.viz.network.inside import effective_fields, pyramid, side_of, theoretical_fields
 from fcnseg.viz.view import View
 
 
@@ -218,3 +219,27 @@ def test_the_pyramid_says_each_stages_shape(random_model: Path) -> None:
     assert section.tiles[6].note.startswith("sees 18 x 18 px, looks at ")
     assert section.tiles[9].note.startswith("sees 214 x 214 px (beyond the image), looks at ")
     assert all(tile.image.shape == (50, 90, 3) for tile in section.tiles)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "fuse", "label", "strides"),
+    [
+        ("fcn32s", "score", "+", []),
+        ("fcn8s", "feature", "+", [16, 8]),
+        ("fcn2s", "concat", "concatenated", [16, 8, 4, 2]),
+    ],
+)
+def test_the_autoencoder_has_every_map_and_skip(decoder, fuse, label, strides) -> None:
+    spec = ModelSpec(backbone="tiny", num_classes=3, decoder=decoder, fuse=fuse, width=8)
+    image = np.zeros((40, 70, 3), np.uint8)
+    found = hourglass(build(spec).eval(), torch.zeros(1, 3, 40, 70), image, image)
+    names = [column.lines[0] for column in found.columns]
+    assert names[:6] == ["image", *(f"stride {2**k}" for k in range(1, 6))]
+    assert names[6:] == ["decoder, 32", *(f"decoder, {s}" for s in strides), "logits"]
+    ends = [(names[link.start], names[link.end], link.label) for link in found.links]
+    assert ends == [(f"stride {s}", f"decoder, {s}", label) for s in strides]
+    assert found.columns[-1].lines[1] == "3 x 40 x 70"
+    for column in found.columns[1:-1]:  # of the padded image, 64 x 96
+        stride = int(column.lines[0].split()[-1])
+        assert column.image.shape == (64 // stride, 96 // stride, 3)
+        assert column.lines[1].endswith(f" x {64 // stride} x {96 // stride}")

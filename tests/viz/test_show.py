@@ -406,3 +406,15 @@ def test_a_tile_of_a_figure_has_its_scale() -> None:
     assert drawn.shape[0] > plain.shape[0] + 15
     long = replace(tile, note="a note that is much longer than the tile is wide " * 4)
     assert to_pixels(figure([Section([long])]), THEMES["dark"]).shape[0] > drawn.shape[0] + 30
+
+
+def test_an_image_with_text_keeps_its_size() -> None:
+    from fcnseg.viz.drawing import THEMES, to_pixels
+    from fcnseg.viz.layout import figure
+
+    image = np.random.default_rng(0).integers(0, 256, (50, 1500, 3), np.uint8)
+    section = Section([Tile(image, "t")], columns=1, as_drawn=True)
+    drawn = to_pixels(figure([section]), THEMES["dark"])
+    assert drawn.shape[1] == 1516
+    assert any((drawn[y : y + 50, 8:1508] == image).all() for y in range(drawn.shape[0] - 50))
+    assert to_pixels(figure([section], width=816), THEMES["dark"]).shape[1] == 816

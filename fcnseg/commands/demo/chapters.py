@@ -17,15 +17,11 @@ from fcnseg.commands.demo.lab import (
     ALPHA,
     WIDTH,
     Lab,
-    Link,
     Rgb,
     Section,
-    maps_of,
     mosaic,
     on_canvas,
     squares,
-    strongest,
-    way,
 )
 from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
@@ -34,6 +30,7 @@ from fcnseg.models.fcn import LearnedUpsample, crop, pad_to_multiple, size_of
 from fcnseg.viz import Tile, grey, heat_scale
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
+from fcnseg.viz.network.autoencoder import maps_of, row_of_maps, strongest
 from fcnseg.viz.skips import skip_pages
 
 MOST_HEATMAPS = 10
@@ -42,10 +39,9 @@ MOST_HEATMAPS = 10
 @torch.no_grad()
 def autoencoder(lab: Lab) -> Section:
     """Encoder, code, decoder: the hourglass of FCN-8s."""
-    columns, code = lab.hourglass("fcn8s")
+    found = lab.hourglass("fcn8s")
     decoder = lab.networks["fcn8s"].module.decoder
     stages = len(lab.networks["fcn8s"].module.backbone.channels)
-    links = _links(stages, len(decoder.strides), "+")
     return Section(
         "An encoder and a decoder",
         "section 4.1, figure 1",
@@ -54,8 +50,11 @@ def autoencoder(lab: Lab) -> Section:
         "classes there and grows the scores back. An autoencoder would be trained to return the "
         "image; this network is trained to return a class for each pixel. Maps are drawn at their "
         "true proportions, of each the channel that varies most.",
-        {"numbers in the image": float(lab.image.size), "numbers in the code": float(code.numel())},
-        way(columns, links),
+        {
+            "numbers in the image": float(lab.image.size),
+            "numbers in the code": float(found.code.numel()),
+        },
+        row_of_maps(found.columns, found.links),
     )
 
 
@@ -106,7 +105,7 @@ def convolution(lab: Lab) -> Section:
         "largest score": float(found.dense.abs().max()),
         "windows that a pixel is in, on average": found.overlap,
     }
-    scale = heat_scale("0", "1", f"probability of {lab.name}")
+    scale = heat_scale("0", "1", f"probability of {lab.name}", image=whole, alpha=ALPHA)
     image = page(tiles, columns=3, width=WIDTH, scale=scale)
     place = "section 3.1, figure 2"
     return Section("A 1x1 convolution for the fully connected layer", place, text, numbers, image)
@@ -133,7 +132,7 @@ def heatmaps(lab: Lab) -> Section:
             tiles,
             columns=3,
             width=WIDTH,
-            scale=heat_scale("0", "1", "probability"),
+            scale=heat_scale("0", "1", "probability", image=lab.image, alpha=ALPHA),
             key=lab.key(prediction.labels),
         ),
     )
@@ -156,8 +155,11 @@ def upsampling(lab: Lab) -> Section:
     low, high = float(learned.min()), float(learned.max())
     maps = (_as_pixels(cells, layer.factor, size), straight.numpy(), learned.numpy())
     titles = (f"scores at stride {layer.factor}", "upsampled bilinearly", "by learned kernels")
+    ends, meaning = (f"{low:.1f}", f"{high:.1f}"), f"score of {lab.name}"
+    scale = heat_scale(*ends, meaning, image=lab.image, alpha=ALPHA)
     drawn = [
-        Tile(lab.heat(each, low, high), title) for each, title in zip(maps, titles, strict=True)
+        Tile(lab.heat(each, low, high), title, scale=scale)
+        for each, title in zip(maps, titles, strict=True)
     ]
     start, kernel = (each.weight[lab.main, lab.main].float() for each in (bilinear, layer))
     spread = f"{float((kernel - start).min()):.3f} to {float((kernel - start).max()):+.3f}"
@@ -182,9 +184,7 @@ def upsampling(lab: Lab) -> Section:
             drawn,
             columns=3,
             width=WIDTH,
-            scale=heat_scale(
-                f"{low:.1f}", f"{high:.1f}", f"score of {lab.name}; kernels: low, high"
-            ),
+            scale=heat_scale("low", "high", "of each kernel alone"),
         ),
     )
 
@@ -253,10 +253,7 @@ def three_networks(lab: Lab) -> Section:
 @torch.no_grad()
 def symmetric(lab: Lab) -> Section:
     """A skip at every stage, fcn2s with concat."""
-    columns, _ = lab.hourglass("symmetric")
-    module = lab.networks["symmetric"].module
-    stages = len(module.backbone.channels)
-    links = _links(stages, len(module.decoder.strides), "concatenated")
+    found = lab.hourglass("symmetric")
     return Section(
         "The symmetric network: a skip at every stage",
         "section 4.2, extended; U-Net",
@@ -264,9 +261,9 @@ def symmetric(lab: Lab) -> Section:
         "step and, at each stage, takes in what the encoder had there.",
         {
             "mIoU": lab.networks["symmetric"].miou,
-            "skips": float(len(links)),
+            "skips": float(len(found.links)),
         },
-        way(columns, links),
+        row_of_maps(found.columns, found.links),
     )
 
 
@@ -307,11 +304,6 @@ def _skip_page(lab: Lab, name: str) -> Rgb:
     figures = HeatmapFigures(model, (lab.main,), ALPHA, skips=True, width=WIDTH)
     *_, (_, image) = skip_pages(figures, Frame(lab.image), model(lab.image).labels)
     return image
-
-
-def _links(stages: int, maps: int, label: str) -> list[Link]:
-    """The skips of an hourglass: the image, `stages` taps, `maps` of the decoder, the logits."""
-    return [Link(stages - step, stages + 1 + step, label) for step in range(1, maps)]
 
 
 CHAPTERS: tuple[Callable[[Lab], Section], ...] = (

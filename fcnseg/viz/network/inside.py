@@ -27,7 +27,7 @@ from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import resize_image
 from fcnseg.models.backbones import Features
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
-from fcnseg.viz import Tile, grey, heat_scale, signed_map, signed_scale
+from fcnseg.viz import Tile, grey, signed_map, signed_scale
 from fcnseg.viz.drawing import Color
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
@@ -73,7 +73,7 @@ def _map_tile(view: View, tap: Tensor, size: Size, stride: int, offset: float, n
     cells = np.asarray(values / largest, np.float32)
     seen = cell_map(cells, size, stride, offset)[nearest(view.frame.size, size)]
     note = f"{channels} channels of {width} x {height}"
-    scale = heat_scale("0", f"{largest:.2g}", "mean absolute value")
+    scale = view.heat_scale(f"{largest:.2g}", "mean absolute value")
     return Tile(view.heat(seen, "", "", "").image, name, note, scale=scale)
 
 
@@ -95,7 +95,7 @@ def _field_tile(
     if field is not None and (field[0] > size[0] or field[1] > size[1]):
         sees += " (beyond the image)"
     note = f"{sees}, looks at {effective[1]} x {effective[0]}"
-    scale = heat_scale("0", "1", "square root of the gradient, of its largest")
+    scale = view.heat_scale("1", "square root of the gradient, of its largest")
     return Tile(resize_image(drawn, view.frame.size), name, note, scale=scale)
 
 

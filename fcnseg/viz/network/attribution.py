@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.viz import Tile, heat_scale, signed_map, signed_scale
+from fcnseg.viz import Tile, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
 from fcnseg.viz.view import View, cell_map, nearest, network_input, plain_network
@@ -59,7 +59,7 @@ def gradcam(view: View) -> Section:
         for stride, cam in cams.items():
             largest = max(float(cam.max()), 1e-9)
             seen = on_frame(view, cam / largest, size, stride, network.backbone.offsets[stride])
-            scale = heat_scale("0", f"{largest:.2g}", "weighted sum of the channels")
+            scale = view.heat_scale(f"{largest:.2g}", "weighted sum of the channels")
             title = f"{view.name(index)}, {stage_name(view.figures, stride)}"
             drawn = view.heat(seen, "", "", "").image
             tiles.append(Tile(drawn, title, f"score of {pixels}", view.figures.color(index), scale))
@@ -82,7 +82,9 @@ def integrated(view: View) -> Section:
             f"score of {pixels}: {found.score:.2f}, {above:+.2f} against the mean color; the "
             f"attributions sum to {above + found.gap:+.2f}"
         )
-        scale = signed_scale(f"-{limit:.1g}", f"+{limit:.1g}", "attribution of a pixel")
+        scale = signed_scale(
+            f"-{limit:.1g}", f"+{limit:.1g}", "attribution of a pixel", image=view.frame.image
+        )
         drawn = signed_map(view.frame.image, values / limit)
         tiles.append(Tile(drawn, view.name(index), note, view.figures.color(index), scale))
     return Section(tiles, "integrated gradients: which pixels make a class's score")
@@ -117,7 +119,7 @@ def channels(view: View) -> Section:
         means = maps.mean(axis=(1, 2))
         chosen = np.argsort(-means)[:count].tolist()
         largest = max(float(maps[chosen].max()), 1e-9)
-        scale = heat_scale("0", f"{largest:.2g}", "absolute value")
+        scale = view.heat_scale(f"{largest:.2g}", "absolute value")
         name = stage_name(view.figures, stride)
         for channel in chosen:
             cells = maps[channel] / largest

@@ -1,0 +1,1 @@
+"""Items of --show-what that look into the network, which needs torch."""
