@@ -29,6 +29,7 @@ from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.live import LiveView
 from fcnseg.viz.show import LOOK_INSIDE, NEED_LABELS, ShownFigures, refuse_unused
+from fcnseg.viz.skips import refuse_beside
 from fcnseg.viz.sources import Input, collected, inputs_of, labelled_inputs
 
 if TYPE_CHECKING:
@@ -196,7 +197,9 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
     if config.format != "png":
         require_vectors()
     segmenter = _load(config, callback)
-    beside = [(name, _like(segmenter, name, config, callback)) for name in config.beside]
+    beside = [(n, _load(replace(config, model=(n,)), callback)) for n in config.beside]
+    for name, other in beside:
+        refuse_beside(segmenter, name, other)
     figures = ShownFigures.of(segmenter, config, beside, callback)
     out, refuse = _folder(config, segmenter.files)
     inputs = labelled_inputs(config, NEED_LABELS & set(figures.wanted), segmenter, callback)
@@ -210,19 +213,6 @@ def _shown(config: VizConfig, callback: Callback) -> _Job:
         return _write_images(replace(figures, callback=tell), source, out, callback, refuse)
 
     return _Job(out, inputs, draw)
-
-
-def _like(segmenter: Segmenter, name: str, config: VizConfig, callback: Callback) -> Segmenter:
-    """Another model of the same classes; OptionError for one of others."""
-    other = _load(replace(config, model=(name,)), callback)
-    ours, theirs = segmenter.classes.names, other.classes.names
-    if set(ours) != set(theirs):
-        raise OptionError(
-            f"--beside {name} has the classes {', '.join(theirs)}; "
-            f"{segmenter.title} has {', '.join(ours)}.",
-            hint="give networks of the same classes",
-        )
-    return other
 
 
 def _load(config: VizConfig, callback: Callback) -> Segmenter:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import percent
+from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Scale, Tile, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 
 if TYPE_CHECKING:
+    from fcnseg.inference.segmenter import Segmenter
     from fcnseg.viz.heatmaps import HeatmapFigures
     from fcnseg.viz.view import View
 
@@ -248,6 +249,22 @@ def predictions_of(skips: dict[int, Floats]) -> Labels:
     return np.asarray(sums.argmax(axis=1), np.uint8)
 
 
+def refuse_beside(segmenter: Segmenter, name: str, other: Segmenter) -> None:
+    """OptionError where `partial-sums` can't compare a network with another, called `name`."""
+    ours, theirs = segmenter.classes.names, other.classes.names
+    if set(ours) != set(theirs):
+        raise OptionError(
+            f"--beside {name} has the classes {', '.join(theirs)}; "
+            f"{segmenter.title} has {', '.join(ours)}.",
+            hint="give networks of the same classes",
+        )
+    if {path.resolve() for path in segmenter.files} & {path.resolve() for path in other.files}:
+        raise OptionError(
+            f"--beside {name} is the model that it is to be compared with, {segmenter.title}.",
+            hint="give a network that was trained without the finer skips",
+        )
+
+
 def partial_sums(view: View) -> Section:
     """One network with its finer skips left out, above networks that were trained without them."""
     found = view.segmenter.logits_up_to_skips(view.frame.pixels)
@@ -265,7 +282,10 @@ def partial_sums(view: View) -> Section:
         note = "" if labels is complete else _agreement(view.figures, labels, complete)
         tiles.append(view.figures.labelled(view.frame, labels.astype(np.uint8), title, note))
     keys = {"classes": view.figures.key(np.stack([labels for _, labels in shown]))}
-    heading = "partial-sums: one network with its finer skips left out, and others"
+    left_out = "its finer skips left out"
+    if not view.segmenter.sums_scores:
+        left_out = "zeros for the features of its finer skips (no scores are summed)"
+    heading = f"partial-sums: one network with {left_out}, and others"
     return Section(tiles, heading, keys, columns=len(found))
 
 

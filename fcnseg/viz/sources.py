@@ -111,7 +111,7 @@ def with_labels(opened: Callable[[], Source], find: FindLabels, items: Set[str])
     source = opened()
     if source.kind in MOVING:
         raise OptionError(
-            f"{' and '.join(sorted(items))} need labels; a {source.kind} has none.",
+            f"{_need(items)} labels; a {source.kind} has none.",
             hint="give images, or omit what needs labels",
         )
     return SourceWithLabels(source, find)
@@ -126,7 +126,7 @@ def labelled_inputs(
         config.refuse(("labels", "split"), "without labels, errors or gained in --show-what")
         return inputs_of(config, collected(config, callback), callback, bands)
     if config.labels is None:
-        source, inputs = open_dataset(config, segmenter, callback)
+        source, inputs = open_dataset(config, needed, segmenter, callback)
         if config.out is not None:
             refuse_overwriting([("--out", config.out)], inputs)
         return [(config.source[0], "", lambda: source)]
@@ -173,20 +173,23 @@ def inputs_of(
 
 
 def open_dataset(
-    config: VizConfig, segmenter: Segmenter, callback: Callback = no_callback
+    config: VizConfig, needed: Set[str], segmenter: Segmenter, callback: Callback = no_callback
 ) -> tuple[Source, list[Named]]:
-    """SOURCE as a dataset with the model's classes, and its files; OptionError where it is none."""
+    """SOURCE as a dataset with the model's classes, and its files.
+
+    needed: the items that need labels, for the OptionError where SOURCE is no dataset.
+    """
     from fcnseg.datasets.dataset import SegmentationDataset
     from fcnseg.inference.evaluation import as_the_model_sees, split_of
 
     config.refuse(("page",), "on a dataset, whose images are what was labelled")
     data = user_path(config.source[0])
     if len(config.source) > 1 or not (data.is_dir() or data.suffix.lower() in _DATASETS):
-        raise _no_labels(" ".join(config.source))
+        raise _no_labels(needed, " ".join(config.source))
     try:
         description = describe(data, callback)
     except DatasetError as error:
-        raise _no_labels(str(data), error.message) from None
+        raise _no_labels(needed, str(data), error.message) from None
     split, _ = split_of(config, description, segmenter)
     description = as_the_model_sees(description, segmenter, callback)
     dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
@@ -194,10 +197,14 @@ def open_dataset(
     return DatasetSource(dataset, config.limit), list(description.inputs())
 
 
-def _no_labels(source: str, why: str = "") -> OptionError:
+def _need(items: Set[str]) -> str:
+    """ "--show-what errors,gained needs": to be followed by what it needs."""
+    return f"--show-what {','.join(sorted(items))} needs"
+
+
+def _no_labels(needed: Set[str], source: str, why: str = "") -> OptionError:
     return OptionError(
-        f"What --show-what is to draw needs labels; {source} is not a dataset."
-        + (f" {why}" if why else ""),
+        f"{_need(needed)} labels; {source} is not a dataset." + (f" {why}" if why else ""),
         hint="give a dataset as SOURCE, or say where the labels are: --labels PATH",
     )
 

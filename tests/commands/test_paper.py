@@ -101,11 +101,15 @@ def test_the_symmetric_network_uses_every_stage_there_is(backbone: str, decoder:
     assert ("classifier" in steps) == (backbone != "tiny")
 
 
+@pytest.mark.parametrize("pooled", [False, True])
 @torch.no_grad()
-def test_each_cell_is_the_classification_of_its_window() -> None:
+def test_each_cell_is_the_classification_of_its_window(pooled: bool) -> None:
     """The windows cut out one by one, and the layer written as a sum."""
     torch.manual_seed(0)
     network = fcnseg.create_model("fcn32s", backbone="tiny", num_classes=3, fuse="score").eval()
+    if pooled:  # which makes the size of the window odd
+        network.backbone.stages["2"].insert(0, torch.nn.MaxPool2d(2, 1))  # type: ignore[operator]
+    before = str(network)
     scores = network.decoder.entry[-1]  # type: ignore[index]
     torch.nn.init.normal_(scores.bias)
     encoder = unpadded(network.backbone.stages)
@@ -115,7 +119,7 @@ def test_each_cell_is_the_classification_of_its_window() -> None:
     found = slide(network, image)
     assert found.slid.shape == found.dense.shape == (3, 3, 4)
     margin = (window - 32) // 2
-    framed = torch.zeros(3, 96 + 2 * margin, 128 + 2 * margin)
+    framed = torch.zeros(3, 96 + window - 32, 128 + window - 32)
     framed[:, margin : margin + 70, margin : margin + 100] = image[0]
     for row, column in ((0, 0), (1, 2), (2, 3)):
         part = framed[None, :, 32 * row :, 32 * column :][..., :window, :window]
@@ -123,7 +127,21 @@ def test_each_cell_is_the_classification_of_its_window() -> None:
         torch.testing.assert_close(found.dense[:, row, column], expected)
         torch.testing.assert_close(found.slid[:, row, column], expected)
     assert found.difference < 1e-4
-    assert network.backbone.stages["2"][0][0].padding == (1, 1)  # type: ignore[index]
+    assert str(network) == before  # its padding, too
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fuse", "found"),
+    [
+        ("tiny", "feature", "this network has fuse=feature"),
+        ("efficientnet_lite0", "score", "the backbone efficientnet_lite0 has SameConv2d, ReLU6"),
+    ],
+)
+def test_other_networks_are_not_slid(backbone: str, fuse: str, found: str) -> None:
+    network = fcnseg.create_model("fcn32s", backbone=backbone, num_classes=3, fuse=fuse)
+    with pytest.raises(OptionError, match=found) as caught:
+        slide(network, torch.rand(1, 3, 32, 32))
+    assert "tiny, vgg11" in caught.value.hint
 
 
 def test_links_and_lines_have_room() -> None:

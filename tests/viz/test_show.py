@@ -315,14 +315,16 @@ def test_partial_sums_need_networks_of_the_same_classes(random_model, image, tmp
         view(tmp_path / "a.png", show_what="partial-sums", beside=("nuclei",), **options)
     with pytest.raises(OptionError, match="--beside has no effect without one of partial-sums"):
         view(tmp_path / "a.png", show_what="image", beside=("nuclei",), **options)
+    with pytest.raises(OptionError, match="is the model that it is to be compared with"):
+        view(tmp_path / "a.png", show_what="partial-sums", beside=(str(random_model),), **options)
 
 
-@pytest.mark.parametrize("item", sorted(NEED_LABELS))
+@pytest.mark.parametrize("item", [*sorted(NEED_LABELS), "errors,gained"])
 def test_what_needs_labels_says_so(random_model, image, tmp_path, item):
     write_image(tmp_path / "in" / "a.png", image)
     for source in (tmp_path / "in", tmp_path / "in" / "a.png"):
-        with pytest.raises(OptionError, match="needs labels") as caught:
-            view(source, model=str(random_model), device="cpu", show_what=item)
+        with pytest.raises(OptionError, match=f"--show-what {item} needs labels") as caught:
+            view(source, model=str(random_model), device="cpu", show_what=f"image,{item}")
         assert "--labels" in caught.value.hint
 
 

@@ -92,7 +92,9 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
     assert titles.count(row) == classes
     figures = HeatmapFigures.of(of_features, VizConfig(source=("a.png",)))
     view = View(figures, Frame(np.zeros((64, 64, 3), np.uint8)))
-    tiles = SHOWN["partial-sums"](view).tiles
+    section = SHOWN["partial-sums"](view)
+    tiles = section.tiles
+    assert "zeros for the features of its finer skips" in section.heading
     assert [tile.title for tile in tiles] == [
         *("stride 32 alone", "skips to stride 16", "with all skips: FCN-8s")
     ]
