@@ -59,8 +59,10 @@ def test_the_commands_run(home: Path) -> None:
 def test_the_python_runs(home: Path) -> None:
     shutil.copytree("fcnseg-demo/data", "photos")
     shutil.copy("fcnseg-demo/clip.mp4", "clip.mp4")
+    shutil.copy("photos/images/val/0000.png", "cells.png")
     [code] = blocks(README, "python")
     assert re.search(r"\bepochs=40\b", code)
     printed = run_python(code, home)
     assert printed.splitlines()[-1] == "11 (128, 160)"
     assert (home / "overlay.png").is_file()
+    assert (home / "heat.png").is_file()
