@@ -195,6 +195,17 @@ def test_a_list_in_a_folder_names_nothing_outside_it(away: str, tmp_path: Path) 
     assert any("is outside the dataset" in finding.message for finding in examine(data).findings)
 
 
+def test_a_list_may_name_the_files_of_a_folder_by_where_a_link_leads(tmp_path: Path) -> None:
+    stored, link = tmp_path / "stored", tmp_path / "link"
+    written.pair_list(stored, draw_set(train=3, val=1))
+    text = (stored / "pairs.csv").read_text()
+    (stored / "pairs.csv").write_text(
+        text.replace("a/", f"{stored}/a/").replace("b/", f"{stored}/b/")
+    )
+    link.symlink_to(stored)
+    assert describe(link).layout == "list"
+
+
 def test_a_test_part_does_not_stand_in_for_a_val_part(tmp_path: Path) -> None:
     drawn = [Drawn(d.name, "test" if d.split == "val" else d.split, d.image, d.labels)
              for d in draw_set(train=10)]  # fmt: skip

@@ -82,11 +82,11 @@ def _files(path: Path) -> list[Path]:
 
 
 def _leaves(file: Path, root: Path | None) -> bool:
-    """Whether a path as it is written leads out of a dataset's folder; links in it may."""
+    """Whether a path, as it is written and by where links lead, is outside a dataset's folder."""
     if root is None:
         return False
-    top = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
-    return not os.path.abspath(file).startswith(top)  # noqa: PTH100
+    ways = (os.path.abspath, os.path.realpath)  # a link in the folder may lead out of it
+    return not any(way(file).startswith(os.path.join(way(root), "")) for way in ways)  # noqa: PTH118
 
 
 def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
