@@ -150,7 +150,7 @@ def bad_inputs(
         (["infer", picture, "-m", nowhere], 1, "nowhere"),
         (["infer", picture, "-m", run, "--class", "cat"], 2, "cat"),
         (["infer", picture, "-m", run, "--save", "video"], 2, "save"),
-        (["infer"], 2, "source"),
+        (["infer"], 2, "SOURCE: a value is needed"),
         (["viz", nowhere, "-m", run], 1, "nowhere"),
         (["viz", picture, "-m", run, "--class", "cat"], 2, "cat"),
         (["export", fake], 1, "fake.safetensors"),

@@ -26,7 +26,8 @@ def test_every_path_of_every_command(config: type[Options], name: str) -> None:
     if options_of(config)[name].stdout:
         assert getattr(config.make({**needed, name: "-"}), name) == Path("-")
         return
-    with pytest.raises(OptionError, match=f"{spelled(name)}: expected a path .* found '-'"):
+    called = name.upper() if options_of(config)[name].argument else spelled(name)
+    with pytest.raises(OptionError, match=f"^{called}: expected a path .* found '-'"):
         config.make({**needed, name: "-"})
 
 
