@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -272,7 +273,10 @@ def partial_sums(view: View) -> Section:
         (_extent(view.figures, stride, found), logits.argmax(axis=0))
         for stride, logits in found.items()
     ]
-    for name, other in view.beside:
+    names = [PurePath(name).name for name, _ in view.beside]  # a caption has little room
+    if len(set(names)) < len(names):
+        names = [name for name, _ in view.beside]
+    for name, (_, other) in zip(names, view.beside, strict=True):
         order = np.array([view.segmenter.classes.index_of(one) for one in other.classes.names])
         predicted = order[other.predict([view.frame.pixels])[0].labels]
         shown.append((f"trained separately: {name}", predicted))

@@ -256,7 +256,7 @@ def test_partial_sums_stand_above_networks_trained_separately(segmenter, image, 
     )
     coarse = load(tmp_path / "coarse.safetensors", device="cpu", engine="torch", precision="f32")
     figures = HeatmapFigures.of(segmenter, VizConfig(source=("a.png",)))
-    found = SHOWN["partial-sums"](View(figures, Frame(image), beside=[("coarse", coarse)]))
+    found = SHOWN["partial-sums"](View(figures, Frame(image), beside=[("runs/coarse", coarse)]))
     sums = segmenter.logits_up_to_skips(image)
     assert found.columns == len(sums) == 4
     assert titles(found) == [
