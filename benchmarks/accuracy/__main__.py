@@ -5,6 +5,7 @@
     python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
     python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
     python benchmarks/accuracy few      --data DATA   few labels, with and without --unlabeled
+    python benchmarks/accuracy minutes  --data DATA --minutes 10   `train --minutes` beside a grid
     python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
     python benchmarks/accuracy pack     --data DATA --out PACKED
 
@@ -136,6 +137,8 @@ def measure(chosen: argparse.Namespace) -> None:
     if chosen.list:
         print("\n".join(cell.name for cell in cells))
         return
+    if chosen.part == "minutes" and not chosen.minutes:
+        raise OptionError("The part minutes needs --minutes, e.g. --minutes 10.")
     require_packages(cells)
     began, book = time.monotonic(), Book(chosen.out / "results.jsonl")
     jobs = [(cell, seed) for seed in chosen.seeds for cell in cells]

@@ -69,6 +69,18 @@ LEVERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What might help on a drive that was never seen."""
 
+BY_HAND: dict[str, dict[str, Any]] = {
+    DEFAULTS: {},
+    "crop=160": {"crop": (160, 160)},
+    "backbone=efficientnet_lite2": {"backbone": "efficientnet_lite2"},
+    "decoder=fcn8s": CHANGES["decoder=fcn8s"],
+    "lr=1e-3": CHANGES["lr=1e-3"],
+    "freeze=2": CHANGES["freeze=2"],
+    "scale=1": CHANGES["scale=1"],
+}
+"""What a user may choose by hand for a given time, beside what `train --minutes` chooses: smaller
+crops and less to compute for more steps, a larger network for fewer."""
+
 LABELS, UNLABELED = "labels alone", "unlabeled images, too"
 
 
@@ -140,7 +152,16 @@ def _few() -> list[Cell]:
     ]
 
 
+def _minutes() -> list[Cell]:
+    """Data set by data set, so that an unfinished table has whole ones."""
+    return [
+        Cell("minutes", f"{data}/{change}", data, options)
+        for data in ("bag", "crack", "nuclei")
+        for change, options in BY_HAND.items()
+    ]
+
+
 PARTS: dict[str, list[Cell]] = {
     "ladder": _ladder(), "others": _others(), "ablation": _ablation(), "drives": _drives(),
-    "few": _few(),
+    "few": _few(), "minutes": _minutes(),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,12 @@ def run_cell(
     values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
     row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "budget": budget}
     row |= {"options": dict(options), "changed": dict(cell.options)}
+    begun = run.state.is_file()
+    began = time.monotonic()
     try:
-        if chosen.minutes:
+        if cell.part == "minutes":
+            values |= {"epochs": 0, "minutes": chosen.minutes}
+        elif chosen.minutes:
             values["epochs"] = _epochs_in(60 * chosen.minutes, cell, values, run)
         row |= _trained(cell, values, run, progress(f"{label} {name}"))
     except TrainingError as error:
@@ -92,6 +97,7 @@ def run_cell(
         row |= {"failed": error.message}
     else:
         said(f"{label} {name}: mIoU {100 * row['miou']:.2f} in {row['seconds']:.0f} s")
+        row["took"] = None if begun else time.monotonic() - began
     row |= circumstances(chosen)
     if not chosen.keep:
         for file in (run.state, run.best, run.last):

@@ -47,6 +47,7 @@ TITLES = {
     "ablation": "## What each part of the recipe is worth",
     "drives": "## What each part of the recipe is worth on a drive that was not trained on",
     "few": "## Few labels: what the images without labels add",
+    "minutes": "## A given time: what `--minutes` chooses beside settings chosen by hand",
 }
 
 
@@ -150,12 +151,24 @@ def _few(rows: Sequence[Record]) -> list[str]:
     return ["mIoU on the validation images, last epoch's averaged weights.", _markdown(table)]
 
 
+def _given_time(rows: Sequence[Record]) -> list[str]:
+    """A row for each setting: scores, and the time from the command to its end."""
+    table = [["data set", "setting", "mIoU", "best mIoU", "epochs", "minutes in all"]]
+    for cell, some in _by_cell("minutes", rows):
+        data, _, setting = cell.partition("/")
+        scores = [_percent([row[name] for row in some]) for name in ("miou", "best")]
+        took = "/".join(f"{row['took'] / 60:.1f}" if row["took"] else "-" for row in some)
+        table.append([data, setting, *scores, "/".join(_distinct(some, "epochs_done")), took])
+    return ["mIoU on the validation images, last epoch's averaged weights.", _markdown(table)]
+
+
 TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "ladder": _ladder,
     "others": _others,
     "ablation": partial(_changes, "ablation"),
     "drives": partial(_changes, "drives"),
     "few": _few,
+    "minutes": _given_time,
 }
 
 

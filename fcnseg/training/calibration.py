@@ -84,7 +84,7 @@ class LabelledLogits:
         return LabelledLogits(self.logits[chosen], self.labels[chosen], self.images[chosen])
 
     def miou(self) -> float:
-        """Mean IoU over the classes that are labelled or predicted."""
+        """Mean IoU over the classes that are labelled, as in metrics.Report."""
         classes = self.logits.shape[1]
         pairs = self.labels * classes + self.logits.argmax(1)
         return _miou(torch.bincount(pairs, minlength=classes**2).view(classes, classes))
@@ -194,9 +194,10 @@ def _best_step(logits: Tensor, labels: Tensor, index: int) -> float:
 
 
 def _miou(counts: Tensor) -> float:
-    """Counts of (labelled, predicted) (K, K) -> mean IoU of the classes that occur."""
-    hits, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
-    return float((hits[union > 0] / union[union > 0]).mean())
+    """Counts of (labelled, predicted) (K, K) -> mean IoU of the classes that are labelled."""
+    hits, labelled = counts.diagonal(), counts.sum(1)
+    union = counts.sum(0) + labelled - hits
+    return float((hits / union)[labelled > 0].mean())
 
 
 def with_offsets(checkpoint: Checkpoint, offsets: Sequence[float]) -> Checkpoint | None:

@@ -145,8 +145,11 @@ def test_offsets_raise_the_mean_iou() -> None:
     assert (sample + found.values).miou() > sample.miou() + 0.002
 
 
-def test_the_mean_iou_of_a_sample() -> None:
+@pytest.mark.parametrize("absent", [False, True])
+def test_the_mean_iou_of_a_sample(absent: bool) -> None:
     sample = rare()
+    if absent:  # a class that is predicted and not labelled is left out of the mean
+        sample.labels[sample.labels == 2] = 1
     confusion = Confusion(3)
     confusion.add(
         sample.labels.numpy().astype(np.uint8)[None],
