@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.io import encoders
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.video import OpencvReader, open_video
 from fcnseg.io.video_writer import VideoWriter, writable_codecs
@@ -43,7 +42,6 @@ def write(path: Path, count: int = 20, fps=Fraction(25), size=SIZE, times=None, 
 
 @pytest.fixture
 def no_pyav(monkeypatch):
-    monkeypatch.setattr(encoders, "has_pyav", lambda: False)
     monkeypatch.setattr("fcnseg.io.video_writer.has_pyav", lambda: False)
 
 
@@ -74,7 +72,7 @@ def test_without_pyav_opencv_writes(tmp_path, no_pyav, suffix):
 
 @pytest.mark.parametrize("pyav", [True, False])
 def test_odd_sizes_are_padded_not_cut(tmp_path, pyav, monkeypatch):
-    monkeypatch.setattr(encoders, "has_pyav", lambda: pyav)
+    monkeypatch.setattr("fcnseg.io.video_writer.has_pyav", lambda: pyav)
     write(tmp_path / "a.mp4", 5, size=(47, 63))
     with open_video(tmp_path / "a.mp4") as reader:
         image, _ = next(iter(reader))
@@ -282,7 +280,7 @@ def test_no_frames_no_file(tmp_path):
 @pytest.mark.parametrize("pyav", [True, False])
 def test_what_was_not_written_is_noticed(tmp_path, monkeypatch, pyav):
     """An encoder that loses frames silently, as OpenCV does on a full disk."""
-    monkeypatch.setattr(encoders, "has_pyav", lambda: pyav)
+    monkeypatch.setattr("fcnseg.io.video_writer.has_pyav", lambda: pyav)
     path = tmp_path / "a.mp4"
     writer = VideoWriter(path, Fraction(10), SIZE)
     for number in range(5):

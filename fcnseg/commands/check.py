@@ -29,7 +29,7 @@ from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
 from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
-from fcnseg.io.images import resize_image, resize_labels, write_image, write_labels
+from fcnseg.io.images import resize_image, resize_labels, write_bytes, write_image, write_labels
 from fcnseg.io.labels import turn
 from fcnseg.overwriting import (
     Named,
@@ -41,7 +41,6 @@ from fcnseg.overwriting import (
 )
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.remote.listing import copied
-from fcnseg.report.dataset import View, write_page
 
 
 def check(
@@ -101,13 +100,15 @@ def check(
 
 
 def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair]) -> None:
+    from fcnseg.report.page import check_page  # as slow to import as all of `check --help`
+
     assert config.html is not None, "called when a page is asked for"
     classes, views = result.description.classes, []
     for pair, image, labels in _shown(result.description, ahead):
         drawn = colorize(labels, classes)
         drawn[labels == IGNORE] = _HATCH
-        views.append(View(f"{pair.split}: {pair.name}", image, drawn))
-    write_page(config.html, str(config.data), result, views)
+        views.append((f"{pair.split}: {pair.name}", image, drawn))
+    write_bytes(config.html, to_bytes(check_page(str(config.data), result, views)))
 
 
 def _shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -116,6 +117,11 @@ class Window:
         """Close the window."""
         if self.shown:
             cv2.destroyAllWindows()
+
+
+def has_pyav() -> bool:
+    """Whether PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
 
 
 def use_one_thread() -> None:

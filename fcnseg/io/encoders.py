@@ -1,4 +1,4 @@
-"""What turns RGB frames into a video file: PyAV where it is installed, else OpenCV.
+"""What turns RGB frames into a video: a file by PyAV, an uncompressed stream into a pipe.
 
 PyAV writes H.264, keeps each frame's own time and copies sound. OpenCV's wheels have no
 H.264 encoder, know one fixed frame rate and no sound. `fcnseg.io.video_writer` chooses, names
@@ -8,8 +8,10 @@ the file and verifies it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-from collections.abc import Callable
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +19,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.config import Container
 from fcnseg.errors import MediaError
 from fcnseg.io import cv2
-from fcnseg.io.room import Room
+from fcnseg.io.draw import fit_image
+from fcnseg.io.images import resize_labels
+
+try:
+    import resource
+except ImportError:  # Windows, where files have no largest size
+    resource = None  # type: ignore[assignment]
 
 _LIBRARY = {".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "5", "crf": "12", "b": "8M"})}
 
@@ -51,11 +60,6 @@ class Encoder(Protocol):
 
     def close(self) -> None:
         """Write what is left and close the file."""
-
-
-def has_pyav() -> bool:
-    """Whether PyAV is installed."""
-    return importlib.util.find_spec("av") is not None
 
 
 class PyavEncoder:
@@ -152,9 +156,110 @@ class PyavEncoder:
         context.color_range = 1  # video levels
 
 
+class Room:
+    """The room for a video file that is being written, with some to spare for its index.
+
+    A file of MP4 whose index does not fit on the disk can't be played at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._packets, self._bytes = path, 0, 0
+
+    def fill(self, packets: Iterable[Any], mux: Callable[[Any], object]) -> None:
+        """Write packets while there is room; OSError before the first that has none.
+
+        After an error of FFmpeg's own, no file can be finished.
+        """
+        for packet in packets:
+            self._packets, self._bytes = self._packets + 1, self._bytes + packet.size
+            if (error := self.error()) is not None:
+                self._bytes -= packet.size
+                raise error
+            mux(packet)
+
+    def error(self) -> OSError | None:
+        """What the system would say soon."""
+        spare = 2**16 + 64 * self._packets
+        disk = shutil.disk_usage(self._path.parent)
+        on_disk = self._path.stat().st_size if self._path.exists() else 0
+        waiting = max(0, self._bytes - on_disk)
+        if disk.total and disk.free < waiting + spare:  # some network drives do not know
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if resource is not None:
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            if most not in (-1, resource.RLIM_INFINITY) and self._bytes + spare > most:
+                return OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return None
+
+
 def _cannot_write(error: Exception) -> MediaError:
     reason = getattr(error, "strerror", None) or str(error)
     return MediaError(
         f"The video can't be written: {reason}.",
         hint="is there space on the disk and may you write there?",
     )
+
+
+class Pipe(Protocol):
+    """The part of a file that is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take bytes."""
+
+    def flush(self) -> None:
+        """Pass them on."""
+
+
+class StreamWriter:
+    """Frames into a pipe, each passed on at once.
+
+    size: (height, width) of all frames; those of another are fitted in. container: y4m is YUV
+    4:2:0 with video levels; raw frames are RGB, or bytes where they are (H, W). repeat: a frame
+    comes again where the next one is late, because neither keeps times. A BrokenPipeError is the
+    reader's leaving.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        container: Container,
+        fps: Fraction,
+        size: tuple[int, int],
+        *,
+        aspect: Fraction = Fraction(1),
+        repeat: bool = False,
+    ) -> None:
+        self._pipe, self._container = pipe, container
+        self._fps, self._size, self._repeat = fps, size, repeat
+        self._last, self._written = b"", 0
+        if container == "yuv4mpegpipe":
+            # BT.601 and video levels, as OpenCV converts.
+            pipe.write(
+                f"YUV4MPEG2 W{size[1]} H{size[0]} F{fps.numerator}:{fps.denominator} Ip "
+                f"A{aspect.numerator}:{aspect.denominator} C420jpeg XCOLORRANGE=LIMITED\n".encode()
+            )
+
+    def write(self, image: NDArray[np.uint8], time: float) -> None:
+        """Pass on uint8 (H, W, 3) RGB or (H, W), shown from `time` seconds after the first."""
+        if image.shape[:2] != self._size:
+            fit = fit_image if image.ndim == 3 else resize_labels
+            image = fit(image, self._size)
+        while self._repeat and self._last and self._written < int(time * self._fps):
+            self._pass_on(self._last)
+        y4m = self._container == "yuv4mpegpipe"
+        self._last = b"FRAME\n" + _planes(image) if y4m else image.tobytes()
+        self._pass_on(self._last)
+
+    def _pass_on(self, data: bytes) -> None:
+        self._pipe.write(data)
+        self._pipe.flush()
+        self._written += 1
+
+
+def _planes(image: NDArray[np.uint8]) -> bytes:
+    """An RGB image as Y, U and V, the last two of half the size, rounded up."""
+    height, width = image.shape[:2]
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    planes = np.asarray(cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420), np.uint8)
+    luma = planes[:height, :width]
+    return luma.tobytes() + planes[even.shape[0] :].tobytes()

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import partial, temporary_beside, utf8_name
-from fcnseg.io import cv2
+from fcnseg.io import cv2, has_pyav
 from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import fit_image
-from fcnseg.io.encoders import Encoder, PyavEncoder, has_pyav
+from fcnseg.io.encoders import Encoder, PyavEncoder
 from fcnseg.io.images import resize_image
 from fcnseg.io.sound import Sound
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video

@@ -99,7 +99,7 @@ class Gallery:
         layers = []
         for k in kept:
             levels = np.rint(255 * np.clip(probabilities[k], 0, 1)).astype(np.uint8)
-            source = _uri(encode_image(resize_image(levels, size)), "png")
+            source = png(resize_image(levels, size))
             title = f"probability of {shown(self.classes.names[k])}"
             layers.append({"title": title, "src": source, "heat": shown(self.classes.names[k])})
         return layers
@@ -173,6 +173,11 @@ def _indexed(labels: Labels, palette: Rgb, clear: int) -> str:
     out = io.BytesIO()
     image.save(out, "PNG", transparency=clear)
     return _uri(out.getvalue(), "png")
+
+
+def png(image: Rgb) -> str:
+    """A PNG of an RGB or a grey image, as a data address."""
+    return _uri(encode_image(image), "png")
 
 
 def jpeg(image: Rgb) -> str:

@@ -6,7 +6,7 @@ import csv
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,8 +19,13 @@ from fcnseg.metrics.regions import MEANINGS
 from fcnseg.metrics.scores import ImageScore, Scores
 from fcnseg.overwriting import TRAINING
 from fcnseg.report import charts
-from fcnseg.report.gallery import BEST, WORST, Gallery, kinds_legend, legend
+from fcnseg.report.gallery import BEST, WORST, Gallery, kinds_legend, legend, png
 from fcnseg.report.tables import COLUMNS, MEANS, sentence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fcnseg.datasets.check import CheckResult
 
 MOST_CLASSES = 40
 """Classes of a confusion matrix on a page, those with the most labelled pixels."""
@@ -257,6 +262,46 @@ def several_page(run: str, summary: Mapping[str, Any]) -> str:
         "runs": [{**each, "name": shown(each["name"])} for each in summary["runs"]],
     }
     return render("several.html.j2", content, {"views": {}, "order": []})
+
+
+def check_page(
+    title: str,
+    result: CheckResult,
+    views: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]],
+) -> str:
+    """What `check` found as a page. views: some images by name, and their labels drawn: RGB."""
+    found = result.as_dict()
+    splits = [name for name in ("train", "val", "test") if name in found["parts"]]
+    looks = legend(result.description.classes)
+    content = {
+        "title": shown(title),
+        "summary": shown(result.summary),
+        "splits": splits,
+        "classes": [
+            {
+                **look,
+                "share": one["share"],
+                "images": [one["images"].get(split, 0) for split in splits],
+            }
+            for look, one in zip(looks, found["frequencies"], strict=True)
+        ],
+        "findings": [
+            {
+                **one,
+                "message": shown(one["message"]),
+                "repair": shown(one["repair"]),
+                "files": [shown(name) for name in one["files"]],
+            }
+            for one in found["findings"]
+        ],
+        "views": [
+            {"name": shown(name), "image": png(image), "labels": png(labels)}
+            for name, image, labels in views
+        ],
+        "count": result.count,
+        "time": result.training_time,
+    }
+    return render("check.html.j2", content, {"views": {}, "order": []})
 
 
 def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:

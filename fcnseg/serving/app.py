@@ -32,8 +32,7 @@ from starlette.routing import Route
 
 from fcnseg.errors import FcnsegError, OptionError
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.serving.batching import Batcher, QueueFull
-from fcnseg.serving.errors import (
+from fcnseg.serving import (
     SECURITY_HEADERS,
     HttpError,
     busy,
@@ -41,6 +40,7 @@ from fcnseg.serving.errors import (
     refusal,
     unknown_address,
 )
+from fcnseg.serving.batching import Batcher, QueueFull
 from fcnseg.serving.outputs import (
     Reply,
     Request,

@@ -250,7 +250,7 @@ def test_every_frame_of_a_video_in_order_at_its_rate(tmp_path, clip):
 def test_without_pyav_every_frame_is_there_too_and_what_is_missing_is_said(
     tmp_path, clip, monkeypatch
 ):
-    using = ("encoders", "sources.video", "sources.stdin", "video_writer")
+    using = ("sources.video", "sources.stdin", "video_writer")
     for module in (*(f"io.{name}" for name in using), "inference.outputs.sinks"):
         monkeypatch.setattr(f"fcnseg.{module}.has_pyav", lambda: False, raising=False)
     events = []

@@ -19,9 +19,9 @@ from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io.encoders import StreamWriter
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources import open_source
-from fcnseg.io.stream_writer import StreamWriter
 
 av = pytest.importorskip("av")
 

@@ -20,12 +20,12 @@ from fcnseg.config import Container
 from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
+from fcnseg.io import has_pyav
 from fcnseg.io.annotations.tools import Annotations
 from fcnseg.io.content.whole import cannot_write
-from fcnseg.io.encoders import has_pyav
+from fcnseg.io.encoders import StreamWriter
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.io.stream_writer import StreamWriter
 from fcnseg.io.video_writer import VideoWriter, left_out_of
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import UPLOADS, RemotePath

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
-from fcnseg.io import cv2
-from fcnseg.io.encoders import has_pyav
+from fcnseg.io import cv2, has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.network import unreachable, without_password
 from fcnseg.io.sources.network.stream import End, Given, Pace, StreamCapture

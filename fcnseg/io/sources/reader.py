@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.files import utf8_name
+from fcnseg.io import has_pyav
 from fcnseg.io.content.profiles import HDR
-from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.damage import PipedFraming
 
 _FASTEST = 480  # frames/s; what a file claims beyond that is a time base, not a rate

@@ -14,8 +14,8 @@ from typing import Any
 
 from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
+from fcnseg.io import has_pyav
 from fcnseg.io.content.whole import stated_length
-from fcnseg.io.encoders import has_pyav
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
 from fcnseg.io.sources.damage import PipedFraming
 from fcnseg.io.sources.pyav import PyavReader

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import safe_path, utf8_name
-from fcnseg.io import cv2
-from fcnseg.io.encoders import has_pyav
+from fcnseg.io import cv2, has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import (
