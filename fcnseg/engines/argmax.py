@@ -55,8 +55,8 @@ class ScoreGrid:
 
         The first of several equal classes wins.
         """
-        before = int(self.shift > 0)  # pixels before element 0 lie between it and its copy
-        scores = np.pad(scores, ((0, 0), (before, 1), (before, 1)), mode="edge")
+        around = (self.before, 1)
+        scores = np.pad(scores, ((0, 0), around, around), mode="edge")
         best = argmax_over_classes(scores)[0]  # (h + before + 1, w + before + 1)
         corner = best[:-1, :-1]
         mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
@@ -68,20 +68,19 @@ class ScoreGrid:
             some = slice(start, start + _BLOCK)
             squares[rows[some], :, columns[some]] = self._between(scores, rows[some], columns[some])
         full = squares.reshape(len(corner) * factor, -1)
-        cut = before * (factor - self.first)
+        cut = self.cut
         return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
 
     def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
         """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
-        before, far = int(self.shift > 0), self.far
-        edges = ((0, 0), (0, 0), (before, 1), (before, 1))
-        maps = np.pad(scores, edges, mode="edge")
+        far, around = self.far, (self.before, 1)
+        maps = np.pad(scores, ((0, 0), (0, 0), around, around), mode="edge")
         left, right = maps[..., :-1, None], maps[..., 1:, None]
         maps = (left * (1 - far) + right * far).reshape(*maps.shape[:3], -1)
         above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], far[:, None]
         maps = above * (1 - down) + below * down  # (N, K, h + before, factor, W')
         full = maps.reshape(*scores.shape[:2], -1, maps.shape[-1])
-        cut = before * (self.factor - self.first)
+        cut = self.cut
         return np.ascontiguousarray(full[:, :, cut : cut + size[0], cut : cut + size[1]])
 
     def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
@@ -119,6 +118,16 @@ class ScoreGrid:
             best[at] = np.maximum(logits, before)
             labels[at] = np.where(logits > before, np.uint8(index), labels[at])
         return labels
+
+    @property
+    def before(self) -> int:
+        """Copies of the first element before it: pixels that lie before it are between the two."""
+        return int(self.shift > 0)
+
+    @property
+    def cut(self) -> int:
+        """Pixels between the first element and its copy that are none of the image."""
+        return self.before * (self.factor - self.first)
 
     @property
     def first(self) -> int:

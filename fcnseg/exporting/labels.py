@@ -132,8 +132,7 @@ def labels_model(grid: ScoreGrid, like: Any) -> Any:
 
 
 def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
-    before, factor = int(grid.shift > 0), grid.factor
-    far = grid.far
+    before, factor, far = grid.before, grid.factor, grid.far
     across = np.stack([1 - far, far])  # (2, factor)
     weights = np.einsum("ay,bx->yxab", across, across).reshape(factor * factor, 4)
     lists: dict[str, list[int]] = {
@@ -146,7 +145,7 @@ def _constants(grid: ScoreGrid) -> dict[str, NDArray[Any]]:
         "right": [0, 0, 1], "below": [0, 1, 0], "both": [0, 1, 1],
         "axis_0": [0], "axis_1": [1], "axis_3": [3], "all": [-1], "last_row": [-1],
         "one_each": [1], "four_corners": [4], "pixels": [factor * factor], "factor": [factor],
-        "factors": [1, factor, factor], "cut": [before * (factor - grid.first)] * 2,
+        "factors": [1, factor, factor], "cut": [grid.cut] * 2,
         **{f"limit_{at}": [limit] for at, limit in enumerate((0, *LIMITS))},
     }  # fmt: skip
     arrays: dict[str, NDArray[Any]] = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +20,10 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
-from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, cannot_read, reason
-from fcnseg.io.annotations import blank, fill_inside, fill_polygon, follow_edges
+from fcnseg.errors import DatasetError, MediaError, as_text
+from fcnseg.io.annotations import Cached, blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
 from fcnseg.io.labels import RawLabels
-
-KEPT_DOCUMENTS = 8
-"""Annotation files kept in memory after parsing."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def outlined(
 
     in_pixels: an entry with its areas in pixels of the image file.
     """
-    cached = _Cached(parse)
+    cached = Cached(parse)
 
     def find(listing: Listing) -> Found | None:
         chosen = files(listing)
@@ -206,29 +201,6 @@ def read_xml(path: Path) -> ElementTree.Element:
         return ElementTree.fromstring(data)  # noqa: S314, RUF100 - without entities it is harmless
     except ElementTree.ParseError as error:
         raise ValueError(str(error)) from None
-
-
-class _Cached:
-    """A parser that keeps its last documents; MediaError, naming the file, for malformed ones."""
-
-    def __init__(self, parse: Parser) -> None:
-        self.parse = parse
-        self.documents: OrderedDict[tuple[Path, int], Document] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def __call__(self, path: Path) -> Document:
-        with self.lock:  # threads would each parse the same large file
-            try:
-                key = path, path.stat().st_mtime_ns
-                if key not in self.documents:
-                    self.documents[key] = self.parse(path)
-                    while len(self.documents) > KEPT_DOCUMENTS:
-                        self.documents.popitem(last=False)
-                return self.documents[key]
-            except OSError as error:
-                raise cannot_read(path, error) from None
-            except STRANGE as error:
-                raise MediaError(f"{path} is malformed: {reason(error)}.") from None
 
 
 def _gather(

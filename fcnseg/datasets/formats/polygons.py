@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from fcnseg.errors import STRANGE, MediaError, cannot_read, from_bytes, reason
 from fcnseg.io.annotations import (
     EDGES,
     EDGES_KEY,
+    Cached,
     blank,
     decode_runs,
     fill_circle,
@@ -147,27 +147,8 @@ class CocoDocument:
         return "" if annotation["category_id"] in self.names else "of a category that is not listed"
 
 
-_documents: OrderedDict[tuple[Path, int], CocoDocument] = OrderedDict()
-
-_lock = threading.Lock()
-
-
-def coco_document(path: Path) -> CocoDocument:
-    """A COCO file, parsed once; MediaError when it is not one."""
-    with _lock:  # threads would each parse the same large file
-        try:
-            key = path, path.stat().st_mtime_ns
-            if key not in _documents:
-                _documents[key] = CocoDocument(read_json(path))
-                while len(_documents) > KEPT_DOCUMENTS:
-                    _documents.popitem(last=False)
-            return _documents[key]
-        except OSError as error:
-            raise cannot_read(path, error) from None
-        except STRANGE as error:
-            if isinstance(error, MediaError):
-                raise
-            raise _malformed(path, "a COCO file", error) from None
+coco_document = Cached(lambda path: CocoDocument(read_json(path)), KEPT_DOCUMENTS)
+"""A COCO file, parsed once; MediaError when it is not one."""
 
 
 def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:

@@ -1,15 +1,23 @@
-"""Labels as annotation tools keep them: here, outlines and run lengths drawn into labels."""
+"""Labels as annotation tools keep them: here, outlines and run lengths drawn into labels.
+
+And their files, parsed once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import STRANGE, MediaError, cannot_read, reason
 from fcnseg.io import cv2
+
+T = TypeVar("T")
 
 EDGES_KEY, EDGES = "points_at", "pixel edges"
 """What annotation files that fcnseg writes say of their points: whole numbers are the edges of
@@ -143,3 +151,32 @@ def unpack_runs(text: str | bytes) -> list[int]:
             value -= 1 << shift
         counts.append(value + counts[-2] if len(counts) > 2 else value)
     return counts
+
+
+class Cached(Generic[T]):
+    """A parser that keeps its last documents; MediaError, naming the file, for malformed ones.
+
+    kept: documents in memory at most.
+    """
+
+    def __init__(self, parse: Callable[[Path], T], kept: int = 8) -> None:
+        self.parse, self.kept = parse, kept
+        self.documents: OrderedDict[tuple[Path, int], T] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __call__(self, path: Path) -> T:
+        """The document of a file, parsed or kept."""
+        with self.lock:  # threads would each parse the same large file
+            try:
+                key = path, path.stat().st_mtime_ns
+                if key not in self.documents:
+                    self.documents[key] = self.parse(path)
+                    while len(self.documents) > self.kept:
+                        self.documents.popitem(last=False)
+                return self.documents[key]
+            except MediaError:
+                raise
+            except OSError as error:
+                raise cannot_read(path, error) from None
+            except STRANGE as error:
+                raise MediaError(f"{path} is malformed: {reason(error)}.") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,25 +181,28 @@ def coded_colors(data: bytes) -> tuple[int, int] | None:
         at = data.find(b"colrnclx", 0, SEARCHED)
         found = data[at + 8 : at + 12] if at >= 0 else b""
         return struct.unpack(">HH", found) if len(found) == 4 else None
-    stated = png_chunks(data).get(b"cICP", b"")
+    stated = _before_pixels(data).get(b"cICP", b"")
     return (stated[0], stated[1]) if len(stated) == 4 else None
 
 
 def stated_gamma(data: bytes) -> float | None:
     """The gamma of a PNG that states another than sRGB's (gAMA); None for all else."""
-    chunks = png_chunks(data)
+    chunks = _before_pixels(data)
     if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
         return None
     gamma = int.from_bytes(stated, "big") / 100_000
     return gamma if 0.1 <= gamma <= 10 and abs(gamma - _SRGB_GAMMA) >= _SAME_GAMMA else None
 
 
-def png_chunks(data: bytes) -> dict[bytes, bytes]:
-    """The chunks of a PNG before its pixels; {} for other files."""
-    chunks: dict[bytes, bytes] = {}
-    at = 8
-    while data[:4] == b"\x89PNG" and (kind := data[at + 4 : at + 8]) not in (b"", b"IDAT"):
-        size = int.from_bytes(data[at : at + 4], "big")
-        chunks[kind] = data[at + 8 : at + 8 + size]
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """The chunks of a PNG in order: kind and content, which may be cut short; none of others."""
+    at, view = 8, memoryview(data)
+    while data[:4] == b"\x89PNG" and at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, view[at + 8 : at + 8 + size]
         at += 12 + size
-    return chunks
+
+
+def _before_pixels(data: bytes) -> dict[bytes, memoryview]:
+    """The chunks of a PNG before its pixels; {} for other files."""
+    return dict(itertools.takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data)))

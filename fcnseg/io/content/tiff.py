@@ -42,21 +42,19 @@ def page_offsets(data: bytes) -> list[int]:
     Of a broken one those that can be found.
     """
     order, big = _order(data)
-    offset, count, entry = ("Q", "Q", 20) if big else ("L", "H", 12)
+    offset = "Q" if big else "L"
     seen: set[int] = set()
     pages: list[int] = []
     try:
         (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
         while at and at not in seen:
             seen.add(at)
-            (entries,) = struct.unpack_from(order + count, data, at)
-            first = at + struct.calcsize(count)
-            tags = range(first, first + entry * min(entries, 4096), entry)
-            kinds = [tag for tag in tags if struct.unpack_from(order + "H", data, tag)[0] == 254]
-            kind = data[kinds[0] + entry - (8 if big else 4) :][:4] if kinds else b""
+            tags = _tags_at(data, at)
+            kinds = [t for t in tags[:4096] if struct.unpack_from(order + "H", data, t)[0] == 254]
+            kind = data[kinds[0] + (12 if big else 8) :][:4] if kinds else b""
             if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
                 pages.append(at)
-            (at,) = struct.unpack_from(order + offset, data, first + entry * entries)
+            (at,) = struct.unpack_from(order + offset, data, tags.stop)
     except (struct.error, OverflowError):
         pass
     return pages
@@ -87,12 +85,10 @@ def refuse_cut(data: bytes, name: str) -> None:
     Decoders leave such a tag out, and read 8 bits as one. Programs write tags last.
     """
     order, big = _order(data)
-    count, entry = ("Q", 20) if big else ("H", 12)
     for at in page_offsets(data)[:1]:
-        (entries,) = struct.unpack_from(order + count, data, at)
-        first = at + struct.calcsize(count)
-        short = first + entry * entries > len(data)
-        for tag in () if short else range(first, first + entry * entries, entry):
+        tags = _tags_at(data, at)
+        short = tags.stop > len(data)
+        for tag in () if short else tags:
             form = order + ("HHQQ" if big else "HHLL")
             code, kind, numbers, place = struct.unpack_from(form, data, tag)
             size = numbers * (_TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0)
@@ -103,6 +99,14 @@ def refuse_cut(data: bytes, name: str) -> None:
                 f"{name} is not a whole image: it ends within the tags that describe it.",
                 hint="the file may be cut short",
             )
+
+
+def _tags_at(data: bytes, page: int) -> range:
+    """Where the tags of a page stand; struct.error where the file ends before it says how many."""
+    order, big = _order(data)
+    count, step = ("Q", 20) if big else ("H", 12)
+    first = page + struct.calcsize(count)
+    return range(first, first + step * struct.unpack_from(order + count, data, page)[0], step)
 
 
 def _order(data: bytes) -> tuple[str, bool]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fcnseg.errors import MediaError
-from fcnseg.io.content import name_other
+from fcnseg.io.content import name_other, png_chunks
 
 _MAX_PIXELS = 2**30  # OpenCV's limit
 
@@ -176,15 +176,7 @@ def is_cut(data: bytes) -> bool:
         if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
             return False
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data[:4] == _PNG and not _has_whole_chunks(data)
-
-
-def _has_whole_chunks(data: bytes) -> bool:
-    """Whether a PNG's chunks follow one another up to IEND."""
-    at = 8
-    while (kind := data[at + 4 : at + 8]) and kind != b"IEND":
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return bool(kind)
+    return data[:4] == _PNG and all(kind != b"IEND" for kind, _ in png_chunks(data))
 
 
 def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
@@ -235,13 +227,11 @@ def _lacks_rows(data: bytes) -> bool:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and rows > 0:
             missing += rows * (1 + -(-columns * bits * _CHANNELS.get(color, 1) // 8))
-    inflate, at = zlib.decompressobj(), 8
+    inflate = zlib.decompressobj()
     try:
-        while at + 8 <= len(data) and missing > 0:
-            size, kind = struct.unpack_from(">I4s", data, at)
-            if kind == b"IDAT":
-                missing -= len(inflate.decompress(data[at + 8 : at + 8 + size], missing))
-            at += 12 + size
+        for kind, content in png_chunks(data):
+            if kind == b"IDAT" and missing > 0:
+                missing -= len(inflate.decompress(content, missing))
     except zlib.error:
         return True
     return missing > 0
