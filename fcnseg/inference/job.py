@@ -34,7 +34,7 @@ from fcnseg.inference.parts import (
 from fcnseg.inference.prediction import Predictor
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.inference.tiling import bands_of
-from fcnseg.io.bands.georeference import left_out
+from fcnseg.io.bands.georeference import TIFF_SUFFIXES, not_copied
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, skipped_files
@@ -163,9 +163,17 @@ def _collect(config: InferConfig, callback: Callback) -> Collected:
         found = collect(config.source, exclude=config.out, callback=callback)
     if found.skipped:
         callback(skipped_files(found.skipped, "not an image or a video"))
-    if note := left_out(config.source):
+    tiff = next(filter(None, (_first_tiff(Path(source)) for source in config.source)), None)
+    if tiff is not None and (note := not_copied(tiff)):
         callback(Message(note))
     return found
+
+
+def _first_tiff(source: Path) -> Path | None:
+    """A TIFF that is given, or the first of a folder's."""
+    files = sorted(source.glob("*.tif*"))[:1] if source.is_dir() else [source]
+    found = (file for file in files if file.suffix.lower() in TIFF_SUFFIXES and file.is_file())
+    return next(found, None)
 
 
 def _parts(

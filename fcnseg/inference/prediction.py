@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,13 @@ class Predictor(Protocol):
         probabilities: bool = False,
     ) -> list[PredictedArrays]:
         """A prediction for each uint8 RGB image (H, W, 3), at its own size."""
+
+
+def is_rgb(image: object) -> TypeGuard[NDArray[np.uint8]]:
+    """Whether an image is as decoded files are: uint8 (H, W, 3), contiguous."""
+    if type(image) is not np.ndarray or image.dtype != np.uint8 or image.ndim != 3:
+        return False
+    return image.shape[2] == 3 and image.size > 0 and image.flags.c_contiguous
 
 
 def predict_labels(

@@ -29,6 +29,7 @@ from fcnseg.errors import OptionError, path_of
 from fcnseg.inference.prediction import (
     PredictedArrays,
     Prediction,
+    is_rgb,
     predict_labels,
     predict_probabilities,
 )
@@ -168,10 +169,10 @@ class Segmenter:
     ) -> list[PredictedArrays]:
         """Labels for each image, in order, at its own size; images as `__call__` takes them.
 
-        Images of one size go through the network together. Confidence and probabilities are None
-        unless requested.
+        Images of one size go through the network together. What was not requested is None.
         """
-        pixels = [self._pixels(image, bgr=bgr) for image in as_list(images)]
+        several = images if isinstance(images, list) else as_list(images)
+        pixels = [self._pixels(image, bgr=bgr) for image in several]
         groups: dict[Size, list[int]] = defaultdict(list)
         for index, image in enumerate(pixels):
             groups[image.shape[0], image.shape[1]].append(index)
@@ -186,8 +187,7 @@ class Segmenter:
         """Logits float32 (K, H, W) of one image, at its own size; of averages, their logarithms."""
         pixels = self._pixels(image, bgr=bgr)
         size = (pixels.shape[0], pixels.shape[1])
-        logits: NDArray[np.float32] = self.engine.logits(self.prepare([pixels]), size=size)[0]
-        return logits
+        return np.asarray(self.engine.logits(self.prepare([pixels]), size=size)[0], np.float32)
 
     def skip_scores(
         self, image: ImageInput, *, bgr: bool = False
@@ -329,9 +329,9 @@ class Segmenter:
 
     def _pixels(self, image: object, *, bgr: bool) -> NDArray[Any]:
         """An image as the network takes it: uint8 RGB (H, W, 3), or its bands (H, W, C)."""
-        if (bands := self.preprocess.bands) is None:
-            return to_rgb(image, bgr=bgr)
-        return bands.carry(given_bands(image, bands, bgr=bgr))
+        if (bands := self.preprocess.bands) is not None:
+            return bands.carry(given_bands(image, bands, bgr=bgr))
+        return image if not bgr and is_rgb(image) else to_rgb(image, bgr=bgr)
 
     def _frame(self, image: object, *, bgr: bool) -> Frame:
         """An image as a frame, named by its file where it is one."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_heif, is_tiff, upright
+from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
 from fcnseg.io.content.pixels import eight_bits
 from fcnseg.io.content.tiff import tiff_page
 from fcnseg.io.content.whole import check_claim, ends_in_grey, is_cut, jpeg_size
@@ -82,7 +82,7 @@ def summarize_image(
     if small is None or size is None or colors:
         pixels, orientation = _whole(data, path, orientation)
         size = pixels.shape[0], pixels.shape[1]
-    shown = None if pixels is None else eight_bits(pixels, str(path))
+    shown = None if pixels is None else _eight_bits(pixels, path)
     basis = shown if small is None else small
     assert basis is not None, "one of the two was decoded"
     grey = upright(_small_grey(basis)[..., None], orientation)[..., 0]
@@ -97,8 +97,23 @@ def summarize_image(
         thumbnail=_thumbnail(grey).tobytes().hex(),
         mean=mean,
         spread=spread,
-        layout=layout_of(data, str(path), pixels),
+        layout=_layout(data, path, pixels),
     )
+
+
+def _eight_bits(pixels: NDArray[np.generic], path: str | Path) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint8, copy=False)
+    return eight_bits(pixels, str(path))
+
+
+def _layout(data: bytes, path: str | Path, pixels: NDArray[np.generic] | None) -> str:
+    """Bands and type of what is stored; pixels: as OpenCV decodes them, 1 or 3 bands."""
+    if (is_npy(data) or is_tiff(data)) and (stored := layout_of(data, str(path))) is not None:
+        return stored
+    if pixels is None:
+        return "3 uint8"
+    return f"{3 if pixels.ndim == 3 and pixels.shape[2] > 1 else 1} {pixels.dtype}"
 
 
 def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:

@@ -15,8 +15,8 @@ from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Scale, Tile, entropy, grey, heat_scale
-from fcnseg.viz.drawing import THEMES, Theme
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import THEMES, Scale, Theme, entropy, grey, heat_scale
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
 

@@ -22,8 +22,8 @@ from fcnseg.models.backbones import Backbone, torchvision, upsample
 from fcnseg.models.fcn import crop, pad_to_multiple, size_of
 from fcnseg.models.networks import BACKBONES, find_backbone, load_classifier
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile, grey, heat_scale
-from fcnseg.viz.drawing import THEMES, Theme
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import THEMES, Theme, grey, heat_scale
 from fcnseg.viz.layout import page
 
 DEFAULT = "efficientnet_lite0"

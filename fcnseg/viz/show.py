@@ -17,8 +17,8 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile, entropy, signed_map, signed_scale
-from fcnseg.viz.drawing import to_pixels, to_vectors
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import entropy, signed_map, signed_scale, to_pixels, to_vectors
 from fcnseg.viz.gained import gained
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure

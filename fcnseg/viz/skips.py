@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Scale, Tile, signed_map, signed_scale
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import Scale, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Progress, no_callback
-from fcnseg.viz import LabelledFrame, Scale, Tile, grey, heat_scale
-from fcnseg.viz.drawing import Color
+from fcnseg.viz import LabelledFrame, Tile
+from fcnseg.viz.drawing import Color, Scale, grey, heat_scale
 
 if TYPE_CHECKING:
     from torch import Tensor

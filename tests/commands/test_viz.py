@@ -15,7 +15,7 @@ from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources.video import open_video
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Progress
-from fcnseg.viz import entropy, grey, signed_map
+from fcnseg.viz.drawing import entropy, grey, signed_map
 from fcnseg.viz.heatmaps import HeatmapFigures
 
 SIZE = (240, 320)

@@ -79,7 +79,7 @@ def test_a_fourth_band_is_read_as_it_is_stored(
         np.testing.assert_array_equal(found.pixels, array)
         assert found.alpha == (extra > 0)
         # Of noise most is neither full nor zero: no opacity, whatever the tag says.
-        assert layout_of(data, "a.tif", None) == f"4 {dtype}" + (" values" if extra else "")
+        assert layout_of(data, "a.tif") == f"4 {dtype}" + (" values" if extra else "")
 
 
 def test_inks_are_read_as_they_are_stored() -> None:
@@ -617,4 +617,4 @@ def test_without_rasterio_it_is_said(
     assert any("fcnseg[geo]" in text for text in said)
     assert not list((tmp_path / "out").rglob("*.xml"))
     write_image(tmp_path / "plain.tif", np.zeros((8, 8, 3), np.uint8))
-    assert georeference.left_out([str(tmp_path / "plain.tif"), str(tmp_path)]) == ""
+    assert georeference.not_copied(tmp_path / "plain.tif") == ""

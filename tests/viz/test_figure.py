@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fcnseg.io.draw import heatmap
-from fcnseg.viz import Tile, grey, heat_scale, signed_map, signed_scale
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import grey, heat_scale, signed_map, signed_scale
 from fcnseg.viz.layout import page
 
 

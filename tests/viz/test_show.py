@@ -398,8 +398,7 @@ def test_more_classes_than_a_page_holds(segmenter: Segmenter, image: np.ndarray)
 
 
 def test_a_tile_of_a_figure_has_its_scale() -> None:
-    from fcnseg.viz import heat_scale
-    from fcnseg.viz.drawing import THEMES, to_pixels
+    from fcnseg.viz.drawing import THEMES, heat_scale, to_pixels
     from fcnseg.viz.layout import figure
 
     tile = Tile(np.zeros((100, 300, 3), np.uint8), "t", scale=heat_scale("0", "1", "a meaning"))

@@ -27,7 +27,8 @@ from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import shift_between
 from fcnseg.models.fcn import LearnedUpsample, crop, pad_to_multiple, size_of
-from fcnseg.viz import Tile, grey, heat_scale
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import grey, heat_scale
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
 from fcnseg.viz.network.autoencoder import maps_of, row_of_maps, strongest

@@ -15,8 +15,7 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.models.fcn import FCN
-from fcnseg.viz import grey
-from fcnseg.viz.drawing import THEMES
+from fcnseg.viz.drawing import THEMES, grey
 from fcnseg.viz.network.autoencoder import Hourglass, as_cells, colored, hourglass
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from fcnseg.datasets.encoding.areas import (
     only_channel,
     read_objects,
 )
-from fcnseg.datasets.encoding.colors import differ, read_colors
+from fcnseg.datasets.encoding.colors import read_colors
 from fcnseg.datasets.encoding.entries import (
     Entry,
     by_stored_value,
@@ -112,7 +112,12 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
 def named(
     names: Sequence[str], entries: Sequence[Entry] = (), colors: Sequence[int | None] = ()
 ) -> ClassMap:
-    """Classes by name; a packed colour where one is given, else one that differs."""
+    """Classes by name; a packed colour where one is given, else one that differs.
+
+    colors: are used where each class has its own.
+    """
+    if None in colors or len(set(colors)) < len(colors):
+        colors = ()
     by_name = {entry.name: entry.color for entry in entries}
     chosen = ClassMap.of(names).colors.tolist()
     for index, name in enumerate(names):
@@ -177,7 +182,7 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     colors = [values.palette.get(index) for index in range(first, count)]
     return Reading(
         Encoding.of(range(first, count), ignore, alone=alone),
-        named(names, colors=colors if differ(colors) else ()),
+        named(names, colors=colors),
         ignore[0] if ignore else None,
         tuple(why),
     )
@@ -211,7 +216,7 @@ def _read_listed(
     ]
     return Reading(
         Encoding("index", tuple(stored.values()), tuple(sorted(dropped)), alone=alone),
-        named([entry.name for entry in stored], colors=colors if differ(colors) else ()),
+        named([entry.name for entry in stored], colors=colors),
         reported[0] if reported else None,
         tuple(why),
         tuple((entry.name, value) for entry, value in listed if entry.ignored),

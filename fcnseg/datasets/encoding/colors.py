@@ -247,8 +247,3 @@ def _held(values: Values, chosen: Sequence[int]) -> int:
     for color in chosen:
         nearest = np.minimum(nearest, ((colors - np.array(unpack(color))) ** 2).sum(1))
     return int(pixels[nearest < SAME**2].sum())
-
-
-def differ(colors: Sequence[int | None]) -> bool:
-    """Whether colours are given and tell the classes apart."""
-    return None not in colors and len(set(colors)) == len(colors)

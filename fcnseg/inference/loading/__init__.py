@@ -267,14 +267,18 @@ def _open_fastest(
     checkpoint: Checkpoint, path: Path, options: EngineOptions, callback: Callback
 ) -> Engine:
     """What runs fastest on this processor, where finding out is worth its time; else torch."""
+    in_torch = _open_torch(checkpoint, options)
+    if in_torch.device != "cpu" or in_torch.precision != "f32":
+        return in_torch
+    if options.frames < WORTH_CONVERTING and not _is_recorded(path):
+        return in_torch
     from fcnseg.inference.loading.fastest import (
         can_compare_engines,
         fastest_engine,
         recorded_fastest,
     )
 
-    in_torch = _open_torch(checkpoint, options)
-    if in_torch.device != "cpu" or in_torch.precision != "f32" or not can_compare_engines():
+    if not can_compare_engines():
         return in_torch
     record = _kept(path).with_suffix(".json")
     name = recorded_fastest(record)
@@ -287,6 +291,12 @@ def _open_fastest(
     options = replace(options, engine=name, device="auto", precision="auto")
     engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine
+
+
+def _is_recorded(path: Path) -> bool:
+    """Whether the engines were timed for a checkpoint before."""
+    folder = cache_folder() / "engines"
+    return folder.is_dir() and _kept(path).with_suffix(".json").is_file()
 
 
 def _kept(path: Path) -> Path:

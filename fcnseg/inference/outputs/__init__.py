@@ -27,7 +27,6 @@ from fcnseg.io.annotations.tools import (
     as_yolo,
     class_list,
 )
-from fcnseg.io.bands.georeference import georeference_of
 from fcnseg.io.draw import colorize, drawn_classes, legend, overlay
 from fcnseg.io.images import encode_image, encode_labels
 from fcnseg.io.sources.base import Frame
@@ -71,7 +70,7 @@ class Renderer:
         """The file NAME.png.aux.xml beside an image of a kind, for frames with a georeference."""
         if kind != "labels" and (kind not in ("overlay", "color") or self.legend):
             return None
-        found = georeference_of(frame.path)
+        found = frame.georeference
         return None if found is None else found.sidecar()
 
     def draw(self, kind: str, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
@@ -149,7 +148,7 @@ OUTPUTS = {
             how.classes,
             how.drawn,
             tolerance=how.simplify,
-            place=georeference_of(frame.path),
+            place=frame.georeference,
         ),
     ),
     "labelme": Output(

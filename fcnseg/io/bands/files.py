@@ -66,24 +66,22 @@ def read_bands(path: str | Path) -> Stored:
     return decode_bands(read_bytes(path), str(path))
 
 
-def layout_of(data: bytes, name: str, pixels: NDArray[Any] | None) -> str:
-    """Bands and type of what an image file stores: "3 uint8", "5 uint16".
+def layout_of(data: bytes, name: str) -> str | None:
+    """Bands and type of what an .npy file or a TIFF stores: "3 uint8", "5 uint16".
 
     A fourth band that a tag calls opacity is counted: "4 uint8 opacity"; "4 uint8 values" where it
-    is none, because most of it is neither full nor zero. pixels: the file as OpenCV decoded it, for
-    formats whose fourth channel is opacity by definition: those are 1 or 3 bands.
+    is none, because most of it is neither full nor zero. None for a TIFF that is read as an image
+    for people.
     """
-    if is_npy(data) or (is_tiff(data) and not _is_plain(tiff_tags(data))):
-        found = decode_bands(data, name)
-        layout = f"{found.pixels.shape[2]} {found.pixels.dtype}"
-        if not found.alpha:
-            return layout
-        opacity = found.pixels[:, :, -1]
-        between = np.mean((opacity != 0) & (opacity != opacity.max()))
-        return f"{layout} {'values' if between > _MOSTLY else 'opacity'}"
-    if pixels is None:
-        return "3 uint8"
-    return f"{3 if pixels.ndim == 3 and pixels.shape[2] > 1 else 1} {pixels.dtype}"
+    if is_tiff(data) and _is_plain(tiff_tags(data)):
+        return None
+    found = decode_bands(data, name)
+    layout = f"{found.pixels.shape[2]} {found.pixels.dtype}"
+    if not found.alpha:
+        return layout
+    opacity = found.pixels[:, :, -1]
+    between = np.mean((opacity != 0) & (opacity != opacity.max()))
+    return f"{layout} {'values' if between > _MOSTLY else 'opacity'}"
 
 
 def _is_plain(tags: Mapping[int, Any]) -> bool:

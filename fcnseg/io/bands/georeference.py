@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ _PIXEL_IS_POINT = 2
 _WORLD = (".tfw", ".tifw", ".wld", ".tif.aux.xml", ".tiff.aux.xml")
 """Files beside an image that say the same."""
 
-_SUFFIXES = (".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff")
+"""Of the files that may be georeferenced."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Georeference:
         return f"<PAMDataset>{system}{place}</PAMDataset>\n".encode()
 
 
-def georeference_of(path: Path | None) -> Georeference | None:
-    """That of an image file; None for one without, and where rasterio is not installed."""
-    if path is None or path.suffix.lower() not in _SUFFIXES or not has_rasterio():
+def georeference_of(path: Path) -> Georeference | None:
+    """That of a TIFF; None for one without, and where rasterio is not installed."""
+    if not has_rasterio():
         return None
     try:
         return _read(path, path.stat().st_mtime_ns)
@@ -87,7 +87,7 @@ def georeference_in_tags(path: Path) -> Georeference | None:
 
     Source: OGC GeoTIFF 1.1, 7.1 (the raster's place) and 7.2 (GeoKeys).
     """
-    tags = tiff_tags(path) if path.suffix.lower() in _SUFFIXES else {}
+    tags = tiff_tags(path) if path.suffix.lower() in TIFF_SUFFIXES else {}
     try:
         if _TRANSFORMATION in tags:
             numbers = [float(number) for number in tags[_TRANSFORMATION]]
@@ -133,24 +133,12 @@ def has_rasterio() -> bool:
     return importlib.util.find_spec("rasterio") is not None
 
 
-def left_out(sources: Iterable[str]) -> str:
-    """What to say where the first TIFF of the sources is georeferenced and rasterio is missing."""
-    if has_rasterio():
-        return ""
-    for source in sources:
-        place = Path(source)
-        files = sorted(place.glob("*.tif*")) if place.is_dir() else [place]
-        for file in files[:1]:
-            if file.suffix.lower() in _SUFFIXES and file.is_file():
-                return _said(file)
-    return ""
-
-
-def _said(file: Path) -> str:
-    data = file.read_bytes()
+def not_copied(path: Path) -> str:
+    """What to say of a TIFF that is georeferenced where rasterio is missing; "" for all else."""
+    data = b"" if has_rasterio() else path.read_bytes()
     if not is_tiff(data) or not set(_PLACED) & set(tiff_tags(data)):
         return ""
     return (
-        f"{file.name} is georeferenced; outputs are in pixels, without it. To copy it: "
+        f"{path.name} is georeferenced; outputs are in pixels, without it. To copy it: "
         "pip install 'fcnseg[geo]'"
     )

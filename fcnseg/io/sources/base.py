@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, OptionError
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import decode_bands
+from fcnseg.io.bands.georeference import TIFF_SUFFIXES, Georeference, georeference_of
 from fcnseg.io.images import decode_image
 
 
@@ -69,6 +70,13 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where it lies on the Earth; None but for a GeoTIFF with rasterio installed."""
+        if self.path is None or self.path.suffix.lower() not in TIFF_SUFFIXES:
+            return None
+        return georeference_of(self.path)
 
 
 def frame_of(

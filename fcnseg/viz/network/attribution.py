@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.viz import Tile, signed_map, signed_scale
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
 from fcnseg.viz.view import View, cell_map, nearest, network_input, plain_network

@@ -27,8 +27,8 @@ from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import resize_image
 from fcnseg.models.backbones import Features
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
-from fcnseg.viz import Tile, grey, signed_map, signed_scale
-from fcnseg.viz.drawing import Color
+from fcnseg.viz import Tile
+from fcnseg.viz.drawing import Color, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
 from fcnseg.viz.view import View, cell_map, nearest, network_input, plain_network
