@@ -22,7 +22,7 @@ from fcnseg.models.spec import ModelSpec
 
 SIZE = (360, 480)
 CLASSES = 21
-WIDTH = 128
+WIDTH = ModelSpec.width
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 OUT = Path(__file__).parents[1] / "docs" / "networks.md"
 
@@ -31,8 +31,11 @@ HEAD = f"""# Networks: parameters and multiply-adds
 Written by `python benchmarks/networks.py`: parameters in millions / multiply-adds in
 billions, for an image of {SIZE[0]}x{SIZE[1]} and {CLASSES} classes. Counted are convolutions and
 linear layers; bilinear upsampling, norms and activations are not. *encoder* is the backbone alone;
-the other columns are complete networks. A dash: the backbone has no features that fine. The
-defaults of `fcnseg train` are fuse feature, fcn4s and half this width: `--width {ModelSpec.width}`.
+the other columns are complete networks. A dash: the backbone has no features that fine.
+
+The defaults of `fcnseg train` are `--fuse {ModelSpec.fuse} --decoder {ModelSpec.decoder}
+--width {WIDTH} --upsample auto`; auto is {ModelSpec.upsample}, as counted here, but for two classes
+of which one is below 5 %: those get subpixel.
 """
 
 

@@ -115,7 +115,9 @@ def _run(command: _Command, values: Mapping[str, Any], *, as_json: bool) -> None
     options = command.options.make(values)  # before anything slow is imported
     _refuse_remote(command, options)
     piped = [
-        spelled(name) for name in options_of(command.options) if is_stdout(getattr(options, name))
+        spelled(name, one)
+        for name, one in options_of(command.options).items()
+        if is_stdout(getattr(options, name))
     ]
     if as_json and piped:
         text = f"--json and {piped[0]} - both write to standard output."

@@ -106,8 +106,9 @@ def _only(name: str, value: Any, option: Option) -> Any:
     if not option.once:
         return value
     if len(value) > 1:
+        flag = spelled(name, option)
         raise OptionError(
-            f"{spelled(name)} was given {len(value)} times: {', '.join(value)}; expected one.",
+            f"{flag} was given {len(value)} times: {', '.join(value)}; expected one.",
             hint=option.once,
         )
     return value[0]
@@ -115,8 +116,7 @@ def _only(name: str, value: Any, option: Option) -> Any:
 
 def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: str | None) -> None:
     """OptionError for an empty text: the script's variable that it comes from has no value."""
-    given = [(name.upper() if known[name].argument else spelled(name), value)
-             for name, value in values.items()]  # fmt: skip
+    given = [(spelled(name, known[name]), value) for name, value in values.items()]
     for flag, value in [*given, ("--config", file)]:
         if value == "" or (isinstance(value, list | tuple) and "" in value):
             raise OptionError(

@@ -93,10 +93,9 @@ class Options:
     def __post_init__(self) -> None:
         """Every value as its type and range want it; OptionError where that can't be."""
         for name, entry in options_of(type(self)).items():
-            value, shown = getattr(self, name), name.upper() if entry.argument else spelled(name)
-            if value is ...:
-                raise OptionError(f"{shown}: a value is needed.")
-            object.__setattr__(self, name, self.checked(name, value, shown))
+            if (value := getattr(self, name)) is ...:
+                raise OptionError(f"{spelled(name, entry)}: a value is needed.")
+            object.__setattr__(self, name, self.checked(name, value, spelled(name, entry)))
 
     @classmethod
     def checked(cls, name: str, value: Any, shown: str = "") -> Any:
@@ -149,7 +148,7 @@ class Options:
         """OptionError for an option that was given and would do nothing."""
         for name in names:
             if name in self.chosen():
-                flag = _flag(name, options_of(type(self))[name])
+                flag = spelled(name, options_of(type(self))[name])
                 raise OptionError(f"{flag} has no effect {why}.", hint=f"omit {flag}")
 
     def with_fallbacks(self) -> Self:
@@ -193,7 +192,7 @@ def suggest_option(name: str, config: type[Any]) -> str:
     means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
     meant = [ours for ours in dict.fromkeys(means) if ours in own]
     meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
-    close = [_flag(ours, own[ours]) for ours in meant if not own[ours].argument]
+    close = [spelled(ours, own[ours]) for ours in meant if not own[ours].argument]
     close = close or ([] if meant else [flags[found] for found in errors.closest(plain, flags)])
     if close:
         return f"did you mean {' or '.join(close)}?"
@@ -209,18 +208,15 @@ def suggest_option(name: str, config: type[Any]) -> str:
 def flags_of(config: type[Any]) -> list[str]:
     """Every spelling of the options of a command."""
     flags = [flag for name, option in options_of(config).items() if not option.argument
-             for flag in (_flag(name, option), *option.hidden)]  # fmt: skip
+             for flag in (spelled(name, option), *option.hidden)]  # fmt: skip
     switched_on = (name for name in options_of(config) if vars(config).get(name) is True)
     return [*flags, *(f"--no-{name}" for name in switched_on), "--config", "--json", "--help"]
 
 
-def _flag(name: str, option: Option) -> str:
-    """How an option is written on the command line, where it has a spelling of its own, too."""
-    return option.flags[0] if option.flags else spelled(name)
-
-
-def spelled(name: str) -> str:
-    """How an option is written on the command line."""
+def spelled(name: str, option: Option | None = None) -> str:
+    """How an option is written on the command line: --data, or DATA for an argument."""
+    if option is not None and (option.argument or option.flags):
+        return name.upper() if option.argument else option.flags[0]
     return f"--{name.replace('_', '-')}"
 
 

@@ -49,7 +49,8 @@ class ModelSpec:
     output_stride: 32, or 16 or 8: the backbone's deeper stages are dilated.
     in_channels: bands of an image that the network takes, 3 for RGB.
 
-    The defaults are those of `fcnseg train`. OptionError for values that make no network.
+    The defaults are those of `fcnseg train`; its --upsample auto is fixed but for two classes of
+    which one is rare. OptionError for values that make no network.
 
         spec = fcnseg.ModelSpec(backbone="resnet18", num_classes=21, decoder="fcn8s")
     """

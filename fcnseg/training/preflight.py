@@ -85,9 +85,10 @@ def refuse_unused(config: TrainConfig, network: FCN, *, images: int) -> None:
     }
     for name, value in config.chosen().items():
         found, why = unused.get(name, (False, ""))
-        repeated = value == options_of(TrainConfig)[name].fallback or (name, value) in _AS_RESOLVED
+        option = options_of(TrainConfig)[name]
+        repeated = value == option.fallback or (name, value) in _AS_RESOLVED
         if found and not repeated:
-            flag = spelled(name)
+            flag = spelled(name, option)
             raise OptionError(f"{flag} has no effect here: {why}.", hint=f"omit {flag}")
     if config.accumulate > images > 1:
         raise OptionError(
