@@ -36,7 +36,7 @@ def mark(folder: Path, files: Sequence[str] = ()) -> None:
     OptionError when something else is called so there, MediaError when it can't be written.
     """
     path = folder / MANIFEST
-    refuse_foreign(folder)
+    refuse_folder_of_others(folder)
     known = _heading(path)
     if known is not None and known.issuperset(files):
         return
@@ -58,7 +58,7 @@ def mark(folder: Path, files: Sequence[str] = ()) -> None:
         ) from None
 
 
-def refuse_foreign(folder: Path, kinds: Sequence[str] = ()) -> None:
+def refuse_folder_of_others(folder: Path, kinds: Sequence[str] = ()) -> None:
     """OptionError for a manifest.jsonl in a folder, or files in its sub-folders, not made by us.
 
     kinds: the sub-folders and files that are written to; labels or coco.json may be a dataset's.

@@ -13,7 +13,7 @@ from fcnseg.io.images import write_image
 from fcnseg.io.sources.base import Selection
 from fcnseg.io.sources.files import WatchedFolder
 from fcnseg.io.sources.listing import in_folder
-from fcnseg.overwriting import inputs_in, mark, refuse_foreign, skipped_outputs
+from fcnseg.overwriting import inputs_in, mark, refuse_folder_of_others, skipped_outputs
 from fcnseg.progress import Event, Message
 from tests.cli.test_cli import call
 
@@ -68,7 +68,7 @@ def test_a_mark_is_set_once(tmp_path: Path) -> None:
     path = tmp_path / "out" / "manifest.jsonl"
     before = path.read_bytes()
     mark(tmp_path / "out")
-    refuse_foreign(tmp_path / "out")
+    refuse_folder_of_others(tmp_path / "out")
     assert path.read_bytes() == before
 
 

@@ -2,7 +2,7 @@
 
 Data, split, crops, augmentation, loss, optimiser, schedule, average of the weights and
 evaluation are those of `fcnseg train`. The backbone has --backbone-lr there too. Only ours has
-coarser rungs, which have losses of their own (--aux).
+coarser skips, which have losses of their own (--aux).
 """
 
 from __future__ import annotations

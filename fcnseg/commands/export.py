@@ -196,7 +196,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
             hint=f"--out {typed(path.with_suffix('.zip'))}",
         )
     refuse_overwriting([("--out", path)], [], kept=model_files([model]))
-    _refuse_foreign(path, is_bundle)
+    _refuse_other_file(path, is_bundle)
     try:
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
@@ -272,7 +272,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
     refuse_overwriting(outputs, [], kept=[*model_files([model]), *data])
     if config.out is not None:
         refuse_overwriting([("--out", config.out)], [], kept=data)
-    _refuse_foreign(path, lambda file: header_in(file) is not None)
+    _refuse_other_file(path, lambda file: header_in(file) is not None)
     taken = [file for file in beside if file.exists() and not path.exists()]
     if taken:
         raise OptionError(
@@ -282,7 +282,7 @@ def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
         )
 
 
-def _refuse_foreign(path: Path, is_ours: Callable[[Path], bool]) -> None:
+def _refuse_other_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
     """OptionError where the file is there already and no export of ours; an empty one is nobody's.
 
     Devices and pipes are let through.

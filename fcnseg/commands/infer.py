@@ -117,8 +117,8 @@ def join(plan: InferPlan, shards: Sequence[tuple[list[InferResult], list[Message
             part.done.join()
     later = [index for index, part in enumerate(plan.parts) if part.kept is not None]
     for index in later:
-        whole = done[index] = _with_combined(plan, index, done[index])
-        plan.parts[index].note_finished(whole.outputs, whole.frames_out + whole.skipped)
+        complete = done[index] = _with_combined(plan, index, done[index])
+        plan.parts[index].note_finished(complete.outputs, complete.frames_out + complete.skipped)
     return InferResult.of_parts(done) if later else result
 
 

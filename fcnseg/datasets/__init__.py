@@ -44,7 +44,7 @@ class Encoding:
     values: the stored values of class 0, 1, ...; a class may have several, or none.
         Colours are packed as r << 16 | g << 8 | b.
     ignore: stored values of pixels that do not count.
-    snap: values in between (a lossy or resized file) belong to the nearest declared one;
+    nearest: values in between (a lossy or resized file) belong to the nearest declared one;
         without it a value that is not declared does not count (255).
     store: the label format, a name in fcnseg.datasets.formats.
     terms: what the label files call the stored values 1, 2, ... where they use words
@@ -56,7 +56,7 @@ class Encoding:
     kind: Literal["index", "color"]
     values: tuple[tuple[int, ...], ...]
     ignore: tuple[int, ...] = ()
-    snap: bool = False
+    nearest: bool = False
     store: str = "pixels"
     terms: tuple[str, ...] = ()
     alone: tuple[int, ...] = ()
@@ -105,7 +105,7 @@ class Encoding:
             "kind": self.kind,
             "values": [list(values) for values in self.values],
             "ignore": list(self.ignore),
-            "snap": self.snap,
+            "snap": self.nearest,
             "store": self.store,
             "terms": list(self.terms),
             "alone": list(self.alone),
@@ -119,7 +119,7 @@ class Encoding:
                 kind=data["kind"],
                 values=tuple(tuple(int(v) for v in values) for values in data["values"]),
                 ignore=tuple(int(value) for value in data.get("ignore", ())),
-                snap=bool(data.get("snap", False)),
+                nearest=bool(data.get("snap", False)),
                 store=data.get("store", "pixels"),
                 terms=tuple(str(term) for term in data.get("terms", ())),
                 alone=tuple(int(value) for value in data.get("alone", ())),

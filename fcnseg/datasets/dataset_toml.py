@@ -107,7 +107,7 @@ def write_declared(
         ),
         f"store = {toml_value(encoding.store)}",
         f"kind = {toml_value(encoding.kind)}",
-        f"snap = {toml_value(encoding.snap)}",
+        f"snap = {toml_value(encoding.nearest)}",
         f"ignore = {toml_value([shown.value(value) for value in encoding.ignore])}",
         f"leave_out = {toml_value(list(description.found.left_out))}",
     ]
@@ -219,7 +219,7 @@ def _reading(data: Mapping[str, Any]) -> Reading:
         kind=data.get("kind", "index"),
         values=tuple(tuple(_stored(v, terms) for v in table["values"]) for table in tables),
         ignore=ignore,
-        snap=bool(data.get("snap", False)),
+        nearest=bool(data.get("snap", False)),
         store=data.get("store", "pixels"),
         terms=terms,
         alone=tuple(int(value) for value in data.get("alone", ())),

@@ -23,8 +23,8 @@ from fcnseg.datasets.encoding.class_lists import (
     read_yaml_names,
     yaml_folder,
 )
-from fcnseg.datasets.encoding.entries import counted_from_one, said_in
-from fcnseg.datasets.encoding.values import SMEARED, Values, total
+from fcnseg.datasets.encoding.entries import counted_from_one, mentioned_in
+from fcnseg.datasets.encoding.values import LOSSY, Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored, refused_tool
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo
@@ -297,7 +297,7 @@ def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
         return found, labels
     colors = {value for one in labels.counts.good() for value in one.values}
     photos = any(one.rest for one in labels.counts.good())
-    if len(colors) > 1 and not photos and len(colors) <= SMEARED:
+    if len(colors) > 1 and not photos and len(colors) <= LOSSY:
         return found, labels
     why = (*found.why, "the label files' transparency says what is what, not their colours")
     found = replace(found, store="alpha", why=why)
@@ -340,5 +340,5 @@ def _read(
     if file and not listed.isdisjoint(reading.classes.names):
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
     elif entries and not values.terms:
-        reading = replace(reading, unused_list=f"{file} lists {said_in(entries)}")
+        reading = replace(reading, unused_list=f"{file} lists {mentioned_in(entries)}")
     return reading

@@ -50,10 +50,10 @@ def network_model(checkpoint: Checkpoint, options: GraphOptions) -> Any:
 
 def complete(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> Any:
     """The network's model with what comes before and after it, for images at their own size."""
-    whole = _surrounded(model, checkpoint, options)
+    full = _surrounded(model, checkpoint, options)
     if options.labels_only:
-        keep_outputs(whole, {SCORES, LABELS})
-    return _channels_first(whole) if options.layout == "NCHW" else whole
+        keep_outputs(full, {SCORES, LABELS})
+    return _channels_first(full) if options.layout == "NCHW" else full
 
 
 def _channels_first(model: Any) -> Any:
@@ -224,11 +224,11 @@ def _renamed(model: Any, kept: Mapping[str, str], prefix: str) -> Any:
 
 def _joined(parts: Sequence[Any]) -> Any:
     """One model of several: what one gives under a name the next ones take under it."""
-    whole, *others = parts
+    joined, *others = parts
     for part in others:
-        whole.graph.node.extend(part.graph.node)
-        whole.graph.initializer.extend(part.graph.initializer)
-    whole.graph.ClearField("value_info")  # the parts' names of free sizes mean different ones
-    whole.graph.ClearField("output")
-    whole.graph.output.extend(others[-1].graph.output)
-    return whole
+        joined.graph.node.extend(part.graph.node)
+        joined.graph.initializer.extend(part.graph.initializer)
+    joined.graph.ClearField("value_info")  # the parts' names of free sizes mean different ones
+    joined.graph.ClearField("output")
+    joined.graph.output.extend(others[-1].graph.output)
+    return joined

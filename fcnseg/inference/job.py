@@ -26,9 +26,9 @@ from fcnseg.inference.parts import (
     only_shown,
     refuse_rate,
     refuse_unused,
+    single_files,
     split,
     target_of,
-    whole_files,
     written,
 )
 from fcnseg.inference.prediction import Predictor
@@ -41,7 +41,7 @@ from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, sk
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
 from fcnseg.models.find import find_models, model_files
-from fcnseg.overwriting import is_below, refuse_foreign
+from fcnseg.overwriting import is_below, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message
 from fcnseg.remote import as_path
 
@@ -193,11 +193,11 @@ def _parts(
             check_is_video(kind)
         target = target_of(config, kind, out, alone=found.count == 1)
         each, combined = split(target, kind)
-        whole = None
+        video = None
         alone = combined.save and not (config.shares or config.show)
         if alone and kind == "video" and target.shape == "folder":
-            whole = manifest(combined, "whole")
-        finished = 0 if whole is None else whole.finished(as_path(str(spec)))
+            video = manifest(combined, "video")
+        finished = 0 if video is None else video.finished(as_path(str(spec)))
         in_one = bool(combined.save) or config.shares is not None
         later = in_one and (job.distributed.size > 1 or config.skip_done) and not finished
         if later and config.watch:
@@ -205,7 +205,7 @@ def _parts(
         labels = Target("folder", target.kept_folder(name), ("labels",))
         kept = manifest(labels, "kept") if later else None
         done = manifest(each, "each")
-        return Part(spec, name, kind, opened, each, combined, labels, done, kept, whole, finished)
+        return Part(spec, name, kind, opened, each, combined, labels, done, kept, video, finished)
 
     return tuple(part(*spec) for spec in found.specs)
 
@@ -227,7 +227,7 @@ def _dependencies(config: InferConfig, models: Sequence[Path]) -> dict[str, dict
     return {
         "each": by,
         "kept": {**by, "drawn": [config.conf, sorted(config.classes)], "looks": None},
-        "whole": {**by, "frames": chosen},
+        "video": {**by, "frames": chosen},
     }
 
 
@@ -239,7 +239,7 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             name = part.name or ("images" if part.opened is None else part.opened.name)
             target = replace(part.each, save=(*part.each.save, *part.combined.save))
             outputs += written(target, name)
-            refuse_foreign(target.path, whole_files(target, name))
+            refuse_folder_of_others(target.path, single_files(target, name))
     if config.shares is not None and not is_stdout(config.shares):
         kinds = [path for _, path in outputs if path.name in SUFFIXES and path.parent == config.out]
         if within := next((kind for kind in kinds if is_below(config.shares, kind)), None):

@@ -121,7 +121,7 @@ def written(target: Target, name: str) -> list[Named]:
     return [("--out", path), *(("--out", path / one) for one in inside)]
 
 
-def whole_files(target: Target, name: str) -> list[str]:
+def single_files(target: Target, name: str) -> list[str]:
     """The files of all frames that may be written into a folder. name: the source's."""
     if target.shape != "folder":
         return []
@@ -204,7 +204,7 @@ class Part:
     labels: Target
     done: Manifest
     kept: Manifest | None
-    whole: Manifest | None = None
+    video: Manifest | None = None
     finished: int = 0
     skipped: list[Path] = field(default_factory=list)
 
@@ -238,8 +238,8 @@ class Part:
     def note_finished(self, outputs: Sequence[Path], frames: int) -> None:
         """Record that what is one file of all frames of a video is there."""
         files = [path for path in outputs if path.is_file()]
-        if self.whole is not None and files and not self.finished:
-            self.whole.finish(as_path(str(self.spec)), files, frames)
+        if self.video is not None and files and not self.finished:
+            self.video.finish(as_path(str(self.spec)), files, frames)
 
     def recorded(self, rank: int) -> int:
         """How many frames a process has recorded as done."""

@@ -179,17 +179,17 @@ def write_int8(
     import onnx
 
     with folder_beside(path) as folder:
-        whole, exact, rounded = (folder / f"{name}.onnx" for name in ("whole", "f32", "int8"))
+        full, exact, rounded = (folder / f"{name}.onnx" for name in ("full", "f32", "int8"))
         network = network_model(checkpoint, options)
         onnx.save(network, exact)
         before = labelled(checkpoint, options)
-        save_onnx(complete(network, checkpoint, options), before, whole)
-        verify(checkpoint, whole, "onnx", options)
+        save_onnx(complete(network, checkpoint, options), before, full)
+        verify(checkpoint, full, "onnx", options)
         _quantize(exact, rounded, images)
         header = labelled(checkpoint, options, **(about or {}), precision="int8")
         header = replace(header, extra={**header.extra, PRECISION: "int8"})
         save_onnx(complete(onnx.load(rounded), checkpoint, options), header, rounded)
-        before_and_after = milliseconds([whole, rounded], options)
+        before_and_after = milliseconds([full, rounded], options)
         rounded.replace(path)
     return before_and_after[0], before_and_after[1]
 

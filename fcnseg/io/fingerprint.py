@@ -80,7 +80,7 @@ def summarize_image(
     small = None if size is None or is_cut(data) else _reduced(data, size)
     pixels = None
     if small is None or size is None or colors:
-        pixels, orientation = _whole(data, path, orientation)
+        pixels, orientation = _decoded(data, path, orientation)
         size = pixels.shape[0], pixels.shape[1]
     shown = None if pixels is None else _eight_bits(pixels, path)
     basis = shown if small is None else small
@@ -131,7 +131,7 @@ def _reduced(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     return None
 
 
-def _whole(data: bytes, path: str | Path, orientation: int) -> tuple[NDArray[np.generic], int]:
+def _decoded(data: bytes, path: str | Path, orientation: int) -> tuple[NDArray[np.generic], int]:
     """The pixels as OpenCV decodes them, and how they still have to be turned."""
     pixels, maximum = (
         (None, None) if is_cut(data) or is_heif(data) else decode_deep(data, str(path))

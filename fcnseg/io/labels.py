@@ -169,7 +169,7 @@ COLORFUL = 48
 def flat_colors(
     packed: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """The colors of a smeared image where it is flat, with the pixels that are nearly of each.
+    """The colors of a lossy image where it is flat, with the pixels that are nearly of each.
 
     packed: (H, W). JPEG leaves hardly a pixel of a small area with the color that was drawn, but
     all of them near it; what lies between two colors is not flat. None for an image of greys.

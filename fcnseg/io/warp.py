@@ -121,8 +121,8 @@ def _reduced(image: NDArray[Any], grid: Grid, factor: int) -> tuple[NDArray[Any]
     height, width = image.shape[0] // factor, image.shape[1] // factor
     if not height or not width:
         return image, grid
-    whole = image[: height * factor, : width * factor]
-    small = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
+    blocks = image[: height * factor, : width * factor]
+    small = np.asarray(cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA))
     small = small.reshape(height, width, -1)
     grid = grid / factor
     grid[:, 2] -= (factor - 1) / 2 / factor

@@ -272,14 +272,14 @@ def test_colors_not_in_the_list_are_ignored_or_snapped() -> None:
     encoding = Encoding("color", ((pack(0, 0, 0),), (pack(200, 0, 0),)))
     seen = np.array([pack(200, 0, 0), pack(190, 5, 5)])
     assert decode_values(seen, encoding).tolist() == [1, IGNORE]
-    snapping = Encoding("color", encoding.values, snap=True)
+    snapping = Encoding("color", encoding.values, nearest=True)
     assert decode_values(seen, snapping).tolist() == [1, 1]
 
 
 def test_nearest_color_is_the_nearest(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     stored = rng.integers(0, 256, (9, 3))
-    encoding = Encoding("color", tuple((pack(*c),) for c in stored.tolist()), snap=True)
+    encoding = Encoding("color", tuple((pack(*c),) for c in stored.tolist()), nearest=True)
     picture = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     found = decode(read_raw_labels(tmp_path / "a.png"), encoding)
@@ -293,7 +293,7 @@ def test_an_encoding_is_consistent() -> None:
         Encoding.of([0, 1], [1])
     with pytest.raises(DatasetError, match="between 1 and 255"):
         Encoding("index", ())
-    encoding = Encoding("color", ((1, 2), ()), (3,), snap=True)
+    encoding = Encoding("color", ((1, 2), ()), (3,), nearest=True)
     assert Encoding.from_dict(encoding.as_dict()) == encoding
     with pytest.raises(DatasetError, match="Not a label encoding"):
         Encoding.from_dict({"kind": "index"})

@@ -167,7 +167,7 @@ def test_smoothed_colors_snap_to_what_covers_areas(tmp_path: Path) -> None:
     colors = np.array([[0, 0, 0], [255, 255, 0], [255, 0, 0]], np.uint8)
     seen = scan(write(tmp_path, [smoothed(colors[labels]) for labels in truth]))
     assert len(seen.description.classes) == 3
-    assert seen.description.encoding.snap
+    assert seen.description.encoding.nearest
 
 
 def test_thin_classes_are_not_smoothed_away(tmp_path: Path) -> None:

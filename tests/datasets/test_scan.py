@@ -245,7 +245,7 @@ def test_a_count_counts_as_numpy_does(largest: int) -> None:
     assert sum(one.border) == frame.sum()
 
 
-def test_a_smeared_file_is_cut_to_its_most_frequent_values() -> None:
+def test_a_lossy_file_is_cut_to_its_most_frequent_values() -> None:
     numbers = np.arange(900, dtype=np.int32).reshape(30, 30)
     one = count_values(RawLabels(numbers, None, "I"))
     assert (len(one.values), one.rest) == (MOST_VALUES, 900 - MOST_VALUES)

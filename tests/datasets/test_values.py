@@ -123,7 +123,7 @@ def test_smoothed_labels_snap_to_the_values_that_cover_areas(
                                  interpolation=cv2.INTER_AREA))  # fmt: skip
     description = write(tmp_path, stored)
     assert len(description.classes.names) == 3
-    assert description.encoding.snap
+    assert description.encoding.nearest
     for name, labels in read(description).items():
         assert (labels == truth[int(name)]).mean() > 0.97
 
@@ -226,7 +226,7 @@ def test_greys_resized_with_interpolation_snap_to_those_that_cover_areas(
         stored.append(np.asarray(Image.fromarray(large).resize((44, 44), way)))
     description = write(tmp_path, stored)
     assert description.encoding.values == ((0,), (128,), (lightest,))
-    assert description.encoding.snap
+    assert description.encoding.nearest
 
 
 def test_very_many_numbers_are_objects_too(tmp_path: Path) -> None:

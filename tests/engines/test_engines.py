@@ -92,16 +92,16 @@ def test_reduced_precision_still_gives_float32_logits(checkpoint):
     assert 1e-4 < difference < 0.05 * np.abs(exact).max()
 
 
-def test_rungs_sum_to_the_logits(engine):
+def test_skips_sum_to_the_logits(engine):
     images = sample_images((1, 50, 70), seed=6)
-    rungs = engine.skip_scores(images, size=(60, 80))
-    assert list(rungs) == [32, 16, 8, 4]
-    assert all(np.abs(share).max() > 0 for share in rungs.values())
-    total = np.sum(list(rungs.values()), axis=0)
+    skips = engine.skip_scores(images, size=(60, 80))
+    assert list(skips) == [32, 16, 8, 4]
+    assert all(np.abs(share).max() > 0 for share in skips.values())
+    total = np.sum(list(skips.values()), axis=0)
     np.testing.assert_allclose(total, engine.logits(images, size=(60, 80)), atol=1e-4)
 
 
-def test_rungs_need_a_sum_of_scores(checkpoint):
+def test_skips_need_a_sum_of_scores(checkpoint):
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8, fuse="feature"))
     with pytest.raises(OptionError, match="feature"):
         TorchEngine(network, checkpoint.preprocess).skip_scores(sample_images((1, 32, 32), seed=0))

@@ -86,10 +86,10 @@ def test_fuse(fuse: str, kind: type) -> None:
 @torch.no_grad()
 def test_the_skips_sum_to_the_logits(decoder: str, upsampling: str, size: tuple[int, int]) -> None:
     network = make(decoder=decoder, fuse="score", upsample=upsampling)
-    rungs = network.skip_scores(images(*size))
-    assert tuple(rungs) == network.decoder.strides
-    assert all(share.abs().max() > 0.01 for share in rungs.values())
-    torch.testing.assert_close(sum(rungs.values()), network(images(*size)), rtol=0, atol=1e-4)
+    skips = network.skip_scores(images(*size))
+    assert tuple(skips) == network.decoder.strides
+    assert all(share.abs().max() > 0.01 for share in skips.values())
+    torch.testing.assert_close(sum(skips.values()), network(images(*size)), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -97,8 +97,8 @@ def test_the_skips_sum_in_bf16() -> None:
     """bf16 has 8 bits: the sum of three skips is within 2 % of the largest logit."""
     network = make(decoder="fcn8s", fuse="score").bfloat16()
     x = images(64, 96).bfloat16()
-    logits, rungs = network(x), network.skip_scores(x)
-    difference = (sum(share.float() for share in rungs.values()) - logits.float()).abs().max()
+    logits, skips = network(x), network.skip_scores(x)
+    difference = (sum(share.float() for share in skips.values()) - logits.float()).abs().max()
     assert difference < 0.02 * logits.abs().max()
 
 
@@ -121,8 +121,8 @@ def test_the_skips_sum_when_exported() -> None:
         Both(network), (images(70, 100),), dynamic_shapes={"images": {2: free, 3: free}}
     )
     for size in ((70, 100), (51, 133)):
-        logits, rungs = program.module()(images(*size))
-        torch.testing.assert_close(rungs.sum(0), logits, rtol=0, atol=1e-4)
+        logits, skips = program.module()(images(*size))
+        torch.testing.assert_close(skips.sum(0), logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(logits, network(images(*size)), rtol=0, atol=1e-5)
 
 
@@ -139,9 +139,9 @@ def test_only_scores_can_be_taken_apart(fuse: str) -> None:
 def test_skips_start_at_zero() -> None:
     """A fresh FCN-8s says what its coarsest level says."""
     network = make(decoder="fcn8s", fuse="score", randomise=False)
-    rungs = network.skip_scores(images(64, 96))
-    assert rungs[16].abs().max() == rungs[8].abs().max() == 0
-    assert rungs[32].abs().max() > 0
+    skips = network.skip_scores(images(64, 96))
+    assert skips[16].abs().max() == skips[8].abs().max() == 0
+    assert skips[32].abs().max() > 0
 
 
 def test_zero_skips_learn() -> None:
@@ -155,12 +155,12 @@ def test_zero_skips_learn() -> None:
 def test_scaled_skips() -> None:
     """The at-once way: pool4 by 0.01, pool3 by 0.0001."""
     network = make(decoder="fcn8s", fuse="score", skips="scaled", randomise=False)
-    rungs = network.decoder.rungs
-    assert {stride: skip.scale for stride, skip in rungs.items()} == {"16": 0.01, "8": 0.0001}
+    skips = network.decoder.rungs
+    assert {stride: skip.scale for stride, skip in skips.items()} == {"16": 0.01, "8": 0.0001}
     skip = torch.randn(1, 48, 4, 4)
-    expected = rungs["16"].scores(skip * 0.01)
-    assert torch.equal(rungs["16"].score(skip), expected)
-    assert rungs["16"].scores.weight.abs().max() > 0
+    expected = skips["16"].scores(skip * 0.01)
+    assert torch.equal(skips["16"].score(skip), expected)
+    assert skips["16"].scores.weight.abs().max() > 0
 
 
 @torch.no_grad()

@@ -113,9 +113,9 @@ def test_equals_the_recomputation(name: str, size: tuple[int, int]) -> None:
     found = network(images)
     assert found.shape == (1, CLASSES, *size)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
-    rungs = network.skip_scores(images)
-    assert tuple(rungs) == (32, 16, 8)[: {"fcn32s": 1, "fcn16s": 2}.get(name, 3)]
-    assert (sum(rungs.values()) - found).abs().max() < 1e-5 * found.abs().max()
+    skips = network.skip_scores(images)
+    assert tuple(skips) == (32, 16, 8)[: {"fcn32s": 1, "fcn16s": 2}.get(name, 3)]
+    assert (sum(skips.values()) - found).abs().max() < 1e-5 * found.abs().max()
 
 
 @torch.no_grad()

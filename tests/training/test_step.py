@@ -140,7 +140,7 @@ def test_coarse_rungs_answer_too(fuse: str) -> None:
     assert torch.equal(answers[0], network(images))
     assert len(learner.heads) == (0 if fuse == "score" else 2)
     assert not network.decoder.entry._forward_hooks, "nothing listens afterwards"
-    if fuse == "score":  # skips start at zero: all rungs say the same
+    if fuse == "score":  # skips start at zero: all strides predict the same
         assert torch.allclose(answers[1], answers[0][..., 1::4, 1::4], atol=0.05)
 
 

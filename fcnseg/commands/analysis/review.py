@@ -30,7 +30,7 @@ from fcnseg.io.images import resize_image, write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.find import model_files
-from fcnseg.overwriting import mark, refuse_file, refuse_foreign, refuse_overwriting
+from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
 from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.page import render
@@ -117,7 +117,7 @@ def review(
             )
     refuse_file("--out", config.out)
     if config.out is not None:
-        refuse_foreign(config.out, ("review.csv", "review.html", *config.save))
+        refuse_folder_of_others(config.out, ("review.csv", "review.html", *config.save))
     segmenter = load(
         config.model,
         engine=config.engine,

@@ -107,7 +107,7 @@ def count_classes(seen: Scanned) -> Frequencies:
         labelled[number] = sum(of_class.values())
         if len(of_class) == 1:
             covered.setdefault(next(iter(of_class)), []).append(number)
-        if encoding.snap:
+        if encoding.nearest:
             taken = sum(one.pixels[at] for at in odd) + one.rest
             between = _with(between, taken, number) if taken else between
         else:

@@ -42,14 +42,14 @@ from fcnseg.datasets.encoding.greys import (
     drawn_with,
     flat_greys,
     listed_values,
+    lossy_indices,
     nearest_totals,
     peaks,
     rows_of,
-    smeared_indices,
     spread,
     without_strays,
 )
-from fcnseg.datasets.encoding.values import GREY, MOST_VALUES, SMEARED, Values
+from fcnseg.datasets.encoding.values import GREY, LOSSY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
 
 BORDER_IS_BACKGROUND = 0.75
@@ -86,24 +86,24 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
         if factor:
             one, _ = classes_of_channel(values, factor)
             return _as_colors(read_values(one, entries), factor)
-        exact = not (values.lossy or values.rest or len(values.pixels) > SMEARED)
+        exact = not (values.lossy or values.rest or len(values.pixels) > LOSSY)
         dark = max(max(unpack(c)) for c in values.pixels) <= NEARLY_GREY
         tint = 0 if exact or dark else NEARLY_GREY
         if all(spread(color) <= tint for color in values.pixels):
             return _as_colors(read_values(as_greys(values), entries))
         return read_colors(values, entries)
-    indices = smeared_indices(values) if values.lossy else 0
+    indices = lossy_indices(values) if values.lossy else 0
     if indices:
         why = "class indices stored as JPEG, which changes them"
         return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
-    smeared = values.solid or peaks(values) or flat_greys(values) if len(values.pixels) > 2 else ()
-    if smeared:
-        return _read_greys(values, smeared, entries, snap=True)
+    drawn = values.solid or peaks(values) or flat_greys(values) if len(values.pixels) > 2 else ()
+    if drawn:
+        return _read_greys(values, drawn, entries, nearest=True)
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
     classes = [value for value in levels if value != IGNORE]
     listed = len(classes) > 1 and bool(listed_values(values, classes, entries))
     if (are_greys(levels) or are_far(levels)) and not listed:
-        return _read_greys(values, levels, entries, snap=False)
+        return _read_greys(values, levels, entries, nearest=False)
     if levels and levels[-1] > IGNORE:
         return _read_wide(values, levels, entries)
     return _read_indices(values, entries)
@@ -224,17 +224,17 @@ def _read_listed(
 
 
 def _read_greys(
-    values: Values, greys: Sequence[int], entries: Sequence[Entry], *, snap: bool
+    values: Values, greys: Sequence[int], entries: Sequence[Entry], *, nearest: bool
 ) -> Reading:
     """A class for each of a few greys; of two, the background is found by the image's edge."""
     order = sorted(greys)
     drawn = drawn_with(order, entries)
     if drawn:
         reading = _read_listed(values, [(entry, grey) for grey, entry in drawn.items()], ())
-        return replace(reading, encoding=replace(reading.encoding, snap=snap))
+        return replace(reading, encoding=replace(reading.encoding, nearest=nearest))
     near = nearest_totals(values, order)
     why = [f"label values are greys: {', '.join(str(grey) for grey in order)}"]
-    if snap:
+    if nearest:
         why.append("values in between were made by compression or resizing; the nearest is taken")
     names: Sequence[str] = ClassMap.numbered(len(order)).names
     edges = []
@@ -250,9 +250,9 @@ def _read_greys(
     rows = rows_of(order, entries)
     if rows:
         reading = _read_listed(values, rows, ())
-        encoding = replace(reading.encoding, snap=snap)
+        encoding = replace(reading.encoding, nearest=nearest)
         return replace(reading, encoding=encoding, why=(*why, *reading.why))
-    return Reading(Encoding.of(order, snap=snap), named(names), None, (*why, *edges))
+    return Reading(Encoding.of(order, nearest=nearest), named(names), None, (*why, *edges))
 
 
 def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) -> Reading:
@@ -260,7 +260,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
     others = [value for value in levels if value not in (IGNORE, LARGEST)]
     if LARGEST in levels and (not others or others[-1] < IGNORE):
         if list(levels) == [0, LARGEST]:
-            return _read_greys(values, levels, entries, snap=False)
+            return _read_greys(values, levels, entries, nearest=False)
         return _read_without(values, LARGEST, entries, "")
     if len(levels) > MAX_CLASSES:
         raise DatasetError(
@@ -300,7 +300,7 @@ def _as_colors(reading: Reading, factor: int = GREY) -> Reading:
             "color",
             tuple(tuple(value * factor for value in values) for values in encoding.values),
             tuple(value * factor for value in encoding.ignore if 0 <= value <= IGNORE),
-            snap=encoding.snap,
+            nearest=encoding.nearest,
         ),
     )
 

@@ -20,7 +20,7 @@ from fcnseg.datasets import Encoding, Pair, Reading
 from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.encoding.values import (
     FEWEST_FILES,
-    SMEARED,
+    LOSSY,
     ValueCounts,
     Values,
     are_instances,
@@ -41,7 +41,7 @@ BEYOND = 0.12
 LEAST_LEVEL = 12
 """Numbers up to this are class indices: thin classes among them are no smoothing."""
 
-MOST_SMEARED = 0.25
+MOST_LOSSY = 0.25
 """The proportion of pixels that smoothing can hold; more is something else."""
 
 OF_ONE_FILE = 0.8
@@ -158,19 +158,19 @@ def _solid(values: Values, samples: _Samples) -> tuple[int, ...]:
     least, most = min(values.pixels, default=0), max(values.pixels, default=0)
     if color:
         most = max((max(unpack(one)) for one in values.pixels), default=0)
-    if not 5 <= len(values.pixels) <= SMEARED or least < 0 or not LEAST_LEVEL <= most < SMEARED:
+    if not 5 <= len(values.pixels) <= LOSSY or least < 0 or not LEAST_LEVEL <= most < LOSSY:
         return ()
     inside, area = Counter[int](), Counter[int]()
     for numbers in samples():
         _count_areas(numbers, inside, area)
     solid = sorted(value for value in area if inside[value] >= SOLID * area[value])
-    smeared = [value for value in values.pixels if value not in solid]
-    if len(solid) < 2 or len(smeared) < max(3, len(solid)):
+    others = [value for value in values.pixels if value not in solid]
+    if len(solid) < 2 or len(others) < max(3, len(solid)):
         return ()
     channels = unpack if color else lambda value: (value,)
-    between = _between([channels(value) for value in smeared], [channels(v) for v in solid])
-    pixels = sum(values.pixels[value] for value in smeared)
-    return tuple(solid) if between and pixels <= MOST_SMEARED * values.total else ()
+    between = _between([channels(value) for value in others], [channels(v) for v in solid])
+    pixels = sum(values.pixels[value] for value in others)
+    return tuple(solid) if between and pixels <= MOST_LOSSY * values.total else ()
 
 
 def _band(values: Values, samples: _Samples) -> int | None:
@@ -183,7 +183,7 @@ def _band(values: Values, samples: _Samples) -> int | None:
     if values.kind != "index" or len(seen) < 3 or not 1 < seen[-1] - seen[-2] <= LEAST_LEVEL:
         return None
     last = seen[-1]
-    if last > SMEARED or values.files[last] < MOST_BETWEEN * values.count:
+    if last > LOSSY or values.files[last] < MOST_BETWEEN * values.count:
         return None
     between = total = 0
     for numbers in samples():

@@ -21,17 +21,17 @@ from fcnseg.classes import (
 )
 from fcnseg.datasets import Encoding, Reading
 from fcnseg.datasets.encoding.entries import Entry
-from fcnseg.datasets.encoding.values import SMEARED, Values
+from fcnseg.datasets.encoding.values import LOSSY, Values
 from fcnseg.errors import DatasetError, counted
 
 SAME = 24
-"""Colours nearer than this (distance in RGB) are one colour, smeared."""
+"""Colours nearer than this (distance in RGB) are one colour, changed by compression."""
 
 NOISE = 2
 """Colours up to twice as far are noise about one that has so many times the pixels."""
 
 MOST_COMPARED = 1000
-"""Colours of smeared labels, the most frequent first."""
+"""Colours of lossy labels, the most frequent first."""
 
 RAMP = 4
 """So many colours between the same two, or more, were made by smoothing."""
@@ -46,7 +46,7 @@ MOVED = 6
 """Compression moves a channel of an area by no more."""
 
 FLAT = 0.6
-"""The proportion of smeared label files that lies near their few true colours, at least."""
+"""The proportion of lossy label files that lies near their few true colours, at least."""
 
 _ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recognised
 
@@ -56,11 +56,11 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     listed = [entry for entry in entries if entry.color is not None]
     if listed:
         return _read_listed(values, listed)
-    smeared = values.lossy or values.rest > 0 or len(values.pixels) > SMEARED
-    drawn = values.solid or (() if smeared else without_ramps(values))
-    seen = list(drawn) or (_dominant(values) if smeared else sorted(values.pixels))
-    smeared = smeared or bool(drawn)
-    if smeared and not values.solid and _held(values, seen) < FLAT * values.total:
+    lossy = values.lossy or values.rest > 0 or len(values.pixels) > LOSSY
+    drawn = values.solid or (() if lossy else without_ramps(values))
+    seen = list(drawn) or (_dominant(values) if lossy else sorted(values.pixels))
+    lossy = lossy or bool(drawn)
+    if lossy and not values.solid and _held(values, seen) < FLAT * values.total:
         raise DatasetError(
             f"The label files have {len(values.pixels):,} colours or more, and no few of them "
             "cover most of the pixels: they look like photographs.",
@@ -68,14 +68,14 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
             "a class list with colours (class_dict.csv) says which ones count",
         )
     for read, table in _KNOWN:
-        reading = read(_nearby(seen, table) if smeared else seen, smeared)
+        reading = read(_nearby(seen, table) if lossy else seen, lossy)
         if reading:
             return reading
     colors = [color for color in seen if color != VOC_BORDER_COLOR]
     ignore = (VOC_BORDER_COLOR,) if VOC_BORDER_COLOR in seen else ()
     names = ClassMap.numbered(len(colors)).names
     why = f"labels are {len(colors)} colours, in the order of their RGB values (black first)"
-    return _reading([(color,) for color in colors], names, ignore, smeared, why)
+    return _reading([(color,) for color in colors], names, ignore, lossy, why)
 
 
 def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
@@ -84,7 +84,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     known = {entry.color for entry in listed}
     strange = [color for color in values.pixels if color not in known]
     ramps = set(strange).isdisjoint(values.solid or without_ramps(values) or strange)
-    smeared = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else SMEARED)
+    lossy = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else LOSSY)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colours, named by a class list ({counted(len(classes), 'class')})"
@@ -93,7 +93,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     if 0 in strange and 2 * values.pixels[0] > values.total and "background" not in names:
         stored, names = [(0,), *stored], ["background", *names]
         why += "; black, which is most of the pixels and in no line of it, is background"
-    reading = _reading(stored, names, ignore, smeared, why)
+    reading = _reading(stored, names, ignore, lossy, why)
     unlabelled = tuple((entry.name, entry.color or 0) for entry in listed if entry.ignored)
     return replace(reading, unlabelled=unlabelled)
 
@@ -102,21 +102,21 @@ def _reading(
     stored: Sequence[tuple[int, ...]],
     names: Sequence[str],
     ignore: tuple[int, ...],
-    smeared: bool,
+    lossy: bool,
     why: str,
 ) -> Reading:
     reasons = [why]
-    if smeared:
+    if lossy:
         reasons.append("colours in between were made by compression or resizing; nearest taken")
     if ignore:
         shown = ", ".join(f"#{color:06x}" for color in ignore)
         reasons.append(f"{shown} is ignored")
-    encoding = Encoding("color", tuple(stored), ignore, snap=smeared)
+    encoding = Encoding("color", tuple(stored), ignore, nearest=lossy)
     classes = ClassMap.of(names, [unpack(values[0]) for values in stored])
     return Reading(encoding, classes, IGNORE if ignore else None, tuple(reasons))
 
 
-def _read_camvid(seen: Sequence[int], smeared: bool) -> Reading | None:
+def _read_camvid(seen: Sequence[int], lossy: bool) -> Reading | None:
     """CamVid's 32 colours (Void is ignored)."""
     known = set(CAMVID_32.values())
     if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
@@ -124,19 +124,19 @@ def _read_camvid(seen: Sequence[int], smeared: bool) -> Reading | None:
     names = [name for name in CAMVID_32 if name != "Void"]
     stored = [(CAMVID_32[name],) for name in names]
     why = f"colours are CamVid's {len(names)} classes"
-    return _reading(stored, names, (CAMVID_32["Void"],), smeared, why)
+    return _reading(stored, names, (CAMVID_32["Void"],), lossy, why)
 
 
-def _read_cityscapes(seen: Sequence[int], smeared: bool) -> Reading | None:
+def _read_cityscapes(seen: Sequence[int], lossy: bool) -> Reading | None:
     stored = [(pack(*color),) for color in CITYSCAPES.colors.tolist()]
     known = {*CITYSCAPES_UNSCORED, *(values[0] for values in stored)}
     if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
         return None
     why = "colours are Cityscapes' 19 classes"
-    return _reading(stored, CITYSCAPES.names, CITYSCAPES_UNSCORED, smeared, why)
+    return _reading(stored, CITYSCAPES.names, CITYSCAPES_UNSCORED, lossy, why)
 
 
-def _read_voc(seen: Sequence[int], smeared: bool) -> Reading | None:
+def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
     """Colours dealt out as PASCAL VOC does: the place in its palette is the class index."""
     place = {color: index for index, color in enumerate(voc_palette())}
     places = [place[color] for color in seen if color in place]
@@ -147,7 +147,7 @@ def _read_voc(seen: Sequence[int], smeared: bool) -> Reading | None:
     why = f"colours are the first {count} of PASCAL VOC's palette"
     ignore = (VOC_BORDER_COLOR,) if border else ()
     stored = [(color,) for color in voc_palette(count)]
-    return _reading(stored, ClassMap.numbered(count).names, ignore, smeared, why)
+    return _reading(stored, ClassMap.numbered(count).names, ignore, lossy, why)
 
 
 _KNOWN: tuple[tuple[Callable[[Sequence[int], bool], Reading | None], tuple[int, ...]], ...] = (
@@ -159,7 +159,7 @@ _KNOWN: tuple[tuple[Callable[[Sequence[int], bool], Reading | None], tuple[int, 
 
 
 def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
-    """Smeared colours as those of a table they are very near to."""
+    """Lossy colours as those of a table they are very near to."""
     known = np.array([unpack(color) for color in table])
     moved = []
     for color in seen:
@@ -170,7 +170,7 @@ def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
 
 
 def _dominant(values: Values) -> list[int]:
-    """The colours smeared labels were drawn with: frequent with those near them, and neither
+    """The colours lossy labels were drawn with: frequent with those near them, and neither
     near a more frequent one nor the noise about it."""
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])[:MOST_COMPARED]
     points = np.array([unpack(color) for color in order], np.float64).reshape(-1, 3)
@@ -206,7 +206,7 @@ def without_ramps(values: Values) -> tuple[int, ...]:
     () where nothing says so: a few colours between two others may be classes.
     """
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])
-    if not RAMP < len(order) <= SMEARED:
+    if not RAMP < len(order) <= LOSSY:
         return ()
     kept: list[int] = []
     steps: dict[tuple[int, int], list[int]] = {}

@@ -59,7 +59,7 @@ def by_stored_value(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(rows, key=lambda entry: entry.value or 0) if numbered else rows
 
 
-def said_in(entries: Sequence[Entry]) -> str:
+def mentioned_in(entries: Sequence[Entry]) -> str:
     """What a class list says, for people: "7 road, 8 car"; the first few."""
     shown = []
     for entry in entries[:6]:

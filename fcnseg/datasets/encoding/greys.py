@@ -1,4 +1,4 @@
-"""What grey levels mean: drawn ones, those that compression has smeared, and class indices."""
+"""What grey levels mean: drawn ones, those that compression has changed, and class indices."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def without_strays(seen: Sequence[int], values: Values) -> list[int]:
 
 
 def peaks(values: Values) -> tuple[int, ...]:
-    """The levels a smeared set of greys was drawn with; () when the values are not smeared."""
-    if max(values.pixels) > 255 or len(values.pixels) < _smeared_count(values):
+    """The levels a lossy set of greys was drawn with; () when the values are not lossy."""
+    if max(values.pixels) > 255 or len(values.pixels) < _lossy_count(values):
         return ()
     histogram = np.zeros(256 + 24)
     for value, pixels in values.pixels.items():
@@ -109,7 +109,7 @@ def flat_greys(values: Values) -> tuple[int, ...]:
     return greys if len(greys) >= 2 and apart else ()
 
 
-def smeared_indices(values: Values) -> int:
+def lossy_indices(values: Values) -> int:
     """How many class indices went through JPEG, as far as can be told; 0 for greys.
 
     Around a grey drawn at 0 few pixels are 1, 2, 3 ...; of indices many are.
@@ -120,8 +120,8 @@ def smeared_indices(values: Values) -> int:
     return int(np.flatnonzero(low > values.total / 1000).max()) + 1
 
 
-def _smeared_count(values: Values) -> int:
-    """How many different values a smeared set has: fewer if it is JPEG or nearly white."""
+def _lossy_count(values: Values) -> int:
+    """How many different values a lossy set has: fewer if it is JPEG or nearly white."""
     if values.lossy:
         return 3
     return 12 if any(240 <= value < 255 for value in values.pixels) else 64

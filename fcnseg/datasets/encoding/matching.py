@@ -72,7 +72,11 @@ def _with_encoding(description: Description, classes: ClassMap, theirs: Encoding
     ours = description.encoding
     ignored = tuple(sorted({*theirs.ignore, *ours.ignore} - set(theirs.class_of())))
     merged = dataclasses.replace(
-        theirs, snap=ours.snap, ignore=ignored, terms=ours.terms, alone=ours.alone or theirs.alone
+        theirs,
+        nearest=ours.nearest,
+        ignore=ignored,
+        terms=ours.terms,
+        alone=ours.alone or theirs.alone,
     )
     return dataclasses.replace(description, classes=classes, encoding=merged)
 

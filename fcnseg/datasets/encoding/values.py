@@ -15,10 +15,10 @@ from fcnseg.io.labels import RawLabels, flat_colors
 from fcnseg.io.warp import histogram
 
 MOST_VALUES = 64
-"""Of a smeared file (JPEG, a photograph) only the most frequent values are kept."""
+"""Of a lossy file (JPEG, a photograph) only the most frequent values are kept."""
 
-SMEARED = 256
-"""A file with more different values than this is smeared."""
+LOSSY = 256
+"""A file with more different values than this is lossy."""
 
 MOST_NUMBERS = 1 << 14
 """Unless it numbers objects, up to this many, in long runs."""
@@ -49,7 +49,7 @@ class ValueCounts:
     values, pixels, border: stored values, how many pixels have each, how many of these on the
         edge of the image.
     palette: the packed colours of the values, when the file has a palette.
-    rest: pixels whose value is not listed (smeared files only).
+    rest: pixels whose value is not listed (lossy files only).
     """
 
     size: tuple[int, int]
@@ -115,7 +115,7 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
     edge = np.concatenate([numbers[0], numbers[-1], numbers[1:-1, 0], numbers[1:-1, -1]])
     at_edge = dict(zip(*(part.tolist() for part in _count(edge, narrow=narrow)), strict=True))
     rest = 0
-    if len(values) > (MOST_VALUES if lossy else SMEARED) and not (
+    if len(values) > (MOST_VALUES if lossy else LOSSY) and not (
         kind == "index" and not lossy and _numbers_objects(numbers, len(values))
     ):
         if kind == "color":
@@ -302,7 +302,7 @@ def _table(encoding: Encoding) -> NDArray[np.uint8]:
     known = encoding.class_of()
     size = max(256, *(value + 1 for value in (*known, *encoding.ignore))) + 1
     table = np.full(size, IGNORE, np.uint8)
-    if encoding.snap:
+    if encoding.nearest:
         stored = np.array([*known, *encoding.ignore])
         classes = np.array([*known.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
         distance = np.abs(np.arange(size - 1)[:, None] - stored[None])
@@ -318,7 +318,7 @@ def _decode_colors(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.
     place = np.minimum(np.searchsorted(known, colors), len(known) - 1)
     exact = known[place] == colors
     labels = np.where(exact, classes[place], IGNORE).astype(np.uint8)
-    if encoding.snap and not exact.all():
+    if encoding.nearest and not exact.all():
         found, inverse = np.unique(colors[~exact], return_inverse=True)
         labels[~exact] = _nearest_classes(found, encoding)[inverse]
     return labels

@@ -83,7 +83,7 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
     """
     looks = Looks(listing)
 
-    def told(ways: Iterable[Candidate]) -> list[Candidate]:
+    def known(ways: Iterable[Candidate]) -> list[Candidate]:
         kept = [
             replace(one, pairs=pairs)
             for one in ways
@@ -91,11 +91,11 @@ def find_sides(listing: Listing, images: str, labels: str) -> Found:
         ]
         return sorted(kept, key=lambda one: (-len(one.pairs), one.words))
 
-    shown, named = candidates_of(listing.images, looks), told(_by_names(listing))
+    shown, named = candidates_of(listing.images, looks), known(_by_names(listing))
     if images:  # others, of another camera, leave no room for labels that only some images have
         others = {name for one in shown for name in one.images if not means(images, name)}
         shown = candidates_of([name for name in listing.images if name not in others], looks)
-    shown = told(shown)
+    shown = known(shown)
     if not named:
         chosen = f"images = {images!r}, labels = {labels!r}"
         raise DatasetError(
@@ -132,13 +132,13 @@ def means(pattern: str, name: str) -> bool:
 def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:
     """The ways to pair files of which one side looks like labels, that with most pairs first."""
     for suffixes in (False, True):
-        kept = _told_apart(Names(files, suffixes=suffixes), looks)
+        kept = _of_files(Names(files, suffixes=suffixes), looks)
         if kept:
             return _better_unshelved(files, kept, looks)
-    return _told_apart(Names(files, shelves=True), looks) if are_shelved(files) else []
+    return _of_files(Names(files, shelves=True), looks) if are_shelved(files) else []
 
 
-def _told_apart(names: Names, looks: Looks) -> list[Candidate]:
+def _of_files(names: Names, looks: Looks) -> list[Candidate]:
     """The ways to pair files that differ in some words, of which one side looks like labels."""
     found = []
     for difference in names.differences():
@@ -163,7 +163,7 @@ def _better_unshelved(files: Sequence[str], kept: list[Candidate], looks: Looks)
     pairs = len(kept[0].pairs)
     if (len(used) == len(files) and 2 * pairs == len(used)) or not are_shelved(files):
         return kept
-    others = _told_apart(Names(files, shelves=True), looks)
+    others = _of_files(Names(files, shelves=True), looks)
     more = {name for one in others for name in one.images | one.labels}
     better = (len(more), max((len(one.pairs) for one in others), default=0)) > (len(used), pairs)
     return others if better else kept

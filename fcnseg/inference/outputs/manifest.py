@@ -17,7 +17,7 @@ from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
 from fcnseg.overwriting import MANIFEST as NAME
-from fcnseg.overwriting import mark, refuse_foreign
+from fcnseg.overwriting import mark, refuse_folder_of_others
 from fcnseg.remote import RemotePath
 
 _SECONDS = 5.0
@@ -52,7 +52,7 @@ class Manifest:
         self._before = "\n" if self._path.exists() else ""  # the last line may be cut
         self._done: dict[str, Any] = {}
         self._failed: dict[str, Any] = {}
-        self._whole: dict[str, Any] = {}
+        self._videos: dict[str, Any] = {}
         self._rank, self._waiting, self._flushed = rank, list[str](), time.monotonic()
         self._there: set[str] | None = None
         if resume:
@@ -61,7 +61,7 @@ class Manifest:
     def begin(self) -> None:
         """Mark the folder as one of outputs; OptionError when what lies there is not ours."""
         if self._path.name == NAME:
-            refuse_foreign(self._folder, self._kinds)
+            refuse_folder_of_others(self._folder, self._kinds)
             mark(self._folder)
 
     def has(self, name: str, path: Path) -> bool:
@@ -102,7 +102,7 @@ class Manifest:
 
     def finished(self, path: Path) -> int:
         """Of how many frames a video's files are, made from it as it is now; 0: they are not."""
-        line = self._whole.get(str(path.absolute()))
+        line = self._videos.get(str(path.absolute()))
         if line is None or line["stamp"] != stamp(path):
             return 0
         return int(line["frames"]) * all((self._folder / file).exists() for file in line["files"])
@@ -167,7 +167,7 @@ class Manifest:
                     if line["job"] != self._job:
                         continue
                     if "files" in line:
-                        self._whole[line["name"]] = line
+                        self._videos[line["name"]] = line
                         continue
                     known = self._failed if "failed" in line else self._done
                     known[line["name"]] = line["stamp"]

@@ -91,9 +91,9 @@ def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
     """
     turns = False
     for outline in outlines:
-        whole = np.rint(outline)
-        steps = np.abs(np.roll(whole, -1, axis=0) - whole)
-        if np.abs(outline - whole).max(initial=0) > _OFF_EDGE or (steps.min(axis=1) > 0).any():
+        rounded = np.rint(outline)
+        steps = np.abs(np.roll(rounded, -1, axis=0) - rounded)
+        if np.abs(outline - rounded).max(initial=0) > _OFF_EDGE or (steps.min(axis=1) > 0).any():
             return False
         before = np.roll(steps, 1, axis=0)
         corners = np.count_nonzero((steps[:, 0] > 0) & (before[:, 1] > 0))

@@ -99,14 +99,14 @@ def _unpacked(kind: int, content: memoryview, order: str, most: int) -> memoryvi
     try:
         data = unpacker.decompress(content, most)
         kind, size = struct.unpack_from(f"{order}II", data)
-        whole = 8 + size <= most
-        if whole and (unpacker.decompress(unpacker.unconsumed_tail, 1) or not unpacker.eof):
+        is_complete = 8 + size <= most
+        if is_complete and (unpacker.decompress(unpacker.unconsumed_tail, 1) or not unpacker.eof):
             raise ValueError("a packed variable that is longer than it says or cut short")
     except (zlib.error, struct.error) as error:
         raise ValueError(f"a packed variable that can't be unpacked ({error})") from None
-    if kind != _MATRIX or (whole and len(data) != 8 + size):
+    if kind != _MATRIX or (is_complete and len(data) != 8 + size):
         raise ValueError(f"a packed variable of {len(data)} bytes that says {8 + size}")
-    if not whole and most == _LARGEST:
+    if not is_complete and most == _LARGEST:
         raise ValueError(f"a variable of {size >> 20} MB; at most {_LARGEST >> 20} are read")
     return memoryview(data)[8:]
 

@@ -274,8 +274,8 @@ def decode_bit_fields(data: bytes) -> NDArray[np.generic] | None:
         return None
     start, size, width, height, _, bits, method = struct.unpack_from("<10xIIiiHHI", data)
     rows, step = abs(height), (width * bits // 8 + 3) // 4 * 4
-    whole = width > 0 and rows > 0 and start + rows * step <= len(data)
-    if size < 40 or method not in (3, 6) or bits not in (16, 32) or not whole:
+    complete = width > 0 and rows > 0 and start + rows * step <= len(data)
+    if size < 40 or method not in (3, 6) or bits not in (16, 32) or not complete:
         return None
     masks = list(struct.unpack_from("<4I", data, 54))
     if size < 56 and method == 3:

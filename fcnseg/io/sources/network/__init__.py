@@ -78,15 +78,15 @@ class _CheckedTls(http.client.HTTPSConnection, _Checked):
 
 class _Http(HTTPHandler):
     def http_open(self, request: Request) -> Any:
-        return _told(self.do_open, _Checked, request, {})
+        return _with_reason(self.do_open, _Checked, request, {})
 
 
 class _Https(HTTPSHandler):
     def https_open(self, request: Request) -> Any:
-        return _told(self.do_open, _CheckedTls, request, {"context": self._context})  # type: ignore[attr-defined]
+        return _with_reason(self.do_open, _CheckedTls, request, {"context": self._context})  # type: ignore[attr-defined]
 
 
-def _told(open_it: Any, kind: type, request: Request, more: Mapping[str, Any]) -> Any:
+def _with_reason(open_it: Any, kind: type, request: Request, more: Mapping[str, Any]) -> Any:
     """What `do_open` gives; a refusal, which it takes for a failing network, is told as it is."""
     try:
         return open_it(kind, request, **more)
