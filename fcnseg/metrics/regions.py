@@ -70,7 +70,7 @@ def boundary_f1(counts: Counts) -> list[float | None]:
 
 
 def _f1(true: int, met: int, found: int, hit: int) -> float:
-    if not met or not hit:
+    if not met:  # then nothing hit, either: what is near is near both ways
         return 0.0
     precision, recall = hit / found, met / true
     return 2 * precision * recall / (precision + recall)
@@ -108,13 +108,15 @@ def outlines(labels: Labels) -> Labels:
 
 
 def near_same(one: Labels, other: Labels, tolerance: int) -> Bools:
-    """bool (H, W): `other` has the value of `one` within `tolerance` pixels, Euclidean."""
+    """bool (H, W): `other` has the value of `one` within `tolerance` pixels, Euclidean.
+
+    Where `one` is to be ignored, the result is, too.
+    """
     height, width = one.shape
     padded = np.pad(other, tolerance, constant_values=IGNORE)
     near = np.zeros(one.shape, np.bool_)
     for down, right in _disk(tolerance):
         near |= padded[down : down + height, right : right + width] == one
-    near &= one != IGNORE
     return near
 
 

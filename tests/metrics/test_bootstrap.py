@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fcnseg.metrics import Report
-from fcnseg.metrics.bootstrap import _student, paired_difference
+from fcnseg.metrics import Report, bootstrap
+from fcnseg.metrics.bootstrap import _student, _tail, paired_difference
 
 NAMES = ["background", "thing", "rare"]
 
@@ -50,6 +50,9 @@ def test_the_value_is_the_difference_of_the_miou() -> None:
     assert found.low < found.value < found.high < 0
     assert found.clear
     assert found.better < 0.05
+    assert paired_difference(second, first).better > 0.95
+    once = paired_difference(first, second, draws=1)
+    assert once.low == once.high
     assert found == paired_difference(first, second)  # the same draws each time
 
 
@@ -76,7 +79,27 @@ def test_a_class_that_few_images_have_is_left_out_of_draws_without_it() -> None:
     assert np.isfinite([found.low, found.high]).all()
 
 
+def test_a_class_counts_from_its_first_labelled_pixel() -> None:
+    first = [np.array([[5, 1, 0], [0, 1, 0], [0, 0, 0]])]
+    second = [np.array([[4, 2, 0], [1, 0, 0], [0, 0, 0]])]
+    assert paired_difference(first, second).value == pytest.approx(miou(first) - miou(second))
+    assert np.isfinite(paired_difference(first * 2, second * 2).low), "two images are enough"
+
+
+def test_draws_are_the_same_however_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = images(np.random.default_rng(5), 4)
+    found = paired_difference(first, second, draws=20)
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 7)
+    assert paired_difference(first, second, draws=20) == found
+
+
 @pytest.mark.parametrize("degrees", [4, 9, 29, 300])
 def test_students_quantile_is_scipys(degrees: int) -> None:
+    """But for the terms of the expansion that are left out, from 1 / degrees**4 on."""
     z = stats.norm.ppf(0.975)
-    assert _student(z, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=3e-3)
+    assert _student(z, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.95 / degrees**4)
+
+
+def test_the_interval_of_few_images_is_wider_than_its_level() -> None:
+    wanted = stats.norm.cdf(-np.sqrt(10 / 9) * stats.t.ppf(0.975, 9))
+    assert _tail(10, 0.95) == pytest.approx(wanted, rel=1e-3)

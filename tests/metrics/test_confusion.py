@@ -91,6 +91,15 @@ def test_frequency_weighted_iou_by_hand() -> None:
     assert ours.miou == pytest.approx((3 / 4 + 2 / 3) / 2)
 
 
+def test_classes_that_are_absent_or_have_one_pixel() -> None:
+    ours = Report.of(np.array([[1, 0, 5], [0, 1, 0], [0, 0, 0]]), ["a", "b", "c"], 1)
+    assert ours.class_iou == {"a": pytest.approx(1 / 6), "b": 1.0, "c": None}
+    assert ours.absent_predicted == {"c": 5}
+    assert ours.miou_with_absent == pytest.approx((1 / 6 + 1 + 0) / 3)
+    assert ours.mean_precision == 1.0
+    assert ours.fw_iou == pytest.approx((6 * 1 / 6 + 1) / 7)
+
+
 def test_pieces_add_up_to_the_whole_and_tensors_to_arrays() -> None:
     labels, predicted = pixels(3, 4)
     whole, pieces, tensors = Confusion(4), Confusion(4), Confusion(4)
@@ -137,7 +146,11 @@ def test_nothing_labelled_scores_nothing() -> None:
     ("labels", "predicted", "says"),
     [
         (np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), "one size"),
-        (np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8), "Class 3 in labels"),
+        (
+            np.full((2, 2), 3, np.uint8),
+            np.zeros((2, 2), np.uint8),
+            r"Class 3 in labels, .* 3 classes \(0 to 2,",
+        ),
         (np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8), "Class 255 in the prediction"),
     ],
 )

@@ -28,6 +28,7 @@ def test_the_kinds_sum_to_what_is_missing_of_the_miou(data: st.DataObject, by: i
     assert (counts.sum(axis=0) == wrong).all()
     missing = missing_iou(counts, confusion.matrix)
     report = Report.of(confusion.matrix, ["a", "b", "c", "d"], 1)
+    assert missing.shape == (len(KINDS), CLASSES)
     if np.isnan(report.miou):
         assert np.isnan(missing).all()
         return
@@ -61,6 +62,22 @@ def test_each_kind_of_error(kind: str) -> None:
     expected = {"boundary", "extent"} if kind == "extent" else {kind}
     assert {KINDS[index] for index in found} == expected
     assert ((kinds != RIGHT) == (labels != predicted)).all()
+
+
+def test_an_outline_is_off_next_to_where_it_is_in_the_labels() -> None:
+    kinds = kinds_of_errors(*scene("extent"), 2)
+    assert (kinds[20:22, 10:20] == KINDS.index("boundary")).all()
+    assert (kinds[22:26, 10:20] == KINDS.index("extent")).all()
+
+
+def test_a_tenth_of_a_region_is_enough_to_be_found() -> None:
+    labels, predicted = np.zeros((2, 12, 12), np.uint8)
+    labels[0, :10] = 1
+    missed = kinds_of_errors(labels, predicted, 2)[0, :10]
+    assert (missed == KINDS.index("missed")).all()
+    predicted[0, 0] = 1
+    found = kinds_of_errors(labels, predicted, 2)[0, 1:10]
+    assert (found == KINDS.index("boundary")).all()
 
 
 def test_ignored_pixels_have_no_kind() -> None:

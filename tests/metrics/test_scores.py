@@ -92,6 +92,7 @@ def test_an_image_alone_has_its_own_scores() -> None:
         scores.add(index, name, labels, predicted)
     assert scores.calibration.ece is None, "no confidence was given"
     first = scores.images[0]
+    assert [(one.index, one.name) for one in scores.images] == [(0, "a"), (1, "b")]
     assert (first.size, first.ignored, scores.ignored) == ((2, 4), 1, 1 / 8)
     assert first.matrix.tolist() == [[4, 1], [1, 1]]
     assert (first.report.images, scores.report.images) == (1, 2)
@@ -102,6 +103,9 @@ def test_an_image_alone_has_its_own_scores() -> None:
         {kind: sum(row["missing"][kind] for row in scores.as_dict()["classes"]) for kind in KINDS}
     )
     assert Scores(NAMES).ignored == 0
+    all_ignored = Scores(NAMES)
+    all_ignored.add(0, "a", np.full((1, 1), 255, np.uint8), np.zeros((1, 1), np.uint8))
+    assert all_ignored.ignored == 1
     assert Scores(NAMES).missing.keys() == set(KINDS)
 
 
@@ -112,6 +116,7 @@ def test_one_pixel_of_a_class() -> None:
     found.add(0, "found", labels, labels)
     missed.add(0, "missed", labels, np.zeros_like(labels))
     assert found.images[0].outline_f1 == found.report.miou == 1
+    assert found.as_dict()["classes"][1]["missing"] == dict.fromkeys(KINDS, 0)
     assert missed.report.miou == pytest.approx(80 / 81 / 2)
     assert missed.missing["missed"] == pytest.approx(1 - 80 / 81 / 2)
     assert missed.images[0].outline_f1 < 0.51
@@ -131,6 +136,7 @@ def test_the_curve_has_the_bins_with_pixels() -> None:
     ]
     assert calibration.sums.shape == (3, 2, len(GROUPS), BINS)
     assert calibration.sums[0].sum(axis=(0, 2)).tolist() == [10, 0, 0, 0, 0]
+    assert calibration.sums[0].sum(axis=(0, 1)).nonzero()[0].tolist() == [0, 4, 14]
     assert calibration.ece == pytest.approx((0.12 + 1.4 + 1.9) / 10)
     assert calibration.by_distance[GROUPS[0]] == pytest.approx(calibration.ece)
 
