@@ -195,8 +195,7 @@ class Report:
     @property
     def miou_with_absent(self) -> float:
         """Mean IoU with each class that is predicted though it does not occur counted as 0."""
-        here = [one.iou for one in self.classes if one.iou is not None]
-        return mean([*here, *(0.0 for _ in self.absent_predicted)])
+        return mean([*self.class_iou.values(), *(0.0 for _ in self.absent_predicted)])
 
     @property
     def mean_accuracy(self) -> float:

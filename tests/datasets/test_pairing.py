@@ -19,7 +19,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
 from fcnseg.datasets.pairing import Listing, list_folder
 from fcnseg.datasets.pairing import looks as choosing
-from fcnseg.datasets.pairing.by_content import find_by_content
+from fcnseg.datasets.pairing.by_content import find_by_content, find_sides
 from fcnseg.datasets.pairing.candidates import other_size
 from fcnseg.datasets.pairing.looks import Candidate, Look, Looks, look, tell_labels
 from fcnseg.errors import DatasetError
@@ -591,6 +591,32 @@ def test_other_labels_are_no_images_without_labels(tmp_path: Path) -> None:
     description = describe(tmp_path)
     assert len(description.pairs) == 6
     assert description.found.orphan_images == (tmp_path / "train/aufnahmen/9.png",)
+
+
+@pytest.mark.parametrize("copies", ["masks", "images"])
+def test_copies_in_colour_are_not_left_over(copies: str, tmp_path: Path) -> None:
+    """A label file without an image is, and an image without labels."""
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels)
+        put(tmp_path / f"{copies}/{number}_color.png", PALETTE[labels])
+    put(tmp_path / "images/88.png", photo(disc(9), 9))
+    put(tmp_path / "masks/77.png", disc(9))
+    found = describe(tmp_path).found
+    assert found.orphan_images == (tmp_path / "images/88.png",)
+    assert found.orphan_labels == (tmp_path / "masks/77.png",)
+    assert f"({copies}/0_color.png ...)" in found.why[-1]
+
+
+def test_chosen_files_that_look_alike_are_paired_by_name(tmp_path: Path) -> None:
+    for number, picture, _ in scenes():
+        put(tmp_path / f"a/{number}.png", picture)
+        put(tmp_path / f"b/{number}.png", picture[::-1])
+    found = find_sides(list_folder(tmp_path), "a", "b")
+    assert len(found.pairs) == 6
+    assert {(pair.image.parent.name, pair.labels.parent.name) for pair in found.pairs} == {
+        ("a", "b")
+    }
 
 
 def test_a_file_that_cannot_be_read_does_not_shift_the_sizes(tmp_path: Path) -> None:

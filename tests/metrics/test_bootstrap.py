@@ -50,7 +50,9 @@ def test_the_value_is_the_difference_of_the_miou() -> None:
     assert found.low < found.value < found.high < 0
     assert found.clear
     assert found.better < 0.05
-    assert paired_difference(second, first).better > 0.95
+    other = paired_difference(second, first)
+    assert other.better > 0.95
+    assert other.clear
     once = paired_difference(first, second, draws=1)
     assert once.low == once.high
     assert found == paired_difference(first, second)  # the same draws each time
@@ -79,11 +81,24 @@ def test_a_class_that_few_images_have_is_left_out_of_draws_without_it() -> None:
     assert np.isfinite([found.low, found.high]).all()
 
 
-def test_a_class_counts_from_its_first_labelled_pixel() -> None:
-    first = [np.array([[5, 1, 0], [0, 1, 0], [0, 0, 0]])]
-    second = [np.array([[4, 2, 0], [1, 0, 0], [0, 0, 0]])]
-    assert paired_difference(first, second).value == pytest.approx(miou(first) - miou(second))
-    assert np.isfinite(paired_difference(first * 2, second * 2).low), "two images are enough"
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([[5, 1, 0], [0, 1, 0], [0, 0, 0]], [[4, 2, 0], [1, 0, 0], [0, 0, 0]]),
+        ([[6, 0, 0], [0, 1, 0], [0, 0, 0]], [[4, 2, 0], [1, 0, 0], [0, 0, 0]]),
+        ([[3, 1, 0], [0, 0, 0], [0, 0, 0]], [[2, 2, 0], [0, 0, 0], [0, 0, 0]]),
+        (np.zeros((3, 3)), np.zeros((3, 3))),
+    ],
+)
+def test_a_class_counts_from_its_first_labelled_pixel(first, second) -> None:
+    one, other = [np.array(first, np.int64)], [np.array(second, np.int64)]
+    wanted = pytest.approx(miou(one) - miou(other), nan_ok=True)
+    assert paired_difference(one, other).value == wanted
+
+
+def test_two_images_are_enough() -> None:
+    first, second = images(np.random.default_rng(6), 2)
+    assert np.isfinite(paired_difference(first, second).low)
 
 
 def test_draws_are_the_same_however_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

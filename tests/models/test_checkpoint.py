@@ -253,6 +253,8 @@ def test_find_nothing(
         ("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(90), "a model of TensorFlow"),
         ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(90), "a model of TensorFlow"),
         ("m.safetensors", b"", "it is empty"),
+        ("m.bin", b"\x08\x0a\x12\x07pytorch" + bytes(90), "an ONNX file"),
+        ("m.bin", b'<?xml version="1.0"?>\n<net name="m" version="11">', "a model for OpenVINO"),
     ],
 )
 def test_what_it_is_instead_is_told(tmp_path: Path, name: str, content: bytes, says: str) -> None:
