@@ -193,7 +193,9 @@ def show_viz(result: Any) -> None:
 
 
 _USES = {
-    **dict.fromkeys(("onnx", "openvino"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}"),
+    **dict.fromkeys(
+        ("onnx", "openvino", "litert"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}"
+    ),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
     "web": "Serve it: python3 -m http.server --directory {typed}",
     "torch-export": "Use it in your own program: torch.export.load({path!r}).module()",

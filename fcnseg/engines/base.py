@@ -68,7 +68,7 @@ def parallelism_on(device: str) -> Parallelism:
 class Engine(ABC):
     """Runs one network on uint8 RGB images (N, H, W, 3).
 
-    name: which runtime ("torch", "onnxruntime", "openvino").
+    name: which runtime ("torch", "onnxruntime", "openvino" ...).
     device: where it runs, as torch names devices.
     precision: its arithmetic ("f32", "bf16", "f16", "int8").
     parallelism: how many threads may call it at the same time, and the cores of each.
@@ -190,9 +190,10 @@ Workers = queue.SimpleQueue[Any]
 class ExportedEngine(Engine):
     """A file written by `fcnseg export`; what computes an output is made when first asked for.
 
-    suffixes, precisions: the files it runs, and in what it computes. header: the checkpoint's
-    header, as the file carries it. has_scores: whether the file gives
-    the scores that its logits are upsampled from; whoever opens it sets `score_grid` then.
+    suffixes, precisions: the files it runs, and in what it computes. names_data_files: whether
+    those may name files of their weights. header: the checkpoint's header, as the file carries it.
+    has_scores: whether the file gives the scores that its logits are upsampled from; whoever opens
+    it sets `score_grid` then.
     has_labels: whether it computes labels itself. has_logits: whether it gives logits; they are
     upsampled from its scores otherwise. fixed_size: the only (height, width) it takes,
     one image at a time; None: any. channels_first: whether the file takes (N, C, H, W).
@@ -202,6 +203,7 @@ class ExportedEngine(Engine):
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     precisions: ClassVar[tuple[str, ...]] = ("f32",)
+    names_data_files: ClassVar[bool] = True
     header: str
     has_scores = False
     has_labels = False
@@ -210,7 +212,8 @@ class ExportedEngine(Engine):
     channels_first = False
 
     def __init__(self, path: Path, **options: Any) -> None:
-        check_data_files(path)
+        if self.names_data_files:
+            check_data_files(path)
         self._opened_as = path.resolve(), options
         self._free: dict[str, Workers] = {}
         self._making = threading.Lock()

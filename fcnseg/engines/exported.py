@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,9 @@ from fcnseg.models.checkpoint import KEY
 LOGITS, SCORES, LABELS = "logits", "scores", "labels"
 """The outputs of exported files: scores are what the logits are upsampled from, where they are
 given; labels are there where the file computes them itself."""
+
+ATTACHED = f"{KEY}.json"
+"""The checkpoint's header among the files that are attached to a LiteRT file."""
 
 PRECISION = "precision"
 """The key in an exported file's extras of its numeric precision, where that is not f32."""
@@ -46,11 +50,51 @@ def header_in(path: Path) -> str | None:
         start = data[:4]
         if start == b"PK\x03\x04":  # TorchScript, torch.export
             return _in_zip(path)
+        if is_litert(data):
+            return _in_zip(path)
         if start[:1] == b"<":
             found = re.search(rb'<%s value="([^"]*)"' % KEY.encode(), data)
             return html.unescape(found[1].decode(errors="replace")) if found else None
         with memoryview(data) as view:
             return metadata(view).get(KEY)
+
+
+def is_litert(data: mmap.mmap | bytes) -> bool:
+    """Whether a file's content is a LiteRT model: a FlatBuffer with TFLite's identifier."""
+    return data[4:8] == b"TFL3"
+
+
+_EXTERNAL = (8, 9)
+"""Fields of a LiteRT model that name files with its weights (Model in TFLite's schema)."""
+
+
+def litert_header(path: Path) -> str:
+    """The checkpoint's header of a LiteRT file.
+
+    CheckpointError for other files, and where weights would be read from another file: runtimes
+    open whatever is named.
+    """
+    with _mapped(path) as data:
+        try:
+            if not is_litert(data):
+                raise ValueError("its identifier is not TFLite's")
+            (root,) = struct.unpack_from("<I", data)
+            (back,) = struct.unpack_from("<i", data, root)
+            (size,) = struct.unpack_from("<H", data, root - back)
+            ends = [4 + 2 * field for field in _EXTERNAL if 6 + 2 * field <= size]
+            external = any(struct.unpack_from("<H", data, root - back + at)[0] for at in ends)
+        except (ValueError, struct.error):
+            raise not_loaded(path, "as a LiteRT file", "it is cut short or not one") from None
+    if external:
+        raise CheckpointError(
+            f"{path} names other files for its weights; it was not opened.",
+            hint="only LiteRT files with their weights inside are read: fcnseg export MODEL "
+            "--format litert",
+        )
+    header = _in_zip(path)
+    if header is None:
+        raise not_written_by_fcnseg(path, "a LiteRT file")
+    return header
 
 
 def check_data_files(path: Path) -> None:
@@ -116,7 +160,9 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
 def _in_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = (name for name in archive.namelist() if name.endswith(f"extra/{KEY}"))
+            names = (
+                name for name in archive.namelist() if name.endswith((f"extra/{KEY}", ATTACHED))
+            )
             return next((archive.read(name).decode(errors="replace") for name in names), None)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, *STRANGE):
         return None

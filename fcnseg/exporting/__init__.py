@@ -24,6 +24,7 @@ from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
+from fcnseg.exporting.litert_file import write_litert
 from fcnseg.exporting.onnx_file import example, write_onnx
 from fcnseg.exporting.parity import (
     LabelsOf,
@@ -161,6 +162,7 @@ FORMATS = {
     "openvino": Format(".xml", (".bin",), _write_openvino, partial(_run_in, "openvino")),
     "torchscript": Format(".torchscript", (), _write_torchscript, _run_torchscript),
     "torch-export": Format(".pt2", (), _write_torch_export, _run_torch_export),
+    "litert": Format(".tflite", (), write_litert, partial(_run_in, "litert")),
 }
 
 

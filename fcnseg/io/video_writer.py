@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -29,7 +28,7 @@ from fcnseg.io.encoders import Encoder, PyavEncoder
 from fcnseg.io.images import resize_image
 from fcnseg.io.sound import Sound
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
-from fcnseg.progress import held_back
+from fcnseg.progress import held_back, without_native_messages
 
 FOURCC = {
     ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "XVID", ".mkv": "XVID", ".webm": "VP80",
@@ -88,20 +87,6 @@ def open_encoder(
     return OpencvEncoder(path, fps, size, repeat=live)
 
 
-@contextlib.contextmanager
-def _without_native_messages() -> Iterator[None]:
-    """OpenCV prints a line about codec tags past every log level; errors are raised as ours."""
-    sys.stderr.flush()
-    with Path(os.devnull).open("wb") as nowhere:
-        stderr = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
 class OpencvEncoder:
     """cv2.VideoWriter, which raises nothing by itself.
 
@@ -119,7 +104,7 @@ class OpencvEncoder:
         self._last: NDArray[np.uint8] | None = None
         self.codec = FOURCC[path.suffix.lower()]
         fourcc = cv2.VideoWriter.fourcc(*self.codec)
-        with _without_native_messages():
+        with without_native_messages():  # a line about codec tags
             self._file = cv2.VideoWriter(
                 str(path), cv2.CAP_FFMPEG, fourcc, float(fps), (size[1], size[0])
             )

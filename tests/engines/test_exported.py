@@ -9,8 +9,10 @@ import pytest
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.engines.exported import header_in
+from fcnseg.exporting.litert_file import attach
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
+from tests.engines.test_litert import litert_model
 
 HEADER = json.dumps({"format": 1, "note": 'a "quoted" & <odd> one'})
 
@@ -25,7 +27,12 @@ def in_xml(path):
     path.write_text(f'<?xml version="1.0"?>\n<net name="a">\n<fcnseg value="{escaped}"/></net>')
 
 
-@pytest.mark.parametrize("write", [in_zip, in_xml])
+def in_litert(path):
+    litert_model(path)
+    attach(path, {"fcnseg.json": HEADER, "labels.txt": "background\n"})
+
+
+@pytest.mark.parametrize("write", [in_zip, in_xml, in_litert])
 def test_the_header_is_read_without_a_runtime(write, tmp_path):
     write(tmp_path / "a.file")
     assert header_in(tmp_path / "a.file") == HEADER

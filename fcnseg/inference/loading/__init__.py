@@ -38,6 +38,9 @@ CONVERSION = 3
 MOST_KEPT = 30
 """Conversions in the cache; each is as large as its checkpoint."""
 
+_ONLY: dict[str, EngineName] = {".xml": "openvino", ".tflite": "litert"}
+"""The engines that run files of which no other one does."""
+
 WORTH_CONVERTING = 1500
 """Frames from which on a faster engine makes up for its conversion (10 to 40 s, once)."""
 
@@ -57,8 +60,8 @@ def load(
 ) -> Segmenter:
     """A segmenter from a model file, or from several whose probabilities are averaged.
 
-    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx or .xml, or a folder of
-        a run or of save_pretrained (its best); None or "best": the best of the newest run.
+    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx, .xml or .tflite, or the
+        folder of a run or of save_pretrained (its best); None or "best": of the newest run.
         A list of them averages models of the same classes, in whatever order; each sees an
         image at its own short side.
     device: "auto", "cpu", "cuda", "cuda:1", "mps", a torch.device, or the number of a CUDA device.
@@ -242,14 +245,14 @@ def _open_torch(checkpoint: Checkpoint, options: EngineOptions) -> TorchEngine:
 
 def _open_exported(path: Path, options: EngineOptions) -> tuple[Engine, Checkpoint]:
     name = options.engine
-    if name == "auto" and path.suffix.lower() == ".xml":
-        name = "openvino"
+    if name == "auto" and path.suffix.lower() in _ONLY:
+        name = _ONLY[path.suffix.lower()]
     elif name == "auto":
         name = "opencv" if find_spec("onnxruntime") is None else "onnxruntime"
     engine, header = open_exported(
         path, name, device=options.device, precision=options.precision, parallel=options.parallel
     )
-    automatic = options.engine == "auto" and name != "openvino" and engine.device == "cpu"
+    automatic = options.engine == "auto" and name not in _ONLY.values() and engine.device == "cpu"
     if engine.precision != "int8" or not automatic or find_spec("torch") is None:
         return engine, header
     from fcnseg.inference.loading.fastest import fastest_for_file

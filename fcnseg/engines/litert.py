@@ -1,0 +1,107 @@
+"""LiteRT (TFLite) as an engine: the files of phones, of one size, run here."""
+
+from __future__ import annotations
+
+import queue
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.concurrency import usable_cores
+from fcnseg.engines.base import (
+    SEQUENTIAL,
+    ExportedEngine,
+    Images,
+    Workers,
+    first_line,
+    parallelism_on,
+)
+from fcnseg.engines.exported import (
+    LABELS,
+    Port,
+    check_logits,
+    litert_header,
+    not_loaded,
+    not_written_by_fcnseg,
+)
+from fcnseg.errors import MissingExtra, OptionError
+from fcnseg.files import utf8_name
+from fcnseg.progress import without_native_messages
+
+
+class LiteRtEngine(ExportedEngine):
+    """An exported .tflite file, run by LiteRT on the processor in f32.
+
+    parallel: several threads may call it at the same time, where that is faster.
+    """
+
+    name = "litert"
+    suffixes = (".tflite",)
+    names_data_files = False  # litert_header refuses them
+    device = "cpu"
+    precision = "f32"
+
+    def __init__(
+        self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
+    ) -> None:
+        del precision  # there is one
+        super().__init__(path, device=device, parallel=parallel)
+        if device not in ("auto", "cpu"):
+            raise OptionError(
+                f"LiteRT runs on the processor here; {device} was requested.",
+                hint="--device cpu, or --engine torch with the checkpoint",
+            )
+        self.header = litert_header(path)
+        self._runtime, self._path = import_litert(), path
+        self.parallelism = parallelism_on("cpu") if parallel else SEQUENTIAL
+        runner = self._open()
+        inputs, outputs = (
+            [Port(name, np.dtype(one["dtype"]).name, tuple(one["shape"])) for name, one in found]
+            for found in (runner.get_input_details().items(), runner.get_output_details().items())
+        )
+        if [port.name for port in inputs] != ["images"]:
+            raise not_written_by_fcnseg(path, "a LiteRT file", inputs, outputs)
+        check_logits(path, outputs)
+        self.has_labels = LABELS in [port.name for port in outputs]
+        self._several = self._with(runner)
+
+    def _with(self, runner: Any) -> Workers:
+        """A runner for each parallel call; the first is given."""
+        free: Workers = queue.SimpleQueue()
+        free.put(runner)
+        for _ in range(1, self.parallelism.count):
+            free.put(self._open())
+        return free
+
+    def _workers(self, output: str) -> Workers:
+        del output  # all are computed, whatever is asked for
+        return self._several
+
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = worker(**inputs)[output]
+        return result
+
+    def _open(self) -> Any:
+        """What computes the file's outputs, in memory of its own; CheckpointError."""
+        threads = self.parallelism.threads or usable_cores()
+        try:
+            with utf8_name(self._path) as name, without_native_messages():
+                model = self._runtime.Interpreter(str(name), num_threads=threads)
+                model.allocate_tensors()  # before anything refers to its memory
+                runner = model.get_signature_runner()
+        except (RuntimeError, ValueError) as error:
+            raise not_loaded(self._path, "by LiteRT", first_line(error)) from error
+        return runner
+
+
+def import_litert() -> types.ModuleType:
+    """LiteRT's interpreter; MissingExtra when it is not installed."""
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError:
+        raise MissingExtra("Running a LiteRT file", "litert") from None
+    module: types.ModuleType = interpreter
+    return module

@@ -1,0 +1,87 @@
+"""LiteRT (TFLite) files, which phones run: one size, one image at a time.
+
+Attached to a file, as to others of TFLite, is a zip archive: the header, and the classes' names.
+"""
+
+from __future__ import annotations
+
+import types
+import zipfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fcnseg.engines.exported import ATTACHED
+from fcnseg.errors import CheckpointError, MissingExtra, OptionError, reason
+from fcnseg.exporting.graph import Complete, GraphOptions, quiet
+from fcnseg.exporting.onnx_file import example
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import environment, without_native_messages
+
+CLASS_NAMES = "labels.txt"
+"""The attached file with one class a line, as TFLite's tools expect it."""
+
+
+class _Named(nn.Module):
+    """All of a file's graph, with names of its outputs."""
+
+    def __init__(self, complete: Complete) -> None:
+        super().__init__()
+        self.complete = complete  # not "graph", a name of torch.fx
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images as in Complete -> its outputs by their names."""
+        found = self.complete(images)
+        outputs = found if isinstance(found, tuple) else (found,)
+        return dict(zip(self.complete.names, outputs, strict=True))
+
+
+def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
+    """Write a checkpoint as a .tflite file with its header; it takes images of `options.size` only.
+
+    Raises OptionError without a size, MissingExtra, CheckpointError where it can't be converted.
+    """
+    if options.size is None:
+        raise OptionError(
+            "A LiteRT file takes images of one size, which was not given.",
+            hint="add --size HEIGHT WIDTH: the size of the images that the phone will pass",
+        )
+    if options.precision != "f32":
+        raise OptionError(
+            f"LiteRT files are written in f32; {options.precision} was requested.",
+            hint="omit --precision: phones with a GPU compute f32 files in f16 anyway",
+        )
+    named = _Named(Complete(checkpoint.build(), checkpoint.preprocess, options)).eval()
+    images = example(options.size, checkpoint.preprocess.bands)
+    if options.layout == "NCHW":
+        images = images.permute(0, 3, 1, 2).contiguous()
+    with environment(LITERT_TORCH_SHOW_PROGRESS="n"), quiet(), without_native_messages():
+        converter = _import_converter()
+        try:
+            converter.convert(named, sample_kwargs={"images": images}).export(str(path))
+        except Exception as error:  # the converter's errors share no base class
+            raise CheckpointError(
+                f"litert-torch can't convert this network: {reason(error)}.",
+                hint="--format onnx, which phones run with ONNX Runtime",
+            ) from error
+    attach(path, {ATTACHED: checkpoint.header_json(), CLASS_NAMES: _lines(checkpoint)})
+
+
+def attach(path: Path, texts: dict[str, str]) -> None:
+    """Append a zip archive to a file: where TFLite's tools look for a model's associated files."""
+    with zipfile.ZipFile(path, "a") as archive:  # stored, which is all that some readers know
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+
+
+def _lines(checkpoint: Checkpoint) -> str:
+    return "".join(f"{name}\n" for name in checkpoint.classes.names)
+
+
+def _import_converter() -> types.ModuleType:
+    try:
+        import litert_torch
+    except ImportError:
+        raise MissingExtra("Exporting to LiteRT", "litert") from None
+    module: types.ModuleType = litert_torch
+    return module
