@@ -25,7 +25,7 @@ from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.exporting.litert_file import write_litert
-from fcnseg.exporting.onnx_file import example, write_onnx
+from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
     LabelsOf,
     Logits,
@@ -33,6 +33,7 @@ from fcnseg.exporting.parity import (
     Parity,
     Trial,
     compare,
+    example,
     tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fcnseg.engines.exported import ATTACHED
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError, reason
 from fcnseg.exporting.graph import Complete, GraphOptions, quiet
-from fcnseg.exporting.onnx_file import example
+from fcnseg.exporting.parity import example
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import environment, without_native_messages
 

@@ -17,8 +17,7 @@ from fcnseg.engines.onnx import keep_outputs
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
 from fcnseg.exporting.labels import labels_model
-from fcnseg.exporting.parity import sample_images
-from fcnseg.io.bands import Bands
+from fcnseg.exporting.parity import example
 from fcnseg.models.checkpoint import KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 
@@ -131,13 +130,6 @@ def _maps(
     if surroundings(checkpoint.preprocess, options)[0] is not None:
         size = checkpoint.preprocess.network_size(size)
     return [torch.zeros(len(images), checkpoint.spec.num_classes, *size) for _ in range(count)]
-
-
-def example(size: tuple[int, int] | None, bands: Bands | None) -> Tensor:
-    """Images that a graph is traced with: no size divides by a stride, none is 1; or one image."""
-    shape = (2, 97, 131) if size is None else (1, *size)
-    images = sample_images(shape, seed=0, bands=bands)
-    return torch.from_numpy(images)
 
 
 @torch.library.custom_op(

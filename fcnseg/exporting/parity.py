@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fcnseg.classes import ClassMap
 from fcnseg.engines.argmax import Labels
@@ -242,6 +243,13 @@ def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None
     grain = torch.randn(count, 3, height, width, generator=random) * 8
     pixels = (128 + image + grain).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+
+
+def example(size: tuple[int, int] | None, bands: Bands | None) -> Tensor:
+    """Images that a graph is traced with: no size divides by a stride, none is 1; or one image."""
+    shape = (2, 97, 131) if size is None else (1, *size)
+    images = sample_images(shape, seed=0, bands=bands)
+    return torch.from_numpy(images)
 
 
 def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:
