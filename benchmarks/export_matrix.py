@@ -3,7 +3,8 @@
     python benchmarks/export_matrix.py [--formats onnx openvino] [--backbones resnet18]
 
 Networks with random weights go through the gate of `fcnseg export`: each file is run again and
-compared with its checkpoint at three sizes and two batch sizes. Results are kept in
+compared with its checkpoint at three sizes and two batch sizes; of formats whose files take one
+size, a file is written for each. Results are kept in
 runs/export_matrix/results.json, so an interrupted run resumes with the missing ones; the page with
 all of them, docs/export_matrix.md, is written after each.
 """
@@ -17,9 +18,11 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +32,7 @@ from onnx import ModelProto
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.engines.base import Size
 from fcnseg.errors import FcnsegError
 from fcnseg.exporting import FORMATS, convert, onnx_file
 from fcnseg.exporting.graph import GraphOptions
@@ -49,6 +53,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     "symmetric, learned": {"decoder": "fcn2s", "fuse": "concat", "upsample": "learned"},
 }
 
+STATIC = ("litert",)
+"""Formats whose files take images of one size, one at a time."""
+
 SIZES = ((33, 47), (64, 96), (97, 131))
 """Heights and widths: odd, multiples of the stride, neither; one and three images of each."""
 
@@ -67,14 +74,24 @@ def random_checkpoint(backbone: str, decoder: str) -> Checkpoint:
     return Checkpoint(spec, network.backbone.preprocess, classes, network.state_dict())
 
 
-def measure(backbone: str, decoder: str, kind: str, *, short_side: int | None = None) -> Any:
+def measure(
+    backbone: str,
+    decoder: str,
+    kind: str,
+    *,
+    short_side: int | None = None,
+    sizes: Sequence[Size] = SIZES,
+) -> Any:
     """What the gate of the export says of one file, as plain data; "failed" says why it refused.
 
-    short_side: the file resizes images to it, too.
+    short_side: the file resizes images to it, too. sizes: at which it is compared; of a static
+    format, the only one that the file takes.
     """
+    size = sizes[0] if kind in STATIC else None
     checkpoint = random_checkpoint(backbone, decoder)
     checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess.at(short_side))
-    options, trial = GraphOptions(include=("argmax",)), Trial(sizes=SIZES)
+    options = GraphOptions(include=("argmax",), size=size)
+    trial = Trial(sizes=sizes, size=size)
     begin = time.perf_counter()
     traced = partial(_network_model, f"{backbone} / {decoder} / {short_side}")
     with (
@@ -89,6 +106,23 @@ def measure(backbone: str, decoder: str, kind: str, *, short_side: int | None = 
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
     seconds = round(time.perf_counter() - begin, 1)
     return {**parity.as_dict(), "bytes": size, "seconds": seconds}
+
+
+def together(results: Sequence[Any]) -> Any:
+    """What is said of files of several sizes as of one file: the worst of each figure."""
+    refused = [one for one in results if "failed" in one]
+    if refused:
+        return refused[0]
+    pixels = sum(one["pixels"] for one in results)
+    equal = sum(one["label_agreement"] * one["pixels"] for one in results)
+    furthest = max(results, key=lambda one: one["max_abs_diff"] / one["largest_logit"])
+    return {
+        **furthest,
+        "label_agreement": equal / pixels,
+        "pixels": pixels,
+        "sizes": sorted(size for one in results for size in one["sizes"]),
+        "seconds": round(sum(one["seconds"] for one in results), 1),
+    }
 
 
 _traced: dict[str, bytes] = {}
@@ -120,7 +154,9 @@ def page(results: Mapping[str, Any], machine: str) -> str:
             "Written by `python benchmarks/export_matrix.py`: networks with random weights, "
             f"exported with\n`--include argmax`, run again and compared with the checkpoint at "
             f"{sizes} pixels, one and three images\nat once. A cell has the equal labels and the "
-            "largest difference of a logit, of the largest logit.",
+            "largest difference of a logit, of the largest logit.\n"
+            f"Files for {', '.join(STATIC)} take one size and one image at a time: there was one "
+            "for each\nsize, or for the sizes that a cell names.",
             "",
             f"{held} of {len(results)} hold parity. {machine}.",
             "",
@@ -136,18 +172,30 @@ def _cell(found: Any) -> str:
     if "failed" in found:
         return f"refused: {found['failed'].partition(chr(10))[0][:100]}"
     difference = found["max_abs_diff"] / found["largest_logit"]
-    return f"{100 * found['label_agreement']:.3f} %, {difference:.1e}"
+    sizes = [] if len(found["sizes"]) == len(SIZES) else found["sizes"]
+    where = "".join(f", {height} x {width}" for height, width in sizes)
+    return f"{100 * found['label_agreement']:.3f} %, {difference:.1e}{where}"
 
 
 def _machine(words: str) -> str:
-    import onnxruntime
-
-    versions = {"PyTorch": torch.__version__, "ONNX Runtime": onnxruntime.__version__}
-    if "openvino" in sys.modules:
-        versions["OpenVINO"] = sys.modules["openvino"].__version__.partition("-")[0]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    packages = {"PyTorch": "torch", "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+    packages |= {"litert-torch": "litert-torch", "LiteRT": "ai-edge-litert"}
+    versions = [
+        f"{name} {version(package)}"
+        for name, package in packages.items()
+        if find_spec(package.replace("-", "_")) is not None
+    ]
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{today}, {words or f'{platform.machine()} {platform.system()}'}; {named}"
+    return f"{today}, {words or f'{platform.machine()} {platform.system()}'}; {', '.join(versions)}"
+
+
+def missing(found: Any, kind: str, sizes: Sequence[Size]) -> list[Sequence[Size]]:
+    """For which sizes files of a kind are still to be written and compared, by what is known."""
+    if kind not in STATIC:
+        return [] if found else [SIZES]
+    done = [tuple(size) for size in found.get("sizes", [])] if found else []
+    refused = found is not None and "failed" in found
+    return [] if refused else [[size] for size in sizes if size not in done]
 
 
 def main() -> None:
@@ -156,10 +204,13 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=list(DECODERS))
+    parser.add_argument("--static-sizes", nargs="+", type=int, default=range(len(SIZES)),
+                        help="of static formats: which of the sizes, 0 to 2")  # fmt: skip
     parser.add_argument("--page", type=Path, default=Path("docs/export_matrix.md"))
     parser.add_argument("--machine", default="", help="words for the page: on what it ran")
     parser.add_argument("--results", type=Path, default=Path("runs/export_matrix/results.json"))
     chosen = parser.parse_args()
+    static_sizes = [SIZES[at] for at in chosen.static_sizes]
     results: dict[str, Any] = {}
     if chosen.results.is_file():
         results = json.loads(chosen.results.read_text(encoding="utf-8"))
@@ -167,13 +218,14 @@ def main() -> None:
         for decoder in chosen.decoders:
             for kind in chosen.formats:
                 name = f"{backbone} / {decoder} / {kind}"
-                if name in results:
-                    continue
-                results[name] = measure(backbone, decoder, kind)
-                print(name, _cell(results[name]), f"{results[name].get('seconds', 0)} s")
-                sys.stdout.flush()
-                _write(chosen.results, json.dumps(results, indent=1))
-                _write(chosen.page, page(results, _machine(chosen.machine)))
+                for sizes in missing(results.get(name), kind, static_sizes):
+                    found = measure(backbone, decoder, kind, sizes=sizes)
+                    before = [results[name]] if name in results else []
+                    results[name] = together([*before, found])
+                    print(name, _cell(results[name]), f"{results[name].get('seconds', 0)} s")
+                    sys.stdout.flush()
+                    _write(chosen.results, json.dumps(results, indent=1))
+                    _write(chosen.page, page(results, _machine(chosen.machine)))
 
 
 def _write(path: Path, text: str) -> None:
