@@ -53,7 +53,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "symmetric, learned": {"decoder": "fcn2s", "fuse": "concat", "upsample": "learned"},
 }
 
-STATIC = ("litert",)
+STATIC = ("litert", "executorch")
 """Formats whose files take images of one size, one at a time."""
 
 SIZES = ((33, 47), (64, 96), (97, 131))
@@ -179,7 +179,11 @@ def _cell(found: Any) -> str:
 
 def _machine(words: str) -> str:
     packages = {"PyTorch": "torch", "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
-    packages |= {"litert-torch": "litert-torch", "LiteRT": "ai-edge-litert"}
+    packages |= {
+        "litert-torch": "litert-torch",
+        "LiteRT": "ai-edge-litert",
+        "ExecuTorch": "executorch",
+    }
     versions = [
         f"{name} {version(package)}"
         for name, package in packages.items()

@@ -194,7 +194,8 @@ def show_viz(result: Any) -> None:
 
 _USES = {
     **dict.fromkeys(
-        ("onnx", "openvino", "litert"), "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}"
+        ("onnx", "openvino", "litert", "executorch"),
+        "Use it: fcnseg infer IMAGES_OR_VIDEO -m {typed}",
     ),
     "torchscript": "Use it in your own program: torch.jit.load({path!r})",
     "web": "Serve it: python3 -m http.server --directory {typed}",

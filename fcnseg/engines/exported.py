@@ -25,7 +25,10 @@ LOGITS, SCORES, LABELS = "logits", "scores", "labels"
 given; labels are there where the file computes them itself."""
 
 ATTACHED = f"{KEY}.json"
-"""The checkpoint's header among the files that are attached to a LiteRT file."""
+"""The checkpoint's header among the files that are attached to files for phones."""
+
+LITERT, EXECUTORCH = b"TFL3", b"ET12"
+"""Identifiers of their formats: both are FlatBuffers, which have it after four bytes."""
 
 PRECISION = "precision"
 """The key in an exported file's extras of its numeric precision, where that is not f32."""
@@ -50,18 +53,13 @@ def header_in(path: Path) -> str | None:
         start = data[:4]
         if start == b"PK\x03\x04":  # TorchScript, torch.export
             return _in_zip(path)
-        if is_litert(data):
+        if data[4:8] in (LITERT, EXECUTORCH):
             return _in_zip(path)
         if start[:1] == b"<":
             found = re.search(rb'<%s value="([^"]*)"' % KEY.encode(), data)
             return html.unescape(found[1].decode(errors="replace")) if found else None
         with memoryview(data) as view:
             return metadata(view).get(KEY)
-
-
-def is_litert(data: mmap.mmap | bytes) -> bool:
-    """Whether a file's content is a LiteRT model: a FlatBuffer with TFLite's identifier."""
-    return data[4:8] == b"TFL3"
 
 
 _EXTERNAL = (8, 9)
@@ -76,7 +74,7 @@ def litert_header(path: Path) -> str:
     """
     with _mapped(path) as data:
         try:
-            if not is_litert(data):
+            if data[4:8] != LITERT:
                 raise ValueError("its identifier is not TFLite's")
             (root,) = struct.unpack_from("<I", data)
             (back,) = struct.unpack_from("<i", data, root)
@@ -91,9 +89,22 @@ def litert_header(path: Path) -> str:
             hint="only LiteRT files with their weights inside are read: fcnseg export MODEL "
             "--format litert",
         )
+    return _attached(path, "a LiteRT file")
+
+
+def executorch_header(path: Path) -> str:
+    """The checkpoint's header of an ExecuTorch file; CheckpointError for other files."""
+    with _mapped(path) as data:
+        known = data[4:8] == EXECUTORCH
+    if not known:
+        raise not_loaded(path, "as an ExecuTorch file", "it is cut short or not one")
+    return _attached(path, "an ExecuTorch file")
+
+
+def _attached(path: Path, kind: str) -> str:
     header = _in_zip(path)
     if header is None:
-        raise not_written_by_fcnseg(path, "a LiteRT file")
+        raise not_written_by_fcnseg(path, kind)
     return header
 
 

@@ -24,7 +24,7 @@ from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
-from fcnseg.exporting.litert_file import write_litert
+from fcnseg.exporting.litert_file import write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
     LabelsOf,
@@ -164,6 +164,7 @@ FORMATS = {
     "torchscript": Format(".torchscript", (), _write_torchscript, _run_torchscript),
     "torch-export": Format(".pt2", (), _write_torch_export, _run_torch_export),
     "litert": Format(".tflite", (), write_litert, partial(_run_in, "litert")),
+    "executorch": Format(".pte", (), write_executorch, partial(_run_in, "executorch")),
 }
 
 

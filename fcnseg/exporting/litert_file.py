@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) files, which phones run: one size, one image at a time.
+"""Files for phones, LiteRT's (TFLite) and ExecuTorch's: one size, one image at a time.
 
 Attached to a file, as to others of TFLite, is a zip archive: the header, and the classes' names.
 """
@@ -9,6 +9,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from fcnseg.engines.exported import ATTACHED
@@ -36,25 +37,34 @@ class _Named(nn.Module):
         return dict(zip(self.complete.names, outputs, strict=True))
 
 
+def of_one_size(
+    checkpoint: Checkpoint, options: GraphOptions, kind: str
+) -> tuple[Complete, Tensor]:
+    """A graph for a phone, and images to trace it with; kind: of file, as messages name it."""
+    if options.size is None:
+        raise OptionError(
+            f"{kind} files take images of one size, which was not given.",
+            hint="add --size HEIGHT WIDTH: the size of the images that the phone will pass",
+        )
+    if options.precision != "f32":
+        raise OptionError(
+            f"{kind} files are written in f32; {options.precision} was requested.",
+            hint="omit --precision",
+        )
+    complete = Complete(checkpoint.build(), checkpoint.preprocess, options).eval()
+    images = example(options.size, checkpoint.preprocess.bands)
+    if options.layout == "NCHW":
+        images = images.permute(0, 3, 1, 2).contiguous()
+    return complete, images
+
+
 def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     """Write a checkpoint as a .tflite file with its header; it takes images of `options.size` only.
 
     Raises OptionError without a size, MissingExtra, CheckpointError where it can't be converted.
     """
-    if options.size is None:
-        raise OptionError(
-            "A LiteRT file takes images of one size, which was not given.",
-            hint="add --size HEIGHT WIDTH: the size of the images that the phone will pass",
-        )
-    if options.precision != "f32":
-        raise OptionError(
-            f"LiteRT files are written in f32; {options.precision} was requested.",
-            hint="omit --precision: phones with a GPU compute f32 files in f16 anyway",
-        )
-    named = _Named(Complete(checkpoint.build(), checkpoint.preprocess, options)).eval()
-    images = example(options.size, checkpoint.preprocess.bands)
-    if options.layout == "NCHW":
-        images = images.permute(0, 3, 1, 2).contiguous()
+    complete, images = of_one_size(checkpoint, options, "LiteRT")
+    named = _Named(complete).eval()
     with environment(LITERT_TORCH_SHOW_PROGRESS="n"), quiet(), without_native_messages():
         converter = _import_converter()
         try:
@@ -64,7 +74,41 @@ def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> N
                 f"litert-torch can't convert this network: {reason(error)}.",
                 hint="--format onnx, which phones run with ONNX Runtime",
             ) from error
-    attach(path, {ATTACHED: checkpoint.header_json(), CLASS_NAMES: _lines(checkpoint)})
+    attach_header(path, checkpoint)
+
+
+def write_executorch(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
+    """Write a checkpoint as a .pte file with its header; it takes images of `options.size` only.
+
+    Raises OptionError without a size, MissingExtra, CheckpointError where it can't be converted.
+    """
+    complete, images = of_one_size(checkpoint, options, "ExecuTorch")
+    with quiet(), without_native_messages():
+        try:
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+                XnnpackPartitioner,
+            )
+            from executorch.exir import to_edge_transform_and_lower
+        except ImportError:
+            raise MissingExtra("Exporting to ExecuTorch", "executorch") from None
+        try:
+            program = torch.export.export(complete, (images,))
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            path.write_bytes(lowered.to_executorch().buffer)
+        except OSError:
+            raise
+        except Exception as error:  # the converter's errors share no base class
+            raise CheckpointError(
+                f"ExecuTorch can't convert this network: {reason(error)}.",
+                hint="--format onnx, which phones run with ONNX Runtime",
+            ) from error
+    attach_header(path, checkpoint)
+
+
+def attach_header(path: Path, checkpoint: Checkpoint) -> None:
+    """Append a checkpoint's header, and its classes' names, to a file."""
+    names = "".join(f"{name}\n" for name in checkpoint.classes.names)
+    attach(path, {ATTACHED: checkpoint.header_json(), CLASS_NAMES: names})
 
 
 def attach(path: Path, texts: dict[str, str]) -> None:
@@ -72,10 +116,6 @@ def attach(path: Path, texts: dict[str, str]) -> None:
     with zipfile.ZipFile(path, "a") as archive:  # stored, which is all that some readers know
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name), text)
-
-
-def _lines(checkpoint: Checkpoint) -> str:
-    return "".join(f"{name}\n" for name in checkpoint.classes.names)
 
 
 def _import_converter() -> types.ModuleType:

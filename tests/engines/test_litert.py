@@ -9,6 +9,7 @@ import pytest
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
+from fcnseg.engines.exported import header_in
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.exporting.litert_file import attach
@@ -56,17 +57,34 @@ def test_the_extra_is_named(fields: int, header: str, tmp_path: Path, monkeypatc
         load(path)
 
 
+def test_the_extra_of_executorch_is_named(header: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    path = tmp_path / "a.pte"
+    path.write_bytes(b"\0\0\0\0ET12")
+    with pytest.raises(CheckpointError, match="not one written by fcnseg"):
+        load(path)
+    attach(path, {"fcnseg.json": header})
+    assert header_in(path) == header
+    with pytest.raises(MissingExtra, match="'executorch'"):
+        load(path)
+    path.write_bytes(b"\0\0\0\0ET")
+    with pytest.raises(CheckpointError, match="cut short or not one"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({}, OptionError, "images of one size"),
+        ({}, OptionError, "LiteRT files take images of one size"),
         ({"size": SIZE, "precision": "f16"}, OptionError, "written in f32; f16"),
         ({"size": SIZE, "include": ("argmax-only",)}, OptionError, "saves nothing here"),
         ({"size": SIZE}, MissingExtra, "'litert'"),
+        ({"size": SIZE, "format": "executorch"}, MissingExtra, "'executorch'"),
     ],
 )
 def test_what_an_export_needs(options, kind, said, random_model, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "litert_torch", None)
+    monkeypatch.setitem(sys.modules, "executorch", None)
     options = {"model": str(random_model), "format": "litert", "out": tmp_path, **options}
     with pytest.raises(kind, match=said):
         export(ExportConfig.make(options))
@@ -74,18 +92,22 @@ def test_what_an_export_needs(options, kind, said, random_model, tmp_path, monke
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_it_gives_the_same(random_model: Path, tmp_path: Path, capfd) -> None:
-    pytest.importorskip("litert_torch")
-    options = {"format": "litert", "size": SIZE, "include": ("argmax",), "out": tmp_path}
+@pytest.mark.parametrize(
+    ("format", "module", "suffix"),
+    [("litert", "litert_torch", "tflite"), ("executorch", "executorch", "pte")],
+)
+def test_it_gives_the_same(format, module, suffix, random_model, tmp_path, capfd) -> None:
+    pytest.importorskip(module)
+    options = {"format": format, "size": SIZE, "include": ("argmax",), "out": tmp_path}
     result = export(ExportConfig.make({"model": str(random_model), **options}))
-    assert {path.name for path in tmp_path.iterdir()} == {"random.tflite", "random.parity.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"random.{suffix}", "random.parity.json"}
     assert result.parity.batches == (1, 3)
     checkpoint = Checkpoint.load(random_model)
     with zipfile.ZipFile(result.path) as archive:
         names = archive.read("labels.txt").decode().splitlines()
     assert tuple(names) == tuple(checkpoint.classes.names)
     segmenter = load(result.path)
-    assert segmenter.engine.name == "litert"
+    assert segmenter.engine.name == format
     assert segmenter.classes == checkpoint.classes
     images = sample_images((2, *SIZE), seed=1)
     expected = TorchEngine(checkpoint.build(), checkpoint.preprocess).logits(images)
@@ -93,4 +115,4 @@ def test_it_gives_the_same(random_model: Path, tmp_path: Path, capfd) -> None:
     assert (segmenter.engine.just_labels(images) == expected.argmax(axis=1)).mean() > 0.999
     with pytest.raises(OptionError, match="takes images of 56 x 40 pixels only"):
         segmenter.engine.logits(images[:, :32])
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().out == ""

@@ -38,7 +38,7 @@ CONVERSION = 3
 MOST_KEPT = 30
 """Conversions in the cache; each is as large as its checkpoint."""
 
-_ONLY: dict[str, EngineName] = {".xml": "openvino", ".tflite": "litert"}
+_ONLY: dict[str, EngineName] = {".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
 """The engines that run files of which no other one does."""
 
 WORTH_CONVERTING = 1500
@@ -60,8 +60,8 @@ def load(
 ) -> Segmenter:
     """A segmenter from a model file, or from several whose probabilities are averaged.
 
-    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx, .xml or .tflite, or the
-        folder of a run or of save_pretrained (its best); None or "best": of the newest run.
+    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx, .xml, .tflite or .pte,
+        or the folder of a run or of save_pretrained (its best); None or "best": of the newest run.
         A list of them averages models of the same classes, in whatever order; each sees an
         image at its own short side.
     device: "auto", "cpu", "cuda", "cuda:1", "mps", a torch.device, or the number of a CUDA device.

@@ -1,0 +1,76 @@
+"""ExecuTorch as an engine: the files of phones, of one size, run here by XNNPACK."""
+
+from __future__ import annotations
+
+import json
+import queue
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.engines.base import ExportedEngine, Images, Workers, as_tensor, first_line
+from fcnseg.engines.exported import LABELS, LOGITS, executorch_header, not_loaded
+from fcnseg.errors import STRANGE, MissingExtra, OptionError
+from fcnseg.files import utf8_name
+from fcnseg.models.checkpoint import EXPORT
+from fcnseg.progress import without_native_messages
+
+
+class ExecuTorchEngine(ExportedEngine):
+    """An exported .pte file, run by ExecuTorch's own runtime on the processor in f32."""
+
+    name = "executorch"
+    suffixes = (".pte",)
+    names_data_files = False  # they are given to the runtime by name, or not at all
+    device = "cpu"
+    precision = "f32"
+
+    def __init__(
+        self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
+    ) -> None:
+        del precision, parallel  # one precision; its threads are shared by all calls
+        super().__init__(path, device=device)
+        if device not in ("auto", "cpu"):
+            raise OptionError(
+                f"ExecuTorch runs on the processor here; {device} was requested.",
+                hint="--device cpu, or --engine torch with the checkpoint",
+            )
+        self.header = executorch_header(path)
+        self.has_labels = "argmax" in _included(self.header)
+        with without_native_messages():
+            self._method = _opened(path)
+
+    def _workers(self, output: str) -> Workers:
+        del output  # all are computed, whatever is asked for
+        workers: Workers = queue.SimpleQueue()
+        workers.put(self._method)
+        return workers
+
+    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
+        found = worker.execute([as_tensor(inputs["images"])])
+        place = {LOGITS: 0, LABELS: -1}[output]
+        result: NDArray[np.float32] = found[place].numpy().copy()  # it is the runtime's memory
+        return result
+
+
+def _opened(path: Path) -> Any:
+    """The method that computes a file's outputs; MissingExtra, CheckpointError."""
+    try:
+        from executorch.runtime import Runtime
+    except ImportError:
+        raise MissingExtra("Running an ExecuTorch file", "executorch") from None
+    try:
+        with utf8_name(path) as name:
+            return Runtime.get().load_program(str(name)).load_method("forward")
+    except (RuntimeError, ValueError) as error:
+        raise not_loaded(path, "by ExecuTorch", first_line(error)) from error
+
+
+def _included(header: str) -> list[str]:
+    """What a file's header says of `--include`; nothing where it is broken."""
+    try:
+        return list(json.loads(header)["extra"][EXPORT]["include"])
+    except STRANGE:
+        return []
