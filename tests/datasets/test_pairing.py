@@ -17,7 +17,7 @@ from fcnseg.datasets import Description, split_sizes
 from fcnseg.datasets.dataset_toml import write_declared
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.formats import read_stored
-from fcnseg.datasets.pairing import Listing, list_folder
+from fcnseg.datasets.pairing import Listing, list_folder, marks
 from fcnseg.datasets.pairing import looks as choosing
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides
 from fcnseg.datasets.pairing.candidates import other_size
@@ -617,6 +617,22 @@ def test_chosen_files_that_look_alike_are_paired_by_name(tmp_path: Path) -> None
     assert {(pair.image.parent.name, pair.labels.parent.name) for pair in found.pairs} == {
         ("a", "b")
     }
+
+
+def test_a_large_file_is_known_by_its_ends(tmp_path: Path) -> None:
+    words = marks(b"first-mark", b"last-mark")
+    both, far = b"first-mark last-mark", b" " * 100_000
+    files = {
+        "both ends": b"first-mark" + far + far + b"last-mark",
+        "one end": far + far + b"last-mark",
+        "its middle": far + both + far,
+        "not so large": b" " * 80_000 + both,
+        "not so large, one word": b" " * 80_000 + b"last-mark",
+    }
+    for name, data in files.items():
+        (tmp_path / f"{name}.json").write_bytes(data)
+    found = list_folder(tmp_path).saying(words, ".json")
+    assert found == ["both ends.json", "not so large.json", "one end.json"]
 
 
 def test_a_file_that_cannot_be_read_does_not_shift_the_sizes(tmp_path: Path) -> None:
