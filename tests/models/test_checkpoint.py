@@ -185,7 +185,7 @@ def test_a_deeply_nested_header(path: Path) -> None:
     [
         ({"width": 9}, r"network: \S+ is \([^)]*\), not \([^)]*\)\.$"),
         ({"width": 10**6}, "is .* not"),  # and no memory is asked for
-        ({"decoder": "fcn2s"}, "missing"),
+        ({"decoder": "fcn2s"}, r"missing \(decoder\.rungs\.2\.lateral\.0\.weight "),
         ({"decoder": "fcn32s"}, r"too many \(decoder\.rungs\.16\.lateral\.0\.weight "),
         ({"backbone": "resnet18"}, "missing"),
     ],
