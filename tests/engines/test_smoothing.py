@@ -1,4 +1,4 @@
-"""Averages over time: steadier, not smeared, and nothing carried over where nothing should be."""
+"""Averages over time: steadier, not blurred, and nothing carried over where nothing should be."""
 
 import functools
 import json
@@ -91,7 +91,7 @@ def test_a_still_image_gets_the_running_average():
 
 
 @pytest.mark.parametrize("seed", [77, 78, 83])
-def test_labels_are_steadier_and_moving_things_are_not_smeared(seed):
+def test_labels_are_steadier_and_moving_things_are_not_blurred(seed):
     images, truth = moving(seed)
     engine = SmoothedEngine(Unsure(truth), 0.6)
     smoothed, raw = labels_of(engine, images), labels_of(Unsure(truth), images)
@@ -107,8 +107,8 @@ def test_without_motion_compensation_it_would_smear():
     """What the test above would see if the past stayed where it was."""
     images, truth = moving()
     still = np.broadcast_to(images[:1], images.shape)
-    smeared = labels_of(SmoothedEngine(Unsure(truth, noise=0), 0.6), still)
-    assert miou(truth, smeared) < 0.92
+    blurred = labels_of(SmoothedEngine(Unsure(truth, noise=0), 0.6), still)
+    assert miou(truth, blurred) < 0.92
 
 
 @pytest.mark.parametrize("smooth", [0.3, 0.9])

@@ -273,7 +273,11 @@ def _open_fastest(
     in_torch = _open_torch(checkpoint, options)
     if in_torch.device != "cpu" or in_torch.precision != "f32":
         return in_torch
-    if options.frames < WORTH_CONVERTING and not _is_recorded(path):
+    few = options.frames < WORTH_CONVERTING
+    if few and not (cache_folder() / "engines").is_dir():
+        return in_torch
+    record = _kept(path).with_suffix(".json")
+    if few and not record.is_file():
         return in_torch
     from fcnseg.inference.loading.fastest import (
         can_compare_engines,
@@ -283,9 +287,8 @@ def _open_fastest(
 
     if not can_compare_engines():
         return in_torch
-    record = _kept(path).with_suffix(".json")
     name = recorded_fastest(record)
-    if name is None and options.frames >= WORTH_CONVERTING:
+    if name is None and not few:
         converted = _converted(checkpoint, path, callback)
         name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
         callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
@@ -294,12 +297,6 @@ def _open_fastest(
     options = replace(options, engine=name, device="auto", precision="auto")
     engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
     return engine
-
-
-def _is_recorded(path: Path) -> bool:
-    """Whether the engines were timed for a checkpoint before."""
-    folder = cache_folder() / "engines"
-    return folder.is_dir() and _kept(path).with_suffix(".json").is_file()
 
 
 def _kept(path: Path) -> Path:

@@ -52,7 +52,7 @@ def decode_bands(data: bytes, name: str) -> Stored:
     elif is_tiff(data):
         pixels, alpha, names = decode_tiff_bands(data, name)
     else:
-        pixels, alpha, names = _decode_picture(data, name)
+        pixels, alpha, names = _decode_photo(data, name)
     if pixels.dtype.name not in DTYPES:
         pixels = pixels.astype(np.float32)
     if not pixels.size:
@@ -98,7 +98,7 @@ def bands_of(path: str | Path, bands: Bands) -> Pixels:
     return bands.carry(bands.take(read_bands(path), str(path)))
 
 
-def _decode_picture(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]]:
+def _decode_photo(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]]:
     """A PNG, JPEG ...: grey or RGB, whose fourth channel is transparency."""
     deep = None if is_cut(data) or is_heif(data) else decode_deep(data, name)[0]
     if deep is None:
