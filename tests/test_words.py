@@ -31,8 +31,6 @@ ANYWHERE = {
     r"verbs?": "command",
     r"crews?|hire[sd]?": "pool of workers, start",
     r"wish(es|ed)?": "options, requested",
-    r"smear(s|ed|ing)?": "lossy, blurred",
-    r"foreign(ers?)?": "not written by fcnseg",
 }
 """Pattern of words -> what is said instead; in code, identifiers are split into words."""
 
