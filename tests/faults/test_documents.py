@@ -92,7 +92,7 @@ def test_a_name_that_is_none_is_one_error(store: str, value: Any, tmp_path: Path
 
 
 def test_run_lengths_of_more_than_their_mask_take_no_memory(tmp_path: Path) -> None:
-    """One number in an annotation file took 2 GB."""
+    """One number in an annotation file took 2 GB, and so did a box of another size."""
     more.hasty(tmp_path)
     document = next(tmp_path.glob("**/*.json"))
     data = json.loads(document.read_text())
@@ -100,6 +100,10 @@ def test_run_lengths_of_more_than_their_mask_take_no_memory(tmp_path: Path) -> N
     areas[0]["mask"] = [0, 2**31]
     document.write_text(json.dumps(data))
     with pytest.raises(DatasetError, match="Run lengths of 2147483648 pixels"):
+        describe(tmp_path)
+    areas[0]["bbox"] = [0, 0, 2**16, 2**15]
+    document.write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match="a mask of 65536x32768 in an image of"):
         describe(tmp_path)
 
 

@@ -140,3 +140,11 @@ def test_the_size_of_other_kinds_of_webp():
     assert claimed_size(b"v/1\1\2\0\0\0" + box) == (48, 32)  # OpenEXR
     assert claimed_size(b"nothing that is known") is None
     assert claimed_size(webp_of(48, 32)[:24]) is None
+
+
+def test_a_png_whose_header_has_another_checksum_is_damaged():
+    """FFmpeg, asked last, took the damaged size: seconds and 200 MB for 900 bytes."""
+    data = bytearray(encode_image(np.zeros((40, 56, 3), np.uint8)))
+    data[16:20] = struct.pack(">I", 60_000)
+    with pytest.raises(MediaError, match="size does not go with its checksum"):
+        decode_image(bytes(data), name="a.png")

@@ -259,14 +259,14 @@ def _count(
 
 
 _BLOCK = 4096  # colours compared at a time
+_TABLE = 1 << 20  # stored values are looked up in one up to here; a class list may name 2^31
 
 
 def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
     """Labels uint8 (H, W) of a label file; values that are no class become 255."""
     if encoding.kind == "color":
         return decode_values(packed_colors(raw), encoding)
-    values = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
-    numbers: NDArray[np.integer] = np.asarray(values)
+    numbers: NDArray[np.integer] = raw.values if raw.values.ndim == 2 else raw.values[:, :, 0]
     if encoding.alone:
         encoding = encoding.in_file(_count(numbers, narrow=False)[0].tolist())
     return decode_values(numbers, encoding)
@@ -274,8 +274,9 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
     """The class of stored numbers (or packed colours) of any shape; 255 for no class."""
-    if encoding.kind == "color":
-        return _decode_colors(np.asarray(numbers, np.int32), encoding)
+    known = encoding.class_of()
+    if encoding.kind == "color" or min(known) < 0 or max(*known, *encoding.ignore) >= _TABLE:
+        return _decode_sorted(np.asarray(numbers), encoding)
     table = _table(encoding)
     if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) >= len(table)):
         numbers = np.where((numbers < 0) | (numbers >= len(table)), len(table) - 1, numbers)
@@ -307,14 +308,13 @@ def _table(encoding: Encoding) -> NDArray[np.uint8]:
         classes = np.array([*known.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
         distance = np.abs(np.arange(size - 1)[:, None] - stored[None])
         table[:-1] = classes[distance.argmin(1)]
-    for value, index in known.items():
-        table[value] = index
+    table[[*known]] = [*known.values()]
     table[[value for value in encoding.ignore if value >= 0]] = IGNORE
     return table
 
 
-def _decode_colors(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.uint8]:
-    classes, known = _sorted_colors(encoding)
+def _decode_sorted(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
+    classes, known = _sorted_values(encoding)
     place = np.minimum(np.searchsorted(known, colors), len(known) - 1)
     exact = known[place] == colors
     labels = np.where(exact, classes[place], IGNORE).astype(np.uint8)
@@ -325,8 +325,8 @@ def _decode_colors(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.
 
 
 @lru_cache(maxsize=16)
-def _sorted_colors(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Classes and colours, by ascending packed colour."""
+def _sorted_values(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Classes, and stored values or packed colours, ascending."""
     stored = encoding.class_of()
     known = np.array([*stored, *encoding.ignore], np.int32)
     classes = np.array([*stored.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
@@ -334,16 +334,18 @@ def _sorted_colors(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.in
     return classes[order], known[order]
 
 
-def _nearest_classes(colors: NDArray[np.int32], encoding: Encoding) -> NDArray[np.uint8]:
-    """The class (or 255) of the nearest declared colour, for each packed colour."""
-    classes, known = _sorted_colors(encoding)
+def _nearest_classes(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
+    """The class (or 255) of the nearest declared one, for each packed colour or stored value."""
+    classes, known = _sorted_values(encoding)
     nearest = np.zeros(len(colors), np.uint8)
     for start in range(0, len(colors), _BLOCK):
-        some = _rgb(colors[start : start + _BLOCK])
-        distance = ((some[:, None] - _rgb(known)[None]) ** 2).sum(2)
+        some = _parts(colors[start : start + _BLOCK], encoding)
+        distance = ((some[:, None] - _parts(known, encoding)[None]) ** 2).sum(2)
         nearest[start : start + _BLOCK] = classes[distance.argmin(1)]
     return nearest
 
 
-def _rgb(colors: NDArray[np.int32]) -> NDArray[np.int32]:
+def _parts(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[np.number]:
+    if encoding.kind == "index":
+        return colors.astype(np.float64)[:, None]
     return np.stack([colors >> 16 & 255, colors >> 8 & 255, colors & 255], axis=-1)

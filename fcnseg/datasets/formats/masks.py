@@ -7,7 +7,8 @@ import csv
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,8 @@ _ONE_CLASS = "object"
 
 _ROWS_SEEN = 20
 
+_lock = threading.Lock()
+
 
 def _run_length_files(listing: Listing) -> list[str]:
     """CSV files with such columns, but Kaggle's example of what is to be handed in."""
@@ -219,11 +222,21 @@ def _has_runs(path: Path) -> bool:
     columns = _run_length_columns(path)
     if columns is None:
         return False
-    csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with contextlib.suppress(OSError, *STRANGE), open_text(path) as file:
+    with contextlib.suppress(OSError, *STRANGE), _long_cells(), open_text(path) as file:
         some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
         return not any(is_image(row[columns[1]] or "") for row in some)
     return False
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells as long as a mask's runs may be: Python's limit is one of the process, and restored."""
+    with _lock:
+        before = csv.field_size_limit(min(sys.maxsize, 1 << 30))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
@@ -248,8 +261,7 @@ def _run_length_parse(path: Path) -> Document:
     image_column, runs_column, class_column = columns
     fused = image_column.lower() in ("image_label", "imageid_classid")  # "a.jpg_Fish"
     areas: dict[str, list[Area]] = {}
-    csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with open_text(path) as file:
+    with _long_cells(), open_text(path) as file:
         for row in csv.DictReader(file):
             image, _, name = row[image_column].rpartition("_") if fused else (
                 row[image_column], "", row[class_column] if class_column else _ONE_CLASS

@@ -168,20 +168,22 @@ def _hasty_parse(path: Path) -> Document:
     images = {}
     for number, image in enumerate(data["images"]):
         shown = sorted(image["labels"], key=lambda one: float(one.get("z_index") or 0))
-        areas = [area for area in map(_hasty_area, shown) if area is not None]
-        file = f"{image.get('dataset_name', '')}/{image['image_name']}".lstrip("/")
         size = int(image["height"]), int(image["width"])
+        areas = [area for one in shown if (area := _hasty_area(one, size)) is not None]
+        file = f"{image.get('dataset_name', '')}/{image['image_name']}".lstrip("/")
         images[str(image.get("image_id", number))] = Annotated(
             file, size, areas, len(shown) - len(areas), ordered=True, also=image["image_name"]
         )
     return Document(images, tuple(str(one["class_name"]) for one in data["label_classes"]))
 
 
-def _hasty_area(one: Mapping[str, Any]) -> Area | None:
+def _hasty_area(one: Mapping[str, Any], image: tuple[int, int]) -> Area | None:
     name = str(one["class_name"])
     x0, y0, x1, y1 = one["bbox"] or (0, 0, 0, 0)
     if one.get("mask"):  # run lengths along the rows of the box, from a run of zeros
         size = int(y1) - int(y0), int(x1) - int(x0)
+        if size[0] > image[0] or size[1] > image[1]:
+            raise ValueError(f"a mask of {size[1]}x{size[0]} in an image of {image[1]}x{image[0]}")
         mask = decode_runs(one["mask"], size[::-1]).T
         return Area(name, mask=mask, corner=(int(x0), int(y0)))
     if one.get("polygon"):

@@ -73,8 +73,14 @@ def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
 def check_claim(data: bytes, name: str | Path) -> None:
     """MediaError for an image file that claims more pixels than its bytes can stand for.
 
-    A damaged or hostile file of a kilobyte may claim what takes gigabytes and minutes to decode.
+    A damaged or hostile file of a kilobyte may claim what takes gigabytes and minutes to decode;
+    a damaged size of a PNG, which FFmpeg takes, does not go with its checksum.
     """
+    if data[:4] == _PNG and zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
+        raise MediaError(
+            f"{name} is not a whole image: its size does not go with its checksum.",
+            hint="the file is damaged: copy or download it again",
+        )
     if len(data) * _PER_BYTE >= _MAX_PIXELS:  # whatever it claims
         return
     refuse_claim(claimed_size(data), len(data), name)
