@@ -365,6 +365,89 @@ def test_piped_images_follow_one_another(pipe, suffix, step):
     assert [number_of(frames[0].image), number_of(frames[2].image)] == [3, 7]
 
 
+def encoded(number, suffix, **options):
+    """An image of one colour as Pillow writes it."""
+    held = io.BytesIO()
+    Image.fromarray(plain(number)).save(held, suffix, **options)
+    return held.getvalue()
+
+
+FOLLOWING = {
+    "GIF": lambda number: encoded(number, "GIF"),
+    "animated GIF": lambda number: encoded(
+        number, "GIF", save_all=True, append_images=[Image.fromarray(plain(1))]
+    ),
+    "TIFF": lambda number: encoded(number, "TIFF"),
+    "TIFF pages": lambda number: encoded(
+        number, "TIFF", save_all=True, append_images=[Image.fromarray(plain(1))]
+    ),
+    "big TIFF": lambda number: encoded(number, "TIFF", big_tiff=True),
+    "OpenCV TIFF": lambda number: encode_image(plain(number), ".tif"),
+    "JPEG 2000": lambda number: encode_image(plain(number), ".jp2"),
+    "AVIF": lambda number: encoded(number, "AVIF", quality=100),
+    "ICO": lambda number: encoded(number, "ICO"),
+    "array": lambda number: array_bytes(plain(number)),
+    "fill bytes": lambda number: encode_image(plain(number), ".jpg")[:-2] + b"\xff\xff\xff\xd9",
+    "padding": lambda number: encode_image(plain(number), ".png") + b"\n\0",
+}
+
+
+def array_bytes(array):
+    held = io.BytesIO()
+    np.save(held, array)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("step", [7, 1 << 16])
+@pytest.mark.parametrize("kind", FOLLOWING)
+def test_piped_images_without_a_length_follow_one_another(pipe, kind, step):
+    """The second and third of several TIFFs or GIFs were lost, and nothing was said."""
+    try:
+        data = [FOLLOWING[kind](number) for number in (3, 4, 7)]
+    except (KeyError, OSError) as error:
+        pytest.skip(f"Pillow without it: {error}")
+    pipe(b"".join(data), step)
+    with open_source("-") as source:
+        found = [number_of(frame.image) for frame in source]
+        assert (source.kind, source.failures) == ("folder", [])
+    assert found == [3, 4, 7]
+    pipe(data[0], step)
+    with open_source("-") as source:
+        assert source.kind == "image"
+        assert [number_of(frame.image) for frame in source] == [3]
+
+
+def damage(data, how):
+    middle = len(data) // 2
+    if how == "cut":
+        return data[:middle]
+    if how == "length":  # of a PNG's second chunk, of a JPEG's first segment
+        at = 33 if data[:1] == b"\x89" else 4
+        return data[:at] + b"\x7f\xff" + data[at + 2 :]
+    return data[:middle] + bytes(40) + data[middle + 40 :]
+
+
+@pytest.mark.parametrize("how", ["cut", "length", "zeros"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "AVIF"])
+def test_after_a_damaged_piped_image_the_others_come(pipe, kind, how):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    held = io.BytesIO()
+    try:
+        Image.fromarray(noise).save(held, kind)
+    except (KeyError, OSError) as error:
+        pytest.skip(f"Pillow without it: {error}")
+    data, good = held.getvalue(), [encoded(n, "PNG") for n in (3, 4, 7)]
+    pipe(good[0] + damage(data, how) + good[1] + good[2])
+    with open_source("-") as source:
+        found = [number_of(f.image) for f in source if f.image.shape != noise.shape]
+    assert found[0] == 3
+    assert found[-1] == 7
+    assert len(found) + len(source.failures) >= 3
+    if kind in ("PNG", "JPEG"):
+        assert found == [3, 4, 7]
+        assert how != "cut" or len(source.failures) == 1
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
 def test_one_piped_image(pipe, suffix):
     pipe(encode_image(plain(4), suffix), step=100)

@@ -14,6 +14,7 @@ from fcnseg.errors import MediaError, OptionError, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image, is_known_to_pillow, name_other
+from fcnseg.io.content.byte_stream import ByteStream
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
@@ -42,7 +43,7 @@ from fcnseg.io.sources.sequence import (
     files_of_sequence,
     open_sequence,
 )
-from fcnseg.io.sources.stdin import ByteStream, read_raw, read_streamed
+from fcnseg.io.sources.stdin import read_raw, read_streamed
 from fcnseg.io.sources.video import VideoFile, video_file
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting

@@ -4,103 +4,23 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from fcnseg.concurrency import BoundedQueue
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io import has_pyav
-from fcnseg.io.content.whole import stated_length
+from fcnseg.io.content.byte_stream import ByteStream
+from fcnseg.io.content.following import is_alone, next_image
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, frame_of
 from fcnseg.io.sources.damage import PipedFraming
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import RawVideo, is_elementary
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-
-_JPEG = b"\xff\xd8\xff"
-
 _ALONE = 1.0
 """Seconds after a first image in which the pipe of a single one is closed."""
-
-
-class ByteStream:
-    """Bytes as they come, with a look ahead.
-
-    chunks: some bytes at a time. A thread of its own asks for them, so that nobody who waits for
-    a pipe is deaf. over: when it is true, the stream counts as ended.
-    """
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._held = bytearray()
-        self._line: BoundedQueue[bytes] = BoundedQueue(16)
-        self.over: Callable[[], bool] = lambda: False
-        threading.Thread(target=self._feed, name="fcnseg-stdin", daemon=True).start()
-
-    def close(self) -> None:
-        """Read no more."""
-        self._line.close()
-
-    def resume_with(self, seconds: float) -> bool:
-        """Whether there is more, or may be: nothing has come for so many seconds."""
-        return bool(self._held) or self._fill(seconds) or not self._line.is_over()
-
-    def read_some(self, count: int) -> bytes:
-        """Take what is there, at most `count` bytes; waits for one. b"" at the end."""
-        if not self._held:
-            self._fill()
-        return self.read(min(count, len(self._held)))
-
-    def peek(self, count: int) -> bytes:
-        """The next bytes without taking them; fewer only at the end."""
-        while len(self._held) < count and self._fill():
-            pass
-        return bytes(self._held[:count])
-
-    def at(self, position: int) -> int | None:
-        """The byte so far ahead; None when the stream ends before it."""
-        while len(self._held) <= position and self._fill():
-            pass
-        return self._held[position] if position < len(self._held) else None
-
-    def find(self, byte: int, start: int) -> int:
-        """How far ahead a byte is, from `start` on; -1 when it does not come."""
-        while (position := self._held.find(byte, start)) < 0:
-            start = len(self._held)
-            if not self._fill():
-                return -1
-        return position
-
-    def read(self, count: int | None = None) -> bytes:
-        """Take the next bytes, or all that are left; fewer only at the end."""
-        if count is None:
-            while self._fill():
-                pass
-            count = len(self._held)
-        taken = self.peek(count)
-        del self._held[:count]
-        return taken
-
-    def _fill(self, seconds: float = math.inf) -> bool:
-        chunks = self._line.take(until=lambda: self.over(), seconds=seconds)
-        for chunk in chunks:
-            self._held += chunk
-        return bool(chunks)
-
-    def _feed(self) -> None:
-        try:
-            while (chunk := next(self._chunks, b"")) and self._line.put(chunk):
-                pass
-        except (OSError, ValueError):  # the other end is gone; closed here
-            pass
-        finally:
-            self._line.end()
 
 
 def open_stdin() -> ByteStream:
@@ -142,7 +62,7 @@ class PipedImages(ImageSource):
         self._stream, self._selection = stream, selection
         stream.over = lambda: self._over
         self.first = next_image(stream)
-        if not stream.resume_with(_ALONE):
+        if is_alone(stream, _ALONE):
             self.kind, self.count = "image", 1
 
     def __iter__(self) -> Iterator[Frame]:
@@ -165,53 +85,6 @@ class PipedImages(ImageSource):
         """Read no more."""
         super().close()
         self._stream.close()
-
-
-def next_image(stream: ByteStream) -> bytes:
-    """The bytes of the next image of a stream; b"" at its end."""
-    start = stream.peek(8)
-    if start.startswith(_PNG):
-        return _next_png(stream)
-    if start.startswith(_JPEG):
-        return _next_jpeg(stream)
-    return stream.read(stated_length(stream.peek(64)))
-
-
-def _next_png(stream: ByteStream) -> bytes:
-    parts = [stream.read(8)]
-    while len(header := stream.read(8)) == 8:
-        body = stream.read(int.from_bytes(header[:4], "big") + 4)
-        parts += [header, body]
-        if header[4:] == b"IEND":
-            break
-    return b"".join(parts)
-
-
-def _next_jpeg(stream: ByteStream) -> bytes:
-    """Segments have lengths; a scan ends at the next marker that is no stuffing or restart."""
-    parts = [stream.read(2)]
-    while len(marker := stream.read(2)) == 2:
-        parts.append(marker)
-        if marker[1] == 0xD9:  # the end
-            break
-        if marker[1] in (0x01, 0xFF) or 0xD0 <= marker[1] <= 0xD7:
-            continue
-        length = stream.read(2)
-        parts += [length, stream.read(max(0, int.from_bytes(length, "big") - 2))]
-        if marker[1] == 0xDA:
-            parts.append(_scan(stream))
-    return b"".join(parts)
-
-
-def _scan(stream: ByteStream) -> bytes:
-    """The compressed data up to the next marker, which is left in the stream."""
-    position = 0
-    while (position := stream.find(0xFF, position)) >= 0:
-        after = stream.at(position + 1)
-        if after is not None and after != 0 and not 0xD0 <= after <= 0xD7:
-            return stream.read(position)
-        position += 2
-    return stream.read()
 
 
 MOST_KEPT = 1 << 30

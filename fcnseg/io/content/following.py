@@ -1,0 +1,299 @@
+"""Where each of the images ends that follow one another in a stream.
+
+A format says where its images end: by a length, or by parts that have lengths. Where one is
+damaged, the next image is looked for by how images begin, so that only the damaged one is lost.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zlib
+
+import numpy as np
+
+from fcnseg.io.content import is_image, is_npy, is_tiff
+from fcnseg.io.content.byte_stream import ByteStream
+from fcnseg.io.content.whole import stated_length
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+_JPEG = b"\xff\xd8\xff"
+
+_BEGINNINGS = re.compile(
+    rb"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    rb"|\xff\xd8\xff(?:\xe0..JFIF|\xe1..(?:Exif|http)|\xee\0\x0eAdobe|\xdb\0[\x43\x84\xc5]|\xfe\0)"
+    rb"|GIF8[79]a|RIFF....WEBPVP8|BM....\0\0\0\0....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
+    rb"|II(?:\*\0...[\0-\x3f]|\+\0\x08\0\0\0)|MM(?:\0\*[\0-\x3f]|\0\+\0\x08\0\0)"
+    rb"|\0\0\0[\x0c-\x40](?:ftyp(?:avif|hei[cxms]|mif1)|jP  \r\n|JXL \r\n)|\x93NUMPY[\1-\3]\0",
+    re.DOTALL,
+)
+"""How images begin, in bytes enough that other data hardly ever look so."""
+
+_PADDING = 32
+"""Fewer bytes than this between two images, or at the end, are padding: no image is so small."""
+
+_MOST_OF_CHUNK = 1 << 26
+"""Bytes of a PNG's chunk, where its pixels are not more."""
+
+
+def is_alone(stream: ByteStream, seconds: float) -> bool:
+    """Whether nothing comes after a first image but padding; waits so long for it."""
+    if not stream.resume_with(seconds):
+        return True
+    return (
+        stream.has_some() and len(rest := stream.peek(_PADDING)) < _PADDING and not is_image(rest)
+    )
+
+
+def next_image(stream: ByteStream) -> bytes:
+    """The bytes of the next image of a stream, damaged or not; b"" at its end.
+
+    What is no image is given, too, up to where the next one begins.
+    """
+    start = stream.peek(16)
+    if start.startswith(_PNG):
+        return _next_png(stream)
+    if start.startswith(_JPEG):
+        return _next_jpeg(stream)
+    if not is_image(start):
+        skipped = stream.read(stream.search(_BEGINNINGS, 0))
+        if len(skipped) >= _PADDING:
+            return skipped
+        return next_image(stream) if stream.peek(1) else b""
+    for walk in (_walk_gif, _walk_tiff, _walk_boxes, _walk_icon, _walk_array):
+        if (found := walk(stream, start)) is not None:
+            end, is_sound = found
+            return stream.read(end) if is_sound else _up_to_next(stream, end)
+    length = stated_length(stream.peek(64))
+    if length is None:  # it ends where another one of its format begins
+        return stream.read(stream.search(re.compile(re.escape(start[:8])), 8))
+    data = stream.read(length)
+    if len(data) == length:
+        return data
+    stream.give_back(data)
+    return _up_to_next(stream, 8)
+
+
+def _up_to_next(stream: ByteStream, start: int, taken: bytes = b"") -> bytes:
+    """A damaged image: up to where the next one begins, from `start` on, or all that is left.
+
+    taken: what of it was taken from the stream.
+    """
+    stream.give_back(taken)
+    return stream.read(stream.search(_BEGINNINGS, start))
+
+
+def _next_png(stream: ByteStream) -> bytes:
+    """Chunks have lengths and checksums; a wrong one may lead into the next image."""
+    taken, most = bytearray(stream.read(8)), _MOST_OF_CHUNK
+    while len(header := stream.read(8)) == 8:
+        length, kind = int.from_bytes(header[:4], "big"), header[4:]
+        here = len(taken)
+        if length > most or not kind.isalpha():
+            return _up_to_next(stream, here, bytes(taken + header))
+        body = stream.read(length + 4)
+        taken += header + body
+        if zlib.crc32(kind + body[:-4]) != int.from_bytes(body[-4:], "big"):
+            if found := _BEGINNINGS.search(taken, here + 8):
+                stream.give_back(bytes(taken[found.start() :]))
+                return bytes(taken[: found.start()])
+        elif kind == b"IHDR" and length == 13:  # up to four values of two bytes a pixel
+            width, height = struct.unpack_from(">II", body)
+            most = max(most, height * (8 * width + 1) * 9 // 8)
+        if kind == b"IEND":
+            return bytes(taken)
+    return bytes(taken + header)
+
+
+def _next_jpeg(stream: ByteStream) -> bytes:
+    """Segments have lengths; a scan ends at the next marker that is no stuffing or restart."""
+    taken, last = bytearray(stream.read(2)), 2  # last: where the last segment begins
+    while len(marker := stream.read(2)) == 2:
+        kind = marker[1]
+        if marker == b"\xff\xd8":  # the next image's
+            stream.give_back(marker)
+            return bytes(taken)
+        if marker[0] != 0xFF or kind == 0:
+            return _up_to_next(stream, last, bytes(taken + marker))
+        if kind == 0xFF:  # padding before a marker
+            stream.give_back(marker[1:])
+            continue
+        taken += marker
+        if kind == 0xD9:  # the end
+            return bytes(taken)
+        if kind == 0x01 or 0xD0 <= kind <= 0xD7:
+            continue
+        last = len(taken)
+        length = stream.read(2)
+        taken += length + stream.read(max(0, int.from_bytes(length, "big") - 2))
+        if kind == 0xE1:  # it holds a small version of the image, which is none of its own
+            last = len(taken)
+        if kind == 0xDA:
+            last = len(taken)
+            data, is_cut = _scan(stream)
+            taken += data
+            if is_cut:
+                return bytes(taken)
+    return _up_to_next(stream, last, bytes(taken + marker))
+
+
+def _scan(stream: ByteStream) -> tuple[bytes, bool]:
+    """The compressed data up to the next marker, which is left in the stream; and whether a PNG
+    comes first."""
+    position = 0
+    while (position := stream.find(0xFF, position)) >= 0:
+        after = stream.at(position + 1)
+        if after is not None and after != 0 and not 0xD0 <= after <= 0xD7:
+            break
+        position += 2
+    data = stream.read(position if position >= 0 else None)
+    cut = data.find(_PNG)
+    if cut >= 0:
+        stream.give_back(data[cut:])
+        return data[:cut], True
+    return data, False
+
+
+_Walked = tuple[int, bool] | None
+"""Where an image ends and True; from where on the next one may begin and False; None for an image
+of another format."""
+
+
+def _walk_gif(stream: ByteStream, start: bytes) -> _Walked:
+    """Blocks of sub-blocks, each with its length, up to a mark of the end."""
+    if start[:4] != b"GIF8":
+        return None
+
+    def colors(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    position = last = 13 + colors(start[10]) if len(start) > 10 else 8
+    while (kind := stream.at(position)) in (0x21, 0x2C):
+        head = stream.ahead(position, 10)
+        if len(head) < 10:
+            break
+        position += 2 if kind == 0x21 else 11 + colors(head[9])
+        last = position  # where data are cut, the next image is taken for more of them
+        while size := stream.at(position):
+            position += size + 1
+        position += 1
+    return (position + 1, True) if kind == 0x3B else (last, False)
+
+
+_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of a TIFF's tag, by its type; 1 for others."""
+
+_INTEGERS = {3: "H", 4: "L", 13: "L", 16: "Q", 18: "Q"}
+
+_PARTS = ((273, 279), (324, 325), (513, 514))
+"""A TIFF's tags with the places of pixels, and with their lengths: strips, tiles, JPEG data."""
+
+_FOLDERS = (330, 34665, 34853, 40965)
+"""Its tags with the places of further lists of tags."""
+
+_NAMED = {*_FOLDERS, *(tag for pair in _PARTS for tag in pair)}
+
+
+def _walk_tiff(stream: ByteStream, start: bytes) -> _Walked:
+    """The furthest place that its tags name."""
+    if not is_tiff(start):
+        return None
+    form = _TiffForm("<" if start[:1] == b"I" else ">", start[2:4] in (b"+\0", b"\0+"))
+    end, seen, is_known = 8, {0}, True
+    try:
+        waiting = [*form.places(start[form.inline : 2 * form.inline])]
+        while waiting:
+            if (at := waiting.pop()) in seen:
+                continue
+            seen.add(at)
+            reach, values, following = form.read_tags(stream, at)
+            end = max(end, reach)
+            waiting += [*following, *(place for tag in _FOLDERS for place in values.get(tag, ()))]
+            for places, lengths in _PARTS:
+                parts = zip(values.get(places, ()), values.get(lengths, ()), strict=False)
+                end = max([end, *(place + length for place, length in parts)])
+                is_known &= places not in values or lengths in values
+    except struct.error:  # a list of tags that is not there
+        return 8, False
+    if stream.at(end - 1) is None:
+        return 8, False
+    return end, is_known
+
+
+class _TiffForm:
+    """How the numbers of a TIFF or BigTIFF are stored; inline: bytes of a value in its tag."""
+
+    def __init__(self, order: str, big: bool) -> None:
+        self._order, self._place, self._count = order, "Q" if big else "L", "Q" if big else "H"
+        self.inline = 8 if big else 4
+        self._entry = struct.Struct(f"{order}HH{self._place}{self.inline}s")
+
+    def places(self, data: bytes) -> tuple[int, ...]:
+        """The one place that bytes say; struct.error where they are too few."""
+        return struct.unpack(self._order + self._place, data)
+
+    def read_tags(
+        self, stream: ByteStream, at: int
+    ) -> tuple[int, dict[int, tuple[int, ...]], tuple[int, ...]]:
+        """How far a list of tags reaches, the values of the named ones, the next list's place."""
+        size = struct.calcsize(self._count)
+        (entries,) = struct.unpack(self._order + self._count, stream.ahead(at, size))
+        listed = stream.ahead(at + size, entries * self._entry.size + self.inline)
+        end, values = at + size + len(listed), {}
+        for number in range(entries):
+            tag, kind, count, value = self._entry.unpack_from(listed, number * self._entry.size)
+            taken = count * _SIZES.get(kind, 1)
+            if taken > self.inline:
+                (place,) = self.places(value)
+                end = max(end, place + taken)
+                value = stream.ahead(place, taken) if tag in _NAMED else b""
+            if tag in _NAMED and kind in _INTEGERS:
+                values[tag] = struct.unpack_from(f"{self._order}{count}{_INTEGERS[kind]}", value)
+        return end, values, self.places(listed[entries * self._entry.size :])
+
+
+def _walk_boxes(stream: ByteStream, start: bytes) -> _Walked:
+    """AVIF, HEIC, JPEG 2000 and JPEG XL in boxes: up to what is no box, or one of a beginning."""
+    if start[4:8] not in (b"ftyp", b"jP  ", b"JXL "):
+        return None
+    position = last = 0
+    while head := stream.ahead(position, 16):
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if position and _BEGINNINGS.match(head + bytes(8)):
+            return position, True
+        if size < 8 or not head[4:8].strip().isalnum():
+            return (position, True) if position and is_image(head) else (last + 8, False)
+        last, position = position, position + size
+    return (position, True) if stream.at(position - 1) is not None else (last + 8, False)
+
+
+def _walk_icon(stream: ByteStream, start: bytes) -> _Walked:
+    """The furthest place that the list of its images names."""
+    if start[:2] != b"\0\0" or start[2] not in (1, 2):
+        return None
+    entries = int.from_bytes(start[4:6], "little")
+    listed = stream.ahead(6, 16 * entries)
+    sizes = [struct.unpack_from("<II", listed, at + 8) for at in range(0, len(listed) - 15, 16)]
+    end = max((size + place for size, place in sizes), default=0)
+    return (end, True) if end > 6 and stream.at(end - 1) is not None else (8, False)
+
+
+def _walk_array(stream: ByteStream, start: bytes) -> _Walked:
+    """As many values as its heading says."""
+    if not is_npy(start):
+        return None
+    wide = start[6] > 1
+    length = int.from_bytes(start[8 : 12 if wide else 10], "little")
+    heading = stream.ahead(8, length + 4 if wide else length + 2)
+    read = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
+    try:
+        shape, _, dtype = read(io.BytesIO(heading))
+    except Exception:  # noqa: BLE001 - NumPy evaluates the heading
+        return 8, False
+    end = 8 + len(heading) + math.prod(shape) * dtype.itemsize
+    return (end, True) if stream.at(end - 1) is not None else (8, False)
