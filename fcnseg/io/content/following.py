@@ -27,7 +27,7 @@ _BEGINNINGS = re.compile(
     rb"|\xff\xd8\xff(?:\xe0..JFIF|\xe1..(?:Exif|http)|\xee\0\x0eAdobe|\xdb\0[\x43\x84\xc5]|\xfe\0)"
     rb"|GIF8[79]a|RIFF....WEBPVP8|BM....\0\0\0\0....[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|II(?:\*\0...[\0-\x3f]|\+\0\x08\0\0\0)|MM(?:\0\*[\0-\x3f]|\0\+\0\x08\0\0)"
-    rb"|\0\0\0[\x0c-\x40](?:ftyp(?:avif|hei[cxms]|mif1)|jP  \r\n|JXL \r\n)|\x93NUMPY[\1-\3]\0",
+    rb"|\0\0\0(?:[\x0c-\x40]ftyp(?:avif|hei[cxms]|mif1)|\x0c(?:jP  |JXL )\r\n)|\x93NUMPY[\1-\3]\0",
     re.DOTALL,
 )
 """How images begin, in bytes enough that other data hardly ever look so."""
@@ -59,7 +59,7 @@ def next_image(stream: ByteStream) -> bytes:
     if start.startswith(_JPEG):
         return _next_jpeg(stream)
     if not is_image(start):
-        skipped = stream.read(stream.search(_BEGINNINGS, 0))
+        skipped = stream.read(stream.search(_BEGINNINGS, 1))
         if len(skipped) >= _PADDING:
             return skipped
         return next_image(stream) if stream.peek(1) else b""
@@ -296,4 +296,4 @@ def _walk_array(stream: ByteStream, start: bytes) -> _Walked:
     except Exception:  # noqa: BLE001 - NumPy evaluates the heading
         return 8, False
     end = 8 + len(heading) + math.prod(shape) * dtype.itemsize
-    return (end, True) if stream.at(end - 1) is not None else (8, False)
+    return (end, True) if end > 8 and stream.at(end - 1) is not None else (8, False)
