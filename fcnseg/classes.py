@@ -66,10 +66,12 @@ class ClassMap:
         """Classes by name; colours are chosen to differ when none are given."""
         names = _names_of(names)
         try:
-            chosen = distinct_colors(names) if colors is None else np.array(colors, np.uint8)
+            chosen = distinct_colors(names) if colors is None else np.array(colors, np.int64)
+            if ((chosen < 0) | (chosen > 255)).any():  # NumPy 1 would take 300 for 44
+                raise ValueError("found one beyond")
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"Colours are three numbers 0..255 each: {reason(error)}.") from None
-        return cls(names, chosen)
+        return cls(names, chosen.astype(np.uint8))
 
     @classmethod
     def numbered(cls, count: int) -> ClassMap:
