@@ -258,8 +258,7 @@ def _count(
     return values.astype(np.int64), counts
 
 
-_BLOCK = 4096  # colours compared at a time
-_TABLE = 1 << 20  # stored values are looked up in one up to here; a class list may name 2^31
+_BLOCK, _TABLE = 4096, 1 << 20  # colours compared at a time; values that are looked up in a table
 
 
 def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
@@ -274,8 +273,8 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
     """The class of stored numbers (or packed colours) of any shape; 255 for no class."""
-    known = encoding.class_of()
-    if encoding.kind == "color" or min(known) < 0 or max(*known, *encoding.ignore) >= _TABLE:
+    known = {0: 0, **encoding.class_of()}
+    if encoding.kind == "color" or min(known) < 0 or max(*known, *encoding.ignore, 0) >= _TABLE:
         return _decode_sorted(np.asarray(numbers), encoding)
     table = _table(encoding)
     if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) >= len(table)):
