@@ -76,11 +76,30 @@ def test_what_a_prediction_takes(model: fcnseg.Segmenter, tmp_path: Path) -> Non
             call()
 
 
-@pytest.mark.parametrize("name", ["num_classes", "width", "in_channels", "dropout", "weights"])
-@pytest.mark.parametrize("value", ["a", None])
-def test_create_model(name: str, value: Any) -> None:
-    with pytest.raises(FcnsegError):
-        fcnseg.create_model(backbone="tiny", **{name: value})
+@pytest.mark.parametrize(
+    "name",
+    ["num_classes", "width", "in_channels", "dropout", "weights", "decoder", "fuse", "backbone",
+     "output_stride"],
+)  # fmt: skip
+def test_create_model(name: str) -> None:
+    for value in ("a", None, IMAGE, [3], *([True] if name != "dropout" else [])):
+        with pytest.raises(FcnsegError):
+            fcnseg.create_model(**{"backbone": "tiny", name: value})
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_no_model_and_no_image(model: fcnseg.Segmenter, tmp_path: Path) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(3, 4), torch.zeros(5, 4)])
+    calls: list[Callable[[], object]] = [
+        lambda: fcnseg.evaluate(IMAGE, tmp_path),  # type: ignore[arg-type]
+        lambda: model(nested),
+        lambda: model(300 * "x"),
+        lambda: next(model.stream(300 * "x")),
+        lambda: fcnseg.SegmentationDataset(300 * "x"),
+    ]
+    for call in calls:
+        with pytest.raises(FcnsegError):
+            call()
 
 
 NO_PATHS: list[Any] = [None, 3, "", b"x", [], "a\0b", 300 * "x"]

@@ -140,7 +140,7 @@ def evaluate(
         config = dataclasses.replace(model, **options)
     else:
         given: Any = loaded.files if loaded else model
-        named = {} if given in (None, ()) else {"model": given}
+        named = {} if isinstance(given, tuple | None) and not given else {"model": given}
         config = EvalConfig.make({**({} if data is None else {"data": data}), **named, **options})
     config = dataclasses.replace(config, data=copied(config.data, callback))
     if loaded is not None:

@@ -40,7 +40,7 @@ from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
-from fcnseg.errors import DatasetError, counted
+from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.overwriting import Named, others_in
 from fcnseg.progress import Callback, Progress, no_callback
@@ -90,7 +90,7 @@ def scan(
 
     images: look at all images as well. boxes: boxes among outlines are filled, not ignored.
     """
-    if not isinstance(data, str | Path) or not str(data):
+    if not isinstance(data, str | Path) or path_fault(data) is not None:
         raise DatasetError(f"A dataset is a path; found {data!r:.60}.")
     path = Path(data)
     declared = read_declared(path) if path.suffix.lower() == ".toml" and path.is_file() else None

@@ -189,7 +189,12 @@ def _cure(low: float, high: float) -> str:
 
 def _from_tensor(tensor: Any, *, bgr: bool) -> Pixels:
     """A tensor of channels first, on any device."""
-    shape = tuple(tensor.shape)
+    try:
+        shape = tuple(tensor.shape)
+    except RuntimeError:  # nested: images of several sizes
+        raise InputError(
+            "The tensor has no shape of its own.", hint="model(list of images)"
+        ) from None
     if tensor.ndim == 3 and shape[0] not in _CHANNELS and shape[2] in _CHANNELS:
         raise InputError(
             f"A tensor is (H, W), (3, H, W) or (N, 3, H, W); found {shape}, channels last.",

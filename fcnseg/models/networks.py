@@ -149,6 +149,8 @@ def build_backbone(name: str, output_stride: int = 32) -> Features:
 
     output_stride: 32, or 16 or 8 by dilation where the backbone allows it.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"A backbone is a name; found {name!r:.60}.")
     if name.startswith(timm.PREFIX):
         return timm.TimmBackbone(name, output_stride)
     spec = find_backbone(name)

@@ -68,13 +68,13 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise OptionError(
-                    f"No {name} {getattr(self, name)!r}; known: {', '.join(choices)}."
-                )
-        for name in ("num_classes", "width", "in_channels"):
-            if not isinstance(getattr(self, name), numbers.Integral):
-                raise OptionError(f"{name} is a whole number; found {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
+                raise OptionError(f"No {name} {value!r:.60}; known: {', '.join(choices)}.")
+        for name in ("num_classes", "width", "in_channels", "output_stride"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+                raise OptionError(f"{name} is a whole number; found {value!r:.60}.")
         if not isinstance(self.dropout, numbers.Real):
             raise OptionError(f"dropout is a number; found {self.dropout!r}.")
         if not 1 <= self.num_classes <= MAX_CLASSES:
