@@ -299,13 +299,15 @@ def test_an_encoding_is_consistent() -> None:
         Encoding.from_dict({"kind": "index"})
 
 
-@pytest.mark.parametrize("snap", [False, True])
-def test_a_large_stored_value_takes_no_table(snap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nearest", [False, True])
+def test_a_large_stored_value_takes_no_table(
+    nearest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A class list that named 2147483647 took 2 GB."""
     monkeypatch.delattr("fcnseg.datasets.encoding.values._table")
-    encoding = Encoding.of([0, 7, 2**31 - 1], [255], snap=snap)
+    encoding = Encoding.of([0, 7, 2**31 - 1], [255], nearest=nearest)
     stored = np.array([[0, 7, 255], [2**31 - 1, 9, 2**31 - 9]])
-    other = [1, 2] if snap else [IGNORE, IGNORE]
+    other = [1, 2] if nearest else [IGNORE, IGNORE]
     assert decode_values(stored, encoding).tolist() == [[0, 1, IGNORE], [2, *other]]
     negative = Encoding.of([0, -1])  # -1 was the class of every unknown value, too
     assert decode_values(np.array([-1, 300]), negative).tolist() == [1, IGNORE]
