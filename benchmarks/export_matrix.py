@@ -156,7 +156,7 @@ def page(results: Mapping[str, Any], machine: str) -> str:
             f"{sizes} pixels, one and three images\nat once. A cell has the equal labels and the "
             "largest difference of a logit, of the largest logit.\n"
             f"Files for {', '.join(STATIC)} take one size and one image at a time: there was one "
-            "for each\nsize, or for the sizes that a cell names.",
+            "for each\nsize, or for the sizes that a cell names. An empty cell was not measured.",
             "",
             f"{held} of {len(results)} hold parity. {machine}.",
             "",
