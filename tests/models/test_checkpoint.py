@@ -64,6 +64,7 @@ def test_build(checkpoint: Checkpoint, path: Path) -> None:
 @torch.no_grad()
 def test_half_precision_weights_compute_in_full(checkpoint: Checkpoint) -> None:
     small = checkpoint.half()
+    assert {value.dtype for value in small.weights.values()} == {torch.float16, torch.int64}
     network = small.build()
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     x = torch.rand(1, 3, 64, 64)
@@ -109,6 +110,12 @@ def test_a_failed_save_leaves_the_old_file(
 def test_names_must_match_the_network(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="3 classes with 2 names"):
         Checkpoint(checkpoint.spec, LITE, ClassMap.of(["a", "b"]), {})
+
+
+def test_statistics_must_match_the_bands(checkpoint: Checkpoint) -> None:
+    spec = dataclasses.replace(checkpoint.spec, in_channels=4)
+    with pytest.raises(CheckpointError, match="4 bands with statistics of 3"):
+        Checkpoint(spec, LITE, checkpoint.classes, {})
 
 
 # --- files that are something else ---
