@@ -124,6 +124,14 @@ _LONGEST = 60
 _looked_through: set[Path] = set()
 
 
+def resolved(path: Path) -> Path:
+    """The path without links; as it stands where a link leads to itself: Python 3.11 raises."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
+
+
 def is_special(path: Path) -> bool:
     """Whether a path is a device or a pipe (/dev/stdout, >(...)): written to, never replaced."""
     with suppress(OSError):

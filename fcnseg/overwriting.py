@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted, typed
-from fcnseg.files import NonLocalPath, atomic_write, is_stdout
+from fcnseg.files import NonLocalPath, atomic_write, is_stdout, resolved
 
 MANIFEST = "manifest.jsonl"
 
@@ -255,7 +255,7 @@ def others_in(folder: Path, written: Iterable[Path]) -> list[Named]:
     return [
         ("a file of the dataset", path)
         for path in written
-        if path.resolve().suffix.lower() != ".toml"
+        if resolved(path).suffix.lower() != ".toml"
         and path.is_file()
         and is_below(path, folder)
         and not _is_own(path)

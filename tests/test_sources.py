@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.images import encode_image, write_image
-from fcnseg.io.sources import open_source
+from fcnseg.io.sources import listing, open_source
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources import video as recorded
 from fcnseg.io.sources.video import open_video
@@ -315,6 +315,20 @@ def test_a_near_miss_is_suggested(tmp_path):
     with pytest.raises(MediaError) as caught:
         open_source(tmp_path / "stret.png")
     assert "street.png" in caught.value.hint
+
+
+def test_links_to_themselves_and_what_never_ends_in_a_folder(tmp_path):
+    """The one was a RuntimeError in Python 3.11; a pipe was waited for, a device filled memory."""
+    images(tmp_path, "a.png", "b.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo.png")
+    assert len(listing.collect([str(tmp_path), str(tmp_path)]).images) == 5
+    with open_source(tmp_path) as source:
+        assert len(list(source)) == 2
+        failed = {Path(name).name: why for name, why in source.failures}
+    assert failed.keys() == {"self.png", "zero.png", "fifo.png"}
+    assert "is a pipe or a device" in failed["fifo.png"]
 
 
 def test_a_file_address(tmp_path):

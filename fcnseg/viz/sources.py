@@ -21,6 +21,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
+from fcnseg.files import resolved
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import IMAGE_SUFFIXES
@@ -219,7 +220,7 @@ def find_labels(
     """
     if not labels.exists():
         raise OptionError(f"--labels {labels}: no such file or folder.", hint="check the path")
-    inside = any(image.resolve().is_relative_to(labels.resolve()) for image in images)
+    inside = any(resolved(image).is_relative_to(resolved(labels)) for image in images)
     if labels.suffix.lower() in _DATASETS or (labels.is_dir() and inside):
         return _of_dataset(labels, segmenter, callback)
     read = _reader(segmenter)
@@ -240,10 +241,10 @@ def _of_dataset(labels: Path, segmenter: Segmenter, callback: Callback) -> FindL
 
     description = as_the_model_sees(describe(labels, callback), segmenter, callback)
     dataset = SegmentationDataset(description, "all", preprocess=segmenter.preprocess, cache=False)
-    places = {pair.image.resolve(): index for index, pair in enumerate(dataset.pairs)}
+    places = {resolved(pair.image): index for index, pair in enumerate(dataset.pairs)}
 
     def find(frame: Frame) -> Labels:
-        index = places.get(_file_of(frame).resolve())
+        index = places.get(resolved(_file_of(frame)))
         if index is None:
             raise DatasetError(f"{labels} has no labels for it.")
         return dataset[index].labels

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from fcnseg.errors import MediaError, OptionError, counted
-from fcnseg.files import free_name
+from fcnseg.files import free_name, is_special
 from fcnseg.io.bands.files import page_of
 from fcnseg.io.content import is_tiff
 from fcnseg.io.content.tiff import page_offsets
@@ -32,6 +32,13 @@ from fcnseg.remote import RemotePath, as_path
 
 _READ_AHEAD = 32
 """Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
+
+
+def _read_file(path: Path) -> bytes:
+    """A file's bytes; MediaError, too, for what may never end: only a single one is waited for."""
+    if not isinstance(path, RemotePath) and is_special(path):
+        raise MediaError(f"{path} is a pipe or a device, not an image file.")
+    return read_bytes(path)
 
 
 class ImageFiles(ImageSource):
@@ -67,7 +74,8 @@ class ImageFiles(ImageSource):
 
     def __iter__(self) -> Iterator[Frame]:
         given = extra = 0  # frames; those beyond one for each file
-        for (index, name, path), read in read_ahead(self._chosen, read_bytes):
+        take = read_bytes if self.kind == "image" else _read_file
+        for (index, name, path), read in read_ahead(self._chosen, take):
             if self._over:
                 return
             self.taken += 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
-from fcnseg.files import free_name, natural, safe_path
+from fcnseg.files import free_name, natural, resolved, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
@@ -144,7 +144,7 @@ def _walk(
     walk: os.walk(folder), or what gives the same.
     """
     hidden = (".", "__MACOSX")
-    left_out = exclude.resolve() if exclude is not None else None
+    left_out = resolved(exclude) if exclude is not None else None
     for place, folders, files in walk:
         here = place if isinstance(place, Path) else Path(place)
         theirs = inputs_in(here, files) if here != folder else None
@@ -156,7 +156,7 @@ def _walk(
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(hidden) and (here / name).resolve() != left_out
+            if not name.startswith(hidden) and resolved(here / name) != left_out
         )
         yield from (here / name for name in files if not name.startswith("."))
 
@@ -227,7 +227,7 @@ def collect(
         found, others = _files_of(argument, exclude, callback)
         files += found
         skipped += others
-    files = list({path.resolve(): path for path in reversed(files)}.values())[::-1]
+    files = list({resolved(path): path for path in reversed(files)}.values())[::-1]
     root = given_path(arguments[0]) if len(arguments) == 1 else None
     root = root if root is not None and root.is_dir() else common_folder(files)
     return _named(files, root, tuple(skipped), in_order=len(arguments) > 1)
