@@ -1,0 +1,59 @@
+"""What `train --adjust` gains on a recording that had no part in training or in the choice.
+
+    python benchmarks/accuracy drives --data DATA --keep --only camvid-0001TP/defaults ...
+    python benchmarks/adjusted.py RUN/last.safetensors DATA/camvid --drive 0001TP
+
+The model was trained on two of CamVid's recordings. The offsets are chosen as `train --adjust`
+chooses them, on CamVid's validation images, which are of a recording that was trained on; scored
+are the third recording's images, without and with them. Up to 4,000 labeled pixels of each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fcnseg.datasets.dataset import SegmentationDataset
+from fcnseg.datasets.describe import describe
+from fcnseg.engines.fuse import fuse_for_inference
+from fcnseg.engines.pytorch import TorchEngine
+from fcnseg.inference.segmenter import Segmenter
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.training.calibration import LabelledLogits, best_offsets
+
+HELD_OUT = "0001TP", "0006R0"
+"""Recordings that validation images are not of."""
+
+
+def main() -> None:
+    """Print mIoU and the IoU of each class, without and with offsets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path, help="the folder camvid")
+    parser.add_argument("--drive", choices=HELD_OUT, required=True)
+    chosen = parser.parse_args()
+    checkpoint, device = Checkpoint.load(chosen.model), torch.device("cpu")
+    network = fuse_for_inference(checkpoint.build(), device=device, precision=torch.float32)
+    engine = TorchEngine(network, checkpoint.preprocess, device=device, precision=torch.float32)
+    segmenter = Segmenter(engine, checkpoint.classes, checkpoint.preprocess)
+
+    description = describe(chosen.data)
+    unseen = SegmentationDataset(description, "train")
+    unseen.pairs = [pair for pair in unseen.pairs if pair.image.name.startswith(chosen.drive)]
+    scored = LabelledLogits.of(segmenter.logits, unseen)
+    seen = LabelledLogits.of(segmenter.logits, SegmentationDataset(description, "val"))
+    found = best_offsets(seen)
+    print(f"{chosen.drive}, {len(unseen)} images: mIoU {100 * scored.miou():.2f}")
+    if found is None:
+        print("no offsets: the validation images would not gain")
+        return
+    for part in (0.5, 1.0):
+        offsets = part * found.values
+        gains = [100 * ((one + offsets).miou() - one.miou()) for one in (scored, seen)]
+        print(f"{part:g} times the offsets: {gains[0]:+.2f} points, validation {gains[1]:+.2f}")
+
+
+if __name__ == "__main__":
+    main()
