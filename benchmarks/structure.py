@@ -38,7 +38,6 @@ LEVELS = (  # from the top down: a module imports from levels below its own, or 
         "overwriting",
         "progress",
         "remote",
-        "written",
     ),
     ("errors",),
 )

@@ -246,11 +246,6 @@ def test_an_export_is_written_again(place: Path, exported_model: Path) -> None:
         (f"viz a.png -o own {MODEL}", "own/a/overview.png"),
         (f"viz clip.mp4 -o own {MODEL}", "own/overview.mp4"),
         (f"review photos --unlabeled -o own {MODEL}", "own/review.csv"),
-        (f"infer a.png -o own.png {MODEL}", "own.png"),
-        (f"infer a.png -o own.geojson {MODEL}", "own.geojson"),
-        (f"infer clip.mp4 -o own.mp4 {MODEL}", "own.mp4"),
-        (f"infer clip.mp4 -o own_%04d.png {MODEL}", "own_0001.png"),
-        (f"infer a.png -o out --shares own.jsonl {MODEL}", "own.jsonl"),
     ],
 )
 def test_files_of_that_name_are_kept(place: Path, words: str, file: str) -> None:
@@ -259,17 +254,6 @@ def test_files_of_that_name_are_kept(place: Path, words: str, file: str) -> None
     before = contents(place)
     assert f"{file} already exists and was not" in call(*words.split(), status=2).stderr
     assert contents(place) == before
-
-
-@pytest.mark.parametrize("words", ["a.png -o o.png", "clip.mp4 -o o_%04d.png", "a.png --shares o"])
-def test_infer_replaces_its_own_file_but_not_one_changed_since(place: Path, words: str) -> None:
-    for _ in range(2):
-        call("infer", *words.split(), *MODEL.split())
-    [first, *_] = sorted(place.glob("o*"))
-    first.write_bytes(first.read_bytes() + b"retouched")
-    result = call("infer", *words.split(), *MODEL.split(), status=2)
-    assert "or was changed since" in result.stderr
-    assert first.read_bytes().endswith(b"retouched")
 
 
 def test_openvino_takes_no_foreign_weights(place: Path) -> None:

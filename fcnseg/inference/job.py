@@ -40,12 +40,10 @@ from fcnseg.io.sources.base import Kind, Source
 from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, skipped_files
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
-from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.models.find import find_models, model_files
 from fcnseg.overwriting import is_below, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message
 from fcnseg.remote import as_path
-from fcnseg.written import refuse_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,13 +249,6 @@ def _refuse_overwriting(config: InferConfig, parts: Sequence[Part], models: Sequ
             )
         outputs.append(("--shares", config.shares))
     refuse_sources(outputs, config.source, kept=model_files(models))
-    for part in parts:
-        if (target := part.each).shape == "sequence":
-            refuse_unknown("--out", target.path, files_of_sequence(target.path))
-        elif target.shape in ("file", "video"):
-            refuse_unknown("--out", target.path)
-    if config.shares is not None:
-        refuse_unknown("--shares", config.shares)
 
 
 def _load(

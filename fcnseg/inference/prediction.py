@@ -23,7 +23,6 @@ from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import encode_image, write_image, write_labels
 from fcnseg.io.sources.base import Frame
-from fcnseg.written import remember
 
 Image = NDArray[np.uint8]
 
@@ -270,10 +269,7 @@ class ProportionsSink:
         """Close the file; its path, unless it is standard output."""
         del complete
         self._stack.close()
-        if is_stdout(self._path):
-            return []
-        remember(self._path)
-        return [self._path]
+        return [] if is_stdout(self._path) else [self._path]
 
     def _open(self) -> IO[str]:
         if is_stdout(self._path):

@@ -26,11 +26,9 @@ from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.encoders import StreamWriter
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame, Source
-from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import VideoWriter, left_out_of
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote import UPLOADS, RemotePath
-from fcnseg.written import remember
 
 FOLDER_FPS = Fraction(10)
 """Frames a second of a video made of images, which have no rate."""
@@ -72,8 +70,6 @@ class FileSink:
     def close(self, *, complete: bool = True) -> list[Path]:
         """The file, if there was a frame."""
         del complete
-        if self._written:
-            remember(self._path)
         return self._written
 
 
@@ -92,8 +88,6 @@ class SequenceSink:
     def close(self, *, complete: bool = True) -> list[Path]:
         """The pattern, if there was a frame."""
         del complete
-        if self._count:
-            remember(self._pattern, files_of_sequence(self._pattern))
         return [self._pattern] if self._count else []
 
 
@@ -247,8 +241,6 @@ class VideoSink:
         if self._writer is None:
             return []
         path = self._writer.close(complete=complete)
-        if path is not None:
-            remember(path)
         if path is not None and self._writer.sound_trouble:
             self._callback(Message(f"{path.name}: {self._writer.sound_trouble}", "warning"))
         return [] if path is None else [path]
