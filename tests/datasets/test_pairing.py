@@ -123,6 +123,20 @@ def test_files_are_paired_whatever_their_words(name: str, tmp_path: Path) -> Non
     assert description.classes.names == ("background", "object")
 
 
+@pytest.mark.parametrize(
+    "names", [("\u00e5.png", "a\u030a.png"), ("\u00e5.png", "a\u030a_mask.png")]
+)
+def test_accents_are_composed_on_one_side_only(names: tuple[str, str], tmp_path: Path) -> None:
+    """As macOS writes names, and as others do; folders, too."""
+    for number, image, labels in scenes():
+        put(tmp_path / "images" / "\u00e9" / f"{number}{names[0]}", image)
+        put(tmp_path / "labels" / "e\u0301" / f"{7 - number}0{names[1]}", labels)
+    put(tmp_path / "images" / "\u00e9" / names[0], photo(disc(0), 0))
+    put(tmp_path / "labels" / "e\u0301" / names[1], disc(0))
+    description = describe(tmp_path)
+    assert pairs_of(description) == {f"images/\u00e9/{names[0]}": f"labels/e\u0301/{names[1]}"}
+
+
 @pytest.mark.parametrize("name", SPLITS)
 def test_a_split_is_kept_wherever_it_is_named(name: str, tmp_path: Path) -> None:
     wanted = write(tmp_path, *SPLITS[name])

@@ -130,12 +130,12 @@ def find_yolo(listing: Listing) -> Found | None:
     """
     texts = [name for name in listing.with_suffix(".txt") if place_of(name).role == "labels"]
     texts = texts or _texts_beside_images(listing)
-    partners = {(*place_of(name).key, stem_of(name).lower()): name for name in texts}
+    partners = {(*place_of(name).key, as_text(stem_of(name)).lower()): name for name in texts}
     gathered = Gathered(listing)
     largest, outlines, boxes = -1, 0, 0
     for name in listing.images:
         place = place_of(name)
-        text = partners.pop((*place.key, stem_of(name).lower()), None)
+        text = partners.pop((*place.key, as_text(stem_of(name)).lower()), None)
         if place.role == "labels" or text is None:
             continue
         path = listing.path(text)

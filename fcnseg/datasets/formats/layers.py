@@ -23,7 +23,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
 from fcnseg.datasets.pairing.looks import looks_at, sample
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import read_raw_labels
 
 ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
@@ -113,7 +113,7 @@ def _owner(
     """The image a label file belongs to, and the class it shows, as folders say."""
     place, stem = place_of(name), stem_of(name)
     if place.rest:
-        outer = place.split, "/".join(place.rest[:-1]).lower()
+        outer = place.split, as_text("/".join(place.rest[:-1])).lower()
         own = keys.get((*outer, bare_stem(stem)))
         if own is not None:  # masks/road/a.png
             return own, place.rest[-1]
@@ -141,12 +141,12 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
 
     alike: whether both must be in folders that are called alike.
     """
-    place, stem = place_of(name), stem_of(name).lower()
+    place, stem = place_of(name), as_text(stem_of(name)).lower()
     where = place.key if alike else (place.split, "")
     brush = _BRUSH.match(stem)  # Label Studio's brush export
     if brush:
         own = keys.get((*where, brush[1])) or keys.get((*where, f"task-{brush[1]}"))
-        return (own, stem_of(name)[brush.start(2) : brush.end(2)]) if own else None
+        return (own, as_text(stem_of(name))[brush.start(2) : brush.end(2)]) if own else None
     runs = [(run.start(), run.end()) for run in _SEPARATOR.finditer(stem)]
     for cut in range(len(runs) - 1, 0, -1):
         for own, rest in (
@@ -155,7 +155,7 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
         ):
             image = keys.get((*where, bare_stem(own)))
             if image is not None:
-                written = stem_of(name)
+                written = as_text(stem_of(name))
                 return image, term_of([written[start:end] for start, end in rest])
     return None
 

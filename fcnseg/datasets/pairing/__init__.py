@@ -266,7 +266,7 @@ class Place:
     @property
     def key(self) -> tuple[str, str]:
         """What partners have in common."""
-        return self.split, "/".join(self.rest).lower()
+        return self.split, as_text("/".join(self.rest)).lower()
 
 
 def place_of(name: str) -> Place:

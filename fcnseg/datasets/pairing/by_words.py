@@ -17,6 +17,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
     suffix_of,
 )
+from fcnseg.errors import as_text
 
 _LABEL_WORD = r"(masks?|labels?|l|seg|segmentation|gt|groundtruth|annot|annotation|target)"
 
@@ -124,13 +125,15 @@ def _match(
         split, rest = place_of(name).key
         return split, "" if by_stem else rest, last
 
-    exact = {key(name, stem_of(name).lower()): name for name in reversed(labels)}
+    exact = {key(name, as_text(stem_of(name)).lower()): name for name in reversed(labels)}
+    exact |= {key(name, stem_of(name).lower()): name for name in reversed(labels)}
     bare: dict[tuple[str, str, str], str] | None = None
     pairs, alone, used = [], [], set()
     for name in images:
         place, stem = place_of(name), stem_of(name)
         partner = (
             exact.get(key(name, stem.lower()))
+            or exact.get(key(name, as_text(stem).lower()))
             or exact.get(key(name, name.rpartition("/")[2].lower()))  # a.jpg.png
         )
         if partner is None:
@@ -147,9 +150,9 @@ def _match(
 
 
 def bare_stem(stem: str) -> str:
-    """A file's stem without what marks it as image or labels, lower case."""
+    """A file's stem without what marks it as image or labels, for comparisons."""
     short = _IMAGE_END.sub("", _LABEL_END.sub("", _BEGINNING.sub("", stem)))
-    return (short or stem).lower()
+    return as_text(short or stem).lower()
 
 
 ONE_CLASS = "object"
