@@ -110,12 +110,12 @@ def _from_path(path: str) -> Pixels:
     if path.startswith("file://"):
         path = url2pathname(unquote(urlsplit(path).path))
     named = user_path(path)
-    if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in path:
-        raise MediaError(
-            f"{path} is not an image file.",
-            hint=f"for folders, videos and streams: for prediction in model.stream({path!r})",
-        )
     try:
+        if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in path:
+            raise MediaError(
+                f"{path} is not an image file.",
+                hint=f"for folders, videos and streams: for prediction in model.stream({path!r})",
+            )
         return read_image(named)
     except (ValueError, OSError) as error:
         if isinstance(error, MediaError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fcnseg.errors import MediaError, OptionError, closest, user_path
+from fcnseg.errors import MediaError, OptionError, cannot_read, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image, is_known_to_pillow, name_other
@@ -162,10 +162,14 @@ def _open_any(
     path = user_path(text)
     if watch:
         return WatchedFolder(path, selection, exclude=exclude, callback=callback)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # Python 3.11 raises where the name is too long
+        raise cannot_read(f"{text:.60}", error) from None
+    if is_folder:
         found = listing.in_folder(path, exclude=exclude, callback=callback)
         return ImageFiles(found, "folder", selection, callback)
-    if path.exists():
+    if is_there:
         return _open_file(path, selection, live, callback)
     if is_glob(text):
         return ImageFiles(_matching(text), "folder", selection, callback)
