@@ -163,6 +163,15 @@ def test_spoiled_arrays_are_one_error(
     assert len(describe(tmp_path / "more").pairs) == 4
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (1, 2, 3, 4, 5)])
+def test_an_array_of_other_dimensions_is_no_stack(shape: tuple[int, ...], tmp_path: Path) -> None:
+    more.npz_each(tmp_path)
+    for path in tmp_path.glob("*.npz"):
+        np.savez(path, imgs=np.zeros(shape), gts=np.zeros(shape, np.uint8))
+    with pytest.raises(FcnsegError):
+        describe(tmp_path)
+
+
 def test_a_tiff_without_a_size_is_no_stack(tmp_path: Path) -> None:
     """Pillow says so with a TypeError."""
     more.tiff_pair(tmp_path)

@@ -176,6 +176,8 @@ def _read_nifti(path: Path) -> NDArray[Any]:
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{path} can't be read: {reason(error)}.") from None
     volume = volume[..., 0] if volume.ndim == 4 else volume  # the first of several sequences
+    if volume.ndim != 3:
+        raise MediaError(f"{path} is no volume: {volume.ndim} dimensions.")
     return np.moveaxis(volume, 2, 0)
 
 
@@ -185,6 +187,8 @@ def _read_arrays(path: Path, side: str) -> NDArray[Any]:
         array = read_numpy(path, keys)
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{path} holds no array of {side}: {reason(error)}.") from None
+    if array.ndim not in (2, 3, 4):
+        raise MediaError(f"{path} holds no array of {side}: {array.ndim} dimensions.")
     one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[0] > 4)
     return array[None] if one else array
 
