@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, counted, typed
+from fcnseg.errors import STRANGE, MediaError, OptionError, counted, typed
 from fcnseg.files import NonLocalPath, atomic_write, is_stdout, resolved
 
 MANIFEST = "manifest.jsonl"
@@ -133,7 +133,7 @@ def skipped_outputs(folders: Iterable[Path], root: Path) -> str:
 
 def _heading(path: Path) -> frozenset[str] | None:
     """The files that a manifest's first line lists; None when it is no manifest of ours."""
-    with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+    with suppress(OSError, *STRANGE), path.open(encoding="utf-8") as file:
         line = next((line for line in file if line.strip()), "{}")
         found = json.loads(line)
         if isinstance(found, dict) and (_HEADING in found or found.keys() >= _IN_A_LINE):

@@ -25,6 +25,7 @@ from fcnseg.datasets.pairing import list_folder
 from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError, OptionError
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.overwriting import MANIFEST, inputs_in
 from fcnseg.training.run_folder import TrainState, load_state, save_state
 from tests.datasets import test_annotation_formats as tools
 from tests.datasets import test_tool_formats as more
@@ -118,6 +119,9 @@ def test_what_is_nested_beyond_all_depth_is_no_document(tmp_path: Path) -> None:
         TrainConfig.load(tmp_path / "a.toml")
     with pytest.raises(CheckpointError, match="broken header"):
         Checkpoint.from_header(DEEP.decode())
+    for manifest in (DEEP, b'{"fcnseg": "0.1.0", "files": 3, "source": "a", "model": "b"}'):
+        (tmp_path / MANIFEST).write_bytes(manifest)
+        assert inputs_in(tmp_path, [MANIFEST]) is None
 
 
 def test_a_class_beyond_all_lists_is_no_class(tmp_path: Path) -> None:
