@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -185,6 +186,23 @@ if hasattr(os, "register_at_fork"):  # another thread may hold it when the proce
 
 Workers = queue.SimpleQueue[Any]
 """What computes one output, one for each parallel call; a call takes one and puts it back."""
+
+
+def as_workers(found: Iterable[Any]) -> Workers:
+    """A queue of what computes an output."""
+    workers: Workers = queue.SimpleQueue()
+    for one in found:
+        workers.put(one)
+    return workers
+
+
+def check_is_cpu(device: str, runs: str) -> None:
+    """OptionError for another device than the processor; runs: "LiteRT runs"."""
+    if device not in ("auto", "cpu"):
+        raise OptionError(
+            f"{runs} on the processor here; {device} was requested.",
+            hint="--device cpu, or --engine torch with the checkpoint",
+        )
 
 
 class ExportedEngine(Engine):

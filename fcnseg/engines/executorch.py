@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import queue
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.base import ExportedEngine, Images, Workers, as_tensor, first_line
-from fcnseg.engines.exported import LABELS, LOGITS, executorch_header, not_loaded
-from fcnseg.errors import STRANGE, MissingExtra, OptionError
+from fcnseg.engines.base import (
+    ExportedEngine,
+    Images,
+    Workers,
+    as_tensor,
+    as_workers,
+    check_is_cpu,
+    first_line,
+)
+from fcnseg.engines.exported import LABELS, LOGITS, executorch_header, included, not_loaded
+from fcnseg.errors import MissingExtra
 from fcnseg.files import utf8_name
-from fcnseg.models.checkpoint import EXPORT
 from fcnseg.progress import without_native_messages
 
 
@@ -32,21 +37,15 @@ class ExecuTorchEngine(ExportedEngine):
     ) -> None:
         del precision, parallel  # one precision; its threads are shared by all calls
         super().__init__(path, device=device)
-        if device not in ("auto", "cpu"):
-            raise OptionError(
-                f"ExecuTorch runs on the processor here; {device} was requested.",
-                hint="--device cpu, or --engine torch with the checkpoint",
-            )
+        check_is_cpu(device, "ExecuTorch runs")
         self.header = executorch_header(path)
-        self.has_labels = "argmax" in _included(self.header)
+        self.has_labels = "argmax" in included(self.header)
         with without_native_messages():
             self._method = _opened(path)
 
     def _workers(self, output: str) -> Workers:
         del output  # all are computed, whatever is asked for
-        workers: Workers = queue.SimpleQueue()
-        workers.put(self._method)
-        return workers
+        return as_workers([self._method])
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         found = worker.execute([as_tensor(inputs["images"])])
@@ -66,11 +65,3 @@ def _opened(path: Path) -> Any:
             return Runtime.get().load_program(str(name)).load_method("forward")
     except (RuntimeError, ValueError) as error:
         raise not_loaded(path, "by ExecuTorch", first_line(error)) from error
-
-
-def _included(header: str) -> list[str]:
-    """What a file's header says of `--include`; nothing where it is broken."""
-    try:
-        return list(json.loads(header)["extra"][EXPORT]["include"])
-    except STRANGE:
-        return []

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fcnseg.errors import STRANGE, CheckpointError, cannot_read
 from fcnseg.io.bands import Bands
-from fcnseg.models.checkpoint import KEY
+from fcnseg.models.checkpoint import EXPORT, KEY
 
 LOGITS, SCORES, LABELS = "logits", "scores", "labels"
 """The outputs of exported files: scores are what the logits are upsampled from, where they are
@@ -99,6 +99,14 @@ def executorch_header(path: Path) -> str:
     if not known:
         raise not_loaded(path, "as an ExecuTorch file", "it is cut short or not one")
     return _attached(path, "an ExecuTorch file")
+
+
+def included(header: str) -> list[str]:
+    """What a file's header says of `--include`; nothing where it is broken."""
+    try:
+        return list(json.loads(header)["extra"][EXPORT]["include"])
+    except STRANGE:
+        return []
 
 
 def _attached(path: Path, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import types
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
+    as_workers,
+    check_is_cpu,
     first_line,
     parallelism_on,
 )
@@ -27,7 +28,7 @@ from fcnseg.engines.exported import (
     not_loaded,
     not_written_by_fcnseg,
 )
-from fcnseg.errors import MissingExtra, OptionError
+from fcnseg.errors import MissingExtra
 from fcnseg.files import utf8_name
 from fcnseg.progress import without_native_messages
 
@@ -49,11 +50,7 @@ class LiteRtEngine(ExportedEngine):
     ) -> None:
         del precision  # there is one
         super().__init__(path, device=device, parallel=parallel)
-        if device not in ("auto", "cpu"):
-            raise OptionError(
-                f"LiteRT runs on the processor here; {device} was requested.",
-                hint="--device cpu, or --engine torch with the checkpoint",
-            )
+        check_is_cpu(device, "LiteRT runs")
         self.header = litert_header(path)
         self._runtime, self._path = import_litert(), path
         self.parallelism = parallelism_on("cpu") if parallel else SEQUENTIAL
@@ -66,15 +63,8 @@ class LiteRtEngine(ExportedEngine):
             raise not_written_by_fcnseg(path, "a LiteRT file", inputs, outputs)
         check_logits(path, outputs)
         self.has_labels = LABELS in [port.name for port in outputs]
-        self._several = self._with(runner)
-
-    def _with(self, runner: Any) -> Workers:
-        """A runner for each parallel call; the first is given."""
-        free: Workers = queue.SimpleQueue()
-        free.put(runner)
-        for _ in range(1, self.parallelism.count):
-            free.put(self._open())
-        return free
+        others = (self._open() for _ in range(1, self.parallelism.count))
+        self._several = as_workers([runner, *others])
 
     def _workers(self, output: str) -> Workers:
         del output  # all are computed, whatever is asked for

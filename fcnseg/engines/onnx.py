@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import types
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,8 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
+    as_workers,
+    check_is_cpu,
     first_line,
     parallelism_on,
 )
@@ -31,6 +32,7 @@ from fcnseg.engines.exported import (
     bands_in,
     check_logits,
     data_files,
+    included,
     metadata,
     not_loaded,
     not_written_by_fcnseg,
@@ -76,12 +78,12 @@ class OnnxEngine(ExportedEngine):
 
     def _several(self, model: str | bytes, session: Any) -> Workers:
         """A session for each parallel call; the first is given."""
-        free: Workers = queue.SimpleQueue()
-        free.put(session)
-        for _ in range(1, self.parallelism.count):
-            # A session with one thread computes in the calling thread, so it can be shared.
-            free.put(session if self.parallelism.threads == 1 else self._open(model))
-        return free
+        # A session with one thread computes in the calling thread, so it can be shared.
+        shared = self.parallelism.threads == 1
+        others = (
+            session if shared else self._open(model) for _ in range(1, self.parallelism.count)
+        )
+        return as_workers([session, *others])
 
     def _open(self, model: str | bytes) -> Any:
         """A session of a file or of its bytes; CheckpointError when it is not ONNX."""
@@ -205,14 +207,6 @@ def _layout_and_size(header: str) -> tuple[str, list[int] | None]:
         return "NHWC", None
 
 
-def _included(header: str) -> list[str]:
-    """What a file's header says of `--include`; nothing where it is broken."""
-    try:
-        return list(json.loads(header)["extra"][EXPORT]["include"])
-    except STRANGE:
-        return []
-
-
 def _check_input(value: Any, header: str, path: Path) -> None:
     """CheckpointError unless the input is what the header says: uint8 (N, H, W, 3), or others."""
     (layout, size), (count, dtype) = _layout_and_size(header), bands_in(header)
@@ -241,11 +235,7 @@ class OpenCvEngine(ExportedEngine):
     ) -> None:
         del precision, parallel  # one precision, one thread at a time
         super().__init__(path, device=device)
-        if device not in ("auto", "cpu"):
-            raise OptionError(
-                f"OpenCV runs networks on the processor here; {device} was requested.",
-                hint="--device cpu, or --engine torch with the checkpoint",
-            )
+        check_is_cpu(device, "OpenCV runs networks")
         try:
             model = path.read_bytes()
         except OSError as error:
@@ -253,7 +243,7 @@ class OpenCvEngine(ExportedEngine):
         header = metadata(model).get(KEY)
         if header is None:
             raise not_written_by_fcnseg(path, "an ONNX file")
-        if "argmax-only" in _included(header):
+        if "argmax-only" in included(header):
             raise OptionError(
                 f"{path} gives no logits, which fcnseg takes from OpenCV.",
                 hint="use another --engine, or export with --include argmax",
@@ -264,9 +254,7 @@ class OpenCvEngine(ExportedEngine):
 
     def _workers(self, output: str) -> Workers:
         del output  # the network has one
-        workers: Workers = queue.SimpleQueue()
-        workers.put(self._net)
-        return workers
+        return as_workers([self._net])
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         del output

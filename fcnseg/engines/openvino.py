@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import queue
 import sys
 import threading
 import types
@@ -21,6 +20,8 @@ from fcnseg.engines.base import (
     ExportedEngine,
     Images,
     Workers,
+    as_workers,
+    check_is_cpu,
     first_line,
     parallelism_on,
 )
@@ -65,11 +66,7 @@ class OpenVinoEngine(ExportedEngine):
         self, path: Path, *, device: str = "auto", precision: str = "auto", parallel: bool = False
     ) -> None:
         super().__init__(path, device=device, precision=precision, parallel=parallel)
-        if device not in ("auto", "cpu"):
-            raise OptionError(
-                f"OpenVINO runs on the processor here; {device} was asked for.",
-                hint="--device cpu, or --engine torch with the checkpoint",
-            )
+        check_is_cpu(device, "OpenVINO runs")
         wanted = "f32" if precision == "auto" else precision
         if wanted not in self.precisions:
             known = ", ".join(self.precisions)
@@ -99,10 +96,7 @@ class OpenVinoEngine(ExportedEngine):
         part = openvino.Model([self._model.output(output)], self._model.get_parameters())
         compiled = _core().compile_model(part, "CPU", self._options)
         self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        free: Workers = queue.SimpleQueue()
-        for _ in range(self.parallelism.count):
-            free.put(compiled.create_infer_request())
-        return free
+        return as_workers(compiled.create_infer_request() for _ in range(self.parallelism.count))
 
     def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = worker.infer(inputs)[output]

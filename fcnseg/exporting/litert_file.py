@@ -70,10 +70,7 @@ def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> N
         try:
             converter.convert(named, sample_kwargs={"images": images}).export(str(path))
         except Exception as error:  # the converter's errors share no base class
-            raise CheckpointError(
-                f"litert-torch can't convert this network: {reason(error)}.",
-                hint="--format onnx, which phones run with ONNX Runtime",
-            ) from error
+            raise _not_converted("litert-torch", error) from error
     attach_header(path, checkpoint)
 
 
@@ -98,10 +95,7 @@ def write_executorch(checkpoint: Checkpoint, path: Path, options: GraphOptions) 
         except OSError:
             raise
         except Exception as error:  # the converter's errors share no base class
-            raise CheckpointError(
-                f"ExecuTorch can't convert this network: {reason(error)}.",
-                hint="--format onnx, which phones run with ONNX Runtime",
-            ) from error
+            raise _not_converted("ExecuTorch", error) from error
     attach_header(path, checkpoint)
 
 
@@ -116,6 +110,13 @@ def attach(path: Path, texts: dict[str, str]) -> None:
     with zipfile.ZipFile(path, "a") as archive:  # stored, which is all that some readers know
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name), text)
+
+
+def _not_converted(converter: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{converter} can't convert this network: {reason(error)}.",
+        hint="--format onnx, which phones run with ONNX Runtime",
+    )
 
 
 def _import_converter() -> types.ModuleType:

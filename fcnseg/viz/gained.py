@@ -41,7 +41,7 @@ def gained(view: View) -> Section:
         f"{stage_name(view.figures, first.stride)} alone",
         miou_of(first),
     )
-    ignored = view.truth == 255
+    ignored = view.truth == IGNORE
     tiles = [coarse]
     for gain in steps:
         areas = [(area, CHANGES[name]) for name, area in gain.areas.items()]
