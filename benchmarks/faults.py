@@ -6,8 +6,9 @@ Every kind of input (images, annotations, models, videos, requests ...) is damag
 used as the commands use it, in a process of its own for each kind, kinds in turn. What may come of
 it is success or an FcnsegError, within 30 seconds and 8 GB. The state file holds what was done: the
 same command continues from it, and prints the table. Number n of a kind is the same damage in
-every run: `--repeat KIND:N` shows what came of it. `--peers` gives the damaged images to other
-programs' loaders too, as kinds of their own ("png image, Pillow").
+every run: `--repeat KIND:N` shows what came of it. `--peers` gives the damaged images and COCO
+files to other programs too, as kinds of their own ("png image, Pillow"): Pillow and OpenCV, and
+where they are installed Ultralytics and, by pycocotools, torchvision.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--most", type=int, default=10_000, help="inputs of each kind")
     parser.add_argument("--kinds", help="comma between them (default: all)")
-    parser.add_argument("--peers", action="store_true", help="damaged images to other loaders too")
+    parser.add_argument(
+        "--peers", action="store_true", help="damaged images and COCO to other programs too"
+    )
     parser.add_argument("--state", type=Path, default=Path("campaign.json"))
     parser.add_argument("--turn", type=int, default=TURN, help="inputs of a kind in a row")
     parser.add_argument("--repeat", help="KIND:NUMBER")
