@@ -24,6 +24,7 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -183,9 +184,26 @@ def shown(text: object) -> str:
     return "".join(map(_escaped, str(text)))
 
 
+_WAYS_OUT = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file; this is a folder",
+    errno.ENOSPC: "make space on the disk, or name a place on another one",
+    errno.EDQUOT: "your quota is used up: make space, or name a place on another disk",
+    errno.EFBIG: "files there have a largest size; ulimit -f shows this shell's",
+}
+
+
 def cannot_read(path: object, error: OSError, kind: type[FcnsegError] = MediaError) -> FcnsegError:
     """The error for a file that the system refuses to open or to read."""
     return kind(f"{path} can't be read: {error.strerror or error}.")
+
+
+def cannot_write(path: str | Path, error: OSError) -> MediaError:
+    """The MediaError for the system's refusal to write a file."""
+    if isinstance(error, MediaError):
+        return error
+    hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
+    return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
 
 
 def counted(number: int, what: str) -> str:

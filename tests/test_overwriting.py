@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from fcnseg.datasets.describe import describe
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, cannot_write
 from fcnseg.files import temporary_beside
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.images import write_bytes, write_image
 from fcnseg.overwriting import is_below, refuse_overwriting, refuse_unwritable
 from tests.cli.test_cli import call

@@ -252,7 +252,7 @@ def test_a_cut_video_says_after_which_frame(tmp_path, noise_video):
         with open_source(path) as source:
             frames = list(source)
         [(_, said)] = source.failures
-        assert f"of 40 frames are missing: it ends after frame {frames[-1].index}" in said
+        assert f"of 40 frames are missing: it is truncated after frame {frames[-1].index}" in said
 
 
 def test_a_video_with_a_broken_middle_continues(tmp_path):

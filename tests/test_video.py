@@ -317,7 +317,7 @@ def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path, noise_video):
         read = len(list(reader))
         assert 5 < read < 35
         assert reader.missing() + len(reader.broken) == 40 - read
-        assert "cut short" in reader.damage_found()
+        assert "truncated" in reader.damage_found()
 
 
 def test_a_rate_that_is_none_is_measured(tmp_path, monkeypatch):

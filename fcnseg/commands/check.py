@@ -25,9 +25,8 @@ from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
-from fcnseg.errors import DatasetError, MediaError, OptionError, to_bytes, typed
+from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import resize_image, resize_labels, write_bytes, write_image, write_labels
 from fcnseg.io.labels import turn

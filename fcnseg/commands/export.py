@@ -13,7 +13,7 @@ from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
-from fcnseg.errors import CheckpointError, FcnsegError, OptionError, typed
+from fcnseg.errors import CheckpointError, FcnsegError, OptionError, cannot_write, typed
 from fcnseg.exporting import (
     FORMATS,
     REPORT_SUFFIX,
@@ -33,7 +33,6 @@ from fcnseg.exporting.parity import SIZES, Parity, Trial
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import SHIPPED, find_model, model_files

@@ -82,7 +82,7 @@ def litert_header(path: Path) -> str:
             ends = [4 + 2 * field for field in _EXTERNAL if 6 + 2 * field <= size]
             external = any(struct.unpack_from("<H", data, root - back + at)[0] for at in ends)
         except (ValueError, struct.error):
-            raise not_loaded(path, "as a LiteRT file", "it is cut short or not one") from None
+            raise not_loaded(path, "as a LiteRT file", "it is truncated or not one") from None
     if external:
         raise CheckpointError(
             f"{path} names other files for its weights; it was not opened.",
@@ -97,7 +97,7 @@ def executorch_header(path: Path) -> str:
     with _mapped(path) as data:
         known = data[4:8] == EXECUTORCH
     if not known:
-        raise not_loaded(path, "as an ExecuTorch file", "it is cut short or not one")
+        raise not_loaded(path, "as an ExecuTorch file", "it is truncated or not one")
     return _attached(path, "an ExecuTorch file")
 
 
@@ -133,7 +133,7 @@ def check_data_files(path: Path) -> None:
                 named = data_files(view)
     if named is None:
         raise CheckpointError(
-            f"{path} can't be loaded as an ONNX file: it is cut short or something else.",
+            f"{path} can't be loaded as an ONNX file: it is truncated or something else.",
             hint="write it again with fcnseg export MODEL",
         )
     for name in sorted(named):
@@ -256,7 +256,7 @@ def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
         elif kind == 2:
             length, at = _varint(data, at)
             if at + length > len(data):
-                raise ValueError("the message is cut short")
+                raise ValueError("the message is truncated")
             fields.append((tag >> 3, data[at : at + length]))
             at += length
         elif kind in (1, 5):

@@ -22,7 +22,7 @@ from fcnseg.engines.base import Images, channels_first
 from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
-from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
+from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
 from fcnseg.exporting.litert_file import write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
@@ -37,7 +37,6 @@ from fcnseg.exporting.parity import (
     tolerance_of,
 )
 from fcnseg.files import folder_beside, utf8_name
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.images import resize_image
 from fcnseg.models.checkpoint import EXPORT, KEY, Checkpoint
 from fcnseg.models.networks import build_empty

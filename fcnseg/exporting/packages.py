@@ -11,9 +11,8 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, cannot_write
 from fcnseg.exporting import REPORT_SUFFIX
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.models.checkpoint import Checkpoint
 
 TEXTS = {

@@ -17,11 +17,10 @@ from typing import Any
 
 from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordered
 from fcnseg.distributed import Distributed
-from fcnseg.errors import FcnsegError, Interrupted
+from fcnseg.errors import FcnsegError, Interrupted, cannot_write
 from fcnseg.inference.outputs import Renderer, WindowSink
 from fcnseg.inference.outputs.sinks import Sink
 from fcnseg.inference.prediction import PredictedArrays
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.progress import Callback, Event, Message, Progress, held_back
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine, Size
-from fcnseg.errors import InputError, OptionError, path_of, percent
+from fcnseg.errors import InputError, OptionError, cannot_write, path_of, percent
 from fcnseg.files import is_stdout
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import encode_image, write_image, write_labels
 from fcnseg.io.sources.base import Frame

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, cannot_write
 from fcnseg.files import atomic_write
 from fcnseg.io import cv2
 from fcnseg.io.content import (
@@ -31,6 +31,13 @@ from fcnseg.io.content import (
     stated_gamma,
     upright,
 )
+from fcnseg.io.content.integrity import (
+    check_claim,
+    check_rows,
+    is_cut,
+    open_with_pillow,
+    unreadable_image,
+)
 from fcnseg.io.content.pixels import (
     decode_bit_fields,
     decode_heif,
@@ -42,14 +49,6 @@ from fcnseg.io.content.pixels import (
 )
 from fcnseg.io.content.profiles import of_gamma, shown_colors, to_srgb
 from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
-from fcnseg.io.content.whole import (
-    cannot_write,
-    check_claim,
-    check_rows,
-    is_cut,
-    open_with_pillow,
-    unreadable_image,
-)
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -79,7 +78,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """An image file as uint8 (H, W, 3) RGB, upright.
 
     Grey becomes three channels, 16 bit is scaled to 8, transparency is laid over white.
-    MediaError when there is no such file or it is not a whole image.
+    MediaError when there is no such file or it is truncated or damaged.
     """
     return decode_image(read_bytes(path), name=str(path))
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from fcnseg.errors import MediaError, cannot_read, reason
 from fcnseg.io import cv2
 from fcnseg.io.content import may_be_turned, upright
+from fcnseg.io.content.integrity import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.content.matlab import read_matlab
-from fcnseg.io.content.whole import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.images import (
     ORIENTATION,
     decode_array,

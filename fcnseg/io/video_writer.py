@@ -19,10 +19,9 @@ from typing import BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import MediaError, OptionError
+from fcnseg.errors import MediaError, OptionError, cannot_write
 from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io import cv2, has_pyav
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.draw import fit_image
 from fcnseg.io.encoders import Encoder, PyavEncoder
 from fcnseg.io.images import resize_image

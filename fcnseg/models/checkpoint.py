@@ -281,4 +281,4 @@ def _what_else(start: bytes) -> str:
         return "it looks like an ONNX file, which is named *.onnx and runs as it is"
     if b"<net " in start:
         return "it looks like a model for OpenVINO, which is named *.xml and runs as it is"
-    return "it is damaged, cut short or something else"
+    return "it is damaged, truncated or something else"

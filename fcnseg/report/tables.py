@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg.errors import shown, to_bytes
+from fcnseg.errors import cannot_write, shown, to_bytes
 from fcnseg.files import is_stdout
 from fcnseg.inference.review import Suspect
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics.scores import Scores
 

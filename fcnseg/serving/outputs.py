@@ -19,7 +19,7 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.inference.outputs import OUTPUTS, Renderer
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.content.whole import open_with_pillow
+from fcnseg.io.content.integrity import open_with_pillow
 from fcnseg.io.images import decode_image, encode_image
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def test_the_extra_is_named(fields: int, header: str, tmp_path: Path, monkeypatc
     with pytest.raises(MissingExtra, match="'litert'"):
         load(path)
     path.write_bytes(path.read_bytes()[:7])
-    with pytest.raises(CheckpointError, match="cut short or not one"):
+    with pytest.raises(CheckpointError, match="truncated or not one"):
         load(path)
 
 
@@ -68,7 +68,7 @@ def test_the_extra_of_executorch_is_named(header: str, tmp_path: Path, monkeypat
     with pytest.raises(MissingExtra, match="'executorch'"):
         load(path)
     path.write_bytes(b"\0\0\0\0ET")
-    with pytest.raises(CheckpointError, match="cut short or not one"):
+    with pytest.raises(CheckpointError, match="truncated or not one"):
         load(path)
 
 

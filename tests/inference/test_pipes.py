@@ -108,7 +108,7 @@ def test_y4m_that_is_cut_within_a_frame(stdin, stdout):
     stdin.close()
     result = run()
     assert result.frames_out == 4
-    assert result.failed[0][1] == "it ends after frame 3, cut short"
+    assert result.failed[0][1] == "it is truncated after frame 3"
 
 
 def test_a_frame_is_passed_on_before_the_next_comes(stdin, stdout):

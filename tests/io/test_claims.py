@@ -10,7 +10,7 @@ from PIL import Image
 
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
-from fcnseg.io.content.whole import check_claim, claimed_size
+from fcnseg.io.content.integrity import check_claim, claimed_size
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, encode_image
 from fcnseg.io.labels import decode_mask, read_alpha, read_raw_labels

@@ -117,7 +117,7 @@ def test_a_cut_file_is_an_error_never_half_a_image(tmp_path, suffix, capfd):
     big = RNG.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     data = save(tmp_path / f"a{suffix}", big).read_bytes()
     (tmp_path / f"cut{suffix}").write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(MediaError, match="not a whole image"):
+    with pytest.raises(MediaError, match="truncated"):
         read_image(tmp_path / f"cut{suffix}")
     assert capfd.readouterr() == ("", "")
 
@@ -128,7 +128,7 @@ def test_a_png_chunk_that_claims_gigabytes_is_not_given_them(monkeypatch):
     data[at : at + 4] = (0xC5FFFFFF).to_bytes(4, "big")
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV would take 3.3 GB"))
     assert np.array_equal(decode_image(bytes(data)), CORNERS)  # all of it is there
-    with pytest.raises(MediaError, match="not a whole image"):
+    with pytest.raises(MediaError, match="truncated"):
         decode_image(bytes(data[: at + 20]))
 
 

@@ -145,7 +145,7 @@ CONTAINERS = {
 def end_said(suffix, count):
     if suffix == "flv":  # what is there of the last packet is given to the decoder
         return f"broken, could not be decoded: frame {count}"
-    return f"it ends after frame {count - 1}, cut short"
+    return f"it is truncated after frame {count - 1}"
 
 
 def piped_frames_of(data):
@@ -192,7 +192,7 @@ def test_an_ogg_video_without_its_last_page_is_cut(kept):
     data = ffmpeg(*scene, "-c:v", "libtheora", "-q:v", 8, "-f", "ogg", "-")
     assert piped_frames_of(data)[1] == ""
     cut = data[: data.index(b"OggS", int(len(data) * kept))]  # between two pages
-    assert "cut short" in piped_frames_of(cut)[1]
+    assert "truncated" in piped_frames_of(cut)[1]
 
 
 @pytest.mark.parametrize("suffix", [*CONTAINERS, "mp4", "mov"])
@@ -229,7 +229,7 @@ def test_a_cut_stream_without_a_container_says_so(tmp_path, suffix):
     assert (len(frames_of(path)[0]), frames_of(path)[1]) == (8, "")
     path.write_bytes(path.read_bytes()[: path.stat().st_size - (3 if suffix != "m4v" else 30)])
     images, damage = frames_of(path)
-    assert damage == f"it ends after frame {len(images) - 1}, cut short"
+    assert damage == f"it is truncated after frame {len(images) - 1}"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_cut_raw_frames_with_a_header_say_so(tmp_path):
     for kept in (len(data) - 1, len(data) - len(frames[0]) + 3):
         (tmp_path / "a.y4m").write_bytes(data[:kept])
         images, damage = frames_of(tmp_path / "a.y4m")
-        assert (len(images), damage) == (3, "it ends after frame 2, cut short")
+        assert (len(images), damage) == (3, "it is truncated after frame 2")
 
 
 def test_a_fragmented_mp4_that_is_cut_says_so(tmp_path):
@@ -275,7 +275,7 @@ def test_a_fragmented_mp4_that_is_cut_says_so(tmp_path):
     data = (tmp_path / "a.mp4").read_bytes()
     assert frames_of(tmp_path / "a.mp4")[1] == ""
     (tmp_path / "a.mp4").write_bytes(data[: len(data) * 6 // 10])
-    assert "cut short" in frames_of(tmp_path / "a.mp4")[1]
+    assert "truncated" in frames_of(tmp_path / "a.mp4")[1]
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts"])

@@ -66,7 +66,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     """
     if not values.pixels:
         raise DatasetError(
-            "No label file could be read.", hint="open one of them: is it a whole image?"
+            "No label file could be read.", hint="open one of them: does an image viewer show it?"
         )
     if values.terms:
         return _read_terms(values, entries)

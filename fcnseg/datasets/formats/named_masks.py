@@ -183,7 +183,7 @@ def _mask_rows(path: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             if not {*(reader.fieldnames or ())} >= _OPEN_IMAGES_HEAD:
                 return []
-            return [row for row in reader if None not in row.values()]  # of a line cut short
+            return [row for row in reader if None not in row.values()]  # a truncated line
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fcnseg.errors import STRANGE
+from fcnseg.errors import STRANGE, cannot_write
 from fcnseg.files import fitting, stamp
 from fcnseg.inference.outputs import SUFFIXES
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
 from fcnseg.overwriting import MANIFEST as NAME

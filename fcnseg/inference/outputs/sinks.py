@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from fcnseg.config import Container
+from fcnseg.errors import cannot_write
 from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io import has_pyav
 from fcnseg.io.annotations.tools import Annotations
-from fcnseg.io.content.whole import cannot_write
 from fcnseg.io.encoders import StreamWriter
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame, Source

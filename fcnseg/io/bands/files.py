@@ -15,6 +15,7 @@ from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
 from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content.integrity import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
@@ -30,7 +31,6 @@ from fcnseg.io.content.tiff import (
     tiff_page,
     tiff_tags,
 )
-from fcnseg.io.content.whole import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.images import (
     decode_deep,
     decode_image,

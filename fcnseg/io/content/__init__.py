@@ -195,7 +195,7 @@ def stated_gamma(data: bytes) -> float | None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunks of a PNG in order: kind and content, which may be cut short; none of others."""
+    """The chunks of a PNG in order: kind and content, which may be truncated; none of others."""
     at, view = 8, memoryview(data)
     while data[:4] == b"\x89PNG" and at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)

@@ -16,7 +16,7 @@ import numpy as np
 
 from fcnseg.io.content import is_image, is_npy, is_tiff
 from fcnseg.io.content.byte_stream import ByteStream
-from fcnseg.io.content.whole import stated_length
+from fcnseg.io.content.integrity import stated_length
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

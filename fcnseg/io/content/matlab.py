@@ -101,7 +101,7 @@ def _unpacked(kind: int, content: memoryview, order: str, most: int) -> memoryvi
         kind, size = struct.unpack_from(f"{order}II", data)
         is_complete = 8 + size <= most
         if is_complete and (unpacker.decompress(unpacker.unconsumed_tail, 1) or not unpacker.eof):
-            raise ValueError("a packed variable that is longer than it says or cut short")
+            raise ValueError("a packed variable that is longer than it says or truncated")
     except (zlib.error, struct.error) as error:
         raise ValueError(f"a packed variable that can't be unpacked ({error})") from None
     if kind != _MATRIX or (is_complete and len(data) != 8 + size):
@@ -174,7 +174,7 @@ def _version_4(data: bytes) -> Iterator[tuple[str, NDArray[np.generic]]]:
     at = 0
     while at < len(data):
         if at + 20 > len(data):
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         order = "<" if 0 <= struct.unpack_from("<i", data, at)[0] < 5000 else ">"
         form, height, width, imaginary, named = struct.unpack_from(f"{order}5i", data, at)
         if not (0 <= form < 5000 and form // 10 % 10 < 6 and min(height, width, named) >= 0):

@@ -154,7 +154,7 @@ def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise MediaError(f"{name} is not a whole array: {error}.") from None
+        raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.dtype.kind not in "buif" or min(array.shape) < 1:
@@ -183,7 +183,7 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
         photo = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
         pixels = np.asarray(photo.convert("RGBA" if photo.has_transparency_data else "RGB"))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise MediaError(f"{name} is not a whole image: {error}.") from None
+        raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     colors = pixels[:, :, :3]
     if profile := photo.info.get("icc_profile"):
         converted = to_srgb(colors, profile)
@@ -256,7 +256,7 @@ def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[
     try:
         values = np.asarray(getattr(imagecodecs, decoder)(data))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise MediaError(f"{name} is not a whole image: {error}.") from None
+        raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     if values.ndim == 4:  # an animation: its first frame
         values = values[0]
     if values.dtype == np.uint16 and bits < 16:

@@ -96,8 +96,7 @@ def refuse_cut(data: bytes, name: str) -> None:
             short = short or (code in _LAYOUT_TAGS and outside)
         if short:
             raise MediaError(
-                f"{name} is not a whole image: it ends within the tags that describe it.",
-                hint="the file may be cut short",
+                f"{name} is truncated: it ends within the tags that describe it.",
             )
 
 
@@ -296,7 +295,7 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         if "imagecodecs" in str(error):
             raise MissingExtra(f"Reading {name}, a compressed TIFF,", "images") from None
-        raise MediaError(f"{name} is not a whole image: {error}.") from None
+        raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     if array.ndim not in (2, 3):
         raise MediaError(f"{name} is a TIFF of {array.ndim} axes; an image has two, and bands.")
     if array.ndim == 2:

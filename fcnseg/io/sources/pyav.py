@@ -152,14 +152,14 @@ class PyavReader(FrameReader):
     def damage(self) -> str:
         """What is wrong with the file between its frames."""
         if self._is_pipe:
-            return f"it ends after frame {self.index}, cut short" if self._is_cut_pipe() else ""
+            return f"it is truncated after frame {self.index}" if self._is_cut_pipe() else ""
         if "://" in str(self._source):
             return ""
         place, last = self._damaged_at, self._losses.packet
         if place is not None:
             last = bisect.bisect_left(self._places, place) - 1
         if self._is_torn or (last is not None and last >= len(self._places) - 1):
-            return f"it ends after frame {self.index}, cut short"
+            return f"it is truncated after frame {self.index}"
         if last is None:
             return ""
         return f"the file is damaged after frame {last}; frames may be missing there"

@@ -113,8 +113,8 @@ class FrameReader(ABC):
             numbers += f" and {more} more" if more > 0 else ""
             notes.append(f"broken, could not be decoded: frame {numbers}")
         if missing := self.missing():
-            end = f"it ends after frame {self.index}"
-            notes.append(f"{missing} of {self.count} frames are missing: {end}, cut short")
+            end = f"it is truncated after frame {self.index}"
+            notes.append(f"{missing} of {self.count} frames are missing: {end}")
         if not notes and (damage := self.damage()):
             notes.append(damage)
         return "; ".join(notes)
@@ -200,7 +200,7 @@ def no_video(path: str | Path) -> NoVideoError:
     """The error for what is not a video."""
     return NoVideoError(
         f"{path} is not a video that can be read.",
-        hint="the file may be cut short, or of a kind FFmpeg does not know",
+        hint="the file may be truncated, or of a kind FFmpeg does not know",
     )
 
 

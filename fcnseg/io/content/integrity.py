@@ -5,7 +5,6 @@ And the error for a file that can't be read.
 
 from __future__ import annotations
 
-import errno
 import io
 import re
 import struct
@@ -78,7 +77,7 @@ def check_claim(data: bytes, name: str | Path) -> None:
     """
     if data[:4] == _PNG and zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
         raise MediaError(
-            f"{name} is not a whole image: its size does not go with its checksum.",
+            f"{name} is damaged: its size does not match its checksum.",
             hint="the file is damaged: copy or download it again",
         )
     if len(data) * _PER_BYTE >= _MAX_PIXELS:  # whatever it claims
@@ -92,7 +91,7 @@ def refuse_claim(size: tuple[int, int] | None, length: int, name: str | Path) ->
         return
     raise MediaError(
         f"{name} claims {size[0]}x{size[1]} pixels, and its {length:,} bytes can't hold them.",
-        hint="it is damaged or cut short; if it is meant to be that large, save it as PNG",
+        hint="it is damaged or truncated; if it is meant to be that large, save it as PNG",
     )
 
 
@@ -196,8 +195,7 @@ def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
         short = (data[:4] == _PNG and _lacks_rows(data)) or (data[:4] == _EXR and _is_cut_exr(data))
     if short:
         raise MediaError(
-            f"{name} is not a whole image: its last rows are missing.",
-            hint="the file may be cut short",
+            f"{name} is truncated: its last rows are missing.",
         )
 
 
@@ -279,21 +277,4 @@ def unreadable_image(path: str | Path, error: BaseException, data: bytes = b"") 
         return MediaError(f"{path} is {other[0]}, not an image.", hint=other[1])
     if isinstance(error, UnidentifiedImageError):
         return MediaError(f"{path} is not an image: its content is of no known format.")
-    return MediaError(f"{path} is not a whole image: {error}.", hint="the file may be cut short")
-
-
-def cannot_write(path: str | Path, error: OSError) -> MediaError:
-    """The MediaError for the system's refusal to write a file."""
-    if isinstance(error, MediaError):
-        return error
-    hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
-    return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
-
-
-_WAYS_OUT = {
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EISDIR: "name a file; this is a folder",
-    errno.ENOSPC: "make space on the disk, or name a place on another one",
-    errno.EDQUOT: "your quota is used up: make space, or name a place on another disk",
-    errno.EFBIG: "files there have a largest size; ulimit -f shows this shell's",
-}
+    return MediaError(f"{path} is truncated or damaged: {error}.")
