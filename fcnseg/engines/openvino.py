@@ -122,6 +122,8 @@ def read_model(path: Path) -> Any:
     try:
         with utf8_name(path) as name:
             return _core().read_model(name)
+    except UnicodeDecodeError as error:  # OpenVINO's message quotes the file
+        raise not_loaded(path, "by OpenVINO", "it is damaged: a name in it is not UTF-8") from error
     except RuntimeError as error:
         raise not_loaded(path, "by OpenVINO", first_line(error)) from error
 

@@ -56,9 +56,13 @@ def test_its_own_format_is_written_and_read(
     assert segmenter.classes == Checkpoint.load(random_model).classes
 
 
-def test_what_it_cannot_read_is_refused(installed, tmp_path):
+LAYER = b'<layer id="0" name="x" type="Result" version="opset%s"/>'
+
+
+@pytest.mark.parametrize("layer", [b"", LAYER % b"\xff"])
+def test_what_it_cannot_read_is_refused(layer, installed, tmp_path):
     path = tmp_path / "broken.xml"
-    path.write_text("<net/>", encoding="utf-8")
+    path.write_bytes(b'<net name="a" version="11"><layers>%s</layers></net>' % layer)
     with pytest.raises(CheckpointError, match=r"broken\.xml"):
         OpenVinoEngine(path)
 
