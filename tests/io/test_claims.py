@@ -146,5 +146,5 @@ def test_a_png_whose_header_has_another_checksum_is_damaged():
     """FFmpeg, asked last, took the damaged size: seconds and 200 MB for 900 bytes."""
     data = bytearray(encode_image(np.zeros((40, 56, 3), np.uint8)))
     data[16:20] = struct.pack(">I", 60_000)
-    with pytest.raises(MediaError, match="size does not go with its checksum"):
+    with pytest.raises(MediaError, match="size does not match its checksum"):
         decode_image(bytes(data), name="a.png")
