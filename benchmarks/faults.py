@@ -99,14 +99,17 @@ def take_turn(name: str, row: Row, count: int) -> None:
     last = row["next"] + count
     while row["next"] < last:
         command = [sys.executable, __file__, "--worker", name, "--numbers", f"{row['next']}:{last}"]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert child.stdout is not None
-        hung, begun = _follow(child, row)
+        with tempfile.TemporaryFile(
+            "w+", errors="replace"
+        ) as errors:  # decoders' warnings would fill a pipe
+            child = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+            )
+            hung, begun = _follow(child, row)
+            errors.seek(0)
+            printed = errors.read()[-2000:]
         if child.returncode and begun < row["next"]:
-            assert child.stderr is not None
-            raise SystemExit(f"{name} can't be tried:\n{child.stderr.read()[-2000:]}")
+            raise SystemExit(f"{name} can't be tried:\n{printed}")
         if child.returncode:
             why = (
                 f"no end after {SECONDS:g} s" if hung else f"the process ended: {child.returncode}"
