@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
-from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content import is_heif, is_npy, is_tiff, tiff_page, upright
 from fcnseg.io.content.integrity import check_claim, ends_in_grey, is_cut, jpeg_size
 from fcnseg.io.content.pixels import eight_bits
-from fcnseg.io.content.tiff import tiff_page
 from fcnseg.io.images import (
     decode_deep,
     decode_image,

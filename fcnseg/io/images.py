@@ -19,6 +19,7 @@ from fcnseg.errors import MediaError, cannot_write
 from fcnseg.files import atomic_write
 from fcnseg.io import cv2
 from fcnseg.io.content import (
+    REDUCED,
     add_png_transparency,
     as_bgr,
     coded_colors,
@@ -29,6 +30,7 @@ from fcnseg.io.content import (
     may_be_turned,
     may_have_profile,
     stated_gamma,
+    tiff_page,
     upright,
 )
 from fcnseg.io.content.integrity import (
@@ -48,7 +50,7 @@ from fcnseg.io.content.pixels import (
     over_white,
 )
 from fcnseg.io.content.profiles import of_gamma, shown_colors, to_srgb
-from fcnseg.io.content.tiff import REDUCED, decode_packed, decode_tiff, tiff_page
+from fcnseg.io.content.tiff import decode_packed, decode_tiff
 
 IMAGE_SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",

@@ -148,3 +148,36 @@ def test_a_png_whose_header_has_another_checksum_is_damaged():
     data[16:20] = struct.pack(">I", 60_000)
     with pytest.raises(MediaError, match="size does not match its checksum"):
         decode_image(bytes(data), name="a.png")
+
+
+def tiff_of(width, height, bands=5, order="<"):
+    """Uncompressed bands of 16 bits that few readers know; the data of 40 rows."""
+    tags = {
+        256: width,
+        257: height,
+        258: 16,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: bands,
+        278: height,
+        279: 22400,
+    }
+    rows = b"".join(struct.pack(order + "HHLL", code, 4, 1, value) for code, value in tags.items())
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8 + 22400)
+    return head + bytes(22400) + struct.pack(order + "H", len(tags)) + rows + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_the_size_of_a_tiff_is_that_of_its_tags(order):
+    assert claimed_size(tiff_of(56, 40, order=order)) == (56, 40)
+    assert claimed_size(tiff_of(56, 40, order=order)[:20]) is None
+    with pytest.raises(MediaError, match="claims 56x16777256 pixels"):
+        decode_bands(tiff_of(56, 16_777_256, order=order), "a.tif")
+
+
+@pytest.mark.parametrize("rows", [41, 900_000])
+def test_an_uncompressed_tiff_of_fewer_rows_than_it_claims_is_truncated(rows):
+    pytest.importorskip("tifffile")
+    with pytest.raises(MediaError, match="its last rows are missing"):
+        decode_bands(tiff_of(56, rows), "a.tif")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import is_heif, is_npy, is_tiff, upright
+from fcnseg.io.content import is_heif, is_npy, is_tiff, tiff_page, upright
 from fcnseg.io.content.integrity import check_claim, is_cut, open_with_pillow, unreadable_image
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
@@ -28,7 +28,6 @@ from fcnseg.io.content.tiff import (
     read_by_tifffile,
     refuse_cut,
     refuse_raw,
-    tiff_page,
     tiff_tags,
 )
 from fcnseg.io.images import (

@@ -206,3 +206,79 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 def _before_pixels(data: bytes) -> dict[bytes, memoryview]:
     """The chunks of a PNG before its pixels; {} for other files."""
     return dict(itertools.takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data)))
+
+
+# TIFF's pages
+
+
+REDUCED = 5
+"""The bits of NewSubfileType of what is no page: a smaller version, a mask."""
+
+_SIZE_TAGS, _INTEGERS = (256, 257), {1: "B", 3: "H", 4: "L", 16: "Q"}
+"""ImageWidth and ImageLength, and how the types that they may have are stored."""
+
+
+def page_offsets(data: bytes) -> list[int]:
+    """Where the pages of a TIFF or BigTIFF stand, smaller versions and masks left out.
+
+    Of a broken one those that can be found.
+    """
+    order, big = order_of(data)
+    offset = "Q" if big else "L"
+    seen: set[int] = set()
+    pages: list[int] = []
+    try:
+        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            tags = tags_at(data, at)
+            kinds = [t for t in tags[:4096] if struct.unpack_from(order + "H", data, t)[0] == 254]
+            kind = data[kinds[0] + (12 if big else 8) :][:4] if kinds else b""
+            if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
+                pages.append(at)
+            (at,) = struct.unpack_from(order + offset, data, tags.stop)
+    except (struct.error, OverflowError):
+        pass
+    return pages
+
+
+def page_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that the first page's tags state; None where they are not there."""
+    order, big = order_of(data)
+    sizes: dict[int, int] = {}
+    try:
+        for tag in tags_at(data, page_offsets(data)[0])[:4096]:
+            code, kind = struct.unpack_from(order + "HH", data, tag)
+            if code in _SIZE_TAGS and kind in _INTEGERS:
+                form = order + _INTEGERS[kind]
+                (sizes[code],) = struct.unpack_from(form, data, tag + (12 if big else 8))
+    except (IndexError, struct.error, OverflowError):
+        return None
+    width, height = (sizes.get(code, 0) for code in _SIZE_TAGS)
+    return (width, height) if width and height else None
+
+
+def tiff_page(data: bytes, page: int) -> bytes:
+    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed."""
+    offsets = page_offsets(data)
+    if page >= len(offsets):
+        return data
+    order, big = order_of(data)
+    form, at = (order + "Q", 8) if big else (order + "L", 4)
+    start = struct.pack(form, offsets[page])
+    if data[at : at + len(start)] == start:
+        return data
+    return data[:at] + start + data[at + len(start) :]
+
+
+def tags_at(data: bytes, page: int) -> range:
+    """Where the tags of a page stand; struct.error where the file ends before it says how many."""
+    order, big = order_of(data)
+    count, step = ("Q", 20) if big else ("H", 12)
+    first = page + struct.calcsize(count)
+    return range(first, first + step * struct.unpack_from(order + count, data, page)[0], step)
+
+
+def order_of(data: bytes) -> tuple[str, bool]:
+    """The order of bytes as `struct` writes it, and whether it is a BigTIFF."""
+    return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")

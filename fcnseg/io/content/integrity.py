@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fcnseg.errors import MediaError
-from fcnseg.io.content import name_other, png_chunks
+from fcnseg.io.content import is_tiff, name_other, page_size, png_chunks
 
 _MAX_PIXELS = 2**30  # OpenCV's limit
 
@@ -103,6 +103,8 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
         return jpeg_size(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp_size(data)
+    if is_tiff(data):
+        return page_size(data)
     try:
         with open_with_pillow(io.BytesIO(data)) as image:
             return image.size
@@ -194,9 +196,7 @@ def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
     else:
         short = (data[:4] == _PNG and _lacks_rows(data)) or (data[:4] == _EXR and _is_cut_exr(data))
     if short:
-        raise MediaError(
-            f"{name} is truncated: its last rows are missing.",
-        )
+        raise MediaError(f"{name} is truncated: its last rows are missing.")
 
 
 def ends_in_grey(pixels: NDArray[Any], block: int = 8) -> bool:

@@ -15,17 +15,14 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import as_bgr, upright
+from fcnseg.io.content import as_bgr, order_of, page_offsets, tags_at, upright
 
 for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # ExtraSamples
 
-REDUCED = 5
-"""The bits of NewSubfileType of what is no page: a smaller version, a mask."""
-
-_MINISWHITE, _MINISBLACK, _RGB, _CMYK, _LAB = 0, 1, 2, 5, 8
+_MINISWHITE, _MINISBLACK, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
 
 _SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colours, a linear one
 
@@ -33,44 +30,7 @@ _KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 3
 """Compressions; of others it makes black pixels and says nothing."""
 
 
-# Pages
-
-
-def page_offsets(data: bytes) -> list[int]:
-    """Where the pages of a TIFF or BigTIFF stand, smaller versions and masks left out.
-
-    Of a broken one those that can be found.
-    """
-    order, big = _order(data)
-    offset = "Q" if big else "L"
-    seen: set[int] = set()
-    pages: list[int] = []
-    try:
-        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-        while at and at not in seen:
-            seen.add(at)
-            tags = _tags_at(data, at)
-            kinds = [t for t in tags[:4096] if struct.unpack_from(order + "H", data, t)[0] == 254]
-            kind = data[kinds[0] + (12 if big else 8) :][:4] if kinds else b""
-            if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
-                pages.append(at)
-            (at,) = struct.unpack_from(order + offset, data, tags.stop)
-    except (struct.error, OverflowError):
-        pass
-    return pages
-
-
-def tiff_page(data: bytes, page: int) -> bytes:
-    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed."""
-    offsets = page_offsets(data)
-    if page >= len(offsets):
-        return data
-    order, big = _order(data)
-    form, at = (order + "Q", 8) if big else (order + "L", 4)
-    start = struct.pack(form, offsets[page])
-    if data[at : at + len(start)] == start:
-        return data
-    return data[:at] + start + data[at + len(start) :]
+# Tags
 
 
 _LAYOUT_TAGS = {258, 273, 279, 284, 317, 320, 324, 325, 338, 339, 347}
@@ -84,9 +44,9 @@ def refuse_cut(data: bytes, name: str) -> None:
 
     Decoders leave such a tag out, and read 8 bits as one. Programs write tags last.
     """
-    order, big = _order(data)
+    order, big = order_of(data)
     for at in page_offsets(data)[:1]:
-        tags = _tags_at(data, at)
+        tags = tags_at(data, at)
         short = tags.stop > len(data)
         for tag in () if short else tags:
             form = order + ("HHQQ" if big else "HHLL")
@@ -95,25 +55,7 @@ def refuse_cut(data: bytes, name: str) -> None:
             outside = size > (8 if big else 4) and place + size > len(data)
             short = short or (code in _LAYOUT_TAGS and outside)
         if short:
-            raise MediaError(
-                f"{name} is truncated: it ends within the tags that describe it.",
-            )
-
-
-def _tags_at(data: bytes, page: int) -> range:
-    """Where the tags of a page stand; struct.error where the file ends before it says how many."""
-    order, big = _order(data)
-    count, step = ("Q", 20) if big else ("H", 12)
-    first = page + struct.calcsize(count)
-    return range(first, first + step * struct.unpack_from(order + count, data, page)[0], step)
-
-
-def _order(data: bytes) -> tuple[str, bool]:
-    """The order of bytes as `struct` writes it, and whether it is a BigTIFF."""
-    return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
-
-
-# Tags
+            raise MediaError(f"{name} is truncated: it ends within the tags that describe it.")
 
 
 def tiff_tags(data: bytes | Path) -> dict[int, Any]:
@@ -289,9 +231,12 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             first: Any = file.pages.first
+            _refuse_short(first, len(data), name)
             array = np.asarray(first.asarray())
             turned = int(first.tags.valueof(274, 1))
             planar = int(first.planarconfig or 1) == 2
+    except MediaError:
+        raise
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         if "imagecodecs" in str(error):
             raise MissingExtra(f"Reading {name}, a compressed TIFF,", "images") from None
@@ -303,6 +248,14 @@ def read_by_tifffile(data: bytes, name: str) -> NDArray[np.generic]:
     elif planar:
         array = np.moveaxis(array, 0, -1)
     return upright(array, turned)
+
+
+def _refuse_short(page: Any, length: int, name: str) -> None:
+    """MediaError for an uncompressed page of more bytes than its file has: tifffile adds zeros."""
+    bits = page.bitspersample * page.samplesperpixel * page.imagewidth * page.imagelength
+    is_plain = page.compression == 1 and page.photometric != _YCBCR
+    if is_plain and 0 not in page.databytecounts and bits // 8 > length:  # none is left out
+        raise MediaError(f"{name} is truncated: its last rows are missing.")
 
 
 def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
