@@ -332,3 +332,76 @@ def test_captions_beside_images_are_no_polygons(tmp_path: Path) -> None:
         (tmp_path / f"{index}.txt").write_text("a leaf on a stone")
     with pytest.raises(FcnsegError, match="no labels"):
         describe(tmp_path)
+
+
+def cvat_shape(shape: str) -> str:
+    about = '<image id="0" name="a.png" width="32" height="32">'
+    return f"<annotations>{about}{shape}</image></annotations>"
+
+
+def label_studio_shape(**shape: Any) -> list[Any]:
+    sides = {"original_width": 32, "original_height": 32}
+    kind = "rectanglelabels" if "width" in shape else "ellipselabels"
+    size = {key: value / 0.32 if key != "rotation" else value for key, value in shape.items()}
+    drawn = {"type": kind, "value": {kind: ["bar"], **size}, **sides}
+    blob = {"type": kind, "value": {kind: ["bar"], "x": 0, "y": 0, "width": 99, "height": 99}}
+    two = [{"ground_truth": True, "result": [drawn]}, {"result": [{**blob, **sides}]}]
+    return [{"id": 1, "data": {"image": "a.png"}, "annotations": two}]
+
+
+def via_shape(**shape: Any) -> dict[str, Any]:
+    region = {"shape_attributes": shape, "region_attributes": {"class": "bar"}}
+    return {"a.png9": {"filename": "a.png", "size": 9, "regions": [region]}}
+
+
+def datumaro_shape(**shape: Any) -> dict[str, Any]:
+    labels = {"label": {"labels": [{"name": "bar"}]}}
+    item = {"id": "a", "image": {"path": "a.png"}, "annotations": [{**shape, "label_id": 0}]}
+    return {"info": {}, "categories": labels, "items": [item]}
+
+
+def superannotate_shape(**shape: Any) -> dict[str, Any]:
+    about = {"name": "a.png", "width": 32, "height": 32}
+    return {"metadata": about, "instances": [{**shape, "className": "bar"}]}
+
+
+def anylabeling(kind: str, points: list[list[int]]) -> dict[str, Any]:
+    shape = {"label": "bar", "shape_type": kind, "points": points}
+    return {"shapes": [shape], "imagePath": "a.png", "imageHeight": 32, "imageWidth": 32}
+
+
+UPRIGHT = [[14, 4], [18, 4], [18, 28], [14, 28]]
+"""The corners that each of the shapes below has, most of them when it is turned."""
+
+_NAMED = {
+    f"{axis}{n}": float(v)
+    for n, p in enumerate(UPRIGHT, 1)
+    for axis, v in zip("xy", p, strict=True)
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        cvat_shape('<box label="bar" xtl="4" ytl="14" xbr="28" ybr="18" rotation="90.00"/>'),
+        cvat_shape('<ellipse label="bar" cx="16" cy="16" rx="12" ry="2" rotation="90"/>'),
+        label_studio_shape(x=18, y=4, width=24, height=4, rotation=90),
+        label_studio_shape(x=16, y=16, radiusX=12, radiusY=2, rotation=90),
+        via_shape(name="ellipse", cx=16, cy=16, rx=12, ry=2, theta=float(np.pi / 2)),
+        datumaro_shape(type="bbox", bbox=[4, 14, 24, 4], attributes={"rotation": 90}),
+        superannotate_shape(type="ellipse", cx=16, cy=16, rx=12, ry=2, angle=90),
+        superannotate_shape(type="rbbox", points=_NAMED),
+        anylabeling("rotation", UPRIGHT),
+        anylabeling("rectangle", UPRIGHT),
+    ],
+)
+def test_turned_shapes_are_drawn_as_they_are_turned(said: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    if isinstance(said, str):
+        (tmp_path / "annotations.xml").write_text(said)
+    else:
+        (tmp_path / "a.json").write_text(json.dumps(said))
+    found = describe(tmp_path)
+    bar = read_sample(found.pairs[0], found.encoding)[1] == found.classes.index_of("bar")
+    rows, columns = np.nonzero(bar)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 28, 14, 18)

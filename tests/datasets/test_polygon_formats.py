@@ -160,11 +160,19 @@ def test_labelme_circles_and_sizes_from_the_image(tmp_path: Path) -> None:
     assert labels[6, 11] == 0
 
 
-@pytest.mark.parametrize("line", ["a 0.1 0.2 0.3", "0 0.1 0.2 0.3", "-1 0.1 0.2", "0 nan 0.1"])
+@pytest.mark.parametrize(
+    "line",
+    ["a 0.1 0.2 0.3", "0 0.1 0.2 0.3", "-1 0.1 0.2", "0 nan 0.1", "0.5 0 0", "0 8 8 40 8 8 40"],
+)
 def test_broken_yolo_lines_are_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"\n{line}\n")
     with pytest.raises(MediaError, match="line 2"):
         list(yolo_lines(tmp_path / "a.txt"))
+
+
+def test_a_yolo_class_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("2.0 0 0 1.01 0 1 1")
+    assert [number for number, _ in yolo_lines(tmp_path / "a.txt")] == [2]
 
 
 def test_yolo_classes_beyond_the_names_are_left_out(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from fcnseg.datasets.formats.documents import (
     ellipse,
     outlined,
     read_xml,
+    turned,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
@@ -89,13 +90,10 @@ def _cvat_area(shape: ElementTree.Element) -> Area | None:
     if shape.tag == "polygon":
         pairs = [point.split(",") for point in shape.attrib["points"].split(";") if point]
         return Area(name, [np.array(pairs, np.float64)])
-    if shape.tag == "box":
-        return Area(
-            name, [box(*(float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")))]
-        )
-    if shape.tag == "ellipse":
-        across = [float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry")]
-        return Area(name, [ellipse(*across)])
+    if shape.tag in ("box", "ellipse"):
+        ring, keys = (box, "xtl ytl xbr ybr") if shape.tag == "box" else (ellipse, "cx cy rx ry")
+        drawn = ring(*(float(shape.attrib[key]) for key in keys.split()))
+        return Area(name, [turned(drawn, float(value("rotation", 0)))])
     if shape.tag == "mask":
         size = int(shape.attrib["height"]), int(shape.attrib["width"])
         corner = round(float(value("left", 0))), round(float(value("top", 0)))
@@ -200,7 +198,8 @@ def _via_area(region: Mapping[str, Any]) -> Area | None:
     if kind in ("circle", "ellipse"):
         radius = shape.get("r", 0)
         across, down = shape.get("rx", radius), shape.get("ry", radius)
-        return Area(name, [ellipse(shape["cx"], shape["cy"], across, down)])
+        drawn = ellipse(shape["cx"], shape["cy"], across, down)
+        return Area(name, [turned(drawn, float(np.rad2deg(shape.get("theta", 0))))])
     return None
 
 
@@ -266,9 +265,11 @@ def _label_studio_task(least: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _label_studio_annotation(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the last annotator who did not cancel has drawn; without annotators, the prediction."""
+    """What is marked as ground truth; else what the last annotator who did not cancel has drawn;
+    without annotators, the prediction."""
     annotations = task.get("annotations", task.get("completions", ()))
     kept = [one for one in annotations if not one.get("was_cancelled")]
+    kept = [one for one in kept if one.get("ground_truth")] or kept
     kept = kept or list(task.get("predictions", ()) if not annotations else ())
     return kept[-1] if kept else {}
 
@@ -296,16 +297,16 @@ def _label_studio_area(result: Mapping[str, Any]) -> Area | None:
         return None
     if result["type"] == "brushlabels":
         return Area(names[0], mask=_label_studio_brush(value["rle"], (height, width)))
-    scale = np.array([width, height]) / 100
+    scale, about = np.array([width, height]) / 100, None
     if result["type"] == "polygonlabels":
-        return Area(names[0], [np.array(value["points"], np.float64) * scale])
-    if result["type"] == "rectanglelabels":
+        ring = np.array(value["points"], np.float64) * scale
+    elif result["type"] == "rectanglelabels":
         x, y = value["x"], value["y"]
-        corners = box(x, y, x + value["width"], y + value["height"])
-        return Area(names[0], [corners * scale])
-    return Area(
-        names[0], [ellipse(value["x"], value["y"], value["radiusX"], value["radiusY"]) * scale]
-    )
+        ring = box(x, y, x + value["width"], y + value["height"]) * scale
+        about = ring[0]
+    else:
+        ring = ellipse(value["x"], value["y"], value["radiusX"], value["radiusY"]) * scale
+    return Area(names[0], [turned(ring, float(value.get("rotation") or 0), about)])
 
 
 def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:

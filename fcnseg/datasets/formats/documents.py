@@ -192,6 +192,15 @@ def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.float6
     return np.stack([x + across * np.cos(turns), y + down * np.sin(turns)], 1)
 
 
+def turned(
+    ring: NDArray[np.float64], degrees: float, about: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """A ring turned clockwise, as it is seen, about a point (x, y) or its own middle."""
+    centre = ring.mean(0) if about is None else about
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.asarray((ring - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre)
+
+
 def read_xml(path: Path) -> ElementTree.Element:
     """An XML file's root; ValueError for another content, or one with entities."""
     data = path.read_bytes()

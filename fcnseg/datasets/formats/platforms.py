@@ -20,6 +20,7 @@ from fcnseg.datasets.formats.documents import (
     box,
     ellipse,
     outlined,
+    turned,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
@@ -69,9 +70,8 @@ def _darwin_area(one: Mapping[str, Any], raster: Mapping[str, NDArray[np.bool_]]
     if "ellipse" in one:
         centre, radius = one["ellipse"]["center"], one["ellipse"]["radius"]
         ring = ellipse(0, 0, radius["x"], radius["y"])
-        turn = np.deg2rad(float(one["ellipse"].get("angle", 0)))
-        turned = ring @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-        return Area(name, [turned + np.array([centre["x"], centre["y"]])])
+        ring = turned(ring, float(one["ellipse"].get("angle", 0)))
+        return Area(name, [ring + np.array([centre["x"], centre["y"]])])
     if "bounding_box" in one and not {"line", "keypoint", "skeleton"} & one.keys():
         side = one["bounding_box"]
         x, y = side["x"], side["y"]
@@ -143,7 +143,8 @@ def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
         return Area(name, mask=decode_runs(runs_of(one["rle"]), (height, width)))
     if one["type"] == "bbox":
         x, y, width, height = one["bbox"]
-        return Area(name, [box(x, y, x + width, y + height)])
+        degrees = float(one.get("attributes", {}).get("rotation") or 0)  # of CVAT's boxes
+        return Area(name, [turned(box(x, y, x + width, y + height), degrees)])
     if one["type"] == "ellipse":
         x0, y0, x1, y1 = one["points"]
         return Area(name, [ellipse((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)])
@@ -293,12 +294,14 @@ def _superannotate_names(path: Path) -> dict[int, str]:
 
 def _superannotate_area(one: Mapping[str, Any], names: Mapping[int, str]) -> Area | None:
     name = str(one.get("className") or names.get(int(one.get("classId", -1)), ""))
-    if not name or one["type"] not in ("polygon", "bbox", "ellipse"):
+    if not name or one["type"] not in ("polygon", "bbox", "ellipse", "rbbox"):
         return None
     if one["type"] == "ellipse":
         ring = ellipse(one["cx"], one["cy"], one["rx"], one["ry"])
-        return Area(name, [ring]) if not one.get("angle") else None
+        return Area(name, [turned(ring, float(one.get("angle") or 0))])
     points = one["points"]
+    if one["type"] == "rbbox":
+        return Area(name, [np.array([(points[f"x{n}"], points[f"y{n}"]) for n in range(1, 5)])])
     if one["type"] == "bbox":
         return Area(name, [box(*(float(points[key]) for key in ("x1", "y1", "x2", "y2")))])
     holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in one.get("exclude", ())]

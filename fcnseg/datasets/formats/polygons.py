@@ -47,11 +47,16 @@ BOXES = "ignore"
 MOST_NUMBERED = 1 << 16
 """Classes that a file of numbers without names can have."""
 
+MOST_BEYOND = 2
+"""How far a YOLO outline may leave its image, which is 1 wide and high."""
+
 BOXES_IGNORED = "boxes have no outline, what they cover is ignored"
 
 NO_OUTLINE = "no segmentation"
 
-LABELME_AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
+LABELME_AREAS = {
+    "polygon": 3, "rectangle": 2, "circle": 2, "mask": 1, "rotation": 3, "quadrilateral": 3,
+}  # fmt: skip
 """The points that labelme's shapes need to cover pixels; lines and points never do."""
 
 
@@ -159,7 +164,7 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
         size = (int(height), int(width)) if height and width else image_size(pair.image)
         labels = blank(size)
         shapes = [shape for shape in data["shapes"] if has_area(shape)]
-        rings = (_points(shape) for shape in shapes if _kind(shape) == "polygon")
+        rings = (_points(shape) for shape in shapes if LABELME_AREAS[_kind(shape)] == 3)
         fill = _fill_of(rings, edges=data.get(EDGES_KEY) == EDGES)
         for shape in shapes:
             if shape["label"] in terms:
@@ -222,14 +227,21 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
         if not words:
             continue
         try:
-            number, numbers = int(words[0]), np.array(words[1:], np.float64)
-        except ValueError:
+            number, numbers = int(float(words[0])), np.array(words[1:], np.float64)
+        except (ValueError, OverflowError):
             raise MediaError(
                 f"{path}, line {row}: not a class and numbers: {line[:40]!r}."
             ) from None
-        sound = 0 <= number < MOST_NUMBERED and np.isfinite(numbers).all()
+        sound = 0 <= number < MOST_NUMBERED and float(words[0]) == number
+        sound = sound and bool(np.isfinite(numbers).all())
         if not sound or len(numbers) % 2:
             raise MediaError(f"{path}, line {row}: not a class and pairs of numbers.")
+        far = numbers[np.abs(numbers) > MOST_BEYOND]
+        if far.size:
+            raise MediaError(
+                f"{path}, line {row}: {far[0]:g} is no fraction of the image's width or height; "
+                "YOLO's coordinates are from 0 to 1, not pixels."
+            )
         if len(numbers) >= 4:
             yield number, numbers.reshape(-1, 2)
 
@@ -308,10 +320,10 @@ def _ring_area(ring: NDArray[np.float64]) -> float:
 
 def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int, fill: Fill) -> None:
     kind, points = _kind(shape), _points(shape)
-    if kind == "polygon":
+    if LABELME_AREAS[kind] == 3:
         fill(labels, points, number)
-    elif kind == "rectangle":
-        (x0, y0), (x1, y1) = points[:2]
+    elif kind == "rectangle":  # two corners, or all four (X-AnyLabeling)
+        (x0, y0), (x1, y1) = points.min(0), points.max(0)
         fill_polygon(labels, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), number)
     elif kind == "circle":
         centre, edge = points[:2]
