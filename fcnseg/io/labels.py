@@ -36,11 +36,13 @@ class RawLabels:
         RGB when the file is in colour.
     palette: uint8 (N, 3) RGB when the file has one, else None.
     mode: Pillow's name of the file's mode ("P", "L", "1", "I;16", "LA", "RGB", "RGBA" ...).
+    pages: how many images of this size the file holds; the values are the first's.
     """
 
     values: NDArray[np.int32] | NDArray[np.uint8]
     palette: NDArray[np.uint8] | None
     mode: str
+    pages: int = 1
 
 
 def read_raw_labels(path: str | Path) -> RawLabels:
@@ -55,6 +57,7 @@ def read_raw_labels(path: str | Path) -> RawLabels:
         with open_with_pillow(io.BytesIO(data)) as image:
             mode, palette = image.mode, _palette_of(image)
             values = _values(image, data)
+            pages = _page_count(image)
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(path, error, data) from None
     if values is None:
@@ -62,7 +65,20 @@ def read_raw_labels(path: str | Path) -> RawLabels:
             f"{path} holds numbers that are not whole; labels are class indices.",
             hint="save the labels as a PNG of whole numbers",
         )
-    return RawLabels(values, palette, mode)
+    return RawLabels(values, palette, mode, pages)
+
+
+def _page_count(image: Image.Image) -> int:
+    """The images in a file; 1 where the second is the first one's mask or thumbnail."""
+    size, count = image.size, getattr(image, "n_frames", 1)
+    if count > 1:
+        image.seek(1)
+        kind = getattr(image, "tag_v2", {}).get(_TIFF_SUBFILE, 0)
+        return count if image.size == size and kind in (0, _TIFF_PAGE) else 1
+    return 1
+
+
+_TIFF_SUBFILE, _TIFF_PAGE = 254, 2
 
 
 def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:

@@ -405,3 +405,13 @@ def test_turned_shapes_are_drawn_as_they_are_turned(said: Any, tmp_path: Path) -
     bar = read_sample(found.pairs[0], found.encoding)[1] == found.classes.index_of("bar")
     rows, columns = np.nonzero(bar)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 28, 14, 18)
+
+
+def test_the_yaml_that_is_given_names_the_classes(tmp_path: Path) -> None:
+    """Its folder is another one's, which has no list of its own."""
+    WRITERS["yolo"](tmp_path / "set")
+    (tmp_path / "set/data.yaml").unlink()
+    (tmp_path / "my.yaml").write_text("path: set  # root\nnames:\n  0: leaf\n  1: stone\n")
+    found = describe(tmp_path / "my.yaml")
+    assert found.classes.names == ("background", *NAMES)
+    assert agrees(found)

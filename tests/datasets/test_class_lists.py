@@ -39,6 +39,7 @@ FORMS = {
     "colormap.json": '{"sea": [0, 0, 255], "sand": [255, 255, 0], "palm tree": [0, 128, 0]}',
     "palette.json": '[{"name": "sea", "id": 0, "color": [0, 0, 255]}, {"name": "sand", "id": 1},'
     ' {"name": "palm tree", "id": 2}]',
+    "dataset.json": '{"labels": {"sea": 0, "sand": 1, "palm tree": 2}, "file_ending": ".png"}',
     "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
 }
 WITH_COLORS = {"label_colors.txt", "labelmap.txt", "class_dict.csv", "colormap.json"}
@@ -269,3 +270,18 @@ def test_a_two_line_list_is_named_by_its_background(tmp_path: Path) -> None:
     labels = [np.uint8(255) * one for one in discs()]
     seen = scan(write(tmp_path, labels, {"classes.txt": "crack\nbackground\n"}))
     assert seen.description.encoding.values == ((255,), (0,))
+
+
+def test_the_numbers_of_a_list_stay_what_they_are(tmp_path: Path) -> None:
+    """A list in another order than its numbers does not exchange what outputs hold."""
+    truth = discs(classes=3)
+    seen = scan(write(tmp_path, truth, {"label2id.json": '{"sea": 0, "sand": 2, "palm": 1}'}))
+    assert seen.description.classes.names == ("sea", "palm", "sand")
+    assert agrees(seen, truth)
+
+
+def test_a_decathlon_dataset_json_names_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(
+        '{"labels": {"0": "sea", "1": "sand"}, "numTraining": 2}'
+    )
+    assert [entry.name for entry in find_entries(list_folder(tmp_path))[0]] == ["sea", "sand"]

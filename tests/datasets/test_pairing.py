@@ -563,6 +563,54 @@ def test_masks_of_classes_need_no_folder_of_the_images_name(tmp_path: Path) -> N
     assert describe(tmp_path).classes.names == ("background", "circle", "square")
 
 
+@pytest.mark.parametrize(
+    ("named", "classes"),
+    [("{0}/{0}_mask", ("object",)), ("{0}/{0}_road", ("road",)), ("road/{0}", ("road",))],
+)
+def test_a_folder_called_like_its_image_is_no_class(
+    named: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    for number, image, labels in scenes():
+        put(tmp_path / f"images/a{number}.png", image)
+        put(
+            tmp_path / f"masks/{named.format(f'a{number}')}.png",
+            (labels > 0).astype(np.uint8) * 255,
+        )
+    assert describe(tmp_path).classes.names == ("background", *classes)
+
+
+def test_folders_with_one_more_word_on_both_sides_belong_to_it(tmp_path: Path) -> None:
+    for number, image, labels in scenes():
+        for end in ("", "_night"):
+            put(tmp_path / f"images{end}/{number}.png", image)
+            put(tmp_path / f"masks{end}/{number}.png", labels)
+    found = describe(tmp_path)
+    assert len({pair.image for pair in found.pairs}) == len(found.pairs) == 2 * len(list(scenes()))
+
+
+def test_labels_of_several_pages_are_refused(tmp_path: Path) -> None:
+    """A page for each class: the first alone would be taken for all."""
+    for number, image, labels in scenes():
+        put(tmp_path / f"images/{number}.png", image)
+        pages = [Image.fromarray(((labels == kind) * 255).astype(np.uint8)) for kind in (1, 2)]
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        pages[0].save(tmp_path / f"masks/{number}.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DatasetError, match="holds 2 images"):
+        describe(tmp_path)
+
+
+def test_a_list_of_pairs_may_come_from_windows(tmp_path: Path) -> None:
+    rows = ["image,mask,split"]
+    for number, image, labels in scenes():
+        put(tmp_path / f"images/{number}.png", image)
+        put(tmp_path / f"masks/{number}.png", labels)
+        rows.append(f"images\\{number}.png,masks\\{number}.png,{'Val' if number else 'TRAIN'}")
+    (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    found = describe(tmp_path)
+    assert found.layout == "list"
+    assert [pair.split for pair in found.pairs].count("train") == 1
+
+
 def test_a_yaml_names_the_folder_of_labels(tmp_path: Path) -> None:
     for number, image, labels in scenes():
         put(tmp_path / f"images/{number}.png", image)

@@ -204,6 +204,8 @@ def _read_listed(
     for entry, value in listed:
         if not entry.ignored:
             stored[entry] = (*stored.get(entry, ()), value)
+    if sorted(stored.values()) == [(number,) for number in range(len(stored))]:
+        stored = dict(sorted(stored.items(), key=lambda one: one[1]))  # indices stay what they are
     dropped = {value for entry, value in listed if entry.ignored}
     dropped |= set(ignore).difference(*stored.values())
     reported = sorted(dropped & values.pixels.keys()) or sorted(dropped)

@@ -169,6 +169,14 @@ def _read_json(path: Path) -> list[Entry]:
     return [Entry(about) if isinstance(about, str) else _entry("", about) for about in data]
 
 
+def _read_dataset(path: Path) -> list[Entry]:
+    """nnU-Net's dataset.json (`labels`: name -> number), the Medical Decathlon's (the reverse)."""
+    labels = json.loads(text_of(path))["labels"]
+    reverse = all(str(key).isdecimal() for key in labels)
+    numbered = {str(name): key for key, name in labels.items()} if reverse else labels
+    return [Entry(str(name), int(number)) for name, number in numbered.items()]
+
+
 def _read_config(path: Path) -> list[Entry]:
     """Mapillary's config.json: `labels`, a list of objects with name and color."""
     data = json.loads(text_of(path))
@@ -235,6 +243,7 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
     ),
     (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
       "colormap.json", "palette.json", "obj_class_to_machine_color.json"), _read_json),
+    (("dataset.json",), _read_dataset),
     (("config.json", "config_v1.2.json", "config_v2.0.json"), _read_config),
 )  # fmt: skip
 

@@ -91,7 +91,13 @@ def _sideways(path: Path) -> int:
 
 
 def _pixels(pair: Pair, _: Sequence[str]) -> RawLabels:
-    return read_raw_labels(pair.labels)
+    raw = read_raw_labels(pair.labels)
+    if raw.pages > 1:
+        raise MediaError(
+            f"{pair.labels} holds {raw.pages} images; the labels of an image are one.",
+            hint="save all classes in one image, or each in a file of its own: masks/CLASS/a.png",
+        )
+    return raw
 
 
 def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:

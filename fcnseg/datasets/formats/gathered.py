@@ -73,7 +73,7 @@ def find_coco(listing: Listing) -> Found | None:
     return gathered.found("coco", _with_boxes(tuple(names), boxes), why)
 
 
-def _with_boxes(names: tuple[str, ...], boxes: int) -> tuple[str, ...]:
+def _with_boxes(names: tuple[str, ...], boxes: bool | int) -> tuple[str, ...]:
     return (*names, BOXES) if boxes and BOXES not in names else names
 
 
@@ -199,6 +199,14 @@ def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
     entries = find_yaml_names(listing)[0] or find_entries(listing)[0]
     names = [entry.name for entry in entries]
     return tuple(names + [f"class_{index}" for index in range(len(names), count)])
+
+
+def with_names(found: Found, names: Sequence[str]) -> Found:
+    """YOLO's outlines with the class names of a data.yaml that was given in place of the folder."""
+    if found.store != "yolo" or not names:
+        return found
+    own = [term for term in found.terms if term != BOXES]
+    return replace(found, terms=_with_boxes((*names, *own[len(names) :]), BOXES in found.terms))
 
 
 def _category_names(document: CocoDocument) -> list[str]:

@@ -115,15 +115,23 @@ def _owner(
     if place.rest:
         outer = place.split, as_text("/".join(place.rest[:-1])).lower()
         own = keys.get((*outer, bare_stem(stem)))
-        if own is not None:  # masks/road/a.png
+        if own is not None and bare_stem(stem) != bare_stem(place.rest[-1]):  # masks/road/a.png
             return own, place.rest[-1]
         folder = keys.get((*outer, bare_stem(place.rest[-1])))
-        if folder is not None:  # masks/a/road.png
-            return folder, stem
+        if folder is not None:  # masks/a/road.png, masks/a/a_road.png
+            return folder, _without_name(stem, place.rest[-1])
         single = alone.get(place.key, [])
         if len(single) == 1:  # a/images/a.png, a/masks/1.png, a/masks/2.png
             return single[0], ONE_CLASS
     return None
+
+
+def _without_name(stem: str, image: str) -> str:
+    """The class in a label file's name that begins with its image's; that name says nothing."""
+    rest = stem[len(image) :]
+    if not stem.lower().startswith(image.lower()) or rest[:1].isalnum():
+        return stem
+    return term_of(_SEPARATOR.findall(rest))
 
 
 def _without_folders(keys: Keys) -> Keys:

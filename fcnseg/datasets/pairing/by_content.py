@@ -281,6 +281,9 @@ def settle(listing: Listing, found: Found) -> Found:
     candidates = candidates_of(files, looks)
     if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
         return find_by_content(listing) or found
+    more = next((one for one in candidates if {*own.pairs} < {*one.pairs}), None)
+    if more is not None:  # images_night/ and masks_night/ beside images/ and masks/
+        own, found = more, as_found(listing, [more], (), looks)
     rivals = [one for one in candidates if mostly_same(one.images, own.images)]
     same = [one for one in rivals if mostly_same(one.labels, own.labels)]
     others = [one for one in rivals if one not in same]

@@ -78,7 +78,15 @@ def _first_missing(path: Path) -> str:
 def _files(path: Path) -> list[Path]:
     """What the first lines of a list name, where they name two image files each."""
     rows = [row for row in _rows(path)[:20] if sum(map(is_image, row)) >= 2]
-    return [path.parent / to_path(cell) for row in rows for cell in row if is_image(cell)]
+    return [_file(path.parent, cell) for row in rows for cell in row if is_image(cell)]
+
+
+def _file(folder: Path, cell: str) -> Path:
+    """The file that a list names, which may have been written on Windows."""
+    file = folder / to_path(cell)
+    if "\\" in cell and not is_file(file):
+        return folder / to_path(cell.replace("\\", "/"))
+    return file
 
 
 def _leaves(file: Path, root: Path | None) -> bool:
@@ -139,7 +147,7 @@ def _columns(
     """
     for row in rows[:20]:
         named = [i for i, cell in enumerate(row) if is_image(cell)]
-        files = {i: folder / to_path(row[i]) for i in named}
+        files = {i: _file(folder, row[i]) for i in named}
         paths = [i for i, file in files.items() if is_file(file) and not _leaves(file, root)]
         if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
             image, labels = paths[:2]
@@ -170,7 +178,7 @@ def _pairs(
     for row in rows:
         if len(row) <= max(image, labels) or not is_image(row[image]):
             continue  # a heading
-        files = base / to_path(row[image]), base / to_path(row[labels])
+        files = _file(base, row[image]), _file(base, row[labels])
         lost = [str(file) for file in files if not is_file(file)]
         if lost:
             missing.append(Unusable(path, f"no file {lost[0]}", what="line"))
