@@ -27,13 +27,7 @@ from fcnseg.datasets.encoding.entries import counted_from_one, mentioned_in
 from fcnseg.datasets.encoding.values import LOSSY, Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored, refused_tool
 from fcnseg.datasets.formats.documents import Finder
-from fcnseg.datasets.formats.gathered import (
-    fill_boxes,
-    find_coco,
-    find_labelme,
-    find_yolo,
-    with_names,
-)
+from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
@@ -183,9 +177,9 @@ def _find(
     else:
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
-        found = with_names(found, [entry.name for entry in read_yaml_names(yaml)])
+        found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
     if not all(pair.split for pair in found.pairs):
-        found = with_own_split(found, listing)
+        found = with_own_split(found, listing, yaml)
     return found, listing
 
 

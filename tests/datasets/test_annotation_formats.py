@@ -415,3 +415,19 @@ def test_the_yaml_that_is_given_names_the_classes(tmp_path: Path) -> None:
     found = describe(tmp_path / "my.yaml")
     assert found.classes.names == ("background", *NAMES)
     assert agrees(found)
+
+
+@pytest.mark.parametrize("said", ["train: {0}/a\nval: {0}/b", "train: [a, c]\nval: b", "lists"])
+def test_a_yaml_says_which_folders_are_for_what(said: str, tmp_path: Path) -> None:
+    for index, folder in enumerate("abca"):
+        image(tmp_path / f"images/{folder}/{index}.png", index)
+        (tmp_path / "labels" / folder).mkdir(parents=True, exist_ok=True)
+        numbers = " ".join(f"{x / WIDTH} {y / HEIGHT}" for x, y in ring(index, 1))
+        (tmp_path / f"labels/{folder}/{index}.txt").write_text(f"0 {numbers}")
+    if said == "lists":
+        (tmp_path / "first.txt").write_text("./images/a/0.png\n./images/a/3.png\nimages/c/2.png\n")
+        (tmp_path / "second.txt").write_text("./images/b/1.png\n")
+        said = "train: first.txt # 3\nval: ./second.txt"
+    (tmp_path / "data.yaml").write_text(f"names: [leaf]\n{said.format('images')}\n")
+    splits = {pair.image.stem: pair.split for pair in describe(tmp_path).pairs}
+    assert [split for split in splits.values() if split == "val"] == [splits["1"]]

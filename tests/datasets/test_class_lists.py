@@ -39,6 +39,12 @@ FORMS = {
     "colormap.json": '{"sea": [0, 0, 255], "sand": [255, 255, 0], "palm tree": [0, 128, 0]}',
     "palette.json": '[{"name": "sea", "id": 0, "color": [0, 0, 255]}, {"name": "sand", "id": 1},'
     ' {"name": "palm tree", "id": 2}]',
+    "categories.txt": "['sea', 'sand', 'palm tree']\n",
+    "colors.txt": "sea (0, 0, 255)\nsand (255, 255, 0)\npalm tree (0, 128, 0)\n",
+    "label_map.csv": "2,palm tree\n0,sea\n1,sand\n",
+    "labels.csv": "id,name\n0.0,sea\n1.0,sand\n2.0,palm tree\n",
+    "category_list.json": '[{"id": "2", "name": "palm tree"}, {"id": "0", "name": "sea"},'
+    ' {"id": "1", "name": "sand"}]',
     "dataset.json": '{"labels": {"sea": 0, "sand": 1, "palm tree": 2}, "file_ending": ".png"}',
     "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
 }
@@ -61,7 +67,7 @@ def test_every_form_names_the_classes(name: str, tmp_path: Path) -> None:
     (tmp_path / "deep" / name).write_text(FORMS[name])
     entries, file = find_entries(list_folder(tmp_path))
     assert file == f"deep/{name}"
-    if name == "class_list.txt":
+    if name in ("class_list.txt", "label_map.csv", "category_list.json"):
         entries = tuple(sorted(entries, key=lambda entry: entry.value or 0))
     assert [entry.name for entry in entries] == ["sea", "sand", "palm tree"]
     if name in WITH_COLORS:

@@ -130,3 +130,31 @@ def test_a_bare_name_is_of_the_folder_that_the_file_s_is_like(tmp_path: Path) ->
     found = describe(tmp_path)
     assert len(found.pairs) == 4
     assert all(pair.image.parent.name == pair.labels.parent.name for pair in found.pairs)
+
+
+def test_an_absolute_path_of_another_machine_keeps_its_last_folder(tmp_path: Path) -> None:
+    """Every recording has a 0.png: the first one's was taken for all."""
+    names = {}
+    for number in range(2):
+        pictures(tmp_path / f"images/cam{number}", 1)
+        names[number] = f"C:\\Users\\me\\cam{number}\\0.png"
+    write(tmp_path / "coco.json", names, [square(0, 0), square(1, 1)])
+    found = describe(tmp_path)
+    assert {pair.image.parent.name: pair.part for pair in found.pairs} == {"cam0": "0", "cam1": "1"}
+
+
+@pytest.mark.parametrize("change", ["floats", "texts", "other suffix", "no size"])
+def test_what_programs_write_otherwise_means_the_same(change: str, tmp_path: Path) -> None:
+    pictures(tmp_path)
+    write(tmp_path / "a.json", {n: f"{n}.png" for n in range(3)}, [square(n, n) for n in range(3)])
+    data = json.loads((tmp_path / "a.json").read_text())
+    for one in data["annotations"]:
+        number = {"floats": float, "texts": str}.get(change, int)
+        one |= {key: number(one[key]) for key in ("image_id", "category_id")}
+    for one in data["images"] if change in ("other suffix", "no size") else ():
+        if change == "no size":
+            del one["width"]
+        else:
+            one["file_name"] = one["file_name"].replace("png", "tiff")
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    assert areas(describe(tmp_path)) == dict.fromkeys("012", 64)

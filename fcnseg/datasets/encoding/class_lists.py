@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import pack
-from fcnseg.datasets.encoding.entries import Entry, read_items, read_lines, text_of
+from fcnseg.datasets.encoding.entries import Entry, read_items, read_lines, text_of, yaml_values
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
 from fcnseg.errors import STRANGE
 from fcnseg.overwriting import is_own_table
@@ -130,6 +130,8 @@ def _read_table(path: Path) -> list[Entry]:
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
     head = [cell.strip().lower() for cell in rows[0]]
     known = [head.index(word) for word in _NAME_WORDS if word in head]
+    if not known and len(head) == 2 and head[0].isdecimal():  # without a heading
+        return read_lines(path)
     name = known[0]
     value = next((i for i, cell in enumerate(head) if cell in _VALUE_WORDS), None)
     words = next((some for some in _CHANNEL_WORDS if {*some} <= {*head}), None)
@@ -138,12 +140,20 @@ def _read_table(path: Path) -> list[Entry]:
     return [
         Entry(
             row[name].strip(),
-            None if value is None else int(row[value]),
+            None if value is None else _number(row[value]),
             read_color(" ".join(row[column] for column in rgb)) if rgb else None,
         )
         for row in rows[1:]
         if any(cell.strip() for cell in row)
     ]
+
+
+def _number(text: str) -> int:
+    """A whole number, which spreadsheets may write as 1.0; ValueError for another."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"not a whole number: {text}")
+    return int(number)
 
 
 def _read_json(path: Path) -> list[Entry]:
@@ -213,6 +223,7 @@ def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, Mapping):
         color = next((about[word] for word in _COLOR_WORDS if about.get(word)), None)
         value = about.get("id", about.get("value", int(name) if name.isdecimal() else None))
+        value = int(value) if isinstance(value, str) and value.isdecimal() else value
         own = next((str(about[word]) for word in _NAME_WORDS if about.get(word)), "")
         name = own if not name or name.isdecimal() else name
         if not name:
@@ -257,13 +268,13 @@ def read_yaml_names(path: Path) -> list[Entry]:
     """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them; or
     the `classes:` of another YAML file."""
     text = text_of(path)
-    names = _yaml_values(text, "names")
+    names = yaml_values(text, "names")
     if not names:
-        names = _yaml_values(text, "classes")
+        names = yaml_values(text, "classes")
         names = {} if any(":" in name for name in names.values()) else names
     stored: dict[str, list[int]] = {}
     ignored = []
-    for value, meant in _yaml_values(text, "label_mapping").items():
+    for value, meant in yaml_values(text, "label_mapping").items():
         if meant.isdecimal() and meant in names:
             stored.setdefault(meant, []).append(int(value))
         else:
@@ -277,34 +288,6 @@ def read_yaml_names(path: Path) -> list[Entry]:
     ]
     rest = [Entry("ignore", ignored[0], also=tuple(ignored[1:]))] if ignored else []
     return entries + rest
-
-
-def _yaml_values(text: str, key: str) -> dict[str, str]:
-    """What stands under a key: a list or mapping, in brackets or on lines.
-
-    Lists are numbered from "0".
-    """
-    start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
-    if start is None:
-        return {}
-    inline = start[1].split(" #")[0].strip()
-    if inline.startswith(("[", "{")):
-        close = "]" if inline[0] == "[" else "}"
-        listed = text[start.start(1) : text.index(close, start.start(1))][1:]
-        parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
-    elif inline and not inline.startswith("#"):
-        return {}
-    else:
-        block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
-        lines = (block[0] if block else "").splitlines()
-        parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
-    found: dict[str, str] = {}
-    for part in filter(None, parts):
-        entry = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
-        if entry is not None:
-            number = str(len(found)) if entry[1] is None else entry[1]
-            found[number] = entry[2].strip(" '\"")
-    return found
 
 
 def yaml_folder(path: Path) -> Path:

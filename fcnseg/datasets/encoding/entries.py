@@ -118,6 +118,8 @@ def read_lines(path: Path) -> list[Entry]:
     """A name on each line, perhaps with its number before or behind it, or its colour beside it."""
     lines = [line.strip() for line in text_of(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
+    if len(lines) == 1 and "," in lines[0]:  # all names on one line, perhaps as Python writes them
+        lines = [part.strip(" '\"") for part in lines[0].strip("[]()").split(",")]
     head = {*re.findall(r"\w+", lines[0].lower())} if lines else set()
     lines = lines[1:] if len(head) > 1 and head <= _HEADINGS else lines
     behind = [(found[1], found[2]) for found in map(_BEHIND.match, lines) if found]
@@ -140,11 +142,47 @@ _BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d)])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
 def _entry_of(line: str) -> Entry:
     color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
     if color and max(int(part) for part in color.groups()) <= 255:
-        name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;")
+        name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;()[]")
         name = re.sub(r"^\d+\s*[:,;\s]\s*", "", name)
         return Entry(name, color=pack(*(int(part) for part in color.groups())))
     numbered = re.match(r"^(\d+)\s*(?:->|[:,;=\t ]|[.)-]\s)\s*(\S.*)$", line)
     return Entry(numbered[2].strip(), int(numbered[1])) if numbered else Entry(line)
+
+
+def yaml_values(text: str, key: str) -> dict[str, str]:
+    """What stands under a key: a list or mapping, in brackets or on lines.
+
+    Lists are numbered from "0".
+    """
+    start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
+    if start is None:
+        return {}
+    inline = start[1].split(" #")[0].strip()
+    if inline.startswith(("[", "{")):
+        close = "]" if inline[0] == "[" else "}"
+        listed = text[start.start(1) : text.index(close, start.start(1))][1:]
+        parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
+    elif inline and not inline.startswith("#"):
+        return {}
+    else:
+        block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
+        lines = (block[0] if block else "").splitlines()
+        parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+    found: dict[str, str] = {}
+    for part in filter(None, parts):
+        entry = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
+        if entry is not None:
+            number = str(len(found)) if entry[1] is None else entry[1]
+            found[number] = entry[2].strip(" '\"")
+    return found
+
+
+def yaml_texts(text: str, key: str) -> list[str]:
+    """The texts under a key of a YAML file: one beside it, or a list."""
+    line = re.search(rf"^{key}[ \t]*:[ \t]*([^\s#\[{{][^\n\r]*)", text, re.MULTILINE)
+    if line is None:
+        return list(yaml_values(text, key).values())
+    return [re.sub(r"\s#.*", "", line[1]).strip(" '\"")]
 
 
 def open_text(path: Path) -> TextIO:

@@ -201,7 +201,7 @@ def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
     return tuple(names + [f"class_{index}" for index in range(len(names), count)])
 
 
-def with_names(found: Found, names: Sequence[str]) -> Found:
+def renamed(found: Found, names: Sequence[str]) -> Found:
     """YOLO's outlines with the class names of a data.yaml that was given in place of the folder."""
     if found.store != "yolo" or not names:
         return found

@@ -73,7 +73,8 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     document = coco_document(pair.labels)
     try:
         image = document.images[pair.part]
-        labels = blank((int(image["height"]), int(image["width"])))
+        height, width = image.get("height"), image.get("width")
+        labels = blank((int(height), int(width)) if height and width else image_size(pair.image))
         areas = []
         for annotation in document.boxes.get(pair.part, ()):
             term = document.names[annotation["category_id"]] if fill else BOXES
@@ -91,6 +92,13 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     return labels
 
 
+def _id(value: Any) -> Any:
+    """A number that identifies something as an int, also where a program wrote 1.0 or "1"."""
+    if isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _listed(entries: Sequence[Json] | Mapping[str, Json]) -> Sequence[Json]:
     """Entries, which LIVECell's files hold by id."""
     return [*entries.values()] if isinstance(entries, Mapping) else entries
@@ -106,19 +114,21 @@ class CocoDocument:
     """
 
     def __init__(self, data: Json) -> None:
-        self.names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+        self.names = {_id(entry["id"]): str(entry["name"]) for entry in data["categories"]}
         first: dict[str, str] = {}  # an image may be listed twice: its first id stands for both
+        listed = {str(_id(image["id"])): image for image in data["images"]}
         same = {
-            str(image["id"]): first.setdefault(str(image.get("file_name", image["id"])),
-                                               str(image["id"]))
-            for image in data["images"]
-        }  # fmt: skip
-        listed = {str(image["id"]): image for image in data["images"]}
+            key: first.setdefault(str(image.get("file_name", key)), key)
+            for key, image in listed.items()
+        }
         self.images: dict[str, Json] = {i: image for i, image in listed.items() if same[i] == i}
         self.annotations: dict[str, list[Json]] = {}
         self.counts: Counter[str] = Counter()
         self.unusable: Counter[str] = Counter()
-        annotations = _listed(data["annotations"])
+        annotations = [
+            {**one, "image_id": _id(one["image_id"]), "category_id": _id(one.get("category_id"))}
+            for one in _listed(data["annotations"])
+        ]
         for annotation in annotations:
             image = same.get(str(annotation["image_id"]), "")
             why = self._unusable(annotation, image)

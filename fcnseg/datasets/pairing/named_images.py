@@ -27,9 +27,12 @@ class Gathered:
         self.by_path = {as_text(name).lower(): name for name in listing.images}
         self.by_name: dict[str, str] = {}  # by name and by stem, lower case
         self._namesakes: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
         for name in listing.images:
             base = as_text(name).rpartition("/")[2].lower()
             self._namesakes.setdefault(base, []).append(name)
+            if place_of(name).role in ("", "images"):
+                self._by_stem.setdefault(stem_of(base), []).append(name)
             if is_image(name):
                 self.by_name.setdefault(base, name)
                 self.by_name.setdefault(stem_of(base), name)
@@ -43,11 +46,17 @@ class Gathered:
     def find_image(self, wanted: str, file: str) -> str | None:
         """The listed image an annotation file means by a name.
 
-        DatasetError where a name without folders may mean several images.
+        DatasetError where a name without folders, or with none that is here, may mean several.
         """
-        found = _find_image(wanted, file, self.by_path, self.by_name)
-        others = self._namesakes.get(as_text(wanted).replace("\\", "/").lower(), [])
-        if found is None or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
+        wanted = as_text(wanted).replace("\\", "/").lower()
+        *folders, base = wanted.split("/")
+        others = self._namesakes.get(base, [])
+        found = _find_image(wanted, file, self.by_path, self.by_name, others)
+        if found is None:
+            converted = self._by_stem.get(stem_of(base), []) if is_image(base) else []
+            return converted[0] if len(converted) == 1 else None  # a.tif that is a.png here
+        told = folders and as_text(found).lower().endswith(f"{folders[-1]}/{base}")
+        if told or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
             return found
         return self._nearest(found, others, file)
 
@@ -109,20 +118,28 @@ class Gathered:
 
 
 def _find_image(
-    wanted: str, file: str, by_path: dict[str, str], by_name: dict[str, str]
+    wanted: str,
+    file: str,
+    by_path: dict[str, str],
+    by_name: dict[str, str],
+    namesakes: Sequence[str],
 ) -> str | None:
-    """The listed image an annotation file means: as a path from it or the root, else by name."""
-    wanted = as_text(wanted).replace("\\", "/").lower()
+    """The listed image an annotation file means: as a path from it or the root, else by the most
+    of its last folders that any path here has (absolute paths are another machine's), or by name.
+    """
     folder = as_text(file).rpartition("/")[0].lower()
     for start in (folder, ""):
         path = f"{start}/{wanted}" if start else wanted
         if path in by_path:
             return by_path[path]
-    inside = [name for path, name in by_path.items() if path.endswith(f"/{wanted}")] if (
-        "/" in wanted
-    ) else []  # fmt: skip
-    if len(inside) == 1:
-        return inside[0]
+    parts = wanted.split("/")
+    for start in range(len(parts) - 1):
+        end = "/" + "/".join(parts[start:])
+        inside = [name for name in namesakes if f"/{as_text(name).lower()}".endswith(end)]
+        if inside:
+            if len(inside) == 1:
+                return inside[0]
+            break
     split = split_of(file)
     name = by_name.get(wanted.rpartition("/")[2])
     if name is None or not split or place_of(name).split in ("", split):

@@ -12,12 +12,13 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.encoding.entries import text_of, yaml_texts
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
 from fcnseg.errors import STRANGE, as_text, from_bytes
 
@@ -43,10 +44,10 @@ _TOKEN = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def with_own_split(found: Found, listing: Listing) -> Found:
-    """What was found, with the folder's split for the pairs that have none; said in `why`."""
+def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> Found:
+    """What was found, with the folder's (or a given data.yaml's) split for pairs without one."""
     places = _Places(found.pairs, listing.root)
-    listed = _by_lists(found, listing, places) or _by_table(found, listing, places)
+    listed = _by_lists(found, listing, places) or _by_table(found, listing, places, yaml)
     if listed is not None:
         return listed
     folders = {name.rpartition("/")[0] for name in listing.files}
@@ -166,14 +167,9 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _by_table(found: Found, listing: Listing, places: _Places) -> Found | None:
-    """Pairs as a table names them (splits.json, split.csv with a column of splits)."""
-    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
-        words = _TOKEN.findall(_CAMEL.sub("_", stem_of(name)).lower())
-        if name.count("/") > 1 or _TABLE_WORDS.isdisjoint(words):
-            continue
-        lines = _lines(listing.path(name))
-        named = _splits_in_json(lines) if suffix_of(name) == ".json" else _splits_in_rows(lines)
+def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None) -> Found | None:
+    """Pairs as a table names them (splits.json, split.csv with a column of splits, data.yaml)."""
+    for name, named in _tables(listing, yaml):
         chosen: dict[int, SplitName] = {}
         for split, some in named.items():
             for number in places.named_by(some):
@@ -181,6 +177,32 @@ def _by_table(found: Found, listing: Listing, places: _Places) -> Found | None:
         if len(set(chosen.values())) > 1:
             return _as_listed(found, chosen, [name], listing)
     return None
+
+
+def _tables(
+    listing: Listing, yaml: Path | None
+) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
+    """The tables that may say which images are for what, with what they say."""
+    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
+        words = _TOKEN.findall(_CAMEL.sub("_", stem_of(name)).lower())
+        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words):
+            lines = _lines(listing.path(name))
+            json_file = suffix_of(name) == ".json"
+            yield name, _splits_in_json(lines) if json_file else _splits_in_rows(lines)
+    for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
+        yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
+
+
+def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
+    """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
+    named: dict[SplitName, list[str]] = {}
+    for split, part in (
+        (s, part) for s in dict.fromkeys(_SPLIT_OF.values()) for part in yaml_texts(text, s)
+    ):
+        end = "/" + part.removeprefix("./")
+        lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
+        named.setdefault(split, []).extend(_lines(listing.path(lists[0])) if lists else [part])
+    return named
 
 
 def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
