@@ -214,7 +214,7 @@ def test_class_lists_name_numbers() -> None:
     assert reading.ignore_index == 2
     assert reading.encoding.values == ((0,), (1,), (3,))
     numbered = [Entry("palm", 2), Entry("sand", 1), Entry("sea", 0)]
-    assert read_values(values, numbered).classes.names == ("palm", "sand", "sea")
+    assert read_values(values, numbered).classes.names == ("sea", "sand", "palm")
     without_background = [Entry("sand"), Entry("palm")]
     assert read_values(values, without_background).classes.names == ("background", "sand", "palm")
 
