@@ -431,3 +431,15 @@ def test_a_yaml_says_which_folders_are_for_what(said: str, tmp_path: Path) -> No
     (tmp_path / "data.yaml").write_text(f"names: [leaf]\n{said.format('images')}\n")
     splits = {pair.image.stem: pair.split for pair in describe(tmp_path).pairs}
     assert [split for split in splits.values() if split == "val"] == [splits["1"]]
+
+
+def test_a_space_behind_a_name_makes_no_second_class(tmp_path: Path) -> None:
+    cvat(tmp_path / "cvat")
+    file = tmp_path / "cvat/annotations.xml"
+    file.write_text(file.read_text().replace('label="leaf"', 'label="leaf "', 1))
+    assert describe(file.parent).classes.names == ("background", *NAMES)
+    for number, word in enumerate(("bar", "bar ")):
+        image(tmp_path / f"labelme/{number}.png", number)
+        data = anylabeling("polygon", UPRIGHT) | {"imagePath": f"{number}.png"}
+        dump(tmp_path / f"labelme/{number}.json", json.loads(json.dumps(data).replace("bar", word)))
+    assert describe(tmp_path / "labelme").classes.names == ("background", "bar")

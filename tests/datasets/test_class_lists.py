@@ -32,6 +32,7 @@ FORMS = {
     "labelmap.txt": "# label:color_rgb:parts:actions\nsea:0,0,255::\nsand:255,255,0::\n"
     "palm tree:0,128,0::\n",
     "class_dict.csv": "name,r,g,b\nsea,0,0,255\nsand,255,255,0\npalm tree,0,128,0\n",
+    "class_mapping.csv": "class_name,class_color\nsea,0 0 255\nsand,255 255 0\npalm tree,0 128 0\n",
     "_classes.csv": "Pixel Value, Class\n0, sea\n1, sand\n2, palm tree\n",
     "classes.json": '["sea", "sand", "palm tree"]',
     "labels.json": '{"0": "sea", "1": "sand", "2": "palm tree"}',
@@ -48,7 +49,13 @@ FORMS = {
     "dataset.json": '{"labels": {"sea": 0, "sand": 1, "palm tree": 2}, "file_ending": ".png"}',
     "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
 }
-WITH_COLORS = {"label_colors.txt", "labelmap.txt", "class_dict.csv", "colormap.json"}
+WITH_COLORS = {
+    "class_mapping.csv",
+    "label_colors.txt",
+    "labelmap.txt",
+    "class_dict.csv",
+    "colormap.json",
+}
 WITH_VALUES = {
     "category.txt",
     "class_ids.txt",

@@ -136,7 +136,7 @@ def _read_table(path: Path) -> list[Entry]:
     value = next((i for i, cell in enumerate(head) if cell in _VALUE_WORDS), None)
     words = next((some for some in _CHANNEL_WORDS if {*some} <= {*head}), None)
     rgb = [head.index(word) for word in words] if words else []
-    rgb = rgb or [i for i, cell in enumerate(head) if cell in _COLOR_WORDS][:1]
+    rgb = rgb or [i for i, cell in enumerate(head) if cell.endswith(_COLOR_WORDS)][:1]
     return [
         Entry(
             row[name].strip(),

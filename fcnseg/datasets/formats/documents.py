@@ -62,7 +62,7 @@ class Area:
 
     def __post_init__(self) -> None:
         """TypeError for a name that is none."""
-        object.__setattr__(self, "name", _word(self.name))
+        object.__setattr__(self, "name", _word(self.name).strip())  # typed by hand: `cat `
 
     def drawn(self, size: tuple[int, int], *, inside: bool = False) -> NDArray[np.bool_]:
         """bool (H, W): its pixels in an image of this size.
@@ -244,7 +244,8 @@ def _gather(
             name = "/".join((*place.rest, stem_of(at)))
             gathered.add_once(Pair(listing.path(at), path, split, name, part), len(image.areas))
             used.update(area.name for area in image.areas)
-        names.update(dict.fromkeys((*document.names, *sorted(used))))
+        listed = (name.strip() for name in document.names)
+        names.update(dict.fromkeys((*listed, *sorted(used))))
     refuse_broken(gathered)
     return gathered.found(store, tuple(names), why) if gathered.pairs else None
 

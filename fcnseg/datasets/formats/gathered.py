@@ -188,7 +188,7 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     """The image a labelme file names; of each shape the label, and whether it covers pixels."""
     data = read_json(path)
     try:
-        shapes = [(str(shape["label"]), has_area(shape)) for shape in data["shapes"]]
+        shapes = [(str(shape["label"]).strip(), has_area(shape)) for shape in data["shapes"]]
     except STRANGE as error:
         raise MediaError(f"{path} is not a labelme file: {reason(error)}.") from None
     return str(data.get("imagePath", "")), shapes

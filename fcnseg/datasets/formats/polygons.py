@@ -114,7 +114,7 @@ class CocoDocument:
     """
 
     def __init__(self, data: Json) -> None:
-        self.names = {_id(entry["id"]): str(entry["name"]) for entry in data["categories"]}
+        self.names = {_id(one["id"]): str(one["name"]).strip() for one in data["categories"]}
         first: dict[str, str] = {}  # an image may be listed twice: its first id stands for both
         listed = {str(_id(image["id"])): image for image in data["images"]}
         same = {
@@ -177,8 +177,8 @@ def draw_labelme(pair: Pair, terms: Sequence[str]) -> NDArray[np.int32]:
         rings = (_points(shape) for shape in shapes if LABELME_AREAS[_kind(shape)] == 3)
         fill = _fill_of(rings, edges=data.get(EDGES_KEY) == EDGES)
         for shape in shapes:
-            if shape["label"] in terms:
-                _draw_labelme_shape(labels, shape, terms.index(shape["label"]) + 1, fill)
+            if (name := str(shape["label"]).strip()) in terms:
+                _draw_labelme_shape(labels, shape, terms.index(name) + 1, fill)
     except STRANGE as error:
         if isinstance(error, MediaError):
             raise

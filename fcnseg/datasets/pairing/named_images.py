@@ -133,8 +133,8 @@ def _find_image(
         if path in by_path:
             return by_path[path]
     parts = wanted.split("/")
-    for start in range(len(parts) - 1):
-        end = "/" + "/".join(parts[start:])
+    for place in range(len(parts) - 1):
+        end = "/" + "/".join(parts[place:])
         inside = [name for name in namesakes if f"/{as_text(name).lower()}".endswith(end)]
         if inside:
             if len(inside) == 1:
