@@ -224,7 +224,7 @@ HINT = (
 )
 """What a folder should be like."""
 
-_BOX = marks(b"<bndbox>")
+_BOX, _EMBEDDED = marks(b"<bndbox>"), marks(b'"imageData"', b'"shapes"')
 
 _ANNOTATIONS = (
     ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
@@ -247,6 +247,10 @@ def _nothing_found(listing: Listing) -> DatasetError:
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
         packed = listing.with_suffix(*_PACKED)
         hint = f"images and labels are read as files: unpack {packed[0]}" if packed else HINT
+        if inside := listing.saying(_EMBEDDED, ".json"):
+            hint = (
+                f"save the images that are in {inside[0]} as files: labelme_export_json FILE.json"
+            )
         return DatasetError(f"{root} has no images ({seen}).", hint=hint)
     found = pair_by_names(listing)
     alone, labels = len(found.orphan_images), len(found.orphan_labels)

@@ -166,6 +166,16 @@ def one_value_each(root: Path) -> None:
         relabel(path, lambda a, n=number: np.copyto(a, (a == 1) * np.uint8(128 + 127 * (n % 2))))
 
 
+def in_two_ways(root: Path) -> None:
+    """All label files but one are in colours."""
+    (root / "classes.txt").unlink()
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[:4] = (0, 0, 0), (200, 0, 0), (0, 0, 200), (0, 200, 0)
+    for path in sorted((root / "masks").rglob("*.png")):
+        if path != first(root, "masks"):
+            Image.fromarray(palette[np.asarray(Image.open(path))]).save(path)
+
+
 TROUBLES: dict[str, Trouble] = {
     "empty-file": Trouble(lambda r: first(r, "images").write_bytes(b""), "error", ("images",)),
     "unreadable": Trouble(
@@ -235,6 +245,10 @@ TROUBLES: dict[str, Trouble] = {
     "drawn-split": Trouble(unsplit, "info"),
     "two-meanings": Trouble(two_meanings, "warning"),
     "one-value-each": Trouble(one_value_each, "warning"),
+    "two-storages": Trouble(in_two_ways, "warning", ("masks",)),
+    "names-alike": Trouble(
+        lambda r: (r / "classes.txt").write_text("background\ndisk\nDisk\nstar\n"), "warning"
+    ),
     "inverted-mask": Trouble(lambda r: everything(r, inverted), "info"),
     "alpha-labels": Trouble(lambda r: everything(r, cut_out), "info"),
     "copies": Trouble(

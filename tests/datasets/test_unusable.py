@@ -161,3 +161,11 @@ def test_a_list_of_pairs_that_are_not_there_says_which(tmp_path: Path, heading: 
     for data in (tmp_path, tmp_path / "pairs.csv"):
         with pytest.raises(DatasetError, match=r"photos/0\.png is missing"):
             examine(data)
+
+
+def test_images_inside_labelme_files_are_to_be_saved(tmp_path: Path) -> None:
+    data = {"shapes": [], "imagePath": "a.png", "imageData": "iVBORw0KGgo="}
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match="has no images") as raised:
+        examine(tmp_path)
+    assert "labelme_export_json" in str(raised.value.hint)
