@@ -586,6 +586,9 @@ def test_folders_with_one_more_word_on_both_sides_belong_to_it(tmp_path: Path) -
             put(tmp_path / f"masks{end}/{number}.png", labels)
     found = describe(tmp_path)
     assert len({pair.image for pair in found.pairs}) == len(found.pairs) == 2 * len(list(scenes()))
+    rows = [f"images/{number}.png,masks/{number}.png" for number, *_ in scenes()]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))  # a list says all there is
+    assert len(describe(tmp_path).pairs) == len(rows)
 
 
 def test_labels_of_several_pages_are_refused(tmp_path: Path) -> None:

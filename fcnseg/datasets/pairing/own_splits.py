@@ -186,22 +186,20 @@ def _tables(
     for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
         words = _TOKEN.findall(_CAMEL.sub("_", stem_of(name)).lower())
         if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words):
-            lines = _lines(listing.path(name))
-            json_file = suffix_of(name) == ".json"
-            yield name, _splits_in_json(lines) if json_file else _splits_in_rows(lines)
+            read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
+            yield name, read(_lines(listing.path(name)))
     for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
         yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
 
 
 def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
     """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
-    named: dict[SplitName, list[str]] = {}
-    for split, part in (
-        (s, part) for s in dict.fromkeys(_SPLIT_OF.values()) for part in yaml_texts(text, s)
-    ):
-        end = "/" + part.removeprefix("./")
-        lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
-        named.setdefault(split, []).extend(_lines(listing.path(lists[0])) if lists else [part])
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    for split in dict.fromkeys(_SPLIT_OF.values()):
+        for part in yaml_texts(text, split):
+            end = "/" + part.removeprefix("./")
+            lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
+            named[split] += _lines(listing.path(lists[0])) if lists else [part]
     return named
 
 
