@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import VOC_BORDER_COLOR, ClassMap
 from fcnseg.datasets import SPLITS
-from fcnseg.datasets.check.findings import Finding, have, label_names, listed
-from fcnseg.datasets.check.questions import names_alike, two_storages
+from fcnseg.datasets.check.findings import Finding, have, label_names, listed, questions
 from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.encoding.values import GREYS, values_of
 from fcnseg.datasets.scan import LOSSY_SUFFIXES, Scanned
@@ -50,8 +49,7 @@ def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     yield from _reading(seen)
     yield from _no_label_names(seen)
     yield from _one_value_each(seen)
-    yield from two_storages(seen)
-    yield from names_alike(seen)
+    yield from questions(seen)
     yield from _unused_list(seen)
     yield from _classes(seen, classes)
 
