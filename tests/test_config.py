@@ -55,6 +55,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"epochs": -1}, "--epochs: expected a whole number at least 0; found -1", ""),
         ({"epochs": 1.5}, "--epochs: expected a whole number", ""),
         ({"epochs": True}, "--epochs: expected a whole number", ""),
+        ({"epochs": 10**400}, "--epochs: expected a whole number", ""),
         ({"lr": 0}, "--lr: expected a number above 0; found 0", ""),
         ({"lr": float("nan")}, "--lr: expected a number above 0; found nan", ""),
         ({"lr": float("inf")}, "--lr: expected a number above 0; found inf", ""),

@@ -289,9 +289,10 @@ def _number(value: Any, kind: type, entry: Option) -> int | float:
         raise expected
     try:
         number: int | float = kind(value)
+        finite = math.isfinite(number)
     except (ValueError, OverflowError):
         raise expected from None
-    if not math.isfinite(number) or (not isinstance(value, str) and number != value):
+    if not finite or (not isinstance(value, str) and number != value):
         raise expected
     low, high = entry.gt is None or number > entry.gt, entry.lt is None or number < entry.lt
     least, most = entry.ge is None or number >= entry.ge, entry.le is None or number <= entry.le
