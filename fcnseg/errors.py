@@ -29,7 +29,8 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,17 @@ def cannot_write(path: str | Path, error: OSError) -> MediaError:
         return error
     hint = _WAYS_OUT.get(error.errno or 0, "is there space on the disk, and may you write there?")
     return MediaError(f"Can't write {path}: {error.strerror or error}.", hint=hint)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within it the system's refusal to write names the file; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def counted(number: int, what: str) -> str:

@@ -50,18 +50,18 @@ def check(
     data: the folder, or a CheckConfig. options: those of CheckConfig, by name.
     DatasetError when it can't be a dataset at all.
 
-        result = fcnseg.check("photos")
-        for finding in result.findings:
+        for finding in fcnseg.check("photos").findings:
             print(finding.code)
     """
     config = CheckConfig.of(data, options)
     config = replace(config, data=copied(config.data, callback))
     outputs = _outputs(config)
     refuse_overwriting(outputs, [("the dataset", config.data)])
-    refuse_unwritable(outputs)
+    refuse_unwritable(one for one in outputs if one != ("--contact", CheckConfig.contact))
     seen, result = scan_and_check(config.data, callback, boxes=config.fill_boxes)
     description = seen.description
-    if config.data.is_dir() and config.contact != CheckConfig.contact:
+    default = config.contact == CheckConfig.contact
+    if config.data.is_dir() and not default:
         refuse_among_images("--contact", config.contact, description.root)
     refuse_overwriting(outputs, files_read(description, (path for _, path in outputs)))
     if result.suggestion is not None and not result.failed:
@@ -88,12 +88,13 @@ def check(
         result = replace(result, page=config.html)
     try:
         if write_contact(seen.description, config.contact, ahead):
-            default = config.contact == CheckConfig.contact
             if default or (config.data.is_dir() and is_below(config.contact, description.root)):
                 mark(config.contact.parent, [config.contact.name])  # it is no image of the dataset
             callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
             result = replace(result, contact=config.contact)
-    except MediaError as error:  # a folder that can't be written to is no fault of the dataset
+    except MediaError as error:  # of a sheet that nobody asked for: no fault of the dataset
+        if not default:
+            raise
         callback(Message(error.message, "warning"))
     return result
 

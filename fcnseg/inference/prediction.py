@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import InferConfig
 from fcnseg.engines.base import Engine, Size
-from fcnseg.errors import InputError, OptionError, cannot_write, path_of, percent
-from fcnseg.files import is_stdout
+from fcnseg.errors import InputError, OptionError, cannot_write, naming, path_of, percent
+from fcnseg.files import NonLocalPath, is_stdout
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side
 from fcnseg.io.images import encode_image, write_image, write_labels
 from fcnseg.io.sources.base import Frame
@@ -251,6 +251,7 @@ class ProportionsSink:
     def __init__(self, path: Path, classes: ClassMap, *, append: bool = False) -> None:
         self._path, self._classes, self._append = path, classes, append
         self._stack = contextlib.ExitStack()
+        self._older = False
         self._file = self._open()
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
@@ -261,21 +262,32 @@ class ProportionsSink:
             "name": frame.name,
             "shares": class_proportions(prediction, self._classes),
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._begin()
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Close the file; its path, unless it is standard output."""
-        del complete
-        self._stack.close()
+        with naming(self._path), self._stack:
+            if complete:
+                self._begin()
         return [] if is_stdout(self._path) else [self._path]
+
+    def _begin(self) -> None:
+        """Drop the lines of an earlier run, which stay until there is something to say."""
+        if self._older:
+            self._file.truncate(0)
+            self._older = False
 
     def _open(self) -> IO[str]:
         if is_stdout(self._path):
             return sys.stdout
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            mode = "a" if self._append else "w"
+            local = self._path.is_file() and not isinstance(self._path, NonLocalPath)
+            self._older = local and not self._append
+            mode = "a" if self._append or self._older else "w"
             return self._stack.enter_context(self._path.open(mode, encoding="utf-8"))
         except OSError as error:
             raise cannot_write(self._path, error) from None

@@ -199,7 +199,11 @@ class VideoWriter:
             on_error.pop_all()
         self._closed = False
         self._spare: BinaryIO | None = None
-        self._keep_room()
+        try:
+            self._keep_room()
+        except MediaError:
+            self.close(complete=False)  # leaves no hidden file
+            raise
 
     @property
     def codec(self) -> str:
@@ -273,7 +277,7 @@ class VideoWriter:
             if complete and found != written:
                 kept = f", and are in {target}" if found else ""
                 raise MediaError(
-                    f"The video was not written whole: {found} of {written} frames can be read "
+                    f"{self.path} was not written whole: {found} of {written} frames can be read "
                     f"back{kept}.",
                     hint="is there space on the disk?",
                 )

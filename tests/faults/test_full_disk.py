@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import fcnseg
+from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.errors import FcnsegError
+from fcnseg.inference.prediction import PredictedArrays, ProportionsSink
 from fcnseg.io.images import read_image
+from fcnseg.io.sources.base import Frame
+from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.training.run_folder import RunFolder, TrainState, save_state
 from tests.faults.images import RGB
 from tests.faults.models import RUN, write_checkpoint
 
 MOST = 60
+TWO = ClassMap.of(["a", "b"])
 
 
 class Full:
@@ -81,11 +88,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_infer_leaves_whole_outputs_only(place: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
     def run(out: Path) -> None:
         model = str(place / "model.safetensors")
-        fcnseg.infer(str(place / "in"), model=model, out=out, save=("labels", "overlay"))
+        save = ("labels", "overlay")
+        hear = lambda event: told.append(getattr(event, "text", ""))  # noqa: E731
+        fcnseg.infer(str(place / "in"), hear, model=model, out=out, save=save)
 
     found = outcomes(run, tmp_path)
+    finished = [text.partition("are in ")[2] for text in told if "Finished outputs" in text]
+    assert finished, "of those that were cut short"
+    for folder in ", ".join(finished).split(", "):
+        assert any(Path(folder).iterdir()), folder
     assert len(found) > 4
     for out, _ in found:
         for path in out.rglob("*.*"):
@@ -99,7 +114,35 @@ def test_check_says_what_it_could_not_write(place: Path, tmp_path: Path) -> None
         fcnseg.check(place / "data", fix=files["fix"], contact=files["contact.png"],
                      html=files["check.html"], write=files["d.toml"])  # fmt: skip
 
-    assert len(outcomes(run, tmp_path)) > 4
+    found = outcomes(run, tmp_path)
+    assert len(found) > 4
+    assert all(failed for _, failed in found[:-1])
+
+
+def test_a_video_that_has_no_room_at_its_start_leaves_no_hidden_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Full(0, monkeypatch)
+    with pytest.raises(FcnsegError) as caught:
+        VideoWriter(tmp_path / "out.mp4", Fraction(5), (16, 16))
+    assert not list(tmp_path.iterdir()), "while the error, and the writer in it, is still held"
+    assert "No space left" in caught.value.message
+
+
+def test_shares_of_an_earlier_run_stay_until_there_is_a_line(tmp_path: Path) -> None:
+    frame, labels = Frame(RGB, name="a"), PredictedArrays(np.zeros(RGB.shape[:2], np.uint8))
+    (path := tmp_path / "shares.jsonl").write_text("older\n")
+    ProportionsSink(path, TWO).close(complete=False)
+    assert path.read_text() == "older\n"
+    sink = ProportionsSink(path, TWO)
+    sink.write(frame, labels)
+    sink.close()
+    assert path.read_text().startswith('{"index"')
+    if Path("/dev/full").exists():
+        full = ProportionsSink(Path("/dev/full"), TWO)
+        for call in (lambda: full.write(frame, labels), full.close):
+            with pytest.raises(FcnsegError, match="Can't write /dev/full"):
+                call()
 
 
 def test_train_can_be_resumed_after_a_full_disk(place: Path, tmp_path: Path) -> None:

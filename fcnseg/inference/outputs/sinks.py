@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcnseg.config import Container
-from fcnseg.errors import cannot_write
+from fcnseg.errors import cannot_write, naming
 from fcnseg.files import atomic_write, fitting, partial, temporary_beside
 from fcnseg.inference.outputs import OUTPUTS, SUFFIXES, Renderer
 from fcnseg.inference.prediction import PredictedArrays
@@ -150,6 +150,7 @@ class FolderSink:
         self._writing: dict[str, Future[None]] = {}
         self._error: BaseException | None = None
         self._frames = 0
+        self._there: set[str] = set()  # kinds of which there is a file
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Have the frame's files written; an earlier frame's error is raised."""
@@ -164,11 +165,11 @@ class FolderSink:
         future.add_done_callback(lambda done: self._finished(frame.name, done))
 
     def close(self, *, complete: bool = True) -> list[Path]:
-        """Wait for the files; the sub-folders."""
+        """Wait for the files; the sub-folders that have some."""
         self._pool.shutdown(wait=True)
         if complete:
             self._raise()
-        return [self._folder / kind for kind in self._kinds] if self._frames else []
+        return [self._folder / kind for kind in self._kinds if kind in self._there]
 
     def _write_beside(self) -> None:
         for kind in self._kinds:
@@ -182,6 +183,7 @@ class FolderSink:
             data = self._renderer.encode(kind, frame, prediction, suffix)
             path = self._folder / kind / fitting(frame.name, suffix)
             write_bytes(path, data)
+            self._there.add(kind)
             _write_place(path, self._renderer.place(kind, frame))
         if self._done is not None:
             with self._one:
@@ -292,15 +294,16 @@ class AnnotationSink:
         """Add the frame."""
         self._replaced |= frame.name in self._places
         piece = self._annotations.piece(frame, prediction.labels)
-        if piece and any(length for _, length in self._places.values()):
-            self._file.write(self._annotations.between)
-        self._places[frame.name] = self._file.tell(), len(piece)
-        self._file.write(piece)
+        with naming(self._path):
+            if piece and any(length for _, length in self._places.values()):
+                self._file.write(self._annotations.between)
+            self._places[frame.name] = self._file.tell(), len(piece)
+            self._file.write(piece)
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Finish the file; its path."""
         path = self._path if complete or not self._path.exists() else partial(self._path)
-        with self._stack:
+        with naming(path), self._stack:
             self._file.write(self._annotations.tail())
             self._file.close()
             if self._replaced:
