@@ -13,7 +13,7 @@ from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
-from fcnseg.errors import CheckpointError, FcnsegError, OptionError, cannot_write, typed
+from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
 from fcnseg.exporting import (
     FORMATS,
     REPORT_SUFFIX,
@@ -108,6 +108,7 @@ def export(
         graph, about = _options(config), _about(file)
         cost = export_int8(config, file, checkpoint, path, graph, about, callback)
     else:
+        FORMATS[config.format].refuse(_options(config))
         callback(Message(f"Writing {path} and comparing it with {file}"))
         parity = convert(
             checkpoint,
@@ -196,6 +197,7 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
         )
     refuse_overwriting([("--out", path)], [], kept=model_files([model]))
     _refuse_other_file(path, is_bundle)
+    inside = path
     try:
         with folder_beside(path) as inside:
             include = tuple(dict.fromkeys((*config.include, "argmax")))
@@ -206,8 +208,9 @@ def _export_bundle(config: ExportConfig, model: Path, callback: Callback) -> Exp
             write_bundle(inside / path.name, result.path, header)
             (inside / path.name).replace(path)
     except OSError as error:
-        if isinstance(error, FcnsegError):
-            raise
+        if isinstance(error, MediaError):  # of the file that is made, not of a temporary one
+            text = error.message.replace(str(inside / "model.onnx"), str(path))
+            raise MediaError(text, hint=error.hint) from None
         raise cannot_write(path, error) from None
     return replace(result, path=path, size_bytes=path.stat().st_size, report=None)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +24,9 @@ from fcnseg.engines.base import Images, channels_first
 from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
-from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write
+from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write, reason
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
-from fcnseg.exporting.litert_file import write_executorch, write_litert
+from fcnseg.exporting.litert_file import refuse_options, write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
     LabelsOf,
@@ -54,22 +56,38 @@ class Format:
     write: makes the file of a checkpoint, whose header it carries.
     run: gives functions from images to logits, and to labels where there is a shorter way,
         that use nothing but the file.
+    refuse: raises OptionError or MissingExtra where it can't be written, before anything is done.
     """
 
     suffix: str
     beside: tuple[str, ...]
     write: Callable[[Checkpoint, Path, GraphOptions], None]
     run: Callable[[Path], tuple[LogitsFunction, LabelsOf | None]]
+    refuse: Callable[[GraphOptions], None] = lambda _: None
+
+
+def _need_onnx(_: GraphOptions) -> None:
+    require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+
+
+def _refuse_for_phones(kind: str, module: str, extra: str, options: GraphOptions) -> None:
+    refuse_options(options, kind)
+    require(module, extra=extra, what=f"Exporting to {kind}")
 
 
 def _write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+    _need_onnx(options)
     write_onnx(checkpoint, path, options)
 
 
 def _run_in(engine: EngineName, path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     opened, _ = open_exported(path, engine, device="cpu")
     return opened.logits, opened.just_labels
+
+
+def _need_openvino(options: GraphOptions) -> None:
+    import_openvino()
+    _need_onnx(options)
 
 
 def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
@@ -81,7 +99,12 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
             model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
             half = options.precision == "f16"  # of weights; the runtime chooses its arithmetic
-            openvino.save_model(model, str(path), compress_to_fp16=half)
+            try:
+                openvino.save_model(model, str(path), compress_to_fp16=half)
+            except RuntimeError as error:  # of its streams, on a full disk for example
+                raise OSError(
+                    errno.EIO, f"OpenVINO did not write all of it ({reason(error)})"
+                ) from None
 
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
@@ -90,7 +113,9 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions
         # Traced, not scripted: sizes are recorded as computed, so that they stay free.
         traced = torch.jit.trace(module, _example(checkpoint, options), check_trace=False)  # type: ignore[no-untyped-call]
         header = checkpoint.header_json().encode()
-        torch.jit.save(traced, str(path), _extra_files={KEY: header})
+        written = io.BytesIO()  # torch ends the process where it writes to a full disk itself
+        torch.jit.save(traced, written, _extra_files={KEY: header})
+    path.write_bytes(written.getbuffer())
 
 
 def _run_torchscript(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
@@ -112,7 +137,9 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOption
         # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
         if hasattr(program, "_guards_code"):
             program._guards_code = []
-        torch.export.save(program, path, extra_files={KEY: checkpoint.header_json()})
+        written = io.BytesIO()
+        torch.export.save(program, written, extra_files={KEY: checkpoint.header_json()})
+    path.write_bytes(written.getbuffer())
 
 
 def _run_torch_export(path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
@@ -158,12 +185,26 @@ def opset_of(path: Path) -> int | None:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", (), _write_onnx, partial(_run_in, "onnxruntime")),
-    "openvino": Format(".xml", (".bin",), _write_openvino, partial(_run_in, "openvino")),
+    "onnx": Format(".onnx", (), _write_onnx, partial(_run_in, "onnxruntime"), _need_onnx),
+    "openvino": Format(
+        ".xml", (".bin",), _write_openvino, partial(_run_in, "openvino"), _need_openvino
+    ),
     "torchscript": Format(".torchscript", (), _write_torchscript, _run_torchscript),
     "torch-export": Format(".pt2", (), _write_torch_export, _run_torch_export),
-    "litert": Format(".tflite", (), write_litert, partial(_run_in, "litert")),
-    "executorch": Format(".pte", (), write_executorch, partial(_run_in, "executorch")),
+    "litert": Format(
+        ".tflite",
+        (),
+        write_litert,
+        partial(_run_in, "litert"),
+        partial(_refuse_for_phones, "LiteRT", "litert_torch", "litert"),
+    ),
+    "executorch": Format(
+        ".pte",
+        (),
+        write_executorch,
+        partial(_run_in, "executorch"),
+        partial(_refuse_for_phones, "ExecuTorch", "executorch", "executorch"),
+    ),
 }
 
 

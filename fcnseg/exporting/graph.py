@@ -64,6 +64,16 @@ PLAIN = GraphOptions()
 """Images of any size, in f32."""
 
 
+def needs_logits() -> OptionError:
+    """The error where labels alone are asked for, and nothing is saved without the logits."""
+    return OptionError(
+        "--include argmax-only saves nothing here: the labels are computed from the logits at "
+        "every pixel.",
+        hint="--include argmax; labels without logits need --format onnx or openvino, bilinear "
+        "upsampling, and neither --short-side nor skips",
+    )
+
+
 class Graph(nn.Module):
     """A network with its normalisation, for images at the size it sees.
 
@@ -96,12 +106,7 @@ class Graph(nn.Module):
         grid = score_grid_of(self.network) if scores and not self.skips else None
         self.scores = grid is not None
         if options.labels_only and not self.scores:
-            raise OptionError(
-                "--include argmax-only saves nothing here: the labels are computed from the logits "
-                "at every pixel.",
-                hint="--include argmax; labels without logits need --format onnx or openvino, "
-                "bilinear upsampling, and neither --short-side nor skips",
-            )
+            raise needs_logits()
         strides = self.network.skip_scores(some) if self.skips else ()
         self.names = [LOGITS, *[SCORES] * self.scores, *(f"{SKIP}{stride}" for stride in strides)]
         for module in self.modules():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fcnseg.engines.exported import ATTACHED
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError, reason
-from fcnseg.exporting.graph import Complete, GraphOptions, quiet
+from fcnseg.exporting.graph import Complete, GraphOptions, needs_logits, quiet
 from fcnseg.exporting.parity import example
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import environment, without_native_messages
@@ -37,10 +37,8 @@ class _Named(nn.Module):
         return dict(zip(self.complete.names, outputs, strict=True))
 
 
-def of_one_size(
-    checkpoint: Checkpoint, options: GraphOptions, kind: str
-) -> tuple[Complete, Tensor]:
-    """A graph for a phone, and images to trace it with; kind: of file, as messages name it."""
+def refuse_options(options: GraphOptions, kind: str) -> None:
+    """OptionError for what files for phones can't be; kind: of file, as messages name it."""
     if options.size is None:
         raise OptionError(
             f"{kind} files take images of one size, which was not given.",
@@ -51,6 +49,16 @@ def of_one_size(
             f"{kind} files are written in f32; {options.precision} was requested.",
             hint="omit --precision",
         )
+    if options.labels_only:
+        raise needs_logits()
+
+
+def of_one_size(
+    checkpoint: Checkpoint, options: GraphOptions, kind: str
+) -> tuple[Complete, Tensor]:
+    """A graph for a phone, and images to trace it with; kind: of file, as messages name it."""
+    refuse_options(options, kind)
+    assert options.size is not None, "refused above"
     complete = Complete(checkpoint.build(), checkpoint.preprocess, options).eval()
     images = example(options.size, checkpoint.preprocess.bands)
     if options.layout == "NCHW":
@@ -69,6 +77,8 @@ def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> N
         converter = _import_converter()
         try:
             converter.convert(named, sample_kwargs={"images": images}).export(str(path))
+        except OSError:
+            raise
         except Exception as error:  # the converter's errors share no base class
             raise _not_converted("litert-torch", error) from error
     attach_header(path, checkpoint)

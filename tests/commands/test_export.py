@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import re
@@ -15,7 +16,14 @@ from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, OptionError
+from fcnseg.errors import (
+    CheckpointError,
+    FcnsegError,
+    MediaError,
+    MissingExtra,
+    OptionError,
+    cannot_write,
+)
 from fcnseg.exporting import graph as graphs
 from fcnseg.exporting import labelled
 from fcnseg.exporting import onnx_file as onnx_files
@@ -324,6 +332,20 @@ def test_the_contract_is_what_a_file_says(complete_file: Path, exported_model: P
             key.rpartition(".")[2] for key in metadata if key.startswith("extra.export.")
         }
     assert seen == {*inputs, *outputs}
+
+
+def test_a_bundle_that_can_not_be_written_is_named(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(_: object, path: Path, *more: object, **options: object) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr("fcnseg.commands.export.convert", refuse)
+    out = tmp_path / "m.zip"
+    with pytest.raises(MediaError, match="No space left") as caught:
+        export(ExportConfig.make({"model": str(random_model), "bundle": True, "out": out}))
+    assert caught.value.message == f"Can't write {out}: No space left on device."
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bundle_carries_the_documented_contract():

@@ -86,8 +86,10 @@ def test_what_an_export_needs(options, kind, said, random_model, tmp_path, monke
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     monkeypatch.setitem(sys.modules, "executorch", None)
     options = {"model": str(random_model), "format": "litert", "out": tmp_path, **options}
+    told: list[object] = []
     with pytest.raises(kind, match=said):
-        export(ExportConfig.make(options))
+        export(ExportConfig.make(options), told.append)
+    assert told == [], "not that it is being written"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +8,7 @@ from fcnseg.errors import CheckpointError, MediaError
 from fcnseg.exporting import FORMATS, Format, convert
 from fcnseg.exporting.parity import Trial
 from fcnseg.models.checkpoint import Checkpoint
+from tests.faults.test_full_disk import Full
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,29 @@ def test_a_place_that_can_not_be_written(checkpoint, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MediaError, match="Can't write"):
         convert(checkpoint, tmp_path / "file" / "model.onnx", "onnx")
+
+
+@pytest.mark.parametrize("format", ["torchscript", "torch-export"])
+def test_no_library_of_torch_writes_a_file_itself(checkpoint, tmp_path, monkeypatch, format):
+    """On a full disk it ends the process."""
+    monkeypatch.setattr("torch.export.export", lambda *_, **__: SimpleNamespace())
+    save = lambda _, file, **__: file.write(b"all of it")  # noqa: E731 - a name is no file
+    monkeypatch.setattr("torch.export.save", save)
+    Full(0, monkeypatch)
+    with pytest.raises(MediaError, match="No space left"):
+        convert(checkpoint, tmp_path / f"model{FORMATS[format].suffix}", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_openvino_could_not_write_is_one_error(checkpoint, tmp_path, monkeypatch):
+    def save_model(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    stub = SimpleNamespace(save_model=save_model)
+    monkeypatch.setattr("fcnseg.exporting.import_openvino", lambda: stub)
+    model = SimpleNamespace(set_rt_info=lambda *_: None)
+    monkeypatch.setattr("fcnseg.exporting.read_model", lambda _: model)
+    monkeypatch.setattr("fcnseg.exporting.write_onnx", lambda *_: None)
+    with pytest.raises(MediaError, match=r"Can't write .*m\.xml: OpenVINO did not write all of it"):
+        convert(checkpoint, tmp_path / "m.xml", "openvino")
+    assert list(tmp_path.iterdir()) == []
