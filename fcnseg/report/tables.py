@@ -164,11 +164,21 @@ def _markdown(text: str) -> str:
 def _csv(heading: Sequence[Sequence[Cell]], rows: Iterable[Sequence[Cell]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows(heading)
-    for row in rows:
-        known = ("" if cell is None or cell != cell else cell for cell in row)
-        writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in known])
+    for row in (*heading, *rows):
+        writer.writerow([_in_csv(cell) for cell in row])
     return out.getvalue()
+
+
+def _in_csv(cell: Cell) -> str | int:
+    """A cell: text that a spreadsheet would run as a formula gets an apostrophe, as it wants it."""
+    if cell is None or cell != cell:
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.6f}"
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+_FORMULA = ("=", "+", "-", "@")
 
 
 def write_table(path: Path, text: str) -> None:

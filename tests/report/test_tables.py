@@ -10,7 +10,13 @@ import pytest
 
 from fcnseg.commands.eval import evaluate
 from fcnseg.metrics.scores import Scores
-from fcnseg.report.tables import confusion_table, image_table, latex_table, markdown_table
+from fcnseg.report.tables import (
+    comparison_table,
+    confusion_table,
+    image_table,
+    latex_table,
+    markdown_table,
+)
 from tests.cli.test_cli import call
 
 NAMES = ("back_ground", "50% | <b>", 'say "hi", x')
@@ -56,6 +62,12 @@ def test_the_confusion_matrix(scores: Scores) -> None:
     assert heading[1:] == [line[0] for line in lines] == list(NAMES)
     assert np.array([line[1:] for line in lines], int).tolist() == scores.matrix.tolist()
     assert (sum(image.matrix for image in scores.images) == scores.matrix).all()
+
+
+def test_a_spreadsheet_runs_no_name() -> None:
+    named = comparison_table({"A": "=1"}, [("=cmd|' /C calc'!A0", [-0.5]), ("@a", [0.5])])
+    assert rows(named)[0] == ["image", "A =1"]
+    assert rows(named)[1:] == [["'=cmd|' /C calc'!A0", "-0.500000"], ["'@a", "0.500000"]]
 
 
 def test_latex_and_markdown(scores: Scores) -> None:
