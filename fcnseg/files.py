@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,10 +89,15 @@ _ROOM = 55
 def free_name(wanted: str, taken: set[str]) -> str:
     """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
     name, number = wanted, 2
-    while name.casefold() in taken:  # file systems differ on whether A is a
+    while (key := name_key(name)) in taken:
         name, number = f"{wanted}_{number}", number + 1
-    taken.add(name.casefold())
+    taken.add(key)
     return name
+
+
+def name_key(name: str) -> str:
+    """The same for names that some file systems take for one: A and a, accents composed or not."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def safe_filename(text: str) -> str:
@@ -137,6 +143,11 @@ def is_special(path: Path) -> bool:
     with suppress(OSError):
         return stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
     return False
+
+
+def kind_of(path: Path) -> str:
+    """What is there where a folder is needed, for messages."""
+    return "a device or a pipe" if is_special(path) else "a file"
 
 
 def is_stdout(path: object) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcnseg.errors import STRANGE, MediaError, OptionError, counted, typed
-from fcnseg.files import NonLocalPath, atomic_write, is_stdout, resolved
+from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of, resolved
 
 MANIFEST = "manifest.jsonl"
 
@@ -210,9 +210,10 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
 def refuse_file(what: str, path: Path | None) -> None:
     """OptionError for a file where a folder is needed."""
     if path is not None and path.exists() and not path.is_dir():
+        place = Path() if is_special(path) else path.parent
         raise OptionError(
-            f"{what} {path} is a file; a folder is needed.",
-            hint=f"name a folder, e.g. {what} {typed(path.parent / (path.stem + '_out'))}",
+            f"{what} {path} is {kind_of(path)}; a folder is needed.",
+            hint=f"name a folder, e.g. {what} {typed(place / (path.stem + '_out'))}",
         )
 
 

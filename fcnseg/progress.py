@@ -93,6 +93,16 @@ def log_messages(callback: Callback) -> Callback:
     return log
 
 
+def tell_unlisted(callback: Callback) -> Callable[[OSError], None]:
+    """For os.walk: a folder that can't be listed is told of, as the files in it go missing."""
+
+    def tell(error: OSError) -> None:
+        text = f"{error.filename} can't be read and is left out: {error.strerror}."
+        callback(Message(text, "warning"))
+
+    return tell
+
+
 def no_callback(event: Event) -> None:
     """The callback that does nothing."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg import files
-from fcnseg.files import atomic_write, folder_beside, partial, temporary_beside
+from fcnseg.files import atomic_write, folder_beside, free_name, partial, temporary_beside
 
 Umask = Callable[[int], int]
 
@@ -157,3 +157,11 @@ def test_what_is_still_written_or_not_ours_stays(
 
 def test_an_incomplete_file_has_a_name_of_its_own() -> None:
     assert partial(Path("a/out.mp4")) == Path("a/out.partial.mp4")
+
+
+def test_names_that_some_disks_take_for_one_get_numbers() -> None:
+    taken: set[str] = set()
+    names = ["caf\u00e9", "cafe\u0301", "CAF\u00c9", "cafe"]
+    assert [free_name(name, taken) for name in names] == [
+        "caf\u00e9", "cafe\u0301_2", "CAF\u00c9_3", "cafe",
+    ]  # fmt: skip

@@ -374,6 +374,19 @@ def test_commands_refuse_such_a_place_first(place: Path, words: str) -> None:
     assert contents(place) == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", ["demo", f"viz photos/a.png {MODEL}", f"infer photos {MODEL}"])
+def test_a_device_is_not_called_a_file(place: Path, words: str) -> None:
+    said = call(*words.split(), "--out", "/dev/full", status=2).stderr
+    assert "/dev/full is a device or a pipe" in said
+    assert "/dev/full_out" not in said
+
+
+def test_a_check_needs_no_place_for_a_sheet_that_was_not_asked_for(place: Path) -> None:
+    (place / "runs").write_bytes(b"")
+    assert "Can't write runs/check/contact.png" in call("check", "data").stderr
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [

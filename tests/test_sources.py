@@ -1,5 +1,6 @@
 """Sources: what a name stands for, and that every frame comes once, in order."""
 
+import errno
 import io
 import os
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.datasets.pairing import list_folder
 from fcnseg.errors import MediaError, MissingExtra, OptionError
 from fcnseg.io.images import encode_image, write_image
 from fcnseg.io.sources import listing, open_source
@@ -469,6 +471,33 @@ def test_one_piped_image(pipe, suffix):
         assert source.kind == "image"
         [frame] = source
     assert (frame.name, number_of(frame.image)) == ("stdin", 4)
+
+
+def test_a_folder_that_can_not_be_listed_is_told_of(tmp_path, monkeypatch):
+    images(tmp_path, "a.png", "b/c.png")
+    own, told = os.scandir, []
+
+    def listed(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert len(listing.in_folder(tmp_path, callback=told.append)) == 1
+    assert list_folder(tmp_path, told.append).files == ("a.png",)
+    text = f"{tmp_path / 'b'} can't be read and is left out: Permission denied."
+    assert [event.text for event in told] == [text, text]
+
+
+def test_a_piped_jpeg_that_holds_more_pictures_is_one_image(pipe):
+    """Phones and stereo cameras write such; a file of it is one image, too."""
+    first, more = (Image.fromarray(plain(number)) for number in (3, 7))
+    first.save(held := io.BytesIO(), "MPO", save_all=True, append_images=[more])
+    plain_jpeg = encode_image(plain(5), ".jpg")
+    lying = held.getvalue()[: held.getvalue().index(b"\xff\xd9") + 2]
+    pipe(held.getvalue() + plain_jpeg + lying + plain_jpeg, step=100)
+    with open_source("-") as source:
+        assert [number_of(frame.image) for frame in source] == [3, 5, 3, 5]
 
 
 def test_pages_of_what_is_no_file_are_told_and_not_chosen(pipe):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fcnseg.config import InferConfig
 from fcnseg.errors import OptionError, typed
-from fcnseg.files import is_stdout, partial, safe_path
+from fcnseg.files import is_stdout, kind_of, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.io.images import VIDEO_SUFFIXES
@@ -99,7 +99,7 @@ def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = Fal
     if suffix in _IMAGE_OUT or suffix in _DATA_OUT:
         return _file(kind, out, tuple(save))
     if out.exists() and not out.is_dir():
-        raise OptionError(f"{out} is a file; {_several(kind)} need a folder.")
+        raise OptionError(f"{out} is {kind_of(out)}; {_several(kind)} need a folder.")
     usual = ("overlay",) if kind in MOVING else ("overlay", "labels")
     return Target("folder", out, tuple(dict.fromkeys(save or usual)))
 

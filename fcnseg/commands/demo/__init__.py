@@ -13,6 +13,7 @@ from fcnseg.commands.demo.scenes import CLASSES, draw, make_scene, write_dataset
 from fcnseg.config import DemoConfig, EvalConfig, InferConfig, TrainConfig, VizConfig
 from fcnseg.config.options import spelled
 from fcnseg.errors import OptionError
+from fcnseg.files import kind_of
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Callback, Message, Progress, no_callback
@@ -124,7 +125,9 @@ def _folder(config: DemoConfig) -> Path:
         return next(path for path in itertools.chain([Path(FOLDER)], names) if not _is_taken(path))
     if _is_taken(config.out):
         raise OptionError(
-            f"--out {config.out} is not empty.", hint="name a new folder, or omit --out"
+            f"--out {config.out} is "
+            f"{'not empty' if config.out.is_dir() else f'{kind_of(config.out)}, not a folder'}.",
+            hint="name a new folder, or omit --out",
         )
     return config.out
 

@@ -16,7 +16,7 @@ from fcnseg.datasets import Pair, SplitName
 from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def list_folder(root: Path, callback: Callback = no_callback) -> Listing:
     The callback receives a Message about the latter.
     """
     outputs: list[Path] = []
-    files = tuple(_walk(root, outputs))
+    files = tuple(_walk(root, outputs, callback))
     skipped = skipped_outputs(outputs, root)
     if skipped:
         callback(Message(f"{skipped}."))
@@ -163,10 +163,10 @@ def is_image(name: str) -> bool:
     return suffix_of(name) in IMAGE_SUFFIXES
 
 
-def _walk(root: Path, outputs: list[Path]) -> Iterator[str]:
+def _walk(root: Path, outputs: list[Path], callback: Callback) -> Iterator[str]:
     """The names of all files; folders of earlier outputs are added to `outputs`."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, True, tell_unlisted(callback), followlinks=True):
         real = os.path.realpath(folder)  # noqa: PTH118, RUF100 - a link may lead in a circle
         if real in seen:
             folders.clear()

@@ -123,7 +123,7 @@ def _next_jpeg(stream: ByteStream) -> bytes:
             continue
         taken += marker
         if kind == 0xD9:  # the end
-            return bytes(taken)
+            return bytes(taken + _more_pictures(stream, bytes(taken)))
         if kind == 0x01 or 0xD0 <= kind <= 0xD7:
             continue
         last = len(taken)
@@ -138,6 +138,46 @@ def _next_jpeg(stream: ByteStream) -> bytes:
             if is_cut:
                 return bytes(taken)
     return _up_to_next(stream, last, bytes(taken + marker))
+
+
+_INDEX = re.compile(rb"\xff\xe2..MPF\0(?:II\*|MM\0)", re.DOTALL)
+"""How a JPEG says that others belong to it: stereo cameras (MPO), phones (Ultra HDR)."""
+
+_MOST_OF_PICTURES = 1 << 28
+"""Bytes of what belongs to a JPEG."""
+
+
+def _more_pictures(stream: ByteStream, first: bytes) -> bytes:
+    """What follows a JPEG in its own file by its index, which names places and lengths.
+
+    b"" where there is no index, or what follows is not as it says.
+    """
+    found = _INDEX.search(first)
+    if found is None:
+        return b""
+    base, order, others = found.end() - 3, "<" if found[0][8:9] == b"I" else ">", []
+    try:
+        at = base + struct.unpack_from(f"{order}I", first, base + 4)[0]
+        for field in range(struct.unpack_from(f"{order}H", first, at)[0]):
+            tag, _, size, start = struct.unpack_from(f"{order}HHII", first, at + 2 + 12 * field)
+            for entry in range(size // 16 if tag == 0xB002 else 0):
+                length, place = struct.unpack_from(
+                    f"{order}II", first, base + start + 16 * entry + 4
+                )
+                others += [(base + place - len(first), length)] if place else []
+    except struct.error:
+        return b""
+    end = max((start + length for start, length in others), default=0)
+    if not others or not 0 <= min(others)[0] < 1 << 16 or end > _MOST_OF_PICTURES:
+        return b""
+    if stream.ahead(min(others)[0], 3) != _JPEG:
+        return b""
+    data = stream.read(end)
+    pieces = [data[start : start + length].rstrip(b"\0") for start, length in others]
+    if all(piece.startswith(_JPEG) and piece.endswith(b"\xff\xd9") for piece in pieces):
+        return data
+    stream.give_back(data)
+    return b""
 
 
 def _scan(stream: ByteStream) -> tuple[bytes, bool]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
-from fcnseg.files import free_name, natural, resolved, safe_path
+from fcnseg.files import free_name, name_key, natural, resolved, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
 from fcnseg.remote import RemotePath, as_path, given_path
 from fcnseg.remote import listing as remote_listing
 from fcnseg.remote.listing import is_large
@@ -67,7 +67,8 @@ def files_in(
             listed[path] for path in _walk(tree, folder, exclude, outputs) if path in listed
         ]
     else:
-        files = list(_walk(os.walk(folder), folder, exclude, outputs))
+        local = os.walk(folder, onerror=tell_unlisted(callback))
+        files = list(_walk(local, folder, exclude, outputs))
     skipped = skipped_outputs(outputs, folder)
     if skipped:
         callback(Message(f"{skipped}."))
@@ -114,11 +115,11 @@ def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[
     """
     ordered = list(files) if in_order else sorted(files, key=natural)
     stems = [_relative(path, root).with_suffix("").as_posix() for path in ordered]
-    shared = Counter(stem.casefold() for stem in stems)
+    shared = Counter(map(name_key, stems))
     taken: set[str] = set()
     result = []
     for stem, path in zip(stems, ordered, strict=True):
-        alone = shared[stem.casefold()] == 1
+        alone = shared[name_key(stem)] == 1
         wanted = stem if alone else f"{stem}_{path.suffix.lower().removeprefix('.')}"
         result.append((free_name(wanted, taken), path))
     return result
