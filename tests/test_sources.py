@@ -489,7 +489,7 @@ def test_a_folder_that_can_not_be_listed_is_told_of(tmp_path, monkeypatch):
     assert [event.text for event in told] == [text, text]
 
 
-def test_a_piped_jpeg_that_holds_more_pictures_is_one_image(pipe):
+def test_a_piped_jpeg_that_holds_several_images_counts_as_one(pipe):
     """Phones and stereo cameras write such; a file of it is one image, too."""
     first, more = (Image.fromarray(plain(number)) for number in (3, 7))
     first.save(held := io.BytesIO(), "MPO", save_all=True, append_images=[more])

@@ -123,7 +123,7 @@ def _next_jpeg(stream: ByteStream) -> bytes:
             continue
         taken += marker
         if kind == 0xD9:  # the end
-            return bytes(taken + _more_pictures(stream, bytes(taken)))
+            return bytes(taken + _more_images(stream, bytes(taken)))
         if kind == 0x01 or 0xD0 <= kind <= 0xD7:
             continue
         last = len(taken)
@@ -143,11 +143,11 @@ def _next_jpeg(stream: ByteStream) -> bytes:
 _INDEX = re.compile(rb"\xff\xe2..MPF\0(?:II\*|MM\0)", re.DOTALL)
 """How a JPEG says that others belong to it: stereo cameras (MPO), phones (Ultra HDR)."""
 
-_MOST_OF_PICTURES = 1 << 28
+_MOST_OF_IMAGES = 1 << 28
 """Bytes of what belongs to a JPEG."""
 
 
-def _more_pictures(stream: ByteStream, first: bytes) -> bytes:
+def _more_images(stream: ByteStream, first: bytes) -> bytes:
     """What follows a JPEG in its own file by its index, which names places and lengths.
 
     b"" where there is no index, or what follows is not as it says.
@@ -168,7 +168,7 @@ def _more_pictures(stream: ByteStream, first: bytes) -> bytes:
     except struct.error:
         return b""
     end = max((start + length for start, length in others), default=0)
-    if not others or not 0 <= min(others)[0] < 1 << 16 or end > _MOST_OF_PICTURES:
+    if not others or not 0 <= min(others)[0] < 1 << 16 or end > _MOST_OF_IMAGES:
         return b""
     if stream.ahead(min(others)[0], 3) != _JPEG:
         return b""
