@@ -98,8 +98,7 @@ def scan(
     root = declared.root if declared else yaml_folder(yaml) if yaml else path
     found, listing = _find(root, declared, yaml, callback)
     found = fill_boxes(found) if boxes else found
-    if declared:
-        found = declared.applied(found)
+    found = declared.applied(found) if declared else found
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = _teller("labels", len(pairs), callback)
@@ -168,8 +167,9 @@ def _find(
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
     if root.is_file() and root.suffix.lower() in pair_lists.LIST_SUFFIXES:
         return pair_lists.read_pair_list(root), list_folder(root.parent)
-    if not root.is_dir():
-        raise DatasetError(f"{root} is a file; a dataset is a folder.", hint=HINT)
+    if not root.is_dir() or root.resolve() == Path("/").resolve():
+        kind = "the whole file system" if root.is_dir() else "a file"
+        raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=HINT)
     listing = list_folder(root, callback)
     sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
     if any(sides):
