@@ -1,11 +1,11 @@
 """What dataset folders look like: a folder -> Description.
 
-`describe` reads the folder's names, then every label file once (what is stored decides what
-the classes are), and says why it decided as it did.
+`describe` reads the names, then every label file once (what is stored decides what classes are).
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -163,7 +163,7 @@ def _find(
     root: Path, declared: Declared | None, yaml: Path | None, callback: Callback
 ) -> tuple[Found, Listing]:
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 - of a name too long for a disk, too
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
     if root.is_file() and root.suffix.lower() in pair_lists.LIST_SUFFIXES:
         return pair_lists.read_pair_list(root), list_folder(root.parent)

@@ -146,6 +146,7 @@ def test_words_stand_for_what_is_stored(tmp_path: Path) -> None:
         ("leave_out = []", 'leave_out = ["p99"]', "leave_out names 'p99', but no image"),
         ("leave_out = []", 'leave_out = "p00"', "leave_out is a list of names"),
         ('root = "data"', 'root = "/"', "/ is the whole file system"),
+        ('root = "data"', f'root = "{"a" * 300}"', "There is no folder"),
     ],
 )
 def test_mistakes_are_said(file: Path, old: str, new: str, said: str) -> None:
