@@ -40,6 +40,8 @@ class Tried:
         self.sound = {path: path.read_bytes() for path in files}
         self.targets = [path for path in files if path.name.endswith(kind.spoiled)]
         assert self.targets, "nothing to damage"
+        for path, data in self.sound.items():
+            self._put(path, data)  # or what is damaged would not be the newest
 
     def use(self) -> str:
         """What came of it: "read" or "refused"; another error than fcnseg's own escapes."""
