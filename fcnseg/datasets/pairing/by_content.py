@@ -282,9 +282,7 @@ def settle(listing: Listing, found: Found) -> Found:
     if candidates and len(candidates[0].pairs) > 2 * len(own.pairs):
         return find_by_content(listing) or found
     more = next((one for one in candidates if {*own.pairs} < {*one.pairs}), None)
-    if (
-        more is not None and found.layout == "folders"
-    ):  # images_night/ and masks_night/ beside images/ and masks/
+    if more is not None and found.layout == "folders":  # images_night/ beside images/, too
         own, found = more, as_found(listing, [more], (), looks)
     rivals = [one for one in candidates if mostly_same(one.images, own.images)]
     same = [one for one in rivals if mostly_same(one.labels, own.labels)]
