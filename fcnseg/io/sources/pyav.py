@@ -79,10 +79,9 @@ class PyavReader(FrameReader):
         self._source, self._container = source, container
         self._options = {**({} if is_live else _options_of(source)), **(options or {})}
         self._is_live, self._is_pipe = is_live, is_live or not isinstance(source, str)
-        self.was_cut = False
+        self.was_cut, self.has_times = False, has_times
         self._open(threads=0)
         self.is_described = bool(self._decoder.width and self._decoder.pix_fmt)
-        self.has_times = has_times
         rate = self._stated_rate()
         self.states_rate = rate is not None or (has_times and not self._is_pipe)
         self.fps = rate or self._measured_rate()
@@ -205,8 +204,10 @@ class PyavReader(FrameReader):
             self._decoder = av.CodecContext.create(_ALPHA_DECODERS[self._decoder.name], "r")
         if not self._is_pipe:
             self._decoder.thread_count = threads
-        # Threads for frames hold frames back, which a live pipe is not to wait for.
-        self._decoder.thread_type = "SLICE" if self._is_pipe else "AUTO"
+        # Threads for frames hold frames back, which a live pipe is not to wait for, and give a
+        # frame before they know that it is incomplete, which is all that tells of a cut raw stream.
+        by_slice = self._is_pipe or not self.has_times
+        self._decoder.thread_type = "SLICE" if by_slice else "AUTO"
         self._threads = threads
 
     def _opened(self) -> Any:
