@@ -114,12 +114,12 @@ def _fastest_safe(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu" and _cpu_multiplies_bf16():
+    if device.type == "cpu" and cpu_multiplies_bf16():
         return torch.bfloat16
     return torch.float32
 
 
-def _cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has bf16 multiplication in hardware (private names: torch 2.6+)."""
     import torch
 

@@ -57,7 +57,7 @@ def test_mps_that_is_not_here(monkeypatch) -> None:
 @pytest.mark.parametrize(("hardware", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_on_a_cpu_needs_hardware(monkeypatch, hardware: bool, wanted: torch.dtype) -> None:
     monkeypatch.delenv(AUTO_PRECISION, raising=False)
-    monkeypatch.setattr(module, "_cpu_multiplies_bf16", lambda: hardware)
+    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: hardware)
     assert resolve_precision("auto", CPU) == wanted
 
 
@@ -72,7 +72,7 @@ def test_auto_on_cuda(monkeypatch, capability, wanted) -> None:
 
 @pytest.mark.parametrize("hardware", [True, False])
 def test_the_environment_says_what_auto_is(monkeypatch, hardware: bool) -> None:
-    monkeypatch.setattr(module, "_cpu_multiplies_bf16", lambda: hardware)
+    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: hardware)
     for name, wanted in (("bf16", torch.bfloat16), ("f32", torch.float32)):
         monkeypatch.setenv(AUTO_PRECISION, name)
         assert resolve_precision("auto", CPU) == wanted

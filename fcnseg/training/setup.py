@@ -37,7 +37,7 @@ from fcnseg.progress import Callback, Message
 from fcnseg.training.calibration import LabelledLogits, calibrate
 from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
-from fcnseg.training.preflight import choose_batch
+from fcnseg.training.preflight import choose_batch, choose_precision
 from fcnseg.training.run_folder import RunFolder, TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
@@ -121,6 +121,7 @@ def resolve(
             model.network, model.config, images=images, suggested=suggested.batch, ranks=ranks
         )
         model = _with(model, batch=ranks.broadcast(batch))
+    model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
     return TrainSetup.of(model, checked, ranks)
 
 

@@ -1,13 +1,17 @@
+from itertools import accumulate, cycle
+
 import pytest
 import torch
 
 from fcnseg.config import TrainConfig
+from fcnseg.device import AUTO_PRECISION
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
+from fcnseg.progress import Message
 from fcnseg.training import preflight
-from fcnseg.training.preflight import choose_batch, fitting_batch
+from fcnseg.training.preflight import choose_batch, choose_precision, fitting_batch
 
 GB = 10**9
 
@@ -55,3 +59,29 @@ def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
     ranks = Distributed("cuda", 0, 2)
     chosen = choose_batch(network, config, images=80, suggested=4, ranks=ranks)
     assert chosen == 16, "eight for each of two ranks: an epoch keeps five steps"
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.1, "bf16"), (0.28, "f32"), (0.9, "f32")])
+def test_bf16_is_taken_where_it_was_measured_to_be_faster(monkeypatch, bf16, chosen) -> None:
+    monkeypatch.setattr(preflight, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    now = accumulate(cycle([0, 0.3, 0, bf16])).__next__  # before and after each of two steps
+    told: list[Message] = []
+    config = TrainConfig(crop=(500, 20))
+    assert choose_precision(network, config, Distributed.single(), told.append, now) == chosen
+    assert told[0].text.startswith(f"--precision {chosen}: an image takes ")
+    assert told[0].text.endswith(f"{bf16:g} s in bf16 and 0.3 s in f32.")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_without_a_choice_nothing_is_measured(monkeypatch, forced) -> None:
+    monkeypatch.setattr(preflight, "cpu_multiplies_bf16", lambda: forced)
+    monkeypatch.setenv(AUTO_PRECISION, "f32" if forced else "")
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    told: list[Message] = []
+    ranks = Distributed.single()
+    assert choose_precision(network, TrainConfig(crop=(64, 64)), ranks, told.append) == "auto"
+    assert not told
