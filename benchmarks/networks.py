@@ -22,7 +22,7 @@ from fcnseg.models.spec import ModelSpec
 
 SIZE = (360, 480)
 CLASSES = 21
-WIDTH = 128
+WIDTH = ModelSpec.width
 DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 OUT = Path(__file__).parents[1] / "docs" / "networks.md"
 
@@ -34,9 +34,8 @@ linear layers; bilinear upsampling, norms and activations are not. *encoder* is 
 the other columns are complete networks. A dash: the backbone has no features that fine.
 
 The defaults of `fcnseg train` are `--fuse {ModelSpec.fuse} --decoder {ModelSpec.decoder}
---width {ModelSpec.width} --upsample auto`: half the width of the tables. auto is
-{ModelSpec.upsample}, as counted here, but for two classes of which one is below 5 %: those get
-subpixel.
+--width {ModelSpec.width} --upsample auto`, as in the first table. auto is {ModelSpec.upsample},
+as counted here, except for two classes of which one has less than 5 % of the pixels: subpixel.
 """
 
 

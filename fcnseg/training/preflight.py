@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,17 +17,14 @@ import numpy as np
 import torch
 from torch.nn import BatchNorm2d
 
-from fcnseg.config import Precision, TrainConfig
+from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of, spelled
 from fcnseg.datasets.loader import Batch
-from fcnseg.device import AUTO_PRECISION, autocast, cpu_multiplies_bf16, resolve_precision
-from fcnseg.distributed import Distributed
 from fcnseg.errors import OptionError, TrainingError
 from fcnseg.models.fcn import FCN
 from fcnseg.progress import Callback, Message
 from fcnseg.training.losses import WEIGHTED, parse_loss
-from fcnseg.training.schedule import freeze
-from fcnseg.training.step import NetWithAuxHeads, TrainStep
+from fcnseg.training.step import TrainStep
 
 MakeStep = Callable[[FCN, TrainConfig], TrainStep]
 
@@ -208,125 +204,3 @@ def _on_cost(device: torch.device, images: int, seconds: float) -> Message:
     if device.type == "cuda":
         text += f" and {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
     return Message(f"{text}.")
-
-
-FRACTION = 0.8
-"""Of the free memory that a step may take: fragments and the optimiser want some, too."""
-
-MOST = 64
-"""More images a step rarely help, and change what a learning rate means."""
-
-PeakBytes = Callable[[int], int]
-"""Images a step -> the most memory it takes, in bytes."""
-
-
-def fitting_batch(peak_bytes: PeakBytes, free: int, *, most: int = MOST) -> int:
-    """The largest power of two that fits, at most `most`; TrainingError if not even one does.
-
-    Memory grows in a line with the images: two measurements give its slope.
-    """
-    one, two = peak_bytes(1), peak_bytes(2)
-    slope = max(1, two - one)
-    room = FRACTION * free - (one - slope)
-    images = int(room // slope)
-    if images < 1:
-        raise TrainingError(
-            f"A batch size of 1 does not fit: a step takes {one / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free.",
-            hint="use a smaller --crop, a smaller --backbone or --width",
-        )
-    batch = 1
-    while 2 * batch <= min(images, most):
-        batch *= 2
-    return batch
-
-
-def gpu_peak(
-    learner: NetWithAuxHeads, crop: tuple[int, int], device: torch.device, precision: torch.dtype
-) -> PeakBytes:
-    """Measures forward and backward on a GPU; the network is as it was afterwards."""
-
-    def measure(images: int) -> int:
-        before = copy.deepcopy(learner.state_dict())
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            bands = learner.network.spec.in_channels
-            outputs = learner(torch.zeros(images, bands, *crop, device=device))
-        sum(logits.float().logsumexp(1).mean() for logits in outputs).backward()
-        peak = torch.cuda.max_memory_allocated(device) - start
-        learner.zero_grad(set_to_none=True)
-        learner.load_state_dict(before)
-        return peak
-
-    return measure
-
-
-def choose_batch(
-    network: FCN, config: TrainConfig, *, images: int, suggested: int, ranks: Distributed
-) -> int:
-    """The batch for `--batch auto`, over all ranks: what fits on a GPU; elsewhere `suggested`.
-
-    images: how many there are; an epoch keeps several steps.
-    """
-    if ranks.device.type != "cuda":
-        return max(suggested, ranks.size)
-    assert config.crop is not None
-    learner = NetWithAuxHeads(network, aux=config.aux > 0).train()
-    learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    precision = resolve_precision(config.precision, ranks.device)
-    peak = gpu_peak(learner, config.crop, ranks.device, precision)
-    most = min(MOST, max(2, images // (4 * ranks.size)))
-    return fitting_batch(peak, free_gpu_bytes(ranks.device), most=most) * ranks.size
-
-
-def free_gpu_bytes(device: torch.device) -> int:
-    """Free memory of a GPU, in bytes."""
-    return torch.cuda.mem_get_info(device)[0]
-
-
-MEASURED_SECONDS, MEASURED_ROUNDS = 1.0, 3
-"""So long in all, and at least so often after a first time, which is slower."""
-
-SIDES = (64, 256)
-"""The smallest and the largest side of the image it is tried on, in pixels."""
-
-FASTER = 1.1
-"""So many times as fast as f32 bf16 has to be: it is less exact."""
-
-
-def choose_precision(
-    network: FCN,
-    config: TrainConfig,
-    ranks: Distributed,
-    callback: Callback,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Precision:
-    """The option `precision`, where it is auto on a CPU with bf16: what a measurement finds faster.
-
-    Forward and backward of a copy of the network: depthwise convolutions gain nothing from bf16,
-    plain ones a factor of three. Elsewhere "auto" stays: it is the same on each such machine.
-    """
-    forced = config.precision != "auto" or os.environ.get(AUTO_PRECISION)
-    if forced or ranks.device.type != "cpu" or not cpu_multiplies_bf16():
-        return config.precision
-    assert config.crop is not None
-    learner = NetWithAuxHeads(copy.deepcopy(network), aux=config.aux > 0)
-    freeze(learner.train().network, config)
-    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = [min(max(side, SIDES[0]), SIDES[1]) for side in config.crop]
-    image = torch.zeros(1, network.spec.in_channels, *size)
-    laps: dict[str, list[float]] = {"f32": [], "bf16": []}
-    while len(laps["bf16"]) <= MEASURED_ROUNDS or sum(map(sum, laps.values())) < MEASURED_SECONDS:
-        for name, seconds in laps.items():
-            start = clock()
-            with autocast(ranks.device, resolve_precision(name, ranks.device)):
-                outputs = learner(image)
-            sum(logits.float().logsumexp(1).mean() for logits in outputs).backward()
-            seconds.append(clock() - start)
-    f32, bf16 = (min(seconds[1:]) for seconds in laps.values())
-    chosen: Precision = ranks.broadcast("bf16" if bf16 * FASTER < f32 else "f32")
-    text = f"an image takes {bf16:.2g} s in bf16 and {f32:.2g} s in f32"
-    callback(Message(f"--precision {chosen}: {text}."))
-    return chosen

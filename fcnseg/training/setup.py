@@ -37,7 +37,7 @@ from fcnseg.progress import Callback, Message
 from fcnseg.training.calibration import LabelledLogits, calibrate
 from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
-from fcnseg.training.preflight import choose_batch, choose_precision
+from fcnseg.training.machine import choose_batch, choose_precision, crop_for_minutes
 from fcnseg.training.run_folder import RunFolder, TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
@@ -113,7 +113,8 @@ def resolve(
     seen = measured_input(config, checked.layout, pairs, callback) if ranks.main else None
     measured = ranks.broadcast(seen)
     model = from_pretrained(config, checked.description.classes, callback, measured)
-    if config.crop is None:
+    crop = config.crop
+    if crop is None:
         sizes = [model.preprocess.network_size(size) for size in checked.train_sizes]
         model = _with(model, crop=suggest_crop(sizes)[0])
     if config.batch == "auto":
@@ -122,6 +123,8 @@ def resolve(
         )
         model = _with(model, batch=ranks.broadcast(batch))
     model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
+    if config.minutes and crop is None:
+        model = _with(model, crop=crop_for_minutes(model.network, model.config, ranks, callback))
     return TrainSetup.of(model, checked, ranks)
 
 

@@ -10,8 +10,8 @@ from fcnseg.errors import TrainingError
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Message
-from fcnseg.training import preflight
-from fcnseg.training.preflight import choose_batch, choose_precision, fitting_batch
+from fcnseg.training import machine
+from fcnseg.training.machine import choose_batch, choose_precision, crop_for_minutes, fitting_batch
 
 GB = 10**9
 
@@ -50,10 +50,10 @@ def test_without_a_gpu_the_suggestion_is_taken() -> None:
 
 
 def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
-    monkeypatch.setattr(preflight, "gpu_peak", lambda *_: lambda images: images * GB)
-    monkeypatch.setattr(preflight, "free_gpu_bytes", lambda _: 99 * GB)
-    monkeypatch.setattr(preflight, "resolve_precision", lambda *_: torch.float32)
-    monkeypatch.setattr(preflight.NetWithAuxHeads, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(machine, "gpu_peak", lambda *_: lambda images: images * GB)
+    monkeypatch.setattr(machine, "free_gpu_bytes", lambda _: 99 * GB)
+    monkeypatch.setattr(machine, "resolve_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(machine.NetWithAuxHeads, "to", lambda self, *_, **__: self)
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     config = TrainConfig(batch="auto", crop=(64, 64))
     ranks = Distributed("cuda", 0, 2)
@@ -63,13 +63,13 @@ def test_on_a_gpu_it_is_measured(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.1, "bf16"), (0.28, "f32"), (0.9, "f32")])
 def test_bf16_is_taken_where_it_was_measured_to_be_faster(monkeypatch, bf16, chosen) -> None:
-    monkeypatch.setattr(preflight, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(machine, "cpu_multiplies_bf16", lambda: True)
     monkeypatch.delenv(AUTO_PRECISION, raising=False)
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     now = accumulate(cycle([0, 0.3, 0, bf16])).__next__  # before and after each of two steps
     told: list[Message] = []
-    config = TrainConfig(crop=(500, 20))
+    config = TrainConfig(crop=(200, 64))
     assert choose_precision(network, config, Distributed.single(), told.append, now) == chosen
     assert told[0].text.startswith(f"--precision {chosen}: an image takes ")
     assert told[0].text.endswith(f"{bf16:g} s in bf16 and 0.3 s in f32.")
@@ -78,10 +78,30 @@ def test_bf16_is_taken_where_it_was_measured_to_be_faster(monkeypatch, bf16, cho
 
 @pytest.mark.parametrize("forced", [False, True])
 def test_without_a_choice_nothing_is_measured(monkeypatch, forced) -> None:
-    monkeypatch.setattr(preflight, "cpu_multiplies_bf16", lambda: forced)
+    monkeypatch.setattr(machine, "cpu_multiplies_bf16", lambda: forced)
     monkeypatch.setenv(AUTO_PRECISION, "f32" if forced else "")
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
     told: list[Message] = []
     ranks = Distributed.single()
     assert choose_precision(network, TrainConfig(crop=(64, 64)), ranks, told.append) == "auto"
     assert not told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "crop"),
+    [
+        (0.1, (320, 480)),  # an image of it: all steps that are wanted fit
+        (3.0, (160, 224)),  # a quarter of them: half the sides, of which 480 // 2 is no multiple
+        (900.0, (160, 160)),
+    ],
+)
+def test_in_a_short_time_crops_are_smaller(seconds, crop) -> None:
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    each = seconds * 256 * 256 / (320 * 480)  # what is measured is a part of the crop
+    now = accumulate(cycle([0, each])).__next__
+    told: list[Message] = []
+    config = TrainConfig(crop=(320, 480), batch=10, minutes=200 / 3)
+    assert crop_for_minutes(network, config, Distributed.single(), told.append, now) == crop
+    assert [f"crops of {crop[0]}x{crop[1]}, not 320x480" in one.text for one in told] == (
+        [True] if crop != (320, 480) else []
+    )
