@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fcnseg.config import TrainConfig
+from fcnseg.progress import no_callback
+
 ROOT = Path(__file__).parents[1]
-PROGRAMS = sorted(ROOT.glob("benchmarks/*.py"))
+PROGRAMS = [*sorted(ROOT.glob("benchmarks/*.py")), ROOT / "benchmarks" / "accuracy"]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
@@ -25,3 +28,16 @@ def test_help(path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
         pytest.skip(f"{error.name} is not installed")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage:")
+
+
+def test_another_network_is_trained_as_ours(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "accuracy")
+    from peers import train_peer
+
+    options = {"crop": (64, 64), "batch": 2, "epochs": 1, "data": data}
+    config = TrainConfig.make(
+        {**options, "out": tmp_path / "run", "workers": 0, "precision": "f32"}
+    )
+    network = train_peer("lraspp-lite0", config, no_callback)
+    assert network.start == "ImageNet"
+    assert (tmp_path / "run" / "last.safetensors").is_file()

@@ -12,7 +12,8 @@ DECODERS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s")
 FUSES = ("score", "feature")
 
 NETWORKS = (
-    OURS, "unet-lite0", "lraspp-mobilenetv3", "lraspp-lite0", "unet-resnet18", "fcnseg-random",
+    OURS, "unet-lite0", "deeplab-lite0", "lraspp-mobilenetv3", "lraspp-lite0", "unet-resnet18",
+    "fcnseg-random",
 )  # fmt: skip
 """`fcnseg train`'s defaults, the others (peers.py), and ours without ImageNet weights: what to
 compare those with that start without."""

@@ -40,7 +40,7 @@ from fcnseg.training.setup import (
     make_trainer,
 )
 
-LITE0 = "efficientnet_lite0"
+LITE0, LITE0_OF_TIMM = "efficientnet_lite0", "tu-tf_efficientnet_lite0"
 RANDOM = "random"
 IMAGENET = "ImageNet"
 
@@ -93,7 +93,18 @@ class LiteTaps(nn.Module):
 
 def unet_lite0(classes: int, weights: str, callback: Callback) -> Peer:
     """segmentation_models.pytorch's U-Net on the very backbone and weights of `fcnseg train`."""
-    network = _smp().Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=classes)
+    network = _smp().Unet(LITE0_OF_TIMM, encoder_weights=None, classes=classes)
+    return _on_lite0(network, weights, callback)
+
+
+def deeplab_lite0(classes: int, weights: str, callback: Callback) -> Peer:
+    """segmentation_models.pytorch's DeepLabV3+ on the same, its backbone dilated to stride 16."""
+    network = _smp().DeepLabV3Plus(LITE0_OF_TIMM, encoder_weights=None, classes=classes)
+    return _on_lite0(network, weights, callback)
+
+
+def _on_lite0(network: nn.Module, weights: str, callback: Callback) -> Peer:
+    """With fcnseg's weights in its encoder."""
     state = imagenet(LITE0, weights, callback)
     if state is not None:  # the tensors map by position; the last ones are the classifier's
         encoder = network.encoder
@@ -137,6 +148,7 @@ def lraspp_lite0(classes: int, weights: str, callback: Callback) -> Peer:
 
 PEERS: dict[str, Callable[[int, str, Callback], Peer]] = {
     "unet-lite0": unet_lite0,
+    "deeplab-lite0": deeplab_lite0,
     "unet-resnet18": unet_resnet18,
     "lraspp-mobilenetv3": lraspp_mobilenetv3,
     "lraspp-lite0": lraspp_lite0,
@@ -145,7 +157,8 @@ PEERS: dict[str, Callable[[int, str, Callback], Peer]] = {
 
 def require_packages(cells: Iterable[Cell]) -> None:
     """OptionError before anything is trained when a cell's package is missing."""
-    needing = sorted({c.peer for c in cells if c.peer is not None and c.peer.startswith("unet")})
+    peers = {cell.peer for cell in cells if cell.peer is not None}
+    needing = sorted(peer for peer in peers if peer.startswith(("unet", "deeplab")))
     if not needing:
         return
     try:
@@ -176,9 +189,11 @@ def train_peer(name: str, config: TrainConfig, callback: Callback) -> Peer:
     assert config.out is not None
     run = RunFolder(config.out)
     checked = examine(config.data, callback)
-    checked.raise_errors()
+    checked.raise_errors(config.data)
     assert checked.suggestion is not None, "a folder with readable training images has one"
-    config = dataclasses.replace(config, crop=config.crop or checked.suggestion.crop)
+    config = dataclasses.replace(
+        config, crop=config.crop or checked.suggestion.crop, upsample="fixed"
+    )
     if config.class_weights == "auto":
         config = dataclasses.replace(config, class_weights=checked.suggestion.class_weights)
     classes = len(checked.description.classes)
