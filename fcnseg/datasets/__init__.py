@@ -48,7 +48,7 @@ class Encoding:
         without it a value that is not declared does not count (255).
     store: the label format, a name in fcnseg.datasets.formats.
     terms: what the label files call the stored values 1, 2, ... where they use words
-        (every store but "pixels" and "alpha"); 0 is everything else.
+        (every store but "pixels", "alpha" and "opaque"); 0 is everything else.
     alone: (value, other): in a file of no values but 0 and `value`, which is else ignored, it
         stands for what other files store as `other`.
     """

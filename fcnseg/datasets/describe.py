@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fcnseg.classes import MAX_CLASSES
 from fcnseg.concurrency import usable_cores
 from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
@@ -24,7 +25,7 @@ from fcnseg.datasets.encoding.class_lists import (
     yaml_folder,
 )
 from fcnseg.datasets.encoding.entries import counted_from_one, mentioned_in
-from fcnseg.datasets.encoding.values import LOSSY, Values, total
+from fcnseg.datasets.encoding.values import Values, total
 from fcnseg.datasets.formats import FORMATS, layouts, read_stored, refused_tool
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
@@ -34,11 +35,16 @@ from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, marks, pair_lists
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import find_folders, find_stems, pair_by_names
+from fcnseg.datasets.pairing.by_words import (
+    find_folders,
+    find_stems,
+    pair_by_names,
+    without_other_formats,
+)
 from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
-from fcnseg.datasets.scan import LabelScan, Scanned, scan_images, scan_labels
+from fcnseg.datasets.scan import Scanned, look_through, scan_images, scan_labels
 from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
@@ -103,7 +109,9 @@ def scan(
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
         tell = _teller("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
-        found, labels = _look_through(found, labels)
+        found, labels = look_through(
+            found, labels, lambda store: scan_labels(pairs, store, (), cache, pool, read_stored)
+        )
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         if pairs and not values.pixels and labels.problems:
             first = labels.problems[min(labels.problems)]
@@ -178,9 +186,7 @@ def _find(
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
         found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
-    if not all(pair.split for pair in found.pairs):
-        found = with_own_split(found, listing, yaml)
-    return found, listing
+    return with_own_split(without_other_formats(found), listing, yaml), listing
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:
@@ -296,20 +302,6 @@ def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
     return tell
 
 
-def _look_through(found: Found, labels: LabelScan) -> tuple[Found, LabelScan]:
-    """Labels in the transparency, where that varies and the colours say nothing."""
-    through = list(labels.alphas.good())
-    if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
-        return found, labels
-    colors = {value for one in labels.counts.good() for value in one.values}
-    photos = any(one.rest for one in labels.counts.good())
-    if len(colors) > 1 and not photos and len(colors) <= LOSSY:
-        return found, labels
-    why = (*found.why, "the label files' transparency says what is what, not their colours")
-    found = replace(found, store="alpha", why=why)
-    return found, replace(labels, counts=labels.alphas)
-
-
 def _read(
     found: Found,
     pairs: Sequence[Pair],
@@ -325,13 +317,13 @@ def _read(
     """
     if values.pixels and found.reading is not None:
         return found.reading
-    if values.pixels and found.layout in layouts.PUBLISHED:
-        published = layouts.PUBLISHED[found.layout](found, values)
-        if published is not None:
-            return published
+    if published := layouts.published(found, values):
+        return published
     own = tuple(read_yaml_names(yaml)) if yaml else ()
     entries, file = (own, str(yaml)) if own else find_entries(listing)
-    entries = counted_from_one(entries, values.pixels)
+    every = entries = counted_from_one(entries, values.pixels)
+    if len(entries) > MAX_CLASSES and not values.terms:
+        entries = tuple(entry for entry in entries if entry.value in values.pixels)
     values = look_closer(
         values,
         pairs,
@@ -345,6 +337,6 @@ def _read(
     listed = {entry.name for entry in entries}
     if file and not listed.isdisjoint(reading.classes.names):
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
-    elif entries and not values.terms:
-        reading = replace(reading, unused_list=f"{file} lists {mentioned_in(entries)}")
+    elif every and not values.terms:
+        reading = replace(reading, unused_list=f"{file} lists {mentioned_in(every)}")
     return reading

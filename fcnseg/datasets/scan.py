@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Description, Pair, files_of
-from fcnseg.datasets.encoding.values import ValueCounts, Values, count_values
+from fcnseg.datasets import Description, Found, Pair, files_of
+from fcnseg.datasets.encoding.values import LOSSY, MOST_VALUES, ValueCounts, Values, count_values
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, stamp
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
@@ -306,6 +306,32 @@ def _look_at_image(task: tuple[Path, int | None, bool], read: ReadPage) -> list[
 _COUNTS = tuple(field.name for field in dataclasses.fields(ValueCounts))
 
 _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
+
+
+def look_through(
+    found: Found, labels: LabelScan, again: Callable[[str], LabelScan]
+) -> tuple[Found, LabelScan]:
+    """Labels in the transparency, where that varies and the colours say nothing; or in the few
+    colours of what is not transparent, where a photograph lies beneath the rest.
+
+    again: scans the label files as another store reads them.
+    """
+    through = list(labels.alphas.good())
+    if found.store != "pixels" or not through or len({v for t in through for v in t.values}) < 2:
+        return found, labels
+    colors = {value for one in labels.counts.good() for value in one.values}
+    photos = any(one.rest for one in labels.counts.good())
+    if len(colors) > 1 and not photos and len(colors) <= LOSSY:
+        return found, labels
+    opaque = again("opaque") if len(colors) > 1 else labels
+    drawn = {value for one in opaque.counts.good() for value in one.values}
+    if 2 < len(drawn) <= MOST_VALUES and not any(one.rest for one in opaque.counts.good()):
+        why = "the label files' colours count where they are not transparent"
+        return replace(found, store="opaque", why=(*found.why, why)), opaque
+    why = "the label files' transparency says what is what, not their colours"
+    return replace(found, store="alpha", why=(*found.why, why)), replace(
+        labels, counts=labels.alphas
+    )
 
 
 @dataclass(frozen=True)

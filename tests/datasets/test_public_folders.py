@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -426,3 +427,192 @@ def test_other_images_beside_are_no_change(kind: str, tmp_path: Path) -> None:
         put(tmp_path / label, labels)
         truth[first] = labels
     assert agrees(describe(tmp_path), truth)
+
+
+def _folds(root: Path) -> dict[str, int]:
+    for number, picture, labels in scenes():
+        put(root / f"fold{number % 3 + 1}/images/{number}.png", picture)
+        put(root / f"fold{number % 3 + 1}/masks/{number}.png", labels * 255)
+    return {"train": 4, "val": 2}
+
+
+def _folds_with_both_parts(root: Path) -> dict[str, int]:
+    for number, picture, labels in scenes():
+        for fold in range(3):
+            part = f"Fold {fold}/{'val' if number % 3 == fold else 'train'}"
+            put(root / f"{part}/images/{number}.png", picture)
+            put(root / f"{part}/masks/{number}.png", labels * 255)
+    return {"train": 4, "val": 2}
+
+
+def _two_formats(root: Path) -> dict[str, int]:
+    for number, picture, labels in scenes():
+        for kind in ("tif", "png"):
+            put(root / f"{kind.upper()}/Original/{number}.{kind}", picture)
+            put(root / f"{kind.upper()}/Ground Truth/{number}.{kind}", labels * 255)
+    return {}
+
+
+def _number_in_a_folders_name(root: Path) -> dict[str, int]:
+    for number, picture, labels in scenes():
+        put(root / f"mito-v2/{number:03}.png", picture)
+        put(root / f"truth/mask{number:03}.png", labels * 255)
+    return {}
+
+
+def _listed(root: Path, name: str, texts: Callable[[Sequence[int]], str]) -> dict[str, int]:
+    for number, picture, labels in scenes():
+        put(root / f"images/{number}.png", picture)
+        put(root / f"labels/{number}.png", labels * 255)
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        (root / name.format(part)).write_text(texts(numbers))
+    return {"train": 4, "val": 2}
+
+
+def _numbered_rows(numbers: Sequence[int]) -> str:
+    return ",file\n" + "".join(f'{row},"{n}.png"\n' for row, n in enumerate(numbers))
+
+
+def _objects(_: Sequence[int]) -> str:
+    parts = {"training": range(4), "validation": range(4, 6)}
+    return json.dumps(
+        {p: [{"image": f"images/{n}.png", "fold": 0} for n in parts[p]] for p in parts}
+    )
+
+
+OWN_SPLITS: dict[str, Callable[[Path], dict[str, int]]] = {
+    "folds": _folds,
+    "folds with both parts": _folds_with_both_parts,
+    "two formats": _two_formats,
+    "a number in a folder's name": _number_in_a_folders_name,
+    "numbered rows": lambda root: _listed(root, "{}.csv", _numbered_rows),
+    "label files": lambda root: _listed(
+        root, "{}_labels.txt", lambda some: "".join(f"labels/{n}.png\n" for n in some)
+    ),
+    "culane": lambda root: _listed(
+        root, "{}_gt.txt", lambda some: "".join(f"/images/{n}.png /x/{n}.png 1 0\n" for n in some)
+    ),
+    "objects": lambda root: _listed(root, "datalist.json", _objects),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_SPLITS)
+def test_each_image_is_used_once_and_in_the_part_it_is_said_to_be(
+    kind: str, tmp_path: Path
+) -> None:
+    wanted = OWN_SPLITS[kind](tmp_path)
+    description = describe(tmp_path)
+    assert own_split_sizes(description) == wanted
+    assert len(description.pairs) == 6
+    for pair in description.pairs:
+        assert int(re.findall(r"\d+", pair.labels.stem)[-1]) == int(pair.image.stem)
+        if wanted and "fold" not in kind:
+            assert (pair.split == "val") == (int(pair.image.stem) > 3)
+    assert bool(description.found.notes) == (kind in ("folds with both parts", "two formats"))
+
+
+PUBLISHED = {
+    "bdd100k/images/10k/{s}/{n}.jpg": (
+        "bdd100k/labels/sem_seg/masks/{s}/{n}.png", [0, 13, 255], ["road", "car"], 255,
+    ),
+    "leftImg/{s}/b_{n}_leftImg8bit.png": (
+        "ann/{s}/b_{n}_gtFine_labelTrainIds.png", [0, 13, 255], ["road", "car"], 255,
+    ),
+    "data_2d_raw/{s}/image_00/{n}.png": (
+        "data_2d_semantics/{s}/image_00/semantic/{n}.png", [7, 26, 38], ["road", "car"], 255,
+    ),
+    "{s}/Rural/images_png/{n}.png": (
+        "{s}/Rural/masks_png/{n}.png", [2, 7, 0], ["building", "agriculture"], 255,
+    ),
+    "top/top_mosaic_09cm_area{n}.png": (
+        "gt/top_mosaic_09cm_area{n}_noBoundary.png", [0xFFFFFF, 0x00FF00, 0],
+        ["impervious_surfaces", "tree"], 255,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("image", PUBLISHED)
+def test_published_values_are_known_by_the_files_paths(image: str, tmp_path: Path) -> None:
+    name, stored, names, last = PUBLISHED[image]
+    truth = {}
+    for number, picture, labels in scenes(3):
+        at = {"s": "train" if number < 4 else "val", "n": number}
+        put(tmp_path / image.format(**at), picture)
+        values = np.array(stored)[labels]
+        colors = np.stack([values >> shift & 255 for shift in (16, 8, 0)], -1)
+        put(
+            tmp_path / name.format(**at),
+            (colors if max(stored) > 255 else values).astype(np.uint8),
+        )
+        truth[image.format(**at)] = labels
+    description = describe(tmp_path)
+    assert len(description.pairs) == len(truth)
+    for pair in description.pairs:
+        labels = read_sample(pair, description.encoding)[1]
+        wanted = truth[pair.image.relative_to(tmp_path).as_posix()]
+        for value, known in enumerate(names):
+            assert (labels[wanted == value] == description.classes.names.index(known)).all()
+        assert (labels[wanted == 2] == last).all()
+
+
+def test_an_image_is_known_by_parts_of_its_path(tmp_path: Path) -> None:
+    """UW-Madison: the id says the folder's name and how the file's begins."""
+    rows = ["id,class,segmentation"]
+    for number, picture, _ in scenes():
+        day = f"case7_day{number % 2}"
+        put(tmp_path / f"train/case7/{day}/scans/slice_{number:04}_48_48_1.50.png", picture)
+        rows.append(f"{day}_slice_{number:04},bowel,{number * 10 + 1} 9")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    description = describe(tmp_path)
+    assert len(description.pairs) == 6
+    for pair in description.pairs:
+        start = int(pair.image.stem.split("_")[1]) * 10
+        drawn = read_sample(pair, description.encoding)[1].T.ravel()
+        assert np.flatnonzero(drawn).tolist() == [*range(start, start + 9)]
+
+
+def test_colours_over_a_transparent_photograph_are_the_labels(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        shown = np.where(labels[..., None] > 0, PALETTE[labels], picture)
+        colors = np.dstack([shown, (labels > 0) * 255]).astype(np.uint8)
+        put(tmp_path / f"masks/{number}.png", colors)
+        truth[f"images/{number}.png"] = np.array([0, 2, 1], np.uint8)[labels]  # blue before red
+    description = describe(tmp_path)
+    assert description.encoding.store == "opaque"
+    assert agrees(description, truth)
+
+
+def test_images_of_a_folder_beside_those_with_labels_are_told_of(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels * 255)
+        put(tmp_path / f"night/n{number}.png", picture[::-1])
+        put(tmp_path / f"overlay_vis/n{number}.png", picture)
+    found = describe(tmp_path).found
+    assert {path.parent.name for path in found.orphan_images} == {"night"}
+    assert len(found.orphan_images) == 6
+
+
+def test_a_list_of_more_classes_than_possible_names_what_it_numbers(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"labels/{number}.png", labels)
+    names = [f"thing{number}" for number in range(400)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert "thing0, thing1" in describe(tmp_path).unused_list
+    (tmp_path / "classes.txt").write_text("\n".join(f"{n} {t}" for n, t in enumerate(names)))
+    assert describe(tmp_path).classes.names == ("thing0", "thing1")
+
+
+def test_large_numbers_with_gaps_are_of_objects(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, picture, labels in scenes():
+        stored = np.zeros(labels.shape, np.uint16)
+        some = rng.choice([5, 9, 17, 60, 300, 777, 1000], number + 1, replace=False)
+        for place, value in enumerate(some):
+            stored[6 * place : 6 * place + 4, 4:20] = value
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", stored)
+    assert describe(tmp_path).classes.names == ("background", "object")

@@ -188,11 +188,11 @@ def are_instances(stored: Sequence[frozenset[int]]) -> bool:
     every = frozenset[int]().union(*some)
     if len(some) < FEWEST_FILES:
         return False
-    if max(every) > MAX_CLASSES and sum(map(len, some)) <= 1.5 * len(every):
-        return True  # crops of numbered objects: gaps, but hardly a number is in two files
-    in_a_row = [values for values in some if min(values) == 1 and len(values) >= 0.9 * max(values)]
-    counts = {len(values) for values in some}
-    return len(in_a_row) >= 0.8 * len(some) and len(counts) >= FEWEST_FILES and max(counts) >= MANY
+    differ = len({*map(len, some)}) >= FEWEST_FILES and max(map(len, some)) >= MANY
+    large = MAX_CLASSES < max(every) < 65535  # with gaps; of crops hardly one is in two files
+    gaps = sum(map(len, some)) <= 1.5 * len(every) or (differ and len(every) <= MAX_CLASSES)
+    in_a_row = sum(min(values) == 1 and len(values) >= 0.9 * max(values) for values in some)
+    return (large and gaps) or (differ and in_a_row >= 0.8 * len(some))
 
 
 def values_of(one: ValueCounts, kind: str) -> tuple[int, ...]:

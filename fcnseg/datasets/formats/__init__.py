@@ -109,6 +109,14 @@ def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
     return RawLabels(alpha, None, "L")
 
 
+def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """The colours of what is not transparent; black for the rest."""
+    raw, alpha = _pixels(pair, terms), read_alpha(pair.labels)
+    if alpha is not None:
+        raw.values[alpha < 128] = 0
+    return raw
+
+
 def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
     """Each class's areas, small ones over large ones; what is not black counts."""
     areas: dict[str, NDArray[np.bool_]] = {}
@@ -180,6 +188,7 @@ def refused_tool(listing: Listing) -> tuple[str, str]:
 _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "pixels": _pixels,
     "alpha": _alpha,
+    "opaque": _opaque,
     "layers": _layers,
     "coco": _drawn(draw_coco),
     "coco-boxes": _drawn(partial(draw_coco, fill=True)),

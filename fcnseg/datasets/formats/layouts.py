@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fcnseg.classes import (
@@ -42,6 +42,9 @@ _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 _VOC_IMAGE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
 
 _ADE_IMAGE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
+
+_KITTI_360_IDS = 46
+"""KITTI-360 numbers more kinds of things than Cityscapes' 34; all are ignored."""
 
 _CITYSCAPES_KINDS = ("labeltrainids", "labelids", "color")
 
@@ -112,6 +115,8 @@ def find_cityscapes(listing: Listing) -> Found | None:
             labels = [n for n in listing.images if stem_of(n).lower().endswith(end)]
             if images and labels:
                 found = pair_by_names(listing.only(sorted(images + labels)))
+                if not found.pairs:  # img_dir/train, ann_dir/train
+                    found = pair_by_names(listing, (images, labels), by_stem=True)
                 if found.pairs:
                     reading = _cityscapes_reading(kind)
                     why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'", *reading.why)
@@ -186,7 +191,7 @@ def _cityscapes_reading(kind: str) -> Reading:
         encoding = Encoding.of(range(len(CITYSCAPES)), [IGNORE])
         return Reading(encoding, CITYSCAPES, IGNORE, ("train ids 0..18, 255 is ignored",))
     if kind == "labelids":
-        others = [number for number in range(34) if number not in CITYSCAPES_IDS]
+        others = [number for number in range(_KITTI_360_IDS) if number not in CITYSCAPES_IDS]
         encoding = Encoding.of(CITYSCAPES_IDS, [*others, IGNORE])
         why = ("of the label ids 0..33 the 19 that are scored; the others are ignored",)
         return Reading(encoding, CITYSCAPES, 0, why)
@@ -195,7 +200,24 @@ def _cityscapes_reading(kind: str) -> Reading:
     return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
 
 
-PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
+def published(found: Found, values: Values) -> Reading | None:
+    """What stored values mean by a published convention, told by the layout or the files' paths."""
+    if not values.pixels:
+        return None
+    reading = _PUBLISHED[found.layout](found, values) if found.layout in _PUBLISHED else None
+    if reading is not None or found.store != "pixels":
+        return reading
+    for path, kind, known, reading in _BY_PATH:
+        if (
+            values.kind == kind
+            and values.pixels.keys() <= known
+            and all(path.search(pair.labels.as_posix()) for pair in found.pairs)
+        ):
+            return reading
+    return None
+
+
+_PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
     "camvid": _read_camvid,
     "ade20k": _read_ade20k,
     "voc": _read_voc,
@@ -203,7 +225,7 @@ PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
         _read_voc(found, values) if "SegmentationClass" in found.sides[1] else None
     ),
 }
-"""Layout -> what stored values, of which there are some, mean by a published convention."""
+"""Layout -> what stored values mean by its convention."""
 
 _SEGNET = Reading(
     Encoding.of(range(len(CAMVID)), [CAMVID_VOID]),
@@ -221,3 +243,48 @@ _ADE20K = Reading(
     0,
     ("values 1..150 are the classes of ADE20K's scene parsing, 0 is everything else, ignored",),
 )
+
+_LOVEDA = ("background", "building", "road", "water", "barren", "forest", "agriculture")
+
+_ISPRS = {
+    "impervious_surfaces": 0xFFFFFF, "building": 0x0000FF, "low_vegetation": 0x00FFFF,
+    "tree": 0x00FF00, "car": 0xFFFF00, "clutter": 0xFF0000,
+}  # fmt: skip
+
+_BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
+    (
+        re.compile("bdd100k.*/sem_seg/masks/", re.IGNORECASE),
+        "index",
+        frozenset((*range(len(CITYSCAPES)), IGNORE)),
+        _cityscapes_reading("labeltrainids"),
+    ),
+    (
+        re.compile("/data_2d_semantics/.*/semantic/"),
+        "index",
+        frozenset((*range(_KITTI_360_IDS), IGNORE)),
+        _cityscapes_reading("labelids"),
+    ),
+    (
+        re.compile("/(urban|rural)/masks_png/", re.IGNORECASE),
+        "index",
+        frozenset(range(len(_LOVEDA) + 1)),
+        Reading(
+            Encoding.of(range(1, len(_LOVEDA) + 1), [0]),
+            ClassMap.of(_LOVEDA),
+            0,
+            ("values 1..7 are LoveDA's classes, 0 is no data, ignored",),
+        ),
+    ),
+    (
+        re.compile(r"/(top_mosaic_09cm_area|top_potsdam_)[^/]*$"),
+        "color",
+        frozenset((*_ISPRS.values(), 0)),
+        Reading(
+            Encoding("color", tuple((color,) for color in _ISPRS.values()), (0,)),
+            ClassMap.of(list(_ISPRS), [unpack(color) for color in _ISPRS.values()]),
+            IGNORE,
+            ("colours are those of Potsdam and Vaihingen; black, the boundaries, is ignored",),
+        ),
+    ),
+)
+"""Path of all label files, their kind, their possible values -> what these mean."""

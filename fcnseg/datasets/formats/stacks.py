@@ -26,7 +26,9 @@ from fcnseg.io.labels import RawLabels, as_labels, read_numpy
 
 TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")
 
-IMAGE_KEYS, LABEL_KEYS = ("imgs", "images", "image", "img", "x"), ("gts", "masks", "labels", "y")
+IMAGE_KEYS = ("imgs", "images", "image", "img", "x")
+
+LABEL_KEYS = ("gts", "masks", "labels", "gt", "mask", "label", "seg", "segmentation", "y")
 """What the arrays of one .npz file are called."""
 
 WINDOW = (0.5, 99.5)

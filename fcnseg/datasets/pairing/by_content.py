@@ -35,7 +35,7 @@ from fcnseg.datasets.pairing.candidates import (
     why,
 )
 from fcnseg.datasets.pairing.looks import Candidate, Looks, sample, tell_labels
-from fcnseg.datasets.pairing.path_words import DERIVED, Names, are_shelved
+from fcnseg.datasets.pairing.path_words import DERIVED, RUN, Names, are_shelved
 from fcnseg.errors import DatasetError
 
 
@@ -265,7 +265,7 @@ def settle(listing: Listing, found: Found) -> Found:
         return found
     names = {listing.path(name): name for name in listing.images} if leaves(found, listing) else {}
     if not names:
-        return found
+        return _with_images_alone(listing, found)
     own = Candidate(
         tuple((names[p.image], names[p.labels]) for p in found.pairs if p.labels in names),
         label_words=("labels",),
@@ -288,7 +288,7 @@ def settle(listing: Listing, found: Found) -> Found:
     same = [one for one in rivals if mostly_same(one.labels, own.labels)]
     others = [one for one in rivals if one not in same]
     if not others:
-        return found
+        return _with_images_alone(listing, found)
     chosen = choose(listing, [own, *others], looks)
     spare = {listing.path(name) for one in others for name in one.labels}
     if chosen == [own]:
@@ -298,6 +298,26 @@ def settle(listing: Listing, found: Found) -> Found:
         why = (*found.why, f"other labels of the same images are not used ({beside} ...)")
         return replace(found, orphan_images=left, orphan_labels=labels, why=why)
     return as_found(listing, chosen, {n for one in [own, *others] for n in one.labels}, looks)
+
+
+def _with_images_alone(listing: Listing, found: Found) -> Found:
+    """What was found, with the images of folders that say nothing among those without labels."""
+    used = {path for pair in found.pairs for path in (pair.image, pair.labels)}
+    used.update(found.orphan_images, found.orphan_labels)
+    rest = [
+        name
+        for name in listing.images
+        if not place_of(name).role
+        and listing.path(name) not in used
+        and not says(RUN.findall(name.lower()), DERIVED)
+    ]
+    if not rest or found.layout != "folders":
+        return found
+    some = Candidate(
+        tuple((pair.image.relative_to(listing.root).as_posix(), "") for pair in sample(found.pairs))
+    )
+    alone = _images_alone(rest, some, Looks(listing))
+    return replace(found, orphan_images=(*found.orphan_images, *map(listing.path, alone)))
 
 
 def _by_turn(pairs: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from fcnseg.datasets import Found, Pair
+from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.pairing import (
     FILLERS,
     LABEL_WORDS,
@@ -44,12 +45,15 @@ def find_stems(listing: Listing) -> Found | None:
     return found if found.pairs else None
 
 
-def pair_by_names(listing: Listing, *, by_stem: bool = False) -> Found:
+def pair_by_names(
+    listing: Listing, sides: tuple[list[str], list[str]] | None = None, *, by_stem: bool = False
+) -> Found:
     """The pairs of image and label files in a listing, and what is left over.
 
+    sides: the images and the label files, where their folders need not say.
     by_stem: what folders are called, apart from splits and roles, does not matter.
     """
-    images, labels = split_roles(listing.images)
+    images, labels = sides or split_roles(listing.images)
     layout = "folders"
     if not labels:
         images, labels = _tell_apart(images)
@@ -170,3 +174,27 @@ def term_of(words: Iterable[str]) -> str:
         if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
     ]
     return "_".join(kept) or ONE_CLASS
+
+
+def without_other_formats(found: Found) -> Found:
+    """What was found, without a folder's second copy in another format (`PNG/Original/1.png` and
+    `TIF/Original/1.tif`): of each image the first by its suffix is kept."""
+    kept: dict[tuple[str, ...], Pair] = {}
+    for pair in sorted(found.pairs, key=lambda pair: _rank(pair.image.suffix.lower())):
+        suffix = pair.image.suffix.lower()[1:]
+        folders = [part for part in pair.image.parts[:-1] if part.lower() != suffix]
+        marked = len(folders) < len(pair.image.parts) - 1
+        kept.setdefault((*folders, pair.image.stem, pair.part, "" if marked else suffix), pair)
+    left = len(found.pairs) - len(kept)
+    if not left:
+        return found
+    used = {id(pair) for pair in kept.values()}
+    pairs = tuple(pair for pair in found.pairs if id(pair) in used)
+    why = f"the same in another format, {pairs[0].image.parent.name}/{pairs[0].image.name}, is used"
+    note = Unusable(pairs[0].image.parent, why, left, "image")
+    return replace(found, pairs=pairs, notes=(*found.notes, note))
+
+
+def _rank(suffix: str) -> tuple[bool, str]:
+    """PNG first, then the others by name."""
+    return suffix != ".png", suffix

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
@@ -52,13 +54,26 @@ class Gathered:
         *folders, base = wanted.split("/")
         others = self._namesakes.get(base, [])
         found = _find_image(wanted, file, self.by_path, self.by_name, others)
-        if found is None:
-            converted = self._by_stem.get(stem_of(base), []) if is_image(base) else []
-            return converted[0] if len(converted) == 1 else None  # a.tif that is a.png here
+        if found is None:  # a.tif that is a.png here; an id of several parts of a path
+            others = self._by_stem.get(stem_of(base), []) if is_image(base) else self._by_id[base]
+            return others[0] if len(others) == 1 else None
         told = folders and as_text(found).lower().endswith(f"{folders[-1]}/{base}")
         if told or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:
             return found
         return self._nearest(found, others, file)
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, list[str]]:
+        """Images by a folder's name and what their own begins with, as ids have them:
+        `case1_day2_slice_0003` is case1/case1_day2/scans/slice_0003_266_266.png."""
+        found = defaultdict(list)
+        for name in self.listing.images:
+            *folders, base = as_text(name).lower().split("/")
+            parts = stem_of(base).split("_")
+            for end in range(1, len(parts) + 1):
+                for folder in {*folders}:
+                    found[f"{folder}_{'_'.join(parts[:end])}"].append(name)
+        return found
 
     def _nearest(self, found: str, others: Sequence[str], file: str) -> str:
         """Of images of one name that whose folders the annotation file's are most like.

@@ -7,20 +7,18 @@ fcnseg.datasets.pairing.by_words; here is what needs more than one of them to be
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
-from fcnseg.datasets.encoding.entries import text_of, yaml_texts
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
-from fcnseg.errors import STRANGE, as_text, from_bytes
+from fcnseg.datasets.pairing.split_tables import CAMEL, TOKEN, lines_of, tables_of
+from fcnseg.errors import as_text
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
@@ -29,23 +27,18 @@ _LIST_WORDS = frozenset(
         "list", "set", "sets", "split", "id", "ids", "file", "files", "image", "images", "img",
         "name", "names", "data", "dataset", "seg", "segmentation", "trainval", "aug", "index",
         "fold", "folds", "sequence", "sequences", "seq", "video", "videos", "scene", "scenes",
-        "patient", "patients", "case", "cases", "pair", "pairs",
+        "patient", "patients", "case", "cases", "pair", "pairs", "gt", "label", "labels", "mask",
+        "masks", "annotation", "annotations", "path", "paths", "filename", "filenames",
     ]
 )  # fmt: skip
 """What the name of a list may say besides its split."""
 
-_TABLE_WORDS = frozenset(
-    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset"]
-)
-"""The name of a table that gives each image's split has one of these."""
-
-_TOKEN = re.compile(r"[^\W\d_]+")
-
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
 
 def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> Found:
     """What was found, with the folder's (or a given data.yaml's) split for pairs without one."""
+    folds = _by_folds(found, listing)
+    if folds is not None or all(pair.split for pair in found.pairs):
+        return folds or found
     places = _Places(found.pairs, listing.root)
     listed = _by_lists(found, listing, places) or _by_table(found, listing, places, yaml)
     if listed is not None:
@@ -64,9 +57,59 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
     return found
 
 
+_FOLD = re.compile(
+    r"^(?:[a-z]{1,5}[_\- ]?)?folds?[_\- ]?(\d+)$|^(\d+)[_\- ]?folds?$", re.IGNORECASE
+)
+
+
+def _by_folds(found: Found, listing: Listing) -> Found | None:
+    """Pairs in folders of folds (fold1/images, fold1/masks): the first fold is val. None elsewhere.
+
+    Of folds that have a train and a val part each, which hold the same images again, the first.
+    """
+    if not listing.mentions("fold"):
+        return None
+    start = len(str(listing.root)) + 1
+    numbers = [
+        _fold_of(str(pair.image.parent)[start:]) if pair.split != "test" else None
+        for pair in found.pairs
+    ]
+    parts: dict[int, set[SplitName]] = defaultdict(set)
+    for pair, number in zip(found.pairs, numbers, strict=True):
+        if number is not None:
+            parts[number].add(pair.split)
+        elif pair.split != "test":
+            return None
+    if len(parts) < 2:
+        return None
+    first = min(parts)
+    both = list(zip(found.pairs, numbers, strict=True))
+    if all(splits >= {"train", "val"} for splits in parts.values()):
+        pairs = [pair for pair, number in both if number in (first, None)]
+        left = [pair for pair, number in both if number not in (first, None)]
+        why = f"in another fold than the first ({first}), which is used"
+        note = Unusable(left[0].image.parent, why, len(left), "image")
+        return replace(found, pairs=tuple(pairs), notes=(*found.notes, note))
+    if any("val" in splits for splits in parts.values()):
+        return None
+    pairs = [
+        pair if number is None else replace(pair, split="val" if number == first else "train")
+        for pair, number in both
+    ]
+    why = f"of {len(parts)} folds the first ({first}) is val, the others are train"
+    return replace(found, pairs=tuple(pairs), why=(*found.why, why))
+
+
+@lru_cache(maxsize=4096)
+def _fold_of(folder: str) -> int | None:
+    """The number of the fold that one of the folders of a path is called; None."""
+    matches = filter(None, map(_FOLD.match, folder.replace("\\", "/").split("/")))
+    return next((int(match[1] or match[2]) for match in matches), None)
+
+
 def split_in(name: str) -> SplitName:
     """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
-    tokens = [token.lower() for token in _TOKEN.findall(_CAMEL.sub("_", as_text(name)))]
+    tokens = [token.lower() for token in TOKEN.findall(CAMEL.sub("_", as_text(name)))]
     return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
 
 
@@ -104,7 +147,7 @@ def _folder_split(folder: str) -> SplitName:
 
 def _name_split(pair: Pair, _: Path) -> SplitName:
     """A split that a file's name begins or ends with (`train_001.jpg`)."""
-    tokens = _TOKEN.findall(_CAMEL.sub("_", pair.image.stem).lower())
+    tokens = TOKEN.findall(CAMEL.sub("_", pair.image.stem).lower())
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
 
@@ -115,7 +158,7 @@ _SHORT: Mapping[str, SplitName] = {"tr": "train", "va": "val", "te": "test", "ts
 
 def _short_split(pair: Pair, root: Path) -> SplitName:
     folder = str(pair.image.parent)[len(str(root)) :]
-    tokens = _TOKEN.findall(_CAMEL.sub("_", folder))
+    tokens = TOKEN.findall(CAMEL.sub("_", folder))
     return one_split([_SHORT[token.lower()] for token in tokens if token.lower() in _SHORT])
 
 
@@ -129,7 +172,7 @@ def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     if not lists:
         return None
     ordered = sorted(lists, key=lambda name: _ORDER.index(lists[name]))
-    named = {name: places.named_by(_lines(listing.path(name))) for name in ordered}
+    named = {name: places.named_by(lines_of(listing.path(name))) for name in ordered}
     read = _of_one_fold([name for name in ordered if named[name]], lists, named)
     chosen: dict[int, SplitName] = {}
     for name in read:
@@ -159,17 +202,9 @@ def _of_one_fold(
     return [name for name in read if not any(name in folds[fold] for fold in others)]
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = from_bytes(path.read_bytes()).splitlines()
-    except OSError:
-        return []
-    return [line.strip() for line in lines if line.strip()]
-
-
 def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None) -> Found | None:
     """Pairs as a table names them (splits.json, split.csv with a column of splits, data.yaml)."""
-    for name, named in _tables(listing, yaml):
+    for name, named in tables_of(listing, yaml):
         chosen: dict[int, SplitName] = {}
         for split, some in named.items():
             for number in places.named_by(some):
@@ -177,72 +212,6 @@ def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None
         if len(set(chosen.values())) > 1:
             return _as_listed(found, chosen, [name], listing)
     return None
-
-
-def _tables(
-    listing: Listing, yaml: Path | None
-) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
-    """The tables that may say which images are for what, with what they say."""
-    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
-        words = _TOKEN.findall(_CAMEL.sub("_", stem_of(name)).lower())
-        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words):
-            read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
-            yield name, read(_lines(listing.path(name)))
-    for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
-        yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
-
-
-def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
-    """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    for split in dict.fromkeys(_SPLIT_OF.values()):
-        for part in yaml_texts(text, split):
-            end = "/" + part.removeprefix("./")
-            lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
-            named[split] += _lines(listing.path(lists[0])) if lists else [part]
-    return named
-
-
-def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What {"train": [...], "val": [...]} names, also of the first of several folds, or
-    {"a.png": "train", ...}."""
-    try:
-        data = json.loads("".join(lines))
-    except STRANGE:
-        return {}
-    data = data[0] if isinstance(data, list) and data else data
-    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), dict):
-        data = next(iter(data.values()))
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    for key, value in data.items() if isinstance(data, dict) else ():
-        if isinstance(value, list) and key.lower() in SPLIT_WORDS:
-            named[SPLIT_WORDS[key.lower()]] += [str(one) for one in value if _names_one(one)]
-        elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
-            named[SPLIT_WORDS[value.lower()]].append(key)
-    return named
-
-
-def _names_one(value: object) -> bool:
-    """Whether a JSON value can name an image: a text, or the number that it is called."""
-    return isinstance(value, str | int) and not isinstance(value, bool)
-
-
-def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What the first cell beside a split's word names, where all rows but a heading have one."""
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-    except csv.Error:
-        return {}
-    for row, cells in enumerate(rows):
-        words = [cell.strip().lower() for cell in cells]
-        at = next((place for place, word in enumerate(words) if word in SPLIT_WORDS), None)
-        if at is not None and len(cells) > 1:
-            named[SPLIT_WORDS[words[at]]].append(cells[int(at == 0)])
-        elif row:
-            return {}
-    return named
 
 
 _ORDER = ("val", "test", "train", "both")
@@ -255,7 +224,7 @@ _SPLIT_OF: Mapping[str, SplitName] = {
 def _list_split(name: str) -> str:
     """The split whose list a file is, as its name says; "" when it is no list."""
     stem = stem_of(name).lower()
-    tokens = _TOKEN.findall(stem)
+    tokens = TOKEN.findall(stem)
     splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
     if any(token not in SPLIT_WORDS and token not in _LIST_WORDS for token in tokens):
         return ""
@@ -309,8 +278,10 @@ class _Places:
 
 
 def _spellings(line: str) -> Iterable[str]:
-    """What a line may mean: itself, its first cell, shorter paths, the last part."""
-    for cell in dict.fromkeys((line, re.split(r"[,;\t ]", line)[0])):
+    """What a line may mean: itself, its cells with image files, the first; shorter paths, the last
+    part. The first cell alone may be the number of the row."""
+    cells = [cell.strip("\"'") for cell in re.split(r"[,;\t ]", line)]
+    for cell in dict.fromkeys((line, *filter(is_image, cells), cells[0])):
         path = as_text(cell).strip("\"'").replace("\\", "/").lower().lstrip("./")
         parts = path.split("/")
         for start in range(len(parts)):

@@ -216,12 +216,22 @@ def _chunks(name: str) -> list[str]:
 
 
 def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
-    """The words that are in many paths, and the numbers (or mixtures) that are in very many."""
-    counts: Counter[str] = Counter()
-    total = 0
-    for chunks in paths:
-        total += 1
-        counts.update({*chunks, *(run for chunk in chunks for run in RUN.findall(chunk))})
+    """The words that are in many paths, and the numbers (or mixtures) that are in very many.
+
+    A number within a mixture that recurs (`v2`) is no number of its own.
+    """
+    paths = list(paths)
+    whole = Counter(chunk for chunks in paths for chunk in {*chunks})
+    known = _many(whole, len(paths))
+    parts = Counter(
+        run
+        for chunks in paths
+        for run in {run for c in chunks if c not in known or c.isalpha() for run in RUN.findall(c)}
+    )
+    return known | _many(parts, len(paths))
+
+
+def _many(counts: Counter[str], total: int) -> frozenset[str]:
     return frozenset(
         word
         for word, count in counts.items()
