@@ -21,7 +21,7 @@ from fcnseg.engines.fuse import fuse_for_inference
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.training.calibration import LabelledLogits, best_offsets
+from fcnseg.training.validation import LabelledLogits, best_offsets
 
 HELD_OUT = "0001TP", "0006R0"
 """Recordings that validation images are not of."""

@@ -20,7 +20,7 @@ from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import find_model
 from fcnseg.progress import Event, Message
-from fcnseg.training.calibration import LabelledLogits, calibrate
+from fcnseg.training.validation import LabelledLogits, calibrate
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from fcnseg.inference.review import Suspect
 from fcnseg.metrics import Report
 from fcnseg.metrics.bootstrap import Difference
 from fcnseg.metrics.scores import Scores
-from fcnseg.report.charts import has_charts
+from fcnseg.report.tables import has_charts
 
 EVIL = "<img src=x onerror=alert(1)> & co"
 

@@ -28,7 +28,7 @@ from fcnseg.inference.parts import choose_target
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.base import Kind
 from fcnseg.models.weights import read_state
-from fcnseg.training.run_folder import load_state
+from fcnseg.training.run_folder.state import load_state
 
 
 class Stranger:

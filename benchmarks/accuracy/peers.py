@@ -31,7 +31,8 @@ from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
 from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel
-from fcnseg.training.run_folder import RunFolder, TrainState, load_state, new_run
+from fcnseg.training.run_folder import RunFolder, new_run
+from fcnseg.training.run_folder.state import TrainState, load_state
 from fcnseg.training.setup import (
     TrainSetup,
     make_sampler,

@@ -100,7 +100,7 @@ def check(
 
 
 def _write_html(config: CheckConfig, result: CheckResult, ahead: Sequence[Pair]) -> None:
-    from fcnseg.report.page import check_page  # as slow to import as all of `check --help`
+    from fcnseg.report import check_page  # as slow to import as all of `check --help`
 
     assert config.html is not None, "called when a page is asked for"
     classes, views = result.description.classes, []

@@ -43,14 +43,14 @@ from fcnseg.models.find import model_files
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied
-from fcnseg.report.charts import require_charts
+from fcnseg.report import eval_page, for_gallery
 from fcnseg.report.gallery import Gallery, Predict, fill
-from fcnseg.report.page import eval_page, for_gallery
 from fcnseg.report.tables import (
     confusion_table,
     image_table,
     latex_table,
     markdown_table,
+    require_charts,
     write_table,
 )
 

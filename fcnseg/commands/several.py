@@ -15,12 +15,11 @@ from fcnseg.errors import Interrupted, percent, typed
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message
-from fcnseg.report import charts
-from fcnseg.report.charts import has_charts
-from fcnseg.report.page import several_page
-from fcnseg.training.run_folder import Row, RunFolder, TrainState, load_state, new_run
+from fcnseg.report import several_page
+from fcnseg.report.tables import has_charts, line_chart
+from fcnseg.training.run_folder import Row, RunFolder, Several, new_run, scores_of
 from fcnseg.training.run_folder.resume import CHANGEABLE, RISING, continued
-from fcnseg.training.run_folder.several import Several, scores_of
+from fcnseg.training.run_folder.state import TrainState, load_state
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class TrainResult:
             return html
         epochs, miou = ([float(row[name] or 0) for row in rows] for name in ("epoch", "miou"))
         percents = [100 * value for value in miou]
-        return html + charts.lines(
+        return html + line_chart(
             {"mIoU": percents}, x=epochs, x_name="epoch", name="mIoU, %, validation images"
         )
 

@@ -26,28 +26,27 @@ from fcnseg.inference.loading import load as load_model
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.remote.listing import copied
-from fcnseg.report.charts import has_charts
+from fcnseg.report.tables import has_charts
 from fcnseg.training.initial_weights import from_state
 from fcnseg.training.losses import parse_loss
 from fcnseg.training.preflight import preflight, refuse_both, refuse_unused
 from fcnseg.training.run_folder import (
     RunFolder,
-    TrainState,
-    load_state,
+    Several,
+    is_several,
     new_run,
     refuse_taken,
+    several_in,
 )
 from fcnseg.training.run_folder.resume import (
     continued,
-    environment,
     find_run,
     find_unfinished,
-    note_environment,
     options_like,
     refuse_edited,
     stored_options,
 )
-from fcnseg.training.run_folder.several import Several, is_several, several_in
+from fcnseg.training.run_folder.state import TrainState, environment, load_state, note_environment
 from fcnseg.training.setup import (
     TrainSetup,
     finish,

@@ -13,9 +13,8 @@ from typing import Any
 from fcnseg.config.options import EngineName
 from fcnseg.engines.argmax import ScoreGrid
 from fcnseg.engines.base import ExportedEngine
-from fcnseg.engines.executorch import ExecuTorchEngine
 from fcnseg.engines.exported import PRECISION
-from fcnseg.engines.litert import LiteRtEngine
+from fcnseg.engines.mobile import ExecuTorchEngine, LiteRtEngine
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError

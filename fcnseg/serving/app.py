@@ -34,13 +34,14 @@ from fcnseg.errors import FcnsegError, OptionError
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.serving import (
     SECURITY_HEADERS,
+    Batcher,
     HttpError,
+    QueueFull,
     busy,
     check_content,
     refusal,
     unknown_address,
 )
-from fcnseg.serving.batching import Batcher, QueueFull
 from fcnseg.serving.outputs import (
     Reply,
     Request,

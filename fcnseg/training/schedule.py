@@ -20,7 +20,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import BatchSampler, Pace
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import FCN
-from fcnseg.training.run_folder import TrainState
+from fcnseg.training.run_folder.state import TrainState
 
 POWER = 0.9
 """The exponent of the poly schedule (Chen et al., DeepLab)."""

@@ -34,16 +34,16 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
-from fcnseg.training.calibration import LabelledLogits, calibrate
+from fcnseg.training import validation
 from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
 from fcnseg.training.machine import choose_batch, choose_precision, crop_for_minutes
-from fcnseg.training.run_folder import RunFolder, TrainState
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder.state import TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
 from fcnseg.training.step import TrainStep
 from fcnseg.training.trainer import Trainer, Validate
 from fcnseg.training.unlabeled import Feed, beside, open_unlabeled
-from fcnseg.training.validation import draw_same, draw_worst, with_tensorboard
 
 COARSEST = 32  # the stride at which a feature map is smallest
 
@@ -246,7 +246,7 @@ def _validate(
             predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"
         )
         if every and ranks.main and epoch % every == 0:
-            draw_same(predict, data, run.sample_images, epoch=epoch)
+            validation.draw_same(predict, data, run.sample_images, epoch=epoch)
         return report
 
     return validate
@@ -288,7 +288,9 @@ def make_trainer(
         feed = beside(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
     validating = VALIDATING * len(held_out) / setup.batch
     if config.tensorboard and main:
-        callback = with_tensorboard(callback, run.tensorboard, epochs_done=len(state.rows))
+        callback = validation.with_tensorboard(
+            callback, run.tensorboard, epochs_done=len(state.rows)
+        )
     return Trainer(
         run,
         config,
@@ -325,12 +327,12 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
     scale = setup.config.calibrate and "temperature" not in best.extra
     if adjust or scale:
         exact = _segmenter(setup, best.build(), torch.float32)
-        sample = LabelledLogits.of(exact.logits, data)
-        best = calibrate(best, sample, callback, adjust=adjust, scale=scale)
+        sample = validation.LabelledLogits.of(exact.logits, data)
+        best = validation.calibrate(best, sample, callback, adjust=adjust, scale=scale)
         best.save(run.best)
     if setup.config.pictures:
         predict = labels_of(_segmenter(setup, best.build(), setup.precision))
-        draw_worst(predict, data, run.sample_images)
+        validation.draw_worst(predict, data, run.sample_images)
 
 
 def _summary(setup: TrainSetup, run: RunFolder, *, images: int, validation_images: int) -> str:

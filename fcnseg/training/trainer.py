@@ -16,7 +16,8 @@ from fcnseg.errors import Interrupted, TrainingError, is_out_of_memory, typed
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
-from fcnseg.training.run_folder import RunFolder, TrainState, load_state, save_state
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder.state import TrainState, load_state, save_state
 from fcnseg.training.schedule import EpochSchedule
 from fcnseg.training.step import TrainStep
 from fcnseg.training.unlabeled import HARMFUL, Feed, harms

@@ -46,7 +46,7 @@ from fcnseg.io.sources.listing import collect
 from fcnseg.io.warp import blurred, mix_channels
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message
-from fcnseg.training.run_folder import TrainState
+from fcnseg.training.run_folder.state import TrainState
 from fcnseg.training.schedule import ENDLESS
 
 Feed = Callable[[int], Generator[Batch, None, None]]

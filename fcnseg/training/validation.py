@@ -1,14 +1,33 @@
-"""Images of how training goes: the same few each time, the worst at the end; TensorBoard's log."""
+"""What validation images are used for beside the scores.
+
+Images of how training goes: the same few each time, the worst at the end; TensorBoard's log. After
+training, what is chosen on them: a temperature, an offset for each class.
+
+Temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017): logits are divided
+by the number that makes the labels most likely. No prediction changes, only its confidence.
+
+Offsets (logit adjustment; Menon et al., ICLR 2021): a number added to each class's logit. Theirs
+follow the class's frequency; here those are sought that raise the mean IoU, which counts a rare
+class as much as a frequent one, while the loss counts pixels.
+
+Both are done once, in the weights of the score layers, so that every engine and every exported
+file has them for nothing.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets.loader import LabelledImages, Sample
@@ -17,7 +36,9 @@ from fcnseg.inference.prediction import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
 from fcnseg.metrics import Confusion, Report
-from fcnseg.progress import Callback, EpochEnd, Event
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import Callback, EpochEnd, Event, Message
+from fcnseg.training.initial_weights import class_axes
 
 SHOWN = 4
 """Validation images that are drawn again and again."""
@@ -109,3 +130,217 @@ def with_tensorboard(callback: Callback, folder: Path, *, epochs_done: int = 0) 
         callback(event)
 
     return listen
+
+
+IMAGES, PIXELS = 64, 4000
+"""How many images are looked at, and how many pixels of each."""
+
+LIMIT = 10.0
+"""Temperatures are looked for between 1 / LIMIT and LIMIT."""
+
+STEPS = torch.arange(-8, 9, dtype=torch.float64) / 5
+"""By how much the logit of a class may be shifted at a time: -1.6 to 1.6."""
+
+SWEEPS = 3
+"""How often each class has its turn."""
+
+PART = 0.75
+"""Of the best offsets that is taken: it has nearly all of the gain and trusts the sample less."""
+
+Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""An image uint8 (H, W, 3) -> float32 (K, H, W)."""
+
+
+@dataclass(frozen=True)
+class LabelledLogits:
+    """Pixels spread over images spread over a dataset.
+
+    logits: float64 (P, K). labels: int64 (P,). images: int64 (P,), the number of each one's image.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    images: Tensor
+
+    @classmethod
+    def of(cls, logits_of: Logits, dataset: LabelledImages) -> LabelledLogits:
+        """At most PIXELS labelled pixels of each of about IMAGES images."""
+        logits = [torch.empty(0, len(dataset.classes))]
+        labels = [torch.empty(0, dtype=torch.long)]
+        images = [torch.empty(0, dtype=torch.long)]
+        for index in range(0, len(dataset), max(1, len(dataset) // IMAGES)):
+            sample = dataset[index]
+            counted = np.flatnonzero(sample.labels.ravel() != IGNORE)
+            chosen = counted[:: max(1, len(counted) // PIXELS)]
+            scores = logits_of(sample.image).reshape(len(dataset.classes), -1)[:, chosen]
+            logits.append(torch.from_numpy(scores.T.copy()))
+            labels.append(torch.from_numpy(sample.labels.ravel()[chosen].astype(np.int64)))
+            images.append(torch.full((len(chosen),), index))
+        return cls(torch.cat(logits).double(), torch.cat(labels), torch.cat(images))
+
+    def __add__(self, offsets: Tensor) -> LabelledLogits:
+        """With a number added to each class's logit: (K,)."""
+        return replace(self, logits=self.logits + offsets)
+
+    def part(self, chosen: Tensor) -> LabelledLogits:
+        """The pixels where a boolean (P,) is true."""
+        return LabelledLogits(self.logits[chosen], self.labels[chosen], self.images[chosen])
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that are labelled, as in metrics.Report."""
+        classes = self.logits.shape[1]
+        pairs = self.labels * classes + self.logits.argmax(1)
+        return _miou(torch.bincount(pairs, minlength=classes**2).view(classes, classes))
+
+
+def best_temperature(sample: LabelledLogits) -> float:
+    """The temperature under which the labels are most likely; 1.0 without a pixel."""
+    if not len(sample.labels):
+        return 1.0
+
+    def surprise(log_scale: float) -> float:
+        return float(F.cross_entropy(sample.logits * math.exp(log_scale), sample.labels))
+
+    # Convex in the scale, so a golden section finds the minimum.
+    return math.exp(-_golden_section(surprise, -math.log(LIMIT), math.log(LIMIT)))
+
+
+def _golden_section(
+    function: Callable[[float], float], low: float, high: float, *, width: float = 1e-4
+) -> float:
+    """Where a function with one minimum has it."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > width:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2
+
+
+def with_temperature(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
+    """The checkpoint with all logits divided by a temperature, which its `extra` remembers."""
+    # Scores are linear in these tensors, and what follows them is linear in the scores.
+    scores = [name for name in class_axes(checkpoint.spec) if ".upsamples." not in name]
+    weights = dict(checkpoint.weights)
+    for name in scores:
+        weights[name] = weights[name] / temperature
+    before = float(checkpoint.extra.get("temperature", 1.0))
+    extra = {**checkpoint.extra, "temperature": before * temperature}
+    return replace(checkpoint, weights=weights, extra=extra)
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """values: float64 (K,), to add to the logits. gains: of mean IoU, on each half of the images by
+    the offsets that suit the other half: what images may gain that had no part in the choice."""
+
+    values: Tensor
+    gains: tuple[float, float]
+
+
+def best_offsets(sample: LabelledLogits) -> Offsets | None:
+    """The offsets that raise the mean IoU; None unless both halves of the images gain.
+
+    A half is the first or the last of the images in their order, as neighbours may be alike.
+    """
+    if len(sample.labels) == 0:
+        return None
+    first = sample.images < float(np.median(np.unique(sample.images)))
+    halves = [sample.part(first), sample.part(~first)]
+    if any(len(half.labels) == 0 for half in halves):
+        return None
+    gains = [
+        (other + PART * _seek(half)).miou() - other.miou()
+        for half, other in (halves, reversed(halves))
+    ]
+    if min(gains) <= 0:
+        return None
+    return Offsets(PART * _seek(sample), (gains[0], gains[1]))
+
+
+def _seek(sample: LabelledLogits) -> Tensor:
+    """One class after the other is shifted to where the mean IoU is highest."""
+    classes = sample.logits.shape[1]
+    offsets = torch.zeros(classes, dtype=torch.float64)
+    for _ in range(SWEEPS):
+        before = offsets.clone()
+        for index in range(classes):
+            offsets[index] += _best_step(sample.logits + offsets, sample.labels, index)
+        if bool((offsets == before).all()):
+            break
+    return offsets - offsets.mean()
+
+
+def _best_step(logits: Tensor, labels: Tensor, index: int) -> float:
+    """The one of STEPS for the logit of a class with which the mean IoU is highest."""
+    classes = logits.shape[1]
+    own = logits[:, index].clone()
+    logits[:, index] = -math.inf
+    highest, second = logits.max(1)
+    margin = highest - own  # the class is predicted where its step is larger than this
+    lines = labels * classes
+    scores = []
+    for step in STEPS:
+        predicted = torch.where(margin < step, index, second)
+        counts = torch.bincount(lines + predicted, minlength=classes**2)
+        scores.append(_miou(counts.view(classes, classes)))
+    none = len(STEPS) // 2
+    best = max(range(len(STEPS)), key=lambda step: (scores[step], -abs(step - none)))
+    return float(STEPS[best])
+
+
+def _miou(counts: Tensor) -> float:
+    """Counts of (labelled, predicted) (K, K) -> mean IoU of the classes that are labelled."""
+    hits, labelled = counts.diagonal(), counts.sum(1)
+    union = counts.sum(0) + labelled - hits
+    return float((hits / union)[labelled > 0].mean())
+
+
+def with_offsets(checkpoint: Checkpoint, offsets: Sequence[float]) -> Checkpoint | None:
+    """The checkpoint with a number added to each class's logit, which its `extra` remembers.
+
+    offsets: K numbers. None where no bias can do it: a learned upsampling need not keep a constant.
+    """
+    layers = ("decoder.entry.", "decoder.rungs.", "decoder.head.")
+    names = [name for name in class_axes(checkpoint.spec) if name.startswith(layers)]
+    biases = [name for name in names if name.endswith(".bias")]
+    if not biases or checkpoint.spec.upsample == "learned":
+        return None
+    name = biases[-1]  # of the head, or of the finest skip
+    bias = checkpoint.weights[name]
+    shifted = (bias.double() + torch.tensor(offsets, dtype=torch.float64)).to(bias.dtype)
+    extra = {**checkpoint.extra, "class_offsets": [round(float(value), 4) for value in offsets]}
+    return replace(checkpoint, weights={**checkpoint.weights, name: shifted}, extra=extra)
+
+
+def calibrate(
+    checkpoint: Checkpoint, sample: LabelledLogits, callback: Callback, *, adjust: bool, scale: bool
+) -> Checkpoint:
+    """The checkpoint with offsets (adjust) and a temperature (scale), told to the callback.
+
+    sample: of the checkpoint's own logits.
+    """
+    if adjust:
+        offsets = best_offsets(sample)
+        shifted = with_offsets(checkpoint, offsets.values.tolist()) if offsets else None
+        if offsets is None or shifted is None:
+            why = "a learned upsampling" if offsets else "the validation images would not gain"
+            callback(Message(f"Class logits not adjusted: {why}"))
+        else:
+            gains = " and ".join(f"{100 * gain:+.1f}" for gain in offsets.gains)
+            text = f"{gains} points of mIoU on the two halves of the validation images"
+            callback(Message(f"Class logits adjusted: {text}, each by offsets of the other"))
+            checkpoint, sample = shifted, sample + offsets.values
+    if scale:
+        temperature = best_temperature(sample)
+        checkpoint = with_temperature(checkpoint, temperature)
+        text = f"Probabilities calibrated on the validation images: temperature {temperature:.2f}"
+        callback(Message(text))
+    return checkpoint

@@ -1,16 +1,33 @@
-"""Heatmaps and figures. Here: what a tile of a page is, and a frame with labels."""
+"""Heatmaps and figures. Here: what a tile of a page is, and a frame that is drawn, with its labels
+and what the network makes of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import DatasetError
+from fcnseg.errors import DatasetError, OptionError
+from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz.drawing import Scale
+from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.progress import Callback, Progress, no_callback
+from fcnseg.viz.drawing import Color, Scale, grey, heat_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcnseg.engines.pytorch import TorchEngine
+    from fcnseg.inference.prediction import PredictedArrays
+    from fcnseg.inference.segmenter import Segmenter
+    from fcnseg.models.fcn import FCN
+    from fcnseg.viz.heatmaps import HeatmapFigures
 
 Rgb = NDArray[np.uint8]
 
@@ -49,3 +66,194 @@ class LabelledFrame(Frame):
             )
         values: dict[str, Any] = {each.name: getattr(frame, each.name) for each in fields(Frame)}
         return cls(**values, labels=labels)
+
+
+Labels = NDArray[np.uint8]
+
+Floats = NDArray[np.float32]
+
+IGNORED: Color = (205, 205, 205)
+"""Pixels without a label, on maps of what is right and wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A frame, and what the network makes of it, computed when an item asks for it.
+
+    at: x and y of the pixel that items about a score explain; None: all of a class.
+    callback: hears how far slow items are.
+    beside: names and models that `partial-sums` compares with, of the same classes in any order.
+    """
+
+    figures: HeatmapFigures
+    frame: Frame
+    at: tuple[int, int] | None = None
+    beside: Sequence[tuple[str, Segmenter]] = ()
+    callback: Callback = no_callback
+
+    def __post_init__(self) -> None:
+        """OptionError for a pixel that the image does not have."""
+        height, width = self.frame.size
+        if self.at is not None and not (self.at[0] < width and self.at[1] < height):
+            x, y = self.at
+            raise OptionError(
+                f"--at {x} {y}: {self.frame.name} has no such pixel; it is {width} x {height}.",
+                hint=f"x is 0 to {width - 1} from the left, y 0 to {height - 1} from the top",
+            )
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The network with its classes."""
+        return self.figures.segmenter
+
+    @property
+    def truth(self) -> Labels:
+        """uint8 (H, W): the labels, 255 = ignore."""
+        assert isinstance(self.frame, LabelledFrame), "whoever opens the source sees to it"
+        assert self.frame.labels is not None
+        return self.frame.labels
+
+    @cached_property
+    def predicted(self) -> PredictedArrays:
+        """Labels, confidence and probabilities."""
+        pixels = [self.frame.pixels]
+        return self.segmenter.predict(pixels, confidence=True, probabilities=True)[0]
+
+    def tell(self, task: str, done: int, total: int) -> None:
+        """Say how far a slow item is."""
+        self.callback(Progress(task, done, total, "passes"))
+
+    def drawn_by(self, figures: HeatmapFigures) -> View:
+        """The same prediction in other figures."""
+        view = replace(self, figures=figures)
+        vars(view)["predicted"] = self.predicted  # where cached_property keeps it
+        return view
+
+    @property
+    def probabilities(self) -> Floats:
+        """float32 (K, H, W)."""
+        assert self.predicted.probabilities is not None, "they were asked for"
+        return self.predicted.probabilities
+
+    @cached_property
+    def subjects(self) -> tuple[int, ...]:
+        """The classes that items about one class draw.
+
+        Those of --class, else that of --at, else the largest found.
+        """
+        figures = self.figures
+        if len(figures.chosen) < len(self.segmenter.classes):
+            return figures.chosen
+        if self.at is not None:
+            return (int(self.predicted.labels[self.at[1], self.at[0]]),)
+        counts = np.bincount(self.predicted.labels.ravel(), minlength=256)[: len(figures.chosen)]
+        background = self.segmenter.classes.background
+        if background is not None and len(counts) > 1:
+            counts[background] = -1
+        return (int(counts.argmax()),)
+
+    def heat_on(self, image: Labels, values: Floats) -> Labels:
+        """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
+        return heatmap(image, values, alpha=self.figures.alpha)
+
+    def heat_scale(self, high: str, meaning: str) -> Scale:
+        """The scale of a heatmap over the frame, from 0 to `high`."""
+        return heat_scale("0", high, meaning, image=self.frame.image, alpha=self.figures.alpha)
+
+    def name(self, index: int) -> str:
+        """The name of a class."""
+        return self.segmenter.classes.names[index]
+
+    def heat(self, values: Floats, title: str, note: str, meaning: str, **more: Color) -> Tile:
+        """Values 0..1 as a heatmap."""
+        drawn = self.heat_on(grey(self.frame.image), values)
+        return Tile(drawn, title, note, scale=self.heat_scale("1", meaning), **more)
+
+
+def paint(
+    image: Labels, areas: list[tuple[NDArray[np.bool_], Color]], ignored: NDArray[np.bool_]
+) -> Labels:
+    """Areas in their colours on a darker grey image (H, W, 3), so that they stand out from it."""
+    drawn = (grey(image) * 0.45).astype(np.uint8)
+    drawn[ignored] = IGNORED
+    for area, color in areas:
+        drawn[area] = color
+    return drawn
+
+
+def torch_engine(view: View, item: str) -> TorchEngine:
+    """The engine, for items that look inside the network; OptionError for an exported file."""
+    engine = view.segmenter.engine
+    if engine.shows_network:
+        return cast("TorchEngine", engine)
+    if view.segmenter.members:
+        raise OptionError(
+            f"--show-what {item} looks inside one network; these are several, averaged.",
+            hint=f"give one of them: -m {view.segmenter.files[0]}" if view.segmenter.files else "",
+        )
+    raise OptionError(
+        f"--show-what {item} looks inside the network, which {engine.name} does not show.",
+        hint="give the checkpoint itself, with --engine torch",
+    )
+
+
+def plain_network(view: View, item: str) -> FCN:
+    """The network in float32 with gradients, on the engine's device.
+
+    An engine's own is fused further, and some of that has no gradients. OptionError for an
+    exported file.
+    """
+    engine = torch_engine(view, item)
+    path = view.segmenter.path
+    return engine.network if path is None else _built(path, engine.device)
+
+
+@lru_cache(2)
+def _built(path: Path, device: str) -> FCN:
+    import torch
+
+    from fcnseg.engines.fuse import fold_batch_norms
+
+    network = Checkpoint.load(path).build().eval()
+    some = torch.randn(
+        (1, network.spec.in_channels, 64, 64), generator=torch.Generator().manual_seed(0)
+    )
+    # Half of the time of a gradient was the batch norms', and that of copies to other layouts.
+    folded = fold_batch_norms(network, some).requires_grad_(False)
+    folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded
+
+
+def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:
+    """The frame as the network takes it, float (1, C, H, W) padded, and its size before that."""
+    pixels = view.segmenter.prepare([view.frame.pixels])
+    import torch
+
+    from fcnseg.models.fcn import pad_to_multiple
+
+    device = next(network.parameters()).device
+    image = view.segmenter.preprocess.normalise(torch.from_numpy(pixels.copy()).to(device))
+    return pad_to_multiple(image, network.backbone.stride), (pixels.shape[1], pixels.shape[2])
+
+
+def cell_map(
+    cells: Floats, size: tuple[int, ...], stride: int, offset: float
+) -> NDArray[np.float32]:
+    """Cells (h, w) as an image of (height, width): each pixel has its nearest cell's value.
+
+    offset: the pixel that cell 0 lies at.
+    """
+    rows, columns = (
+        np.clip(np.floor((np.arange(length) - offset) / stride + 0.5).astype(int), 0, last - 1)
+        for length, last in zip(size, cells.shape, strict=True)
+    )
+    return np.asarray(cells[rows][:, columns])
+
+
+def nearest(size: tuple[int, int], of: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
+    """The index that resizes an array of the shape `of` to a size, by nearest pixels."""
+    rows, columns = (
+        ((np.arange(length) + 0.5) * have / length).astype(np.intp)
+        for length, have in zip(size, of, strict=True)
+    )
+    return np.ix_(rows, columns)

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from fcnseg.classes import IGNORE
 from fcnseg.errors import percent
 from fcnseg.metrics import Confusion, Report
-from fcnseg.viz import Tile
+from fcnseg.viz import IGNORED, Tile, View, paint
 from fcnseg.viz.drawing import Color
 from fcnseg.viz.layout import Key, Section
 from fcnseg.viz.skips import stage_name
-from fcnseg.viz.view import IGNORED, View, paint
 
 Labels = NDArray[np.uint8]
 

@@ -13,11 +13,10 @@ from fcnseg.io.images import resize_image, write_image
 from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message
-from fcnseg.viz import Rgb, show
+from fcnseg.viz import Rgb, View, show
 from fcnseg.viz.drawing import to_pixels
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
-from fcnseg.viz.view import View
 
 MODES: dict[str, Callable[[View], Section]] = {
     "prediction": show.prediction,

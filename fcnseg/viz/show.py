@@ -17,13 +17,12 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import Tile
+from fcnseg.viz import IGNORED, Tile, View, cell_map, nearest, paint, torch_engine
 from fcnseg.viz.drawing import entropy, signed_map, signed_scale, to_pixels, to_vectors
 from fcnseg.viz.gained import gained
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
 from fcnseg.viz.skips import UPSAMPLING, partial_sums, skip_section
-from fcnseg.viz.view import IGNORED, View, cell_map, nearest, paint, torch_engine
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
@@ -154,11 +153,11 @@ def skips(view: View) -> Section:
 Draw = Callable[[View], Section]
 
 
-def _inside(module: str, name: str) -> Draw:
+def _inside(name: str, module: str = "network") -> Draw:
     """An item that looks into the network, which needs torch: imported when it is drawn."""
 
     def draw(view: View) -> Section:
-        item: Draw = getattr(importlib.import_module(f"fcnseg.viz.network.{module}"), name)
+        item: Draw = getattr(importlib.import_module(f"fcnseg.viz.{module}"), name)
         return item(view)
 
     return draw
@@ -205,12 +204,12 @@ SHOWN: dict[str, Item] = {
     "skips": _network(skips, "at", "alpha", "classes"),
     "gained": _network(gained, "alpha", "classes", needs_labels=True),
     "partial-sums": _network(partial_sums, "beside", "alpha", "classes"),
-    "autoencoder": _network(_inside("autoencoder", "autoencoder"), "alpha", "classes"),
-    "pyramid": _network(_inside("inside", "pyramid"), "alpha"),
-    "gradcam": _network(_inside("attribution", "gradcam"), "at", "alpha", "classes"),
-    "integrated": _network(_inside("attribution", "integrated"), "at", "classes"),
-    "channels": _network(_inside("attribution", "channels"), "alpha"),
-    "kernels": Item(_inside("inside", "kernels"), ("at", "classes"), looks_inside=True),
+    "autoencoder": _network(_inside("autoencoder", "network.autoencoder"), "alpha", "classes"),
+    "pyramid": _network(_inside("pyramid"), "alpha"),
+    "gradcam": _network(_inside("gradcam", "network.attribution"), "at", "alpha", "classes"),
+    "integrated": _network(_inside("integrated", "network.attribution"), "at", "classes"),
+    "channels": _network(_inside("channels", "network.attribution"), "alpha"),
+    "kernels": Item(_inside("kernels"), ("at", "classes"), looks_inside=True),
 }
 """Every item of --show-what: a new one is a function, a line here and a word in the option."""
 

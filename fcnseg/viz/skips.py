@@ -18,8 +18,8 @@ from fcnseg.viz.layout import Section
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
+    from fcnseg.viz import View
     from fcnseg.viz.heatmaps import HeatmapFigures
-    from fcnseg.viz.view import View
 
 Rgb = NDArray[np.uint8]
 

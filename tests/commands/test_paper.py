@@ -15,7 +15,7 @@ import fcnseg
 from fcnseg.cli.app import app
 from fcnseg.commands.demo import paper
 from fcnseg.commands.demo.chapters import CHAPTERS
-from fcnseg.commands.demo.classifier import slide, unpadded, window_of
+from fcnseg.commands.demo.lab import slide, unpadded, window_of
 from fcnseg.commands.demo.paper import STEPS, PaperResult
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.errors import OptionError

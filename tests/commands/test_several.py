@@ -23,8 +23,8 @@ from fcnseg.io.images import read_image
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import find_model, find_models
 from fcnseg.progress import Event, Message, Progress
-from fcnseg.report.page import several_page
-from fcnseg.training.run_folder.several import Several, several_in, summarize
+from fcnseg.report import several_page
+from fcnseg.training.run_folder import Several, several_in, summarize
 from tests.conftest import TINY
 
 QUICK = {**TINY, "width": 8, "crop": (48, 48), "batch": 4, "epochs": 1, "lr": 0.01}

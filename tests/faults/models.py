@@ -21,8 +21,9 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.weights import read_state
-from fcnseg.training.run_folder import RunFolder, load_state
+from fcnseg.training.run_folder import RunFolder
 from fcnseg.training.run_folder.resume import options_like
+from fcnseg.training.run_folder.state import load_state
 from tests.faults.images import RGB, by_pillow
 from tests.faults.kinds import Kind
 

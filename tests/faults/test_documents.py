@@ -26,7 +26,7 @@ from fcnseg.errors import CheckpointError, DatasetError, FcnsegError, MediaError
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import MANIFEST, inputs_in
-from fcnseg.training.run_folder import TrainState, load_state, save_state
+from fcnseg.training.run_folder.state import TrainState, load_state, save_state
 from tests.datasets import test_annotation_formats as tools
 from tests.datasets import test_tool_formats as more
 

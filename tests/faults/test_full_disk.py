@@ -22,7 +22,8 @@ from fcnseg.io.images import read_image
 from fcnseg.io.sources.base import Frame
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.training.run_folder import RunFolder, TrainState, save_state
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder.state import TrainState, save_state
 from tests.faults.images import RGB
 from tests.faults.models import RUN, write_checkpoint
 

@@ -21,7 +21,7 @@ from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint
 from fcnseg.models.find import find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import LITE, ModelSpec
-from fcnseg.training.run_folder import load_state
+from fcnseg.training.run_folder.state import load_state
 
 
 @pytest.fixture(scope="module")

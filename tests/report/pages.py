@@ -11,8 +11,8 @@ from fcnseg.classes import ClassMap
 from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.metrics.scores import Scores
+from fcnseg.report import eval_page
 from fcnseg.report.gallery import Gallery
-from fcnseg.report.page import eval_page
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 

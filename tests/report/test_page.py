@@ -18,9 +18,10 @@ from fcnseg.datasets.loader import Sample
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.metrics.regions import COLORS, KINDS, kinds_of_errors
 from fcnseg.models.checkpoint import BEST
+from fcnseg.report import _curves
 from fcnseg.report import gallery as galleries
 from fcnseg.report.gallery import Gallery
-from fcnseg.report.page import _curves
+from fcnseg.report.tables import has_charts, line_chart
 from tests.cli.test_cli import TINY_FLAGS, call
 from tests.report.pages import CLASSES, EVIL, data_of, make_page, scene
 
@@ -147,7 +148,7 @@ def test_without_the_extra(
     drawn_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """eval says what to install before it begins; train says nothing and writes no page."""
-    monkeypatch.setattr("fcnseg.report.charts.find_spec", lambda name: None)
+    monkeypatch.setattr("fcnseg.report.tables.find_spec", lambda name: None)
     page = tmp_path / "one.html"
     shown = call("eval", drawn_folder, "-m", tiny_run, "--html", page, status=1).stderr
     assert "pip install 'fcnseg[report]'" in shown
@@ -189,10 +190,9 @@ def test_a_page_is_no_input(drawn_folder: Path, tiny_run: Path) -> None:
 
 def test_curves_have_no_parts_of_epochs() -> None:
     """Text in the picture is drawn as text, so that it can be read there."""
-    charts = pytest.importorskip("fcnseg.report.charts")
-    if not charts.has_charts():
+    if not has_charts():
         pytest.skip("needs matplotlib")
-    drawn = charts.lines({"loss": [0.6, 0.5, 0.4]}, x=[1.0, 2.0, 3.0], x_name="epoch", name="loss")
+    drawn = line_chart({"loss": [0.6, 0.5, 0.4]}, x=[1.0, 2.0, 3.0], x_name="epoch", name="loss")
     ticks = re.findall(r">([0-9.]+)</text>", drawn)
     assert {"1", "2", "3"} <= set(ticks)
     assert not {"1.5", "2.5", "1.25"} & set(ticks)

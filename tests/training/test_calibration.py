@@ -12,7 +12,7 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
 from fcnseg.progress import Message
-from fcnseg.training.calibration import (
+from fcnseg.training.validation import (
     LabelledLogits,
     best_offsets,
     best_temperature,

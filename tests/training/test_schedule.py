@@ -13,7 +13,8 @@ from fcnseg.commands.train import train
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.progress import Event, Progress
 from fcnseg.training import schedule, trainer
-from fcnseg.training.run_folder import RunFolder, load_state
+from fcnseg.training.run_folder import RunFolder
+from fcnseg.training.run_folder.state import load_state
 from fcnseg.training.step import TrainStep
 from tests.conftest import TINY
 

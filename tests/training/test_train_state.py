@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fcnseg.errors import CheckpointError
-from fcnseg.training.run_folder import TrainState, load_state, save_state
+from fcnseg.training.run_folder.state import TrainState, load_state, save_state
 
 TRACK = TrainState(
     step=7, loss_sum=1.25, loss_steps=3, rows=[{"epoch": 1, "iou a": None, "loss": 0.5}], best=0.5

@@ -15,12 +15,11 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.fcn import FCN, LearnedUpsample, bilinear_kernel
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
+from fcnseg.viz import View, network_input, plain_network
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.network import attribution
+from fcnseg.viz.network import attribution, kernels
 from fcnseg.viz.network.attribution import grad_cam, integrated_gradients
-from fcnseg.viz.network.inside import kernels
 from fcnseg.viz.show import SHOWN
-from fcnseg.viz.view import View, network_input, plain_network
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +236,7 @@ def test_learned_kernels(random_model: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(first, LearnedUpsample)
     with torch.no_grad():
         first.weight[1, 1, 0, 0] += 0.25
-    monkeypatch.setattr("fcnseg.viz.network.inside.plain_network", lambda *_: network)
+    monkeypatch.setattr("fcnseg.viz.network.plain_network", lambda *_: network)
     bilinear, learned, difference, *_ = kernels(view).tiles
     line, _ = bilinear_kernel(2, 0.5)
     assert bilinear.note.startswith(f"{len(line)} x {len(line)}")

@@ -12,11 +12,10 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.models.backbones import Features
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
+from fcnseg.viz import View, network
 from fcnseg.viz.heatmaps import HeatmapFigures
-from fcnseg.viz.network import inside
+from fcnseg.viz.network import effective_fields, pyramid, side_of, theoretical_fields
 from fcnseg.viz.network.autoencoder import hourglass
-from fcnseg.viz.network.inside import effective_fields, pyramid, side_of, theoretical_fields
-from fcnseg.viz.view import View
 
 
 def backbone_of(name: str) -> Features:
@@ -164,7 +163,7 @@ def test_the_weights_stay_as_they_are() -> None:
 
 def test_the_effective_field_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against finite differences, of one element."""
-    monkeypatch.setattr(inside, "GRID", 1)
+    monkeypatch.setattr(network, "GRID", 1)
     backbone = backbone_of("tiny").double()
     image = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).double()
     found = effective_fields(backbone, image)[4]

@@ -23,11 +23,10 @@ from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Progress
-from fcnseg.viz import LabelledFrame, Tile
+from fcnseg.viz import IGNORED, LabelledFrame, Tile, View, cell_map, nearest
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section
 from fcnseg.viz.show import NEED_LABELS, SHOWN, USED_BY
-from fcnseg.viz.view import IGNORED, View, cell_map, nearest
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.viz import Tile, heatmaps
+from fcnseg.viz import Tile, View, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
 from fcnseg.viz.show import SHOWN
-from fcnseg.viz.view import View
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from fcnseg.metrics import ClassScore, none_for_nan
 from fcnseg.metrics.bootstrap import Difference, paired_difference
 from fcnseg.models.find import refuse_twice
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report import comparison_page
 from fcnseg.report.gallery import Gallery, Predict, fill
-from fcnseg.report.page import comparison_page
 from fcnseg.report.tables import comparison_table, write_table
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

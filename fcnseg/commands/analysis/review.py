@@ -32,8 +32,8 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
 from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.report import render
 from fcnseg.report.gallery import jpeg, legend
-from fcnseg.report.page import render
 from fcnseg.report.tables import suspects_table, to_label_table
 
 SIDE = 224

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcnseg.commands.demo.classifier import slide
 from fcnseg.commands.demo.lab import (
     ALPHA,
     WIDTH,
@@ -21,6 +20,7 @@ from fcnseg.commands.demo.lab import (
     Section,
     mosaic,
     on_canvas,
+    slide,
     squares,
 )
 from fcnseg.io.draw import heatmap

@@ -22,8 +22,8 @@ from fcnseg.io.images import encode_image, resize_image, resize_labels, write_by
 from fcnseg.models.networks import build_empty
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.report import render
 from fcnseg.report.gallery import jpeg
-from fcnseg.report.page import render
 
 if TYPE_CHECKING:
     from fcnseg.commands.several import TrainResult

@@ -23,7 +23,7 @@ from fcnseg.files import safe_filename
 from fcnseg.io import cv2, has_pyav
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.network import unreachable, without_password
-from fcnseg.io.sources.network.stream import End, Given, Pace, StreamCapture
+from fcnseg.io.sources.network.served import End, Given, Pace, StreamCapture
 from fcnseg.progress import Callback, Message, no_callback
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

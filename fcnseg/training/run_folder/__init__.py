@@ -9,35 +9,38 @@ runs/train1/
   report.html        the scores of the best checkpoint, with curves and images
   dataset.toml       of a fold: which images validated
   state.pt           everything needed to resume, bit for bit
+
+And folders of several runs, the same training with other seeds or on each fold of the data:
+
+runs/train1/
+  seed0/ seed1/ ...  (or fold0/ fold1/ ...) a run folder each
+  config.toml        the options of all
+  report.json        mean and spread of the scores; of those that are finished
+  report.html        the same as a page
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import io
+import json
 import shutil
-import zipfile
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
-
-import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import (
     STRANGE,
-    CheckpointError,
     InputError,
     OptionError,
     from_bytes,
     to_bytes,
-    typed,
 )
 from fcnseg.files import atomic_write, sync_folder
-from fcnseg.models.weights import why_unreadable
 
 RUNS = Path("runs")
 
@@ -197,133 +200,121 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
-FORMAT = 1
+@dataclass(frozen=True)
+class Several:
+    """A folder of several runs.
 
-STORED = {"micro_batches": "parts", "lr_scale": "calm"}
-"""Fields of TrainState that are called otherwise in the file: runs of before are resumed."""
-
-
-@dataclass
-class TrainState:
-    """How far a training has come; the only thing about it that changes beside tensors.
-
-    step: steps done. loss_sum, loss_steps: of the epoch under way. seconds: spent so far,
-    epoch_seconds: on the steps of the epoch under way.
-    rows: the finished epochs, as in results.csv. best: the best mIoU so far.
-    aux_sum: like loss_sum, of the auxiliary losses. micro_batches: the gradient accumulation
-    steps. lr_scale: what the learning rate is multiplied by after `rollbacks` roll-backs.
-    images: how many training images there are. scored_step: steps when the last row was written.
-    Of --minutes: spent, seconds since the training was first started, without those in between;
-    ended_at, the seconds that were over when the last step was scored.
-    Of --unlabeled: how many images there are, whether it was switched off, and sums over the
-    unlabeled_steps of the epoch that used them.
+    config: the options of all of them. made: the folder, where this command has made it.
     """
 
-    step: int = 0
-    loss_sum: float = 0.0
-    aux_sum: float = 0.0
-    loss_steps: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    rows: list[dict[str, float | int | None]] = field(default_factory=list)
-    best: float = -1.0
-    micro_batches: int = 1
-    lr_scale: float = 1.0
-    rollbacks: int = 0
-    images: int = 0
-    scored_step: int = 0
-    spent: float = 0.0
-    ended_at: float = 0.0
-    unlabeled_images: int = 0
-    unlabeled_off: bool = False
-    unlabeled_sum: float = 0.0
-    confident_sum: float = 0.0
-    unlabeled_steps: int = 0
+    folder: Path
+    config: TrainConfig
+    made: RunFolder | None = field(default=None, compare=False)
 
-    def add(self, loss: float, aux: float, unlabeled: float = 0.0, confident: float = -1.0) -> None:
-        """Take note of what a step's losses were; confident: below 0 where nothing was used."""
-        self.loss_sum += loss
-        self.aux_sum += aux
-        self.loss_steps += 1
-        if confident >= 0:
-            self.unlabeled_sum += unlabeled
-            self.confident_sum += confident
-            self.unlabeled_steps += 1
+    @property
+    def kind(self) -> str:
+        """What differs: "seed" or "fold"."""
+        return "seed" if self.config.seeds else "fold"
 
-    def unlabeled_row(self) -> dict[str, float | int]:
-        """Of the epoch under way, for its row; {} where no unlabeled image was used."""
-        steps = self.unlabeled_steps
-        if not steps:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The folders of the runs, in their order."""
+        if self.config.seeds:
+            first = self.config.seed
+            return tuple(f"seed{number}" for number in range(first, first + self.config.seeds))
+        return tuple(f"fold{number}" for number in range(self.config.folds or 0))
+
+    def options(self, name: str) -> TrainConfig:
+        """Those of one run; --minutes is divided among all."""
+        number = int(name.removeprefix(self.kind))
+        own = {"seeds": None, "seed": number} if self.kind == "seed" else {"fold": number}
+        minutes = self.config.minutes
+        return replace(
+            self.config,
+            out=self.folder / name,
+            resume=False,
+            minutes=minutes and minutes / len(self.names),
+            **own,
+        )
+
+    @property
+    def report(self) -> Path:
+        """Mean and spread, as data."""
+        return self.folder / "report.json"
+
+    def reported(self) -> dict[str, dict[str, Any]]:
+        """The scores of the runs that are finished, by name, as report.json has them."""
+        try:
+            found = json.loads(from_bytes(self.report.read_bytes()))
+            return {run["name"]: run for run in found["runs"]}
+        except (OSError, *STRANGE):
             return {}
-        return {
-            "unlabeled_loss": self.unlabeled_sum / steps,
-            "confident": self.confident_sum / steps,
-        }
 
-    def end_epoch(self) -> None:
-        """The next step is the first of another epoch."""
-        self.loss_sum = self.aux_sum = self.epoch_seconds = 0.0
-        self.unlabeled_sum = self.confident_sum = 0.0
-        self.loss_steps = self.unlabeled_steps = 0
-        self.scored_step = self.step
+    def write_report(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Write and return what runs reached: their scores, and each score's mean and spread."""
+        found = {"kind": f"{self.kind}s", "unfinished": len(self.names) - len(runs)}
+        report = {**found, **summarize(runs), "runs": list(runs)}
+        text = json.dumps(report, indent=1)
+        write_atomically(self.report, lambda file: file.write(to_bytes(text + "\n")))
+        return report
 
 
-def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
-    """Write a training's state: complete or not at all.
-
-    tensors: what else belongs to it: state dicts by name.
-    """
-    values = dataclasses.asdict(state)
-    stored = {STORED.get(name, name): value for name, value in values.items()}
-    content = {"format": FORMAT, "track": stored, **tensors}
-    write_atomically(path, lambda file: _save(content, file))
-
-
-def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+def several_in(folder: Path) -> Several | None:
+    """The runs of a folder, where it is one of several."""
+    run = RunFolder(folder)
+    if run.state.is_file() or not run.config.is_file():
+        return None
     try:
-        torch.save(content, file)
-    except RuntimeError as error:  # torch closes its archive and finds less than it wrote
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        config = TrainConfig.load(run.config)
+        return Several(folder, config) if is_several(config) else None
+    except OptionError:  # another program's
+        return None
 
 
-def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
-    """Read what save_state wrote, on the CPU; CheckpointError when it is something else.
-
-    Nothing in the file is executed (weights_only).
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_other_bytes(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no {path} to resume from.") from None
-    except Exception as error:  # the unpickler raises whatever the bytes make it raise
-        beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
-        weights = next((file for file in beside if file.is_file()), None)
-        raise CheckpointError(
-            f"{path} is damaged or not a training state: {why_unreadable(path, error)}.",
-            hint="start a new run"
-            + (
-                f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
-                if weights
-                else ""
-            ),
-        ) from error
-    try:
-        if content.get("format") == FORMAT:
-            names = {stored: name for name, stored in STORED.items()}
-            values = {names.get(name, name): one for name, one in content.pop("track").items()}
-            return TrainState(**values), content
-    except STRANGE:  # other fields than ours
-        pass
-    raise CheckpointError(
-        f"{path} is not a training state of this version of fcnseg.",
-        hint="resume with the version it was started with, or --finetune from last.safetensors",
-    )
+def scores_of(name: str, run: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What report.json says of a run. report: of its best checkpoint."""
+    return {
+        "name": name,
+        "run": str(run),
+        "epoch": report.get("epoch"),
+        "miou": report["miou"],
+        "pixel_accuracy": report["pixel_accuracy"],
+        "iou": {one["name"]: one["iou"] for one in report["classes"]},
+    }
 
 
-def _refuse_other_bytes(path: Path) -> None:
-    """BadZipFile where a byte is not what was written: torch reads numbers without their sums."""
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the zip archive's checksum of {damaged} differs")
+def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over runs: of "miou", "pixel_accuracy" and, by class, "iou"."""
+    classes = dict.fromkeys(name for run in runs for name in run["iou"])
+    return {
+        **{key: _spread([run[key] for run in runs]) for key in ("miou", "pixel_accuracy")},
+        "iou": {name: _spread([run["iou"].get(name) for run in runs]) for name in classes},
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
+    """Of the runs that have a value: their mean, sample standard deviation, least and most."""
+    here = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(here) if here else None,
+        "std": statistics.stdev(here) if len(here) > 1 else None,
+        "min": min(here, default=None),
+        "max": max(here, default=None),
+        "runs": len(here),
+    }
+
+
+def is_several(config: TrainConfig) -> bool:
+    """Whether options mean several runs; OptionError where they contradict each other."""
+    if config.seeds and config.folds:
+        raise OptionError(
+            "--seeds and --folds can't be combined.",
+            hint="give one; each of the folds has the same seed",
+        )
+    if config.fold is not None and (config.folds or 0) <= config.fold:
+        raise OptionError(
+            f"--fold {config.fold} is one of the folds that --folds makes, from 0 on; "
+            + (f"there are {config.folds}." if config.folds else "--folds was not given."),
+            hint="for example --folds 5 --fold 0; without --fold, all are trained",
+        )
+    return bool(config.seeds) or (bool(config.folds) and config.fold is None)

@@ -25,11 +25,10 @@ from torch import Tensor
 
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.viz import Tile
+from fcnseg.viz import Tile, View, cell_map, nearest, network_input, plain_network
 from fcnseg.viz.drawing import signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
-from fcnseg.viz.view import View, cell_map, nearest, network_input, plain_network
 
 Floats = NDArray[np.float32]
 

@@ -16,10 +16,9 @@ from fcnseg.errors import OptionError
 from fcnseg.io.draw import font_for, heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.models.fcn import FCN, Decoder
-from fcnseg.viz import Tile
+from fcnseg.viz import Tile, View, network_input, plain_network
 from fcnseg.viz.drawing import THEMES, Theme
 from fcnseg.viz.layout import WIDEST, Section
-from fcnseg.viz.view import View, network_input, plain_network
 
 Rgb = NDArray[np.uint8]
 

@@ -1,0 +1,263 @@
+"""What a training writes down of itself: state.pt, to resume from, and environment.json.
+
+The environment: versions, machine, a digest of the data; what differs when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from fcnseg.datasets import Description, files_of, sizes
+from fcnseg.errors import (
+    STRANGE,
+    CheckpointError,
+    to_bytes,
+    typed,
+)
+from fcnseg.models.weights import why_unreadable
+from fcnseg.progress import Callback, Message
+from fcnseg.training.run_folder import RunFolder, write_atomically
+
+FORMAT = 1
+
+STORED = {"micro_batches": "parts", "lr_scale": "calm"}
+"""Fields of TrainState that are called otherwise in the file: runs of before are resumed."""
+
+
+@dataclass
+class TrainState:
+    """How far a training has come; the only thing about it that changes beside tensors.
+
+    step: steps done. loss_sum, loss_steps: of the epoch under way. seconds: spent so far,
+    epoch_seconds: on the steps of the epoch under way.
+    rows: the finished epochs, as in results.csv. best: the best mIoU so far.
+    aux_sum: like loss_sum, of the auxiliary losses. micro_batches: the gradient accumulation
+    steps. lr_scale: what the learning rate is multiplied by after `rollbacks` roll-backs.
+    images: how many training images there are. scored_step: steps when the last row was written.
+    Of --minutes: spent, seconds since the training was first started, without those in between;
+    ended_at, the seconds that were over when the last step was scored.
+    Of --unlabeled: how many images there are, whether it was switched off, and sums over the
+    unlabeled_steps of the epoch that used them.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    aux_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    rows: list[dict[str, float | int | None]] = field(default_factory=list)
+    best: float = -1.0
+    micro_batches: int = 1
+    lr_scale: float = 1.0
+    rollbacks: int = 0
+    images: int = 0
+    scored_step: int = 0
+    spent: float = 0.0
+    ended_at: float = 0.0
+    unlabeled_images: int = 0
+    unlabeled_off: bool = False
+    unlabeled_sum: float = 0.0
+    confident_sum: float = 0.0
+    unlabeled_steps: int = 0
+
+    def add(self, loss: float, aux: float, unlabeled: float = 0.0, confident: float = -1.0) -> None:
+        """Take note of what a step's losses were; confident: below 0 where nothing was used."""
+        self.loss_sum += loss
+        self.aux_sum += aux
+        self.loss_steps += 1
+        if confident >= 0:
+            self.unlabeled_sum += unlabeled
+            self.confident_sum += confident
+            self.unlabeled_steps += 1
+
+    def unlabeled_row(self) -> dict[str, float | int]:
+        """Of the epoch under way, for its row; {} where no unlabeled image was used."""
+        steps = self.unlabeled_steps
+        if not steps:
+            return {}
+        return {
+            "unlabeled_loss": self.unlabeled_sum / steps,
+            "confident": self.confident_sum / steps,
+        }
+
+    def end_epoch(self) -> None:
+        """The next step is the first of another epoch."""
+        self.loss_sum = self.aux_sum = self.epoch_seconds = 0.0
+        self.unlabeled_sum = self.confident_sum = 0.0
+        self.loss_steps = self.unlabeled_steps = 0
+        self.scored_step = self.step
+
+
+def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
+    """Write a training's state: complete or not at all.
+
+    tensors: what else belongs to it: state dicts by name.
+    """
+    values = dataclasses.asdict(state)
+    stored = {STORED.get(name, name): value for name, value in values.items()}
+    content = {"format": FORMAT, "track": stored, **tensors}
+    write_atomically(path, lambda file: _save(content, file))
+
+
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch closes its archive and finds less than it wrote
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
+    """Read what save_state wrote, on the CPU; CheckpointError when it is something else.
+
+    Nothing in the file is executed (weights_only).
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_other_bytes(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no {path} to resume from.") from None
+    except Exception as error:  # the unpickler raises whatever the bytes make it raise
+        beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
+        weights = next((file for file in beside if file.is_file()), None)
+        raise CheckpointError(
+            f"{path} is damaged or not a training state: {why_unreadable(path, error)}.",
+            hint="start a new run"
+            + (
+                f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
+                if weights
+                else ""
+            ),
+        ) from error
+    try:
+        if content.get("format") == FORMAT:
+            names = {stored: name for name, stored in STORED.items()}
+            values = {names.get(name, name): one for name, one in content.pop("track").items()}
+            return TrainState(**values), content
+    except STRANGE:  # other fields than ours
+        pass
+    raise CheckpointError(
+        f"{path} is not a training state of this version of fcnseg.",
+        hint="resume with the version it was started with, or --finetune from last.safetensors",
+    )
+
+
+def _refuse_other_bytes(path: Path) -> None:
+    """BadZipFile where a byte is not what was written: torch reads numbers without their sums."""
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the zip archive's checksum of {damaged} differs")
+
+
+PACKAGES = ("fcnseg", "torch", "torchvision", "numpy", "opencv-python", "pillow")
+
+_HASHED = 1 << 16
+"""Bytes at the beginning of a file that are hashed: all of most label files."""
+
+
+def environment(description: Description, device: torch.device) -> dict[str, Any]:
+    """Versions, machine, the data's digest, and fcnseg's commit where it runs from a checkout."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "data": {**sizes(description.pairs), "digest": digest_of(description)},
+    }
+
+
+def digest_of(description: Description) -> str:
+    """Of the names, splits, sizes and first 64 KiB of all images and label files, and the classes.
+
+    The same wherever the folder lies.
+    """
+    digest = hashlib.sha256(to_bytes(repr(description.classes.names)))
+    seen: set[Path] = set()
+    for pair in description.pairs:
+        digest.update(to_bytes(f"\n{pair.name}\n{pair.split}"))
+        for path in (pair.image, *files_of(pair)):
+            if path not in seen:  # one document may have the labels of all images
+                seen.add(path)
+                digest.update(_start_of(path))
+    return digest.hexdigest()
+
+
+def note_environment(
+    run: RunFolder, now: Mapping[str, Any], before: RunFolder | None, callback: Callback
+) -> None:
+    """Say what differs from an earlier run, and write environment.json where there is none.
+
+    InputError when it can't be written.
+    """
+    for sentence in differences(before, now) if before else ():
+        callback(Message(f"{sentence} The weights will differ from its own.", "warning"))
+    if not run.environment.exists():
+        text = json.dumps(now, indent=2) + "\n"
+        write_atomically(run.environment, lambda file: file.write(to_bytes(text)))
+
+
+def differences(run: RunFolder, now: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each thing that differs from what a run was made with; none for old runs."""
+    with suppress(OSError, *STRANGE):
+        before = json.loads(run.environment.read_bytes())
+        for name in [name for name in now if name in before and before[name] != now[name]]:
+            if name == "data":
+                yield f"The dataset has changed since {run.folder} began: {_changed(before, now)}."
+            else:
+                yield f"{run.folder} was trained with {name} {before[name]}; now it is {now[name]}."
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    had, has = ({k: v for k, v in one["data"].items() if k != "digest"} for one in (before, now))
+    return "files have other contents" if had == has else f"it had {_parts(had)}, now {_parts(has)}"
+
+
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in counts.items())
+
+
+def _start_of(path: Path) -> bytes:
+    with suppress(OSError), path.open("rb") as file:
+        return f"\n{path.stat().st_size}\n".encode() + file.read(_HASHED)
+    return b"\ngone"
+
+
+def _version(package: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit that fcnseg runs from, "-dirty" where files differ; None for an installed one."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+    return None
