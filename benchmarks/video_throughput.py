@@ -1,13 +1,13 @@
-"""How near `fcnseg infer` on a video comes to its network's own speed, beside others.
+"""Compare the speed of `fcnseg infer` on a video with its bare network's and other programs'.
 
     python benchmarks/video_throughput.py MODEL CLIP [--frames N] [--rounds N]
         [--int8 FILE ...] [--ultralytics PYTHON]
 
-In every round each contestant has its turn, in a process of its own, so that what else the
-machine does hits all alike; the medians of the rounds are told, and their spread.
+Every round runs each program once, in a process of its own, so that other load on the machine
+affects all alike; medians and ranges over the rounds are printed.
 
-    torch, onnxruntime, openvino   `fcnseg bench`: the bare engine, every stage alone, and the
-                                   whole that `infer` runs, an overlay video written; the
+    torch, onnxruntime, openvino   `fcnseg bench`: the bare engine, every stage alone, and all
+                                   that `infer` runs, an overlay video written; the
                                    network sees frames at the video's own size
     int8, NAME                     the same with a file of `fcnseg export --precision int8`
     plain loop                     the same network in a loop of torch and OpenCV: read, convert,
@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-STAGES = ("decode", "prepare", "network", "scores", "decide", "draw", "encode", "whole")
+STAGES = ("decode", "preprocess", "network", "scores", "argmax", "draw", "encode", "total")
 
 NONE = {"core_ms": float("nan")}
 
@@ -54,7 +54,7 @@ print(json.dumps({"end_to_end_fps": done / (time.perf_counter() - began)}))
 
 
 def main() -> None:
-    """Take turns, then tell."""
+    """Run all programs, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path, help="a checkpoint")
     parser.add_argument("clip", type=Path)
@@ -72,12 +72,12 @@ def main() -> None:
         fps = plain_loop(chosen.model, chosen.clip, chosen.frames)
         print(json.dumps({"end_to_end_fps": fps}))
         return
-    found = take_turns(contestants(chosen), chosen.rounds)
+    found = run_rounds(programs(chosen), chosen.rounds)
     print(table(found))
 
 
-def contestants(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
-    """What takes turns, by name."""
+def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The programs that are compared, by name."""
     model, clip, frames = str(chosen.model), str(chosen.clip), str(chosen.frames)
 
     def ours(file: str, *options: str) -> Callable[[], dict[str, Any]]:
@@ -87,13 +87,13 @@ def contestants(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, 
             command += ["--frames", frames]
         return lambda: run(command)
 
-    turns = {
+    compared = {
         engine: ours(model, "--engine", engine, "--precision", "f32") for engine in chosen.engines
     }
     for file in chosen.int8:
-        turns[f"int8, {file.name.partition('.')[0]}"] = ours(str(file))
+        compared[f"int8, {file.name.partition('.')[0]}"] = ours(str(file))
     itself = [sys.executable, __file__, model, clip, "--frames", frames, "--plain"]
-    turns["plain loop"] = lambda: run(itself)
+    compared["plain loop"] = lambda: run(itself)
     if chosen.ultralytics:
         python, weights = chosen.ultralytics, chosen.weights
 
@@ -101,8 +101,8 @@ def contestants(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, 
             with tempfile.TemporaryDirectory() as out:
                 return run([python, "-c", ULTRALYTICS, clip, frames, weights, out])
 
-        turns["ultralytics"] = theirs
-    return turns
+        compared["ultralytics"] = theirs
+    return compared
 
 
 def run(command: Sequence[str]) -> dict[str, Any]:
@@ -114,14 +114,14 @@ def run(command: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def take_turns(
-    turns: dict[str, Callable[[], dict[str, Any]]], rounds: int
+def run_rounds(
+    compared: dict[str, Callable[[], dict[str, Any]]], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each said in each round."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
+    """What each reported in each round."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in compared}
     for number in range(rounds):
-        for name, turn in turns.items():
-            found[name].append(turn())
+        for name, measure in compared.items():
+            found[name].append(measure())
             fps = found[name][-1]["end_to_end_fps"]
             print(f"round {number + 1}  {name:12s} {fps:7.2f} frames/s", file=sys.stderr)
     return found
@@ -166,7 +166,7 @@ def plain_loop(model: Path, clip: Path, frames: int) -> float:
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: speeds and ratios, then what a frame costs, stage by stage."""
     lines = [
-        "| | frames/s | spread | bare engine | limit | of the limit | of the bare engine "
+        "| | frames/s | range | bare engine | limit | of the limit | of the bare engine "
         "| of the limit to scores |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -174,10 +174,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         speeds = [one["end_to_end_fps"] for one in rounds]
         cells = [f"{statistics.median(speeds):.2f}", f"{min(speeds):.2f} to {max(speeds):.2f}"]
         if "model_fps" in rounds[0]:
-            cells += [f"{middle(rounds, key):.2f}" for key in ("model_fps", "limit_fps")]
+            cells += [f"{median_of(rounds, key):.2f}" for key in ("model_fps", "limit_fps")]
             of_bare = statistics.median(r["end_to_end_fps"] / r["model_fps"] for r in rounds)
             strict = statistics.median(map(ratio_to_scores, rounds))
-            cells += [f"{middle(rounds, 'ratio'):.3f}", f"{of_bare:.3f}", f"{strict:.3f}"]
+            cells += [f"{median_of(rounds, 'ratio'):.3f}", f"{of_bare:.3f}", f"{strict:.3f}"]
         else:
             cells += [""] * 5
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -189,7 +189,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
                 for stage in STAGES
             ]
             lines.append(f"| {name} | {' | '.join(f'{cost:.1f}' for cost in costs)} |")
-    speeds = {name: middle(rounds, "end_to_end_fps") for name, rounds in found.items()}
+    speeds = {name: median_of(rounds, "end_to_end_fps") for name, rounds in found.items()}
     best = max((name for name in speeds if "model_fps" in found[name][0]), key=speeds.__getitem__)
     lines += ["", f"The fastest here is {best}."]
     for name in ("plain loop", "ultralytics"):
@@ -203,16 +203,16 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def ratio_to_scores(told: dict[str, Any]) -> float:
+def ratio_to_scores(reported: dict[str, Any]) -> float:
     """Of a stricter limit: the engine stops where `infer` lets it stop, before most logits."""
-    stages = told["stages"]
+    stages = reported["stages"]
     fixed = stages["decode"]["core_ms"] + stages["encode"]["core_ms"]
     least = stages.get("scores", stages["network"])["core_ms"]
-    return float(told["ratio"] * (least + fixed) / (stages["network"]["core_ms"] + fixed))
+    return float(reported["ratio"] * (least + fixed) / (stages["network"]["core_ms"] + fixed))
 
 
-def middle(rounds: Sequence[dict[str, Any]], key: str) -> float:
-    """The median of the rounds."""
+def median_of(rounds: Sequence[dict[str, Any]], key: str) -> float:
+    """The median over the rounds."""
     return float(statistics.median(one[key] for one in rounds))
 
 

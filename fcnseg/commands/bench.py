@@ -60,7 +60,7 @@ class BenchResult:
         alone; on a CPU, whose cores they share, the cores divided by the core-seconds that a
         frame costs in the three. ratio: end_to_end_fps / limit_fps.
     stages: each part alone; full: all together. "scores" is what `infer` asks an engine for
-        where labels need no more (fcnseg.engines.argmax), and "decide" continues from there.
+        where labels need no more (fcnseg.engines.argmax), and "argmax" continues from there.
     memory_bytes: the most this process has held so far, by place.
     cores: those that the process may use.
     """
@@ -116,7 +116,7 @@ class BenchResult:
             "model": None if self.model is None else str(self.model),
             "size": list(self.size),
             "batch": self.batch,
-            "lanes": self.num_parallel,
+            "num_parallel": self.num_parallel,
             "frames": self.frames,
             "model_fps": round(self.model_fps, 2),
             "end_to_end_fps": round(self.end_to_end_fps, 2),
@@ -130,7 +130,7 @@ class BenchResult:
                     "ms": round(1000 * timing.seconds, 3),
                     "core_ms": round(1000 * timing.core_seconds, 3),
                 }
-                for name, timing in [*self.stages.items(), ("whole", self.full)]
+                for name, timing in [*self.stages.items(), ("total", self.full)]
             },
             "memory_bytes": self.memory_bytes,
         }
@@ -254,14 +254,16 @@ class _Bench:
         segmenter, batch = self._segmenter, len(prepared[0])
         labels, _ = segmenter.engine.labels(prepared[0], size=batches[0][0].size)
         frame, predicted = batches[0][0], PredictedArrays(labels[0])
-        deciding = self._deciding(prepared[0])
+        argmax = self._argmax(prepared[0])
         return {
-            "prepare": time_each(lambda g: segmenter.prepare([f.image for f in g]), batches, batch),
-            "decide": time_each(lambda _: deciding(), batches, batch),
+            "preprocess": time_each(
+                lambda g: segmenter.prepare([f.image for f in g]), batches, batch
+            ),
+            "argmax": time_each(lambda _: argmax(), batches, batch),
             "draw": time_each(lambda _: self._renderer.overlay(frame, predicted), batches, 1),
         }
 
-    def _deciding(self, images: Images) -> Callable[[], object]:
+    def _argmax(self, images: Images) -> Callable[[], object]:
         """What turns the engine's output for these images into labels."""
         engine = self._segmenter.engine
         if not self._stops_at_scores(images):
@@ -314,7 +316,7 @@ class _Bench:
         self, frames: Sequence[Frame], stages: dict[str, Timing], full: Timing
     ) -> BenchResult:
         engine = self._segmenter.engine
-        order = ("decode", "prepare", "network", "scores", "decide", "draw", "encode")
+        order = ("decode", "preprocess", "network", "scores", "argmax", "draw", "encode")
         bare = [stages[name] for name in ("decode", "network", "encode")]
         if engine.device == "cpu":
             limit = usable_cores() / sum(timing.core_seconds for timing in bare)

@@ -28,12 +28,12 @@ def test_everything_is_measured(random_model: Path, precision: str):
         assert told[name] > 0
     assert told["ratio"] == pytest.approx(told["end_to_end_fps"] / told["limit_fps"], rel=0.05)
     assert list(told["stages"]) == [
-        *("decode", "prepare", "network", "scores", "decide", "draw", "encode", "whole")
+        *("decode", "preprocess", "network", "scores", "argmax", "draw", "encode", "total")
     ]
     assert all(stage["ms"] > 0 for stage in told["stages"].values())
     latency = told["latency_ms"]
     assert latency["p50"] <= latency["p90"] <= latency["p99"]
-    at_a_time = told["batch"] * told["lanes"]
+    at_a_time = told["batch"] * told["num_parallel"]
     assert latency["p50"] == pytest.approx(at_a_time * 1000 / told["model_fps"], rel=0.05)
     assert told["memory_bytes"]["host"] > 50_000_000
     assert [event.done for event in heard if isinstance(event, Progress)] == list(range(8))
