@@ -225,7 +225,7 @@ def web_page(seen_at_80: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """
     from fcnseg.commands.export import export
     from fcnseg.config import ExportConfig
-    from fcnseg.exporting.packages import RUNTIME
+    from fcnseg.exporting.onnx_file import RUNTIME
 
     pytest.importorskip("onnxscript")
 

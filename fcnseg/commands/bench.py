@@ -251,14 +251,12 @@ class _Bench:
         self, batches: Sequence[list[Frame]], prepared: Sequence[Images]
     ) -> dict[str, Timing]:
         """What is done to a frame before and after the network."""
-        segmenter, batch = self._segmenter, len(prepared[0])
-        labels, _ = segmenter.engine.labels(prepared[0], size=batches[0][0].size)
+        model, batch = self._segmenter, len(prepared[0])
+        labels, _ = model.engine.labels(prepared[0], size=batches[0][0].size)
         frame, predicted = batches[0][0], PredictedArrays(labels[0])
         argmax = self._argmax(prepared[0])
         return {
-            "preprocess": time_each(
-                lambda g: segmenter.prepare([f.image for f in g]), batches, batch
-            ),
+            "preprocess": time_each(lambda g: model.prepare([f.image for f in g]), batches, batch),
             "argmax": time_each(lambda _: argmax(), batches, batch),
             "draw": time_each(lambda _: self._renderer.overlay(frame, predicted), batches, 1),
         }

@@ -16,12 +16,11 @@ from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
 from fcnseg.exporting import (
     FORMATS,
-    REPORT_SUFFIX,
     convert,
     opset_of,
 )
 from fcnseg.exporting.graph import GraphOptions
-from fcnseg.exporting.packages import (
+from fcnseg.exporting.onnx_file import (
     MODEL,
     how_to_get_the_runtime,
     is_bundle,
@@ -29,7 +28,7 @@ from fcnseg.exporting.packages import (
     write_bundle,
     write_page,
 )
-from fcnseg.exporting.parity import SIZES, Parity, Trial
+from fcnseg.exporting.parity import REPORT_SUFFIX, SIZES, Parity, Trial
 from fcnseg.files import folder_beside
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread

@@ -29,6 +29,7 @@ from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, qui
 from fcnseg.exporting.litert_file import refuse_options, write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
+    REPORT_SUFFIX,
     LabelsOf,
     Logits,
     LogitsFunction,
@@ -43,9 +44,6 @@ from fcnseg.io.images import resize_image
 from fcnseg.models.checkpoint import EXPORT, KEY, Checkpoint
 from fcnseg.models.networks import build_empty
 from fcnseg.progress import held_back
-
-REPORT_SUFFIX = ".parity.json"
-"""Of the report that lies beside an exported file."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ LogitsFunction = Callable[[Images], Logits]
 LabelsOf = Callable[[Images], Labels]
 """Images uint8 (N, H, W, C) -> labels uint8 (N, H, W)."""
 
+REPORT_SUFFIX = ".parity.json"
+"""Of the report that lies beside an exported file."""
+
 SIZES = ((33, 47), (64, 96), (97, 131), (240, 320))
 """Heights and widths at which outputs are compared: odd, even, multiples of the stride, not."""
 

@@ -17,7 +17,7 @@ import pytest
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.errors import OptionError
-from fcnseg.exporting.packages import RUNTIME
+from fcnseg.exporting.onnx_file import RUNTIME
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.io.images import write_image
