@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, sizes
+from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusable, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
@@ -35,12 +35,7 @@ from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, marks, pair_lists
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import (
-    find_folders,
-    find_stems,
-    pair_by_names,
-    without_other_formats,
-)
+from fcnseg.datasets.pairing.by_words import find_folders, find_stems, in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
@@ -186,7 +181,7 @@ def _find(
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
         found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
-    return with_own_split(without_other_formats(found), listing, yaml), listing
+    return with_own_split(in_one_format(found), listing, yaml), listing
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:
@@ -198,11 +193,13 @@ def _find_kind(listing: Listing, layout: str | None) -> Found:
     if name and name not in FINDERS:
         known = ", ".join([*FINDERS, *_ALIASES])
         raise DatasetError(f"No layout {layout!r}; known: {known}.")
+    lost: tuple[Unusable, ...] = ()
     for kind, finder in {name: FINDERS[name]}.items() if name else FINDERS.items():
         if finder.needs and not listing.mentions(*finder.needs):
             continue
         found = finder.find(listing)
         if found is None or not found.pairs:
+            lost = lost or (found.notes if found is not None else ())
             continue
         found = replace(found, layout=kind) if kind == "stems" else found
         if _uses_every_file(found, listing):
@@ -210,7 +207,7 @@ def _find_kind(listing: Listing, layout: str | None) -> Found:
         found = with_more_masks(listing, settle(listing, found))
         refuse_shifted(listing, found)
         return found
-    raise _nothing_found(listing)
+    raise _nothing_found(listing, lost)
 
 
 def _uses_every_file(found: Found, listing: Listing) -> bool:
@@ -242,8 +239,11 @@ _PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".parquet", ".arrow", "
 """Suffixes of files that hold many (WebDataset, Hugging Face)."""
 
 
-def _nothing_found(listing: Listing) -> DatasetError:
-    """The DatasetError for a folder without a pair: what is there, and what is expected."""
+def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
+    """The DatasetError for a folder without a pair: what is there, and what is expected.
+
+    lost: what an annotation file says of other images than those that are here.
+    """
     root = listing.root
     if not listing.files:
         return DatasetError(f"{root} is empty.", hint=HINT)
@@ -260,6 +260,11 @@ def _nothing_found(listing: Listing) -> DatasetError:
         return DatasetError(f"{root} has no images ({seen}).", hint=hint)
     found = pair_by_names(listing)
     alone, labels = len(found.orphan_images), len(found.orphan_labels)
+    if lost:
+        return DatasetError(
+            f"{root} has {alone} images, none of which {lost[0].path} is about: {lost[0].why}.",
+            hint="give the images the names and folders that the file says, or correct these there",
+        )
     if not labels:
         other, hint = _about_other_files(listing)
         return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint)

@@ -17,7 +17,8 @@ from fcnseg.datasets import Description
 from fcnseg.datasets.describe import describe, own_split_sizes
 from fcnseg.datasets.encoding.class_lists import find_entries
 from fcnseg.datasets.formats import read_sample
-from fcnseg.datasets.pairing import SPLIT_WORDS, list_folder
+from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, list_folder
+from fcnseg.datasets.pairing.named_images import Gathered
 from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import PALETTE, disc, photo, put, scenes
 
@@ -284,6 +285,7 @@ def test_the_labels_of_sbd_beside_vocs_are_asked_about(tmp_path: Path) -> None:
          ' "1": {"name": "leaf", "color": [4, 5, 6]}}'),
         ("label_class_dict.csv", "name,r,g,b\nsky,1,2,3\nleaf,4,5,6\n"),
         ("color_legend.csv", "Color,Class\n#010203,sky\n#040506,leaf\n"),
+        ("palette.txt", "#010203 sky\n# those were the days\n#040506 leaf\n"),
         ("class-values.csv", "class_name;rgb\nsky;1 2 3\nleaf;(4, 5, 6)\n"),
     ],
 )  # fmt: skip
@@ -616,3 +618,84 @@ def test_large_numbers_with_gaps_are_of_objects(tmp_path: Path) -> None:
         put(tmp_path / f"images/{number}.png", picture)
         put(tmp_path / f"masks/{number}.png", stored)
     assert describe(tmp_path).classes.names == ("background", "object")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "/data/upload/1/0a1b2c3d-my_leaf_1.jpg",  # Label Studio's
+        "0a1b2c3d-my leaf 1.jpg",
+        "my%20leaf%201.jpg",
+        "https://example.org/data/my%20leaf%201.jpg?X-Key=1",
+    ],
+)
+def test_an_upload_is_the_image_that_was_uploaded(wanted: str, tmp_path: Path) -> None:
+    files = ("images/my leaf 1.jpg", "images/my leaf 11.jpg")
+    gathered = Gathered(Listing(tmp_path, files))
+    assert gathered.find_image(wanted, "result.json") == files[0]
+    assert gathered.find_image(wanted.replace("1.jpg", "2.jpg"), "result.json") is None
+
+
+def test_an_annotation_file_about_other_images_says_so(tmp_path: Path) -> None:
+    put(tmp_path / "images/here.png", photo(disc(0), 0))
+    image = {"id": 1, "file_name": "gone.png", "width": 48, "height": 48}
+    area = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    document = {"images": [image], "annotations": [area], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=r"a\.json is about: no image file 'gone\.png'"):
+        describe(tmp_path)
+
+
+def test_run_lengths_may_count_from_the_last_run(tmp_path: Path) -> None:
+    for number, picture, _ in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+    rows = "".join(f"{number}, 90 3 45 3 45 3\n" for number in range(6))
+    (tmp_path / "train-rle.csv").write_text(f"ImageId, EncodedPixels\n{rows}")
+    description = describe(tmp_path)
+    drawn = read_sample(description.pairs[0], description.encoding)[1].T.ravel()
+    assert np.flatnonzero(drawn).tolist() == [90, 91, 92, 138, 139, 140, 186, 187, 188]
+
+
+@pytest.mark.parametrize("name", ["masks/{n}_rater{r}.png", "masks/{n}_{r}.png"])
+def test_several_drawings_of_one_thing_are_asked_about(name: str, tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        for rater in (1, 2):
+            put(tmp_path / name.format(n=number, r=rater), np.roll(labels, rater, 1) * 255)
+    with pytest.raises(DatasetError, match="2 sets of labels") as caught:
+        describe(tmp_path)
+    line = re.findall(r'labels = "[^"]+"', str(caught.value))[1]
+    (tmp_path / "dataset.toml").write_text(f'root = "."\n{line}\n')
+    description = describe(tmp_path / "dataset.toml")
+    assert {pair.labels.name[-5] for pair in description.pairs} == {"2"}
+    assert description.encoding.store == "pixels"
+
+
+def _white(values: np.ndarray) -> np.ndarray:
+    return np.array([[255, 255, 255], [255, 0, 0]], np.uint8)[values]
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    return values * (np.uint8(255) if values[0].any() or values.sum() % 2 else np.uint16(65535))
+
+
+@pytest.mark.parametrize("stored", [_white, _wide])
+def test_two_values_are_background_and_object(
+    stored: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    truth = {}
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        part = labels.copy()
+        part[-1, -1] = number % 2  # an odd number of pixels in some
+        put(tmp_path / f"masks/{number}.png", stored(part))
+        truth[f"images/{number}.png"] = part
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "object")
+    assert agrees(description, truth)
+
+
+def test_the_classes_of_a_transformers_model_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "sky", "1": "leaf"}}')
+    entries, _ = find_entries(list_folder(tmp_path))
+    assert [(entry.name, entry.value) for entry in entries] == [("sky", 0), ("leaf", 1)]

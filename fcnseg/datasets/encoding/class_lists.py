@@ -188,8 +188,11 @@ def _read_dataset(path: Path) -> list[Entry]:
 
 
 def _read_config(path: Path) -> list[Entry]:
-    """Mapillary's config.json: `labels`, a list of objects with name and color."""
+    """Mapillary's config.json: `labels`, a list of objects with name and color; Transformers':
+    `id2label`."""
     data = json.loads(text_of(path))
+    if isinstance(data.get("id2label"), Mapping):
+        return [Entry(str(name), int(number)) for number, name in data["id2label"].items()]
     return [_entry(about.get("readable") or about["name"], about) for about in data["labels"]]
 
 

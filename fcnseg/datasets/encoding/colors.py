@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fcnseg.classes import (
+    BINARY,
     CAMVID_32,
     CITYSCAPES,
     CITYSCAPES_UNSCORED,
@@ -48,6 +49,11 @@ MOVED = 6
 FLAT = 0.6
 """The proportion of lossy label files that lies near their few true colours, at least."""
 
+MOST_OF_EDGES = 0.75
+"""Of two colours, one with more of the images' edges than this is the background."""
+
+_WHITE = 0xFFFFFF
+
 _ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recognised
 
 
@@ -75,7 +81,28 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     ignore = (VOC_BORDER_COLOR,) if VOC_BORDER_COLOR in seen else ()
     names = ClassMap.numbered(len(colors)).names
     why = f"labels are {len(colors)} colours, in the order of their RGB values (black first)"
+    ground = _background(values, colors)
+    if ground is not None:
+        colors.sort(key=lambda color: color != ground)
+        names = BINARY
+        why = f"labels are two colours, of which #{ground:06x} is the background"
     return _reading([(color,) for color in colors], names, ignore, lossy, why)
+
+
+def _background(values: Values, colors: Sequence[int]) -> int | None:
+    """Of black or white and one other colour that which is the background: black, unless the other
+    has most of the images' edges; white, if it has. None where nothing says so."""
+    if len(colors) != 2 or {0, _WHITE}.isdisjoint(colors):
+        return None
+    plain = 0 if 0 in colors else _WHITE
+    other = next(color for color in colors if color != plain)
+    edge, inside = (
+        counts.get(plain, 0) / max(1, counts.get(plain, 0) + counts.get(other, 0))
+        for counts in (values.border, values.pixels)
+    )
+    if plain == 0:
+        return 0 if 1 - edge <= max(MOST_OF_EDGES, 1 - inside) else other
+    return _WHITE if edge > max(MOST_OF_EDGES, inside) else None
 
 
 def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:

@@ -117,7 +117,7 @@ def read_items(path: Path) -> list[Entry]:
 def read_lines(path: Path) -> list[Entry]:
     """A name on each line, perhaps with its number before or behind it, or its colour beside it."""
     lines = [line.strip() for line in text_of(path).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = [line for line in lines if line and (not line.startswith("#") or _HEX.match(line))]
     if len(lines) == 1 and "," in lines[0]:  # all names on one line, perhaps as Python writes them
         lines = [part.strip(" '\"") for part in lines[0].strip("[]()").split(",")]
     head = {*re.findall(r"\w+", lines[0].lower())} if lines else set()
@@ -139,7 +139,12 @@ _BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d)])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
 """A name with its number behind it."""
 
 
+_HEX = re.compile(r"^#([0-9a-fA-F]{6})[\s,:;]+(\S.*)$")
+
+
 def _entry_of(line: str) -> Entry:
+    if hexes := _HEX.match(line):
+        return Entry(hexes[2], color=int(hexes[1], 16))
     color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
     if color and max(int(part) for part in color.groups()) <= 255:
         name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;()[]")

@@ -172,6 +172,7 @@ FORMATS: Mapping[str, Format] = {
 _REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
     ("Encord", marks(b'"data_units"', b'"data_title"')),
     ("Kili", marks(b'"jsonResponse"', b'"normalizedVertices"')),
+    ("ISAT", marks(b'"ISAT"', b'"category"', b'"segmentation"')),
     ("Dataloop", marks(b'"annotations"', b'"coordinates"', b'"filename"')),
 )
 

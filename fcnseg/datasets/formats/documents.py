@@ -154,9 +154,10 @@ def outlined(
         chosen = files(listing)
         if not chosen:
             return None
-        return _gather(listing, chosen, cached, store, why, {}) or _gather(
-            listing, chosen, cached, store, why, partners_of(listing, chosen)
-        )
+        found = _gather(listing, chosen, cached, store, why, {})
+        if found.pairs:
+            return found
+        return _gather(listing, chosen, cached, store, why, partners_of(listing, chosen))
 
     def read(pair: Pair, terms: Sequence[str]) -> RawLabels:
         image = cached(pair.labels).images.get(pair.part)
@@ -219,7 +220,7 @@ def _gather(
     store: str,
     why: str,
     partners: Mapping[str, str],
-) -> Found | None:
+) -> Found:
     """What documents hold. partners: the images of those that are about one, by other names."""
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
@@ -247,7 +248,7 @@ def _gather(
         listed = (name.strip() for name in document.names)
         names.update(dict.fromkeys((*listed, *sorted(used))))
     refuse_broken(gathered)
-    return gathered.found(store, tuple(names), why) if gathered.pairs else None
+    return gathered.found(store, tuple(names), why)
 
 
 def refuse_broken(gathered: Gathered) -> None:

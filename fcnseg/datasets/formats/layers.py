@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,10 @@ from fcnseg.datasets.pairing import (
     stem_of,
     suffix_of,
 )
+from fcnseg.datasets.pairing.by_content import means
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
-from fcnseg.datasets.pairing.looks import looks_at, sample
+from fcnseg.datasets.pairing.candidates import two_label_sets
+from fcnseg.datasets.pairing.looks import Candidate, looks_at, sample
 from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import read_raw_labels
 
@@ -87,6 +89,7 @@ def _found(
     left: Sequence[str],
 ) -> Found:
     by_image = _meant(by_image)
+    _refuse_drawings(listing, by_image)
     terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
     pairs = [_pair(listing, name, layers) for name, layers in by_image.items()]
     why = [f"each class has label files of its own: {', '.join(terms[:8])}"]
@@ -195,6 +198,40 @@ def _overlapping(pairs: Sequence[Pair]) -> int:
     return count
 
 
+SAME = 0.5
+"""Two areas that overlap by so much (intersection over union) are drawings of one thing."""
+
+
+def _refuse_drawings(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) -> None:
+    """DatasetError where files of one class, of most images looked at, show the same things again:
+    those of several annotators, or versions."""
+    several = {
+        image: [name for one, name in layers if one == term]
+        for image, layers in by_image.items()
+        for term, count in Counter(term for term, _ in layers).most_common(1)
+        if count > 1
+    }
+    some = sample(sorted(several))
+    if not some or 2 * sum(_are_drawings(listing, several[image]) for image in some) <= len(some):
+        return
+    number = min(map(len, several.values()))
+    sides = [
+        Candidate(tuple((image, sorted(names)[at]) for image, names in several.items()))
+        for at in range(number)
+    ]
+    raise two_label_sets(listing, sides)
+
+
+def _are_drawings(listing: Listing, names: Sequence[str]) -> bool:
+    """Whether two label files of an image show much the same area."""
+    looked = looks_at(listing, sorted(names)[:2])
+    if len(looked) < 2:
+        return False
+    first, second = (one.shown for one in looked)
+    either = (first | second).sum()
+    return bool(either) and bool((first & second).sum() >= SAME * either)
+
+
 def _pair(listing: Listing, image: str, layers: Sequence[Layer]) -> Pair:
     place = place_of(image)
     ordered = sorted(layers)
@@ -209,14 +246,22 @@ def _pair(listing: Listing, image: str, layers: Sequence[Layer]) -> Pair:
 
 def with_more_masks(listing: Listing, found: Found) -> Found:
     """What was found, with the further masks of images that have several (`a_mask_1.png` beside
-    `a_mask.png`): areas of one class, if the masks have two values."""
+    `a_mask.png`): areas of one class, if the masks have two values. Of chosen labels only those."""
     layered = found.store == "layers" and len(found.terms) == 1
     if not layered and (found.store != "pixels" or len(listing.images) <= 2 * len(found.pairs)):
         return found
-    more = _further_masks(listing, found.pairs)
+    more = _further_masks(listing, found.pairs, found.sides[1])
     looked = looks_at(listing, [name for names in more.values() for name in names])
     if not more or any(one.levels > 2 for one in looked):
         return found
+    drawn = {}
+    for number, names in more.items():
+        image, own = (
+            file.relative_to(listing.root).as_posix()
+            for file in (found.pairs[number].image, found.pairs[number].labels)
+        )
+        drawn[image] = [(ONE_CLASS, name) for name in (own, *names)]
+    _refuse_drawings(listing, drawn)
     used = {listing.path(name) for names in more.values() for name in names}
     term = found.terms[0] if layered else ONE_CLASS
     pairs = []
@@ -236,8 +281,11 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
     )
 
 
-def _further_masks(listing: Listing, pairs: Sequence[Pair]) -> dict[int, list[str]]:
-    """The files that differ from a pair's labels in a number at the end, by the pair's number."""
+def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict[int, list[str]]:
+    """The files that differ from a pair's labels in a number at the end, by the pair's number.
+
+    chosen: the folder or pattern of the labels, "" for all.
+    """
     owners: dict[str, set[int]] = {}
     used = {path for pair in pairs for path in (pair.image, pair.labels)}
     used |= {path for pair in pairs for _, path in pair.layers}
@@ -246,7 +294,7 @@ def _further_masks(listing: Listing, pairs: Sequence[Pair]) -> dict[int, list[st
         for name in (base, _NUMBERED.sub("", base)):
             owners.setdefault(name, set()).add(number)
     more: dict[int, list[str]] = {}
-    for name in listing.images:
+    for name in (name for name in listing.images if means(chosen, name)):
         path = str(listing.path(name))
         base = path[: len(path) - len(suffix_of(name))].lower()
         bare = _NUMBERED.sub("", base)

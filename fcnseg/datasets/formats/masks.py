@@ -271,8 +271,17 @@ def _run_length_parse(path: Path) -> Document:
             if len(runs) >= 2:  # nothing, or -1: an image without anything
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
-                some.append(Area(name or _ONE_CLASS, runs=runs))
+                some.append(Area(name or _ONE_CLASS, runs=_from_the_first(runs)))
     return Document({image: Annotated(image, None, some) for image, some in areas.items()})
+
+
+def _from_the_first(runs: list[int]) -> list[int]:
+    """Starts from 1; where they do not rise, each counts from the last run's end (SIIM-ACR)."""
+    starts, lengths = np.array(runs[::2]), np.array(runs[1::2])
+    if (starts[1:] >= starts[:-1] + lengths[:-1]).all():
+        return runs
+    ends = (starts + lengths).cumsum()
+    return np.stack([ends - lengths + 1, lengths], 1).ravel().tolist()
 
 
 RUN_LENGTHS = outlined(

@@ -176,7 +176,7 @@ def term_of(words: Iterable[str]) -> str:
     return "_".join(kept) or ONE_CLASS
 
 
-def without_other_formats(found: Found) -> Found:
+def in_one_format(found: Found) -> Found:
     """What was found, without a folder's second copy in another format (`PNG/Original/1.png` and
     `TIF/Original/1.tif`): of each image the first by its suffix is kept."""
     kept: dict[tuple[str, ...], Pair] = {}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import (
@@ -51,6 +52,25 @@ class Gathered:
         DatasetError where a name without folders, or with none that is here, may mean several.
         """
         wanted = as_text(wanted).replace("\\", "/").lower()
+        found = self._find(wanted, file)
+        others = (self._find(other, file) for other in _spellings(wanted))
+        return found or next(filter(None, others), None) or self._alike(wanted)
+
+    def _alike(self, wanted: str) -> str | None:
+        """The one image whose name differs in signs alone: uploads have `my_leaf.jpg` for
+        `my leaf.jpg`."""
+        base = [*_spellings(wanted), wanted][0].rpartition("/")[2]
+        found = self._by_signs.get(_SIGNS.sub("_", base), [])
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _by_signs(self) -> Mapping[str, list[str]]:
+        found = defaultdict(list)
+        for base, names in self._namesakes.items():
+            found[_SIGNS.sub("_", base)] += names
+        return found
+
+    def _find(self, wanted: str, file: str) -> str | None:
         *folders, base = wanted.split("/")
         others = self._namesakes.get(base, [])
         found = _find_image(wanted, file, self.by_path, self.by_name, others)
@@ -130,6 +150,19 @@ class Gathered:
             notes=tuple(self.notes),
             why=(why,),
         )
+
+
+_SIGNS = re.compile(r"[^\w.]+")
+
+_UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)")
+"""What Label Studio puts before the name of an uploaded file."""
+
+
+def _spellings(wanted: str) -> list[str]:
+    """What else a name may mean, the most changed first: an address, %20 as a space, and without
+    what Label Studio puts before it."""
+    path = unquote(re.sub(r"^\w+://[^/]+/|\?.*$", "", wanted))
+    return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
 
 
 def _find_image(
