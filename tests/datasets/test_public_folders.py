@@ -447,11 +447,11 @@ def _folds_with_both_parts(root: Path) -> dict[str, int]:
     return {"train": 4, "val": 2}
 
 
-def _two_formats(root: Path) -> dict[str, int]:
+def _two_formats(root: Path, sides: tuple[str, str]) -> dict[str, int]:
     for number, picture, labels in scenes():
-        for kind in ("tif", "png"):
-            put(root / f"{kind.upper()}/Original/{number}.{kind}", picture)
-            put(root / f"{kind.upper()}/Ground Truth/{number}.{kind}", labels * 255)
+        for kind in ("tiff", "png"):
+            put(root / sides[0].format(kind) / f"{number}.{kind}", picture)
+            put(root / sides[1].format(kind) / f"{number}.{kind}", labels * 255)
     return {}
 
 
@@ -485,7 +485,8 @@ def _objects(_: Sequence[int]) -> str:
 OWN_SPLITS: dict[str, Callable[[Path], dict[str, int]]] = {
     "folds": _folds,
     "folds with both parts": _folds_with_both_parts,
-    "two formats": _two_formats,
+    "two formats": lambda root: _two_formats(root, ("{}/Original", "{}/Ground Truth")),
+    "two formats, in words": lambda root: _two_formats(root, ("{}_images/X", "{}_masks/Y")),
     "a number in a folder's name": _number_in_a_folders_name,
     "numbered rows": lambda root: _listed(root, "{}.csv", _numbered_rows),
     "label files": lambda root: _listed(
@@ -510,7 +511,8 @@ def test_each_image_is_used_once_and_in_the_part_it_is_said_to_be(
         assert int(re.findall(r"\d+", pair.labels.stem)[-1]) == int(pair.image.stem)
         if wanted and "fold" not in kind:
             assert (pair.split == "val") == (int(pair.image.stem) > 3)
-    assert bool(description.found.notes) == (kind in ("folds with both parts", "two formats"))
+    again = "two formats" in kind or kind == "folds with both parts"
+    assert bool(description.found.notes) == again
 
 
 PUBLISHED = {
@@ -519,6 +521,9 @@ PUBLISHED = {
     ),
     "leftImg/{s}/b_{n}_leftImg8bit.png": (
         "ann/{s}/b_{n}_gtFine_labelTrainIds.png", [0, 13, 255], ["road", "car"], 255,
+    ),
+    "rgb_anon/fog/{s}/G{n}_rgb_anon.png": (
+        "gt/fog/{s}/G{n}_gt_labelTrainIds.png", [0, 13, 255], ["road", "car"], 255,
     ),
     "data_2d_raw/{s}/image_00/{n}.png": (
         "data_2d_semantics/{s}/image_00/semantic/{n}.png", [7, 26, 38], ["road", "car"], 255,

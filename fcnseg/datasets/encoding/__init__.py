@@ -264,8 +264,9 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
         if list(levels) == [0, LARGEST]:
             return _read_greys(values, levels, entries, nearest=False)
         if list(levels) == [0, IGNORE, LARGEST]:  # masks of 8 bits, others of 16
-            why = (f"label values are greys: {IGNORE} or {LARGEST} is the object",)
-            return Reading(Encoding("index", ((0,), (IGNORE, LARGEST))), named(BINARY), None, why)
+            both = Encoding("index", ((0,), (IGNORE, LARGEST)))
+            note = f"label values are greys: {IGNORE} or {LARGEST} is the object"
+            return Reading(both, named(BINARY), None, (note,))
         return _read_without(values, LARGEST, entries, "")
     if len(levels) > MAX_CLASSES:
         raise DatasetError(

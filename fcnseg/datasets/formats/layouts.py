@@ -253,7 +253,7 @@ _ISPRS = {
 
 _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
     (
-        re.compile("bdd100k.*/sem_seg/masks/", re.IGNORECASE),
+        re.compile(r"bdd100k.*/sem_seg/masks/|_gt_labeltrainids\.", re.IGNORECASE),  # ACDC
         "index",
         frozenset((*range(len(CITYSCAPES)), IGNORE)),
         _cityscapes_reading("labeltrainids"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.pairing import (
@@ -178,13 +180,16 @@ def term_of(words: Iterable[str]) -> str:
 
 def in_one_format(found: Found) -> Found:
     """What was found, without a folder's second copy in another format (`PNG/Original/1.png` and
-    `TIF/Original/1.tif`): of each image the first by its suffix is kept."""
+    `TIF/Original/1.tif`, `png_images` and `jpeg_images`): of each image the first by its suffix."""
+    if len({pair.image.suffix.lower() for pair in found.pairs}) < 2:
+        return found
     kept: dict[tuple[str, ...], Pair] = {}
+    start = len(os.path.commonpath([pair.image.parent for pair in found.pairs]))
     for pair in sorted(found.pairs, key=lambda pair: _rank(pair.image.suffix.lower())):
         suffix = pair.image.suffix.lower()[1:]
-        folders = [part for part in pair.image.parts[:-1] if part.lower() != suffix]
-        marked = len(folders) < len(pair.image.parts) - 1
-        kept.setdefault((*folders, pair.image.stem, pair.part, "" if marked else suffix), pair)
+        folder = str(pair.image.parent)[start:]
+        bare = _folder_without(folder, _FORMATS.get(suffix, suffix))
+        kept.setdefault((bare, pair.image.stem, pair.part, suffix if bare == folder else ""), pair)
     left = len(found.pairs) - len(kept)
     if not left:
         return found
@@ -193,6 +198,17 @@ def in_one_format(found: Found) -> Found:
     why = f"the same in another format, {pairs[0].image.parent.name}/{pairs[0].image.name}, is used"
     note = Unusable(pairs[0].image.parent, why, left, "image")
     return replace(found, pairs=pairs, notes=(*found.notes, note))
+
+
+_FORMATS = {"jpeg": "jpe?g", "jpg": "jpe?g", "tif": "tiff?", "tiff": "tiff?"}
+"""Suffix -> how folders write it."""
+
+
+@lru_cache(maxsize=4096)
+def _folder_without(folder: str, word: str) -> str:
+    """A folder's path without a word: `png_images` and `PNG/images` without png."""
+    separate = rf"(?<![^\W_])(?:{word})s?[\W_]+|[\W_]+(?:{word})s?(?![^\W_])"
+    return re.sub(separate, "", folder, flags=re.IGNORECASE)
 
 
 def _rank(suffix: str) -> tuple[bool, str]:

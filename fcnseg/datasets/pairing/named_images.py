@@ -65,7 +65,7 @@ class Gathered:
 
     @cached_property
     def _by_signs(self) -> Mapping[str, list[str]]:
-        found = defaultdict(list)
+        found: dict[str, list[str]] = defaultdict(list)
         for base, names in self._namesakes.items():
             found[_SIGNS.sub("_", base)] += names
         return found
@@ -86,7 +86,7 @@ class Gathered:
     def _by_id(self) -> Mapping[str, list[str]]:
         """Images by a folder's name and what their own begins with, as ids have them:
         `case1_day2_slice_0003` is case1/case1_day2/scans/slice_0003_266_266.png."""
-        found = defaultdict(list)
+        found: dict[str, list[str]] = defaultdict(list)
         for name in self.listing.images:
             *folders, base = as_text(name).lower().split("/")
             parts = stem_of(base).split("_")
