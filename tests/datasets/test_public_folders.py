@@ -313,7 +313,7 @@ def test_lists_of_other_things_name_no_classes(name: str, text: str, tmp_path: P
 def test_splits_may_be_named_in_one_word(tmp_path: Path) -> None:
     for split, words in (
         ("train", ("trainset", "traindata", "trainingsdaten")),
-        ("val", ("valset", "validierungsdaten")),
+        ("val", ("valset", "validierungsdaten", "evaluation")),
         ("test", ("testset", "testdaten")),
     ):
         assert {SPLIT_WORDS[word] for word in words} == {split}

@@ -21,9 +21,8 @@ from fcnseg.datasets.pairing import (
     stem_of,
     suffix_of,
 )
-from fcnseg.datasets.pairing.by_content import means
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
-from fcnseg.datasets.pairing.candidates import two_label_sets
+from fcnseg.datasets.pairing.candidates import means, two_label_sets
 from fcnseg.datasets.pairing.looks import Candidate, looks_at, sample
 from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import read_raw_labels

@@ -194,7 +194,7 @@ _SPLIT_WORDS: Mapping[SplitName, str] = {
         val valid validation dev validierung validacion validación validacao validação validazione
         валидация валидационная валидационные проверка проверочная проверочные валідація перевірка
         تحقق التحقق اعتبارسنجی 验证 验证集 検証 検証用 驗證 驗證集 검증 doğrulama walidacja
-        validatie validasi validierungs
+        validatie validasi validierungs eval evaluation
     """,
     "test": """
         test testing tst testen prueba pruebas teste тест тестовая тестовые тестовый тестирование

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 from fcnseg.datasets import Found
 from fcnseg.datasets.pairing import (
@@ -24,6 +23,7 @@ from fcnseg.datasets.pairing.candidates import (
     are_cut_outs,
     choose,
     leaves,
+    means,
     mostly_same,
     other_size,
     pair,
@@ -116,17 +116,6 @@ def _by_names(listing: Listing) -> list[Candidate]:
     names = Names(listing.images)
     both = [way for one in names.differences() for way in (one, one.swapped())]
     return [Candidate(tuple(names.matches(way)), way.first, way.second) for way in both]
-
-
-def means(pattern: str, name: str) -> bool:
-    """Whether a folder or pattern means a listed file; "" means all."""
-    pattern = pattern.removeprefix("./").rstrip("/")
-    return (
-        not pattern
-        or name.startswith(f"{pattern}/")
-        or fnmatchcase(name, pattern)
-        or fnmatchcase(name.rpartition("/")[2], pattern)
-    )
 
 
 def candidates_of(files: Sequence[str], looks: Looks) -> list[Candidate]:

@@ -47,6 +47,17 @@ def mostly_same(one: frozenset[str], other: frozenset[str]) -> bool:
     return 2 * len(one & other) > min(len(one), len(other))
 
 
+def means(pattern: str, name: str) -> bool:
+    """Whether a folder or pattern means a listed file; "" means all."""
+    pattern = pattern.removeprefix("./").rstrip("/")
+    return (
+        not pattern
+        or name.startswith(f"{pattern}/")
+        or fnmatch.fnmatchcase(name, pattern)
+        or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+    )
+
+
 def two_images(listing: Listing, rivals: Sequence[Sequence[tuple[str, str]]]) -> DatasetError:
     """The refusal of labels with two images each, as change detection has them."""
     shown = " and ".join(f"{pairs[0][0]} with {pairs[0][1]}" for pairs in rivals[:3])
