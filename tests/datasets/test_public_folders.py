@@ -517,35 +517,37 @@ def test_each_image_is_used_once_and_in_the_part_it_is_said_to_be(
 
 PUBLISHED = {
     "bdd100k/images/10k/{s}/{n}.jpg": (
-        "bdd100k/labels/sem_seg/masks/{s}/{n}.png", [0, 13, 255], ["road", "car"], 255,
+        "bdd100k/labels/sem_seg/masks/{s}/{n}.png", [0, 13, 255], ["road", "car"], [3, 4],
     ),
     "leftImg/{s}/b_{n}_leftImg8bit.png": (
-        "ann/{s}/b_{n}_gtFine_labelTrainIds.png", [0, 13, 255], ["road", "car"], 255,
+        "ann/{s}/b_{n}_gtFine_labelTrainIds.png", [0, 13, 255], ["road", "car"], [3, 4],
     ),
     "rgb_anon/fog/{s}/G{n}_rgb_anon.png": (
-        "gt/fog/{s}/G{n}_gt_labelTrainIds.png", [0, 13, 255], ["road", "car"], 255,
+        "gt/fog/{s}/G{n}_gt_labelTrainIds.png", [0, 13, 255], ["road", "car"], [3, 4],
     ),
     "data_2d_raw/{s}/image_00/{n}.png": (
-        "data_2d_semantics/{s}/image_00/semantic/{n}.png", [7, 26, 38], ["road", "car"], 255,
+        "data_2d_semantics/{s}/image_00/semantic/{n}.png", [7, 26, 38], ["road", "car"], [8, 11],
     ),
     "{s}/Rural/images_png/{n}.png": (
-        "{s}/Rural/masks_png/{n}.png", [2, 7, 0], ["building", "agriculture"], 255,
+        "{s}/Rural/masks_png/{n}.png", [2, 7, 0], ["building", "agriculture"], [3, 4],
     ),
     "top/top_mosaic_09cm_area{n}.png": (
         "gt/top_mosaic_09cm_area{n}_noBoundary.png", [0xFFFFFF, 0x00FF00, 0],
-        ["impervious_surfaces", "tree"], 255,
+        ["impervious_surfaces", "tree"], [0x0000FF, 0xFFFF00],
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("image", PUBLISHED)
 def test_published_values_are_known_by_the_files_paths(image: str, tmp_path: Path) -> None:
-    name, stored, names, last = PUBLISHED[image]
+    name, stored, names, more = PUBLISHED[image]
     truth = {}
     for number, picture, labels in scenes(3):
         at = {"s": "train" if number < 4 else "val", "n": number}
         put(tmp_path / image.format(**at), picture)
         values = np.array(stored)[labels]
+        values[0, :2], labels = more, labels.copy()  # as many classes as are telling
+        labels[0, :2] = 3
         colors = np.stack([values >> shift & 255 for shift in (16, 8, 0)], -1)
         put(
             tmp_path / name.format(**at),
@@ -559,7 +561,7 @@ def test_published_values_are_known_by_the_files_paths(image: str, tmp_path: Pat
         wanted = truth[pair.image.relative_to(tmp_path).as_posix()]
         for value, known in enumerate(names):
             assert (labels[wanted == value] == description.classes.names.index(known)).all()
-        assert (labels[wanted == 2] == last).all()
+        assert (labels[wanted == 2] == 255).all()
 
 
 def test_an_image_is_known_by_parts_of_its_path(tmp_path: Path) -> None:
@@ -704,3 +706,16 @@ def test_the_classes_of_a_transformers_model_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"id2label": {"0": "sky", "1": "leaf"}}')
     entries, _ = find_entries(list_folder(tmp_path))
     assert [(entry.name, entry.value) for entry in entries] == [("sky", 0), ("leaf", 1)]
+
+
+def test_numbered_masks_that_cover_each_image_are_classes(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number + 100}_1.png", picture)
+        for value in range(3):
+            name = f"labels/{number + 100}_1/{number + 100}_1_lbl{value:02}.png"
+            put(tmp_path / name, (labels == value).astype(np.uint8) * 255)
+        truth[f"images/{number + 100}_1.png"] = labels
+    description = describe(tmp_path)
+    assert description.classes.names == ("background", "class_01", "class_02")
+    assert agrees(description, truth)

@@ -23,7 +23,7 @@ from fcnseg.datasets.pairing import (
 )
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
 from fcnseg.datasets.pairing.candidates import means, two_label_sets
-from fcnseg.datasets.pairing.looks import Candidate, looks_at, sample
+from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, sample
 from fcnseg.errors import MediaError, as_text
 from fcnseg.io.labels import read_raw_labels
 
@@ -88,6 +88,7 @@ def _found(
     left: Sequence[str],
 ) -> Found:
     by_image = _meant(by_image)
+    by_image = _numbered_classes(listing, by_image)
     _refuse_drawings(listing, by_image)
     terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
     pairs = [_pair(listing, name, layers) for name, layers in by_image.items()]
@@ -195,6 +196,37 @@ def _overlapping(pairs: Sequence[Pair]) -> int:
         except (MediaError, ValueError):
             continue  # told of when all files are read
     return count
+
+
+COVERED = 0.98
+"""Classes that leave nothing out have so much of an image, without overlap."""
+
+
+def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dict[str, list[Layer]]:
+    """Files that differ in a number alone as a class each, where all images have the same numbers
+    and each pixel lies in just one (HELEN: a_lbl00.png ... a_lbl10.png). 0 is the background."""
+    numbered = {
+        image: [(number[-1], name) for _, name in layers if (number := _digits(stem_of(name)))]
+        for image, layers in by_image.items()
+    }
+    numbers = {tuple(sorted({number for number, _ in some})) for some in numbered.values()}
+    alike = len(numbers) == 1 and len({term for some in by_image.values() for term, _ in some}) == 1
+    every = next(iter(numbers), ())
+    if not alike or len(every) < 2 or any(len(some) != len(every) for some in by_image.values()):
+        return by_image
+    for image in sample(sorted(by_image)):
+        shown = [one.shown for _, name in by_image[image] if (one := look(listing.path(name)))]
+        if len(shown) < len(every) or (np.sum(shown, axis=0) == 1).mean() < COVERED:
+            return by_image
+    return {
+        image: [(f"class_{n}" if int(n) else "background", name) for n, name in some]
+        for image, some in numbered.items()
+    }
+
+
+def _digits(stem: str) -> list[str]:
+    """The number at the end of a file's name; [] where there is none."""
+    return re.findall(r"\d+$", stem)
 
 
 SAME = 0.5

@@ -205,7 +205,7 @@ def published(found: Found, values: Values) -> Reading | None:
     if not values.pixels:
         return None
     reading = _PUBLISHED[found.layout](found, values) if found.layout in _PUBLISHED else None
-    if reading is not None or found.store != "pixels":
+    if reading is not None or found.store != "pixels" or len(values.pixels) < _TELLING:
         return reading
     for path, kind, known, reading in _BY_PATH:
         if (
@@ -250,6 +250,9 @@ _ISPRS = {
     "impervious_surfaces": 0xFFFFFF, "building": 0x0000FF, "low_vegetation": 0x00FFFF,
     "tree": 0x00FF00, "car": 0xFFFF00, "clutter": 0xFF0000,
 }  # fmt: skip
+
+_TELLING = 5
+"""So few values may be anybody's, whatever the folders are called."""
 
 _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
     (
