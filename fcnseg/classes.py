@@ -118,7 +118,9 @@ class ClassMap:
         if wanted.isdecimal() and int(wanted) < len(self):
             return int(wanted)
         hint = did_you_mean(wanted, self.names, "give one of the names above, or its number")
-        raise OptionError(f"No class {wanted!r}; known: {', '.join(self.names)}.", hint=hint)
+        if "," in wanted and {part.strip() for part in wanted.split(",")} <= {*self.names}:
+            hint = "name one at a time: repeat the option for each"
+        raise OptionError(f"No class {wanted!r:.80}; known: {', '.join(self.names)}.", hint=hint)
 
     def palette(self) -> NDArray[np.uint8]:
         """(256, 3) uint8 RGB: the class colours, grey for unused indices, white-ish for ignore."""

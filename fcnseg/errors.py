@@ -180,6 +180,11 @@ _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Halves of pairs that stand for no byte; JSON can name them."""
 
 
+def named(name: object, why: str) -> str:
+    """Why something failed, with its name once."""
+    return why if str(name) in why else f"{name}: {why}"
+
+
 def shown(text: object) -> str:
     r"""Text as one line to look at; `\xe9` is a byte of a name that is not UTF-8."""
     return "".join(map(_escaped, str(text)))

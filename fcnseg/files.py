@@ -66,13 +66,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcnseg"
 
 
-def next_free(parent: Path, name: str) -> Path:
-    """parent/name1, or with the first number above those taken."""
-    taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
-    number = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
-    return parent / f"{name}{number}"
-
-
 def stamp(path: Path) -> list[int]:
     """What changes when a file does; empty when there is none."""
     try:

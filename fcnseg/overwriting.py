@@ -208,14 +208,19 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
 
 
 def refuse_file(what: str, path: Path | None) -> None:
-    """OptionError for a file where a folder is needed."""
-    if path is not None and path.exists() and not path.is_dir():
+    """OptionError for a file, or a name as files have them, where a folder is needed."""
+    if path is None or path.is_dir():
+        return
+    if path.exists() or path.suffix.lower() in _ENDINGS:
         place = Path() if is_special(path) else path.parent
+        found = kind_of(path) if path.exists() else "named like a file"
         raise OptionError(
-            f"{what} {path} is {kind_of(path)}; a folder is needed.",
+            f"{what} {path} is {found}; a folder is needed.",
             hint=f"name a folder, e.g. {what} {typed(place / (path.stem + '_out'))}",
         )
 
+
+_ENDINGS = (".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg")
 
 _TABLES = (
     b"image,height,width,ignored,",
@@ -249,10 +254,7 @@ def _is_own(path: Path) -> bool:
 
 
 def others_in(folder: Path, written: Iterable[Path]) -> list[Named]:
-    """Of files that are to be written, those in a dataset's folder that are somebody's own.
-
-    A dataset.toml is left to what writes it, which knows its own.
-    """
+    """Of files to be written, somebody's own in a dataset's folder; a .toml's writer knows its."""
     return [
         ("a file of the dataset", path)
         for path in written

@@ -103,6 +103,17 @@ def tell_unlisted(callback: Callback) -> Callable[[OSError], None]:
     return tell
 
 
+NAMED = 3
+"""Skipped files that are named."""
+
+
+def skipped_files(files: Sequence[Path], why: str) -> Message:
+    """The message for files that are skipped; the first ones are named."""
+    names = ", ".join(path.name for path in files[:NAMED])
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return Message(f"Skipped {names}{more}: {why}")
+
+
 def no_callback(event: Event) -> None:
     """The callback that does nothing."""
 

@@ -42,6 +42,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file.write_text("epochs = 7\nbatch = 2\n")
     config = TrainConfig.load(file, epochs=3)
     assert (config.epochs, config.batch) == (3, 2)
+    assert InferConfig(source="a.png", tile=512).tile == "512"  # tile = 512
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"image_size": 512}, "Unknown option 'image_size'", "--crop or --short-side?"),
         ({"smooth": 0.5}, "Unknown option 'smooth'", "--smooth is an option of: infer"),
         ({"tta": True}, "Unknown option 'tta'", "--tta is an option of: "),
+        ({"train": {"epochs": 3}}, "Unknown option 'train'", "options stand in no table"),
         ({"epochs": -1}, "--epochs: expected a whole number at least 0; found -1", ""),
         ({"epochs": 1.5}, "--epochs: expected a whole number", ""),
         ({"epochs": True}, "--epochs: expected a whole number", ""),

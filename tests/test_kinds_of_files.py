@@ -83,7 +83,7 @@ def test_the_stated_maximum_is_white(form, maximum):
     assert np.abs(decode_image(data).astype(int) - image).max() <= 255 / maximum + 1
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_sensors_values_in_sixteen_bits_are_not_black(bits):
     values = np.linspace(0, (1 << bits) - 1, 256).round().astype(np.uint16)
     assert np.abs(eight_bits(values, "x").astype(int) - np.arange(256)).max() <= 1

@@ -13,7 +13,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.errors import OptionError, cannot_write
 from fcnseg.files import temporary_beside
 from fcnseg.io.images import write_bytes, write_image
-from fcnseg.overwriting import is_below, refuse_overwriting, refuse_unwritable
+from fcnseg.overwriting import is_below, refuse_file, refuse_overwriting, refuse_unwritable
 from tests.cli.test_cli import call
 
 SAME = "by another name"
@@ -372,6 +372,13 @@ def test_commands_refuse_such_a_place_first(place: Path, words: str) -> None:
     before = contents(place)
     assert "is a file" in call(*words.split(), status=2).stderr
     assert contents(place) == before
+
+
+def test_a_name_as_files_have_them_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="named like a file"):
+        refuse_file("--out", tmp_path / "x.png")
+    (tmp_path / "x.png").mkdir()
+    refuse_file("--out", tmp_path / "x.png")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -65,12 +65,15 @@ def test_one_image(tmp_path):
 
 def test_a_folder_keeps_sub_folders_natural_order_and_skips_the_rest(tmp_path):
     images(tmp_path, "f10.png", "f9.png", "sub/f1.JPG", ".hidden.png", ".git/x.png")
-    (tmp_path / "notes.txt").write_text("no image")
+    images(tmp_path, "bare.png")
+    (tmp_path / "bare.png").rename(tmp_path / "1b2c3d")  # as a cache names it
+    for name in ("notes.txt", "README"):
+        (tmp_path / name).write_text("no image")
     with open_source(tmp_path) as source:
-        assert (source.kind, source.count) == ("folder", 3)
+        assert (source.kind, source.count) == ("folder", 4)
         frames = list(source)
-    assert [frame.name for frame in frames] == ["f9", "f10", "sub/f1"]
-    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert [frame.name for frame in frames] == ["1b2c3d", "f9", "f10", "sub/f1"]
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
 
 
 def test_names_that_would_be_one_get_their_suffix(tmp_path):
@@ -101,10 +104,21 @@ def test_a_list_file_keeps_its_order(tmp_path, monkeypatch):
     images(tmp_path, "z.png", "sub/a.png")
     images(tmp_path / "elsewhere", "w.png")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    (tmp_path / "list.txt").write_text("z.png\n# a comment\n\nsub/a.png\nw.png\n")
-    with open_source(tmp_path / "list.txt") as source:
-        assert source.kind == "folder"
-        assert [number_of(frame.image) for frame in source] == [0, 1, 0]
+    plain = "z.png\n# a comment\n\nsub/a.png\nw.png\n"
+    windows = '"z.png"\r\n"sub\\a.png"\r\nw.png\r\n'.encode("utf-16")
+    for text in (plain.encode(), windows, b"file 'z.png'\nfile 'sub/a.png'\nw.png"):
+        (tmp_path / "list.txt").write_bytes(text)
+        with open_source(tmp_path / "list.txt") as source:
+            assert source.kind == "folder"
+            assert [number_of(frame.image) for frame in source] == [0, 1, 0]
+
+
+def test_a_list_of_images_and_videos(tmp_path):
+    images(tmp_path, "z.png", "a.png")
+    (tmp_path / "v.mp4").touch()
+    (tmp_path / "list.txt").write_text("z.png\nv.mp4\na.png\n")
+    found = listing.collect([str(tmp_path / "list.txt")])
+    assert [name for name, _ in (*found.images, *found.videos)] == ["z", "a", "v"]
 
 
 def test_a_missing_line_of_a_list_is_a_failure_and_the_rest_is_done(tmp_path):

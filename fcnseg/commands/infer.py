@@ -21,7 +21,7 @@ import numpy as np
 
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
-from fcnseg.errors import MediaError, OptionError, counted
+from fcnseg.errors import MediaError, OptionError, counted, named
 from fcnseg.files import fitting, remove_folder, safe_path
 from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
@@ -41,9 +41,8 @@ from fcnseg.inference.prediction import PredictedArrays, Predictor, ProportionsS
 from fcnseg.inference.tiling import FramePredictor, bands_of, parse_tile
 from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import MOVING, Frame, Source
-from fcnseg.io.sources.listing import skipped_files
 from fcnseg.io.sources.live import Connect
-from fcnseg.progress import Callback, Event, Message, no_callback
+from fcnseg.progress import Callback, Event, Message, no_callback, skipped_files
 from fcnseg.remote import as_path, with_addresses
 
 UNREADABLE = "could not be read before, and not changed since"
@@ -294,8 +293,7 @@ def _keep_warning(warnings: list[Message], event: Event) -> None:
 
 
 def _all_failed(result: InferResult) -> MediaError:
-    name, why = result.failed[0]
     return MediaError(
-        f"None of {counted(len(result.failed), 'file')} could be read; {name}: {why}",
+        f"None of {counted(len(result.failed), 'file')} could be read: {named(*result.failed[0])}",
         hint="check that these are image or video files",
     )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fcnseg.config import VizConfig
 from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.files import fitting, next_free, safe_path
+from fcnseg.files import fitting, safe_path
 from fcnseg.inference.loading import load
+from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io import Window
 from fcnseg.io.images import write_bytes, write_image

@@ -102,11 +102,13 @@ class Options:
         """A value as an option's type and range want it; OptionError, which calls it `shown`."""
         entry = options_of(cls)[name]
         known = entry.synonyms.get(value, value) if isinstance(value, str) else value
+        if type(value) is int and (entry.metavar or "").startswith("N|"):
+            known = str(value)  # tile = 512
         try:
             return _converted(known, _hints(cls)[name], entry)  # type: ignore[arg-type]
         except _Unexpected as expected:
             found = value if expected.found is None else expected.found
-            text = f"{shown or name}: expected {expected}; found {_plain(found)!r}."
+            text = f"{shown or name}: expected {expected}; found {_plain(found)!r:.200}."
             raise OptionError(text, hint=expected.hint) from None
 
     @classmethod
@@ -115,7 +117,9 @@ class Options:
         for name in values:
             if name not in options_of(cls):
                 text = f"Unknown option {name!r} for {cls.command}."
-                raise OptionError(text, hint=suggest_option(name, cls))
+                in_table = isinstance(values[name], dict)
+                hint = f"omit the line [{name}]: options stand in no table" if in_table else ""
+                raise OptionError(text, hint=hint or suggest_option(name, cls))
         return cls(**values)
 
     @classmethod

@@ -16,10 +16,10 @@ from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
 from fcnseg.errors import OptionError, typed
-from fcnseg.files import is_stdout, next_free, stamp
+from fcnseg.files import is_stdout, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import SUFFIXES, Renderer
-from fcnseg.inference.outputs.manifest import Manifest
+from fcnseg.inference.outputs.manifest import Manifest, next_free, remove_unused
 from fcnseg.inference.parts import (
     Part,
     Target,
@@ -37,12 +37,13 @@ from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import TIFF_SUFFIXES, not_copied
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
-from fcnseg.io.sources.listing import Collected, Named, collect, is_sequence, skipped_files
+from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
+from fcnseg.io.sources.sequence import is_sequence
 from fcnseg.models.find import find_models, model_files
 from fcnseg.overwriting import is_below, refuse_folder_of_others
-from fcnseg.progress import Callback, Event, Message
+from fcnseg.progress import Callback, Event, Message, skipped_files
 from fcnseg.remote import as_path
 
 
@@ -148,9 +149,12 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     _refuse_overwriting(config, parts, models)
     refuse_unused(config, parts)
     refuse_rate(config, parts)
+    renderer = Renderer.of(config, predictor.classes)
     if any(part.each.shape == "folder" for part in parts) and not only_shown(config):
+        if config.out is None or not decided.out.exists():
+            job.stack.callback(remove_unused, decided.out)
         parts[0].done.begin()  # before another process writes there
-    return InferPlan(job, decided, parts, predictor, Renderer.of(config, predictor.classes))
+    return InferPlan(job, decided, parts, predictor, renderer)
 
 
 def _collect(config: InferConfig, callback: Callback) -> Collected:

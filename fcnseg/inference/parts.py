@@ -13,11 +13,10 @@ from fcnseg.errors import OptionError, typed
 from fcnseg.files import is_stdout, kind_of, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
-from fcnseg.io.images import VIDEO_SUFFIXES
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.sources.base import MOVING, Kind, Source
 from fcnseg.io.sources.listing import Named as NamedImage
-from fcnseg.io.sources.listing import is_sequence
-from fcnseg.io.sources.sequence import files_of_sequence
+from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import MANIFEST, Named
 from fcnseg.remote import as_path
@@ -28,6 +27,12 @@ VIDEO_KINDS = ("overlay", "side", "color")
 _IMAGE_OUT = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 _DATA_OUT = {".npz": "probabilities", ".geojson": "geojson", ".json": "labelme", ".txt": "yolo"}
+
+_OTHER_FILES = (IMAGE_SUFFIXES - _IMAGE_OUT) | {
+    ".csv", ".eps", ".h264", ".h265", ".h5", ".m3u8", ".npy", ".pdf", ".psd", ".svg", ".xml",
+    ".y4m", ".yuv", ".zip",
+}  # fmt: skip
+"""Endings of files that are not written; any other ending is a part of a folder's name."""
 
 _POLYGONS = ("geojson", "labelme", "yolo", "cvat", "labelstudio")
 """The outputs that --simplify is for."""
@@ -100,6 +105,8 @@ def choose_target(kind: Kind, out: Path, save: Sequence[str], *, raw: bool = Fal
         return _file(kind, out, tuple(save))
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is {kind_of(out)}; {_several(kind)} need a folder.")
+    if suffix in _OTHER_FILES:
+        raise _no_such_file(kind, out, save)
     usual = ("overlay",) if kind in MOVING else ("overlay", "labels")
     return Target("folder", out, tuple(dict.fromkeys(save or usual)))
 
@@ -172,6 +179,16 @@ def _file(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
         wanted = ".png" if chosen in VIDEO_KINDS else SUFFIXES.get(chosen, "")
         raise OptionError(f"{chosen!r} can't be written as {suffix}.", hint=_free(out, wanted))
     return Target("file", out, (chosen,))
+
+
+def _no_such_file(kind: Kind, out: Path, save: Sequence[str]) -> OptionError:
+    known = FOURCC if kind in MOVING else _IMAGE_OUT
+    inside = next((COMBINED[name] for name in save if name in COMBINED), "")
+    where = "" if kind == "folder" or inside else ".mp4" if kind in MOVING else ".png"
+    return OptionError(
+        f"No {out.suffix} files are written; known: {', '.join(sorted(known))}, or a folder.",
+        hint=_free(out, where) + (f" (a folder, with {inside} in it)" if inside else ""),
+    )
 
 
 def _free(out: Path, suffix: str = "") -> str:

@@ -14,9 +14,8 @@ import pytest
 from fcnseg import io as opencv
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError, OptionError
-from fcnseg.files import next_free
 from fcnseg.inference.outputs import Renderer, WindowSink
-from fcnseg.inference.outputs.manifest import Manifest
+from fcnseg.inference.outputs.manifest import Manifest, next_free, remove_unused
 from fcnseg.inference.outputs.sinks import (
     AnnotationSink,
     FileSink,
@@ -283,6 +282,8 @@ def test_plan(tmp_path, kind, out, save, expected):
         ("video", "a.mp4", ("labels",), "can't be kept in a video"),
         ("video", "a.mp4", ("overlay", "color"), "can't show overlay and color"),
         ("video", "a.flv", (), "can't be written as .flv"),
+        ("video", "a.gif", (), "No .gif files are written; known: .avi"),
+        ("image", "a.heic", (), "No .heic files are written; known: .bmp"),
         ("image", "a.jpg", ("labels",), "'labels' can't be written as .jpg"),
         ("image", "a.png", ("overlay", "labels"), "can't hold overlay and labels"),
         ("image", "a.png", ("coco",), "'coco' can't be written as .png"),
@@ -301,7 +302,18 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(tmp_path):
 
 
 def test_next_free(tmp_path):
-    assert next_free(tmp_path / "runs", "infer").name == "infer1"
+    first = next_free(tmp_path / "runs", "infer")  # taken at once
+    assert (first.name, next_free(tmp_path / "runs", "infer").name) == ("infer1", "infer2")
+    manifest = Manifest(first, ["labels"], {}, resume=False)
+    manifest.begin()
+    (first / "labels").mkdir()
+    manifest.finish(tmp_path, [], 1)
+    remove_unused(first)
+    assert first.exists()
+    (first / "manifest.jsonl").unlink()
+    manifest.begin()
+    remove_unused(first)
+    assert not first.exists()
     for name in ("infer2", "infer10", "inferno", "train30"):
         (tmp_path / name).mkdir()
     assert next_free(tmp_path, "infer").name == "infer11"

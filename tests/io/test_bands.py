@@ -509,6 +509,8 @@ def test_pages_are_chosen(pages: Path, page: str | None, expected: dict[str, int
 def test_a_limit_counts_pages(pages: Path, limit: int) -> None:
     with open_source(pages, page="all", limit=limit) as source:
         assert len(list(source)) == limit
+    with open_source(pages / "b.gif", page="all") as source:
+        assert source.kind == "folder"  # several images: one file can't hold what comes of them
 
 
 def test_a_page_that_is_not_there(pages: Path) -> None:

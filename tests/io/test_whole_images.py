@@ -68,6 +68,19 @@ def test_a_jpeg_that_ends_before_its_last_row_is_no_image(tmp_path):
     assert decode_image(as_jpeg(grey))[-1, -1].tolist() == [128, 128, 128]
 
 
+def test_a_png_whose_rest_is_zeros_is_no_image():
+    """As a lost download or a disk leaves it; Pillow decodes the zeros to rows."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 3, (32, 48, 3), np.uint8)).save(
+        file, "PNG"
+    )
+    whole = file.getvalue()
+    data = whole[: len(whole) // 2].ljust(len(whole), b"\0")
+    assert np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).any()
+    with pytest.raises(MediaError, match="last rows are missing"):
+        decode_image(data)
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 def test_a_png_with_too_few_rows_is_no_image(interlaced):
     row = b"\0" + bytes(range(96)) * 3

@@ -19,9 +19,10 @@ from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, InputError, OptionError, shown, to_bytes
-from fcnseg.files import fitting, next_free
+from fcnseg.files import fitting
 from fcnseg.inference.evaluation import as_the_model_sees
 from fcnseg.inference.loading import load
+from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.annotations.tools import as_labelme

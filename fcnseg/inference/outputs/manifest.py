@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,3 +177,51 @@ class Manifest:
         """The joined lines, then those that came later, as they are there."""
         found = self._folder.glob("manifest*.jsonl")
         return sorted(found, key=lambda path: (path.name != NAME, path.name))  # oldest first
+
+
+def next_free(parent: Path, name: str) -> Path:
+    """parent/name1, or with the first number above those taken.
+
+    The folder is made at once: of two commands that start together each gets its own. It is
+    removed when the process ends and has written nothing there.
+    """
+    taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
+    number = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
+    while (path := parent / f"{name}{number}").exists() or not _is_made(path):
+        number += 1
+    atexit.register(_remove_unused_run, path.absolute())
+    return path
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a folder could be made by us; True where none can, which its first file reports."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove_unused_run(folder: Path) -> None:
+    remove_unused(folder)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a folder of outputs in which there is nothing but its mark."""
+    mark = folder / NAME
+    if isinstance(folder, RemotePath):
+        return
+    with contextlib.suppress(OSError):
+        for place, _, files in os.walk(folder):
+            if files and (files != [NAME] or Path(place) != folder):
+                return
+        lines = mark.read_bytes().splitlines() if mark.exists() else []
+        if not all(b'"fcnseg"' in line or b'"failed"' in line for line in lines):
+            return  # something was there
+        mark.unlink(missing_ok=True)
+        for place, _, _ in os.walk(folder, topdown=False):
+            Path(place).rmdir()

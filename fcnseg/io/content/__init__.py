@@ -70,6 +70,7 @@ _OTHERS = (
     (4, b"ftypcrx", "a camera's raw file", "develop it to a TIFF or JPEG first"),
     (0, b"FUJIFILMCCD-RAW", "a camera's raw file", "develop it to a TIFF or JPEG first"),
     (0, b"IIU\0", "a camera's raw file", "develop it to a TIFF or JPEG first"),
+    (12, b"CgBI", "a PNG of Apple's own kind (CgBI)", "save it as PNG on a Mac, with sips"),
     (0, b"IIRO", "a camera's raw file", "develop it to a TIFF or JPEG first"),
 )
 """Where a mark stands in a file, the mark, what the file is, and what to do with it."""

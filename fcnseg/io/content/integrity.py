@@ -224,7 +224,10 @@ def _is_sound_jpeg(data: bytes) -> bool:
 
 
 def _lacks_rows(data: bytes) -> bool:
-    """Whether a PNG's compressed data are of fewer bytes than its rows take."""
+    """Whether a PNG's compressed data are of fewer bytes than its rows take, or do not end.
+
+    Where a disk or a download put zeros in place of the rest, these decompress to rows, too.
+    """
     width, height, bits, color, *_, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     missing = 0
     for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
@@ -236,9 +239,10 @@ def _lacks_rows(data: bytes) -> bool:
         for kind, content in png_chunks(data):
             if kind == b"IDAT" and missing > 0:
                 missing -= len(inflate.decompress(content, missing))
+        inflate.decompress(inflate.unconsumed_tail, 1)  # the end, with its checksum
     except zlib.error:
         return True
-    return missing > 0
+    return missing > 0 or not inflate.eof
 
 
 def _is_cut_exr(data: bytes) -> bool:

@@ -30,7 +30,7 @@ _JPEG_FRAME = re.compile(
 _STILL_CONTAINERS = ("_pipe", "image2")
 """How FFmpeg's names of formats that are one image end, or begin."""
 
-_DEPTHS = (10, 12, 14)
+_DEPTHS = (8, 10, 12, 14)
 """Bits of sensors whose values are stored in 16 as they are."""
 
 
@@ -40,7 +40,7 @@ def eight_bits(
     """Values of any type as uint8; name: for the MediaError.
 
     maximum: the value of white, where the file states it. Else 16 bits are scaled by the least
-    of 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1, or 0..255 where they
+    of 8, 10, 12, 14 and 16 bits that holds the largest value; floats are 0..1, or 0..255 where they
     exceed 1, and stretched from their least to their largest value where they exceed that, as
     integers of other types are.
     """
@@ -50,7 +50,7 @@ def eight_bits(
     if pixels.dtype == np.uint16:
         if maximum is None:
             most = int(pixels.max(initial=0))
-            maximum = next(((1 << d) - 1 for d in _DEPTHS if 255 < most < 1 << d), 65535)
+            maximum = next(((1 << d) - 1 for d in _DEPTHS if most < 1 << d), 65535)
         if maximum == 65535:
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return _scaled(pixels, 0, float(maximum))

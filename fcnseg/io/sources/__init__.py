@@ -15,18 +15,19 @@ from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image, is_known_to_pillow, name_other
 from fcnseg.io.content.byte_stream import ByteStream
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes
+from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
-from fcnseg.io.sources.base import Selection, Source
+from fcnseg.io.sources.base import Kind, Selection, Source
 from fcnseg.io.sources.files import (
     ImageFiles,
     WatchedFolder,
     check_watch,
+    count_pages,
     refuse_page,
     tell_pages,
 )
-from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob, stands_for_sequence
+from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
 from fcnseg.io.sources.live import (
     Connect,
     LiveSource,
@@ -42,6 +43,7 @@ from fcnseg.io.sources.sequence import (
     StreamedFolder,
     files_of_sequence,
     open_sequence,
+    stands_for_sequence,
 )
 from fcnseg.io.sources.stdin import read_raw, read_streamed
 from fcnseg.io.sources.video import VideoFile, video_file
@@ -257,7 +259,9 @@ def _open_file(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
-    return ImageFiles([(path.stem, path)], "image", selection, callback)
+    several = selection.page == "all" and count_pages(read_bytes(path)) > 1
+    kind: Kind = "folder" if several else "image"
+    return ImageFiles([(path.stem, path)], kind, selection, callback)
 
 
 def _open_remote(

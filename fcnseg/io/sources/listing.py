@@ -7,15 +7,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path
 from fcnseg.files import free_name, name_key, natural, resolved, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
+from fcnseg.progress import Callback, Message, no_callback, skipped_files, tell_unlisted
 from fcnseg.remote import RemotePath, as_path, given_path
 from fcnseg.remote import listing as remote_listing
 from fcnseg.remote.listing import is_large
@@ -43,8 +44,8 @@ def in_folder(
 
 
 def media_in(files: Sequence[Path], suffixes: frozenset[str]) -> list[Path]:
-    """The files with these suffixes; where there are none, the arrays (.npy): bands of images."""
-    found = [path for path in files if path.suffix.lower() in suffixes]
+    """The files with these suffixes, and images without one; or else arrays (.npy): bands."""
+    found = [path for path in files if path.suffix.lower() in suffixes or _is_bare_image(path)]
     return found or [path for path in files if path.suffix.lower() == ".npy"]
 
 
@@ -75,6 +76,14 @@ def files_in(
     return files
 
 
+def _is_bare_image(path: Path) -> bool:
+    if path.suffix or isinstance(path, RemotePath) or not path.is_file():
+        return False
+    with suppress(MediaError):
+        return is_image(first_bytes(path))
+    return False
+
+
 def matches(pattern: str) -> list[Path]:
     """The files a pattern stands for; `**` goes into sub-folders."""
     found = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
@@ -95,17 +104,32 @@ def from_list(path: Path) -> list[Named]:
     Relative paths start from the list's folder, or from the working folder. Empty lines and
     those starting with # are skipped.
     """
-    data = read_bytes(path)
-    if b"\0" in data:  # no name has it
+    files = _files_in_list(path)
+    return named(files, common_folder(files), in_order=True)
+
+
+def _files_in_list(path: Path) -> list[Path]:
+    text = from_bytes(read_bytes(path))
+    if "\0" in text:  # no name has it
         raise MediaError(f"{path} is not a text file that lists images.")
-    lines = [line.strip() for line in from_bytes(data).splitlines()]
-    listed = [given_path(to_path(line)) for line in lines if line and not line.startswith("#")]
+    lines = [line.strip() for line in text.splitlines()]
+    listed = [_listed_file(line, path.parent) for line in lines if line and line[0] != "#"]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
-    beside = [file if isinstance(file, RemotePath) else path.parent / file for file in listed]
-    pairs = zip(beside, listed, strict=True)
-    files = [near if is_file(near) or not is_file(file) else file for near, file in pairs]
-    return named(files, common_folder(files), in_order=True)
+    return listed
+
+
+def _listed_file(line: str, folder: Path) -> Path:
+    """The file that a line names: as it stands there, in quotes, or as Windows writes it."""
+    quoted = re.fullmatch(r"""(?:file\s+)?(["'])(.+)\1""", line)  # file '...': FFmpeg's lists
+    plain = quoted[2] if quoted else line
+    for text in (line, plain, plain.replace("\\", "/")):
+        file = given_path(to_path(text))
+        if isinstance(file, RemotePath):
+            return file
+        if found := next(filter(is_file, (folder / file, file)), None):
+            return found
+    return folder / given_path(to_path(plain))
 
 
 def named(files: Iterable[Path], root: Path, *, in_order: bool = False) -> list[Named]:
@@ -229,9 +253,10 @@ def collect(
         files += found
         skipped += others
     files = list({resolved(path): path for path in reversed(files)}.values())[::-1]
-    root = given_path(arguments[0]) if len(arguments) == 1 else None
-    root = root if root is not None and root.is_dir() else common_folder(files)
-    return _named(files, root, tuple(skipped), in_order=len(arguments) > 1)
+    first = given_path(arguments[0])
+    is_list = first.suffix.lower() in LIST_SUFFIXES and first.is_file()
+    root = first if len(arguments) == 1 and first.is_dir() else common_folder(files)
+    return _named(files, root, tuple(skipped), in_order=len(arguments) > 1 or is_list)
 
 
 def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: bool) -> Collected:
@@ -249,8 +274,11 @@ def _named(files: list[Path], root: Path, skipped: tuple[Path, ...], in_order: b
 
 
 def _is_several(argument: str) -> bool:
-    """Whether an argument is a folder or a glob, which may have videos in it."""
+    """Whether an argument is a folder, a glob or a list, which may have videos in it."""
     path = given_path(argument)
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        with suppress(MediaError):  # said where it is read
+            return any(map(_is_video, _files_in_list(path)))
     if path.is_dir():
         return not is_large(path)
     return is_glob(argument) and not path.exists() and not is_address(argument)
@@ -284,10 +312,9 @@ def _files_of(
 
 def _listed(path: Path) -> tuple[list[Path], list[Path]]:
     """The files that a text file lists; a text that lists none is skipped (a shell's `*`)."""
-    try:
-        files = [file for _, file in from_list(path)]
-    except MediaError:
-        files = []
+    files: list[Path] = []
+    with suppress(MediaError):
+        files = _files_in_list(path)
     return (files, []) if any(file.exists() for file in files) else ([], [path])
 
 
@@ -316,32 +343,6 @@ def is_address(text: str) -> bool:
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
 
 
-SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
-"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
-
-
-def is_sequence(name: str) -> bool:
-    """Whether a file's name stands for a sequence: frame_%04d.png."""
-    return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
-
-
-def stands_for_sequence(text: str) -> bool:
-    """Whether a source is a sequence, and no file or address of that name."""
-    path = user_path(text)
-    return is_sequence(path.name) and "://" not in text and not path.exists()
-
-
 def is_glob(text: str) -> bool:
     """Whether a path has a character that makes it a pattern."""
     return any(character in text for character in "*?[")
-
-
-NAMED = 3
-"""Skipped files that are named."""
-
-
-def skipped_files(files: Sequence[Path], why: str) -> Message:
-    """The message for files that are skipped; the first ones are named."""
-    names = ", ".join(path.name for path in files[:NAMED])
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return Message(f"Skipped {names}{more}: {why}")

@@ -9,18 +9,32 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from fcnseg.errors import MediaError
+from fcnseg.errors import MediaError, user_path
 from fcnseg.files import safe_path
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Selection, Skip, Source
 from fcnseg.io.sources.files import ImageFiles
 from fcnseg.io.sources.reader import USUAL_RATE
-from fcnseg.progress import Callback, Message
+from fcnseg.progress import Callback, Message, skipped_files
 from fcnseg.remote import RemotePath
 from fcnseg.remote.listing import chunks
 
 _GAPS_NAMED = 8
+
+SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
+"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a file's name stands for a sequence: frame_%04d.png."""
+    return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
+
+
+def stands_for_sequence(text: str) -> bool:
+    """Whether a source is a sequence, and no file or address of that name."""
+    path = user_path(text)
+    return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
 def files_of_sequence(pattern: Path) -> list[Path]:
@@ -30,10 +44,10 @@ def files_of_sequence(pattern: Path) -> list[Path]:
 
 def _numbered(pattern: Path) -> list[tuple[int, Path]]:
     """The numbers and the files of a sequence, in order."""
-    found = listing.SEQUENCE_NUMBER.search(pattern.name)
+    found = SEQUENCE_NUMBER.search(pattern.name)
     if found is None or not pattern.parent.is_dir():
         return []
-    before, after = (re.escape(part) for part in listing.SEQUENCE_NUMBER.split(pattern.name)[::2])
+    before, after = (re.escape(part) for part in SEQUENCE_NUMBER.split(pattern.name)[::2])
     wanted = re.compile(f"{before}(\\d{{{found[1] or 1},}}){after}")
     matched = ((wanted.fullmatch(path.name), path) for path in pattern.parent.iterdir())
     return sorted((int(match[1]), path) for match, path in matched if match and path.is_file())
@@ -75,7 +89,7 @@ def open_sequence(
         raise MediaError(
             f"{pattern} is {length:.1f} s long; nothing is left from {selection.start:g} s on."
         )
-    alone = listing.SEQUENCE_NUMBER.sub("", pattern.stem).strip("_-. ")
+    alone = SEQUENCE_NUMBER.sub("", pattern.stem).strip("_-. ")
     source.name = safe_path(alone or pattern.parent.name or "frames")
     source.assume_rate(rate)
     return source
@@ -126,7 +140,7 @@ class StreamedFolder(ImageFiles):
             images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
             if others := [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
                 why = "not an image (of a video, give the address)"
-                self._callback(listing.skipped_files(others, why))
+                self._callback(skipped_files(others, why))
             found += len(images)
             yield from listing.named(images, folder)
         if not found:
