@@ -93,12 +93,14 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """
     import torch
 
+    asked = name
     if name == "auto":
         name = os.environ.get(AUTO_PRECISION) or "auto"
     if name == "auto":
         return _fastest_safe(device)
     if name not in PRECISIONS:
-        raise OptionError(f"No precision {name!r}; known: auto, {', '.join(PRECISIONS)}.")
+        where = f"{AUTO_PRECISION}: no" if asked == "auto" else "No"
+        raise OptionError(f"{where} precision {name!r}; known: auto, {', '.join(PRECISIONS)}.")
     if name == "f16" and device.type == "cpu":
         raise OptionError(
             "Precision f16 is for GPUs; on a CPU it is slow and overflows.",

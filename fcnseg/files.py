@@ -225,12 +225,12 @@ def utf8_name(path: Path) -> Iterator[str]:
             path.download(copy := Path(folder) / f"file{path.suffix}")
             yield str(copy)
         return
+    path = path.absolute()  # else what stands before a colon is a protocol to FFmpeg
     if _is_utf8(str(path)):
         yield str(path)
         return
     with tempfile.TemporaryDirectory(prefix="fcnseg-") as folder:
         link = Path(folder) / "file"
-        path = path.absolute()
         for file in {path, *path.parent.glob(f"{glob.escape(path.stem)}.*")}:
             if _is_utf8(file.suffix) and file.stem == path.stem:
                 link.with_suffix(file.suffix).symlink_to(file)

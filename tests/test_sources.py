@@ -395,6 +395,16 @@ def test_piped_images_follow_one_another(pipe, suffix, step):
     assert [number_of(frames[0].image), number_of(frames[2].image)] == [3, 7]
 
 
+def test_a_named_pipe_is_read_as_it_comes(tmp_path):
+    """Opened a second time, it would be empty, or never end."""
+    os.mkfifo(tmp_path / "pipe")
+    data = encode_image(plain(3))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True)
+    writer.start()
+    with open_source(tmp_path / "pipe") as source:
+        assert [number_of(frame.image) for frame in source] == [3]
+
+
 def encoded(number, suffix, **options):
     """An image of one colour as Pillow writes it."""
     held = io.BytesIO()

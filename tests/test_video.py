@@ -80,12 +80,15 @@ def test_odd_sizes_are_padded_not_cut(tmp_path, pyav, monkeypatch):
     assert np.abs(image[:47, :63].astype(int) - picture(0, (47, 63))).mean() < 6
 
 
-def test_colours_come_back(tmp_path):
+def test_colours_come_back(tmp_path, monkeypatch):
+    """Under a name that begins as FFmpeg's protocols do."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("12:30.mp4")
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (120, 80, 200)]
-    with VideoWriter(tmp_path / "a.mp4", Fraction(5), SIZE) as writer:
+    with VideoWriter(path, Fraction(5), SIZE) as writer:
         for color in colors:
             writer.write(np.full((*SIZE, 3), color, np.uint8))
-    with open_video(tmp_path / "a.mp4") as reader:
+    with open_video(path) as reader:
         for (image, _), color in zip(reader, colors, strict=True):
             assert np.abs(image.mean((0, 1)) - color).max() < 6
 

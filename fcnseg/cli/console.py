@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -289,6 +290,8 @@ def _settle_process() -> None:
     # another program), a step then takes several times as long: 2.6 s instead of 0.5 s was
     # measured on two busy cores. It is read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.warnoptions:  # of a photo's damaged EXIF data, with a line of Pillow's code
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     keep_freed_memory()
 
 

@@ -58,6 +58,8 @@ def left_out_of(path: Path) -> str:
 
         with utf8_name(path) as name, av.open(name) as file:
             found = {"subtitles": len(file.streams.subtitles), "chapters": len(file.chapters())}
+            tags = [*file.metadata, *(tag for stream in file.streams for tag in stream.metadata)]
+            found["timecode"] = "timecode" in map(str.lower, tags)
     except Exception:  # noqa: BLE001 - without PyAV, or of what it can't open, nothing is known
         return ""
     return " and ".join(what for what, count in found.items() if count)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,14 @@ def test_a_bug_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path:
     result = call("check", tmp_path, status=1)
     assert "A bug in fcnseg: ZeroDivisionError: boom" in result.stderr
     assert "--debug" in result.stderr
+
+
+def test_warnings_of_pillow_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as caught:
+        run(app, ["--version"])
+        warnings.warn_explicit("EXIF", UserWarning, "f.py", 1, module="PIL.TiffImagePlugin")
+    assert caught == []
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

@@ -299,8 +299,8 @@ def test_what_no_output_gets_is_known(tmp_path):
     (tmp_path / "a.txt").write_text(chapter, encoding="utf-8")
     inputs = ("-i", path, "-i", tmp_path / "a.srt", "-i", tmp_path / "a.txt")
     chosen = ("-map", 0, "-map", 1, "-map_chapters", 2, "-c:v", "copy")
-    ffmpeg(*inputs, *chosen, tmp_path / "b.mkv")
-    assert left_out_of(tmp_path / "b.mkv") == "subtitles and chapters"
+    ffmpeg(*inputs, *chosen, "-timecode", "01:00:00:00", tmp_path / "b.mkv")
+    assert left_out_of(tmp_path / "b.mkv") == "subtitles and chapters and timecode"
     assert left_out_of(tmp_path / "none.mkv") == ""
 
 

@@ -239,6 +239,8 @@ def _open_file(
     callback: Callback,
 ) -> Source:
     suffix = path.suffix.lower()
+    if path.is_fifo():  # mkfifo, <(...): it can be read once only
+        return _open_stream(piped.open_pipe(path), selection, callback)
     device = re.fullmatch(r"/dev/video(\d+)", path.as_posix())
     if device:
         return live(int(device[1]))
@@ -310,7 +312,10 @@ def _open_address(
 
 def _open_piped(selection: Selection, callback: Callback) -> Source:
     """What is piped in: images one after the other, or a video."""
-    stream = piped.open_stdin()
+    return _open_stream(piped.open_stdin(), selection, callback)
+
+
+def _open_stream(stream: ByteStream, selection: Selection, callback: Callback) -> Source:
     if is_image(stream.peek(16)):
         images = piped.PipedImages(stream, selection)
         tell_pages(images.first, "What is piped in", callback)

@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from fcnseg.errors import MediaError, MissingExtra, OptionError
+from fcnseg.errors import MediaError, MissingExtra, OptionError, cannot_read
 from fcnseg.io import has_pyav
 from fcnseg.io.content.byte_stream import ByteStream
 from fcnseg.io.content.following import is_alone, next_image
@@ -29,9 +30,22 @@ def open_stdin() -> ByteStream:
         raise OptionError(
             "The source is -, but nothing is piped in.", hint="cat a.jpg | fcnseg infer -"
         )
-    stream = ByteStream(_chunks(sys.stdin.buffer))
+    return _begun(sys.stdin.buffer, "-")
+
+
+def open_pipe(path: Path) -> ByteStream:
+    """A named pipe as bytes."""
+    try:
+        with path.open("rb") as file:
+            return _begun(file, path)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def _begun(file: Any, name: str | Path) -> ByteStream:
+    stream = ByteStream(_chunks(file))
     if not stream.peek(1):
-        raise MediaError("The source is -, and what is piped in is empty.")
+        raise MediaError(f"The source is {name}, and what is piped in is empty.")
     return stream
 
 
