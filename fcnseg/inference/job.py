@@ -131,6 +131,8 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     _refuse(config, job.distributed.size)
     models = [] if predictor is not None else find_models(config.model)
     decided = decided or Decided(config.out or next_free(Path("runs"), "infer"), config.engine)
+    if config.out is None or not decided.out.exists():
+        job.stack.callback(remove_unused, decided.out)
     found = _collect(config, job.callback)
     opened = None if found.single is None else job.open(found.single, "")
     if opened is not None:
@@ -151,8 +153,6 @@ def make_plan(job: Job, decided: Decided | None = None) -> InferPlan:
     refuse_rate(config, parts)
     renderer = Renderer.of(config, predictor.classes)
     if any(part.each.shape == "folder" for part in parts) and not only_shown(config):
-        if config.out is None or not decided.out.exists():
-            job.stack.callback(remove_unused, decided.out)
         parts[0].done.begin()  # before another process writes there
     return InferPlan(job, decided, parts, predictor, renderer)
 
