@@ -70,7 +70,7 @@ LEVERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What might help on a drive that was never seen."""
 
-USUAL_CROP = {"bag": (352, 352), "crack": (288, 416), "nuclei": (256, 256)}
+USUAL_CROP = {"bag": (352, 352), "crack": (288, 416), "nuclei": (256, 288)}
 """What `fcnseg train` takes without --minutes."""
 
 BY_HAND: dict[str, dict[str, Any]] = {
