@@ -169,7 +169,7 @@ def choose_precision(
     return chosen
 
 
-ENOUGH_STEPS = 400
+ENOUGH_STEPS = 600
 """Fewer steps than these teach less than smaller crops do."""
 
 SMALLEST_CROP = 160

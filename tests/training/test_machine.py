@@ -91,7 +91,7 @@ def test_without_a_choice_nothing_is_measured(monkeypatch, forced) -> None:
     ("seconds", "crop"),
     [
         (0.1, (320, 480)),  # an image of it: all steps that are wanted fit
-        (3.0, (160, 224)),  # a quarter of them: half the sides, of which 480 // 2 is no multiple
+        (2.0, (160, 224)),  # a quarter of them: half the sides, of which 480 // 2 is no multiple
         (900.0, (160, 160)),
     ],
 )
