@@ -80,7 +80,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "backbone=efficientnet_lite2": {"backbone": "efficientnet_lite2"},
     "decoder=fcn8s": CHANGES["decoder=fcn8s"],
     "lr=1e-3": CHANGES["lr=1e-3"],
-    "freeze=2": CHANGES["freeze=2"],
+    "freeze=4": {"freeze": 4},
     "scale=1": CHANGES["scale=1"],
 }
 """What a user may choose by hand for a given time, beside what `train --minutes` chooses (the

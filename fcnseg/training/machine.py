@@ -10,6 +10,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -19,6 +21,7 @@ from fcnseg.device import AUTO_PRECISION, autocast, cpu_multiplies_bf16, resolve
 from fcnseg.distributed import Distributed
 from fcnseg.errors import TrainingError
 from fcnseg.models.fcn import FCN
+from fcnseg.models.networks import find_backbone
 from fcnseg.progress import Callback, Message
 from fcnseg.training.schedule import freeze
 from fcnseg.training.step import NetWithAuxHeads
@@ -175,37 +178,48 @@ ENOUGH_STEPS = 600
 SMALLEST_CROP = 160
 """Pixels: a smaller side shows too little around an object."""
 
+FROZEN = 2
+"""Stages of a pretrained backbone that a short training leaves as they are."""
+
 STEPS_TIME = 0.75
 """Of the time of --minutes: validation, saving and the report take the rest."""
 
 
-def crop_for_minutes(
+def options_for_minutes(
     network: FCN,
     config: TrainConfig,
     ranks: Distributed,
     callback: Callback,
     clock: Clock = time.perf_counter,
-) -> tuple[int, int]:
-    """The crop (height, width) for --minutes: one that ENOUGH_STEPS of fit, at most config.crop.
+) -> dict[str, Any]:
+    """Options for --minutes where few steps fit: pretrained stages are frozen, crops are smaller.
 
-    On a GPU enough of any fit into a minute.
+    They are smaller until ENOUGH_STEPS fit. On a GPU these fit into a minute anyway.
     """
     assert config.crop is not None
-    if ranks.device.type == "cuda":
-        return config.crop
+    if ranks.device.type == "cuda" or _steps(network, config, ranks, clock) >= ENOUGH_STEPS:
+        return {}
+    official = find_backbone(network.spec.backbone).official
+    pretrained = config.finetune or (config.backbone_weights != "none" and official)
+    frozen = config.freeze or (FROZEN if pretrained else 0)
+    steps = _steps(network, replace(config, freeze=frozen), ranks, clock)
+    scale = math.sqrt(steps / ENOUGH_STEPS)
+    height, width = (
+        min(side, max(SMALLEST_CROP, int(scale * side // GRAIN) * GRAIN)) for side in config.crop
+    )
+    sizes = [f"{height}x{width}", "{}x{}".format(*config.crop)]
+    text = f"crops of {sizes[0]}, usually {sizes[1]} (height x width)"
+    text += f", and {frozen} frozen stages" if frozen != config.freeze else ""
+    callback(Message(f"--minutes {config.minutes:g}: {text}, so that more steps fit."))
+    return {"crop": (height, width), "freeze": frozen}
+
+
+def _steps(network: FCN, config: TrainConfig, ranks: Distributed, clock: Clock) -> float:
+    """How many fit into --minutes, as the main process measures it."""
     assert config.minutes is not None
     assert config.batch != "auto"
     precision = resolve_precision(config.precision, ranks.device)
     [seconds] = seconds_an_image(network, config, ranks.device, [precision], clock)
     batch = -(-config.batch // ranks.size)
-    steps = STEPS_TIME * 60 * config.minutes / (batch * seconds)
-    scale = math.sqrt(steps / ENOUGH_STEPS)
-    height, width = (
-        min(side, max(SMALLEST_CROP, int(scale * side // GRAIN) * GRAIN)) for side in config.crop
-    )
-    crop: tuple[int, int] = ranks.broadcast((height, width))
-    if crop != config.crop:
-        sizes = [f"{crop[0]}x{crop[1]}", "{}x{}".format(*config.crop)]
-        text = f"crops of {sizes[0]}, not {sizes[1]} (height x width), so that more steps fit"
-        callback(Message(f"--minutes {config.minutes:g}: {text}."))
-    return crop
+    steps: float = ranks.broadcast(STEPS_TIME * 60 * config.minutes / (batch * seconds))
+    return steps

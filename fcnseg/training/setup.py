@@ -37,7 +37,7 @@ from fcnseg.progress import Callback, Message
 from fcnseg.training import validation
 from fcnseg.training.initial_weights import InitialModel, from_pretrained, measured_input
 from fcnseg.training.losses import WEIGHTED, Criterion, class_weights, parse_loss
-from fcnseg.training.machine import choose_batch, choose_precision, crop_for_minutes
+from fcnseg.training.machine import choose_batch, choose_precision, options_for_minutes
 from fcnseg.training.run_folder import RunFolder
 from fcnseg.training.run_folder.state import TrainState
 from fcnseg.training.schedule import ENDLESS, make_schedule
@@ -124,7 +124,7 @@ def resolve(
         model = _with(model, batch=ranks.broadcast(batch))
     model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
     if config.minutes and crop is None:
-        model = _with(model, crop=crop_for_minutes(model.network, model.config, ranks, callback))
+        model = _with(model, **options_for_minutes(model.network, model.config, ranks, callback))
     return TrainSetup.of(model, checked, ranks)
 
 

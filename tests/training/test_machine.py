@@ -11,7 +11,12 @@ from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.progress import Message
 from fcnseg.training import machine
-from fcnseg.training.machine import choose_batch, choose_precision, crop_for_minutes, fitting_batch
+from fcnseg.training.machine import (
+    choose_batch,
+    choose_precision,
+    fitting_batch,
+    options_for_minutes,
+)
 
 GB = 10**9
 
@@ -101,7 +106,19 @@ def test_in_a_short_time_crops_are_smaller(seconds, crop) -> None:
     now = accumulate(cycle([0, each])).__next__
     told: list[Message] = []
     config = TrainConfig(crop=(320, 480), batch=10, minutes=200 / 3)
-    assert crop_for_minutes(network, config, Distributed.single(), told.append, now) == crop
-    assert [f"crops of {crop[0]}x{crop[1]}, not 320x480" in one.text for one in told] == (
-        [True] if crop != (320, 480) else []
-    )
+    found = options_for_minutes(network, config, Distributed.single(), told.append, now)
+    if crop == (320, 480):
+        assert (found, told) == ({}, [])
+    else:
+        assert found == {"crop": crop, "freeze": 0}, "a backbone without weights has to learn"
+        assert f"crops of {crop[0]}x{crop[1]}, usually 320x480" in told[0].text
+
+
+def test_in_a_short_time_pretrained_stages_are_frozen(monkeypatch) -> None:
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    monkeypatch.setattr(machine, "seconds_an_image", lambda *_: [9.0])
+    told: list[Message] = []
+    config = TrainConfig(crop=(320, 480), batch=10, minutes=2.0, finetune="a.safetensors")
+    found = options_for_minutes(network, config, Distributed.single(), told.append)
+    assert found == {"crop": (160, 160), "freeze": 2}
+    assert "usually 320x480 (height x width), and 2 frozen stages, so that" in told[0].text
