@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -53,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # pytest-xdist's order is by the number of tests
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts `pytest &`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     forced = config.getoption("--auto-precision")
     if forced:
         os.environ[AUTO_PRECISION] = forced

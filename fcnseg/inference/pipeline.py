@@ -176,8 +176,8 @@ class Pipeline:
             batches: Iterable[list[Frame]] = ([frame] for frame in source)
             if not source.live:
                 ahead = Prefetcher(source, depth, weigh=_frame_bytes, stop=source.close)
+                stop.append(ahead.finish)  # before it reads: a signal may come at once
                 batches = Batches(stack.enter_context(ahead), self._batch)
-                stop.append(ahead.finish)
             predicted = map_ordered(self._predict, batches, self._num_parallel, weigh=_group_bytes)
             predicted = stack.enter_context(closing(predicted))
             for group, predictions in self._distributed.check_peers(predicted):
