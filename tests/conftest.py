@@ -34,7 +34,7 @@ TINY_FLAGS = [
 """The same on the command line."""
 
 
-settings.register_profile("short", max_examples=40)
+settings.register_profile("short", max_examples=30)
 settings.load_profile("short")
 settings.register_profile("thousand", max_examples=1000)
 """`pytest --hypothesis-profile thousand`: more examples where a test sets no number."""
