@@ -67,16 +67,25 @@ def gpu_peak(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            bands = learner.network.spec.in_channels
-            outputs = learner(torch.zeros(images, bands, *crop, device=device))
-        sum(logits.float().logsumexp(1).mean() for logits in outputs).backward()
+        batch = torch.zeros(images, learner.network.spec.in_channels, *crop, device=device)
+        _forward_backward(learner, batch, precision)
         peak = torch.cuda.max_memory_allocated(device) - start
         learner.zero_grad(set_to_none=True)
         learner.load_state_dict(before)
         return peak
 
     return measure
+
+
+def _forward_backward(
+    learner: NetWithAuxHeads, images: torch.Tensor, precision: torch.dtype
+) -> torch.Tensor:
+    """What a step computes, with a loss that needs no labels: the loss, a scalar."""
+    with autocast(images.device, precision):
+        outputs = learner(images)
+    loss = torch.stack([logits.float().logsumexp(1).mean() for logits in outputs]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def choose_batch(
@@ -135,11 +144,7 @@ def seconds_an_image(
     ):
         for precision, seconds in laps.items():
             start = clock()
-            with autocast(device, precision):
-                outputs = learner(image)
-            loss = sum(logits.float().logsumexp(1).mean() for logits in outputs)
-            loss.backward()
-            float(loss.detach())  # waits for a GPU
+            float(_forward_backward(learner, image, precision))  # waits for a GPU
             seconds.append(clock() - start)
     area = math.prod(config.crop) / math.prod(size)
     return [area * min(seconds[1:]) for seconds in laps.values()]
@@ -197,12 +202,16 @@ def options_for_minutes(
     They are smaller until ENOUGH_STEPS fit. On a GPU these fit into a minute anyway.
     """
     assert config.crop is not None
-    if ranks.device.type == "cuda" or _steps(network, config, ranks, clock) >= ENOUGH_STEPS:
+    if ranks.device.type == "cuda":
+        return {}
+    steps = _steps(network, config, ranks, clock)
+    if steps >= ENOUGH_STEPS:
         return {}
     official = find_backbone(network.spec.backbone).official
     pretrained = config.finetune or (config.backbone_weights != "none" and official)
     frozen = config.freeze or (FROZEN if pretrained else 0)
-    steps = _steps(network, replace(config, freeze=frozen), ranks, clock)
+    if frozen != config.freeze:
+        steps = _steps(network, replace(config, freeze=frozen), ranks, clock)
     scale = math.sqrt(steps / ENOUGH_STEPS)
     height, width = (
         min(side, max(SMALLEST_CROP, int(scale * side // GRAIN) * GRAIN)) for side in config.crop

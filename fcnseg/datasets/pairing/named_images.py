@@ -75,7 +75,8 @@ class Gathered:
         others = self._namesakes.get(base, [])
         found = _find_image(wanted, file, self.by_path, self.by_name, others)
         if found is None:  # a.tif that is a.png here; an id of several parts of a path
-            others = self._by_stem.get(stem_of(base), []) if is_image(base) else self._by_id[base]
+            by, key = (self._by_stem, stem_of(base)) if is_image(base) else (self._by_id, base)
+            others = by.get(key, [])
             return others[0] if len(others) == 1 else None
         told = folders and as_text(found).lower().endswith(f"{folders[-1]}/{base}")
         if told or len(others) < 2 or file.rpartition("/")[0] == found.rpartition("/")[0]:

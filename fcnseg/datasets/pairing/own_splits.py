@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
-from fcnseg.datasets.pairing.split_tables import CAMEL, TOKEN, lines_of, tables_of
+from fcnseg.datasets.pairing.split_tables import lines_of, tables_of, words_in
 from fcnseg.errors import as_text
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
@@ -109,7 +109,7 @@ def _fold_of(folder: str) -> int | None:
 
 def split_in(name: str) -> SplitName:
     """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
-    tokens = [token.lower() for token in TOKEN.findall(CAMEL.sub("_", as_text(name)))]
+    tokens = words_in(as_text(name))
     return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
 
 
@@ -147,7 +147,7 @@ def _folder_split(folder: str) -> SplitName:
 
 def _name_split(pair: Pair, _: Path) -> SplitName:
     """A split that a file's name begins or ends with (`train_001.jpg`)."""
-    tokens = TOKEN.findall(CAMEL.sub("_", pair.image.stem).lower())
+    tokens = words_in(pair.image.stem)
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
 
@@ -158,8 +158,7 @@ _SHORT: Mapping[str, SplitName] = {"tr": "train", "va": "val", "te": "test", "ts
 
 def _short_split(pair: Pair, root: Path) -> SplitName:
     folder = str(pair.image.parent)[len(str(root)) :]
-    tokens = TOKEN.findall(CAMEL.sub("_", folder))
-    return one_split([_SHORT[token.lower()] for token in tokens if token.lower() in _SHORT])
+    return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -224,7 +223,7 @@ _SPLIT_OF: Mapping[str, SplitName] = {
 def _list_split(name: str) -> str:
     """The split whose list a file is, as its name says; "" when it is no list."""
     stem = stem_of(name).lower()
-    tokens = TOKEN.findall(stem)
+    tokens = words_in(stem)
     splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
     if any(token not in SPLIT_WORDS and token not in _LIST_WORDS for token in tokens):
         return ""

@@ -14,15 +14,20 @@ from fcnseg.datasets.encoding.entries import text_of, yaml_texts
 from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, stem_of, suffix_of
 from fcnseg.errors import STRANGE, from_bytes
 
-TOKEN = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]+")
 
-CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _TABLE_WORDS = frozenset(
     ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset",
      "datalist"]
 )  # fmt: skip
 """The name of a table that gives each image's split has one of these."""
+
+
+def words_in(name: str) -> list[str]:
+    """The words of a name, in lower case: TestSet_2 has test and set."""
+    return _WORD.findall(_CAMEL.sub("_", name).lower())
 
 
 def lines_of(path: Path) -> list[str]:
@@ -39,8 +44,7 @@ def tables_of(
 ) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
     """The tables that may say which images are for what, with what they say."""
     for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
-        words = TOKEN.findall(CAMEL.sub("_", stem_of(name)).lower())
-        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words):
+        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name))):
             read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
             yield name, read(lines_of(listing.path(name)))
     for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):

@@ -108,21 +108,23 @@ def from_list(path: Path) -> list[Named]:
     return named(files, common_folder(files), in_order=True)
 
 
-def _files_in_list(path: Path) -> list[Path]:
+def _files_in_list(path: Path, without: frozenset[str] = frozenset()) -> list[Path]:
+    """The files that a list names; without: suffixes of those that are not looked for."""
     text = from_bytes(read_bytes(path))
     if "\0" in text:  # no name has it
         raise MediaError(f"{path} is not a text file that lists images.")
     lines = [line.strip() for line in text.splitlines()]
-    listed = [_listed_file(line, path.parent) for line in lines if line and line[0] != "#"]
+    # In quotes after the word file in FFmpeg's lists.
+    quoted = re.compile(r"""^(?:file\s+)?(["'])(.+)\1$""")
+    listed = [(line, quoted.sub(r"\2", line)) for line in lines if line and line[0] != "#"]
     if not listed:
         raise MediaError(f"{path} lists no files.", hint="write one image a line")
-    return listed
+    listed = [both for both in listed if Path(both[1]).suffix.lower() not in without]
+    return [_listed_file(line, plain, path.parent) for line, plain in listed]
 
 
-def _listed_file(line: str, folder: Path) -> Path:
-    """The file that a line names: as it stands there, in quotes, or as Windows writes it."""
-    quoted = re.fullmatch(r"""(?:file\s+)?(["'])(.+)\1""", line)  # file '...': FFmpeg's lists
-    plain = quoted[2] if quoted else line
+def _listed_file(line: str, plain: str, folder: Path) -> Path:
+    """The file that a line names: as it stands there, without quotes, or as Windows writes it."""
     for text in (line, plain, plain.replace("\\", "/")):
         file = given_path(to_path(text))
         if isinstance(file, RemotePath):
@@ -278,7 +280,7 @@ def _is_several(argument: str) -> bool:
     path = given_path(argument)
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
         with suppress(MediaError):  # said where it is read
-            return any(map(_is_video, _files_in_list(path)))
+            return any(map(_is_video, _files_in_list(path, without=IMAGE_SUFFIXES)))
     if path.is_dir():
         return not is_large(path)
     return is_glob(argument) and not path.exists() and not is_address(argument)
