@@ -1,7 +1,7 @@
 """How good the trained networks are, beside others, and what each part of the recipe is worth.
 
     python benchmarks/accuracy ladder   --data DATA   each decoder of the ladder, on CamVid
-    python benchmarks/accuracy others   --data DATA   nuclei, bag, crack: beside other networks
+    python benchmarks/accuracy others   --data DATA   each data set: beside other networks
     python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
     python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
     python benchmarks/accuracy few      --data DATA   few labels, with and without --unlabeled
@@ -77,7 +77,7 @@ def parse() -> argparse.Namespace:
         part.add_argument(
             "--minutes",
             type=float,
-            help="in place of --epochs: as many as fit, by how long a first one takes each network",
+            help="in place of --epochs: as many as fit, by a trial of each network's first seed",
         )
         part.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
         part.add_argument(
@@ -149,7 +149,9 @@ def measure(chosen: argparse.Namespace) -> None:
             if time.monotonic() - began >= chosen.seconds:
                 said(f"The time is over: {len(todo) - number + 1} cells are left to the next call")
                 break
-            book.add(run_cell(cell, seed, chosen, options, label=f"[{number}/{len(todo)}]"))
+            epochs = book.epochs_of(cell, budget_of(chosen), options)
+            label = f"[{number}/{len(todo)}]"
+            book.add(run_cell(cell, seed, chosen, options, label=label, epochs=epochs))
     finally:
         rows = Book(book.path).rows  # other processes may have added theirs
         print(write_table(chosen.part, rows, chosen.out / f"{chosen.part}.md"))

@@ -124,7 +124,7 @@ def _others() -> list[Cell]:
         options = {"backbone_weights": "none"} if network == "fcnseg-random" else {}
         cells += [
             Cell("others", f"{data}/{network}", data, options, None if ours else network)
-            for data in ("nuclei", "bag", "crack")
+            for data in ("nuclei", "bag", "crack", "camvid")
         ]
     return cells
 

@@ -54,6 +54,12 @@ class Book:
         key = (cell.part, cell.name, seed, budget, _as_json(options))
         return any(_key(row) == key for row in self.rows)
 
+    def epochs_of(self, cell: Cell, budget: str, options: Mapping[str, Any]) -> int | None:
+        """How many epochs this training had with another seed; None if it is the first."""
+        key = (cell.part, cell.name, budget, _as_json(options))
+        same = [row for row in self.rows if (*_key(row)[:2], *_key(row)[3:]) == key]
+        return next((row["epochs_done"] for row in same if "epochs_done" in row), None)
+
     def add(self, row: Record) -> None:
         """Write a result down at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +73,18 @@ class Book:
 
 
 def run_cell(
-    cell: Cell, seed: int, chosen: argparse.Namespace, options: Mapping[str, Any], *, label: str
+    cell: Cell,
+    seed: int,
+    chosen: argparse.Namespace,
+    options: Mapping[str, Any],
+    *,
+    label: str,
+    epochs: int | None = None,
 ) -> Record:
-    """Train a cell, or resume it, and say what it reached; its weights are thrown away."""
+    """Train a cell, or resume it, and say what it reached; its weights are thrown away.
+
+    epochs: what fits into --minutes, if another seed of the cell has tried it.
+    """
     name = f"{cell.name} seed {seed}"
     said(f"{label} {name}")
     digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
@@ -90,7 +105,7 @@ def run_cell(
         if cell.part == "minutes":
             values |= {"epochs": 0, "minutes": chosen.minutes}
         elif chosen.minutes:
-            values["epochs"] = _epochs_in(60 * chosen.minutes, cell, values, run)
+            values["epochs"] = epochs or _epochs_in(60 * chosen.minutes, cell, values, run)
         row |= _trained(cell, values, run, progress(f"{label} {name}"))
     except TrainingError as error:
         said(f"{label} {name} failed: {error.message}")
