@@ -94,7 +94,7 @@ class TrainConfig(Options):
     skips: Literal["zero", "scaled"] | None = network(None, "Initial skip scores (fuse score): zero, or small on features scaled by 0.01 and 0.0001, as in the paper's all-at-once training", fallback="zero")
     output_stride: int | None = network(None, "Output stride of the backbone: 32, or 16 or 8 by dilation", fallback=32, ge=8, le=32)
     backbone_weights: str = network("auto", "Initial backbone weights: auto (ImageNet), none, or a file")
-    freeze: int = network(0, "Number of backbone stages to freeze, from the input", ge=0)
+    freeze: int | None = network(None, "Number of backbone stages to freeze, from the input (default: 0; 2 where --minutes are few)", ge=0)
     freeze_norm: bool = network(False, "Freeze the statistics of batch norms (for tiny batches)")
 
     fill_boxes: bool = option(False, texts.FILL_BOXES, group="Dataset")

@@ -199,7 +199,8 @@ def options_for_minutes(
 ) -> dict[str, Any]:
     """Options for --minutes where few steps fit: pretrained stages are frozen, crops are smaller.
 
-    They are smaller until ENOUGH_STEPS fit. On a GPU these fit into a minute anyway.
+    They are smaller until ENOUGH_STEPS fit. On a GPU these fit into a minute anyway. A --freeze
+    that was given is kept.
     """
     assert config.crop is not None
     if ranks.device.type == "cuda":
@@ -209,8 +210,8 @@ def options_for_minutes(
         return {}
     official = find_backbone(network.spec.backbone).official
     pretrained = config.finetune or (config.backbone_weights != "none" and official)
-    frozen = config.freeze or (FROZEN if pretrained else 0)
-    if frozen != config.freeze:
+    frozen = FROZEN if config.freeze is None and pretrained else config.freeze or 0
+    if frozen != (config.freeze or 0):
         steps = _steps(network, replace(config, freeze=frozen), ranks, clock)
     scale = math.sqrt(steps / ENOUGH_STEPS)
     height, width = (
@@ -218,7 +219,7 @@ def options_for_minutes(
     )
     sizes = [f"{height}x{width}", "{}x{}".format(*config.crop)]
     text = f"crops of {sizes[0]}, usually {sizes[1]} (height x width)"
-    text += f", and {frozen} frozen stages" if frozen != config.freeze else ""
+    text += f", and {frozen} frozen stages" if frozen != (config.freeze or 0) else ""
     callback(Message(f"--minutes {config.minutes:g}: {text}, so that more steps fit."))
     return {"crop": (height, width), "freeze": frozen}
 

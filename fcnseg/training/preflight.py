@@ -72,7 +72,7 @@ def refuse_unused(config: TrainConfig, network: FCN, *, images: int) -> None:
         "aux": (shape.decoder == "fcn32s", "fcn32s has no coarser skips"),
         "freeze_norm": (not norms, f"{shape.backbone} has no batch norms"),
         "backbone_lr": (
-            config.freeze >= len(network.backbone.stages),
+            (config.freeze or 0) >= len(network.backbone.stages),
             f"--freeze {config.freeze} freezes all of the backbone",
         ),
         "accumulate": (images == 1, "a step is of one image"),

@@ -115,12 +115,12 @@ def freeze(network: FCN, config: TrainConfig) -> None:
     OptionError when the backbone has fewer stages.
     """
     stages = list(network.backbone.stages.values())
-    if config.freeze > len(stages):
+    frozen = config.freeze or 0
+    if frozen > len(stages):
         raise OptionError(
-            f"--freeze {config.freeze}: the backbone {network.spec.backbone} has "
-            f"{len(stages)} stages."
+            f"--freeze {frozen}: the backbone {network.spec.backbone} has {len(stages)} stages."
         )
-    for stage in stages[: config.freeze]:
+    for stage in stages[:frozen]:
         stage.requires_grad_(False).eval()
     if config.freeze_norm:
         for module in network.modules():

@@ -125,7 +125,7 @@ def resolve(
     model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
     if config.minutes and crop is None:
         model = _with(model, **options_for_minutes(model.network, model.config, ranks, callback))
-    return TrainSetup.of(model, checked, ranks)
+    return TrainSetup.of(_with(model, freeze=model.config.freeze or 0), checked, ranks)
 
 
 def _upsample(config: TrainConfig, suggested: Suggestion) -> Upsampling | None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import accumulate, cycle
 
 import pytest
@@ -122,3 +123,5 @@ def test_in_a_short_time_pretrained_stages_are_frozen(monkeypatch) -> None:
     found = options_for_minutes(network, config, Distributed.single(), told.append)
     assert found == {"crop": (160, 160), "freeze": 2}
     assert "usually 320x480 (height x width), and 2 frozen stages, so that" in told[0].text
+    given = options_for_minutes(network, replace(config, freeze=0), Distributed.single(), print)
+    assert given == {"crop": (160, 160), "freeze": 0}, "what the user says is kept"
