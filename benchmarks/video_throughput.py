@@ -1,19 +1,24 @@
 """Compare the speed of `fcnseg infer` on a video with its bare network's and other programs'.
 
-    python benchmarks/video_throughput.py MODEL CLIP [--frames N] [--rounds N]
-        [--int8 FILE ...] [--ultralytics PYTHON]
+    python benchmarks/video_throughput.py CLIP --models MODEL ... [--frames N] [--rounds N]
+        [--int8 FILE ...] [--onnx FILE ...] [--ultralytics WEIGHTS ...]
+        [--accuracy NAME=MIOU ...] [--plot FILE.svg]
 
 Every round runs each program once, in a process of its own, so that other load on the machine
 affects all alike; medians and ranges over the rounds are printed.
 
-    torch, onnxruntime, openvino   `fcnseg bench`: the bare engine, every stage alone, and all
-                                   that `infer` runs, an overlay video written; the
+    MODEL, ENGINE                  `fcnseg bench`: the bare engine in f32, every stage alone, and
+                                   all that `infer` runs, an overlay video written; the
                                    network sees frames at the video's own size
-    int8, NAME                     the same with a file of `fcnseg export --precision int8`
-    plain loop                     the same network in a loop of torch and OpenCV: read, convert,
-                                   forward, argmax, colour, blend, write, one after the other
-    ultralytics                    its own prediction of a video with yolo26n-sem, saving; with
-                                   random weights when its own can't be had, which take as long
+    FILE, int8                     the same with a file of `fcnseg export --precision int8`
+    plain loop                     the first model in a loop of torch and OpenCV, one step after the
+                                   other; with --onnx the same with other networks in ONNX Runtime
+    ultralytics, WEIGHTS           its own prediction of a video, saving, with a checkpoint or a
+                                   file that it has exported
+
+Core-milliseconds per megapixel are the processor time that a frame takes, from the file it is read
+from to the file it is written to, over all threads, by the pixels of the video. The other programs,
+and how to make what --onnx needs: video_peers.py.
 """
 
 from __future__ import annotations
@@ -23,86 +28,78 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import cv2
+from video_peers import size_of
 
 STAGES = ("decode", "preprocess", "network", "scores", "argmax", "draw", "encode", "total")
 
 NONE = {"core_ms": float("nan")}
 
-ULTRALYTICS = """
-import json, sys, time
-import cv2
-from ultralytics import YOLO
-clip, frames, weights, out = sys.argv[1:]
-model = YOLO(weights)
-options = {"save": True, "stream": True, "device": "cpu", "verbose": False, "project": out}
-capture = cv2.VideoCapture(clip)
-for _ in range(3):
-    list(model.predict(capture.read()[1], **options))
-began = time.perf_counter()
-done = 0
-for _ in model.predict(clip, **options):
-    done += 1
-    if done == int(frames):
-        break
-print(json.dumps({"end_to_end_fps": done / (time.perf_counter() - began)}))
-"""
+PEERS = Path(__file__).with_name("video_peers.py")
+
+Rounds = list[dict[str, Any]]
 
 
 def main() -> None:
     """Run all programs, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, help="a checkpoint")
     parser.add_argument("clip", type=Path)
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="checkpoints")
     parser.add_argument("--engines", nargs="+", default=["torch", "onnxruntime", "openvino"])
     parser.add_argument("--frames", type=int, default=0, help="of the clip; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--int8", type=Path, nargs="+", default=[], help="models as `fcnseg export` rounded them"
     )
-    parser.add_argument("--ultralytics", help="a Python that has ultralytics")
-    parser.add_argument("--weights", default="yolo26n-sem.pt", help="of ultralytics")
-    parser.add_argument("--plain", action="store_true", help="only the plain loop, as JSON")
+    parser.add_argument("--onnx", type=Path, nargs="+", default=[], help="other networks")
+    parser.add_argument("--ultralytics", type=Path, nargs="+", default=[], help="its weights")
+    parser.add_argument(
+        "--accuracy", nargs="+", default=[], metavar="NAME=MIOU", help="by the names of the table"
+    )
+    parser.add_argument("--plot", type=Path, help="accuracy over cost, as SVG; needs matplotlib")
     chosen = parser.parse_args()
-    if chosen.plain:
-        fps = plain_loop(chosen.model, chosen.clip, chosen.frames)
-        print(json.dumps({"end_to_end_fps": fps}))
-        return
     found = run_rounds(programs(chosen), chosen.rounds)
-    print(table(found))
+    width, height = size_of(cv2.VideoCapture(str(chosen.clip)))
+    costs = cost_per_megapixel(found, width * height)
+    accuracy = {name: float(miou) for name, miou in (a.rsplit("=", 1) for a in chosen.accuracy)}
+    print(table(found, costs, accuracy))
+    if chosen.plot:
+        plot(costs, accuracy, chosen.plot)
 
 
 def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     """The programs that are compared, by name."""
-    model, clip, frames = str(chosen.model), str(chosen.clip), str(chosen.frames)
+    clip, frames = str(chosen.clip), str(chosen.frames)
 
-    def ours(file: str, *options: str) -> Callable[[], dict[str, Any]]:
-        command = [sys.executable, "-m", "fcnseg", "bench", file, clip, *options]
+    def ours(file: Path, *options: str) -> Callable[[], dict[str, Any]]:
+        command = [sys.executable, "-m", "fcnseg", "bench", str(file), clip, *options]
         command += ["--short-side", "0", "--json"]
         if chosen.frames:
             command += ["--frames", frames]
         return lambda: run(command)
 
+    def theirs(task: str, file: Path) -> Callable[[], dict[str, Any]]:
+        return lambda: run([sys.executable, str(PEERS), task, str(file), clip, frames])
+
     compared = {
-        engine: ours(model, "--engine", engine, "--precision", "f32") for engine in chosen.engines
+        f"{model.stem}, {engine}": ours(model, "--engine", engine, "--precision", "f32")
+        for model in chosen.models
+        for engine in chosen.engines
     }
-    for file in chosen.int8:
-        compared[f"int8, {file.name.partition('.')[0]}"] = ours(str(file))
-    itself = [sys.executable, __file__, model, clip, "--frames", frames, "--plain"]
-    compared["plain loop"] = lambda: run(itself)
-    if chosen.ultralytics:
-        python, weights = chosen.ultralytics, chosen.weights
-
-        def theirs() -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as out:
-                return run([python, "-c", ULTRALYTICS, clip, frames, weights, out])
-
-        compared["ultralytics"] = theirs
+    compared |= {f"{_name(file)}, int8": ours(file) for file in chosen.int8}
+    compared["plain loop"] = theirs("loop", chosen.models[0])
+    compared |= {f"plain loop, {_name(file)}": theirs("loop", file) for file in chosen.onnx}
+    for file in chosen.ultralytics:
+        compared[f"ultralytics, {file.name}"] = theirs("ultralytics", file)
     return compared
+
+
+def _name(file: Path) -> str:
+    return file.name.partition(".")[0]
 
 
 def run(command: Sequence[str]) -> dict[str, Any]:
@@ -114,11 +111,9 @@ def run(command: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def run_rounds(
-    compared: dict[str, Callable[[], dict[str, Any]]], rounds: int
-) -> dict[str, list[dict[str, Any]]]:
+def run_rounds(compared: dict[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Rounds]:
     """What each reported in each round."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in compared}
+    found: dict[str, Rounds] = {name: [] for name in compared}
     for number in range(rounds):
         for name, measure in compared.items():
             found[name].append(measure())
@@ -127,80 +122,82 @@ def run_rounds(
     return found
 
 
-def plain_loop(model: Path, clip: Path, frames: int) -> float:
-    """Frames per second of the loop that most would write first; a video is written."""
-    import cv2
-    import numpy as np
-    import torch
-
-    from fcnseg.classes import ClassMap
-    from fcnseg.models.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint.load(model)
-    network, classes = checkpoint.build().eval(), checkpoint.classes
-    assert isinstance(classes, ClassMap)
-    colors = np.array(classes.colors, np.uint8)[:, ::-1]
-    preprocess = checkpoint.preprocess
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    capture = cv2.VideoCapture(str(clip))
-    size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
-    done, began = 0, 0.0
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        writer = cv2.VideoWriter(str(Path(folder) / "out.mp4"), code, 25.0, size)
-        while True:
-            there, frame = capture.read()
-            if not there or done == frames > 0:
-                break
-            rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            image = torch.from_numpy(rgb).permute(2, 0, 1).float() / 255
-            labels = network(((image - mean) / std)[None])[0].argmax(0).byte().numpy()
-            writer.write(cv2.addWeighted(frame, 0.5, colors[labels], 0.5, 0))
-            done += 1
-            if done == 1:  # the first one chooses kernels
-                began = time.perf_counter()
-        writer.release()
-    return (done - 1) / (time.perf_counter() - began)
-
-
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: speeds and ratios, then what a frame costs, stage by stage."""
-    lines = [
-        "| | frames/s | range | bare engine | limit | of the limit | of the bare engine "
-        "| of the limit to scores |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def cost_per_megapixel(found: dict[str, Rounds], pixels: int) -> dict[str, list[float]]:
+    """Core-milliseconds of each program and round."""
+    costs = {}
     for name, rounds in found.items():
-        speeds = [one["end_to_end_fps"] for one in rounds]
-        cells = [f"{statistics.median(speeds):.2f}", f"{min(speeds):.2f} to {max(speeds):.2f}"]
-        if "model_fps" in rounds[0]:
-            cells += [f"{median_of(rounds, key):.2f}" for key in ("model_fps", "limit_fps")]
-            of_bare = statistics.median(r["end_to_end_fps"] / r["model_fps"] for r in rounds)
-            strict = statistics.median(map(ratio_to_scores, rounds))
-            cells += [f"{median_of(rounds, 'ratio'):.3f}", f"{of_bare:.3f}", f"{strict:.3f}"]
-        else:
-            cells += [""] * 5
+        whole = [r["stages"]["total"] if "stages" in r else r for r in rounds]
+        costs[name] = [1e6 * one["core_ms"] / pixels for one in whole]
+    return costs
+
+
+def table(
+    found: dict[str, Rounds], costs: dict[str, list[float]], accuracy: dict[str, float]
+) -> str:
+    """Markdown: speeds and costs of all, ratios of ours, then what a frame costs by stages."""
+    speeds = {name: [r["end_to_end_fps"] for r in rounds] for name, rounds in found.items()}
+    lines = ["| | frames/s | core-ms per megapixel | mIoU |", "|---|---|---|---|"]
+    for name, values in speeds.items():
+        miou = f"{accuracy[name]:.1f}" if name in accuracy else ""
+        lines.append(f"| {name} | {_spread(values, 2)} | {_spread(costs[name], 0)} | {miou} |")
+    ours = {name: rounds for name, rounds in found.items() if "stages" in rounds[0]}
+    lines += [
+        "",
+        "| | bare engine | limit | of the limit | of the bare engine | of the limit to scores |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for name, rounds in ours.items():
+        cells = [f"{median_of(rounds, key):.2f}" for key in ("model_fps", "limit_fps")]
+        of_bare = statistics.median(r["end_to_end_fps"] / r["model_fps"] for r in rounds)
+        strict = statistics.median(map(ratio_to_scores, rounds))
+        cells += [f"{median_of(rounds, 'ratio'):.3f}", f"{of_bare:.3f}", f"{strict:.3f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| core-ms a frame | {' | '.join(STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
-    for name, rounds in found.items():
-        if "stages" in rounds[0]:
-            costs = [
-                statistics.median(r["stages"].get(stage, NONE)["core_ms"] for r in rounds)
-                for stage in STAGES
-            ]
-            lines.append(f"| {name} | {' | '.join(f'{cost:.1f}' for cost in costs)} |")
-    speeds = {name: median_of(rounds, "end_to_end_fps") for name, rounds in found.items()}
-    best = max((name for name in speeds if "model_fps" in found[name][0]), key=speeds.__getitem__)
-    lines += ["", f"The fastest here is {best}."]
-    for name in ("plain loop", "ultralytics"):
-        if name in speeds:
-            factors = ", ".join(
-                f"{engine} {speeds[engine] / speeds[name]:.2f}"
-                for engine in speeds
-                if "model_fps" in found[engine][0]
-            )
-            lines.append(f"Times the frames/s of {name}: {factors}.")
+    for name, rounds in ours.items():
+        stages = [
+            statistics.median(r["stages"].get(stage, NONE)["core_ms"] for r in rounds)
+            for stage in STAGES
+        ]
+        lines.append(f"| {name} | {' | '.join(f'{stage:.1f}' for stage in stages)} |")
+    others = {name: statistics.median(v) for name, v in speeds.items() if name not in ours}
+    lines += [
+        "",
+        f"| times the frames/s of | {' | '.join(others)} |",
+        "|---" * (len(others) + 1) + "|",
+    ]
+    for name in ours:
+        speed = statistics.median(speeds[name])
+        lines.append(f"| {name} | {' | '.join(f'{speed / o:.2f}' for o in others.values())} |")
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def plot(costs: dict[str, list[float]], accuracy: dict[str, float], file: Path) -> None:
+    """mIoU over core-milliseconds per megapixel; what has no mIoU here is a dashed line."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for name, values in costs.items():
+        cost = statistics.median(values)
+        if name in accuracy:
+            axes.plot(cost, accuracy[name], "o", color="C0")
+            axes.annotate(name, (cost, accuracy[name]), (6, 4), textcoords="offset points", size=8)
+        else:
+            axes.axvline(cost, color="gray", linestyle="--", linewidth=1)
+            axes.annotate(
+                name, (cost, 0.02), (2, 0), ("data", "axes fraction"), "offset points",
+                rotation=90, size=7, color="gray",
+            )  # fmt: skip
+    axes.set(xscale="log", xlabel="core-milliseconds per megapixel", ylabel="mIoU in %")
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
 
 
 def ratio_to_scores(reported: dict[str, Any]) -> float:
