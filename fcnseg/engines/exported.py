@@ -50,11 +50,9 @@ def header_in(path: Path) -> str | None:
     CheckpointError where the file can't be read.
     """
     with _mapped(path) as data:
-        start = data[:4]
-        if start == b"PK\x03\x04":  # TorchScript, torch.export
-            return _in_zip(path)
-        if data[4:8] in (LITERT, EXECUTORCH):
-            return _in_zip(path)
+        start = data[:8]
+        if start[:4] == b"PK\x03\x04" or start[4:] in (LITERT, EXECUTORCH):
+            return _in_zip(path)  # TorchScript and torch.export, or files for phones
         if start[:1] == b"<":
             found = re.search(rb'<%s value="([^"]*)"' % KEY.encode(), data)
             return html.unescape(found[1].decode(errors="replace")) if found else None
@@ -132,10 +130,7 @@ def check_data_files(path: Path) -> None:
             with memoryview(data) as view:
                 named = data_files(view)
     if named is None:
-        raise CheckpointError(
-            f"{path} can't be loaded as an ONNX file: it is truncated or something else.",
-            hint="write it again with fcnseg export MODEL",
-        )
+        raise not_loaded(path, "as an ONNX file", "it is truncated or something else")
     for name in sorted(named):
         _check_data_file(path, name)
 

@@ -73,11 +73,6 @@ def _refuse_for_phones(kind: str, module: str, extra: str, options: GraphOptions
     require(module, extra=extra, what=f"Exporting to {kind}")
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
-    _need_onnx(options)
-    write_onnx(checkpoint, path, options)
-
-
 def _run_in(engine: EngineName, path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
     opened, _ = open_exported(path, engine, device="cpu")
     return opened.logits, opened.just_labels
@@ -92,7 +87,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
     openvino = import_openvino()
     with TemporaryDirectory(dir=path.parent) as folder:
         onnx = Path(folder) / "model.onnx"
-        _write_onnx(checkpoint, onnx, replace(options, precision="f32"))
+        write_onnx(checkpoint, onnx, replace(options, precision="f32"))
         with quiet():
             model = read_model(onnx)
             model.set_rt_info(checkpoint.header_json(), [KEY])
@@ -107,9 +102,10 @@ def _write_openvino(checkpoint: Checkpoint, path: Path, options: GraphOptions) -
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
+    images = example(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
         # Traced, not scripted: sizes are recorded as computed, so that they stay free.
-        traced = torch.jit.trace(module, _example(checkpoint, options), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(module, images, check_trace=False)  # type: ignore[no-untyped-call]
         header = checkpoint.header_json().encode()
         written = io.BytesIO()  # torch ends the process where it writes to a full disk itself
         torch.jit.save(traced, written, _extra_files={KEY: header})
@@ -127,10 +123,9 @@ def _write_torch_export(checkpoint: Checkpoint, path: Path, options: GraphOption
     free, first = torch.export.Dim.DYNAMIC, 2 if options.layout == "NCHW" else 1
     sizes = ({0: free, first: free, first + 1: free},) if options.size is None else None
     module = Complete(checkpoint.build(), checkpoint.preprocess, options)
+    images = example(options.size, checkpoint.preprocess.bands, options.layout)
     with quiet():
-        program = torch.export.export(
-            module, (_example(checkpoint, options),), dynamic_shapes=sizes
-        )
+        program = torch.export.export(module, (images,), dynamic_shapes=sizes)
         # Guards on how the example lay in memory would refuse sizes that divide by a stride.
         # They do not touch the arithmetic, as the comparison shows. Absent before torch 2.9.
         if hasattr(program, "_guards_code"):
@@ -183,7 +178,7 @@ def opset_of(path: Path) -> int | None:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", (), _write_onnx, partial(_run_in, "onnxruntime"), _need_onnx),
+    "onnx": Format(".onnx", (), write_onnx, partial(_run_in, "onnxruntime"), _need_onnx),
     "openvino": Format(
         ".xml", (".bin",), _write_openvino, partial(_run_in, "openvino"), _need_openvino
     ),
@@ -206,11 +201,6 @@ FORMATS = {
 }
 
 
-def _example(checkpoint: Checkpoint, options: GraphOptions) -> Tensor:
-    images = example(options.size, checkpoint.preprocess.bands)
-    return images.permute(0, 3, 1, 2).contiguous() if options.layout == "NCHW" else images
-
-
 def require(*modules: str, extra: str, what: str) -> None:
     """MissingExtra when one of the modules is not installed."""
     if any(importlib.util.find_spec(module) is None for module in modules):
@@ -231,9 +221,11 @@ def convert(
 
     about: what the file's header says of its export besides `options`. report: whether the
     figures are written beside it, as *.parity.json.
-    CheckpointError when the outputs do not match; `path` is then as it was before.
+    OptionError or MissingExtra where the format can't be written, CheckpointError when the outputs
+    do not match; `path` is then as it was before.
     """
     kind = FORMATS[format]
+    kind.refuse(options)
     with written_atomically(path) as written:
         kind.write(labelled(checkpoint, options, **(about or {})), written, options)
         parity = verify(checkpoint, written, format, options, trial)

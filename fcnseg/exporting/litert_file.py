@@ -5,7 +5,6 @@ Attached to a file, as to others of TFLite, is a zip archive: the header, and th
 
 from __future__ import annotations
 
-import types
 import zipfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.engines.exported import ATTACHED
-from fcnseg.errors import CheckpointError, MissingExtra, OptionError, reason
+from fcnseg.errors import CheckpointError, OptionError, reason
 from fcnseg.exporting.graph import Complete, GraphOptions, needs_logits, quiet
 from fcnseg.exporting.parity import example
 from fcnseg.models.checkpoint import Checkpoint
@@ -53,30 +52,24 @@ def refuse_options(options: GraphOptions, kind: str) -> None:
         raise needs_logits()
 
 
-def of_one_size(
-    checkpoint: Checkpoint, options: GraphOptions, kind: str
-) -> tuple[Complete, Tensor]:
-    """A graph for a phone, and images to trace it with; kind: of file, as messages name it."""
-    refuse_options(options, kind)
-    assert options.size is not None, "refused above"
+def _of_one_size(checkpoint: Checkpoint, options: GraphOptions) -> tuple[Complete, Tensor]:
+    """A graph for a phone, and images to trace it with."""
     complete = Complete(checkpoint.build(), checkpoint.preprocess, options).eval()
-    images = example(options.size, checkpoint.preprocess.bands)
-    if options.layout == "NCHW":
-        images = images.permute(0, 3, 1, 2).contiguous()
-    return complete, images
+    return complete, example(options.size, checkpoint.preprocess.bands, options.layout)
 
 
 def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     """Write a checkpoint as a .tflite file with its header; it takes images of `options.size` only.
 
-    Raises OptionError without a size, MissingExtra, CheckpointError where it can't be converted.
+    options: those that `refuse_options` lets pass. CheckpointError where it can't be converted.
     """
-    complete, images = of_one_size(checkpoint, options, "LiteRT")
+    complete, images = _of_one_size(checkpoint, options)
     named = _Named(complete).eval()
     with environment(LITERT_TORCH_SHOW_PROGRESS="n"), quiet(), without_native_messages():
-        converter = _import_converter()
         try:
-            converter.convert(named, sample_kwargs={"images": images}).export(str(path))
+            import litert_torch
+
+            litert_torch.convert(named, sample_kwargs={"images": images}).export(str(path))
         except OSError:
             raise
         except Exception as error:  # the converter's errors share no base class
@@ -87,18 +80,14 @@ def write_litert(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> N
 def write_executorch(checkpoint: Checkpoint, path: Path, options: GraphOptions) -> None:
     """Write a checkpoint as a .pte file with its header; it takes images of `options.size` only.
 
-    Raises OptionError without a size, MissingExtra, CheckpointError where it can't be converted.
+    options: those that `refuse_options` lets pass. CheckpointError where it can't be converted.
     """
-    complete, images = of_one_size(checkpoint, options, "ExecuTorch")
+    complete, images = _of_one_size(checkpoint, options)
     with quiet(), without_native_messages():
         try:
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-                XnnpackPartitioner,
-            )
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
-        except ImportError:
-            raise MissingExtra("Exporting to ExecuTorch", "executorch") from None
-        try:
+
             program = torch.export.export(complete, (images,))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             path.write_bytes(lowered.to_executorch().buffer)
@@ -127,12 +116,3 @@ def _not_converted(converter: str, error: Exception) -> CheckpointError:
         f"{converter} can't convert this network: {reason(error)}.",
         hint="--format onnx, which phones run with ONNX Runtime",
     )
-
-
-def _import_converter() -> types.ModuleType:
-    try:
-        import litert_torch
-    except ImportError:
-        raise MissingExtra("Exporting to LiteRT", "litert") from None
-    module: types.ModuleType = litert_torch
-    return module

@@ -84,27 +84,28 @@ def _surrounded(model: Any, checkpoint: Checkpoint, options: GraphOptions) -> An
     if after is None:
         return model
     images = example(options.size, checkpoint.preprocess.bands)
-    free = options.size is None
+    size, free = (images.shape[1], images.shape[2]), options.size is None
     names = [value.name for value in model.graph.output]
-    if SCORES in names and options.size is None:
+    if SCORES in names and free:
         return _with_labels(model, checkpoint)
-    inside = [f"{_INSIDE}{name}" for name in names]
-    parts = [_renamed(model, {name: f"{_INSIDE}{name}" for name in names}, "1.")]
+    inside = {name: f"{_INSIDE}{name}" for name in names}
+    parts = [_renamed(model, inside, "1.")]
     if before is not None:
-        seen = f"{_INSIDE}images"
+        seen, size = f"{_INSIDE}images", checkpoint.preprocess.network_size(size)
         opaque = Before(before.preprocess, opaque=True)
         first = _model(opaque, (images,), ["images"], [seen], (_FREE,) if free else None)
-        kept = {"images": seen, **{name: f"{_INSIDE}{name}" for name in names}}
+        kept = {"images": seen, **inside}
         parts = [_renamed(first, {seen: seen}, "0."), _renamed(model, kept, "1.")]
+    maps = [torch.zeros(len(images), checkpoint.spec.num_classes, *size) for _ in names]
     last = _model(
         after,
-        (images, *_maps(images, checkpoint, options, len(names))),
-        ["images", *inside],
+        (images, *maps),
+        ["images", *inside.values()],
         [*names, *[LABELS] * after.labels],
         (_FREE, tuple(_FREE_SEEN if before else _FREE_MAPS for _ in names)) if free else None,
     )
     outputs = {value.name: value.name for value in last.graph.output}
-    kept = outputs | {name: name for name in inside}
+    kept = outputs | {name: name for name in inside.values()}
     return _joined([*parts, _renamed(last, kept, "2.")])
 
 
@@ -129,16 +130,6 @@ _FREE = {0: "batch", 1: "height", 2: "width"}
 _FREE_MAPS = {0: "batch", 2: "height", 3: "width"}
 
 _FREE_SEEN = {0: "batch", 2: "seen_height", 3: "seen_width"}
-
-
-def _maps(
-    images: Tensor, checkpoint: Checkpoint, options: GraphOptions, count: int
-) -> list[Tensor]:
-    """What a network would give of images: so many maps."""
-    size = (images.shape[1], images.shape[2])
-    if surroundings(checkpoint.preprocess, options)[0] is not None:
-        size = checkpoint.preprocess.network_size(size)
-    return [torch.zeros(len(images), checkpoint.spec.num_classes, *size) for _ in range(count)]
 
 
 @torch.library.custom_op(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -159,22 +159,8 @@ class Parity:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json and the report beside the file."""
-        allowed = self.tolerance
-        return {
-            "holds": self.holds,
-            "max_abs_diff": self.max_abs_diff,
-            "largest_logit": self.largest_logit,
-            "label_agreement": self.label_agreement,
-            "sizes": [list(size) for size in self.sizes],
-            "batches": list(self.batches),
-            "pixels": self.pixels,
-            "images": self.images,
-            "miou_before": self.miou_before,
-            "miou": self.miou,
-            "tolerance": {
-                "labels": allowed.labels, "logits": allowed.logits, "miou": allowed.miou,
-            },
-        }  # fmt: skip
+        sizes, batches = [list(size) for size in self.sizes], list(self.batches)
+        return {"holds": self.holds, **asdict(self), "sizes": sizes, "batches": batches}
 
 
 def compare(
@@ -248,11 +234,11 @@ def sample_images(shape: tuple[int, int, int], *, seed: int, bands: Bands | None
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
-def example(size: tuple[int, int] | None, bands: Bands | None) -> Tensor:
+def example(size: tuple[int, int] | None, bands: Bands | None, layout: str = "NHWC") -> Tensor:
     """Images that a graph is traced with: no size divides by a stride, none is 1; or one image."""
     shape = (2, 97, 131) if size is None else (1, *size)
-    images = sample_images(shape, seed=0, bands=bands)
-    return torch.from_numpy(images)
+    images = torch.from_numpy(sample_images(shape, seed=0, bands=bands))
+    return images.permute(0, 3, 1, 2).contiguous() if layout == "NCHW" else images
 
 
 def _sample_band(shape: tuple[int, int, int], seed: int, bands: Bands, at: int) -> Images:

@@ -145,6 +145,7 @@ class Pipeline:
                 self._sinks += opened()
             self._loop()
         except BaseException as error:
+            self._close_window()
             outputs = self._finish(complete=False)
             if isinstance(error, KeyboardInterrupt):
                 raise self._interrupted(outputs) from None
@@ -216,21 +217,28 @@ class Pipeline:
         self._written += 1
 
     def _completed(self) -> list[Path]:
-        """Finish all outputs before a request to stop takes effect."""
+        """Finish all outputs before a request to stop takes effect; then wait for the window."""
         outputs: list[Path] = []
         try:
             with held_back():
                 outputs = self._finish(complete=True)
+            if self._window is not None:
+                self._window.wait()
         except KeyboardInterrupt:
             raise self._interrupted(outputs) from None
+        finally:
+            self._close_window()
         return outputs
+
+    def _close_window(self) -> None:
+        if self._window is not None:
+            self._window.close()
 
     def _finish(self, *, complete: bool) -> list[Path]:
         """Close every sink; the first error is raised when all are closed."""
         outputs: list[Path] = []
         errors: list[BaseException] = []
-        sinks = [*self._sinks, *([self._window] if self._window is not None else [])]
-        for sink in sinks:
+        for sink in self._sinks:
             try:
                 outputs += sink.close(complete=complete)
             except OSError as error:

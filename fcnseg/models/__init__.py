@@ -8,7 +8,6 @@
     find.py        the file meant by -m
     weights.py     other weights files and downloads
     zoo/           published networks, and those that come with fcnseg
-    torchvision_import.py  the one place that imports torchvision, where it is needed
 
 Nothing here knows of folders of images, videos or terminals. spec.py, checkpoint.py and find.py
 import torch only where there are weights: exported files are run without it.

@@ -47,8 +47,8 @@ def find_model(
         return shipped[model]
     published = _published_names()
     if model in published:
+        from fcnseg.models.backbones.torchvision import official_url
         from fcnseg.models.weights import download
-        from fcnseg.models.zoo import official_url
 
         return download(official_url(model), callback)
     raise CheckpointError(

@@ -8,6 +8,7 @@ import re
 import urllib.request
 import warnings
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,7 +72,7 @@ def download(url: str, callback: Callback = no_callback) -> Path:
             wanted = re.search(r"-([0-9a-f]{8,})\.", name)
             if wanted and not digest.startswith(wanted[1]):
                 raise OSError(f"its SHA-256 begins with {digest[:8]}, expected {wanted[1]}")
-    except OSError as error:  # URLError is one
+    except (OSError, HTTPException) as error:  # URLError is an OSError
         raise CheckpointError(
             f"{name} could not be downloaded from {url}: {first_line(error)}.",
             hint=f"connect to the internet once, or put the file into {path.parent}",

@@ -54,7 +54,7 @@ def test_a_missing_system_library_is_a_row(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("operator torchvision::nms does not exist\nmore")
-    fail_to_import(monkeypatch, "fcnseg.models.torchvision_import", error)
+    fail_to_import(monkeypatch, "fcnseg.models.backbones.torchvision", error)
     row = doctor._torchvision()
     assert not row.ok
     assert row.found.endswith("operator torchvision::nms does not exist")

@@ -43,7 +43,7 @@ def test_its_own_format_is_written_and_read(
     # The way there is over ONNX, which takes its time and was gone before.
     ready = exported_model.read_bytes()
     monkeypatch.setattr(
-        formats, "_write_onnx", lambda checkpoint, path, _options: path.write_bytes(ready)
+        formats, "write_onnx", lambda checkpoint, path, _options: path.write_bytes(ready)
     )
     result = export(ExportConfig(model=str(random_model), format="openvino", out=tmp_path))
     assert result.path == tmp_path / "random.xml"

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fcnseg.errors import MediaError
+from fcnseg.models.backbones.torchvision import import_torchvision
 from tests.faults.annotations import KINDS as ANNOTATIONS
 from tests.faults.images import KINDS
 from tests.faults.kinds import Kind
@@ -48,7 +49,7 @@ def by_ultralytics(path: Path) -> None:
 @cache
 def _yolo() -> Any:
     """A semantic network of Ultralytics with random weights: only its reading is tried."""
-    from fcnseg.models import torchvision_import  # noqa: F401, I001 - beside a CPU torch
+    import_torchvision()  # beside a CPU torch
     from ultralytics import YOLO  # type: ignore[import-not-found,unused-ignore]
 
     return YOLO("yolo26n-sem.yaml")
@@ -56,8 +57,7 @@ def _yolo() -> Any:
 
 def by_torchvision(folder: Path) -> None:
     """As torchvision.datasets.CocoDetection and pycocotools read a folder of COCO."""
-    from fcnseg.models.torchvision_import import torchvision
-
+    torchvision = import_torchvision()
     for path in sorted(folder.rglob("*.json")):
         split = path.stem.removeprefix("instances_")
         try:

@@ -525,6 +525,22 @@ def test_q_ends_with_a_playable_file(tmp_path, monkeypatch, clip):
         assert len(list(reader)) == result.frames_out
 
 
+def test_ctrl_c_ends_a_window_that_stays(tmp_path, monkeypatch, folder):
+    """One image: its outputs are complete by then."""
+    fake, image, out = FakeWindow(monkeypatch), next(iter(sorted(folder.iterdir()))), tmp_path / "o"
+
+    def wait(milliseconds):
+        if milliseconds == 50:  # the user's turn
+            signal.raise_signal(signal.SIGINT)
+        return -1
+
+    monkeypatch.setattr("fcnseg.io.cv2.waitKey", wait)
+    with pytest.raises(Interrupted, match="of about 1 frames; what was done is in"):
+        run(image, out, show=True, save=("labels",))
+    assert fake.destroyed
+    assert len(files(out / "labels")) == 1
+
+
 def test_show_alone_writes_no_files(tmp_path, monkeypatch, clip):
     FakeWindow(monkeypatch)
     monkeypatch.chdir(tmp_path)

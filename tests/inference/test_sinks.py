@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+from concurrent.futures import Future
 from fractions import Fraction
 from pathlib import Path
 
@@ -375,6 +376,17 @@ def test_the_manifests_of_several_processes_become_one(tmp_path):
     assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
 
 
+def test_an_earlier_frames_end_is_not_taken_for_a_later_ones(tmp_path):
+    """Of one name: a third one then would not wait for the second."""
+    sink, earlier, later = FolderSink(tmp_path, ["labels"], RENDERER), Future(), Future()
+    earlier.set_result(None)
+    sink._free.acquire()
+    sink._writing["a"] = later
+    sink._finished("a", earlier)
+    assert sink._writing == {"a": later}
+    sink.close()
+
+
 # Windows
 
 
@@ -406,7 +418,7 @@ def test_a_window_shows_bgr_until_q(monkeypatch):
     assert len(fake.shown) == 3
     assert fake.shown[0][-1, 199].tolist() == [0, 0, 255]
     assert fake.shown[0][:30].min() == 0  # the text
-    assert sink.close() == []
+    sink.close()
     assert fake.destroyed
 
 
@@ -432,7 +444,7 @@ def test_a_single_image_stays_until_a_key(monkeypatch):
     fake = FakeWindow(monkeypatch, keys=[-1, -1, -1, 27])
     sink = WindowSink(RENDERER, hold=True)
     sink.write(frame(), prediction())
-    sink.close()
+    sink.wait()
     assert fake.keys == []
 
 

@@ -1,11 +1,14 @@
-# ruff: noqa: I001  (torchmetrics imports torchvision: ours must go first)
+# ruff: noqa: E402  (torchmetrics imports torchvision: ours must go first)
 """ECE is torchmetrics' ECE; by class and by distance it is that of the pixels there."""
 
 import numpy as np
 import pytest
 import torch
 
-import fcnseg.models.torchvision_import  # noqa: F401
+from fcnseg.models.backbones.torchvision import import_torchvision
+
+import_torchvision()
+
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fcnseg.metrics.regions import distances

@@ -1,4 +1,4 @@
-# ruff: noqa: I001  (torchmetrics imports torchvision: ours must go first)
+# ruff: noqa: E402  (torchmetrics imports torchvision: ours must go first)
 import json
 
 import numpy as np
@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import fcnseg.models.torchvision_import  # noqa: F401
+from fcnseg.models.backbones.torchvision import import_torchvision
+
+import_torchvision()
+
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,

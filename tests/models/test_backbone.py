@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones import Backbone, known_keys
-from fcnseg.models.backbones.torchvision import RESNET_ROW
+from fcnseg.models.backbones.torchvision import RESNET_ROW, import_torchvision
 from fcnseg.models.networks import BACKBONES, build_backbone, load_classifier, load_pretrained
-from fcnseg.models.torchvision_import import models
+
+models = import_torchvision().models
 
 STRIDES = {2, 4, 8, 16, 32}
 SMALL = ("tiny", "efficientnet_lite0", "resnet18", "mobilenet_v3_small", "regnet_x_400mf")

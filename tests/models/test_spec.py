@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fcnseg.errors import InputError
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.spec import IMAGENET, LITE, Preprocess
-from fcnseg.models.torchvision_import import v2
 
 STATS = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
@@ -17,6 +17,9 @@ def images(*shape: int) -> torch.Tensor:
 
 
 def test_normalise_is_torchvisions() -> None:
+    import_torchvision()
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
+
     pictures = images(2, 5, 7, 3)
     planes = v2.functional.to_dtype(pictures.permute(0, 3, 1, 2), torch.float32, scale=True)
     expected = v2.functional.normalize(planes, list(IMAGENET.mean), list(IMAGENET.std))

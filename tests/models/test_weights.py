@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,19 @@ def test_downloads_once_and_tells_of_it(tmp_path: Path, cache: Path) -> None:
     assert len(events) == 3
 
 
-@pytest.mark.parametrize("url", ["checksum", "missing"])
-def test_a_bad_download_leaves_nothing(tmp_path: Path, cache: Path, url: str) -> None:
+@pytest.mark.parametrize("url", ["checksum", "missing", "cut"])
+def test_a_bad_download_leaves_nothing(
+    tmp_path: Path, cache: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = published(tmp_path, digest="0badc0de")
     if url == "missing":
         address = address.replace("net", "no")
+    elif url == "cut":  # in the middle of a chunk, which http.client does not call an OSError
+
+        def read(*_: object) -> bytes:
+            raise http.client.IncompleteRead(b"")
+
+        monkeypatch.setattr("urllib.response.addinfourl.read", read, raising=False)
     says = "SHA-256 begins with" if url == "checksum" else "could not be downloaded"
     with pytest.raises(CheckpointError, match=says) as caught:
         download(address)

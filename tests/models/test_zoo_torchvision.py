@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.models.backbones.torchvision import import_torchvision, official_url
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
-from fcnseg.models.torchvision_import import models
-from fcnseg.models.zoo import NAMES, official_url, recognised, voc_classes
+from fcnseg.models.zoo import NAMES, recognised, voc_classes
+
+models = import_torchvision().models
 
 
 def torchvisions(name: str, classes: int = 21) -> nn.Module:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.models.backbones import as_convolution, fully_connected, split_last
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.networks import find_backbone
-from fcnseg.models.torchvision_import import models
+
+models = import_torchvision().models
 
 
 class SmallVGG(nn.Module):

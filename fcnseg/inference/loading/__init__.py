@@ -202,7 +202,7 @@ def open_engine(
         return _open_torch(checkpoint, options), checkpoint
     if options.engine == "auto":
         return _open_fastest(checkpoint, path, options, callback), checkpoint
-    engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
+    engine, _ = _open_exported(_converted(checkpoint, path, _kept(path), callback), options)
     return engine, checkpoint
 
 
@@ -276,7 +276,8 @@ def _open_fastest(
     few = options.frames < WORTH_CONVERTING
     if few and not (cache_folder() / "engines").is_dir():
         return in_torch
-    record = _kept(path).with_suffix(".json")
+    kept = _kept(path)
+    record = kept.with_suffix(".json")
     if few and not record.is_file():
         return in_torch
     from fcnseg.inference.loading.fastest import (
@@ -289,13 +290,13 @@ def _open_fastest(
         return in_torch
     name = recorded_fastest(record)
     if name is None and not few:
-        converted = _converted(checkpoint, path, callback)
+        converted = _converted(checkpoint, path, kept, callback)
         name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
         callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
     if name is None or name == "torch":
         return in_torch
     options = replace(options, engine=name, device="auto", precision="auto")
-    engine, _ = _open_exported(_converted(checkpoint, path, callback), options)
+    engine, _ = _open_exported(_converted(checkpoint, path, kept, callback), options)
     return engine
 
 
@@ -306,9 +307,8 @@ def _kept(path: Path) -> Path:
     return cache_folder() / "engines" / f"{digest[:32]}-{CONVERSION}.onnx"
 
 
-def _converted(checkpoint: Checkpoint, path: Path, callback: Callback) -> Path:
+def _converted(checkpoint: Checkpoint, path: Path, kept: Path, callback: Callback) -> Path:
     """The checkpoint as ONNX, from the cache or made now; verified before it is kept."""
-    kept = _kept(path)
     if not kept.is_file():
         text = f"Converting {path.name}, which takes up to a minute (once; kept in {kept.parent})"
         callback(Message(text))

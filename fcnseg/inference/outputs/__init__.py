@@ -7,7 +7,6 @@ import io
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -232,12 +231,14 @@ class WindowSink:
         key = self._renderer.legend_of("overlay", image.shape[0])
         self._window.show(np.hstack([image, key]), text)
 
-    def close(self, *, complete: bool = True) -> list[Path]:
-        """Wait for the user where asked to, and close the window; no files."""
-        while self._hold and complete and self._window.shown and not self.ended:
+    def wait(self) -> None:
+        """Wait for the user, where the last image is to stay."""
+        while self._hold and self._window.shown and not self.ended:
             self._window.listen(50)
+
+    def close(self) -> None:
+        """Close the window."""
         self._window.close()
-        return []
 
     def _speed(self) -> float:
         """Frames a second, by the time since the last one."""

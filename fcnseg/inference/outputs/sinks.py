@@ -190,7 +190,8 @@ class FolderSink:
                 self._done(frame)
 
     def _finished(self, name: str, future: Future[None]) -> None:
-        self._writing.pop(name, None)
+        if self._writing.get(name) is future:  # else a later frame's files are written
+            del self._writing[name]
         self._error = self._error or future.exception()
         self._free.release()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError, did_you_mean
 from fcnseg.models.backbones import Features
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.spec import Preprocess
 from fcnseg.models.weights import State, first_line
 
@@ -65,7 +66,7 @@ def pretrained_state(name: str) -> State:
 
 def _create(name: str, output_stride: int, *, pretrained: bool = False) -> Any:
     try:
-        from fcnseg.models import torchvision_import  # noqa: F401, I001 - before timm imports it
+        import_torchvision()  # before timm imports it
         import timm
     except ModuleNotFoundError:
         raise MissingExtra(f"The backbone {name}", "timm") from None

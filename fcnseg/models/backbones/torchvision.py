@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,18 +16,50 @@ from fcnseg.progress import Callback
 
 Row = Callable[[nn.Module], list[nn.Module]]
 
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[torch.library.Library] = []  # operators live as long as their library
+
+
+def import_torchvision() -> Any:
+    """torchvision, also beside a torch it was not built for: nothing else imports it.
+
+    PyPI's wheel for x86 Linux is a CUDA build; beside a CPU torch its compiled operators do not
+    load and `import torchvision` raises "operator torchvision::nms does not exist" (pytorch/vision
+    issue 9085). None of what fcnseg uses needs those operators, so they are declared by name and
+    the import is tried again. To be dropped when torchvision imports without its operators.
+    """
+    try:
+        import torchvision  # type: ignore[import-untyped]
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        _declare_operators()
+        import torchvision
+    return torchvision
+
+
+def _declare_operators() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half-imported
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in ("nms", "qnms"):
+        library.define(operator + _SIGNATURE)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+
 
 def imagenet_names() -> tuple[str, ...]:
     """ImageNet's 1000 classes, in order."""
-    from fcnseg.models.torchvision_import import models
+    weights = import_torchvision().models.get_model_weights("resnet18").DEFAULT
+    return tuple(weights.meta["categories"])
 
-    return tuple(models.get_model_weights("resnet18").DEFAULT.meta["categories"])
+
+def official_url(name: str) -> str:
+    """Where torchvision keeps a network's best weights."""
+    return str(import_torchvision().models.get_model_weights(name).DEFAULT.url)
 
 
 def _network(name: str) -> nn.Module:
-    from fcnseg.models.torchvision_import import models
-
-    return models.get_model(name, weights=None)  # type: ignore[no-any-return]
+    return import_torchvision().models.get_model(name, weights=None)  # type: ignore[no-any-return]
 
 
 def _on_cpu(name: str) -> nn.Module:
@@ -36,9 +69,7 @@ def _on_cpu(name: str) -> nn.Module:
 
 
 def _official(name: str, callback: Callback) -> State:
-    from fcnseg.models.torchvision_import import models
-
-    return read_state(download(models.get_model_weights(name).DEFAULT.url, callback))
+    return read_state(download(official_url(name), callback))
 
 
 def _spec(
@@ -69,10 +100,9 @@ def _specs(names: str, row: Row, alignment: Alignment) -> dict[str, BackboneSpec
 
 def _vgg(cfg: str, *, batch_norm: bool) -> nn.Module:
     # Not models.vgg16(): its classifier has 124 million numbers that nobody needs here.
-    from fcnseg.models.torchvision_import import models
-
+    vgg = import_torchvision().models.vgg
     network = nn.Module()
-    network.features = models.vgg.make_layers(models.vgg.cfgs[cfg], batch_norm=batch_norm)
+    network.features = vgg.make_layers(vgg.cfgs[cfg], batch_norm=batch_norm)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

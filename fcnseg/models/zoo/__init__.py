@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fcnseg.classes import ClassMap, unpack, voc_palette
 from fcnseg.errors import OptionError
 from fcnseg.models.backbones import Features
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
 from fcnseg.models.weights import State
 
@@ -228,22 +229,13 @@ class TorchvisionHead(nn.Module):
 
 def torchvision_parts(spec: ModelSpec) -> tuple[Features, nn.Module]:
     """Backbone and head of one of TORCHVISION, randomly initialised."""
-    from fcnseg.models.torchvision_import import models
-
     entry = TORCHVISION[spec.backbone]
     more = {} if "lraspp" in spec.backbone else {"aux_loss": False}
-    network = models.get_model(
+    network = import_torchvision().models.get_model(
         spec.backbone, weights=None, weights_backbone=None, num_classes=spec.num_classes, **more
     )
     features = TorchvisionFeatures(network.backbone, entry)
     return features, TorchvisionHead(network.classifier, entry)
-
-
-def official_url(name: str) -> str:
-    """Where torchvision keeps a network's best weights."""
-    from fcnseg.models.torchvision_import import models
-
-    return str(models.get_model_weights(name).DEFAULT.url)
 
 
 def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] | None:
@@ -266,9 +258,8 @@ def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] |
 
 def voc_classes() -> ClassMap:
     """PASCAL VOC's background and 20 classes, in its colours."""
-    from fcnseg.models.torchvision_import import models
-
-    names = models.get_model_weights("fcn_resnet50").DEFAULT.meta["categories"]
+    weights = import_torchvision().models.get_model_weights("fcn_resnet50").DEFAULT
+    names = weights.meta["categories"]
     colors = [unpack(color) for color in voc_palette(len(names))]
     return ClassMap.of(["background", *names[1:]], colors)
 
