@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,9 +69,8 @@ class Encoding:
                 hint="are these label files? check that images and labels were not exchanged",
             )
         stored = [value for values in self.values for value in values]
-        twice = {value for value in stored if stored.count(value) > 1} | {*stored}.intersection(
-            self.ignore
-        )
+        times = Counter([*stored, *set(self.ignore)])
+        twice = [value for value, count in times.items() if count > 1]
         if twice:
             raise DatasetError(f"The stored value {min(twice)} has two meanings.")
         if any(abs(value) >= 2**31 for value in (*stored, *self.ignore, *self.alone)):
@@ -251,3 +250,19 @@ def sizes(pairs: Sequence[Pair]) -> dict[str, int]:
 def files_of(pair: Pair) -> tuple[Path, ...]:
     """The files a pair's labels are in."""
     return tuple(path for _, path in pair.layers) or (pair.labels,)
+
+
+def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Pairs whose names differ: with their split, and their file's suffix, where needed."""
+    for longer in _LONGER_NAMES:
+        if max(Counter(pair.name for pair in pairs).values(), default=1) == 1:
+            break
+        pairs = [replace(pair, name=longer(pair)) for pair in pairs]
+    return tuple(pairs)
+
+
+_LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
+    lambda pair: f"{pair.split}/{pair.name}" if pair.split else pair.name,
+    lambda pair: pair.name + pair.image.suffix,
+    lambda pair: f"{pair.name}-{pair.part}",
+)

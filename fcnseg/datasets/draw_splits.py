@@ -147,14 +147,15 @@ def _reordered_images(image_scan: ImageScan, order: Sequence[int]) -> ImageScan:
     """The same images in another order."""
     rows = np.array(order, int)
     arrays = {
-        field.name: getattr(image_scan, field.name)[rows]
-        for field in dataclasses.fields(image_scan)
-        if isinstance(getattr(image_scan, field.name), np.ndarray)
+        name: values[rows]
+        for name, values in vars(image_scan).items()
+        if isinstance(values, np.ndarray)
     }
+    layouts = [image_scan.layouts[old] for old in order]
     problems = {
         new: image_scan.problems[old] for new, old in enumerate(order) if old in image_scan.problems
     }
-    return dataclasses.replace(image_scan, **arrays, problems=problems)
+    return dataclasses.replace(image_scan, **arrays, layouts=layouts, problems=problems)
 
 
 def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:

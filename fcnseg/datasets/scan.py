@@ -23,9 +23,7 @@ from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool, sta
 from fcnseg.errors import MediaError
 from fcnseg.io.fingerprint import THUMBNAIL, ImageSummary, summarize_image
 from fcnseg.io.images import encode_image
-from fcnseg.io.labels import RawLabels, read_alpha
-
-LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
+from fcnseg.io.labels import LOSSY_SUFFIXES, RawLabels, read_alpha
 
 MOST_COLORS = 512
 """Of a larger dataset, the images' mean and spread are those of about this many."""

@@ -27,6 +27,9 @@ from fcnseg.io.images import (
     read_bytes,
 )
 
+LOSSY_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
+"""Label files with these suffixes may hold other values than were drawn."""
+
 
 @dataclass(frozen=True, eq=False)
 class RawLabels:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcnseg.datasets.describe import describe, scan
 from fcnseg.datasets.formats import read_sample
@@ -180,3 +181,32 @@ def test_classes_that_a_folder_lacks_are_classes(
     if names:
         (tmp_path / "classes.txt").write_text(names)
     assert len(describe(tmp_path).classes) == 3
+
+
+@pytest.mark.parametrize(("kind", "most"), [("<u2", 300), ("u1", 200)])
+def test_a_class_s_file_may_number_its_objects(kind: str, most: int, tmp_path: Path) -> None:
+    """Objects up to 127 were lost, where there are more."""
+    cells = np.zeros((48, 64), kind)
+    cells[8:40] = 1 + np.arange(32 * 64).reshape(32, 64) // 6 % most
+    for number in range(2):
+        write_image(tmp_path / f"images/{number}.png", scene(number + 5)[0])
+        for name, values in (("cell", cells), ("glass", cells * 0)):
+            path = tmp_path / f"masks/{name}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    found = describe(tmp_path)
+    read = read_sample(found.pairs[0], found.encoding)[1] == found.classes.names.index("cell")
+    np.testing.assert_array_equal(read, cells > 0)
+
+
+def test_bands_stay_those_of_their_image_where_a_val_part_is_drawn(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        rng = np.random.default_rng(number)  # none looks like another, or they stay together
+        image = rng.integers(0, 255, (16, 16, 4 + number), np.uint8)
+        np.save(tmp_path / f"images/{number}.npy", image)
+        write_labels(tmp_path / f"masks/{number}.png", np.eye(16, dtype=np.uint8))
+    seen = scan(tmp_path, images=True)
+    assert seen.image_scan is not None
+    bands = [int(layout.split()[0]) for layout in seen.image_scan.layouts]
+    assert bands == [4 + int(pair.name) for pair in seen.description.pairs] != [*range(4, 10)]

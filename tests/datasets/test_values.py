@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.datasets import Description
+from fcnseg.datasets import Description, Encoding
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
@@ -272,3 +272,20 @@ def test_a_meta_file_names_the_classes(tmp_path: Path) -> None:
     description = write(tmp_path, [labels for _, _, labels in scenes(3)])
     assert description.classes.names == ("sky", "leaf", "stone")
     assert description.classes.colors.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+def test_of_many_stored_values_each_is_looked_at_once() -> None:
+    """Objects that are numbered throughout a dataset are one class of 20,000 values."""
+
+    class Number(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Number.compared += 1
+            return super().__eq__(other)
+
+        __hash__ = int.__hash__
+
+    values = tuple(Number(value) for value in range(1, 300))
+    Encoding("index", ((0,), values))
+    assert Number.compared < 10 * len(values)

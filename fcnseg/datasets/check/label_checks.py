@@ -13,8 +13,9 @@ from fcnseg.datasets import SPLITS
 from fcnseg.datasets.check.findings import Finding, have, label_names, listed, questions
 from fcnseg.datasets.check.statistics import Frequencies
 from fcnseg.datasets.encoding.values import GREYS, values_of
-from fcnseg.datasets.scan import LOSSY_SUFFIXES, Scanned
+from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import counted, percent
+from fcnseg.io.labels import LOSSY_SUFFIXES
 
 SHOWN = 5
 """Values named in a message."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
-from fcnseg.datasets.formats.documents import Format
+from fcnseg.datasets.formats.documents import Format, read_layers
 from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
@@ -117,27 +117,6 @@ def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
     return raw
 
 
-def _layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """Each class's areas, small ones over large ones; what is not black counts."""
-    areas: dict[str, NDArray[np.bool_]] = {}
-    for name, path in pair.layers:
-        values = read_raw_labels(path).values
-        shown = values if values.ndim == 2 else values.max(2)
-        # 0/255 files may have been through JPEG; others hold 0 and any number.
-        area = shown > (127 if shown.max() > 127 else 0)
-        size = next(iter(areas.values()), area).shape
-        if area.shape != size:
-            raise MediaError(
-                f"{path} is {area.shape[1]}x{area.shape[0]}, the image's other label files "
-                f"are {size[1]}x{size[0]} (width x height)."
-            )
-        areas[name] = areas[name] | area if name in areas else area
-    labels = np.zeros(next(iter(areas.values())).shape, np.int32)
-    for name in sorted(areas, key=lambda name: -int(areas[name].sum())):
-        labels[areas[name]] = terms.index(name) + 1
-    return RawLabels(labels, None, "I")
-
-
 def _drawn(
     draw: Callable[[Pair, Sequence[str]], NDArray[np.int32]],
 ) -> Callable[[Pair, Sequence[str]], RawLabels]:
@@ -190,7 +169,7 @@ _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "pixels": _pixels,
     "alpha": _alpha,
     "opaque": _opaque,
-    "layers": _layers,
+    "layers": read_layers,
     "coco": _drawn(draw_coco),
     "coco-boxes": _drawn(partial(draw_coco, fill=True)),
     "labelme": _drawn(draw_labelme),

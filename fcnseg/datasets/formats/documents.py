@@ -13,17 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair, Unusable
-from fcnseg.datasets.pairing import (
-    Listing,
-    place_of,
-    stem_of,
-)
+from fcnseg.datasets.pairing import Listing
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.datasets.pairing.path_words import partners_of
 from fcnseg.errors import DatasetError, MediaError, as_text
 from fcnseg.io.annotations import Cached, blank, fill_inside, fill_polygon, follow_edges
 from fcnseg.io.images import image_size
-from fcnseg.io.labels import RawLabels
+from fcnseg.io.labels import LOSSY_SUFFIXES, RawLabels, read_raw_labels
 
 
 @dataclass(frozen=True)
@@ -182,6 +178,47 @@ def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArr
     return labels
 
 
+WHITE = 240
+"""Compression leaves white no darker."""
+
+
+def layer_areas(pair: Pair) -> dict[str, NDArray[np.bool_]]:
+    """bool (H, W) for each class of a pair; MediaError where its files differ in size."""
+    areas: dict[str, NDArray[np.bool_]] = {}
+    for term, path in pair.layers:
+        area = _shown(path)
+        size = next(iter(areas.values()), area).shape
+        if area.shape != size:
+            raise MediaError(
+                f"{path} is {area.shape[1]}x{area.shape[0]}, the image's other label files "
+                f"are {size[1]}x{size[0]} (width x height)."
+            )
+        areas[term] = areas[term] | area if term in areas else area
+    return areas
+
+
+def _shown(path: Path) -> NDArray[np.bool_]:
+    """bool (H, W): what is not black in a file.
+
+    Black and white may have been through JPEG or resizing; other files hold 0 and any numbers.
+    """
+    values = read_raw_labels(path).values
+    brightness = values if values.ndim == 2 else values.max(2)
+    most = int(brightness.max())
+    lossy = most > 127 and path.suffix.lower() in LOSSY_SUFFIXES
+    white = WHITE <= most <= 255 or most == 65535
+    return np.asarray(brightness > (most // 2 if lossy or white else 0))
+
+
+def read_layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
+    """Each class's areas, small ones over large ones."""
+    areas = layer_areas(pair)
+    labels = np.zeros(next(iter(areas.values())).shape, np.int32)
+    for name in sorted(areas, key=lambda name: -int(areas[name].sum())):
+        labels[areas[name]] = terms.index(name) + 1
+    return RawLabels(labels, None, "I")
+
+
 def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
     """A box as a ring."""
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
@@ -240,10 +277,8 @@ def _gather(
             if at is None:
                 gathered.note_missing(path, image.file, len(image.areas))
                 continue
-            place = place_of(at)
-            split = place.split or split_of(file)
-            name = "/".join((*place.rest, stem_of(at)))
-            gathered.add_once(Pair(listing.path(at), path, split, name, part), len(image.areas))
+            pair = listing.pair(at, file, split_of(file), part=part)
+            gathered.add_once(pair, len(image.areas))
             used.update(area.name for area in image.areas)
         listed = (name.strip() for name in document.names)
         names.update(dict.fromkeys((*listed, *sorted(used))))

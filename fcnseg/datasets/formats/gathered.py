@@ -19,7 +19,7 @@ from fcnseg.datasets.formats.polygons import (
     read_json,
     yolo_lines,
 )
-from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of, without_suffix
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, OptionError, as_text, reason
 
@@ -116,10 +116,7 @@ def find_labelme(listing: Listing) -> Found | None:
         flat = sum(not covers for _, covers in shapes)
         if flat:
             gathered.notes.append(Unusable(path, "lines and points cover no pixels", flat))
-        place = place_of(at)
-        name = "/".join((*place.rest, stem_of(at)))
-        split = place.split or place_of(file).split
-        gathered.pairs.append(Pair(listing.path(at), path, split, name))
+        gathered.pairs.append(listing.pair(at, file, place_of(file).split))
     terms = _in_listed_order(labels, find_entries(listing)[0])
     return gathered.found("labelme", terms, "JSON files with shapes are labelme's")
 
@@ -139,8 +136,7 @@ def find_yolo(listing: Listing) -> Found | None:
         if place.role == "labels" or text is None:
             continue
         path = listing.path(text)
-        inside = "/".join((*place.rest, stem_of(name)))
-        gathered.pairs.append(Pair(listing.path(name), path, place.split, inside))
+        gathered.pairs.append(listing.pair(name, text))
         try:
             lines = [*yolo_lines(path)]
         except MediaError as error:
@@ -176,8 +172,8 @@ def _is_yolo(path: Path) -> bool:
 
 def _texts_beside_images(listing: Listing) -> list[str]:
     """Text files that share folder and stem with an image, when all hold YOLO's lines."""
-    images = {name[: name.rfind(".")].lower() for name in listing.images}
-    texts = [n for n in listing.with_suffix(".txt") if n[: n.rfind(".")].lower() in images]
+    images = {without_suffix(name).lower() for name in listing.images}
+    texts = [n for n in listing.with_suffix(".txt") if without_suffix(n).lower() in images]
     try:
         return texts if any([*yolo_lines(listing.path(name))] for name in texts) else []
     except MediaError:

@@ -12,20 +12,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from fcnseg.datasets import Found, Pair
+from fcnseg.datasets import Found, Pair, files_of, name_uniquely
+from fcnseg.datasets.formats.documents import layer_areas
 from fcnseg.datasets.pairing import (
     Listing,
-    name_uniquely,
     place_of,
     split_roles,
     stem_of,
-    suffix_of,
+    without_suffix,
 )
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
 from fcnseg.datasets.pairing.candidates import means, two_label_sets
-from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, sample
+from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, overlap, sample
+from fcnseg.datasets.pairing.path_words import CHUNK
 from fcnseg.errors import MediaError, as_text
-from fcnseg.io.labels import read_raw_labels
 
 ALL_OBJECTS = frozenset(["all", "full", "complete", "combined", "merged", "total", "union"])
 """What a file with the areas of all others is called."""
@@ -35,8 +35,6 @@ Layer = tuple[str, str]
 
 Keys = dict[tuple[str, str, str], str]
 """The image of a split, a folder and a stem."""
-
-_SEPARATOR = re.compile(r"[^\W_]+")
 
 _NUMBERED = re.compile(r"[ _.\-(]*\d+\)?$")
 
@@ -82,16 +80,15 @@ def _grouped(
 
 
 def _found(
-    listing: Listing,
-    by_image: dict[str, list[Layer]],
-    images: Sequence[str],
-    left: Sequence[str],
+    listing: Listing, by_image: dict[str, list[Layer]], images: Sequence[str], left: Sequence[str]
 ) -> Found:
-    by_image = _meant(by_image)
-    by_image = _numbered_classes(listing, by_image)
+    by_image = _numbered_classes(listing, _meant(by_image))
     _refuse_drawings(listing, by_image)
     terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
-    pairs = [_pair(listing, name, layers) for name, layers in by_image.items()]
+    pairs = [
+        listing.pair(image, min(layers)[1], layers=sorted(layers))
+        for image, layers in by_image.items()
+    ]
     why = [f"each class has label files of its own: {', '.join(terms[:8])}"]
     overlapping = _overlapping(pairs)
     if overlapping:
@@ -134,7 +131,7 @@ def _without_name(stem: str, image: str) -> str:
     rest = stem[len(image) :]
     if not stem.lower().startswith(image.lower()) or rest[:1].isalnum():
         return stem
-    return term_of(_SEPARATOR.findall(rest))
+    return term_of(CHUNK.findall(rest))
 
 
 def _without_folders(keys: Keys) -> Keys:
@@ -152,13 +149,14 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
 
     alike: whether both must be in folders that are called alike.
     """
-    place, stem = place_of(name), as_text(stem_of(name)).lower()
+    place, written = place_of(name), as_text(stem_of(name))
+    stem = written.lower()
     where = place.key if alike else (place.split, "")
     brush = _BRUSH.match(stem)  # Label Studio's brush export
     if brush:
         own = keys.get((*where, brush[1])) or keys.get((*where, f"task-{brush[1]}"))
-        return (own, as_text(stem_of(name))[brush.start(2) : brush.end(2)]) if own else None
-    runs = [(run.start(), run.end()) for run in _SEPARATOR.finditer(stem)]
+        return (own, written[brush.start(2) : brush.end(2)]) if own else None
+    runs = [(run.start(), run.end()) for run in CHUNK.finditer(stem)]
     for cut in range(len(runs) - 1, 0, -1):
         for own, rest in (
             (stem[: runs[cut - 1][1]], runs[cut:]),
@@ -166,7 +164,6 @@ def _owner_by_name(name: str, keys: Keys, *, alike: bool = True) -> tuple[str, s
         ):
             image = keys.get((*where, bare_stem(own)))
             if image is not None:
-                written = as_text(stem_of(name))
                 return image, term_of([written[start:end] for start, end in rest])
     return None
 
@@ -186,14 +183,9 @@ def _overlapping(pairs: Sequence[Pair]) -> int:
     """In how many of a few pairs an area of one class lies on an area of another."""
     count = 0
     for pair in sample(pairs):
-        by_term: dict[str, np.ndarray] = {}
         try:
-            for term, path in pair.layers:
-                values = read_raw_labels(path).values
-                shown = (values if values.ndim == 2 else values.max(2)) > 0
-                by_term[term] = shown | by_term.get(term, np.zeros_like(shown))
-            count += bool((np.sum([*by_term.values()], axis=0) > 1).any())
-        except (MediaError, ValueError):
+            count += bool((np.sum([*layer_areas(pair).values()], axis=0) > 1).any())
+        except MediaError:
             continue  # told of when all files are read
     return count
 
@@ -206,7 +198,7 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
     """Files that differ in a number alone as a class each, where all images have the same numbers
     and each pixel lies in just one (HELEN: a_lbl00.png ... a_lbl10.png). 0 is the background."""
     numbered = {
-        image: [(number[-1], name) for _, name in layers if (number := _digits(stem_of(name)))]
+        image: [(end[0], name) for _, name in layers if (end := re.search(r"\d+$", stem_of(name)))]
         for image, layers in by_image.items()
     }
     numbers = {tuple(sorted({number for number, _ in some})) for some in numbered.values()}
@@ -222,11 +214,6 @@ def _numbered_classes(listing: Listing, by_image: dict[str, list[Layer]]) -> dic
         image: [(f"class_{n}" if int(n) else "background", name) for n, name in some]
         for image, some in numbered.items()
     }
-
-
-def _digits(stem: str) -> list[str]:
-    """The number at the end of a file's name; [] where there is none."""
-    return re.findall(r"\d+$", stem)
 
 
 SAME = 0.5
@@ -259,20 +246,7 @@ def _are_drawings(listing: Listing, names: Sequence[str]) -> bool:
     if len(looked) < 2:
         return False
     first, second = (one.shown for one in looked)
-    either = (first | second).sum()
-    return bool(either) and bool((first & second).sum() >= SAME * either)
-
-
-def _pair(listing: Listing, image: str, layers: Sequence[Layer]) -> Pair:
-    place = place_of(image)
-    ordered = sorted(layers)
-    return Pair(
-        image=listing.path(image),
-        labels=listing.path(ordered[0][1]),
-        split=place.split,
-        name="/".join((*place.rest, stem_of(image))),
-        layers=tuple((term, listing.path(file)) for term, file in ordered),
-    )
+    return bool(first.any()) and overlap(first, second) >= SAME
 
 
 def with_more_masks(listing: Listing, found: Found) -> Found:
@@ -287,18 +261,15 @@ def with_more_masks(listing: Listing, found: Found) -> Found:
         return found
     drawn = {}
     for number, names in more.items():
-        image, own = (
-            file.relative_to(listing.root).as_posix()
-            for file in (found.pairs[number].image, found.pairs[number].labels)
-        )
+        pair = found.pairs[number]
+        image, own = (p.relative_to(listing.root).as_posix() for p in (pair.image, pair.labels))
         drawn[image] = [(ONE_CLASS, name) for name in (own, *names)]
     _refuse_drawings(listing, drawn)
     used = {listing.path(name) for names in more.values() for name in names}
     term = found.terms[0] if layered else ONE_CLASS
     pairs = []
     for number, pair in enumerate(found.pairs):
-        files = [path for _, path in pair.layers] or [pair.labels]
-        files += [listing.path(name) for name in more.get(number, ())]
+        files = (*files_of(pair), *map(listing.path, more.get(number, ())))
         pairs.append(replace(pair, layers=tuple((term, path) for path in files)))
     why = f"{len(more)} images have more than one mask: areas of one class"
     return replace(
@@ -318,16 +289,14 @@ def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict
     chosen: the folder or pattern of the labels, "" for all.
     """
     owners: dict[str, set[int]] = {}
-    used = {path for pair in pairs for path in (pair.image, pair.labels)}
-    used |= {path for pair in pairs for _, path in pair.layers}
+    used = {path for pair in pairs for path in (pair.image, *files_of(pair))}
     for number, pair in enumerate(pairs):
         base = str(pair.labels.with_suffix("")).lower()
         for name in (base, _NUMBERED.sub("", base)):
             owners.setdefault(name, set()).add(number)
     more: dict[int, list[str]] = {}
     for name in (name for name in listing.images if means(chosen, name)):
-        path = str(listing.path(name))
-        base = path[: len(path) - len(suffix_of(name))].lower()
+        base = without_suffix(str(listing.path(name))).lower()
         bare = _NUMBERED.sub("", base)
         if bare != base and len(owners.get(bare, ())) == 1 and listing.path(name) not in used:
             more.setdefault(next(iter(owners[bare])), []).append(name)

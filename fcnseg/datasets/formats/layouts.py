@@ -21,16 +21,15 @@ from fcnseg.classes import (
     unpack,
     voc_palette,
 )
-from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName
+from fcnseg.datasets import Encoding, Found, Pair, Reading, SplitName, name_uniquely
 from fcnseg.datasets.encoding.values import Values
 from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
     is_image,
-    name_uniquely,
     place_of,
     stem_of,
-    suffix_of,
+    without_suffix,
 )
 from fcnseg.datasets.pairing.by_words import pair_by_names
 from fcnseg.datasets.pairing.candidates import two_label_sets
@@ -70,7 +69,7 @@ def find_voc(listing: Listing) -> Found | None:
         base = as_text(name[: name.index("ImageSets/")])
         split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
         for line in as_text(from_bytes(listing.path(name).read_bytes())).split():
-            stem = line[: len(line) - len(suffix_of(line))] if is_image(line) else line
+            stem = without_suffix(line) if is_image(line) else line
             image = by_stem["JPEGImages/"].get(f"{base}JPEGImages/{stem}")
             labels = by_stem["SegmentationClass/"].get(f"{base}SegmentationClass/{stem}")
             if image and labels and base + stem not in pairs:
@@ -114,7 +113,7 @@ def find_cityscapes(listing: Listing) -> Found | None:
             end = f"_{truth}_{kind}".lower()
             labels = [n for n in listing.images if stem_of(n).lower().endswith(end)]
             if images and labels:
-                found = pair_by_names(listing.only(sorted(images + labels)))
+                found = pair_by_names(replace(listing, files=tuple(sorted(images + labels))))
                 if not found.pairs:  # img_dir/train, ann_dir/train
                     found = pair_by_names(listing, (images, labels), by_stem=True)
                 if found.pairs:

@@ -55,23 +55,24 @@ def _find_arrays(listing: Listing) -> Found | None:
     gathered = Gathered(listing)
     by_key: dict[tuple[str, ...], list[str]] = {}
     for name in arrays:
-        stem = _array_stem(name)
-        for key in ((*place_of(name).key, stem), (place_of(name).split, stem), (stem,)):
+        for key in _keys(name, _array_stem(name)):
             by_key.setdefault(key, []).append(name)
     used = set()
     for name in listing.images:
-        place, stem = place_of(name), bare_stem(stem_of(name))
-        keys = ((*place.key, stem), (place.split, stem), (stem,))
+        keys = _keys(name, bare_stem(stem_of(name)))
         partners = next((by_key[key] for key in keys if key in by_key), [])
         if len(partners) == 1 and partners[0] not in used:
             used.add(partners[0])
-            split = place.split or place_of(partners[0]).split
-            inside = "/".join((*place.rest, stem_of(name)))
-            pair = Pair(listing.path(name), listing.path(partners[0]), split, inside)
-            gathered.pairs.append(pair)
+            gathered.pairs.append(listing.pair(name, partners[0], place_of(partners[0]).split))
     gathered.orphans += [listing.path(name) for name in arrays if name not in used]
     why = f"arrays (*{Path(arrays[0]).suffix}) are named like the images"
     return gathered.found("arrays", (), why) if gathered.pairs else None
+
+
+def _keys(name: str, stem: str) -> tuple[tuple[str, ...], ...]:
+    """What an image and its array may have in common, the most first."""
+    place = place_of(name)
+    return (*place.key, stem), (place.split, stem), (stem,)
 
 
 def _matrices(listing: Listing) -> list[str]:
@@ -132,16 +133,12 @@ def _find_panoptic(listing: Listing) -> Found | None:
                 gathered.note_missing(path, png if at else images.get(part, part), 1)
                 continue
             labels = next((n for n in pool if stem in n.lower()), pool[0])
-            place = place_of(at)
-            split = place.split or place_of(file).split or place_of(labels).split
-            name = "/".join((*place.rest, stem_of(at)))
-            layers = (("", listing.path(labels)), ("", path))
-            gathered.pairs.append(Pair(listing.path(at), path, split, name, part, layers))
+            split = place_of(file).split or place_of(labels).split
+            layers = (("", labels), ("", file))
+            gathered.pairs.append(listing.pair(at, file, split, part=part, layers=layers))
     refuse_broken(gathered)
     found = gathered.found("panoptic", tuple(names), f"{files[0]} is COCO's panoptic format")
-    used = {file for pair in found.pairs for _, file in pair.layers}
-    alone = tuple(path for path in found.orphan_images if path not in used)
-    return Found(**{**vars(found), "orphan_images": alone}) if found.pairs else None
+    return found if found.pairs else None
 
 
 def _image(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) -> str | None:
@@ -149,8 +146,7 @@ def _image(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) ->
     at = gathered.find_image(wanted, file)
     if at not in labels:
         return at
-    base = as_text(wanted).rpartition("/")[2].lower()
-    others = [n for p, n in gathered.by_path.items() if p.rpartition("/")[2] == base]
+    others = gathered.namesakes(as_text(wanted).rpartition("/")[2].lower())
     return next((name for name in others if name not in labels), None)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from fcnseg.classes import MAX_CLASSES
-from fcnseg.datasets import Found, Pair
+from fcnseg.datasets import Found, Pair, name_uniquely
 from fcnseg.datasets.encoding.entries import open_text, text_of
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.formats.polygons import read_json
-from fcnseg.datasets.pairing import Listing, is_image, marks, name_uniquely, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
 from fcnseg.datasets.pairing.named_images import Gathered, split_of
 from fcnseg.errors import STRANGE, DatasetError, MediaError, as_text, reason
 from fcnseg.io.labels import RawLabels, read_raw_labels
@@ -95,9 +95,7 @@ def _find_ade20k(listing: Listing) -> Found | None:
         if not pairs and not listing.says(f"{base}.json", _ADE_HEAD):
             return None
         names |= _ade_names(listing.path(f"{base}.json"))
-        place = place_of(image)
-        name = "/".join((*place.rest, stem_of(image)))
-        pairs.append(Pair(listing.path(image), listing.path(labels), place.split, name))
+        pairs.append(listing.pair(image, labels))
     if not pairs:
         return None
     terms = tuple(dict.fromkeys(names[number] for number in sorted(names)))
@@ -150,7 +148,7 @@ def find_open_images(listing: Listing) -> Found | None:
         return None
     words = _class_words(listing)
     by_name = {as_text(name).rpartition("/")[2]: name for name in listing.images}
-    layers: dict[str, list[tuple[str, Path]]] = {}
+    layers: dict[str, list[tuple[str, str]]] = {}
     gathered = Gathered(listing)
     splits = {}
     for table, rows in tables.items():
@@ -160,20 +158,15 @@ def find_open_images(listing: Listing) -> Found | None:
                 gathered.note_missing(listing.path(table), row["MaskPath"], 1)
                 continue
             term = words.get(row["LabelName"], row["LabelName"])
-            layers.setdefault(image, []).append((term, listing.path(mask)))
-            splits[image] = place_of(image).split or split_of(table)
+            layers.setdefault(image, []).append((term, mask))
+            splits[image] = split_of(table)
     for image, some in layers.items():
-        name = "/".join((*place_of(image).rest, stem_of(image)))
-        files = tuple(sorted(some))
-        paths = listing.path(image), files[0][1]
-        gathered.pairs.append(Pair(*paths, splits[image], name, layers=files))
+        pair = listing.pair(image, min(some)[1], splits[image], layers=sorted(some))
+        gathered.pairs.append(pair)
     if not gathered.pairs:
         return None
     terms = tuple(sorted({term for some in layers.values() for term, _ in some}))
-    found = gathered.found("layers", terms, f"{next(iter(tables))} is Open Images' list of masks")
-    used = {path for some in layers.values() for _, path in some}
-    alone = tuple(path for path in found.orphan_images if path not in used)
-    return Found(**{**vars(found), "orphan_images": alone})
+    return gathered.found("layers", terms, f"{next(iter(tables))} is Open Images' list of masks")
 
 
 def _mask_rows(path: Path) -> list[dict[str, str]]:

@@ -6,7 +6,6 @@ several, shares most words of its path. Each page is a pair.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.formats.documents import Format
 from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.looks import Look, look_at, sample, tell_labels
+from fcnseg.datasets.pairing.path_words import RUN
 from fcnseg.errors import DatasetError, MediaError, MissingExtra, cannot_read, reason
 from fcnseg.io.content.integrity import open_with_pillow, refuse_claim, unreadable_image
 from fcnseg.io.labels import RawLabels, as_labels, read_numpy
@@ -33,8 +33,6 @@ LABEL_KEYS = ("gts", "masks", "labels", "gt", "mask", "label", "seg", "segmentat
 
 WINDOW = (0.5, 99.5)
 """Of numbers other than bytes these percentiles become black and white."""
-
-_WORD = re.compile(r"\d+|[^\W\d_]+")
 
 
 def _find(listing: Listing) -> Found | None:
@@ -110,7 +108,7 @@ def _paired(listing: Listing, files: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _words(name: str) -> set[str]:
-    return set(_WORD.findall(name.lower()))
+    return set(RUN.findall(name.lower()))
 
 
 def _look(stack: NDArray[Any]) -> Look:

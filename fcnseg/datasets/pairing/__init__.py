@@ -5,9 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -97,9 +96,21 @@ class Listing:
         hits = [name for name in self.files if name.rpartition("/")[2].lower() in names]
         return tuple(sorted(hits, key=lambda name: name.count("/")))
 
-    def only(self, files: Sequence[str]) -> Listing:
-        """The same folder with some of its files."""
-        return Listing(self.root, tuple(files))
+    def pair(
+        self,
+        image: str,
+        labels: str,
+        split: SplitName = "",
+        *,
+        part: str = "",
+        layers: Iterable[tuple[str, str]] = (),
+    ) -> Pair:
+        """A pair of listed files, in the split of the image's folders, else in `split`."""
+        place = place_of(image)
+        name = "/".join((*place.rest, stem_of(image)))
+        files = self.path(image), self.path(labels)
+        paths = tuple((term, self.path(file)) for term, file in layers)
+        return Pair(*files, place.split or split, name, part, paths)
 
 
 _LARGE = 1
@@ -153,9 +164,12 @@ def suffix_of(name: str) -> str:
 
 def stem_of(name: str) -> str:
     """A path's last part without its suffix."""
-    base = name[name.rfind("/") + 1 :]
-    dot = base.rfind(".")
-    return base[:dot] if dot > 0 else base
+    return without_suffix(name).rpartition("/")[2]
+
+
+def without_suffix(name: str) -> str:
+    """A path without its suffix."""
+    return name[: len(name) - len(suffix_of(name))]
 
 
 def is_image(name: str) -> bool:
@@ -221,21 +235,17 @@ def one_split(named: Sequence[SplitName]) -> SplitName:
     return splits.pop() if len(splits) == 1 else ""
 
 
-IMAGE_WORDS = frozenset(
-    [
-        "image", "images", "img", "imgs", "jpegimages", "jpgs", "rgb", "input", "inputs",
-        "photo", "photos", "picture", "pictures", "frame", "frames", "leftimg8bit", "sat", "x",
-    ]
-)  # fmt: skip
+IMAGE_WORDS = frozenset([
+    "image", "images", "img", "imgs", "jpegimages", "jpgs", "rgb", "input", "inputs", "photo",
+    "photos", "picture", "pictures", "frame", "frames", "leftimg8bit", "sat", "x",
+])  # fmt: skip
 
-LABEL_WORDS = frozenset(
-    [
-        "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations",
-        "gt", "gts", "groundtruth", "ground_truth", "seg", "segs", "segmentation",
-        "segmentations", "segmentationclass", "segmentationclasspng", "target", "targets",
-        "labelids", "labeltrainids", "gtfine", "gtcoarse", "labelled", "labeled", "y", "semantics",
-    ]
-)  # fmt: skip
+LABEL_WORDS = frozenset([
+    "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations", "gt", "gts",
+    "groundtruth", "ground_truth", "seg", "segs", "segmentation", "segmentations",
+    "segmentationclass", "segmentationclasspng", "target", "targets", "labelids", "labeltrainids",
+    "gtfine", "gtcoarse", "labelled", "labeled", "y", "semantics",
+])  # fmt: skip
 
 FILLERS = frozenset(["png", "pngs", "jpg", "raw", "all", "semantic", "binary", "class", "ids"])
 """Words that change nothing in a folder's name ("masks_png")."""
@@ -319,22 +329,6 @@ def _unfuse(word: str) -> tuple[str, ...]:
         if word.endswith(split) and _role(word[: -len(split)]):
             return word[: -len(split)], split
     return (word,)
-
-
-def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs whose names differ: with their split, and their file's suffix, where needed."""
-    for longer in _LONGER_NAMES:
-        if max(Counter(pair.name for pair in pairs).values(), default=1) == 1:
-            break
-        pairs = [replace(pair, name=longer(pair)) for pair in pairs]
-    return tuple(pairs)
-
-
-_LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
-    lambda pair: f"{pair.split}/{pair.name}" if pair.split else pair.name,
-    lambda pair: pair.name + pair.image.suffix,
-    lambda pair: f"{pair.name}-{pair.part}",
-)
 
 
 def split_roles(files: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fcnseg.datasets import Found
+from fcnseg.datasets import Found, name_uniquely
 from fcnseg.datasets.pairing import (
     IMAGE_WORDS,
     OBJECT_WORDS,
     OTHER_WORDS,
     Listing,
-    name_uniquely,
     place_of,
 )
 from fcnseg.datasets.pairing.candidates import (

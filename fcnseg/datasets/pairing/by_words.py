@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from fcnseg.datasets import Found, Pair, Unusable
+from fcnseg.datasets import Found, Pair, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
     FILLERS,
     LABEL_WORDS,
+    LETTERS,
     Listing,
-    name_uniquely,
     place_of,
     read_word,
     split_roles,
     stem_of,
     suffix_of,
+    without_suffix,
 )
 from fcnseg.errors import as_text
 
@@ -103,16 +104,13 @@ def _are_annot(
 
 def _tell_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
     """Images and labels in one folder: a_mask.png beside a.jpg, or a.png beside a.jpg."""
-    bases = {name[: len(name) - len(suffix_of(name))].lower() for name in files}
-    photos = {
-        name[: len(name) - len(suffix_of(name))].lower()
-        for name in files
-        if suffix_of(name) in (".jpg", ".jpeg")
-    }
+    bases = {without_suffix(name).lower() for name in files}
+    jpegs = (name for name in files if suffix_of(name) in (".jpg", ".jpeg"))
+    photos = {without_suffix(name).lower() for name in jpegs}
     images: list[str] = []
     labels: list[str] = []
     for name in files:
-        base = name[: len(name) - len(suffix_of(name))]
+        base = without_suffix(name)
         bare = _LABEL_END.sub("", base)
         marked = bare != base and any(
             bare.lower() + end in bases for end in ("", "_image", "_img", "_sat", "_rgb")
@@ -136,7 +134,7 @@ def _match(
     bare: dict[tuple[str, str, str], str] | None = None
     pairs, alone, used = [], [], set()
     for name in images:
-        place, stem = place_of(name), stem_of(name)
+        stem = stem_of(name)
         partner = (
             exact.get(key(name, stem.lower()))
             or exact.get(key(name, as_text(stem).lower()))
@@ -150,8 +148,7 @@ def _match(
             alone.append(name)
             continue
         used.add(partner)
-        inside = "/".join((*place.rest, stem))
-        pairs.append(Pair(listing.path(name), listing.path(partner), place.split, inside))
+        pairs.append(listing.pair(name, partner))
     return pairs, alone, [name for name in labels if name not in used]
 
 
@@ -164,15 +161,13 @@ def bare_stem(stem: str) -> str:
 ONE_CLASS = "object"
 """What the things of a folder with one file for each thing are called."""
 
-_WORD = re.compile(r"[^\W\d_]+")
-
 
 def term_of(words: Iterable[str]) -> str:
     """The class that words beside an image's name mean: without numbers and words for labels."""
     kept = [
         part
         for word in words
-        for part in _WORD.findall(word)
+        for part in LETTERS.findall(word)
         if part.lower() not in LABEL_WORDS | FILLERS | {"object", "instance", "obj", "inst"}
     ]
     return "_".join(kept) or ONE_CLASS

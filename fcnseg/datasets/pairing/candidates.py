@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import Found, Pair
-from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, suffix_of
+from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, without_suffix
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.looks import (
     TINT,
@@ -150,7 +150,7 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
         listing.path(image),
         files[0][1],
         "",
-        image[: len(image) - len(suffix_of(image))],
+        without_suffix(image),
         layers=files if layered else (),
     )
 
@@ -272,7 +272,7 @@ def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
     path = side.pairs[0][1]
     found = {
         run.lower(): run
-        for run in RUN.findall(CAMEL.sub("_", path[: len(path) - len(suffix_of(path))]))
+        for run in RUN.findall(CAMEL.sub("_", without_suffix(path)))
         if run.lower() in wanted
     }
     return list(found.values())

@@ -220,7 +220,7 @@ def is_constant(looks: Sequence[Look]) -> bool:
     """Whether the regions are the same in every file: a camera's field of view, a frame."""
     masks = all(one.is_mask for one in looks)
     regions = [one.shown if masks else one.region for one in looks]
-    return len(regions) > 1 and all(_overlap(regions[0], other) >= SAME for other in regions[1:])
+    return len(regions) > 1 and all(overlap(regions[0], other) >= SAME for other in regions[1:])
 
 
 def are_points(looks: Sequence[Look]) -> bool:
@@ -311,7 +311,8 @@ def _run(rows: NDArray[np.int32], most: int) -> float:
     return float(other.sum() / starts.sum()) if other.any() else 0.0
 
 
-def _overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """The intersection over the union of two masks; 1 where both are empty."""
     either = (first | second).sum()
     return float((first & second).sum() / either) if either else 1.0
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
+    LETTERS,
     SPLIT_WORDS,
     Listing,
     is_image,
-    name_uniquely,
     place_of,
     stem_of,
 )
@@ -56,6 +56,32 @@ class Gathered:
         others = (self._find(other, file) for other in _spellings(wanted))
         return found or next(filter(None, others), None) or self._alike(wanted)
 
+    def namesakes(self, base: str) -> Sequence[str]:
+        """The images of this name (in lower case), whichever their folders."""
+        return self._namesakes.get(base, ())
+
+    def _named(self, wanted: str, file: str) -> str | None:
+        """The listed image an annotation file means: as a path from it or the root, else by the
+        most of its last folders that any path here has (absolute paths are another machine's), or
+        by name."""
+        folder = as_text(file).rpartition("/")[0].lower()
+        for path in (f"{folder}/{wanted}" if folder else wanted, wanted):
+            if path in self.by_path:
+                return self.by_path[path]
+        *folders, base = wanted.split("/")
+        others = self.namesakes(base)
+        for place in range(len(folders)):
+            end = "/" + "/".join((*folders[place:], base))
+            inside = [name for name in others if f"/{as_text(name).lower()}".endswith(end)]
+            if len(inside) == 1:
+                return inside[0]
+            if inside:
+                break
+        split, name = split_of(file), self.by_name.get(base)
+        if name is None or not split or place_of(name).split in ("", split):
+            return name
+        return next((other for other in others if place_of(other).split == split), name)
+
     def _alike(self, wanted: str) -> str | None:
         """The one image whose name differs in signs alone: uploads have `my_leaf.jpg` for
         `my leaf.jpg`."""
@@ -72,8 +98,8 @@ class Gathered:
 
     def _find(self, wanted: str, file: str) -> str | None:
         *folders, base = wanted.split("/")
-        others = self._namesakes.get(base, [])
-        found = _find_image(wanted, file, self.by_path, self.by_name, others)
+        others = self.namesakes(base)
+        found = self._named(wanted, file)
         if found is None:  # a.tif that is a.png here; an id of several parts of a path
             by, key = (self._by_stem, stem_of(base)) if is_image(base) else (self._by_id, base)
             others = by.get(key, [])
@@ -137,8 +163,9 @@ class Gathered:
         self.notes.append(lost)
 
     def found(self, store: str, terms: tuple[str, ...], why: str) -> Found:
-        """The result; images that no annotation names are orphans."""
+        """The result; images that no annotation names, as images or as labels, are orphans."""
         used = {pair.image for pair in self.pairs}
+        used.update(file for pair in self.pairs for _, file in pair.layers)
         images = map(self.listing.path, self.listing.images)
         return Found(
             store,
@@ -166,43 +193,9 @@ def _spellings(wanted: str) -> list[str]:
     return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
 
 
-def _find_image(
-    wanted: str,
-    file: str,
-    by_path: dict[str, str],
-    by_name: dict[str, str],
-    namesakes: Sequence[str],
-) -> str | None:
-    """The listed image an annotation file means: as a path from it or the root, else by the most
-    of its last folders that any path here has (absolute paths are another machine's), or by name.
-    """
-    folder = as_text(file).rpartition("/")[0].lower()
-    for start in (folder, ""):
-        path = f"{start}/{wanted}" if start else wanted
-        if path in by_path:
-            return by_path[path]
-    parts = wanted.split("/")
-    for place in range(len(parts) - 1):
-        end = "/" + "/".join(parts[place:])
-        inside = [name for name in namesakes if f"/{as_text(name).lower()}".endswith(end)]
-        if inside:
-            if len(inside) == 1:
-                return inside[0]
-            break
-    split = split_of(file)
-    name = by_name.get(wanted.rpartition("/")[2])
-    if name is None or not split or place_of(name).split in ("", split):
-        return name
-    return next(
-        (n for p, n in by_path.items()
-         if p.endswith("/" + wanted.rpartition("/")[2]) and place_of(n).split == split),
-        name,
-    )  # fmt: skip
-
-
 def split_of(file: str) -> SplitName:
     """The split in an annotation file's own name, or in its folders'."""
-    for word in re.findall(r"[^\W\d_]+", stem_of(file).lower()):
+    for word in LETTERS.findall(stem_of(file).lower()):
         if word in SPLIT_WORDS:
             return SPLIT_WORDS[word]
     return place_of(file).split

@@ -16,7 +16,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, one_split, stem_of, suffix_of
+from fcnseg.datasets.pairing import (
+    SPLIT_WORDS,
+    Listing,
+    is_image,
+    one_split,
+    stem_of,
+    without_suffix,
+)
 from fcnseg.datasets.pairing.split_tables import lines_of, tables_of, words_in
 from fcnseg.errors import as_text
 
@@ -249,7 +256,7 @@ class _Places:
         for number, pair in enumerate(self._pairs):
             for path in (pair.image, pair.labels):
                 name = as_text(str(path)[start:]).replace("\\", "/").lower()
-                bare = name[: len(name) - len(suffix_of(name))]
+                bare = without_suffix(name)
                 for known in {name, bare, *(part.rpartition("/")[2] for part in (name, bare))}:
                     by_name[known].add(number)
                 folders = name.split("/")[:-1]
@@ -287,7 +294,7 @@ def _spellings(line: str) -> Iterable[str]:
             name = "/".join(parts[start:])
             yield name
             if is_image(name):
-                yield name[: len(name) - len(suffix_of(name))]
+                yield without_suffix(name)
 
 
 def _as_listed(

@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable
-from fcnseg.datasets.pairing import LABEL_WORDS, SPLIT_WORDS, Listing, is_image, name_uniquely
+from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
+from fcnseg.datasets.pairing import LABEL_WORDS, SPLIT_WORDS, Listing, is_image
 from fcnseg.datasets.pairing.own_splits import split_in
 from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path, typed
 

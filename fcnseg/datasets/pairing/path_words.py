@@ -10,7 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from fcnseg.datasets import Found, SplitName
-from fcnseg.datasets.pairing import OTHER_WORDS, SPLIT_WORDS, Listing, one_split, suffix_of
+from fcnseg.datasets.pairing import (
+    OTHER_WORDS,
+    SPLIT_WORDS,
+    Listing,
+    one_split,
+    suffix_of,
+    without_suffix,
+)
 from fcnseg.errors import DatasetError
 
 _COLOR = {"color", "colors", "colour", "colours", "colored", "coloured"}
@@ -33,7 +40,7 @@ DERIVED = (SECONDARY - _COLOR) | {
 }  # fmt: skip
 """Words of images that stand beside the photographs: other sensors, and copies."""
 
-_CHUNK = re.compile(r"[^\W_]+")
+CHUNK = re.compile(r"[^\W_]+")
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
 
@@ -210,8 +217,7 @@ def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
 
 def _chunks(name: str) -> list[str]:
     """Runs of letters and digits in a path without its suffix, numbers without padding."""
-    bare = name[: len(name) - len(suffix_of(name))]
-    parts = _CHUNK.findall(CAMEL.sub("_", bare))
+    parts = CHUNK.findall(CAMEL.sub("_", without_suffix(name)))
     return [str(int(part)) if part.isdecimal() else part.lower() for part in parts]
 
 

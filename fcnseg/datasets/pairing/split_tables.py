@@ -11,10 +11,8 @@ from pathlib import Path
 
 from fcnseg.datasets import SPLITS, SplitName
 from fcnseg.datasets.encoding.entries import text_of, yaml_texts
-from fcnseg.datasets.pairing import SPLIT_WORDS, Listing, is_image, stem_of, suffix_of
+from fcnseg.datasets.pairing import LETTERS, SPLIT_WORDS, Listing, is_image, stem_of, suffix_of
 from fcnseg.errors import STRANGE, from_bytes
-
-_WORD = re.compile(r"[^\W\d_]+")
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -27,7 +25,7 @@ _TABLE_WORDS = frozenset(
 
 def words_in(name: str) -> list[str]:
     """The words of a name, in lower case: TestSet_2 has test and set."""
-    return _WORD.findall(_CAMEL.sub("_", name).lower())
+    return LETTERS.findall(_CAMEL.sub("_", name).lower())
 
 
 def lines_of(path: Path) -> list[str]:
