@@ -274,9 +274,7 @@ def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 def _leaked(seen: Scanned) -> dict[str, str]:
     """Training images with a copy or a look-alike (not a video's neighbour) that is scored on."""
-    pairs, image_scan = seen.description.pairs, seen.image_scan
-    if image_scan is None:
-        return {}
+    pairs, image_scan = seen.description.pairs, seen.images
     video_of = {
         number: place
         for place, video in enumerate(find_videos(pairs, image_scan))
@@ -303,7 +301,7 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if labels.shape == (height, width):
         return labels, ""
-    orientation = 1 if seen.image_scan is None else int(seen.image_scan.orientations[number])
+    orientation = int(seen.images.orientations[number])
     if orientation >= 5 and labels.shape == (width, height):
         return turn(labels, orientation), "labels turned as the image's EXIF says"
     proportion = (labels.shape[1] / labels.shape[0]) / (width / height)
@@ -319,8 +317,7 @@ def _write_pair(
     seen: Scanned, number: int, pair: Pair, labels: NDArray[np.uint8], out: Path
 ) -> tuple[Path, Path]:
     """Write an image and its labels; where they are."""
-    turned = seen.image_scan is not None and seen.image_scan.orientations[number] > 1
-    drawn = turned or pair.page is not None
+    drawn = seen.images.orientations[number] > 1 or pair.page is not None
     # Two names that differ in their folders only must not meet in one: keep the folders.
     name = fitting(pair.name, room=5)  # of either suffix; the pair keeps one name
     suffix = ".png" if drawn else pair.image.suffix

@@ -89,6 +89,12 @@ class Encoding:
         """Stored value -> class."""
         return {value: index for index, values in enumerate(self.values) for value in values}
 
+    def shown(self, value: int) -> int | str:
+        """A stored value as people know it: a colour as #rrggbb, a term's number as its word."""
+        if self.kind == "color":
+            return f"#{value:06x}"
+        return self.terms[value - 1] if 1 <= value <= len(self.terms) else value
+
     def in_file(self, stored: Iterable[int]) -> Encoding:
         """What values mean in a file that holds these."""
         if not self.alone or {*stored} - {0} != {self.alone[0]}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,22 +98,21 @@ def choose_bands(layout: Layout | None, chosen: str | None, shown: str | None) -
 
 
 def measure_bands(
-    bands: Bands, images: Sequence[Path], tell: Callable[[int], None] = lambda _: None
+    bands: Bands, images: Sequence[Path]
 ) -> tuple[Bands, tuple[float, ...], tuple[float, ...]]:
     """The bands with the range and names of some images; mean and std of each chosen band.
 
     Of a large set an even choice is read, and of a large image every n-th pixel. What is no number
-    does not count. tell: hears how many images are done.
+    does not count.
     """
     step = -(-len(images) // MEASURED_ON)
     parts, names = [], bands.names
-    for done, path in enumerate(images[::step], start=1):
+    for path in images[::step]:
         found = read_bands(path)
         pixels = bands.select(found, str(path))[:, :, : bands.stored]
         names = names if any(names) else found.names[: bands.stored]
         every = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED) ** 0.5))
         parts.append(pixels[::every, ::every].reshape(-1, bands.stored))
-        tell(done)
     values = np.concatenate(parts).astype(np.float64)
     values[~np.isfinite(values)] = np.nan
     values[:, np.isnan(values).all(axis=0)] = 0.0

@@ -92,7 +92,6 @@ def write_declared(
     parts: whose images are listed; without it, those of a val part that was drawn.
     """
     encoding = description.encoding
-    shown = _Shown(encoding)
     lines = [
         "# A dataset as fcnseg understands it: `fcnseg train THIS_FILE` uses it in place of the",
         "# folder. Correct anything. Two classes become one when one lists the other's values; a",
@@ -108,7 +107,7 @@ def write_declared(
         f"store = {toml_value(encoding.store)}",
         f"kind = {toml_value(encoding.kind)}",
         f"snap = {toml_value(encoding.nearest)}",
-        f"ignore = {toml_value([shown.value(value) for value in encoding.ignore])}",
+        f"ignore = {toml_value([encoding.shown(value) for value in encoding.ignore])}",
         f"leave_out = {toml_value(list(description.found.left_out))}",
     ]
     if encoding.alone:
@@ -119,7 +118,7 @@ def write_declared(
         description.classes.names, description.classes.colors.tolist(), encoding.values, strict=True
     ):
         hexed = "#{:02x}{:02x}{:02x}".format(*color)
-        stored = toml_value([shown.value(value) for value in values])
+        stored = toml_value([encoding.shown(value) for value in values])
         lines += ["", "[[class]]", f"name = {toml_value(name)}", f"color = {toml_value(hexed)}"]
         lines.append(f"values = {stored}")
     if description.drawn_split and not parts:
@@ -266,20 +265,6 @@ def _hex(color: str) -> int:
     if len(color) != 7 or color[0] != "#":
         raise ValueError(f"a colour is written #rrggbb; found {color!r}")
     return int(color[1:], 16)
-
-
-class _Shown:
-    """Stored values as a reader of the file knows them."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        self.encoding = encoding
-
-    def value(self, value: int) -> int | str:
-        """A colour as #rrggbb, a term's number as the word, other numbers as they are."""
-        if self.encoding.kind == "color":
-            return f"#{value:06x}"
-        terms = self.encoding.terms
-        return terms[value - 1] if 1 <= value <= len(terms) else value
 
 
 def _root_from(root: Path, path: Path) -> str:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fcnseg.classes import MAX_CLASSES
@@ -33,9 +34,9 @@ from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
-from fcnseg.datasets.pairing import Listing, list_folder, marks, pair_lists
+from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import find_folders, find_stems, in_one_format, pair_by_names
+from fcnseg.datasets.pairing.by_words import in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
@@ -50,19 +51,19 @@ FINDERS: Mapping[str, Finder] = {
     "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
     "ade20k-json": FORMATS["ade20k-json"],
     "open-images": Finder(find_open_images, needs=(".csv",)),
-    "list": Finder(pair_lists.find_pair_list, needs=pair_lists.LIST_SUFFIXES),
+    "list": Finder(lists.find_pair_list, needs=lists.LIST_SUFFIXES),
     "stacks": FORMATS["stacks"],  # of which other finders would see the first page
     "voc": Finder(layouts.find_voc, needs=("imagesets/segmentation/",)),
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
     "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
     "panoptic": FORMATS["panoptic"],  # its PNGs are no label images
-    "folders": Finder(find_folders),
+    "folders": Finder(pair_by_names),
     "layers": Finder(find_layers),
     "coco": Finder(find_coco, needs=(".json",)),
     "labelme": Finder(find_labelme, needs=(".json",)),
     "yolo": Finder(find_yolo, needs=(".txt",)),
     **FORMATS,
-    "stems": Finder(find_stems),
+    "stems": Finder(partial(pair_by_names, by_stem=True)),
     "content": Finder(find_by_content),
 }
 """The kinds of folders, the most particular first: the first that finds pairs is taken."""
@@ -168,8 +169,8 @@ def _find(
     """The pairs of a folder or a list; DatasetError, saying what is there, for none."""
     if not os.path.exists(root):  # noqa: PTH110 - of a name too long for a disk, too
         raise DatasetError(f"There is no folder {root}.", hint="check the path")
-    if root.is_file() and root.suffix.lower() in pair_lists.LIST_SUFFIXES:
-        return pair_lists.read_pair_list(root), list_folder(root.parent)
+    if root.is_file() and root.suffix.lower() in lists.LIST_SUFFIXES:
+        return lists.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir() or root.resolve() == Path("/").resolve():
         kind = "the whole file system" if root.is_dir() else "a file"
         raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=HINT)
@@ -247,7 +248,7 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
     root = listing.root
     if not listing.files:
         return DatasetError(f"{root} is empty.", hint=HINT)
-    pair_lists.refuse_missing(listing)
+    lists.refuse_missing(listing)
     if not listing.images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
@@ -329,12 +330,8 @@ def _read(
     every = entries = counted_from_one(entries, values.pixels)
     if len(entries) > MAX_CLASSES and not values.terms:
         entries = tuple(entry for entry in entries if entry.value in values.pixels)
-    values = look_closer(
-        values,
-        pairs,
-        counts,
-        lambda pair: read_stored(pair, found.store, found.terms),
-    )
+    read = partial(read_stored, store=found.store, terms=found.terms)
+    values = look_closer(values, pairs, counts, read)
     if found.objects or (not entries and numbered_by_video(pairs, counts)):
         values = replace(values, instances=True)
         entries = entries if class_base(values) else ()

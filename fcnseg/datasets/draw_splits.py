@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import values_of
 from fcnseg.datasets.many_files import CountsOfFiles
-from fcnseg.datasets.scan import ImageScan, LabelScan, Scanned
+from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import (
     VAL_FRACTION,
     Video,
@@ -92,11 +92,10 @@ def _to_draw(
 
     fraction: of the pairs, that is drawn at a time. together: pairs that are in one group, too.
     """
-    pairs, image_scan = scanned.description.pairs, scanned.image_scan
-    assert image_scan is not None, "a split is drawn after looking at the images"
-    videos = find_videos(pairs, image_scan)
+    pairs, images = scanned.description.pairs, scanned.images
+    videos = find_videos(pairs, images)
     longest = _longest_kept(videos, len(pairs), fraction)
-    groups = group_numbers(len(pairs), videos, [*find_lookalikes(image_scan), *together], longest)
+    groups = group_numbers(len(pairs), videos, [*find_lookalikes(images), *together], longest)
     encoding = scanned.description.encoding
     return groups, presence(scanned.labels.counts, encoding, scanned.values.kind), (videos, longest)
 
@@ -111,14 +110,29 @@ def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple
 def _with_pairs(scanned: Scanned, order: Sequence[Pair], why: str) -> Scanned:
     """The same with its pairs in another order and other parts. why: a sentence on that."""
     before = scanned.description
-    assert scanned.image_scan is not None
     place = {pair.name: i for i, pair in enumerate(before.pairs)}
     moved = [place[pair.name] for pair in order]
+
+    def renumbered(problems: Mapping[int, str]) -> dict[int, str]:
+        return {new: problems[old] for new, old in enumerate(moved) if old in problems}
+
+    labels, images = scanned.labels, scanned.images
+    arrays = {k: v[np.array(moved)] for k, v in vars(images).items() if isinstance(v, np.ndarray)}
     return Scanned(
         dataclasses.replace(before, pairs=tuple(order), why=(*before.why, why)),
-        _reordered(scanned.labels, moved),
+        dataclasses.replace(
+            labels,
+            counts=labels.counts.taken(moved),
+            alphas=labels.alphas.taken(moved),
+            problems=renumbered(labels.problems),
+        ),
         scanned.values,
-        _reordered_images(scanned.image_scan, moved),
+        dataclasses.replace(
+            images,
+            **arrays,
+            layouts=[images.layouts[old] for old in moved],
+            problems=renumbered(images.problems),
+        ),
     )
 
 
@@ -133,29 +147,6 @@ def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
     if any(len(video.members) > longest for video in videos):
         return f"{text}; the one long video was cut into stretches of {longest} frames"
     return f"{text}; each video stays in one part" if videos else text
-
-
-def _reordered(labels: LabelScan, order: Sequence[int]) -> LabelScan:
-    counts, alphas = labels.counts.taken(order), labels.alphas.taken(order)
-    problems = {
-        new: labels.problems[old] for new, old in enumerate(order) if old in labels.problems
-    }
-    return LabelScan(counts, alphas, problems, labels.lossy)
-
-
-def _reordered_images(image_scan: ImageScan, order: Sequence[int]) -> ImageScan:
-    """The same images in another order."""
-    rows = np.array(order, int)
-    arrays = {
-        name: values[rows]
-        for name, values in vars(image_scan).items()
-        if isinstance(values, np.ndarray)
-    }
-    layouts = [image_scan.layouts[old] for old in order]
-    problems = {
-        new: image_scan.problems[old] for new, old in enumerate(order) if old in image_scan.problems
-    }
-    return dataclasses.replace(image_scan, **arrays, layouts=layouts, problems=problems)
 
 
 def presence(counts: CountsOfFiles, encoding: Encoding, kind: str) -> NDArray[np.bool_]:

@@ -267,8 +267,7 @@ def _finish(begun: _Begun, cache: ScanCache) -> Iterator[Any]:
 
 def _parsed(texts: Iterable[str]) -> list[Any]:
     """Many JSON texts at once, which takes half the time."""
-    parsed: list[Any] = json.loads(f"[{','.join(texts)}]")
-    return parsed
+    return list(json.loads(f"[{','.join(texts)}]"))
 
 
 def _look_at_part(look: Callable[[Any], Any], tasks: Sequence[Any]) -> list[_Seen]:
@@ -327,20 +326,25 @@ def look_through(
         why = "the label files' colours count where they are not transparent"
         return replace(found, store="opaque", why=(*found.why, why)), opaque
     why = "the label files' transparency says what is what, not their colours"
-    return replace(found, store="alpha", why=(*found.why, why)), replace(
-        labels, counts=labels.alphas
-    )
+    found = replace(found, store="alpha", why=(*found.why, why))
+    return found, replace(labels, counts=labels.alphas)
 
 
 @dataclass(frozen=True)
 class Scanned:
     """A dataset's description and what was seen in its files on the way.
 
-    labels, images: by the order of `description.pairs`; images only where asked for or
-    needed to draw a split. values: of all label files.
+    labels, image_scan: by the order of `description.pairs`; image_scan only where it was asked for
+    or needed to draw a split. values: of all label files.
     """
 
     description: Description
     labels: LabelScan
     values: Values
     image_scan: ImageScan | None
+
+    @property
+    def images(self) -> ImageScan:
+        """The image_scan of one who asked for it."""
+        assert self.image_scan is not None, "scan(images=True)"
+        return self.image_scan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -235,32 +235,33 @@ def find_lookalikes(image_scan: ImageScan) -> list[tuple[int, int]]:
     Fingerprints that differ in at most FEW_BITS bits have one of the _BANDS in common: only
     images that share a band are compared, each with the next MOST_COMPARED.
     """
-    good = np.array(
-        [i for i in range(len(image_scan.digests)) if i not in image_scan.problems], int
-    )
-    alike: set[tuple[int, int]] = set()
+    count = len(image_scan.digests)
+    good = np.array([i for i in range(count) if i not in image_scan.problems], np.int64)
+    found = np.zeros(0, np.int64)  # count * i + j: a set of pairs takes ten times the memory
     for shift, bits in _BANDS:
         band = (image_scan.fingerprints[good] >> np.uint64(shift)) & np.uint64(2**bits - 1)
         order = np.lexsort((image_scan.fingerprints[good], band))
         ranked, band = good[order], band[order]
+        keys = [found]
         for step in range(1, min(len(good), MOST_COMPARED)):
             here = np.flatnonzero(band[step:] == band[:-step])
             if not len(here):
                 break
-            alike.update(_alike(ranked[here], ranked[here + step], image_scan))
-    return sorted(alike)
+            first, second = _alike(ranked[here], ranked[here + step], image_scan)
+            keys.append(count * first + second)
+        found = np.unique(np.concatenate(keys))
+    return [*zip((found // count).tolist(), (found % count).tolist(), strict=True)]
 
 
 def _alike(
     one: NDArray[np.int64], other: NDArray[np.int64], image_scan: ImageScan
-) -> Iterator[tuple[int, int]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Those of the pairs (one[i], other[i]) that look alike, the smaller number first."""
     differing = _ones(image_scan.fingerprints[one] ^ image_scan.fingerprints[other])
     one, other = one[differing <= FEW_BITS], other[differing <= FEW_BITS]
     apart = image_scan.thumbnails[one].astype(np.int16) - image_scan.thumbnails[other]
     near = np.abs(apart).mean(1) <= FEW_LEVELS
-    first, second = np.minimum(one, other)[near], np.maximum(one, other)[near]
-    return zip(first.tolist(), second.tolist(), strict=True)
+    return np.minimum(one, other)[near], np.maximum(one, other)[near]
 
 
 def _ones(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:

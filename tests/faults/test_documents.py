@@ -197,7 +197,7 @@ def test_names_that_no_disk_takes_are_missing_files(tmp_path: Path) -> None:
         assert [frame.name for frame in source] == ["a"]
         assert len(source.failures) == 3
     (tmp_path / "pairs.csv").write_text(f"image,mask\na.png,b.png\n{long}.png,{long}_m.png\n")
-    from fcnseg.datasets.pairing.pair_lists import read_pair_list
+    from fcnseg.datasets.pairing.lists import read_pair_list
 
     found = read_pair_list(tmp_path / "pairs.csv")
     assert (len(found.pairs), len(found.notes)) == (1, 1)

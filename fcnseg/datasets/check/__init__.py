@@ -47,12 +47,7 @@ class Cleaned:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
-        return {
-            "folder": str(self.folder),
-            "written": self.written,
-            "repaired": self.repaired,
-            "left_out": self.left_out,
-        }
+        return {**vars(self), "folder": str(self.folder)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,15 +184,13 @@ def scan_and_check(
     """What is in a folder, and what `check` says of it. boxes, fold: see `examine`."""
     seen = scan(data, callback, images=True, boxes=boxes)
     seen = with_fold(seen, fold) if fold else seen
-    assert seen.image_scan is not None, "images were asked for"
     counts = count_classes(seen)
     layout, mixed = layout_of_images(seen)
     findings = [*mixed, *file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     names = seen.description.classes.names
-    pixels = counts.pixels[0] if counts.pixels[0].any() else counts.pixels.sum(0)
     sizes = _train_sizes(seen)
-    train_pixels = tuple(int(count) for count in pixels)
+    train_pixels = tuple(counts.learned.tolist())
     result = CheckResult(
         description=seen.description,
         splits=split_sizes(seen.description),
@@ -205,8 +198,8 @@ def scan_and_check(
         frequencies=counts.by_class(names),
         train_pixels=train_pixels,
         train_sizes=sizes,
-        mean=seen.image_scan.mean,
-        spread=seen.image_scan.spread,
+        mean=seen.images.mean,
+        spread=seen.images.spread,
         suggestion=suggest(sizes, train_pixels, names) if sizes else None,
         layout=layout,
     )
@@ -215,8 +208,7 @@ def scan_and_check(
 
 def _train_sizes(seen: Scanned) -> tuple[Size, ...]:
     """Of the readable training images, or of all when there are none."""
-    assert seen.image_scan is not None
-    sizes: Sequence[list[int]] = seen.image_scan.sizes.tolist()
+    sizes: Sequence[list[int]] = seen.images.sizes.tolist()
     pairs = seen.description.pairs
     train = [(h, w) for (h, w), pair in zip(sizes, pairs, strict=True) if pair.split == "train"]
     chosen = train or [(h, w) for h, w in sizes]
@@ -230,12 +222,11 @@ FEW_PAIRS = 10
 def leaks(seen: Scanned) -> Iterable[Finding]:
     """Everything about the splits."""
     yield from _sizes(seen)
-    if seen.image_scan is not None:
-        videos = find_videos(seen.description.pairs, seen.image_scan)
-        yield from _copies(seen)
-        yield from _lookalikes(seen, videos)
-        for video in videos:
-            yield from _neighbours(seen, video, videos)
+    yield from _copies(seen)
+    videos = find_videos(seen.description.pairs, seen.images)
+    yield from _lookalikes(seen, videos)
+    for video in videos:
+        yield from _neighbours(seen, video, videos)
 
 
 def _sizes(seen: Scanned) -> Iterable[Finding]:
@@ -260,10 +251,9 @@ def _sizes(seen: Scanned) -> Iterable[Finding]:
 
 def _copies(seen: Scanned) -> Iterable[Finding]:
     """The same file twice."""
-    assert seen.image_scan is not None
     across: list[int] = []
     within: list[int] = []
-    for group in find_copies(seen.image_scan):
+    for group in find_copies(seen.images):
         splits = {seen.description.pairs[number].split for number in group}
         (across if len(splits) > 1 else within).extend(group)
     if across:
@@ -287,14 +277,13 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
 
 def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
     """Nearly the same image in two splits: resized, compressed again, a burst of shots."""
-    assert seen.image_scan is not None
-    pairs, image_scan = seen.description.pairs, seen.image_scan
+    pairs, digests = seen.description.pairs, seen.images.digests
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
     alike = [
         (one, other)
-        for one, other in find_lookalikes(image_scan)
+        for one, other in find_lookalikes(seen.images)
         if pairs[one].split != pairs[other].split
-        and image_scan.digests[one] != image_scan.digests[other]
+        and digests[one] != digests[other]
         and (one not in video_of or video_of[one] != video_of.get(other))
     ]
     if alike:

@@ -47,13 +47,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
-        return {
-            "severity": self.severity,
-            "code": self.code,
-            "message": self.message,
-            "files": list(self.files),
-            "repair": self.repair,
-        }
+        return {**vars(self), "files": list(self.files)}
 
 
 def counts_by_severity(findings: Sequence[Finding]) -> str:
@@ -108,9 +102,6 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-Size = tuple[int, int]
-
-
 def file_troubles(seen: Scanned) -> Iterable[Finding]:
     """Everything about the files themselves."""
     yield from _unreadable(seen)
@@ -122,8 +113,7 @@ def file_troubles(seen: Scanned) -> Iterable[Finding]:
 
 def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
     """The bands and the type that all images have; and what is wrong where they differ."""
-    assert seen.image_scan is not None
-    pairs = zip(seen.image_scan.layouts, seen.description.pairs, strict=True)
+    pairs = zip(seen.images.layouts, seen.description.pairs, strict=True)
     files = {text: pair.image for text, pair in reversed([*pairs]) if text}
     try:
         layout = common_layout(files)
@@ -138,11 +128,10 @@ def layout_of_images(seen: Scanned) -> tuple[Layout | None, list[Finding]]:
 
 
 def _unreadable(seen: Scanned) -> Iterable[Finding]:
-    pairs, image_scan = seen.description.pairs, seen.image_scan
+    pairs = seen.description.pairs
     broken: list[tuple[Path, str]] = list(seen.description.found.broken)
     broken += [(pairs[i].labels, why) for i, why in seen.labels.problems.items()]
-    if image_scan is not None:
-        broken += [(pairs[i].image, why) for i, why in image_scan.problems.items()]
+    broken += [(pairs[i].image, why) for i, why in seen.images.problems.items()]
     broken = list(dict(broken).items())
     empty = [(path, why) for path, why in broken if path.is_file() and not path.stat().st_size]
     other = [entry for entry in broken if entry not in empty]
@@ -162,33 +151,34 @@ def _unreadable(seen: Scanned) -> Iterable[Finding]:
 
 def _sizes(seen: Scanned) -> Iterable[Finding]:
     """Labels of another size than their image; of the size it has before EXIF turns it."""
-    if seen.image_scan is None:
-        return
-    unequal: list[tuple[int, Size, Size]] = []
-    lying: list[tuple[int, Size, Size]] = []
+    unequal: list[int] = []
+    lying: list[int] = []
+    first = ""
     for number, one in enumerate(seen.labels.counts):
-        height, width = (int(extent) for extent in seen.image_scan.sizes[number])
+        height, width = seen.images.sizes[number].tolist()
         if one is None or not height or one.size == (height, width):
             continue
-        turned = seen.image_scan.orientations[number] >= 5 and one.size == (width, height)
-        (lying if turned else unequal).append((number, (height, width), one.size))
+        if seen.images.orientations[number] >= 5 and one.size == (width, height):
+            lying.append(number)
+        else:
+            unequal.append(number)
+            first = first or f"image {width}x{height}, labels {one.size[1]}x{one.size[0]}"
     if lying:
         yield Finding(
             "warning",
             "exif-mismatch",
             f"{are(len(lying), 'image')} turned by {its(len(lying))} EXIF orientation, the "
             "labels are not: they were drawn on the image as stored and are turned with it.",
-            label_names(seen, [number for number, _, _ in lying]),
+            label_names(seen, lying),
             "turn the labels the same way; --fix OUT does",
         )
     if unequal:
-        _, (height, width), size = unequal[0]
         yield Finding(
             "error",
             "size-mismatch",
-            f"{have(len(unequal), 'pair')} image and labels of different size: image "
-            f"{width}x{height}, labels {size[1]}x{size[0]} in the first.",
-            label_names(seen, [number for number, _, _ in unequal]),
+            f"{have(len(unequal), 'pair')} image and labels of different size: {first} in the "
+            "first.",
+            label_names(seen, unequal),
             "give both the same size (labels with nearest-neighbour only); --fix OUT does where "
             "the proportions agree and leaves the others out",
         )
@@ -231,23 +221,21 @@ def _left_out(seen: Scanned) -> Iterable[Finding]:
 
 
 def _image_properties(seen: Scanned) -> Iterable[Finding]:
-    if seen.image_scan is None:
-        return
     for mask, code, what, repair in (
         (
-            seen.image_scan.deep,
+            seen.images.deep,
             "deep-image",
             "more than 8 bits a band: used as stored, normalized by the training images' own range",
             "give images of the same bands and type later: 8-bit copies have other values",
         ),
         (
-            seen.image_scan.clear,
+            seen.images.clear,
             "transparent-image",
             "transparent parts, which are laid over white",
             "flatten them if the images the model will see have another background",
         ),
         (
-            seen.image_scan.orientations > 1,
+            seen.images.orientations > 1,
             "exif-turned",
             "an EXIF orientation: turned upright when read, and the labels have to be upright, too",
             "look at contact.png: do the labels line up with the objects?",

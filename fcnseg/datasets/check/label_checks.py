@@ -57,11 +57,10 @@ def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
 
 def _no_label_names(seen: Scanned) -> Iterable[Finding]:
     """Names that say "no label", of values that usually are classes."""
-    color = seen.description.encoding.kind == "color"
     pixels = seen.values.pixels
     for name, value in seen.description.unlabelled:
         if value not in PLAIN and pixels.get(value):
-            stored = f"#{value:06x}" if color else str(value)
+            stored = seen.description.encoding.shown(value)
             fraction = percent(pixels[value] / seen.values.total)
             shown = f"{name} ({stored}, {fraction}" if name else f"value {stored} ({fraction}"
             reason = (
@@ -96,8 +95,7 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
             return
         files.update(held)
     if len(files) == len(things) and min(files.values()) > 1:
-        color = encoding.kind == "color"
-        shown = [(f"#{value:06x}" if color else str(value)) for value in sorted(files)]
+        shown = [str(encoding.shown(value)) for value in sorted(files)]
         yield Finding(
             "warning",
             "one-value-each",
@@ -113,9 +111,7 @@ def _unused_list(seen: Scanned) -> Iterable[Finding]:
     """A class list with other numbers or colours than the label files, or of another length."""
     description = seen.description
     if description.unused_list:
-        color = description.encoding.kind == "color"
-        stored = sorted(seen.values.pixels)
-        shown = [f"#{value:06x}" if color else str(value) for value in stored]
+        shown = [str(description.encoding.shown(value)) for value in sorted(seen.values.pixels)]
         yield Finding(
             "warning",
             "unused-class-list",
@@ -128,11 +124,10 @@ def _unused_list(seen: Scanned) -> Iterable[Finding]:
 
 def _values(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Values that are no class."""
-    color = seen.description.encoding.kind == "color"
     if classes.strange:
         shown = sorted(classes.strange.items(), key=lambda item: -item[1][0])
         shown_values = ", ".join(
-            f"{f'#{value:06x}' if color else value} ({counted(n, 'pixel')} in "
+            f"{seen.description.encoding.shown(value)} ({counted(n, 'pixel')} in "
             f"{counted(len(where), 'file')})"
             for value, (n, where) in shown[:SHOWN]
         )
@@ -162,21 +157,21 @@ def _lossy(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             label_names(seen, blurred),
             "save labels as PNG and resize them with nearest-neighbour; --fix OUT writes PNGs",
         )
-    elif seen.labels.lossy and seen.description.encoding.kind == "index":
-        lossy = [
-            number
-            for number, pair in enumerate(seen.description.pairs)
-            if pair.labels.suffix.lower() in LOSSY_SUFFIXES
-        ]
-        if len(seen.values.pixels) > 2:
-            yield Finding(
-                "error",
-                "lossy-indices",
-                "Class indices are stored as JPEG, which changes them slightly: 3 may now be "
-                "2 or 4, and this cannot be detected.",
-                label_names(seen, lossy),
-                "export the labels again, as PNG",
-            )
+    elif (
+        seen.labels.lossy
+        and seen.description.encoding.kind == "index"
+        and len(seen.values.pixels) > 2
+    ):
+        suffixes = (pair.labels.suffix.lower() for pair in seen.description.pairs)
+        lossy = [number for number, suffix in enumerate(suffixes) if suffix in LOSSY_SUFFIXES]
+        yield Finding(
+            "error",
+            "lossy-indices",
+            "Class indices are stored as JPEG, which changes them slightly: 3 may now be "
+            "2 or 4, and this cannot be detected.",
+            label_names(seen, lossy),
+            "export the labels again, as PNG",
+        )
 
 
 def _reading(seen: Scanned) -> Iterable[Finding]:
@@ -230,9 +225,8 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
             repair="look at a label file; --write dataset.toml and correct `values` and `ignore`",
         )
         return
-    learned = pixels[0] if pixels[0].any() else pixels.sum(0)
-    if np.count_nonzero(learned) == 1:
-        yield _one_class(seen, names[int(learned.argmax())], in_all=here.sum() == 1)
+    if np.count_nonzero(classes.learned) == 1:
+        yield _one_class(seen, names[int(classes.learned.argmax())], in_all=here.sum() == 1)
     absent = [names[index] for index in np.flatnonzero(~here)]
     if absent:
         yield Finding(
@@ -244,16 +238,16 @@ def _classes(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     for row, split in enumerate(SPLITS):
         missing = [names[i] for i in np.flatnonzero((classes.images[row] == 0) & here)]
         if missing and pixels[row].any():
-            learned = "can't be learned" if split == "train" else "not scored there"
+            effect = "can't be learned" if split == "train" else "not scored there"
             yield Finding(
                 "warning",
                 "absent-in-split",
-                f"Not in {split}, so {learned}: {listed(missing)}.",
+                f"Not in {split}, so {effect}: {listed(missing)}.",
                 repair=f"move some images that have them to {split}",
             )
     yield from _covered(seen, classes)
     yield from _outsized(seen, classes)
-    yield from _rare(names, pixels[0] if pixels[0].any() else pixels.sum(0))
+    yield from _rare(names, classes.learned)
     yield from _unlabelled(seen, classes)
 
 

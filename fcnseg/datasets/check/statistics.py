@@ -64,6 +64,11 @@ class Frequencies:
     covered: Mapping[int, list[int]]
     spread: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """int64 (K,): pixels of each class in the training images; in all, if these have none."""
+        return np.asarray(self.pixels[0] if self.pixels[0].any() else self.pixels.sum(0))
+
     def by_class(self, names: tuple[str, ...]) -> tuple[ClassCount, ...]:
         """A ClassCount for each class."""
         total = max(1, int(self.pixels.sum()))
@@ -194,14 +199,7 @@ class Suggestion:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for --json."""
-        return {
-            "crop": list(self.crop),
-            "batch": self.batch,
-            "epochs": self.epochs,
-            "class_weights": self.class_weights,
-            "upsample": self.upsample,
-            "reasons": self.reasons,
-        }
+        return {**vars(self), "crop": list(self.crop)}
 
 
 def suggest(sizes: Sequence[Size], pixels: Sequence[int], names: Sequence[str]) -> Suggestion:

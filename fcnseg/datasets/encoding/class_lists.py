@@ -10,12 +10,19 @@ import contextlib
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcnseg.classes import pack
-from fcnseg.datasets.encoding.entries import Entry, read_items, read_lines, text_of, yaml_values
+from fcnseg.datasets.encoding.entries import (
+    Entry,
+    read_items,
+    read_lines,
+    text_of,
+    yaml_text,
+    yaml_values,
+)
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
 from fcnseg.errors import STRANGE
 from fcnseg.overwriting import is_own_table
@@ -103,7 +110,7 @@ def _read_label_map(path: Path) -> list[Entry]:
     for line in text_of(path).splitlines():
         if line.strip() and not line.startswith("#"):
             name, color, *_ = line.split(":")
-            entries.append(Entry(name.strip(), color=pack(*(int(v) for v in color.split(",")))))
+            entries.append(Entry(name.strip(), color=read_color(color.split(","))))
     return entries
 
 
@@ -159,18 +166,13 @@ def _number(text: str) -> int:
 def _read_json(path: Path) -> list[Entry]:
     """A list of names or of objects with name, id, color; or an object of name: id, color."""
     data = json.loads(text_of(path))
-    if isinstance(data, Mapping) and _are_names(data.get("labels")):  # Datumaro's meta file
-        colors = data.get("label_colors") or [None] * len(data["labels"])
-        return [
-            Entry(str(name), number, None if color is None else pack(*(int(c) for c in color[:3])))
-            for number, (name, color) in enumerate(zip(data["labels"], colors, strict=True))
-        ]
-    if isinstance(data, Mapping) and isinstance(data.get("label_map"), Mapping):  # and older ones
-        colors = data.get("segmentation_colors") or [None] * len(data["label_map"])
-        return [
-            Entry(str(name), int(number), color and pack(*(int(c) for c in color[:3])))
-            for (number, name), color in zip(data["label_map"].items(), colors, strict=True)
-        ]
+    if isinstance(data, Mapping):  # Datumaro's meta file, and its older ones
+        labels, numbered = data.get("labels"), data.get("label_map")
+        if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
+            return _colored(enumerate(labels), data.get("label_colors") or [None] * len(labels))
+        if isinstance(numbered, Mapping):
+            colors = data.get("segmentation_colors") or [None] * len(numbered)
+            return _colored(numbered.items(), colors)
     for key in ("classes", "names", "labels"):
         if isinstance(data, Mapping) and isinstance(data.get(key), list):
             data = data[key]
@@ -209,8 +211,12 @@ def read_color(color: Any) -> int:
     return pack(red, green, blue)
 
 
-def _are_names(data: Any) -> bool:
-    return isinstance(data, list) and all(isinstance(name, str) for name in data)
+def _colored(named: Iterable[tuple[Any, Any]], colors: Iterable[Any]) -> list[Entry]:
+    """Entries of (number, name) with their colours, None where one has none."""
+    return [
+        Entry(str(name), int(number), None if color is None else read_color(color))
+        for (number, name), color in zip(named, colors, strict=True)
+    ]
 
 
 def _entry(name: str, about: Any) -> Entry:
@@ -222,7 +228,7 @@ def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, int):
         return Entry(name, about)
     if isinstance(about, Sequence) and not isinstance(about, str):
-        return Entry(name, color=pack(*(int(part) for part in about[:3])))
+        return Entry(name, color=read_color(about))
     if isinstance(about, Mapping):
         color = next((about[word] for word in _COLOR_WORDS if about.get(word)), None)
         value = about.get("id", about.get("value", int(name) if name.isdecimal() else None))
@@ -298,8 +304,7 @@ def yaml_folder(path: Path) -> Path:
 
     Such files travel: an absolute path is another machine's as a rule.
     """
-    line = re.search(r"^path[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
-    folder = path.parent / re.sub(r"\s#.*", "", line[1]).strip(" '\"") if line else path.parent
+    folder = path.parent / yaml_text(path, "path")
     with contextlib.suppress(OSError):  # a name too long for any disk
         return folder if folder.is_dir() else path.parent
     return path.parent
@@ -312,8 +317,7 @@ def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
     """
     files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
     for path in files:
-        line = re.search(r"^masks_dir[ \t]*:[ \t]*(.*)$", text_of(path), re.MULTILINE)
-        folder = re.sub(r"\s#.*", "", line[1]).strip(" '\"").strip("/") if line else ""
+        folder = yaml_text(path, "masks_dir").strip("/")
         if folder and any(f"/{folder}/" in f"/{name}" for name in listing.images):
             return folder
     return ""

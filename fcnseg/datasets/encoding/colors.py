@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -73,10 +73,9 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
             hint="check that images and labels were not exchanged; if the colours are instances, "
             "a class list with colours (class_dict.csv) says which ones count",
         )
-    for read, table in _KNOWN:
-        reading = read(_nearby(seen, table) if lossy else seen, lossy)
-        if reading:
-            return reading
+    reading = _read_published(seen, lossy) or _read_voc(seen, lossy)
+    if reading:
+        return reading
     colors = [color for color in seen if color != VOC_BORDER_COLOR]
     ignore = (VOC_BORDER_COLOR,) if VOC_BORDER_COLOR in seen else ()
     names = ClassMap.numbered(len(colors)).names
@@ -143,28 +142,34 @@ def _reading(
     return Reading(encoding, classes, IGNORE if ignore else None, tuple(reasons))
 
 
-def _read_camvid(seen: Sequence[int], lossy: bool) -> Reading | None:
-    """CamVid's 32 colours (Void is ignored)."""
-    known = set(CAMVID_32.values())
-    if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
-        return None
-    names = [name for name in CAMVID_32 if name != "Void"]
-    stored = [(CAMVID_32[name],) for name in names]
-    why = f"colours are CamVid's {len(names)} classes"
-    return _reading(stored, names, (CAMVID_32["Void"],), lossy, why)
+_PUBLISHED: tuple[tuple[str, Mapping[str, int], tuple[int, ...]], ...] = (
+    (
+        "CamVid's",
+        {name: color for name, color in CAMVID_32.items() if name != "Void"},
+        (CAMVID_32["Void"],),
+    ),
+    (
+        "Cityscapes'",
+        {n: pack(*c) for n, c in zip(CITYSCAPES.names, CITYSCAPES.colors.tolist(), strict=True)},
+        CITYSCAPES_UNSCORED,
+    ),
+)
+"""Colour tables: whose they are, class -> colour, and the colours that are ignored."""
 
 
-def _read_cityscapes(seen: Sequence[int], lossy: bool) -> Reading | None:
-    stored = [(pack(*color),) for color in CITYSCAPES.colors.tolist()]
-    known = {*CITYSCAPES_UNSCORED, *(values[0] for values in stored)}
-    if not set(seen) <= known or len(seen) < 5 or _ROAD not in seen:
-        return None
-    why = "colours are Cityscapes' 19 classes"
-    return _reading(stored, CITYSCAPES.names, CITYSCAPES_UNSCORED, lossy, why)
+def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
+    for whose, colors, ignored in _PUBLISHED:
+        known = (*ignored, *colors.values())
+        found = {*(_nearby(seen, known) if lossy else seen)}
+        if found <= {*known} and len(found) >= 5 and _ROAD in found:
+            why = f"colours are {whose} {len(colors)} classes"
+            return _reading([(c,) for c in colors.values()], [*colors], ignored, lossy, why)
+    return None
 
 
 def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
     """Colours dealt out as PASCAL VOC does: the place in its palette is the class index."""
+    seen = _nearby(seen, (*voc_palette(64), VOC_BORDER_COLOR)) if lossy else seen
     place = {color: index for index, color in enumerate(voc_palette())}
     places = [place[color] for color in seen if color in place]
     border = VOC_BORDER_COLOR in seen
@@ -175,14 +180,6 @@ def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
     ignore = (VOC_BORDER_COLOR,) if border else ()
     stored = [(color,) for color in voc_palette(count)]
     return _reading(stored, ClassMap.numbered(count).names, ignore, lossy, why)
-
-
-_KNOWN: tuple[tuple[Callable[[Sequence[int], bool], Reading | None], tuple[int, ...]], ...] = (
-    (_read_camvid, tuple(CAMVID_32.values())),
-    (_read_cityscapes, (*CITYSCAPES_UNSCORED, *(pack(*c) for c in CITYSCAPES.colors.tolist()))),
-    (_read_voc, (*voc_palette(64), VOC_BORDER_COLOR)),
-)
-"""Published colour tables: how to read them, and their colours."""
 
 
 def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:

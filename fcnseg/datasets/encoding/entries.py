@@ -89,7 +89,12 @@ _COCO_STUFF = ("unlabeled", "person", "bicycle", "car", "motorcycle")
 
 def is_ignored(name: str) -> bool:
     """Whether a class's name says that its pixels do not count."""
-    return re.sub(r"[\s_-]+", " ", name).strip().lower() in IGNORED_NAMES
+    return plain_name(name) in IGNORED_NAMES
+
+
+def plain_name(name: str) -> str:
+    """A name as it is compared: without regard to case, spaces, - and _."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def text_of(path: Path) -> str:
@@ -180,6 +185,11 @@ def yaml_values(text: str, key: str) -> dict[str, str]:
             number = str(len(found)) if entry[1] is None else entry[1]
             found[number] = entry[2].strip(" '\"")
     return found
+
+
+def yaml_text(path: Path, key: str) -> str:
+    """The text beside a key of a YAML file; ""."""
+    return next(iter(yaml_texts(text_of(path), key)), "")
 
 
 def yaml_texts(text: str, key: str) -> list[str]:

@@ -8,11 +8,11 @@ stored does, as far as it tells.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from fcnseg.classes import BINARY, ClassMap, background_of, is_unnamed, pack, unpack
 from fcnseg.datasets import Description, Encoding
+from fcnseg.datasets.encoding.entries import plain_name
 from fcnseg.errors import DatasetError
 
 _HINT = (
@@ -59,7 +59,8 @@ def mapping(before: Description, after: Description) -> str:
     meanings, ignored = [], []
     for value in (value for values in before.encoding.values for value in values):
         index = class_of.get(value)
-        word = _word(value, before.encoding)
+        shown = before.encoding.shown(value)
+        word = "the rest" if before.encoding.terms and shown == value else str(shown)
         if index is None:
             ignored.append(word)
         else:
@@ -126,8 +127,8 @@ def _knows(theirs: Encoding, description: Description, classes: ClassMap) -> boo
 
 def _by_name(names: Sequence[str], known: Sequence[str]) -> Places | None:
     """None when no class but the background is shared, unless each side has one other class."""
-    index = {_plain(name): number for number, name in enumerate(known)}
-    places = [index.get(_plain(name)) for name in names]
+    index = {plain_name(name): number for number, name in enumerate(known)}
+    places = [index.get(plain_name(name)) for name in names]
     ours, theirs = background_of(names), background_of(known)
     if ours is not None and theirs is not None:
         places[ours] = theirs
@@ -172,20 +173,6 @@ def _has_order(encoding: Encoding) -> bool:
 def is_inverted(encoding: Encoding) -> bool:
     """Whether of two classes the object is stored as the smaller value."""
     return len(encoding.values) == 2 and encoding.values[0] > encoding.values[1]
-
-
-def _plain(name: str) -> str:
-    """A name as it is compared: without regard to case, spaces, - and _."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
-def _word(value: int, encoding: Encoding) -> str:
-    """What stands in the label files, for people."""
-    if encoding.kind == "color":
-        return "#{:02x}{:02x}{:02x}".format(*unpack(value))
-    if encoding.terms and 0 < value <= len(encoding.terms):
-        return encoding.terms[value - 1]
-    return "the rest" if encoding.terms else str(value)
 
 
 def some(names: Sequence[str]) -> str:

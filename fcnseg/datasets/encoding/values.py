@@ -130,7 +130,7 @@ def count_values(raw: RawLabels, *, lossy: bool = False) -> ValueCounts:
         values=stored,
         pixels=tuple(pixels.tolist()),
         border=tuple([at_edge.get(value, 0) for value in stored]),
-        palette=_palette_colors(raw, stored),
+        palette=() if raw.palette is None else tuple(_palette(raw.palette)[values].tolist()),
         rest=rest,
     )
 
@@ -233,12 +233,11 @@ def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     return grey and any(color != value * GREY for value, color in colors.items())
 
 
-def _palette_colors(raw: RawLabels, values: Sequence[int]) -> tuple[int, ...]:
-    if raw.palette is None:
-        return ()
-    table = raw.palette.astype(int)
-    packed = (table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]).tolist()
-    return tuple(packed[value] if value < len(packed) else 0 for value in values)
+def _palette(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """int32 (256,): the packed colours of a palette; 0 beyond its end."""
+    packed = np.zeros(256, np.int32)
+    packed[: len(colors)] = _packed(colors)
+    return packed
 
 
 def _count(
@@ -284,16 +283,17 @@ def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[n
 
 def packed_colors(raw: RawLabels) -> NDArray[np.int32]:
     """int32 (H, W): a file's colours as r << 16 | g << 8 | b; a palette is looked up."""
-    values = raw.values
-    if values.ndim == 3:
-        r, g, b = (values[:, :, channel].astype(np.int32) for channel in range(3))
-        return r << 16 | g << 8 | b
+    if raw.values.ndim == 3:
+        return _packed(raw.values)
     if raw.palette is not None:
-        palette = np.zeros((256, 3), np.int32)
-        palette[: len(raw.palette)] = raw.palette
-        packed = palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]
-        return np.asarray(packed[values], np.int32)
-    return np.asarray(values, np.int32) * 0x010101
+        return np.asarray(_palette(raw.palette)[raw.values])
+    return np.asarray(raw.values, np.int32) * GREY
+
+
+def _packed(channels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """int32: red, green and blue along the last axis as one number."""
+    red, green, blue = (channels[..., number].astype(np.int32) for number in range(3))
+    return np.asarray(red << 16 | green << 8 | blue)
 
 
 @lru_cache(maxsize=16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,8 @@ def read_sample(
     image: NDArray[Any] = read_pair_image(pair) if bands is None else bands_of(pair.image, bands)
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if pair.page is None and labels.shape == image.shape[1::-1] != image.shape[:2]:
-        labels = turn(labels, _sideways(pair.image))
+        orientation = read_orientation(read_bytes(pair.image))
+        labels = turn(labels, orientation if orientation >= 5 else 1)
     if image.shape[:2] != labels.shape:
         raise DatasetError(
             f"{pair.image} is {image.shape[1]}x{image.shape[0]} and its labels {pair.labels} are "
@@ -82,12 +82,6 @@ def read_sample(
 def read_pair_image(pair: Pair) -> NDArray[np.uint8]:
     """A pair's image uint8 (H, W, 3) RGB; MediaError when it can't be read."""
     return read_image(pair.image) if pair.page is None else read_page(pair.image, pair.page)
-
-
-def _sideways(path: Path) -> int:
-    """An image's EXIF orientation where that exchanges width and height; else 1."""
-    orientation = read_orientation(read_bytes(path))
-    return orientation if orientation >= 5 else 1
 
 
 def _pixels(pair: Pair, _: Sequence[str]) -> RawLabels:

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,33 +19,27 @@ from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
-    box,
+    annotated,
     ellipse,
+    holding,
     outlined,
     read_xml,
     turned,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs
+from fcnseg.datasets.pairing.by_words import ONE_CLASS
+from fcnseg.io.annotations import EDGES, EDGES_KEY, box, decode_runs
 from fcnseg.io.images import IMAGE_SUFFIXES
-
-_CVAT_HEAD = marks(b"<annotations", b"<image ")
-
-_CVAT_VIDEO_HEAD = marks(b"<annotations", b"<track ")
-
-
-def _cvat_files(listing: Listing) -> list[str]:
-    names = listing.with_suffix(".xml")
-    heads = (_CVAT_HEAD, _CVAT_VIDEO_HEAD)
-    return [name for name in names if any(listing.says(name, head) for head in heads)]
 
 
 def _cvat_parse(path: Path) -> Document:
     root = read_xml(path)
     edges = root.findtext(f"meta/{EDGES_KEY}") == EDGES
     images = {
-        image.get("id", str(number)): replace(_cvat_image(image), edges=edges)
+        image.get("id", str(number)): _cvat_shapes(
+            image.attrib["name"], _cvat_size(image), image, edges=edges
+        )
         for number, image in enumerate(root.iter("image"))
     }
     images |= _cvat_frames(root)
@@ -66,23 +59,22 @@ def _cvat_frames(root: ElementTree.Element) -> dict[str, Annotated]:
     height, width = (root.findtext(f"meta//original_size/{side}") for side in ("height", "width"))
     size = (int(height), int(width)) if height and width else None
     return {
-        str(number): replace(_cvat_shapes(f"frame_{number:06}", size, shapes), also=f"{number:06}")
+        str(number): _cvat_shapes(f"frame_{number:06}", size, shapes, also=f"{number:06}")
         for number, shapes in sorted(frames.items())
     }
 
 
-def _cvat_image(image: ElementTree.Element) -> Annotated:
-    size = int(image.attrib["height"]), int(image.attrib["width"])
-    return _cvat_shapes(image.attrib["name"], size, image)
+def _cvat_size(element: ElementTree.Element) -> tuple[int, int]:
+    return int(element.attrib["height"]), int(element.attrib["width"])
 
 
 def _cvat_shapes(
-    name: str, size: tuple[int, int] | None, shapes: Iterable[ElementTree.Element]
+    name: str, size: tuple[int, int] | None, shapes: Iterable[ElementTree.Element], **rest: Any
 ) -> Annotated:
     shapes = sorted(shapes, key=lambda shape: int(shape.get("z_order", 0)))
     areas = [area for area in map(_cvat_area, shapes) if area is not None]
     flat = sum(shape.tag in ("polyline", "points", "skeleton") for shape in shapes)
-    return Annotated(name, size, areas, flat, ordered=True)
+    return Annotated(name, size, areas, flat, ordered=True, **rest)
 
 
 def _cvat_area(shape: ElementTree.Element) -> Area | None:
@@ -95,24 +87,18 @@ def _cvat_area(shape: ElementTree.Element) -> Area | None:
         drawn = ring(*(float(shape.attrib[key]) for key in keys.split()))
         return Area(name, [turned(drawn, float(value("rotation", 0)))])
     if shape.tag == "mask":
-        size = int(shape.attrib["height"]), int(shape.attrib["width"])
         corner = round(float(value("left", 0))), round(float(value("top", 0)))
-        return Area(name, mask=_cvat_runs(shape.attrib["rle"], size), corner=corner)
+        runs = [int(part) for part in shape.attrib["rle"].split(",")]  # along the rows
+        return Area(name, mask=decode_runs(runs, _cvat_size(shape)[::-1]).T, corner=corner)
     return None
 
 
-def _cvat_runs(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """CVAT's run lengths: along the rows, beginning with a run of zeros."""
-    return decode_runs([int(part) for part in text.split(",")], size[::-1]).T
-
-
 CVAT = outlined(
-    "cvat-xml", _cvat_files, _cvat_parse, "an XML file with <image> or <track> is CVAT's"
+    "cvat-xml",
+    holding(".xml", marks(b"<annotations", b"<image "), marks(b"<annotations", b"<track ")),
+    _cvat_parse,
+    "an XML file with <image> or <track> is CVAT's",
 )
-
-ONE_CLASS = "object"
-"""The class of regions without any attribute."""
-
 
 _VIA_HEAD = marks(b"shape_attributes")
 
@@ -182,8 +168,7 @@ def _via_parse_csv(path: Path) -> Document:
 
 
 def _via_image(name: str, regions: Sequence[Mapping[str, Any]]) -> Annotated:
-    areas = [area for area in map(_via_area, regions) if area is not None]
-    return Annotated(name, None, areas, len(regions) - len(areas))
+    return annotated(name, None, map(_via_area, regions))
 
 
 def _via_area(region: Mapping[str, Any]) -> Area | None:
@@ -222,17 +207,6 @@ VIA = outlined("via", _via_files, _via_parse, "files with shape_attributes are V
 _LABEL_STUDIO_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
 
 
-_LABEL_STUDIO_HEADS = (
-    marks(b'"result"', b'"original_width"'),
-    *(marks(b'"original_width"', f'"{kind}"'.encode()) for kind in _LABEL_STUDIO_KINDS),
-)
-
-
-def _label_studio_files(listing: Listing) -> list[str]:
-    names = listing.with_suffix(".json")
-    return [name for name in names if any(listing.says(name, head) for head in _LABEL_STUDIO_HEADS)]
-
-
 def _label_studio_parse(path: Path) -> Document:
     tasks = json.loads(path.read_bytes())
     images = {}
@@ -242,14 +216,14 @@ def _label_studio_parse(path: Path) -> Document:
         if not chosen:
             continue  # nobody has labelled it
         results = [one for one in chosen.get("result", ()) if one["type"] != "choices"]
-        areas = [area for area in map(_label_studio_area, results) if area is not None]
         size = next((_label_studio_size(one) for one in results), None)
         part = str(task.get("id", number))
         file = _label_studio_image(task)
         # An uploaded file's name begins with eight digits that the user's own file lacks.
         own = re.sub(r"^[0-9a-f]{8}-", "", file)
-        flat, edges = len(results) - len(areas), chosen.get(EDGES_KEY) == EDGES
-        images[part] = Annotated(file, size, areas, flat, also=own, edges=edges)
+        edges = chosen.get(EDGES_KEY) == EDGES
+        areas = map(_label_studio_area, results)
+        images[part] = annotated(file, size, areas, also=own, edges=edges)
     return Document(images)
 
 
@@ -343,7 +317,11 @@ def _label_studio_brush(data: list[int], size: tuple[int, int]) -> NDArray[np.bo
 
 LABEL_STUDIO = outlined(
     "label-studio",
-    _label_studio_files,
+    holding(
+        ".json",
+        marks(b'"result"', b'"original_width"'),
+        *(marks(b'"original_width"', f'"{kind}"'.encode()) for kind in _LABEL_STUDIO_KINDS),
+    ),
     _label_studio_parse,
     "a JSON file of tasks with results is Label Studio's",
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -130,12 +131,33 @@ class Document:
     names: tuple[str, ...] = ()
 
 
+def annotated(
+    file: str, size: tuple[int, int] | None, shapes: Iterable[Area | None], **rest: Any
+) -> Annotated:
+    """An image's entry; shapes: None for each that covers no pixels. rest: see Annotated."""
+    every = list(shapes)
+    areas = [area for area in every if area is not None]
+    return Annotated(file, size, areas, len(every) - len(areas), **rest)
+
+
 Parser = Callable[[Path], Document]
+
+Files = Callable[[Listing], list[str]]
+
+
+def holding(suffix: str | tuple[str, ...], *heads: Sequence[bytes]) -> Files:
+    """Finds the files of a suffix that hold all words of one of these heads (`marks`)."""
+    suffixes = (suffix,) if isinstance(suffix, str) else suffix
+    return lambda listing: [
+        name
+        for name in listing.with_suffix(*suffixes)
+        if any(listing.says(name, head) for head in heads)
+    ]
 
 
 def outlined(
     store: str,
-    files: Callable[[Listing], list[str]],
+    files: Files,
     parse: Parser,
     why: str,
     in_pixels: Callable[[Annotated, Path], Annotated] = lambda image, _: image,
@@ -219,11 +241,6 @@ def read_layers(pair: Pair, terms: Sequence[str]) -> RawLabels:
     return RawLabels(labels, None, "I")
 
 
-def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
-    """A box as a ring."""
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
-
-
 def ellipse(x: float, y: float, across: float, down: float) -> NDArray[np.float64]:
     """An ellipse about a centre as a ring; across, down: half its width and height."""
     turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -261,13 +278,7 @@ def _gather(
     """What documents hold. partners: the images of those that are about one, by other names."""
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    for file in files:
-        path = listing.path(file)
-        try:
-            document = parse(path)
-        except MediaError as error:
-            gathered.broken.append((path, error.message))
-            continue
+    for file, path, document in gathered.parsed(files, parse):
         used: set[str] = set()
         flat = sum(image.flat for image in document.images.values())
         if flat:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
-from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -45,29 +44,25 @@ def find_coco(listing: Listing) -> Found | None:
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
     boxes = 0
-    for file in sorted(files, key=lambda file: not split_of(file)):  # instances_all.json last
-        try:
-            document = coco_document(listing.path(file))
-        except MediaError as error:
-            gathered.broken.append((listing.path(file), error.message))
-            continue
+    ordered = sorted(files, key=lambda file: not split_of(file))  # instances_all.json last
+    for file, path, document in gathered.parsed(ordered, coco_document):
         names.update(dict.fromkeys(_category_names(document)))
         for why, count in document.unusable.items():
-            gathered.notes.append(Unusable(listing.path(file), why, count))
+            gathered.notes.append(Unusable(path, why, count))
         boxed = sum(map(len, document.boxes.values()))
         if boxed:
             boxes += boxed
-            gathered.notes.append(Unusable(listing.path(file), BOXES_IGNORED, boxed))
+            gathered.notes.append(Unusable(path, BOXES_IGNORED, boxed))
         for part, image in document.images.items():
             wanted = str(image.get("file_name", ""))
             at = gathered.find_image(wanted, file)
             if at is None:
-                gathered.note_missing(listing.path(file), wanted, document.counts.get(part, 0))
+                gathered.note_missing(path, wanted, document.counts[part])
                 continue
             split = split_of(file) or place_of(at).split
             name = str(PurePosixPath(at).with_suffix(""))
-            pair = Pair(listing.path(at), listing.path(file), split, name, part)
-            gathered.add_once(pair, document.counts.get(part, 0))
+            pair = Pair(listing.path(at), path, split, name, part)
+            gathered.add_once(pair, document.counts[part])
     shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     why = f"{shown} is a COCO file: images, annotations, categories"
     return gathered.found("coco", _with_boxes(tuple(names), boxes), why)
@@ -99,13 +94,7 @@ def find_labelme(listing: Listing) -> Found | None:
         return None
     gathered = Gathered(listing)
     labels: set[str] = set()
-    for file in files:
-        path = listing.path(file)
-        try:
-            wanted, shapes = _labelme_shapes(path)
-        except MediaError as error:
-            gathered.broken.append((path, error.message))
-            continue
+    for file, path, (wanted, shapes) in gathered.parsed(files, _labelme_shapes):
         at = gathered.find_image(wanted, file) or gathered.by_name.get(
             as_text(stem_of(file)).lower()
         )
@@ -117,7 +106,8 @@ def find_labelme(listing: Listing) -> Found | None:
         if flat:
             gathered.notes.append(Unusable(path, "lines and points cover no pixels", flat))
         gathered.pairs.append(listing.pair(at, file, place_of(file).split))
-    terms = _in_listed_order(labels, find_entries(listing)[0])
+    listed = [entry.name for entry in find_entries(listing)[0]]
+    terms = (*(name for name in listed if name in labels), *sorted(labels.difference(listed)))
     return gathered.found("labelme", terms, "JSON files with shapes are labelme's")
 
 
@@ -153,11 +143,12 @@ def find_yolo(listing: Listing) -> Found | None:
             "segmentation needs outlines or masks.",
             hint="export the dataset as segmentation (polygons or masks)",
         )
-    lists = find_entries(listing)[1]
+    entries, lists = find_entries(listing)
     alone = (listing.path(name) for name in partners.values() if name != lists)
     gathered.orphans += filter(_is_yolo, alone)
-    names = _yolo_names(listing, largest + 1)
-    terms = _with_boxes(names, boxes)
+    names = [entry.name for entry in find_yaml_names(listing)[0] or entries]
+    names += [f"class_{index}" for index in range(len(names), largest + 1)]
+    terms = _with_boxes(tuple(names), boxes)
     why = "text files with a class number and an outline on each line are YOLO's"
     return gathered.found("yolo", terms, why)
 
@@ -190,13 +181,6 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     return str(data.get("imagePath", "")), shapes
 
 
-def _yolo_names(listing: Listing, count: int) -> tuple[str, ...]:
-    """Names from data.yaml or a class list; numbered where they are missing."""
-    entries = find_yaml_names(listing)[0] or find_entries(listing)[0]
-    names = [entry.name for entry in entries]
-    return tuple(names + [f"class_{index}" for index in range(len(names), count)])
-
-
 def renamed(found: Found, names: Sequence[str]) -> Found:
     """YOLO's outlines with the class names of a data.yaml that was given in place of the folder."""
     if found.store != "yolo" or not names:
@@ -213,10 +197,3 @@ def _category_names(document: CocoDocument) -> list[str]:
     first = keys[0] if keys else None
     grouping = first == 0 and first not in used and len(ordered) > 1
     return ordered[1:] if grouping else ordered
-
-
-def _in_listed_order(labels: Iterable[str], entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Labels in a class list's order, then the others by name."""
-    listed = [entry.name for entry in entries]
-    known = [name for name in listed if name in labels]
-    return tuple(known + sorted(label for label in labels if label not in listed))

@@ -9,7 +9,6 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from fcnseg.datasets.formats.documents import (
 )
 from fcnseg.datasets.formats.polygons import by_number, read_json
 from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
-from fcnseg.datasets.pairing.by_words import bare_stem
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem
 from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.pairing.named_images import Gathered
-from fcnseg.errors import STRANGE, MediaError, as_text, reason
+from fcnseg.errors import STRANGE, as_text
+from fcnseg.io.annotations import Cached
 from fcnseg.io.labels import RawLabels, read_array, read_raw_labels
 
 _SUFFIXES = (".npy", ".npz", ".mat")
@@ -115,13 +115,7 @@ def _find_panoptic(listing: Listing) -> Found | None:
     pngs: dict[str, list[str]] = {}
     for name in listing.images:
         pngs.setdefault(as_text(name.rpartition("/")[2]), []).append(name)
-    for file in files:
-        path = listing.path(file)
-        try:
-            images, segments, categories = _document(path, path.stat().st_mtime_ns)
-        except MediaError as error:
-            gathered.broken.append((path, error.message))
-            continue
+    for file, path, (images, segments, categories) in gathered.parsed(files, _panoptic):
         names.update(dict.fromkeys(categories[key] for key in sorted(categories, key=by_number)))
         stem = stem_of(file).lower()
         for part, (png, _) in segments.items():
@@ -153,7 +147,7 @@ def _image(gathered: Gathered, wanted: str, file: str, labels: Sequence[str]) ->
 def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
     """The numbers of the segments' categories, from 1; 0 where there is none."""
     png, file = (path for _, path in pair.layers)
-    _, segments, categories = _document(file, file.stat().st_mtime_ns)
+    _, segments, categories = _panoptic(file)
     values = read_raw_labels(png).values.astype(np.int64)
     ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
     labels = np.zeros(ids.shape, np.int32)
@@ -167,26 +161,23 @@ def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
     return RawLabels(labels.reshape(ids.shape), None, "I")
 
 
-@lru_cache(maxsize=4)
-def _document(
-    path: Path, changed: int
+def _parse_panoptic(
+    path: Path,
 ) -> tuple[dict[str, str], dict[str, tuple[str, dict[int, Any]]], dict[Any, str]]:
     """Image id -> file; image id -> (PNG, segment -> category); category -> name."""
-    del changed  # a part of the cache's key
     data = read_json(path)
-    try:
-        images = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
-        segments = {
-            str(one["image_id"]): (
-                as_text(str(one["file_name"])).rpartition("/")[2],
-                {int(part["id"]): part["category_id"] for part in one["segments_info"]},
-            )
-            for one in data["annotations"]
-        }
-        return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
-    except STRANGE as error:
-        raise MediaError(f"{path} is not a panoptic file: {reason(error)}.") from None
+    images = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
+    segments = {
+        str(one["image_id"]): (
+            as_text(str(one["file_name"])).rpartition("/")[2],
+            {int(part["id"]): part["category_id"] for part in one["segments_info"]},
+        )
+        for one in data["annotations"]
+    }
+    return images, segments, {one["id"]: str(one["name"]) for one in data["categories"]}
 
+
+_panoptic = Cached(_parse_panoptic, 4)
 
 PANOPTIC = Format(_find_panoptic, _read_panoptic, needs=(".json",))
 
@@ -199,8 +190,6 @@ _RUNS = (
 )  # fmt: skip
 
 _CLASSES = ("classid", "class_id", "class", "label", "category", "cell_type")
-
-_ONE_CLASS = "object"
 
 _ROWS_SEEN = 20
 
@@ -260,14 +249,14 @@ def _run_length_parse(path: Path) -> Document:
     with _long_cells(), open_text(path) as file:
         for row in csv.DictReader(file):
             image, _, name = row[image_column].rpartition("_") if fused else (
-                row[image_column], "", row[class_column] if class_column else _ONE_CLASS
+                row[image_column], "", row[class_column] if class_column else ONE_CLASS
             )  # fmt: skip
             some = areas.setdefault(image, [])
             runs = [int(part) for part in (row[runs_column] or "").split()]
             if len(runs) >= 2:  # nothing, or -1: an image without anything
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
-                some.append(Area(name or _ONE_CLASS, runs=_from_the_first(runs)))
+                some.append(Area(name or ONE_CLASS, runs=_from_the_first(runs)))
     return Document({image: Annotated(image, None, some) for image, some in areas.items()})
 
 

@@ -17,31 +17,21 @@ from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
-    box,
+    annotated,
     ellipse,
+    holding,
     outlined,
     turned,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import Listing, marks
-from fcnseg.io.annotations import decode_runs, runs_of
+from fcnseg.io.annotations import box, decode_runs, runs_of
 from fcnseg.io.labels import decode_mask
 
 # --- V7 Darwin: a JSON file for each image with polygons, boxes, ellipses and a raster layer ------
 
 _DARWIN_TAGS = ("tag", "text", "string", "attributes", "raster_layer")
 """Annotations of an image, or of no shape."""
-
-
-_DARWIN_HEADS = (
-    marks(b'"annotations"', b'"item"', b'"slots"'),
-    marks(b'"annotations"', b'"image"', b"darwin"),
-)
-
-
-def _darwin_files(listing: Listing) -> list[str]:
-    files = listing.with_suffix(".json")
-    return [name for name in files if any(listing.says(name, head) for head in _DARWIN_HEADS)]
 
 
 def _darwin_parse(path: Path) -> Document:
@@ -53,10 +43,9 @@ def _darwin_parse(path: Path) -> Document:
     name = str(item.get("name") or item.get("filename") or item.get("original_filename") or "")
     raster = _darwin_raster(data["annotations"], size)
     shown = [one for one in data["annotations"] if not any(key in one for key in _DARWIN_TAGS)]
-    areas = [area for area in (_darwin_area(one, raster) for one in shown) if area is not None]
+    areas = (_darwin_area(one, raster) for one in shown)
     also = str(sources[0].get("file_name", ""))
-    image = Annotated(name, size, areas, len(shown) - len(areas), ordered=True, also=also)
-    return Document({"": image})
+    return Document({"": annotated(name, size, areas, ordered=True, also=also)})
 
 
 def _darwin_area(one: Mapping[str, Any], raster: Mapping[str, NDArray[np.bool_]]) -> Area | None:
@@ -95,7 +84,11 @@ def _darwin_raster(
 
 DARWIN = outlined(
     "darwin",
-    _darwin_files,
+    holding(
+        ".json",
+        marks(b'"annotations"', b'"item"', b'"slots"'),
+        marks(b'"annotations"', b'"image"', b"darwin"),
+    ),
     _darwin_parse,
     "JSON files with an item and its slots are V7 Darwin's",
 )
@@ -103,9 +96,6 @@ DARWIN = outlined(
 # --- Datumaro: annotations/SUBSET.json with items, for images/SUBSET/ -----------------------------
 
 _DATUMARO_SHAPES = ("polygon", "mask", "bbox", "ellipse", "polyline", "points", "rotated_bbox")
-
-
-_DATUMARO_HEAD = marks(b'"items"', b'"categories"')
 
 
 def _datumaro_parse(path: Path) -> Document:
@@ -121,12 +111,10 @@ def _datumaro_image(item: Mapping[str, Any], names: Sequence[str]) -> Annotated:
     size = about.get("size")
     shapes = [one for one in item["annotations"] if one["type"] in _DATUMARO_SHAPES]
     shapes.sort(key=lambda one: int(one.get("z_order", 0)))
-    areas = [area for area in (_datumaro_area(one, names) for one in shapes) if area is not None]
-    return Annotated(
+    return annotated(
         str(about.get("path") or f"{item['id']}.jpg"),
         (int(size[0]), int(size[1])) if size else None,
-        areas,
-        len(shapes) - len(areas),
+        (_datumaro_area(one, names) for one in shapes),
         ordered=True,
         also=str(item["id"]),
     )
@@ -153,15 +141,12 @@ def _datumaro_area(one: Mapping[str, Any], names: Sequence[str]) -> Area | None:
 
 DATUMARO = outlined(
     "datumaro",
-    lambda listing: listing.saying(_DATUMARO_HEAD, ".json"),
+    holding(".json", marks(b'"items"', b'"categories"')),
     _datumaro_parse,
     "a JSON file with items and categories is Datumaro's",
 )
 
 # --- Hasty.ai: one JSON file of images with labels: polygons, boxes and masks ---------------------
-
-
-_HASTY_HEAD = marks(b'"label_classes"', b'"image_name"')
 
 
 def _hasty_parse(path: Path) -> Document:
@@ -170,11 +155,10 @@ def _hasty_parse(path: Path) -> Document:
     for number, image in enumerate(data["images"]):
         shown = sorted(image["labels"], key=lambda one: float(one.get("z_index") or 0))
         size = int(image["height"]), int(image["width"])
-        areas = [area for one in shown if (area := _hasty_area(one, size)) is not None]
+        areas = [_hasty_area(one, size) for one in shown]
         file = f"{image.get('dataset_name', '')}/{image['image_name']}".lstrip("/")
-        images[str(image.get("image_id", number))] = Annotated(
-            file, size, areas, len(shown) - len(areas), ordered=True, also=image["image_name"]
-        )
+        part = str(image.get("image_id", number))
+        images[part] = annotated(file, size, areas, ordered=True, also=image["image_name"])
     return Document(images, tuple(str(one["class_name"]) for one in data["label_classes"]))
 
 
@@ -194,7 +178,7 @@ def _hasty_area(one: Mapping[str, Any], image: tuple[int, int]) -> Area | None:
 
 HASTY = outlined(
     "hasty",
-    lambda listing: listing.saying(_HASTY_HEAD, ".json"),
+    holding(".json", marks(b'"label_classes"', b'"image_name"')),
     _hasty_parse,
     "a JSON file of label_classes and images is Hasty's",
 )
@@ -216,13 +200,10 @@ def _supervisely_files(listing: Listing) -> list[str]:
 def _supervisely_parse(path: Path) -> Document:
     data = read_json(path)
     size = int(data["size"]["height"]), int(data["size"]["width"])
-    areas = [area for area in map(_supervisely_area, data["objects"]) if area is not None]
-    flat = len(data["objects"]) - len(areas)
     # The image's folder stands beside the file's: two datasets may have images of one name.
     image = f"../img/{path.name.removesuffix('.json')}"
-    return Document(
-        {"": Annotated(image, size, areas, flat, ordered=True)}, _supervisely_names(path)
-    )
+    areas = map(_supervisely_area, data["objects"])
+    return Document({"": annotated(image, size, areas, ordered=True)}, _supervisely_names(path))
 
 
 def _supervisely_names(path: Path) -> tuple[str, ...]:
@@ -276,12 +257,10 @@ def _superannotate_parse(path: Path) -> Document:
     data = read_json(path)
     about = data["metadata"]
     names = _superannotate_names(path)
-    shapes = data["instances"]
-    areas = [area for one in shapes if (area := _superannotate_area(one, names)) is not None]
     size = (int(about["height"]), int(about["width"])) if about.get("height") else None
     file = str(about.get("name") or path.name.removesuffix(".json").removesuffix("___objects"))
-    image = Annotated(file, size, areas, len(shapes) - len(areas), ordered=True)
-    return Document({"": image}, tuple(names.values()))
+    areas = (_superannotate_area(one, names) for one in data["instances"])
+    return Document({"": annotated(file, size, areas, ordered=True)}, tuple(names.values()))
 
 
 def _superannotate_names(path: Path) -> dict[int, str]:

@@ -23,6 +23,7 @@ from fcnseg.io.annotations import (
     EDGES_KEY,
     Cached,
     blank,
+    box,
     decode_runs,
     fill_circle,
     fill_inside,
@@ -79,7 +80,9 @@ def draw_coco(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
         for annotation in document.boxes.get(pair.part, ()):
             term = document.names[annotation["category_id"]] if fill else BOXES
             if term in terms:
-                fill_inside(labels, _box_corners(annotation["bbox"]), terms.index(term) + 1)
+                left, top, width, height = (float(value) for value in annotation["bbox"])
+                ring = box(left, top, left + width, top + height)
+                fill_inside(labels, ring, terms.index(term) + 1)
         for annotation in document.annotations.get(pair.part, ()):
             name = document.names.get(annotation["category_id"])
             if name in terms:
@@ -213,7 +216,8 @@ def draw_yolo(pair: Pair, terms: Sequence[str], *, fill: bool = False) -> NDArra
     for number, corners in lines:
         if len(corners) == 2 and (fill or BOXES in terms):
             term = number + 1 if fill else terms.index(BOXES) + 1
-            fill_inside(labels, _box_ring(corners) * scale, term)
+            centre, half = corners[0], corners[1] / 2
+            fill_inside(labels, box(*(centre - half), *(centre + half)) * scale, term)
     areas = [(number, outline * scale) for number, outline in lines if len(outline) > 2]
     draw = _fill_of(outline for _, outline in areas)
     for number, outline in sorted(areas, key=lambda area: -_ring_area(area[1])):
@@ -254,19 +258,6 @@ def yolo_lines(path: Path) -> Iterator[tuple[int, NDArray[np.float64]]]:
             )
         if len(numbers) >= 4:
             yield number, numbers.reshape(-1, 2)
-
-
-def _box_corners(bbox: Sequence[float]) -> NDArray[np.float64]:
-    """COCO's left, top, width, height as a ring (4, 2)."""
-    left, top, width, height = (float(value) for value in bbox)
-    return _box_ring(np.array([[left + width / 2, top + height / 2], [width, height]]))
-
-
-def _box_ring(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A box's centre and extent as a ring (4, 2)."""
-    (x, y), (width, height) = corners
-    left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def read_json(path: Path) -> Json:
@@ -334,7 +325,7 @@ def _draw_labelme_shape(labels: NDArray[np.int32], shape: Json, number: int, fil
         fill(labels, points, number)
     elif kind == "rectangle":  # two corners, or all four (X-AnyLabeling)
         (x0, y0), (x1, y1) = points.min(0), points.max(0)
-        fill_polygon(labels, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), number)
+        fill_polygon(labels, box(x0, y0, x1, y1), number)
     elif kind == "circle":
         centre, edge = points[:2]
         radius = float(np.hypot(*(edge - centre)))

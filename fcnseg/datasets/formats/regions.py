@@ -18,29 +18,27 @@ from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
-    box,
+    annotated,
+    holding,
     outlined,
     read_xml,
 )
 from fcnseg.datasets.formats.polygons import read_json
 from fcnseg.datasets.pairing import marks
+from fcnseg.datasets.pairing.by_words import ONE_CLASS
 from fcnseg.errors import MediaError
-from fcnseg.io.annotations import EDGES, EDGES_KEY, decode_runs, runs_of
+from fcnseg.io.annotations import EDGES, EDGES_KEY, box, decode_runs, runs_of
 from fcnseg.io.bands.georeference import georeference_in_tags
 
-ONE_CLASS = "object"
-"""The class of regions without a name."""
-
 # --- Aperio ImageScope: an XML file for each slide, with regions of vertices (MoNuSeg, TNBC) ------
-
-_SCOPE_HEAD = marks(b"<Annotations", b"<Vert")
 
 
 def _scope_parse(path: Path) -> Document:
     root = read_xml(path)
     areas = []
     for layer in root.iter("Annotation"):
-        name = layer.get("Name") or _scope_described(layer) or ONE_CLASS
+        described = (one.get("Value") for one in layer.findall("Attributes/Attribute"))
+        name = layer.get("Name") or next(filter(None, described), ONE_CLASS)
         for region in layer.iter("Region"):
             points = [(vertex.get("X"), vertex.get("Y")) for vertex in region.iter("Vertex")]
             if len(points) > 2:
@@ -48,31 +46,21 @@ def _scope_parse(path: Path) -> Document:
     return Document({"": Annotated(path.stem, None, areas)})
 
 
-def _scope_described(layer: ElementTree.Element) -> str:
-    """The name that a layer's attributes give (`Description`, `Name`)."""
-    attributes = layer.findall("Attributes/Attribute")
-    return next((one.get("Value", "") for one in attributes if one.get("Value")), "")
-
-
 IMAGE_SCOPE = outlined(
     "image-scope",
-    lambda listing: listing.saying(_SCOPE_HEAD, ".xml"),
+    holding(".xml", marks(b"<Annotations", b"<Vert")),
     _scope_parse,
     "XML files with regions of vertices are Aperio ImageScope's",
 )
 
 # --- LabelMe's XML (the old web tool's, CVAT's "LabelMe 3.0"), and Pascal VOC's with outlines -----
 
-_LABELME_HEAD = marks(b"<polygon>")
-
 
 def _labelme_parse(path: Path) -> Document:
     root = read_xml(path)
     objects = [one for one in root.iter("object") if (one.findtext("deleted") or "0") == "0"]
-    areas = [area for area in map(_labelme_area, objects) if area is not None]
     file = (root.findtext("filename") or path.stem).strip()
-    image = Annotated(file, None, areas, len(objects) - len(areas), also=path.stem)
-    return Document({"": image})
+    return Document({"": annotated(file, None, map(_labelme_area, objects), also=path.stem)})
 
 
 def _labelme_area(one: ElementTree.Element) -> Area | None:
@@ -92,14 +80,12 @@ def _labelme_area(one: ElementTree.Element) -> Area | None:
 
 LABELME_XML = outlined(
     "labelme-xml",
-    lambda listing: listing.saying(_LABELME_HEAD, ".xml"),
+    holding(".xml", marks(b"<polygon>")),
     _labelme_parse,
     "XML files of objects with a <polygon> are LabelMe's (or Pascal VOC's with outlines)",
 )
 
 # --- Cityscapes and Mapillary: a JSON file of objects with polygons -------------------------------
-
-_CITYSCAPES_HEAD = marks(b'"objects"', b'"polygon"', b'"label"')
 
 _CITYSCAPES_END = re.compile(r"_gt(fine|coarse)_polygons$", re.IGNORECASE)
 
@@ -124,7 +110,7 @@ def _cityscapes_parse(path: Path) -> Document:
 
 CITYSCAPES_JSON = outlined(
     "cityscapes-json",
-    lambda listing: listing.saying(_CITYSCAPES_HEAD, ".json"),
+    holding(".json", marks(b'"objects"', b'"polygon"', b'"label"')),
     _cityscapes_parse,
     "JSON files of objects with polygons are Cityscapes'",
 )
@@ -137,8 +123,6 @@ _GEOJSON_WORDS = ("classification", "class", "label", "name", "type", "category"
 
 DEGREES = 4326
 """The EPSG number of longitude and latitude."""
-
-_GEOJSON_HEAD = marks(b'"coordinates"', b'"geometry"')
 
 
 def _geojson_parse(path: Path) -> Document:
@@ -211,15 +195,13 @@ def _geojson_geographic(points: NDArray[np.float64]) -> bool:
 
 GEOJSON = outlined(
     "geojson",
-    lambda listing: listing.saying(_GEOJSON_HEAD, ".geojson", ".json"),
+    holding((".geojson", ".json"), marks(b'"coordinates"', b'"geometry"')),
     _geojson_parse,
     "GeoJSON files of polygons are named like the images",
     _geojson_in_pixels,
 )
 
 # --- xBD (xView2): a JSON file for each image, with buildings as well-known text ------------------
-
-_XBD_HEAD = marks(b'"lng_lat"', b'"wkt"')
 
 
 def _xbd_parse(path: Path) -> Document:
@@ -242,14 +224,12 @@ def _xbd_area(one: Mapping[str, Any]) -> Area:
 
 XBD = outlined(
     "xbd",
-    lambda listing: listing.saying(_XBD_HEAD, ".json"),
+    holding(".json", marks(b'"lng_lat"', b'"wkt"')),
     _xbd_parse,
     "JSON files with wkt are xBD's: what is a building, not how damaged it is (subtype)",
 )
 
 # --- SA-1B: a JSON file for each image, with run lengths and no classes ---------------------------
-
-_SA_1B_HEAD = marks(b'"predicted_iou"', b'"segmentation"', b'"image"')
 
 
 def _sa_1b_parse(path: Path) -> Document:
@@ -263,14 +243,12 @@ def _sa_1b_parse(path: Path) -> Document:
 
 SA_1B = outlined(
     "sa-1b",
-    lambda listing: listing.saying(_SA_1B_HEAD, ".json"),
+    holding(".json", marks(b'"predicted_iou"', b'"segmentation"', b'"image"')),
     _sa_1b_parse,
     "JSON files with predicted_iou are SA-1B's: masks without classes, read as object",
 )
 
 # --- Labelbox: a line of JSON for each image (NDJSON) ---------------------------------------------
-
-_LABELBOX_HEAD = marks(b'"data_row"', b'"annotation_kind"')
 
 
 def _labelbox_parse(path: Path) -> Document:
@@ -283,12 +261,10 @@ def _labelbox_parse(path: Path) -> Document:
         if not labels:
             continue  # nobody has labelled it
         objects = labels[-1]["annotations"]["objects"]
-        areas = [area for area in map(_labelbox_area, objects) if area is not None]
         size = (int(shown["height"]), int(shown["width"])) if shown.get("height") else None
         file = str(about.get("external_id") or about.get("global_key") or about["id"])
         also = re.sub(r"^.*/|\?.*$", "", str(about.get("row_data", "")))
-        flat = len(objects) - len(areas)
-        images[str(number)] = Annotated(file, size, areas, flat, also=also)
+        images[str(number)] = annotated(file, size, map(_labelbox_area, objects), also=also)
     return Document(images)
 
 
@@ -308,7 +284,7 @@ def _labelbox_area(one: Mapping[str, Any]) -> Area | None:
 
 LABELBOX = outlined(
     "labelbox",
-    lambda listing: listing.saying(_LABELBOX_HEAD, ".ndjson", ".json", ".jsonl"),
+    holding((".ndjson", ".json", ".jsonl"), marks(b'"data_row"', b'"annotation_kind"')),
     _labelbox_parse,
     "lines of JSON with a data_row are Labelbox's",
 )

@@ -31,7 +31,6 @@ from fcnseg.datasets.pairing.candidates import (
     terms_of,
     two_images,
     unless_all,
-    why,
 )
 from fcnseg.datasets.pairing.looks import Candidate, Looks, sample, tell_labels
 from fcnseg.datasets.pairing.path_words import DERIVED, RUN, Names, are_shelved
@@ -217,13 +216,14 @@ def as_found(
     terms = tuple(sorted({term for some in by_image.values() for term, _ in some}))
     used = {*by_image, *(labels for some in by_image.values() for _, labels in some), *spare}
     alone = _images_alone([n for n in listing.images if n not in used], chosen[0], looks)
+    first = chosen[0].pairs[0]
     return Found(
         "content",
         name_uniquely([pair(listing, image, some, layered) for image, some in by_image.items()]),
         store="layers" if layered else "pixels",
         terms=terms if layered else (),
         orphan_images=tuple(map(listing.path, alone)),
-        why=(why(chosen),),
+        why=(f"files match one to one and show images and labels: {first[0]} and {first[1]}",),
     )
 
 

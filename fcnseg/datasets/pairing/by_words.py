@@ -36,22 +36,11 @@ _BEGINNING = re.compile(
 )
 
 
-def find_folders(listing: Listing) -> Found | None:
-    """images/ beside masks/, train/ beside trainannot/, a_mask.png beside a.jpg, and their like."""
-    found = pair_by_names(listing)
-    return found if found.pairs else None
-
-
-def find_stems(listing: Listing) -> Found | None:
-    """Images and label files in folders whose names do not match, when their stems do."""
-    found = pair_by_names(listing, by_stem=True)
-    return found if found.pairs else None
-
-
 def pair_by_names(
     listing: Listing, sides: tuple[list[str], list[str]] | None = None, *, by_stem: bool = False
 ) -> Found:
-    """The pairs of image and label files in a listing, and what is left over.
+    """The pairs of image and label files in a listing, and what is left over: of images/ beside
+    masks/, train/ beside trainannot/, a_mask.png beside a.jpg, and their like.
 
     sides: the images and the label files, where their folders need not say.
     by_stem: what folders are called, apart from splits and roles, does not matter.

@@ -155,12 +155,6 @@ def pair(listing: Listing, image: str, labels: Sequence[tuple[str, str]], layere
     )
 
 
-def why(chosen: Sequence[Candidate]) -> str:
-    """How the two sides are told apart, in words."""
-    image, labels = chosen[0].pairs[0]
-    return f"files match one to one and show images and labels: {image} and {labels}"
-
-
 def leaves(found: Found, listing: Listing) -> bool:
     """Whether enough image files are left over to be another set of labels (or of images)."""
     used = len({pair.labels for pair in found.pairs}) + len(found.pairs)
@@ -177,15 +171,16 @@ def choose(listing: Listing, rivals: Sequence[Candidate], looks: Looks) -> list[
         return list(rivals)
     counts = Counter(image for one in rivals for image in one.images)
     some = sample(sorted(image for image, count in counts.items() if count > 1))
-    seen = {id(one): looks.by_image(one, some) for one in rivals}
+    seen = {one: looks.by_image(one, some) for one in rivals}
     left = unless_all(rivals, lambda one: other_size(one, looks))
-    left = unless_all(left, lambda one: is_constant([*seen[id(one)].values()]))
-    left = unless_all(left, lambda one: are_points([*seen[id(one)].values()]))
+    left = unless_all(left, lambda one: is_constant([*seen[one].values()]))
+    left = unless_all(left, lambda one: are_points([*seen[one].values()]))
     left = unless_all(left, lambda one: says(one.label_words, SECONDARY))
     left = unless_all(left, lambda one: "trainids" not in one.label_words)
-    left = unless_all(left, lambda one: _is_refined(one, left, seen))
+    fine = left
+    left = unless_all(left, lambda one: any(refines(seen[other], seen[one]) for other in fine))
     left = _without_copies(left, seen)
-    if len(left) > 1 and apart_in_space([seen[id(one)] for one in left]):
+    if len(left) > 1 and apart_in_space([seen[one] for one in left]):
         return left
     left = unless_all(left, lambda one: not says(one.label_words, LABEL_WORDS))
     if len(left) > 1:
@@ -206,28 +201,21 @@ def says(words: Sequence[str], known: Iterable[str]) -> bool:
     return any(word in known or word.rstrip("0123456789") in known for word in words)
 
 
-def _is_refined(
-    one: Candidate, others: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
-) -> bool:
-    """Whether others tell classes apart in what a set of labels calls one thing."""
-    return any(refines(seen[id(other)], seen[id(one)]) for other in others if other is not one)
-
-
 def _without_copies(
-    candidates: Sequence[Candidate], seen: Mapping[int, Mapping[str, Look]]
+    candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, Look]]
 ) -> list[Candidate]:
     """Of labels with the same borders one: numbers rather than colours, classes (few values)
     rather than the numbers of objects."""
     kept: list[Candidate] = []
 
     def rank(one: Candidate) -> tuple[bool, int, bool, int]:
-        looks = seen[id(one)].values()
+        looks = seen[one].values()
         values = {value for look in looks for value in np.unique(look.small).tolist()}
         color = any(look.color for look in looks)
         return color, len(values), max(values, default=0) > IGNORE, len(one.label_words)
 
     for one in sorted(candidates, key=rank):
-        if not any(same_regions(seen[id(other)], seen[id(one)]) for other in kept):
+        if not any(same_regions(seen[other], seen[one]) for other in kept):
             kept.append(one)
     return kept
 

@@ -188,8 +188,7 @@ def look_at(raw: RawLabels, *, lossy: bool = False) -> Look:
 
 def looks_at(listing: Listing, names: Sequence[str]) -> list[Look]:
     """What a few of many files show."""
-    seen = (look(listing.path(name)) for name in sample(names))
-    return [one for one in seen if one is not None]
+    return Looks(listing).of(sample(names))
 
 
 def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
@@ -19,7 +20,9 @@ from fcnseg.datasets.pairing import (
     place_of,
     stem_of,
 )
-from fcnseg.errors import DatasetError, as_text
+from fcnseg.errors import DatasetError, MediaError, as_text
+
+T = TypeVar("T")
 
 
 class Gathered:
@@ -140,6 +143,19 @@ class Gathered:
                 hint="write the folders into the annotation file, or keep one of them",
             )
         return best[0]
+
+    def parsed(
+        self, files: Iterable[str], parse: Callable[[Path], T]
+    ) -> Iterator[tuple[str, Path, T]]:
+        """Each listed file with its path and its content; those that can't be read are broken."""
+        for file in files:
+            path = self.listing.path(file)
+            try:
+                content = parse(path)
+            except MediaError as error:
+                self.broken.append((path, error.message))
+            else:
+                yield file, path, content
 
     def add_once(self, pair: Pair, annotations: int) -> None:
         """A pair, unless another file lists its image too: the first with annotations is used."""

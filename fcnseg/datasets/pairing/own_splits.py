@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.split_tables import lines_of, tables_of, words_in
+from fcnseg.datasets.pairing.lists import lines_of, split_in, tables_of, words_in
 from fcnseg.errors import as_text
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
@@ -114,12 +114,6 @@ def _fold_of(folder: str) -> int | None:
     return next((int(match[1] or match[2]) for match in matches), None)
 
 
-def split_in(name: str) -> SplitName:
-    """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
-    tokens = words_in(as_text(name))
-    return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
-
-
 def _assigned(
     pairs: Sequence[Pair],
     root: Path,
@@ -177,7 +171,7 @@ def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     lists = {name: split for name, split in lists.items() if split}
     if not lists:
         return None
-    ordered = sorted(lists, key=lambda name: _ORDER.index(lists[name]))
+    ordered = sorted(lists, key=lambda name: [*_SPLIT_OF].index(lists[name]))
     named = {name: places.named_by(lines_of(listing.path(name))) for name in ordered}
     read = _of_one_fold([name for name in ordered if named[name]], lists, named)
     chosen: dict[int, SplitName] = {}
@@ -220,11 +214,10 @@ def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None
     return None
 
 
-_ORDER = ("val", "test", "train", "both")
-
 _SPLIT_OF: Mapping[str, SplitName] = {
     "val": "val", "test": "test", "train": "train", "both": "train",
 }  # fmt: skip
+"""What the lists of a folder are for, and the split of the images that none before names."""
 
 
 def _list_split(name: str) -> str:

@@ -108,13 +108,6 @@ class Names:
         }
 
     @cached_property
-    def _by_identity(self) -> dict[tuple[str | int, ...], list[str]]:
-        groups: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
-        for name in self.files:
-            groups[self._names[name].identity].append(name)
-        return groups
-
-    @cached_property
     def _by_all(self) -> dict[tuple[tuple[str | int, ...], Words], list[str]]:
         groups: dict[tuple[tuple[str | int, ...], Words], list[str]] = defaultdict(list)
         for name in self.files:
@@ -123,8 +116,11 @@ class Names:
 
     def differences(self) -> list[Difference]:
         """What tells files of one image apart, the most frequent first; of each two, one way."""
+        groups: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
+        for name in self.files:
+            groups[self._names[name].identity].append(name)
         counts: Counter[Difference] = Counter()
-        for group in self._by_identity.values():
+        for group in groups.values():
             for first, second in _couples(group):
                 one, other = self._names[first], self._names[second]
                 if one.words != other.words and _agree(one.split, other.split):

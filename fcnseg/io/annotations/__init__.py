@@ -101,6 +101,11 @@ def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
     return turns
 
 
+def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
+    """A box as a ring."""
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
+
+
 def fill_circle(
     labels: NDArray[np.int32], centre: tuple[float, float], radius: float, value: int
 ) -> None:
