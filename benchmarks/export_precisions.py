@@ -22,10 +22,11 @@ import torch
 import fcnseg
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
+from fcnseg.datasets.describe import describe
+from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
-from fcnseg.inference.quantized import dataset_of, spread
+from fcnseg.inference.quantized import spread
 from fcnseg.metrics import Confusion, Report
-from fcnseg.progress import no_callback
 
 RUNS = (
     ("f32", "onnxruntime"),
@@ -44,7 +45,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     original = load(chosen.model, engine="torch", precision="f32")
-    val = dataset_of(chosen.data, original, "val", no_callback)
+    val = dataset_for(original, describe(chosen.data), "val")
     with tempfile.TemporaryDirectory() as folder:
         files = exported(chosen.model, chosen.data, Path(folder))
         models = {"checkpoint, torch": original}

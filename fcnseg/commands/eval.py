@@ -25,7 +25,7 @@ from fcnseg.files import is_stdout
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
     arrays_of,
-    as_the_model_sees,
+    dataset_for,
     measure,
     on_split,
     protocol_of,
@@ -204,8 +204,7 @@ def evaluate_split(
         callback(Message(found.sentence, "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
-    description = as_the_model_sees(checked.description, segmenter, callback)
-    dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
+    dataset = dataset_for(segmenter, checked.description, split, callback)
     callback(Message(f"{segmenter.title} on {counted(len(dataset), 'image')} ({split})"))
     if len(segmenter.networks) > 1:
         callback(Message(AVERAGED))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fcnseg import __version__
 from fcnseg.config import ExportConfig
+from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
@@ -30,8 +31,9 @@ from fcnseg.exporting.onnx_file import (
 )
 from fcnseg.exporting.parity import REPORT_SUFFIX, SIZES, Parity, Trial
 from fcnseg.files import folder_beside
+from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
-from fcnseg.inference.quantized import Cost, dataset_of, export_int8, spread
+from fcnseg.inference.quantized import Cost, export_int8, spread
 from fcnseg.io.sources import open_source
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.models.find import SHIPPED, find_model, model_files
@@ -235,14 +237,15 @@ def _trial(config: ExportConfig, model: Path, checkpoint: Checkpoint, callback: 
     own = Trial(sizes=_sizes(checkpoint), size=config.size, bands=bands)
     if config.data is not None:
         original = load(model, engine="torch", short_side=config.short_side)
-        val = dataset_of(config.data, original, "val", callback)
+        val = dataset_for(original, describe(config.data, callback), "val", callback)
         chosen = [val[index] for index in spread(len(val), COMPARED_ON)]
         images, labels = [one.image for one in chosen], [one.labels for one in chosen]
         return replace(own, images=images, labels=labels, classes=original.classes)
     if config.images is None:
         return own
     with open_source(config.images, limit=COMPARED_ON) as source:
-        images = [frame.image for frame in source]
+        source.bands = bands
+        images = [frame.pixels for frame in source]
     if not images:
         raise OptionError(f"--images {config.images} holds no image that can be read.")
     return replace(own, images=images)

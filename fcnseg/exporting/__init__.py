@@ -26,7 +26,7 @@ from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write, reason
 from fcnseg.exporting.graph import PLAIN, Complete, GraphOptions, described, quiet, surroundings
-from fcnseg.exporting.litert_file import refuse_options, write_executorch, write_litert
+from fcnseg.exporting.mobile import refuse_options, write_executorch, write_litert
 from fcnseg.exporting.onnx_file import write_onnx
 from fcnseg.exporting.parity import (
     REPORT_SUFFIX,
@@ -65,12 +65,12 @@ class Format:
 
 
 def _need_onnx(_: GraphOptions) -> None:
-    require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+    _require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
 
 
 def _refuse_for_phones(kind: str, module: str, extra: str, options: GraphOptions) -> None:
     refuse_options(options, kind)
-    require(module, extra=extra, what=f"Exporting to {kind}")
+    _require(module, extra=extra, what=f"Exporting to {kind}")
 
 
 def _run_in(engine: EngineName, path: Path) -> tuple[LogitsFunction, LabelsOf | None]:
@@ -201,7 +201,7 @@ FORMATS = {
 }
 
 
-def require(*modules: str, extra: str, what: str) -> None:
+def _require(*modules: str, extra: str, what: str) -> None:
     """MissingExtra when one of the modules is not installed."""
     if any(importlib.util.find_spec(module) is None for module in modules):
         raise MissingExtra(what, extra)

@@ -14,6 +14,7 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
+from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.encoding.matching import adopt_classes, is_inverted, mapping, some
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
@@ -31,7 +32,7 @@ MIOU_RULE = "the mean over the classes that the labels contain"
 """How classes count that are predicted where there are no labels of them: not in the mean."""
 
 PredictArrays = Callable[[Sequence[Image]], Sequence[PredictedArrays]]
-"""The same with confidence."""
+"""Images uint8 (H, W, 3) -> labels and their confidence, each at its image's size."""
 
 Found = TypeVar("Found")
 
@@ -273,3 +274,14 @@ def as_the_model_sees(
         level: Literal["info", "warning"] = "info" if expected else "warning"
         callback(Message(f"{text} So {mapping(description, adopted)}.", level))
     return adopted
+
+
+def dataset_for(
+    segmenter: Segmenter,
+    description: Description,
+    split: str,
+    callback: Callback = no_callback,
+) -> SegmentationDataset:
+    """A split with the model's classes; images whole, at their own size, in the model's bands."""
+    description = as_the_model_sees(description, segmenter, callback)
+    return SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)

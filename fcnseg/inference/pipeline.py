@@ -176,10 +176,17 @@ class Pipeline:
             behind = stack.enter_context(BackgroundWriter(self._write, depth, weigh=_item_bytes))
             batches: Iterable[list[Frame]] = ([frame] for frame in source)
             if not source.live:
-                ahead = Prefetcher(source, depth, weigh=_frame_bytes, stop=source.close)
+                ahead = Prefetcher(
+                    source, depth, weigh=lambda frame: frame.nbytes, stop=source.close
+                )
                 stop.append(ahead.finish)  # before it reads: a signal may come at once
                 batches = Batches(stack.enter_context(ahead), self._batch)
-            predicted = map_ordered(self._predict, batches, self._num_parallel, weigh=_group_bytes)
+            predicted = map_ordered(
+                self._predict,
+                batches,
+                self._num_parallel,
+                weigh=lambda frames: sum(frame.nbytes for frame in frames),
+            )
             predicted = stack.enter_context(closing(predicted))
             for group, predictions in self._distributed.check_peers(predicted):
                 self._step(group, predictions, behind.put)
@@ -280,14 +287,6 @@ class Pipeline:
         """Whose frames are counted, where several processes have each their own."""
         rank, size = self._distributed.rank, self._distributed.size
         return f" (process {rank + 1} of {size})" if size > 1 else ""
-
-
-def _frame_bytes(frame: Frame) -> int:
-    return frame.nbytes
-
-
-def _group_bytes(frames: list[Frame]) -> int:
-    return sum(frame.nbytes for frame in frames)
 
 
 def _item_bytes(item: tuple[Frame, PredictedArrays]) -> int:

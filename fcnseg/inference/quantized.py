@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
@@ -23,12 +23,12 @@ from fcnseg.engines.base import Images, first_line
 from fcnseg.engines.exported import PRECISION
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError, OptionError, percent
-from fcnseg.exporting import labelled, require, verify, write_report, written_atomically
+from fcnseg.exporting import FORMATS, labelled, verify, write_report, written_atomically
 from fcnseg.exporting.graph import PLAIN, GraphOptions, quiet
 from fcnseg.exporting.onnx_file import complete, network_model, save_onnx
 from fcnseg.exporting.parity import sample_images
 from fcnseg.files import folder_beside
-from fcnseg.inference.evaluation import as_the_model_sees
+from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image, resize_labels
@@ -94,7 +94,8 @@ def export_int8(
             hint="omit --format",
         )
     original = load(model, engine="torch", short_side=config.short_side)
-    train, val = (dataset_of(config.data, original, split, callback) for split in ("train", "val"))
+    description = describe(config.data, callback)
+    train, val = (dataset_for(original, description, s, callback) for s in ("train", "val"))
     callback(Message(f"Writing {path}, calibrated on {min(FITTED_TO, len(train))} training images"))
     chosen = (train[at].image for at in spread(len(train), FITTED_TO))
     if config.size is not None:
@@ -150,14 +151,6 @@ def spread(count: int, most: int) -> list[int]:
     return [index * count // chosen for index in range(chosen)]
 
 
-def dataset_of(
-    folder: Path, original: Segmenter, split: Literal["train", "val"], callback: Callback
-) -> SegmentationDataset:
-    """A split with the model's classes; images whole, at their own size."""
-    description = as_the_model_sees(describe(folder, callback), original, callback)
-    return SegmentationDataset(description, split, preprocess=original.preprocess, cache=False)
-
-
 def write_int8(
     checkpoint: Checkpoint,
     path: Path,
@@ -174,7 +167,7 @@ def write_int8(
     Returns the milliseconds that an image takes in f32, and in int8.
     Raises CheckpointError, MissingExtra.
     """
-    require("onnx", "onnxscript", extra="onnx", what="Exporting to ONNX")
+    FORMATS["onnx"].refuse(options)
     import_onnxruntime()
     import onnx
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,6 @@ from numpy.typing import NDArray
 from fcnseg import notebook
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.errors import InputError, counted, percent
-
-if TYPE_CHECKING:
-    import torch
-
-    Pixels = NDArray[Any] | torch.Tensor
 
 
 class Confusion:
@@ -37,49 +32,26 @@ class Confusion:
     def __init__(self, num_classes: int) -> None:
         self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
-    def add(self, labels: Pixels, predicted: Pixels) -> None:
-        """Count pixels; both arrays have one shape, any device; 255 in labels does not count.
+    def add(self, labels: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        """Count pixels; both arrays have one shape; 255 in labels does not count.
 
         InputError when the shapes differ or a value is no class.
         """
-        if tuple(labels.shape) != tuple(predicted.shape):
+        if labels.shape != predicted.shape:
             raise InputError(
-                f"Labels are {tuple(labels.shape)}, the prediction {tuple(predicted.shape)}; "
+                f"Labels are {labels.shape}, the prediction {predicted.shape}; "
                 "they must be of one size."
             )
-        if isinstance(labels, np.ndarray) or isinstance(predicted, np.ndarray):
-            self.matrix += self._count_arrays(_as_array(labels), _as_array(predicted))
-        else:
-            self.matrix += self._count_tensors(labels, predicted)
-
-    def _count_tensors(self, labels: torch.Tensor, predicted: torch.Tensor) -> NDArray[np.int64]:
-        import torch
-
-        counted = labels != IGNORE
-        true, found = labels[counted].long(), predicted[counted].long()
-        if true.numel():
-            self._refuse_strangers(int(true.max()), int(found.max()))
-        size = len(self.matrix)
-        counts = torch.bincount(true * size + found, minlength=size * size)
-        matrix: NDArray[np.int64] = counts.view(size, size).cpu().numpy()
-        return matrix
-
-    def _count_arrays(self, labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
-        counted = labels != IGNORE
-        true, found = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
-        if true.size:
-            self._refuse_strangers(int(true.max()), int(found.max()))
-        size = len(self.matrix)
-        counts = np.bincount(true * size + found, minlength=size * size)
-        return counts.reshape(size, size).astype(np.int64)
-
-    def _refuse_strangers(self, highest_true: int, highest_found: int) -> None:
-        for value, what in ((highest_true, "labels"), (highest_found, "the prediction")):
-            if value >= len(self.matrix):
+        here, size = labels != IGNORE, len(self.matrix)
+        true, found = labels[here].astype(np.int64), predicted[here].astype(np.int64)
+        for values, what in ((true, "labels"), (found, "the prediction")):
+            if values.size and values.max() >= size:
                 raise InputError(
-                    f"Class {value} in {what}, but there are {len(self.matrix)} classes "
-                    f"(0 to {len(self.matrix) - 1}, and {IGNORE} for pixels that do not count)."
+                    f"Class {values.max()} in {what}, but there are {size} classes "
+                    f"(0 to {size - 1}, and {IGNORE} for pixels that do not count)."
                 )
+        counts = np.bincount(true * size + found, minlength=size * size)
+        self.matrix += counts.reshape(size, size)
 
 
 @dataclass(frozen=True)
@@ -253,10 +225,3 @@ def mean(values: Iterable[float | None]) -> float:
 def none_for_nan(value: float) -> float | None:
     """A number for JSON, which has no NaN."""
     return None if np.isnan(value) else value
-
-
-def _as_array(pixels: Pixels) -> NDArray[Any]:
-    if isinstance(pixels, np.ndarray):
-        return pixels
-    array: NDArray[Any] = pixels.cpu().numpy()
-    return array

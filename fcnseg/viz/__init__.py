@@ -156,6 +156,14 @@ class View:
         """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
+    def on_frame(self, cells: Floats, size: tuple[int, ...], stride: int, offset: float) -> Floats:
+        """A map's elements (h, w), of a network that sees `size`, as an image of the frame's size.
+
+        offset: the pixel that element 0 lies at. Each pixel has the value of the nearest element.
+        """
+        seen = cell_map(np.asarray(cells, np.float32), size, stride, offset)
+        return seen[nearest(self.frame.size, seen.shape)]
+
     def heat_scale(self, high: str, meaning: str) -> Scale:
         """The scale of a heatmap over the frame, from 0 to `high`."""
         return heat_scale("0", high, meaning, image=self.frame.image, alpha=self.figures.alpha)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcnseg.device import resolve_device
+from fcnseg.engines.base import resized
 from fcnseg.errors import OptionError, closest, percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap
@@ -104,22 +105,9 @@ class ImageNetHeatmaps:
         overall = scores.mean(dim=(2, 3)).softmax(dim=1)[0].cpu().numpy()
         chosen = list(self.chosen) or np.argsort(-overall)[:TOP].tolist()
         cells = scores.softmax(dim=1)[:, chosen]  # (1, C, h, w)
-        maps = self.classifier.to_pixels(cells, size)[0].cpu().numpy()
-        return overall, {
-            index: np.clip(_grown(one, (height, width)), 0, 1)
-            for index, one in zip(chosen, maps, strict=True)
-        }
-
-
-def _grown(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 (h, w) at another size, bilinear."""
-    if values.shape == size:
-        return values
-    grown = torch.nn.functional.interpolate(
-        torch.from_numpy(values)[None, None], size, mode="bilinear", align_corners=False
-    )
-    result: NDArray[np.float32] = grown[0, 0].numpy()
-    return result
+        maps = resized(self.classifier.to_pixels(cells, size).cpu(), (height, width))
+        shown = np.clip(np.asarray(maps), 0, 1)[0]  # (C, H, W)
+        return overall, dict(zip(chosen, shown, strict=True))
 
 
 def _index_of(wanted: str, known: list[str]) -> int:
@@ -165,7 +153,7 @@ class DenseClassifier(nn.Module):
 
 
 def dense_classifier(
-    name: str = "efficientnet_lite0", weights: str | Path = "auto", callback: Callback = no_callback
+    name: str, weights: str | Path = "auto", callback: Callback = no_callback
 ) -> DenseClassifier:
     """A backbone of the table with its classifier, fully convolutional, in evaluation mode.
 

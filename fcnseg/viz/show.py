@@ -17,17 +17,23 @@ from fcnseg.io.sources.base import Frame
 from fcnseg.metrics.regions import COLORS, KINDS, RIGHT, kinds_of_errors
 from fcnseg.metrics.scores import TOLERANCE
 from fcnseg.progress import Callback, no_callback
-from fcnseg.viz import IGNORED, Tile, View, cell_map, nearest, paint, torch_engine
+from fcnseg.viz import IGNORED, Tile, View, paint, torch_engine
 from fcnseg.viz.drawing import entropy, signed_map, signed_scale, to_pixels, to_vectors
-from fcnseg.viz.gained import gained
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
-from fcnseg.viz.skips import UPSAMPLING, partial_sums, skip_section
+from fcnseg.viz.skips import gained, partial_sums, skip_section
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
 
 Labels = NDArray[np.uint8]
+
+UPSAMPLING = {
+    "fixed": "bilinear",
+    "learned": "by the learned kernels",
+    "subpixel": "bilinear, and the sub-pixel part",
+}
+"""How scores get to the image's size, by ModelSpec.upsample."""
 
 
 def image(view: View) -> Section:
@@ -115,14 +121,14 @@ def heatmap(view: View, index: int) -> Tile:
 
 def scores(view: View) -> Section:
     """The raw scores that the network upsamples, cell by cell, beside the upsampled ones."""
-    network = torch_engine(view, "scores").network
-    decoder = network.decoder
+    engine = torch_engine(view, "scores")
+    decoder = engine.network.decoder
     from fcnseg.models.fcn import Decoder
 
     if not isinstance(decoder, Decoder):
         raise OptionError("--show-what scores: this network's decoder is not fcnseg's own.")
     pixels = view.segmenter.prepare([view.frame.pixels])
-    cells = torch_engine(view, "scores").scores(pixels)[0]  # (K, h, w)
+    cells = engine.scores(pixels)[0]  # (K, h, w)
     full = view.segmenter.logits(view.frame.pixels)  # (K, H, W)
     stride = decoder.strides[-1]
     tiles = []
@@ -131,8 +137,7 @@ def scores(view: View) -> Section:
         scale = signed_scale(
             f"-{limit:.1f}", f"+{limit:.1f}", f"score of {view.name(index)}", image=view.frame.image
         )
-        seen = cell_map(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
-        raw = seen[nearest(view.frame.size, seen.shape)]
+        raw = view.on_frame(cells[index], pixels.shape[1:3], stride, decoder.offsets[stride])
         size = f"{cells.shape[2]} x {cells.shape[1]} cells, stride {stride}"
         more = UPSAMPLING[decoder.spec.upsample]
         color = view.figures.color(index)
@@ -143,11 +148,6 @@ def scores(view: View) -> Section:
             drawn = signed_map(view.frame.image, values / limit)
             tiles.append(Tile(drawn, f"{title} of {view.name(index)}", note, color, scale))
     return Section(tiles, "scores before and after upsampling", columns=2)
-
-
-def skips(view: View) -> Section:
-    """What each skip adds."""
-    return skip_section(view.figures, view.frame, view.predicted.labels, view.subjects)
 
 
 Draw = Callable[[View], Section]
@@ -201,7 +201,7 @@ SHOWN: dict[str, Item] = {
     "confidence": _output(confidence, "alpha"),
     "heatmaps": _output(heatmaps, "alpha", "classes"),
     "scores": _network(scores, "at", "classes"),
-    "skips": _network(skips, "at", "alpha", "classes"),
+    "skips": _network(skip_section, "at", "alpha", "classes"),
     "gained": _network(gained, "alpha", "classes", needs_labels=True),
     "partial-sums": _network(partial_sums, "beside", "alpha", "classes"),
     "autoencoder": _network(_inside("autoencoder", "network.autoencoder"), "alpha", "classes"),

@@ -1,24 +1,28 @@
-"""What each skip connection adds: its exact part of the scores, or what changes without it."""
+"""What each skip connection adds: its exact part of the scores, or what changes without it.
+
+Also one network with its finer skips left out, and what each skip made right, against labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.classes import IGNORE
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
-from fcnseg.viz import Tile
-from fcnseg.viz.drawing import Scale, signed_map, signed_scale
-from fcnseg.viz.layout import Section
+from fcnseg.metrics import Confusion, Report
+from fcnseg.viz import IGNORED, Tile, View, paint
+from fcnseg.viz.drawing import Color, Scale, signed_map, signed_scale
+from fcnseg.viz.layout import Key, Section
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
-    from fcnseg.viz import View
     from fcnseg.viz.heatmaps import HeatmapFigures
 
 Rgb = NDArray[np.uint8]
@@ -27,54 +31,115 @@ Labels = NDArray[np.uint8]
 
 Floats = NDArray[np.float32]
 
+Mask = NDArray[np.bool_]
+
 POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 """The paper's names of a VGG's layers, by their strides."""
 
-UPSAMPLING = {
-    "fixed": "bilinear",
-    "learned": "by the learned kernels",
-    "subpixel": "bilinear, and the sub-pixel part",
-}
-"""How scores get to the image's size, by ModelSpec.upsample."""
+AGAINST_THE_MEAN = "against the mean of all classes"
 
 WITH_MINUS_WITHOUT = (
-    "against the mean of all classes, with the skip minus without it; such changes do not add up"
+    f"{AGAINST_THE_MEAN}, with the skip minus without it; such changes do not add up"
 )
 
 
+@dataclass(frozen=True, eq=False)
+class _Skips:
+    """What each skip of a network does to the prediction of a frame.
+
+    predictions: of the sum up to each skip, or without each; seen: their labels, uint8 (N, H, W).
+    maps: stride -> each one's scores, or what they change, float32 (K, H, W), from coarse to fine.
+    total: the sum of scores; None: changes, which do not add up. meaning: of a value of a class.
+    """
+
+    figures: HeatmapFigures
+    frame: Frame
+    predictions: list[Tile]
+    seen: Labels
+    maps: dict[int, Floats]
+    total: Floats | None
+    meaning: str
+
+    @classmethod
+    def of(cls, figures: HeatmapFigures, frame: Frame, labels: Labels) -> _Skips:
+        """Exact parts where scores are summed, else what changes without each."""
+        segmenter = figures.segmenter
+        if segmenter.sums_scores:
+            found = _from_coarse(segmenter.skip_scores(frame.pixels))
+            maps = {stride: _relative(scores) for stride, scores in found.items()}
+            total = np.sum(list(maps.values()), axis=0)
+            predictions, seen = _coarser(figures, frame, found), _predictions_of(found)
+            return cls(figures, frame, predictions, seen, maps, total, AGAINST_THE_MEAN)
+        logits = segmenter.logits(frame.pixels)
+        found = _from_coarse(segmenter.logits_without_skips(frame.pixels))
+        maps = {stride: _relative(logits - scores) for stride, scores in found.items()}
+        predictions = [_without(figures, frame, s, labels, scores) for s, scores in found.items()]
+        seen = np.stack([labels, *(scores.argmax(axis=0) for scores in found.values())])
+        return cls(figures, frame, predictions, seen, maps, None, WITH_MINUS_WITHOUT)
+
+    def limit(self, classes: Sequence[int]) -> float:
+        """One range for some classes, so that they can be compared."""
+        chosen = list(classes)
+        if self.total is not None:
+            return _limit(self.total[chosen])
+        return _limit(np.stack(list(self.maps.values()))[:, chosen])
+
+    def scale(self, index: int, limit: float) -> Scale:
+        """What the colours of a class's tiles mean."""
+        meaning = f"score of {self.figures.segmenter.classes.names[index]} {self.meaning}"
+        return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning, image=self.frame.image)
+
+    def tiles(self, index: int, limit: float) -> list[Tile]:
+        """What each skip adds to a class's score and their sum, or how each changes it."""
+        image, color = self.frame.image, self.figures.color(index)
+        tiles: list[Tile] = []
+        for stride, maps in self.maps.items():
+            stage = stage_name(self.figures, stride)
+            title, what = f"+ {stage}" if tiles else stage, "score"
+            if self.total is None:
+                title, what = f"change by {stage}", "change"
+            note = f"mean absolute {what} {np.abs(maps[index]).mean():.2f}"
+            tiles.append(Tile(signed_map(image, maps[index] / limit), title, note, color))
+        if self.total is not None:
+            tiles.append(Tile(signed_map(image, self.total[index] / limit), "= sum", "", color))
+        return tiles
+
+
 def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
-    """Each skip's exact part where scores are summed, else what changes without it."""
-    if not figures.segmenter.sums_scores:
-        yield from _ablation_pages(figures, frame, labels)
-    else:
-        yield from _sum_pages(figures, frame, labels)
-
-
-def _ablation_pages(
-    figures: HeatmapFigures, frame: Frame, labels: Labels
-) -> Iterator[tuple[str, Rgb]]:
-    """rungs.png, the prediction without each skip; and how each changes a class's score."""
-    logits = figures.segmenter.logits(frame.pixels)
-    found = figures.segmenter.logits_without_skips(frame.pixels)
-    without = dict(sorted(found.items(), reverse=True))
-    predictions = [
-        _without(figures, frame, stride, labels, scores) for stride, scores in without.items()
-    ]
-    seen = np.stack([labels, *(scores.argmax(axis=0) for scores in without.values())])
-    tiles = [
-        Tile(frame.image, "input"),
-        figures.labelled(frame, labels, "prediction"),
-        *predictions,
-    ]
-    key = figures.key(seen)
+    """rungs.png, the predictions up to each skip or without it; and a page for each class."""
+    skips, given = _Skips.of(figures, frame, labels), Tile(frame.image, "input")
+    key, sums = figures.key(skips.seen), skips.total is not None
+    prediction = [] if sums else [figures.labelled(frame, labels, "prediction")]
+    tiles = [given, *prediction, *skips.predictions]
     yield "rungs.png", figures.page(tiles, key=key, columns=len(tiles))
-    changes = {stride: _relative(logits - scores) for stride, scores in without.items()}
     drawn = figures.of_interest(labels)
-    limit = _limit(np.stack(list(changes.values()))[:, list(drawn)])
+    limit = skips.limit(drawn)
     for index in drawn:
-        of_class = {stride: change[index] for stride, change in changes.items()}
-        page_of_class = _change_page(figures, frame, index, of_class, limit, predictions, key)
+        of_class = skips.tiles(index, limit)
+        tiles = [*of_class, *skips.predictions, *[given] * sums]
+        scale = skips.scale(index, limit)
+        page_of_class = figures.page(tiles, scale=scale, key=key, columns=len(of_class))
         yield f"rungs-{figures.page_name(index)}", page_of_class
+
+
+def skip_section(view: View) -> Section:
+    """The skips in one figure: predictions, and what each does to the scores of some classes."""
+    figures, frame, labels = view.figures, view.frame, view.predicted.labels
+    skips, given = _Skips.of(figures, frame, labels), Tile(frame.image, "input")
+    sums, limit = skips.total is not None, skips.limit(view.subjects)
+    last = given if sums else figures.labelled(frame, labels, "with all skips")
+    tiles = [*skips.predictions, last]
+    columns = len(tiles)
+    for index in view.subjects:
+        scale = skips.scale(index, limit)
+        tiles += [replace(tile, scale=scale) for tile in skips.tiles(index, limit)]
+        tiles += [given] * (not sums)
+    heading = "skips: what each adds" if sums else "skips: what changes without each"
+    return Section(tiles, heading, {"classes": figures.key(skips.seen)}, columns=columns)
+
+
+def _from_coarse(found: dict[int, Floats]) -> dict[int, Floats]:
+    return dict(sorted(found.items(), reverse=True))
 
 
 def _without(
@@ -83,67 +148,6 @@ def _without(
     predicted = logits.argmax(axis=0).astype(np.uint8)
     note = f"{percent((predicted != labels).mean(), 1)} of pixels change"
     return figures.labelled(frame, predicted, f"without {stage_name(figures, stride)}", note)
-
-
-def _change_page(
-    figures: HeatmapFigures,
-    frame: Frame,
-    index: int,
-    changes: dict[int, Floats],
-    limit: float,
-    predictions: list[Tile],
-    key: Sequence[tuple[str, tuple[int, int, int]]],
-) -> Rgb:
-    """One class: how each skip changes its score, the predictions without it beneath."""
-    name = figures.segmenter.classes.names[index]
-    tiles = _change_tiles(figures, frame, index, changes, limit)
-    scale = _scale_of(limit, f"score of {name} {WITH_MINUS_WITHOUT}", frame)
-    return figures.page([*tiles, *predictions], scale=scale, key=key, columns=len(tiles))
-
-
-def _change_tiles(
-    figures: HeatmapFigures, frame: Frame, index: int, changes: dict[int, Floats], limit: float
-) -> list[Tile]:
-    return [
-        Tile(
-            signed_map(frame.image, change / limit),
-            f"change by {stage_name(figures, stride)}",
-            f"mean absolute change {np.abs(change).mean():.2f}",
-            figures.color(index),
-        )
-        for stride, change in changes.items()
-    ]
-
-
-def _scale_of(limit: float, meaning: str, frame: Frame) -> Scale:
-    return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning, image=frame.image)
-
-
-def _sum_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
-    """rungs.png, predictions from coarse to fine; and the contributions to each class."""
-    skips = dict(sorted(figures.segmenter.skip_scores(frame.pixels).items(), reverse=True))
-    predictions = _coarser(figures, frame, skips)
-    key = figures.key(predictions_of(skips))
-    yield (
-        "rungs.png",
-        figures.page(
-            [Tile(frame.image, "input"), *predictions],
-            key=key,
-            columns=len(predictions) + 1,
-        ),
-    )
-    added = {stride: _relative(scores) for stride, scores in skips.items()}
-    totals = np.sum(list(added.values()), axis=0)
-    drawn = figures.of_interest(labels)
-    limit = _limit(totals[list(drawn)])
-    for index in drawn:
-        of_class = {stride: scores[index] for stride, scores in added.items()}
-        tiles = _added_tiles(figures, frame, index, of_class, totals[index], limit)
-        tiles += [*predictions, _input(frame)]
-        name = figures.segmenter.classes.names[index]
-        scale = _scale_of(limit, f"score of {name} against the mean of all classes", frame)
-        page_of_class = figures.page(tiles, scale=scale, key=key, columns=len(of_class) + 1)
-        yield f"rungs-{figures.page_name(index)}", page_of_class
 
 
 def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) -> list[Tile]:
@@ -168,84 +172,17 @@ def stage_name(figures: HeatmapFigures, stride: int) -> str:
     return f"stride {stride} ({POOLS[stride]})" if vgg else f"stride {stride}"
 
 
-def _added_tiles(
-    figures: HeatmapFigures,
-    frame: Frame,
-    index: int,
-    added: dict[int, Floats],
-    total: Floats,
-    limit: float,
-) -> list[Tile]:
-    """What each skip adds to a class's score, and their sum."""
-    coarse = next(iter(added))
-    tiles = [
-        Tile(
-            signed_map(frame.image, scores / limit),
-            stage_name(figures, stride) if stride == coarse else f"+ {stage_name(figures, stride)}",
-            f"mean absolute score {np.abs(scores).mean():.2f}",
-            figures.color(index),
-        )
-        for stride, scores in added.items()
-    ]
-    return [*tiles, Tile(signed_map(frame.image, total / limit), "= sum", "", figures.color(index))]
-
-
-def skip_section(
-    figures: HeatmapFigures, frame: Frame, labels: Labels, subjects: Sequence[int]
-) -> Section:
-    """The skips in one figure: predictions, and what each does to the scores of some classes."""
-    if figures.segmenter.sums_scores:
-        found = figures.segmenter.skip_scores(frame.pixels)
-        skips = dict(sorted(found.items(), reverse=True))
-        seen, rows = predictions_of(skips), [[*_coarser(figures, frame, skips), _input(frame)]]
-        maps = {stride: _relative(scores) for stride, scores in skips.items()}
-        total = np.sum(list(maps.values()), axis=0)
-        limit, meaning = _limit(total[list(subjects)]), "against the mean of all classes"
-    else:
-        logits = figures.segmenter.logits(frame.pixels)
-        found = figures.segmenter.logits_without_skips(frame.pixels)
-        skips = dict(sorted(found.items(), reverse=True))
-        seen = np.stack([labels, *(scores.argmax(axis=0) for scores in skips.values())])
-        without = (_without(figures, frame, s, labels, scores) for s, scores in skips.items())
-        rows = [[*without, figures.labelled(frame, labels, "with all skips")]]
-        maps = {stride: _relative(logits - scores) for stride, scores in skips.items()}
-        limit = _limit(np.stack(list(maps.values()))[:, list(subjects)])
-        meaning = WITH_MINUS_WITHOUT
-    for index in subjects:
-        of_class = {stride: scores[index] for stride, scores in maps.items()}
-        if figures.segmenter.sums_scores:
-            row = _added_tiles(figures, frame, index, of_class, total[index], limit)
-        else:
-            row = [*_change_tiles(figures, frame, index, of_class, limit), _input(frame)]
-        scale = _scale_of(
-            limit, f"score of {figures.segmenter.classes.names[index]} {meaning}", frame
-        )
-        rows.append([replace(tile, scale=scale) if tile.color else tile for tile in row])
-    tiles = [tile for row in rows for tile in row]
-    keys = {"classes": figures.key(seen)}
-    heading = (
-        "skips: what each adds"
-        if figures.segmenter.sums_scores
-        else "skips: what changes without each"
-    )
-    return Section(tiles, heading, keys, columns=len(rows[0]))
-
-
-def _input(frame: Frame) -> Tile:
-    return Tile(frame.image, "input")
-
-
 def _relative(scores: Floats) -> Floats:
     """Scores (K, H, W) against the mean of the classes: only differences matter to predictions."""
     return np.asarray(scores - scores.mean(axis=0), np.float32)
 
 
 def _limit(maps: Floats) -> float:
-    """One range for the pages of all classes, so that they can be compared."""
+    """The range of values, but for the most extreme."""
     return max(float(np.quantile(np.abs(maps), 0.995)), 1e-6)
 
 
-def predictions_of(skips: dict[int, Floats]) -> Labels:
+def _predictions_of(skips: dict[int, Floats]) -> Labels:
     """uint8 (skips, H, W): the labels of the sum up to each skip."""
     sums = np.cumsum(np.stack(list(skips.values())), axis=0)
     return np.asarray(sums.argmax(axis=1), np.uint8)
@@ -311,3 +248,98 @@ def _agreement(
     same = percent((labels == complete).mean(), 1)
     complete_is = "in the sum of all" if figures.segmenter.sums_scores else "with all skips"
     return f"{same} of pixels as {complete_is}"
+
+
+# --- against labels: what each skip made right and made wrong
+
+MADE_RIGHT, MADE_WRONG, STILL_WRONG = "made right", "made wrong", "changed, still wrong"
+
+CHANGES: dict[str, Color] = {
+    MADE_RIGHT: (60, 205, 120),
+    MADE_WRONG: (235, 60, 60),
+    STILL_WRONG: (250, 220, 60),
+}
+
+
+def gained(view: View) -> Section:
+    """What each skip made right and made wrong, with its points of mIoU."""
+    found = view.segmenter.logits_up_to_skips(view.frame.pixels)
+    predictions = {s: logits.argmax(axis=0).astype(np.uint8) for s, logits in found.items()}
+    first, *steps = gains(view.truth, predictions, view.segmenter.classes.names)
+    coarse = view.figures.labelled(
+        view.frame,
+        predictions[first.stride],
+        f"{stage_name(view.figures, first.stride)} alone",
+        miou_of(first),
+    )
+    ignored = view.truth == IGNORE
+    tiles = [coarse]
+    for gain in steps:
+        areas = [(area, CHANGES[name]) for name, area in gain.areas.items()]
+        drawn = paint(view.frame.image, areas, ignored)
+        tiles.append(gain_tile(drawn, gain, stage_name(view.figures, gain.stride), view.truth))
+    keys: dict[str, Key] = {"classes": view.figures.key(predictions[first.stride])}
+    keys["changes"] = [*CHANGES.items(), *[("no label", IGNORED)] * bool(ignored.any())]
+    heading = "gained: what each skip changed, all finer ones left out"
+    return Section(tiles, heading, keys, columns=len(tiles))
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What the skip of a stride changed, where there is a label.
+
+    areas: bool (H, W) each, by MADE_RIGHT, MADE_WRONG, STILL_WRONG. miou: with it, 0..1, of the
+    classes that are labelled; points: what it added to that, in points (hundredths). NaN without
+    any label.
+    """
+
+    stride: int
+    areas: Mapping[str, Mask]
+    miou: float
+    points: float
+
+
+def gains(truth: Labels, predictions: Mapping[int, Labels], classes: tuple[str, ...]) -> list[Gain]:
+    """The gain of each skip, from coarse to fine; that of the first is its own mIoU.
+
+    truth: uint8 (H, W), 255 = ignore. predictions: uint8 (H, W) with the skips down to a stride.
+    The points of all sum to 100 times the last mIoU.
+    """
+    found: list[Gain] = []
+    counted = truth != IGNORE
+    before = np.full_like(truth, IGNORE)  # nothing is predicted: neither right nor wrong yet
+    for stride, labels in predictions.items():
+        changed = counted & (labels != before) & bool(found)
+        was, now = before == truth, labels == truth
+        areas = {
+            MADE_RIGHT: changed & now,
+            MADE_WRONG: changed & was,
+            STILL_WRONG: changed & ~was & ~now,
+        }
+        confusion = Confusion(len(classes))
+        confusion.add(truth, labels)
+        miou = Report.of(confusion.matrix, classes, 1).miou
+        points = 100 * (miou - (found[-1].miou if found else 0.0))
+        found.append(Gain(stride, areas, miou, points))
+        before = labels
+    return found
+
+
+def _note(gain: Gain, truth: Labels) -> str:
+    """A gain's figures: pixels in percent of those with a label, and the mIoU that is reached."""
+    total = max(int((truth != IGNORE).sum()), 1)
+    right, wrong = (percent(gain.areas[name].sum() / total) for name in (MADE_RIGHT, MADE_WRONG))
+    return f"made right {right}, wrong {wrong}; {miou_of(gain)}"
+
+
+def miou_of(gain: Gain) -> str:
+    """The mIoU that is reached, for a caption."""
+    return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
+
+
+def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
+    """A map of what a skip changed, with its points."""
+    now = 100 * gain.miou
+    added = round(now, 2) - round(now - gain.points, 2)  # of the figures that are shown
+    points = "no label" if np.isnan(added) else f"{added:+z.2f} points of mIoU"
+    return Tile(drawn, f"+ {stage}: {points}", _note(gain, truth))

@@ -180,8 +180,7 @@ def open_dataset(
 
     needed: the items that need labels, for the OptionError where SOURCE is no dataset.
     """
-    from fcnseg.datasets.dataset import SegmentationDataset
-    from fcnseg.inference.evaluation import as_the_model_sees, split_of
+    from fcnseg.inference.evaluation import dataset_for, split_of
 
     config.refuse(("page",), "on a dataset, whose images are what was labelled")
     data = user_path(config.source[0])
@@ -192,8 +191,7 @@ def open_dataset(
     except DatasetError as error:
         raise _no_labels(needed, str(data), error.message) from None
     split, _ = split_of(config, description, segmenter)
-    description = as_the_model_sees(description, segmenter, callback)
-    dataset = SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)
+    dataset = dataset_for(segmenter, description, split, callback)
     callback(Message(f"{len(dataset)} images of {data} ({split})"))
     return DatasetSource(dataset, config.limit), list(description.inputs())
 
@@ -236,11 +234,9 @@ def find_labels(
 
 
 def _of_dataset(labels: Path, segmenter: Segmenter, callback: Callback) -> FindLabels:
-    from fcnseg.datasets.dataset import SegmentationDataset
-    from fcnseg.inference.evaluation import as_the_model_sees
+    from fcnseg.inference.evaluation import dataset_for
 
-    description = as_the_model_sees(describe(labels, callback), segmenter, callback)
-    dataset = SegmentationDataset(description, "all", preprocess=segmenter.preprocess, cache=False)
+    dataset = dataset_for(segmenter, describe(labels, callback), "all", callback)
     places = {resolved(pair.image): index for index, pair in enumerate(dataset.pairs)}
 
     def find(frame: Frame) -> Labels:

@@ -9,7 +9,7 @@ import pytest
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.engines.exported import header_in
-from fcnseg.exporting.litert_file import attach
+from fcnseg.exporting.mobile import attach
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
 from tests.engines.test_litert import litert_model

@@ -12,7 +12,7 @@ from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
-from fcnseg.exporting.litert_file import attach
+from fcnseg.exporting.mobile import attach
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load
 from fcnseg.models.checkpoint import Checkpoint

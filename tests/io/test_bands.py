@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fcnseg
-from fcnseg.config import CheckConfig, ExportConfig, InferConfig, TrainConfig, VizConfig
+from fcnseg.config import (
+    CheckConfig,
+    CompareConfig,
+    ExportConfig,
+    InferConfig,
+    ReviewConfig,
+    TrainConfig,
+    VizConfig,
+)
 from fcnseg.datasets.augment import Augment
 from fcnseg.datasets.bands import choose_bands, common_layout, measure_bands
 from fcnseg.datasets.dataset import SegmentationDataset
@@ -348,12 +356,13 @@ def test_bands_are_chosen_and_kept(five: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(five: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fcnseg.commands.export import export
 
     pytest.importorskip("onnxscript")
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
-    result = export(ExportConfig(model=str(trained), out=file, size=(64, 64)))
+    images = str(five / "val" / "images")
+    result = export(ExportConfig(model=str(trained), out=file, size=(64, 64), images=images))
     assert result.parity is not None
     assert result.parity.holds
     return file
@@ -369,7 +378,9 @@ def test_the_exported_file_takes_the_bands(
     np.testing.assert_array_equal(fcnseg.load(exported, engine=engine)(image).labels, expected)
 
 
-def test_infer_eval_viz_and_check_work_on_bands(five: Path, trained: Path, tmp_path: Path) -> None:
+def test_commands_work_on_bands(five: Path, trained: Path, tmp_path: Path) -> None:
+    from fcnseg.commands.analysis.compare import compare
+    from fcnseg.commands.analysis.review import review
     from fcnseg.commands.check import check
     from fcnseg.commands.infer import infer
     from fcnseg.commands.viz import view
@@ -390,6 +401,14 @@ def test_infer_eval_viz_and_check_work_on_bands(five: Path, trained: Path, tmp_p
     assert (read_image(overview) != first).any()
     shown = replace(config, show_what=("errors",), labels=five, out=tmp_path / "errors")
     assert view(shown).failed == ()
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(trained.read_bytes())
+    models, page = (str(trained), str(again)), tmp_path / "compared.html"
+    assert compare(CompareConfig(data=five, model=models, split="val", html=page)).failed == ()
+    one = {"model": str(trained), "device": "cpu"}
+    review(ReviewConfig(data=five, split="val", out=tmp_path / "review", **one))
+    ranked = review(ReviewConfig(data=images, unlabeled=True, out=tmp_path / "ranked", **one))
+    assert ranked.to_label
     checked = check(CheckConfig(data=five, contact=tmp_path / "contact.png"))
     assert checked.as_dict()["bands"] == {"count": 5, "dtype": "uint16", "as_rgb": False}
     assert not checked.failed

@@ -10,7 +10,7 @@ from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.metrics import Confusion, Report
 from fcnseg.models.networks import build
 from fcnseg.models.spec import IMAGENET, ModelSpec
-from fcnseg.viz.gained import MADE_RIGHT, MADE_WRONG, STILL_WRONG, Gain, gain_tile, gains
+from fcnseg.viz.skips import MADE_RIGHT, MADE_WRONG, STILL_WRONG, Gain, gain_tile, gains
 
 NAMES = ("a", "b", "c")
 

@@ -23,7 +23,7 @@ from fcnseg.datasets import Description
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, OptionError, percent, points, to_bytes
-from fcnseg.inference.evaluation import as_the_model_sees, split_of
+from fcnseg.inference.evaluation import dataset_for, split_of
 from fcnseg.inference.loading import load
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
@@ -156,7 +156,7 @@ def compare(
     _refuse_other_labels(matrices)
     differences = tuple(paired_difference(other, matrices[0]) for other in matrices[1:])
     made = CompareResult(tuple(results), differences)
-    dataset = SegmentationDataset(as_the_model_sees(description, models[0]), split, cache=False)
+    dataset = dataset_for(models[0], description, split)
     table = comparison_table(made.models, made.images())
     writers = {
         "csv": lambda path: write_table(path, table),

@@ -20,7 +20,7 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, InputError, OptionError, shown, to_bytes
 from fcnseg.files import fitting
-from fcnseg.inference.evaluation import as_the_model_sees
+from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
@@ -141,8 +141,7 @@ def review(
             files = [*model_files(segmenter.files), ("the dataset", config.data)]
             inputs = checked.description.inputs()
             refuse_overwriting([("--out", config.out)], inputs, kept=files)
-        description = as_the_model_sees(checked.description, segmenter, callback)
-        dataset = SegmentationDataset(description, config.split, cache=False)
+        dataset = dataset_for(segmenter, checked.description, config.split, callback)
         return _review_labels(config, segmenter, dataset, callback)
     if config.out is not None:
         kept = model_files(segmenter.files)
@@ -189,6 +188,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     """Images of a folder (or frames of a video) without labels."""
     names, unsure, found, thumbnails = [], [], [], []
     with open_source(str(config.data), callback=callback) as source:
+        source.bands = segmenter.preprocess.bands
         frames: Iterator[Frame] = itertools.islice(source, None)
         looked = map_ordered(
             lambda frame: _probabilities(segmenter, frame.pixels), frames, segmenter.num_parallel
@@ -212,6 +212,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     if "labelme" in config.save:
         wanted = {names[place] for place in chosen}
         with open_source(str(config.data)) as source:
+            source.bands = segmenter.preprocess.bands
             for frame in (frame for frame in source if frame.name in wanted):
                 labels = segmenter.predict([frame.pixels])[0].labels
                 outputs.append(_save_labelme(out, labels, segmenter, frame))

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.images import resize_image
-from fcnseg.models.backbones import Features
+from fcnseg.models.backbones import Features, shift_between
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
-from fcnseg.viz import Tile, View, cell_map, nearest, network_input, plain_network
+from fcnseg.viz import Tile, View, network_input, plain_network
 from fcnseg.viz.drawing import Color, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
@@ -71,11 +71,10 @@ def _map_tile(view: View, tap: Tensor, size: Size, stride: int, offset: float, n
     values = tap.abs().mean(dim=0).float().cpu().numpy()
     channels, height, width = tap.shape
     largest = max(float(values.max()), 1e-9)
-    cells = np.asarray(values / largest, np.float32)
-    seen = cell_map(cells, size, stride, offset)[nearest(view.frame.size, size)]
+    seen = view.on_frame(values / largest, size, stride, offset)
     note = f"{channels} channels of {width} x {height}"
     scale = view.heat_scale(f"{largest:.2g}", "mean absolute value")
-    return Tile(view.heat(seen, "", "", "").image, name, note, scale=scale)
+    return Tile(view.heat_on(grey(view.frame.image), seen), name, note, scale=scale)
 
 
 def _field_tile(
@@ -291,7 +290,7 @@ def kernels(view: View) -> Section:
     tiles, learns = [], False
     for stride, step in zip(decoder.strides, [*decoder.strides[1:], 1], strict=True):
         upsample = decoder.upsamples[str(stride)]
-        shift = (decoder.offsets[stride] - decoder.offsets[step]) / step
+        shift = shift_between(decoder.offsets, stride, step)
         line = bilinear_kernel(stride // step, shift)[0].double().numpy()
         bilinear = np.outer(line, line)
         title = f"stride {stride} to {step}"

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
-from fcnseg.viz import Tile, View, cell_map, nearest, network_input, plain_network
-from fcnseg.viz.drawing import signed_map, signed_scale
+from fcnseg.viz import Tile, View, nearest, network_input, plain_network
+from fcnseg.viz.drawing import grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
 
@@ -58,10 +58,10 @@ def gradcam(view: View) -> Section:
         columns = len(cams)
         for stride, cam in cams.items():
             largest = max(float(cam.max()), 1e-9)
-            seen = on_frame(view, cam / largest, size, stride, network.backbone.offsets[stride])
+            seen = view.on_frame(cam / largest, size, stride, network.backbone.offsets[stride])
             scale = view.heat_scale(f"{largest:.2g}", "weighted sum of the channels")
             title = f"{view.name(index)}, {stage_name(view.figures, stride)}"
-            drawn = view.heat(seen, "", "", "").image
+            drawn = view.heat_on(grey(view.frame.image), seen)
             tiles.append(Tile(drawn, title, f"score of {pixels}", view.figures.color(index), scale))
     return Section(tiles, "gradcam: what speaks for a class (Seg-Grad-CAM)", columns=columns)
 
@@ -123,22 +123,12 @@ def channels(view: View) -> Section:
         name = stage_name(view.figures, stride)
         for channel in chosen:
             cells = maps[channel] / largest
-            seen = on_frame(view, cells, size, stride, network.backbone.offsets[stride])
+            seen = view.on_frame(cells, size, stride, network.backbone.offsets[stride])
             note = f"of {len(maps)}, mean {means[channel]:.2g}"
-            drawn = view.heat(seen, "", "", "").image
+            drawn = view.heat_on(grey(view.frame.image), seen)
             tiles.append(Tile(drawn, f"{name}: channel {channel}", note, scale=scale))
     heading = "channels: the strongest of each stage, one range for a stage"
-    return Section(
-        tiles, heading, columns=min(STRONGEST, min(tap.shape[1] for tap in taps.values()))
-    )
-
-
-def on_frame(
-    view: View, cells: Floats, size: tuple[int, int], stride: int, offset: float
-) -> Floats:
-    """A stage's elements (h, w) as an image of the frame's size, element by element."""
-    seen = cell_map(np.asarray(cells, np.float32), size, stride, offset)
-    return np.asarray(seen[nearest(view.frame.size, size)])
+    return Section(tiles, heading, columns=count)
 
 
 def grad_cam(network: FCN, image: Tensor, index: int, mask: Mask) -> dict[int, Floats]:
