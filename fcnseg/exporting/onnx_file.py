@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fcnseg.engines.base import first_line
 from fcnseg.engines.exported import LABELS, SCORES
 from fcnseg.engines.onnx import keep_outputs
 from fcnseg.engines.pytorch import score_grid_of
-from fcnseg.errors import OptionError, cannot_write
+from fcnseg.errors import CheckpointError, OptionError, cannot_write
 from fcnseg.exporting.graph import Before, Graph, GraphOptions, quiet, surroundings
 from fcnseg.exporting.labels import labels_model
 from fcnseg.exporting.parity import REPORT_SUFFIX, example
@@ -176,10 +177,16 @@ def _model(
         torch.ops.fcnseg.upsample_bilinear2d.default: aten_upsample_bilinear2d
     }
     with quiet(), _WholeSteps():
-        program = torch.onnx.export(
-            module, inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
-            custom_translation_table=translated, dynamo=True, verbose=False,
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                module, inputs, input_names=names, output_names=outputs, dynamic_shapes=shapes,
+                custom_translation_table=translated, dynamo=True, verbose=False,
+            )  # fmt: skip
+        except RuntimeError as error:  # of the exporter; a layer it does not know, for example
+            raise CheckpointError(
+                f"torch.onnx can't convert this network: {first_line(error)}.",
+                hint="--format torchscript, or a network with another backbone",
+            ) from error
     assert program is not None  # with dynamo there always is one
     return _without_traces(program.model_proto)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
-from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.encoding.matching import adopt_classes, is_inverted, mapping, some
 from fcnseg.datasets.loader import LabelledImages, Sample, load
 from fcnseg.datasets.splits import Provenance
@@ -27,6 +26,9 @@ from fcnseg.metrics import Confusion, Report
 from fcnseg.metrics.regions import BAND
 from fcnseg.metrics.scores import Scores
 from fcnseg.progress import Callback, Message, Progress, no_callback
+
+if TYPE_CHECKING:
+    from fcnseg.datasets.dataset import SegmentationDataset
 
 MIOU_RULE = "the mean over the classes that the labels contain"
 """How classes count that are predicted where there are no labels of them: not in the mean."""
@@ -283,5 +285,7 @@ def dataset_for(
     callback: Callback = no_callback,
 ) -> SegmentationDataset:
     """A split with the model's classes; images whole, at their own size, in the model's bands."""
+    from fcnseg.datasets.dataset import SegmentationDataset  # what training needs besides
+
     description = as_the_model_sees(description, segmenter, callback)
     return SegmentationDataset(description, split, preprocess=segmenter.preprocess, cache=False)

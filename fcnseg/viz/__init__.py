@@ -156,7 +156,9 @@ class View:
         """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
-    def on_frame(self, cells: Floats, size: tuple[int, ...], stride: int, offset: float) -> Floats:
+    def on_frame(
+        self, cells: NDArray[np.floating], size: tuple[int, ...], stride: int, offset: float
+    ) -> Floats:
         """A map's elements (h, w), of a network that sees `size`, as an image of the frame's size.
 
         offset: the pixel that element 0 lies at. Each pixel has the value of the nearest element.

@@ -2,6 +2,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MediaError
@@ -48,6 +49,19 @@ def test_a_place_that_can_not_be_written(checkpoint, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MediaError, match="Can't write"):
         convert(checkpoint, tmp_path / "file" / "model.onnx", "onnx")
+
+
+def test_a_network_that_the_exporter_does_not_know(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+
+    def export(*_: object, **__: object) -> None:
+        raise torch.onnx.OnnxExporterError("No ONNX function for aten.new\nat line 3")
+
+    monkeypatch.setattr("torch.onnx.export", export)
+    with pytest.raises(
+        CheckpointError, match=r"this network: No ONNX function for aten.new\.\nhint"
+    ):
+        convert(checkpoint, tmp_path / "model.onnx", "onnx")
 
 
 @pytest.mark.parametrize("format", ["torchscript", "torch-export"])

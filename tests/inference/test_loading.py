@@ -8,7 +8,7 @@ import pytest
 from fcnseg.engines import EngineOptions
 from fcnseg.engines.onnx import OnnxEngine
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, OptionError
+from fcnseg.errors import CheckpointError, MediaError, OptionError
 from fcnseg.inference import loading as opening
 from fcnseg.inference.loading import WORTH_CONVERTING, open_engine
 from fcnseg.inference.loading import fastest as fastest_engine
@@ -90,6 +90,22 @@ def test_the_fastest_wins_and_is_remembered(
     assert len(notes) == 2
 
 
+@pytest.mark.parametrize("error", [CheckpointError("no layer"), MediaError("no space")])
+def test_torch_runs_what_can_not_be_converted(random_model, cache, monkeypatch, error):
+    def convert(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fcnseg.exporting.convert", convert)
+    monkeypatch.setattr(fastest_engine, "can_compare_engines", lambda: True)
+    notes: list[Message] = []
+    options = EngineOptions(precision="f32", frames=WORTH_CONVERTING)
+    engine, _ = open_engine(random_model, options, notes.append)
+    assert engine.name == "torch"
+    assert notes[-1].text == (
+        f"random.safetensors runs in torch, not in a faster engine. {error.message}"
+    )
+
+
 def test_the_engine_for_an_int8_file_is_measured_for_many_frames(tmp_path, monkeypatch):
     speeds, record = {"onnxruntime": 1.0, "openvino": 2.0}, tmp_path / "engines/record.json"
     opened = lambda _file, name, device: (name, None)  # noqa: E731
@@ -102,6 +118,7 @@ def test_the_engine_for_an_int8_file_is_measured_for_many_frames(tmp_path, monke
     assert choose(tmp_path / "a.onnx", record, 1) == "openvino"
     speeds["onnxruntime"] = 3.0
     assert choose(tmp_path / "b.onnx", record.with_name("b.json"), 1000) == "onnxruntime"
+    assert choose(tmp_path / "b.onnx", record / "can not be written", 1000) == "onnxruntime"
 
 
 def test_an_engine_with_other_outputs_can_not_win(random_model, cache, quick, monkeypatch):

@@ -401,9 +401,8 @@ def test_commands_work_on_bands(five: Path, trained: Path, tmp_path: Path) -> No
     assert (read_image(overview) != first).any()
     shown = replace(config, show_what=("errors",), labels=five, out=tmp_path / "errors")
     assert view(shown).failed == ()
-    again = tmp_path / "again.safetensors"
-    again.write_bytes(trained.read_bytes())
-    models, page = (str(trained), str(again)), tmp_path / "compared.html"
+    models = tuple(str(trained / f"{name}.safetensors") for name in ("best", "last"))
+    page = tmp_path / "compared.html"
     assert compare(CompareConfig(data=five, model=models, split="val", html=page)).failed == ()
     one = {"model": str(trained), "device": "cpu"}
     review(ReviewConfig(data=five, split="val", out=tmp_path / "review", **one))

@@ -20,7 +20,7 @@ from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
 from fcnseg.engines.exported import header_in
-from fcnseg.errors import CheckpointError, OptionError, typed
+from fcnseg.errors import CheckpointError, MediaError, OptionError, typed
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import with_shown
@@ -289,15 +289,18 @@ def _open_fastest(
     if not can_compare_engines():
         return in_torch
     name = recorded_fastest(record)
-    if name is None and not few:
-        converted = _converted(checkpoint, path, kept, callback)
-        name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
-        callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
-    if name is None or name == "torch":
+    try:
+        if name is None and not few:
+            converted = _converted(checkpoint, path, kept, callback)
+            name = fastest_engine(in_torch, converted, record, checkpoint.preprocess.bands)
+            callback(Message(f"The fastest engine for {path.name} on this machine is {name}."))
+        if name is None or name == "torch":
+            return in_torch
+        options = replace(options, engine=name, device="auto", precision="auto")
+        return _open_exported(_converted(checkpoint, path, kept, callback), options)[0]
+    except (CheckpointError, MediaError) as error:  # not what was asked for: torch runs it, too
+        callback(Message(f"{path.name} runs in torch, not in a faster engine. {error.message}"))
         return in_torch
-    options = replace(options, engine=name, device="auto", precision="auto")
-    engine, _ = _open_exported(_converted(checkpoint, path, kept, callback), options)
-    return engine
 
 
 def _kept(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -11,7 +12,7 @@ from typing import get_args
 from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
 from fcnseg.engines.base import Engine
-from fcnseg.errors import STRANGE
+from fcnseg.errors import STRANGE, MediaError
 from fcnseg.exporting.parity import Trial, compare, sample_images
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import write_bytes
@@ -89,7 +90,8 @@ def fastest_for_file(
 def _recorded(fps: dict[EngineName, float], record: Path) -> EngineName:
     fastest = max(fps, key=lambda name: fps[name])
     found = {"fastest": fastest, "fps": fps, "installed": _installed()}
-    write_bytes(record, json.dumps(found).encode())
+    with contextlib.suppress(MediaError):  # then it is measured again
+        write_bytes(record, json.dumps(found).encode())
     return fastest
 
 
