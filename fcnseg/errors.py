@@ -180,7 +180,7 @@ _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Halves of pairs that stand for no byte; JSON can name them."""
 
 
-def named(name: object, why: str) -> str:
+def with_name(name: object, why: str) -> str:
     """Why something failed, with its name once."""
     return why if str(name) in why else f"{name}: {why}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -86,6 +87,13 @@ def free_name(wanted: str, taken: set[str]) -> str:
         name, number = f"{wanted}_{number}", number + 1
     taken.add(key)
     return name
+
+
+def numbered(parent: Path, name: str) -> Iterator[Path]:
+    """parent/name1, parent/name2 ..., from the first number on that is above all taken."""
+    taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
+    first = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
+    return (parent / f"{name}{number}" for number in itertools.count(first))
 
 
 def name_key(name: str) -> str:

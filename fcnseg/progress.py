@@ -133,8 +133,15 @@ def stop_signals() -> list[signal.Signals]:
 def handled_by(
     handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
 ) -> Iterator[None]:
-    """Signals are handled by a function in the block, and as they were before after it."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Signals are handled by a function in the block, and as they were before after it.
+
+    Outside the main thread, where Python can't handle signals, nothing changes; nor does a signal
+    that another part of the program handles without Python, which could not be given back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()
+    ours = [number for number in numbers if signal.getsignal(number) is not None]
+    before = {number: signal.signal(number, handler) for number in ours}
     try:
         yield
     finally:
@@ -145,9 +152,6 @@ def handled_by(
 @contextmanager
 def as_interrupts() -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as SIGINT does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     last = -PAIR_SECONDS
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -170,9 +174,6 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
     on_request: called by the signal handler, to bring the end of the block near; it may take no
     lock. Unhandled signals are left alone.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     asked: list[tuple[int, float]] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -192,25 +193,18 @@ def held_back(on_request: Callable[[], None] | None = None) -> Iterator[None]:
 
 
 class StopSignal:
-    """While it is entered, the first signal sets `requested`; a second Ctrl-C stops at once.
-
-    Outside the main thread, where Python can't handle signals, nothing changes.
-    """
+    """While it is entered, the first signal sets `requested`; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._handled = handled_by(self._note, {signal.SIGINT, *stop_signals()})
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in {signal.SIGINT, *stop_signals()}:
-                self._before[number] = signal.signal(number, self._note)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+        self._handled.__exit__(None, None, None)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

@@ -112,6 +112,18 @@ def test_what_nohup_has_ignored_stays_ignored(context: Callable[[], Any]) -> Non
 
 
 @needs_posix
+@pytest.mark.parametrize("context", [as_interrupts, StopSignal])
+def test_what_is_handled_without_python_is_left_alone(
+    context: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python can't give such a handler back: signal.signal takes no None."""
+    asked = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda n: None if n == signal.SIGTERM else asked(n))
+    with context():
+        assert asked(signal.SIGTERM) == signal.SIG_DFL
+
+
+@needs_posix
 @pytest.mark.parametrize("number", STOPPING)
 def test_held_back_ends_the_block_first(number: signal.Signals) -> None:
     ended = []

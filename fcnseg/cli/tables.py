@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
-from fcnseg.errors import counted, named, percent, shown, typed
+from fcnseg.errors import counted, percent, shown, typed, with_name
 
 BAR = 20
 """Characters of a full bar."""
@@ -306,7 +306,7 @@ def _show_outputs(outputs: Sequence[Any]) -> None:
 def _show_failed(failed: Sequence[Any]) -> None:
     for failure in failed:
         name, reason = failure if isinstance(failure, tuple) else (failure["name"], failure["why"])
-        _tell(line(("failed: ", "red"), named(name, reason)))
+        _tell(line(("failed: ", "red"), with_name(name, reason)))
 
 
 def _table(*headings: str, left: int = 1) -> Table:

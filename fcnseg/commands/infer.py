@@ -21,7 +21,7 @@ import numpy as np
 
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
-from fcnseg.errors import MediaError, OptionError, counted, named
+from fcnseg.errors import MediaError, OptionError, counted, with_name
 from fcnseg.files import fitting, remove_folder, safe_path
 from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
@@ -293,7 +293,8 @@ def _keep_warning(warnings: list[Message], event: Event) -> None:
 
 
 def _all_failed(result: InferResult) -> MediaError:
+    files, first = counted(len(result.failed), "file"), with_name(*result.failed[0])
     return MediaError(
-        f"None of {counted(len(result.failed), 'file')} could be read: {named(*result.failed[0])}",
+        f"None of {files} could be read: {first}",
         hint="check that these are image or video files",
     )

@@ -22,7 +22,7 @@ from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, typed
-from fcnseg.inference.loading import load as load_model
+from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
 from fcnseg.remote.listing import copied
@@ -51,6 +51,7 @@ from fcnseg.training.setup import (
     TrainSetup,
     finish,
     make_sampler,
+    make_segmenter,
     make_step,
     make_train_data,
     make_trainer,
@@ -145,9 +146,9 @@ def _write_report(setup: TrainSetup, run: RunFolder, callback: Callback) -> None
 
     config = setup.config
     try:
-        model = load_model(
-            run.best, engine="torch", device=str(setup.ranks.device), precision=config.precision
-        )
+        best = Checkpoint.load(run.best)
+        model = make_segmenter(setup, best.build(), setup.precision)
+        model = dataclasses.replace(model, path=run.best, extra=best.extra)
         split = "val" if setup.checked.splits.get("val") else "train"
         options = EvalConfig.make({"data": config.data, "split": split, "workers": config.workers})
         result, dataset = evaluate_split(options, model, setup.checked, progress)

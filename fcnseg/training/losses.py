@@ -20,7 +20,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -116,22 +115,17 @@ class Criterion:
         for term in self.terms:
             if done >= term.start:
                 total, divisor = LOSSES[term.name]
-                loss = (
-                    loss + term.factor * total(self, log_probabilities, labels) / divisors[divisor]
-                )
+                weighted = term.factor * total(self, log_probabilities, labels)
+                loss = loss + weighted / divisors[divisor]
         return loss
 
 
 def _cross_entropy(criterion: Criterion, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    pixels, classes = _as_list_on_gpu(log_probabilities, labels)
+    how: Any = {"weight": criterion.class_weights, "ignore_index": IGNORE, "reduction": "sum"}
     if criterion.smoothing:  # log_softmax leaves log probabilities as they are
-        loss = partial(F.cross_entropy, label_smoothing=criterion.smoothing)
-    else:  # half of that: what cross_entropy does first is done
-        loss = partial(F.nll_loss)
-    weights = criterion.class_weights
-    loss_sum: Tensor = loss(
-        *_as_list_on_gpu(log_probabilities, labels), weights, ignore_index=IGNORE, reduction="sum"
-    )
-    return loss_sum
+        return F.cross_entropy(pixels, classes, **how, label_smoothing=criterion.smoothing)
+    return F.nll_loss(pixels, classes, **how)  # half of that: what cross_entropy does first is done
 
 
 def _as_list_on_gpu(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -116,11 +117,7 @@ def preflight(
     batch: the first one of the training.
     """
     plain = dataclasses.replace(config, warmup=0.0, ema=0.0, accumulate=1)
-    small = _small(batch)
-
-    def trial(rates: list[float]) -> Trial:
-        return _trial(network, plain, small, make_step, rates, clock)
-
+    trial = functools.partial(_trial, network, plain, _small(batch), make_step, clock)
     learned = trial([config.lr] * STEPS)
     if not math.isfinite(learned.losses[0]):
         raise TrainingError(
@@ -151,8 +148,8 @@ def _trial(
     config: TrainConfig,
     batch: Batch,
     make_step: MakeStep,
-    rates: list[float],
     clock: Callable[[], float],
+    rates: list[float],
 ) -> Trial:
     """The losses of steps at these rates; fewer steps when time is over or the loss explodes.
 

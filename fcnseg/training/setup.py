@@ -241,7 +241,7 @@ def _validate(
 
     def validate(epoch: int, callback: Callback) -> Report:
         ranks.broadcast_buffers(network)
-        predict = labels_of(_segmenter(setup, network, setup.precision))
+        predict = labels_of(make_segmenter(setup, network, setup.precision))
         report = confusion_report(
             predict, data, callback, workers=setup.workers, ranks=ranks, task="validation"
         )
@@ -252,7 +252,7 @@ def _validate(
     return validate
 
 
-def _segmenter(setup: TrainSetup, network: FCN, precision: torch.dtype) -> Segmenter:
+def make_segmenter(setup: TrainSetup, network: FCN, precision: torch.dtype) -> Segmenter:
     """Of a copy of the network: it may continue to learn."""
     device = setup.ranks.device
     copy = fuse_for_inference(deepcopy(network), device=device, precision=precision)
@@ -326,12 +326,12 @@ def finish(setup: TrainSetup, run: RunFolder, callback: Callback) -> None:
     adjust = setup.config.adjust and "class_offsets" not in best.extra
     scale = setup.config.calibrate and "temperature" not in best.extra
     if adjust or scale:
-        exact = _segmenter(setup, best.build(), torch.float32)
+        exact = make_segmenter(setup, best.build(), torch.float32)
         sample = validation.LabelledLogits.of(exact.logits, data)
         best = validation.calibrate(best, sample, callback, adjust=adjust, scale=scale)
         best.save(run.best)
     if setup.config.pictures:
-        predict = labels_of(_segmenter(setup, best.build(), setup.precision))
+        predict = labels_of(make_segmenter(setup, best.build(), setup.precision))
         validation.draw_worst(predict, data, run.sample_images)
 
 

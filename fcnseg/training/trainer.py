@@ -89,6 +89,8 @@ class Trainer:
             try:
                 while not self.is_over():
                     self._epoch(stop)
+                if self.ranks.any(stop.requested):  # while the last epoch was scored and saved
+                    self._interrupt()
             finally:
                 self._close_feed()
 
@@ -241,10 +243,9 @@ class Trainer:
         report = self.validate(self._epoch_number, self._stopping(stop))
         self._validation_seconds = time.perf_counter() - began
         state.seconds += self._validation_seconds
-        miou = 0.0 if math.isnan(report.miou) else report.miou
-        best = miou > state.best
-        state.best = max(state.best, miou)
         row = self._row(report)
+        best = row["miou"] > state.best
+        state.best = max(state.best, row["miou"])
         if self.ranks.main:
             self._write_checkpoints(report, best=best)
         state.rows.append({**row, **{f"iou {name}": iou for name, iou in report.class_iou.items()}})

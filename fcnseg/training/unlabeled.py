@@ -31,13 +31,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.augment import Augment, color_matrix, rectangle
 from fcnseg.datasets.formats.stacks import read_page
-from fcnseg.datasets.loader import (
-    Batch,
-    BatchSampler,
-    UnlabeledBatch,
-    load,
-    with_unlabeled,
-)
+from fcnseg.datasets.loader import Batch, BatchSampler, UnlabeledBatch, load, with_unlabeled
 from fcnseg.datasets.many_files import ScanCache, WorkerPool
 from fcnseg.datasets.scan import scan_images
 from fcnseg.errors import OptionError, counted
@@ -83,8 +77,8 @@ def find_unlabeled(folder: Path, description: Description, callback: Callback) -
     pairs = [*labelled, *(Pair(path, path, "", str(path)) for path in paths)]
     with ScanCache(folder) as cache, WorkerPool(usable_cores()) as pool:
         seen = scan_images(pairs, cache, pool, read_page)
-    own = {*seen.digests[: len(labelled)].tolist()}
     first = len(labelled)
+    own = {*seen.digests[:first].tolist()}
     bad = [path for i, path in enumerate(paths, first) if i in seen.problems]
     fresh: list[Path] = []
     for number, path in enumerate(paths, first):

@@ -35,7 +35,6 @@ from fcnseg.errors import MissingExtra, percent, shown
 from fcnseg.inference.prediction import PredictLabels
 from fcnseg.io.draw import caption, overlay, side_by_side
 from fcnseg.io.images import write_image
-from fcnseg.metrics import Confusion, Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message
 from fcnseg.training.initial_weights import class_axes
@@ -53,20 +52,18 @@ def draw_same(
 ) -> list[Path]:
     """Image, labels and prediction of a few images spread over the dataset, one file each."""
     written = []
-    for index in range(0, len(dataset), max(1, len(dataset) // SHOWN)):
+    for index in range(0, len(dataset), max(1, len(dataset) // SHOWN))[:SHOWN]:
         sample = dataset[index]
-        name = f"{_flat(sample.name)}_epoch{epoch:03}.png"
-        image = _beside(sample, predict([sample.image])[0], dataset, f"epoch {epoch}")
-        write_image(folder / name, image)
-        written.append(folder / name)
-        if len(written) == SHOWN:
-            break
+        path = folder / f"{_flat(sample.name)}_epoch{epoch:03}.png"
+        write_image(path, _beside(sample, predict([sample.image])[0], dataset, f"epoch {epoch}"))
+        written.append(path)
     return written
 
 
 def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) -> list[Path]:
     """The images with the lowest pixel accuracy, the worst first."""
-    accuracies = [_pixel_accuracy(predict, dataset, index) for index in range(len(dataset))]
+    samples = (dataset[index] for index in range(len(dataset)))
+    accuracies = [_pixel_accuracy(one, predict([one.image])[0]) for one in samples]
     written = []
     for rank, index in enumerate(np.argsort(accuracies, kind="stable")[:WORST], start=1):
         sample = dataset[int(index)]
@@ -77,13 +74,10 @@ def draw_worst(predict: PredictLabels, dataset: LabelledImages, folder: Path) ->
     return written
 
 
-def _pixel_accuracy(predict: PredictLabels, dataset: LabelledImages, index: int) -> float:
+def _pixel_accuracy(sample: Sample, predicted: NDArray[np.uint8]) -> float:
     """Pixel accuracy of one image; 1 where nothing is labelled."""
-    sample = dataset[index]
-    confusion = Confusion(len(dataset.classes))
-    confusion.add(sample.labels, predict([sample.image])[0])
-    accuracy = Report.of(confusion.matrix, dataset.classes, 1).pixel_accuracy
-    return 1.0 if np.isnan(accuracy) else accuracy
+    labelled = sample.labels != IGNORE
+    return float((predicted == sample.labels)[labelled].mean()) if labelled.any() else 1.0
 
 
 def _beside(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fcnseg.errors import STRANGE, cannot_write
-from fcnseg.files import fitting, stamp
+from fcnseg.files import fitting, numbered, stamp
 from fcnseg.inference.outputs import SUFFIXES
 from fcnseg.io.images import write_bytes
 from fcnseg.io.sources.base import Frame
@@ -185,10 +185,8 @@ def next_free(parent: Path, name: str) -> Path:
     The folder is made at once: of two commands that start together each gets its own. It is
     removed when the process ends and has written nothing there.
     """
-    taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
-    number = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
-    while (path := parent / f"{name}{number}").exists() or not _is_made(path):
-        number += 1
+    paths = (path for path in numbered(parent, name) if not path.exists())
+    path = next(path for path in paths if _is_made(path))
     atexit.register(_remove_unused_run, path.absolute())
     return path
 

@@ -33,14 +33,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import (
-    STRANGE,
-    InputError,
-    OptionError,
-    from_bytes,
-    to_bytes,
-)
-from fcnseg.files import atomic_write, sync_folder
+from fcnseg.errors import STRANGE, InputError, OptionError, from_bytes, to_bytes
+from fcnseg.files import atomic_write, numbered, sync_folder
 
 RUNS = Path("runs")
 
@@ -151,10 +145,7 @@ def new_run(out: Path | None, runs: Path = RUNS) -> RunFolder:
     if out is not None:
         refuse_taken(out)
         return RunFolder(out, new=_make(out))
-    number = 1
-    while not _make(runs / f"train{number}"):
-        number += 1
-    return RunFolder(runs / f"train{number}", new=True)
+    return RunFolder(next(path for path in numbered(runs, "train") if _make(path)), new=True)
 
 
 def refuse_taken(out: Path | None) -> None:

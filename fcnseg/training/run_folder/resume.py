@@ -57,12 +57,12 @@ def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
             return run
         if config.data is not None and stored.data == config.data.resolve():
             return run
-    what = "unfinished run" if config.data is None else f"run on {config.data}"
+    if config.data is None:
+        hint = "name the run folder: fcnseg train RUN --resume"
+        raise OptionError(f"No unfinished run in {runs}{os.sep}.", hint=hint)
     raise OptionError(
-        f"No {what} in {runs}{os.sep}.",
-        hint="name the run folder: fcnseg train RUN --resume"
-        if config.data is None
-        else "if the dataset was moved since, name the run folder, too: "
+        f"No run on {config.data} in {runs}{os.sep}.",
+        hint="if the dataset was moved since, name the run folder, too: "
         f"fcnseg train {typed(config.data)} --out RUN --resume; without --resume, a new one starts",
     )
 
@@ -83,20 +83,14 @@ def _refuse_stateless(run: RunFolder) -> None:
         data = TrainConfig.load(run.config).data
     except OptionError:  # no run folder, or another program's
         return
-    weights = next((path for path in (run.last, run.best) if path.is_file()), None)
+    text = f"{run.folder} has no state to resume from ({run.state.name}): "
+    if weights := next((path for path in (run.last, run.best) if path.is_file()), None):
+        again = f"fcnseg train {typed(data or 'DATA')} --finetune {typed(weights)}"
+        hint = f"start a new run from them: {again}"
+        raise OptionError(f"{text}only weights are there.", hint=hint)
     again = f"fcnseg train --like {typed(run.folder)} --out NEW_RUN"
-    raise OptionError(
-        f"{run.folder} has no state to resume from ({run.state.name}): "
-        + (
-            "only weights are there."
-            if weights
-            else "its training ended before the first was saved."
-        ),
-        hint="start a new run from them: "
-        f"fcnseg train {typed(data or 'DATA')} --finetune {typed(weights)}"
-        if weights
-        else f"start it again: {again}; what is in {run.folder} stays as it is",
-    )
+    hint = f"start it again: {again}; what is in {run.folder} stays as it is"
+    raise OptionError(f"{text}its training ended before the first was saved.", hint=hint)
 
 
 def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,14 +122,10 @@ def stored_options(run: RunFolder) -> TrainConfig:
     if several is not None:
         return several.config
     config = TrainConfig.load(run.config)
-    decided = [
-        name for name, entry in options_of(TrainConfig).items() if entry.fallback is not None
-    ]
-    undecided = [
-        name
-        for name in ("crop", "batch", *decided, "class_weights")
-        if getattr(config, name) in (None, "auto")
-    ]
+    known = options_of(TrainConfig).items()
+    decided = [name for name, entry in known if entry.fallback is not None]
+    names = ("crop", "batch", *decided, "class_weights")
+    undecided = [name for name in names if getattr(config, name) in (None, "auto")]
     if bool(config.epochs) == bool(config.minutes):
         undecided.append("epochs or minutes")
     if undecided:

@@ -21,12 +21,7 @@ from typing import IO, Any
 import torch
 
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import (
-    STRANGE,
-    CheckpointError,
-    to_bytes,
-    typed,
-)
+from fcnseg.errors import STRANGE, CheckpointError, to_bytes, typed
 from fcnseg.models.weights import why_unreadable
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RunFolder, write_atomically
@@ -87,12 +82,8 @@ class TrainState:
     def unlabeled_row(self) -> dict[str, float | int]:
         """Of the epoch under way, for its row; {} where no unlabeled image was used."""
         steps = self.unlabeled_steps
-        if not steps:
-            return {}
-        return {
-            "unlabeled_loss": self.unlabeled_sum / steps,
-            "confident": self.confident_sum / steps,
-        }
+        means = {"unlabeled_loss": self.unlabeled_sum, "confident": self.confident_sum}
+        return {name: total / steps for name, total in means.items()} if steps else {}
 
     def end_epoch(self) -> None:
         """The next step is the first of another epoch."""
@@ -107,9 +98,8 @@ def save_state(path: Path, state: TrainState, tensors: Mapping[str, Any]) -> Non
 
     tensors: what else belongs to it: state dicts by name.
     """
-    values = dataclasses.asdict(state)
-    stored = {STORED.get(name, name): value for name, value in values.items()}
-    content = {"format": FORMAT, "track": stored, **tensors}
+    track = {STORED.get(name, name): value for name, value in dataclasses.asdict(state).items()}
+    content = {"format": FORMAT, "track": track, **tensors}
     write_atomically(path, lambda file: _save(content, file))
 
 
@@ -132,15 +122,11 @@ def load_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
         raise CheckpointError(f"There is no {path} to resume from.") from None
     except Exception as error:  # the unpickler raises whatever the bytes make it raise
         beside = [path.with_name(f"{name}.safetensors") for name in ("last", "best")]
-        weights = next((file for file in beside if file.is_file()), None)
+        hint = "start a new run"
+        if weights := next((file for file in beside if file.is_file()), None):
+            hint += f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
         raise CheckpointError(
-            f"{path} is damaged or not a training state: {why_unreadable(path, error)}.",
-            hint="start a new run"
-            + (
-                f" from its weights: fcnseg train DATA --finetune {typed(weights)}"
-                if weights
-                else ""
-            ),
+            f"{path} is damaged or not a training state: {why_unreadable(path, error)}.", hint=hint
         ) from error
     try:
         if content.get("format") == FORMAT:
