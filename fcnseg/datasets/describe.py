@@ -128,7 +128,6 @@ def scan(
         classes=reading.classes,
         encoding=encoding,
         ignore_index=reading.ignore_index,
-        drawn_split=drawn,
         why=(*found.why, *reading.why),
         unlabelled=reading.unlabelled,
         unused_list=reading.unused_list,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.datasets import Encoding, Pair
+from fcnseg.datasets import Encoding, Pair, SplitName
 from fcnseg.datasets.encoding.values import values_of
 from fcnseg.datasets.many_files import CountsOfFiles
 from fcnseg.datasets.scan import Scanned
@@ -21,7 +21,6 @@ from fcnseg.datasets.splits import (
     find_lookalikes,
     find_videos,
     group_numbers,
-    hold_out,
     sort_pairs,
 )
 from fcnseg.errors import OptionError, counted
@@ -38,12 +37,12 @@ class Fold:
 
 def with_val(scanned: Scanned) -> Scanned:
     """The same with a val part; groups of similar images and videos stay together."""
-    before = scanned.description
-    training = [i for i, pair in enumerate(before.pairs) if pair.split == "train"]
+    pairs = scanned.description.pairs
+    training = [i for i, pair in enumerate(pairs) if pair.split == "train"]
     groups, present, (videos, longest) = _to_draw(scanned, VAL_FRACTION)
-    chosen = draw_val([before.pairs[i].name for i in training], groups[training], present[training])
-    order = hold_out(before.pairs, frozenset(training[i] for i in chosen))
-    return _with_pairs(scanned, order, _split_reason(len(chosen), videos, longest))
+    chosen = draw_val([pairs[i].name for i in training], groups[training], present[training])
+    splits: dict[int, SplitName] = {training[i]: "val" for i in chosen}
+    return _with_splits(scanned, splits, _split_reason(len(chosen), videos, longest), drawn=True)
 
 
 def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
@@ -52,9 +51,9 @@ def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
     Drawn as a val part is: each class in proportion, similar images, videos and the pages of a file
     together. OptionError where there are fewer such groups than folds.
     """
-    before = scanned.description
-    ours = [i for i, pair in enumerate(before.pairs) if pair.split in ("train", "val")]
-    together = _pages(before.pairs, ours, fold.of)
+    pairs = scanned.description.pairs
+    ours = [i for i, pair in enumerate(pairs) if pair.split in ("train", "val")]
+    together = _pages(pairs, ours, fold.of)
     groups, present, (videos, longest) = _to_draw(scanned, 1 / fold.of, together)
     found = len(np.unique(groups[ours]))
     if found < fold.of:
@@ -63,23 +62,16 @@ def with_fold(scanned: Scanned, fold: Fold) -> Scanned:
             f"{counted(found, 'group')}: images that look alike or are of one video stay together.",
             hint=f"use --folds {found} or fewer" if found > 1 else "--seeds needs no groups",
         )
-    numbers = draw_folds(
-        [before.pairs[i].name for i in ours], groups[ours], present[ours], fold.of, fold.seed
-    )
-    own = dict(zip(ours, numbers.tolist(), strict=True))
-    pairs = [
-        dataclasses.replace(pair, split="val" if own[i] == fold.number else "train")
-        if i in own
-        else pair
-        for i, pair in enumerate(before.pairs)
-    ]
+    names = [pairs[i].name for i in ours]
+    numbers = draw_folds(names, groups[ours], present[ours], fold.of, fold.seed).tolist()
+    splits: dict[int, SplitName] = {
+        i: "val" if number == fold.number else "train"
+        for i, number in zip(ours, numbers, strict=True)
+    }
     why = f"fold {fold.number} of 0 to {fold.of - 1}: its images validate, the others train"
     if any(len(video.members) > longest for video in videos):
         why += f"; the one long video was cut into stretches of {longest} frames"
-    again = _with_pairs(scanned, sort_pairs(pairs), why)
-    return dataclasses.replace(
-        again, description=dataclasses.replace(again.description, drawn_split=False)
-    )
+    return _with_splits(scanned, splits, why, drawn=False)
 
 
 _Videos = tuple[Sequence[Video], int]
@@ -107,9 +99,17 @@ def _pages(pairs: Sequence[Pair], ours: Sequence[int], folds: int) -> list[tuple
     return [both for both in found if both[0] != both[1]] if len(first) >= folds else []
 
 
-def _with_pairs(scanned: Scanned, order: Sequence[Pair], why: str) -> Scanned:
-    """The same with its pairs in another order and other parts. why: a sentence on that."""
+def _with_splits(
+    scanned: Scanned, splits: Mapping[int, SplitName], why: str, *, drawn: bool
+) -> Scanned:
+    """The same with some pairs, by number, in other parts. why: a sentence on that."""
     before = scanned.description
+    order = sort_pairs(
+        [
+            dataclasses.replace(pair, split=splits.get(i, pair.split))
+            for i, pair in enumerate(before.pairs)
+        ]
+    )
     place = {pair.name: i for i, pair in enumerate(before.pairs)}
     moved = [place[pair.name] for pair in order]
 
@@ -119,7 +119,7 @@ def _with_pairs(scanned: Scanned, order: Sequence[Pair], why: str) -> Scanned:
     labels, images = scanned.labels, scanned.images
     arrays = {k: v[np.array(moved)] for k, v in vars(images).items() if isinstance(v, np.ndarray)}
     return Scanned(
-        dataclasses.replace(before, pairs=tuple(order), why=(*before.why, why)),
+        dataclasses.replace(before, pairs=order, drawn_split=drawn, why=(*before.why, why)),
         dataclasses.replace(
             labels,
             counts=labels.counts.taken(moved),

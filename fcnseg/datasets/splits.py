@@ -66,14 +66,6 @@ def sort_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     return tuple(sorted(named, key=lambda pair: (SPLITS.index(pair.split), pair.name)))
 
 
-def hold_out(pairs: Sequence[Pair], chosen: frozenset[int]) -> tuple[Pair, ...]:
-    """Pairs with those of these numbers in val, sorted again."""
-    moved = [
-        replace(pair, split="val") if index in chosen else pair for index, pair in enumerate(pairs)
-    ]
-    return sort_pairs(moved)
-
-
 def draw_val(
     names: Sequence[str], groups: NDArray[np.int64], present: NDArray[np.bool_]
 ) -> frozenset[int]:
