@@ -259,16 +259,24 @@ def files_of(pair: Pair) -> tuple[Path, ...]:
 
 
 def name_uniquely(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Pairs whose names differ: with their split, and their file's suffix, where needed."""
+    """Pairs whose names differ: with their split, their file's suffix, a number, where needed."""
     for longer in _LONGER_NAMES:
-        if max(Counter(pair.name for pair in pairs).values(), default=1) == 1:
-            break
+        if len({pair.name for pair in pairs}) == len(pairs):
+            return tuple(pairs)
         pairs = [replace(pair, name=longer(pair)) for pair in pairs]
-    return tuple(pairs)
+    times: Counter[str] = Counter()
+    named: dict[str, Pair] = {}
+    for pair in pairs:
+        name = pair.name
+        while name in named:
+            times[pair.name] += 1
+            name = f"{pair.name}-{times[pair.name] + 1}"
+        named[name] = replace(pair, name=name)
+    return tuple(named.values())
 
 
 _LONGER_NAMES: tuple[Callable[[Pair], str], ...] = (
     lambda pair: f"{pair.split}/{pair.name}" if pair.split else pair.name,
     lambda pair: pair.name + pair.image.suffix,
-    lambda pair: f"{pair.name}-{pair.part}",
+    lambda pair: f"{pair.name}-{pair.part}" if pair.part else pair.name,
 )

@@ -73,7 +73,7 @@ class CountsOfFiles:
         return (one for one in self if one is not None)
 
 
-FORMAT = 6
+FORMAT = 7
 """Raised when what is recorded changes, so that old records are not taken for new ones."""
 
 _ASKED = 500  # SQLite's limit on the parameters of one query is 999 in old versions

@@ -12,6 +12,7 @@ from fcnseg.datasets.formats import read_sample
 from fcnseg.errors import DatasetError
 from fcnseg.io.images import write_image, write_labels
 from fcnseg.io.sources import open_source
+from tests.datasets import written
 
 
 def scene(number: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -210,3 +211,10 @@ def test_bands_stay_those_of_their_image_where_a_val_part_is_drawn(tmp_path: Pat
     assert seen.image_scan is not None
     bands = [int(layout.split()[0]) for layout in seen.image_scan.layouts]
     assert bands == [4 + int(pair.name) for pair in seen.description.pairs] != [*range(4, 10)]
+
+
+def test_an_image_without_labels_that_two_lists_name_is_one(tmp_path: Path) -> None:
+    written.voc(tmp_path, written.draw_set(train=2, val=1))
+    first = sorted((tmp_path / "SegmentationClass").iterdir())[0]
+    first.unlink()
+    assert [path.name for path in describe(tmp_path).found.orphan_images] == [first.name]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcnseg.datasets.describe import describe, own_split_sizes
+from fcnseg.datasets.describe import describe, own_split_sizes, scan
 from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import disc, photo, put, scenes
 from tests.datasets.test_public_folders import Truth, agrees
@@ -389,3 +389,19 @@ def test_lists_of_all_images_count_more_than_a_folders_word(tmp_path: Path) -> N
     for split, some in lines.items():
         (tmp_path / f"{split}.csv").write_text("ID,labels\n" + "".join(some))
     assert own_split_sizes(describe(tmp_path)) == {"train": 3, "val": 1, "test": 2}
+
+
+def test_a_list_may_name_an_image_with_two_label_files(tmp_path: Path) -> None:
+    """Both pairs had one name: the one's pixels were counted twice, and --fix lost the other."""
+    lines = []
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        for reader in range(2):
+            lines.append(f"images/{number}.png,masks/{number}_{reader}.png")
+            put(tmp_path / f"masks/{number}_{reader}.png", labels * (1 - reader))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    seen = scan(tmp_path / "pairs.csv")
+    pairs = seen.description.pairs
+    assert len({pair.name for pair in pairs}) == len(pairs) == len(lines)
+    values = [one.values for one in seen.labels.counts.good()]
+    assert values == [(0, 1) if pair.labels.stem.endswith("0") else (0,) for pair in pairs]

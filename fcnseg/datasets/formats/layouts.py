@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fcnseg.classes import (
     ADE20K_NAMES,
@@ -64,7 +65,7 @@ def find_voc(listing: Listing) -> Found | None:
     }
     _refuse_two_versions(listing, by_stem["JPEGImages/"])
     pairs: dict[str, Pair] = {}
-    alone = []
+    alone: dict[Path, None] = {}  # an ordered set: train.txt and trainval.txt name the same images
     for name in sorted(lists, key=lambda name: stem_of(name) == "trainval"):
         base = as_text(name[: name.index("ImageSets/")])
         split: SplitName = SPLIT_WORDS.get(stem_of(name).lower(), "")
@@ -76,7 +77,7 @@ def find_voc(listing: Listing) -> Found | None:
                 files = listing.path(image), listing.path(labels)
                 pairs[base + stem] = Pair(*files, split, base + stem)
             elif image and not labels and split != "test":
-                alone.append(listing.path(image))
+                alone[listing.path(image)] = None
     if not pairs:
         return None
     layout = "cvat" if listing.named("labelmap.txt") else "voc"

@@ -150,7 +150,6 @@ def _read_panoptic(pair: Pair, terms: Sequence[str]) -> RawLabels:
     _, segments, categories = _panoptic(file)
     values = read_raw_labels(png).values.astype(np.int64)
     ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
-    labels = np.zeros(ids.shape, np.int32)
     found, inverse = np.unique(ids, return_inverse=True)
     number_of = {
         segment: terms.index(categories[category]) + 1
