@@ -37,18 +37,20 @@ def fuse_for_inference(
 
     device: where it is now.
     """
-    bands = network.spec.in_channels if isinstance(network, FCN) else 3
-    random = torch.Generator("cpu").manual_seed(0)
-    # Named, because a program may have set other defaults of torch.
-    some = torch.randn(1, bands, 64, 64, generator=random, dtype=torch.float32, device="cpu").to(
-        device
-    )
+    some = random_images(network.spec.in_channels if isinstance(network, FCN) else 3).to(device)
     network = fold_batch_norms(network, some)
     if precision == torch.float32 and device.type == "cpu":
         network = fuse_activations(network, some)
     elif precision != torch.float32 and isinstance(network, FCN):
         score_in_f32(network)
     return network
+
+
+def random_images(bands: int) -> Tensor:
+    """An image that a network can be tried on, float32 (1, C, 64, 64), on the processor."""
+    random = torch.Generator("cpu").manual_seed(0)
+    # Named, because a program may have set other defaults of torch.
+    return torch.randn(1, bands, 64, 64, generator=random, dtype=torch.float32, device="cpu")
 
 
 def score_in_f32(network: FCN) -> None:

@@ -154,22 +154,22 @@ def keep_outputs(model: Any, names: Collection[str]) -> None:
 def _onnx_device(runtime: Any, name: str) -> str:
     """The device this ONNX Runtime can use; OptionError when it can't use the one asked for."""
     there = {_provider(kind): kind for kind in ("cuda", "mps")}
-    found = [there[one] for one in runtime.get_available_providers() if one in there]
+    providers = runtime.get_available_providers()
+    found = [there[one] for one in providers if one in there]
     if name == "cpu" or (name == "auto" and not found):
         return "cpu"  # without torch, which takes seconds to import
     if find_spec("torch") is None:
         device = found[0] if name == "auto" else name
     else:
         device = str(resolve_device(name))
-    if name == "auto":
-        return device if _provider(device) in runtime.get_available_providers() else "cpu"
-    if _provider(device) not in runtime.get_available_providers():
+    if _provider(device) in providers:
+        return device
+    if name != "auto":
         raise OptionError(
-            f"This ONNX Runtime can't use {device}; it has "
-            f"{', '.join(runtime.get_available_providers())}.",
+            f"This ONNX Runtime can't use {device}; it has {', '.join(providers)}.",
             hint="pip install onnxruntime-gpu, or --device cpu, or use the checkpoint itself",
         )
-    return device
+    return "cpu"
 
 
 def _provider(device: str) -> str:

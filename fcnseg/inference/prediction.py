@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import InferConfig
+from fcnseg.engines.argmax import Floats, Labels
 from fcnseg.engines.base import Engine, Size
 from fcnseg.errors import InputError, OptionError, cannot_write, naming, path_of, percent
 from fcnseg.files import NonLocalPath, is_stdout
@@ -24,8 +25,6 @@ from fcnseg.io.images import encode_image, write_image, write_labels
 from fcnseg.io.sources.base import Frame
 
 Image = NDArray[np.uint8]
-
-Labels = NDArray[np.uint8]
 
 PredictLabels = Callable[[Sequence[Image]], Sequence[Labels]]
 """Images uint8 (H, W, 3) -> labels uint8 (H, W), each at its image's size."""
@@ -40,9 +39,9 @@ class PredictedArrays:
     probabilities: float32 (K, H, W), softmax over classes, or None when not requested.
     """
 
-    labels: NDArray[np.uint8]
-    confidence: NDArray[np.float32] | None = None
-    probabilities: NDArray[np.float32] | None = None
+    labels: Labels
+    confidence: Floats | None = None
+    probabilities: Floats | None = None
 
     def __post_init__(self) -> None:
         size = self.labels.shape
@@ -100,9 +99,6 @@ def predict_probabilities(
         PredictedArrays(one, each.max(axis=0) if confidence else None, each)
         for one, each in zip(labels, probabilities, strict=True)
     ]
-
-
-Floats = NDArray[np.float32]
 
 
 class Prediction:

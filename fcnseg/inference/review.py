@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
+from fcnseg.engines.argmax import Floats, Labels
 from fcnseg.io.images import resize_image
 from fcnseg.io.labels import connected_regions
 from fcnseg.metrics.regions import near_same
@@ -29,9 +30,6 @@ LEAST = 1e-3
 
 SAME = 0.15
 """Images nearer than that, of the usual distance between two, are nearly the same."""
-
-Labels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

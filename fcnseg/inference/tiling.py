@@ -205,21 +205,20 @@ def predict_tiled(
     image: NDArray[np.uint8],
     *,
     side: int,
-    overlap: int = _OVERLAP,
     confidence: bool = False,
     probabilities: bool = False,
 ) -> PredictedArrays:
     """The prediction for one uint8 RGB image (H, W, 3), tile by tile.
 
-    side, overlap: pixels. Beside the image and the prediction, memory holds one tile and, of one
-    row of tiles, the logits where the next row overlaps.
+    side: pixels. Beside the image and the prediction, memory holds one tile and, of one row of
+    tiles, the logits where the next row overlaps.
     """
     canvas = _Canvas(len(segmenter.classes), image.shape[:2], confidence, probabilities)
     above: Any = None  # (K, overlapping rows, W) of the row above
-    for row in cut(image.shape[0], side, overlap):
+    for row in cut(image.shape[0], side):
         below: list[Any] = []
         left: Any = None  # (K, rows, overlapping columns)
-        for column in cut(image.shape[1], side, overlap):
+        for column in cut(image.shape[1], side):
             block = _logits(segmenter, image, row, column)
             if left is not None:
                 block[:, :, : column.before] += left

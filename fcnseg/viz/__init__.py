@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnseg.engines.argmax import Floats, Labels
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, Progress, no_callback
-from fcnseg.viz.drawing import Color, Scale, grey, heat_scale
+from fcnseg.viz.drawing import Color, Mask, Rgb, Scale, grey, heat_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
     from fcnseg.models.fcn import FCN
     from fcnseg.viz.heatmaps import HeatmapFigures
-
-Rgb = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +52,10 @@ class Tile:
 class LabelledFrame(Frame):
     """A frame with its ground truth. labels: uint8 (H, W), 255 = ignore."""
 
-    labels: NDArray[np.uint8] | None = None
+    labels: Labels | None = None
 
     @classmethod
-    def of(cls, frame: Frame, labels: NDArray[np.uint8]) -> LabelledFrame:
+    def of(cls, frame: Frame, labels: Labels) -> LabelledFrame:
         """A frame with its labels; DatasetError when they differ in size."""
         if labels.shape != frame.size:
             found, (height, width) = labels.shape, frame.size
@@ -67,10 +66,6 @@ class LabelledFrame(Frame):
         values: dict[str, Any] = {each.name: getattr(frame, each.name) for each in fields(Frame)}
         return cls(**values, labels=labels)
 
-
-Labels = NDArray[np.uint8]
-
-Floats = NDArray[np.float32]
 
 IGNORED: Color = (205, 205, 205)
 """Pixels without a label, on maps of what is right and wrong."""
@@ -152,7 +147,7 @@ class View:
             counts[background] = -1
         return (int(counts.argmax()),)
 
-    def heat_on(self, image: Labels, values: Floats) -> Labels:
+    def heat_on(self, image: Rgb, values: Floats) -> Rgb:
         """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
@@ -180,9 +175,7 @@ class View:
         return Tile(drawn, title, note, scale=self.heat_scale("1", meaning), **more)
 
 
-def paint(
-    image: Labels, areas: list[tuple[NDArray[np.bool_], Color]], ignored: NDArray[np.bool_]
-) -> Labels:
+def paint(image: Rgb, areas: list[tuple[Mask, Color]], ignored: Mask) -> Rgb:
     """Areas in their colours on a darker grey image (H, W, 3), so that they stand out from it."""
     drawn = (grey(image) * 0.45).astype(np.uint8)
     drawn[ignored] = IGNORED
@@ -222,14 +215,12 @@ def plain_network(view: View, item: str) -> FCN:
 def _built(path: Path, device: str) -> FCN:
     import torch
 
-    from fcnseg.engines.fuse import fold_batch_norms
+    from fcnseg.engines.fuse import fold_batch_norms, random_images
 
-    network = Checkpoint.load(path).build().eval()
-    some = torch.randn(
-        (1, network.spec.in_channels, 64, 64), generator=torch.Generator().manual_seed(0)
-    )
+    network = Checkpoint.load(path).build()
     # Half of the time of a gradient was the batch norms', and that of copies to other layouts.
-    folded = fold_batch_norms(network, some).requires_grad_(False)
+    folded = fold_batch_norms(network, random_images(network.spec.in_channels))
+    folded.requires_grad_(False)
     folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded
 
@@ -246,9 +237,7 @@ def network_input(view: View, network: FCN) -> tuple[Tensor, tuple[int, int]]:
     return pad_to_multiple(image, network.backbone.stride), (pixels.shape[1], pixels.shape[2])
 
 
-def cell_map(
-    cells: Floats, size: tuple[int, ...], stride: int, offset: float
-) -> NDArray[np.float32]:
+def cell_map(cells: Floats, size: tuple[int, ...], stride: int, offset: float) -> Floats:
     """Cells (h, w) as an image of (height, width): each pixel has its nearest cell's value.
 
     offset: the pixel that cell 0 lies at.

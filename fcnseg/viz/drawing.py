@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Rgb = NDArray[np.uint8]
 
+Mask = NDArray[np.bool_]
+
 Color = tuple[int, int, int]
 
 

@@ -8,26 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcnseg.config import VizConfig
+from fcnseg.engines.argmax import Floats, Labels
 from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay
 from fcnseg.io.sources.base import Frame
 from fcnseg.viz import Tile
-from fcnseg.viz.drawing import THEMES, Scale, Theme, entropy, grey, heat_scale
+from fcnseg.viz.drawing import THEMES, Rgb, Scale, Theme, entropy, grey, heat_scale
 from fcnseg.viz.layout import WIDEST, page
 from fcnseg.viz.skips import skip_pages
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
-
-Rgb = NDArray[np.uint8]
-
-Labels = NDArray[np.uint8]
-
-Floats = NDArray[np.float32]
 
 MOST_CLASSES = 40
 """Heatmaps of an image: more would not be legible side by side."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from fcnseg.errors import shown
 from fcnseg.io.images import resize_image
-from fcnseg.viz import Rgb, Tile
+from fcnseg.viz import Tile
 from fcnseg.viz.drawing import (
     THEMES,
     Block,
@@ -19,6 +19,7 @@ from fcnseg.viz.drawing import (
     Color,
     Mark,
     Raster,
+    Rgb,
     Scale,
     Theme,
     Words,

@@ -13,8 +13,8 @@ from fcnseg.io.images import resize_image, write_image
 from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.overwriting import mark
 from fcnseg.progress import Callback, Message
-from fcnseg.viz import Rgb, View, show
-from fcnseg.viz.drawing import to_pixels
+from fcnseg.viz import View, show
+from fcnseg.viz.drawing import Rgb, to_pixels
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import Section, figure
 

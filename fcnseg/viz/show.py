@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcnseg.config import VizConfig
 from fcnseg.errors import OptionError, percent
@@ -25,8 +24,6 @@ from fcnseg.viz.skips import gained, partial_sums, skip_section
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
-
-Labels = NDArray[np.uint8]
 
 UPSAMPLING = {
     "fixed": "bilinear",

@@ -14,24 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
+from fcnseg.engines.argmax import Floats, Labels
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.metrics import Confusion, Report
 from fcnseg.viz import IGNORED, Tile, View, paint
-from fcnseg.viz.drawing import Color, Scale, signed_map, signed_scale
+from fcnseg.viz.drawing import Color, Mask, Rgb, Scale, signed_map, signed_scale
 from fcnseg.viz.layout import Key, Section
 
 if TYPE_CHECKING:
     from fcnseg.inference.segmenter import Segmenter
     from fcnseg.viz.heatmaps import HeatmapFigures
-
-Rgb = NDArray[np.uint8]
-
-Labels = NDArray[np.uint8]
-
-Floats = NDArray[np.float32]
-
-Mask = NDArray[np.bool_]
 
 POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
 """The paper's names of a VGG's layers, by their strides."""
@@ -337,7 +330,7 @@ def miou_of(gain: Gain) -> str:
     return "mIoU -" if np.isnan(gain.miou) else f"mIoU {100 * gain.miou:.2f}"
 
 
-def gain_tile(drawn: Labels, gain: Gain, stage: str, truth: Labels) -> Tile:
+def gain_tile(drawn: Rgb, gain: Gain, stage: str, truth: Labels) -> Tile:
     """A map of what a skip changed, with its points."""
     now = 100 * gain.miou
     added = round(now, 2) - round(now - gain.points, 2)  # of the figures that are shown

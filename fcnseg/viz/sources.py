@@ -11,15 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fcnseg.classes import IGNORE
 from fcnseg.config import VizConfig
 from fcnseg.datasets import Encoding
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
+from fcnseg.engines.argmax import Labels
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
 from fcnseg.files import resolved
 from fcnseg.inference.segmenter import Segmenter
@@ -36,8 +34,6 @@ from fcnseg.viz import LabelledFrame
 
 if TYPE_CHECKING:
     from fcnseg.datasets.dataset import SegmentationDataset
-
-Labels = NDArray[np.uint8]
 
 FindLabels = Callable[[Frame], Labels]
 """A frame -> its labels uint8 (H, W), 255 = ignore; MediaError or DatasetError without any."""

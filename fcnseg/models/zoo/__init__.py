@@ -163,8 +163,8 @@ def recognise_original(state: State, name: str) -> tuple[ModelSpec, Preprocess, 
     return spec, BGR, {f"{parts[key]}.{key}": value for key, value in state.items()}
 
 
-SHORT_SIDE = 520
-"""What torchvision's segmentation weights were trained and evaluated at."""
+PREPROCESS = IMAGENET.at(520)
+"""What torchvision's segmentation weights were trained with, and at which short side."""
 
 
 class _Entry(NamedTuple):
@@ -195,7 +195,7 @@ class TorchvisionFeatures(Features):
         self.names = entry.taps
         self.channels = entry.channels
         self.offsets = dict.fromkeys(entry.channels, 0.0)
-        self.preprocess = Preprocess(IMAGENET.mean, IMAGENET.std, short_side=SHORT_SIDE)
+        self.preprocess = PREPROCESS
         self.stride, self.output_stride = 1, max(entry.channels)
         self.stages = nn.ModuleDict()
 
@@ -247,13 +247,12 @@ def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] |
     spec = ModelSpec(
         backbone=kind, num_classes=int(last.shape[0]), decoder=PUBLISHED, fuse="score", dropout=0.0
     )
-    preprocess = Preprocess(IMAGENET.mean, IMAGENET.std, short_side=SHORT_SIDE)
     ours = {}
     for key, value in state.items():
         part, _, rest = key.partition(".")
         if part != "aux_classifier":
             ours[f"backbone.network.{rest}" if part == "backbone" else f"decoder.{key}"] = value
-    return spec, preprocess, ours
+    return spec, PREPROCESS, ours
 
 
 def voc_classes() -> ClassMap:

@@ -30,11 +30,9 @@ from fcnseg.io.images import resize_image
 from fcnseg.models.backbones import Features, shift_between
 from fcnseg.models.fcn import Decoder, LearnedUpsample, Upsample, bilinear_kernel
 from fcnseg.viz import Tile, View, network_input, plain_network
-from fcnseg.viz.drawing import Color, grey, signed_map, signed_scale
+from fcnseg.viz.drawing import Color, Rgb, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
-
-Rgb = NDArray[np.uint8]
 
 THEORETICAL: Color = (90, 200, 255)
 

@@ -20,19 +20,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from fcnseg.engines.argmax import Floats
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.viz import Tile, View, nearest, network_input, plain_network
-from fcnseg.viz.drawing import grey, signed_map, signed_scale
+from fcnseg.viz.drawing import Mask, grey, signed_map, signed_scale
 from fcnseg.viz.layout import Section
 from fcnseg.viz.skips import stage_name
-
-Floats = NDArray[np.float32]
-
-Mask = NDArray[np.bool_]
 
 STEPS, MOST_STEPS = 32, 288
 """Steps at first, and at most: three times as many each time, of which a third is computed."""
@@ -90,7 +86,7 @@ def integrated(view: View) -> Section:
     return Section(tiles, "integrated gradients: which pixels make a class's score")
 
 
-def explained(view: View, index: int, size: tuple[int, int]) -> tuple[NDArray[np.bool_], str]:
+def explained(view: View, index: int, size: tuple[int, int]) -> tuple[Mask, str]:
     """The pixels whose score is explained, bool of the network's size, and what they are.
 
     That of --at, else those predicted as the class, else all.

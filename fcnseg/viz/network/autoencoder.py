@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
@@ -17,10 +16,8 @@ from fcnseg.io.draw import font_for, heatmap
 from fcnseg.io.images import resize_image
 from fcnseg.models.fcn import FCN, Decoder
 from fcnseg.viz import Tile, View, network_input, plain_network
-from fcnseg.viz.drawing import THEMES, Theme
+from fcnseg.viz.drawing import THEMES, Rgb, Theme
 from fcnseg.viz.layout import WIDEST, Section
-
-Rgb = NDArray[np.uint8]
 
 WIDTH = WIDEST - 16
 """Pixels that the drawing is wide at most: what a figure has room for."""
