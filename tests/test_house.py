@@ -58,7 +58,7 @@ def test_files_and_folders_are_small() -> None:
     assert STRUCTURE.lines[largest] <= 350, largest
     fullest = max(STRUCTURE.folders, key=lambda name: STRUCTURE.folders[name])
     assert STRUCTURE.folders[fullest] <= 12, fullest
-    assert len(STRUCTURE.lines) <= 205, "merge small modules before you add one"
+    assert len(STRUCTURE.lines) <= 204, "merge small modules before you add one"
 
 
 def test_functions_and_chains_are_short() -> None:
