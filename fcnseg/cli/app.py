@@ -157,9 +157,9 @@ def _refuse_remote(command: _Command, options: Any) -> None:
         if name in _REMOTE.get(command.module, ()):
             continue
         for one in (one for one in given if isinstance(one, str | Path) and is_remote(one)):
-            what = name.upper() if entry.argument else f"--{name.replace('_', '-')}"
+            flag = spelled(name, entry)
             raise OptionError(
-                f"{what} {as_path(one)} is remote storage; expected a path on this machine.",
+                f"{flag} {as_path(one)} is remote storage; expected a path on this machine.",
                 hint="copy it first; datasets and the files of infer and viz may be remote",
             )
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import typer
 from rich.console import Console
@@ -132,10 +132,8 @@ class _NoteHandler(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        level: Literal["info", "warning"] = (
-            "warning" if record.levelno >= logging.WARNING else "info"
-        )
-        self._screen(Message(record.getMessage(), level))
+        warns = record.levelno >= logging.WARNING
+        self._screen(Message(record.getMessage(), "warning" if warns else "info"))
 
 
 def duration(seconds: float) -> str:

@@ -303,9 +303,8 @@ def _show_outputs(outputs: Sequence[Any]) -> None:
         _print(f"... {len(outputs) - 4} more")
 
 
-def _show_failed(failed: Sequence[Any]) -> None:
-    for failure in failed:
-        name, reason = failure if isinstance(failure, tuple) else (failure["name"], failure["why"])
+def _show_failed(failed: Sequence[tuple[str, str]]) -> None:
+    for name, reason in failed:
         _tell(line(("failed: ", "red"), with_name(name, reason)))
 
 

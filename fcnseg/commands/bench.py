@@ -25,7 +25,7 @@ from fcnseg.engines.argmax import argmax_labels
 from fcnseg.engines.base import Images
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.exporting.parity import sample_images
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs import Renderer
 from fcnseg.inference.outputs.sinks import VideoSink
 from fcnseg.inference.pipeline import Pipeline
@@ -161,9 +161,7 @@ def _timed(config: BenchConfig, callback: Callback) -> BenchResult:
             f"--size is that of the synthetic video; {config.source} has its own.",
             hint="omit --size, or SOURCE",
         )
-    names = ("engine", "device", "precision", "short_side")
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in names}
-    segmenter = load(config.model, **chosen, parallel=True, callback=callback)
+    segmenter = load_as(config, callback)
     with TemporaryDirectory(prefix="fcnseg-bench-") as folder:
         clip = config.source or _draw_clip(Path(folder) / "clip.mp4", config)
         return _Bench(segmenter, str(clip), Path(folder) / "out.mp4", config).run(callback)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import CheckConfig
+from fcnseg.config.options import spelled
 from fcnseg.datasets import Description, Pair
 from fcnseg.datasets.check import CheckResult, Cleaned, scan_and_check
 from fcnseg.datasets.check.findings import doubtful
@@ -68,18 +69,16 @@ def check(
         seconds = suggested_seconds(result.suggestion, result.splits, result.train_sizes)
         result = replace(result, seconds=seconds)
     if config.write is not None:
-        write_declared(seen.description, config.write)
+        write_declared(description, config.write)
         callback(Message(f"Wrote {config.write}: edit it, then fcnseg train {typed(config.write)}"))
         result = replace(result, written=config.write)
     if config.fix is not None:
-        count = len(seen.description.pairs)
+        count = len(description.pairs)
         cleaned = write_clean(
             seen, config.fix, lambda done: callback(Progress("copy", done, count, "pairs"))
         )
-        callback(
-            Message(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: "
-                 f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out")
-        )  # fmt: skip
+        text = f"{len(cleaned.repaired)} repaired, {len(cleaned.left_out)} left out"
+        callback(Message(f"Wrote {cleaned.written} of {count} pairs to {cleaned.folder}: {text}"))
         result = replace(result, cleaned=cleaned)
     ahead = doubtful(seen, result.findings)
     if config.html is not None:
@@ -87,7 +86,7 @@ def check(
         callback(Message(f"Wrote {config.html}"))
         result = replace(result, page=config.html)
     try:
-        if write_contact(seen.description, config.contact, ahead):
+        if write_contact(description, config.contact, ahead):
             if default or (config.data.is_dir() and is_below(config.contact, description.root)):
                 mark(config.contact.parent, [config.contact.name])  # it is no image of the dataset
             callback(Message(f"Look at {config.contact}: do the labels line up with the objects?"))
@@ -132,18 +131,14 @@ def _shown(
 
 def _outputs(config: CheckConfig) -> list[Named]:
     """What is written; OptionError for a copy that would be taken for a part of the dataset."""
-    given = (
-        ("--contact", config.contact),
-        ("--html", config.html),
-        ("--write", config.write),
-        ("--fix", config.fix),
-    )
+    names = ("contact", "html", "write", "fix")
     if config.fix is not None and config.data.is_dir() and is_below(config.fix, config.data):
         raise OptionError(
             f"--fix {config.fix} is inside {config.data}: it would be read as part of the dataset.",
             hint="name a folder outside, "
             f"e.g. --fix {typed(f'{config.data.resolve().name}_clean')}",
         )
+    given = [(spelled(name), getattr(config, name)) for name in names]
     outputs = [(flag, path) for flag, path in given if path is not None]
     for flag, path in outputs:
         if config.fix is not None and flag != "--fix" and is_below(path, config.fix):

@@ -59,7 +59,7 @@ def _run(
     with ExitStack() as stack:
         here = Distributed(str(resolve_device(config.device)), 0, size)
         plan = make_plan(Job(config, callback, here, stack))
-        callback(Message(f"{counted(size, 'Ray worker')}"))
+        callback(Message(counted(size, "Ray worker")))
         make = ray.remote(max_concurrency=1, **each)(_Worker).remote
         return join(plan, _shards(ray, make, plan, run))
 
@@ -167,10 +167,9 @@ def _started(address: str, stack: ExitStack) -> Any:
     except ImportError:
         raise MissingExtra("--ray", "ray") from None
     if not ray.is_initialized():
-        where = {} if address == LOCAL else {"address": address}
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        where = {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
-            ray.init(**where, **options, **({"include_dashboard": False} if not where else {}))
+            ray.init(**where, log_to_driver=False, logging_level="error")
         except Exception as error:  # noqa: BLE001 - Ray raises bare ones, too
             raise OptionError(
                 f"--ray {address}: Ray did not start, or no cluster was reached: {error}",
@@ -184,11 +183,6 @@ def _workers(ray: Any, config: InferConfig) -> tuple[int, dict[str, int]]:
     """How many workers, and what each takes: a GPU where the cluster has some, else a core."""
     has = ray.cluster_resources()
     gpus = int(has.get("GPU", 0)) if config.device != "cpu" else 0
-    return (
-        (gpus, {"num_cpus": 1, "num_gpus": 1})
-        if gpus
-        else (
-            max(1, int(has.get("CPU", 1))),
-            {"num_cpus": 1},
-        )
-    )
+    if gpus:
+        return gpus, {"num_cpus": 1, "num_gpus": 1}
+    return max(1, int(has.get("CPU", 1))), {"num_cpus": 1}

@@ -33,8 +33,7 @@ from fcnseg.inference.evaluation import (
     seen_in_folds,
     split_of,
 )
-from fcnseg.inference.loading import averaged
-from fcnseg.inference.loading import load as load_model
+from fcnseg.inference.loading import averaged, load_as
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
@@ -136,12 +135,13 @@ def evaluate(
         print(report.miou)
     """
     loaded = model if isinstance(model, Segmenter) else None
+    given = options if data is None else {"data": data, **options}
     if isinstance(model, EvalConfig):
-        config = dataclasses.replace(model, **options)
+        config = dataclasses.replace(model, **given)
     else:
-        given: Any = loaded.files if loaded else model
-        named = {} if isinstance(given, tuple | None) and not given else {"model": given}
-        config = EvalConfig.make({**({} if data is None else {"data": data}), **named, **options})
+        files: Any = loaded.files if loaded else model
+        named = {} if isinstance(files, tuple | None) and not files else {"model": files}
+        config = EvalConfig.make({**named, **given})
     config = dataclasses.replace(config, data=copied(config.data, callback))
     if loaded is not None:
         useless = sorted({"engine", "device", "precision", "short_side"} & set(options))
@@ -154,17 +154,9 @@ def evaluate(
             loaded = averaged(loaded.networks, tta=True)
         return _evaluate(config, loaded, Distributed.single(), callback)
     ranks = init_distributed(config.device)
-    segmenter = load_model(
-        config.model,
-        engine=config.engine,
-        device=str(ranks.device),
-        precision=config.precision,
-        short_side=config.short_side,
-        parallel=True,
-        tta=config.tta,
-        callback=callback if ranks.main else no_callback,
-    )
-    return _evaluate(config, segmenter, ranks, callback if ranks.main else no_callback)
+    callback = callback if ranks.main else no_callback
+    segmenter = load_as(config, callback, device=str(ranks.device))
+    return _evaluate(config, segmenter, ranks, callback)
 
 
 def _evaluate(
@@ -176,7 +168,7 @@ def _evaluate(
     if not ranks.main:
         return result
     writers: dict[str, Callable[[Path], None]] = {
-        **{name: functools.partial(_write_text, WRITERS[name], result) for name in WRITERS},
+        **{name: functools.partial(write, result) for name, write in WRITERS.items()},
         "html": lambda path: write_report(path, result, segmenter, dataset, callback),
     }
     written, failed = write_outputs(outputs, writers, callback)
@@ -200,8 +192,9 @@ def evaluate_split(
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
     for problem in problems:
         callback(Message(f"An error in the dataset: {problem}", "warning"))
-    for found in (found for found in checked.findings if found.code in ABOUT_VALUES):
-        callback(Message(found.sentence, "warning"))
+    for found in checked.findings:
+        if found.code in ABOUT_VALUES:
+            callback(Message(found.sentence, "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
     dataset = dataset_for(segmenter, checked.description, split, callback)
@@ -257,10 +250,6 @@ def write_outputs(
     return tuple(files), tuple(failed)
 
 
-def _write_text(writer: Callable[[EvalResult], str], result: EvalResult, path: Path) -> None:
-    write_table(path, writer(result))
-
-
 def write_report(
     path: Path,
     result: EvalResult,
@@ -313,13 +302,13 @@ def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
     }
 
 
-WRITERS: dict[str, Callable[[EvalResult], str]] = {
-    "csv": lambda result: image_table(result.scores),
-    "confusion": lambda result: confusion_table(result.scores),
-    "latex": lambda result: latex_table(result.scores, result.protocol),
-    "markdown": lambda result: markdown_table(result.scores, result.protocol),
+WRITERS: dict[str, Callable[[EvalResult, Path], None]] = {
+    "csv": lambda one, path: write_table(path, image_table(one.scores)),
+    "confusion": lambda one, path: write_table(path, confusion_table(one.scores)),
+    "latex": lambda one, path: write_table(path, latex_table(one.scores, one.protocol)),
+    "markdown": lambda one, path: write_table(path, markdown_table(one.scores, one.protocol)),
 }
-"""The options that name a file, and what is written there."""
+"""The options that name a file of text, and what writes it."""
 
 
 def check_outputs(
@@ -333,16 +322,17 @@ def check_outputs(
     outputs = {name: path for name, path in paths.items() if path is not None}
     if not outputs:
         return {}
+    named = [(spelled(name), path) for name, path in outputs.items()]
     inputs = [("the dataset", config.data)] if config.data.is_file() else []
     refuse_overwriting(
-        [(spelled(name), path) for name, path in outputs.items()],
+        named,
         [*inputs, *files_read(description, outputs.values())],
         kept=[file for model in models for file in model_files(model.files)],
     )
-    refuse_unwritable((spelled(name), path) for name, path in outputs.items())
+    refuse_unwritable(named)
     if "html" in outputs:
         require_charts()
-    for name, path in outputs.items():
+    for flag, path in named:
         if path.is_dir():
-            raise OptionError(f"{spelled(name)}: expected a file; {path} is a folder.")
+            raise OptionError(f"{flag}: expected a file; {path} is a folder.")
     return outputs

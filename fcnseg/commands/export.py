@@ -15,11 +15,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
 from fcnseg.engines.exported import header_in
 from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
-from fcnseg.exporting import (
-    FORMATS,
-    convert,
-    opset_of,
-)
+from fcnseg.exporting import FORMATS, convert, opset_of
 from fcnseg.exporting.graph import GraphOptions
 from fcnseg.exporting.onnx_file import (
     MODEL,
@@ -271,7 +267,7 @@ def _target(config: ExportConfig, model: Path) -> Path:
 def _refuse(config: ExportConfig, model: Path, path: Path) -> None:
     """OptionError when what is read, or a file that is no export of ours, would be replaced."""
     beside = [path.with_suffix(suffix) for suffix in FORMATS[config.format].beside]
-    outputs = [("--out", path), *(("--out", file) for file in beside)]
+    outputs = [("--out", file) for file in (path, *beside)]
     data = [] if config.data is None else [("--data", config.data)]
     refuse_overwriting(outputs, [], kept=[*model_files([model]), *data])
     if config.out is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcnseg.config import ServeConfig
 from fcnseg.errors import MissingExtra, OptionError
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import load_as
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.progress import Callback, Message, no_callback
 
@@ -82,14 +82,7 @@ def load_models(config: ServeConfig, callback: Callback) -> dict[str, Segmenter]
     found: dict[str, Segmenter] = {}
     for given in config.model or ("",):
         name, model = _named(given)
-        loaded = load(
-            model or None,
-            engine=config.engine,
-            device=config.device,
-            precision=config.precision,
-            parallel=True,
-            callback=callback,
-        )
+        loaded = load_as(config, callback, model=model or None)
         name = name or _name_of(model, loaded.path)
         if name in found:
             raise OptionError(
@@ -112,7 +105,7 @@ def _name_of(model: str, path: Path | None) -> str:
     if path is None:
         return "model"
     named = Path(model).name if model and Path(model).is_dir() else path.stem
-    if named == "best" or named == "last":
+    if named in ("best", "last"):
         named = path.parent.name
     return re.sub(r"[^\w.-]+", "-", named).strip("-") or "model"
 

@@ -11,7 +11,8 @@ from typing import Any
 from fcnseg import notebook
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.dataset_toml import read_declared
-from fcnseg.errors import Interrupted, percent, typed
+from fcnseg.errors import Interrupted, MediaError, percent, to_bytes, typed
+from fcnseg.io.images import write_bytes
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Message
@@ -145,8 +146,7 @@ def train_several(
             several.write_report([scores[each] for each in names if each in scores])
         summary = several.write_report([scores[name] for name in names])
         if several.config.report and has_charts():
-            text = several_page(str(several.folder), summary)
-            RunFolder(several.folder).report.write_text(text, "utf-8", "surrogateescape")
+            _write_page(several, summary, callback)
     best = max(results, key=lambda each: each.miou)
     return SeveralResult(
         several.folder,
@@ -158,6 +158,15 @@ def train_several(
         runs=tuple(results),
         summary=summary,
     )
+
+
+def _write_page(several: Several, summary: Mapping[str, Any], callback: Callback) -> None:
+    """report.html; where it can't be written, the trainings stand anyway."""
+    try:
+        page = several_page(str(several.folder), summary)
+        write_bytes(RunFolder(several.folder).report, to_bytes(page))
+    except MediaError as error:
+        callback(Message(f"No report was written: {error.message}", "warning"))
 
 
 def open_several(config: TrainConfig) -> Several:

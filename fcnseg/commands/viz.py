@@ -14,7 +14,7 @@ from fcnseg.config import VizConfig
 from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
 from fcnseg.files import fitting, safe_path
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io import Window
@@ -230,16 +230,8 @@ def _load(config: VizConfig, callback: Callback) -> Segmenter:
             f"{looking} looks inside the network, which an exported file does not show.",
             hint=f"give the checkpoint that {models[0]} was exported from",
         )
-    return load(
-        config.model,
-        engine="torch" if looks_inside and config.engine == "auto" else config.engine,
-        device=config.device,
-        precision=config.precision,
-        short_side=config.short_side,
-        show_bands=config.show_bands,
-        tta=config.tta,
-        callback=callback,
-    )
+    engine = "torch" if looks_inside and config.engine == "auto" else config.engine
+    return load_as(config, callback, engine=engine, parallel=False)
 
 
 def _classifier(config: VizConfig, callback: Callback) -> _Job:

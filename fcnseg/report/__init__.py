@@ -182,15 +182,13 @@ def _charts(scores: Scores, values: Mapping[str, Any], model: Path | None) -> di
     missing = {kind: 100 * (value or 0) for kind, value in values["missing"].items()}
     missing = dict(sorted(missing.items(), key=lambda item: -item[1]))
     curve = scores.calibration.curve
-    distances = {
-        name: 100 * value for name, value in values["ece_by_distance"].items() if value is not None
-    }
+    by_distance = values["ece_by_distance"].items()
+    distances = {name: 100 * value for name, value in by_distance if value is not None}
+    distance = bar_chart(distances, unit="ECE, %", name="distance") if distances else ""
     return {
         "missing_chart": Markup(bar_chart(missing, unit="points of mIoU", name="missing")),
         "calibration_chart": Markup(calibration_chart(curve)) if curve else "",
-        "distance_chart": Markup(bar_chart(distances, unit="ECE, %", name="distance"))
-        if distances
-        else "",
+        "distance_chart": Markup(distance),
         "curves": _curves(model),
     }
 
@@ -271,7 +269,7 @@ def several_page(run: str, summary: Mapping[str, Any]) -> str:
         "rows": rows,
         "runs": [{**each, "name": shown(each["name"])} for each in summary["runs"]],
     }
-    return render("several.html.j2", content, {"views": {}, "order": []})
+    return render("several.html.j2", content)
 
 
 def check_page(
@@ -311,19 +309,21 @@ def check_page(
         "count": result.count,
         "time": result.training_time,
     }
-    return render("check.html.j2", content, {"views": {}, "order": []})
+    return render("check.html.j2", content)
 
 
-def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+NO_IMAGES: Mapping[str, Any] = {"views": {}, "order": []}
+
+
+def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any] = NO_IMAGES) -> str:
     """A page as HTML. content: what its template names; data: what its script takes.
 
     The script follows the first image, so that this is seen while the others are still read.
     """
     pages = _templates()
     assert pages.loader is not None
-    style, script = (
-        Markup(pages.loader.get_source(pages, name)[0]) for name in ("report.css", "report.js")
-    )
+    sources = (pages.loader.get_source(pages, name)[0] for name in ("report.css", "report.js"))
+    style, script = map(Markup, sources)
     stored = [(index, data["views"][index]) for index in data["order"] if index in data["views"]]
     data = {**data, "views": {index: view["name"] for index, view in stored}}
     return pages.get_template(template).render(

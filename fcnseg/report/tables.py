@@ -62,7 +62,8 @@ def image_table(scores: Scores) -> str:
         cells += [one.iou for one in report.classes]
         rows.append((float(np.nan_to_num(report.miou, nan=2)), cells))  # unlabelled: last
     rows.sort(key=lambda row: row[0])
-    return _csv([heading + [f"iou {shown(name)}" for name in scores.classes]], (r for _, r in rows))
+    heading += [f"iou {shown(name)}" for name in scores.classes]
+    return _csv(heading, (cells for _, cells in rows))
 
 
 def comparison_table(
@@ -70,7 +71,7 @@ def comparison_table(
 ) -> str:
     """CSV: a line for each image, the mIoU that each model reached on it, as fractions."""
     heading = [f"{letter} {shown(path)}" for letter, path in models.items()]
-    return _csv([["image", *heading]], ([shown(name), *values] for name, values in images))
+    return _csv(["image", *heading], ([shown(name), *values] for name, values in images))
 
 
 def suspects_table(
@@ -84,19 +85,19 @@ def suspects_table(
         names = (one.name, files[one.name], classes[one.labelled], classes[one.predicted])
         numbers = (one.score, one.area, *one.box, one.p_predicted, one.p_labelled)
         rows.append([*map(shown, names), *numbers])
-    return _csv([heading], rows)
+    return _csv(heading, rows)
 
 
 def to_label_table(images: Iterable[tuple[str, float]]) -> str:
     """CSV: images and how unsure the model is of them, those to label first."""
-    return _csv([["image", "uncertainty"]], ([shown(name), value] for name, value in images))
+    return _csv(["image", "uncertainty"], ([shown(name), value] for name, value in images))
 
 
 def confusion_table(scores: Scores) -> str:
     """CSV: pixels, a row for each true class and a column for each predicted one."""
     names = [shown(name) for name in scores.classes]
     rows = [[name, *row] for name, row in zip(names, scores.matrix.tolist(), strict=True)]
-    return _csv([["true \\ predicted", *names]], rows)
+    return _csv(["true \\ predicted", *names], rows)
 
 
 def latex_table(scores: Scores, protocol: Mapping[str, Any]) -> str:
@@ -107,7 +108,7 @@ def latex_table(scores: Scores, protocol: Mapping[str, Any]) -> str:
         "  \\centering",
         f"  \\begin{{tabular}}{{l{'r' * len(COLUMNS)}}}",
         "    \\toprule",
-        *(f"    {' & '.join(row)} \\\\" for row in [["Class", *COLUMNS]]),
+        f"    {' & '.join(['Class', *COLUMNS])} \\\\",
         "    \\midrule",
     ]
     *classes, mean = _rows(scores, _latex)
@@ -171,11 +172,10 @@ def _markdown(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in shown(text))
 
 
-def _csv(heading: Sequence[Sequence[Cell]], rows: Iterable[Sequence[Cell]]) -> str:
+def _csv(heading: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for row in (*heading, *rows):
-        writer.writerow([_in_csv(cell) for cell in row])
+    cells = ([_in_csv(cell) for cell in row] for row in (heading, *rows))
+    csv.writer(out, lineterminator="\n").writerows(cells)
     return out.getvalue()
 
 
@@ -283,7 +283,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK)
-    for part in (*axes.spines.values(),):
+    for part in axes.spines.values():
         part.set_color(_INK)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)

@@ -333,6 +333,9 @@ def test_what_is_no_model_and_no_folder(drawn_folder: Path, tiny_run: Path, tmp_
         run_eval(drawn_folder, tmp_path / "none.safetensors")
     with pytest.raises(DatasetError):
         run_eval(tmp_path / "none", tiny_run)
+    config = EvalConfig(data=drawn_folder, model=(str(tiny_run),))
+    with pytest.raises(DatasetError, match="none"):  # the folder beside a config is the one scored
+        evaluate(config, tmp_path / "none")
 
 
 class Spots(nn.Module):

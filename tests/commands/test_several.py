@@ -237,6 +237,15 @@ def test_the_page_has_the_table(seeds: SeveralResult) -> None:
     assert "<b>" not in page
 
 
+def test_a_page_that_cannot_be_written_loses_no_training(
+    seeds: SeveralResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcnseg.commands.several.has_charts", lambda: True)
+    shutil.copytree(seeds.run, tmp_path / "run")
+    (tmp_path / "run" / "report.html").mkdir()
+    assert train(tmp_path / "run", resume=True, report=True).miou == seeds.miou
+
+
 def test_checkpoints_of_folds_say_so(folds: SeveralResult, seeds: SeveralResult) -> None:
     assert Checkpoint.load(folds.best).extra["folds"] == 3
     assert "folds" not in Checkpoint.load(seeds.best).extra

@@ -310,6 +310,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     [
         (["export", "s3://b/m.safetensors"], "MODEL s3://b/m.safetensors is remote storage"),
         (["infer", "a.png", "-m", "s3://b/m"], "--model s3://b/m is remote storage"),
+        (["infer", "a.png", "--class", "s3://b/c"], "--class s3://b/c is remote storage"),
         (["train", "data", "--out", "s3://b/run"], "--out s3://b/run is remote storage"),
         (["infer", "memory://none", "-m", "MODEL", "-o", "o"], "no file or folder memory://none"),
         (["infer", "memory://none/*.png", "-m", "MODEL", "-o", "o"], "patterns are for files of"),

@@ -24,7 +24,7 @@ from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, OptionError, percent, points, to_bytes
 from fcnseg.inference.evaluation import dataset_for, split_of
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import load_as
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
@@ -137,7 +137,7 @@ def compare(
             f"--model: expected 2 to {len(LETTERS)} models; found {len(config.model)}.",
             hint="fcnseg compare DATA -m A -m B; fcnseg eval DATA -m A scores one model",
         )
-    models = [_load(name, config, callback) for name in config.model]
+    models = [load_as(config, callback, model=name) for name in config.model]
     refuse_twice([model.files for model in models])
     _refuse_other_classes(models)
     checked = examine(config.data, callback, boxes=config.fill_boxes)
@@ -208,19 +208,6 @@ def verdict(letter: str, found: Difference) -> str:
     if not found.clear:
         return f"{text}: the difference is not significant."
     return f"{text}: {letter if found.value > 0 else 'A'} is better."
-
-
-def _load(name: str, config: CompareConfig, callback: Callback) -> Segmenter:
-    return load(
-        name,
-        engine=config.engine,
-        device=config.device,
-        precision=config.precision,
-        short_side=config.short_side,
-        parallel=True,
-        tta=config.tta,
-        callback=callback,
-    )
 
 
 def _refuse_other_classes(models: Sequence[Segmenter]) -> None:

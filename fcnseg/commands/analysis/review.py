@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import DatasetError, InputError, OptionError, shown, to_bytes
 from fcnseg.files import fitting
 from fcnseg.inference.evaluation import dataset_for
-from fcnseg.inference.loading import load
+from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
 from fcnseg.inference.segmenter import Segmenter
@@ -119,15 +118,7 @@ def review(
     refuse_file("--out", config.out)
     if config.out is not None:
         refuse_folder_of_others(config.out, ("review.csv", "review.html", *config.save))
-    segmenter = load(
-        config.model,
-        engine=config.engine,
-        device=config.device,
-        precision=config.precision,
-        short_side=config.short_side,
-        parallel=True,
-        callback=callback,
-    )
+    segmenter = load_as(config, callback)
     if not config.unlabeled:
         try:
             checked = examine(config.data, callback, boxes=config.fill_boxes)
@@ -189,9 +180,8 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     names, unsure, found, thumbnails = [], [], [], []
     with open_source(str(config.data), callback=callback) as source:
         source.bands = segmenter.preprocess.bands
-        frames: Iterator[Frame] = itertools.islice(source, None)
         looked = map_ordered(
-            lambda frame: _probabilities(segmenter, frame.pixels), frames, segmenter.num_parallel
+            lambda frame: _probabilities(segmenter, frame.pixels), source, segmenter.num_parallel
         )
         for frame, probabilities in looked:
             names.append(frame.name)
@@ -307,7 +297,7 @@ def review_page(title: str, summary: str, cards: Sequence[Card], classes: ClassM
         "cards": plain,
         "legend": legend(classes) if any(len(one.images) > 1 for one in cards) else [],
     }
-    return render("review.html.j2", content, {"views": {}, "order": []})
+    return render("review.html.j2", content)
 
 
 def _framed(crop: NDArray[np.uint8], place: tuple[int, int, int, int]) -> str:
@@ -315,10 +305,8 @@ def _framed(crop: NDArray[np.uint8], place: tuple[int, int, int, int]) -> str:
     factor = SIDE / max(crop.shape[:2])
     size = (max(1, round(crop.shape[0] * factor)), max(1, round(crop.shape[1] * factor)))
     drawn = resize_image(np.ascontiguousarray(crop), size).copy()
-    top, left, bottom, right = (
-        round(value * factor)
-        for value in (place[0], place[1], place[0] + place[2], place[1] + place[3])
-    )
+    edges = (place[0], place[1], place[0] + place[2], place[1] + place[3])
+    top, left, bottom, right = (round(value * factor) for value in edges)
     for thick, color in ((3, 0), (1, 255)):  # a white line in a black one
         for offset in range(-1, thick - 1) if thick > 1 else (0,):
             rows = np.clip([top - 1 + offset, bottom + offset], 0, size[0] - 1)

@@ -85,7 +85,8 @@ def demo(
     data, clip, run = out / "data", out / "clip.mp4", out / "run"
     callback(Message(f"Generating a dataset and a video in {out}"))
     pairs = write_dataset(data, seed=config.seed, size=DEMO_SIZE, callback=callback)
-    still = _draw_clip(clip, out / "still.png", seed=config.seed, callback=callback)
+    still = out / "still.png"
+    _draw_clip(clip, still, seed=config.seed, callback=callback)
 
     flags = f"--backbone tiny --short-side {SHORT_SIDE} --epochs {config.epochs}"
     callback(Message(f"fcnseg train {data} --out {run} {flags}"))
@@ -157,7 +158,7 @@ def _training(config: DemoConfig, data: Path, run: Path) -> TrainConfig:
     )
 
 
-def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> Path:
+def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> None:
     """A moving scene that training never saw, and its first frame as an image."""
     scene = make_scene(seed + 999_999_937, DEMO_SIZE)
     with VideoWriter(clip, FPS, DEMO_SIZE) as writer:
@@ -167,4 +168,3 @@ def _draw_clip(clip: Path, still: Path, *, seed: int, callback: Callback) -> Pat
             callback(Progress("generating the video", index + 1, CLIP_FRAMES, "frames"))
             if index == 0:
                 write_image(still, image)
-    return still

@@ -191,4 +191,4 @@ def _page(sections: Sequence[Section], data: Path) -> str:
         "summary": f"The topics of the FCN paper with networks trained on {data}",
         "sections": [(one, jpeg(one.image)) for one in sections],
     }
-    return render("paper.html.j2", content, {"views": {}, "order": []})
+    return render("paper.html.j2", content)

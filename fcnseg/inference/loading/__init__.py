@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcnseg.config import InferConfig
-from fcnseg.config.options import EngineName
+from fcnseg.config.options import EngineName, Options
 from fcnseg.device import Device, before_computing, device_name, one_thread
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
@@ -95,6 +95,16 @@ def load(
     paths = find_models([None if one is None else str(one) for one in several], callback=callback)
     loaded = [_load_one(path, options, short_side, show_bands, callback) for path in paths]
     return loaded[0] if len(loaded) == 1 and not tta else averaged(loaded, tta=tta)
+
+
+OF_A_CONFIG = ("model", "engine", "device", "precision", "short_side", "show_bands", "tta")
+"""The options that say which model is loaded and how."""
+
+
+def load_as(config: Options, callback: Callback, **others: Any) -> Segmenter:
+    """`load` as a command's options say, for many images; others: in place of these."""
+    chosen = {name: getattr(config, name) for name in OF_A_CONFIG if hasattr(config, name)}
+    return load(**{**chosen, "parallel": True, **others}, callback=callback)
 
 
 def _load_one(
