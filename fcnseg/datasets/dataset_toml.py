@@ -196,14 +196,18 @@ def _assign_splits(
 
 def _named(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
     """The pairs' names that these names or patterns mean; DatasetError when one means none."""
+    by_text: dict[str, list[str]] = {}
+    for pair in pairs:
+        by_text.setdefault(as_text(pair.name), []).append(pair.name)
     meant: dict[str, None] = {}
-    for name in names:
-        wanted = as_text(name)
-        called = ((pair.name, as_text(pair.name)) for pair in pairs)
-        some = [own for own, text in called if text == wanted or fnmatchcase(text, wanted)]
+    for given in names:
+        wanted = as_text(given)
+        some = by_text.get(wanted) or [
+            name for text, same in by_text.items() if fnmatchcase(text, wanted) for name in same
+        ]
         if not some:
             raise DatasetError(
-                f"leave_out names {name!r}, but no image is called that.",
+                f"leave_out names {given!r}, but no image is called that.",
                 hint="names have no suffix, e.g. street/0001; patterns do too, e.g. street/*",
             )
         meant |= dict.fromkeys(some)

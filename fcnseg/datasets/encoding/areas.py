@@ -220,9 +220,14 @@ def _between(some: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]]) -
 def _pieces(numbers: NDArray[np.int32]) -> list[int]:
     """How many separate areas each value but 0 covers."""
     found = []
-    for value in np.unique(numbers[numbers > 0]).tolist():
-        areas = region_areas(numbers == value)
-        found.append(int((areas >= areas.max() / 20).sum()))  # specks do not count
+    order = np.argsort(numbers, axis=None, kind="stable")
+    values, starts = np.unique(numbers.ravel()[order], return_index=True)
+    for value, places in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+        if value > 0:  # only the box about it is looked at: there may be thousands
+            rows, columns = np.divmod(places, numbers.shape[1])
+            box = numbers[rows[0] : rows[-1] + 1, columns.min() : columns.max() + 1]
+            areas = region_areas(box == value)
+            found.append(int((areas >= areas.max() / 20).sum()))  # specks do not count
     return found
 
 

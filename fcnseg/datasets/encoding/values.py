@@ -227,10 +227,8 @@ def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     for one in counts:
         for value, color in zip(one.values, one.palette, strict=False):
             agree &= colors.setdefault(value, color) == color
-    if not colors or not agree:
-        return not agree
     grey = all(color % GREY == 0 for color in colors.values())
-    return grey and any(color != value * GREY for value, color in colors.items())
+    return not agree or (grey and any(color != value * GREY for value, color in colors.items()))
 
 
 def _palette(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -272,10 +270,9 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
     """The class of stored numbers (or packed colours) of any shape; 255 for no class."""
-    known = {0: 0, **encoding.class_of()}
-    if encoding.kind == "color" or min(known) < 0 or max(*known, *encoding.ignore, 0) >= _TABLE:
-        return _decode_sorted(np.asarray(numbers), encoding)
     table = _table(encoding)
+    if table is None:
+        return _decode_sorted(np.asarray(numbers), encoding)
     if numbers.size and (int(numbers.min()) < 0 or int(numbers.max()) >= len(table)):
         numbers = np.where((numbers < 0) | (numbers >= len(table)), len(table) - 1, numbers)
     return np.asarray(table[numbers])
@@ -297,15 +294,18 @@ def _packed(channels: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 @lru_cache(maxsize=16)
-def _table(encoding: Encoding) -> NDArray[np.uint8]:
-    """uint8 (largest value + 2,): stored value -> class; the last entry is 255."""
+def _table(encoding: Encoding) -> NDArray[np.uint8] | None:
+    """uint8 (largest value + 2,): stored value -> class; the last entry is 255. None where stored
+    values are colours, negative or very large."""
     known = encoding.class_of()
-    size = max(256, *(value + 1 for value in (*known, *encoding.ignore))) + 1
-    table = np.full(size, IGNORE, np.uint8)
+    largest = max(255, *known, *encoding.ignore)
+    if encoding.kind == "color" or min(known, default=0) < 0 or largest >= _TABLE:
+        return None
+    table = np.full(largest + 2, IGNORE, np.uint8)
     if encoding.nearest:
         stored = np.array([*known, *encoding.ignore])
         classes = np.array([*known.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
-        distance = np.abs(np.arange(size - 1)[:, None] - stored[None])
+        distance = np.abs(np.arange(largest + 1)[:, None] - stored[None])
         table[:-1] = classes[distance.argmin(1)]
     table[[*known]] = [*known.values()]
     table[[value for value in encoding.ignore if value >= 0]] = IGNORE
