@@ -28,9 +28,9 @@ from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
+from fcnseg.io.content import upright
 from fcnseg.io.draw import caption, colorize, legend, overlay, side_by_side
 from fcnseg.io.images import resize_image, resize_labels, write_bytes, write_image, write_labels
-from fcnseg.io.labels import turn
 from fcnseg.overwriting import (
     Named,
     is_below,
@@ -298,7 +298,7 @@ def _fitting(seen: Scanned, number: int) -> tuple[NDArray[np.uint8] | None, str]
         return labels, ""
     orientation = int(seen.images.orientations[number])
     if orientation >= 5 and labels.shape == (width, height):
-        return turn(labels, orientation), "labels turned as the image's EXIF says"
+        return upright(labels, orientation), "labels turned as the image's EXIF says"
     proportion = (labels.shape[1] / labels.shape[0]) / (width / height)
     if abs(proportion - 1) > SAME_PROPORTIONS:
         return None, (

@@ -70,8 +70,7 @@ def summarize_image(
     spread. Without them a JPEG is decoded at an eighth of its size, which is faster and is as
     good for all the rest.
     """
-    data = read_bytes(path) if data is None else data
-    data = tiff_page(data, 0) if is_tiff(data) else data
+    data = tiff_page(read_bytes(path) if data is None else data)
     check_claim(data, path)
     orientation = read_orientation(data)
     stored = jpeg_size(data)
@@ -81,10 +80,10 @@ def summarize_image(
     if small is None or size is None or colors:
         pixels, orientation = _decoded(data, path, orientation)
         size = pixels.shape[0], pixels.shape[1]
-    shown = None if pixels is None else _eight_bits(pixels, path)
+    shown = None if pixels is None else eight_bits(pixels, str(path))
     basis = shown if small is None else small
     assert basis is not None, "one of the two was decoded"
-    grey = upright(_small_grey(basis)[..., None], orientation)[..., 0]
+    grey = upright(_small_grey(basis), orientation)
     mean, spread = _statistics(shown) if colors and shown is not None else ((), ())
     return ImageSummary(
         size=(size[1], size[0]) if orientation >= 5 else size,
@@ -98,12 +97,6 @@ def summarize_image(
         spread=spread,
         layout=_layout(data, path, pixels),
     )
-
-
-def _eight_bits(pixels: NDArray[np.generic], path: str | Path) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.uint8, copy=False)
-    return eight_bits(pixels, str(path))
 
 
 def _layout(data: bytes, path: str | Path, pixels: NDArray[np.generic] | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from fcnseg.io.content import (
     REDUCED,
     add_png_transparency,
     as_bgr,
-    coded_colors,
     is_heif,
     is_npy,
     is_tiff,
@@ -41,6 +41,7 @@ from fcnseg.io.content.integrity import (
     unreadable_image,
 )
 from fcnseg.io.content.pixels import (
+    as_srgb,
     decode_bit_fields,
     decode_heif,
     decode_netpbm,
@@ -49,7 +50,7 @@ from fcnseg.io.content.pixels import (
     eight_bits,
     over_white,
 )
-from fcnseg.io.content.profiles import of_gamma, shown_colors, to_srgb
+from fcnseg.io.content.profiles import of_gamma
 from fcnseg.io.content.tiff import decode_packed, decode_tiff
 
 IMAGE_SUFFIXES = frozenset({
@@ -87,8 +88,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
-    if is_tiff(data):  # a smaller version may stand before its first page
-        data = tiff_page(data, 0)
+    data = tiff_page(data)  # a smaller version may stand before its first page
     check_claim(data, name)
     if is_heif(data):
         rgba = decode_heif(data, name)
@@ -99,10 +99,7 @@ def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     if (gamma := stated_gamma(data)) is not None:
         pixels = of_gamma(gamma, pixels)
         maximum = 255 if pixels.dtype == np.uint8 else 65535
-    if pixels.dtype != np.uint8 or maximum not in (None, 255):
-        pixels = eight_bits(pixels, name, maximum=maximum)
-    shown = _three_channels(pixels.astype(np.uint8, copy=False), data)
-    return upright(shown, read_orientation(data))
+    return _shown(eight_bits(pixels, name, maximum=maximum), data)
 
 
 def decode_deep(data: bytes, name: str) -> tuple[NDArray[np.generic] | None, int | None]:
@@ -250,6 +247,13 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
+def from_file_url(text: str) -> str:
+    """A file:// address as the path that it stands for; other texts as they are."""
+    if not text.startswith("file://"):
+        return text
+    return url2pathname(f"/{text.removeprefix('file://').partition('/')[2]}")
+
+
 def first_bytes(path: Path) -> bytes:
     """The beginning of a file, as much as tells its kind."""
     try:
@@ -286,13 +290,12 @@ def _decode_with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
             plain = image.convert("RGB") if image.mode == "LAB" else image
             values = np.asarray(image if wide else plain.convert("RGBA"))
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        values, wide = _unknown_to_pillow(data, name, error), True
+        values = _unknown_to_pillow(data, name, error)
     if not values.size:
         raise MediaError(f"{name} is an image without pixels.")
     check_rows(data, None, name)
     pixels = as_bgr(values.reshape(*values.shape[:2], -1))
-    shown = eight_bits(pixels, name) if wide else pixels.astype(np.uint8, copy=False)
-    return upright(_three_channels(shown, data), read_orientation(data))
+    return _shown(eight_bits(pixels, name), data)
 
 
 def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.generic]:
@@ -308,22 +311,18 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
     return values
 
 
+def _shown(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
+    """Grey, BGR or BGRA as stored in a file of these bytes as RGB, upright, its colours as sRGB."""
+    return upright(_three_channels(pixels, data), read_orientation(data))
+
+
 def _three_channels(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
-    """Grey, BGR or BGRA as RGB; colours of the file's profile as sRGB. data: the file's bytes."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if pixels.shape[2] == 3:
-        return _as_srgb(swap_in_place(pixels), data)
+        return as_srgb(swap_in_place(pixels), _profile_of(data), data)
     rgb = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
-    return over_white(_as_srgb(rgb, data), pixels[:, :, 3])
-
-
-def _as_srgb(rgb: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
-    """Colours of the file's profile, or of the numbers that it states instead, as sRGB."""
-    if profile := _profile_of(data):
-        return to_srgb(rgb, profile)
-    coded = coded_colors(data)
-    return rgb if coded is None else shown_colors(rgb, coded)
+    return over_white(as_srgb(rgb, _profile_of(data), data), pixels[:, :, 3])
 
 
 def _profile_of(data: bytes) -> bytes | None:

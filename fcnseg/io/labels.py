@@ -6,7 +6,6 @@ values mean (colours, 0/255, an ignore value) is not known here.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from PIL import Image, ImageOps
 
 from fcnseg.errors import MediaError, cannot_read, reason
 from fcnseg.io import cv2
-from fcnseg.io.content import may_be_turned, upright
-from fcnseg.io.content.integrity import check_claim, is_cut, open_with_pillow, unreadable_image
+from fcnseg.io.content import REDUCED, may_be_turned
+from fcnseg.io.content.integrity import check_claim, is_cut, opened_image
 from fcnseg.io.content.matlab import read_matlab
 from fcnseg.io.images import (
     ORIENTATION,
@@ -51,18 +50,15 @@ class RawLabels:
 def read_raw_labels(path: str | Path) -> RawLabels:
     """A label file with its numbers intact, upright; MediaError when it can't be read."""
     data = read_bytes(path)
-    check_claim(data, path)
     if _png_header(data) == (8, 0) and not may_be_turned(data) and not is_cut(data):
+        check_claim(data, path)
         grey = decode_array(data)  # plain grey PNGs: the same numbers as Pillow's, sooner
         if grey is not None and grey.ndim == 2:
             return RawLabels(grey.astype(np.int32), None, "L")
-    try:
-        with open_with_pillow(io.BytesIO(data)) as image:
-            mode, palette = image.mode, _palette_of(image)
-            values = _values(image, data)
-            pages = _page_count(image)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(path, error, data) from None
+    with opened_image(data, path) as image:
+        mode, palette = image.mode, _palette_of(image)
+        values = _values(image, data)
+        pages = _page_count(image)
     if values is None:
         raise MediaError(
             f"{path} holds numbers that are not whole; labels are class indices.",
@@ -76,23 +72,17 @@ def _page_count(image: Image.Image) -> int:
     size, count = image.size, getattr(image, "n_frames", 1)
     if count > 1:
         image.seek(1)
-        kind = getattr(image, "tag_v2", {}).get(_TIFF_SUBFILE, 0)
-        return count if image.size == size and kind in (0, _TIFF_PAGE) else 1
-    return 1
-
-
-_TIFF_SUBFILE, _TIFF_PAGE = 254, 2
+        if image.size != size or getattr(image, "tag_v2", {}).get(254, 0) & REDUCED:
+            return 1
+    return count
 
 
 def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:
     """(H, W) int32 numbers or (H, W, 3) uint8 colours; None when they are not whole numbers."""
     depth, color = _png_header(data)
-    if (depth, color) == (16, 4):
-        return _first_channel_16(data)
-    if depth == 16 and color in (2, 6):
-        return _colors_16(data)
-    if image.getexif().get(ORIENTATION, 1) != 1:  # transposing by 1 is a copy
-        image = ImageOps.exif_transpose(image)
+    if depth == 16 and color in (2, 4, 6):
+        return _sixteen_bits(data)
+    image = _upright(image)
     if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
         return np.array(image.convert("RGB"), np.uint8)
     values = np.asarray(image)
@@ -106,23 +96,23 @@ def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.u
     return whole
 
 
-def _first_channel_16(data: bytes) -> NDArray[np.int32]:
-    """Grey with alpha at 16 bits, of which Pillow keeps only the upper 8."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise OSError("a 16-bit grey PNG with transparency that can't be decoded")
-    return np.asarray(pixels if pixels.ndim == 2 else pixels[:, :, 0]).astype(np.int32)
+def _upright(image: Image.Image) -> Image.Image:
+    is_upright = image.getexif().get(ORIENTATION, 1) == 1  # transposing by 1 is a copy
+    return image if is_upright else ImageOps.exif_transpose(image)
 
 
-def _colors_16(data: bytes) -> NDArray[np.uint8]:
-    """Colours at 16 bits: as they are where all are below 256, else their upper 8 bits.
+def _sixteen_bits(data: bytes) -> NDArray[np.int32] | NDArray[np.uint8]:
+    """A PNG of 16 bits of which Pillow keeps only the upper 8: colours, or grey with alpha.
 
-    A channel with small numbers only holds classes, not colours, and one beside it the numbers of
-    their objects (Synthia): of those the lower 8 bits.
+    Colours as they are where all are below 256, else their upper 8 bits. A channel with small
+    numbers only holds classes, not colours, and one beside it the numbers of their objects
+    (Synthia): of those the lower 8 bits.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = decode_array(data)
     if pixels is None:
-        raise OSError("a 16-bit colour PNG that can't be decoded")
+        raise OSError("a 16-bit PNG that can't be decoded")
+    if _png_header(data)[1] == 4:
+        return (pixels if pixels.ndim == 2 else pixels[:, :, 0]).astype(np.int32)
     colors = np.asarray(pixels[:, :, 2::-1], np.uint16)
     largest = colors.max((0, 1))
     numbers = ((largest > 0) & (largest < 256)).any()
@@ -142,17 +132,8 @@ def _palette_of(image: Image.Image) -> NDArray[np.uint8] | None:
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:
     """bool (h, w) of a small image in which everything but 0 counts (labelme's masks)."""
-    check_claim(data, "a mask")
-    try:
-        with open_with_pillow(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("L")) > 0
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image("a mask", error) from None
-
-
-def turn(labels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """uint8 (H, W) labels turned and mirrored as EXIF's orientation (1..8) says."""
-    return np.ascontiguousarray(upright(labels[..., None], orientation)[..., 0])
+    with opened_image(data, "a mask") as image:
+        return np.asarray(image.convert("L")) > 0
 
 
 def region_areas(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -262,16 +243,20 @@ def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
     """An array of numbers, colours or layers as labels; MediaError for another content."""
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
-        return RawLabels(array, None, "RGB")
     if array.ndim == 3 and array.size:
+        if array.shape[2] == 3 and array.dtype == np.uint8 and array.max() > 1:
+            return RawLabels(array, None, "RGB")
         array = _from_layers(array)
-    whole = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
-    if not whole or not np.array_equal(array, np.rint(array)) or np.abs(array).max() > 2**31 - 1:
+    plain = array.ndim == 2 and array.size > 0 and array.dtype.kind in "buif"
+    if not (plain and np.array_equal(array, np.rint(array)) and _fits_32_bits(array)):
         raise MediaError(
             f"{path} holds {array.dtype} {array.shape}; labels are whole numbers (height, width)."
         )
     return RawLabels(array.astype(np.int32), None, "I")
+
+
+def _fits_32_bits(array: NDArray[Any]) -> bool:
+    return bool(array.min() >= -(2**31) and array.max() < 2**31)
 
 
 def _from_layers(array: NDArray[Any]) -> NDArray[Any]:
@@ -302,13 +287,8 @@ _ARRAY_READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
 
 
 def read_alpha(path: str | Path) -> NDArray[np.int32] | None:
-    """int32 (H, W) opacity 0..255 of an image file; None when it has none."""
-    data = read_bytes(path)
-    check_claim(data, path)
-    try:
-        with open_with_pillow(io.BytesIO(data)) as image:
-            if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
-                return None
-            return np.asarray(image.getchannel("A"), np.int32)
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(path, error) from None
+    """int32 (H, W) opacity 0..255 of an image file, upright; None when it has none."""
+    with opened_image(read_bytes(path), path) as image:
+        if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
+            return None
+        return np.asarray(_upright(image).getchannel("A"), np.int32)

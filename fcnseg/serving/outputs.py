@@ -5,7 +5,6 @@ Also the interface as an OpenAPI document: GET /openapi.json.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from fcnseg.errors import MediaError, OptionError
 from fcnseg.inference.outputs import OUTPUTS, Renderer
 from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.segmenter import Segmenter
-from fcnseg.io.content.integrity import open_with_pillow
+from fcnseg.io.content.integrity import claimed_size
 from fcnseg.io.images import decode_image, encode_image
 
 if TYPE_CHECKING:
@@ -140,17 +139,15 @@ def respond(
 
 def decode(request: Request) -> NDArray[np.uint8]:
     """The image as uint8 RGB (H, W, 3); TooManyPixels by its header, MediaError if it is broken."""
-    name = "the image"
-    try:
-        with open_with_pillow(io.BytesIO(request.data)) as image:
-            width, height = image.size
-    except Exception as error:
-        raise MediaError("The body is not an image file.", hint="send its bytes") from error
+    size = claimed_size(request.data)
+    if size is None:
+        raise MediaError("The body is not an image file.", hint="send its bytes")
+    width, height = size
     if width * height > request.max_pixels:
         raise TooManyPixels(
             f"The image has {width}x{height} pixels; at most {request.max_pixels:,} are taken."
         )
-    return decode_image(request.data, name=name)
+    return decode_image(request.data, name="the image")
 
 
 def _predict(

@@ -18,7 +18,8 @@ from fcnseg.datasets import Pair
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo, yolo_lines
 from fcnseg.errors import MediaError
 from fcnseg.io.annotations import decode_runs, fill_circle, fill_polygon, unpack_runs
-from fcnseg.io.labels import read_alpha, turn
+from fcnseg.io.content import upright
+from fcnseg.io.labels import read_alpha
 from tests.datasets.written import runs
 
 coco_mask = pytest.importorskip("faster_coco_eval.core.mask")
@@ -79,8 +80,8 @@ def test_turning_labels_is_turning_images(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         image.save(tmp_path / "a.png", exif=exif)
         with Image.open(tmp_path / "a.png") as stored:
-            upright = np.asarray(ImageOps.exif_transpose(stored))
-        np.testing.assert_array_equal(turn(labels, orientation), upright)
+            turned = np.asarray(ImageOps.exif_transpose(stored))
+        np.testing.assert_array_equal(upright(labels, orientation), turned)
 
 
 def test_alpha_is_read_or_absent(tmp_path: Path) -> None:
@@ -93,6 +94,13 @@ def test_alpha_is_read_or_absent(tmp_path: Path) -> None:
     assert read_alpha(tmp_path / "b.png") is None
     with pytest.raises(MediaError, match=r"c\.png"):
         read_alpha(tmp_path / "c.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    one_row = Image.fromarray(np.array([[1], [2]], np.uint8))
+    Image.merge("LA", (one_row, one_row)).save(tmp_path / "d.png", exif=exif)
+    turned = read_alpha(tmp_path / "d.png")
+    assert turned is not None
+    assert turned.tolist() == [[2], [1]]
 
 
 def coco_pair(folder: Path, annotations: list[dict[str, Any]], size: tuple[int, int]) -> Pair:

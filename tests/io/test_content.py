@@ -4,13 +4,16 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
+from fcnseg.io.content import may_have_profile
 from fcnseg.io.images import decode_image, image_size, read_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.files import count_pages
@@ -219,6 +222,29 @@ def test_a_smaller_version_is_no_page_wherever_it_stands(tmp_path):
     assert np.array_equal(decode_bands(data, "it").pixels, COLORS)
     assert image_size(path) == (HIGH, WIDE)
     assert np.array_equal(decode_image(page_of(data, 1, "it")), COLORS[::-1])
+
+
+@pytest.mark.parametrize("most", [HIGH * WIDE // 3, HIGH * WIDE - 1])
+def test_tags_are_known_however_many_pixels_there_are(monkeypatch, recwarn, most):
+    """Pillow warns of images larger than its limit, and refuses those twice as large."""
+    data = as_tiff(np.dstack([COLORS, ALPHA]), photometric="rgb", extrasamples=["unspecified"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert np.array_equal(decode_image(data), COLORS)
+    assert not recwarn.list
+
+
+def test_a_bigtiff_s_profile_is_seen():
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "TIFF", big_tiff=True, icc_profile=b"any")
+    assert may_have_profile(file.getvalue())
+
+
+def test_what_a_text_of_a_png_says_is_no_transparency():
+    file, text = io.BytesIO(), PngInfo()
+    text.add(b"teXt", b"tRNS\0" + bytes([GREY[0, 0]]) * 2)
+    Image.fromarray(GREY).save(file, "PNG", pnginfo=text)
+    assert np.array_equal(decode_image(file.getvalue()), GREYS)
 
 
 def test_a_page_keeps_its_values_and_tags():

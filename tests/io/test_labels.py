@@ -15,7 +15,7 @@ from PIL import Image
 from fcnseg.classes import ClassMap
 from fcnseg.errors import MediaError
 from fcnseg.io.images import encode_labels, write_labels
-from fcnseg.io.labels import read_raw_labels
+from fcnseg.io.labels import read_array, read_raw_labels
 
 RNG = np.random.default_rng(0)
 INDICES = RNG.integers(0, 4, (21, 33), dtype=np.uint8)
@@ -165,3 +165,23 @@ def test_what_is_no_label_file_is_said(tmp_path):
         read_raw_labels(tmp_path / "a.png")
     with pytest.raises(MediaError, match="no file"):
         read_raw_labels(tmp_path / "b.png")
+
+
+def test_of_a_tiff_the_first_page_is_read_wherever_a_smaller_version_stands(tmp_path):
+    file, is_smaller = io.BytesIO(), struct.pack("<HHII", 254, 4, 1, 1)
+    pages = [Image.fromarray(INDICES)]
+    Image.new("L", (3, 2)).save(file, "TIFF", save_all=True, append_images=pages, tiffinfo={254: 1})
+    before, _, after = file.getvalue().rpartition(is_smaller)
+    (tmp_path / "a.tif").write_bytes(before + struct.pack("<HHII", 254, 4, 1, 0) + after)
+    raw = read_raw_labels(tmp_path / "a.tif")
+    assert np.array_equal(raw.values, INDICES)
+    assert raw.pages == 1
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((0, 4, 3), np.uint8), np.array([[0, 1, -(2**63)]])], ids=["empty", "wide"]
+)
+def test_arrays_that_hold_no_labels_are_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(MediaError, match="labels are whole numbers"):
+        read_array(tmp_path / "a.npy")

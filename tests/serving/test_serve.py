@@ -193,6 +193,18 @@ def test_what_is_refused(server: Running, path: str, body: bytes, status: int) -
     assert b"net" not in content or status == 404
 
 
+def test_a_small_version_does_not_hide_how_large_a_page_is() -> None:
+    from fcnseg.serving.outputs import Request, TooManyPixels, decode
+
+    file, is_smaller = io.BytesIO(), struct.pack("<HHII", 254, 4, 1, 1)
+    pages = [Image.new("L", (64, 64))]
+    Image.new("L", (2, 2)).save(file, "TIFF", save_all=True, append_images=pages, tiffinfo={254: 1})
+    before, _, after = file.getvalue().rpartition(is_smaller)
+    data = before + struct.pack("<HHII", 254, 4, 1, 0) + after
+    with pytest.raises(TooManyPixels, match="64x64"):
+        decode(Request(data, "labels", max_pixels=1000))
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "says"),
     [

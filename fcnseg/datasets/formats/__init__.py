@@ -31,8 +31,9 @@ from fcnseg.datasets.pairing import Listing, marks
 from fcnseg.errors import DatasetError, FcnsegError, MediaError, cannot_read, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
+from fcnseg.io.content import upright
 from fcnseg.io.images import read_bytes, read_image, read_orientation
-from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels, turn
+from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
 
 def read_stored(pair: Pair, store: str, terms: Sequence[str]) -> RawLabels:
@@ -69,7 +70,7 @@ def read_sample(
     labels = decode(read_stored(pair, encoding.store, encoding.terms), encoding)
     if pair.page is None and labels.shape == image.shape[1::-1] != image.shape[:2]:
         orientation = read_orientation(read_bytes(pair.image))
-        labels = turn(labels, orientation if orientation >= 5 else 1)
+        labels = upright(labels, orientation if orientation >= 5 else 1)
     if image.shape[:2] != labels.shape:
         raise DatasetError(
             f"{pair.image} is {image.shape[1]}x{image.shape[0]} and its labels {pair.labels} are "

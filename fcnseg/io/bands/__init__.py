@@ -124,8 +124,7 @@ class Bands:
 
     def select(self, found: Stored, name: str) -> Pixels:
         """The same with values that are no number."""
-        wanted = self.stored if self.every else max(self.chosen)
-        pixels = found.pixels
+        wanted, pixels = self.carried, found.pixels
         if found.alpha and (pixels.shape[2] > wanted if self.every else pixels.shape[2] != wanted):
             pixels = found.opaque
         self.check(pixels, name)

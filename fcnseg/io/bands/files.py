@@ -12,25 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.errors import InputError, MediaError, OptionError
-from fcnseg.io import cv2
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import is_heif, is_npy, is_tiff, tiff_page, upright
-from fcnseg.io.content.integrity import check_claim, is_cut, open_with_pillow, unreadable_image
+from fcnseg.io.content import as_bgr, is_heif, is_npy, is_tiff, tiff_page, upright
+from fcnseg.io.content.integrity import check_claim, is_cut, opened_image
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
     UNASSOCIATED,
     UNSPECIFIED,
+    checked_tags,
     is_known_to_opencv,
     no_data,
     number_in,
     numbers_of,
     read_by_tifffile,
-    refuse_cut,
-    refuse_raw,
     tiff_tags,
 )
 from fcnseg.io.images import (
+    decode_array,
     decode_deep,
     decode_image,
     read_bytes,
@@ -44,7 +43,7 @@ _MOSTLY = 0.5
 def decode_bands(data: bytes, name: str) -> Stored:
     """The bytes of an image file as its stored values; `name` is for the MediaError."""
     names: tuple[str, ...]
-    data = tiff_page(data, 0) if is_tiff(data) else data
+    data = tiff_page(data)
     check_claim(data, name)
     if is_npy(data):
         pixels, alpha, names = decode_npy(data, name), False, ()
@@ -104,10 +103,7 @@ def _decode_photo(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]
         return decode_image(data, name=name), False, COLORS
     stored: Pixels = deep if deep.ndim == 3 else deep[:, :, None]
     stored = upright(stored, read_orientation(data))
-    if stored.shape[2] < 3:
-        return stored, False, ()
-    order = [2, 1, 0, *range(3, stored.shape[2])]
-    return np.ascontiguousarray(stored[:, :, order]), stored.shape[2] == 4, COLORS
+    return _swapped(stored), stored.shape[2] == 4, COLORS if stored.shape[2] > 2 else ()
 
 
 def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool, tuple[str, ...]]:
@@ -117,9 +113,7 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
     One band of 16 bits that is white at 0 is inverted. What a tag calls no data is not a number,
     among all types but uint8 and uint16. MissingExtra where tifffile is needed.
     """
-    refuse_cut(data, name)
-    tags = tiff_tags(data)
-    refuse_raw(data, tags, name)
+    tags = checked_tags(data, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
     extra = numbers_of(tags.get(338, ()))
     planar = number_in(tags, 284, 1) == 2 and bands > 1
@@ -144,17 +138,16 @@ def decode_tiff_bands(data: bytes, name: str) -> tuple[NDArray[np.generic], bool
 
 def _by_opencv(data: bytes, wanted: tuple[int, np.dtype[Any] | None]) -> NDArray[np.generic] | None:
     """(H, W, C) in the file's order; None where that is not the bands and the type wanted."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
+    pixels = decode_array(data)
     if pixels is None:
         return None
-    pixels = np.asarray(pixels).reshape(*pixels.shape[:2], -1)
-    if (pixels.shape[2], pixels.dtype) != wanted:
-        return None
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    return np.ascontiguousarray(pixels[:, :, order])
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return _swapped(pixels) if (pixels.shape[2], pixels.dtype) == wanted else None
+
+
+def _swapped(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(H, W, C) in OpenCV's order as red, green, blue; fewer bands than three as they are."""
+    return pixels if pixels.shape[2] < 3 else as_bgr(pixels)
 
 
 def _stored_type(tags: Mapping[int, Any]) -> np.dtype[Any] | None:
@@ -215,12 +208,8 @@ def page_of(data: bytes, page: int, name: str) -> bytes:
     """
     if is_tiff(data):
         return tiff_page(data, page)
-    check_claim(data, name)
     out = io.BytesIO()
-    try:
-        with open_with_pillow(io.BytesIO(data)) as image:
-            image.seek(page)
-            image.convert("RGBA").save(out, "PNG")
-    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
-        raise unreadable_image(name, error) from None
+    with opened_image(data, name) as image:
+        image.seek(page)
+        image.convert("RGBA").save(out, "PNG")
     return out.getvalue()

@@ -12,7 +12,6 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.io.content import is_tiff
 from fcnseg.io.content.tiff import numbers_of, tiff_tags
 
 _PIXEL_SCALE, _TIE_POINTS, _TRANSFORMATION, _GEO_KEYS = 33550, 33922, 34264, 34735
@@ -135,8 +134,7 @@ def has_rasterio() -> bool:
 
 def not_copied(path: Path) -> str:
     """What to say of a TIFF that is georeferenced where rasterio is missing; "" for all else."""
-    data = b"" if has_rasterio() else path.read_bytes()
-    if not is_tiff(data) or not set(_PLACED) & set(tiff_tags(data)):
+    if has_rasterio() or not set(_PLACED) & set(tiff_tags(path)):
         return ""
     return (
         f"{path.name} is georeferenced; outputs are in pixels, without it. To copy it: "

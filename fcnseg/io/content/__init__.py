@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 _MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
@@ -27,12 +26,10 @@ _NETPBM_OR_ICON = re.compile(rb"P[1-6][\s#]|\0\0[\1\2]\0[^\0]\0", re.DOTALL)
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
-
 SEARCHED = 1 << 18
 """Bytes from the beginning, in which headers are looked for."""
 
-_SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
+SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
 
 
 def is_image(start: bytes) -> bool:
@@ -40,15 +37,6 @@ def is_image(start: bytes) -> bool:
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     still = start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS
     return webp or still or start.startswith(_MAGIC) or _NETPBM_OR_ICON.match(start) is not None
-
-
-def is_known_to_pillow(path: Path) -> bool:
-    """Whether a file without a known beginning is an image all the same (PCX, TGA, SGI ...)."""
-    try:
-        with Image.open(path) as image:
-            return image.format not in _NO_IMAGES
-    except Exception:  # noqa: BLE001 - Pillow's guesses may fail in any way
-        return False
 
 
 def is_heif(data: bytes) -> bool:
@@ -126,10 +114,9 @@ def add_png_transparency(data: bytes, pixels: NDArray[np.generic]) -> NDArray[np
     """Grey PNG pixels as BGRA where one value is transparent (tRNS), which OpenCV ignores."""
     if data[:4] != b"\x89PNG" or data[25:26] != b"\0" or pixels.ndim != 2:
         return pixels
-    at = data.find(b"tRNS", 33, max(data.find(b"IDAT"), 33))
-    if at < 0:
+    if len(stated := _before_pixels(data).get(b"tRNS", b"")) != 2:
         return pixels
-    (value,) = struct.unpack(">H", data[at + 4 : at + 6])
+    value = int.from_bytes(stated, "big")
     bits = data[24]
     if bits < 8:
         value = value * 255 // ((1 << bits) - 1)
@@ -168,12 +155,12 @@ def may_have_profile(data: bytes) -> bool:
     if data[:2] == b"\xff\xd8":
         return data.find(b"ICC_PROFILE\0", 0, SEARCHED) >= 0
     if data[:4] == b"\x89PNG":
-        return data.find(b"iCCP", 0, min(SEARCHED, max(0, data.find(b"IDAT")))) >= 0
+        return b"iCCP" in _before_pixels(data)
     if data[:4] == b"RIFF":
         return data[12:16] == b"VP8X" and bool(data[20:21] > b"" and data[20] & 0x20)
     if data[4:8] == b"ftyp":
         return any(data.find(b"colr" + kind, 0, SEARCHED) >= 0 for kind in (b"prof", b"rICC"))
-    return data[:4] in (b"II*\0", b"MM\0*")
+    return is_tiff(data)
 
 
 def coded_colors(data: bytes) -> tuple[int, int] | None:
@@ -192,7 +179,7 @@ def stated_gamma(data: bytes) -> float | None:
     if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
         return None
     gamma = int.from_bytes(stated, "big") / 100_000
-    return gamma if 0.1 <= gamma <= 10 and abs(gamma - _SRGB_GAMMA) >= _SAME_GAMMA else None
+    return gamma if 0.1 <= gamma <= 10 and abs(gamma - SRGB_GAMMA) >= _SAME_GAMMA else None
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -215,71 +202,122 @@ def _before_pixels(data: bytes) -> dict[bytes, memoryview]:
 REDUCED = 5
 """The bits of NewSubfileType of what is no page: a smaller version, a mask."""
 
-_SIZE_TAGS, _INTEGERS = (256, 257), {1: "B", 3: "H", 4: "L", 16: "Q"}
-"""ImageWidth and ImageLength, and how the types that they may have are stored."""
+_SUBFILE_TYPE, _SIZE_TAGS = 254, (256, 257)
+"""NewSubfileType; ImageWidth and ImageLength."""
+
+_MOST_TAGS = 4096  # of a page; libtiff reads no more either
+
+_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of a tag, by its type; 1 for others."""
+
+_INTEGERS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q", 18: "Q"}
+
+Read = Callable[[int, int], bytes]
+"""Bytes of a file: from where on, and how many; fewer where it ends."""
 
 
-def page_offsets(data: bytes) -> list[int]:
+class TiffTag(NamedTuple):
+    """A tag: its number, the type and the number of its values, and these, or where they stand."""
+
+    code: int
+    kind: int
+    length: int
+    stored: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return self.length * _SIZES.get(self.kind, 1)
+
+
+class TiffForm:
+    """How a TIFF or BigTIFF that begins so stores its numbers.
+
+    inline: bytes of values that stand in their tag itself. place: how a place is stored.
+    """
+
+    def __init__(self, start: bytes) -> None:
+        self._order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
+        self.inline, place = (8, "Q") if big else (4, "L")
+        self.place = struct.Struct(self._order + place)
+        self._count = struct.Struct(self._order + ("Q" if big else "H"))
+        self._tag = struct.Struct(f"{self._order}HH{place}{self.inline}s")
+
+    def read_place(self, read: Read, at: int) -> int:
+        """The place that a file says; struct.error where it ends before."""
+        return int(self.place.unpack(read(at, self.inline))[0])
+
+    def read_tags(self, read: Read, at: int) -> tuple[list[TiffTag], int]:
+        """The tags listed at a place, as far as they are there, and where the list ends.
+
+        There stands the place of the next list. struct.error where nothing says how many tags
+        there are.
+        """
+        (count,) = self._count.unpack(read(at, self._count.size))
+        at += self._count.size
+        data = read(at, min(count, _MOST_TAGS) * self._tag.size)
+        whole = data[: len(data) // self._tag.size * self._tag.size]
+        return [*map(TiffTag._make, self._tag.iter_unpack(whole))], at + count * self._tag.size
+
+    def place_of(self, tag: TiffTag) -> int | None:
+        """Where a tag's values stand; None for those in the tag itself."""
+        return int(self.place.unpack(tag.stored)[0]) if tag.size > self.inline else None
+
+    def numbers(self, tag: TiffTag, read: Read) -> tuple[int, ...]:
+        """A tag's whole numbers; () for other values. struct.error where the file ends before."""
+        if tag.kind not in _INTEGERS:
+            return ()
+        place = self.place_of(tag)
+        data = tag.stored if place is None else read(place, tag.size)
+        return struct.unpack_from(f"{self._order}{tag.length}{_INTEGERS[tag.kind]}", data)
+
+
+def page_offsets(data: bytes) -> Iterator[int]:
     """Where the pages of a TIFF or BigTIFF stand, smaller versions and masks left out.
 
     Of a broken one those that can be found.
     """
-    order, big = order_of(data)
-    offset = "Q" if big else "L"
-    seen: set[int] = set()
-    pages: list[int] = []
-    try:
-        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-        while at and at not in seen:
+    form, read, seen = TiffForm(data), _reader_of(data), {0}
+    with suppress(struct.error):
+        at = form.read_place(read, form.inline)
+        while at not in seen:
             seen.add(at)
-            tags = tags_at(data, at)
-            kinds = [t for t in tags[:4096] if struct.unpack_from(order + "H", data, t)[0] == 254]
-            kind = data[kinds[0] + (12 if big else 8) :][:4] if kinds else b""
-            if not int.from_bytes(kind, "little" if order == "<" else "big") & REDUCED:
-                pages.append(at)
-            (at,) = struct.unpack_from(order + offset, data, tags.stop)
-    except (struct.error, OverflowError):
-        pass
-    return pages
+            tags, end = form.read_tags(read, at)
+            kinds = [form.numbers(tag, read) for tag in tags if tag.code == _SUBFILE_TYPE]
+            if not any(kind[0] & REDUCED for kind in kinds[:1] if kind):
+                yield at
+            at = form.read_place(read, end)
+
+
+def _reader_of(data: bytes) -> Read:
+    return lambda at, count: data[at : at + count]
+
+
+def first_tags(data: bytes) -> tuple[list[TiffTag], int]:
+    """The tags of a TIFF's first page, and where their list ends; struct.error without a page."""
+    for at in page_offsets(data):
+        return TiffForm(data).read_tags(_reader_of(data), at)
+    raise struct.error("no page")
 
 
 def page_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that the first page's tags state; None where they are not there."""
-    order, big = order_of(data)
-    sizes: dict[int, int] = {}
+    form, read = TiffForm(data), _reader_of(data)
     try:
-        for tag in tags_at(data, page_offsets(data)[0])[:4096]:
-            code, kind = struct.unpack_from(order + "HH", data, tag)
-            if code in _SIZE_TAGS and kind in _INTEGERS:
-                form = order + _INTEGERS[kind]
-                (sizes[code],) = struct.unpack_from(form, data, tag + (12 if big else 8))
-    except (IndexError, struct.error, OverflowError):
+        tags = {tag.code: tag for tag in first_tags(data)[0]}
+        width, height = (form.numbers(tags[code], read)[0] for code in _SIZE_TAGS)
+    except (struct.error, LookupError):
         return None
-    width, height = (sizes.get(code, 0) for code in _SIZE_TAGS)
     return (width, height) if width and height else None
 
 
-def tiff_page(data: bytes, page: int) -> bytes:
-    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed."""
-    offsets = page_offsets(data)
-    if page >= len(offsets):
+def tiff_page(data: bytes, page: int = 0) -> bytes:
+    """The same TIFF beginning with one of its pages, from 0 on: no value and no tag is changed.
+
+    Other files as they are, and a TIFF without that page.
+    """
+    form = TiffForm(data)
+    offset = next(itertools.islice(page_offsets(data), page, None), None) if is_tiff(data) else None
+    if offset is None or offset == form.read_place(_reader_of(data), form.inline):
         return data
-    order, big = order_of(data)
-    form, at = (order + "Q", 8) if big else (order + "L", 4)
-    start = struct.pack(form, offsets[page])
-    if data[at : at + len(start)] == start:
-        return data
-    return data[:at] + start + data[at + len(start) :]
-
-
-def tags_at(data: bytes, page: int) -> range:
-    """Where the tags of a page stand; struct.error where the file ends before it says how many."""
-    order, big = order_of(data)
-    count, step = ("Q", 20) if big else ("H", 12)
-    first = page + struct.calcsize(count)
-    return range(first, first + step * struct.unpack_from(order + count, data, page)[0], step)
-
-
-def order_of(data: bytes) -> tuple[str, bool]:
-    """The order of bytes as `struct` writes it, and whether it is a BigTIFF."""
-    return "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
+    return data[: form.inline] + form.place.pack(offset) + data[2 * form.inline :]

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from fcnseg.io.content import is_image, is_npy, is_tiff
+from fcnseg.io.content import TiffForm, is_image, is_npy, is_tiff
 from fcnseg.io.content.byte_stream import ByteStream
 from fcnseg.io.content.integrity import stated_length
 
@@ -223,11 +223,6 @@ def _walk_gif(stream: ByteStream, start: bytes) -> _Walked:
     return (position + 1, True) if kind == 0x3B else (last, False)
 
 
-_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value of a TIFF's tag, by its type; 1 for others."""
-
-_INTEGERS = {3: "H", 4: "L", 13: "L", 16: "Q", 18: "Q"}
-
 _PARTS = ((273, 279), (324, 325), (513, 514))
 """A TIFF's tags with the places of pixels, and with their lengths: strips, tiles, JPEG data."""
 
@@ -241,58 +236,30 @@ def _walk_tiff(stream: ByteStream, start: bytes) -> _Walked:
     """The furthest place that its tags name."""
     if not is_tiff(start):
         return None
-    form = _TiffForm("<" if start[:1] == b"I" else ">", start[2:4] in (b"+\0", b"\0+"))
-    end, seen, is_known = 8, {0}, True
+    form, end, seen, is_known = TiffForm(start), 8, {0}, True
     try:
-        waiting = [*form.places(start[form.inline : 2 * form.inline])]
+        waiting = [form.read_place(stream.ahead, form.inline)]
         while waiting:
             if (at := waiting.pop()) in seen:
                 continue
             seen.add(at)
-            reach, values, following = form.read_tags(stream, at)
-            end = max(end, reach)
-            waiting += [*following, *(place for tag in _FOLDERS for place in values.get(tag, ()))]
+            tags, after = form.read_tags(stream.ahead, at)
+            waiting.append(form.read_place(stream.ahead, after))
+            ends = [(form.place_of(tag) or 0) + tag.size for tag in tags]
+            end = max([end, after + form.inline, *ends])
+            named = {
+                tag.code: form.numbers(tag, stream.ahead) for tag in tags if tag.code in _NAMED
+            }
+            waiting += [place for code in _FOLDERS for place in named.get(code, ())]
             for places, lengths in _PARTS:
-                parts = zip(values.get(places, ()), values.get(lengths, ()), strict=False)
+                parts = zip(named.get(places, ()), named.get(lengths, ()), strict=False)
                 end = max([end, *(place + length for place, length in parts)])
-                is_known &= places not in values or lengths in values
+                is_known &= places not in named or lengths in named
     except struct.error:  # a list of tags that is not there
         return 8, False
     if stream.at(end - 1) is None:
         return 8, False
     return end, is_known
-
-
-class _TiffForm:
-    """How the numbers of a TIFF or BigTIFF are stored; inline: bytes of a value in its tag."""
-
-    def __init__(self, order: str, big: bool) -> None:
-        self._order, self._place, self._count = order, "Q" if big else "L", "Q" if big else "H"
-        self.inline = 8 if big else 4
-        self._entry = struct.Struct(f"{order}HH{self._place}{self.inline}s")
-
-    def places(self, data: bytes) -> tuple[int, ...]:
-        """The one place that bytes say; struct.error where they are too few."""
-        return struct.unpack(self._order + self._place, data)
-
-    def read_tags(
-        self, stream: ByteStream, at: int
-    ) -> tuple[int, dict[int, tuple[int, ...]], tuple[int, ...]]:
-        """How far a list of tags reaches, the values of the named ones, the next list's place."""
-        size = struct.calcsize(self._count)
-        (entries,) = struct.unpack(self._order + self._count, stream.ahead(at, size))
-        listed = stream.ahead(at + size, entries * self._entry.size + self.inline)
-        end, values = at + size + len(listed), {}
-        for number in range(entries):
-            tag, kind, count, value = self._entry.unpack_from(listed, number * self._entry.size)
-            taken = count * _SIZES.get(kind, 1)
-            if taken > self.inline:
-                (place,) = self.places(value)
-                end = max(end, place + taken)
-                value = stream.ahead(place, taken) if tag in _NAMED else b""
-            if tag in _NAMED and kind in _INTEGERS:
-                values[tag] = struct.unpack_from(f"{self._order}{count}{_INTEGERS[kind]}", value)
-        return end, values, self.places(listed[entries * self._entry.size :])
 
 
 def _walk_boxes(stream: ByteStream, start: bytes) -> _Walked:

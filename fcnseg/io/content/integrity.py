@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fcnseg.errors import MediaError
-from fcnseg.io.content import is_tiff, name_other, page_size, png_chunks
+from fcnseg.io.content import is_tiff, name_other, page_size, png_chunks, tiff_page
 
 _MAX_PIXELS = 2**30  # OpenCV's limit
 
@@ -33,6 +33,8 @@ reaches 8256, LZW 10,700, JPEG 512."""
 
 _lock = threading.Lock()
 _readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
+
+_NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
 
 _PNG = b"\x89PNG"
 _EXR = b"v/1\1"
@@ -69,6 +71,29 @@ def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
                 Image.MAX_IMAGE_PIXELS = before
 
 
+@contextmanager
+def opened_image(data: bytes, name: str | Path) -> Iterator[Image.Image]:
+    """Pillow's image of a file's bytes, of a TIFF its first page.
+
+    MediaError for one that claims too much, or that can't be opened or decoded in the block.
+    """
+    check_claim(data, name)
+    try:
+        with open_with_pillow(io.BytesIO(tiff_page(data))) as image:
+            yield image
+    except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+        raise unreadable_image(name, error, data) from None
+
+
+def is_known_to_pillow(path: Path) -> bool:
+    """Whether a file without a known beginning is an image all the same (PCX, TGA, SGI ...)."""
+    try:
+        with open_with_pillow(path) as image:
+            return image.format not in _NO_IMAGES
+    except Exception:  # noqa: BLE001 - Pillow's guesses may fail in any way
+        return False
+
+
 def check_claim(data: bytes, name: str | Path) -> None:
     """MediaError for an image file that claims more pixels than its bytes can stand for.
 
@@ -97,7 +122,7 @@ def refuse_claim(size: tuple[int, int] | None, length: int, name: str | Path) ->
 
 def claimed_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that the header of an image file states; None where it is not found."""
-    if data[:4] == b"\x89PNG" and len(data) >= 24:
+    if data[:4] == _PNG and len(data) >= 24:
         return struct.unpack_from(">II", data, 16)
     if data[:2] == b"\xff\xd8":
         return jpeg_size(data)

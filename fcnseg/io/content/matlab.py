@@ -142,16 +142,12 @@ def _numbers(
     if variable.kind not in _NUMBERS:
         raise ValueError("no array of numbers")
     kind, content = next(variable.parts, (0, memoryview(b"")))
-    numbers = np.frombuffer(content, order + _stored(kind))
+    if kind not in _STORED:
+        raise ValueError(f"numbers of type {kind}")
+    numbers = np.frombuffer(content, order + _STORED[kind])
     if prod(variable.shape) != len(numbers):
         raise ValueError(f"{len(numbers)} numbers for an array of {variable.shape}")
     return numbers.reshape(variable.shape, order="F")
-
-
-def _stored(kind: int) -> str:
-    if kind not in _STORED:
-        raise ValueError(f"numbers of type {kind}")
-    return _STORED[kind]
 
 
 def _field(variable: _Variable, order: str, choose: Callable[[Sequence[str]], str]) -> int:

@@ -27,9 +27,6 @@ _JPEG_FRAME = re.compile(
 )
 """A JPEG's frame header; 0xf7 is JPEG-LS."""
 
-_STILL_CONTAINERS = ("_pipe", "image2")
-"""How FFmpeg's names of formats that are one image end, or begin."""
-
 _DEPTHS = (8, 10, 12, 14)
 """Bits of sensors whose values are stored in 16 as they are."""
 
@@ -45,8 +42,9 @@ def eight_bits(
     integers of other types are.
     """
     if pixels.dtype == np.uint8:
-        plain = pixels.astype(np.uint8, copy=False)
-        return plain if maximum in (None, 255) else _scaled(plain, 0, float(maximum or 255))
+        if maximum in (None, 255):
+            return pixels.astype(np.uint8, copy=False)
+        return _scaled(pixels, 0, float(maximum or 255))
     if pixels.dtype == np.uint16:
         if maximum is None:
             most = int(pixels.max(initial=0))
@@ -65,11 +63,9 @@ def eight_bits(
 def _stretched(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Floats and wide integers; what is not finite is the least value."""
     values = pixels.astype(np.float32)
-    finite = np.isfinite(values)
-    low, high = (
-        (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
-    )
-    values = np.where(finite, values, low)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    values = np.where(np.isfinite(values), values, low)
     if low >= 0 and high <= 255:
         return _scaled(values, 0, 1.0 if high <= 1 and pixels.dtype.kind == "f" else 255.0)
     return _scaled(values, low, high)
@@ -140,8 +136,7 @@ def _pam(data: bytes) -> tuple[NDArray[np.generic], int] | None:
     numbers = dict(re.findall(rb"(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)", head))
     if not found or len(numbers) < 4:
         return None
-    sizes = (int(numbers[key]) for key in (b"HEIGHT", b"WIDTH", b"DEPTH"))
-    height, width, depth = sizes
+    height, width, depth = (int(numbers[key]) for key in (b"HEIGHT", b"WIDTH", b"DEPTH"))
     return _raster(raster, (height, width, depth), int(numbers[b"MAXVAL"]))
 
 
@@ -185,12 +180,16 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{name} is truncated or damaged: {error}.") from None
     colors = pixels[:, :, :3]
-    if profile := photo.info.get("icc_profile"):
-        converted = to_srgb(colors, profile)
-    else:
-        coded = coded_colors(data)
-        converted = colors if coded is None else shown_colors(colors, coded)
+    converted = as_srgb(colors, photo.info.get("icc_profile"), data)
     return pixels if converted is colors else np.dstack([converted, pixels[:, :, 3:]])
+
+
+def as_srgb(rgb: NDArray[np.uint8], profile: bytes | None, data: bytes) -> NDArray[np.uint8]:
+    """Colours of a file's profile, or of the numbers that its bytes state instead, as sRGB."""
+    if profile:
+        return to_srgb(rgb, profile)
+    coded = coded_colors(data)
+    return rgb if coded is None else shown_colors(rgb, coded)
 
 
 def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
@@ -208,11 +207,8 @@ def decode_rare(data: bytes, name: str) -> NDArray[np.generic] | None:
     try:
         with av.open(io.BytesIO(data), "r") as file:
             form = file.format.name
-            if not form.endswith(_STILL_CONTAINERS[0]) and not form.startswith(
-                _STILL_CONTAINERS[1]
-            ):
-                return None
-            return _values(next(file.decode(video=0)))
+            is_still = form.endswith("_pipe") or form.startswith("image2")
+            return _values(next(file.decode(video=0))) if is_still else None
     except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         return None
 

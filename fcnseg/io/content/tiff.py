@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import as_bgr, order_of, page_offsets, tags_at, upright
+from fcnseg.io.content import TiffForm, as_bgr, first_tags, upright
+from fcnseg.io.content.integrity import open_with_pillow
 
 for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -36,32 +36,34 @@ _KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 3
 _LAYOUT_TAGS = {258, 273, 279, 284, 317, 320, 324, 325, 338, 339, 347}
 """Tags of several numbers without which values are taken for others: bits, places, a palette ..."""
 
-_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+
+def checked_tags(data: bytes, name: str) -> dict[int, Any]:
+    """A TIFF's tags; MediaError for a truncated one, and for a camera's raw file."""
+    _refuse_cut(data, name)
+    tags = tiff_tags(data)
+    _refuse_raw(data, tags, name)
+    return tags
 
 
-def refuse_cut(data: bytes, name: str) -> None:
+def _refuse_cut(data: bytes, name: str) -> None:
     """MediaError for a TIFF that ends within what its first page's tags say of the values.
 
     Decoders leave such a tag out, and read 8 bits as one. Programs write tags last.
     """
-    order, big = order_of(data)
-    for at in page_offsets(data)[:1]:
-        tags = tags_at(data, at)
-        short = tags.stop > len(data)
-        for tag in () if short else tags:
-            form = order + ("HHQQ" if big else "HHLL")
-            code, kind, numbers, place = struct.unpack_from(form, data, tag)
-            size = numbers * (_TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0)
-            outside = size > (8 if big else 4) and place + size > len(data)
-            short = short or (code in _LAYOUT_TAGS and outside)
-        if short:
-            raise MediaError(f"{name} is truncated: it ends within the tags that describe it.")
+    form = TiffForm(data)
+    try:
+        tags, end = first_tags(data)
+    except struct.error:  # what decodes it says what is wrong
+        return
+    ends = [(form.place_of(tag) or 0) + tag.size for tag in tags if tag.code in _LAYOUT_TAGS]
+    if max([end, *ends]) > len(data):
+        raise MediaError(f"{name} is truncated: it ends within the tags that describe it.")
 
 
 def tiff_tags(data: bytes | Path) -> dict[int, Any]:
     """The tags of a TIFF's first page, by number; of a file only what holds them is read."""
     try:
-        with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+        with open_with_pillow(data if isinstance(data, Path) else io.BytesIO(data)) as image:
             return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
     except Exception:  # noqa: BLE001 - Pillow knows fewer layouts; tifffile may know it
         return _tags_by_tifffile(data)
@@ -110,9 +112,7 @@ def decode_tiff(
     opacity unless a tag says so. What GDAL calls no data is black. MissingExtra where tifffile is
     needed.
     """
-    refuse_cut(data, name)
-    tags = tiff_tags(data)
-    refuse_raw(data, tags, name)
+    tags = checked_tags(data, name)
     bands, photometric = number_in(tags, 277, 1), number_in(tags, 262, 1)
     bits = max(numbers_of(tags.get(258, 8)), default=8)
     deep = bits > 8
@@ -158,7 +158,7 @@ def is_known_to_opencv(tags: Mapping[int, Any]) -> bool:
     return number_in(tags, 259, 1) in _KNOWN_TO_OPENCV and 0 not in counts
 
 
-def refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
+def _refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
     """MediaError for a camera's raw file (DNG, NEF, CR2, ARW): a sensor's values, and a preview."""
     preview = number_in(tags, 254, 0) & 1 and 330 in tags
     if number_in(tags, 262, 1) in _SENSOR or 50706 in tags or preview or data[8:10] == b"CR":

@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from fcnseg.errors import MediaError, OptionError, counted
 from fcnseg.files import free_name, is_special
 from fcnseg.io.bands.files import page_of
 from fcnseg.io.content import is_tiff, page_offsets
+from fcnseg.io.content.integrity import open_with_pillow
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
@@ -263,11 +262,11 @@ def count_pages(data: bytes) -> int:
     if data[:4] == b"\x89PNG" and b"acTL" not in data[:4096]:
         return 1
     if is_tiff(data):
-        return max(1, len(page_offsets(data)))
+        return max(1, sum(1 for _ in page_offsets(data)))
     if data[:4] not in (b"GIF8", b"RIFF", b"\x89PNG"):
         return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
         return 1
