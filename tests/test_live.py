@@ -69,6 +69,13 @@ def in_turns(source, turns):
     turns.release()
 
 
+def test_a_camera_of_which_no_frame_is_taken_is_let_go():
+    camera = FakeCamera()
+    with live([camera]):
+        pass
+    assert camera.released
+
+
 def test_a_camera_by_its_number():
     asked = []
 

@@ -5,6 +5,7 @@ import http.server
 import socket
 import threading
 import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -49,7 +50,13 @@ def serve():
 
     def put(path, data, kind="", *, status=200, length=None, encoding=""):
         length = len(data) if length is None else length
-        Server.answers[path.partition("?")[0]] = (status, kind, data, length, encoding)
+        Server.answers[quote(path.partition("?")[0], safe="/%")] = (
+            status,
+            kind,
+            data,
+            length,
+            encoding,
+        )
         return f"http://127.0.0.1:{server.server_port}{path}"
 
     yield put
@@ -66,6 +73,7 @@ def serve():
         ("/frame.mp4", "image/jpeg", None, "frame"),
         ("/snapshot", "", None, "snapshot"),
         ("/a%20b.png", "application/octet-stream", None, "a_b"),
+        ("/ä b.png?of=ö", "image/png", None, "ä_b"),
         ("/n.png", "image/png", 0, "n"),  # its length is not told
         ("/zipped.png", "image/png", None, "zipped"),  # though nobody asked for that
     ],
@@ -79,6 +87,16 @@ def test_an_image_is_one_image(serve, path, kind, length, name):
         assert (source.kind, source.count, source.live) == ("image", 1, False)
         [frame] = source
     assert (frame.name, frame.image[0, 0].tolist()) == (name, [77, 77, 77])
+
+
+@pytest.mark.parametrize("address", ["http://[::1/x.png", "rtsp://[::1/x"])
+def test_a_malformed_address_is_told(address):
+    with pytest.raises(MediaError, match="malformed: Invalid IPv6"):
+        open_source(address)
+
+
+def test_a_host_name_that_none_can_have_is_left_to_a_player():
+    assert served.look_at(f"http://{'a' * 70}.example/x.png") is None
 
 
 @pytest.mark.parametrize("container", [".mp4", ".mkv"])
@@ -100,6 +118,7 @@ def test_a_video_file_ends(serve, tmp_path, container):
         ({"data": b"no image", "kind": "image/png"}, "called image/png, but its content"),
         ({"data": PNG[:70], "kind": "image/png", "length": 500}, "broke off after 70 of 500"),
         ({"data": b"", "status": "silent"}, "said nothing for 0.3 s"),
+        ({"data": gzip.compress(PNG)[:-12], "kind": "image/png", "encoding": "gzip"}, "broke off"),
     ],
 )
 def test_what_is_no_image_is_said(serve, monkeypatch, answer, message):

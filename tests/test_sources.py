@@ -88,8 +88,11 @@ def test_outputs_inside_the_source_are_skipped(tmp_path):
     assert names(open_source(tmp_path, exclude=tmp_path / "out")) == ["a"]
 
 
-def test_a_glob(tmp_path):
+def test_a_glob(tmp_path, monkeypatch):
     images(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.jpg")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert names(open_source("~/b/*.png")) == ["3"]
     assert names(open_source(f"{tmp_path}/*/*.png")) == ["a/1", "a/2", "b/3"]
     assert names(open_source(f"{tmp_path}/a/?.png")) == ["1", "2"]
     assert names(open_source(f"{tmp_path}/**/*.jpg")) == ["4"]
@@ -348,8 +351,8 @@ def test_links_to_themselves_and_what_never_ends_in_a_folder(tmp_path):
 
 
 def test_a_file_address(tmp_path):
-    path = images(tmp_path, "ä b.png") / "ä b.png"
-    assert names(open_source(path.as_uri())) == ["ä b"]
+    path = images(tmp_path, "ä b%20c.png") / "ä b%20c.png"
+    assert names(open_source(path.as_uri())) == ["ä b%20c"]
 
 
 # Pipes

@@ -1,5 +1,6 @@
 """Videos: what goes in comes out, at its time, and never half."""
 
+import errno
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -311,6 +312,22 @@ def test_files_that_are_no_videos(tmp_path, capfd):
     with pytest.raises(MediaError, match="no file"):
         open_video(tmp_path / "gone.mp4")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_video_of_which_no_frame_is_taken_is_let_go(tmp_path):
+    with open_source(write(tmp_path / "a.mp4", 2)) as source:
+        reader = source._reader
+    assert sum(1 for _ in iter(reader.grab, None)) < 2  # the first one was decoded already
+
+
+def test_a_video_that_may_not_be_read(tmp_path, monkeypatch):
+    def deny(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(MediaError, match="can't be read: permission denied"):
+        open_video(tmp_path / "a.mp4")
 
 
 def test_a_cut_video_gives_what_is_there_and_says_so(tmp_path, noise_video):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 from fcnseg.errors import InputError, MediaError, user_path
 from fcnseg.io.content.pixels import eight_bits, over_white
 from fcnseg.io.content.profiles import to_srgb
-from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, read_image
+from fcnseg.io.images import VIDEO_SUFFIXES, decode_image, from_file_url, read_image
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -107,8 +105,7 @@ def _contents(file: Any) -> bytes:
 def _from_path(path: str) -> Pixels:
     if not path:
         raise InputError("An image's path is empty.")
-    if path.startswith("file://"):
-        path = url2pathname(unquote(urlsplit(path).path))
+    path = from_file_url(path)
     named = user_path(path)
     try:
         if named.is_dir() or named.suffix.lower() in VIDEO_SUFFIXES or "://" in path:

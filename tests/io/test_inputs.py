@@ -32,7 +32,7 @@ def as_file(image: Image.Image, format: str, **options: object) -> np.ndarray:
 
 def test_open_files_and_addresses_of_files(tmp_path: Path) -> None:
     """Wherever in the file they stand: whoever has just written it stands at its end."""
-    path = tmp_path / "ä b.png"
+    path = tmp_path / "ä b%20c.png"  # an address has %2520
     PIL.save(path)
     held = io.BytesIO()
     PIL.save(held, "PNG")

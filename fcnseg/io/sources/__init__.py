@@ -7,15 +7,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import urlsplit
 
 from fcnseg.errors import MediaError, OptionError, cannot_read, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
-from fcnseg.io.content import is_image, is_known_to_pillow, name_other
+from fcnseg.io.content import is_image, name_other
 from fcnseg.io.content.byte_stream import ByteStream
-from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
+from fcnseg.io.content.integrity import is_known_to_pillow
+from fcnseg.io.images import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    first_bytes,
+    from_file_url,
+    read_bytes,
+)
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
 from fcnseg.io.sources.base import Kind, Selection, Source
@@ -33,9 +39,10 @@ from fcnseg.io.sources.live import (
     LiveSource,
     camera_number,
     connect_live,
-    open_live,
+    connected,
+    open_camera,
 )
-from fcnseg.io.sources.network import refuse_link_local, unreachable, without_password
+from fcnseg.io.sources.network import refuse_link_local, without_password
 from fcnseg.io.sources.network.served import ServedImage, look_at
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import NoVideoError, RawVideo, usable_rate
@@ -45,7 +52,6 @@ from fcnseg.io.sources.sequence import (
     open_sequence,
     stands_for_sequence,
 )
-from fcnseg.io.sources.stdin import read_raw, read_streamed
 from fcnseg.io.sources.video import VideoFile, video_file
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
@@ -66,7 +72,9 @@ class PipedVideo(VideoFile):
     ) -> None:
         self._stream = stream
         name = "What is piped in"
-        reader = read_streamed(stream, name) if raw is None else read_raw(stream, name, raw)
+        reader = (
+            piped.read_streamed(stream, name) if raw is None else piped.read_raw(stream, name, raw)
+        )
         super().__init__("stdin", selection, callback, name="stdin", reader=reader)
         stream.over = lambda: self._over
         self.sound = self.file = None
@@ -153,14 +161,13 @@ def _open_any(
     if watch:
         check_watch(text)
     if text == "-":
-        return _open_piped(selection, callback)
-    if text.startswith("file://"):
-        text = url2pathname(unquote(urlsplit(text).path))
+        return _open_stream(piped.open_stdin(), selection, callback)
+    text = from_file_url(text)
+    live = functools.partial(open_camera, selection=selection, connect=connect, callback=callback)
     if isinstance(remote := as_path(text), RemotePath):
-        return _open_remote(remote, selection, exclude, callback)
+        return _open_remote(remote, selection, exclude, live, callback)
     if is_address(text):
         return _open_address(text, selection, connect, callback)
-    live = functools.partial(open_live, selection=selection, connect=connect, callback=callback)
     path = user_path(text)
     if watch:
         return WatchedFolder(path, selection, exclude=exclude, callback=callback)
@@ -198,9 +205,7 @@ def refuse_sources(
 
 def _files_of(spec: str | Path) -> list[Path]:
     """The files or the folder that a source is; none for a camera, a pipe, a server."""
-    text = str(spec)
-    if text.startswith("file://"):
-        text = url2pathname(unquote(urlsplit(text).path))
+    text = from_file_url(str(spec))
     path = given_path(text)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         return [path, *(file for _, file in listing.from_list(path))]
@@ -267,18 +272,18 @@ def _open_file(
 
 
 def _open_remote(
-    path: RemotePath, selection: Selection, exclude: Path | None, callback: Callback
+    path: RemotePath,
+    selection: Selection,
+    exclude: Path | None,
+    live: Callable[[int], Source],
+    callback: Callback,
 ) -> Source:
     """A folder, an image or a video in remote storage."""
     if path.is_dir():
         return StreamedFolder(path, selection, exclude, callback)
     if not path.exists():
         raise missing(path)
-    return _open_file(path, selection, _no_camera, callback)
-
-
-def _no_camera(number: int) -> Source:
-    raise AssertionError(f"remote storage has no camera {number}")
+    return _open_file(path, selection, live, callback)
 
 
 def _open_address(
@@ -290,17 +295,14 @@ def _open_address(
     served = look_at(address) if is_web and connect is None else None
     if served is not None and served.image is not None:
         tell_pages(served.image, without_password(address), callback)
-        return ServedImage(address, served.image, selection)
+        return ServedImage(address, served.image)
     if served is not None and served.is_text:
         raise MediaError(
             f"{without_password(address)} is {served.kind}: neither an image nor a video.",
             hint="the address of the image or the video itself, not of a page that shows it",
         )
     connect = connect or connect_live
-    capture = connect(address)
-    if not capture.isOpened():
-        capture.release()
-        raise unreachable(address)
+    capture = connected(address, connect)
     is_file = served is not None and served.is_file
     if is_file or 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 2**40:
         capture.release()
@@ -310,12 +312,8 @@ def _open_address(
     return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
 
 
-def _open_piped(selection: Selection, callback: Callback) -> Source:
-    """What is piped in: images one after the other, or a video."""
-    return _open_stream(piped.open_stdin(), selection, callback)
-
-
 def _open_stream(stream: ByteStream, selection: Selection, callback: Callback) -> Source:
+    """What is piped in: images one after the other, or a video."""
     if is_image(stream.peek(16)):
         images = piped.PipedImages(stream, selection)
         tell_pages(images.first, "What is piped in", callback)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
 from fcnseg.files import free_name, name_key, natural, resolved, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
@@ -86,7 +86,7 @@ def _is_bare_image(path: Path) -> bool:
 
 def matches(pattern: str) -> list[Path]:
     """The files a pattern stands for; `**` goes into sub-folders."""
-    found = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    found = (Path(name) for name in glob.glob(str(user_path(pattern)), recursive=True))  # noqa: PTH207
     return [path for path in found if path.is_file()]
 
 

@@ -96,6 +96,7 @@ class LiveSource(Source):
         self._has_repeated = False  # a connection that gave nothing else yet
         self._given, self._pace = Given(), Pace()
         self._began = clock()
+        self._capture = capture
         self._thread = threading.Thread(
             target=self._watch, args=(capture,), name="fcnseg-live", daemon=True
         )
@@ -117,7 +118,9 @@ class LiveSource(Source):
         super().close()
         with self._changed:
             self._changed.notify_all()
-        if self._thread.is_alive():
+        if self._thread.ident is None:  # no frame was asked for
+            self._capture.release()
+        elif self._thread.is_alive():
             self._thread.join(timeout=_TIMEOUT_MS / 1000 + 1)
 
     def age(self, frame: Frame) -> float:
@@ -210,16 +213,22 @@ class LiveSource(Source):
         return None
 
 
-def open_live(
-    address: int | str, selection: Selection, *, connect: Connect | None, callback: Callback
+def open_camera(
+    number: int, selection: Selection, *, connect: Connect | None, callback: Callback
 ) -> LiveSource:
-    """A camera or stream, connected; MediaError when it can't be reached."""
+    """A camera, connected; MediaError when it can't be reached."""
     connect = connect or connect_live
+    capture = connected(number, connect)
+    return LiveSource(number, capture, connect=connect, selection=selection, callback=callback)
+
+
+def connected(address: int | str, connect: Connect) -> Capture:
+    """A camera or stream, open; MediaError when it can't be reached."""
     capture = connect(address)
     if not capture.isOpened():
         capture.release()
         raise unreachable(address) if isinstance(address, str) else no_camera(address)
-    return LiveSource(address, capture, connect=connect, selection=selection, callback=callback)
+    return capture
 
 
 def connect_live(address: int | str) -> Capture:

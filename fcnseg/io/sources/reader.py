@@ -209,12 +209,6 @@ def readable_name(address: str) -> AbstractContextManager[str]:
     return nullcontext(address) if "://" in address else utf8_name(Path(address))
 
 
-def read_start(path: str | Path) -> bytes:
-    """A file's first bytes."""
-    with Path(path).open("rb") as file:
-        return file.read(16)
-
-
 def is_elementary(start: bytes) -> bool:
     """Whether what begins so is a coded stream without a container, which has no times.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fcnseg.errors import MediaError, OptionError
 from fcnseg.files import safe_path, utf8_name
 from fcnseg.io import cv2, has_pyav
+from fcnseg.io.images import first_bytes
 from fcnseg.io.sources.base import Frame, Kind, Selection, Source
 from fcnseg.io.sources.pyav import PyavReader
 from fcnseg.io.sources.reader import (
@@ -24,7 +25,6 @@ from fcnseg.io.sources.reader import (
     is_elementary,
     no_video,
     rate_of,
-    read_start,
     readable_name,
     usable_rate,
 )
@@ -107,7 +107,7 @@ def open_video(path: str | Path) -> FrameReader:
     if not is_address and not Path(path).is_file():
         raise MediaError(f"There is no file {path}.", hint="check the path")
     address = str(path) if is_address else str(Path(path).absolute())
-    has_times = is_address or not is_elementary(read_start(path))
+    has_times = is_address or not is_elementary(first_bytes(Path(path)))
     reader = PyavReader if has_pyav() else OpencvReader
     return reader(address, path, has_times=has_times)
 
@@ -159,6 +159,7 @@ class VideoFile(Source):
         self.aspect = self._reader.aspect
         self.clock, self.has_sound = self._reader.clock, self._reader.has_sound
         self._whole = self._estimate()
+        self._has_begun = False
         self.count = None if self._whole is None else selection.count_here(self._whole)
 
     def assume_rate(self, fps: Fraction) -> None:
@@ -172,7 +173,14 @@ class VideoFile(Source):
         self._reader.fps, self._reader.states_rate = fps, True
         self.fps = fps / self._selection.every
 
+    def close(self) -> None:
+        """Let go of the file; an iteration under way, which ends, does that itself."""
+        super().close()
+        if not self._has_begun:
+            self._reader.close()
+
     def __iter__(self) -> Iterator[Frame]:
+        self._has_begun = True
         try:
             yield from self._frames()
         except MediaError as error:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from fcnseg.errors import MediaError
@@ -37,10 +37,13 @@ def is_refused(host: str) -> bool:
 
 def refuse_link_local(address: str) -> None:
     """MediaError where an address, or one that its host's name stands for, is refused."""
-    hosts = []
+    try:
+        host = urlsplit(address).hostname or ""
+    except ValueError as error:
+        raise MediaError(f"The address is malformed: {error}.", hint="check it") from None
+    hosts = [host]
     with suppress(OSError, ValueError):  # whoever opens it says what is wrong with it
-        hosts.append(urlsplit(address).hostname or "")
-        found = socket.getaddrinfo(hosts[0], None, type=socket.SOCK_STREAM) if hosts[0] else []
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
         hosts += [str(entry[4][0]) for entry in found]
     _refuse(hosts)
 
@@ -138,11 +141,15 @@ def _text_at(address: str) -> str:
         return ""
 
 
+_PLAIN = "!$%&'()*+,/:;=?@[]~"  # stands in addresses as it is
+
+
 def request_of(address: str) -> Request:
     """A request; a user name and password in the address are sent as they are meant."""
     parts = urlsplit(address)
     user, _, host = parts.netloc.rpartition("@")
-    request = Request(parts._replace(netloc=host, fragment="").geturl())
+    path, query = quote(parts.path, _PLAIN), quote(parts.query, _PLAIN)
+    request = Request(urlunsplit((parts.scheme, host, path, query, "")))
     request.add_header("User-Agent", "fcnseg")
     if user:
         word = base64.b64encode(unquote(user).encode()).decode()

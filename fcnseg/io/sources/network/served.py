@@ -21,7 +21,7 @@ from fcnseg.errors import MediaError
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.content import is_image
-from fcnseg.io.sources.base import Frame, Kind, Selection, Source, frame_of
+from fcnseg.io.sources.base import Frame, Kind, Source, frame_of
 from fcnseg.io.sources.network import (
     SECONDS,
     open_address,
@@ -86,9 +86,9 @@ def look_at(address: str) -> Served | None:
         if isinstance(error.reason, socket.timeout):
             raise _silent(shown) from None
         raise unreachable(address) from None
-    except http.client.HTTPException:  # no server of this kind: a camera's own ways
+    except (http.client.HTTPException, ValueError):  # no server of this kind: a camera's own ways
         return None
-    except OSError:
+    except (OSError, EOFError, zlib.error):
         raise MediaError(f"The connection broke off while {shown} was read.") from None
 
 
@@ -98,9 +98,8 @@ class ServedImage(Source):
     kind: Kind = "image"
     count = 1
 
-    def __init__(self, address: str, data: bytes, selection: Selection) -> None:
+    def __init__(self, address: str, data: bytes) -> None:
         super().__init__()
-        del selection  # the first frame of one is always wanted
         self._data, self._shown = data, without_password(address)
         self.name = safe_filename(PurePosixPath(unquote(urlsplit(address).path)).stem)
 
