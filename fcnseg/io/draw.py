@@ -125,8 +125,8 @@ def side_by_side(
     ]
     rows = [_row(same[start : start + row_length]) for start in range(0, len(same), row_length)]
     width = max(row.shape[1] for row in rows)
-    padded = [_pad(row, row.shape[0], width) for row in rows]
-    return np.vstack([part for row in padded for part in (row, _paper(_GAP, width))][:-1])
+    filled = [np.hstack([row, _paper(len(row), width - row.shape[1])]) for row in rows]
+    return np.vstack([part for row in filled for part in (row, _paper(_GAP, width))][:-1])
 
 
 def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
@@ -140,7 +140,6 @@ def caption(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
 
 
 _LINE = 24  # pixels of a legend's line where there is room
-
 
 _LEAST_LINE = 14  # smaller letters can't be read; a second column is begun instead
 
@@ -187,12 +186,6 @@ def _row(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _paper(height: int, width: int) -> NDArray[np.uint8]:
     return np.full((height, width, 3), _PAPER, np.uint8)
-
-
-def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    canvas = _paper(height, width)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    return canvas
 
 
 def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -259,7 +259,13 @@ class StreamWriter:
 def _planes(image: NDArray[np.uint8]) -> bytes:
     """An RGB image as Y, U and V, the last two of half the size, rounded up."""
     height, width = image.shape[:2]
-    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    even = even_sized(image)
     planes = np.asarray(cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420), np.uint8)
     luma = planes[:height, :width]
     return luma.tobytes() + planes[even.shape[0] :].tobytes()
+
+
+def even_sized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An RGB image whose last column and row come twice where their number is odd."""
+    odd = image.shape[0] % 2, image.shape[1] % 2
+    return np.pad(image, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else image

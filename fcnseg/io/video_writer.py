@@ -23,7 +23,7 @@ from fcnseg.errors import MediaError, OptionError, cannot_write
 from fcnseg.files import partial, temporary_beside, utf8_name
 from fcnseg.io import cv2, has_pyav
 from fcnseg.io.draw import fit_image
-from fcnseg.io.encoders import Encoder, PyavEncoder
+from fcnseg.io.encoders import Encoder, PyavEncoder, even_sized
 from fcnseg.io.images import resize_image
 from fcnseg.io.sound import Sound
 from fcnseg.io.sources.video import count_by_decoding, count_packets, open_video
@@ -189,7 +189,8 @@ class VideoWriter:
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
             self._encoder: Encoder = open_encoder(
-                self._writable_name(),
+                # Under a name that FFmpeg can open, as long as it writes.
+                Path(self._stack.enter_context(utf8_name(self._temporary))),
                 fps,
                 even,
                 audio=audio,
@@ -240,15 +241,14 @@ class VideoWriter:
         if image.shape[:2] != self.size:
             image = fit_image(image, self.size)
         image = resize_image(image, self._shape)
-        height, width = self._shape
-        if height % 2 or width % 2:
-            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if time is None:
+            time = float(self.frames / self.fps)
         try:
-            self._encoder.write(image, float(self.frames / self.fps) if time is None else time)
+            self._encoder.write(even_sized(image), time)
+        except MediaError:  # an OSError, too
+            raise
         except OSError as error:
-            raise (
-                error if isinstance(error, MediaError) else cannot_write(self.path, error)
-            ) from None
+            raise cannot_write(self.path, error) from None
         self.frames += 1
         if self.frames % _FRAMES_OF_SPARE == 0:
             self._keep_room()
@@ -294,10 +294,6 @@ class VideoWriter:
             self._spare.write(os.urandom(_SPARE))  # random: some file systems compress
         except OSError as error:
             raise cannot_write(self.path, error) from None
-
-    def _writable_name(self) -> Path:
-        """The temporary file by a name that FFmpeg can open, as long as it writes."""
-        return Path(self._stack.enter_context(utf8_name(self._temporary)))
 
     def _make_temporary(self) -> Path:
         try:

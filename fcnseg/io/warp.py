@@ -68,28 +68,25 @@ def sample_image(
     return _sampled(image, grid, size, fill)
 
 
-def _sampled(
-    image: NDArray[Any], grid: Grid, size: tuple[int, int], fill: tuple[float, ...]
-) -> NDArray[Any]:
-    return np.asarray(
-        cv2.warpAffine(
-            image, grid, (size[1], size[0]), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=fill,
-        )
-    )  # fmt: skip
-
-
 def sample_labels(
     labels: NDArray[np.uint8], grid: Grid, size: tuple[int, int], fill: int
 ) -> NDArray[np.uint8]:
     """uint8 (h, w) of labels along a grid: of each point the nearest pixel, `fill` outside."""
+    return _sampled(labels, grid, size, fill, cv2.INTER_NEAREST)
+
+
+def _sampled(
+    image: NDArray[Any],
+    grid: Grid,
+    size: tuple[int, int],
+    fill: tuple[float, ...] | int,
+    how: int = cv2.INTER_LINEAR,
+) -> NDArray[Any]:
+    flags, border = how | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT
+    width_height = size[1], size[0]
     return np.asarray(
-        cv2.warpAffine(
-            labels, grid, (size[1], size[0]), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=fill,
-        ),
-        np.uint8,
-    )  # fmt: skip
+        cv2.warpAffine(image, grid, width_height, flags=flags, borderMode=border, borderValue=fill)
+    )
 
 
 def mix_channels(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:

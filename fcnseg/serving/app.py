@@ -160,9 +160,9 @@ class Server:
     def _routes(self) -> list[Route]:
         files = {"/": "text/html", "/page.js": "text/javascript", "/page.css": "text/css"}
         return [
-            *(Route(path, _file(path, media)) for path, media in files.items()),
-            Route("/health", _text("alive\n")),
-            Route("/ready", _text("ready\n")),
+            *(Route(path, _constant(_page(path), media)) for path, media in files.items()),
+            Route("/health", _constant(b"alive\n", "text/plain")),
+            Route("/ready", _constant(b"ready\n", "text/plain")),
             Route("/metrics", self._guarded(self._metrics)),
             Route("/openapi.json", self._guarded(self._openapi)),
             Route("/models", self._guarded(self._models)),
@@ -315,18 +315,13 @@ def _parse(query: QueryParams, output: str, limits: Limits) -> Request:
     return Request(b"", output, classes, stride, alpha, limits.pixels)
 
 
-def _file(path: str, media_type: str) -> Callable[[HttpRequest], Awaitable[Response]]:
-    """A file of the page; it is read once."""
-    content = (HERE / "page" / (path.strip("/") or "index.html")).read_bytes()
+def _page(path: str) -> bytes:
+    """A file of the page."""
+    return (HERE / "page" / (path.strip("/") or "index.html")).read_bytes()
 
+
+def _constant(content: bytes, media_type: str) -> Callable[[HttpRequest], Awaitable[Response]]:
     async def get(_: HttpRequest) -> Response:
         return Response(content, media_type=media_type, headers=SECURITY_HEADERS)
-
-    return get
-
-
-def _text(text: str) -> Callable[[HttpRequest], Awaitable[Response]]:
-    async def get(_: HttpRequest) -> Response:
-        return Response(text, media_type="text/plain", headers=SECURITY_HEADERS)
 
     return get
