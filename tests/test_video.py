@@ -62,8 +62,8 @@ def test_frames_rate_and_order(tmp_path, suffix, fps):
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
 def test_without_pyav_opencv_writes(tmp_path, no_pyav, suffix):
     with VideoWriter(tmp_path / f"a{suffix}", Fraction(25, 2), SIZE) as writer:
-        assert writer.codec in ("mp4v", "XVID")
-        assert not writer.keeps_time
+        assert writer.encoder.codec in ("mp4v", "XVID")
+        assert not writer.encoder.keeps_time
         for number in range(20):
             writer.write(picture(number))
     with open_video(tmp_path / f"a{suffix}") as reader:
@@ -192,7 +192,7 @@ def copied(clip: Path, out: Path) -> list[str]:
         with VideoWriter(out, Fraction(10), SIZE, **whole) as writer:
             for frame in frames:
                 writer.write(frame.image, frame.time)
-    assert writer.sound_trouble == ""
+    assert writer.encoder.sound_trouble == ""
     return said
 
 
@@ -289,7 +289,7 @@ def test_what_was_not_written_is_noticed(tmp_path, monkeypatch, pyav):
     writer = VideoWriter(path, Fraction(10), SIZE)
     for number in range(5):
         writer.write(picture(number))
-    writer._encoder.written += 1
+    writer.encoder.written += 1
     with pytest.raises(MediaError, match="5 of 6 frames can be read back, and are in"):
         writer.close()
     assert list(tmp_path.iterdir()) == [path]

@@ -24,7 +24,7 @@ from fcnseg.cli.flags import AsJson, Command, Help, config_command
 from fcnseg.config.options import options_of, spelled
 from fcnseg.errors import OptionError, SomeFailed
 from fcnseg.files import is_stdout
-from fcnseg.remote import as_path, is_remote
+from fcnseg.remote import RemotePath, as_path
 
 app = typer.Typer(
     name="fcnseg",
@@ -156,10 +156,11 @@ def _refuse_remote(command: _Command, options: Any) -> None:
         given = value if isinstance(value, tuple) else (value,)
         if name in _REMOTE.get(command.module, ()):
             continue
-        for one in (one for one in given if isinstance(one, str | Path) and is_remote(one)):
+        paths = [as_path(one) for one in given if isinstance(one, str | Path)]
+        for path in (path for path in paths if isinstance(path, RemotePath)):
             flag = spelled(name, entry)
             raise OptionError(
-                f"{flag} {as_path(one)} is remote storage; expected a path on this machine.",
+                f"{flag} {path} is remote storage; expected a path on this machine.",
                 hint="copy it first; datasets and the files of infer and viz may be remote",
             )
 

@@ -143,7 +143,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
                 while image.tag_v2.get(254, 0) & REDUCED:
                     image.seek(image.tell() + 1)
                 width, height = image.tag_v2[256], image.tag_v2[257]
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            if image.format == "PNG":  # of which Pillow decodes all to find no EXIF data
+                turned = read_orientation(read_bytes(path)) >= 5
+            else:
+                turned = image.getexif().get(ORIENTATION, 1) >= 5
     except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         height, width = read_image(path).shape[:2]
         return height, width

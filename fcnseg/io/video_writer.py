@@ -156,7 +156,7 @@ class VideoWriter:
     need even ones), frames of another size are fitted in. audio: a video whose sound is
     copied from `audio_start` seconds on, where PyAV is there; clock: see FrameReader. aspect: width
     of a pixel over its height; files that can't state it get square pixels. live: frames may come
-    late.
+    late. encoder: what the frames are written by.
 
     Leaving the block by an exception (the disk is full, Ctrl-C) keeps what was written so far, as
     `out.partial.mp4` when there is an `out.mp4` already. MediaError when it can't be written.
@@ -188,7 +188,7 @@ class VideoWriter:
         even = (self._shape[0] + self._shape[0] % 2, self._shape[1] + self._shape[1] % 2)
         with contextlib.ExitStack() as on_error:
             on_error.push(self._stack)
-            self._encoder: Encoder = open_encoder(
+            self.encoder: Encoder = open_encoder(
                 # Under a name that FFmpeg can open, as long as it writes.
                 Path(self._stack.enter_context(utf8_name(self._temporary))),
                 fps,
@@ -207,21 +207,6 @@ class VideoWriter:
         except MediaError:
             self.close(complete=False)  # leaves no hidden file
             raise
-
-    @property
-    def codec(self) -> str:
-        """What the frames are encoded with."""
-        return self._encoder.codec
-
-    @property
-    def keeps_time(self) -> bool:
-        """Whether frames keep their own times, and sound is copied: PyAV writes the file."""
-        return self._encoder.keeps_time
-
-    @property
-    def sound_trouble(self) -> str:
-        """What is wrong with the sound that was to be copied; "" for nothing."""
-        return self._encoder.sound_trouble
 
     def __enter__(self) -> Self:
         return self
@@ -244,7 +229,7 @@ class VideoWriter:
         if time is None:
             time = float(self.frames / self.fps)
         try:
-            self._encoder.write(even_sized(image), time)
+            self.encoder.write(even_sized(image), time)
         except MediaError:  # an OSError, too
             raise
         except OSError as error:
@@ -266,10 +251,10 @@ class VideoWriter:
             if self._spare is not None:
                 self._spare.truncate(0)
             with contextlib.nullcontext() if complete else contextlib.suppress(MediaError):
-                self._encoder.close()
+                self.encoder.close()
             if not self.frames:
                 return None
-            written = self._encoder.written
+            written = self.encoder.written
             found = _readable_frames(self._temporary, written)
             target = self.path
             if (not complete or found != written) and target.exists():

@@ -61,11 +61,6 @@ def given_path(text: str | os.PathLike[str]) -> Path:
     return path if isinstance(path, RemotePath) else user_path(path)
 
 
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether it is an address of remote storage."""
-    return isinstance(as_path(path), RemotePath)
-
-
 def with_addresses(config: _Config, *names: str) -> _Config:
     """A config whose options of these names are `as_path` of what they are."""
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}

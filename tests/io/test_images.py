@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from fcnseg.errors import MediaError
 from fcnseg.io.images import (
@@ -102,6 +103,12 @@ def test_palette_images_become_their_colours(tmp_path):
     for suffix in (".png", ".gif", ".bmp"):
         path = save(tmp_path / f"a{suffix}", image)
         assert np.array_equal(read_image(path), np.asarray(image.convert("RGB")))
+
+
+def test_the_size_of_a_png_is_in_its_header(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", CORNERS)
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("it is decoded"))
+    assert image_size(path) == (40, 60)
 
 
 @pytest.mark.parametrize("name", ["straße.png", "画像 😀.jpg", "a b's.bmp"])

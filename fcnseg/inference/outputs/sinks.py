@@ -244,8 +244,8 @@ class VideoSink:
         if self._writer is None:
             return []
         path = self._writer.close(complete=complete)
-        if path is not None and self._writer.sound_trouble:
-            self._callback(Message(f"{path.name}: {self._writer.sound_trouble}", "warning"))
+        if path is not None and self._writer.encoder.sound_trouble:
+            self._callback(Message(f"{path.name}: {self._writer.encoder.sound_trouble}", "warning"))
         return [] if path is None else [path]
 
     def _open(self, frame: Frame, size: tuple[int, int]) -> VideoWriter:
@@ -260,10 +260,12 @@ class VideoSink:
             aspect=self._aspect,
             live=self._live,
         )
-        silent = "" if writer.keeps_time else ", at a constant rate and without sound"
+        silent = "" if writer.encoder.keeps_time else ", at a constant rate and without sound"
         better = "" if has_pyav() else "; for H.264 and sound: pip install av"
-        self._callback(Message(f"{self._path.name} is encoded as {writer.codec}{silent}{better}"))
-        if self._is_mute and writer.keeps_time:
+        self._callback(
+            Message(f"{self._path.name} is encoded as {writer.encoder.codec}{silent}{better}")
+        )
+        if self._is_mute and writer.encoder.keeps_time:
             text = "the sound is left out: it is copied from files on this machine only"
             self._callback(Message(f"{self._path.name}: {text}", "warning"))
         if self._sound is not None and (left_out := left_out_of(self._sound)):

@@ -233,15 +233,16 @@ class TiffTag(NamedTuple):
 class TiffForm:
     """How a TIFF or BigTIFF that begins so stores its numbers.
 
-    inline: bytes of values that stand in their tag itself. place: how a place is stored.
+    order: of bytes, as `struct` writes it. inline: bytes of values that stand in their tag itself.
+    place: how a place is stored.
     """
 
     def __init__(self, start: bytes) -> None:
-        self._order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
+        self.order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
         self.inline, place = (8, "Q") if big else (4, "L")
-        self.place = struct.Struct(self._order + place)
-        self._count = struct.Struct(self._order + ("Q" if big else "H"))
-        self._tag = struct.Struct(f"{self._order}HH{place}{self.inline}s")
+        self.place = struct.Struct(self.order + place)
+        self._count = struct.Struct(self.order + ("Q" if big else "H"))
+        self._tag = struct.Struct(f"{self.order}HH{place}{self.inline}s")
 
     def read_place(self, read: Read, at: int) -> int:
         """The place that a file says; struct.error where it ends before."""
@@ -269,7 +270,7 @@ class TiffForm:
             return ()
         place = self.place_of(tag)
         data = tag.stored if place is None else read(place, tag.size)
-        return struct.unpack_from(f"{self._order}{tag.length}{_INTEGERS[tag.kind]}", data)
+        return struct.unpack_from(f"{self.order}{tag.length}{_INTEGERS[tag.kind]}", data)
 
 
 def page_offsets(data: bytes) -> Iterator[int]:
@@ -277,7 +278,7 @@ def page_offsets(data: bytes) -> Iterator[int]:
 
     Of a broken one those that can be found.
     """
-    form, read, seen = TiffForm(data), _reader_of(data), {0}
+    form, read, seen = TiffForm(data), reader_of(data), {0}
     with suppress(struct.error):
         at = form.read_place(read, form.inline)
         while at not in seen:
@@ -289,20 +290,21 @@ def page_offsets(data: bytes) -> Iterator[int]:
             at = form.read_place(read, end)
 
 
-def _reader_of(data: bytes) -> Read:
+def reader_of(data: bytes) -> Read:
+    """What reads of these bytes."""
     return lambda at, count: data[at : at + count]
 
 
 def first_tags(data: bytes) -> tuple[list[TiffTag], int]:
     """The tags of a TIFF's first page, and where their list ends; struct.error without a page."""
     for at in page_offsets(data):
-        return TiffForm(data).read_tags(_reader_of(data), at)
+        return TiffForm(data).read_tags(reader_of(data), at)
     raise struct.error("no page")
 
 
 def page_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that the first page's tags state; None where they are not there."""
-    form, read = TiffForm(data), _reader_of(data)
+    form, read = TiffForm(data), reader_of(data)
     try:
         tags = {tag.code: tag for tag in first_tags(data)[0]}
         width, height = (form.numbers(tags[code], read)[0] for code in _SIZE_TAGS)
@@ -318,6 +320,6 @@ def tiff_page(data: bytes, page: int = 0) -> bytes:
     """
     form = TiffForm(data)
     offset = next(itertools.islice(page_offsets(data), page, None), None) if is_tiff(data) else None
-    if offset is None or offset == form.read_place(_reader_of(data), form.inline):
+    if offset is None or offset == form.read_place(reader_of(data), form.inline):
         return data
     return data[: form.inline] + form.place.pack(offset) + data[2 * form.inline :]

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from fcnseg.io.content import TiffForm, is_image, is_npy, is_tiff
+from fcnseg.io.content import TiffForm, is_image, is_npy, is_tiff, reader_of
 from fcnseg.io.content.byte_stream import ByteStream
 from fcnseg.io.content.integrity import stated_length
 
@@ -143,6 +143,9 @@ def _next_jpeg(stream: ByteStream) -> bytes:
 _INDEX = re.compile(rb"\xff\xe2..MPF\0(?:II\*|MM\0)", re.DOTALL)
 """How a JPEG says that others belong to it: stereo cameras (MPO), phones (Ultra HDR)."""
 
+_ENTRIES = 0xB002
+"""The index's tag with the length and the place of each."""
+
 _MOST_OF_IMAGES = 1 << 28
 """Bytes of what belongs to a JPEG."""
 
@@ -155,18 +158,15 @@ def _more_images(stream: ByteStream, first: bytes) -> bytes:
     found = _INDEX.search(first)
     if found is None:
         return b""
-    base, order, others = found.end() - 3, "<" if found[0][8:9] == b"I" else ">", []
+    base = found.end() - 3
+    form, read = TiffForm(first[base : base + 4]), reader_of(first[base:])
     try:
-        at = base + struct.unpack_from(f"{order}I", first, base + 4)[0]
-        for field in range(struct.unpack_from(f"{order}H", first, at)[0]):
-            tag, _, size, start = struct.unpack_from(f"{order}HHII", first, at + 2 + 12 * field)
-            for entry in range(size // 16 if tag == 0xB002 else 0):
-                length, place = struct.unpack_from(
-                    f"{order}II", first, base + start + 16 * entry + 4
-                )
-                others += [(base + place - len(first), length)] if place else []
+        tags, _ = form.read_tags(read, form.read_place(read, form.inline))
+        listed = [read(form.place_of(tag) or 0, tag.size) for tag in tags if tag.code == _ENTRIES]
+        entries = [*struct.iter_unpack(f"{form.order}4xII4x", b"".join(listed))]
     except struct.error:
         return b""
+    others = [(base + place - len(first), length) for length, place in entries if place]
     end = max((start + length for start, length in others), default=0)
     if not others or not 0 <= min(others)[0] < 1 << 16 or end > _MOST_OF_IMAGES:
         return b""

@@ -90,54 +90,34 @@ def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
 
     None for other files, and for what is not whole.
     """
-    if data[:2] == b"P7":
-        return _pam(data)
-    if data[:2] not in (b"P2", b"P3", b"P5", b"P6"):
-        return None
+    is_text, raster = data[:2] in (b"P2", b"P3"), b""
     gap = rb"(?:\s|#[^\n]*\n)+"
-    head = re.match(rb"P[2356]" + (gap + rb"(\d+)") * 3, data)
-    if head is None:
+    if data[:2] == b"P7":
+        head, _, raster = data.partition(b"ENDHDR\n")
+        stated = dict(re.findall(rb"(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)", head))
+        if len(stated) < 4:
+            return None
+        names = (b"HEIGHT", b"WIDTH", b"DEPTH", b"MAXVAL")
+        height, width, channels, maximum = (int(stated[name]) for name in names)
+    elif found := re.match(rb"P[2356]" + (gap + rb"(\d+)") * 3, data):
+        width, height, maximum = map(int, found.groups())
+        channels = 3 if data[:2] in (b"P3", b"P6") else 1
+        raster = data[found.end() + (not is_text) :]
+    else:
         return None
-    width, height, maximum = map(int, head.groups())
-    channels = 3 if data[:2] in (b"P3", b"P6") else 1
-    shape = (height, width, channels)
-    if data[:2] in (b"P2", b"P3"):
-        return _ascii(data[head.end() :], shape, maximum)
-    return _raster(data[head.end() + 1 :], shape, maximum)
-
-
-def _ascii(
-    data: bytes, shape: tuple[int, int, int], maximum: int
-) -> tuple[NDArray[np.generic], int] | None:
-    words = re.sub(rb"#[^\n]*", b"", data).split()
-    count = shape[0] * shape[1] * shape[2]
-    if len(words) < count or not 0 < maximum < 65536 or not count:
+    count = height * width * channels
+    if not 0 < maximum < 65536 or not count:
         return None
     try:
-        values = np.array(words[:count], dtype=np.uint16)
-    except (ValueError, OverflowError):  # not all of them are numbers
+        if is_text:
+            words = re.sub(rb"#[^\n]*", b"", raster).split()
+            values = np.array(words[:count], np.uint16)
+        else:
+            values = np.frombuffer(raster, np.uint8 if maximum < 256 else ">u2", count)
+        values = values.reshape(height, width, channels)
+    except (ValueError, OverflowError):  # too few, or not all of them are numbers
         return None
-    return as_bgr(values.reshape(shape)), maximum
-
-
-def _raster(
-    data: bytes, shape: tuple[int, int, int], maximum: int
-) -> tuple[NDArray[np.generic], int] | None:
-    kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
-    count = shape[0] * shape[1] * shape[2]
-    if not 0 < maximum < 65536 or not count or len(data) < count * kind.itemsize:
-        return None
-    values = np.frombuffer(data, kind, count).reshape(shape)
-    return as_bgr(values.astype(kind.newbyteorder("="))), maximum
-
-
-def _pam(data: bytes) -> tuple[NDArray[np.generic], int] | None:
-    head, found, raster = data.partition(b"ENDHDR\n")
-    numbers = dict(re.findall(rb"(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d+)", head))
-    if not found or len(numbers) < 4:
-        return None
-    height, width, depth = (int(numbers[key]) for key in (b"HEIGHT", b"WIDTH", b"DEPTH"))
-    return _raster(raster, (height, width, depth), int(numbers[b"MAXVAL"]))
+    return as_bgr(values.astype(values.dtype.newbyteorder("="))), maximum
 
 
 def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:

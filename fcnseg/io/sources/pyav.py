@@ -77,7 +77,10 @@ class PyavReader(FrameReader):
 
         self._av: Any = av
         self._source, self._container = source, container
-        self._options = {**({} if is_live else _options_of(source)), **(options or {})}
+        is_web = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+        # A file of a web server is read on from where a connection broke.
+        resumed = {"reconnect": "1", "reconnect_delay_max": "4"} if is_web and not is_live else {}
+        self._options = {**resumed, **(options or {})}
         self._is_live, self._is_pipe = is_live, is_live or not isinstance(source, str)
         self.was_cut, self.has_times = False, has_times
         self._open(threads=0)
@@ -93,9 +96,7 @@ class PyavReader(FrameReader):
         self._losses = Losses()
         self._gaps: list[int | None] = []  # the time stamps of broken frames
         self._places = array("q")  # where each packet stands in the file
-        self._stamps: list[
-            int
-        ] = []  # an AVI's, whose packets are in another order than their times
+        self._stamps: list[int] = []  # an AVI's; its packets are in another order than their times
         self._viewer = Viewer()
         self._frames = self._decoded()
         # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
@@ -342,9 +343,3 @@ class PyavReader(FrameReader):
         if not -step <= ahead <= self._most_ahead:
             self.clock.append(stamp - self._last - step)
         return max(stamp - self.clock[-1], self._last)
-
-
-def _options_of(source: str | Readable | io.BytesIO) -> dict[str, str]:
-    """A file of a web server is read on from where a connection broke."""
-    is_web = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
-    return {"reconnect": "1", "reconnect_delay_max": "4"} if is_web else {}
