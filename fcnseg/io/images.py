@@ -26,9 +26,9 @@ from fcnseg.io.content import (
     is_heif,
     is_npy,
     is_tiff,
-    jpeg_2000_maximum,
     may_be_turned,
     may_have_profile,
+    open_with_pillow,
     stated_gamma,
     tiff_page,
     upright,
@@ -37,7 +37,6 @@ from fcnseg.io.content.integrity import (
     check_claim,
     check_rows,
     is_cut,
-    open_with_pillow,
     unreadable_image,
 )
 from fcnseg.io.content.pixels import (
@@ -48,6 +47,7 @@ from fcnseg.io.content.pixels import (
     decode_npy,
     decode_rare,
     eight_bits,
+    jpeg_2000_maximum,
     over_white,
 )
 from fcnseg.io.content.profiles import of_gamma
@@ -133,9 +133,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Only the header is read, but of formats that Pillow does not know.
     """
-    if Path(path).suffix.lower() == ".npy":
-        height, width = decode_npy(read_bytes(path), str(path)).shape[:2]
-        return height, width
     try:
         with open_with_pillow(path) as image:
             width, height = image.size

@@ -21,7 +21,8 @@ from fcnseg.datasets.pairing import Listing, place_of, stem_of
 from fcnseg.datasets.pairing.looks import Look, look_at, sample, tell_labels
 from fcnseg.datasets.pairing.path_words import RUN
 from fcnseg.errors import DatasetError, MediaError, MissingExtra, cannot_read, reason
-from fcnseg.io.content.integrity import open_with_pillow, refuse_claim, unreadable_image
+from fcnseg.io.content import open_with_pillow
+from fcnseg.io.content.integrity import refuse_claim, unreadable_image
 from fcnseg.io.labels import RawLabels, as_labels, read_numpy
 
 TIFF, NIFTI, ARRAYS = (".tif", ".tiff"), (".nii", ".gz"), (".npy", ".npz")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import STRANGE, MediaError, cannot_read, reason
 from fcnseg.io import cv2
+from fcnseg.io.content import MAX_PIXELS
 
 T = TypeVar("T")
 
@@ -28,13 +29,10 @@ _OFF_EDGE = 0.02
 
 _FAR = 1 << 20  # pixels; OpenCV's fixed point overflows beyond
 
-MOST_PIXELS = 1 << 30
-"""Of an image, as OpenCV decodes them."""
-
 
 def blank(size: tuple[int, int]) -> NDArray[np.int32]:
     """int32 (H, W) zeros to draw on; MediaError for a height and width that no image has."""
-    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise MediaError(f"An image of {size[1]}x{size[0]} pixels (width x height).")
     return np.zeros(size, np.int32)
 

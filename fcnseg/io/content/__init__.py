@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import struct
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 _MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
@@ -29,7 +33,32 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SEARCHED = 1 << 18
 """Bytes from the beginning, in which headers are looked for."""
 
-SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
+MAX_PIXELS = 2**30
+"""Of an image, as OpenCV decodes them."""
+
+_lock = threading.Lock()
+_readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
+
+_SRGB_GAMMA, _SAME_GAMMA = 1 / 2.2, 0.03
+
+
+@contextmanager
+def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Pillow's image, however large: to Pillow that is a possible attack, here the user's file.
+
+    Its limit is one of the process and is restored when the last reader has finished.
+    """
+    with _lock:
+        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    try:
+        with Image.open(file) as image:
+            yield image
+    finally:
+        with _lock:
+            before = _readers.pop()
+            if not _readers:
+                Image.MAX_IMAGE_PIXELS = before
 
 
 def is_image(start: bytes) -> bool:
@@ -80,14 +109,6 @@ def name_other(start: bytes) -> tuple[str, str] | None:
     text = start[:400].decode("latin-1").lower()
     is_markup = text.lstrip("\xef\xbb\xbf \r\n\t").startswith("<")
     return next(((kind, hint) for mark, kind, hint in _TEXTS if is_markup and mark in text), None)
-
-
-def jpeg_2000_maximum(data: bytes) -> int | None:
-    """The value of white that a JPEG 2000 image states (its SIZ marker); None for other files."""
-    if not data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
-        return None
-    at = data.find(b"\xff\x4f\xff\x51") + 42  # ITU-T T.800, A.5.1
-    return (1 << (data[at] & 0x7F) + 1) - 1 if 42 <= at < len(data) else None
 
 
 def is_tiff(data: bytes) -> bool:
@@ -179,7 +200,7 @@ def stated_gamma(data: bytes) -> float | None:
     if len(stated := chunks.get(b"gAMA", b"")) != 4 or chunks.keys() & {b"iCCP", b"sRGB", b"cICP"}:
         return None
     gamma = int.from_bytes(stated, "big") / 100_000
-    return gamma if 0.1 <= gamma <= 10 and abs(gamma - SRGB_GAMMA) >= _SAME_GAMMA else None
+    return gamma if 0.1 <= gamma <= 10 and abs(gamma - _SRGB_GAMMA) >= _SAME_GAMMA else None
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fcnseg.errors import MediaError
-from fcnseg.io.content import is_tiff, name_other, page_size, png_chunks, tiff_page
-
-_MAX_PIXELS = 2**30  # OpenCV's limit
+from fcnseg.io.content import (
+    MAX_PIXELS,
+    is_tiff,
+    name_other,
+    open_with_pillow,
+    page_size,
+    png_chunks,
+    tiff_page,
+)
 
 _PLAIN = 2**26
 """Pixels that any file may claim: 67 megapixels of one colour are 38 bytes of lossless WebP."""
@@ -30,9 +35,6 @@ _PLAIN = 2**26
 _PER_BYTE = 2**14
 """Pixels that one byte may stand for in a larger image. Deflate (PNG, TIFF) at one bit a pixel
 reaches 8256, LZW 10,700, JPEG 512."""
-
-_lock = threading.Lock()
-_readers: list[int | None] = []  # Pillow's own limit, once for each reader at work
 
 _NO_IMAGES = {"MPEG", "BUFR", "GRIB", "HDF5"}  # Pillow names them, and can't read them
 
@@ -50,25 +52,6 @@ _GREY = 128  # of what libjpeg has no data for
 
 
 _PNM = re.compile(rb"P([4-6])\s+(\d{1,6})\s+(\d{1,6})(?:\s+(\d{1,5}))?\s")
-
-
-@contextmanager
-def open_with_pillow(file: str | Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Pillow's image, however large: to Pillow that is a possible attack, here the user's file.
-
-    Its limit is one of the process and is restored when the last reader has finished.
-    """
-    with _lock:
-        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
-        Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
-    try:
-        with Image.open(file) as image:
-            yield image
-    finally:
-        with _lock:
-            before = _readers.pop()
-            if not _readers:
-                Image.MAX_IMAGE_PIXELS = before
 
 
 @contextmanager
@@ -105,7 +88,7 @@ def check_claim(data: bytes, name: str | Path) -> None:
             f"{name} is damaged: its size does not match its checksum.",
             hint="the file is damaged: copy or download it again",
         )
-    if len(data) * _PER_BYTE >= _MAX_PIXELS:  # whatever it claims
+    if len(data) * _PER_BYTE >= MAX_PIXELS:  # whatever it claims
         return
     refuse_claim(claimed_size(data), len(data), name)
 

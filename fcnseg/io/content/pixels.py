@@ -120,6 +120,14 @@ def decode_netpbm(data: bytes) -> tuple[NDArray[np.generic], int] | None:
     return as_bgr(values.astype(values.dtype.newbyteorder("="))), maximum
 
 
+def jpeg_2000_maximum(data: bytes) -> int | None:
+    """The value of white that a JPEG 2000 image states (its SIZ marker); None for other files."""
+    if not data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return None
+    at = data.find(b"\xff\x4f\xff\x51") + 42  # ITU-T T.800, A.5.1
+    return (1 << (data[at] & 0x7F) + 1) - 1 if 42 <= at < len(data) else None
+
+
 def decode_npy(data: bytes, name: str) -> NDArray[np.generic]:
     """An array saved by NumPy as (H, W, C); nothing is unpickled.
 

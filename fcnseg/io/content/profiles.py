@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcnseg.io.content import SRGB_GAMMA
-
 _SAME = 4
 """Levels of 255 by which the many versions of sRGB's own profile differ, at most."""
 
@@ -39,6 +37,8 @@ _TO_BT709_FROM = {9: _TO_BT709, 12: _FROM_P3}
 
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics, as in ITU-T H.273."""
+
+_SRGB_GAMMA = 1 / 2.2
 
 
 def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
@@ -97,7 +97,7 @@ def of_gamma(gamma: float, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     """Grey, BGR or BGRA stored with a gamma (0.4545 is nearly sRGB's) as sRGB, of the same type."""
     most = 255 if pixels.dtype == np.uint8 else 65535
     light = (np.arange(most + 1) / most) ** (1 / gamma)
-    table = np.round(light**SRGB_GAMMA * most).astype(pixels.dtype)
+    table = np.round(light**_SRGB_GAMMA * most).astype(pixels.dtype)
     if pixels.ndim == 2:
         return np.asarray(table[pixels])
     return np.dstack([table[pixels[:, :, :3]], pixels[:, :, 3:]])

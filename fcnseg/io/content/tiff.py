@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.errors import MediaError, MissingExtra
-from fcnseg.io.content import TiffForm, as_bgr, first_tags, upright
-from fcnseg.io.content.integrity import open_with_pillow
+from fcnseg.io.content import TiffForm, as_bgr, first_tags, open_with_pillow, upright
 
 for _name in ("tifffile", "PIL.TiffImagePlugin"):  # they write to the terminal
     logging.getLogger(_name).addHandler(logging.NullHandler())

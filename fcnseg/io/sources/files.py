@@ -20,8 +20,7 @@ from pathlib import Path
 from fcnseg.errors import MediaError, OptionError, counted
 from fcnseg.files import free_name, is_special
 from fcnseg.io.bands.files import page_of
-from fcnseg.io.content import is_tiff, page_offsets
-from fcnseg.io.content.integrity import open_with_pillow
+from fcnseg.io.content import is_tiff, open_with_pillow, page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
