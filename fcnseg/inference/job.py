@@ -37,10 +37,10 @@ from fcnseg.inference.tiling import bands_of
 from fcnseg.io.bands.georeference import TIFF_SUFFIXES, not_copied
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Kind, Source
+from fcnseg.io.sources.files import is_sequence
 from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
-from fcnseg.io.sources.sequence import is_sequence
 from fcnseg.models.find import find_models, model_files
 from fcnseg.overwriting import is_below, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message, skipped_files

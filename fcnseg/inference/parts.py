@@ -15,8 +15,9 @@ from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from fcnseg.io.sources.base import MOVING, Kind, Source
+from fcnseg.io.sources.files import is_sequence
 from fcnseg.io.sources.listing import Named as NamedImage
-from fcnseg.io.sources.sequence import files_of_sequence, is_sequence
+from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import MANIFEST, Named
 from fcnseg.remote import as_path

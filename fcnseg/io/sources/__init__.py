@@ -31,6 +31,7 @@ from fcnseg.io.sources.files import (
     check_watch,
     count_pages,
     refuse_page,
+    stands_for_sequence,
     tell_pages,
 )
 from fcnseg.io.sources.listing import LIST_SUFFIXES, Named, is_address, is_glob
@@ -50,7 +51,6 @@ from fcnseg.io.sources.sequence import (
     StreamedFolder,
     files_of_sequence,
     open_sequence,
-    stands_for_sequence,
 )
 from fcnseg.io.sources.video import VideoFile, video_file
 from fcnseg.overwriting import Named as Role

@@ -11,13 +11,14 @@ import contextlib
 import functools
 import hashlib
 import io
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, counted
+from fcnseg.errors import MediaError, OptionError, counted, user_path
 from fcnseg.files import free_name, is_special
 from fcnseg.io.bands.files import page_of
 from fcnseg.io.content import is_tiff, open_with_pillow, page_offsets
@@ -29,6 +30,20 @@ from fcnseg.remote import RemotePath, as_path
 
 _READ_AHEAD = 32
 """Files that are read ahead: a wait of 100 ms for each still gives 300 files a second."""
+
+SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
+"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
+
+
+def is_sequence(name: str) -> bool:
+    """Whether a file's name stands for a sequence: frame_%04d.png."""
+    return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
+
+
+def stands_for_sequence(text: str) -> bool:
+    """Whether a source is a sequence, and no file or address of that name."""
+    path = user_path(text)
+    return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
 def _read_file(path: Path) -> bytes:

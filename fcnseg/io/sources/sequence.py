@@ -9,32 +9,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from fcnseg.errors import MediaError, user_path
+from fcnseg.errors import MediaError
 from fcnseg.files import safe_path
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Selection, Skip, Source
-from fcnseg.io.sources.files import ImageFiles
+from fcnseg.io.sources.files import SEQUENCE_NUMBER, ImageFiles
 from fcnseg.io.sources.reader import USUAL_RATE
 from fcnseg.progress import Callback, Message, skipped_files
 from fcnseg.remote import RemotePath
 from fcnseg.remote.listing import chunks
 
 _GAPS_NAMED = 8
-
-SEQUENCE_NUMBER = re.compile(r"%(?:0(\d))?d")
-"""Where a sequence's file names have their number, as FFmpeg and printf write it."""
-
-
-def is_sequence(name: str) -> bool:
-    """Whether a file's name stands for a sequence: frame_%04d.png."""
-    return len(SEQUENCE_NUMBER.findall(name)) == 1 and name.count("%") == 1
-
-
-def stands_for_sequence(text: str) -> bool:
-    """Whether a source is a sequence, and no file or address of that name."""
-    path = user_path(text)
-    return is_sequence(path.name) and "://" not in text and not path.exists()
 
 
 def files_of_sequence(pattern: Path) -> list[Path]:
