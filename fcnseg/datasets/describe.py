@@ -27,7 +27,13 @@ from fcnseg.datasets.encoding.class_lists import (
 )
 from fcnseg.datasets.encoding.entries import counted_from_one, mentioned_in
 from fcnseg.datasets.encoding.values import Values, total
-from fcnseg.datasets.formats import FORMATS, layouts, read_stored, refused_tool
+from fcnseg.datasets.formats import (
+    FORMATS,
+    PACKED,
+    layouts,
+    read_stored,
+    unread_annotations,
+)
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
@@ -51,7 +57,7 @@ FINDERS: Mapping[str, Finder] = {
     "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
     "ade20k-json": FORMATS["ade20k-json"],
     "open-images": Finder(find_open_images, needs=(".csv",)),
-    "list": Finder(lists.find_pair_list, needs=lists.LIST_SUFFIXES),
+    "list": Finder(lists.find_pair_list, needs=(*lists.LIST_SUFFIXES, ".json")),
     "stacks": FORMATS["stacks"],  # of which other finders would see the first page
     "voc": Finder(layouts.find_voc, needs=("imagesets/segmentation/",)),
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
@@ -172,7 +178,9 @@ def _find(
         return lists.read_pair_list(root), list_folder(root.parent)
     if not root.is_dir() or root.resolve() == Path("/").resolve():
         kind = "the whole file system" if root.is_dir() else "a file"
-        raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=HINT)
+        packed = root.is_file() and root.suffix.lower() in PACKED
+        hint = "unpack it, and give the folder" if packed else HINT
+        raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=hint)
     listing = list_folder(root, callback)
     sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
     if any(sides):
@@ -227,16 +235,7 @@ HINT = (
 )
 """What a folder should be like."""
 
-_BOX, _EMBEDDED = marks(b"<bndbox>"), marks(b'"imageData"', b'"shapes"')
-
-_ANNOTATIONS = (
-    ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
-    ".tfrecord",
-)  # fmt: skip
-"""Suffixes that annotations have, of formats that are read and of others."""
-
-_PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".parquet", ".arrow", ".tfrecord", ".h5")
-"""Suffixes of files that hold many (WebDataset, Hugging Face)."""
+_EMBEDDED = marks(b'"imageData"', b'"shapes"')
 
 
 def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
@@ -251,7 +250,7 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
     if not listing.images:
         videos = sum(Path(name).suffix.lower() in VIDEO_SUFFIXES for name in listing.files)
         seen = f"{counted(len(listing), 'file')}" + (f", {videos} of them videos" if videos else "")
-        packed = listing.with_suffix(*_PACKED)
+        packed = listing.with_suffix(*PACKED)
         hint = f"images and labels are read as files: unpack {packed[0]}" if packed else HINT
         if inside := listing.saying(_EMBEDDED, ".json"):
             hint = (
@@ -266,31 +265,14 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
             hint="give the images the names and folders that the file says, or correct these there",
         )
     if not labels:
-        other, hint = _about_other_files(listing)
-        return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint)
+        other, hint = unread_annotations(listing)
+        return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint or HINT)
     example = (found.orphan_images + found.orphan_labels)[0].name
     return DatasetError(
         f"{root} has {alone} images and {labels} label files, but no names that match "
         f"(for example {example}).",
         hint=HINT,
     )
-
-
-def _about_other_files(listing: Listing) -> tuple[str, str]:
-    """What stands beside the images that may be meant for labels, and the hint for it."""
-    boxes = listing.saying(_BOX, ".xml")
-    if boxes:
-        text = f"; {boxes[0]} and similar files hold bounding boxes"
-        return text, "export the dataset as segmentation (polygons or masks)"
-    tool, file = refused_tool(listing)
-    if tool:
-        return f"; {file} is {tool}'s own JSON, which is not read", f"export as COCO from {tool}"
-    for suffix in _ANNOTATIONS:
-        files = listing.with_suffix(suffix)
-        if files:
-            seen = counted(len(files), f"{suffix} file")
-            return f" that can be read; {seen} (first: {files[0]}) may be annotations", HINT
-    return "", HINT
 
 
 def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:

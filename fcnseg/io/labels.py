@@ -195,9 +195,12 @@ def flat_colors(
 
 _KEYS = (
     "mask", "masks", "label", "labels", "segmentation", "seg", "gt", "groundtruth", "annotation",
-    "target", "inst_map", "type_map", "labelmap", "arr_0", "y",
+    "target", "type_map", "class_map", "labelmap", "semantic", "arr_0", "y",
 )  # fmt: skip
 """What labels are called in files of several arrays, the likeliest first."""
+
+_OBJECT_KEYS = ("inst_map", "instance_map", "instances", "inst")
+"""What numbers of objects are called there, taken where there are no labels."""
 
 
 def read_array(path: Path) -> RawLabels:
@@ -217,6 +220,25 @@ def read_array(path: Path) -> RawLabels:
     return as_labels(path, array)
 
 
+def holds_objects(path: Path) -> bool:
+    """Whether what `read_array` takes of an array file is called like numbers of objects."""
+    names: list[str] = []
+
+    def choose(some: Sequence[str]) -> str:
+        names.append(_key(some))
+        return names[-1]
+
+    try:
+        if path.suffix.lower() == ".mat":
+            read_matlab(read_bytes(path), choose)
+        elif path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as loaded:
+                choose(loaded.files)
+    except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything; the scan tells
+        return False
+    return bool(names) and names[-1].lower() in _OBJECT_KEYS
+
+
 def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
     """A file's one array, or that of several which is called like labels (or one of `keys`)."""
     if path.suffix.lower() == ".npy":
@@ -231,7 +253,7 @@ def read_numpy(path: Path, keys: Sequence[str] = ()) -> NDArray[Any]:
 def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
     """The array that holds labels; ValueError where that can't be told."""
     by_word = {name.lower(): name for name in names}
-    for word in keys or _KEYS:
+    for word in keys or (*_KEYS, *_OBJECT_KEYS):
         if word in by_word:
             return by_word[word]
     if len(names) != 1:

@@ -48,8 +48,23 @@ FORMS = {
     ' {"id": "1", "name": "sand"}]',
     "dataset.json": '{"labels": {"sea": 0, "sand": 1, "palm tree": 2}, "file_ending": ".png"}',
     "labelmap.json": '{"classes": ["sea", "sand", "palm tree"]}',
+    "classes.csv": "sea,0,0,255\nsand,255,255,0\npalm tree,0,128,0\n",
+    "label_classes.json": '[{"png_index": 0, "class_name": "sea", "color": "#0000ffff"}, '
+    '{"png_index": 1, "class_name": "sand", "color": "#ffff00ff"}, '
+    '{"png_index": 2, "class_name": "palm tree", "color": "#00800080"}]',
+    "color_map.json": '{"sea": "0,0,255", "sand": "255, 255, 0", "palm tree": "0 128 0"}',
+    "rgb_to_class.json": '{"(0, 0, 255)": "sea", "[255,255,0]": "sand", "#008000": "palm tree"}',
+    "metadata.yaml": "a: 1\ncolors:\n  sea: [0, 0, 255] # deep\n  sand: [255, 255, 0]\n"
+    "  palm tree: '#008000'\n",
+    "label_descriptions.json": '{"info": {}, "categories": [{"id": 0, "name": "sea"}, '
+    '{"id": 1, "name": "sand"}, {"id": 2, "name": "palm tree"}]}',
 }
 WITH_COLORS = {
+    "classes.csv",
+    "label_classes.json",
+    "color_map.json",
+    "rgb_to_class.json",
+    "metadata.yaml",
     "class_mapping.csv",
     "label_colors.txt",
     "labelmap.txt",
@@ -57,6 +72,8 @@ WITH_COLORS = {
     "colormap.json",
 }
 WITH_VALUES = {
+    "label_classes.json",
+    "label_descriptions.json",
     "category.txt",
     "class_ids.txt",
     "label_names.txt",

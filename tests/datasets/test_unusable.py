@@ -126,7 +126,6 @@ def test_what_cannot_be_used_is_counted(
         lambda r: labelme(r, ("line", SQUARE[:2]), ("linestrip", SQUARE)),
         lambda r: labelme(r, ("point", SQUARE[:1])),
         lambda r: labelme(r),
-        lambda r: coco(r, [], [[]]),
         lambda r: coco(r),
         lambda r: yolo(r, ""),
         lambda r: masks(r, 0),

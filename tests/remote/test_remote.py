@@ -196,6 +196,7 @@ def test_a_large_folder_is_a_stream_with_the_names_of_a_listed_one(
 def test_choices_hold_for_a_stream(root, options, stream_from_4):
     (root / "in/bad.png").unlink()
     (root / "in/notes.md").unlink()
+    (root / "in/bare").write_bytes((root / "in/a.png").read_bytes())
     shards = []
     for rank in range(2):
         with open_source(str(root / "in"), rank=rank, size=2, **options) as source:
@@ -203,6 +204,7 @@ def test_choices_hold_for_a_stream(root, options, stream_from_4):
     chosen = [item for pair in itertools.zip_longest(*shards) for item in pair if item]
     with open_source(str(root / "in")) as source:
         every = [(frame.index, frame.name) for frame in source]
+    assert "bare" in [name for _, name in every]
     limit = options.get("limit")
     assert chosen == every[:: options.get("every", 1)][:limit]
 

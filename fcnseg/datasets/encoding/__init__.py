@@ -129,11 +129,14 @@ def named(
 
 def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
     """Words: a class for each, in the class list's order; what nothing covers is background."""
-    number = {term: index for index, term in enumerate(values.terms, 1)}
-    ignore = [number[term] for term in values.terms if is_ignored(term)]
-    own = next((term for term in values.terms if term.lower() in BACKGROUND_NAMES), None)
+    by_number = {str(entry.value): entry.name for entry in entries}
+    known = all(term in by_number for term in values.terms)  # Kaggle's ClassId
+    terms = [by_number[term] for term in values.terms] if known else values.terms
+    number = {term: index for index, term in enumerate(terms, 1)}
+    ignore = [number[term] for term in terms if is_ignored(term)]
+    own = next((term for term in terms if term.lower() in BACKGROUND_NAMES), None)
     listed = [entry.name for entry in entries if not entry.ignored]
-    things = [t for t in values.terms if t != own and not is_ignored(t)]
+    things = [t for t in terms if t != own and not is_ignored(t)]
     if set(things) <= set(listed):
         order = listed
     else:
@@ -149,7 +152,7 @@ def _read_terms(values: Values, entries: Sequence[Entry]) -> Reading:
     if 0 in values.pixels:
         why.append(f"what no area covers is {background}")
     if ignore:
-        why.append(f"{', '.join(values.terms[value - 1] for value in ignore)} does not count")
+        why.append(f"{', '.join(terms[value - 1] for value in ignore)} does not count")
     encoding = Encoding("index", stored, tuple(ignore), terms=values.terms)
     return Reading(encoding, named(names, entries), IGNORE if ignore else None, tuple(why))
 

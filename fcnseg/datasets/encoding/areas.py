@@ -288,14 +288,14 @@ def class_channel(values: Values) -> int:
     with fewer numbers, red before green and blue. A single class stands in all colours but black.
     """
     colors = [color for color in values.pixels if color]
-    if values.kind != "color" or values.lossy or values.rest:
+    if values.kind != "color" or values.lossy or values.rest or values.solid:
         return 0
     found = []
     for factor in (1 << 16, 1 << 8, 1):
         numbers = {color // factor % 256 for color in colors}
         classes = numbers - {0, IGNORE}
         several = len(classes) > 1 or all(color // factor % 256 for color in colors)
-        in_a_row = several and 0 < max(classes, default=0) <= 2 * len(classes)
+        in_a_row = several and 0 < max(classes, default=0) <= min(2 * len(classes), NUMBERS)
         if in_a_row and len(colors) >= 2 * len(numbers):
             found.append((len(numbers), -factor))
     return -min(found)[1] if found else 0

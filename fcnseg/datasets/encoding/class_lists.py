@@ -137,7 +137,8 @@ def _read_table(path: Path) -> list[Entry]:
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
     head = [cell.strip().lower() for cell in rows[0]]
     known = [head.index(word) for word in _NAME_WORDS if word in head]
-    if not known and len(head) == 2 and head[0].isdecimal():  # without a heading
+    numbers = sum(map(str.isdecimal, head))
+    if not known and (len(head), numbers) in ((2, 1), (4, 3), (5, 4)):  # without a heading
         return read_lines(path)
     name = known[0]
     value = next((i for i, cell in enumerate(head) if cell in _VALUE_WORDS), None)
@@ -173,7 +174,7 @@ def _read_json(path: Path) -> list[Entry]:
         if isinstance(numbered, Mapping):
             colors = data.get("segmentation_colors") or [None] * len(numbered)
             return _colored(numbered.items(), colors)
-    for key in ("classes", "names", "labels"):
+    for key in ("classes", "names", "labels", "categories"):
         if isinstance(data, Mapping) and isinstance(data.get(key), list):
             data = data[key]
     if isinstance(data, Mapping):
@@ -201,14 +202,18 @@ def _read_config(path: Path) -> list[Entry]:
 def read_color(color: Any) -> int:
     """A packed colour from #rrggbb, three numbers, or text with three numbers."""
     if isinstance(color, str):
-        text = color.strip()
-        if re.fullmatch(r"#?[0-9a-fA-F]{6}", text) and not text.isdecimal():
-            return int(text.lstrip("#"), 16)
-        if re.fullmatch(r"#\d{6}", text):
-            return int(text[1:], 16)
+        text = color.strip(" '\"")
+        if re.fullmatch(r"#?[0-9a-fA-F]{6}|#[0-9a-fA-F]{8}", text) and not text.isdecimal():
+            return int(text.lstrip("#")[:6], 16)  # two more digits are opacity
         color = re.findall(r"\d+", text)
     red, green, blue = (int(part) for part in color[:3])
     return pack(red, green, blue)
+
+
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}(?:[0-9a-fA-F]{2})?|[\[(]?(?:\s*\d{1,3}\s*,?){3}[\])]?")
+"""A colour as text: #rrggbb, 255, 0, 0 or (255, 0, 0)."""
+
+_NUMBER_KEYS = ("id", "value", "index", "png_index", "pixel_value", "class_id")  # in JSON
 
 
 def _colored(named: Iterable[tuple[Any, Any]], colors: Iterable[Any]) -> list[Entry]:
@@ -222,8 +227,8 @@ def _colored(named: Iterable[tuple[Any, Any]], colors: Iterable[Any]) -> list[En
 def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, str) and name.isdecimal():
         return Entry(about, int(name))
-    if isinstance(about, str) and "#" in (name[:1], about[:1]):  # A2D2: colour -> name
-        name, shown = (about, name) if name[:1] == "#" else (name, about)
+    if isinstance(about, str) and (_COLOR.fullmatch(name) or _COLOR.fullmatch(about)):
+        name, shown = (about, name) if _COLOR.fullmatch(name) else (name, about)  # A2D2: the former
         return Entry(name, color=read_color(shown))
     if isinstance(about, int):
         return Entry(name, about)
@@ -231,7 +236,8 @@ def _entry(name: str, about: Any) -> Entry:
         return Entry(name, color=read_color(about))
     if isinstance(about, Mapping):
         color = next((about[word] for word in _COLOR_WORDS if about.get(word)), None)
-        value = about.get("id", about.get("value", int(name) if name.isdecimal() else None))
+        numbers = [about[word] for word in _NUMBER_KEYS if word in about]
+        value = next(iter(numbers), int(name) if name.isdecimal() else None)
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
         own = next((str(about[word]) for word in _NAME_WORDS if about.get(word)), "")
         name = own if not name or name.isdecimal() else name
@@ -273,12 +279,20 @@ _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {
 }  # fmt: skip
 
 
+_YAML_COLOR = re.compile(r"['\"]?([^:'\"]+)['\"]?\s*:\s*(\[[\d\s,]+\]|['\"]?#[0-9a-fA-F]{6}['\"]?)")
+"""A line of a YAML file with a name and its colour."""
+
+
 def read_yaml_names(path: Path) -> list[Entry]:
     """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them; or
     the `classes:` of another YAML file."""
     text = text_of(path)
     names = yaml_values(text, "names")
     if not names:
+        for key in ("classes", "colors", "palette"):
+            colored = [_YAML_COLOR.fullmatch(one) for one in yaml_values(text, key).values()]
+            if colored and all(colored):
+                return [Entry(one[1], color=read_color(one[2])) for one in filter(None, colored)]
         names = yaml_values(text, "classes")
         names = {} if any(":" in name for name in names.values()) else names
     stored: dict[str, list[int]] = {}

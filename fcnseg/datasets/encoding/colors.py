@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fcnseg.classes import (
+    BACKGROUND_NAMES,
     BINARY,
     CAMVID_32,
     CITYSCAPES,
@@ -83,9 +84,19 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     ground = _background(values, colors)
     if ground is not None:
         colors.sort(key=lambda color: color != ground)
-        names = BINARY
+        names = _two_names(entries)
         why = f"labels are two colours, of which #{ground:06x} is the background"
     return _reading([(color,) for color in colors], names, ignore, lossy, why)
+
+
+def _two_names(entries: Sequence[Entry]) -> tuple[str, str]:
+    """What background and object are called by a class list that names both, or the object."""
+    names = [entry.name for entry in entries]
+    objects = [name for name in names if name.lower() not in BACKGROUND_NAMES]
+    if len(objects) != 1 or len(names) > 2:
+        return BINARY
+    own = next((name for name in names if name not in objects), BINARY[0])
+    return own, objects[0]
 
 
 def _background(values: Values, colors: Sequence[int]) -> int | None:

@@ -197,7 +197,8 @@ def listed_values(
         ways.append([(e, by_color[e.color or 0]) for e in entries if e.color in by_color])
     in_order = [] if ways else [Entry(BINARY[0]), *entries] if missing else entries
     ways.append([(entry, grey) for grey, entry in grey_entries(entries).items()])
-    ways.append([(entry, number) for number, entry in enumerate(in_order)])
+    from_one = [*seen] == [*range(1, len(in_order) + 1)]  # 0 is in no file
+    ways.append([(entry, number) for number, entry in enumerate(in_order, from_one)])
     ways = [placed for placed in ways if placed]
     fitting = [placed for placed in ways if _fits(placed, values, seen)]
     if not fitting and ways and not in_order:

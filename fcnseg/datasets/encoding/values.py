@@ -216,19 +216,19 @@ def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
 def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     """Whether palettes, not indices, say what is what.
 
-    So when an index has different colours in different files (each file's program chose its
-    own palette: GIF does), or when the colours are levels of grey other than the indices.
+    So when an index has different colours in different files (programs chose a palette for each:
+    GIF), which recur, or when the colours are levels of grey other than the indices.
     """
-    colors: dict[int, int] = {}
-    for one in counts:
-        if len(set(one.palette)) < len(one.palette):
-            return False  # a palette that does not tell its entries apart says nothing
-    agree = True
-    for one in counts:
-        for value, color in zip(one.values, one.palette, strict=False):
-            agree &= colors.setdefault(value, color) == color
-    grey = all(color % GREY == 0 for color in colors.values())
-    return not agree or (grey and any(color != value * GREY for value, color in colors.items()))
+    if any(len({*one.palette}) < len(one.palette) for one in counts):
+        return False  # a palette that does not tell its entries apart says nothing
+    pairs = {both for one in counts for both in zip(one.values, one.palette, strict=False)}
+    if len(pairs) > len({value for value, _ in pairs}):
+        every = [color for one in counts for color in {*one.palette}]
+        return len(counts) < FEWEST_FILES or len({*every}) < len(
+            every
+        )  # else as telling as numbers
+    grey = all(color % GREY == 0 for _, color in pairs)
+    return grey and any(color != value * GREY for value, color in pairs)
 
 
 def _palette(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

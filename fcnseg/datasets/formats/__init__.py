@@ -13,7 +13,8 @@ from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
 from fcnseg.datasets.formats.documents import Format, read_layers
-from fcnseg.datasets.formats.masks import ARRAYS, PANOPTIC, RUN_LENGTHS
+from fcnseg.datasets.formats.gathered import COCO_HEAD
+from fcnseg.datasets.formats.masks import ALONG_ROWS, ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
@@ -151,12 +152,37 @@ _REFUSED: Sequence[tuple[str, tuple[bytes, ...]]] = (
 )
 
 
-def refused_tool(listing: Listing) -> tuple[str, str]:
-    """A tool whose own JSON is not read, and the first such file; ("", "") when there is none."""
+_BOX = marks(b"<bndbox>")
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+
+PACKED = (*_ARCHIVES, ".parquet", ".arrow", ".tfrecord", ".h5")
+"""Suffixes of files that hold many (WebDataset, Hugging Face)."""
+
+_ANNOTATIONS = (
+    ".xml", ".json", ".ndjson", ".jsonl", ".mat", ".txt", ".csv", ".h5", ".hdf5", ".parquet",
+    ".tfrecord", ".shp", ".svg", ".xcf", ".psd", ".nrrd", ".mha",
+)  # fmt: skip
+"""Suffixes that annotations have, of formats that are read and of others."""
+
+
+def unread_annotations(listing: Listing) -> tuple[str, str]:
+    """What stands beside images without labels that may be meant for them, and what to do ("")."""
+    hint = "export the dataset as segmentation (polygons or masks)"
+    if boxes := listing.saying(_BOX, ".xml"):
+        return f"; {boxes[0]} and similar files hold bounding boxes", hint
+    if boxes := listing.saying(COCO_HEAD, ".json"):
+        return f"; {boxes[0]} is a COCO file of boxes or keypoints, without outlines", hint
     for tool, words in _REFUSED:
-        files = listing.saying(words, ".json")
-        if files:
-            return tool, files[0]
+        if files := listing.saying(words, ".json"):
+            text = f"; {files[0]} is {tool}'s own JSON, which is not read"
+            return text, f"export as COCO from {tool}"
+    if packed := listing.with_suffix(*_ARCHIVES):
+        return f"; {packed[0]} may hold them", f"unpack {packed[0]}"
+    for suffix in _ANNOTATIONS:
+        if names := listing.with_suffix(suffix):
+            seen = f"{len(names)} {suffix} file{'s' * (len(names) > 1)}"
+            return f" that can be read; {seen} (first: {names[0]}) may be annotations", ""
     return "", ""
 
 
@@ -170,5 +196,6 @@ _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "labelme": _drawn(draw_labelme),
     "yolo": _drawn(draw_yolo),
     "yolo-boxes": _drawn(partial(draw_yolo, fill=True)),
+    "run-lengths-rows": ALONG_ROWS.read,
     **{store: one.read for store, one in FORMATS.items()},
 }

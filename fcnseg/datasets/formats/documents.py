@@ -48,6 +48,7 @@ class Area:
     rings: float (N, 2) x, y in pixels each; holes are cut out.
     mask: bool (h, w) with its left upper corner (x, y), in place of rings.
     runs: start, length, start, length ... down the columns from 1, in place of rings.
+    along_rows: the runs go along the rows.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Area:
     mask: NDArray[np.bool_] | None = None
     corner: tuple[int, int] = (0, 0)
     runs: Sequence[int] = ()
+    along_rows: bool = False
 
     def __post_init__(self) -> None:
         """TypeError for a name that is none."""
@@ -85,7 +87,8 @@ class Area:
             edges = np.zeros(canvas.size + 1, np.int32)
             np.add.at(edges, starts, 1)
             np.add.at(edges, starts + lengths, -1)
-            canvas |= edges.cumsum()[:-1].reshape(size[1], size[0]).T > 0
+            runs = edges.cumsum()[:-1] > 0
+            canvas |= runs.reshape(size) if self.along_rows else runs.reshape(size[::-1]).T
         return canvas > 0
 
 

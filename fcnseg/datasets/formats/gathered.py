@@ -11,6 +11,7 @@ from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
+    NO_OUTLINE,
     CocoDocument,
     by_number,
     coco_document,
@@ -26,7 +27,8 @@ _NOT_INSTANCES = ("captions", "keypoints", "image_info", "panoptic")
 """COCO files about the same images that hold no areas, or the same ones again."""
 
 
-_COCO_HEAD = marks(b'"images"', b'"annotations"', b'"categories"')
+COCO_HEAD = marks(b'"images"', b'"annotations"', b'"categories"')
+"""What a COCO file holds."""
 
 _LABELME_HEAD = marks(b'"shapes"')
 
@@ -37,16 +39,17 @@ def find_coco(listing: Listing) -> Found | None:
         name
         for name in listing.with_suffix(".json")
         if not any(word in name.rpartition("/")[2] for word in _NOT_INSTANCES)
-        and listing.says(name, _COCO_HEAD)
+        and listing.says(name, COCO_HEAD)
     ]
     if not files:
         return None
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    boxes = 0
+    boxes, drawn, bare = 0, 0, 0
     ordered = sorted(files, key=lambda file: not split_of(file))  # instances_all.json last
     for file, path, document in gathered.parsed(ordered, coco_document):
         names.update(dict.fromkeys(_category_names(document)))
+        drawn, bare = drawn + document.counts.total(), bare + document.unusable[NO_OUTLINE]
         for why, count in document.unusable.items():
             gathered.notes.append(Unusable(path, why, count))
         boxed = sum(map(len, document.boxes.values()))
@@ -54,7 +57,7 @@ def find_coco(listing: Listing) -> Found | None:
             boxes += boxed
             gathered.notes.append(Unusable(path, BOXES_IGNORED, boxed))
         for part, image in document.images.items():
-            wanted = str(image.get("file_name", ""))
+            wanted = str(image.get("file_name") or image.get("coco_url", ""))  # LVIS has the latter
             at = gathered.find_image(wanted, file)
             if at is None:
                 gathered.note_missing(path, wanted, document.counts[part])
@@ -63,6 +66,8 @@ def find_coco(listing: Listing) -> Found | None:
             name = str(PurePosixPath(at).with_suffix(""))
             pair = Pair(listing.path(at), path, split, name, part)
             gathered.add_once(pair, document.counts[part])
+    if bare and not drawn:
+        return None  # boxes or keypoints: other files may be the labels
     shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     why = f"{shown} is a COCO file: images, annotations, categories"
     return gathered.found("coco", _with_boxes(tuple(names), boxes), why)

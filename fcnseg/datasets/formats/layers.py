@@ -5,10 +5,13 @@ masks/road/a.png, masks/a/road.png, a/masks/*.png, a_class_road.png, a_mask_1.pn
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -56,7 +59,8 @@ def find_layers(listing: Listing) -> Found | None:
         if not by_image:  # shapes_2018/7.jpeg, annotations/7_square_0.png: no folder in common
             keys = _without_folders(keys)
             by_image, left = _grouped(labels, lambda name: _owner_by_name(name, keys, alike=False))
-        if all(len(layers) == 1 for layers in by_image.values()):
+        if all(len(layers) == 1 and not _BRUSH.match(stem_of(layers[0][1]))
+               for layers in by_image.values()):  # fmt: skip
             return None  # a_P.png: one label file for each image, in its owner's words
     looked = looks_at(listing, [name for layers in by_image.values() for _, name in layers])
     if any(one.levels > 2 for one in looked):
@@ -299,5 +303,14 @@ def _further_masks(listing: Listing, pairs: Sequence[Pair], chosen: str) -> dict
         base = without_suffix(str(listing.path(name))).lower()
         bare = _NUMBERED.sub("", base)
         if bare != base and len(owners.get(bare, ())) == 1 and listing.path(name) not in used:
-            more.setdefault(next(iter(owners[bare])), []).append(name)
+            number = next(iter(owners[bare]))
+            if not _is_copy(listing.path(name), pairs[number].labels):
+                more.setdefault(number, []).append(name)
     return more
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    """Whether two files are the same, as `a (1).png` and `a.png` may be."""
+    with suppress(OSError):  # told of when all files are read
+        return filecmp.cmp(path, other, shallow=False)
+    return False

@@ -41,6 +41,8 @@ _CAMVID_DRIVES = ("0001TP", "0006R0", "0016E5", "Seq05VD")
 
 _VOC_IMAGE = re.compile(r"^(\d{4}_\d{6}|\d{6})$")
 
+_VOC_LABELS = re.compile(r"^SegmentationClass(Aug)?$")
+
 _ADE_IMAGE = re.compile(r"^ADE_(train|val|frame)_\d{8}$")
 
 _KITTI_360_IDS = 46
@@ -119,7 +121,7 @@ def find_cityscapes(listing: Listing) -> Found | None:
                     found = pair_by_names(listing, (images, labels), by_stem=True)
                 if found.pairs:
                     reading = _cityscapes_reading(kind)
-                    why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'", *reading.why)
+                    why = (f"*_leftImg8bit and *_{truth}_* are Cityscapes'",)
                     return replace(found, layout="cityscapes", reading=reading, why=why)
     return None
 
@@ -137,7 +139,7 @@ def _find_kitti(listing: Listing) -> Found | None:
     if not pairs:
         return None
     reading = _cityscapes_reading("labelids")
-    why = ("image_2 and semantic are KITTI's, with Cityscapes' classes", *reading.why)
+    why = ("image_2 and semantic are KITTI's, with Cityscapes' classes",)
     return Found("kitti", name_uniquely(pairs), reading=reading, why=why)
 
 
@@ -222,7 +224,9 @@ _PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
     "ade20k": _read_ade20k,
     "voc": _read_voc,
     "content": lambda found, values: (
-        _read_voc(found, values) if "SegmentationClass" in found.sides[1] else None
+        _read_voc(found, values)
+        if all(_VOC_LABELS.match(pair.labels.parent.name) for pair in found.pairs)
+        else None
     ),
 }
 """Layout -> what stored values mean by its convention."""

@@ -9,10 +9,13 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fcnseg.datasets import Found, Pair
 from fcnseg.datasets.encoding.entries import open_text
@@ -25,13 +28,14 @@ from fcnseg.datasets.formats.documents import (
     refuse_broken,
 )
 from fcnseg.datasets.formats.polygons import by_number, read_json
-from fcnseg.datasets.pairing import Listing, is_image, marks, place_of, stem_of
+from fcnseg.datasets.pairing import Listing, marks, place_of, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem
 from fcnseg.datasets.pairing.looks import sample
 from fcnseg.datasets.pairing.named_images import Gathered
-from fcnseg.errors import STRANGE, as_text
+from fcnseg.errors import STRANGE, MediaError, as_text
 from fcnseg.io.annotations import Cached
-from fcnseg.io.labels import RawLabels, read_array, read_raw_labels
+from fcnseg.io.images import read_image
+from fcnseg.io.labels import RawLabels, holds_objects, read_array, read_raw_labels
 
 _SUFFIXES = (".npy", ".npz", ".mat")
 
@@ -66,7 +70,10 @@ def _find_arrays(listing: Listing) -> Found | None:
             gathered.pairs.append(listing.pair(name, partners[0], place_of(partners[0]).split))
     gathered.orphans += [listing.path(name) for name in arrays if name not in used]
     why = f"arrays (*{Path(arrays[0]).suffix}) are named like the images"
-    return gathered.found("arrays", (), why) if gathered.pairs else None
+    if not gathered.pairs:
+        return None
+    found = gathered.found("arrays", (), why)
+    return replace(found, objects=holds_objects(found.pairs[0].labels))
 
 
 def _keys(name: str, stem: str) -> tuple[tuple[str, ...], ...]:
@@ -202,13 +209,13 @@ def _run_length_files(listing: Listing) -> list[str]:
 
 
 def _has_runs(path: Path) -> bool:
-    """Whether a file has such columns, and no names of files where the runs should be."""
+    """Whether a file has such columns, with numbers where the runs should be."""
     columns = _run_length_columns(path)
     if columns is None:
         return False
     with contextlib.suppress(OSError, *STRANGE), _long_cells(), open_text(path) as file:
         some = itertools.islice(csv.DictReader(file), _ROWS_SEEN)
-        return not any(is_image(row[columns[1]] or "") for row in some)
+        return not any(re.search(r"[^\d\s-]", row[columns[1]] or "") for row in some)
     return False
 
 
@@ -238,7 +245,7 @@ def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
     return (found[0], found[1], found[2]) if found[0] and found[1] else None
 
 
-def _run_length_parse(path: Path) -> Document:
+def _run_length_parse(path: Path, *, along_rows: bool = False) -> Document:
     columns = _run_length_columns(path)
     if columns is None:
         raise ValueError("no columns of images and run lengths")
@@ -255,7 +262,8 @@ def _run_length_parse(path: Path) -> Document:
             if len(runs) >= 2:  # nothing, or -1: an image without anything
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
-                some.append(Area(name or ONE_CLASS, runs=_from_the_first(runs)))
+                runs = _from_the_first(runs)
+                some.append(Area(name or ONE_CLASS, runs=runs, along_rows=along_rows))
     return Document({image: Annotated(image, None, some) for image, some in areas.items()})
 
 
@@ -268,9 +276,65 @@ def _from_the_first(runs: list[int]) -> list[int]:
     return np.stack([ends - lengths + 1, lengths], 1).ravel().tolist()
 
 
-RUN_LENGTHS = outlined(
-    "run-lengths",
-    _run_length_files,
-    _run_length_parse,
-    "a CSV of images and run lengths is Kaggle's",
+def _find_run_lengths(listing: Listing) -> Found | None:
+    found = _DOWN_COLUMNS.find(listing)
+    if found is None or not _go_along_rows(found):
+        return found
+    why = "runs along the rows, not down the columns, follow what the images show"
+    return replace(found, store="run-lengths-rows", why=(*found.why, why))
+
+
+def _go_along_rows(found: Found) -> bool:
+    """Whether runs give areas that are in fewer pieces, or follow the images' edges, along rows.
+
+    Kaggle counts down the columns in most competitions; of square images the pieces say nothing.
+    """
+    pieces, edges, votes = np.zeros(2), np.zeros(2), 0
+    for pair in sample(found.pairs):
+        try:
+            grey = read_image(pair.image).astype(np.float32).mean(2)
+            drawn = [
+                np.asarray(one.read(pair, found.terms).values, np.int32)
+                for one in (_DOWN_COLUMNS, ALONG_ROWS)
+            ]
+        except MediaError:
+            continue  # told of when all files are read
+        if grey.shape != drawn[0].shape or not drawn[0].any():
+            continue
+        seen = np.array([_steps_at_edges(labels, grey) for labels in drawn])
+        pieces += seen[:, 0]
+        edges += seen[:, 1] / np.maximum(seen[:, 0], 1)
+        votes += int(np.sign(seen[1, 1] * seen[0, 0] - seen[0, 1] * seen[1, 0]))
+    if pieces.min() < CLEARLY * pieces.max():
+        return bool(pieces[1] < pieces[0])
+    return votes >= FEWEST_VOTES and bool(edges[0] < CLEARLY * edges[1])
+
+
+def _steps_at_edges(labels: NDArray[np.int32], grey: NDArray[np.float32]) -> tuple[int, float]:
+    """How many neighbours are of different labels, and how much their greys differ in all."""
+    count, steps = 0, 0.0
+    for axis in (0, 1):
+        edge = np.diff(labels, axis=axis) != 0
+        count, steps = (
+            count + int(edge.sum()),
+            steps + float(np.abs(np.diff(grey, axis=axis))[edge].sum()),
+        )
+    return count, steps
+
+
+CLEARLY = 0.8
+"""Of two readings the better has at most so much of the worse one's edges, or at least the inverse
+of the steps in grey there."""
+
+FEWEST_VOTES = 3
+"""In so many images more than not the steps in grey must be larger."""
+
+_WHY = "a CSV of images and run lengths is Kaggle's"
+
+_DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _run_length_parse, _WHY)
+
+ALONG_ROWS = outlined(
+    "run-lengths-rows", _run_length_files, partial(_run_length_parse, along_rows=True), _WHY
 )
+
+RUN_LENGTHS = Format(_find_run_lengths, _DOWN_COLUMNS.read)

@@ -117,7 +117,9 @@ def _look(stack: NDArray[Any]) -> Look:
     middle = [np.asarray(stack[page]) for page in sample(range(len(stack)))]
     page = max(middle, key=lambda page: float(np.std(page)))
     single = page if page.ndim == 2 else page[..., 0] if page.shape[2] != 3 else page
-    values = np.rint(single - single.min()).astype(np.int32) if single.ndim == 2 else single
+    if single.dtype.kind == "f" and not np.array_equal(single, np.rint(single)):  # 0 to 1
+        single = (single - single.min()) * (255 / max(float(np.ptp(single)), 1e-9))
+    values = np.rint(single - single.min()).astype(np.int32)
     return look_at(RawLabels(values, None, "I"))
 
 

@@ -232,7 +232,10 @@ def are_cut_outs(both: Sequence[Sequence[Look]]) -> bool:
     """Whether photographs with their background removed stand for labels: pairs of an image and
     a file that shows the same where it is not black."""
     same = []
-    for image, other in (pair for pair in both if len(pair) == 2 and not pair[1].through):
+    whole = [(pair[0], pair[1]) for pair in both if len(pair) == 2 and not pair[1].through]
+    if 3 * (len(both) - len(whole)) >= len(both):
+        return False  # the transparency is the label
+    for image, other in whole:
         grey, cut = (_grey(one) for one in (image, other))
         kept = cut > DARK
         if len(np.unique(other.small[kept])) >= SHADES:

@@ -31,11 +31,19 @@ from fcnseg.errors import STRANGE, DatasetError, as_text, from_bytes, is_file, t
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")
 
+_ARRAYS = (".npy", ".npz", ".mat")
+"""Suffixes of labels that are no images."""
+
+_LARGEST_JSON, _MOST_JSON = 1 << 25, 8
+"""Bytes of a JSON file that may list pairs, and how many such files a folder has."""
+
 
 def find_pair_list(listing: Listing) -> Found | None:
     """A list of pairs near the top of a folder; lists named after splits are joined."""
     found = []
-    for name in listing.with_suffix(*LIST_SUFFIXES):
+    lists = listing.with_suffix(".json")
+    lists = lists if len(lists) <= _MOST_JSON else ()  # else of an image each
+    for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
         if name.count("/") <= 1:
             rows = _rows(listing.path(name))
             for base in dict.fromkeys((listing.path(name).parent, listing.root)):
@@ -97,11 +105,17 @@ def _files(path: Path) -> list[Path]:
 
 
 def _file(folder: Path, cell: str) -> Path:
-    """The file that a list names, which may have been written on Windows."""
+    """The file that a list names, which may have been written on Windows, or elsewhere: of a path
+    that leads nowhere the most of its last parts that are there."""
     file = folder / to_path(cell)
-    if "\\" in cell and not is_file(file):
-        return folder / to_path(cell.replace("\\", "/"))
-    return file
+    if is_file(file):
+        return file
+    path = cell.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    elsewhere = path.startswith("/") or ":" in parts[0] if parts else False
+    ends = ("/".join(parts[at:]) for at in range(len(parts) - (not elsewhere)))
+    files = (folder / to_path(end) for end in ends if not end.startswith(".."))
+    return next(filter(is_file, files), file)
 
 
 def _leaves(file: Path, root: Path | None) -> bool:
@@ -115,9 +129,11 @@ def _leaves(file: Path, root: Path | None) -> bool:
 def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusable]) -> Found:
     ordered = sorted(pairs, key=lambda pair: not pair.split)  # train.txt before trainval.txt
     unique = list({(pair.image, pair.labels): pair for pair in reversed(ordered)}.values())[::-1]
+    arrays = bool(unique) and all(pair.labels.suffix.lower() in _ARRAYS for pair in unique)
     return Found(
         "list",
         name_uniquely(unique),
+        store="arrays" if arrays else "pixels",
         notes=tuple(missing),
         why=(f"{', '.join(names[:3])} names an image and its labels on each line",),
     )
@@ -126,13 +142,13 @@ def _found(names: Sequence[str], pairs: Sequence[Pair], missing: Sequence[Unusab
 def _rows(path: Path) -> list[list[str]]:
     """The cells of each line; [] for a file that is no table."""
     try:
-        text = from_bytes(path.read_bytes())
+        text = from_bytes(path.read_bytes()) if _may_list(path) else ""
     except OSError:
         return []
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return []
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() in (".jsonl", ".json"):
         return _objects(lines)
     for delimiter in (",", ";", "\t", " "):
         if delimiter in lines[-1]:
@@ -142,13 +158,26 @@ def _rows(path: Path) -> list[list[str]]:
     return []
 
 
+def _may_list(path: Path) -> bool:
+    """Whether a file may be a list of pairs: JSON only if it is a list, and no longer than those
+    are."""
+    if path.suffix.lower() != ".json":
+        return True
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[") and (
+            file.seek(0, 2) <= _LARGEST_JSON
+        )
+
+
 def _objects(lines: Sequence[str]) -> list[list[str]]:
-    """Lines of JSON objects as a table, with its heading; [] for other lines."""
+    """Lines of JSON objects, or a list of them, as a table with its heading; [] for others."""
+    is_list = lines[0].lstrip().startswith("[")
     try:
-        objects = [json.loads(line) for line in lines]
+        objects = json.loads("".join(lines)) if is_list else [json.loads(line) for line in lines]
     except STRANGE:
         return []
-    head = list(objects[0]) if all(isinstance(one, dict) for one in objects) else []
+    every = bool(objects) and all(isinstance(one, dict) for one in objects)
+    head = list(objects[0]) if every else []
     return [head, *([str(one.get(key, "")) for key in head] for one in objects)] if head else []
 
 
@@ -161,12 +190,15 @@ def _columns(
     says which is which.
     """
     for row in rows[:20]:
-        named = [i for i, cell in enumerate(row) if is_image(cell)]
+        named = [i for i, cell in enumerate(row) if is_image(cell) or suffix_of(cell) in _ARRAYS]
         files = {i: _file(folder, row[i]) for i in named}
         paths = [i for i, file in files.items() if is_file(file) and not _leaves(file, root)]
-        if len(paths) >= 2 and row[paths[0]] != row[paths[1]]:
+        shown = [i for i in paths if is_image(row[i])]
+        paths = [*shown, *(i for i in paths if i not in shown)]  # arrays are labels
+        if shown and len(paths) >= 2 and files[paths[0]] != files[paths[1]]:
             image, labels = paths[:2]
-            if _is_label_heading(rows[0], image) and not _is_label_heading(rows[0], labels):
+            heads = [_is_label_heading(rows[0], column) for column in (image, labels)]
+            if labels in shown and heads == [True, False]:
                 image, labels = labels, image
             split = next((i for i, cell in enumerate(row) if cell.lower() in SPLIT_WORDS), None)
             return image, labels, split

@@ -201,7 +201,8 @@ def tell_labels(first: Sequence[Look], second: Sequence[Look]) -> int:
     cut_out = [[one.through for one in side if one.through is not None] for side in sides]
     for side in (0, 1):  # photographs of which the transparency is the label
         mine, theirs = cut_out[side], sides[1 - side]
-        if mine and len(mine) == len(sides[side]) and theirs and not cut_out[1 - side]:
+        many = 3 * len(mine) >= len(sides[side])  # images without a thing are clear throughout
+        if len(mine) > 1 and many and theirs and not cut_out[1 - side]:
             return side if _are_labels_of(mine, theirs) else -1
     return -1
 

@@ -222,8 +222,7 @@ _SPLIT_OF: Mapping[str, SplitName] = {
 
 def _list_split(name: str) -> str:
     """The split whose list a file is, as its name says; "" when it is no list."""
-    stem = stem_of(name).lower()
-    tokens = words_in(stem)
+    tokens = words_in(stem_of(name))
     splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
     if any(token not in SPLIT_WORDS and token not in _LIST_WORDS for token in tokens):
         return ""

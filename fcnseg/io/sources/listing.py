@@ -45,7 +45,7 @@ def in_folder(
 
 def media_in(files: Sequence[Path], suffixes: frozenset[str]) -> list[Path]:
     """The files with these suffixes, and images without one; or else arrays (.npy): bands."""
-    found = [path for path in files if path.suffix.lower() in suffixes or _is_bare_image(path)]
+    found = [path for path in files if path.suffix.lower() in suffixes or is_bare_image(path)]
     return found or [path for path in files if path.suffix.lower() == ".npy"]
 
 
@@ -76,11 +76,10 @@ def files_in(
     return files
 
 
-def _is_bare_image(path: Path) -> bool:
-    if path.suffix or isinstance(path, RemotePath) or not path.is_file():
-        return False
+def is_bare_image(path: Path) -> bool:
+    """Whether a file without a suffix begins as images do."""
     with suppress(MediaError):
-        return is_image(first_bytes(path))
+        return not path.suffix and path.is_file() and is_image(first_bytes(path))
     return False
 
 

@@ -123,8 +123,13 @@ class StreamedFolder(ImageFiles):
             files = listing.files_in(
                 folder, exclude=self._exclude, callback=self._callback, chunk=chunk
             )
-            images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-            if others := [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
+            images = [
+                path
+                for path in files
+                if path.suffix.lower() in IMAGE_SUFFIXES or listing.is_bare_image(path)
+            ]
+            taken = {*images}
+            if others := [path for path in files if path not in taken]:
                 why = "not an image (of a video, give the address)"
                 self._callback(skipped_files(others, why))
             found += len(images)

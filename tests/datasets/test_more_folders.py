@@ -1,0 +1,234 @@
+"""Folders that were once read wrongly: what they hold, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.datasets.describe import describe, own_split_sizes
+from fcnseg.errors import DatasetError
+from tests.datasets.test_pairing import photo, put, scenes
+from tests.datasets.test_public_folders import Truth, agrees
+
+
+def written(root: Path, image: str, classes: int = 2, mask: str = "", factor: int = 1) -> Truth:
+    """Images, perhaps with masks; the labels that are right."""
+    truth = {}
+    for number, picture, labels in scenes(classes):
+        put(root / image.format(n=number), picture)
+        if mask:
+            put(root / mask.format(n=number), labels * np.uint8(factor))
+        truth[image.format(n=number)] = labels
+    return truth
+
+
+def runs_of(mask: np.ndarray) -> str:
+    edges = np.flatnonzero(np.diff(np.r_[0, mask.ravel(), 0].astype(int))) + 1
+    return " ".join(f"{start} {end - start}" for start, end in edges.reshape(-1, 2))
+
+
+@pytest.mark.parametrize("cut", [48, 40])
+@pytest.mark.parametrize("along_rows", [True, False])
+def test_run_lengths_go_the_way_that_the_images_show(
+    cut: int, along_rows: bool, tmp_path: Path
+) -> None:
+    """Of square images only the edges in the image tell."""
+    truth, rows = {}, ["id,class,segmentation"]
+    for number, _, whole in scenes(3):
+        labels = whole[:cut]
+        put(tmp_path / f"scans/{number}.png", photo(labels, number))
+        truth[f"scans/{number}.png"] = labels
+        for value in (1, 2):
+            mask = labels == value
+            rows.append(f"{number},{value},{runs_of(mask if along_rows else mask.T)}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    categories = [{"id": 2, "name": "ring"}, {"id": 1, "name": "disc"}]
+    (tmp_path / "label_descriptions.json").write_text(json.dumps({"categories": categories}))
+    description = describe(tmp_path)
+    assert agrees(description, {name: 2 * (one == 1) + (one == 2) for name, one in truth.items()})
+    assert description.classes.names == ("background", "ring", "disc")
+
+
+def test_of_arrays_the_classes_are_read_and_not_the_objects(tmp_path: Path) -> None:
+    truth = written(tmp_path / "types", "images/{n}.png", 3)
+    written(tmp_path / "objects", "images/{n}.png")
+    for number, labels in enumerate(truth.values()):
+        for folder, both in (("types", {"type_map": labels}), ("objects", {})):
+            file = tmp_path / folder / f"labels/{number}.npz"
+            file.parent.mkdir(exist_ok=True)
+            np.savez(file, inst_map=labels * (number + 2), **both)
+    assert agrees(describe(tmp_path / "types"), truth)
+    objects = {name: (labels > 0).astype(np.uint8) for name, labels in truth.items()}
+    assert agrees(describe(tmp_path / "objects"), objects)
+
+
+def test_palettes_of_which_no_color_recurs_say_nothing(tmp_path: Path) -> None:
+    truth = written(tmp_path, "images/{n}.png", 3)
+    for number, labels in enumerate(truth.values()):
+        mask = Image.fromarray(labels, "P")
+        mask.putpalette([40 * number + value for value in range(9)])
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / f"masks/{number}.png")
+    assert agrees(describe(tmp_path), truth)
+
+
+def coco(root: Path, outline: list[list[int]], **image: str) -> None:
+    """A COCO file about 0.png; image: what it says of it."""
+    area = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8], "segmentation": outline}
+    document = {
+        "images": [{"id": 1, "width": 48, "height": 48, **image}],
+        "annotations": [area],
+        "categories": [{"id": 1, "name": "can"}],
+    }
+    (root / "labels.json").write_text(json.dumps(document))
+
+
+def test_coco_may_name_images_by_address_alone(tmp_path: Path) -> None:
+    written(tmp_path, "val2017/{n}.png")
+    coco(tmp_path, [[1, 1, 9, 1, 9, 9]], coco_url="http://images.cocodataset.org/val2017/0.png")
+    (pair,) = describe(tmp_path).pairs
+    assert pair.image.name == "0.png"
+
+
+def test_coco_without_outlines_leaves_the_labels_to_other_files(tmp_path: Path) -> None:
+    truth = written(tmp_path, "pics/{n}.png")
+    coco(tmp_path, [], file_name="0.png")
+    with pytest.raises(DatasetError, match="COCO file of boxes or keypoints"):
+        describe(tmp_path)
+    written(tmp_path, "pics/{n}.png", mask="drawn/{n}.png", factor=255)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_a_copy_of_a_mask_is_no_second_drawing(tmp_path: Path) -> None:
+    truth = written(tmp_path, "images/{n}.png", mask="masks/{n}.png", factor=255)
+    copied = (tmp_path / "masks/3.png").read_bytes()
+    (tmp_path / "masks/3 (1).png").write_bytes(copied)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_vocs_classes_are_known_in_the_augmented_set(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        name = f"2007_{number:06}"
+        put(tmp_path / f"JPEGImages/{name}.png", picture)
+        put(tmp_path / f"SegmentationClassAug/{name}.png", labels * np.uint8(7))
+        truth[f"JPEGImages/{name}.png"] = labels * 7
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names[14] == "motorbike"
+
+
+def test_masks_of_label_studio_with_a_single_tag(tmp_path: Path) -> None:
+    mask = "masks/task-{n}-annotation-9-by-1-tag-leaf-0.png"
+    truth = written(tmp_path, "images/{n}.png", mask=mask, factor=255)
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("background", "leaf")
+
+
+def test_stacks_may_hold_fractions(tmp_path: Path) -> None:
+    some = [*scenes()]
+    np.save(tmp_path / "imgs_train.npy", np.stack([one[1] / 255 for one in some]))
+    np.save(tmp_path / "imgs_mask_train.npy", np.stack([one[2][..., None] / 1 for one in some]))
+    description = describe(tmp_path)
+    assert {pair.image.name for pair in description.pairs} == {"imgs_train.npy"}
+    assert len(description.pairs) == len(some)
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    written(tmp_path, "images/{n}.png")
+    (tmp_path / "b.shp").touch()
+    with pytest.raises(DatasetError, match=r"no labels that can be read; 1 \.shp file \("):
+        describe(tmp_path)
+    with zipfile.ZipFile(tmp_path / "masks.zip", "w"):
+        pass
+    with pytest.raises(DatasetError, match=r"no labels; masks\.zip may hold them"):
+        describe(tmp_path)
+    with pytest.raises(DatasetError) as caught:
+        describe(tmp_path / "masks.zip")
+    assert "unpack" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_lists_of_pairs_may_have_the_paths_of_another_machine(kind: str, tmp_path: Path) -> None:
+    truth = written(tmp_path, "i/{n}.png", mask="m/1{n}.png", factor=255)
+    rows = [
+        {"image": f"C:\\data\\i\\{n}.png", "mask": f"/content/d/m/1{n}.png",
+         "subset": "train" if n < 4 else "val"}
+        for n in range(6)
+    ]  # fmt: skip
+    text = "\n".join(["image,mask,subset", *(",".join(row.values()) for row in rows)])
+    (tmp_path / f"data.{kind}").write_text(text if kind == "csv" else json.dumps(rows))
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert own_split_sizes(description) == {"train": 4, "val": 2}
+
+
+def test_lists_of_splits_may_be_named_in_one_word(tmp_path: Path) -> None:
+    written(tmp_path, "images/a{n}.png", mask="masks/a{n}.png", factor=255)
+    (tmp_path / "trainImages.txt").write_text("a0\na1\n")
+    (tmp_path / "valImages.txt").write_text("a2\na3\na4\na5\n")
+    assert own_split_sizes(describe(tmp_path)) == {"train": 2, "val": 4}
+
+
+def test_two_colors_have_the_names_of_a_list_without_colors(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", np.array([[0, 0, 0], [9, 90, 200]], np.uint8)[labels])
+        truth[f"images/{number}.png"] = labels
+    (tmp_path / "classes.txt").write_text("leaf\nbackground\n")
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("background", "leaf")
+
+
+def test_smoothed_colors_are_no_class_numbers_in_a_channel(tmp_path: Path) -> None:
+    colors = np.array([[0, 0, 0], [230, 25, 75], [60, 180, 75], [0, 130, 200]], np.uint8)
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        labels[4:16, 4:16] = 3
+        drawn = cv2.GaussianBlur(colors[labels], (3, 3), 0.5)
+        put(tmp_path / f"masks/{number}.png", drawn)
+    description = describe(tmp_path)
+    assert {color for one in description.encoding.values for color in one} == {
+        0, 0xE6194B, 0x3CB44B, 0x0082C8
+    }  # fmt: skip
+
+
+def test_a_list_of_as_many_names_as_there_are_values_from_1_on_names_them(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(tmp_path / f"images/{number}.png", picture)
+        put(tmp_path / f"masks/{number}.png", labels + np.uint8(1))
+        truth[f"images/{number}.png"] = labels
+    (tmp_path / "classes.txt").write_text("background\nleaf\nstone\n")
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("background", "leaf", "stone")
+
+
+def test_a_list_of_pairs_may_name_arrays(tmp_path: Path) -> None:
+    truth = written(tmp_path, "p/{n}.png")
+    (tmp_path / "q").mkdir()
+    for number, labels in enumerate(truth.values()):
+        np.save(tmp_path / f"q/m{number}.npy", labels)
+    rows = [f"q/m{number}.npy,p/{number}.png" for number in range(6)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["mask,image", *rows]))
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_cut_outs_of_which_some_show_nothing(tmp_path: Path) -> None:
+    truth = {}
+    for number, picture, whole in scenes():
+        labels = whole * (number < 3)
+        put(tmp_path / f"shots/{number}.png", picture)
+        put(tmp_path / f"cut/{number}.png", np.dstack([picture, labels * np.uint8(255)]))
+        truth[f"shots/{number}.png"] = labels
+    assert agrees(describe(tmp_path), truth)
