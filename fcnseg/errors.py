@@ -160,8 +160,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def closest(wanted: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The names spelled most like `wanted`, at most so many; cutoff: how alike, 0..1."""
-    return difflib.get_close_matches(wanted, list(known), n=most, cutoff=cutoff)
+    """The names spelled most like `wanted`, in capitals or not, at most so many; cutoff: 0..1."""
+    spellings = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(wanted.casefold(), spellings, n=most, cutoff=cutoff)
+    return [spellings[name] for name in close]
 
 
 def did_you_mean(wanted: str, known: Iterable[str], otherwise: str = "", *, most: int = 1) -> str:
@@ -273,8 +275,8 @@ def to_path(text: str) -> Path:
 
 def user_path(path: str | Path) -> Path:
     """The path, with a leading `~` alone as the home folder: `~.png` is the name of a file."""
-    path = Path(path)
-    return path.expanduser() if path.parts[:1] == ("~",) else path
+    path = path if isinstance(path, Path) else Path(path)
+    return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111 - never raises
 
 
 def typed(path: str | Path) -> str:
@@ -309,7 +311,7 @@ def path_of(value: Any, what: str) -> Path:
     needed = path_fault(value)
     if needed is not None:
         raise OptionError(f"{what}: expected {needed}; found {value!r:.60}.")
-    return Path(value)
+    return user_path(value)
 
 
 def is_file(path: Path) -> bool:

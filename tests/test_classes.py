@@ -26,6 +26,9 @@ def test_unknown_class_lists_the_known_and_the_near() -> None:
     with pytest.raises(OptionError, match="known: road, sky") as caught:
         ClassMap.of(["road", "sky"]).index_of("raod")
     assert caught.value.hint == "did you mean 'road'?"
+    with pytest.raises(OptionError) as caught:
+        ClassMap.of(["road", "Sky"]).index_of("SKY")
+    assert caught.value.hint == "did you mean 'Sky'?"
     with pytest.raises(OptionError):
         ClassMap.of(["road", "sky"]).index_of("2")
 

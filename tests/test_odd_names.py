@@ -31,6 +31,7 @@ from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import open_video
 from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.find import find_models
 from fcnseg.progress import Message, Progress
 from tests.conftest import skip_without
 
@@ -167,6 +168,23 @@ def test_a_tilde_in_a_name_is_no_home_folder(
     assert fcnseg.load(random_model)(name).labels.shape == (64, 64)
 
 
+def test_the_home_folder_is_meant_in_every_path(
+    tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out=~/x` and a TOML file: no shell has replaced the tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert (
+        InferConfig(source="a.png", out="~/o").out
+        == InferConfig(source="a.png", out=Path("~/o")).out
+    )
+    assert InferConfig(source="a.png", out="~/o").out == tmp_path / "o"
+    assert TrainConfig(data=Path("~")).data == tmp_path
+    assert InferConfig(source="a.png", out="~o.png").out == Path("~o.png")
+    shutil.copy(random_model, tmp_path / "m.safetensors")
+    assert find_models(["~/m.safetensors"]) == [tmp_path / "m.safetensors"]
+
+
 def test_a_file_that_begins_like_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +192,8 @@ def test_a_file_that_begins_like_an_option(
     monkeypatch.chdir(tmp_path)
     assert command_line(app, ["infer", "-x.png"]) == 2
     assert "a file of that name is ./-x.png" in capsys.readouterr().err
+    command_line(app, ["infer", "./-x.png", "-m=./-m.pt", "-o=o"])  # as --model=... is written
+    assert "No model './-m.pt'" in capsys.readouterr().err
 
 
 def test_names_that_look_like_markup_are_done(tmp_path: Path, random_model: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from typer.core import TyperArgument, TyperCommand
 
 from fcnseg.cli.console import guard
 from fcnseg.config.options import Option, options_of, read_toml, spelled
-from fcnseg.errors import OptionError
+from fcnseg.errors import OptionError, user_path
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 
 ConfigFile = Annotated[
@@ -52,6 +54,12 @@ class Command(TyperCommand):
             if isinstance(parameter, TyperArgument):
                 setattr(parameter, "display_type", lambda _: "")  # noqa: B010 - a method
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What a command line means: `-o=FILE` is `-o FILE`, where Click takes `=FILE`."""
+        end = args.index("--") if "--" in args else len(args)
+        pairs = (arg.split("=", 1) if re.match("-[a-z]=", arg) else [arg] for arg in args[:end])
+        return super().parse_args(ctx, [*itertools.chain.from_iterable(pairs), *args[end:]])
+
 
 METAVARS = {int: "N", float: "X", Path: "PATH", bool: ""}
 """What stands for a value in the help (else NAME); a switch takes none."""
@@ -74,7 +82,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
 
     def command(**flags: Any) -> None:
         named: str | None = flags.pop("config_file")
-        file = None if named is None else Path(named)
+        file = None if named is None else user_path(named)
         as_json: bool = flags.pop("as_json")
         del flags["help_wanted"]  # its callback has run
         # An option that was not given comes as None or, when repeatable, as an empty list.
@@ -84,7 +92,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
             _refuse_empty(given, known, named)
             values = {**(read_toml(file) if file else {}), **given}
             paths = ((name, values.get(name)) for name in OUTPUTS)
-            outputs = [(spelled(n), Path(v)) for n, v in paths if isinstance(v, str | Path)]
+            outputs = [(spelled(n), user_path(v)) for n, v in paths if isinstance(v, str | Path)]
             refuse_unwritable(outputs)
             if file is not None:
                 files = [(flag, path / "config.toml") for flag, path in outputs]  # as of a training

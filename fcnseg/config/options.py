@@ -309,7 +309,8 @@ def _text(value: Any, kind: type) -> Any:
     if kind is Path:
         if (needed := errors.path_fault(value)) is not None:
             raise _Unexpected(needed)
-    elif not isinstance(value, str | os.PathLike):
+        return errors.user_path(value if isinstance(value, Path) else os.fspath(value))
+    if not isinstance(value, str | os.PathLike):
         raise _Unexpected("a text")
     return value if isinstance(value, kind) else kind(os.fspath(value))
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fcnseg.errors import STRANGE, CheckpointError, cannot_read
 from fcnseg.io.bands import Bands
-from fcnseg.models.checkpoint import EXPORT, KEY
+from fcnseg.models.checkpoint import EXPORT, KEY, what_else
 
 LOGITS, SCORES, LABELS = "logits", "scores", "labels"
 """The outputs of exported files: scores are what the logits are upsampled from, where they are
@@ -122,15 +122,23 @@ def check_data_files(path: Path) -> None:
     as in a download cache, may have its weights beside what it leads to. A file that is neither
     is refused, too: runtimes might find names in it that this module does not.
     """
+    named: set[str] | None
     with _mapped(path) as data:
-        if data[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
+        kind = what_else(data[:64])
+        if "web page" in kind:
+            named = None
+        elif data[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
             beside = path.with_suffix(".bin")
-            named: set[str] | None = {beside.name} if beside.exists() else set()
+            named = {beside.name} if beside.exists() else set()
         else:
             with memoryview(data) as view:
                 named = data_files(view)
     if named is None:
-        raise not_loaded(path, "as an ONNX file", "it is truncated or something else")
+        raise not_loaded(
+            path,
+            "as an OpenVINO file" if path.suffix.lower() == ".xml" else "as an ONNX file",
+            "it is truncated or something else" if "ONNX" in kind else kind,
+        )
     for name in sorted(named):
         _check_data_file(path, name)
 

@@ -163,9 +163,13 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
         start = _first_bytes(path)
-        if path.suffix in TORCH_SUFFIXES or (
+        is_ours = start[8:9] == b"{"  # safetensors, under whatever name
+        if (path.suffix in TORCH_SUFFIXES and not is_ours) or (
             path.suffix != ".safetensors" and start.startswith(_TORCH)  # .ckpt, .bin ...
         ):
+            kind = what_else(start)
+            if start and not start.startswith(_TORCH) and kind != _DAMAGED:
+                raise CheckpointError(f"{path} is not a checkpoint: {kind}.", hint=TRAIN_HINT)
             return cls._published(path)
         try:
             with utf8_name(path) as name, safe_open(name, framework="pt") as file:
@@ -174,7 +178,8 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not a checkpoint: {_what_else(start)}.", hint=TRAIN_HINT
+                f"{path} is not a checkpoint: {_DAMAGED if is_ours else what_else(start)}.",
+                hint=TRAIN_HINT,
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
@@ -263,8 +268,11 @@ def _first_bytes(path: Path) -> bytes:
         raise cannot_read(path, error, CheckpointError) from None
 
 
-def _what_else(start: bytes) -> str:
-    """What a file that is no checkpoint seems to be, by its first bytes."""
+_DAMAGED = "it is damaged, truncated or something else"
+
+
+def what_else(start: bytes) -> str:
+    """What a file that is no model, or not of the kind of its name, is by its first bytes."""
     if not start:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
@@ -281,4 +289,6 @@ def _what_else(start: bytes) -> str:
         return "it looks like an ONNX file, which is named *.onnx and runs as it is"
     if b"<net " in start:
         return "it looks like a model for OpenVINO, which is named *.xml and runs as it is"
-    return "it is damaged, truncated or something else"
+    if start[8:9] == b"{":
+        return "it looks like a checkpoint, which is named *.safetensors"
+    return _DAMAGED

@@ -35,7 +35,7 @@ def find_model(
     if found:
         return found[0]
     assert model is not None, "it stands for what was found"
-    path = Path(model)  # which is one: its files were looked for
+    path = path_of(model, "model")
     if path.is_file():
         return path
     if (path / BEST).is_file():
@@ -51,6 +51,10 @@ def find_model(
         from fcnseg.models.weights import download
 
         return download(official_url(model), callback)
+    if "://" in model:
+        raise CheckpointError(
+            f"{model} is an address; expected a model on this machine.", hint="download it first"
+        )
     raise CheckpointError(
         f"No model {model!r}: no such file, run folder, or network known by that name "
         f"({', '.join([*shipped, *published])}).",

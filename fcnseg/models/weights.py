@@ -33,7 +33,9 @@ def read_state(file: Path) -> State:
     if not file.is_file():
         raise CheckpointError(f"No weights file {file}.", hint="give the path of an existing file")
     try:
-        if file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            is_safetensors = file.suffix == ".safetensors" or opened.read(9)[8:] == b"{"
+        if is_safetensors:
             with utf8_name(file) as name:
                 return safetensors.torch.load_file(name)
         plain = torch.serialization.safe_globals([argparse.Namespace])  # torchvision's `args`

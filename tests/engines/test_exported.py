@@ -8,7 +8,8 @@ import pytest
 
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.exported import check_data_files, header_in
+from fcnseg.errors import CheckpointError
 from fcnseg.exporting.mobile import attach
 from fcnseg.io.images import write_image
 from fcnseg.models.checkpoint import Checkpoint
@@ -67,6 +68,14 @@ def test_export_says_what_a_file_is(kind, name, tmp_path, capsys):
     assert words in said
     assert "exported file already" not in said
     assert "bug" not in said
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.onnx", "an ONNX"), ("a.xml", "an OpenVINO")])
+def test_infer_says_what_an_exported_file_is_instead(name, what, tmp_path):
+    for content, words in (OTHERS["page"], OTHERS["lfs"], (bytes(8) + b'{"a":', "safetensors")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"as {what} file: .*{words}"):
+            check_data_files(tmp_path / name)
 
 
 def test_an_exported_file_is_not_exported_again(exported_model, tmp_path, capsys):

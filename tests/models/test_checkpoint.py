@@ -21,6 +21,7 @@ from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint
 from fcnseg.models.find import find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import LITE, ModelSpec
+from fcnseg.models.weights import read_state
 from fcnseg.training.run_folder.state import load_state
 
 
@@ -145,6 +146,18 @@ def test_what_is_no_checkpoint(kind: str, path: Path) -> None:
         Checkpoint.load(path)
     assert str(path) in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin"])
+def test_a_checkpoint_is_known_by_its_content(suffix: str, path: Path) -> None:
+    assert len(Checkpoint.load(path.rename(path.with_suffix(suffix))).classes) == 3
+    assert read_state(path.with_suffix(suffix))
+
+
+def test_what_a_pt_file_is_instead(path: Path) -> None:
+    path.with_suffix(".pt").write_text("<!DOCTYPE html>")
+    with pytest.raises(CheckpointError, match="is a web page"):
+        Checkpoint.load(path.with_suffix(".pt"))
 
 
 def rewritten(path: Path, **changes: Any) -> Path:
