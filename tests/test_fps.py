@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcnseg.commands.viz import view
 from fcnseg.config import VizConfig
@@ -74,6 +75,23 @@ def test_images_get_a_rate(tmp_path, pipe, piped):  # noqa: F811
         assert (reader.fps, len(list(reader))) == (15, 2)
     times = [json.loads(line)["time"] for line in shares.read_text().splitlines()]
     assert times == pytest.approx([0, 2 / 30], abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_an_animation_keeps_its_times(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    images = [Image.new("RGB", (64, 48), (60 * number, 9, 9)) for number in range(4)]
+    shown = {"save_all": True, "append_images": images[1:], "duration": [100, 500, 100, 900]}
+    images[0].save(path, **shown)
+    for options, times in (
+        ({}, [0, 0.1, 0.6, 0.7]), ({"every": 2}, [0, 0.6]), ({"fps": 5}, [0, 0.2, 0.4, 0.6]),
+    ):  # fmt: skip
+        with open_source(path, page="all", **options) as source:
+            assert [frame.time for frame in source] == pytest.approx(times)
+    if suffix == "gif":
+        run(path, tmp_path / "out.mp4", page="all")
+        with open_video(tmp_path / "out.mp4") as reader:
+            assert [reader.grab() for _ in range(4)] == pytest.approx([0, 0.1, 0.6, 0.7], abs=1e-3)
 
 
 def test_it_is_refused_where_it_has_no_meaning(tmp_path, random_model):

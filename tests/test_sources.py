@@ -64,7 +64,15 @@ def test_one_image(tmp_path):
 
 
 def test_a_folder_keeps_sub_folders_natural_order_and_skips_the_rest(tmp_path):
-    images(tmp_path, "f10.png", "f9.png", "sub/f1.JPG", ".hidden.png", ".git/x.png")
+    images(
+        tmp_path,
+        "f10.png",
+        "f9.png",
+        "sub/f1.JPG",
+        ".hidden.png",
+        ".git/x.png",
+        "@eaDir/f9.png/T.jpg",
+    )
     images(tmp_path, "bare.png")
     (tmp_path / "bare.png").rename(tmp_path / "1b2c3d")  # as a cache names it
     for name in ("notes.txt", "README"):
@@ -315,6 +323,7 @@ def test_a_video_of_unknown_suffix_is_recognised_by_its_content(clip):
         ("*.tiff", r"No image matches '.*\*\.tiff'"),
         ("texts/a.md", "neither an image nor a video"),
         ("list.txt", "lists no files"),
+        ("streams.txt", "the address http://h/a.png"),
         ("-1", "no file or folder"),
     ],
 )
@@ -325,6 +334,7 @@ def test_what_cannot_be_used_is_said(tmp_path, clip, spec, message):
     (tmp_path / "clips").mkdir()
     clip.rename(tmp_path / "clips" / "c.mp4")
     (tmp_path / "list.txt").write_text("# nothing\n")
+    (tmp_path / "streams.txt").write_text("http://h/a.png\n")
     with pytest.raises(MediaError, match=message):
         open_source(str(tmp_path / spec))
 

@@ -257,7 +257,7 @@ def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) 
                 kind,
                 renderer,
                 fps=source.fps,
-                timed=moving,
+                timed=source.has_times,
                 sound=source.sound,
                 clock=source.clock,
                 is_mute=source.has_sound and source.sound is None,
@@ -296,5 +296,5 @@ def _all_failed(result: InferResult) -> MediaError:
     files, first = counted(len(result.failed), "file"), with_name(*result.failed[0])
     return MediaError(
         f"None of {files} could be read: {first}",
-        hint="check that these are image or video files",
+        hint="check that these are image or video files; a list names one on each line",
     )

@@ -149,7 +149,8 @@ def _pipe(out: Path, save: tuple[str, ...], *, raw: bool) -> Target:
 
 def _video(kind: Kind, out: Path, save: tuple[str, ...]) -> Target:
     if kind == "image":
-        raise OptionError(f"One image does not make a video ({out.name}).", hint=_free(out, ".png"))
+        hint = f"{_free(out, '.png')}; of an animation, or a file of several pages: --page all"
+        raise OptionError(f"One image does not make a video ({out.name}).", hint=hint)
     if out.suffix.lower() not in FOURCC:
         known = ", ".join(sorted(FOURCC))
         raise OptionError(f"Videos can't be written as {out.suffix}; known: {known}.")
@@ -288,7 +289,8 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
     """OptionError for an option that was given, but of which nothing would come."""
     live = next((part.kind for part in parts if part.live), None)
     one = "one image is one frame" if parts[0].kind == "image" else ""
-    still = {part.kind for part in parts} <= {"image", "folder"}
+    kinds = {part.kind for part in parts}
+    still, pictured = kinds <= {"image", "folder"}, bool(kinds & {"image", "folder"})
     saved = {name for part in parts for name in (*part.each.save, *part.combined.save)}
     labelled = config.show or config.shares or saved - {"probabilities"}
     colored = config.show or saved & {*VIDEO_KINDS, "labels"}
@@ -308,7 +310,7 @@ def refuse_unused(config: InferConfig, parts: Sequence[Part]) -> None:
         "--every": (config.every > 1 and one, one),
         "--conf": (config.conf > 0 and not labelled, "it is for labels, and none are written"),
         "--video-size": (config.video_size and still, "raw video is one file, or -"),
-        "--page": (config.page is not None and not still, "a video has no pages"),
+        "--page": (config.page is not None and not pictured, "a video has no pages"),
         "--alpha": ("alpha" in config.chosen() and undrawn, "no overlay is written or shown"),
         "--batch": (config.batch > 1 and (live or one), one or f"a {live} gives frame after frame"),
         "--legend": (config.legend and not saved & set(VIDEO_KINDS), "no image is drawn"),

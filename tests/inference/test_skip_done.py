@@ -50,6 +50,14 @@ def test_what_failed_is_skipped(
     assert "Skipped x [red].png: could not be read before, and not changed since" in said
 
 
+def test_an_output_that_a_crash_left_empty_is_made_again(folder: Path, random_model: Path) -> None:
+    run(folder, random_model, save=["labels"])
+    made = folder / "out" / "labels" / "a.png"
+    made.write_bytes(b"")
+    assert run(folder, random_model, save=["labels"], skip_done=True)[0].frames_out == 1
+    assert made.stat().st_size
+
+
 def test_a_source_is_listed_once(
     folder: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
 from fcnseg.errors import as_text
+from fcnseg.files import is_hidden
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
@@ -191,9 +192,8 @@ def _walk(root: Path, outputs: list[Path], callback: Callback) -> Iterator[str]:
             outputs.append(Path(folder))
             folders.clear()
             names = [name for name in theirs if is_image(name)]
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        below = Path(folder).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
+        folders[:] = sorted(f for f in folders if not is_hidden(f))
+        prefix = f"{Path(folder).relative_to(root).as_posix()}/".removeprefix("./")
         yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 

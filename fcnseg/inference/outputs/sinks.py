@@ -269,7 +269,7 @@ class VideoSink:
             text = "the sound is left out: it is copied from files on this machine only"
             self._callback(Message(f"{self._path.name}: {text}", "warning"))
         if self._sound is not None and (left_out := left_out_of(self._sound)):
-            text = f"{self._path.name}: the {left_out} of {self._sound.name} are left out"
+            text = f"{self._path.name} goes without the {left_out} of {self._sound.name}"
             self._callback(Message(text, "warning"))
         return writer
 

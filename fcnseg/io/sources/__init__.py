@@ -30,6 +30,7 @@ from fcnseg.io.sources.files import (
     WatchedFolder,
     check_watch,
     count_pages,
+    page_times,
     refuse_page,
     stands_for_sequence,
     tell_pages,
@@ -266,9 +267,9 @@ def _open_file(
                 f"{path} is neither an image nor a video that can be read.",
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
-    several = selection.page == "all" and count_pages(read_bytes(path)) > 1
-    kind: Kind = "folder" if several else "image"
-    return ImageFiles([(path.stem, path)], kind, selection, callback)
+    data = read_bytes(path) if selection.page == "all" else b""
+    kind: Kind = "folder" if count_pages(data) > 1 else "image"
+    return ImageFiles([(path.stem, path)], kind, selection, callback, times=page_times(data))
 
 
 def _open_remote(

@@ -187,6 +187,7 @@ class Source(ABC):
     clock: see FrameReader. has_sound: whether there is some, of which `sound` may be no file.
     file: the file that all frames are in, if it can be read again; else None.
     aspect: width of a pixel over its height.
+    has_times: whether frames are shown at their own times: those of what moves, of an animation.
     bands: how image files are read; None: as 8-bit RGB. Set before frames are taken.
     """
 
@@ -220,6 +221,11 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """The frames, once, in order."""
+
+    @property
+    def has_times(self) -> bool:
+        """See above."""
+        return self.kind in MOVING
 
     def skip(self, done: Skip) -> None:
         """Skip the images of files, or the frames of a video file, for which `done` is true.

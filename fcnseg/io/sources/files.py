@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted, user_path
@@ -25,6 +26,7 @@ from fcnseg.io.content import is_tiff, open_with_pillow, page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
 from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
+from fcnseg.io.sources.reader import rate_of
 from fcnseg.progress import Callback, Event, Message, no_callback
 from fcnseg.remote import RemotePath, as_path
 
@@ -57,6 +59,7 @@ class ImageFiles(ImageSource):
     """One image file or several, each read when its turn comes.
 
     One that can't be read raises; of several, it goes to `failures`. within: those asked for.
+    times: seconds at which the frames of a single animation are shown.
     """
 
     def __init__(
@@ -66,10 +69,16 @@ class ImageFiles(ImageSource):
         selection: Selection,
         callback: Callback = no_callback,
         within: slice = slice(None),
+        times: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.kind, self._selection, self._callback = kind, selection, callback
-        self._wanted = [(at, *named) for at, named in enumerate(files)][within][:: selection.every]
+        # Of one file it is the pages of which every N-th is taken.
+        self._is_one = len(files) == 1
+        step = 1 if self._is_one else selection.every
+        self._wanted = [(at, *named) for at, named in enumerate(files)][within][::step]
+        self._times = times
+        self.fps = rate_of(list(times)) / selection.every if times else None
         self.skip(nothing)
 
     def skip(self, done: Skip) -> None:
@@ -92,34 +101,48 @@ class ImageFiles(ImageSource):
                 return
             self.taken += 1
             try:
-                for number, (page, called) in enumerate(self._pages(read(), name, path)):
+                for count, (number, page, called) in enumerate(self._pages(read(), name, path)):
                     if self._over or self._selection.is_full(given):
                         return
-                    given, extra = given + 1, extra + (number > 0)
-                    self.taken += number > 0
-                    about = (index + extra, self._time(index + extra), called, path)
+                    given, extra = given + 1, extra + (count > 0)
+                    self.taken += count > 0
+                    at = number if self._is_one else index + extra
+                    about = (at, self._time(at), called, path)
                     yield frame_of(page, str(path), self.bands, *about)
             except MediaError as error:
                 if self.kind == "image":
                     raise
                 self.failures.append((str(path), error.message))
 
-    def _pages(self, data: bytes, name: str, path: Path) -> Iterator[tuple[bytes, str]]:
-        """The pages of a file that are wanted, each as a file's bytes, with their names."""
+    @property
+    def has_times(self) -> bool:
+        """Whether frames are shown at their own times: those of an animation, or a sequence."""
+        return bool(self._times) or super().has_times
+
+    def assume_rate(self, fps: Fraction) -> None:
+        """Images stand at the times of this rate, those of an animation, too."""
+        super().assume_rate(fps)
+        self._times = ()
+
+    def _time(self, index: int) -> float:
+        return self._times[index] if self._times else super()._time(index)
+
+    def _pages(self, data: bytes, name: str, path: Path) -> Iterator[tuple[int, bytes, str]]:
+        """The pages of a file that are wanted: number, from 0 on, bytes of a file, and name."""
         wanted, count = self._selection.page, count_pages(data)
         if wanted == "all" and count > 1:
             digits = len(str(count))
-            for page in range(count):
+            for page in range(0, count, self._selection.every if self._is_one else 1):
                 called = f"{name}_page{page + 1:0{digits}}"
                 if not self._skip(called, path):
-                    yield page_of(data, page, str(path)), called
+                    yield page, page_of(data, page, str(path)), called
             return
         if wanted.isdecimal() and int(wanted) > count:
             raise MediaError(f"{path} has {counted(count, 'page')}; page {wanted} is not there.")
         if count > 1 and not wanted:
             note = f"{path} has {count} pages or frames; only the first is used"
             self._callback(Message(f"{note} (--page all, or --page N, chooses others).", "warning"))
-        yield (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
+        yield 0, (page_of(data, int(wanted) - 1, str(path)) if wanted.isdecimal() else data), name
 
 
 _Look = tuple[int, int, int, int]  # size, times of change, number: of a file and its content
@@ -284,6 +307,27 @@ def count_pages(data: bytes) -> int:
             return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
         return 1
+
+
+def page_times(data: bytes) -> list[float]:
+    """Seconds at which an animated GIF, PNG or WebP shows its frames; empty for other files.
+
+    A frame without a duration is shown for a tenth of a second, as browsers do it.
+    """
+    if is_tiff(data) or count_pages(data) == 1:
+        return []
+    shown = [0.0]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            for page in range(count_pages(data)):
+                image.seek(page)
+                image.load()  # only then a WebP's is known
+                shortest = 20 if image.format == "GIF" else 1
+                milliseconds = float(image.info.get("duration") or 0)
+                shown.append(shown[-1] + (milliseconds if milliseconds >= shortest else 100) / 1000)
+    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
+        return []
+    return shown[:-1]
 
 
 def read_ahead(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
-from fcnseg.files import free_name, name_key, natural, resolved, safe_path
+from fcnseg.files import free_name, is_hidden, name_key, natural, resolved, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
@@ -130,6 +130,8 @@ def _listed_file(line: str, plain: str, folder: Path) -> Path:
             return file
         if found := next(filter(is_file, (folder / file, file)), None):
             return found
+    if is_address(plain):
+        raise MediaError(f"A list names files; found the address {plain}.", hint="give it alone")
     return folder / given_path(to_path(plain))
 
 
@@ -169,7 +171,6 @@ def _walk(
 
     walk: os.walk(folder), or what gives the same.
     """
-    hidden = (".", "__MACOSX")
     left_out = resolved(exclude) if exclude is not None else None
     for place, folders, files in walk:
         here = place if isinstance(place, Path) else Path(place)
@@ -177,12 +178,9 @@ def _walk(
         if theirs is not None:
             outputs.append(here)
             folders.clear()
-            images = IMAGE_SUFFIXES
-            files = [name for name in theirs if Path(name).suffix.lower() in images]
+            files = [name for name in theirs if Path(name).suffix.lower() in IMAGE_SUFFIXES]
         folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(hidden) and resolved(here / name) != left_out
+            name for name in folders if not is_hidden(name) and resolved(here / name) != left_out
         )
         yield from (here / name for name in files if not name.startswith("."))
 
