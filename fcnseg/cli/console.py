@@ -299,6 +299,14 @@ def _usage_message(error: Any) -> str:
     return str(error.format_message())
 
 
+_MEANT = {
+    "predict": "infer", "segment": "infer", "inference": "infer", "detect": "infer",
+    "test": "eval", "val": "eval", "validate": "eval", "benchmark": "bench", "convert": "export",
+    "version": "--version", "help": "--help",
+}  # fmt: skip
+"""Commands of other programs -> ours."""
+
+
 def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
     context = error.ctx
     command = context.command.name if context else next(iter(arguments), "")
@@ -309,6 +317,11 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
         files = (name for name in arguments if name.startswith(option) and Path(name).exists())
         file = next(files, None)
         return f"a file of that name is ./{file}" if file else suggest_option(option, config)
+    if str(error.format_message()).startswith("No such command"):
+        word = next(word for word in arguments if not word.startswith("-")).lower()
+        known = {config.command: config.command for config in CONFIGS} | _MEANT
+        if word in known:
+            return f"did you mean `fcnseg {known[word]}`?"
     return f"see `{path} --help`"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -175,7 +176,7 @@ def _encode(
     suffix = OUTPUTS[request.output].suffix
     chances = predicted.probabilities if request.needs == "probabilities" else None
     arrays = PredictedArrays(predicted.labels, probabilities=chances)
-    body = renderer.encode(request.output, predicted.frame, arrays, suffix)
+    body = renderer.encode(request.output, predicted.frame, arrays, Path(f"image{suffix}"))
     return Reply(body, MEDIA_TYPES[suffix])
 
 

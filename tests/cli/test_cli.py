@@ -220,6 +220,8 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         (["train", "--image-size", "64"], "--image-size", "did you mean --crop or --short-side?"),
         (["bench", "--image-size", "64"], "--image-size", "did you mean --short-side or --size?"),
         (["train", "--epoch", "3"], "--epoch", "did you mean --epochs?"),
+        (["predict", "a.png"], "predict", "did you mean `fcnseg infer`?"),
+        (["TRAIN", "data"], "TRAIN", "did you mean `fcnseg train`?"),
         (["train", "x", "--smooth", "0.5"], "--smooth", "--smooth is an option of: infer"),
         (["doctor", "--epochs", "3"], "--epochs", "--help"),
         (["train", "--gpu", "0"], "--gpu", "--device"),

@@ -329,7 +329,7 @@ def test_manifest(tmp_path):
     (out / "labels").mkdir(parents=True)
     for name in "abc":
         (inputs / f"{name}.png").write_text(name)
-        (out / "labels" / f"{name}.png").touch()
+        (out / "labels" / f"{name}.png").write_text("labels")
 
     def make(job="x", resume=True):
         return Manifest(out, ["labels"], {"model": job}, resume=resume)

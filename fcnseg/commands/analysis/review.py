@@ -232,7 +232,7 @@ def _save_labelme(out: Path, labels: NDArray[np.uint8], segmenter: Segmenter, fr
     path = out / fitting(f"labelme/{frame.name}", ".json")
     classes = segmenter.classes
     drawn = drawn_classes(classes)
-    write_bytes(path, as_labelme(labels, classes, drawn, frame=frame, tolerance=1.0))
+    write_bytes(path, as_labelme(labels, classes, drawn, frame=frame, tolerance=1.0, path=path))
     return path
 
 

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -90,9 +91,9 @@ class Renderer:
         listed = range(len(self.classes)) if everything else self.drawn
         return _legend(self.classes, height, tuple(listed))
 
-    def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-        """The bytes of a file of a kind in OUTPUTS; suffix: of its name."""
-        return OUTPUTS[kind].encode(self, frame, prediction, suffix)
+    def encode(self, kind: str, frame: Frame, prediction: PredictedArrays, path: Path) -> bytes:
+        """The bytes of a file of a kind in OUTPUTS; path: where it will be."""
+        return OUTPUTS[kind].encode(self, frame, prediction, path)
 
 
 @functools.lru_cache(maxsize=16)
@@ -101,15 +102,15 @@ def _legend(classes: ClassMap, height: int, only: tuple[int, ...]) -> NDArray[np
     return legend(classes, height=height, only=only)
 
 
-def _image_of(kind: str) -> Callable[[Renderer, Frame, PredictedArrays, str], bytes]:
-    def encode(renderer: Renderer, frame: Frame, prediction: PredictedArrays, suffix: str) -> bytes:
-        return encode_image(renderer.draw(kind, frame, prediction), suffix, scratch=True)
+def _image_of(kind: str) -> Callable[[Renderer, Frame, PredictedArrays, Path], bytes]:
+    def encode(renderer: Renderer, frame: Frame, prediction: PredictedArrays, path: Path) -> bytes:
+        return encode_image(renderer.draw(kind, frame, prediction), path.suffix, scratch=True)
 
     return encode
 
 
 def _encode_probabilities(
-    renderer: Renderer, _frame: Frame, prediction: PredictedArrays, _suffix: str
+    renderer: Renderer, _frame: Frame, prediction: PredictedArrays, _path: Path
 ) -> bytes:
     """An .npz with `probabilities` float16 (N, H, W) and `classes`, the names of the N planes."""
     assert prediction.probabilities is not None, "requested when the sink was planned"
@@ -128,7 +129,7 @@ class Output(NamedTuple):
     """
 
     suffix: str
-    encode: Callable[[Renderer, Frame, PredictedArrays, str], bytes]
+    encode: Callable[[Renderer, Frame, PredictedArrays, Path], bytes]
     beside: tuple[str, Callable[[ClassMap], bytes]] | None = None
 
 
@@ -152,8 +153,8 @@ OUTPUTS = {
     ),
     "labelme": Output(
         ".json",
-        lambda how, frame, found, _: as_labelme(
-            found.labels, how.classes, how.drawn, frame=frame, tolerance=how.simplify
+        lambda how, frame, found, path: as_labelme(
+            found.labels, how.classes, how.drawn, frame=frame, tolerance=how.simplify, path=path
         ),
     ),
     "yolo": Output(

@@ -62,8 +62,8 @@ class FileSink:
 
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Write the file."""
-        suffix = self._path.suffix
-        write_bytes(self._path, self._renderer.encode(self._kind, frame, prediction, suffix))
+        data = self._renderer.encode(self._kind, frame, prediction, self._path)
+        write_bytes(self._path, data)
         _write_place(self._path, self._renderer.place(self._kind, frame))
         self._written = [self._path]
 
@@ -82,7 +82,7 @@ class SequenceSink:
     def write(self, frame: Frame, prediction: PredictedArrays) -> None:
         """Write the next file."""
         path = self._pattern.with_name(self._pattern.name % (self._count + 1))
-        write_bytes(path, self._renderer.encode(self._kind, frame, prediction, path.suffix))
+        write_bytes(path, self._renderer.encode(self._kind, frame, prediction, path))
         self._count += 1
 
     def close(self, *, complete: bool = True) -> list[Path]:
@@ -179,10 +179,8 @@ class FolderSink:
 
     def _write(self, frame: Frame, prediction: PredictedArrays) -> None:
         for kind in self._kinds:
-            suffix = SUFFIXES[kind]
-            data = self._renderer.encode(kind, frame, prediction, suffix)
-            path = self._folder / kind / fitting(frame.name, suffix)
-            write_bytes(path, data)
+            path = self._folder / kind / fitting(frame.name, SUFFIXES[kind])
+            write_bytes(path, self._renderer.encode(kind, frame, prediction, path))
             self._there.add(kind)
             _write_place(path, self._renderer.place(kind, frame))
         if self._done is not None:

@@ -8,7 +8,9 @@ say uses no holes: a line goes in along a bridge, round the hole and back (`keyh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 from xml.sax.saxutils import quoteattr
 
@@ -28,6 +30,7 @@ from fcnseg.io.annotations.polygons import (
 )
 from fcnseg.io.bands.georeference import Georeference
 from fcnseg.io.sources.base import Frame
+from fcnseg.remote import RemotePath
 
 Labels = NDArray[np.uint8]
 
@@ -71,9 +74,15 @@ def _closed(ring: NDArray[Any]) -> list[list[float]]:
 
 
 def as_labelme(
-    labels: Labels, classes: ClassMap, only: Sequence[int], *, frame: Frame, tolerance: float = 0.0
+    labels: Labels,
+    classes: ClassMap,
+    only: Sequence[int],
+    *,
+    frame: Frame,
+    tolerance: float = 0.0,
+    path: Path | None = None,
 ) -> bytes:
-    """labelme's JSON: one polygon a region, large ones first."""
+    """labelme's JSON: one polygon a region, large ones first. path: where it will be."""
     shapes = [
         {
             "label": classes.names[region.index],
@@ -91,12 +100,26 @@ def as_labelme(
             EDGES_KEY: EDGES,
             "flags": {},
             "shapes": shapes,
-            "imagePath": frame.path.name if frame.path is not None else frame.name,
+            "imagePath": _image_path(frame, path),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
     )
+
+
+def _image_path(frame: Frame, path: Path | None) -> str:
+    """The image as labelme looks for it: from the folder of its file on. Elsewhere its name."""
+    image = frame.path
+    if image is None:
+        return frame.name
+    if path is None or isinstance(path, RemotePath) or isinstance(image, RemotePath):
+        return image.name
+    try:
+        folder = os.path.relpath(image.parent.resolve(), path.parent.resolve())
+    except ValueError:  # on another drive
+        return image.name
+    return (Path(folder) / image.name).as_posix()
 
 
 def as_yolo(labels: Labels, only: Sequence[int], *, tolerance: float = 0.0) -> bytes:
