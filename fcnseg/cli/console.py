@@ -223,6 +223,11 @@ def _unexpected(error: Exception) -> tuple[str, str]:
             f"This needs {package}, which is not installed.",
             f"pip install {package}, or all that fcnseg needs: pip install fcnseg",
         )
+    if "can't start new thread" in str(error):
+        return (
+            "No more threads can be started: a limit of this machine or container is reached.",
+            "set OMP_NUM_THREADS=1, or allow more processes or memory (ulimit -u, -v)",
+        )
     if is_out_of_memory(error):
         return (
             "Memory ran out: what the options ask for needs more than there is.",
@@ -299,12 +304,7 @@ def _usage_message(error: Any) -> str:
     return str(error.format_message())
 
 
-_MEANT = {
-    "predict": "infer", "segment": "infer", "inference": "infer", "detect": "infer",
-    "test": "eval", "val": "eval", "validate": "eval", "benchmark": "bench", "convert": "export",
-    "version": "--version", "help": "--help",
-}  # fmt: skip
-"""Commands of other programs -> ours."""
+_MEANT = {"predict": "infer", "segment": "infer", "test": "eval", "version": "--version"}
 
 
 def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
@@ -319,7 +319,7 @@ def _usage_hint(error: Any, arguments: Sequence[str]) -> str:
         return f"a file of that name is ./{file}" if file else suggest_option(option, config)
     if str(error.format_message()).startswith("No such command"):
         word = next(word for word in arguments if not word.startswith("-")).lower()
-        known = {config.command: config.command for config in CONFIGS} | _MEANT
+        known = {config.command: config.command for config in CONFIGS} | _MEANT  # elsewhere
         if word in known:
             return f"did you mean `fcnseg {known[word]}`?"
     return f"see `{path} --help`"

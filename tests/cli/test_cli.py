@@ -323,6 +323,12 @@ def test_memory_that_ran_out_is_no_bug(monkeypatch: pytest.MonkeyPatch, photos: 
     monkeypatch.setattr("fcnseg.commands.check.check", fail)
     assert "error: Memory ran out" in call("check", photos, status=1).stderr
 
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")  # as Python does
+
+    monkeypatch.setattr("fcnseg.commands.check.check", refused)
+    assert "No more threads can be started" in call("check", photos, status=1).stderr
+
 
 def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
