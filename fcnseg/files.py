@@ -55,14 +55,6 @@ class StagedPath(type(Path())):  # type: ignore[misc]
         return target
 
 
-_SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
-
-
-def is_hidden(name: str) -> bool:
-    """Whether nobody looks for their files in a folder of this name: thumbnails, deleted files."""
-    return name.startswith((".", *_SYSTEM))
-
-
 def cache_folder() -> Path:
     """Where fcnseg keeps what it can make again: FCNSEG_CACHE, else the system's place."""
     named = os.environ.get("FCNSEG_CACHE")

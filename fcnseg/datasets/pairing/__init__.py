@@ -12,8 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
-from fcnseg.errors import as_text
-from fcnseg.files import is_hidden
+from fcnseg.errors import as_text, is_hidden
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
