@@ -314,14 +314,6 @@ def path_of(value: Any, what: str) -> Path:
     return user_path(value)
 
 
-_SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
-
-
-def is_hidden(name: str) -> bool:
-    """Whether nobody looks for their files in a folder of this name: thumbnails, deleted files."""
-    return name.startswith((".", *_SYSTEM))
-
-
 def is_file(path: Path) -> bool:
     """Whether a file that a text names is there; False for a name that no disk takes, too."""
     try:

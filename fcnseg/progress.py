@@ -93,6 +93,14 @@ def log_messages(callback: Callback) -> Callback:
     return log
 
 
+_SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether nobody looks for their files in a folder of this name: thumbnails, deleted files."""
+    return name.startswith((".", *_SYSTEM))
+
+
 def tell_unlisted(callback: Callback) -> Callable[[OSError], None]:
     """For os.walk: a folder that can't be listed is told of, as the files in it go missing."""
 

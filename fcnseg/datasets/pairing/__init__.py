@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 from fcnseg.datasets import Pair, SplitName
-from fcnseg.errors import as_text, is_hidden
+from fcnseg.errors import as_text
 from fcnseg.io.images import IMAGE_SUFFIXES
 from fcnseg.overwriting import inputs_in, skipped_outputs
-from fcnseg.progress import Callback, Message, no_callback, tell_unlisted
+from fcnseg.progress import Callback, Message, is_hidden, no_callback, tell_unlisted
 
 
 @dataclass(frozen=True, eq=False)

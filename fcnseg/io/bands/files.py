@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from fcnseg.errors import InputError, MediaError, OptionError
 from fcnseg.io.bands import COLORS, DTYPES, Bands, Pixels, Stored
-from fcnseg.io.content import as_bgr, is_heif, is_npy, is_tiff, tiff_page, upright
+from fcnseg.io.content import (
+    as_bgr,
+    is_heif,
+    is_npy,
+    is_tiff,
+    open_with_pillow,
+    tiff_page,
+    upright,
+)
 from fcnseg.io.content.integrity import check_claim, is_cut, opened_image
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
@@ -213,3 +221,24 @@ def page_of(data: bytes, page: int, name: str) -> bytes:
         image.seek(page)
         image.convert("RGBA").save(out, "PNG")
     return out.getvalue()
+
+
+def page_times(data: bytes) -> list[float]:
+    """Seconds at which an animated GIF, PNG or WebP shows its frames; empty for other files.
+
+    A frame without a duration is shown for a tenth of a second, as browsers do it.
+    """
+    if is_tiff(data) or not data:
+        return []
+    shown = [0.0]
+    try:
+        with open_with_pillow(io.BytesIO(data)) as image:
+            for page in range(getattr(image, "n_frames", 1)):
+                image.seek(page)
+                image.load()  # only then a WebP's is known
+                shortest = 20 if image.format == "GIF" else 1
+                milliseconds = float(image.info.get("duration") or 0)
+                shown.append(shown[-1] + (milliseconds if milliseconds >= shortest else 100) / 1000)
+    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
+        return []
+    return shown[:-1] if len(shown) > 2 else []

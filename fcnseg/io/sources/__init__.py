@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from fcnseg.errors import MediaError, OptionError, cannot_read, closest, user_path
 from fcnseg.files import safe_filename
 from fcnseg.io import cv2
+from fcnseg.io.bands.files import page_times
 from fcnseg.io.content import is_image, name_other
 from fcnseg.io.content.byte_stream import ByteStream
 from fcnseg.io.content.integrity import is_known_to_pillow
@@ -30,7 +31,6 @@ from fcnseg.io.sources.files import (
     WatchedFolder,
     check_watch,
     count_pages,
-    page_times,
     refuse_page,
     stands_for_sequence,
     tell_pages,

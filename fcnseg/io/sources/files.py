@@ -309,27 +309,6 @@ def count_pages(data: bytes) -> int:
         return 1
 
 
-def page_times(data: bytes) -> list[float]:
-    """Seconds at which an animated GIF, PNG or WebP shows its frames; empty for other files.
-
-    A frame without a duration is shown for a tenth of a second, as browsers do it.
-    """
-    if is_tiff(data) or count_pages(data) == 1:
-        return []
-    shown = [0.0]
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            for page in range(count_pages(data)):
-                image.seek(page)
-                image.load()  # only then a WebP's is known
-                shortest = 20 if image.format == "GIF" else 1
-                milliseconds = float(image.info.get("duration") or 0)
-                shown.append(shown[-1] + (milliseconds if milliseconds >= shortest else 100) / 1000)
-    except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
-        return []
-    return shown[:-1]
-
-
 def read_ahead(
     items: Iterable[tuple[int, str, Path]], read: Callable[[Path], bytes]
 ) -> Iterator[tuple[tuple[int, str, Path], Callable[[], bytes]]]:
