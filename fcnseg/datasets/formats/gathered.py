@@ -45,11 +45,14 @@ def find_coco(listing: Listing) -> Found | None:
         return None
     gathered = Gathered(listing)
     names: dict[str, None] = {}  # an ordered set
-    boxes, drawn, bare = 0, 0, 0
+    boxes = 0
     ordered = sorted(files, key=lambda file: not split_of(file))  # instances_all.json last
-    for file, path, document in gathered.parsed(ordered, coco_document):
+    documents = [*gathered.parsed(ordered, coco_document)]
+    bare = any(document.unusable[NO_OUTLINE] for *_, document in documents)
+    if bare and not any(document.counts for *_, document in documents):
+        return None  # boxes or keypoints: other files may be the labels
+    for file, path, document in documents:
         names.update(dict.fromkeys(_category_names(document)))
-        drawn, bare = drawn + document.counts.total(), bare + document.unusable[NO_OUTLINE]
         for why, count in document.unusable.items():
             gathered.notes.append(Unusable(path, why, count))
         boxed = sum(map(len, document.boxes.values()))
@@ -66,8 +69,6 @@ def find_coco(listing: Listing) -> Found | None:
             name = str(PurePosixPath(at).with_suffix(""))
             pair = Pair(listing.path(at), path, split, name, part)
             gathered.add_once(pair, document.counts[part])
-    if bare and not drawn:
-        return None  # boxes or keypoints: other files may be the labels
     shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     why = f"{shown} is a COCO file: images, annotations, categories"
     return gathered.found("coco", _with_boxes(tuple(names), boxes), why)
