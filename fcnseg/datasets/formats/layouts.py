@@ -188,6 +188,12 @@ def _read_voc(found: Found, values: Values) -> Reading | None:
     return None
 
 
+def _read_voc_labels(found: Found, values: Values) -> Reading | None:
+    """The same, where the folder of labels is called as VOC's or the augmented set's."""
+    called = all(_VOC_LABELS.match(pair.labels.parent.name) for pair in found.pairs)
+    return _read_voc(found, values) if called else None
+
+
 def _cityscapes_reading(kind: str) -> Reading:
     if kind == "labeltrainids":
         encoding = Encoding.of(range(len(CITYSCAPES)), [IGNORE])
@@ -223,11 +229,8 @@ _PUBLISHED: Mapping[str, Callable[[Found, Values], Reading | None]] = {
     "camvid": _read_camvid,
     "ade20k": _read_ade20k,
     "voc": _read_voc,
-    "content": lambda found, values: (
-        _read_voc(found, values)
-        if all(_VOC_LABELS.match(pair.labels.parent.name) for pair in found.pairs)
-        else None
-    ),
+    "content": _read_voc_labels,
+    "list": _read_voc_labels,
 }
 """Layout -> what stored values mean by its convention."""
 

@@ -23,6 +23,7 @@ from fcnseg.datasets.pairing import (
     SPLIT_WORDS,
     Listing,
     is_image,
+    marks,
     one_split,
     stem_of,
     suffix_of,
@@ -37,12 +38,15 @@ _ARRAYS = (".npy", ".npz", ".mat")
 _LARGEST_JSON, _MOST_JSON = 1 << 25, 8
 """Bytes of a JSON file that may list pairs, and how many such files a folder has."""
 
+_LABEL_KEYS = marks(b"mask", b"label", b"annot", b"seg", b"gt", b"target")
+
 
 def find_pair_list(listing: Listing) -> Found | None:
     """A list of pairs near the top of a folder; lists named after splits are joined."""
     found = []
-    lists = listing.with_suffix(".json")
-    lists = lists if len(lists) <= _MOST_JSON else ()  # else of an image each
+    lists = listing.with_suffix(".json")[: _MOST_JSON + 1]  # more are of an image each
+    told = [n for n in lists if any(listing.says(n, (word,)) for word in _LABEL_KEYS)]
+    lists = tuple(told) if len(lists) <= _MOST_JSON else ()
     for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
         if name.count("/") <= 1:
             rows = _rows(listing.path(name))
