@@ -3,7 +3,7 @@
     python benchmarks/video_peers.py loop MODEL CLIP FRAMES            torch and OpenCV
     python benchmarks/video_peers.py loop FILE.onnx CLIP FRAMES        ONNX Runtime and OpenCV
     python benchmarks/video_peers.py ultralytics WEIGHTS CLIP FRAMES   its own prediction, saving
-    python benchmarks/video_peers.py export NAME FILE.onnx CLIP        somebody else's network
+    python benchmarks/video_peers.py export NAME CLIP FILE.onnx        somebody else's network
 
 The loop is what most would write first: read, convert, forward, argmax, colour, blend, write, one
 after the other. `export` writes a network of accuracy/peers.py by torch.onnx, at the clip's size,
@@ -13,6 +13,7 @@ is not timed; core-milliseconds are the processor time of all threads.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import fcnseg.models.torchvision_import  # noqa: F401  (for others' imports: CUDA's beside CPU's)
+from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.checkpoint import Checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,14 +38,20 @@ Labels = np.ndarray[Any, np.dtype[np.uint8]]
 
 def main() -> None:
     """Do what the command line says."""
-    task, file, clip = sys.argv[1:4]
-    if task == "export":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=("loop", "ultralytics", "export"))
+    parser.add_argument("file", help="a model; for export the network's name")
+    parser.add_argument("clip")
+    parser.add_argument("last", metavar="FRAMES|FILE.onnx")
+    chosen = parser.parse_args()
+    if chosen.task == "export":
         sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
-        export(file, Path(clip), sys.argv[4])
-        return
-    frames = int(sys.argv[4])
-    run = ultralytics(file, clip, frames) if task == "ultralytics" else loop(file, clip, frames)
-    print(json.dumps(timed(run)))
+        export(chosen.file, chosen.clip, Path(chosen.last))
+    else:
+        run = ultralytics if chosen.task == "ultralytics" else loop
+        print(json.dumps(timed(run(chosen.file, chosen.clip, int(chosen.last)))))
 
 
 def timed(run: Iterable[object]) -> dict[str, float]:
@@ -100,6 +107,7 @@ def onnx(file: str) -> Callable[[Any], Labels]:
 
 def ultralytics(weights: str, clip: str, frames: int) -> Iterator[None]:
     """Its prediction of a video, an overlay saved, at the clip's size (a multiple of 32)."""
+    import_torchvision()  # beside a CPU torch
     from ultralytics import YOLO
 
     width, height = size_of(cv2.VideoCapture(clip))
@@ -114,7 +122,7 @@ def ultralytics(weights: str, clip: str, frames: int) -> Iterator[None]:
                 break
 
 
-def export(name: str, file: Path, clip: str) -> None:
+def export(name: str, clip: str, file: Path) -> None:
     """A network of accuracy/peers.py for 11 classes, at the clip's size, as ONNX."""
     from peers import PEERS
 

@@ -32,9 +32,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-from video_peers import size_of
-
 STAGES = ("decode", "preprocess", "network", "scores", "argmax", "draw", "encode", "total")
 
 NONE = {"core_ms": float("nan")}
@@ -63,8 +60,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="accuracy over cost, as SVG; needs matplotlib")
     chosen = parser.parse_args()
     found = run_rounds(programs(chosen), chosen.rounds)
-    width, height = size_of(cv2.VideoCapture(str(chosen.clip)))
-    costs = cost_per_megapixel(found, width * height)
+    costs = cost_per_megapixel(found)
     accuracy = {name: float(miou) for name, miou in (a.rsplit("=", 1) for a in chosen.accuracy)}
     print(table(found, costs, accuracy))
     if chosen.plot:
@@ -122,9 +118,10 @@ def run_rounds(compared: dict[str, Callable[[], dict[str, Any]]], rounds: int) -
     return found
 
 
-def cost_per_megapixel(found: dict[str, Rounds], pixels: int) -> dict[str, list[float]]:
-    """Core-milliseconds of each program and round."""
-    costs = {}
+def cost_per_megapixel(found: dict[str, Rounds]) -> dict[str, list[float]]:
+    """Core-milliseconds of each program and round; all have read the same frames."""
+    height, width = next(one["size"] for [one, *_] in found.values() if "size" in one)
+    pixels, costs = height * width, {}
     for name, rounds in found.items():
         whole = [r["stages"]["total"] if "stages" in r else r for r in rounds]
         costs[name] = [1e6 * one["core_ms"] / pixels for one in whole]

@@ -68,6 +68,9 @@ class OpenVinoEngine(ExportedEngine):
         super().__init__(path, device=device, precision=precision, parallel=parallel)
         check_is_cpu(device, "OpenVINO runs")
         wanted = "f32" if precision == "auto" else precision
+        if wanted not in self.precisions:
+            known = ", ".join(self.precisions)
+            raise OptionError(f"OpenVINO computes in {known}; found {precision!r}.")
         model = read_model(path)
         self.header = _header_of(model, path)
         options = {"INFERENCE_PRECISION_HINT": wanted, "CPU_RUNTIME_CACHE_CAPACITY": _KEPT}

@@ -130,17 +130,6 @@ def test_labels_of_one_class_keep_all_names(value: int, tmp_path: Path) -> None:
     copied(data, tmp_path)
 
 
-def test_coco_of_nothing_but_boxes(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    written.coco(data, draw_set(void=False), kind="polygons")
-    for path in data.rglob("*.json"):
-        document = json.loads(path.read_text())
-        for one in document["annotations"]:
-            one["segmentation"] = []
-        path.write_text(json.dumps(document))
-    copied(data, tmp_path)
-
-
 def test_the_copy_is_no_layout_of_its_own(tmp_path: Path) -> None:
     test_describe.folders(tmp_path / "data", draw_set())
     out = copied(tmp_path / "data", tmp_path)

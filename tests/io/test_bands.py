@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -402,7 +403,7 @@ def test_commands_work_on_bands(five: Path, trained: Path, tmp_path: Path) -> No
     shown = replace(config, show_what=("errors",), labels=five, out=tmp_path / "errors")
     assert view(shown).failed == ()
     models = tuple(str(trained / f"{name}.safetensors") for name in ("best", "last"))
-    page = tmp_path / "compared.html"
+    page = tmp_path / "compared.html" if find_spec("matplotlib") else None
     assert compare(CompareConfig(data=five, model=models, split="val", html=page)).failed == ()
     one = {"model": str(trained), "device": "cpu"}
     review(ReviewConfig(data=five, split="val", out=tmp_path / "review", **one))
