@@ -10,7 +10,8 @@ affects all alike; medians and ranges over the rounds are printed.
     MODEL, ENGINE                  `fcnseg bench`: the bare engine in f32, every stage alone, and
                                    all that `infer` runs, an overlay video written; the
                                    network sees frames at the video's own size
-    FILE, int8                     the same with a file of `fcnseg export --precision int8`
+    FILE, int8                     the same with a file of `fcnseg export --precision int8`, which
+                                   resizes frames as it was exported
     plain loop                     the first model in a loop of torch and OpenCV, one step after the
                                    other; with --onnx the same with other networks in ONNX Runtime
     ultralytics, WEIGHTS           its own prediction of a video, saving, with a checkpoint or a
@@ -37,6 +38,8 @@ STAGES = ("decode", "preprocess", "network", "scores", "argmax", "draw", "encode
 NONE = {"core_ms": float("nan")}
 
 PEERS = Path(__file__).with_name("video_peers.py")
+
+F32 = ("--precision", "f32")
 
 Rounds = list[dict[str, Any]]
 
@@ -72,8 +75,7 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
     clip, frames = str(chosen.clip), str(chosen.frames)
 
     def ours(file: Path, *options: str) -> Callable[[], dict[str, Any]]:
-        command = [sys.executable, "-m", "fcnseg", "bench", str(file), clip, *options]
-        command += ["--short-side", "0", "--json"]
+        command = [sys.executable, "-m", "fcnseg", "bench", str(file), clip, "--json", *options]
         if chosen.frames:
             command += ["--frames", frames]
         return lambda: run(command)
@@ -82,7 +84,7 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
         return lambda: run([sys.executable, str(PEERS), task, str(file), clip, frames])
 
     compared = {
-        f"{model.stem}, {engine}": ours(model, "--engine", engine, "--precision", "f32")
+        f"{model.stem}, {engine}": ours(model, "--short-side", "0", "--engine", engine, *F32)
         for model in chosen.models
         for engine in chosen.engines
     }
