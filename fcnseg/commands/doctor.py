@@ -134,8 +134,8 @@ def _torchvision() -> Row:
         advice = "pip install --force-reinstall torch torchvision, both from the same index"
         text = f"{found}, can't be imported beside torch {_version('torch')}: {reason}"
         return Row("torchvision", text, ok=False, advice=advice)
-    except FcnsegError:  # OpenCV can't be loaded, as its own row says
-        return Row("torchvision", found)
+    except FcnsegError:
+        pass  # OpenCV can't be loaded, as its own row says
     return Row("torchvision", found)
 
 

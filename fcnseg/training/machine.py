@@ -210,8 +210,9 @@ def options_for_minutes(
         return {}
     official = find_backbone(network.spec.backbone).official
     pretrained = config.finetune or (config.backbone_weights != "none" and official)
-    frozen = FROZEN if config.freeze is None and pretrained else config.freeze or 0
-    if frozen != (config.freeze or 0):
+    given = config.freeze or 0
+    frozen = FROZEN if config.freeze is None and pretrained else given
+    if frozen != given:
         steps = _steps(network, replace(config, freeze=frozen), ranks, clock)
     scale = math.sqrt(steps / ENOUGH_STEPS)
     height, width = (
@@ -219,7 +220,7 @@ def options_for_minutes(
     )
     sizes = [f"{height}x{width}", "{}x{}".format(*config.crop)]
     text = f"crops of {sizes[0]}, usually {sizes[1]} (height x width)"
-    text += f", and {frozen} frozen stages" if frozen != (config.freeze or 0) else ""
+    text += f", and {frozen} frozen stages" if frozen != given else ""
     callback(Message(f"--minutes {config.minutes:g}: {text}, so that more steps fit."))
     return {"crop": (height, width), "freeze": frozen}
 

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +244,7 @@ def _run_length_columns(path: Path) -> tuple[str, str, str] | None:
     return (found[0], found[1], found[2]) if found[0] and found[1] else None
 
 
-def _run_length_parse(path: Path, *, along_rows: bool = False) -> Document:
+def _run_length_parse(path: Path) -> Document:
     columns = _run_length_columns(path)
     if columns is None:
         raise ValueError("no columns of images and run lengths")
@@ -262,8 +261,7 @@ def _run_length_parse(path: Path, *, along_rows: bool = False) -> Document:
             if len(runs) >= 2:  # nothing, or -1: an image without anything
                 if len(runs) % 2:
                     raise ValueError(f"{image}: an odd number of starts and lengths")
-                runs = _from_the_first(runs)
-                some.append(Area(name or ONE_CLASS, runs=runs, along_rows=along_rows))
+                some.append(Area(name or ONE_CLASS, runs=_from_the_first(runs)))
     return Document({image: Annotated(image, None, some) for image, some in areas.items()})
 
 
@@ -282,6 +280,11 @@ def _find_run_lengths(listing: Listing) -> Found | None:
         return found
     why = "runs along the rows, not down the columns, follow what the images show"
     return replace(found, store="run-lengths-rows", why=(*found.why, why))
+
+
+def _along_rows(image: Annotated, _: Path) -> Annotated:
+    areas = [replace(area, along_rows=True) for area in image.areas]
+    return replace(image, areas=areas)
 
 
 def _go_along_rows(found: Found) -> bool:
@@ -315,10 +318,8 @@ def _steps_at_edges(labels: NDArray[np.int32], grey: NDArray[np.float32]) -> tup
     count, steps = 0, 0.0
     for axis in (0, 1):
         edge = np.diff(labels, axis=axis) != 0
-        count, steps = (
-            count + int(edge.sum()),
-            steps + float(np.abs(np.diff(grey, axis=axis))[edge].sum()),
-        )
+        count += int(edge.sum())
+        steps += float(np.abs(np.diff(grey, axis=axis))[edge].sum())
     return count, steps
 
 
@@ -331,10 +332,10 @@ FEWEST_VOTES = 3
 
 _WHY = "a CSV of images and run lengths is Kaggle's"
 
-_DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _run_length_parse, _WHY)
+_documents = Cached(_run_length_parse)  # of both: the files are large
 
-ALONG_ROWS = outlined(
-    "run-lengths-rows", _run_length_files, partial(_run_length_parse, along_rows=True), _WHY
-)
+_DOWN_COLUMNS = outlined("run-lengths", _run_length_files, _documents, _WHY)
+
+ALONG_ROWS = outlined("run-lengths-rows", _run_length_files, _documents, _WHY, _along_rows)
 
 RUN_LENGTHS = Format(_find_run_lengths, _DOWN_COLUMNS.read)

@@ -44,9 +44,9 @@ _LABEL_KEYS = marks(b"mask", b"label", b"annot", b"seg", b"gt", b"target")
 def find_pair_list(listing: Listing) -> Found | None:
     """A list of pairs near the top of a folder; lists named after splits are joined."""
     found = []
-    lists = listing.with_suffix(".json")[: _MOST_JSON + 1]  # more are of an image each
-    told = [n for n in lists if any(listing.says(n, (word,)) for word in _LABEL_KEYS)]
-    lists = tuple(told) if len(lists) <= _MOST_JSON else ()
+    jsons = listing.with_suffix(".json")
+    jsons = jsons if len(jsons) <= _MOST_JSON else ()  # else of an image each
+    lists = [name for name in jsons if any(listing.says(name, (key,)) for key in _LABEL_KEYS)]
     for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
         if name.count("/") <= 1:
             rows = _rows(listing.path(name))

@@ -140,10 +140,9 @@ class Manifest:
     def _is_there(self, path: Path) -> bool:
         """Whether an output is there; a remote folder is listed once instead of asked each time."""
         if not isinstance(self._folder, RemotePath):
-            with contextlib.suppress(
-                OSError
-            ):  # a crash of the machine may leave empty files behind
-                return path.stat().st_size > 0 or path.suffix == ".txt"  # YOLO, without objects
+            with contextlib.suppress(OSError):
+                # A crash of the machine may leave empty files; YOLO's are, without objects.
+                return path.stat().st_size > 0 or path.suffix == ".txt"
             return False
         if self._there is None:
             folders = [cast(RemotePath, self._folder / kind) for kind in self._kinds]
