@@ -92,11 +92,14 @@ def _others(rows: Sequence[Record]) -> list[str]:
         if not here:
             continue
         classes = list(here[0]["class_iou"])
-        head = ["network", "backbone weights", *classes, "mIoU", "best mIoU", "parameters (M)"]
-        table = [[*head, "epochs", "minutes"]]
+        near = [f"F1 of {classes[-1]}, 2 px"] if len(classes) == 2 else []
+        head = ["network", "backbone weights", *classes, "mIoU", "best mIoU", *near]
+        table = [[*head, "parameters (M)", "epochs", "minutes"]]
         for cell, some in _by_cell("others", here):
             ious = [_percent([row["class_iou"][name] for row in some]) for name in classes]
             means = [_percent([row[name] for row in some]) for name in ("miou", "best")]
+            if near:
+                means.append(_percent([row.get("near_f1", {}).get(classes[-1]) for row in some]))
             start = " / ".join(_distinct(some, "start"))
             epochs = "/".join(_distinct(some, "epochs_done"))
             size = [_millions(some), epochs, _minutes(some)]

@@ -25,7 +25,7 @@ from fcnseg.io.images import (
 )
 from fcnseg.io.sources import listing
 from fcnseg.io.sources import stdin as piped
-from fcnseg.io.sources.base import Kind, Selection, Source
+from fcnseg.io.sources.base import Selection, Source
 from fcnseg.io.sources.files import (
     ImageFiles,
     WatchedFolder,
@@ -268,8 +268,9 @@ def _open_file(
                 hint="an image (.png ...), a video (.mp4 ...), a folder, or a .txt listing images",
             ) from None
     data = read_bytes(path) if selection.page == "all" else b""
-    kind: Kind = "folder" if count_pages(data) > 1 else "image"
-    return ImageFiles([(path.stem, path)], kind, selection, callback, times=page_times(data))
+    if count_pages(data) <= 1:
+        return ImageFiles([(path.stem, path)], "image", selection, callback)
+    return ImageFiles([(path.stem, path)], "folder", selection, callback, times=page_times(data))
 
 
 def _open_remote(
