@@ -19,13 +19,13 @@ from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
 from fcnseg.datasets.encoding.areas import class_base, look_closer, numbered_by_video
-from fcnseg.datasets.encoding.class_lists import (
-    find_entries,
-    find_masks_dir,
-    read_yaml_names,
+from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
+from fcnseg.datasets.encoding.entries import (
+    counted_from_one,
+    mentioned_in,
     yaml_folder,
+    yaml_text,
 )
-from fcnseg.datasets.encoding.entries import counted_from_one, mentioned_in
 from fcnseg.datasets.encoding.values import Values, total
 from fcnseg.datasets.formats import (
     FORMATS,
@@ -182,7 +182,7 @@ def _find(
         hint = "unpack it, and give the folder" if packed else HINT
         raise DatasetError(f"{root} is {kind}; a dataset is a folder.", hint=hint)
     listing = list_folder(root, callback)
-    sides = declared.sides if declared else ("", find_masks_dir(listing, yaml))
+    sides = declared.sides if declared else ("", _masks_dir(listing, yaml))
     if any(sides):
         found = with_more_masks(listing, find_sides(listing, *sides))
     else:
@@ -226,6 +226,19 @@ def _uses_every_file(found: Found, listing: Listing) -> bool:
         and len(listing.images) <= 2 * len(found.pairs)
         and not (found.orphan_images or found.orphan_labels)
     )
+
+
+def _masks_dir(listing: Listing, yaml: Path | None) -> str:
+    """The folder of labels that a data.yaml names (`masks_dir:`), relative to the listing's; "".
+
+    yaml: the file, if it was given; else those of the folder are looked at.
+    """
+    files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
+    for path in files:
+        folder = yaml_text(path, "masks_dir").strip("/")
+        if folder and any(f"/{folder}/" in f"/{name}" for name in listing.images):
+            return folder
+    return ""
 
 
 HINT = (

@@ -58,8 +58,47 @@ FORMS = {
     "  palm tree: '#008000'\n",
     "label_descriptions.json": '{"info": {}, "categories": [{"id": 0, "name": "sea"}, '
     '{"id": 1, "name": "sand"}, {"id": 2, "name": "palm tree"}]}',
+    "class_values.csv": "Nr;Klasse\n0;sea\n1;sand\n2;palm tree\n",
+    "label_list.csv": ",label_list\n0,sea\n1,sand\n2,palm tree\n",
+    "class_colors.csv": "Class,Color_R,Color_G,Color_B\nsea,0.0,0.0,255.0\nsand,255.0,255.0,0.0\n"
+    "palm tree,0.0,128.0,0.0\n",
+    "class_index.json": '{"classes": {"sea": 0, "sand": 1, "palm tree": 2}}',
+    "id2label.json": '{"id2label": {"0": "sea", "1": "sand", "2": "palm tree"}, "label2id": {}}',
+    "metainfo.json": '{"classes": ["sea", "sand", "palm tree"], '
+    '"palette": [[0, 0, 255], [255, 255, 0], [0, 128, 0]]}',
+    "semantic_labels_0000.json": '{"(0, 0, 255, 255)": {"class": "sea"}, '
+    '"(255, 255, 0, 255)": {"class": "sand"}, "(0, 128, 0, 255)": {"class": "palm tree"}}',
+    "annotation_definitions.json": '{"annotationDefinitions": [{"spec": ['
+    '{"label_name": "sea", "pixel_value": {"r": 0, "g": 0, "b": 255, "a": 255}}, '
+    '{"label_name": "sand", "pixel_value": [255, 255, 0, 255]}, '
+    '{"label_name": "palm tree", "pixel_value": [0, 128, 0, 255]}]}]}',
+    "metadata.json": '{"default_mask_targets": {"0": "sea", "1": "sand", "2": "palm tree"}}',
+    "esri_model_definition.emd": '{"Classes": [{"Value": 0, "Name": "sea"}, '
+    '{"Value": 1, "Name": "sand"}, {"Value": 2, "Name": "palm tree"}]}',
+    "rs19-config.json": '{"labels": [{"name": "sea", "color": [0, 0, 255]}, '
+    '{"name": "sand", "color": "rgb(255, 255, 0)"}, '
+    '{"name": "palm tree", "color_hex": "#008000"}]}',
+    "labels.yaml": "sea: 0\nsand: 1\npalm tree: 2\n",
+    "data.yml": "classes:\n  - name: sea\n    color: [0, 0, 255]\n  - name: sand\n"
+    "    color: '#ffff00'\n  - name: palm tree\n    color: [0, 128, 0]\n",
+    "class_color.txt": "sea #0000ff\nsand: #ffff00\npalm tree = (0, 128, 0)\n",
+    "class_dict.txt": '{\n  "sea": 0,\n  "sand": 1,\n  "palm tree": 2\n}\n',
+    "class_list_of_names.txt": "- class 0: 'sea'\n- class 1: 'sand'\n- class 2: 'palm tree'\n",
+    "label_description.txt": '# ITK-SnAP\n  0  0  0 255  0  0  0  "sea"\n'
+    '  1 255 255  0  1  1  1  "sand"\n  2  0 128  0  1  1  1  "palm tree"\n',
+    "colormap.txt": "# QGIS\nINTERPOLATION:EXACT\n0,0,0,255,255,sea\n1,255,255,0,255,sand\n"
+    "2,0,128,0,255,palm tree\n",
 }
 WITH_COLORS = {
+    "class_colors.csv",
+    "metainfo.json",
+    "semantic_labels_0000.json",
+    "annotation_definitions.json",
+    "rs19-config.json",
+    "data.yml",
+    "class_color.txt",
+    "label_description.txt",
+    "colormap.txt",
     "classes.csv",
     "label_classes.json",
     "color_map.json",
@@ -72,6 +111,17 @@ WITH_COLORS = {
     "colormap.json",
 }
 WITH_VALUES = {
+    "class_values.csv",
+    "label_list.csv",
+    "class_index.json",
+    "id2label.json",
+    "metadata.json",
+    "esri_model_definition.emd",
+    "labels.yaml",
+    "class_dict.txt",
+    "class_list_of_names.txt",
+    "label_description.txt",
+    "colormap.txt",
     "label_classes.json",
     "label_descriptions.json",
     "category.txt",
@@ -118,6 +168,10 @@ def test_a_list_may_be_encoded_as_windows_does(name: str, encoding: str, tmp_pat
         ("class_dict.csv", "a,b\n1,2\n"),
         ("class_dict.csv", ""),
         ("classes.txt", "same\nsame\n"),
+        ("labels.csv", "patient,age\nA 1,45\nB 2,61\n"),
+        ("dataset.json", '{"labels": {"background": 0, "whole": [1, 2, 3], "core": [3]}}'),
+        ("labels.json", '[{"name": "1.jpg", "labels": [{"name": "car"}, {"name": "sign"}]}]'),
+        ("config.json", '{"epochs": 3, "folds": 5}'),
     ],
 )
 def test_other_content_is_no_class_list(name: str, text: str, tmp_path: Path) -> None:

@@ -195,10 +195,18 @@ def test_objects_that_are_numbered_are_no_finer_classes(tmp_path: Path) -> None:
 
 
 def test_folders_may_name_splits_by_two_letters(tmp_path: Path) -> None:
+    parts = ["DIS-TR"] * 3 + ["DIS-VD"] + ["DIS-TE1", "DIS-TE2"]
     for number, picture, labels in scenes():
-        part = "DUTS-TR" if number < 4 else "DUTS-TE"
-        put(tmp_path / f"{part}/{part}-Image/{number}.jpg", picture)
-        put(tmp_path / f"{part}/{part}-Mask/{number}.png", labels * 255)
+        put(tmp_path / f"{parts[number]}/{parts[number]}-Image/{number}.jpg", picture)
+        put(tmp_path / f"{parts[number]}/{parts[number]}-Mask/{number}.png", labels * 255)
+    assert own_split_sizes(describe(tmp_path)) == {"train": 3, "val": 1, "test": 2}
+
+
+def test_a_split_may_stand_before_a_number_and_a_word(tmp_path: Path) -> None:
+    for number, picture, labels in scenes():
+        part = "train" if number < 4 else "test"
+        put(tmp_path / f"nyu_{part}_rgb/nyu_rgb_{number}.png", picture)
+        put(tmp_path / f"{part}13labels/new_nyu_class13_{number}.png", labels)
     assert own_split_sizes(describe(tmp_path)) == {"train": 4, "test": 2}
 
 

@@ -10,17 +10,20 @@ import contextlib
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fcnseg.classes import pack
 from fcnseg.datasets.encoding.entries import (
     Entry,
+    read_color,
     read_items,
+    read_label_map,
     read_lines,
+    read_number,
     text_of,
-    yaml_text,
+    yaml_parts,
     yaml_values,
 )
 from fcnseg.datasets.pairing import Listing, is_image, stem_of
@@ -69,6 +72,11 @@ def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
             entries = _read_as(reader, listing.path(name))
             if _are_complete(entries):
                 return entries, name
+    others = sorted(listing.with_suffix(".json", ".emd"), key=lambda name: name.count("/"))
+    for name in [one for one in others if _ABOUT.search(stem_of(one).lower())][:_MOST_LISTS]:
+        entries = _read_as(_read_inside, listing.path(name))
+        if _are_complete(entries):
+            return entries, name
     return (), ""
 
 
@@ -103,198 +111,198 @@ _LIST_WORDS = frozenset(
 )  # fmt: skip
 """... and perhaps some of these."""
 
-
-def _read_label_map(path: Path) -> list[Entry]:
-    """CVAT's labelmap.txt: name:r,g,b:parts:actions."""
-    entries = []
-    for line in text_of(path).splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, color, *_ = line.split(":")
-            entries.append(Entry(name.strip(), color=read_color(color.split(","))))
-    return entries
-
+_ABOUT = re.compile(r"(?<![a-z])(config|meta(data|info)?|info|dataset|definitions?)(?![a-z])")
+"""The name of a JSON file that says what the classes are, among other things."""
 
 _NAME_WORDS = (
-    "name", "class", "class name", "class_name", "classname", "label", "label_name", "label name",
-    "category", "category_name", "names", "labels", "title",
+    "readable", "name", "class", "classname", "label", "labelname", "category", "categoryname",
+    "names", "labels", "labellist", "title",
 )  # fmt: skip
+"""What the column or the key of the names is called, as `_plain` writes it; of others below too."""
 
 _VALUE_WORDS = (
-    "pixel value", "pixel_value", "value", "id", "index", "class_id", "class id", "label_id",
-    "category_id", "train_id", "trainid", "gray", "grey",
+    "id", "value", "index", "pngindex", "pixelvalue", "classid", "idx", "code", "maskvalue",
+    "labelvalue", "classvalue", "labelid", "categoryid", "trainid", "classindex", "labelindex",
+    "gray", "grey", "grayvalue", "greyvalue",
 )  # fmt: skip
 
-_CHANNEL_WORDS = (("r", "g", "b"), ("red", "green", "blue"))
+_CHANNELS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 
-_COLOR_WORDS = ("color", "colour", "rgb", "hex")
+_COLOR_WORDS = re.compile("colou?r|rgb|hex")
 """A column of whole colours: #ff0000, or three numbers."""
 
 
+def _plain(word: object) -> str:
+    """`Class Name`, `class_name` and `className` as one: classname."""
+    return re.sub(r"[\W_]+", "", str(word)).lower()
+
+
 def _read_table(path: Path) -> list[Entry]:
-    """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv)."""
+    """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv); or of
+    other headings, with one column of names beside numbers or colours."""
     text = text_of(path)
     comma = max(",;\t", key=text.partition("\n")[0].count)
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
-    head = [cell.strip().lower() for cell in rows[0]]
-    known = [head.index(word) for word in _NAME_WORDS if word in head]
-    numbers = sum(map(str.isdecimal, head))
-    if not known and (len(head), numbers) in ((2, 1), (4, 3), (5, 4)):  # without a heading
-        return read_lines(path)
-    name = known[0]
-    value = next((i for i, cell in enumerate(head) if cell in _VALUE_WORDS), None)
-    words = next((some for some in _CHANNEL_WORDS if {*some} <= {*head}), None)
-    rgb = [head.index(word) for word in words] if words else []
-    rgb = rgb or [i for i, cell in enumerate(head) if cell.endswith(_COLOR_WORDS)][:1]
-    return [
+    head, body = rows[0], [row for row in rows[1:] if any(cell.strip() for cell in row)]
+    words, numbers = [_plain(cell) for cell in head], sum(map(str.isdecimal, map(str.strip, head)))
+    if not {*words} & {*_NAME_WORDS} and (len(head), numbers) in ((1, 0), (2, 1), (4, 3), (5, 4)):
+        return read_lines(path)  # without a heading
+    columns = [[row[at].strip() for row in body] for at in range(len(head))]
+    texts = [at for at, cells in enumerate(columns) if not _reads(read_number, *cells)]
+    known = [words.index(word) for word in _NAME_WORDS if word in words]
+    name = next((at for at in known if at in texts), None if texts else known[0])
+    values = [at for at, word in enumerate(words) if word in _VALUE_WORDS and at not in texts]
+    shown = [at for at in texts if at != name and _reads(read_color, *columns[at])]
+    if name is None:
+        (name,) = {*texts} - {*shown}
+    else:
+        shown = [at for at in shown if _COLOR_WORDS.search(words[at])]
+    if len(head) == 2 and not texts[1:] and (not known or "" in words):
+        values = [1 - name]
+    apart = [re.findall("[a-z]+", cell.lower()) for cell in head]
+    rgb = [next((at for at, some in enumerate(apart) if one & {*some}), -1) for one in _CHANNELS]
+    rgb = shown[:1] if min(rgb) < 0 else rgb
+    entries = [
         Entry(
-            row[name].strip(),
-            None if value is None else _number(row[value]),
-            read_color(" ".join(row[column] for column in rgb)) if rgb else None,
+            columns[name][row],
+            read_number(columns[values[0]][row]) if values else None,
+            read_color(" ".join(columns[at][row] for at in rgb)) if rgb else None,
         )
-        for row in rows[1:]
-        if any(cell.strip() for cell in row)
+        for row in range(len(body))
     ]
+    return entries if known or _are_complete(entries) else []
 
 
-def _number(text: str) -> int:
-    """A whole number, which spreadsheets may write as 1.0; ValueError for another."""
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError(f"not a whole number: {text}")
-    return int(number)
+def _reads(reader: Callable[[Any], int], *values: Any) -> bool:
+    """Whether a reader takes some values."""
+    with contextlib.suppress(*STRANGE):
+        return bool([reader(value) for value in values])
+    return False
 
 
 def _read_json(path: Path) -> list[Entry]:
-    """A list of names or of objects with name, id, color; or an object of name: id, color."""
-    data = json.loads(text_of(path))
-    if isinstance(data, Mapping):  # Datumaro's meta file, and its older ones
-        labels, numbered = data.get("labels"), data.get("label_map")
-        if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
-            return _colored(enumerate(labels), data.get("label_colors") or [None] * len(labels))
-        if isinstance(numbered, Mapping):
-            colors = data.get("segmentation_colors") or [None] * len(numbered)
-            return _colored(numbered.items(), colors)
-    for key in ("classes", "names", "labels", "categories"):
-        if isinstance(data, Mapping) and isinstance(data.get(key), list):
-            data = data[key]
+    return _entries_in(json.loads(text_of(path)))
+
+
+def _read_inside(path: Path) -> list[Entry]:
+    """The classes in a JSON file that says other things too (nnU-Net's dataset.json, Mapillary's
+    and Transformers' config.json, a metadata.json)."""
+    data = json.loads(text_of(path)) if path.stat().st_size < _LARGEST else None
+    return _entries_in(data) if _inside(data) is not None else []
+
+
+_INSIDE = (
+    "id2label", "classes", "classnames", "names", "labels", "labelnames", "categories", "labelmap",
+    "labelmapping", "classmapping", "defaultmasktargets", "annotationdefinitions", "spec", "tools",
+    "items",
+)  # fmt: skip
+"""Keys of what may hold the classes in JSON, as `_plain` writes them; Unity's is `spec`."""
+
+_LARGEST = 1 << 20
+"""Bytes of such a file: one that describes all images is larger."""
+
+_PALETTES = ("labelcolors", "segmentationcolors", "palette", "colors")
+
+
+def _inside(data: Any) -> Any:
+    """What holds the classes in an object, or in one of Unity's list; None."""
+    several = isinstance(data, list)  # of which pixels' colours are wanted, not boxes' numbers
+    for one in sorted(data, key=lambda one: "pixel" not in str(one)) if several else [data]:
+        said = {_plain(key): one[key] for key in one} if isinstance(one, Mapping) else {}
+        held = [said[word] for word in (["spec"] if several else _INSIDE) if said.get(word)]
+        if found := [some for some in held if isinstance(some, list | Mapping)]:
+            return found[0]
+    return None
+
+
+def _entries_in(data: Any) -> list[Entry]:
+    """A list of names or of objects with name, id, color; or an object of name: id, color, or the
+    reverse; or what holds one of these."""
+    inside = _inside(data)
+    if inside is not None:
+        entries = _entries_in(inside)
+        said = {_plain(key): data[key] for key in data} if isinstance(data, Mapping) else {}
+        colors = next((said[word] for word in _PALETTES if word in said), ())
+        if isinstance(colors, list) and len(colors) == len(entries):
+            shown = [None if color is None else read_color(color) for color in colors]
+            return [replace(one, color=color) for one, color in zip(entries, shown, strict=True)]
+        return entries
     if isinstance(data, Mapping):
-        return [_entry(name, about) for name, about in data.items()]
-    return [Entry(about) if isinstance(about, str) else _entry("", about) for about in data]
+        if len({isinstance(about, int) for about in data.values()}) > 1:
+            raise ValueError("some classes are of several numbers")  # nnU-Net's regions
+        return [_entry(str(name), about) for name, about in data.items()]
+    return [_listed(about) for about in data]
 
 
-def _read_dataset(path: Path) -> list[Entry]:
-    """nnU-Net's dataset.json (`labels`: name -> number), the Medical Decathlon's (the reverse)."""
-    labels = json.loads(text_of(path))["labels"]
-    reverse = all(str(key).isdecimal() for key in labels)
-    numbered = {str(name): key for key, name in labels.items()} if reverse else labels
-    return [Entry(str(name), int(number)) for name, number in numbered.items()]
+def _listed(about: Any) -> Entry:
+    """One of a list: a name, an object, or a name and its number or colour."""
+    if isinstance(about, list):
+        name, other = about if isinstance(about[0], str) else reversed(about)
+        return _entry(str(name), other)
+    return Entry(about) if isinstance(about, str) else _entry("", about)
 
 
-def _read_config(path: Path) -> list[Entry]:
-    """Mapillary's config.json: `labels`, a list of objects with name and color; Transformers':
-    `id2label`."""
-    data = json.loads(text_of(path))
-    if isinstance(data.get("id2label"), Mapping):
-        return [Entry(str(name), int(number)) for number, name in data["id2label"].items()]
-    return [_entry(about.get("readable") or about["name"], about) for about in data["labels"]]
-
-
-def read_color(color: Any) -> int:
-    """A packed colour from #rrggbb, three numbers, or text with three numbers."""
-    if isinstance(color, str):
-        text = color.strip(" '\"")
-        if re.fullmatch(r"#?[0-9a-fA-F]{6}|#[0-9a-fA-F]{8}", text) and not text.isdecimal():
-            return int(text.lstrip("#")[:6], 16)  # two more digits are opacity
-        color = re.findall(r"\d+", text)
-    red, green, blue = (int(part) for part in color[:3])
-    return pack(red, green, blue)
-
-
-_COLOR = re.compile(r"#[0-9a-fA-F]{6}(?:[0-9a-fA-F]{2})?|[\[(]?(?:\s*\d{1,3}\s*,?){3}[\])]?")
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}(?:[0-9a-fA-F]{2})?|[\[(]?(?:\s*\d{1,3}\s*,?){3,4}[\])]?")
 """A colour as text: #rrggbb, 255, 0, 0 or (255, 0, 0)."""
-
-_NUMBER_KEYS = ("id", "value", "index", "png_index", "pixel_value", "class_id")  # in JSON
-
-
-def _colored(named: Iterable[tuple[Any, Any]], colors: Iterable[Any]) -> list[Entry]:
-    """Entries of (number, name) with their colours, None where one has none."""
-    return [
-        Entry(str(name), int(number), None if color is None else read_color(color))
-        for (number, name), color in zip(named, colors, strict=True)
-    ]
 
 
 def _entry(name: str, about: Any) -> Entry:
     if isinstance(about, str) and name.isdecimal():
         return Entry(about, int(name))
     if isinstance(about, str) and (_COLOR.fullmatch(name) or _COLOR.fullmatch(about)):
-        name, shown = (about, name) if _COLOR.fullmatch(name) else (name, about)  # A2D2: the former
-        return Entry(name, color=read_color(shown))
-    if isinstance(about, int):
+        name, color = (about, name) if _COLOR.fullmatch(name) else (name, about)  # A2D2: the former
+        return Entry(name, color=read_color(color))
+    about = about[0] if isinstance(about, list) and len(about) == 1 else about
+    if isinstance(about, int) and not isinstance(about, bool):
         return Entry(name, about)
     if isinstance(about, Sequence) and not isinstance(about, str):
         return Entry(name, color=read_color(about))
-    if isinstance(about, Mapping):
-        color = next((about[word] for word in _COLOR_WORDS if about.get(word)), None)
-        numbers = [about[word] for word in _NUMBER_KEYS if word in about]
-        value = next(iter(numbers), int(name) if name.isdecimal() else None)
-        value = int(value) if isinstance(value, str) and value.isdecimal() else value
-        own = next((str(about[word]) for word in _NAME_WORDS if about.get(word)), "")
-        name = own if not name or name.isdecimal() else name
-        if not name:
-            raise ValueError(f"a class without a name: {about!r}")
-        return Entry(
-            name,
-            value if isinstance(value, int) else None,
-            None if color is None else read_color(color),
-        )
-    raise ValueError(f"not a class: {about!r}")
+    if not isinstance(about, Mapping):
+        raise ValueError(f"not a class: {about!r}")
+    said = {_plain(key): value for key, value in about.items() if value is not None}
+    shown: list[Any] = [value for key, value in said.items() if _COLOR_WORDS.search(key)]
+    shown += [said.get("pixelvalue"), said, name if _COLOR.fullmatch(name) else ""]
+    colors = [read_color(value) for value in shown if _reads(read_color, value)]
+    numbers = [said[word] for word in _VALUE_WORDS if word in said]
+    numbers += [name] if name.isdecimal() else []
+    value = next((int(one) for one in numbers if re.fullmatch(r"-?\d+", str(one))), None)
+    own = next((str(said[word]) for word in _NAME_WORDS if said.get(word)), "")
+    name = own if not name or name.isdecimal() or _COLOR.fullmatch(name) else name
+    if not name:
+        raise ValueError(f"a class without a name: {about!r}")
+    return Entry(name, value, colors[0] if colors else None)
 
 
 _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
-    (("labelmap.txt",), _read_label_map), (("label_map.pbtxt", "labelmap.prototxt"), read_items),
-    (
-        (
-            "_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv", "labels.csv",
-            "label_map.csv", "labelmap.csv",
-        ),
-        _read_table,
-    ),
-    (
-        (
-            "classes.txt", "class_names.txt", "names.txt", "labels.txt", "obj.names", "codes.txt",
-            "label_colors.txt",
-        ),
-        read_lines,
-    ),
+    (("labelmap.txt",), read_label_map),
+    (("label_map.pbtxt", "labelmap.prototxt"), read_items),
+    (("_classes.csv", "class_dict.csv", "class_dict_seg.csv", "classes.csv", "labels.csv",
+      "label_map.csv", "labelmap.csv"), _read_table),
+    (("classes.txt", "class_names.txt", "names.txt", "labels.txt", "obj.names", "codes.txt",
+      "label_colors.txt"), read_lines),
     (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
       "colormap.json", "palette.json", "obj_class_to_machine_color.json"), _read_json),
-    (("dataset.json",), _read_dataset),
-    (("config.json", "config_v1.2.json", "config_v2.0.json"), _read_config),
+    (("dataset.json", "config.json", "config_v1.2.json", "config_v2.0.json"), _read_inside),
 )  # fmt: skip
 
 _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {
-    ".csv": _read_table, ".json": _read_json, ".pbtxt": read_items, ".prototxt": read_items,
-    ".txt": read_lines, ".names": read_lines,
+    ".csv": _read_table, ".tsv": _read_table, ".json": _read_json, ".pbtxt": read_items,
+    ".prototxt": read_items, ".txt": read_lines, ".names": read_lines,
 }  # fmt: skip
-
-
-_YAML_COLOR = re.compile(r"['\"]?([^:'\"]+)['\"]?\s*:\s*(\[[\d\s,]+\]|['\"]?#[0-9a-fA-F]{6}['\"]?)")
-"""A line of a YAML file with a name and its colour."""
 
 
 def read_yaml_names(path: Path) -> list[Entry]:
     """The `names:` of a YOLO data.yaml, and what its `label_mapping:` says is stored for them; or
-    the `classes:` of another YAML file."""
+    the `classes:` of another YAML file, or what its name says it lists (labels.yaml)."""
     text = text_of(path)
     names = yaml_values(text, "names")
     if not names:
-        for key in ("classes", "colors", "palette"):
-            colored = [_YAML_COLOR.fullmatch(one) for one in yaml_values(text, key).values()]
-            if colored and all(colored):
-                return [Entry(one[1], color=read_color(one[2])) for one in filter(None, colored)]
-        names = yaml_values(text, "classes")
-        names = {} if any(":" in name for name in names.values()) else names
+        keys = ["classes", "colors", "palette", "class_names", "label_map", "id2label"]
+        if {*re.findall("[a-z]+", path.stem.lower())} <= _LIST_HEADS | _LIST_WORDS:
+            keys += ["labels", "categories", "all"]
+            text += "\nall:\n" + "".join(f" {line}\n" for line in text.splitlines())
+        found = [entries for key in keys if len(entries := _of_parts(yaml_parts(text, key))) > 1]
+        return next((some for some in found if some[0].color is not None), [*found, []][0])
     stored: dict[str, list[int]] = {}
     ignored = []
     for value, meant in yaml_values(text, "label_mapping").items():
@@ -313,28 +321,19 @@ def read_yaml_names(path: Path) -> list[Entry]:
     return entries + rest
 
 
-def yaml_folder(path: Path) -> Path:
-    """The folder a data.yaml is about: its `path:` where that is here, else its own.
-
-    Such files travel: an absolute path is another machine's as a rule.
-    """
-    folder = path.parent / yaml_text(path, "path")
-    with contextlib.suppress(OSError):  # a name too long for any disk
-        return folder if folder.is_dir() else path.parent
-    return path.parent
-
-
-def find_masks_dir(listing: Listing, yaml: Path | None) -> str:
-    """The folder of labels that a data.yaml names (`masks_dir:`), relative to the listing's; "".
-
-    yaml: the file, if it was given; else those of the folder are looked at.
-    """
-    files = [yaml] if yaml else map(listing.path, listing.with_suffix(".yaml", ".yml"))
-    for path in files:
-        folder = yaml_text(path, "masks_dir").strip("/")
-        if folder and any(f"/{folder}/" in f"/{name}" for name in listing.images):
-            return folder
-    return ""
+def _of_parts(parts: Sequence[str]) -> list[Entry]:
+    """The classes in the parts of a YAML list or mapping; [] where they say something else."""
+    pairs = [part.lstrip("- ").partition(":")[::2] for part in parts]
+    if not any(":" in part for part in parts):
+        return [Entry(name.strip(" '\""), number) for number, (name, _) in enumerate(pairs)]
+    if not all(value for _, value in pairs):
+        return []
+    cells = [(key.strip(" '\""), value.strip(" '\"")) for key, value in pairs]
+    if any(part.startswith("-") for part in parts):
+        starts = [at for at, part in enumerate(parts) if part.startswith("-")]
+        ends = [*starts[1:], len(parts)]
+        return [_entry("", dict(cells[a:b])) for a, b in zip(starts, ends, strict=True)]
+    return [_entry(key, int(value) if value.isdecimal() else value) for key, value in cells]
 
 
 def find_yaml_names(listing: Listing) -> tuple[tuple[Entry, ...], str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
 from fcnseg.errors import cannot_read
@@ -119,44 +120,146 @@ def read_items(path: Path) -> list[Entry]:
     return [Entry(BINARY[0], 0), *entries] if bare else entries
 
 
+def read_label_map(path: Path) -> list[Entry]:
+    """CVAT's labelmap.txt: name:r,g,b:parts:actions."""
+    entries = []
+    for line in text_of(path).splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, color, *_ = line.split(":")
+            entries.append(Entry(name.strip(), color=read_color(color.split(","))))
+    return entries
+
+
+def read_color(color: Any) -> int:
+    """A packed colour from #rrggbb, three numbers (fractions of 1 too), {"r", "g", "b"}, or text
+    with three numbers; ValueError for other text."""
+    if isinstance(color, Mapping):
+        color = [color[channel] for channel in "rgb"]
+    if isinstance(color, str):
+        text = color.strip(" '\"")
+        if re.fullmatch(r"#?[0-9a-fA-F]{6}|#[0-9a-fA-F]{8}", text) and not text.isdecimal():
+            return int(text.lstrip("#")[:6], 16)  # two more digits are opacity
+        color = re.findall(r"\d+(?:\.\d+)?", text)
+    red, green, blue = (float(part) for part in color[:3])
+    fractions = max(red, green, blue) <= 1 and any("." in str(part) for part in color[:3])
+    scale = 255 if fractions else 1
+    return pack(round(red * scale), round(green * scale), round(blue * scale))
+
+
+def read_number(text: str) -> int:
+    """A whole number, which spreadsheets may write as 1.0; ValueError for another."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"not a whole number: {text}")
+    return int(number)
+
+
 def read_lines(path: Path) -> list[Entry]:
     """A name on each line, perhaps with its number before or behind it, or its colour beside it."""
     lines = [line.strip() for line in text_of(path).splitlines()]
-    lines = [line for line in lines if line and (not line.startswith("#") or _HEX.match(line))]
-    if len(lines) == 1 and "," in lines[0]:  # all names on one line, perhaps as Python writes them
-        lines = [part.strip(" '\"") for part in lines[0].strip("[]()").split(",")]
+    lines = [line for line in lines if not line.startswith("#") or _HEX.match(line)]
+    lines = [line for line in lines if re.search(r"\w", line) and "INTERPOLATION:" not in line]
+    if len(lines) == 1 and re.search("[,;]", lines[0]):  # all on one line, perhaps as Python's
+        lines = re.split("[,;]", re.sub(r"^\w+\s*=\s*", "", lines[0]).strip("[](){}"))
+    lines = [_QUOTES.sub("", line).strip(" \t,;") for line in lines]
+    if all(line.startswith(("- ", "* ")) for line in lines):
+        lines = [line[2:].strip() for line in lines]
     head = {*re.findall(r"\w+", lines[0].lower())} if lines else set()
     lines = lines[1:] if len(head) > 1 and head <= _HEADINGS else lines
+    counted = [(found[2], found[1]) for found in map(_COUNTED.match, lines) if found]
     behind = [(found[1], found[2]) for found in map(_BEHIND.match, lines) if found]
-    columns = [len({*column}) for column in zip(*behind, strict=True)]
-    if len(lines) > 1 and columns == [len(lines)] * 2:  # else `zone 1`, `zone 2` are names
-        return [Entry(name, int(number)) for name, number in behind]
-    entries = [_entry_of(line) for line in lines]
+    for pairs in (counted, behind):
+        columns = [len({*column}) for column in zip(*pairs, strict=True)]
+        if len(lines) > 1 and columns == [len(lines)] * 2:  # else `zone 1`, `zone 2` are names
+            return [Entry(name, int(number)) for name, number in pairs]
+    entries = _with_numbers(lines) or [_entry_of(line) for line in lines]
     return [entry for entry in entries if entry.name != "__ignore__"]  # labelme's index -1
 
 
 _HEADINGS = frozenset(
-    ["id", "ids", "index", "name", "names", "class", "label", "value", "category"]
-)
+    [
+        "id", "ids", "idx", "index", "name", "names", "class", "label", "value", "category", "r",
+        "g", "b", "red", "green", "blue", "rgb", "color", "colour", "hex",
+    ]
+)  # fmt: skip
 """The words of a line that names the columns."""
 
-_BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d)])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
+_QUOTES = re.compile(r"(?<!\w)['\"]|['\"](?!\w)")
+
+_COUNTED = re.compile(r"^(?:class|label)[ _]?(\d+)\s*[:=-]\s*(\S.*)$", re.IGNORECASE)
+"""class 0: sea"""
+
+_BEHIND = re.compile(r"^([^\W\d](?:.*[^\W\d])?)\s*(?:[=:,;\t ]|->)\s*(\d+)$")
 """A name with its number behind it."""
+
+_NUMBERS = re.compile(
+    r"^((?:[\d.]+[\s,;:]+){4,})(.*[^\W\d].*)$|^(.*[^\W\d])[\s,;:]((?:[\s,;:]*\b\d+){4,})$"
+)
+"""A name with four numbers or more before or behind it."""
+
+
+def _with_numbers(lines: Sequence[str]) -> list[Entry]:
+    """Lines of a name, its number, a colour and perhaps more (ITK-SNAP, QGIS), or of a name and a
+    colour with its opacity; [] for others."""
+    rows = [found.groups("") for found in map(_NUMBERS.match, lines) if found]
+    numbers = [[int(float(one)) for one in re.findall(r"[\d.]+", a + b)] for a, _, _, b in rows]
+    if not rows or len(rows) < len(lines) or max(map(max, numbers)) > IGNORE:
+        return []
+    first = [row[0] for row in numbers]
+    at = int(min(map(len, numbers)) > 4 or first == sorted({*first}))
+    return [
+        Entry((before + behind).strip(), row[0] if at else None, pack(*row[at : at + 3]))
+        for row, (_, before, behind, _) in zip(numbers, rows, strict=True)
+    ]
 
 
 _HEX = re.compile(r"^#([0-9a-fA-F]{6})[\s,:;]+(\S.*)$")
+
+_HEX_BEHIND = re.compile(r"^(.*?)[\s,:;=]+\(?#([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?\)?$")
 
 
 def _entry_of(line: str) -> Entry:
     if hexes := _HEX.match(line):
         return Entry(hexes[2], color=int(hexes[1], 16))
+    if hexes := _HEX_BEHIND.match(line):
+        return replace(_entry_of(hexes[1]), color=int(hexes[2], 16))
     color = re.search(r"\b(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\b", line)
     if color and max(int(part) for part in color.groups()) <= 255:
-        name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;()[]")
+        name = (line[: color.start()] + line[color.end() :]).strip(" \t,:;()[]=")
         name = re.sub(r"^\d+\s*[:,;\s]\s*", "", name)
         return Entry(name, color=pack(*(int(part) for part in color.groups())))
     numbered = re.match(r"^(\d+)\s*(?:->|[:,;=\t ]|[.)-]\s)\s*(\S.*)$", line)
     return Entry(numbered[2].strip(), int(numbered[1])) if numbered else Entry(line)
+
+
+def yaml_folder(path: Path) -> Path:
+    """The folder a data.yaml is about: its `path:` where that is here, else its own.
+
+    Such files travel: an absolute path is another machine's as a rule.
+    """
+    folder = path.parent / yaml_text(path, "path")
+    with contextlib.suppress(OSError):  # a name too long for any disk
+        return folder if folder.is_dir() else path.parent
+    return path.parent
+
+
+def yaml_parts(text: str, key: str) -> list[str]:
+    """What stands under a key, in brackets or on lines: the parts of a list or mapping."""
+    start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
+    if start is None:
+        return []
+    inline = start[1].split(" #")[0].strip()
+    if inline.startswith(("[", "{")):
+        close = "]" if inline[0] == "[" else "}"
+        listed = text[start.start(1) : text.index(close, start.start(1))][1:]
+        parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
+    elif inline and not inline.startswith("#"):
+        return []
+    else:
+        block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
+        lines = (block[0] if block else "").splitlines()
+        parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+    return [part for part in parts if part]
 
 
 def yaml_values(text: str, key: str) -> dict[str, str]:
@@ -164,22 +267,8 @@ def yaml_values(text: str, key: str) -> dict[str, str]:
 
     Lists are numbered from "0".
     """
-    start = re.search(rf"^{key}[ \t]*:[ \t]*(.*)$", text, re.MULTILINE)
-    if start is None:
-        return {}
-    inline = start[1].split(" #")[0].strip()
-    if inline.startswith(("[", "{")):
-        close = "]" if inline[0] == "[" else "}"
-        listed = text[start.start(1) : text.index(close, start.start(1))][1:]
-        parts = [part.strip() for part in listed.replace("\n", " ").split(",")]
-    elif inline and not inline.startswith("#"):
-        return {}
-    else:
-        block = re.match(r"(?:\s*\n|[ \t]+.*\n|-.*\n)*", text[start.end() + 1 :] + "\n")
-        lines = (block[0] if block else "").splitlines()
-        parts = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
     found: dict[str, str] = {}
-    for part in filter(None, parts):
+    for part in yaml_parts(text, key):
         entry = re.match(r"^(?:-\s*|['\"]?(-?\d+)['\"]?\s*:\s*)?(.*)$", part)
         if entry is not None:
             number = str(len(found)) if entry[1] is None else entry[1]

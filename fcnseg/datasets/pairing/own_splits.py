@@ -153,7 +153,9 @@ def _name_split(pair: Pair, _: Path) -> SplitName:
     return ends.pop() if len(ends) == 1 else ""
 
 
-_SHORT: Mapping[str, SplitName] = {"tr": "train", "va": "val", "te": "test", "ts": "test"}
+_SHORT: Mapping[str, SplitName] = {
+    "tr": "train", "va": "val", "vd": "val", "te": "test", "ts": "test"
+}  # fmt: skip
 """Words for splits that mean other things too, unless all files have one (DUTS-TR, imagesTs)."""
 
 

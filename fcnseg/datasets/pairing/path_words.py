@@ -212,9 +212,14 @@ def _in_order(some: Sequence[int], more: Sequence[int]) -> bool:
 
 
 def _chunks(name: str) -> list[str]:
-    """Runs of letters and digits in a path without its suffix, numbers without padding."""
-    parts = CHUNK.findall(CAMEL.sub("_", without_suffix(name)))
-    return [str(int(part)) if part.isdecimal() else part.lower() for part in parts]
+    """Runs of letters and digits in a path without its suffix, numbers without padding; of letters
+    or digits where a run names a split between others (train13labels)."""
+    parts = []
+    for part in CHUNK.findall(CAMEL.sub("_", without_suffix(name))):
+        runs = RUN.findall(part.lower())
+        apart = len(runs) > 2 and not SPLIT_WORDS.keys().isdisjoint(runs)
+        parts += runs if apart else [part.lower()]
+    return [str(int(part)) if part.isdecimal() else part for part in parts]
 
 
 def _recurring(paths: Iterable[Sequence[str]]) -> frozenset[str]:
