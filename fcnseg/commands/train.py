@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,10 @@ from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
+    held,
     options_like,
     refuse_edited,
+    refuse_run,
     stored_options,
 )
 from fcnseg.training.run_folder.state import TrainState, environment, load_state, note_environment
@@ -98,10 +100,12 @@ def train(
     found = several_in(run.folder) if run else None
     if found or is_several(config):
         return _train_all(config, asked, found, ranks, callback)
-    with process_settings(ranks.device):
+    with process_settings(ranks.device), ExitStack() as stack:
         if run is None:
-            setup, trainer = _begin(config, ranks, callback, began)
+            setup, trainer = _begin(config, ranks, callback, began, stack)
         else:
+            if ranks.main:
+                stack.enter_context(held(run))
             setup, trainer = _resume(asked, run, ranks, callback, began)
         with _discarded_unless_begun(trainer.run, ranks, None if run else trainer.state):
             if ranks.main:
@@ -168,9 +172,9 @@ def _run_to_resume(config: TrainConfig, ranks: Distributed) -> RunFolder | None:
 
 
 def _begin(
-    config: TrainConfig, ranks: Distributed, callback: Callback, began: float
+    config: TrainConfig, ranks: Distributed, callback: Callback, began: float, stack: ExitStack
 ) -> tuple[TrainSetup, Trainer]:
-    """Everything up to the first step of a new run."""
+    """Everything up to the first step of a new run. stack: holds its folder."""
     _refuse_no_data(config)
     assert config.data is not None
     refuse_taken(config.out)
@@ -189,6 +193,8 @@ def _begin(
     step = make_step(setup)
     run = ranks.broadcast(new_run(config.out) if ranks.main else None)  # every check has passed
     assert run is not None, "the main process has made one"
+    if ranks.main:
+        stack.enter_context(held(run))
     state = TrainState(images=len(data), micro_batches=config.accumulate)
     with _discarded_unless_begun(run, ranks):
         if config.folds and ranks.main:
@@ -202,6 +208,7 @@ def _refuse_no_data(config: TrainConfig) -> None:
             "No dataset folder was given.",
             hint="fcnseg train FOLDER; to resume an interrupted run: fcnseg train --resume",
         )
+    refuse_run(config.data)
 
 
 @contextmanager
@@ -317,6 +324,12 @@ def _where(run: RunFolder, state: TrainState, sampler: BatchSampler, config: Tra
         )
     if len(state.rows) >= sampler.epochs:
         return f"{run.folder} is finished: {sampler.epochs} epochs. A higher --epochs continues it."
+    if state.is_patience_over(config.patience):
+        waited = counted(config.patience, "epoch")
+        return (
+            f"{run.folder} is finished: no better mIoU for {waited}. A higher --patience, or 0 "
+            "for none, continues it."
+        )
     inside = state.step - len(state.rows) * sampler.epoch_steps
     return (
         f"Resuming {run.folder}: epoch {len(state.rows) + 1} of {sampler.epochs}, "

@@ -12,7 +12,7 @@ import torch
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import Batch, Pace
-from fcnseg.errors import Interrupted, TrainingError, is_out_of_memory, typed
+from fcnseg.errors import Interrupted, TrainingError, counted, is_out_of_memory, typed
 from fcnseg.metrics import Report
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.progress import Callback, EpochEnd, Event, Message, Progress, StopSignal
@@ -244,7 +244,7 @@ class Trainer:
         self._validation_seconds = time.perf_counter() - began
         state.seconds += self._validation_seconds
         row = self._row(report)
-        best = row["miou"] > state.best
+        best = row["miou"] > state.best or not self.run.best.exists()
         state.best = max(state.best, row["miou"])
         if self.ranks.main:
             self._write_checkpoints(report, best=best)
@@ -258,8 +258,8 @@ class Trainer:
             self.run.write_results(state.rows)
         self.callback(EpochEnd(self._epoch_number, self.config.epochs, row, report.class_iou, best))
         if self._is_patience_over():
-            text = f"No better mIoU for {self.config.patience} epochs: training ends early."
-            self.callback(Message(text))
+            waited = counted(self.config.patience, "epoch")
+            self.callback(Message(f"No better mIoU for {waited}: training ends early."))
 
     def _row(self, report: Report) -> dict[str, float | int]:
         state = self.state
@@ -288,9 +288,7 @@ class Trainer:
             checkpoint.save(self.run.best)
 
     def _is_patience_over(self) -> bool:
-        scores = [row["miou"] or 0.0 for row in self.state.rows] or [0.0]
-        waited = len(scores) - 1 - scores.index(max(scores))
-        return 0 < self.config.patience <= waited
+        return self.state.is_patience_over(self.config.patience)
 
     def _stopping(self, stop: StopSignal) -> Callback:
         """A callback that interrupts the validation when the user wants to stop."""

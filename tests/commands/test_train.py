@@ -369,6 +369,7 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
     finished = train(TrainConfig.make({"data": out, "resume": True}))
     assert finished.epochs == 1
     assert any("is finished" in text for text in caplog.messages)
+    (out / "best.safetensors").unlink()  # by accident: the next epoch's takes its place
     longer = train(TrainConfig.make({"data": out, "epochs": 2, "resume": True}))
     assert longer.epochs == 2
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
@@ -451,6 +452,7 @@ def test_patience_ends_a_training(folder: Path, tmp_path: Path, caplog) -> None:
     assert any("ends early" in text for text in caplog.messages)
     again = train(TrainConfig.make({"data": result.run, "resume": True}))
     assert again.epochs == 2
+    assert any("is finished: no better mIoU for 1 epoch." in text for text in caplog.messages)
 
 
 def spoil(monkeypatch, steps: set[int], times: int = 99) -> None:

@@ -1,5 +1,6 @@
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
+    held,
     refuse_edited,
     stored_options,
 )
+from fcnseg.training.run_folder.state import TrainState, save_state
 
 DECIDED = {"crop": (32, 32), "upsample": "fixed", "class_weights": "none"}
 """What a training decides by the data, besides the number of epochs."""
@@ -104,6 +107,32 @@ def test_no_such_run(tmp_path: Path) -> None:
         find_run(TrainConfig(data=tmp_path / "a", out=tmp_path / "b", resume=True), tmp_path)
     found = find_run(TrainConfig(data=tmp_path / "a", out=tmp_path / "a", resume=True), tmp_path)
     assert found.folder == tmp_path / "a"
+
+
+def test_a_file_of_a_run_is_no_dataset(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tmp_path / "data", epochs=3, done=1, age=0)
+    with pytest.raises(OptionError, match="a file of a run, not a dataset") as caught:
+        find_run(TrainConfig(data=run.last, resume=True), tmp_path / "runs")
+    assert f"fcnseg train {run.folder} --resume" in caught.value.hint
+
+
+def test_a_run_whose_patience_is_over_is_finished(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "train1", tmp_path / "data", epochs=9, done=2, age=0)
+    run.write_config(replace(stored_options(run), patience=1))
+    for rows, found in (([{"miou": 0.5}], True), ([{"miou": 0.5}, {"miou": 0.5}], False)):
+        save_state(run.state, TrainState(rows=rows), {})
+        unfinished = find_unfinished(TrainConfig(data=tmp_path / "data"), tmp_path)
+        assert (unfinished == run) is found
+
+
+def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    run = RunFolder(tmp_path)
+    refused = pytest.raises(OptionError, match="is being trained by another process")
+    with held(run), refused, held(run):
+        pass
+    with held(run):
+        pass
 
 
 def test_a_run_without_a_state(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ class TrainState:
         means = {"unlabeled_loss": self.unlabeled_sum, "confident": self.confident_sum}
         return {name: total / steps for name, total in means.items()} if steps else {}
 
+    def is_patience_over(self, patience: int) -> bool:
+        """Whether that many epochs, or more, came after the best one; 0 = never."""
+        scores = [row["miou"] or 0.0 for row in self.rows] or [0.0]
+        return 0 < patience <= len(scores) - 1 - scores.index(max(scores))
+
     def end_epoch(self) -> None:
         """The next step is the first of another epoch."""
         self.loss_sum = self.aux_sum = self.epoch_seconds = 0.0
