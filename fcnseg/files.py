@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from fcnseg.errors import LONGEST_NAME, OptionError
+from fcnseg.errors import LONGEST_NAME, OptionError, user_path
 
 IN_MEMORY = 2**25
 """Bytes of an upload that are kept in memory; more go to a temporary file."""
@@ -57,14 +57,15 @@ class StagedPath(type(Path())):  # type: ignore[misc]
 
 def cache_folder() -> Path:
     """Where fcnseg keeps what it can make again: FCNSEG_CACHE, else the system's place."""
-    named = os.environ.get("FCNSEG_CACHE")
-    if named:
+    if named := os.environ.get("FCNSEG_CACHE"):
         return Path(named)
+    if not (home := user_path("~")).is_absolute():  # a container's user without a name
+        home = Path(tempfile.gettempdir())
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fcnseg" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA") or home) / "fcnseg" / "cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "fcnseg"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcnseg"
+        return home / "Library" / "Caches" / "fcnseg"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "fcnseg"
 
 
 def stamp(path: Path) -> list[int]:

@@ -104,9 +104,7 @@ def train(
         if run is None:
             setup, trainer = _begin(config, ranks, callback, began, stack)
         else:
-            if ranks.main:
-                stack.enter_context(held(run))
-            setup, trainer = _resume(asked, run, ranks, callback, began)
+            setup, trainer = _resume(asked, run, ranks, callback, began, stack)
         with _discarded_unless_begun(trainer.run, ranks, None if run else trainer.state):
             if ranks.main:
                 before = run or (RunFolder(like) if like else None)
@@ -242,8 +240,11 @@ def _resume(
     ranks: Distributed,
     callback: Callback,
     began: float,
+    stack: ExitStack,
 ) -> tuple[TrainSetup, Trainer]:
-    """Everything up to the next step of a run."""
+    """Everything up to the next step of a run. stack: holds its folder."""
+    if ranks.main:
+        stack.enter_context(held(run))
     if asked.get("sanity"):
         raise OptionError(
             "--sanity checks a new run before its first step; this run has begun.", hint="omit it"

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.errors import shown
+from fcnseg.errors import shown, user_path
 from fcnseg.io import cv2
 from fcnseg.io.images import resize_image
 
@@ -314,6 +314,6 @@ def _span(text: str) -> tuple[int, int]:
 def _files() -> Iterator[str]:
     """Files of fonts in the system's folders."""
     for folder in _FOLDERS.get(sys.platform, _FOLDERS["linux"]):
-        for path in Path(os.path.expandvars(folder)).expanduser().rglob("*"):
+        for path in user_path(os.path.expandvars(folder)).rglob("*"):
             if path.suffix.lower() in _SUFFIXES:
                 yield str(path)

@@ -137,6 +137,10 @@ def test_the_cache_folder_can_be_named(cache: Path, monkeypatch: pytest.MonkeyPa
     assert cache_folder() == cache
     monkeypatch.delenv("FCNSEG_CACHE")
     assert cache_folder().name in ("fcnseg", "cache")
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # a user without a name
+    assert cache_folder().is_absolute()
 
 
 def test_records_need_their_stamp(tmp_path: Path) -> None:
