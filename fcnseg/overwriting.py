@@ -167,7 +167,9 @@ def refuse_overwriting(
 _NAMES = {
     "--html": (".html", ".htm"),
     "--contact": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
-}
+    **dict.fromkeys(("--csv", "--confusion"), (".csv", ".txt")),
+    "--latex": (".tex", ".txt"), "--markdown": (".md", ".markdown", ".txt"),
+}  # fmt: skip
 """How names of what an option writes end, where they have an ending at all."""
 
 _TELLABLE = ("--html", "--csv", "--confusion", "--latex", "--markdown")
@@ -180,8 +182,7 @@ def refuse_unwritable(outputs: Iterable[Named]) -> None:
     Devices, pipes and standard output are let through; a config refuses "-" where that can't be.
     """
     for what, path in outputs:
-        special = path.exists() and not (path.is_file() or path.is_dir())
-        if is_stdout(path) or special:
+        if is_stdout(path) or is_special(path):
             continue
         endings = _NAMES.get(what, ())
         if endings and path.suffix and path.suffix.lower() not in endings:

@@ -340,7 +340,7 @@ def test_a_place_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("option", ["--csv", "--confusion", "--latex", "--markdown", "--html"])
 def test_a_table_or_page_replaces_only_one_of_its_kind(option: str, tmp_path: Path) -> None:
-    path = tmp_path / "file.html"
+    path = tmp_path / "file"
     for own in (b"", b"image,height,width,ignored,\n", b'<meta name="generator" content="fcnseg">'):
         path.write_bytes(own)
         refuse_unwritable([(option, path)])

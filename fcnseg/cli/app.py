@@ -67,7 +67,8 @@ def _done(result: Any) -> int:  # noqa: ARG001 - the others look at the result
 
 def _some_failed(result: Any) -> int:
     """3 when some of the inputs or outputs failed and the rest is done."""
-    return SomeFailed.exit_status if result.failed else 0
+    failed = result.failed or getattr(result, "unusable", ())
+    return SomeFailed.exit_status if failed else 0
 
 
 def _unusable(result: Any) -> int:
@@ -99,7 +100,9 @@ COMMANDS = {
     "compare": _Command(
         "analysis.compare", "compare", config.CompareConfig, tables.show_compare, _some_failed
     ),
-    "review": _Command("analysis.review", "review", config.ReviewConfig, tables.show_review),
+    "review": _Command(
+        "analysis.review", "review", config.ReviewConfig, tables.show_review, _some_failed
+    ),
     "infer": _Command("infer", "infer", config.InferConfig, tables.show_infer, _some_failed),
     "viz": _VIZ,
     "visualize": _VIZ,

@@ -111,15 +111,20 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
 
 def _only(name: str, value: Any, option: Option) -> Any:
     """A value as it was given; OptionError for several where the last would be taken silently."""
-    if not option.once:
+    if not instead_of_twice(name, option):
         return value
     if len(value) > 1:
         flag = spelled(name, option)
         raise OptionError(
             f"{flag} was given {len(value)} times: {', '.join(value)}; expected one.",
-            hint=option.once,
+            hint=instead_of_twice(name, option),
         )
     return value[0]
+
+
+def instead_of_twice(name: str, option: Option) -> str:
+    """What to do instead of giving an option several times; "" where that is no mistake."""
+    return option.once or ("run the command once for each place" if name in OUTPUTS else "")
 
 
 def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: str | None) -> None:
@@ -137,7 +142,7 @@ def _parameters(config: type[Any]) -> list[inspect.Parameter]:
     """One for each option, and a hidden one for each that has other spellings."""
     made, hints = [], get_type_hints(config)
     for name, option in options_of(config).items():
-        kind = list[str] if option.once else _flag_type(hints[name])
+        kind = list[str] if instead_of_twice(name, option) else _flag_type(hints[name])
         info = _info(name, option, hints[name], vars(config)[name])
         made.append(_keyword(name, Annotated[kind | None, info], None))
         if option.hidden:

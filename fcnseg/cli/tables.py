@@ -108,7 +108,8 @@ def show_eval(result: Any) -> None:
         f"mIoU {percent(report['miou'])}   pixel accuracy {percent(report['pixel_accuracy'])}   "
         f"mean accuracy {percent(report['mean_accuracy'])}"
     )
-    _print(f"frequency-weighted IoU {percent(report['fw_iou'])}   images {report['images']}")
+    more = f", {len(result.unusable)} more can't be read" if result.unusable else ""
+    _print(f"frequency-weighted IoU {percent(report['fw_iou'])}   images {report['images']}{more}")
     _print(
         f"mean Dice {percent(report['mean_dice'])}   boundary IoU "
         f"{percent(report['boundary_iou'])}   edge F1 {percent(report['boundary_f1'])} "

@@ -20,7 +20,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import MediaError, OptionError, counted, to_bytes
+from fcnseg.errors import MediaError, OptionError, counted, to_bytes, with_name
 from fcnseg.files import is_stdout
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
@@ -64,6 +64,7 @@ class EvalResult:
     part of the dataset. model: the file of a single one. left_out: pairs of the other parts.
     problems: what `check` calls errors, a sentence each. outputs: the files that were written;
     failed: those that could not be. findings: all that `check` found, with its severity.
+    unusable: images of the split that could not be read and are not scored: (name, why).
     """
 
     scores: Scores
@@ -76,6 +77,7 @@ class EvalResult:
     outputs: tuple[Path, ...] = ()
     findings: tuple[tuple[str, str], ...] = ()
     failed: tuple[Path, ...] = ()
+    unusable: tuple[tuple[str, str], ...] = ()
 
     @property
     def report(self) -> Report:
@@ -107,6 +109,7 @@ class EvalResult:
             "absent_predicted": self.report.absent_predicted,
             "split": self.split,
             "left_out": self.left_out,
+            "unusable": [{"name": name, "why": why} for name, why in self.unusable],
             "problems": list(self.problems),
             "protocol": dict(self.protocol),
             "outputs": [str(path) for path in self.outputs],
@@ -190,11 +193,10 @@ def evaluate_split(
     began = time.perf_counter()
     ranks = ranks or Distributed.single()
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
-    for problem in problems:
-        callback(Message(f"An error in the dataset: {problem}", "warning"))
-    for found in checked.findings:
-        if found.code in ABOUT_VALUES:
-            callback(Message(found.sentence, "warning"))
+    told = [f"An error in the dataset: {problem}" for problem in problems]
+    told += [found.sentence for found in checked.findings if found.code in ABOUT_VALUES]
+    for text in told:
+        callback(Message(text, "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}
     dataset = dataset_for(segmenter, checked.description, split, callback)
@@ -214,6 +216,9 @@ def evaluate_split(
         ranks=ranks,
         num_parallel=segmenter.num_parallel,
     )
+    unusable = tuple((dataset.pairs[i].name, error.message) for i, error in scores.unusable)
+    for one in unusable:
+        callback(Message(f"Not scored: {with_name(*one)}", "warning"))
     refuse_meaningless(scores.report, config.data)
     result = EvalResult(
         scores,
@@ -224,7 +229,8 @@ def evaluate_split(
         left_out,
         problems,
         (),
-        tuple((found.severity, found.sentence) for found in checked.findings),
+        tuple((one.severity, one.sentence) for one in checked.findings),
+        unusable=unusable,
     )
     return result, dataset
 
@@ -287,7 +293,9 @@ def _facts(result: EvalResult, segmenter: Segmenter) -> dict[str, str]:
     """The report's table on the model and on how it was scored."""
     protocol, count = result.protocol, len(result.scores.images)
     size = sum(file.stat().st_size for file in segmenter.files)
-    left_out = ", ".join(f"{number} in {name}" for name, number in result.left_out.items())
+    parts = [f"{number} in {name}" for name, number in result.left_out.items()]
+    parts += [f"{len(result.unusable)} that can't be read"] * bool(result.unusable)
+    left_out = ", ".join(parts)
     return {
         "model": protocol["model"] or "in memory",
         "size of its file": f"{size / 1e6:.1f} MB" if size else "",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from fcnseg import errors
+from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
 from fcnseg.errors import OptionError, did_you_mean, from_bytes
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
@@ -32,20 +33,6 @@ RunPrecision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "litert", "executorch"]
 
 Split = Literal["train", "val", "test", "all"]
-
-SAME_IDEA = {
-    "size": ("crop", "short_side", "size"),
-    "learning": ("lr",),
-    "gpu": ("device",),
-    "iterations": ("epochs",),
-    "weights": ("model", "finetune", "backbone_weights"),
-    "checkpoint": ("model", "finetune"),
-    "encoder": ("backbone",),
-    "threshold": ("conf",),
-    "output": ("out",),
-    "skips_shown": ("rungs",),
-}
-"""Words that people know from elsewhere, found in an unknown option -> ours."""
 
 
 @dataclass(frozen=True)
@@ -193,19 +180,24 @@ def suggest_option(name: str, config: type[Any]) -> str:
     plain = name.lstrip("-").replace("-", "_")
     own = options_of(config)
     flags = {flag.lstrip("-").replace("-", "_"): flag for flag in flags_of(config)}
-    means = [ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant]
+    if plain in INSTEAD:
+        return INSTEAD[plain]
+    means = SAME_NAME.get(plain) or [
+        ours for word, meant in SAME_IDEA.items() if word in plain for ours in meant
+    ]
     meant = [ours for ours in dict.fromkeys(means) if ours in own]
     meant = meant or [ours for ours, option in own.items() if ours == plain and option.argument]
     close = [spelled(ours, own[ours]) for ours in meant if not own[ours].argument]
-    close = close or ([] if meant else [flags[found] for found in errors.closest(plain, flags)])
+    guessed = [] if meant or plain in SAME_NAME else errors.closest(plain, flags)
+    close = close or [flags[found] for found in guessed]
     if close:
         return f"did you mean {' or '.join(close)}?"
     if meant:
         return f"give it without an option's name: fcnseg {config.command} {meant[0].upper()}"
     everyone = Options.__subclasses__()
-    elsewhere = [other.command for other in everyone if spelled(plain) in flags_of(other)]
-    if elsewhere:
-        return f"{spelled(plain)} is an option of: {', '.join(elsewhere)}"
+    for flag in map(spelled, (plain, *SAME_NAME.get(plain, ()))):
+        if elsewhere := [other.command for other in everyone if flag in flags_of(other)]:
+            return f"{flag} is an option of: {', '.join(elsewhere)}"
     return f"`fcnseg {config.command} --help` lists the options"
 
 

@@ -25,3 +25,40 @@ OUT = ("--out", "-o")
 MODEL_FLAGS = ("--model", "-m")
 EACH_MODEL = "run the command once for each model"
 PALETTE = "Colors of the classes: default (for color-blind readers, too), pascal, cityscapes or tab (Matplotlib's tab20)"
+
+SAME_IDEA = {
+    "size": ("crop", "short_side", "size"),
+    "learning": ("lr",),
+    "gpu": ("device",),
+    "iterations": ("epochs",),
+    "weights": ("model", "finetune", "backbone_weights"),
+    "checkpoint": ("model", "finetune"),
+    "encoder": ("backbone",),
+    "threshold": ("conf",),
+    "output": ("out",),
+    "skips_shown": ("rungs",),
+}
+"""Words that people know from elsewhere, found in an unknown option -> ours."""
+
+SAME_NAME = {
+    **dict.fromkeys(("imgsz", "img", "input_shape"), SAME_IDEA["size"]),
+    **dict.fromkeys(("half", "fp16", "amp"), ("precision",)),
+    **dict.fromkeys(("batch_size", "samples_per_gpu"), ("batch",)),
+    **dict.fromkeys(("project", "name", "exist_ok", "work_dir", "save_dir"), ("out",)),
+    "conf_thres": ("conf",),
+    **dict.fromkeys(("input", "source"), ("source", "data")),
+    "dataset": ("data",),
+    "iters": ("epochs",),
+    "pretrained": ("backbone_weights", "model"),
+    "view_img": ("show",),
+}
+"""The same for an option as a whole, of Ultralytics, mmsegmentation and the like."""
+
+_FROM_LABELS = "the number of classes follows from the labels; `fcnseg check DATA` shows them"
+
+INSTEAD = {
+    "cfg_options": "each option is given by itself, or in a TOML file by --config FILE",
+    "num_classes": _FROM_LABELS,
+    "nc": _FROM_LABELS,
+}
+"""Options of others that none of ours is -> what to do."""

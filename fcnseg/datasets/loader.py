@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fcnseg.classes import ClassMap
 from fcnseg.concurrency import Prefetcher
-from fcnseg.errors import FcnsegError, OptionError, counted
+from fcnseg.errors import DatasetError, FcnsegError, MediaError, OptionError, counted
 from fcnseg.io import use_one_thread
 
 T = TypeVar("T")
@@ -82,6 +82,19 @@ class Keyed(Protocol[S_co]):
     """What gives a sample for a key."""
 
     def __getitem__(self, key: Any, /) -> S_co: ...
+
+
+@dataclass(frozen=True)
+class OrError(Generic[S]):
+    """What another gives for a key; the error, not raised, where that can't be read."""
+
+    keyed: Keyed[S]
+
+    def __getitem__(self, key: Any, /) -> S | FcnsegError:
+        try:
+            return self.keyed[key]
+        except (MediaError, DatasetError) as error:
+            return error
 
 
 class LabelledImages(Protocol):

@@ -15,11 +15,11 @@ from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
 from fcnseg.datasets.encoding.matching import adopt_classes, is_inverted, mapping, some
-from fcnseg.datasets.loader import LabelledImages, Sample, load
+from fcnseg.datasets.loader import LabelledImages, OrError, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import SCALES, AveragingEngine
-from fcnseg.errors import DatasetError, percent
+from fcnseg.errors import DatasetError, FcnsegError, percent
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
@@ -176,19 +176,24 @@ def measure(
 ) -> Scores:
     """The same with all that is counted beside it, for each image and for all together.
 
-    tolerance: pixels that an outline may be off.
+    tolerance: pixels that an outline may be off. Images that can't be read are left out and
+    listed; the error of the first is raised where that leaves none.
     """
     ranks = ranks or Distributed.single()
 
     def mine() -> Scores:
         scores = Scores(dataset.classes.names, tolerance)
         for index, sample, one in _each(
-            predict, dataset, callback, batch, workers, ranks, num_parallel, "evaluation"
-        ):
+            predict, dataset, callback, batch, workers, ranks, num_parallel, "evaluation",
+            scores.unusable,
+        ):  # fmt: skip
             scores.add(index, sample.name, sample.labels, one.labels, one.confidence)
         return scores
 
-    return Scores.joined(ranks.gather(mine))
+    scores = Scores.joined(ranks.gather(mine))
+    if scores.unusable and not scores.images:
+        raise scores.unusable[0][1]
+    return scores
 
 
 def _each(
@@ -200,17 +205,31 @@ def _each(
     ranks: Distributed,
     num_parallel: int,
     task: str,
+    unusable: list[tuple[int, FcnsegError]] | None = None,
 ) -> Iterator[tuple[int, Sample, Found]]:
-    """This rank's images: (index in the dataset, sample, what was predicted)."""
+    """This rank's images: (index in the dataset, sample, what was predicted).
+
+    unusable: where those that can't be read are noted; without it, their errors are raised.
+    """
+
+    def of_readable(samples: Sequence[Sample | FcnsegError]) -> Sequence[Found]:
+        images = [sample.image for sample in samples if isinstance(sample, Sample)]
+        return predict(images) if images else ()
+
     mine = range(ranks.rank, len(dataset), ranks.size)
     batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     done, began = 0, time.perf_counter()
-    loaded = load(dataset, batches, list[Sample], workers=workers)
-    predictions = map_ordered(
-        lambda samples: predict([sample.image for sample in samples]), loaded, num_parallel
-    )
+    loaded = load(OrError(dataset), batches, list[Sample | FcnsegError], workers=workers)
+    predictions = map_ordered(of_readable, loaded, num_parallel)
     for indices, (samples, predicted) in zip(batches, predictions, strict=True):
-        yield from zip(indices, samples, predicted, strict=True)
+        found = iter(predicted)
+        for index, sample in zip(indices, samples, strict=True):
+            if isinstance(sample, Sample):
+                yield index, sample, next(found)
+            elif unusable is None:
+                raise sample
+            else:
+                unusable.append((index, sample))
         done = min(len(dataset), done + len(samples) * ranks.size)
         speed = done / (time.perf_counter() - began)
         values = {"images/s": speed, "left": (len(dataset) - done) / speed}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
+from fcnseg.errors import FcnsegError
 from fcnseg.metrics import Confusion, Report, mean, none_for_nan
 from fcnseg.metrics.regions import (
     COUNTS,
@@ -147,11 +148,13 @@ class Scores:
     """What predictions reached, summed over images.
 
     tolerance: pixels that an outline may be off. errors: int64 (kinds, K, K), wrong pixels.
+    unusable: places in the dataset of images that could not be read, and why.
     """
 
     classes: tuple[str, ...]
     tolerance: int = TOLERANCE
     images: list[ImageScore] = field(default_factory=list)
+    unusable: list[tuple[int, FcnsegError]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = len(self.classes)
@@ -191,11 +194,13 @@ class Scores:
         first, *rest = parts
         for part in rest:
             first.images += part.images
+            first.unusable += part.unusable
             first.matrix += part.matrix
             first.boundary += part.boundary
             first.errors += part.errors
             first.calibration.sums += part.calibration.sums
         first.images.sort(key=lambda image: image.index)
+        first.unusable.sort(key=lambda one: one[0])
         return first
 
     def reordered(self, names: tuple[str, ...]) -> Scores:
@@ -203,7 +208,7 @@ class Scores:
         if names == self.classes:
             return self
         order = [self.classes.index(name) for name in names]
-        made = Scores(names, self.tolerance)
+        made = Scores(names, self.tolerance, unusable=self.unusable)
         made.matrix = self.matrix[np.ix_(order, order)]
         made.boundary = self.boundary[order]
         made.errors = self.errors[:, order][:, :, order]

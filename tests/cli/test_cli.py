@@ -19,7 +19,8 @@ from fcnseg.__main__ import main
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.config import CONFIGS
-from fcnseg.config.options import SAME_IDEA, suggest_option
+from fcnseg.config.options import suggest_option
+from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
 from fcnseg.io.images import write_image
 from tests.conftest import TINY_FLAGS
 
@@ -225,6 +226,11 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         (["train", "x", "--smooth", "0.5"], "--smooth", "--smooth is an option of: infer"),
         (["doctor", "--epochs", "3"], "--epochs", "--help"),
         (["train", "--gpu", "0"], "--gpu", "--device"),
+        (["train", "--work-dir", "x"], "--work-dir", "--out?"),
+        (["train", "--conf-thres", "1"], "--conf-thres", "--conf is an option of: infer"),
+        (["train", "--num-classes", "3"], "--num-classes", "follows from the labels"),
+        (["infer", "x", "-o", "A", "-o", "B"], "--out was given 2 times: A, B", "once for each"),
+        (["eval", "x", "--csv", "a.xlsx"], "ends in .csv, .txt; found '.xlsx'", "--csv a.csv"),
         (["trian"], "'trian'", "--help"),
         (["train", "x", "--crop", "3"], "requires 2 arguments", "fcnseg train --help"),
         (["viz", "x", "--limit", "many"], "a whole number at least 0; found 'many'", ""),
@@ -249,7 +255,15 @@ def test_no_hint_names_an_option_that_the_command_lacks() -> None:
     for config in CONFIGS:
         parameters = commands[config.command].params
         known = {flag for one in parameters for flag in (*one.opts, *one.secondary_opts)}
-        for word in (*SAME_IDEA, *words, "no_calibrat", "proportion", "classes"):
+        for word in (
+            *SAME_IDEA,
+            *SAME_NAME,
+            *INSTEAD,
+            *words,
+            "no_calibrat",
+            "proportion",
+            "classes",
+        ):
             hint = suggest_option(f"--{word}", config)
             own = "" if " is an option of: " in hint else hint
             assert set(re.findall("--[a-z-]+", own)) <= known, (word, hint)

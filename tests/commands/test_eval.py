@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fcnseg.classes import ClassMap
+from fcnseg.commands.analysis.review import review
 from fcnseg.commands.demo.scenes import write_dataset
 from fcnseg.commands.eval import evaluate
 from fcnseg.config import EvalConfig
@@ -16,7 +17,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.splits import Provenance
 from fcnseg.engines.averaging import AveragingEngine, Member
 from fcnseg.engines.pytorch import TorchEngine
-from fcnseg.errors import CheckpointError, DatasetError
+from fcnseg.errors import CheckpointError, DatasetError, MediaError
 from fcnseg.inference.evaluation import choose_split, confusion_report, refuse_meaningless
 from fcnseg.inference.loading import averaged
 from fcnseg.inference.segmenter import Segmenter
@@ -87,7 +88,7 @@ def test_the_result_is_one_json_object(drawn_folder: Path, tiny_run: Path) -> No
         "miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "images", "classes", "miou_rule",
         "miou_with_absent", "absent_predicted", "split", "left_out", "problems", "protocol",
         "outputs", "mean_dice", "mean_precision", "ece", "ece_by_distance", "missing",
-        "boundary_iou", "boundary_f1", "failed",
+        "boundary_iou", "boundary_f1", "failed", "unusable",
     }  # fmt: skip
     assert [row["name"] for row in values["classes"]] == list(NAMES)
     assert set(values["classes"][0]) == {
@@ -375,3 +376,23 @@ def test_eval_with_views(drawn_folder: Path, tiny_run: Path) -> None:
     assert views.report.images == 6
     assert (views.report.matrix != plain.report.matrix).any()
     assert views.miou > plain.miou - 0.1
+
+
+def test_an_unreadable_image_is_left_out_and_named(
+    data: Path, random_model: Path, tmp_path: Path
+) -> None:
+    """The scores of the others are not lost, and say how many there are; so with review."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    first, second = sorted((folder / "images/val").iterdir())
+    first.write_bytes(first.read_bytes()[:300])
+    result, events = run_eval(folder, random_model, split="val")
+    assert [image.name for image in result.scores.images] == [f"val/{second.stem}"]
+    assert [name for name, _ in result.unusable] == [f"val/{first.stem}"]
+    assert result.as_dict()["images"] == 1
+    warned = [one.text for one in events if isinstance(one, Message) and one.level == "warning"]
+    assert any(text.startswith("Not scored: ") and first.name in text for text in warned)
+    made = review(folder, model=str(random_model), split="val", out=tmp_path / "out", limit=1)
+    assert (made.images, [name for name, _ in made.failed]) == (1, [f"val/{first.stem}"])
+    shutil.copyfile(first, second)
+    with pytest.raises(MediaError, match="truncated or damaged"):
+        run_eval(folder, random_model, split="val")

@@ -53,6 +53,11 @@ class CompareResult:
     failed: tuple[Path, ...] = ()
 
     @property
+    def unusable(self) -> tuple[tuple[str, str], ...]:
+        """Images that could not be read and are not scored: (name, why)."""
+        return self.results[0].unusable
+
+    @property
     def models(self) -> dict[str, str]:
         """Letters and the files of the models."""
         return {
@@ -113,6 +118,7 @@ class CompareResult:
                 {"name": name, "miou": list(map(none_for_nan, values))}
                 for name, values in self.images()
             ],
+            "unusable": [{"name": name, "why": why} for name, why in self.unusable],
             "outputs": [str(path) for path in self.outputs],
             "failed": [str(path) for path in self.failed],
         }
@@ -152,6 +158,9 @@ def compare(
         result, _ = evaluate_split(scoring, model, checked, callback)
         scores = result.scores.reordered(models[0].classes.names)
         results.append(dataclasses.replace(result, scores=scores))
+        if result.unusable != results[0].unusable:
+            name, why = sorted({*result.unusable} ^ {*results[0].unusable})[0]
+            raise DatasetError(f"Only some of the models can be scored on {name}: {why}")
     matrices = [[image.matrix for image in result.scores.images] for result in results]
     _refuse_other_labels(matrices)
     differences = tuple(paired_difference(other, matrices[0]) for other in matrices[1:])

@@ -17,7 +17,16 @@ from fcnseg.config import ReviewConfig
 from fcnseg.config.options import spelled
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
-from fcnseg.errors import DatasetError, InputError, OptionError, shown, to_bytes
+from fcnseg.datasets.loader import OrError
+from fcnseg.errors import (
+    DatasetError,
+    FcnsegError,
+    InputError,
+    OptionError,
+    shown,
+    to_bytes,
+    with_name,
+)
 from fcnseg.files import fitting
 from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load_as
@@ -51,7 +60,8 @@ class ReviewResult:
     """What to look at, the most important first.
 
     suspects: regions whose labels are probably wrong; to_label: (name, uncertainty) of images
-    most worth labelling. One of the two is empty. images: how many were looked at.
+    most worth labelling. One of the two is empty. images: how many were looked at; failed: those
+    that could not be read, (name, why).
     """
 
     out: Path
@@ -60,6 +70,7 @@ class ReviewResult:
     classes: tuple[str, ...]
     suspects: tuple[Suspect, ...] = ()
     to_label: tuple[tuple[str, float], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
     def _repr_html_(self) -> str:
         """For notebooks: the first regions or images, and where the report is."""
@@ -84,6 +95,7 @@ class ReviewResult:
             "out": str(self.out),
             "outputs": [str(path) for path in self.outputs],
             "images": self.images,
+            "failed": [{"name": name, "why": why} for name, why in self.failed],
             "suspects": [
                 {
                     **asdict(one),
@@ -143,15 +155,26 @@ def review(
 def _review_labels(
     config: ReviewConfig, segmenter: Segmenter, data: SegmentationDataset, callback: Callback
 ) -> ReviewResult:
-    def look(index: int) -> list[Suspect]:
-        image, labels, name = data[index]
-        found = _probabilities(segmenter, image)
-        return find_suspects(index, name, labels, found, config.tolerance)
+    readable = OrError(data)
+
+    def look(index: int) -> list[Suspect] | FcnsegError:
+        read = readable[index]
+        if isinstance(read, FcnsegError):
+            return read
+        found = _probabilities(segmenter, read.image)
+        return find_suspects(index, read.name, read.labels, found, config.tolerance)
 
     suspects: list[Suspect] = []
+    failed: dict[str, FcnsegError] = {}
     for index, found in map_ordered(look, range(len(data)), segmenter.num_parallel):
-        suspects += found
+        if isinstance(found, FcnsegError):
+            failed[data.pairs[index].name] = found
+        else:
+            suspects += found
         callback(Progress("review", index + 1, len(data), "images"))
+    count = len(data) - len(failed)
+    if not count:
+        raise next(iter(failed.values()))
     suspects.sort(key=lambda one: -one.score)
     ranked = tuple(suspects)
     out = _begin(config)
@@ -169,10 +192,18 @@ def _review_labels(
             frame = Frame(drawn, name=name, path=data.pairs[one.index].image)
             outputs.append(_save_labelme(out, predicted, segmenter, frame))
         callback(Progress("report", len(cards), min(config.limit, len(ranked)), "regions"))
-    title = f"{len(ranked)} regions whose labels may be wrong, in {len(data)} images"
+    title = f"{len(ranked)} regions whose labels may be wrong, in {count} images"
     _write_page(outputs[1], title, config, segmenter, cards)
+    unread = _warn([(name, error.message) for name, error in failed.items()], callback)
     names = data.classes.names
-    return ReviewResult(out, tuple(outputs), len(data), names, suspects=ranked)
+    return ReviewResult(out, tuple(outputs), count, names, suspects=ranked, failed=unread)
+
+
+def _warn(failed: Sequence[tuple[str, str]], callback: Callback) -> tuple[tuple[str, str], ...]:
+    """The images that could not be read, once each is told."""
+    for name, why in failed:
+        callback(Message(f"Left out: {with_name(name, why)}", "warning"))
+    return tuple(failed)
 
 
 def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callback) -> ReviewResult:
@@ -190,8 +221,7 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
             thumbnails.append(thumbnail(frame.image))
             callback(Progress("review", len(names), source.count, "images"))
         failures = list(source.failures)
-    for name, why in failures:
-        callback(Message(f"{name}: {why}", "warning"))
+    failed = _warn(failures, callback)
     if not names:
         raise InputError(f"{config.data}: no image could be read.")
     chosen = choose(unsure, found, config.limit)
@@ -212,7 +242,8 @@ def _review_images(config: ReviewConfig, segmenter: Segmenter, callback: Callbac
     ]
     title = f"{len(chosen)} of {len(names)} images, most worth labelling first"
     _write_page(outputs[1], title, config, segmenter, cards)
-    return ReviewResult(out, tuple(outputs), len(names), segmenter.classes.names, to_label=ranked)
+    classes = segmenter.classes.names
+    return ReviewResult(out, tuple(outputs), len(names), classes, to_label=ranked, failed=failed)
 
 
 def _probabilities(segmenter: Segmenter, image: NDArray[np.uint8]) -> NDArray[np.float32]:
