@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import layout_of
 from fcnseg.io.content import is_heif, is_npy, is_tiff, tiff_page, upright
-from fcnseg.io.content.integrity import check_claim, ends_in_grey, is_cut, jpeg_size
+from fcnseg.io.content.integrity import check_claim, ends_in_grey, is_cut, jpeg_size, with_end
 from fcnseg.io.content.pixels import eight_bits
 from fcnseg.io.images import (
     decode_deep,
@@ -70,7 +70,7 @@ def summarize_image(
     spread. Without them a JPEG is decoded at an eighth of its size, which is faster and is as
     good for all the rest.
     """
-    data = tiff_page(read_bytes(path) if data is None else data)
+    data = tiff_page(with_end(read_bytes(path) if data is None else data))
     check_claim(data, path)
     orientation = read_orientation(data)
     stored = jpeg_size(data)

@@ -38,6 +38,7 @@ from fcnseg.io.content.integrity import (
     check_rows,
     is_cut,
     unreadable_image,
+    with_end,
 )
 from fcnseg.io.content.pixels import (
     as_srgb,
@@ -88,7 +89,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, *, name: str = "the data") -> NDArray[np.uint8]:
     """The bytes of an image file as uint8 (H, W, 3) RGB; `name` is for the MediaError."""
-    data = tiff_page(data)  # a smaller version may stand before its first page
+    data = tiff_page(with_end(data))  # a smaller version may stand before its first page
     check_claim(data, name)
     if is_heif(data):
         rgba = decode_heif(data, name)

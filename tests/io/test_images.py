@@ -139,6 +139,20 @@ def test_a_png_chunk_that_claims_gigabytes_is_not_given_them(monkeypatch):
         decode_image(bytes(data[: at + 20]))
 
 
+def test_a_jpeg_that_lacks_the_mark_of_its_end_alone_is_whole(tmp_path):
+    """As every viewer shows it; a byte of its pixels less, and it is truncated."""
+    data = encode_image(RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8), ".jpg")
+    whole = decode_image(data)
+    for cut in (data[:-2], data[:-1]):
+        assert np.array_equal(decode_image(cut), whole)
+    for lost in (3, 4, 9):
+        with pytest.raises(MediaError, match="truncated"):
+            decode_image(data[:-lost])
+    progressive = save(tmp_path / "a.jpg", CORNERS, progressive=True).read_bytes()
+    with pytest.raises(MediaError, match="truncated"):
+        decode_image(progressive[:-2])  # whether another scan followed is not known
+
+
 def test_png_with_more_after_its_end_is_whole():
     assert decode_image(encode_image(CORNERS) + b"\0" * 100).shape == (40, 60, 3)
 

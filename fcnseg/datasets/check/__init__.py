@@ -306,14 +306,15 @@ def _neighbours(seen: Scanned, video: Video, videos: Sequence[Video]) -> Iterabl
     for split in ("val", "test"):
         if split not in frames or "train" not in frames:
             continue
-        train = np.array(frames["train"])
-        gaps = [int(np.abs(train - number).min()) for number in frames[split]]
+        train, numbers = np.array(frames["train"]), np.array(frames[split])  # both in order
+        after = np.searchsorted(train, numbers).clip(max=len(train) - 1)
+        gap = np.abs(train[[after, np.maximum(after - 1, 0)]] - numbers).min()
         held = [pairs[m].image for m in video.members if pairs[m].split == split]
         yield Finding(
             "info" if seen.description.drawn_split else "warning",
             "neighbouring-frames",
             f"{split} and train share the video {video.name.rstrip('_-/') or 'of all images'} "
-            f"({len(frames[split])} and {len(train)} images), the nearest {min(gaps)} frames "
+            f"({len(frames[split])} and {len(train)} images), the nearest {gap} frames "
             f"apart: {split} looks like what was trained on, and its scores are optimistic.",
             file_names(seen, held),
             _other_video(pairs, video, videos),

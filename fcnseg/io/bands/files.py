@@ -22,7 +22,7 @@ from fcnseg.io.content import (
     tiff_page,
     upright,
 )
-from fcnseg.io.content.integrity import check_claim, is_cut, opened_image
+from fcnseg.io.content.integrity import check_claim, is_cut, opened_image, with_end
 from fcnseg.io.content.pixels import decode_npy
 from fcnseg.io.content.tiff import (
     ASSOCIATED,
@@ -106,6 +106,7 @@ def bands_of(path: str | Path, bands: Bands) -> Pixels:
 
 def _decode_photo(data: bytes, name: str) -> tuple[Pixels, bool, tuple[str, ...]]:
     """A PNG, JPEG ...: grey or RGB, whose fourth channel is transparency."""
+    data = with_end(data)
     deep = None if is_cut(data) or is_heif(data) else decode_deep(data, name)[0]
     if deep is None:
         return decode_image(data, name=name), False, COLORS

@@ -62,7 +62,7 @@ def opened_image(data: bytes, name: str | Path) -> Iterator[Image.Image]:
     """
     check_claim(data, name)
     try:
-        with open_with_pillow(io.BytesIO(tiff_page(data))) as image:
+        with open_with_pillow(io.BytesIO(tiff_page(with_end(data)))) as image:
             yield image
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise unreadable_image(name, error, data) from None
@@ -124,18 +124,24 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) as stored, from the frame header of a JPEG; None for other files."""
     if data[:2] != b"\xff\xd8":
         return None
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
+    for marker, at in _segments(data):
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             height = int.from_bytes(data[at + 5 : at + 7], "big")
             width = int.from_bytes(data[at + 7 : at + 9], "big")
             return (width, height) if height and width else None
+    return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG up to its pixels, and where each stands."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
         if marker == 0xFF:  # padding
             at += 1
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+            continue
+        yield marker, at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -188,10 +194,48 @@ def is_cut(data: bytes) -> bool:
     after the last start-of-scan in every whole file.
     """
     if data[:2] == b"\xff\xd8":
-        if data.endswith(b"\xff\xd9"):  # as nearly all do: no need to look through them
+        if data.endswith(_END):  # as nearly all do: no need to look through them
             return False
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        return data.rfind(_END) < data.rfind(b"\xff\xda")
     return data[:4] == _PNG and all(kind != b"IEND" for kind, _ in png_chunks(data))
+
+
+_END = b"\xff\xd9"
+
+_OTHER_BITS = tuple(
+    b"".join(bits * 32 + bytes((0xFF, 0xD0 + number)) for number in range(8))
+    for bits in (b"\x55\x13", b"\xaa\x77", b"\xf0\x31", b"\xc9\xe2")
+)
+"""What may follow in a JPEG's scan, restart markers included."""
+
+
+def with_end(data: bytes) -> bytes:
+    """An image file's bytes; of a JPEG that lacks the end-of-image marker alone, with one.
+
+    Such a JPEG is the same whatever bits follow: none of its pixels' is missing. Of several scans
+    (progressive, or a color after the other) another might follow, so these are left as they are.
+    """
+    if data[:2] != b"\xff\xd8" or not is_cut(data) or not _is_one_scan(data):
+        return data
+    data, seen = data.rstrip(b"\xff"), set()  # half of a marker may be there
+    for bits in (b"", *_OTHER_BITS):
+        try:
+            with open_with_pillow(io.BytesIO(data + bits + _END)) as image:
+                seen.add(zlib.crc32(image.tobytes()))
+        except Exception:  # noqa: BLE001 - decoders of strangers' bytes raise anything
+            return data
+    return data + _END if len(seen) == 1 else data
+
+
+def _is_one_scan(data: bytes) -> bool:
+    """Whether a JPEG is not progressive, and its first scan holds all its colors."""
+    colors = 0
+    for marker, at in _segments(data):
+        if marker in (0xC0, 0xC1):
+            colors = data[at + 9]
+        elif marker == 0xDA:
+            return data[at + 4] == colors
+    return False
 
 
 def check_rows(data: bytes, pixels: NDArray[Any] | None, name: str) -> None:
