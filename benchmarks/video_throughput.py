@@ -60,7 +60,9 @@ def main() -> None:
     parser.add_argument(
         "--accuracy", nargs="+", default=[], metavar="NAME=MIOU", help="by the names of the table"
     )
-    parser.add_argument("--plot", type=Path, help="accuracy over cost, as SVG; needs matplotlib")
+    parser.add_argument(
+        "--plot", type=Path, help="cost of each, with its mIoU, as SVG; needs matplotlib"
+    )
     chosen = parser.parse_args()
     found = run_rounds(programs(chosen), chosen.rounds)
     costs = cost_per_megapixel(found)
@@ -176,26 +178,25 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def plot(costs: dict[str, list[float]], accuracy: dict[str, float], file: Path) -> None:
-    """mIoU over core-milliseconds per megapixel; what has no mIoU here is a dashed line."""
+    """A row for each: median and range of core-milliseconds per megapixel, mIoU if known."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    for name, values in costs.items():
-        cost = statistics.median(values)
-        if name in accuracy:
-            axes.plot(cost, accuracy[name], "o", color="C0")
-            axes.annotate(name, (cost, accuracy[name]), (6, 4), textcoords="offset points", size=8)
-        else:
-            axes.axvline(cost, color="gray", linestyle="--", linewidth=1)
-            axes.annotate(
-                name, (cost, 0.02), (2, 0), ("data", "axes fraction"), "offset points",
-                rotation=90, size=7, color="gray",
-            )  # fmt: skip
-    axes.set(xscale="log", xlabel="core-milliseconds per megapixel", ylabel="mIoU in %")
-    figure.tight_layout()
+    middle = {name: statistics.median(values) for name, values in costs.items()}
+    figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(costs) + 0.7), layout="constrained")
+    for name in sorted(middle, key=lambda name: -middle[name]):  # the cheapest on top
+        color = "C0" if name in accuracy else "0.5"
+        axes.plot([min(costs[name]), max(costs[name])], [name, name], color=color)
+        axes.plot(middle[name], name, "o", color=color)
+        text = f"{middle[name]:.0f}"
+        text += f", mIoU {accuracy[name]:.1f} %" if name in accuracy else ""
+        axes.annotate(text, (max(costs[name]), name), (7, -3), textcoords="offset points")
+    axes.set(xlabel="core-milliseconds per megapixel (less is better)")
+    axes.set_xlim(0, 1.15 * max(map(max, costs.values())))  # the last row's text has room
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
     figure.savefig(file, metadata={"Date": None})
 
 
