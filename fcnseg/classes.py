@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class ClassMap:
     """
 
     names: tuple[str, ...]
-    colors: NDArray[np.uint8]
+    colors: NDArray[np.uint8] = field(repr=False)
 
     def __post_init__(self) -> None:
         _names_of(self.names)

@@ -13,6 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "fcnseg"
 ROOT = PACKAGE.parent
 
 STRUCTURE = structure.measure(PACKAGE)
+ONE_FILE_EACH = {"datasets/formats", "models/backbones"}
+"""Folders of which docs/architecture.md says that a new part is a new file: they may grow."""
+
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -56,9 +59,12 @@ def test_no_name_of_a_package_is_hidden_by_one_of_its_modules() -> None:
 def test_files_and_folders_are_small() -> None:
     largest = max(STRUCTURE.lines, key=lambda name: STRUCTURE.lines[name])
     assert STRUCTURE.lines[largest] <= 350, largest
-    fullest = max(STRUCTURE.folders, key=lambda name: STRUCTURE.folders[name])
-    assert STRUCTURE.folders[fullest] <= 12, fullest
-    assert len(STRUCTURE.lines) <= 204, "merge small modules before you add one"
+    folders = {
+        name: count for name, count in STRUCTURE.folders.items() if name not in ONE_FILE_EACH
+    }
+    fullest = max(folders, key=lambda name: folders[name])
+    assert folders[fullest] <= 12, fullest
+    assert sum(folders.values()) <= 188, "merge small modules before you add one"
 
 
 def test_functions_and_chains_are_short() -> None:

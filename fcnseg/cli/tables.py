@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fcnseg.classes import is_unnamed
 from fcnseg.cli import bars, line, plain_console, program, runnable
 from fcnseg.cli.console import duration
 from fcnseg.errors import counted, percent, shown, typed, with_name
@@ -22,11 +23,13 @@ SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 def show_check(result: Any) -> None:
     """What a folder is, and each finding with its fix."""
     found = result.as_dict()
+    unnamed = is_unnamed(found["classes"])
     facts = {
         "layout": found["layout"],
         "pairs": str(found["pairs"]),
         "splits": "  ".join(f"{name} {count}" for name, count in found["splits"].items()),
-        "classes": f"{len(found['classes'])}: {', '.join(found['classes'])}",
+        "classes": f"{len(found['classes'])}: {', '.join(found['classes'])}"
+        + "; to name them, put a classes.txt into the folder, a name a line" * unnamed,
         "ignore": "none" if found["ignore_index"] is None else str(found["ignore_index"]),
     }
     facts |= {f"reason {number}": why for number, why in enumerate(found["why"], 1)}

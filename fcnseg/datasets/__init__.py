@@ -210,7 +210,7 @@ class Description:
 
     root: Path
     layout: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...] = field(repr=False)
     classes: ClassMap
     encoding: Encoding
     ignore_index: int | None

@@ -143,6 +143,8 @@ def _longest_kept(videos: Sequence[Video], count: int, fraction: float) -> int:
 
 
 def _split_reason(count: int, videos: Sequence[Video], longest: int) -> str:
+    if not count:
+        return "no val part, and none was drawn: all images look alike, or are of one video"
     text = f"no val part: {counted(count, 'pair')} chosen at random for it, stratified by class"
     if any(len(video.members) > longest for video in videos):
         return f"{text}; the one long video was cut into stretches of {longest} frames"

@@ -62,7 +62,7 @@ def _split_of(description: Description, segmenter: Segmenter) -> tuple[str, str]
     if trained is None:
         return "all", "the dataset has no parts, and the model does not say what it was trained on"
     if trained.images == here.images:
-        return choose_split(sizes), "the model was trained on the others"
+        return choose_split(sizes), "the model was trained on what is not scored"
     if trained.root == here.root and segmenter.extra.get("folds"):
         return choose_split(sizes), "the models were trained on folds of the dataset"
     if trained.root == here.root:

@@ -65,14 +65,14 @@ class Segmenter:
     members: the models whose probabilities are averaged; none for a single network.
     """
 
-    engine: Engine
+    engine: Engine = field(repr=False)
     classes: ClassMap
-    preprocess: Preprocess
+    preprocess: Preprocess = field(repr=False)
     path: Path | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    options: EngineOptions = field(default_factory=EngineOptions)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: EngineOptions = field(default_factory=EngineOptions, repr=False)
     reopen: Callable[[EngineOptions], Engine] | None = field(default=None, repr=False)
-    members: tuple[Segmenter, ...] = ()
+    members: tuple[Segmenter, ...] = field(default=(), repr=False)
 
     @property
     def networks(self) -> tuple[Segmenter, ...]:

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fcnseg.cli.app import app
+from fcnseg.cli.tables import show_check
 from fcnseg.commands.check import check
 from fcnseg.config import CheckConfig
 from fcnseg.datasets.check import CheckResult, examine
@@ -465,3 +466,20 @@ def test_what_is_written_trains_the_same(tmp_path: Path) -> None:
     ]
     assert again.encoding == result.description.encoding
     assert again.classes == result.description.classes
+
+
+def test_images_that_all_look_alike_have_no_val_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        for folder, color in (("images", 90), ("labels", 1)):
+            path = tmp_path / "data" / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (32, 32), color).save(path)
+    result = check(CheckConfig(data=tmp_path / "data", contact=tmp_path / "contact.png"))
+    drawn = next(finding for finding in result.findings if finding.code == "drawn-split")
+    assert "no validation images" in drawn.message
+    assert "none was drawn" in result.description.why[-1]
+    assert "Pair(" not in repr(result), "thousands at the prompt"
+    show_check(result)
+    assert "put a classes.txt" in " ".join(capsys.readouterr().out.split())

@@ -85,6 +85,7 @@ def test_a_prediction_draws_itself(model: Segmenter, tmp_path: Path):
     with Image.open(io.BytesIO(prediction._repr_png_())) as shown:
         assert shown.width > RGB.shape[1], "the legend is beside it"
     assert "56x40" in repr(prediction)
+    assert len(repr(model)) < 200, "one line at the prompt"
 
 
 def test_a_prediction_goes_to_other_processes_without_its_model(model: Segmenter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class CheckResult:
     findings: tuple[Finding, ...]
     frequencies: tuple[ClassCount, ...]
     train_pixels: tuple[int, ...]
-    train_sizes: tuple[Size, ...]
+    train_sizes: tuple[Size, ...] = field(repr=False)
     mean: tuple[float, ...]
     spread: tuple[float, ...]
     suggestion: Suggestion | None
@@ -232,7 +232,15 @@ def leaks(seen: Scanned) -> Iterable[Finding]:
 def _sizes(seen: Scanned) -> Iterable[Finding]:
     description = seen.description
     sizes = [sum(pair.split == split for pair in description.pairs) for split in SPLITS]
-    if description.drawn_split:
+    if description.drawn_split and not sizes[1]:
+        yield Finding(
+            "info",
+            "drawn-split",
+            "There are no validation images: all images look alike or are of one video, and such "
+            "images stay together, so that no val part was drawn.",
+            repair="add other images, or choose val images under [splits] in a dataset.toml",
+        )
+    elif description.drawn_split:
         yield Finding(
             "info",
             "drawn-split",

@@ -1,4 +1,4 @@
-"""Frames that are already there: image files and video files, none left out."""
+"""Where frames come from: SOURCE as it is typed -> a Source of files, a video or a live stream."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Published networks: the original FCNs (wkentaro/pytorch-fcn) and torchvision's.
 
-The networks that come with fcnseg, NAME.safetensors, lie beside this file, each with its card.
+Those that are installed with fcnseg (nuclei), NAME.safetensors, lie beside this file, each with
+its card.
 """
 
 from __future__ import annotations
