@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.device import resolve_device
-from fcnseg.errors import FailedElsewhere, OptionError
+from fcnseg.errors import FailedElsewhere, OptionError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -173,9 +173,23 @@ class Distributed:
 
 def launched() -> bool:
     """Whether torchrun has started several processes, or the process group exists already."""
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    size = _whole_number("WORLD_SIZE", 1) if os.environ.get("RANK") else 1
     dist: Any = sys.modules.get("torch.distributed")
     return size > 1 or (dist is not None and dist.is_available() and dist.is_initialized())
+
+
+_ALONE = "start the processes with torchrun; for a single one, unset RANK and WORLD_SIZE"
+
+
+def _whole_number(name: str, default: int) -> int:
+    """An environment variable of torchrun's; OptionError where it is no number."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise OptionError(
+            f"The environment variable {name}: expected a whole number; found {text!r}.",
+            hint=_ALONE,
+        )
+    return int(text or default)
 
 
 def init_distributed(device: str = "auto") -> Distributed:
@@ -188,14 +202,17 @@ def init_distributed(device: str = "auto") -> Distributed:
     import torch.distributed as dist
 
     chosen = _device_of_rank(device)
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    restarts = _whole_number("TORCHELASTIC_RESTART_COUNT", 0)
     if not dist.is_initialized():
         _init_process_group(chosen, restarts)
     return Distributed(str(chosen), dist.get_rank(), dist.get_world_size(), restarts)
 
 
 def _init_process_group(device: torch.device, restarts: int) -> None:
-    """Initialise torch's process group; it is destroyed when this process ends."""
+    """Initialise torch's process group; it is destroyed when this process ends.
+
+    OptionError where the environment does not say how, or the processes do not find each other.
+    """
     import torch
     import torch.distributed as dist
 
@@ -207,13 +224,18 @@ def _init_process_group(device: torch.device, restarts: int) -> None:
         torch.cuda.set_device(device)
     # torchrun gives restarted processes the store of those that died (torch 2.13), with their
     # addresses: without a prefix of its own a restart may connect to the dead.
-    store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"fcnseg/{restarts}", store),
-        rank=rank,
-        world_size=size,
-    )
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(f"fcnseg/{restarts}", store),
+            rank=rank,
+            world_size=size,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"The processes of this job can't be connected: {reason(error)}.", hint=_ALONE
+        ) from error
     atexit.register(dist.destroy_process_group)
 
 

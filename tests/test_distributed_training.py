@@ -115,6 +115,19 @@ def test_one_process_exchanges_nothing() -> None:
     assert init_distributed("cpu") == ranks
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [("2", "can't be connected: .*MASTER_ADDR"), ("two", "WORLD_SIZE: expected a whole number")],
+)
+def test_an_environment_that_torchrun_has_not_made(size, says, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(OptionError, match=says) as caught:
+        init_distributed("cpu")
+    assert "unset RANK and WORLD_SIZE" in caught.value.hint
+
+
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(module, "resolve_device", torch.device)
     monkeypatch.setenv("LOCAL_RANK", "1")

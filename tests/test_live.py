@@ -185,7 +185,7 @@ def test_what_cannot_be_reached_is_said():
 
     with pytest.raises(MediaError, match="Camera 7 can't be opened"):
         open_source("7", connect=connect)
-    with pytest.raises(MediaError, match="No video comes from rtsp://cam:554/live") as caught:
+    with pytest.raises(MediaError, match="Nothing comes from rtsp://cam:554/live") as caught:
         open_source("rtsp://admin:secret@cam:554/live", connect=connect)
     assert "secret" not in str(caught.value)
 

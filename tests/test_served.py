@@ -128,7 +128,7 @@ def test_what_is_no_image_is_said(serve, monkeypatch, answer, message):
 
 
 def test_nobody_there():
-    with pytest.raises(MediaError, match="No video comes from"):
+    with pytest.raises(MediaError, match="Nothing comes from"):
         open_source("http://127.0.0.1:9/x.png")
 
 

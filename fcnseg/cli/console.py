@@ -52,6 +52,8 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain_console(stderr=True)
+        forced = os.environ.get("FORCE_COLOR") and not self.console.file.isatty()
+        self._live = self.console.is_terminal and not forced  # a log of a CI run has colors, no bar
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -59,7 +61,7 @@ class Screen:
             TextColumn("{task.fields[values]}", markup=False),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not self._live,
         )
         self._task: TaskID | None = None
         self._name = ""
@@ -96,7 +98,7 @@ class Screen:
 
     def _draw(self, event: Progress) -> None:
         values = shown("  ".join(_value(*pair) for pair in event.values.items()))
-        if not self.console.is_terminal:
+        if not self._live:
             self._log(event, values)
             return
         if event.task != self._name or self._task is None:

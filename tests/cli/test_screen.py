@@ -57,7 +57,13 @@ def test_a_log_gets_whole_lines() -> None:
     ]
 
 
-def test_a_terminal_gets_a_live_bar() -> None:
+def test_colors_that_are_forced_into_a_log_bring_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[2K" not in shown(terminal=True)
+
+
+def test_a_terminal_gets_a_live_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     text = shown(terminal=True)
     assert "loss 0.512" in text
     assert "12.3 images/s" in text

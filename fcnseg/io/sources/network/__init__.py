@@ -116,7 +116,7 @@ def without_password(address: str) -> str:
 def unreachable(address: str) -> MediaError:
     """The MediaError for an address from which nothing comes."""
     return MediaError(
-        f"No video comes from {without_password(address)}.",
+        f"Nothing comes from {without_password(address)}.",
         hint="check the address, user name and password, and that the network lets it through",
     )
 
