@@ -22,6 +22,7 @@ from fcnseg.datasets.encoding.areas import class_base, look_closer, numbered_by_
 from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
 from fcnseg.datasets.encoding.entries import (
     counted_from_one,
+    holds_sentences,
     mentioned_in,
     yaml_folder,
     yaml_text,
@@ -33,6 +34,7 @@ from fcnseg.datasets.formats import (
     layouts,
     read_stored,
     unread_annotations,
+    unread_images,
 )
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
@@ -280,11 +282,12 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
     if not labels:
         other, hint = unread_annotations(listing)
         return DatasetError(f"{root} has {alone} images but no labels{other}.", hint=hint or HINT)
+    other, hint = ("", "") if alone else unread_images(listing)
     example = (found.orphan_images + found.orphan_labels)[0].name
     return DatasetError(
         f"{root} has {alone} images and {labels} label files, but no names that match "
-        f"(for example {example}).",
-        hint=HINT,
+        f"(for example {example}){other}.",
+        hint=hint or HINT,
     )
 
 
@@ -300,6 +303,12 @@ def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
             callback(Progress(task, done, count, "files"))
 
     return tell
+
+
+def _prose_in(listing: Listing) -> str:
+    """A file that is called like a class list and holds sentences; ""."""
+    texts = listing.named("classes.txt", "labels.txt", "names.txt")
+    return next((name for name in texts if holds_sentences(listing.path(name))), "")
 
 
 def _read(
@@ -335,4 +344,6 @@ def _read(
         reading = replace(reading, why=(*reading.why, f"class names are from {file}"))
     elif every and not values.terms:
         reading = replace(reading, unused_list=f"{file} lists {mentioned_in(every)}")
+    elif not every and (text := _prose_in(listing)):
+        reading = replace(reading, why=(*reading.why, f"{text} holds sentences, no class names"))
     return reading

@@ -172,6 +172,8 @@ def test_a_list_may_be_encoded_as_windows_does(name: str, encoding: str, tmp_pat
         ("dataset.json", '{"labels": {"background": 0, "whole": [1, 2, 3], "core": [3]}}'),
         ("labels.json", '[{"name": "1.jpg", "labels": [{"name": "car"}, {"name": "sign"}]}]'),
         ("config.json", '{"epochs": 3, "folds": 5}'),
+        ("labels.txt", "Labels\nEach mask is a PNG of 0 and 255.\nSee https://example.org\n"),
+        ("labels.txt", "Label 0: nothing was seen here\nLabel 255 means an object is there\n"),
     ],
 )
 def test_other_content_is_no_class_list(name: str, text: str, tmp_path: Path) -> None:
@@ -352,8 +354,12 @@ def test_a_list_with_numbers_fits_or_is_said_not_to(case: str, tmp_path: Path) -
 
 def test_a_two_line_list_is_named_by_its_background(tmp_path: Path) -> None:
     labels = [np.uint8(255) * one for one in discs()]
-    seen = scan(write(tmp_path, labels, {"classes.txt": "crack\nbackground\n"}))
-    assert seen.description.encoding.values == ((255,), (0,))
+    folder = write(tmp_path, labels, {"classes.txt": "crack\nbackground\n"})
+    assert scan(folder).description.encoding.values == ((255,), (0,))
+    (folder / "classes.txt").write_text("White is where a crack is.\nBlack is the rest.\n")
+    found = scan(folder).description
+    assert found.classes.names == ("background", "object")
+    assert "classes.txt holds sentences, no class names" in found.why
 
 
 def test_the_numbers_of_a_list_stay_what_they_are(tmp_path: Path) -> None:

@@ -122,6 +122,11 @@ def test_a_bare_name_of_several_images_is_asked_about(tmp_path: Path) -> None:
     write(tmp_path / "all.json", {0: "0.png", 1: "1.png"}, [square(0, 0), square(1, 1)])
     with pytest.raises(DatasetError, match=r"0\.png, which may be images/cam0/0\.png or"):
         describe(tmp_path)
+    for folder in ("data", "sem_seg"):  # which says itself that it holds labels
+        pictures(tmp_path / "images/train" / folder, 2)
+    (tmp_path / "all.json").rename(tmp_path / "images/train/labels.json")
+    pairs = describe(tmp_path / "images/train").pairs
+    assert {pair.image.parent.name for pair in pairs} == {"data"}
 
 
 def test_a_bare_name_is_of_the_folder_that_the_file_s_is_like(tmp_path: Path) -> None:

@@ -237,6 +237,13 @@ def test_the_split_depends_on_the_files_alone(tmp_path: Path) -> None:
             ],
             "no names that match",
         ),
+        (
+            lambda root: [
+                written.save(Image.new("L", (4, 4)), root / "masks" / "a.png"),
+                (root / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(400)),
+            ],
+            "a.dcm and similar files, of the same names, are no images: a DICOM file",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_no_dataset_is_said(

@@ -482,6 +482,14 @@ def _objects(_: Sequence[int]) -> str:
     )
 
 
+def _flagged(root: Path) -> dict[str, int]:
+    """1 for training, by the numbers of a list: CUB."""
+    _listed(root, "images.txt", lambda _: "".join(f"{n + 1} images/{n}.png\n" for n in range(6)))
+    flags = "".join(f"{n + 1} {int(n < 4)}\n" for n in range(6))
+    (root / "train_val_split.txt").write_text(flags)
+    return {"train": 4, "val": 2}
+
+
 OWN_SPLITS: dict[str, Callable[[Path], dict[str, int]]] = {
     "folds": _folds,
     "folds with both parts": _folds_with_both_parts,
@@ -495,6 +503,7 @@ OWN_SPLITS: dict[str, Callable[[Path], dict[str, int]]] = {
     "culane": lambda root: _listed(
         root, "{}_gt.txt", lambda some: "".join(f"/images/{n}.png /x/{n}.png 1 0\n" for n in some)
     ),
+    "flags": _flagged,
     "objects": lambda root: _listed(root, "datalist.json", _objects),
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
-from fcnseg.errors import cannot_read
+from fcnseg.errors import STRANGE, cannot_read
 
 IGNORED_NAMES = frozenset(
     [
@@ -155,7 +155,10 @@ def read_number(text: str) -> int:
 
 
 def read_lines(path: Path) -> list[Entry]:
-    """A name on each line, perhaps with its number before or behind it, or its colour beside it."""
+    """A name on each line, perhaps with its number before or behind it, or its colour beside it.
+
+    ValueError for a text of sentences.
+    """
     lines = [line.strip() for line in text_of(path).splitlines()]
     lines = [line for line in lines if not line.startswith("#") or _HEX.match(line)]
     lines = [line for line in lines if re.search(r"\w", line) and "INTERPOLATION:" not in line]
@@ -173,8 +176,28 @@ def read_lines(path: Path) -> list[Entry]:
         if len(lines) > 1 and columns == [len(lines)] * 2:  # else `zone 1`, `zone 2` are names
             return [Entry(name, int(number)) for name, number in pairs]
     entries = _with_numbers(lines) or [_entry_of(line) for line in lines]
+    if _are_sentences([one.name for one in entries if one.value is None and one.color is None]):
+        raise ValueError(f"{path} holds sentences")
     return [entry for entry in entries if entry.name != "__ignore__"]  # labelme's index -1
 
+
+def holds_sentences(path: Path) -> bool:
+    """Whether a text is a readme's rather than the names of classes."""
+    with contextlib.suppress(OSError, *STRANGE):
+        return _are_sentences(text_of(path).splitlines())
+    return False
+
+
+def _are_sentences(lines: Sequence[str]) -> bool:
+    sentences = [one for one in lines if _SENTENCE.search(one) and not one.endswith("etc.")]
+    stating = [one for one in lines if _STATING.search(one) and len(one.split()) > 4]
+    return bool(sentences) or 2 * len(stating) > len(lines)
+
+
+_SENTENCE = re.compile(r"\S\s+\S+\s.*[.!?]$|\w://\w|\w@\w")
+"""Three words with a full stop, or an address."""
+
+_STATING = re.compile(r"\b(is|are|was|were|has|have|means?)\b", re.IGNORECASE)
 
 _HEADINGS = frozenset(
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,11 +29,11 @@ from fcnseg.datasets.formats.regions import (
     XBD,
 )
 from fcnseg.datasets.formats.stacks import STACKS, read_page
-from fcnseg.datasets.pairing import Listing, marks
+from fcnseg.datasets.pairing import Listing, marks, stem_of, suffix_of
 from fcnseg.errors import DatasetError, FcnsegError, MediaError, cannot_read, did_you_mean, reason
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
-from fcnseg.io.content import upright
+from fcnseg.io.content import name_other, upright
 from fcnseg.io.images import read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
@@ -183,6 +184,25 @@ def unread_annotations(listing: Listing) -> tuple[str, str]:
         if names := listing.with_suffix(suffix):
             seen = f"{len(names)} {suffix} file{'s' * (len(names) > 1)}"
             return f" that can be read; {seen} (first: {names[0]}) may be annotations", ""
+    return "", ""
+
+
+def unread_images(listing: Listing) -> tuple[str, str]:
+    """What stands beside label files without images and has their names, and what to do ("")."""
+    labels = {*listing.images}
+    stems = {stem_of(name).lower() for name in labels}
+    others = [
+        name
+        for name in listing.files
+        if name not in labels
+        and stem_of(name).lower() in stems
+        and suffix_of(name) not in _ANNOTATIONS
+    ]
+    if not others:
+        return "", ""
+    with suppress(OSError), listing.path(others[0]).open("rb") as file:
+        what, hint = name_other(file.read(400)) or ("of no known format", "")
+        return f"; {others[0]} and similar files, of the same names, are no images: {what}", hint
     return "", ""
 
 

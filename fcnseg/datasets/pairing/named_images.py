@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
+    LABEL_WORDS,
     LETTERS,
     SPLIT_WORDS,
     Listing,
@@ -130,6 +131,8 @@ class Gathered:
 
         DatasetError where that does not tell them apart.
         """
+        others = [other for other in others if not _is_among_labels(other)] or others
+        found = found if found in others else others[0]
         place, folders = place_of(found), {*file.lower().split("/")[:-1]}
         alike: dict[int, list[str]] = {}
         for other in others:
@@ -207,6 +210,12 @@ def _spellings(wanted: str) -> list[str]:
     what Label Studio puts before it."""
     path = unquote(re.sub(r"^\w+://[^/]+/|\?.*$", "", wanted))
     return [one for one in (_UPLOADED.sub(r"\1", path), path) if one and one != wanted]
+
+
+def _is_among_labels(name: str) -> bool:
+    """Whether an image's own folder says so, among other words (`sem_seg`)."""
+    folder = as_text(name).lower().rpartition("/")[0].rpartition("/")[2]
+    return not LABEL_WORDS.isdisjoint(LETTERS.findall(folder))
 
 
 def split_of(file: str) -> SplitName:

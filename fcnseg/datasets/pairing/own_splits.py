@@ -47,7 +47,8 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
     if folds is not None or all(pair.split for pair in found.pairs):
         return folds or found
     places = _Places(found.pairs, listing.root)
-    listed = _by_lists(found, listing, places) or _by_table(found, listing, places, yaml)
+    listed = _by_flags(found, listing, places) or _by_lists(found, listing, places)
+    listed = listed or _by_table(found, listing, places, yaml)
     if listed is not None:
         return listed
     folders = {name.rpartition("/")[0] for name in listing.files}
@@ -214,6 +215,31 @@ def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None
         if len(set(chosen.values())) > 1:
             return _as_listed(found, chosen, [name], listing)
     return None
+
+
+def _by_flags(found: Found, listing: Listing, places: _Places) -> Found | None:
+    """Pairs as a `train_test_split.txt` tells them: 1 for the former, 0. It names images, or the
+    numbers that a list beside it gives them (CUB's images.txt)."""
+    for name in listing.with_suffix(".txt"):
+        splits = [SPLIT_WORDS[word] for word in words_in(stem_of(name)) if word in SPLIT_WORDS]
+        flags = _columns(listing, name) if len(set(splits)) == len(splits) == 2 else {}
+        if {*flags.values()} != {"0", "1"}:
+            continue
+        beside = f"{name.rpartition('/')[0]}/images.txt".lstrip("/")
+        paths = _columns(listing, beside) if beside in listing.files else {}
+        chosen: dict[int, SplitName] = {}
+        for key, flag in flags.items():
+            split = splits[flag == "0"]
+            chosen |= dict.fromkeys(places.named_by([paths.get(key, key)]), split)
+        if len(set(chosen.values())) > 1:
+            return _as_listed(found, chosen, [name], listing)
+    return None
+
+
+def _columns(listing: Listing, name: str) -> dict[str, str]:
+    """The second cells of a text by the first; {} where some row has others."""
+    rows = [line.replace(",", " ").split() for line in lines_of(listing.path(name))]
+    return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else {}
 
 
 _SPLIT_OF: Mapping[str, SplitName] = {
