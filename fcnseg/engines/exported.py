@@ -179,13 +179,18 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
         yield data
 
 
+_MOST_OF_HEADER = 1 << 26
+"""Bytes; a real one has thousands."""
+
+
 def _in_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = (
-                name for name in archive.namelist() if name.endswith((f"extra/{KEY}", ATTACHED))
-            )
-            return next((archive.read(name).decode(errors="replace") for name in names), None)
+            for entry in archive.infolist():
+                if entry.filename.endswith((f"extra/{KEY}", ATTACHED)):
+                    with archive.open(entry) as file:  # its size may be claimed
+                        return file.read(_MOST_OF_HEADER).decode(errors="replace")
+            return None
     except (zipfile.BadZipFile, zlib.error, RuntimeError, *STRANGE):
         return None
 

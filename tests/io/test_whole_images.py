@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zipfile
 import zlib
 
 import av
@@ -10,11 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.engines.exported import header_in
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
+from fcnseg.io.content.byte_stream import ByteStream
+from fcnseg.io.content.following import next_image
 from fcnseg.io.fingerprint import summarize_image
 from fcnseg.io.images import decode_image, image_size
 from fcnseg.io.sources import open_source
+from fcnseg.io.sources.seen import Viewer
+from fcnseg.models.checkpoint import KEY
 
 HIGH, WIDE = 64, 96
 Y, X = np.mgrid[:HIGH, :WIDE]
@@ -188,3 +194,42 @@ def test_the_first_page_of_an_animated_png_is_its_first_image(before):
     data = file.getvalue()
     assert np.array_equal(decode_image(data), images[0])
     assert np.array_equal(decode_image(page_of(data, 0, "a.png")), images[0])
+
+
+@pytest.mark.parametrize("claimed", [
+    b"II*\0\x08\0\0\0\x01\0\x11\x01\x04\0\0\0\0\x40\x64\0\0\0" + bytes(4),
+    b"BM\xff\xff\xff\xff",
+])  # fmt: skip
+def test_an_image_of_a_stream_that_claims_gigabytes_is_not_waited_for(claimed):
+    asked = []
+    data = as_jpeg(COLORS)
+    chunks = (
+        asked.append(n) or (claimed + bytes(100) + data if not n else data) for n in range(99)
+    )
+    stream = ByteStream(chunks)
+    try:
+        assert next_image(stream) == claimed + bytes(100)
+        assert next_image(stream) == data
+    finally:
+        stream.close()
+    assert len(asked) < 99
+
+
+def test_of_an_attached_header_only_so_much_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcnseg.engines.exported._MOST_OF_HEADER", 8)
+    with zipfile.ZipFile(tmp_path / "a.pt2", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"a/extra/{KEY}", "0" * 100)
+    assert header_in(tmp_path / "a.pt2") == "0" * 8
+
+
+def test_the_matrix_ycgco_is_seen():
+    """FFmpeg does not convert it: such a video was called broken."""
+    red, green, blue = np.moveaxis(COLORS.astype(float), -1, 0)
+    planes = [red / 4 + green / 2 + blue / 4, green / 2 - (red + blue) / 4, (red - blue) / 2]
+    for full in (True, False):
+        light, *others = planes if full else [plane * 219 / 255 for plane in planes]
+        others = [plane * (1 if full else 224 / 219) + 128 for plane in others]
+        stored = np.rint([light + (0 if full else 16), *others]).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(stored, format="yuv444p")
+        frame.colorspace, frame.color_range = 8, 2 if full else 1
+        assert np.abs(Viewer().see(frame).astype(int) - COLORS).max() <= 2

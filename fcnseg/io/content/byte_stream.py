@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 
 from fcnseg.concurrency import BoundedQueue
 
+MOST_AHEAD = 1 << 31
+"""Bytes that an image may claim to take; more are not waited for."""
+
 
 class ByteStream:
     """Bytes as they come, with a look ahead.
@@ -49,7 +52,9 @@ class ByteStream:
         return bytes(self._held[:count])
 
     def at(self, position: int) -> int | None:
-        """The byte so far ahead; None when the stream ends before it."""
+        """The byte so far ahead; None where it ends before, or beyond MOST_AHEAD."""
+        if position >= MOST_AHEAD:
+            return None
         while len(self._held) <= position and self._fill():
             pass
         return self._held[position] if position < len(self._held) else None

@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from fcnseg.io.content import TiffForm, is_image, is_npy, is_tiff, reader_of
-from fcnseg.io.content.byte_stream import ByteStream
+from fcnseg.io.content.byte_stream import MOST_AHEAD, ByteStream
 from fcnseg.io.content.integrity import stated_length
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -70,7 +70,7 @@ def next_image(stream: ByteStream) -> bytes:
     length = stated_length(stream.peek(64))
     if length is None:  # it ends where another one of its format begins
         return stream.read(stream.search(re.compile(re.escape(start[:8])), 8))
-    data = stream.read(length)
+    data = stream.read(length) if length <= MOST_AHEAD else b""
     if len(data) == length:
         return data
     stream.give_back(data)

@@ -15,6 +15,9 @@ from fcnseg.io.content.profiles import HDR, tone_mapped
 
 _UPRIGHT = (1, 0, 0, 1)
 
+_UNSPECIFIED, _YCGCO = 2, 8  # matrices, as FFmpeg numbers them
+_FULL = 2  # a range of values
+
 
 class Viewer:
     """Frames as uint8 (H, W, 3) RGB, upright."""
@@ -30,12 +33,26 @@ class Viewer:
 
     def _pixels(self, frame: Any) -> NDArray[np.uint8]:
         """A frame as uint8 (H, W, 3) RGB, not turned."""
+        if int(frame.colorspace) == _YCGCO:
+            return self._from_ycgco(frame)
         if int(frame.color_trc) in HDR:
             return tone_mapped(self._converted(frame, "rgb48le"), int(frame.color_trc))
         if _has_alpha(frame.format.name):
             rgba = np.asarray(self._converted(frame, "rgba"), np.uint8)
             return over_white(rgba[:, :, :3], rgba[:, :, 3])
         return np.asarray(self._converted(frame, "rgb24"), np.uint8)
+
+    def _from_ycgco(self, frame: Any) -> NDArray[np.uint8]:
+        """Of the matrix YCgCo, which FFmpeg does not convert: its planes are only made full."""
+        frame.colorspace, is_full = _UNSPECIFIED, int(frame.color_range) == _FULL
+        planes = np.moveaxis(self._converted(frame, "yuv444p"), 0, -1).astype(np.float32)
+        frame.colorspace = _YCGCO
+        light, green, orange = np.moveaxis(planes - (0 if is_full else 16, 128, 128), -1, 0)
+        if not is_full:
+            light, green, orange = light * (255 / 219), green * (255 / 224), orange * (255 / 224)
+        rest = light - green
+        rgb = np.stack([rest + orange, light + green, rest - orange], -1)
+        return np.asarray(np.clip(np.rint(rgb), 0, 255), np.uint8)
 
     def _converted(self, frame: Any, layout: str) -> NDArray[Any]:
         made = self._reformatter.reformat(frame, format=layout, interpolation="BICUBIC", threads=1)
