@@ -183,10 +183,14 @@ def test_two_colors_have_the_names_of_a_list_without_colors(tmp_path: Path) -> N
         put(tmp_path / f"images/{number}.png", picture)
         put(tmp_path / f"masks/{number}.png", np.array([[0, 0, 0], [9, 90, 200]], np.uint8)[labels])
         truth[f"images/{number}.png"] = labels
-    (tmp_path / "classes.txt").write_text("leaf\nbackground\n")
-    description = describe(tmp_path)
-    assert agrees(description, truth)
-    assert description.classes.names == ("background", "leaf")
+    for text, names in (
+        ("leaf\nbackground\n", ("background", "leaf")),
+        ("sea\nleaf\n", ("sea", "leaf")),  # black is the first
+    ):
+        (tmp_path / "classes.txt").write_text(text)
+        description = describe(tmp_path)
+        assert agrees(description, truth)
+        assert description.classes.names == names
 
 
 def test_smoothed_colors_are_no_class_numbers_in_a_channel(tmp_path: Path) -> None:
@@ -221,6 +225,48 @@ def test_a_list_of_pairs_may_name_arrays(tmp_path: Path) -> None:
         np.save(tmp_path / f"q/m{number}.npy", labels)
     rows = [f"q/m{number}.npy,p/{number}.png" for number in range(6)]
     (tmp_path / "pairs.csv").write_text("\n".join(["mask,image", *rows]))
+    assert agrees(describe(tmp_path), truth)
+
+
+LISTED = {
+    "pairs.csv": lambda rows: "image;mask\n" + "\n".join(f"{a}.png;{b}.png" for a, b in rows),
+    "index.csv": lambda rows: "mask,image\n" + "\n".join(f"{b},{a}" for a, b in rows),
+    "pairs.json": lambda rows: json.dumps({f"p/{a}.png": f"q/{b}.png" for a, b in rows}, indent=1),
+    "dataset.json": lambda rows: json.dumps(
+        {
+            "labels": {"0": "ground", "1": "leaf"},
+            "training": [{"image": f"./p/{a}.png", "label": f"./q/{b}.png"} for a, b in rows[:4]],
+            "validation": [{"image": f"p/{a}.png", "label": f"q/{b}.png"} for a, b in rows[4:]],
+        }
+    ),
+    "job/output.manifest": lambda rows: "\n".join(
+        json.dumps({"source-ref": f"s3://b/p/{a}.png", "j-ref": f"s3://b/job/q/{b}.png", "j": {}})
+        for a, b in rows
+    ),
+}
+"""Lists of pairs without their folders or suffixes, and in JSON."""
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_lists_of_pairs_need_no_paths(name: str, tmp_path: Path) -> None:
+    truth, rows = {}, []
+    for number, picture, labels in scenes():
+        rows.append((chr(97 + number) * 3, f"gt{(number * 5 + 3) % 6}"))
+        put(tmp_path / f"p/{rows[-1][0]}.png", picture)
+        put(tmp_path / f"q/{rows[-1][1]}.png", labels)
+        truth[f"p/{rows[-1][0]}.png"] = labels
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(LISTED[name](rows))
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert name != "dataset.json" or own_split_sizes(description) == {"train": 4, "val": 2}
+
+
+def test_the_numbers_of_a_table_of_grades_are_no_files(tmp_path: Path) -> None:
+    """`label` is a grade there, which some images are called."""
+    truth = written(tmp_path, "images/{n}.png", mask="masks/{n}.png")
+    rows = [f"{number},{5 - number}" for number in range(6)]
+    (tmp_path / "grades.csv").write_text("\n".join(["image,label", *rows]))
     assert agrees(describe(tmp_path), truth)
 
 

@@ -30,8 +30,6 @@ from fcnseg.datasets.encoding.entries import (
     Entry,
     by_stored_value,
     is_ignored,
-    meaning_alone,
-    why_ignored,
 )
 from fcnseg.datasets.encoding.greys import (
     LARGEST,
@@ -43,10 +41,12 @@ from fcnseg.datasets.encoding.greys import (
     flat_greys,
     listed_values,
     lossy_indices,
+    meaning_alone,
     nearest_totals,
     peaks,
     rows_of,
     spread,
+    why_ignored,
     without_strays,
 )
 from fcnseg.datasets.encoding.values import GREY, LOSSY, MOST_VALUES, Values

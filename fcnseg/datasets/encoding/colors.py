@@ -22,7 +22,7 @@ from fcnseg.classes import (
     voc_palette,
 )
 from fcnseg.datasets import Encoding, Reading
-from fcnseg.datasets.encoding.entries import Entry
+from fcnseg.datasets.encoding.entries import Entry, by_stored_value
 from fcnseg.datasets.encoding.values import LOSSY, Values
 from fcnseg.errors import DatasetError, counted
 
@@ -84,15 +84,18 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     ground = _background(values, colors)
     if ground is not None:
         colors.sort(key=lambda color: color != ground)
-        names = _two_names(entries)
+        names = _two_names(entries, ground)
         why = f"labels are two colours, of which #{ground:06x} is the background"
     return _reading([(color,) for color in colors], names, ignore, lossy, why)
 
 
-def _two_names(entries: Sequence[Entry]) -> tuple[str, str]:
-    """What background and object are called by a class list that names both, or the object."""
-    names = [entry.name for entry in entries]
+def _two_names(entries: Sequence[Entry], ground: int) -> tuple[str, str]:
+    """What background and object are called by a class list that names both, or the object; of two
+    other names the first is black's."""
+    names = [entry.name for entry in by_stored_value(entries)]
     objects = [name for name in names if name.lower() not in BACKGROUND_NAMES]
+    if len(objects) == len(names) == 2 and ground == 0 and not any(e.ignored for e in entries):
+        return names[0], names[1]
     if len(objects) != 1 or len(names) > 2:
         return BINARY
     own = next((name for name in names if name not in objects), BINARY[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
-from fcnseg.errors import STRANGE, cannot_read
+from fcnseg.errors import STRANGE, cannot_read, from_bytes
 
 IGNORED_NAMES = frozenset(
     [
@@ -333,16 +333,18 @@ def _encoding_of(head: bytes) -> str:
     return "utf-8-sig"
 
 
-def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:
-    """Encoding.alone of labels with 255 in files of 0 and 255 beside files of 1 and 255.
-
-    Where a class list says what is ignored, 255 is ignored in all files.
-    """
-    return (IGNORE, 1) if two_meanings and not any(entry.ignored for entry in entries) else ()
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def why_ignored(ignored: Sequence[int], alone: tuple[int, ...]) -> list[str]:
-    """A sentence for people on the values that are ignored, if any are."""
-    if alone:
-        return [f"value {alone[0]} is ignored beside {alone[1]}, and {alone[1]} in files without"]
-    return [f"{', '.join(map(str, ignored))} is ignored"] if ignored else []
+def words_in(name: str) -> list[str]:
+    """The words of a name, in lower case: TestSet_2 has test and set."""
+    return re.findall(r"[^\W\d_]+", _CAMEL.sub("_", name).lower())
+
+
+def lines_of(path: Path) -> list[str]:
+    """A text's lines but empty ones; [] where it can't be read."""
+    try:
+        lines = from_bytes(path.read_bytes()).splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()]

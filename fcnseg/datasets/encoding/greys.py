@@ -238,3 +238,18 @@ def _strange(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence
     unknown = [value for value in seen if value not in numbers]
     same = len(numbers) < len(placed)
     return values.total if same else sum(values.pixels[value] for value in unknown)
+
+
+def meaning_alone(two_meanings: bool, entries: Sequence[Entry]) -> tuple[int, ...]:
+    """Encoding.alone of labels with 255 in files of 0 and 255 beside files of 1 and 255.
+
+    Where a class list says what is ignored, 255 is ignored in all files.
+    """
+    return (IGNORE, 1) if two_meanings and not any(entry.ignored for entry in entries) else ()
+
+
+def why_ignored(ignored: Sequence[int], alone: tuple[int, ...]) -> list[str]:
+    """A sentence for people on the values that are ignored, if any are."""
+    if alone:
+        return [f"value {alone[0]} is ignored beside {alone[1]}, and {alone[1]} in files without"]
+    return [f"{', '.join(map(str, ignored))} is ignored"] if ignored else []

@@ -1,8 +1,4 @@
-"""Text files that list a dataset's images.
-
-With their labels (CSV, text and JSON lines), or by the split they are in (splits.json, split.csv, a
-YOLO data.yaml).
-"""
+"""Text files that list a dataset's images with their labels: CSV, text, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -10,27 +6,27 @@ import contextlib
 import csv
 import json
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fcnseg.datasets import SPLITS, Found, Pair, SplitName, Unusable, name_uniquely
-from fcnseg.datasets.encoding.entries import text_of, yaml_texts
+from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
+from fcnseg.datasets.encoding.entries import words_in
 from fcnseg.datasets.pairing import (
     LABEL_WORDS,
-    LETTERS,
     SPLIT_WORDS,
     Listing,
     is_image,
     marks,
     one_split,
+    place_of,
     stem_of,
     suffix_of,
 )
 from fcnseg.errors import STRANGE, DatasetError, as_text, from_bytes, is_file, to_path, typed
 
-LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl")
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl", ".manifest")
 
 _ARRAYS = (".npy", ".npz", ".mat")
 """Suffixes of labels that are no images."""
@@ -48,13 +44,18 @@ def find_pair_list(listing: Listing) -> Found | None:
     jsons = jsons if len(jsons) <= _MOST_JSON else ()  # else of an image each
     lists = [name for name in jsons if any(listing.says(name, (key,)) for key in _LABEL_KEYS)]
     for name in (*listing.with_suffix(*LIST_SUFFIXES), *lists):
-        if name.count("/") <= 1:
+        if name.count("/") <= 1 or suffix_of(name) == ".manifest":  # SageMaker's, manifests/output/
             rows = _rows(listing.path(name))
             for base in dict.fromkeys((listing.path(name).parent, listing.root)):
                 columns = _columns(rows, base, listing.root)
                 if columns:
                     found.append((name, base, rows, columns))
                     break
+            else:
+                rows = _located(rows, listing)
+                columns = _columns(rows, listing.root, listing.root)
+                if columns and _are_apart(rows, columns):
+                    found.append((name, listing.root, rows, columns))
     if not found:
         return None
     pairs, orphans = [], []
@@ -63,6 +64,35 @@ def find_pair_list(listing: Listing) -> Found | None:
         pairs += made
         orphans += missing
     return _found([name for name, *_ in found], pairs, orphans)
+
+
+def _located(rows: Sequence[Sequence[str]], listing: Listing) -> list[list[str]]:
+    """Rows whose cells name files without their folders, or their suffixes, with the files' paths;
+    [] where no heading says in which one column the labels are."""
+    columns = range(len(rows[0])) if rows else ()
+    labels = [at for at in columns if _is_label_heading(rows[0], at)]
+    if len(labels) != 1:
+        return []
+    named: dict[str, list[str]] = defaultdict(list)
+    for name in listing.images:
+        base = name.rpartition("/")[2].lower()
+        named[base].append(name)
+        if not stem_of(base).isdecimal():  # which may be any number
+            named[stem_of(base)].append(name)
+
+    def located(cell: str, role: str) -> str:
+        some = named.get(cell.lower(), [])
+        some = [name for name in some if place_of(name).role == role] if some[1:] else some
+        return some[0] if len(some) == 1 else cell
+
+    roles = ["labels" if at in labels else "images" for at in columns]
+    return [[located(cell, role) for cell, role in zip(row, roles, strict=False)] for row in rows]
+
+
+def _are_apart(rows: Sequence[Sequence[str]], columns: tuple[int, int, int | None]) -> bool:
+    """Whether no file is named twice, as the images and the labels of pairs are not."""
+    both = [[row[at] for row in rows if len(row) > at] for at in columns[:2]]
+    return len({*both[0], *both[1]}) == len(both[0]) + len(both[1])
 
 
 def read_pair_list(path: Path) -> Found:
@@ -152,7 +182,7 @@ def _rows(path: Path) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return []
-    if path.suffix.lower() in (".jsonl", ".json"):
+    if path.suffix.lower() in (".jsonl", ".json", ".manifest"):
         return _objects(lines)
     for delimiter in (",", ";", "\t", " "):
         if delimiter in lines[-1]:
@@ -163,26 +193,37 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _may_list(path: Path) -> bool:
-    """Whether a file may be a list of pairs: JSON only if it is a list, and no longer than those
-    are."""
+    """Whether a file may be a list of pairs: JSON only if it is no longer than those are."""
     if path.suffix.lower() != ".json":
         return True
     with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[") and (
-            file.seek(0, 2) <= _LARGEST_JSON
-        )
+        is_list = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[")
+        return file.seek(0, 2) <= (_LARGEST_JSON if is_list else _LARGEST_JSON // 8)
 
 
 def _objects(lines: Sequence[str]) -> list[list[str]]:
-    """Lines of JSON objects, or a list of them, as a table with its heading; [] for others."""
-    is_list = lines[0].lstrip().startswith("[")
+    """Lines of JSON objects, a list of them, or one for each split, as a table with its heading; an
+    object of image: labels; [] for others."""
+    whole = lines[0].lstrip().startswith("[") or not lines[0].rstrip().endswith("}")
     try:
-        objects = json.loads("".join(lines)) if is_list else [json.loads(line) for line in lines]
+        data = json.loads("".join(lines)) if whole or not lines[1:] else [*map(json.loads, lines)]
     except STRANGE:
         return []
-    every = bool(objects) and all(isinstance(one, dict) for one in objects)
-    head = list(objects[0]) if every else []
-    return [head, *([str(one.get(key, "")) for key in head] for one in objects)] if head else []
+    if isinstance(data, dict):
+        if all(isinstance(value, str) and is_image(key) for key, value in data.items()):
+            return [["image", "label"], *map(list, data.items())]
+        parts = [(key, some) for key, some in data.items() if key.lower() in SPLIT_WORDS]
+        flat = not any(isinstance(value, list | dict) for value in data.values())
+        data = (
+            [data] if flat else [{**o, "split": key} for key, some in parts for o in _dicts(some)]
+        )
+    head = list(data[0]) if data and len(data) == len(_dicts(data)) else []
+    return [head, *([str(one.get(key, "")) for key in head] for one in data)] if head else []
+
+
+def _dicts(data: Any) -> list[dict[str, Any]]:
+    """The objects of a JSON list."""
+    return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
 
 
 def _columns(
@@ -248,103 +289,7 @@ def _pairs(
     return pairs, missing
 
 
-# --- which split each image is in -----------------------------------------------------------------
-
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-_TABLE_WORDS = frozenset(
-    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset",
-     "datalist"]
-)  # fmt: skip
-"""The name of a table that gives each image's split has one of these."""
-
-
-def words_in(name: str) -> list[str]:
-    """The words of a name, in lower case: TestSet_2 has test and set."""
-    return LETTERS.findall(_CAMEL.sub("_", name).lower())
-
-
 def split_in(name: str) -> SplitName:
     """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
     tokens = words_in(as_text(name))
     return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
-
-
-def lines_of(path: Path) -> list[str]:
-    """A text's lines but empty ones; [] where it can't be read."""
-    try:
-        lines = from_bytes(path.read_bytes()).splitlines()
-    except OSError:
-        return []
-    return [line.strip() for line in lines if line.strip()]
-
-
-def tables_of(
-    listing: Listing, yaml: Path | None
-) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
-    """The tables that may say which images are for what, with what they say."""
-    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
-        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name))):
-            read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
-            yield name, read(lines_of(listing.path(name)))
-    for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
-        yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
-
-
-def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
-    """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    for split in SPLITS:
-        for part in yaml_texts(text, split):
-            end = "/" + part.removeprefix("./")
-            lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
-            named[split] += lines_of(listing.path(lists[0])) if lists else [part]
-    return named
-
-
-def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What {"train": [...], "val": [...]} names, also of the first of several folds, or
-    {"a.png": "train", ...}."""
-    try:
-        data = json.loads("".join(lines))
-    except STRANGE:
-        return {}
-    data = data[0] if isinstance(data, list) and data else data
-    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), dict):
-        data = next(iter(data.values()))
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    for key, value in data.items() if isinstance(data, dict) else ():
-        if isinstance(value, list) and key.lower() in SPLIT_WORDS:
-            named[SPLIT_WORDS[key.lower()]] += filter(None, map(_named_in, value))
-        elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
-            named[SPLIT_WORDS[value.lower()]].append(key)
-    return named
-
-
-def _named_in(value: object) -> str:
-    """What a JSON value names: a text, the number that an image is called, or the first image
-    file of an object ({"image": "a.png", "label": "b.png"}); "" for another value."""
-    if isinstance(value, dict):
-        return next((one for one in value.values() if isinstance(one, str) and is_image(one)), "")
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-
-
-def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
-    """What the cell with an image file beside a split's word names, or the first such cell, where
-    all rows but a heading have one. Numbers of rows, which have no heading, are none."""
-    named: dict[SplitName, list[str]] = defaultdict(list)
-    delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-    except csv.Error:
-        return {}
-    numbered = bool(rows) and rows[0][:1] == [""]
-    for row, cells in enumerate(line[numbered:] for line in rows):
-        words = [cell.strip().lower() for cell in cells]
-        at = next((place for place, word in enumerate(words) if word in SPLIT_WORDS), None)
-        if at is not None and len(cells) > 1:
-            others = cells[:at] + cells[at + 1 :]
-            named[SPLIT_WORDS[words[at]]].append(next(filter(is_image, others), others[0]))
-        elif row:
-            return {}
-    return named

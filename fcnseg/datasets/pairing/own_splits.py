@@ -16,7 +16,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable
+from fcnseg.datasets.encoding.entries import lines_of, words_in
 from fcnseg.datasets.pairing import (
+    IMAGE_WORDS,
     SPLIT_WORDS,
     Listing,
     is_image,
@@ -24,7 +26,8 @@ from fcnseg.datasets.pairing import (
     stem_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.lists import lines_of, split_in, tables_of, words_in
+from fcnseg.datasets.pairing.lists import split_in
+from fcnseg.datasets.pairing.named_images import tables_of
 from fcnseg.errors import as_text
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
@@ -149,7 +152,7 @@ def _folder_split(folder: str) -> SplitName:
 
 def _name_split(pair: Pair, _: Path) -> SplitName:
     """A split that a file's name begins or ends with (`train_001.jpg`)."""
-    tokens = words_in(pair.image.stem)
+    tokens = [token for token in words_in(pair.image.stem) if token not in IMAGE_WORDS]
     ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
     return ends.pop() if len(ends) == 1 else ""
 
