@@ -1,5 +1,6 @@
 """`python -m fcnseg` and the `fcnseg` command."""
 
+import signal
 import sys
 
 
@@ -13,6 +14,8 @@ def main() -> None:
     except KeyboardInterrupt:  # no command has begun yet
         sys.stderr.write("Interrupted.\n")
         status = 130
+    if status == 130:  # a second Ctrl-C ends what Python does at its exit, and prints nothing
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
 
 

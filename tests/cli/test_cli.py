@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -306,10 +307,13 @@ def test_ctrl_c_before_a_command_begins(where: str, monkeypatch, capsys) -> None
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
+    handlers: list[tuple[int, object]] = []
     monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *both: handlers.append(both))
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
+    assert handlers[-1] == (signal.SIGINT, signal.SIG_DFL), "a second one would print a traceback"
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
