@@ -2,7 +2,7 @@
 
     python benchmarks/long_video.py [--frames 20000] [--engine torch]
 
-A clip is drawn, a small random network segments it, an overlay video and label shares are
+A clip is drawn, a small random network segments it, an overlay video and class proportions are
 written, all by `infer` as a user runs it.
 """
 

@@ -6,7 +6,8 @@ Scores of a stride of 8 as networks give them (neighbours are alike), 2 to 150 c
 fcnseg's way, every class upsampled in each square with several, and all logits with argmax; then
 the part of an exported file that makes the output `labels` of `scores`, and all logits with ArgMax,
 in ONNX Runtime; and the former in OpenVINO where it is installed. One thread. Prints processor
-milliseconds, the least of the rounds, and the least share of labels that are those of all logits.
+milliseconds, the least of the rounds, and the least proportion of labels that are those of all
+logits.
 """
 
 from __future__ import annotations

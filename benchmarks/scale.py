@@ -1,4 +1,4 @@
-"""What a job of many images costs: images a second, bytes, the share lost to slow storage.
+"""What a job of many images costs: images a second, bytes, the proportion lost to slow storage.
 
     python -m benchmarks.scale [MODEL] [COUNT]
 

@@ -268,7 +268,7 @@ def _write_table(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 def _leaked(seen: Scanned) -> dict[str, str]:
-    """Training images with a copy or a look-alike (not a video's neighbour) that is scored on."""
+    """Training images with a copy or a similar one (not a video's neighbour) that is scored on."""
     pairs, image_scan = seen.description.pairs, seen.images
     video_of = {
         number: place

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.device import resolve_device, resolve_precision
-from fcnseg.errors import FcnsegError
+from fcnseg.errors import FcnsegError, counted
 
 EXTRAS = {
     "onnx": ("onnxruntime", "run and write ONNX files"),
@@ -27,7 +27,12 @@ EXTRAS = {
     "timm": ("timm", "hundreds of further backbones"),
     "coco": ("faster_coco_eval", "read and write COCO run-length masks"),
     "geo": ("rasterio", "copy the georeferencing of GeoTIFFs to outputs"),
+    "nifti": ("nibabel", "read stacks of slices (.nii.gz)"),
+    "serve": ("starlette", "serve models over HTTP"),
+    "report": ("matplotlib", "HTML reports; figures as SVG and PDF"),
     "log": ("tensorboard", "TensorBoard logs"),
+    "remote": ("s3fs", "sources and outputs in s3:// and other storage"),
+    "ray": ("ray", "infer on a Ray cluster"),
 }
 """Extra: the module that shows it is there, and what it is good for."""
 
@@ -94,7 +99,8 @@ def _devices() -> Iterator[Row]:
     device = resolve_device("auto")
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")
     cores = os.cpu_count() or 1
-    yield Row("processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    threads = counted(torch.get_num_threads(), "thread")
+    yield Row("processor", f"{counted(cores, 'core')}, torch uses {threads}")
     if device.type == "cpu":
         yield _no_gpu()
     else:

@@ -45,7 +45,7 @@ class ExportResult:
     """What was written, and the proof.
 
     opset: the version of the operators, for ONNX; None for formats without one.
-    parity: how near the file's answers are to the checkpoint's; None in int8, where they are
+    parity: how near the file's outputs are to the checkpoint's; None in int8, where they are
         not meant to be equal and `cost` says by how much they differ.
     report: the file that says the same, beside it.
     """

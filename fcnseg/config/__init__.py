@@ -81,7 +81,7 @@ class TrainConfig(Options):
     batch: int | Literal["auto"] = option(8, "Batch size; auto = as large as fits in GPU memory", ge=1, metavar="N|auto")
     lr: float = option(2e-3, "Peak learning rate", gt=0)
     crop: tuple[int, int] | None = option(None, "Height and width of training crops (default: from the image sizes)", ge=1, metavar="H W")
-    backbone: str | None = option(None, "Pretrained backbone", fallback="efficientnet_lite0")
+    backbone: str | None = option(None, "Pretrained backbone: efficientnet_lite0, resnet50, vgg16 ... (docs/networks.md lists all)", fallback="efficientnet_lite0")
     decoder: Decoder | None = option(None, "Finest skip connection that is used, fcn32s = none", fallback="fcn4s")
     finetune: str | None = option(None, "Start from a checkpoint or run folder; its network is kept unless options say otherwise", metavar="MODEL")
     resume: bool = option(False, "Resume an interrupted run (that of --out, or the newest)")
@@ -184,7 +184,7 @@ class CompareConfig(Options):
 
     command = "compare"
     data: Path = option(..., "Dataset folder", argument=True)
-    model: tuple[str, ...] = option((), "Checkpoint, exported file or run folder; give at least two, the first is what the others are compared with", flags=texts.MODEL_FLAGS, metavar="MODEL")
+    model: tuple[str, ...] = option((), "Checkpoint, exported file, run folder or pretrained model (nuclei); give at least two, the first is what the others are compared with", flags=texts.MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
     split: Split | None = option(None, "Split to score: train, val, test or all (default: one that no model was trained on, where that is known)")
     tta: bool = option(False, texts.TTA)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MODEL = "Checkpoint, exported file or run folder (default: the newest run's best)"
+MODEL = "Checkpoint, exported file, run folder or pretrained model (nuclei) (default: the newest run's best)"
 MODELS = f"{MODEL}; of several the probabilities are averaged"
 SHORT_SIDE = "Resize the short side to N pixels; 0 = no resizing (default: the model's)"
 SHOW_BANDS = "Bands that images show as red, green and blue, or one (default: those of these names, else the first three)"

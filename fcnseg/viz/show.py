@@ -117,7 +117,7 @@ def heatmap(view: View, index: int) -> Tile:
 
 
 def scores(view: View) -> Section:
-    """The raw scores that the network upsamples, cell by cell, beside the upsampled ones."""
+    """The raw scores that the network upsamples, element by element, beside the upsampled ones."""
     engine = torch_engine(view, "scores")
     decoder = engine.network.decoder
     from fcnseg.models.fcn import Decoder

@@ -99,12 +99,12 @@ class _Skips:
 
 
 def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterator[tuple[str, Rgb]]:
-    """rungs.png, the predictions up to each skip or without it; and a page for each class."""
+    """skips.png, the predictions up to each skip or without it; and a page for each class."""
     skips, given = _Skips.of(figures, frame, labels), Tile(frame.image, "input")
     key, sums = figures.key(skips.seen), skips.total is not None
     prediction = [] if sums else [figures.labelled(frame, labels, "prediction")]
     tiles = [given, *prediction, *skips.predictions]
-    yield "rungs.png", figures.page(tiles, key=key, columns=len(tiles))
+    yield "skips.png", figures.page(tiles, key=key, columns=len(tiles))
     drawn = figures.of_interest(labels)
     limit = skips.limit(drawn)
     for index in drawn:
@@ -112,7 +112,7 @@ def skip_pages(figures: HeatmapFigures, frame: Frame, labels: Labels) -> Iterato
         tiles = [*of_class, *skips.predictions, *[given] * sums]
         scale = skips.scale(index, limit)
         page_of_class = figures.page(tiles, scale=scale, key=key, columns=len(of_class))
-        yield f"rungs-{figures.page_name(index)}", page_of_class
+        yield f"skips-{figures.page_name(index)}", page_of_class
 
 
 def skip_section(view: View) -> Section:

@@ -2,12 +2,14 @@ import errno
 import importlib
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from fcnseg.commands import doctor
+from tests.test_docs import ROOT
 
 
 def test_rows_say_what_is_there() -> None:
@@ -132,3 +134,6 @@ def test_missing_extras_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> 
     row = doctor._extra("timm")
     assert not row.ok
     assert row.advice == "pip install 'fcnseg[timm]'"
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    unlisted = {"dev", "docs", "video"}  # for developers, and what is installed anyway
+    assert set(doctor.EXTRAS) == set(declared["optional-dependencies"]) - unlisted

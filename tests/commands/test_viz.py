@@ -79,7 +79,7 @@ def test_pages_show_the_chosen_classes_alone(still, random_model, tmp_path):
 
 def test_rungs_are_drawn(still, random_model, tmp_path):
     result = look(still, random_model, tmp_path / "out", classes=("disk",), rungs=True)
-    assert [path.stem for path in result.outputs][3:] == ["rungs", "rungs-01-disk"]
+    assert [path.stem for path in result.outputs][3:] == ["skips", "skips-01-disk"]
     answers, added = (read_image(path) for path in result.outputs[3:])
     assert answers.shape[1] > 5 * 300  # input, 32s, 16s, 8s, 4s
     assert added.shape[0] > 2 * answers.shape[0] * 0.9
@@ -134,8 +134,8 @@ def test_rungs_of_a_video(drawn_clip, random_model, tmp_path):
     result = look(drawn_clip, random_model, tmp_path, classes=("disk",), rungs=True, limit=2)
     assert [path.name for path in result.outputs] == [
         "01-disk.mp4",
-        "rungs.mp4",
-        "rungs-01-disk.mp4",
+        "skips.mp4",
+        "skips-01-disk.mp4",
     ]
     assert all(path.is_file() for path in result.outputs)
 

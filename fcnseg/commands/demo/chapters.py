@@ -76,7 +76,7 @@ def encoder(lab: Lab) -> Section:
         "section 3",
         "Convolution and pooling look at a small window wherever it is, so each layer's output is "
         "a map; each stage halves it and has more channels. From where to what: stride 2 still "
-        "shows edges, stride 32 shows where things are, cell by cell. Four channels of each.",
+        "shows edges, stride 32 shows what is where, element by element. Four channels of each.",
         numbers,
         page(tiles, columns=3, width=WIDTH, scale=heat_scale("low", "high", "of each map alone")),
     )

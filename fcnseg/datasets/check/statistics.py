@@ -171,7 +171,7 @@ FRACTION = 0.9
 """What a crop takes of sides in between."""
 
 LEAST = 64
-"""No crop is smaller: at stride 32 a batch norm still sees several cells."""
+"""No crop is smaller: at stride 32 a batch norm still sees several elements."""
 
 STEPS = 2000
 """About as many steps as a pretrained FCN needs on a new data set (CamVid: 45 epochs of 45)."""
@@ -268,7 +268,7 @@ def suggest_upsample(pixels: Sequence[int], names: Sequence[str]) -> tuple[End, 
     if rare is None:
         return "fixed", "outlines are drawn well enough by bilinear upsampling"
     return "subpixel", (
-        f"{names[rare]} is rare, so mostly thin: each cell of the finest map says which of its "
+        f"{names[rare]} is rare, so mostly thin: each element of the finest map says which of its "
         "pixels it is in"
     )
 

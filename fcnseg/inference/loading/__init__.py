@@ -60,8 +60,9 @@ def load(
 ) -> Segmenter:
     """A segmenter from a model file, or from several whose probabilities are averaged.
 
-    model: a name ("nuclei"), a .safetensors checkpoint, an exported .onnx, .xml, .tflite or .pte,
-        or the folder of a run or of save_pretrained (its best); None or "best": of the newest run.
+    model: a pretrained model's name ("nuclei"; docs/infer.md lists them), a .safetensors
+        checkpoint, an exported .onnx, .xml, .tflite or .pte, or the folder of a run or of
+        save_pretrained (its best); None or "best": of the newest run.
         A list of them averages models of the same classes, in whatever order; each sees an
         image at its own short side.
     device: "auto", "cpu", "cuda", "cuda:1", "mps", a torch.device, or the number of a CUDA device.
