@@ -24,6 +24,7 @@ from fcnseg.errors import (
     cannot_read,
     counted,
     path_of,
+    typed,
 )
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models.spec import ModelSpec, Preprocess
@@ -39,7 +40,7 @@ FORMAT = 1
 KEY = "fcnseg"
 """Where the header lies in a file's metadata."""
 
-BEST = "best.safetensors"
+BEST, LAST = "best.safetensors", "last.safetensors"
 
 TRAIN_HINT = "`fcnseg train DATA` makes one; give its path or its run folder"
 
@@ -161,7 +162,7 @@ class Checkpoint:
 
         path = path_of(path, "path")
         if not path.is_file():
-            raise CheckpointError(f"No checkpoint {path}.", hint=TRAIN_HINT)
+            raise CheckpointError(f"No checkpoint {path}.", hint=instead_of(path))
         start = _first_bytes(path)
         is_ours = start[8:9] == b"{"  # safetensors, under whatever name
         if (path.suffix in TORCH_SUFFIXES and not is_ours) or (
@@ -169,7 +170,7 @@ class Checkpoint:
         ):
             kind = what_else(start)
             if start and not start.startswith(_TORCH) and kind != _DAMAGED:
-                raise CheckpointError(f"{path} is not a checkpoint: {kind}.", hint=TRAIN_HINT)
+                raise CheckpointError(f"{path} is not a checkpoint: {kind}.", hint=instead_of(path))
             return cls._published(path)
         try:
             with utf8_name(path) as name, safe_open(name, framework="pt") as file:
@@ -179,7 +180,7 @@ class Checkpoint:
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is not a checkpoint: {_DAMAGED if is_ours else what_else(start)}.",
-                hint=TRAIN_HINT,
+                hint=instead_of(path),
             ) from error
         if KEY not in metadata:
             raise CheckpointError(
@@ -231,6 +232,14 @@ class Checkpoint:
         _check_finite(weights)
         network.load_state_dict(weights, assign=True)
         return network.requires_grad_(True).eval()
+
+
+def instead_of(path: Path) -> str:
+    """What to take for a file that is gone or damaged: the run's other checkpoint, for a hint."""
+    names = (BEST, LAST)
+    other = path.with_name(names[1 - names.index(path.name)]) if path.name in names else None
+    is_there = other is not None and other.is_file()
+    return f"the run's other checkpoint is there: {typed(other)}" if is_there else TRAIN_HINT
 
 
 def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

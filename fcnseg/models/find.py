@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fcnseg.errors import CheckpointError, OptionError, did_you_mean, path_of
-from fcnseg.models.checkpoint import BEST, TRAIN_HINT
+from fcnseg.models.checkpoint import BEST, TRAIN_HINT, instead_of
 from fcnseg.overwriting import Named
 from fcnseg.progress import Callback, no_callback
 
@@ -41,7 +41,7 @@ def find_model(
     if (path / BEST).is_file():
         return path / BEST
     if path.is_dir():
-        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=TRAIN_HINT)
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=instead_of(path / BEST))
     shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
     if model in shipped:
         return shipped[model]
@@ -58,7 +58,7 @@ def find_model(
     raise CheckpointError(
         f"No model {model!r}: no such file, run folder, or network known by that name "
         f"({', '.join([*shipped, *published])}).",
-        hint=did_you_mean(model, [*shipped, *published], TRAIN_HINT),
+        hint=did_you_mean(model, [*shipped, *published], instead_of(path)),
     )
 
 

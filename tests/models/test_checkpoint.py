@@ -291,6 +291,12 @@ def test_a_file_that_is_not_there_or_not_to_be_read(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"No checkpoint .*nowhere"):
         Checkpoint.load(path.parent / "nowhere.safetensors")
+    (run := path.parent / "run").mkdir()
+    (run / "last.safetensors").touch()
+    for missing in (run, run / "best.safetensors"):
+        with pytest.raises(CheckpointError) as caught:
+            find_model(str(missing))
+        assert f"other checkpoint is there: {run / 'last.safetensors'}" in caught.value.hint
 
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
