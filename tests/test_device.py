@@ -23,10 +23,15 @@ def test_auto_takes_the_best(monkeypatch, cuda: bool, mps: bool, wanted: str) ->
     assert resolve_device("auto").type == wanted
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "", "xpu"])
-def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(OptionError, match="known: auto, cpu"):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("gpu", "cuda"), ("1", "cuda:1"), ("cuda:", "cuda"), ("cpu:", ""), ("cpu:01", ""),
+     ("cuda:x", ""), ("cuda:-1", ""), ("xpu", "")],
+)  # fmt: skip
+def test_unknown_devices_are_refused(name: str, meant: str) -> None:
+    with pytest.raises(OptionError, match="known: auto, cpu") as caught:
         resolve_device(name)
+    assert caught.value.hint.rpartition(" ")[2] == meant
 
 
 def test_cuda_that_is_not_here(monkeypatch) -> None:
