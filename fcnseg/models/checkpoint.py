@@ -236,9 +236,8 @@ class Checkpoint:
 
 def instead_of(path: Path) -> str:
     """What to take for a file that is gone or damaged: the run's other checkpoint, for a hint."""
-    names = (BEST, LAST)
-    other = path.with_name(names[1 - names.index(path.name)]) if path.name in names else None
-    is_there = other is not None and other.is_file()
+    other = path.parent / {BEST: LAST, LAST: BEST}.get(path.name, "none")
+    is_there = other.name in (BEST, LAST) and other.is_file()
     return f"the run's other checkpoint is there: {typed(other)}" if is_there else TRAIN_HINT
 
 
