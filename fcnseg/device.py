@@ -59,10 +59,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else mps)
     if not re.fullmatch(r"(cpu|cuda|mps)(:(0|[1-9][0-9]*))?", name, re.ASCII):
-        meant = re.fullmatch(r"(?:gpu|cuda)?:?([0-9]*)", name.lower())
-        number = f":{int(meant[1])}" if meant and meant[1] else ""
-        hint = f"for an NVIDIA GPU: --device cuda{number}" if meant else ""
-        raise OptionError(f"No device {name!r}; known: auto, cpu, cuda, cuda:N, mps.", hint=hint)
+        raise OptionError(f"No device {name!r}; known: auto, cpu, cuda, cuda:N, mps.")
     kind, _, number = name.partition(":")
     if kind == "cuda":
         _require_cuda(name, int(number or 0))

@@ -23,15 +23,10 @@ def test_auto_takes_the_best(monkeypatch, cuda: bool, mps: bool, wanted: str) ->
     assert resolve_device("auto").type == wanted
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [("gpu", "cuda"), ("1", "cuda:1"), ("cuda:", "cuda"), ("cpu:", ""), ("cpu:01", ""),
-     ("cuda:x", ""), ("cuda:-1", ""), ("xpu", "")],
-)  # fmt: skip
-def test_unknown_devices_are_refused(name: str, meant: str) -> None:
-    with pytest.raises(OptionError, match="known: auto, cpu") as caught:
+@pytest.mark.parametrize("name", ["gpu", "0", "cuda:", "cpu:", "cpu:01", "cuda:-1", "", "xpu"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="known: auto, cpu"):
         resolve_device(name)
-    assert caught.value.hint.rpartition(" ")[2] == meant
 
 
 def test_cuda_that_is_not_here(monkeypatch) -> None:
