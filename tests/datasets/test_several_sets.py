@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcnseg.datasets.describe import describe, own_split_sizes, scan
+from fcnseg.datasets.pairing.candidates import pattern_for
 from fcnseg.errors import DatasetError
 from tests.datasets.test_pairing import disc, photo, put, scenes
 from tests.datasets.test_public_folders import Truth, agrees
@@ -41,6 +42,17 @@ def two_sensors_and_two_copies(root: Path) -> Truth:
         put(root / f"annotations/colorCleaned/frame{number}.png", COLORS[labels])
         put(root / f"annotations/mapCleaned/frame{number}.png", labels)
         truth[name] = labels
+    return truth
+
+
+def rendered(root: Path) -> Truth:
+    """The colours, not the surfaces' directions, are the image."""
+    truth = {}
+    for number, picture, labels in scenes(3):
+        put(root / f"rgba_{number:05}.png", picture)
+        put(root / f"normal_{number:05}.png", photo(labels * 0, number + 40))
+        put(root / f"segmentation_{number:05}.png", labels)
+        truth[f"rgba_{number:05}.png"] = labels
     return truth
 
 
@@ -155,6 +167,7 @@ def radar(root: Path) -> Truth:
 FOLDERS: dict[str, Callable[[Path], Truth]] = {
     one.__name__: one
     for one in (
+        rendered,
         other_sensors, two_sensors_and_two_copies, other_sizes, finer_classes, visible_parts,
         centres, valid_areas, training_ids, folders_like_files, weights_of_pixels, radar,
     )
@@ -192,6 +205,14 @@ def test_objects_that_are_numbered_are_no_finer_classes(tmp_path: Path) -> None:
         put(tmp_path / f"counted/{number}.png", labels)
         truth[f"shots/{number}.png"] = binary
     assert agrees(describe(tmp_path), truth)
+
+
+def test_of_two_sets_of_labels_each_is_named_by_a_pattern_of_its_own() -> None:
+    """KITTI's: the roads' files begin in several ways."""
+    road = [f"gt_image_2/{kind}_road_{number}.png" for kind in ("um", "uu") for number in range(3)]
+    lane = [f"gt_image_2/um_lane_{number}.png" for number in range(3)]
+    assert pattern_for(road, lane) == "*_road_*"
+    assert pattern_for(lane, road) == "gt_image_2/um_lane_*"
 
 
 def test_folders_may_name_splits_by_two_letters(tmp_path: Path) -> None:

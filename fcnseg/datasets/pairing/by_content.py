@@ -190,7 +190,8 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks)
     ]
     rivals = unless_all(rivals, lambda one: other_size(one, looks))
     rivals = unless_all(
-        rivals, lambda one: says(one.image_words, DERIVED) and "rgb" not in one.image_words
+        rivals,
+        lambda one: says(one.image_words, DERIVED | _RENDERED) and "rgb" not in one.image_words,
     )
     least = min(one.words for one in rivals)  # a partner's name differs in no more than its side
     rivals = [one for one in rivals if one.words == least]
@@ -198,6 +199,10 @@ def _only_image(listing: Listing, candidates: Sequence[Candidate], looks: Looks)
     if len(rivals) > 1:
         raise two_images(listing, [one.pairs for one in rivals])
     return rivals[0]
+
+
+_RENDERED = frozenset(["normal", "normals", "albedo", "shading", "diffuse", "flow", "uv"])
+"""Words of images that renderers write beside the photograph-like one."""
 
 
 def as_found(

@@ -132,7 +132,9 @@ def pattern_for(files: Sequence[str], others: Iterable[str]) -> str:
     start = _common(files).rstrip("0123456789")
     folders = [f"{name.rpartition('/')[0]}/" for name in files]
     inside = _common([name[::-1] for name in folders])[::-1]
-    patterns = (f"*{end}", f"*{inside}*", f"{start}*", f"{_common(folders)}*{end}")
+    patterns = [f"*{end}", f"*{inside}*", f"{start}*", f"{_common(folders)}*{end}"]
+    words = set.intersection(*({*name.rpartition("/")[2].split("_")[1:-1]} for name in files))
+    patterns += [f"*_{word}_*" for word in sorted(words)]
     return next((one for one in patterns if not fnmatch.filter(others, one)), patterns[0])
 
 
