@@ -1,7 +1,7 @@
 """Compare the speed of `fcnseg infer` on a video with its bare network's and other programs'.
 
-    python benchmarks/video_throughput.py CLIP --models MODEL ... [--frames N] [--rounds N]
-        [--int8 FILE ...] [--onnx FILE ...] [--ultralytics WEIGHTS ...]
+    python benchmarks/video_throughput.py CLIP --models MODEL ... [--short-sides N ...]
+        [--frames N] [--rounds N] [--int8 FILE ...] [--onnx FILE ...] [--ultralytics WEIGHTS ...]
         [--accuracy NAME=MIOU ...] [--plot FILE.svg]
 
 Every round runs each program once, in a process of its own, so that other load on the machine
@@ -9,7 +9,8 @@ affects all alike; medians and ranges over the rounds are printed.
 
     MODEL, ENGINE                  `fcnseg bench`: the bare engine in f32, every stage alone, and
                                    all that `infer` runs, an overlay video written; the
-                                   network sees frames at the video's own size
+                                   network sees frames at the video's own size, or with their
+                                   short side resized to each of --short-sides
     FILE, int8                     the same with a file of `fcnseg export --precision int8`, which
                                    resizes frames as it was exported
     plain loop                     the first model in a loop of torch and OpenCV, one step after the
@@ -50,6 +51,9 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="checkpoints")
     parser.add_argument("--engines", nargs="+", default=["torch", "onnxruntime", "openvino"])
+    parser.add_argument(
+        "--short-sides", type=int, nargs="+", default=[0], help="of the models; 0: the video's"
+    )
     parser.add_argument("--frames", type=int, default=0, help="of the clip; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -86,9 +90,12 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
         return lambda: run([sys.executable, str(PEERS), task, str(file), clip, frames])
 
     compared = {
-        f"{model.stem}, {engine}": ours(model, "--short-side", "0", "--engine", engine, *F32)
+        f"{model.stem}, {engine}{f', {side} px' if side else ''}": ours(
+            model, "--short-side", str(side), "--engine", engine, *F32
+        )
         for model in chosen.models
         for engine in chosen.engines
+        for side in chosen.short_sides
     }
     compared |= {f"{_name(file)}, int8": ours(file) for file in chosen.int8}
     compared["plain loop"] = theirs("loop", chosen.models[0])
