@@ -5,7 +5,7 @@
     python benchmarks/video_peers.py ultralytics WEIGHTS CLIP FRAMES   its own prediction, saving
     python benchmarks/video_peers.py export NAME CLIP FILE.onnx        somebody else's network
 
-The loop is what most would write first: read, convert, forward, argmax, colour, blend, write, one
+The loop is what most would write first: read, convert, forward, argmax, color, blend, write, one
 after the other. `export` writes a network of accuracy/peers.py by torch.onnx, at the clip's size,
 with random weights: they take as long. FRAMES: 0 is all. The first frame, which chooses kernels,
 is not timed; core-milliseconds are the processor time of all threads.

@@ -1,4 +1,4 @@
-"""Classes: what indices mean, their names and colours; the class lists of published data sets."""
+"""Classes: what indices mean, their names and colors; the class lists of published data sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _names_of(given: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """Names and colours of K classes; index 255 is always "ignore".
+    """Names and colors of K classes; index 255 is always "ignore".
 
     names: K distinct names, 1 to 255 of them. colors: uint8 (K, 3), RGB. InputError for others.
 
@@ -52,25 +52,25 @@ class ClassMap:
             raise InputError(f"Class names must differ; given twice: {', '.join(twice)}.")
         if not isinstance(self.colors, np.ndarray):
             raise InputError(
-                f"Colours are an array uint8 ({count}, 3); found {self.colors!r:.80}.",
+                f"Colors are an array uint8 ({count}, 3); found {self.colors!r:.80}.",
                 hint="ClassMap.of(names, colors) takes lists",
             )
         if self.colors.shape != (count, 3) or self.colors.dtype != np.uint8:
             raise InputError(
-                f"{counted(count, 'class name')}, so expected uint8 colours of shape ({count}, 3); "
+                f"{counted(count, 'class name')}, so expected uint8 colors of shape ({count}, 3); "
                 f"found {self.colors.dtype} {self.colors.shape}."
             )
 
     @classmethod
     def of(cls, names: Sequence[str], colors: Sequence[Sequence[int]] | None = None) -> ClassMap:
-        """Classes by name; colours are chosen to differ when none are given."""
+        """Classes by name; colors are chosen to differ when none are given."""
         names = _names_of(names)
         try:
             chosen = distinct_colors(names) if colors is None else np.array(colors, np.int64)
             if ((chosen < 0) | (chosen > 255)).any():  # NumPy 1 would take 300 for 44
                 raise ValueError("found one beyond")
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"Colours are three numbers 0..255 each: {reason(error)}.") from None
+            raise InputError(f"Colors are three numbers 0..255 each: {reason(error)}.") from None
         return cls(names, chosen.astype(np.uint8))
 
     @classmethod
@@ -89,9 +89,9 @@ class ClassMap:
         return background_of(self.names)
 
     def with_palette(self, palette: str, *, given: bool = False) -> ClassMap:
-        """The classes in a palette's colours.
+        """The classes in a palette's colors.
 
-        given: keep what the dataset's own class list says: all but the default palette's colours.
+        given: keep what the dataset's own class list says: all but the default palette's colors.
         """
         ours, wanted = distinct_colors(self.names), distinct_colors(self.names, palette)
         keep = np.any(self.colors != ours, axis=1, keepdims=True) & given
@@ -123,7 +123,7 @@ class ClassMap:
         raise OptionError(f"No class {wanted!r:.80}; known: {', '.join(self.names)}.", hint=hint)
 
     def palette(self) -> NDArray[np.uint8]:
-        """(256, 3) uint8 RGB: the class colours, grey for unused indices, white-ish for ignore."""
+        """(256, 3) uint8 RGB: the class colors, grey for unused indices, white-ish for ignore."""
         palette = np.full((256, 3), 128, np.uint8)
         palette[: len(self)] = self.colors
         palette[IGNORE] = (224, 224, 192)
@@ -181,9 +181,9 @@ _TAB = (
     0xDBDB8D, 0x9EDAE5,
 )  # fmt: skip
 PALETTES = {"default": _DEFAULT, "pascal": _PASCAL, "cityscapes": _CITYSCAPES, "tab": _TAB}
-"""Colours of classes in their order, packed as r << 16 | g << 8 | b.
+"""Colors of classes in their order, packed as r << 16 | g << 8 | b.
 
-default: for colour-blind readers, too. Any two of its 21 differ by a CIEDE2000 of 12 and, as seen
+default: for color-blind readers, too. Any two of its 21 differ by a CIEDE2000 of 12 and, as seen
 with deuteranopia and protanopia (Machado 2009 and Vienot 1999), of 10; found by search. Its first
 is the background's.
 pascal: of PASCAL VOC; cityscapes: of its 19 scored classes; tab: Matplotlib's tab10 and tab20.
@@ -191,7 +191,7 @@ pascal: of PASCAL VOC; cityscapes: of its 19 scored classes; tab: Matplotlib's t
 
 
 def distinct_colors(names: Sequence[str], palette: str = "default") -> NDArray[np.uint8]:
-    """A colour for each class, uint8 (K, 3) RGB, all different: a palette's, then other hues.
+    """A color for each class, uint8 (K, 3) RGB, all different: a palette's, then other hues.
 
     In the default palette the background is near black, wherever it stands.
     """
@@ -234,7 +234,7 @@ CAMVID_32 = {
     "TrafficLight": 0x004040, "Train": 0xC04080, "Tree": 0x808000, "Truck_Bus": 0xC080C0,
     "Tunnel": 0x400040, "VegetationMisc": 0xC0C000, "Void": 0x000000, "Wall": 0x40C000,
 }  # fmt: skip
-"""CamVid's own 32 colours, packed as r << 16 | g << 8 | b. Source: its label_colors.txt."""
+"""CamVid's own 32 colors, packed as r << 16 | g << 8 | b. Source: its label_colors.txt."""
 
 CITYSCAPES = ClassMap.of(
     ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
@@ -257,7 +257,7 @@ CITYSCAPES_UNSCORED = (
     0x000000, 0x6F4A00, 0x510051, 0xFAAAA0, 0xE6968C, 0xB4A5B4, 0x966464, 0x96785A, 0x00005A,
     0x00006E,
 )  # fmt: skip
-"""Colours in *_color.png that are not scored, packed."""
+"""Colors in *_color.png that are not scored, packed."""
 
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -266,7 +266,7 @@ VOC_NAMES = (
 )  # fmt: skip
 
 VOC_BORDER_COLOR = 0xE0E0C0
-"""The colour of index 255 in PASCAL VOC's palette."""
+"""The color of index 255 in PASCAL VOC's palette."""
 
 _ADE20K = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
@@ -293,7 +293,7 @@ Source: CSAILVision/sceneparsing, objectInfo150.txt (first name of each).
 
 
 def voc_palette(count: int = 256) -> tuple[int, ...]:
-    """PASCAL VOC's colours of the first `count` indices, packed: the index's bits dealt out."""
+    """PASCAL VOC's colors of the first `count` indices, packed: the index's bits dealt out."""
     index = np.arange(count)
     r, g, b = (np.zeros(count, int) for _ in range(3))
     for bit in range(8):
@@ -304,12 +304,12 @@ def voc_palette(count: int = 256) -> tuple[int, ...]:
 
 
 def unpack(color: int) -> tuple[int, int, int]:
-    """(r, g, b) of a packed colour."""
+    """(r, g, b) of a packed color."""
     return color >> 16 & 255, color >> 8 & 255, color & 255
 
 
 def pack(r: int, g: int, b: int) -> int:
     """r << 16 | g << 8 | b; ValueError for parts beyond 0..255."""
     if not 0 <= min(r, g, b) <= max(r, g, b) <= 255:
-        raise ValueError(f"a colour's parts are 0..255; found {r}, {g}, {b}")
+        raise ValueError(f"a color's parts are 0..255; found {r}, {g}, {b}")
     return r << 16 | g << 8 | b

@@ -12,7 +12,7 @@ Color = tuple[int, int, int]
 
 
 def model(title: str, engine: str, short_side: int | None, classes: ClassMap) -> str:
-    """A model: its files, what runs it and how, and its classes in their colours."""
+    """A model: its files, what runs it and how, and its classes in their colors."""
     at = f"resized to a short side of {short_side}" if short_side else "at their own size"
     html = facts("Segmentation model", {"file": title, "engine": engine, "images": at})
     colors = [(red, green, blue) for red, green, blue in classes.colors.tolist()]

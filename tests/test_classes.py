@@ -67,7 +67,7 @@ def test_colours_differ(count: int) -> None:
     assert len({tuple(color) for color in distinct_colors(["c"] * count).tolist()}) == count
 
 
-# Colours that a colour-blind reader can tell apart
+# Colors that a color-blind reader can tell apart
 
 DICHROMACY = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
@@ -86,7 +86,7 @@ def as_seen(colors: np.ndarray, kind: str) -> np.ndarray:
 
 
 def ciede2000(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The CIEDE2000 differences of Lab colours (..., 3). Source: Sharma, Wu and Dalal 2005."""
+    """The CIEDE2000 differences of Lab colors (..., 3). Source: Sharma, Wu and Dalal 2005."""
     (l1, a1, b1), (l2, a2, b2) = np.moveaxis(one, -1, 0), np.moveaxis(other, -1, 0)
     chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
     stretch = 1 + 0.5 * (1 - np.sqrt(chroma**7 / (chroma**7 + 25**7)))

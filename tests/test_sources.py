@@ -419,7 +419,7 @@ def test_a_named_pipe_is_read_as_it_comes(tmp_path):
 
 
 def encoded(number, suffix, **options):
-    """An image of one colour as Pillow writes it."""
+    """An image of one color as Pillow writes it."""
     held = io.BytesIO()
     Image.fromarray(plain(number)).save(held, suffix, **options)
     return held.getvalue()

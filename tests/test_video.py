@@ -20,7 +20,7 @@ SIZE = (48, 64)
 
 
 def picture(number: int, size=SIZE) -> np.ndarray:
-    """Plain colours that tell the number, in blocks that survive compression."""
+    """Plain colors that tell the number, in blocks that survive compression."""
     bits = np.array([(number >> bit) & 1 for bit in range(8)], np.uint8).reshape(2, 4) * 200
     blocks = cv2.resize(bits, size[::-1], interpolation=cv2.INTER_NEAREST)
     return np.dstack([blocks, np.full_like(blocks, 90), 230 - blocks])

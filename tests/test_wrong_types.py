@@ -142,7 +142,7 @@ def test_a_sample_is_taken_by_its_number(drawn_folder: Path, key: Any) -> None:
 def test_no_class_names(names: Any) -> None:
     with pytest.raises(FcnsegError, match="Class names are a list of texts"):
         fcnseg.ClassMap.of(names)
-    with pytest.raises(FcnsegError, match="Colours are three numbers"):
+    with pytest.raises(FcnsegError, match="Colors are three numbers"):
         fcnseg.ClassMap.of(["a"], ["red"])  # type: ignore[list-item]
     assert fcnseg.ClassMap.of(np.array(["a", "b"])).names == ("a", "b")  # type: ignore[arg-type]
 

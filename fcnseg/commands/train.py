@@ -298,7 +298,7 @@ def _refuse_inputs(config: TrainConfig, data: Path, checked: CheckResult) -> Non
 def _checked(config: TrainConfig, data: Path, callback: Callback) -> CheckResult:
     """The folder, examined: DatasetError for what makes a training useless.
 
-    Classes that the folder gives no colours have the palette's.
+    Classes that the folder gives no colors have the palette's.
     """
     fold = None
     if config.folds and config.fold is not None:

@@ -42,7 +42,7 @@ class Encoding:
 
     kind: "index": numbers (indices, palette indices, greys); "color": RGB.
     values: the stored values of class 0, 1, ...; a class may have several, or none.
-        Colours are packed as r << 16 | g << 8 | b.
+        Colors are packed as r << 16 | g << 8 | b.
     ignore: stored values of pixels that do not count.
     nearest: values in between (a lossy or resized file) belong to the nearest declared one;
         without it a value that is not declared does not count (255).
@@ -90,7 +90,7 @@ class Encoding:
         return {value: index for index, values in enumerate(self.values) for value in values}
 
     def shown(self, value: int) -> int | str:
-        """A stored value as people know it: a colour as #rrggbb, a term's number as its word."""
+        """A stored value as people know it: a color as #rrggbb, a term's number as its word."""
         if self.kind == "color":
             return f"#{value:06x}"
         return self.terms[value - 1] if 1 <= value <= len(self.terms) else value
@@ -139,8 +139,8 @@ class Encoding:
 class Reading:
     """What stored values were taken for.
 
-    classes: names and colours; numbered names where nothing gives any.
-    ignore_index: the stored ignore value (255 where labels are colours), or None.
+    classes: names and colors; numbered names where nothing gives any.
+    ignore_index: the stored ignore value (255 where labels are colors), or None.
     why: sentences for people. unlabelled: names of a class list that say "no label" (void,
         unknown), and their stored values, which are ignored.
     unused_list: a class list that does not fit what is stored, and what it lists; "" if none.
@@ -200,7 +200,7 @@ class Description:
     root: the folder.
     layout: the kind of folder it is, e.g. "camvid", "folders", "voc".
     pairs: every image with labels, sorted by split and name.
-    classes: names and colours; `encoding.values` has one entry for each.
+    classes: names and colors; `encoding.values` has one entry for each.
     ignore_index: the stored value of pixels that do not count (11 for CamVid), or None when
         there is none. In memory it is always 255.
     drawn_split: whether the val part was chosen by us because the folder has none.

@@ -1,4 +1,4 @@
-"""Augmentation of training samples: crop, scale, flip, rotate, colour; parts of other images."""
+"""Augmentation of training samples: crop, scale, flip, rotate, color; parts of other images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MID_GREY = 118.0
 """Contrast turns about this level (18 % reflectance in sRGB)."""
 
 HUE_RANGE = math.pi / 3
-"""Hue turns by at most this, in radians, at colour strength 1."""
+"""Hue turns by at most this, in radians, at color strength 1."""
 
 MARGIN = 1 / 8
 """Of a crop's side: a wanted pixel is not nearer to the crop's edge."""

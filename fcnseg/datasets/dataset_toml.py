@@ -257,9 +257,9 @@ def _splits(data: Mapping[str, Any]) -> dict[SplitName, tuple[str, ...]]:
 
 
 def _stored(value: Any, terms: Sequence[str]) -> int:
-    """A stored value as a number: "#rrggbb" is a packed colour, a word its term's number."""
+    """A stored value as a number: "#rrggbb" is a packed color, a word its term's number."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"values are whole numbers, colours or words; found {value!r}")
+        raise ValueError(f"values are whole numbers, colors or words; found {value!r}")
     if isinstance(value, int):
         return value
     return terms.index(value) + 1 if value in terms else _hex(value)
@@ -267,7 +267,7 @@ def _stored(value: Any, terms: Sequence[str]) -> int:
 
 def _hex(color: str) -> int:
     if len(color) != 7 or color[0] != "#":
-        raise ValueError(f"a colour is written #rrggbb; found {color!r}")
+        raise ValueError(f"a color is written #rrggbb; found {color!r}")
     return int(color[1:], 16)
 
 

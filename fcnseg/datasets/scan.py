@@ -308,8 +308,8 @@ _GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
 def look_through(
     found: Found, labels: LabelScan, again: Callable[[str], LabelScan]
 ) -> tuple[Found, LabelScan]:
-    """Labels in the transparency, where that varies and the colours say nothing; or in the few
-    colours of what is not transparent, where a photograph lies beneath the rest.
+    """Labels in the transparency, where that varies and the colors say nothing; or in the few
+    colors of what is not transparent, where a photograph lies beneath the rest.
 
     again: scans the label files as another store reads them.
     """
@@ -323,9 +323,9 @@ def look_through(
     opaque = again("opaque") if len(colors) > 1 else labels
     drawn = {value for one in opaque.counts.good() for value in one.values}
     if 2 < len(drawn) <= MOST_VALUES and not any(one.rest for one in opaque.counts.good()):
-        why = "the label files' colours count where they are not transparent"
+        why = "the label files' colors count where they are not transparent"
         return replace(found, store="opaque", why=(*found.why, why)), opaque
-    why = "the label files' transparency says what is what, not their colours"
+    why = "the label files' transparency says what is what, not their colors"
     found = replace(found, store="alpha", why=(*found.why, why))
     return found, replace(labels, counts=labels.alphas)
 

@@ -179,9 +179,9 @@ class Prediction:
         classes: str | Collection[str] | None = None,
         heatmap_of: str | None = None,
     ) -> NDArray[np.uint8]:
-        """The image under the colours of its labels, uint8 (H, W, 3) RGB.
+        """The image under the colors of its labels, uint8 (H, W, 3) RGB.
 
-        alpha: opacity of the colours, 0..1.
+        alpha: opacity of the colors, 0..1.
         classes: the name or names of those that are drawn; None: all.
         heatmap_of: the name of a class whose probability is drawn instead.
         """
@@ -197,7 +197,7 @@ class Prediction:
     def save(self, path: str | Path, *, labels: bool = False, **drawn: Any) -> Path:
         """Write the overlay as an image file; the suffix says the format. Returns its path.
 
-        labels: write the labels instead, as a PNG of class indices with the classes' colours.
+        labels: write the labels instead, as a PNG of class indices with the classes' colors.
         drawn: as `overlay` takes it: `save("sure.png", heatmap_of="nucleus")`.
         MediaError where it can't be written.
         """

@@ -134,7 +134,7 @@ def uncertainty(probabilities: Floats) -> float:
 
 
 def features(image: NDArray[np.uint8], probabilities: Floats) -> Floats:
-    """float32 (D,) of what an image looks like and shows: colours in 8x8 cells, classes in 4x4."""
+    """float32 (D,) of what an image looks like and shows: colors in 8x8 cells, classes in 4x4."""
     colors = resize_image(image, (8, 8)).astype(np.float32) / 255
     classes = [
         part.mean(axis=(1, 2))

@@ -1,6 +1,6 @@
-"""Drawing for people: labels in colour, over the image, heatmaps, captions, legends.
+"""Drawing for people: labels in color, over the image, heatmaps, captions, legends.
 
-Everything is uint8 RGB in and out. Colouring is by table and blending in integers: both run
+Everything is uint8 RGB in and out. Coloring is by table and blending in integers: both run
 for every frame of a video.
 
 ASCII is drawn in Pillow's own font, the same on every machine. For other scripts fontconfig
@@ -42,7 +42,7 @@ _ROWS = 1024
 
 
 def colorize(labels: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
-    """uint8 (H, W) labels in their classes' colours, (H, W, 3) RGB."""
+    """uint8 (H, W) labels in their classes' colors, (H, W, 3) RGB."""
     table = classes.palette().reshape(256, 1, 3)
     return np.asarray(cv2.applyColorMap(labels, table), np.uint8)
 
@@ -55,9 +55,9 @@ def overlay(
     alpha: float = 0.5,
     only: Collection[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The classes' colours over an RGB image of the labels' size.
+    """The classes' colors over an RGB image of the labels' size.
 
-    alpha: opacity of the colours, 0..1.
+    alpha: opacity of the colors, 0..1.
     only: the class indices to draw; None draws all but the background. Pixels of other classes,
         and those labelled 255, show the image as it is.
     """
@@ -104,7 +104,7 @@ def _blend(
 def heatmap(
     image: NDArray[np.uint8], values: NDArray[np.floating], *, alpha: float = 0.6
 ) -> NDArray[np.uint8]:
-    """float (H, W) values in 0..1 as colours (inferno: even steps look even) over an RGB image.
+    """float (H, W) values in 0..1 as colors (inferno: even steps look even) over an RGB image.
 
     Values outside are cut to the range; what is not a number counts as 0.
     """
@@ -147,7 +147,7 @@ _LEAST_LINE = 14  # smaller letters can't be read; a second column is begun inst
 def legend(
     classes: ClassMap, *, height: int | None = None, only: Collection[int] | None = None
 ) -> NDArray[np.uint8]:
-    """A panel with each class's colour and name, RGB.
+    """A panel with each class's color and name, RGB.
 
     height: pixels; None takes what the names need. Text and lines shrink to fit, down to a
         size that can be read; then there are more columns.

@@ -1,7 +1,7 @@
 """Image files <-> uint8 RGB arrays.
 
 OpenCV decodes (16 bit and alpha survive it), Pillow reads headers (size, orientation) and
-the formats OpenCV was built without. Colours of another profile become sRGB.
+the formats OpenCV was built without. Colors of another profile become sRGB.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def write_labels(
 ) -> None:
     """Write uint8 (H, W) labels as an index PNG, whole or not at all.
 
-    palette: uint8 (N, 3) RGB: the file is then in mode P and looks coloured; the indices
+    palette: uint8 (N, 3) RGB: the file is then in mode P and looks colored; the indices
     are the same.
     """
     write_bytes(path, encode_labels(labels, palette))
@@ -313,7 +313,7 @@ def _unknown_to_pillow(data: bytes, name: str, error: Exception) -> NDArray[np.g
 
 
 def _shown(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
-    """Grey, BGR or BGRA as stored in a file of these bytes as RGB, upright, its colours as sRGB."""
+    """Grey, BGR or BGRA as stored in a file of these bytes as RGB, upright, its colors as sRGB."""
     return upright(_three_channels(pixels, data), read_orientation(data))
 
 

@@ -1,7 +1,7 @@
 """Label files <-> arrays of class indices, whatever the file's mode.
 
-Pillow reads them: OpenCV turns a palette PNG into colours and the indices are gone. What the
-values mean (colours, 0/255, an ignore value) is not known here.
+Pillow reads them: OpenCV turns a palette PNG into colors and the indices are gone. What the
+values mean (colors, 0/255, an ignore value) is not known here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RawLabels:
     """A label file as it is.
 
     values: int32 (H, W), the stored numbers (palette indices, grey levels); or uint8 (H, W, 3)
-        RGB when the file is in colour.
+        RGB when the file is in color.
     palette: uint8 (N, 3) RGB when the file has one, else None.
     mode: Pillow's name of the file's mode ("P", "L", "1", "I;16", "LA", "RGB", "RGBA" ...).
     pages: how many images of this size the file holds; the values are the first's.
@@ -78,7 +78,7 @@ def _page_count(image: Image.Image) -> int:
 
 
 def _values(image: Image.Image, data: bytes) -> NDArray[np.int32] | NDArray[np.uint8] | None:
-    """(H, W) int32 numbers or (H, W, 3) uint8 colours; None when they are not whole numbers."""
+    """(H, W) int32 numbers or (H, W, 3) uint8 colors; None when they are not whole numbers."""
     depth, color = _png_header(data)
     if depth == 16 and color in (2, 4, 6):
         return _sixteen_bits(data)
@@ -102,10 +102,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bits(data: bytes) -> NDArray[np.int32] | NDArray[np.uint8]:
-    """A PNG of 16 bits of which Pillow keeps only the upper 8: colours, or grey with alpha.
+    """A PNG of 16 bits of which Pillow keeps only the upper 8: colors, or grey with alpha.
 
-    Colours as they are where all are below 256, else their upper 8 bits. A channel with small
-    numbers only holds classes, not colours, and one beside it the numbers of their objects
+    Colors as they are where all are below 256, else their upper 8 bits. A channel with small
+    numbers only holds classes, not colors, and one beside it the numbers of their objects
     (Synthia): of those the lower 8 bits.
     """
     pixels = decode_array(data)
@@ -120,7 +120,7 @@ def _sixteen_bits(data: bytes) -> NDArray[np.int32] | NDArray[np.uint8]:
 
 
 def _png_header(data: bytes) -> tuple[int, int]:
-    """A PNG's bits a channel and colour type (4: grey with alpha); (0, 0) for other files."""
+    """A PNG's bits a channel and color type (4: grey with alpha); (0, 0) for other files."""
     return (data[24], data[25]) if data[:4] == b"\x89PNG" and len(data) > 25 else (0, 0)
 
 
@@ -204,7 +204,7 @@ _OBJECT_KEYS = ("inst_map", "instance_map", "instances", "inst")
 
 
 def read_array(path: Path) -> RawLabels:
-    """An array file's stored numbers, or colours; nothing is unpickled.
+    """An array file's stored numbers, or colors; nothing is unpickled.
 
     MediaError for another content.
     """
@@ -262,7 +262,7 @@ def _key(names: Sequence[str], keys: Sequence[str] = ()) -> str:
 
 
 def as_labels(path: Path, array: NDArray[Any]) -> RawLabels:
-    """An array of numbers, colours or layers as labels; MediaError for another content."""
+    """An array of numbers, colors or layers as labels; MediaError for another content."""
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim == 3 and array.size:

@@ -278,7 +278,7 @@ class Upsample(nn.Module):
 def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
     """(N, 3, h, w) -> (N, 3, H, W): zeros below and to the right up to multiples of the stride.
 
-    Zero is the mean colour. Replicated pixels cost 2 points of mIoU on CamVid (360 rows to 384).
+    Zero is the mean color. Replicated pixels cost 2 points of mIoU on CamVid (360 rows to 384).
     """
     height, width = size_of(images)
     # Written so that a traced size is 32 * n, which halves without a remainder.

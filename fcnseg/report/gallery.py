@@ -128,7 +128,7 @@ class Gallery:
 
 
 def legend(classes: ClassMap) -> list[dict[str, str]]:
-    """Names and colours of classes, for a page."""
+    """Names and colors of classes, for a page."""
     return [
         {"name": shown(name), "color": _hex(color)}
         for name, color in zip(classes.names, classes.colors.tolist(), strict=True)

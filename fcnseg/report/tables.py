@@ -1,7 +1,7 @@
 """Scores as tables and charts.
 
 Tables: CSV for spreadsheets (fractions), LaTeX and Markdown for papers (percent). Charts: SVG that
-stands in a page, in which text stays text and takes the page's colour.
+stands in a page, in which text stays text and takes the page's color.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def write_table(path: Path, text: str) -> None:
         raise cannot_write("to standard output", error) from None
 
 
-_INK = "#010203"  # replaced by the page's own colour
+_INK = "#010203"  # replaced by the page's own color
 BLUE, ORANGE, GREEN = "#3b7dd8", "#d9822b", "#2f9e63"
 MARKS = (BLUE, ORANGE, GREEN, "#b0549c", "#7a7a7a")
 

@@ -1,7 +1,7 @@
 """The HTTP interface: routes, limits, access, metrics.
 
     GET  /                          a page to try it
-    GET  /models                    each model's classes, colours and outputs
+    GET  /models                    each model's classes, colors and outputs
     POST /models/{name}/{output}    an image file as the body; a PNG, JSON or .npz back
     GET  /openapi.json  /health  /ready  /metrics
 

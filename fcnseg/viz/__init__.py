@@ -38,7 +38,7 @@ class Tile:
     image: uint8 (H, W, 3) RGB; all tiles of a page have one size.
     title: what it shows; note: a figure or two, written fainter behind it.
     color: RGB of the mark before the title; None: no mark.
-    scale: what its own colours mean; None: see the page's.
+    scale: what its own colors mean; None: see the page's.
     """
 
     image: Rgb
@@ -148,7 +148,7 @@ class View:
         return (int(counts.argmax()),)
 
     def heat_on(self, image: Rgb, values: Floats) -> Rgb:
-        """Values (H, W) of 0..1 as colours over an RGB image (H, W, 3)."""
+        """Values (H, W) of 0..1 as colors over an RGB image (H, W, 3)."""
         return heatmap(image, values, alpha=self.figures.alpha)
 
     def on_frame(
@@ -176,7 +176,7 @@ class View:
 
 
 def paint(image: Rgb, areas: list[tuple[Mask, Color]], ignored: Mask) -> Rgb:
-    """Areas in their colours on a darker grey image (H, W, 3), so that they stand out from it."""
+    """Areas in their colors on a darker grey image (H, W, 3), so that they stand out from it."""
     drawn = (grey(image) * 0.45).astype(np.uint8)
     drawn[ignored] = IGNORED
     for area, color in areas:

@@ -1,4 +1,4 @@
-"""Drawings: text, boxes and images at their places, as pixels, SVG or PDF; colours of values."""
+"""Drawings: text, boxes and images at their places, as pixels, SVG or PDF; colors of values."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def _unit(color: Color) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What the colours of a page mean: a bar with a label at each end.
+    """What the colors of a page mean: a bar with a label at each end.
 
     bar: uint8 (256, 3) RGB from the low end to the high one.
     """
@@ -267,9 +267,9 @@ class Scale:
 def heat_scale(
     low: str, high: str, meaning: str, *, image: Rgb | None = None, alpha: float = 1.0
 ) -> Scale:
-    """The scale of `draw.heatmap`: its colours from 0 to 1.
+    """The scale of `draw.heatmap`: its colors from 0 to 1.
 
-    image: uint8 (H, W, 3) RGB that the map lies over with this alpha: the colours are those seen
+    image: uint8 (H, W, 3) RGB that the map lies over with this alpha: the colors are those seen
     where it is as light as half of its pixels.
     """
     values = np.linspace(0, 1, 256, dtype=np.float32)[None]
@@ -278,7 +278,7 @@ def heat_scale(
 
 
 def signed_scale(low: str, high: str, meaning: str, *, image: Rgb | None = None) -> Scale:
-    """The scale of `signed_map`, its colours from -1 to 1; over an image as it is drawn there."""
+    """The scale of `signed_map`, its colors from -1 to 1; over an image as it is drawn there."""
     values, alpha = np.linspace(-1, 1, 256)[None], 1.0 if image is None else _SIGNED_ALPHA
     return Scale(signed_map(_middle_of(image), values, alpha=alpha)[0], low, high, meaning)
 
@@ -304,7 +304,7 @@ def signed_map(image: Rgb, values: NDArray[np.floating], *, alpha: float = _SIGN
 
 
 def grey(image: Rgb) -> Rgb:
-    """An RGB image without its colours, which would be mistaken for those of a scale."""
+    """An RGB image without its colors, which would be mistaken for those of a scale."""
     levels = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.repeat(np.round(levels).astype(np.uint8)[..., None], 3, axis=2)
 
@@ -319,7 +319,7 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @functools.cache
 def _diverging() -> Rgb:
-    """(256, 3) RGB: blue, white, red, like Crameri's "vik": even and safe for colour-blind.
+    """(256, 3) RGB: blue, white, red, like Crameri's "vik": even and safe for color-blind.
 
     Its ends are less dark, or single pixels of both would look black.
     """

@@ -174,7 +174,7 @@ class HeatmapFigures:
         return Tile(drawn, title, note)
 
     def key(self, labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
-        """Names and colours of the drawn classes that labels of any shape contain."""
+        """Names and colors of the drawn classes that labels of any shape contain."""
         seen = set(np.unique(labels).tolist())
         here = [index for index in self.chosen if self.full_key or index in seen]
         return [(self.segmenter.classes.names[index], self.color(index)) for index in here]

@@ -43,7 +43,7 @@ _SMALLEST, _LARGEST = 300, 640  # pixels: a tile narrower or wider than that is 
 _PAGE_SHAPE = 1.6  # width by height that a grid aims at
 
 Key = Sequence[tuple[str, Color]]
-"""Names and their colours."""
+"""Names and their colors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Section:
     """Tiles of one size that belong together.
 
     heading: above them; without it they stand in one grid with the tiles before and after.
-    keys: what colours mean, by what they are colours of ("classes", "errors").
+    keys: what colors mean, by what they are colors of ("classes", "errors").
     columns: how many tiles a row; None: what makes the grid about 16:10.
     as_drawn: images keep their size where the figure is wide enough, as those with text should.
     """
@@ -75,7 +75,7 @@ def page(
 ) -> Rgb:
     """Tiles in a grid as an image, with the key and the scale at the foot.
 
-    key: names of classes and their colours, listed below the tiles.
+    key: names of classes and their colors, listed below the tiles.
     columns: how many tiles a row; without it, what makes the page about 16:10.
     width: pixels that the page is not wider than.
     fixed: captions take one line, whatever they say, so that pages of a video keep their size.
@@ -229,7 +229,7 @@ def _heading(heading: str, text: int, width: int) -> Block:
 
 
 def _key(title: str, key: Key, text: int, width: int) -> Block:
-    """Colours with their names, in as many lines as they need."""
+    """Colors with their names, in as many lines as they need."""
     line = round(text * 1.7)
     marks: list[Mark] = []
     top, indent = 0, 0

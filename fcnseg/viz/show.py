@@ -55,7 +55,7 @@ def labels(view: View) -> Section:
 
 
 def errors(view: View) -> Section:
-    """Each wrong pixel in the colour of its kind of error."""
+    """Each wrong pixel in the color of its kind of error."""
     truth, found = view.truth, view.predicted.labels
     kinds = kinds_of_errors(truth, found, TOLERANCE)
     counted = truth != 255

@@ -78,7 +78,7 @@ class _Skips:
         return _limit(np.stack(list(self.maps.values()))[:, chosen])
 
     def scale(self, index: int, limit: float) -> Scale:
-        """What the colours of a class's tiles mean."""
+        """What the colors of a class's tiles mean."""
         meaning = f"score of {self.figures.segmenter.classes.names[index]} {self.meaning}"
         return signed_scale(f"-{limit:.1f}", f"+{limit:.1f}", meaning, image=self.frame.image)
 

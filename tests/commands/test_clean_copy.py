@@ -1,4 +1,4 @@
-"""check --fix OUT, then check OUT: the same pairs, classes, names, colours, splits and pixels."""
+"""check --fix OUT, then check OUT: the same pairs, classes, names, colors, splits and pixels."""
 
 from __future__ import annotations
 

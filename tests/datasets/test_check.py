@@ -168,7 +168,7 @@ def one_value_each(root: Path) -> None:
 
 
 def in_two_ways(root: Path) -> None:
-    """All label files but one are in colours."""
+    """All label files but one are in colors."""
     (root / "classes.txt").unlink()
     palette = np.full((256, 3), 255, np.uint8)
     palette[:4] = (0, 0, 0), (200, 0, 0), (0, 0, 200), (0, 200, 0)
@@ -400,7 +400,7 @@ def test_the_contact_sheet_shows_images_and_names(tmp_path: Path) -> None:
 
 
 def first_of_the_sheet(root: Path, result: CheckResult, index: int) -> float:
-    """How far the sheet's first picture is from the colour of a class, on average."""
+    """How far the sheet's first picture is from the color of a class, on average."""
     with Image.open(root.parent / "contact.png") as sheet:
         middle = np.array(sheet)[60:180, :320].astype(int)  # of pictures of 64x48, 240 high
     return float(np.abs(middle - np.array(result.description.classes.colors[index])).mean())

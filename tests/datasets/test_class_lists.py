@@ -1,4 +1,4 @@
-"""Class lists beside label files: names, colours and stored values in every form they come in."""
+"""Class lists beside label files: names, colors and stored values in every form they come in."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def disc_and_cup(root: Path) -> tuple[Truth, tuple[str, ...]]:
 
 
 def segments_ai(root: Path) -> tuple[Truth, tuple[str, ...]]:
-    """Numbers of objects, classes and colours, all with the same borders."""
+    """Numbers of objects, classes and colors, all with the same borders."""
     truth = {}
     for number, picture, labels in scenes(3):
         name = f"run/img{number}"
@@ -102,7 +102,7 @@ def segments_ai(root: Path) -> tuple[Truth, tuple[str, ...]]:
     return truth, ("class_0", "class_1", "class_2")
 
 
-def colours_in_a_folder_of_images(root: Path) -> tuple[Truth, tuple[str, ...]]:
+def colors_in_a_folder_of_images(root: Path) -> tuple[Truth, tuple[str, ...]]:
     """The drone set: `RGB_color_image_masks` are no images, for all they are called."""
     truth = {}
     for number, picture, labels in scenes(3):
@@ -199,7 +199,7 @@ FOLDERS: dict[str, Callable[[Path], tuple[Truth, tuple[str, ...]]]] = {
     "lesions": idrid,
     "disc and cup": disc_and_cup,
     "segments.ai": segments_ai,
-    "colours among images": colours_in_a_folder_of_images,
+    "colors among images": colors_in_a_folder_of_images,
     "labelme's folders": labelme_folders,
     "ADE20K 2020": ade20k_2020,
     "Open Images": open_images,

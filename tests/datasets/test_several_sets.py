@@ -20,7 +20,7 @@ COLORS = np.array([[0, 0, 0], [30, 60, 230], [220, 20, 60]], np.uint8)
 
 
 def other_sensors(root: Path) -> Truth:
-    """The colour images are meant, whose names share fewer words with the labels'."""
+    """The color images are meant, whose names share fewer words with the labels'."""
     truth = {}
     for number, picture, labels in scenes(3):
         name = f"rgb/b1-{number}_Clipped.png"
@@ -46,7 +46,7 @@ def two_sensors_and_two_copies(root: Path) -> Truth:
 
 
 def rendered(root: Path) -> Truth:
-    """The colours, not the surfaces' directions, are the image."""
+    """The colors, not the surfaces' directions, are the image."""
     truth = {}
     for number, picture, labels in scenes(3):
         put(root / f"rgba_{number:05}.png", picture)

@@ -5,12 +5,12 @@ from fcnseg.classes import ClassMap
 from fcnseg.exporting.parity import Parity, Trial, compare, sample_images, tolerance_of
 
 
-def colours(images: np.ndarray) -> np.ndarray:
+def colors(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2).astype(np.float32)
 
 
 def test_equal_answers_compare_equal():
-    parity = compare(colours, colours, trial=Trial(sizes=[(33, 47), (8, 8)]))
+    parity = compare(colors, colors, trial=Trial(sizes=[(33, 47), (8, 8)]))
     assert parity.holds
     assert parity.max_abs_diff == 0
     assert parity.label_agreement == 1
@@ -21,15 +21,15 @@ def test_equal_answers_compare_equal():
 @pytest.mark.parametrize(
     "other",
     [
-        lambda images: colours(images) + 1,  # the same labels, other scores
-        lambda images: np.where(np.arange(47) < 1, 0, colours(images)),  # wrong at the border
-        lambda images: colours(images)[:, ::-1],
-        lambda images: colours(images)[:, :, :-1],
-        lambda images: np.full_like(colours(images), np.nan),
+        lambda images: colors(images) + 1,  # the same labels, other scores
+        lambda images: np.where(np.arange(47) < 1, 0, colors(images)),  # wrong at the border
+        lambda images: colors(images)[:, ::-1],
+        lambda images: colors(images)[:, :, :-1],
+        lambda images: np.full_like(colors(images), np.nan),
     ],
 )
 def test_other_answers_do_not_hold(other):
-    assert not compare(colours, other, trial=Trial(sizes=[(33, 47)])).holds
+    assert not compare(colors, other, trial=Trial(sizes=[(33, 47)])).holds
 
 
 def test_labels_decide_when_scores_are_near():
@@ -54,17 +54,17 @@ def test_a_users_images_are_compared_at_three_sizes_with_miou():
     labels = [image.argmax(axis=2).astype(np.uint8) for image in images]
     classes = ClassMap.of(["red", "green", "blue"])
     trial = Trial(images=images, labels=labels, classes=classes)
-    parity = compare(colours, colours, trial=trial)
+    parity = compare(colors, colors, trial=trial)
     assert parity.sizes == ((40, 60), (30, 45), (20, 30))
     assert parity.images == 2
     assert parity.miou == parity.miou_before
     assert parity.holds
     worse = compare(
-        colours, colours, labels=lambda images: np.zeros(images.shape[:3], np.uint8), trial=trial
+        colors, colors, labels=lambda images: np.zeros(images.shape[:3], np.uint8), trial=trial
     )
     assert worse.miou < worse.miou_before
     assert not worse.holds
-    fixed = compare(colours, colours, trial=Trial(images=images, size=(24, 32)))
+    fixed = compare(colors, colors, trial=Trial(images=images, size=(24, 32)))
     assert fixed.sizes == ((24, 32),)
 
 

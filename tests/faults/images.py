@@ -58,7 +58,7 @@ def tiffs() -> list[bytes]:
 
 
 def netpbm() -> list[bytes]:
-    """Raw and plain, grey and colours, 8 and 12 bits, PAM and PFM."""
+    """Raw and plain, grey and colors, 8 and 12 bits, PAM and PFM."""
     twelve = (GREY.astype(np.uint16) * 16).astype(">u2")
     return [
         by_pillow("PPM", RGB),

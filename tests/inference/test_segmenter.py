@@ -19,8 +19,8 @@ AS_IS = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RGB = ClassMap.of(["red", "green", "blue"])
 
 
-class Colours(Engine):
-    """The logits of a pixel are its colour: the answer is its strongest channel."""
+class Colors(Engine):
+    """The logits of a pixel are its color: the answer is its strongest channel."""
 
     name, device, precision = "torch", "cpu", "f32"
 
@@ -37,7 +37,7 @@ def picture(*size: int, seed: int = 0) -> np.ndarray:
 
 
 def test_images_of_one_size_go_together_and_predictions_keep_the_order():
-    engine = Colours()
+    engine = Colors()
     images = [picture(20, 30, seed=1), picture(8, 9, seed=2), picture(20, 30, seed=3)]
     predictions = Segmenter(engine, RGB, AS_IS).predict(images)
     assert sorted(engine.seen) == [(1, 8, 9, 3), (2, 20, 30, 3)]
@@ -51,7 +51,7 @@ def test_images_of_one_size_go_together_and_predictions_keep_the_order():
 
 
 def test_confidence_and_probabilities_come_when_asked_for():
-    segmenter = Segmenter(Colours(), RGB, AS_IS)
+    segmenter = Segmenter(Colors(), RGB, AS_IS)
     image = picture(12, 16)
     expected = torch.from_numpy(image.astype(np.float32) / 16).softmax(dim=-1).permute(2, 0, 1)
     sure = segmenter.predict([image], confidence=True)[0]
@@ -65,7 +65,7 @@ def test_confidence_and_probabilities_come_when_asked_for():
 
 
 def test_short_side_resizes_the_image_and_the_logits_back():
-    engine = Colours()
+    engine = Colors()
     segmenter = Segmenter(engine, RGB, Preprocess(AS_IS.mean, AS_IS.std, short_side=16))
     image = picture(45, 60)
     labels = segmenter.predict([image])[0].labels
@@ -78,7 +78,7 @@ def test_short_side_resizes_the_image_and_the_logits_back():
 
 
 def test_nothing_in_nothing_out():
-    assert Segmenter(Colours(), RGB, AS_IS).predict([]) == []
+    assert Segmenter(Colors(), RGB, AS_IS).predict([]) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
@@ -86,7 +86,7 @@ def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch, caplog):
     (tmp_path / "clip.mp4").write_bytes(b"a video")
     for index in range(3):
         write_image(tmp_path / f"{index}.png", picture(10, 12, seed=index))
-    engine = Colours()
+    engine = Colors()
     found = list(Segmenter(engine, RGB, AS_IS).stream(tmp_path, batch=batch))
     assert [prediction.name for prediction in found] == ["0", "1", "2"]
     assert "Skipped clip.mp4: only images are taken here" in caplog.text
@@ -96,7 +96,7 @@ def test_stream_gives_every_frame_of_a_folder(tmp_path: Path, batch, caplog):
 
 
 def test_stream_of_a_video(drawn_clip: Path):
-    found = list(Segmenter(Colours(), RGB, AS_IS).stream(drawn_clip, every=5, limit=2))
+    found = list(Segmenter(Colors(), RGB, AS_IS).stream(drawn_clip, every=5, limit=2))
     assert [prediction.index for prediction in found] == [0, 5]
     assert [prediction.time for prediction in found] == pytest.approx([0, 0.4], abs=0.01)
     assert found[0].confidence.shape == found[0].image.shape[:2]
@@ -107,17 +107,17 @@ def test_stream_of_a_video(drawn_clip: Path):
 )
 def test_stream_refuses_what_makes_no_sense(tmp_path, options, error):
     with pytest.raises(error):
-        list(Segmenter(Colours(), RGB, AS_IS).stream(tmp_path, **options))
+        list(Segmenter(Colors(), RGB, AS_IS).stream(tmp_path, **options))
 
 
 def test_stream_of_nothing(tmp_path):
     with pytest.raises(MediaError):
-        list(Segmenter(Colours(), RGB, AS_IS).stream(tmp_path / "missing.png"))
+        list(Segmenter(Colors(), RGB, AS_IS).stream(tmp_path / "missing.png"))
 
 
 def test_skips_are_of_torch_only():
     with pytest.raises(OptionError, match="torch"):
-        Segmenter(Colours(), RGB, AS_IS).skip_scores(picture(8, 8))
+        Segmenter(Colors(), RGB, AS_IS).skip_scores(picture(8, 8))
 
 
 def test_load_finds_the_model(random_model: Path, tmp_path: Path, monkeypatch):

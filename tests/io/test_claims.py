@@ -21,14 +21,14 @@ FORMS = (
 
 
 def plain(form, mode="L", size=(48, 32), **options):
-    """an image of one colour as the bytes of a file."""
+    """an image of one color as the bytes of a file."""
     file = io.BytesIO()
     Image.new(mode, size, 1).save(file, form, **options)
     return file.getvalue()
 
 
 def webp_of(width, height):
-    """A lossless WebP of one colour: 34 bytes, however large it is."""
+    """A lossless WebP of one color: 34 bytes, however large it is."""
     data = bytearray(plain("WEBP", lossless=True))
     struct.pack_into("<I", data, 21, width - 1 | height - 1 << 14)
     return bytes(data)

@@ -1,4 +1,4 @@
-"""Photos in another colour space (Display P3, Adobe RGB) are seen in sRGB, by every way in."""
+"""Photos in another color space (Display P3, Adobe RGB) are seen in sRGB, by every way in."""
 
 import io
 import struct

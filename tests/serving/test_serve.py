@@ -87,7 +87,7 @@ def drawn(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def bomb(side: int = 30_000) -> bytes:
-    """A PNG of one colour: few bytes, many pixels."""
+    """A PNG of one color: few bytes, many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

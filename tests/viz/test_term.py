@@ -1,4 +1,4 @@
-"""--term: the overlay in half blocks, in colours where the terminal has them."""
+"""--term: the overlay in half blocks, in colors where the terminal has them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pages name what they show: partial sums are no networks, and every class has its colour."""
+"""Pages name what they show: partial sums are no networks, and every class has its color."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -104,7 +104,7 @@ class Lab:
 
     @property
     def classes(self) -> ClassMap:
-        """Names and colours."""
+        """Names and colors."""
         return self.networks["fcn8s"].model.classes
 
     @cached_property
@@ -130,7 +130,7 @@ class Lab:
         return overlay(self.image if image is None else image, labels, self.classes, alpha=ALPHA)
 
     def key(self, *labels: NDArray[np.uint8]) -> list[tuple[str, tuple[int, int, int]]]:
-        """Names and colours of the classes that occur."""
+        """Names and colors of the classes that occur."""
         seen = np.unique(np.concatenate([each.ravel() for each in labels])).tolist()
         shown = [index for index in seen if index < len(self.classes)]
         return [(self.classes.names[i], self.color(i)) for i in shown]

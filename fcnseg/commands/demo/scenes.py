@@ -128,7 +128,7 @@ def _color(rng: np.random.Generator, low: float = 30, high: float = 225) -> tupl
 
 
 def _ground(scene: Scene, y: Floats, x: Floats) -> Floats:
-    """(H, W, 3): two colours in slow waves."""
+    """(H, W, 3): two colors in slow waves."""
     first, second, phase = scene.waves
     mix = 0.5 + 0.25 * (np.sin(x / first + phase) + np.cos(y / second + x / 50))
     low, high = (np.array(color) for color in scene.ground)

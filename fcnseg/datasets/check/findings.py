@@ -259,14 +259,14 @@ def doubtful(seen: Scanned, findings: Sequence[Finding]) -> list[Pair]:
 
 
 def questions(seen: Scanned) -> Iterable[Finding]:
-    """What may be one class and is read as two: numbers beside colours, names that are alike."""
+    """What may be one class and is read as two: numbers beside colors, names that are alike."""
     yield from _two_storages(seen)
     yield from _names_alike(seen)
 
 
 def _two_storages(seen: Scanned) -> Iterable[Finding]:
-    """Label files that hold numbers (0, 1, 2) where others hold colours: nothing says which number
-    is which colour."""
+    """Label files that hold numbers (0, 1, 2) where others hold colors: nothing says which number
+    is which color."""
     encoding = seen.description.encoding
     if seen.values.kind != "color" or encoding.terms:
         return

@@ -108,7 +108,7 @@ def _one_value_each(seen: Scanned) -> Iterable[Finding]:
 
 
 def _unused_list(seen: Scanned) -> Iterable[Finding]:
-    """A class list with other numbers or colours than the label files, or of another length."""
+    """A class list with other numbers or colors than the label files, or of another length."""
     description = seen.description
     if description.unused_list:
         shown = [str(description.encoding.shown(value)) for value in sorted(seen.values.pixels)]
@@ -117,7 +117,7 @@ def _unused_list(seen: Scanned) -> Iterable[Finding]:
             "unused-class-list",
             f"The class list does not fit the labels, and its names are not used: "
             f"{description.unused_list}; the label files hold {listed(shown, 8)}.",
-            repair="correct the class list: it gives each class the number or colour that is "
+            repair="correct the class list: it gives each class the number or color that is "
             "stored for it; or write a dataset.toml (--write) and name the classes there",
         )
 
@@ -208,8 +208,8 @@ def _reading(seen: Scanned) -> Iterable[Finding]:
         yield Finding(
             "info",
             "alpha-labels",
-            "The label files' transparency is read as the labels, not their colours.",
-            repair="if the colours are meant, save the labels without transparency",
+            "The label files' transparency is read as the labels, not their colors.",
+            repair="if the colors are meant, save the labels without transparency",
         )
 
 

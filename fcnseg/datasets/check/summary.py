@@ -70,7 +70,7 @@ def _stored(description: Description) -> str:
         return f"{encoding.store}, {len(encoding.terms)} named"
     values = sorted({value for some in encoding.values for value in some})
     if encoding.kind == "color":
-        text = f"{len(values)} colours"
+        text = f"{len(values)} colors"
     elif len(values) <= FEW:
         text = "/".join(map(str, values))
     else:

@@ -1,6 +1,6 @@
 """What the numbers in label files mean: counted values and a class list -> Reading.
 
-Knows nothing of folders. Colours are read in fcnseg.datasets.encoding.colors.
+Knows nothing of folders. Colors are read in fcnseg.datasets.encoding.colors.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
 def named(
     names: Sequence[str], entries: Sequence[Entry] = (), colors: Sequence[int | None] = ()
 ) -> ClassMap:
-    """Classes by name; a packed colour where one is given, else one that differs.
+    """Classes by name; a packed color where one is given, else one that differs.
 
     colors: are used where each class has its own.
     """

@@ -48,7 +48,7 @@ OF_ONE_FILE = 0.8
 """The least proportion of the pixels of numbered objects whose number no other file has."""
 
 COLORS_APART = 24
-"""And colours of one file's objects are this far apart in RGB, most of them."""
+"""And colors of one file's objects are this far apart in RGB, most of them."""
 
 BAND = 11
 """A value that stands for "ignore" is a band so narrow that within a square of so many pixels about
@@ -91,7 +91,7 @@ def _sampled(
     read: Callable[[Pair], RawLabels],
     kind: str,
 ) -> Iterator[NDArray[np.int32]]:
-    """The numbers or packed colours, int32 (H, W), of the label files that hold most values."""
+    """The numbers or packed colors, int32 (H, W), of the label files that hold most values."""
     held = [0 if one is None else len(one.values) for one in counts]
     for index in np.argsort([-count for count in held], kind="stable")[:SAMPLES].tolist():
         try:
@@ -102,7 +102,7 @@ def _sampled(
 
 
 def _are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether each file has numbers (or colours) of its own: objects, numbered throughout."""
+    """Whether each file has numbers (or colors) of its own: objects, numbered throughout."""
     own = [value for value in values.pixels if value > 0 and values.files[value] == 1]
     pixels = sum(number for value, number in values.pixels.items() if value)
     if (
@@ -145,7 +145,7 @@ def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None
 
 
 def _colors_apart(colors: Sequence[int]) -> bool:
-    """Whether colours are drawn ones: shades of one, as compression leaves them, are near."""
+    """Whether colors are drawn ones: shades of one, as compression leaves them, are near."""
     points = np.array([unpack(color) for color in colors], np.float64).reshape(-1, 3)
     distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
     np.fill_diagonal(distances, np.inf)
@@ -253,7 +253,7 @@ def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Re
         return replace(reading, encoding=encoding, ignore_index=IGNORE, why=reasons)
     if base:
         return _read_classes(values, numbers, base, entries)
-    shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colours"
+    shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colors"
     why = (
         f"{shown} number the objects of each file anew: read as background and "
         "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
@@ -282,10 +282,10 @@ def class_base(values: Values) -> int:
 
 def class_channel(values: Values) -> int:
     """Which channel holds classes where others number their objects (Synthia, KITTI-STEP): what
-    a class number is multiplied with in a packed colour; 0 where colours are colours.
+    a class number is multiplied with in a packed color; 0 where colors are colors.
 
-    Class numbers are small, in a row, and far fewer than the colours; of two such channels that
-    with fewer numbers, red before green and blue. A single class stands in all colours but black.
+    Class numbers are small, in a row, and far fewer than the colors; of two such channels that
+    with fewer numbers, red before green and blue. A single class stands in all colors but black.
     """
     colors = [color for color in values.pixels if color]
     if values.kind != "color" or values.lossy or values.rest or values.solid:
@@ -312,7 +312,7 @@ def only_channel(values: Values) -> int:
 
 
 def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, tuple[int, ...]]]:
-    """Colours as the class numbers in one of their channels; and the colours of each."""
+    """Colors as the class numbers in one of their channels; and the colors of each."""
     one = replace(values, kind="index", pixels={}, border={}, files={}, palette={}, solid=())
     one.instances, one.band = False, None
     colors: dict[int, tuple[int, ...]] = {}

@@ -57,7 +57,7 @@ def _read_as(reader: Callable[[Path], list[Entry]], path: Path) -> tuple[Entry, 
 
 def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     """The class list whose name is none of the known ones, but made of their words; or with one of
-    them, if its colours or numbers (0, 1, 2 ...) are those of a list."""
+    them, if its colors or numbers (0, 1, 2 ...) are those of a list."""
     for suffix, reader in _BY_SUFFIX.items():
         named = []
         for name in sorted(listing.with_suffix(suffix), key=lambda name: name.count("/")):
@@ -85,7 +85,7 @@ _MOST_LISTS = 8
 
 
 def _are_complete(entries: Sequence[Entry]) -> bool:
-    """Whether each entry has a colour of its own, or the numbers are 0 or 1 to n."""
+    """Whether each entry has a color of its own, or the numbers are 0 or 1 to n."""
     numbers = sorted(entry.value for entry in entries if entry.value is not None)
     first = numbers[0] if numbers else 0
     return len(entries) > 1 and (
@@ -129,7 +129,7 @@ _VALUE_WORDS = (
 _CHANNELS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 
 _COLOR_WORDS = re.compile("colou?r|rgb|hex")
-"""A column of whole colours: #ff0000, or three numbers."""
+"""A column of whole colors: #ff0000, or three numbers."""
 
 
 def _plain(word: object) -> str:
@@ -139,7 +139,7 @@ def _plain(word: object) -> str:
 
 def _read_table(path: Path) -> list[Entry]:
     """A CSV with names and r, g, b (class_dict.csv) or a value (Roboflow's _classes.csv); or of
-    other headings, with one column of names beside numbers or colours."""
+    other headings, with one column of names beside numbers or colors."""
     text = text_of(path)
     comma = max(",;\t", key=text.partition("\n")[0].count)
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True, delimiter=comma))
@@ -206,7 +206,7 @@ _PALETTES = ("labelcolors", "segmentationcolors", "palette", "colors")
 
 def _inside(data: Any) -> Any:
     """What holds the classes in an object, or in one of Unity's list; None."""
-    several = isinstance(data, list)  # of which pixels' colours are wanted, not boxes' numbers
+    several = isinstance(data, list)  # of which pixels' colors are wanted, not boxes' numbers
     for one in sorted(data, key=lambda one: "pixel" not in str(one)) if several else [data]:
         said = {_plain(key): one[key] for key in one} if isinstance(one, Mapping) else {}
         held = [said[word] for word in (["spec"] if several else _INSIDE) if said.get(word)]
@@ -235,7 +235,7 @@ def _entries_in(data: Any) -> list[Entry]:
 
 
 def _listed(about: Any) -> Entry:
-    """One of a list: a name, an object, or a name and its number or colour."""
+    """One of a list: a name, an object, or a name and its number or color."""
     if isinstance(about, list):
         name, other = about if isinstance(about[0], str) else reversed(about)
         return _entry(str(name), other)
@@ -243,7 +243,7 @@ def _listed(about: Any) -> Entry:
 
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}(?:[0-9a-fA-F]{2})?|[\[(]?(?:\s*\d{1,3}\s*,?){3,4}[\])]?")
-"""A colour as text: #rrggbb, 255, 0, 0 or (255, 0, 0)."""
+"""A color as text: #rrggbb, 255, 0, 0 or (255, 0, 0)."""
 
 
 def _entry(name: str, about: Any) -> Entry:

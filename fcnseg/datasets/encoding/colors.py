@@ -1,4 +1,4 @@
-"""What the colours in label files mean, also where resampling or JPEG has blurred them."""
+"""What the colors in label files mean, also where resampling or JPEG has blurred them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from fcnseg.datasets.encoding.values import LOSSY, Values
 from fcnseg.errors import DatasetError, counted
 
 SAME = 24
-"""Colours nearer than this (distance in RGB) are one colour, changed by compression."""
+"""Colors nearer than this (distance in RGB) are one color, changed by compression."""
 
 NOISE = 2
-"""Colours up to twice as far are noise about one that has so many times the pixels."""
+"""Colors up to twice as far are noise about one that has so many times the pixels."""
 
 MOST_COMPARED = 1000
-"""Colours of lossy labels, the most frequent first."""
+"""Colors of lossy labels, the most frequent first."""
 
 RAMP = 4
-"""So many colours between the same two, or more, were made by smoothing."""
+"""So many colors between the same two, or more, were made by smoothing."""
 
 RARER = 5
 """When either end has so many times the pixels of each."""
@@ -48,10 +48,10 @@ MOVED = 6
 """Compression moves a channel of an area by no more."""
 
 FLAT = 0.6
-"""The proportion of lossy label files that lies near their few true colours, at least."""
+"""The proportion of lossy label files that lies near their few true colors, at least."""
 
 MOST_OF_EDGES = 0.75
-"""Of two colours, one with more of the images' edges than this is the background."""
+"""Of two colors, one with more of the images' edges than this is the background."""
 
 _WHITE = 0xFFFFFF
 
@@ -59,7 +59,7 @@ _ROAD = 0x804080  # in CamVid and Cityscapes alike; without it neither is recogn
 
 
 def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
-    """What the colours mean; DatasetError when they are too many to be classes."""
+    """What the colors mean; DatasetError when they are too many to be classes."""
     listed = [entry for entry in entries if entry.color is not None]
     if listed:
         return _read_listed(values, listed)
@@ -69,10 +69,10 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     lossy = lossy or bool(drawn)
     if lossy and not values.solid and _held(values, seen) < FLAT * values.total:
         raise DatasetError(
-            f"The label files have {len(values.pixels):,} colours or more, and no few of them "
+            f"The label files have {len(values.pixels):,} colors or more, and no few of them "
             "cover most of the pixels: they look like photographs.",
-            hint="check that images and labels were not exchanged; if the colours are instances, "
-            "a class list with colours (class_dict.csv) says which ones count",
+            hint="check that images and labels were not exchanged; if the colors are instances, "
+            "a class list with colors (class_dict.csv) says which ones count",
         )
     reading = _read_published(seen, lossy) or _read_voc(seen, lossy)
     if reading:
@@ -80,12 +80,12 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     colors = [color for color in seen if color != VOC_BORDER_COLOR]
     ignore = (VOC_BORDER_COLOR,) if VOC_BORDER_COLOR in seen else ()
     names = ClassMap.numbered(len(colors)).names
-    why = f"labels are {len(colors)} colours, in the order of their RGB values (black first)"
+    why = f"labels are {len(colors)} colors, in the order of their RGB values (black first)"
     ground = _background(values, colors)
     if ground is not None:
         colors.sort(key=lambda color: color != ground)
         names = _two_names(entries, ground)
-        why = f"labels are two colours, of which #{ground:06x} is the background"
+        why = f"labels are two colors, of which #{ground:06x} is the background"
     return _reading([(color,) for color in colors], names, ignore, lossy, why)
 
 
@@ -103,7 +103,7 @@ def _two_names(entries: Sequence[Entry], ground: int) -> tuple[str, str]:
 
 
 def _background(values: Values, colors: Sequence[int]) -> int | None:
-    """Of black or white and one other colour that which is the background: black, unless the other
+    """Of black or white and one other color that which is the background: black, unless the other
     has most of the images' edges; white, if it has. None where nothing says so."""
     if len(colors) != 2 or {0, _WHITE}.isdisjoint(colors):
         return None
@@ -127,7 +127,7 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     lossy = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else LOSSY)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)
-    why = f"labels are colours, named by a class list ({counted(len(classes), 'class')})"
+    why = f"labels are colors, named by a class list ({counted(len(classes), 'class')})"
     stored = [(entry.color or 0,) for entry in classes]
     names = [entry.name for entry in classes]
     if 0 in strange and 2 * values.pixels[0] > values.total and "background" not in names:
@@ -147,7 +147,7 @@ def _reading(
 ) -> Reading:
     reasons = [why]
     if lossy:
-        reasons.append("colours in between were made by compression or resizing; nearest taken")
+        reasons.append("colors in between were made by compression or resizing; nearest taken")
     if ignore:
         shown = ", ".join(f"#{color:06x}" for color in ignore)
         reasons.append(f"{shown} is ignored")
@@ -168,7 +168,7 @@ _PUBLISHED: tuple[tuple[str, Mapping[str, int], tuple[int, ...]], ...] = (
         CITYSCAPES_UNSCORED,
     ),
 )
-"""Colour tables: whose they are, class -> colour, and the colours that are ignored."""
+"""Color tables: whose they are, class -> color, and the colors that are ignored."""
 
 
 def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
@@ -176,13 +176,13 @@ def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
         known = (*ignored, *colors.values())
         found = {*(_nearby(seen, known) if lossy else seen)}
         if found <= {*known} and len(found) >= 5 and _ROAD in found:
-            why = f"colours are {whose} {len(colors)} classes"
+            why = f"colors are {whose} {len(colors)} classes"
             return _reading([(c,) for c in colors.values()], [*colors], ignored, lossy, why)
     return None
 
 
 def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
-    """Colours dealt out as PASCAL VOC does: the place in its palette is the class index."""
+    """Colors dealt out as PASCAL VOC does: the place in its palette is the class index."""
     seen = _nearby(seen, (*voc_palette(64), VOC_BORDER_COLOR)) if lossy else seen
     place = {color: index for index, color in enumerate(voc_palette())}
     places = [place[color] for color in seen if color in place]
@@ -190,14 +190,14 @@ def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
     if len(places) + border < len(seen) or not places or max(places) > 2 * len(places):
         return None
     count = max(places) + 1
-    why = f"colours are the first {count} of PASCAL VOC's palette"
+    why = f"colors are the first {count} of PASCAL VOC's palette"
     ignore = (VOC_BORDER_COLOR,) if border else ()
     stored = [(color,) for color in voc_palette(count)]
     return _reading(stored, ClassMap.numbered(count).names, ignore, lossy, why)
 
 
 def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
-    """Lossy colours as those of a table they are very near to."""
+    """Lossy colors as those of a table they are very near to."""
     known = np.array([unpack(color) for color in table])
     moved = []
     for color in seen:
@@ -208,7 +208,7 @@ def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:
 
 
 def _dominant(values: Values) -> list[int]:
-    """The colours lossy labels were drawn with: frequent with those near them, and neither
+    """The colors lossy labels were drawn with: frequent with those near them, and neither
     near a more frequent one nor the noise about it."""
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])[:MOST_COMPARED]
     points = np.array([unpack(color) for color in order], np.float64).reshape(-1, 3)
@@ -229,7 +229,7 @@ def _dominant(values: Values) -> list[int]:
 
 
 def _in_order(colors: Sequence[int]) -> list[int]:
-    """Colours by their channels, of which near values are one: compression moves them a little."""
+    """Colors by their channels, of which near values are one: compression moves them a little."""
     steps = [sorted({unpack(color)[channel] for color in colors}) for channel in range(3)]
     rank = [
         dict(zip(some, np.cumsum(np.diff(some, prepend=0) > MOVED).tolist(), strict=True))
@@ -239,9 +239,9 @@ def _in_order(colors: Sequence[int]) -> list[int]:
 
 
 def without_ramps(values: Values) -> tuple[int, ...]:
-    """The colours that cover areas, where smoothing has put many rare ones between two of them.
+    """The colors that cover areas, where smoothing has put many rare ones between two of them.
 
-    () where nothing says so: a few colours between two others may be classes.
+    () where nothing says so: a few colors between two others may be classes.
     """
     order = sorted(values.pixels, key=lambda color: -values.pixels[color])
     if not RAMP < len(order) <= LOSSY:
@@ -262,7 +262,7 @@ def without_ramps(values: Values) -> tuple[int, ...]:
 
 
 def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[int, int] | None:
-    """The two far more frequent colours that a colour is a mixture of; None when there are none."""
+    """The two far more frequent colors that a color is a mixture of; None when there are none."""
     mixed = np.array(unpack(color), np.float64)
     frequent = [other for other in kept if pixels[other] >= RARER * pixels[color]][:MAX_CLASSES]
     for place, one in enumerate(frequent):
@@ -276,7 +276,7 @@ def _ends(color: int, kept: Sequence[int], pixels: Mapping[int, int]) -> tuple[i
 
 
 def _held(values: Values, chosen: Sequence[int]) -> int:
-    """Pixels whose colour is near a chosen one; those that were not listed are taken for far."""
+    """Pixels whose color is near a chosen one; those that were not listed are taken for far."""
     if not 0 < len(chosen) <= MAX_CLASSES:
         return 0
     colors = np.array([unpack(color) for color in values.pixels])

@@ -26,7 +26,7 @@ IGNORED_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a class list: a name, and the stored value or packed colour where given.
+    """One line of a class list: a name, and the stored value or packed color where given.
 
     also: more stored values of the same class.
     """
@@ -131,7 +131,7 @@ def read_label_map(path: Path) -> list[Entry]:
 
 
 def read_color(color: Any) -> int:
-    """A packed colour from #rrggbb, three numbers (fractions of 1 too), {"r", "g", "b"}, or text
+    """A packed color from #rrggbb, three numbers (fractions of 1 too), {"r", "g", "b"}, or text
     with three numbers; ValueError for other text."""
     if isinstance(color, Mapping):
         color = [color[channel] for channel in "rgb"]
@@ -155,7 +155,7 @@ def read_number(text: str) -> int:
 
 
 def read_lines(path: Path) -> list[Entry]:
-    """A name on each line, perhaps with its number before or behind it, or its colour beside it.
+    """A name on each line, perhaps with its number before or behind it, or its color beside it.
 
     ValueError for a text of sentences.
     """
@@ -222,8 +222,8 @@ _NUMBERS = re.compile(
 
 
 def _with_numbers(lines: Sequence[str]) -> list[Entry]:
-    """Lines of a name, its number, a colour and perhaps more (ITK-SNAP, QGIS), or of a name and a
-    colour with its opacity; [] for others."""
+    """Lines of a name, its number, a color and perhaps more (ITK-SNAP, QGIS), or of a name and a
+    color with its opacity; [] for others."""
     rows = [found.groups("") for found in map(_NUMBERS.match, lines) if found]
     numbers = [[int(float(one)) for one in re.findall(r"[\d.]+", a + b)] for a, _, _, b in rows]
     if not rows or len(rows) < len(lines) or max(map(max, numbers)) > IGNORE:

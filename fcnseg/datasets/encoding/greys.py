@@ -31,7 +31,7 @@ LARGEST = 65535
 
 
 def as_greys(values: Values) -> Values:
-    """Colours that are all grey, or nearly, as grey levels."""
+    """Colors that are all grey, or nearly, as grey levels."""
     greys = replace(values, kind="index", pixels={}, border={}, files={}, solid=())
     for color, pixels in values.pixels.items():
         level = round(sum(unpack(color)) / 3)
@@ -44,7 +44,7 @@ def as_greys(values: Values) -> Values:
 
 
 def grey_entries(entries: Sequence[Entry]) -> dict[int, Entry]:
-    """The grey levels that a class list gives as colours; {} where one has two names."""
+    """The grey levels that a class list gives as colors; {} where one has two names."""
     greys = [e for e in entries if e.color is not None and spread(e.color) == 0]
     levels = {unpack(entry.color or 0)[0]: entry for entry in greys}
     return levels if len(levels) == len(greys) else {}
@@ -58,7 +58,7 @@ def drawn_with(levels: Sequence[int], entries: Sequence[Entry]) -> dict[int, Ent
 
 
 def spread(color: int) -> int:
-    """How far a colour is from grey."""
+    """How far a color is from grey."""
     channels = unpack(color)
     return max(channels) - min(channels)
 

@@ -31,7 +31,7 @@ def adopt_classes(
 
     Names decide where both sides have them. Else what is stored does: encoding is how the
     classes were stored in what the model was trained on, and is used when all that is stored
-    here is known to it. Else classes are matched by colour, or by number where that means
+    here is known to it. Else classes are matched by color, or by number where that means
     something.
     DatasetError when they can't be matched, or when nothing but the background would be scored.
     """
@@ -159,9 +159,9 @@ def _by_number(names: tuple[str, ...], known: tuple[str, ...]) -> Places | None:
 
 
 def _has_order(encoding: Encoding) -> bool:
-    """Whether the classes' numbers mean something: those of one colour each are in no order.
+    """Whether the classes' numbers mean something: those of one color each are in no order.
 
-    Greys and the levels of one channel are numbers in colour files.
+    Greys and the levels of one channel are numbers in color files.
     """
     if encoding.kind == "index" or any(len(values) > 1 for values in encoding.values):
         return True

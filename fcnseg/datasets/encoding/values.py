@@ -38,7 +38,7 @@ MANY = 5
 """And by a file with so many objects."""
 
 GREY = 0x010101
-"""A grey level times this is its packed colour."""
+"""A grey level times this is its packed color."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ValueCounts:
     size: (height, width). kind: "index" or "color".
     values, pixels, border: stored values, how many pixels have each, how many of these on the
         edge of the image.
-    palette: the packed colours of the values, when the file has a palette.
+    palette: the packed colors of the values, when the file has a palette.
     rest: pixels whose value is not listed (lossy files only).
     """
 
@@ -67,7 +67,7 @@ class Values:
 
     kind: "index" when every file can be read as single numbers, else "color".
     pixels, border, files: value -> pixels, pixels on the image's edge, files it occurs in.
-    palette: value -> packed colour, where the files have palettes.
+    palette: value -> packed color, where the files have palettes.
     count: files. rest: pixels whose value is not listed. lossy: whether some file was JPEG.
     terms: what the values 1, 2, ... are called, where labels use words.
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
@@ -144,7 +144,7 @@ def _numbers_objects(numbers: NDArray[np.int32], count: int) -> bool:
 def total(
     counts: Iterable[ValueCounts], *, lossy: bool = False, terms: Sequence[str] = ()
 ) -> Values:
-    """The values of all files; colours if any file is in colour or palettes do not agree."""
+    """The values of all files; colors if any file is in color or palettes do not agree."""
     counts = list(counts)
     in_color = any(one.kind == "color" for one in counts) or _palettes_speak(counts)
     counted = Values("color" if in_color else "index", lossy=lossy, terms=tuple(terms))
@@ -196,7 +196,7 @@ def are_instances(stored: Sequence[frozenset[int]]) -> bool:
 
 
 def values_of(one: ValueCounts, kind: str) -> tuple[int, ...]:
-    """A file's values as the dataset's kind has them: colours of a file of numbers, if need be."""
+    """A file's values as the dataset's kind has them: colors of a file of numbers, if need be."""
     if kind == "color" and one.kind == "index":
         return one.palette or tuple(value * GREY for value in one.values)
     return one.values
@@ -216,8 +216,8 @@ def single_numbers(raw: RawLabels) -> tuple[NDArray[np.int32], str]:
 def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     """Whether palettes, not indices, say what is what.
 
-    So when an index has different colours in different files (programs chose a palette for each:
-    GIF), which recur, or when the colours are levels of grey other than the indices.
+    So when an index has different colors in different files (programs chose a palette for each:
+    GIF), which recur, or when the colors are levels of grey other than the indices.
     """
     if any(len({*one.palette}) < len(one.palette) for one in counts):
         return False  # a palette that does not tell its entries apart says nothing
@@ -232,7 +232,7 @@ def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
 
 
 def _palette(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """int32 (256,): the packed colours of a palette; 0 beyond its end."""
+    """int32 (256,): the packed colors of a palette; 0 beyond its end."""
     packed = np.zeros(256, np.int32)
     packed[: len(colors)] = _packed(colors)
     return packed
@@ -255,7 +255,7 @@ def _count(
     return values.astype(np.int64), counts
 
 
-_BLOCK, _TABLE = 4096, 1 << 20  # colours compared at a time; values that are looked up in a table
+_BLOCK, _TABLE = 4096, 1 << 20  # colors compared at a time; values that are looked up in a table
 
 
 def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
@@ -269,7 +269,7 @@ def decode(raw: RawLabels, encoding: Encoding) -> NDArray[np.uint8]:
 
 
 def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
-    """The class of stored numbers (or packed colours) of any shape; 255 for no class."""
+    """The class of stored numbers (or packed colors) of any shape; 255 for no class."""
     table = _table(encoding)
     if table is None:
         return _decode_sorted(np.asarray(numbers), encoding)
@@ -279,7 +279,7 @@ def decode_values(numbers: NDArray[np.integer], encoding: Encoding) -> NDArray[n
 
 
 def packed_colors(raw: RawLabels) -> NDArray[np.int32]:
-    """int32 (H, W): a file's colours as r << 16 | g << 8 | b; a palette is looked up."""
+    """int32 (H, W): a file's colors as r << 16 | g << 8 | b; a palette is looked up."""
     if raw.values.ndim == 3:
         return _packed(raw.values)
     if raw.palette is not None:
@@ -296,7 +296,7 @@ def _packed(channels: NDArray[np.integer]) -> NDArray[np.int32]:
 @lru_cache(maxsize=16)
 def _table(encoding: Encoding) -> NDArray[np.uint8] | None:
     """uint8 (largest value + 2,): stored value -> class; the last entry is 255. None where stored
-    values are colours, negative or very large."""
+    values are colors, negative or very large."""
     known = encoding.class_of()
     largest = max(255, *known, *encoding.ignore)
     if encoding.kind == "color" or min(known, default=0) < 0 or largest >= _TABLE:
@@ -325,7 +325,7 @@ def _decode_sorted(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[n
 
 @lru_cache(maxsize=16)
 def _sorted_values(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Classes, and stored values or packed colours, ascending."""
+    """Classes, and stored values or packed colors, ascending."""
     stored = encoding.class_of()
     known = np.array([*stored, *encoding.ignore], np.int32)
     classes = np.array([*stored.values(), *(IGNORE for _ in encoding.ignore)], np.uint8)
@@ -334,7 +334,7 @@ def _sorted_values(encoding: Encoding) -> tuple[NDArray[np.uint8], NDArray[np.in
 
 
 def _nearest_classes(colors: NDArray[np.integer], encoding: Encoding) -> NDArray[np.uint8]:
-    """The class (or 255) of the nearest declared one, for each packed colour or stored value."""
+    """The class (or 255) of the nearest declared one, for each packed color or stored value."""
     classes, known = _sorted_values(encoding)
     nearest = np.zeros(len(colors), np.uint8)
     for start in range(0, len(colors), _BLOCK):

@@ -107,7 +107,7 @@ def _alpha(pair: Pair, _: Sequence[str]) -> RawLabels:
 
 
 def _opaque(pair: Pair, terms: Sequence[str]) -> RawLabels:
-    """The colours of what is not transparent; black for the rest."""
+    """The colors of what is not transparent; black for the rest."""
     raw, alpha = _pixels(pair, terms), read_alpha(pair.labels)
     if alpha is not None:
         raw.values[alpha < 128] = 0

@@ -184,7 +184,7 @@ def _read_voc(found: Found, values: Values) -> Reading | None:
     palette = voc_palette(len(VOC_NAMES))
     if values.kind == "color" and values.pixels.keys() <= {*palette, VOC_BORDER_COLOR}:
         encoding = Encoding("color", tuple((color,) for color in palette), (VOC_BORDER_COLOR,))
-        return Reading(encoding, classes, IGNORE, ("colours are VOC's palette",))
+        return Reading(encoding, classes, IGNORE, ("colors are VOC's palette",))
     return None
 
 
@@ -204,7 +204,7 @@ def _cityscapes_reading(kind: str) -> Reading:
         why = ("of the label ids 0..33 the 19 that are scored; the others are ignored",)
         return Reading(encoding, CITYSCAPES, 0, why)
     colors = tuple((pack(*color),) for color in CITYSCAPES.colors.tolist())
-    why = ("of the colours the 19 that are scored; the others are ignored",)
+    why = ("of the colors the 19 that are scored; the others are ignored",)
     return Reading(Encoding("color", colors, CITYSCAPES_UNSCORED), CITYSCAPES, IGNORE, why)
 
 
@@ -293,7 +293,7 @@ _BY_PATH: Sequence[tuple[re.Pattern[str], str, frozenset[int], Reading]] = (
             Encoding("color", tuple((color,) for color in _ISPRS.values()), (0,)),
             ClassMap.of(list(_ISPRS), [unpack(color) for color in _ISPRS.values()]),
             IGNORE,
-            ("colours are those of Potsdam and Vaihingen; black, the boundaries, is ignored",),
+            ("colors are those of Potsdam and Vaihingen; black, the boundaries, is ignored",),
         ),
     ),
 )

@@ -68,7 +68,7 @@ def _renumbered(
     stored, inverse = np.unique(raw.values, return_inverse=True)
     strange = [value for value in stored.tolist() if value and value not in names]
     if strange or raw.values.ndim != 2:
-        raise MediaError(f"{path} holds {strange[0] if strange else 'colours'}, which has no name.")
+        raise MediaError(f"{path} holds {strange[0] if strange else 'colors'}, which has no name.")
     number = [
         terms.index(names[value]) + 1 if names.get(value) in terms else 0
         for value in stored.tolist()
@@ -127,7 +127,7 @@ def _ade_names(path: Path) -> dict[int, str]:
 def _read_ade20k(pair: Pair, terms: Sequence[str]) -> RawLabels:
     raw = read_raw_labels(pair.labels)
     if raw.values.ndim != 3:
-        raise MediaError(f"{pair.labels} holds no colours, as ADE20K's *_seg.png do.")
+        raise MediaError(f"{pair.labels} holds no colors, as ADE20K's *_seg.png do.")
     red, green = (raw.values[..., channel].astype(np.int32) for channel in (0, 1))
     numbers = RawLabels(red // 10 * 256 + green, None, "I")
     names = _ade_names(pair.image.with_suffix(".json"))

@@ -1,7 +1,7 @@
 """Which files are the images and which are their labels, told by what the files show.
 
 Where several sets of labels are there for the same images, those that can't be meant are dropped
-(a camera's field of view, copies in colour); when two remain the folder is refused, with both.
+(a camera's field of view, copies in color); when two remain the folder is refused, with both.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def settle(listing: Listing, found: Found) -> Found:
         label_words=("labels",),
     )
     if len(own.labels) < len(own.pairs):
-        shown = find_by_content(listing)  # copies of the labels in colour are no images
+        shown = find_by_content(listing)  # copies of the labels in color are no images
         if shown is None:
             raise two_images(listing, _by_turn(own.pairs))
         return shown

@@ -206,7 +206,7 @@ def says(words: Sequence[str], known: Iterable[str]) -> bool:
 def _without_copies(
     candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, Look]]
 ) -> list[Candidate]:
-    """Of labels with the same borders one: numbers rather than colours, classes (few values)
+    """Of labels with the same borders one: numbers rather than colors, classes (few values)
     rather than the numbers of objects."""
     kept: list[Candidate] = []
 

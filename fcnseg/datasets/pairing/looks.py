@@ -64,7 +64,7 @@ class Look:
 
     flat: the proportion of neighbours in a row that are equal. few: how many values hold 90% of the
     pixels. levels: how many cover areas, not edges. small: int32 (64, 64), the file resampled
-    (nearest). color: whether it holds colours. size: its sides, the shorter first. run: how many
+    (nearest). color: whether it holds colors. size: its sides, the shorter first. run: how many
     neighbours in a row have one value, of what is not the most frequent one; 0 where all is.
     through: what its transparency shows, if it varies.
     """

@@ -36,7 +36,7 @@ from fcnseg.io.sources.base import Frame
 class Renderer:
     """How predictions look.
 
-    alpha: opacity of the colours over the image. only: the classes that are drawn and whose
+    alpha: opacity of the colors over the image. only: the classes that are drawn and whose
         probabilities are written, None: all (labels of others are 255 before they come here).
     legend: whether images have one at their right. simplify: see fcnseg.io.annotations.polygons.
     """
@@ -61,7 +61,7 @@ class Renderer:
         return drawn_classes(self.classes, self.only)
 
     def overlay(self, frame: Frame, prediction: PredictedArrays) -> NDArray[np.uint8]:
-        """The classes' colours over the frame, uint8 (H, W, 3) RGB."""
+        """The classes' colors over the frame, uint8 (H, W, 3) RGB."""
         return overlay(
             frame.image, prediction.labels, self.classes, alpha=self.alpha, only=self.only
         )

@@ -167,7 +167,7 @@ class Cvat:
         self._count = 0
 
     def head(self) -> bytes:
-        """The classes, with their colours."""
+        """The classes, with their colors."""
         labels = "".join(
             f"<label><name>{quoteattr(_xml(self._classes.names[index]))[1:-1]}</name>"
             "<color>#{:02x}{:02x}{:02x}</color></label>".format(*self._classes.colors[index])

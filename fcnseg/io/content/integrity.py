@@ -30,7 +30,7 @@ from fcnseg.io.content import (
 )
 
 _PLAIN = 2**26
-"""Pixels that any file may claim: 67 megapixels of one colour are 38 bytes of lossless WebP."""
+"""Pixels that any file may claim: 67 megapixels of one color are 38 bytes of lossless WebP."""
 
 _PER_BYTE = 2**14
 """Pixels that one byte may stand for in a larger image. Deflate (PNG, TIFF) at one bit a pixel
@@ -42,7 +42,7 @@ _PNG = b"\x89PNG"
 _EXR = b"v/1\1"
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values of a pixel, by a PNG's type of colour."""
+"""Values of a pixel, by a PNG's type of color."""
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip

@@ -173,7 +173,7 @@ def decode_heif(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def as_srgb(rgb: NDArray[np.uint8], profile: bytes | None, data: bytes) -> NDArray[np.uint8]:
-    """Colours of a file's profile, or of the numbers that its bytes state instead, as sRGB."""
+    """Colors of a file's profile, or of the numbers that its bytes state instead, as sRGB."""
     if profile:
         return to_srgb(rgb, profile)
     coded = coded_colors(data)
@@ -250,7 +250,7 @@ def _decode_other(data: bytes, name: str, how: tuple[str, str, int]) -> NDArray[
 
 
 def decode_bit_fields(data: bytes) -> NDArray[np.generic] | None:
-    """A BMP of 16 or 32 bits whose header says where each colour's bits are, as BGR or BGRA.
+    """A BMP of 16 or 32 bits whose header says where each color's bits are, as BGR or BGRA.
 
     None for other files, and for what is not whole. Opacity that is 0 everywhere is none.
     """

@@ -42,7 +42,7 @@ _SRGB_GAMMA = 1 / 2.2
 
 
 def to_srgb(image: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB in a profile's colours as sRGB.
+    """uint8 (H, W, 3) RGB in a profile's colors as sRGB.
 
     The same array where there is no profile, or one of sRGB, of other than RGB, or a broken one.
     """

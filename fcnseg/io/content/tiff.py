@@ -23,7 +23,7 @@ UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2  # ExtraSamples
 
 _MINISWHITE, _MINISBLACK, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
 
-_SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colours, a linear one
+_SENSOR = (32803, 34892)  # photometric interpretations of DNG: a mosaic of colors, a linear one
 
 _KNOWN_TO_OPENCV = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34887, 34925, 50000})
 """Compressions; of others it makes black pixels and says nothing."""
@@ -134,7 +134,7 @@ def decode_tiff(
     if photometric == _RGB and pixels.ndim == 3 and pixels.shape[2] > 3:
         if not extra or extra[0] == UNSPECIFIED:
             pixels = np.ascontiguousarray(pixels[:, :, :3])
-        elif not deep and not by_tifffile:  # OpenCV multiplies the colours by the opacity
+        elif not deep and not by_tifffile:  # OpenCV multiplies the colors by the opacity
             return None, None
         elif extra[0] == ASSOCIATED:
             pixels = _unmultiplied(pixels)
@@ -162,7 +162,7 @@ def _refuse_raw(data: bytes, tags: Mapping[int, Any], name: str) -> None:
     preview = number_in(tags, 254, 0) & 1 and 330 in tags
     if number_in(tags, 262, 1) in _SENSOR or 50706 in tags or preview or data[8:10] == b"CR":
         raise MediaError(
-            f"{name} is a camera's raw file: values of a sensor, not colours.",
+            f"{name} is a camera's raw file: values of a sensor, not colors.",
             hint="develop it to a TIFF or JPEG first",
         )
 
@@ -258,7 +258,7 @@ def _refuse_short(page: Any, length: int, name: str) -> None:
 
 
 def _unmultiplied(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """BGRA uint8 or uint16 without the opacity that its colours were multiplied by."""
+    """BGRA uint8 or uint16 without the opacity that its colors were multiplied by."""
     if pixels.dtype not in (np.uint8, np.uint16):
         return pixels
     white = 255 if pixels.dtype == np.uint8 else 65535

@@ -1,7 +1,7 @@
 """Video frames by PyAV: what was recorded, as it is meant to be seen.
 
 Interlaced frames are deinterlaced (bwdif), transparency is laid over white, HDR (PQ and HLG) is
-tone-mapped, the display matrix is applied. Other colour profiles are not looked at.
+tone-mapped, the display matrix is applied. Other color profiles are not looked at.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PyavReader(FrameReader):
     source: an absolute path, an address or a pipe; path: what messages call it. has_times: False
     for a raw stream. options: for FFmpeg; container: FFmpeg's name of it, where it is known.
     is_live: an address whose frames are given as they come, as those of a pipe.
-    is_described: whether size and colours are known before the first frame.
+    is_described: whether size and colors are known before the first frame.
     was_cut: whether reading ended with an error instead of the end.
     MediaError when it is no video.
     """
@@ -122,7 +122,7 @@ class PyavReader(FrameReader):
         return self._last
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """The frame stepped to, uint8 (H, W, 3) RGB, upright; None when its colours are unknown."""
+        """The frame stepped to, uint8 (H, W, 3) RGB, upright; None when its colors are unknown."""
         try:
             return self._viewer.see(self._frame)
         except (self._av.FFmpegError, ValueError):

@@ -50,7 +50,7 @@ class FrameReader(ABC):
     read: how many have been decoded so far; index: the last one's number in the file, which
         counts those that are broken.
     broken: numbers of the frames that could not be decoded.
-    note: what the user should know of what is read: colours, streams; "" for nothing.
+    note: what the user should know of what is read: colors, streams; "" for nothing.
     clock: the file's seconds where its frames' are 0, one for each stretch between two jumps of
         its clock; it grows as frames are read.
     has_sound: whether the file is known to have sound.

@@ -257,7 +257,7 @@ def recognise_torchvision(state: State) -> tuple[ModelSpec, Preprocess, State] |
 
 
 def voc_classes() -> ClassMap:
-    """PASCAL VOC's background and 20 classes, in its colours."""
+    """PASCAL VOC's background and 20 classes, in its colors."""
     weights = import_torchvision().models.get_model_weights("fcn_resnet50").DEFAULT
     names = weights.meta["categories"]
     colors = [unpack(color) for color in voc_palette(len(names))]

@@ -54,7 +54,7 @@ function draw() {
   context.drawImage(layer, 0, 0, canvas.width, canvas.height);
 }
 
-// Grey levels as colours: a heatmap from dark blue to yellow, a skip from blue over grey to red.
+// Grey levels as colors: a heatmap from dark blue to yellow, a skip from blue over grey to red.
 function tint(bitmap, shown) {
   const made = new OffscreenCanvas(bitmap.width, bitmap.height);
   const pen = made.getContext("2d");
