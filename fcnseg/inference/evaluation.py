@@ -30,6 +30,9 @@ from fcnseg.progress import Callback, Message, Progress, no_callback
 if TYPE_CHECKING:
     from fcnseg.datasets.dataset import SegmentationDataset
 
+_REQUESTED = "as requested"
+"""Why a split is scored that an option names, or that several models have in common."""
+
 MIOU_RULE = "the mean over the classes that the labels contain"
 """How classes count that are predicted where there are no labels of them: not in the mean."""
 
@@ -47,7 +50,7 @@ def split_of(
     Of several models that are averaged, one that none was trained on, where that is known.
     """
     if config.split:
-        return config.split, "as requested"
+        return config.split, _REQUESTED
     found = [_split_of(description, network) for network in segmenter.networks]
     unseen = [each for each in found if each[0] != "all"] or found
     return max(unseen, key=lambda each: "changed" in each[1])
@@ -97,7 +100,8 @@ def on_split(left_out: dict[str, int], why: str) -> str:
     if not left_out:
         return f"All pairs are scored: {why}."
     parts = ", ".join(f"{count} in {name}" for name, count in left_out.items())
-    return f"Not scored: {parts} ({why}); --split all scores everything."
+    reason = "" if why == _REQUESTED else f" ({why})"
+    return f"Not scored: {parts}{reason}; --split all scores everything."
 
 
 def refuse_meaningless(report: Report, data: Path) -> None:

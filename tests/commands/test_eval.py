@@ -18,7 +18,12 @@ from fcnseg.datasets.splits import Provenance
 from fcnseg.engines.averaging import AveragingEngine, Member
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, DatasetError, MediaError
-from fcnseg.inference.evaluation import choose_split, confusion_report, refuse_meaningless
+from fcnseg.inference.evaluation import (
+    choose_split,
+    confusion_report,
+    on_split,
+    refuse_meaningless,
+)
 from fcnseg.inference.loading import averaged
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_image, write_labels
@@ -235,6 +240,7 @@ def test_parts_that_are_not_scored_are_counted(drawn_folder: Path, tiny_run: Pat
     result, events = run_eval(drawn_folder, tiny_run)
     assert result.left_out == {"train": 24}
     assert "Not scored: 24 in train (the dataset has parts of its own)" in texts(events)
+    assert on_split({"train": 24}, "as requested").startswith("Not scored: 24 in train; ")
 
 
 @pytest.mark.parametrize("stored", [(0, 255), (255, 0), (0, 1), (0, 128)])
