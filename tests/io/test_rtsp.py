@@ -113,7 +113,8 @@ def test_frames_come_in_order_and_a_broken_connection_is_taken_up_again(address)
     levels = [round((float(frame.image.mean()) - 8) / 8) for frame in frames]
     assert len(frames) == 24
     assert set(levels) <= set(range(25))
-    assert (np.diff(levels[:4]) > 0).all()  # in order; the newest are given, some may be left out
+    back = int((np.diff(levels) <= 0).sum())  # the newest are given, however many are left out,
+    assert back <= Camera.sent // len(Camera.frames)  # but in order: the camera's 25 begin again
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
     assert Camera.requests == ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"] * 2
     assert any("connecting again" in text for text in said)
