@@ -62,18 +62,26 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, nargs="+", default=[], help="other networks")
     parser.add_argument("--ultralytics", type=Path, nargs="+", default=[], help="its weights")
     parser.add_argument(
-        "--accuracy", nargs="+", default=[], metavar="NAME=MIOU", help="by the names of the table"
-    )
+        "--accuracy", nargs="+", default=[], type=_accuracy, metavar="NAME=MIOU",
+        help="by the names of the table",
+    )  # fmt: skip
     parser.add_argument(
         "--plot", type=Path, help="cost of each, with its mIoU, as SVG; needs matplotlib"
     )
     chosen = parser.parse_args()
     found = run_rounds(programs(chosen), chosen.rounds)
     costs = cost_per_megapixel(found)
-    accuracy = {name: float(miou) for name, miou in (a.rsplit("=", 1) for a in chosen.accuracy)}
+    accuracy = dict(chosen.accuracy)
     print(table(found, costs, accuracy))
     if chosen.plot:
         plot(costs, accuracy, chosen.plot)
+
+
+def _accuracy(text: str) -> tuple[str, float]:
+    name, equals, miou = text.rpartition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: NAME=MIOU is expected")
+    return name, float(miou)
 
 
 def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
