@@ -19,7 +19,7 @@ from fcnseg.concurrency import BackgroundWriter, Batches, Prefetcher, map_ordere
 from fcnseg.distributed import Distributed
 from fcnseg.errors import FcnsegError, Interrupted, cannot_write
 from fcnseg.inference.outputs import Renderer, WindowSink
-from fcnseg.inference.outputs.sinks import Sink
+from fcnseg.inference.outputs.sinks import FolderSink, Sink
 from fcnseg.inference.prediction import PredictedArrays
 from fcnseg.io.sources.base import Frame, Source
 from fcnseg.progress import Callback, Event, Message, Progress, held_back
@@ -144,6 +144,7 @@ class Pipeline:
             for opened in open_sinks:
                 self._sinks += opened()
             self._loop()
+            self._flush()
         except BaseException as error:
             self._close_window()
             outputs = self._finish(complete=False)
@@ -222,6 +223,16 @@ class Pipeline:
         except OSError as error:
             raise _as_media_error(error) from None
         self._written += 1
+
+    def _flush(self) -> None:
+        """Wait for the files of folders: an error is raised while their outputs are incomplete."""
+        try:
+            with held_back():
+                for sink in self._sinks:
+                    if isinstance(sink, FolderSink):
+                        sink.flush()
+        except OSError as error:
+            raise _as_media_error(error) from None
 
     def _completed(self) -> list[Path]:
         """Finish all outputs before a request to stop takes effect; then wait for the window."""

@@ -164,6 +164,11 @@ class FolderSink:
         future = self._writing[frame.name] = self._pool.submit(self._write, frame, prediction)
         future.add_done_callback(lambda done: self._finished(frame.name, done))
 
+    def flush(self) -> None:
+        """Wait for the files after the last `write`; the error of one is raised."""
+        self._pool.shutdown(wait=True)
+        self._raise()
+
     def close(self, *, complete: bool = True) -> list[Path]:
         """Wait for the files; the sub-folders that have some."""
         self._pool.shutdown(wait=True)
