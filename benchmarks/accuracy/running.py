@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import Cell
-from peers import IMAGENET, RANDOM, train_peer
+from peers import IMAGENET, RANDOM, Peer, train_peer
 from subsets import data_of
 from torch import nn
 
@@ -145,25 +145,33 @@ def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> in
         return TrainConfig.load(run.config).epochs
     with tempfile.TemporaryDirectory() as folder:
         trial = RunFolder(Path(folder) / "run")
-        _trained(cell, {**values, "epochs": 2, "out": trial.folder}, trial, no_callback)
+        _train(cell, {**values, "epochs": 2, "out": trial.folder}, no_callback)
         with trial.results.open(newline="", encoding="utf-8") as file:
             _, row = csv.DictReader(file)
     return max(1, round(seconds / float(row["seconds"])))
 
 
-def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> Record:
-    """Ours goes the way of `fcnseg train`; the others' run folders look the same."""
+def _train(cell: Cell, values: Record, callback: Callback) -> tuple[Peer | None, str]:
+    """Ours goes the way of `fcnseg train`; the others' run folders look the same.
+
+    Somebody else's network, and what the backbone's weights were before.
+    """
     if cell.peer is None:
-        config = TrainConfig.make({**values, "resume": run.state.is_file()})
+        state = RunFolder(values["out"]).state
+        config = TrainConfig.make({**values, "resume": state.is_file()})
         train(config, callback)
-        averaged = Checkpoint.load(run.last)
-        network: nn.Module = averaged.build()
-        start = backbone_start(config)
-    else:
-        peer = train_peer(cell.peer, TrainConfig.make(values), callback)
-        averaged = Checkpoint.load(run.last)
+        return None, backbone_start(config)
+    peer = train_peer(cell.peer, TrainConfig.make(values), callback)
+    return peer, peer.start
+
+
+def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> Record:
+    """Train a cell; what is known of its network, with the averaged weights, and of its run."""
+    peer, start = _train(cell, values, callback)
+    averaged = Checkpoint.load(run.last)
+    if peer is not None:
         peer.load_state_dict(averaged.weights)
-        network, start = peer, peer.start
+    network = averaged.build() if peer is None else peer
     parameters = sum(parameter.numel() for parameter in network.parameters())
     near = near_f1(network, averaged, TrainConfig.load(run.config)) if cell.part == "others" else {}
     return {"start": start, "parameters": parameters, "near_f1": near, **_found(run)}

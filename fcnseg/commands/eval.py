@@ -193,9 +193,9 @@ def evaluate_split(
     began = time.perf_counter()
     ranks = ranks or Distributed.single()
     problems = tuple(f.sentence for f in checked.findings if f.severity == "error")
-    told = [f"An error in the dataset: {problem}" for problem in problems]
-    told += [found.sentence for found in checked.findings if found.code in ABOUT_VALUES]
-    for text in told:
+    warnings = [f"An error in the dataset: {problem}" for problem in problems]
+    warnings += [found.sentence for found in checked.findings if found.code in ABOUT_VALUES]
+    for text in warnings:
         callback(Message(text, "warning"))
     split, why = split_of(config, checked.description, segmenter)
     left_out = {name: n for name, n in checked.splits.items() if split not in ("all", name)}

@@ -400,7 +400,7 @@ def test_the_contact_sheet_shows_images_and_names(tmp_path: Path) -> None:
 
 
 def first_of_the_sheet(root: Path, result: CheckResult, index: int) -> float:
-    """How far the sheet's first picture is from the color of a class, on average."""
+    """How far the sheet's first image is from the color of a class, on average."""
     with Image.open(root.parent / "contact.png") as sheet:
         middle = np.array(sheet)[60:180, :320].astype(int)  # of pictures of 64x48, 240 high
     return float(np.abs(middle - np.array(result.description.classes.colors[index])).mean())

@@ -20,7 +20,7 @@ RGB = ClassMap.of(["red", "green", "blue"])
 
 
 class Colors(Engine):
-    """The logits of a pixel are its color: the answer is its strongest channel."""
+    """The logits of a pixel are its color: its class is the strongest channel."""
 
     name, device, precision = "torch", "cpu", "f32"
 

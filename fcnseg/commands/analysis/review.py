@@ -200,7 +200,7 @@ def _review_labels(
 
 
 def _warn(failed: Sequence[tuple[str, str]], callback: Callback) -> tuple[tuple[str, str], ...]:
-    """The images that could not be read, once each is told."""
+    """The images that could not be read, with a warning for each."""
     for name, why in failed:
         callback(Message(f"Left out: {with_name(name, why)}", "warning"))
     return tuple(failed)

@@ -171,9 +171,9 @@ class FolderSink:
 
     def close(self, *, complete: bool = True) -> list[Path]:
         """Wait for the files; the sub-folders that have some."""
-        self._pool.shutdown(wait=True)
         if complete:
-            self._raise()
+            self.flush()
+        self._pool.shutdown(wait=True)
         return [self._folder / kind for kind in self._kinds if kind in self._there]
 
     def _write_beside(self) -> None:
