@@ -111,11 +111,11 @@ def free_gpu_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-MEASURED_SECONDS, MEASURED_ROUNDS = 1.0, 3
-"""So long in all, and at least so often after a first time, which is slower."""
+MEASURED_SECONDS, MEASURED_ROUNDS = 1.0, 2
+"""So long at least, and at least so often after a first time, which is slower."""
 
-SIDES = (64, 256)
-"""The smallest and the largest side of the image that is measured, in pixels."""
+SIDES = (64, 512)
+"""The smallest and the largest side of the images that are measured, in pixels."""
 
 Clock = Callable[[], float]
 
@@ -123,31 +123,41 @@ Clock = Callable[[], float]
 def seconds_an_image(
     network: FCN,
     config: TrainConfig,
-    device: torch.device,
+    ranks: Distributed,
     precisions: Sequence[torch.dtype],
     clock: Clock = time.perf_counter,
 ) -> list[float]:
-    """What forward and backward of one crop take in each precision, the least of some times.
+    """What forward and backward take an image in each precision, the least of some times.
 
-    A large crop's time is that of a part of it, by their areas.
+    Of a batch, or of as much of it as takes about MEASURED_SECONDS: one image takes longer than
+    its part of a batch, and bf16 gains more the larger the batch. A large crop's time is that of a
+    part of it, by their areas.
     """
     assert config.crop is not None
+    assert config.batch != "auto"
     learner = NetWithAuxHeads(copy.deepcopy(network), aux=config.aux > 0)
     freeze(learner.train().network, config)
-    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = [min(max(side, SIDES[0]), SIDES[1]) for side in config.crop]
-    image = torch.zeros(1, network.spec.in_channels, *size, device=device)
+    images = torch.zeros(1, network.spec.in_channels, *size, device=ranks.device)
+
+    def lap(precision: torch.dtype) -> float:
+        start = clock()
+        float(_forward_backward(learner, images, precision))  # waits for a GPU
+        return clock() - start
+
+    one = min(lap(precisions[0]) for _ in range(MEASURED_ROUNDS))
+    most = -(-config.batch // ranks.size)
+    images = images.repeat(min(most, max(1, int(MEASURED_SECONDS / one))), 1, 1, 1)
     laps: dict[torch.dtype, list[float]] = {precision: [] for precision in precisions}
     while (
         len(laps[precisions[-1]]) <= MEASURED_ROUNDS
         or sum(map(sum, laps.values())) < MEASURED_SECONDS
     ):
         for precision, seconds in laps.items():
-            start = clock()
-            float(_forward_backward(learner, image, precision))  # waits for a GPU
-            seconds.append(clock() - start)
-    area = math.prod(config.crop) / math.prod(size)
-    return [area * min(seconds[1:]) for seconds in laps.values()]
+            seconds.append(lap(precision))
+    part = math.prod(config.crop) / math.prod(size) / len(images)
+    return [part * min(seconds[1:]) for seconds in laps.values()]
 
 
 FASTER = 1.1
@@ -163,18 +173,25 @@ def choose_precision(
 ) -> Precision:
     """The option `precision`, where it is auto on a CPU with bf16: what is faster there.
 
-    Depthwise convolutions gain nothing from bf16, plain ones a factor of three. Elsewhere "auto"
+    Depthwise convolutions gain little from bf16, plain ones a factor of three. Elsewhere "auto"
     stays: it is the same on each such machine.
     """
-    forced = config.precision != "auto" or os.environ.get(AUTO_PRECISION)
-    if forced or ranks.device.type != "cpu" or not cpu_multiplies_bf16():
+    precisions = _precisions(config, ranks)
+    if len(precisions) == 1:
         return config.precision
-    both = (torch.float32, torch.bfloat16)
-    f32, bf16 = seconds_an_image(network, config, ranks.device, both, clock)
+    f32, bf16 = seconds_an_image(network, config, ranks, precisions, clock)
     chosen: Precision = ranks.broadcast("bf16" if bf16 * FASTER < f32 else "f32")
     text = f"an image takes {bf16:.2g} s in bf16 and {f32:.2g} s in f32"
     callback(Message(f"--precision {chosen}: {text}."))
     return chosen
+
+
+def _precisions(config: TrainConfig, ranks: Distributed) -> list[torch.dtype]:
+    """The precision of the training, or f32 and bf16 where a measurement chooses."""
+    given = config.precision != "auto" or os.environ.get(AUTO_PRECISION)
+    if given or ranks.device.type != "cpu" or not cpu_multiplies_bf16():
+        return [resolve_precision(config.precision, ranks.device)]
+    return [torch.float32, torch.bfloat16]
 
 
 ENOUGH_STEPS = 600
@@ -229,8 +246,7 @@ def _steps(network: FCN, config: TrainConfig, ranks: Distributed, clock: Clock) 
     """How many fit into --minutes, as the main process measures it."""
     assert config.minutes is not None
     assert config.batch != "auto"
-    precision = resolve_precision(config.precision, ranks.device)
-    [seconds] = seconds_an_image(network, config, ranks.device, [precision], clock)
+    seconds = min(seconds_an_image(network, config, ranks, _precisions(config, ranks), clock))
     batch = -(-config.batch // ranks.size)
     steps: float = ranks.broadcast(STEPS_TIME * 60 * config.minutes / (batch * seconds))
     return steps

@@ -122,9 +122,9 @@ def resolve(
             model.network, model.config, images=images, suggested=suggested.batch, ranks=ranks
         )
         model = _with(model, batch=ranks.broadcast(batch))
-    model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
     if config.minutes and crop is None:
         model = _with(model, **options_for_minutes(model.network, model.config, ranks, callback))
+    model = _with(model, precision=choose_precision(model.network, model.config, ranks, callback))
     return TrainSetup.of(_with(model, freeze=model.config.freeze or 0), checked, ranks)
 
 

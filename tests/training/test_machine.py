@@ -17,6 +17,7 @@ from fcnseg.training.machine import (
     choose_precision,
     fitting_batch,
     options_for_minutes,
+    seconds_an_image,
 )
 
 GB = 10**9
@@ -75,11 +76,29 @@ def test_bf16_is_taken_where_it_was_measured_to_be_faster(monkeypatch, bf16, cho
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     now = accumulate(cycle([0, 0.3, 0, bf16])).__next__  # before and after each of two steps
     told: list[Message] = []
-    config = TrainConfig(crop=(200, 64))
+    config = TrainConfig(crop=(200, 64), batch=1)
     assert choose_precision(network, config, Distributed.single(), told.append, now) == chosen
     assert told[0].text.startswith(f"--precision {chosen}: an image takes ")
     assert told[0].text.endswith(f"{bf16:g} s in bf16 and 0.3 s in f32.")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("lap", "crop", "images"),
+    [
+        (0.05, (64, 96), 6),  # the whole batch
+        (0.3, (64, 96), 3),  # what fits into a second
+        (5.0, (64, 96), 1),
+        (0.05, (1024, 640), 6),  # half the height, 4/5 of the width: a part of each crop
+    ],
+)
+def test_what_is_measured_is_a_batch_as_far_as_it_fits_into_a_second(lap, crop, images) -> None:
+    network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
+    config = TrainConfig(crop=crop, batch=6)
+    now = accumulate(cycle([0, lap])).__next__
+    [seconds] = seconds_an_image(network, config, Distributed.single(), [torch.float32], now)
+    measured = min(512, crop[0]) * min(512, crop[1])
+    assert seconds == pytest.approx(lap / images * crop[0] * crop[1] / measured)
 
 
 @pytest.mark.parametrize("forced", [False, True])
@@ -96,17 +115,16 @@ def test_without_a_choice_nothing_is_measured(monkeypatch, forced) -> None:
 @pytest.mark.parametrize(
     ("seconds", "crop"),
     [
-        (0.1, (320, 480)),  # an image of it: all steps that are wanted fit
-        (2.0, (160, 224)),  # a quarter of them: half the sides, of which 480 // 2 is no multiple
-        (900.0, (160, 160)),
+        (1.0, (320, 480)),  # a step: all that are wanted fit
+        (20.0, (160, 224)),  # a quarter of them: half the sides, of which 480 // 2 is no multiple
+        (9000.0, (160, 160)),
     ],
 )
 def test_in_a_short_time_crops_are_smaller(seconds, crop) -> None:
     network = build(ModelSpec(backbone="tiny", num_classes=2, width=8))
-    each = seconds * 256 * 256 / (320 * 480)  # what is measured is a part of the crop
-    now = accumulate(cycle([0, each])).__next__
+    now = accumulate(cycle([0, seconds])).__next__
     told: list[Message] = []
-    config = TrainConfig(crop=(320, 480), batch=10, minutes=200 / 3)
+    config = TrainConfig(crop=(320, 480), batch=1, minutes=200 / 3)
     found = options_for_minutes(network, config, Distributed.single(), told.append, now)
     if crop == (320, 480):
         assert (found, told) == ({}, [])
