@@ -18,7 +18,7 @@ from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusab
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
-from fcnseg.datasets.encoding.areas import class_base, look_closer, numbered_by_video
+from fcnseg.datasets.encoding.areas import look_closer
 from fcnseg.datasets.encoding.class_lists import find_entries, read_yaml_names
 from fcnseg.datasets.encoding.entries import (
     counted_from_one,
@@ -27,6 +27,7 @@ from fcnseg.datasets.encoding.entries import (
     yaml_folder,
     yaml_text,
 )
+from fcnseg.datasets.encoding.objects import class_base, numbered_by_video
 from fcnseg.datasets.encoding.values import Values, total
 from fcnseg.datasets.formats import (
     FORMATS,
@@ -38,14 +39,14 @@ from fcnseg.datasets.formats import (
 )
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
-from fcnseg.datasets.formats.layers import find_layers, with_more_masks
+from fcnseg.datasets.formats.layers import find_layers, find_named, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
 from fcnseg.datasets.pairing.by_words import in_one_format, pair_by_names
-from fcnseg.datasets.pairing.candidates import CHOOSE
+from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
 from fcnseg.datasets.scan import Scanned, look_through, scan_images, scan_labels
@@ -65,7 +66,7 @@ FINDERS: Mapping[str, Finder] = {
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
     "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
     "panoptic": FORMATS["panoptic"],  # its PNGs are no label images
-    "folders": Finder(pair_by_names),
+    "folders": Finder(find_named),
     "layers": Finder(find_layers),
     "coco": Finder(find_coco, needs=(".json",)),
     "labelme": Finder(find_labelme, needs=(".json",)),
@@ -191,7 +192,7 @@ def _find(
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
         found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
-    return with_own_split(in_one_format(found), listing, yaml), listing
+    return with_own_split(in_one_size(in_one_format(found)), listing, yaml), listing
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:

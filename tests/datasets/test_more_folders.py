@@ -13,7 +13,7 @@ from PIL import Image
 
 from fcnseg.datasets.describe import describe, own_split_sizes
 from fcnseg.errors import DatasetError
-from tests.datasets.test_pairing import photo, put, scenes
+from tests.datasets.test_pairing import disc, photo, put, scenes
 from tests.datasets.test_public_folders import Truth, agrees
 
 
@@ -278,3 +278,120 @@ def test_cut_outs_of_which_some_show_nothing(tmp_path: Path) -> None:
         put(tmp_path / f"cut/{number}.png", np.dstack([picture, labels * np.uint8(255)]))
         truth[f"shots/{number}.png"] = labels
     assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_folder_for_each_image_holds_all_its_masks(count: int, tmp_path: Path) -> None:
+    """Image 1 and its second mask are both called 1.png: by chance."""
+    truth = {}
+    for number in range(count):
+        things = [disc(10 * number + place, 5) for place in range(1 + (number + 1) % 3)]
+        labels = np.max(things, axis=0)
+        put(tmp_path / f"{number}/{number}.png", photo(labels, number))
+        for place, thing in enumerate(things):
+            put(tmp_path / f"{number}/masks/{place}.png", thing * np.uint8(255))
+        truth[f"{number}/{number}.png"] = labels
+    assert agrees(describe(tmp_path), truth)
+
+
+@pytest.mark.parametrize("folders", [("images_32", "masks_32"), ("thumbs/images", "thumbs/masks")])
+def test_the_same_images_in_another_size_are_no_more_pairs(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
+    truth = written(tmp_path, "images/{n}.png", mask="masks/{n}.png", factor=255)
+    for number, picture, labels in scenes():
+        put(tmp_path / folders[0] / f"{number}.png", cv2.resize(picture, (32, 32)))
+        put(tmp_path / folders[1] / f"{number}.png", np.ones((32, 32), np.uint8) * labels.max())
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert [note.count for note in description.found.notes] == [6]
+
+
+def test_other_images_of_the_same_names_are_more_pairs(tmp_path: Path) -> None:
+    truth = written(tmp_path, "a/images/{n}.png", mask="a/masks/{n}.png", factor=255)
+    for number in range(6):
+        labels = disc(number + 70)[:40, :40]
+        put(tmp_path / f"b/images/{number}.png", photo(labels, number + 70))
+        put(tmp_path / f"b/masks/{number}.png", labels * np.uint8(255))
+        truth[f"b/images/{number}.png"] = labels
+    assert agrees(describe(tmp_path), truth)
+
+
+def numbered(root: Path, *, classes: bool, numbers: range, seed: int = 0) -> Truth:
+    """Squares with other numbers in each of 12 files; of classes each has its color."""
+    rng = np.random.default_rng(seed)
+    colors = rng.integers(0, 255, (256, 3))
+    truth = {}
+    for index in range(12):
+        stored = np.zeros((64, 64), np.uint8)
+        places = rng.choice(36, 8 + index % 4, replace=False)
+        some = rng.choice(numbers, len(places), replace=False)
+        for place, number in zip(places, some, strict=True):
+            y, x = 10 * (place // 6) + rng.integers(0, 3), 10 * (place % 6) + rng.integers(0, 3)
+            stored[y : y + 6, x : x + rng.integers(5, 8)] = number
+        shown = colors[stored] if classes else colors[(stored > 0).astype(int)]
+        noise = rng.normal(0, 9, shown.shape)
+        put(root / f"images/{index}.png", (shown + noise).clip(0, 255).astype(np.uint8))
+        put(root / f"masks/{index}.png", stored)
+        truth[f"images/{index}.png"] = stored if classes else (stored > 0).astype(np.uint8)
+    return truth
+
+
+@pytest.mark.parametrize("numbers", [range(1, 250), range(1, 16), range(3, 40)])
+def test_numbers_with_gaps_that_say_nothing_are_of_objects(numbers: range, tmp_path: Path) -> None:
+    truth = numbered(tmp_path, classes=False, numbers=numbers)
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("background", "object")
+
+
+@pytest.mark.parametrize("numbers", [range(1, 16), range(1, 21)])
+def test_numbers_of_which_each_has_its_color_are_classes(numbers: range, tmp_path: Path) -> None:
+    truth = numbered(tmp_path, classes=True, numbers=numbers)
+    assert agrees(describe(tmp_path), truth)
+
+
+def test_a_hundred_classes_are_no_smoothed_greys(tmp_path: Path) -> None:
+    """Of many rare classes on a background the most frequent were taken for all."""
+    rng = np.random.default_rng(1)
+    truth = {}
+    for index in range(12):
+        labels = np.zeros((96, 96), np.uint8)
+        for place, number in enumerate(rng.choice(range(1, 151), 9, replace=False)):
+            y, x = 32 * (place // 3), 32 * (place % 3)
+            labels[y : y + 9, x : x + 9] = number
+            labels[y + 12 : y + 18, x + 12 : x + 20] = number
+        put(tmp_path / f"images/{index}.png", rng.integers(0, 255, (96, 96, 3), np.uint8))
+        put(tmp_path / f"masks/{index}.png", labels)
+        truth[f"images/{index}.png"] = labels
+    assert agrees(describe(tmp_path), truth)
+
+
+def trimap(root: Path, inner: int, outer: int, greys: tuple[int, ...] = (0, 128, 255)) -> Truth:
+    """Discs of one radius within those of another; what lies between is to be ignored."""
+    truth = {}
+    for number in range(6):
+        small, large = disc(number, inner), disc(number, outer)
+        place = small + large
+        put(root / f"images/{number}.png", photo(small, number))
+        put(root / f"masks/{number}.png", np.array(greys, np.uint8)[place])
+        truth[f"images/{number}.png"] = np.array([0, 255, 1], np.uint8)[place]
+    return truth
+
+
+@pytest.mark.parametrize("middle", [127, 128])
+def test_the_middle_grey_along_an_outline_is_ignored(middle: int, tmp_path: Path) -> None:
+    truth = trimap(tmp_path, 5, 8, (0, middle, 255))
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("background", "object")
+    assert description.unlabelled == (("", middle),)
+
+
+@pytest.mark.parametrize("kind", ["a broad ring", "white around", "other greys", "names"])
+def test_three_greys_are_three_classes(kind: str, tmp_path: Path) -> None:
+    greys = {"white around": (255, 128, 0), "other greys": (0, 60, 255)}.get(kind, (0, 128, 255))
+    trimap(tmp_path, 2 if kind == "a broad ring" else 5, 10 if kind == "a broad ring" else 8, greys)
+    if kind == "names":
+        (tmp_path / "classes.txt").write_text("background\nrim\ncup\n")
+    assert len(describe(tmp_path).classes.names) == 3

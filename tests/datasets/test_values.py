@@ -14,7 +14,7 @@ from fcnseg.datasets import Description, Encoding, Pair
 from fcnseg.datasets.check import examine
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.encoding import areas
+from fcnseg.datasets.encoding import areas, objects
 from fcnseg.datasets.encoding.values import count_values, decode_values, total
 from fcnseg.io.labels import RawLabels
 from tests.datasets.test_pairing import put, scenes
@@ -302,7 +302,7 @@ def test_of_many_objects_each_is_looked_at_in_its_box(monkeypatch: pytest.Monkey
         seen.append(mask.size)
         return np.array([mask.sum()])
 
-    monkeypatch.setattr(areas, "region_areas", region_areas)
+    monkeypatch.setattr(objects, "region_areas", region_areas)
     numbers = np.zeros((96, 96), np.int32)
     for number in range(144):
         y, x = 8 * (number // 12), 8 * (number % 12)

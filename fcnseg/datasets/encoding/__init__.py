@@ -18,13 +18,6 @@ from fcnseg.classes import (
     unpack,
 )
 from fcnseg.datasets import Encoding, Reading
-from fcnseg.datasets.encoding.areas import (
-    class_base,
-    class_channel,
-    classes_of_channel,
-    only_channel,
-    read_objects,
-)
 from fcnseg.datasets.encoding.colors import read_colors
 from fcnseg.datasets.encoding.entries import (
     Entry,
@@ -48,6 +41,13 @@ from fcnseg.datasets.encoding.greys import (
     spread,
     why_ignored,
     without_strays,
+)
+from fcnseg.datasets.encoding.objects import (
+    class_base,
+    class_channel,
+    classes_of_channel,
+    only_channel,
+    read_objects,
 )
 from fcnseg.datasets.encoding.values import GREY, LOSSY, MOST_VALUES, Values
 from fcnseg.errors import DatasetError, counted, percent
@@ -96,12 +96,15 @@ def read_values(values: Values, entries: Sequence[Entry] = ()) -> Reading:
     if indices:
         why = "class indices stored as JPEG, which changes them"
         return Reading(Encoding.of(range(indices)), ClassMap.numbered(indices), None, (why,))
-    drawn = values.solid or peaks(values) or flat_greys(values) if len(values.pixels) > 2 else ()
+    smooth = len(values.pixels) > 2 and not values.exact
+    drawn = values.solid or peaks(values) or flat_greys(values) if smooth else ()
     if drawn:
         return _read_greys(values, drawn, entries, nearest=True)
     levels = without_strays(sorted(v for v in values.pixels if v >= 0), values)
     classes = [value for value in levels if value != IGNORE]
     listed = len(classes) > 1 and bool(listed_values(values, classes, entries))
+    if values.band is not None and not listed and not rows_of(levels, entries):
+        return _read_without(values, values.band, ": a thin band between the others")
     if (are_greys(levels) or are_far(levels)) and not listed:
         return _read_greys(values, levels, entries, nearest=False)
     if levels and levels[-1] > IGNORE:
@@ -164,10 +167,6 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     listed = listed_values(values, seen, entries)
     if listed:
         return _read_listed(values, listed, ignore)
-    if values.band is not None:
-        note = ": a thin band between the others, after a gap"
-        reading = _read_without(values, values.band, (), note)
-        return replace(reading, unlabelled=(("", values.band),))
     seen = [value for value in without_strays(seen, values) if value != IGNORE] or [0]
     count = seen[-1] + 1
     distinct = sum(values.files.values()) / max(1, values.count)
@@ -191,13 +190,16 @@ def _read_indices(values: Values, entries: Sequence[Entry]) -> Reading:
     )
 
 
-def _read_without(values: Values, ignored: int, entries: Sequence[Entry], note: str) -> Reading:
-    """Indices but one value, which stands for "ignore"."""
+def _read_without(
+    values: Values, ignored: int, note: str = "", entries: Sequence[Entry] = ()
+) -> Reading:
+    """All but one value, which stands for "ignore". note: why, where that is a question."""
     rest = {value: pixels for value, pixels in values.pixels.items() if value != ignored}
-    reading = _read_indices(replace(values, pixels=rest, band=None), entries)
+    reading = read_values(replace(values, pixels=rest, band=None), entries)
     encoding = replace(reading.encoding, ignore=(*reading.encoding.ignore, ignored))
     why = (*reading.why, f"value {ignored} is ignored{note}")
-    return replace(reading, encoding=encoding, ignore_index=ignored, why=why)
+    asked = (("", ignored),) if note else ()
+    return replace(reading, encoding=encoding, ignore_index=ignored, why=why, unlabelled=asked)
 
 
 def _read_listed(
@@ -270,7 +272,7 @@ def _read_wide(values: Values, levels: Sequence[int], entries: Sequence[Entry]) 
             both = Encoding("index", ((0,), (IGNORE, LARGEST)))
             note = f"label values are greys: {IGNORE} or {LARGEST} is the object"
             return Reading(both, named(BINARY), None, (note,))
-        return _read_without(values, LARGEST, entries, "")
+        return _read_without(values, LARGEST, entries=entries)
     if len(levels) > MAX_CLASSES:
         raise DatasetError(
             f"The labels have {len(levels)} different values up to {levels[-1]}; at most "

@@ -73,7 +73,7 @@ class Values:
     aliases: greys of some files (0, 255) -> what other files store for the same (0, 1).
     instances: whether the values are numbers of objects, 1..n anew in each file.
     solid: the values that cover areas, where all others are known to be smoothed edges.
-    band: a value that is a thin band between the others, after a gap; None.
+    exact: whether no value is a smoothed edge. band: a thin band between the others; None.
     alone: whether files of 0 and 255 alone stand beside files that hold 1 and 255.
     """
 
@@ -89,6 +89,7 @@ class Values:
     aliases: dict[int, int] = field(default_factory=dict)
     instances: bool = False
     solid: tuple[int, ...] = ()
+    exact: bool = False
     band: int | None = None
     alone: bool = False
 
@@ -224,9 +225,8 @@ def _palettes_speak(counts: Sequence[ValueCounts]) -> bool:
     pairs = {both for one in counts for both in zip(one.values, one.palette, strict=False)}
     if len(pairs) > len({value for value, _ in pairs}):
         every = [color for one in counts for color in {*one.palette}]
-        return len(counts) < FEWEST_FILES or len({*every}) < len(
-            every
-        )  # else as telling as numbers
+        recur = len({*every}) < len(every)  # else as telling as numbers
+        return len(counts) < FEWEST_FILES or recur
     grey = all(color % GREY == 0 for _, color in pairs)
     return grey and any(color != value * GREY for value, color in pairs)
 

@@ -7,12 +7,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.datasets import Found, Pair
+from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.pairing import FILLERS, LABEL_WORDS, Listing, without_suffix
 from fcnseg.datasets.pairing.by_words import term_of
 from fcnseg.datasets.pairing.looks import (
@@ -27,8 +30,9 @@ from fcnseg.datasets.pairing.looks import (
     same_regions,
     sample,
 )
-from fcnseg.datasets.pairing.path_words import CAMEL, RUN, SECONDARY
-from fcnseg.errors import DatasetError
+from fcnseg.datasets.pairing.path_words import CAMEL, DERIVED, RUN, SECONDARY
+from fcnseg.errors import DatasetError, MediaError
+from fcnseg.io.images import read_image, resize_image
 
 SHADES = 16
 """A photograph with its background removed has so many values, or more."""
@@ -269,3 +273,54 @@ def _as_written(side: Candidate, common: Iterable[str]) -> list[str]:
         if run.lower() in wanted
     }
     return list(found.values())
+
+
+def in_one_size(found: Found) -> Found:
+    """What was found, without a folder of the same images in another size (`images/`, `masks/` and
+    `images_256/`, `masks_256/`): of each the larger, or that which is not called a copy."""
+    by_folder: dict[Path, dict[tuple[str, str], Pair]] = {}
+    for pair in found.pairs:
+        by_folder.setdefault(pair.image.parent, {})[pair.image.stem, pair.part] = pair
+    if not 1 < len(by_folder) <= MOST_FOLDERS:
+        return found
+    copies: dict[int, Path] = {}
+    for (one, pairs), (other, others) in combinations(by_folder.items(), 2):
+        shared = sorted(pairs.keys() & others.keys())
+        some = shared[:: max(1, len(shared) // SIZES_SEEN)]
+        larger = [_larger(pairs[key].image, others[key].image) for key in some]
+        if len(larger) < 2 or abs(sum(larger)) < len(larger):
+            continue
+        own = [{*RUN.findall(str(folder).lower())} for folder in (one, other)]
+        called = [says([*own[0] - own[1]], DERIVED), says([*own[1] - own[0]], DERIVED)]
+        first = called[1] if any(called) and not all(called) else larger[0] > 0
+        for key in shared:
+            copies[id((others if first else pairs)[key])] = one if first else other
+    if not copies:
+        return found
+    kept = tuple(pair for pair in found.pairs if id(pair) not in copies)
+    folder = next(iter(copies.values()))
+    why = f"the same in another size; the images in {folder.name} are used"
+    note = Unusable(folder, why, len(copies), "image")
+    return replace(found, pairs=kept, notes=(*found.notes, note))
+
+
+SIZES_SEEN, MOST_FOLDERS = 6, 40
+"""Images that are compared; folders that may hold copies of each other."""
+
+SAME_IMAGE = 0.95
+"""The correlation of one image in two sizes, or more."""
+
+
+def _larger(one: Path, other: Path) -> int:
+    """1 or -1, the larger of two files that show the same in two sizes; 0 for all others."""
+    try:
+        images = [read_image(path) for path in (one, other)]
+    except MediaError:
+        return 0
+    areas = [image.shape[0] * image.shape[1] for image in images]
+    if areas[0] == areas[1]:
+        return 0
+    first, second = (resize_image(image, (16, 16)).mean(2).ravel() for image in images)
+    if min(first.std(), second.std()) < 1 or np.corrcoef(first, second)[0, 1] < SAME_IMAGE:
+        return 0
+    return 1 if areas[0] > areas[1] else -1

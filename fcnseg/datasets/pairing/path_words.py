@@ -36,7 +36,7 @@ DERIVED = (SECONDARY - _COLOR) | {
     "ir", "nir", "infrared", "thermal", "tir", "lwir", "swir", "pan", "sar", "dsm", "dem", "ndvi",
     "clahe", "enhanced", "processed", "preprocessed", "denoised", "equalized", "equalised",
     "normalized", "normalised", "augmented", "aug", "blurred", "resized", "gray", "grey",
-    "grayscale",
+    "grayscale", "thumb", "thumbs", "thumbnail", "thumbnails", "downsampled", "upsampled",
 }  # fmt: skip
 """Words of images that stand beside the photographs: other sensors, and copies."""
 

@@ -1,0 +1,317 @@
+"""Numbers of objects: how they are told from classes, and what they are read as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from math import gcd
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnseg.classes import BINARY, IGNORE, MAX_CLASSES, ClassMap, unpack
+from fcnseg.datasets import Encoding, Pair, Reading
+from fcnseg.datasets.encoding.entries import Entry
+from fcnseg.datasets.encoding.values import (
+    FEWEST_FILES,
+    MANY,
+    ValueCounts,
+    Values,
+    are_instances,
+    values_of,
+)
+from fcnseg.errors import counted
+from fcnseg.io.labels import region_areas
+
+OF_ONE_FILE = 0.8
+"""The least proportion of the pixels of numbered objects whose number no other file has."""
+
+COMPARED = 16
+"""Files whose numbers are compared."""
+
+COLORS_APART = 24
+"""And colors of one file's objects are this far apart in RGB, most of them."""
+
+
+def are_of_one_file(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether each file has numbers (or colors) of its own: objects, numbered throughout."""
+    own = [value for value in values.pixels if value > 0 and values.files[value] == 1]
+    pixels = sum(number for value, number in values.pixels.items() if value)
+    if (
+        0 not in values.pixels
+        or values.count < FEWEST_FILES
+        or len(own) < FEWEST_FILES * values.count
+        or sum(values.pixels[value] for value in own) < OF_ONE_FILE * pixels
+    ):
+        return False
+    some = [one for one in islice(counts, COMPARED) if one is not None]
+    return values.kind == "index" or all(_colors_apart(one.values) for one in some)
+
+
+def numbered_in_channel(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether one channel numbers the objects of each file anew, the others being 0."""
+    factor = only_channel(values) if values.kind == "color" and 0 in values.pixels else 0
+    return factor > 0 and are_instances(
+        [
+            frozenset(color // factor for color in values_of(one, "color")) - {0}
+            for one in counts
+            if one is not None
+        ]
+    )
+
+
+def numbered_by_video(pairs: Sequence[Pair], counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether JPEGImages/VIDEO/ and Annotations/VIDEO/ (DAVIS, YouTube-VOS) number each video's
+    objects anew: 1..n, n often the same in all videos. PASCAL VOC has no folders of videos."""
+    of_video: dict[str, set[int]] = {}
+    for pair, one in zip(pairs, counts, strict=True):
+        sides = [[part.lower() for part in file.parent.parts] for file in (pair.image, pair.labels)]
+        same = sides[0][-1] == sides[1][-1] and pair.image.stem.isdigit()
+        if not same or "jpegimages" not in sides[0][:-1] or "annotations" not in sides[1][:-1]:
+            return False
+        seen = of_video.setdefault(str(pair.labels.parent), set())
+        seen.update(() if one is None else one.values)
+    numbers = [values - {0, IGNORE} for values in of_video.values()]
+    in_a_row = all(values == {*range(1, len(values) + 1)} for values in numbers)
+    return in_a_row and max(map(len, numbers), default=0) > 1
+
+
+def _colors_apart(colors: Sequence[int]) -> bool:
+    """Whether colors are drawn ones: shades of one, as compression leaves them, are near."""
+    points = np.array([unpack(color) for color in colors], np.float64).reshape(-1, 3)
+    distances = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
+    np.fill_diagonal(distances, np.inf)
+    return bool(np.median(distances.min(1)) >= COLORS_APART)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A number's areas in a file: how many, their pixels, middle (x, y) and first row."""
+
+    number: int
+    count: int
+    area: int
+    middle: tuple[float, float]
+    top: int
+
+
+def pieces_of(numbers: NDArray[np.int32]) -> list[Pieces]:
+    """The separate areas that each number but 0 covers, without specks; in the numbers' order."""
+    found = []
+    order = np.argsort(numbers, axis=None, kind="stable")
+    values, starts = np.unique(numbers.ravel()[order], return_index=True)
+    for value, places in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+        if value > 0:  # only the box about it is looked at: there may be thousands
+            rows, columns = np.divmod(places, numbers.shape[1])
+            box = numbers[rows[0] : rows[-1] + 1, columns.min() : columns.max() + 1]
+            areas = region_areas(box == value)
+            count = int((areas >= areas.max() / 20).sum())
+            middle = float(columns.mean()), float(rows.mean())
+            found.append(Pieces(value, count, len(places), middle, int(rows[0])))
+    return found
+
+
+ONE_PIECE = 0.9
+"""Of objects' numbers, at least so many are one piece."""
+
+DIFFERENT = 0.6
+"""Two files' numbers with gaps have no more in common, on average (intersection over union)."""
+
+BY_CHANCE = 2.0
+"""Numbers say nothing of size, place and color where these vary between numbers at most so many
+times as within one."""
+
+FEWEST_AGAIN = 20
+"""So many pieces more than numbers it takes to say that."""
+
+
+def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether numbers up to 255 may be of objects, some of which are missing (many, other ones in
+    each file), or numbered in steps (10, 20, 30)."""
+    some = [frozenset(one.values) - {0} for one in counts if one is not None]
+    some = [stored for stored in some if stored]
+    if values.kind != "index" or 0 not in values.pixels or len(some) < FEWEST_FILES:
+        return False
+    if max(values.pixels) >= MAX_CLASSES or np.median([*map(len, some)]) < MANY - 1:
+        return False
+    step = gcd(*values.pixels)
+    if step > 1 and are_instances([frozenset(one // step for one in stored) for stored in some]):
+        return True
+    few = some[:: max(1, len(some) // COMPARED)]
+    common = [len(a & b) / len(a | b) for a, b in combinations(few, 2)]
+    return max(map(len, some)) >= MANY and float(np.mean(common)) <= DIFFERENT
+
+
+Seen = tuple[NDArray[np.int32], NDArray[np.uint8] | None]
+"""Numbers, and the image that they are of, (H, W, 3), if it can be read."""
+
+
+def have_gaps(counts: Iterable[ValueCounts | None], seen: Iterable[Seen]) -> bool:
+    """Whether such numbers (`may_have_gaps`) are of objects: each is in one piece, and either in
+    hardly more than one file, or of no size, place and color of its own, as classes' are."""
+    stored = [frozenset(one.values) - {0} for one in counts if one is not None]
+    every = frozenset[int]().union(*stored)
+    once = sum(map(len, stored)) <= 1.5 * len(every) and len(every) > 2 * max(map(len, stored))
+    rows, single, in_order, files = list[NDArray[np.float64]](), 0, 0, 0
+    for numbers, image in seen:
+        found = pieces_of(numbers)
+        if len(found) < 2:
+            continue
+        single += sum(one.count == 1 for one in found)
+        rows.append(_features(found, numbers, image))
+        tops = [one.top for one in found]
+        files, in_order = files + 1, in_order + (tops == sorted(tops))
+        if single < ONE_PIECE / 2 * sum(map(len, rows)):
+            return False
+    if not rows or single < ONE_PIECE * sum(map(len, rows)):
+        return False
+    x, y, *others = _ratios(np.concatenate(rows))
+    placed = max(x, y) >= BY_CHANCE and in_order < ONE_PIECE * files
+    return once or (max(others) < BY_CHANCE and not placed)
+
+
+def _features(
+    found: Sequence[Pieces], numbers: NDArray[np.int32], image: NDArray[np.uint8] | None
+) -> NDArray[np.float64]:
+    """float (numbers, 7): the number, and by how much x, y, the logarithm of the area, red, green
+    and blue differ from what they are in the file on average."""
+    rows = np.zeros((len(found), 7))
+    rows[:, 1:4] = [(*one.middle, np.log(one.area)) for one in found]
+    if image is not None and image.shape[:2] == numbers.shape:
+        areas = np.bincount(numbers.ravel())
+        sums = [np.bincount(numbers.ravel(), image[..., at].ravel()) for at in range(3)]
+        wanted = [one.number for one in found]
+        rows[:, 4:] = np.stack([one[wanted] / areas[wanted] for one in sums], 1)
+    rows -= rows.mean(0)
+    rows[:, 0] = [one.number for one in found]
+    return rows
+
+
+def _ratios(rows: NDArray[np.float64]) -> list[float]:
+    """How much each feature varies between numbers, against within one (the F of an analysis of
+    variance); infinite where too few numbers are in several files."""
+    numbers, which = np.unique(rows[:, 0], return_inverse=True)
+    free = len(rows) - len(numbers)
+    if free < FEWEST_AGAIN or len(numbers) < 2:
+        return [np.inf] * (rows.shape[1] - 1)
+    times = np.bincount(which)[:, None]
+    features = rows[:, 1:]
+    means = np.stack([np.bincount(which, one) for one in features.T], 1) / times
+    within = ((features - means[which]) ** 2).sum(0) / free
+    between = (times * (means - features.mean(0)) ** 2).sum(0) / (len(numbers) - 1)
+    return [*(between / np.maximum(within, 1e-9)).tolist()]
+
+
+NUMBERS = 64
+"""Numbers below this in one channel, the others being 0, are class numbers, not shades."""
+
+_BASES = (1000, 256)
+"""class * 1000 + object (Cityscapes), class * 256 + object (KITTI, Mapillary)."""
+
+
+def read_objects(values: Values, base: int, entries: Sequence[Entry] = ()) -> Reading:
+    """Numbers of objects: what has one is object, 0 is background.
+
+    base: of `class_base`; where the numbers hold classes, a class for each, named by entries.
+    """
+    numbers = tuple(sorted(value for value in values.pixels if value > 0))
+    border = values.kind == "index" and IGNORE in numbers and IGNORE - 1 not in numbers
+    if border and len(numbers) > 1:  # VOC's: 1, 2, 3 and 255 around them
+        rest = {value: pixels for value, pixels in values.pixels.items() if value != IGNORE}
+        reading = read_objects(replace(values, pixels=rest), base, entries)
+        encoding = replace(reading.encoding, ignore=(IGNORE,))
+        reasons = (*reading.why, f"value {IGNORE} is ignored")
+        return replace(reading, encoding=encoding, ignore_index=IGNORE, why=reasons)
+    if base:
+        return _read_classes(values, numbers, base, entries)
+    shown = f"values up to {numbers[-1]}" if values.kind == "index" else f"{len(numbers)} colors"
+    why = (
+        f"{shown} number the objects of each file anew: read as background and "
+        "object (a dataset.toml with a [[class]] for each value reads them otherwise)"
+    )
+    kind: Literal["index", "color"] = "index" if values.kind == "index" else "color"
+    return Reading(Encoding(kind, ((0,), numbers)), ClassMap.of(BINARY), None, (why,))
+
+
+def class_base(values: Values) -> int:
+    """What numbers of objects divide by to give classes; 0 where they hold none.
+
+    Each class then numbers its objects from 0 or 1 on, with few gaps; other large numbers do not.
+    """
+    numbers = sorted(value for value in values.pixels if value > 0)
+    if values.kind != "index" or values.rest or not numbers:
+        return 0
+    for base in _BASES:
+        of_class: dict[int, list[int]] = {}
+        for number in numbers:
+            of_class.setdefault(number // base, []).append(number % base)
+        in_a_row = all(max(some) <= 2 * len(some) for some in of_class.values())
+        if numbers[0] >= base and 1 < len(of_class) < len(numbers) and in_a_row:
+            return base
+    return 0
+
+
+def class_channel(values: Values) -> int:
+    """Which channel holds classes where others number their objects (Synthia, KITTI-STEP): what
+    a class number is multiplied with in a packed color; 0 where colors are colors.
+
+    Class numbers are small, in a row, and far fewer than the colors; of two such channels that
+    with fewer numbers, red before green and blue. A single class stands in all colors but black.
+    """
+    colors = [color for color in values.pixels if color]
+    if values.kind != "color" or values.lossy or values.rest or values.solid:
+        return 0
+    found = []
+    for factor in (1 << 16, 1 << 8, 1):
+        numbers = {color // factor % 256 for color in colors}
+        classes = numbers - {0, IGNORE}
+        several = len(classes) > 1 or all(color // factor % 256 for color in colors)
+        in_a_row = several and 0 < max(classes, default=0) <= min(2 * len(classes), NUMBERS)
+        if in_a_row and len(colors) >= 2 * len(numbers):
+            found.append((len(numbers), -factor))
+    return -min(found)[1] if found else 0
+
+
+def only_channel(values: Values) -> int:
+    """The same where one channel alone holds numbers (CARLA: red), the others being 0."""
+    if len(values.pixels) < 2 or values.lossy or values.rest:
+        return 0
+    for factor in (1 << 16, 1 << 8, 1):
+        if all(color % factor == 0 and color // factor < NUMBERS for color in values.pixels):
+            return factor
+    return 0
+
+
+def classes_of_channel(values: Values, factor: int) -> tuple[Values, dict[int, tuple[int, ...]]]:
+    """Colors as the class numbers in one of their channels; and the colors of each."""
+    one = replace(values, kind="index", pixels={}, border={}, files={}, palette={}, solid=())
+    one.instances, one.band = False, None
+    colors: dict[int, tuple[int, ...]] = {}
+    for color, pixels in sorted(values.pixels.items()):
+        number = color // factor % 256
+        colors[number] = (*colors.get(number, ()), color)
+        one.pixels[number] = one.pixels.get(number, 0) + pixels
+        one.border[number] = one.border.get(number, 0) + values.border[color]
+        one.files[number] = max(one.files.get(number, 0), values.files[color])
+    return one, colors
+
+
+def _read_classes(
+    values: Values, numbers: Sequence[int], base: int, entries: Sequence[Entry]
+) -> Reading:
+    found = sorted({number // base for number in numbers})
+    stored = [tuple(n for n in numbers if n // base == one) for one in found]
+    why = (
+        f"values are class * {base} + object: {counted(len(found), 'class')} "
+        f"({', '.join(map(str, found[:12]))})"
+    )
+    names = {n if e.value is None else e.value: e.name for n, e in enumerate(entries)}
+    classes = [names.get(number, "") for number in found]
+    if 0 in values.pixels:
+        stored.insert(0, (0,))
+        classes.insert(0, names.get(0, BINARY[0]))
+    named = all(classes) and len(set(classes)) == len(classes)
+    read = ClassMap.of(classes) if named else ClassMap.numbered(len(stored))
+    return Reading(Encoding("index", tuple(stored)), read, None, (why,))
