@@ -173,9 +173,9 @@ for _name, _row in COMMANDS.items():
     app.command(_name, cls=Command, hidden=_name == "visualize")(run)
 
 
-@app.command()
+@app.command(help="Report what is installed and how to install the rest: device, codecs, engines.")
 def doctor(as_json: AsJson = False, help_wanted: Help = False) -> None:
-    """Report what is installed and how to install the rest: device, codecs, engines."""
+    """Print the rows of `fcnseg.commands.doctor`."""
     del help_wanted
     from fcnseg.commands.doctor import diagnose
 

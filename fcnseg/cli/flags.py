@@ -105,7 +105,7 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
     parameters.append(_keyword("help_wanted", Help, False))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = (inspect.getdoc(config) or "").partition("\n\n")[0]
+    command.__doc__ = config.summary
     return command
 
 

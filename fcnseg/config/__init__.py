@@ -49,12 +49,12 @@ compute = functools.partial(option, group="Hardware")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(Options):
-    """Report what a dataset folder contains and what is wrong with it.
+    """Options of `fcnseg check`.
 
         result = fcnseg.check(fcnseg.CheckConfig(data=Path("photos")))
     """
 
-    command = "check"
+    command, summary = "check", "Report what a dataset folder contains and what is wrong with it."
     data: Path = option(..., "Dataset: a folder, a list of pairs (CSV) or a dataset.toml", argument=True)
     contact: Path = option(Path("runs/check/contact.png"), "Contact sheet: images with their labels drawn over them", metavar="FILE")
     html: Path | None = option(None, "Write the report as one HTML page, images and labels side by side", metavar="FILE")
@@ -65,7 +65,7 @@ class CheckConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
-    """Train a network on a dataset folder; write a run folder.
+    """Options of `fcnseg train`.
 
     Values are checked when it is made: OptionError, a ValueError, says what was expected.
 
@@ -73,7 +73,7 @@ class TrainConfig(Options):
         result = fcnseg.train(config)
     """
 
-    command = "train"
+    command, summary = "train", "Train a network on a dataset folder; write a run folder."
     data: Path | None = option(None, "Dataset folder (with --resume: the run folder, or nothing)", argument=True)
     # The ten that most people need come first.
     out: Path | None = option(None, "Run folder (default: the next free runs/trainN)", flags=texts.OUT)
@@ -150,12 +150,12 @@ class TrainConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Options):
-    """Score a model on a dataset folder, per class.
+    """Options of `fcnseg eval`.
 
         report = fcnseg.evaluate(fcnseg.EvalConfig(data=Path("photos"), model=("nuclei",)))
     """
 
-    command = "eval"
+    command, summary = "eval", "Score a model on a dataset folder, per class."
     data: Path = option(..., "Dataset folder", argument=True)
     model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
@@ -177,12 +177,12 @@ class EvalConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(Options):
-    """Compare models on a dataset folder: per class, per image, and how sure the difference is.
+    """Options of `fcnseg compare`.
 
         fcnseg.compare(fcnseg.CompareConfig(data=Path("photos"), model=("run1", "run2")))
     """
 
-    command = "compare"
+    command, summary = "compare", "Compare models on a dataset folder: per class, per image, and how sure the difference is."
     data: Path = option(..., "Dataset folder", argument=True)
     model: tuple[str, ...] = option((), "Checkpoint, exported file, run folder or pretrained model (nuclei); give at least two, the first is what the others are compared with", flags=texts.MODEL_FLAGS, metavar="MODEL")
     short_side: int | None = option(None, texts.SHORT_SIDE, ge=0, metavar="N")
@@ -201,12 +201,12 @@ class CompareConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewConfig(Options):
-    """Rank labels by how probably they are wrong; without labels, images by which to label next.
+    """Options of `fcnseg review`.
 
         fcnseg.review(fcnseg.ReviewConfig(data=Path("photos"), model="runs/train1"))
     """
 
-    command = "review"
+    command, summary = "review", "Rank labels by how probably they are wrong; without labels, images by which to label next."
     data: Path = option(..., "Dataset folder; with --unlabeled: a folder of images, or a video", argument=True)
     model: str | None = option(None, texts.MODEL, flags=texts.MODEL_FLAGS, metavar="MODEL", once=texts.EACH_MODEL)
     out: Path | None = option(None, "Output folder (default: runs/reviewN)", flags=texts.OUT)
@@ -224,12 +224,12 @@ class ReviewConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig(Options):
-    """Segment an image, a folder, a video or a camera.
+    """Options of `fcnseg infer`.
 
         done = fcnseg.infer(fcnseg.InferConfig(source=("clip.mp4",), model=("nuclei",)))
     """
 
-    command = "infer"
+    command, summary = "infer", "Segment an image, a folder, a video or a camera."
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
     model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output file (one image, a video, NAME_%04d.png), folder, or - for a video on stdout (default: runs/inferN)", flags=texts.OUT, stdout=True)
@@ -267,12 +267,12 @@ class InferConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Options):
-    """Export a model to another format and verify that outputs match the checkpoint.
+    """Options of `fcnseg export`.
 
         exported = fcnseg.export(fcnseg.ExportConfig(model="nuclei", format="openvino"))
     """
 
-    command = "export"
+    command, summary = "export", "Export a model to another format and verify that outputs match the checkpoint."
     model: str | None = option(None, "Checkpoint or run folder (default: the newest run's best)", argument=True)
     format: Format = option("onnx", "File format: onnx, openvino, torchscript, torch-export, litert (TFLite) or executorch, the last two for phones, with --size; all but torchscript and torch-export also run in fcnseg; web: a folder with a page that segments images and the camera in a browser")
     out: Path | None = option(None, "Output file, for web a folder (default: beside the model)", flags=texts.OUT)
@@ -289,12 +289,12 @@ class ExportConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(Options):
-    """Benchmark a model on this machine.
+    """Options of `fcnseg bench`.
 
         timed = fcnseg.bench(fcnseg.BenchConfig(model="nuclei", size=(360, 480)))
     """
 
-    command = "bench"
+    command, summary = "bench", "Benchmark a model on this machine."
     model: str | None = option(None, texts.MODEL, argument=True)
     source: Path | None = option(None, "Video to time (default: a synthetic one)", argument=True)
     size: tuple[int, int] = option((360, 480), "Height and width of the synthetic video", ge=1, metavar="H W")
@@ -308,9 +308,9 @@ class BenchConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(Options):
-    """Serve models over HTTP, with a page to try them."""
+    """Options of `fcnseg serve`."""
 
-    command = "serve"
+    command, summary = "serve", "Serve models over HTTP, with a page to try them."
     model: tuple[str, ...] = option((), f"{texts.MODEL}; NAME=MODEL names it; repeatable", argument=True, metavar="MODEL...")
     host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --token or --public")
     port: int = option(8000, "Port; 0 = a free one", ge=0, le=65535)
@@ -328,12 +328,12 @@ class ServeConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(Options):
-    """Run the full pipeline on synthetic data, in a few minutes.
+    """Options of `fcnseg demo`.
 
         shown = fcnseg.demo(fcnseg.DemoConfig(out=Path("demo"), epochs=2))
     """
 
-    command = "demo"
+    command, summary = "demo", "Run the full pipeline on synthetic data, in a few minutes."
     out: Path | None = option(None, "Folder for all outputs (default: the next free fcnseg-demo, fcnseg-demo2, ...)", flags=texts.OUT)
     paper: bool = option(False, "Reproduce the figures of the FCN paper instead: six trainings, an image for each topic, index.html")
     data: Path | None = option(None, "For --paper: dataset folder (default: a synthetic one)", metavar="FOLDER")

@@ -76,6 +76,8 @@ class Options:
     """What every config can do: be made from plain values and TOML, and be written as TOML."""
 
     command: ClassVar[str]
+    summary: ClassVar[str]
+    """What the command does, as its help begins: docstrings are missing under `python -OO`."""
 
     def __post_init__(self) -> None:
         """Every value as its type and range want it; OptionError where that can't be."""

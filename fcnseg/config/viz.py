@@ -19,12 +19,12 @@ Shown = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class VizConfig(Options):
-    """Draw heatmaps: where the network sees each class, and how confident it is.
+    """Options of `fcnseg viz`.
 
         drawn = fcnseg.view(fcnseg.VizConfig(source=("cells.png",), model=("nuclei",)))
     """
 
-    command = "viz"
+    command, summary = "viz", "Draw heatmaps: where the network sees each class, and how confident it is."
     source: tuple[str, ...] = option(..., texts.SOURCE, argument=True, metavar="SOURCE...")
     model: tuple[str, ...] | None = option(None, texts.MODELS, flags=texts.MODEL_FLAGS, metavar="MODEL")
     out: Path | None = option(None, "Output folder (default: runs/vizN)", flags=texts.OUT)

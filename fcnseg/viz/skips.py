@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from fcnseg.viz.drawing import Color, Mask, Rgb, Scale, signed_map, signed_scale
 from fcnseg.viz.layout import Key, Section
 
 if TYPE_CHECKING:
+    from fcnseg.engines.pytorch import TorchEngine
     from fcnseg.inference.segmenter import Segmenter
+    from fcnseg.models.fcn import FCN
     from fcnseg.viz.heatmaps import HeatmapFigures
 
 POOLS = {32: "pool5", 16: "pool4", 8: "pool3", 4: "pool2", 2: "pool1"}
@@ -159,10 +161,18 @@ def _coarser(figures: HeatmapFigures, frame: Frame, skips: dict[int, Floats]) ->
 
 
 def stage_name(figures: HeatmapFigures, stride: int) -> str:
-    """A skip by its stride, and in a VGG by the paper's name of its layer."""
-    engine = figures.segmenter.engine
-    vgg = getattr(engine, "backbone", "").startswith("vgg")
-    return f"stride {stride} ({POOLS[stride]})" if vgg else f"stride {stride}"
+    """A stage by its stride and the paper's name: "pool4 (stride 16)", "stride 16 (like pool4)"."""
+    pool = pool_name(cast("TorchEngine", figures.segmenter.engine).network, stride)
+    if pool in POOLS.values():
+        return f"{pool} (stride {stride})"
+    return f"stride {stride} ({pool})" if pool else f"stride {stride}"
+
+
+def pool_name(network: FCN, stride: int) -> str:
+    """The paper's name of a VGG's stage, else "like pool4"; "" for a last stage that is dilated."""
+    if network.backbone.output_stride < 32 and stride >= network.backbone.output_stride:
+        return ""
+    return POOLS[stride] if network.spec.backbone.startswith("vgg") else f"like {POOLS[stride]}"
 
 
 def _relative(scores: Floats) -> Floats:

@@ -362,3 +362,14 @@ def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
 def test_a_terminal_without_a_width(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert "Python" in "".join(call("doctor").stdout.split())
+
+
+@pytest.mark.parametrize("command", ["", "train", "doctor"])
+def test_the_help_without_docstrings(command: str) -> None:
+    """`python -OO` removes them; a dataclass then describes itself by its fields."""
+    words = ["-m", "fcnseg", *command.split(), "--help"]
+    shown = [
+        subprocess.run([sys.executable, *flags, *words], capture_output=True, check=True).stdout
+        for flags in (["-OO"], [])
+    ]
+    assert shown[0] == shown[1]

@@ -212,7 +212,9 @@ def test_the_pyramid_says_each_stages_shape(random_model: Path) -> None:
     figures = HeatmapFigures.of(segmenter, VizConfig.make({"source": ["a.png"]}))
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
     section = pyramid(View(figures, Frame(image)))
-    assert [tile.title for tile in section.tiles] == 2 * [f"stride {2**k}" for k in range(1, 6)]
+    assert [tile.title for tile in section.tiles] == 2 * [
+        f"stride {2**k} (like pool{k})" for k in range(1, 6)
+    ]
     assert section.tiles[0].note == "16 channels of 48 x 32"
     assert section.tiles[4].note == "64 channels of 3 x 2"
     assert section.tiles[6].note.startswith("sees 18 x 18 px, looks at ")
@@ -241,4 +243,7 @@ def test_the_autoencoder_has_every_map_and_skip(decoder, fuse, label, strides) -
     for column in found.columns[1:-1]:  # of the padded image, 64 x 96
         stride = int(column.lines[0].split()[-1])
         assert column.image.shape == (64 // stride, 96 // stride, 3)
-        assert column.lines[1].endswith(f" x {64 // stride} x {96 // stride}")
+        assert column.lines[-1].endswith(f" x {64 // stride} x {96 // stride}")
+    assert [column.lines[1] for column in found.columns[1:6]] == [
+        f"like pool{k}" for k in range(1, 6)
+    ]

@@ -259,7 +259,8 @@ def test_partial_sums_stand_above_networks_trained_separately(segmenter, image, 
     sums = segmenter.logits_up_to_skips(image)
     assert found.columns == len(sums) == 4
     assert titles(found) == [
-        *("stride 32 alone", "sum to stride 16", "sum to stride 8", "sum of all: FCN-4s"),
+        *("stride 32 (like pool5) alone", "sum to stride 16 (like pool4)"),
+        *("sum to stride 8 (like pool3)", "sum of all: FCN-4s"),
         "trained separately: coarse",
     ]
     labels = [np.uint8(scores.argmax(0)) for scores in sums.values()]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fcnseg.viz import Tile, View, heatmaps
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.layout import page
 from fcnseg.viz.show import SHOWN
+from fcnseg.viz.skips import pool_name
 
 
 @pytest.fixture
@@ -48,8 +50,12 @@ def test_a_partial_sum_is_not_called_a_network(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles, keys = pages_of(segmenter, monkeypatch)
-    [skips] = [row for row in titles if row[:2] == ["input", "stride 32 alone"]]
-    assert skips[2:] == ["sum to stride 16", "sum to stride 8", "sum of all: FCN-4s"]
+    [skips] = [row for row in titles if row[:2] == ["input", "stride 32 (like pool5) alone"]]
+    assert skips[2:] == [
+        "sum to stride 16 (like pool4)",
+        "sum to stride 8 (like pool3)",
+        "sum of all: FCN-4s",
+    ]
     assert not any("FCN-32s" in title for row in titles for title in row)
     found = segmenter.predict([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)])
     classes = {segmenter.classes.names[index] for index in np.unique(found[0].labels)}
@@ -60,9 +66,17 @@ def test_a_partial_sum_is_not_called_a_network(
 
 
 def test_a_vgg_has_the_papers_names(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TorchEngine, "backbone", "vgg16")
+    network = cast(TorchEngine, segmenter.engine).network
+    monkeypatch.setattr(network, "spec", replace(network.spec, backbone="vgg16"))
     titles, _ = pages_of(segmenter, monkeypatch)
-    assert any("+ stride 16 (pool4)" in row for row in titles)
+    assert any(row[:2] == ["pool5 (stride 32)", "+ pool4 (stride 16)"] for row in titles)
+
+
+def test_the_last_stage_of_a_dilated_network_has_no_pools_name() -> None:
+    spec = ModelSpec(backbone="resnet18", num_classes=2, decoder="fcn4s", output_stride=8)
+    network = build(spec)
+    names = [pool_name(network, stride) for stride in network.backbone.channels]
+    assert names == ["like pool1", "like pool2", ""]
 
 
 def test_a_key_shows_each_colour_and_wraps() -> None:
@@ -86,8 +100,18 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
     engine = TorchEngine(build(spec), segmenter.preprocess)
     of_features = replace(segmenter, engine=engine)
     titles, _ = pages_of(of_features, monkeypatch)
-    assert ["input", "prediction", "without stride 16", "without stride 8"] in titles
-    row = ["change by stride 16", "change by stride 8", "without stride 16", "without stride 8"]
+    assert [
+        "input",
+        "prediction",
+        "without stride 16 (like pool4)",
+        "without stride 8 (like pool3)",
+    ] in titles
+    row = [
+        "change by stride 16 (like pool4)",
+        "change by stride 8 (like pool3)",
+        "without stride 16 (like pool4)",
+        "without stride 8 (like pool3)",
+    ]
     assert titles.count(row) == classes
     figures = HeatmapFigures.of(of_features, VizConfig(source=("a.png",)))
     view = View(figures, Frame(np.zeros((64, 64, 3), np.uint8)))
@@ -95,7 +119,11 @@ def test_skips_that_join_as_features_are_left_out_one_by_one(
     tiles = section.tiles
     assert "zeros for the features of its finer skips" in section.heading
     assert [tile.title for tile in tiles] == [
-        *("stride 32 alone", "skips to stride 16", "with all skips: FCN-8s")
+        *(
+            "stride 32 (like pool5) alone",
+            "skips to stride 16 (like pool4)",
+            "with all skips: FCN-8s",
+        )
     ]
     assert tiles[0].note.endswith("as with all skips")
     assert SHOWN["scores"](view).tiles[1].note == "by the learned kernels"

@@ -18,6 +18,7 @@ from fcnseg.models.fcn import FCN, Decoder
 from fcnseg.viz import Tile, View, network_input, plain_network
 from fcnseg.viz.drawing import THEMES, Rgb, Theme
 from fcnseg.viz.layout import WIDEST, Section
+from fcnseg.viz.skips import pool_name
 
 WIDTH = WIDEST - 16
 """Pixels that the drawing is wide at most: what a figure has room for."""
@@ -103,7 +104,11 @@ def hourglass(network: FCN, inputs: Tensor, image: Rgb, painted: Rgb) -> Hourgla
         for hook in hooks:
             hook.remove()
     columns = [Column(image, ("image", _shape(inputs)))]
-    columns += [Column(_first(taps[s]), (f"stride {s}", _shape(taps[s]))) for s in sorted(taps)]
+    for stride, maps in sorted(taps.items()):
+        pool = pool_name(network, stride)
+        columns.append(
+            Column(_first(maps), (f"stride {stride}", *[pool] * bool(pool), _shape(maps)))
+        )
     strides = network.decoder.strides
     columns += [Column(_first(grown[s]), (f"decoder, {s}", _shape(grown[s]))) for s in strides]
     columns.append(Column(painted, ("logits", _shape(logits))))
