@@ -71,14 +71,15 @@ def _show_suggestion(suggested: dict[str, Any]) -> None:
 
 
 def _show_finding(finding: dict[str, Any]) -> None:
-    severity = (f"{finding['severity']} ", SEVERITIES[finding["severity"]])
+    note = finding["severity"] == "info"
+    severity = ("note " if note else f"{finding['severity']} ", SEVERITIES[finding["severity"]])
     _print(line(severity, (finding["code"], "bold"), ": ", finding["message"]))
     files = finding["files"]
     if files:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         _print(line((f"  {', '.join(str(file) for file in files[:3])}{more}", "dim")))
     if finding["repair"]:
-        _print(line("  ", ("fix: ", "cyan"), finding["repair"]))
+        _print(line("  ", ("hint: " if note else "fix: ", "cyan"), finding["repair"]))
 
 
 def show_train(result: Any) -> None:

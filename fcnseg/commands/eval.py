@@ -20,7 +20,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import files_read
 from fcnseg.datasets.loader import choose_workers
 from fcnseg.distributed import Distributed, init_distributed
-from fcnseg.errors import MediaError, OptionError, counted, to_bytes, with_name
+from fcnseg.errors import MediaError, OptionError, counted, to_bytes
 from fcnseg.files import is_stdout
 from fcnseg.inference.evaluation import (
     MIOU_RULE,
@@ -40,7 +40,7 @@ from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
-from fcnseg.progress import Callback, Message, no_callback
+from fcnseg.progress import Callback, Message, no_callback, skipped_image
 from fcnseg.remote.listing import copied
 from fcnseg.report import eval_page, for_gallery
 from fcnseg.report.gallery import Gallery, Predict, fill
@@ -218,7 +218,7 @@ def evaluate_split(
     )
     unusable = tuple((dataset.pairs[i].name, error.message) for i, error in scores.unusable)
     for one in unusable:
-        callback(Message(f"Not scored: {with_name(*one)}", "warning"))
+        callback(skipped_image(*one))
     refuse_meaningless(scores.report, config.data)
     result = EvalResult(
         scores,

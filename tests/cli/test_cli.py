@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def test_check_json(drawn_folder: Path) -> None:
     assert found["splits"] == {"train": 24, "val": 6}
     for finding in found["findings"]:
         assert set(finding) >= {"severity", "code", "message", "files", "repair"}
+
+
+def test_a_note_of_check_is_no_fault(drawn_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("images", "labels"):
+        shutil.copytree(drawn_folder / name / "train", folder / name)
+    page = tmp_path / "page.html"
+    shown = call("check", folder, "--contact", tmp_path / "sheet.png", "--html", page).stdout
+    note = shown.partition("note drawn-split: ")[2]
+    assert note.partition("hint: ")[2].startswith("always the same pairs")
+    assert "fix: " not in shown.partition("note ")[2]
+    assert "Hint: always the same pairs" in page.read_text(encoding="utf-8")
 
 
 def test_eval_json(drawn_folder: Path, tiny_run: Path) -> None:

@@ -396,8 +396,10 @@ def test_an_unreadable_image_is_left_out_and_named(
     assert [name for name, _ in result.unusable] == [f"val/{first.stem}"]
     assert result.as_dict()["images"] == 1
     warned = [one.text for one in events if isinstance(one, Message) and one.level == "warning"]
-    assert any(text.startswith("Not scored: ") and first.name in text for text in warned)
-    made = review(folder, model=str(random_model), split="val", out=tmp_path / "out", limit=1)
+    [skipped] = [text for text in warned if text.startswith("Skipped: ") and first.name in text]
+    options = {"model": str(random_model), "split": "val", "limit": 1}
+    made = review(folder, out=tmp_path / "out", callback=events.append, **options)
+    assert [one.text for one in events if isinstance(one, Message)].count(skipped) == 2
     assert (made.images, [name for name, _ in made.failed]) == (1, [f"val/{first.stem}"])
     shutil.copyfile(first, second)
     with pytest.raises(MediaError, match="truncated or damaged"):

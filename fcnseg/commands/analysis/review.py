@@ -25,7 +25,6 @@ from fcnseg.errors import (
     OptionError,
     shown,
     to_bytes,
-    with_name,
 )
 from fcnseg.files import fitting
 from fcnseg.inference.evaluation import dataset_for
@@ -40,7 +39,7 @@ from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
-from fcnseg.progress import Callback, Message, Progress, no_callback
+from fcnseg.progress import Callback, Progress, no_callback, skipped_image
 from fcnseg.report import render
 from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.tables import suspects_table, to_label_table
@@ -202,7 +201,7 @@ def _review_labels(
 def _warn(failed: Sequence[tuple[str, str]], callback: Callback) -> tuple[tuple[str, str], ...]:
     """The images that could not be read, with a warning for each."""
     for name, why in failed:
-        callback(Message(f"Left out: {with_name(name, why)}", "warning"))
+        callback(skipped_image(name, why))
     return tuple(failed)
 
 
