@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
 
-from fcnseg.errors import with_name
-
 
 @dataclass(frozen=True)
 class Message:
@@ -122,11 +120,6 @@ def skipped_files(files: Sequence[Path], why: str) -> Message:
     names = ", ".join(path.name for path in files[:NAMED])
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return Message(f"Skipped {names}{more}: {why}")
-
-
-def skipped_image(name: str, why: str) -> Message:
-    """The warning for an image that can't be read, with why, while the others are done."""
-    return Message(f"Skipped: {with_name(name, why)}", "warning")
 
 
 def no_callback(event: Event) -> None:

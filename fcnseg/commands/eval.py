@@ -31,6 +31,7 @@ from fcnseg.inference.evaluation import (
     protocol_of,
     refuse_meaningless,
     seen_in_folds,
+    skipped_image,
     split_of,
 )
 from fcnseg.inference.loading import averaged, load_as
@@ -40,7 +41,7 @@ from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
-from fcnseg.progress import Callback, Message, no_callback, skipped_image
+from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied
 from fcnseg.report import eval_page, for_gallery
 from fcnseg.report.gallery import Gallery, Predict, fill

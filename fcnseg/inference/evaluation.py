@@ -19,7 +19,7 @@ from fcnseg.datasets.loader import LabelledImages, OrError, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import SCALES, AveragingEngine
-from fcnseg.errors import DatasetError, FcnsegError, percent
+from fcnseg.errors import DatasetError, FcnsegError, percent, with_name
 from fcnseg.inference.prediction import Image, PredictedArrays, PredictLabels
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.metrics import Confusion, Report
@@ -102,6 +102,11 @@ def on_split(left_out: dict[str, int], why: str) -> str:
     parts = ", ".join(f"{count} in {name}" for name, count in left_out.items())
     reason = "" if why == _REQUESTED else f" ({why})"
     return f"Not scored: {parts}{reason}; --split all scores everything."
+
+
+def skipped_image(name: str, why: str) -> Message:
+    """The warning for an image that can't be read, with why, while the others are done."""
+    return Message(f"Skipped: {with_name(name, why)}", "warning")
 
 
 def refuse_meaningless(report: Report, data: Path) -> None:

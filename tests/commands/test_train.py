@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,10 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
     finished = train(TrainConfig.make({"data": out, "resume": True}))
     assert finished.epochs == 1
     assert any("is finished" in text for text in caplog.messages)
+    before = (out / "config.toml").read_text()
+    (out / "config.toml").unlink()  # the state has the options, too
+    train(TrainConfig.make({"data": out, "resume": True}))
+    assert TrainConfig.load(out / "config.toml") == TrainConfig.make(tomllib.loads(before))
     (out / "best.safetensors").unlink()  # by accident: the next epoch's takes its place
     longer = train(TrainConfig.make({"data": out, "epochs": 2, "resume": True}))
     assert longer.epochs == 2

@@ -373,7 +373,59 @@ def test_the_manifests_of_several_processes_become_one(tmp_path):
         assert [make().has(name, clip) for name in "abcd"] == [True, True, True, False]
         make().join()
         assert [path.name for path in out.iterdir()] == ["manifest.jsonl"]
-    assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
+    assert len((out / "manifest.jsonl").read_text().split("\n{")) == 3
+
+
+def test_what_another_job_has_written_over_is_not_done(tmp_path):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"image")
+
+    def make(kinds, job):
+        return Manifest(tmp_path, kinds, {"alpha": job}, resume=True)
+
+    def write(kinds, job):
+        for kind in kinds:
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / "a.png").write_text(f"{kind} {job}")
+        make(kinds, job).add(Frame(np.zeros((1, 1, 3), np.uint8), name="a", path=image))
+
+    write(["overlay"], 1)
+    write(["labels"], 2)
+    assert make(["overlay"], 1).has("a", image)
+    write(["labels", "overlay"], 3)
+    assert not make(["overlay"], 1).has("a", image)
+    write(["overlay"], 1)
+    assert make(["overlay"], 1).has("a", image)
+    clip = tmp_path / "out.mp4"
+    clip.write_bytes(b"clip")
+    for job, done in ((1, 9), (2, 0)):
+        make(["overlay"], job).finish(image, [clip], 9)
+        assert make(["overlay"], 1).finished(image) == done
+
+
+def test_a_joined_manifest_keeps_what_another_run_adds_meanwhile(tmp_path, monkeypatch):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"image")
+
+    def add(name, rank):
+        manifest = Manifest(tmp_path, [], {}, resume=False, rank=rank)
+        manifest.add(Frame(np.zeros((1, 1, 3), np.uint8), name=name, path=image))
+
+    add("of rank 0", 0)
+    add("of rank 1", 1)
+    read, path = Path.read_bytes, tmp_path / "manifest-1.jsonl"
+
+    def meanwhile(self):
+        found = read(self)
+        if self == path and not (tmp_path / "marker").exists():
+            (tmp_path / "marker").touch()
+            add("of another run", 0)
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", meanwhile)
+    Manifest(tmp_path, [], {}, resume=False).join()
+    again = Manifest(tmp_path, [], {}, resume=True)
+    assert all(again.has(name, image) for name in ("of rank 0", "of rank 1", "of another run"))
 
 
 def test_an_earlier_frames_end_is_not_taken_for_a_later_ones(tmp_path):

@@ -27,7 +27,7 @@ from fcnseg.errors import (
     to_bytes,
 )
 from fcnseg.files import fitting
-from fcnseg.inference.evaluation import dataset_for
+from fcnseg.inference.evaluation import dataset_for, skipped_image
 from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.review import Suspect, choose, features, find_suspects, uncertainty
@@ -39,7 +39,7 @@ from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
-from fcnseg.progress import Callback, Progress, no_callback, skipped_image
+from fcnseg.progress import Callback, Progress, no_callback
 from fcnseg.report import render
 from fcnseg.report.gallery import jpeg, legend
 from fcnseg.report.tables import suspects_table, to_label_table

@@ -32,9 +32,10 @@ class Manifest:
     a file of all frames is made, under "files".
 
     kinds: the outputs of a frame. job: whatever else they depend on (model, options); lines
-    of another job, and of a file that has changed since, do not count. resume: take over
-    what an earlier run has done. rank: which of several processes this is; each writes lines
-    of its own (appending to one file is not safe on network drives) until they are joined.
+    of another job, and of a file that has changed since, do not count, nor what another job
+    has written over since. resume: take over what an earlier run has done. rank: which of
+    several processes this is; each writes lines of its own (appending to one file is not safe
+    on network drives) until they are joined.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class Manifest:
         if path is None:
             return
         seen = list(frame.stamp or stamp(path))
-        self._append({"name": frame.name, "job": self._job, "stamp": seen})
+        line = {"name": frame.name, "job": self._job, "stamp": seen, "kinds": self._kinds}
+        self._append(line)
         if frame.name in self._done:
             self._done[frame.name] = seen  # a watched file that has changed
 
@@ -109,15 +111,23 @@ class Manifest:
         return int(line["frames"]) * all((self._folder / file).exists() for file in line["files"])
 
     def join(self) -> None:
-        """One file of all processes' lines, once they have ended."""
+        """One file of all processes' lines, once they have ended.
+
+        Added to what is there, which another run may write to, or join, at the same time.
+        """
         self.flush()
-        paths = self._paths()
-        if any(path.name != NAME for path in paths):
-            lines = [line for path in paths for line in path.read_bytes().splitlines() if line]
-            write_bytes(self._folder / NAME, b"\n".join([*lines, b""]))
-        for path in paths:
-            if path.name != NAME:
-                path.unlink()
+        others, lines = [path for path in self._paths() if path.name != NAME], list[bytes]()
+        for path in others:
+            with contextlib.suppress(FileNotFoundError):
+                lines += filter(None, path.read_bytes().splitlines())
+        if lines:
+            try:
+                with (self._folder / NAME).open("ab") as out:
+                    out.write(b"\n".join([b"", *lines, b""]))
+            except OSError as error:
+                raise cannot_write(self._folder / NAME, error) from None
+        for path in others:
+            path.unlink(missing_ok=True)
 
     def recorded(self, rank: int) -> int:
         """How many frames another process has recorded as done, before all are joined."""
@@ -169,12 +179,22 @@ class Manifest:
                 with contextlib.suppress(*STRANGE):  # cut by a crash: not done
                     line = json.loads(text)
                     if line["job"] != self._job:
+                        self._forget(line)
                         continue
                     if "files" in line:
                         self._videos[line["name"]] = line
                         continue
                     known = self._failed if "failed" in line else self._done
                     known[line["name"]] = line["stamp"]
+
+    def _forget(self, line: Mapping[str, Any]) -> None:
+        """Another job wrote this line: what it wrote over is not ours any more."""
+        if "files" in line:
+            ours = self._videos.get(line["name"], {"files": []})
+            if set(ours["files"]) & set(line["files"]):
+                del self._videos[line["name"]]
+        elif "failed" not in line and set(self._kinds) & set(line.get("kinds", self._kinds)):
+            self._done.pop(line["name"], None)
 
     def _paths(self) -> list[Path]:
         """The joined lines, then those that came later, as they are there."""

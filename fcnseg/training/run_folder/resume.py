@@ -179,12 +179,14 @@ def options_like(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 def stored_options(run: RunFolder) -> TrainConfig:
     """The options that a run began with; OptionError where its file no longer decides them all.
 
-    Those of several runs are decided in the folder of each.
+    A file that is gone is made again, from the state. Those of several runs are decided in the
+    folder of each.
     """
     several = several_in(run.folder)
     if several is not None:
         return several.config
-    config = TrainConfig.load(run.config)
+    begun = None if run.config.exists() else load_state(run.state)[1].get("options")
+    config = TrainConfig.make(begun) if begun else TrainConfig.load(run.config)
     known = options_of(TrainConfig).items()
     decided = [name for name, entry in known if entry.fallback is not None]
     names = ("crop", "batch", *decided, "class_weights")
