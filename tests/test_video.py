@@ -183,6 +183,19 @@ def test_sound_starts_with_the_part_and_ends_with_it(tmp_path):
         assert float(sound.duration * sound.time_base) < 1.05
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_sound_that_is_longer_than_the_frames_is_kept_to_its_end(tmp_path, suffix):
+    clip = with_sound(tmp_path / "clip.mp4", click=1.9)
+    options = {"audio": clip, "audio_start": 0.5, "whole_audio": True}
+    out = write(tmp_path / f"out{suffix}", 5, Fraction(10), **options)
+    assert abs(click_time(out) - 1.4) < 0.06
+    writer = VideoWriter(out, Fraction(10), SIZE, **options)
+    writer.write(picture(0))
+    writer.close(complete=False)  # no sound for what is not seen
+    with av.open(str(tmp_path / f"out.partial{suffix}")) as file:
+        assert max(float(frame.time) for frame in file.decode(audio=0)) < 0.4
+
+
 def copied(clip: Path, out: Path) -> list[str]:
     """A video's frames and sound in another file; what was said of it."""
     with open_source(clip, callback=lambda event: said.append(event.text)) as source:

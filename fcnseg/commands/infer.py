@@ -259,6 +259,7 @@ def _sinks(plan: InferPlan, target: Target, source: Source, manifest: Manifest) 
                 fps=source.fps,
                 timed=source.has_times,
                 sound=source.sound,
+                whole_sound=plan.job.config.end is None and not plan.job.config.limit,
                 clock=source.clock,
                 is_mute=source.has_sound and source.sound is None,
                 aspect=source.aspect,

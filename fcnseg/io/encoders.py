@@ -58,8 +58,8 @@ class Encoder(Protocol):
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Append uint8 (H, W, 3) RGB, shown from `time` seconds after the first frame's."""
 
-    def close(self) -> None:
-        """Write what is left and close the file."""
+    def close(self, *, complete: bool = True) -> None:
+        """Write what is left and close the file. complete: False says that frames are missing."""
 
 
 class PyavEncoder:
@@ -122,16 +122,15 @@ class PyavEncoder:
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None
 
-    def close(self) -> None:
-        """Write what is left that has room, the sound up to the last frame's end, and close."""
+    def close(self, *, complete: bool = True) -> None:
+        """Write what is left that has room, the sound with it, and close."""
         try:
             if self._last >= 0:
                 with contextlib.suppress(OSError):
                     self._room.fill(self._video.encode(None), self._file.mux)
                 if self._sound is not None and self._room.error() is None:
                     end = float((self._last + self._frame_ticks) / self._ticks)
-                    self._sound.copy(until=end)
-                    self._sound.finish(end)
+                    self._sound.finish(end, complete=complete)
             self._file.close()
         except self._av.FFmpegError as error:
             raise _cannot_write(error) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -28,12 +29,15 @@ _NAMES = {"opus": "libopus"}  # FFmpeg's name of the decoder -> of the encoder
 class Sound:
     """The sound streams of a file, written beside the frames.
 
-    omitted: what of it is left out, and why; "" for nothing.
+    whole: to its own end, beyond that of the frames. omitted: what of it is left out,
+    and why; "" for nothing.
     """
 
-    def __init__(self, source: Any, output: Any, start: float, clock: Sequence[float]) -> None:
+    def __init__(
+        self, source: Any, output: Any, start: float, clock: Sequence[float], *, whole: bool = False
+    ) -> None:
         self.omitted = ""
-        self._source, self._output = source, output
+        self._source, self._output, self._whole = source, output, whole
         self._start, self._clock = start, clock
         self._reached: dict[int, tuple[int, float]] = {}  # of a stream: the stretch, its seconds
         self._last: dict[int, int] = {}  # the last packet of a stream that is copied
@@ -47,7 +51,15 @@ class Sound:
         self._waiting: Any = None
 
     @classmethod
-    def of(cls, path: Path, output: Any, start: float, clock: Sequence[float] = ()) -> Sound | None:
+    def of(
+        cls,
+        path: Path,
+        output: Any,
+        start: float,
+        clock: Sequence[float] = (),
+        *,
+        whole: bool = False,
+    ) -> Sound | None:
         """The sound of `path` from `start` seconds on; None when it has none.
 
         clock: see FrameReader; () where it is not known.
@@ -64,7 +76,7 @@ class Sound:
             source.close()
             return None
         began = float((video.start_time or 0) * (video.time_base or 0))
-        return cls(source, output, start, clock or (began,))
+        return cls(source, output, start, clock or (began,), whole=whole)
 
     def copy(self, *, until: float) -> None:
         """Write what sounds before `until` seconds of the output."""
@@ -88,10 +100,14 @@ class Sound:
         """Close the file the sound came from."""
         self._source.close()
 
-    def finish(self, end: float) -> None:
-        """Write what the encoders hold; `end` seconds is where the frames end."""
+    def finish(self, end: float, *, complete: bool = True) -> None:
+        """Write the rest, and what encoders hold; `end` seconds is where the frames end.
+
+        complete: False says that frames are missing there.
+        """
         import av
 
+        self.copy(until=math.inf if complete and self._whole else end)
         packet = self._waiting
         short = packet and end - self._reached.get(packet.stream.index, (0, 0.0))[1] > _JUMP
         if short and self._is_ahead(packet, *self._place(packet)):

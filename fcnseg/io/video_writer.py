@@ -72,6 +72,7 @@ def open_encoder(
     *,
     audio: Path | None = None,
     start: float = 0.0,
+    whole_audio: bool = False,
     aspect: Fraction = Fraction(1),
     live: bool = False,
     clock: Sequence[float] = (),
@@ -79,11 +80,12 @@ def open_encoder(
     """The best encoder there is for the path's suffix.
 
     size: even (height, width). audio: a file whose sound is copied from `start` seconds on,
-    when the encoder can; clock: see FrameReader. aspect: width of a pixel over its height. live:
-    frames may be late. MediaError when none opens.
+    when the encoder can, with whole_audio to its end; clock: see FrameReader. aspect: width of a
+    pixel over its height. live: frames may be late. MediaError when none opens.
     """
     if has_pyav() and path.suffix.lower() != ".avi":  # AVI knows no times and no B-frames
-        sound = functools.partial(Sound.of, audio, start=start, clock=clock) if audio else None
+        of = functools.partial(Sound.of, start=start, clock=clock, whole=whole_audio)
+        sound = functools.partial(of, audio) if audio else None
         return PyavEncoder(path, fps, size, sound=sound, aspect=aspect)
     return OpencvEncoder(path, fps, size, repeat=live)
 
@@ -127,8 +129,9 @@ class OpencvEncoder:
         self._file.write(bgr)
         self.written += 1
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Write what is left and close the file."""
+        del complete  # of sound, which there is none
         self._file.release()
 
 
@@ -154,9 +157,10 @@ class VideoWriter:
 
     fps: frames a second. size: (height, width); odd sizes gain a line or column (encoders
     need even ones), frames of another size are fitted in. audio: a video whose sound is
-    copied from `audio_start` seconds on, where PyAV is there; clock: see FrameReader. aspect: width
-    of a pixel over its height; files that can't state it get square pixels. live: frames may come
-    late. encoder: what the frames are written by.
+    copied from `audio_start` seconds on, where PyAV is there, to the end of the frames or, with
+    whole_audio, to its own; clock: see FrameReader. aspect: width of a pixel over its height; files
+    that can't state it get square pixels. live: frames may come late. encoder: what the frames are
+    written by.
 
     Leaving the block by an exception (the disk is full, Ctrl-C) keeps what was written so far, as
     `out.partial.mp4` when there is an `out.mp4` already. MediaError when it can't be written.
@@ -170,6 +174,7 @@ class VideoWriter:
         *,
         audio: Path | None = None,
         audio_start: float = 0.0,
+        whole_audio: bool = False,
         aspect: Fraction = Fraction(1),
         live: bool = False,
         clock: Sequence[float] = (),
@@ -195,6 +200,7 @@ class VideoWriter:
                 even,
                 audio=audio,
                 start=audio_start,
+                whole_audio=whole_audio,
                 aspect=aspect,
                 live=live,
                 clock=clock,
@@ -251,7 +257,7 @@ class VideoWriter:
             if self._spare is not None:
                 self._spare.truncate(0)
             with contextlib.nullcontext() if complete else contextlib.suppress(MediaError):
-                self.encoder.close()
+                self.encoder.close(complete=complete)
             if not self.frames:
                 return None
             written = self.encoder.written

@@ -207,9 +207,9 @@ class VideoSink:
     """A video of one kind of image, made when the first frame comes.
 
     fps: None takes FOLDER_FPS. timed: frames keep their own times (a video, a camera) instead
-    of following one another at `fps`. sound: a file whose sound goes with them; clock: see
-    FrameReader. is_mute: their sound is in no file. live: frames may come late. The callback
-    receives how it is encoded.
+    of following one another at `fps`. sound: a file whose sound goes with them, to its own end
+    with whole_sound; clock: see FrameReader. is_mute: their sound is in no file. live: frames may
+    come late. The callback receives how it is encoded.
     """
 
     def __init__(
@@ -221,6 +221,7 @@ class VideoSink:
         fps: Fraction | None,
         timed: bool = True,
         sound: Path | None = None,
+        whole_sound: bool = False,
         clock: Sequence[float] = (),
         is_mute: bool = False,
         aspect: Fraction = Fraction(1),
@@ -230,7 +231,7 @@ class VideoSink:
         self._path, self._kind, self._renderer = path, kind, renderer
         self._fps, self._timed, self._sound = fps or FOLDER_FPS, timed, sound
         self._live, self._callback, self._aspect = live, callback, aspect
-        self._clock, self._is_mute = clock, is_mute
+        self._clock, self._is_mute, self._whole_sound = clock, is_mute, whole_sound
         self._writer: VideoWriter | None = None
         self._began = 0.0
 
@@ -259,6 +260,7 @@ class VideoSink:
             size,
             audio=self._sound,
             audio_start=self._began,
+            whole_audio=self._whole_sound,
             clock=self._clock,
             aspect=self._aspect,
             live=self._live,
