@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fcnseg.classes import MAX_CLASSES
 from fcnseg.concurrency import usable_cores
-from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusable, sizes
+from fcnseg.datasets import Description, Found, Pair, Reading, SplitName, Unusable, layouts, sizes
 from fcnseg.datasets.dataset_toml import Declared, read_declared
 from fcnseg.datasets.draw_splits import with_val
 from fcnseg.datasets.encoding import read_values
@@ -29,14 +29,8 @@ from fcnseg.datasets.encoding.entries import (
 )
 from fcnseg.datasets.encoding.objects import class_base, numbered_by_video
 from fcnseg.datasets.encoding.values import Values, total
-from fcnseg.datasets.formats import (
-    FORMATS,
-    PACKED,
-    layouts,
-    read_stored,
-    unread_annotations,
-    unread_images,
-)
+from fcnseg.datasets.formats import FORMATS, PACKED, read_stored, unread_annotations, unread_images
+from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
 from fcnseg.datasets.formats.layers import find_layers, find_named, with_more_masks
@@ -74,6 +68,7 @@ FINDERS: Mapping[str, Finder] = {
     **FORMATS,
     "stems": Finder(partial(pair_by_names, by_stem=True)),
     "content": Finder(find_by_content),
+    "json": ANY_JSON,
 }
 """The kinds of folders, the most particular first: the first that finds pairs is taken."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
+from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import Format, read_layers
 from fcnseg.datasets.formats.gathered import COCO_HEAD
 from fcnseg.datasets.formats.masks import ALONG_ROWS, ARRAYS, PANOPTIC, RUN_LENGTHS
@@ -217,5 +218,6 @@ _READERS: Mapping[str, Callable[[Pair, Sequence[str]], RawLabels]] = {
     "yolo": _drawn(draw_yolo),
     "yolo-boxes": _drawn(partial(draw_yolo, fill=True)),
     "run-lengths-rows": ALONG_ROWS.read,
+    "json": ANY_JSON.read,
     **{store: one.read for store, one in FORMATS.items()},
 }

@@ -5,6 +5,7 @@ And their files, parsed once.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -102,6 +103,78 @@ def follow_edges(outlines: Iterable[NDArray[np.floating]]) -> bool:
 def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
     """A box as a ring."""
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
+
+
+def rings_in(value: Any) -> list[NDArray[np.float64]]:
+    """The outlines in a JSON value, float (N, 2) each: of points [x, y] or {"x": x, "y": y}, of
+    numbers in a row, also as a text, of {"x": [...], "y": [...]}, of lists of either. An object
+    within counts where all that it holds are OUTLINES. [] for other values."""
+    if isinstance(value, str):
+        words = re.split(r"[\s,;]+", value.strip())
+        value = [float(one) for one in words] if all(map(_NUMBER, words)) else []
+    if isinstance(value, Mapping):
+        keys = {word_of(key): one for key, one in value.items()}
+        x, y = keys.get("x", keys.get("allpointsx")), keys.get("y", keys.get("allpointsy"))
+        if isinstance(x, list) and isinstance(y, list):
+            value = [*zip(x, y, strict=False)]
+        elif value and all(key.isdecimal() for key in keys):
+            value = [*value.values()]
+        else:
+            parts = (rings_in(keys[key]) for key in OUTLINES if key in keys)
+            holes = [ring for key in _HOLES if key in keys for ring in rings_in(keys[key])]
+            return next(([*rings, *holes] for rings in parts if rings), [])
+    if not isinstance(value, list):
+        return []
+    points = [_point(one) for one in value]
+    if None not in points:
+        return [np.array(points, np.float64)] if len(points) > 2 else []
+    if all(_is_number(one) for one in value):
+        even = len(value) % 2 == 0 and len(value) > 5
+        return [np.array(value, np.float64).reshape(-1, 2)] if even else []
+    return [ring for one in value if not is_named(one) for ring in rings_in(one)]
+
+
+_HOLES = ("interior", "interiors", "holes", "inner")
+
+OUTLINES = (
+    "polygon", "polygons", "points", "segmentation", "vertices", "normalizedvertices",
+    "boundingpoly", "coordinates", "contour", "contours", "outline", "path", "paths", "poly",
+    "poly2d", "exterior", "outer", "rings", "geometry", "allpoints", "shapeattributes",
+)  # fmt: skip
+"""Keys of outlines in JSON, as `word_of` gives them, those that say most first."""
+
+NAMES = (
+    "label", "class", "classname", "category", "categoryname", "classtitle", "labelname",
+    "classification", "tag", "tags", "labels", "categories", "classes", "featuretype",
+)  # fmt: skip
+"""Keys of the class of an outline."""
+
+
+def word_of(key: object) -> str:
+    """A key without what people write it with: `category_name`, `categoryName`."""
+    return re.sub(r"[\W_]+", "", str(key)).lower()
+
+
+def is_named(value: object) -> bool:
+    """Whether a JSON value is an object that says of what class it is."""
+    return isinstance(value, Mapping) and not {*map(word_of, value)}.isdisjoint(NAMES)
+
+
+_NUMBER = re.compile(r"-?\d+\.?\d*(?:[eE][+-]?\d+)?").fullmatch
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _point(value: object) -> tuple[float, float] | None:
+    """A point's x and y; None for another value."""
+    if isinstance(value, Mapping):
+        by_word = {word_of(key): one for key, one in value.items()}
+        value = (by_word.get("x"), by_word.get("y"))
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    return None
 
 
 def fill_circle(

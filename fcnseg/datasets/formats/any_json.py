@@ -1,0 +1,302 @@
+"""JSON of no known form, in which objects have an outline and a name: of one image, of many, or a
+line for each (VoTT, Prodigy, HuBMAP, DeepFashion2, ISAT, EISeg, Scale, Kili, Encord, BDD100K)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcnseg.datasets.formats.documents import (
+    Annotated,
+    Area,
+    Document,
+    annotated,
+    holding,
+    outlined,
+)
+from fcnseg.datasets.pairing import is_image, marks, stem_of
+from fcnseg.datasets.pairing.by_words import ONE_CLASS
+from fcnseg.errors import from_bytes
+from fcnseg.io import cv2
+from fcnseg.io.annotations import NAMES, rings_in, word_of
+from fcnseg.io.images import image_size
+
+_FILES = ("image", "filename", "imagename", "imagepath", "file", "name", "path")
+"""Keys of an image's name, as `word_of` gives them, the likeliest first."""
+
+_OTHER_FILES = re.compile("mask|thumb|label|seg|preview|overlay|result|category|class")
+"""Keys with one of these words are of other files."""
+
+_IDS = ("imageid", "externalid", "datatitle", "id", "image", "name", "title", "key", "uuid")
+
+_NUMBERS = ("categoryid", "classid", "labelid", "labelfileid", "labelidx")
+
+_LAST = ("name", "title", "value", "text", "type", "kind")
+"""Keys that may hold a class's name where no other does."""
+
+_INNER = ("attributes", "properties", "regionattributes")
+
+_FLAT = frozenset(["polyline", "line", "linestrip", "point", "points", "keypoint", "keypoints"])
+
+_FORMS = _FLAT | {
+    "polygon", "polygons", "rect", "rectangle", "box", "bbox", "segment", "semantic", "brush",
+    "bitmap", "mask", "circle", "ellipse", "freehand", "closed", "region", "path", "shape",
+    "feature", "object", "multipolygon", "annotation",
+}  # fmt: skip
+"""Words for the form of a shape, which name no class."""
+
+_LAYERS = ("layer", "zindex", "zorder")
+
+_LONGEST_NAME = 1000
+
+Json = Mapping[str, Any]
+
+Above = tuple[tuple[str, Json], ...]
+"""The objects that a shape lies in, the outermost first, each with the key that leads to it."""
+
+
+@dataclass
+class _Entry:
+    """What was found of one image. file: "" where it is given by its id alone."""
+
+    file: str
+    id: str
+    size: tuple[int, int] | None
+    shapes: list[tuple[float, Area | None]] = field(default_factory=list)
+
+
+def _parse(path: Path) -> Document:
+    text = from_bytes(path.read_bytes()).strip()
+    lines = [text] if path.suffix.lower() == ".json" else text.splitlines()
+    values = [json.loads(line) for line in lines if line.strip()]
+    names, files = _tables(values)
+    entries: dict[tuple[int, str], _Entry] = {}
+    for number, value in enumerate(values):
+        for shape, above in _shapes(value, ()):
+            entry = _entry_of(shape, above, files)
+            at = 0 if entry.file else number, entry.file or entry.id
+            words = _words(shape)
+            layer = next(
+                (words[key] for key in _LAYERS if isinstance(words.get(key), int | float)), 0
+            )
+            some = entries.setdefault(at, entry).shapes
+            some += [(float(layer), area) for area in _areas_of(shape, words, names)]
+    if not any(area for entry in entries.values() for _, area in entry.shapes):
+        return Document()
+    for file in _without_shapes(values, {entry.file for entry in entries.values()}):
+        entries[0, file] = _Entry(file, "", None)
+    images = {}
+    for number, entry in enumerate(entries.values()):
+        single = len(entries) == 1 and not entry.file
+        file, also = (stem_of(path.name), entry.id) if single else (entry.file or entry.id, "")
+        areas = [area for _, area in sorted(entry.shapes, key=lambda one: one[0])]
+        ordered = len({layer for layer, _ in entry.shapes}) > 1
+        part = str(number) if len(entries) > 1 else ""
+        images[part] = annotated(file, entry.size, areas, ordered=ordered, also=also)
+    return Document(images, tuple(dict.fromkeys(names.values())))
+
+
+def _words(value: Json) -> dict[str, Any]:
+    return {word_of(key): one for key, one in value.items()}
+
+
+def _is_out(value: Json) -> bool:
+    """Whether somebody has rejected or deleted an entry."""
+    words = _words(value)
+    return words.get("answer") in ("reject", "ignore") or words.get("deleted") in (True, 1)
+
+
+def _shapes(value: Any, above: Above) -> Iterator[tuple[Json, Above]]:
+    """The objects with an outline, and images' names with lists of outlines."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _shapes(one, above)
+    elif isinstance(value, Mapping) and not _is_out(value):
+        if rings_in(value):
+            yield value, above
+            return
+        for key, one in value.items():
+            inside = (*above, (key, value))
+            if is_image(key) and isinstance(one, list) and rings_in(one):
+                yield {"polygons": one}, inside
+            else:
+                yield from _shapes(one, inside)
+
+
+def _tables(values: Sequence[Any]) -> tuple[dict[object, str], dict[object, str]]:
+    """Names of classes, in order, and files of images, by their ids, where lists have both."""
+    names: dict[object, str] = {}
+    files: dict[object, str] = {}
+    for key, some in ((k, v) for top in values if isinstance(top, Mapping) for k, v in top.items()):
+        for place, one in enumerate(some if isinstance(some, list) else ()):
+            words = _words(one) if isinstance(one, Mapping) else {"name": one}
+            name = next((words[word] for word in ("name", "title", "label") if word in words), None)
+            if (file := _file_in(words)) and "id" in words:
+                files[words["id"]] = file
+            elif isinstance(name, str) and word_of(key) in NAMES and not rings_in(one):
+                names[words.get("id", (key, place))] = name
+        if isinstance(some, Mapping) and word_of(key) in ("labelmap", "classmap", "categories"):
+            listed = {k: v for k, v in some.items() if isinstance(v, str)}
+            names |= {int(k) if k.isdecimal() else k: v for k, v in listed.items()}
+    return names, files
+
+
+def _entry_of(shape: Json, above: Above, files: Mapping[object, str]) -> _Entry:
+    """The image that a shape is on, as the nearest object about it says."""
+    outer = [one for _, one in reversed(above)]
+    own = _words(shape)
+    file = _file_in(own) or files.get(own.get("imageid"), "")
+    for key, one in reversed(above):
+        file = file or (key if is_image(key) else "") or _file_of(one)
+    ids = (_words(one).get(word) for one in outer for word in _IDS)
+    known = next((str(one) for one in ids if isinstance(one, str | int) and one != ""), "")
+    return _Entry(file, known, next(filter(None, map(_size_in, outer)), None))
+
+
+def _inside(value: Json) -> Iterator[Json]:
+    """The objects in an object, and in these."""
+    for one in value.values():
+        if isinstance(one, Mapping) and not rings_in(one):
+            yield one
+            yield from (two for two in one.values() if isinstance(two, Mapping))
+
+
+def _file_of(value: Json) -> str:
+    """The image file that an object, or one in it, names; ""."""
+    parts = (value, *_inside(value)) if len(value) < _LONGEST_NAME else (value,)
+    return next(filter(None, (_file_in(_words(one)) for one in parts)), "")
+
+
+def _file_in(words: Json) -> str:
+    """The image file that an object's own texts name, but for masks and the like; ""."""
+    named = {
+        word: text
+        for word, text in words.items()
+        if isinstance(text, str)
+        and len(text) < _LONGEST_NAME
+        and is_image(text.partition("?")[0])
+        and not _OTHER_FILES.search(word)
+    }
+    likely = (named[word] for word in _FILES if word in named)
+    return next(likely, next(iter(named.values()), ""))
+
+
+def _size_in(value: Json) -> tuple[int, int] | None:
+    """The (height, width) that an object, or one in it, says."""
+    for words in map(_words, (value, *_inside(value))):
+        for start in ("", "image", "img", "original"):
+            height, width = (words.get(f"{start}{side}") for side in ("height", "width"))
+            if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+                return height, width
+    return None
+
+
+def _without_shapes(values: Sequence[Any], known: set[str]) -> Iterator[str]:
+    """The images that lists name among those of which outlines were found, without any."""
+    tops = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    groups: list[Any] = [
+        tops,
+        *(v for one in tops if isinstance(one, Mapping) for v in one.values()),
+    ]
+    for some in groups:
+        listed = [*some.values()] if isinstance(some, Mapping) else some
+        entries = (
+            [one for one in listed if isinstance(one, Mapping) and not _is_out(one)]
+            if isinstance(listed, list)
+            else []
+        )
+        files = dict.fromkeys(file for one in entries if (file := _file_of(one)))
+        if not known.isdisjoint(files):
+            yield from (file for file in files if file not in known)
+
+
+def _areas_of(shape: Json, words: Json, names: Mapping[object, str]) -> list[Area | None]:
+    """A shape's areas; None for a line. Rings within another are holes."""
+    forms = {str(words.get(key, "")).lower() for key in ("type", "shape", "shapetype", "kind")}
+    inner = words.get("poly2d")
+    parts = [one for one in inner if isinstance(one, Mapping)] if isinstance(inner, list) else []
+    if forms & _FLAT or any(one.get("closed") is False for one in (shape, *parts)):
+        return [None]
+    rings = rings_in(shape)
+    each: list[Any] = next((words[key] for key in NAMES if isinstance(words.get(key), list)), [])
+    if len(each) == len(rings) > 1:
+        named = zip(each, rings, strict=True)
+        return [Area(_said(name, names) or ONE_CLASS, [ring]) for name, ring in named]
+    holes = [ring for ring in rings if any(_lies_in(ring, other) for other in rings)]
+    outer = [ring for ring in rings if not any(ring is hole for hole in holes)]
+    return [Area(_name_of(words, names), outer, holes)]
+
+
+def _lies_in(ring: Any, other: Any) -> bool:
+    """Whether all corners of an outline lie within another."""
+    if ring is other:
+        return False
+    corners = other.astype(np.float32).reshape(-1, 1, 2)
+    return all(cv2.pointPolygonTest(corners, (float(x), float(y)), False) > 0 for x, y in ring)
+
+
+def _name_of(words: Json, names: Mapping[object, str]) -> str:
+    by_number = next((names[words[key]] for key in _NUMBERS if words.get(key) in names), "")
+    for key in (*NAMES, *_LAST, *_NUMBERS):
+        if said := (by_number if key == "name" else "") or _said(words.get(key), names):
+            return said
+    inner = (words[key] for key in _INNER if isinstance(words.get(key), Mapping))
+    return next((_name_of(_words(one), names) for one in inner), ONE_CLASS)
+
+
+def _said(value: Any, names: Mapping[object, str]) -> str:
+    """The class that a value names: by its id, by itself, in a list or in an object; ""."""
+    if isinstance(value, list):
+        return _said(value[0], names) if value else ""
+    if isinstance(value, Mapping):
+        words = _words(value)
+        return next(
+            filter(
+                None, (_said(words.get(key), names) for key in ("name", "title", "label", "value"))
+            ),
+            "",
+        )
+    if isinstance(value, int) and not isinstance(value, bool):
+        return names.get(value, str(value))
+    text = value.strip() if isinstance(value, str) else ""
+    return names.get(text, text) if text.lower() not in _FORMS else ""
+
+
+def _in_pixels(image: Annotated, path: Path) -> Annotated:
+    """Corners that are fractions of the image's width and height as pixels."""
+    rings = [ring for area in image.areas for ring in (*area.rings, *area.holes)]
+    if not rings or max(float(np.abs(ring).max()) for ring in rings) > 1:
+        return image
+    height, width = image_size(path)
+    areas = [
+        replace(
+            area,
+            rings=[ring * (width, height) for ring in area.rings],
+            holes=[ring * (width, height) for ring in area.holes],
+        )
+        for area in image.areas
+    ]
+    return replace(image, areas=areas, size=(height, width))
+
+
+_HEADS = [
+    marks(word)
+    for word in (
+        b'oints"', b"olygon", b'ertices"', b'"segmentation"', b'oordinates"', b'"contour', b'"poly',
+        b'"path', b"[[[", b'"outline',
+    )
+]  # fmt: skip
+
+ANY_JSON = outlined(
+    "json",
+    holding((".json", ".jsonl", ".ndjson"), *_HEADS),
+    _parse,
+    "JSON files hold outlines with names",
+    _in_pixels,
+)
