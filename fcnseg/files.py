@@ -13,7 +13,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +39,36 @@ class NonLocalPath(ABC, type(Path())):  # type: ignore[misc] # a PosixPath or a 
     @abstractmethod
     def remove_tree(self) -> None:
         """Delete every file below it."""
+
+
+SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
+
+# FFmpeg's streams, what urllib reads, and this machine's own files.
+_NOT_REMOTE = frozenset({
+    "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
+    "mmsh", "file", "local", "data",
+})  # fmt: skip
+
+
+def as_path(text: str | os.PathLike[str]) -> Path:
+    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path.
+
+    MissingExtra or OptionError when the package for it is not installed.
+    """
+    if isinstance(text, NonLocalPath):
+        return text
+    found = SCHEME.match(os.fspath(text))
+    if found is None or found[1].lower() in _NOT_REMOTE:
+        return Path(text)
+    from fcnseg.remote import RemotePath, is_known
+
+    return RemotePath(text) if is_known(found[1].lower()) else Path(text)
+
+
+def given_path(text: str | os.PathLike[str]) -> Path:
+    """The same of a source as it is given: a leading `~` is the home folder."""
+    path = as_path(text)
+    return path if isinstance(path, NonLocalPath) else user_path(path)
 
 
 class StagedPath(type(Path())):  # type: ignore[misc]
@@ -81,25 +110,11 @@ _ROOM = 55
 """Bytes that are left for what is added to a part of a name: numbers, `_overlay.partial.mp4`."""
 
 
-def free_name(wanted: str, taken: set[str]) -> str:
-    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
-    name, number = wanted, 2
-    while (key := name_key(name)) in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    taken.add(key)
-    return name
-
-
 def numbered(parent: Path, name: str) -> Iterator[Path]:
     """parent/name1, parent/name2 ..., from the first number on that is above all taken."""
     taken = (path.name.removeprefix(name) for path in parent.glob(f"{name}*"))
     first = max((int(rest) for rest in taken if rest.isdecimal()), default=0) + 1
     return (parent / f"{name}{number}" for number in itertools.count(first))
-
-
-def name_key(name: str) -> str:
-    """The same for names that some file systems take for one: A and a, accents composed or not."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def safe_filename(text: str) -> str:
@@ -110,12 +125,6 @@ def safe_filename(text: str) -> str:
 def safe_path(text: str) -> str:
     """A path with "/" between folders whose parts are each a part of a file name."""
     return "/".join(safe_filename(part) for part in text.split("/"))
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sorting key by which frame_9 comes before frame_10."""
-    parts = re.split(r"(\d+)", path.as_posix().casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 try:
@@ -210,16 +219,6 @@ def folder_beside(path: Path) -> Iterator[Path]:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename itself last; Windows can't open folders and does not need it."""
-    if os.name == "posix":
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 @contextmanager

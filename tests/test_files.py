@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fcnseg import files
-from fcnseg.files import atomic_write, folder_beside, free_name, partial, temporary_beside
+from fcnseg.files import atomic_write, folder_beside, partial, temporary_beside
+from fcnseg.io.sources.base import free_name
 
 Umask = Callable[[int], int]
 

@@ -23,8 +23,8 @@ from fcnseg.cli.console import DEBUG, Screen, guard
 from fcnseg.cli.flags import AsJson, Command, Help, config_command
 from fcnseg.config.options import options_of, spelled
 from fcnseg.errors import OptionError, SomeFailed
-from fcnseg.files import is_stdout
-from fcnseg.remote import RemotePath, as_path
+from fcnseg.files import as_path, is_stdout
+from fcnseg.remote import RemotePath
 
 app = typer.Typer(
     name="fcnseg",

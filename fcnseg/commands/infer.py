@@ -22,7 +22,7 @@ import numpy as np
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, OptionError, counted, with_name
-from fcnseg.files import fitting, remove_folder, safe_path
+from fcnseg.files import as_path, fitting, remove_folder, safe_path
 from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
 from fcnseg.inference.outputs.manifest import Manifest
@@ -43,7 +43,6 @@ from fcnseg.io.labels import read_raw_labels
 from fcnseg.io.sources.base import MOVING, Frame, Source
 from fcnseg.io.sources.live import Connect
 from fcnseg.progress import Callback, Event, Message, no_callback, skipped_files
-from fcnseg.remote import as_path, with_addresses
 
 UNREADABLE = "could not be read before, and not changed since"
 """Why --skip-done skips a file that an earlier run has tried."""
@@ -69,7 +68,7 @@ def infer(
         done = fcnseg.infer("photos/images/val", model="nuclei", out="segmented")
         print(done.frames_out, done.outputs)
     """
-    config = with_addresses(InferConfig.of(sources, options), "out", "shares")
+    config = InferConfig.of(sources, options).with_addresses("out", "shares")
     parse_tile(config.tile)
     if config.ray is not None:
         if segmenter is not None or connect is not None:

@@ -22,6 +22,7 @@ from fcnseg.datasets.loader import BatchSampler, collate
 from fcnseg.device import process_settings
 from fcnseg.distributed import Distributed, init_distributed
 from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError, counted, typed
+from fcnseg.files import NonLocalPath, as_path
 from fcnseg.models.checkpoint import Checkpoint
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, Progress, log_messages, no_callback
@@ -92,7 +93,7 @@ def train(
     refuse_both(config)
     ranks = init_distributed(config.device)
     callback = log_messages(callback) if ranks.main else no_callback
-    if (data := config.data) is not None:
+    if (data := config.data) is not None and isinstance(as_path(data), NonLocalPath):
         config = dataclasses.replace(config, data=ranks.run_on_main(lambda: copied(data, callback)))
     asked = {name: getattr(config, name) for name in given}
     parse_loss(config.loss)  # a typo is told before the folder is read

@@ -25,7 +25,6 @@ from fcnseg.io.video_writer import VideoWriter
 from fcnseg.models.find import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_taken
 from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
-from fcnseg.remote import with_addresses
 from fcnseg.viz.drawing import THEMES, require_vectors
 from fcnseg.viz.heatmaps import HeatmapFigures
 from fcnseg.viz.live import LiveView
@@ -78,7 +77,7 @@ def view(
 
         fcnseg.view("photos/images/val", model="nuclei", out="heatmaps")
     """
-    config = with_addresses(VizConfig.of(sources, options), "out")
+    config = VizConfig.of(sources, options).with_addresses("out")
     begun = time.perf_counter()
     refuse_file("--out", config.out)
     job = _job(config, callback)

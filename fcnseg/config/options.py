@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 from fcnseg import errors
 from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
 from fcnseg.errors import OptionError, did_you_mean, from_bytes
+from fcnseg.files import as_path
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 
@@ -131,6 +132,11 @@ class Options:
     def load(cls, path: Path, **overrides: Any) -> Self:
         """A config from a TOML file, with some of its values overridden."""
         return cls.make({**read_toml(path), **overrides})
+
+    def with_addresses(self, *names: str) -> Self:
+        """The same with these options, which are paths, as `as_path` of what they are."""
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(self, **{name: as_path(path) for name, path in given.items()})  # type: ignore[type-var]
 
     def chosen(self) -> dict[str, Any]:
         """The options that differ from their defaults, by name."""

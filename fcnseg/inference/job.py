@@ -16,7 +16,7 @@ from fcnseg.config.options import EngineName
 from fcnseg.distributed import Distributed
 from fcnseg.engines.averaging import check_is_video
 from fcnseg.errors import OptionError, typed
-from fcnseg.files import is_stdout, stamp
+from fcnseg.files import as_path, is_stdout, stamp
 from fcnseg.inference.loading import load
 from fcnseg.inference.outputs import SUFFIXES, Renderer
 from fcnseg.inference.outputs.manifest import Manifest, next_free, remove_unused
@@ -44,7 +44,6 @@ from fcnseg.io.sources.reader import RawVideo
 from fcnseg.models.find import find_models, model_files
 from fcnseg.overwriting import is_below, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message, skipped_files
-from fcnseg.remote import as_path
 
 
 @dataclass(frozen=True, eq=False)

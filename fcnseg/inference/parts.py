@@ -10,7 +10,7 @@ from typing import Literal
 
 from fcnseg.config import InferConfig
 from fcnseg.errors import OptionError, typed
-from fcnseg.files import is_stdout, kind_of, partial, safe_path
+from fcnseg.files import as_path, is_stdout, kind_of, partial, safe_path
 from fcnseg.inference.outputs import COMBINED, SUFFIXES
 from fcnseg.inference.outputs.manifest import Manifest
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -20,7 +20,6 @@ from fcnseg.io.sources.listing import Named as NamedImage
 from fcnseg.io.sources.sequence import files_of_sequence
 from fcnseg.io.video_writer import FOURCC
 from fcnseg.overwriting import MANIFEST, Named
-from fcnseg.remote import as_path
 
 VIDEO_KINDS = ("overlay", "side", "color")
 """What a video can show; labels would not survive its compression."""

@@ -1,6 +1,6 @@
 """Remote storage: files that an fsspec file system has (s3://, gs://, hf://, memory://).
 
-`RemotePath` is a path that readers and writers take for any other; `as_path` makes one of an
+`RemotePath` is a path that readers and writers take for any other; `files.as_path` makes one of an
 address. An address of this machine (file://) or of a stream (http://, rtsp://) is none. Options of
 a file system come from its own environment variables and files, and from fsspec's (FSSPEC_S3_...).
 """
@@ -8,11 +8,9 @@ a file system come from its own environment variables and files, and from fsspec
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -20,54 +18,20 @@ from collections.abc import Iterator
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar, cast
+from typing import IO, Any, BinaryIO, cast
 
-from fcnseg.errors import FcnsegError, MediaError, MissingExtra, OptionError, user_path
-from fcnseg.files import IN_MEMORY, NonLocalPath
-
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
-
-# FFmpeg's streams, what urllib reads, and this machine's own files.
-_OTHERS = frozenset({
-    "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
-    "mmsh", "file", "local", "data",
-})  # fmt: skip
+from fcnseg.errors import FcnsegError, MediaError, MissingExtra, OptionError
+from fcnseg.files import IN_MEMORY, SCHEME, NonLocalPath
 
 _EXTRA = ("s3", "s3a")
 """Schemes whose package is in the extra `remote`; others name their own."""
-
-_Config = TypeVar("_Config", bound=Any)
 
 UPLOADS = 16
 """Outputs that are written at the same time to remote storage."""
 
 
-def as_path(text: str | os.PathLike[str]) -> Path:
-    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path.
-
-    MissingExtra or OptionError when the package for it is not installed.
-    """
-    if isinstance(text, RemotePath):
-        return text
-    found = _SCHEME.match(os.fspath(text))
-    if found is None or found[1].lower() in _OTHERS or not _is_known(found[1].lower()):
-        return Path(text)
-    return RemotePath(text)
-
-
-def given_path(text: str | os.PathLike[str]) -> Path:
-    """The same of a source as it is given: a leading `~` is the home folder."""
-    path = as_path(text)
-    return path if isinstance(path, RemotePath) else user_path(path)
-
-
-def with_addresses(config: _Config, *names: str) -> _Config:
-    """A config whose options of these names are `as_path` of what they are."""
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return dataclasses.replace(config, **{name: as_path(path) for name, path in given.items()})
-
-
-def _is_known(scheme: str) -> bool:
+def is_known(scheme: str) -> bool:
+    """Whether fsspec knows addresses that begin so."""
     try:
         from fsspec.registry import known_implementations, registry
     except ImportError:  # torch brings it
@@ -87,7 +51,7 @@ class RemotePath(NonLocalPath):
 
     def __str__(self) -> str:
         text = super().__str__().replace(os.sep, "/")
-        return _SCHEME.sub(r"\1://", text, count=1)
+        return SCHEME.sub(r"\1://", text, count=1)
 
     def __fspath__(self) -> str:
         return str(self)

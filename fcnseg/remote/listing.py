@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted
-from fcnseg.files import cache_folder, stamp, temporary_beside
+from fcnseg.files import as_path, cache_folder, stamp, temporary_beside
 from fcnseg.progress import Callback, Message, Progress, no_callback
-from fcnseg.remote import RemotePath, as_path
+from fcnseg.remote import RemotePath
 
 CHUNK = 10_000
 """Files of a folder that are listed before the first one is read."""

@@ -18,11 +18,12 @@ from fcnseg.commands.check import check
 from fcnseg.commands.infer import infer
 from fcnseg.config import InferConfig
 from fcnseg.errors import Interrupted, MediaError, MissingExtra, OptionError
+from fcnseg.files import as_path
 from fcnseg.io.images import write_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.video_writer import VideoWriter
 from fcnseg.progress import Event, Message
-from fcnseg.remote import RemotePath, as_path
+from fcnseg.remote import RemotePath
 from fcnseg.remote import listing as remote_listing
 from fcnseg.remote.listing import copied
 from tests.inference.test_pipeline import SIZE, FakeSegmenter, files, picture

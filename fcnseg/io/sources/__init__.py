@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fcnseg.errors import MediaError, OptionError, cannot_read, closest, user_path
-from fcnseg.files import safe_filename
+from fcnseg.files import as_path, given_path, safe_filename
 from fcnseg.io import cv2
 from fcnseg.io.bands.files import page_times
 from fcnseg.io.content import is_image, name_other
@@ -57,7 +57,7 @@ from fcnseg.io.sources.video import VideoFile, video_file
 from fcnseg.overwriting import Named as Role
 from fcnseg.overwriting import is_below, refuse_overwriting
 from fcnseg.progress import Callback, no_callback
-from fcnseg.remote import RemotePath, as_path, given_path
+from fcnseg.remote import RemotePath
 from fcnseg.remote.listing import missing
 
 

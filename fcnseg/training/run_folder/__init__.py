@@ -25,6 +25,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from typing import IO, Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.errors import STRANGE, InputError, OptionError, from_bytes, to_bytes
-from fcnseg.files import atomic_write, numbered, sync_folder
+from fcnseg.files import atomic_write, numbered
 
 RUNS = Path("runs")
 
@@ -184,7 +185,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         with atomic_write(path, sync=True) as file:
             write(file)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(
             f"Can't write {path}: {error.strerror}.", hint="is the disk full or read-only?"
@@ -309,3 +310,13 @@ def is_several(config: TrainConfig) -> bool:
             hint="for example --folds 5 --fold 0; without --fold, all are trained",
         )
     return bool(config.seeds) or (bool(config.folds) and config.fold is None)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself last; Windows can't open folders and does not need it."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
