@@ -23,8 +23,8 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 
-from fcnseg.engines import argmax
-from fcnseg.engines.argmax import ScoreGrid, argmax_labels
+from fcnseg.engines import base
+from fcnseg.engines.base import ScoreGrid, argmax_labels
 from fcnseg.engines.openvino import import_openvino
 from fcnseg.exporting.labels import labels_model
 from fcnseg.models.backbones import upsample
@@ -60,11 +60,11 @@ Size = tuple[int, int]
 
 def with_few(few: int, scores: torch.Tensor, size: Size) -> np.ndarray:
     """Labels (H, W), every class upsampled where there are at most `few`."""
-    before, argmax._FEW = argmax._FEW, few
+    before, base._FEW = base._FEW, few
     try:
         return ScoreGrid(FACTOR, SHIFT).labels(scores[0].numpy(), size)
     finally:
-        argmax._FEW = before
+        base._FEW = before
 
 
 Way = Callable[[torch.Tensor, Size], np.ndarray]
@@ -72,7 +72,7 @@ Way = Callable[[torch.Tensor, Size], np.ndarray]
 ALL = "all logits"
 
 WAYS: dict[str, Way] = {
-    "fcnseg": lambda scores, size: with_few(argmax._FEW, scores, size),
+    "fcnseg": lambda scores, size: with_few(base._FEW, scores, size),
     "every class in mixed squares": lambda scores, size: with_few(255, scores, size),
     ALL: lambda scores, size: argmax_labels(upsample(scores, FACTOR, SHIFT, size))[0][0],
 }

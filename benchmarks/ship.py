@@ -17,8 +17,7 @@ from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import scan
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import find_model
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.progress import Event, Message
 from fcnseg.training.validation import LabelledLogits, calibrate
 

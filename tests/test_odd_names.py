@@ -30,8 +30,7 @@ from fcnseg.errors import from_bytes, shown, to_bytes
 from fcnseg.files import fitting
 from fcnseg.io.images import encode_image
 from fcnseg.io.sources.video import open_video
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import find_models
+from fcnseg.models.checkpoint import Checkpoint, find_models
 from fcnseg.progress import Message, Progress
 from tests.conftest import skip_without
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fcnseg.commands.infer import infer
-from fcnseg.engines.argmax import ScoreGrid, softmax
+from fcnseg.engines.base import ScoreGrid, softmax
 from fcnseg.io.video_writer import VideoWriter
 
 pytest.importorskip("onnxruntime")

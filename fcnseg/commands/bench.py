@@ -21,8 +21,7 @@ from fcnseg.concurrency import groups, usable_cores
 from fcnseg.config import BenchConfig
 from fcnseg.device import Clock, Timing, limit_remarks, most_memory, time_each
 from fcnseg.distributed import Distributed
-from fcnseg.engines.argmax import argmax_labels
-from fcnseg.engines.base import Images
+from fcnseg.engines.base import Images, argmax_labels
 from fcnseg.errors import Interrupted, OptionError
 from fcnseg.exporting.parity import sample_images
 from fcnseg.inference.loading import load_as
@@ -60,7 +59,7 @@ class BenchResult:
         alone; on a CPU, whose cores they share, the cores divided by the core-seconds that a
         frame costs in the three. ratio: end_to_end_fps / limit_fps.
     stages: each part alone; full: all together. "scores" is what `infer` asks an engine for
-        where labels need no more (fcnseg.engines.argmax), and "argmax" continues from there.
+        where labels need no more (fcnseg.engines.base), and "argmax" continues from there.
     memory_bytes: the most this process has held so far, by place.
     cores: those that the process may use.
     """

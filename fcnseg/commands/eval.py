@@ -39,7 +39,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, Report
 from fcnseg.metrics.scores import Scores
-from fcnseg.models.find import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import refuse_overwriting, refuse_unwritable
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.remote.listing import copied

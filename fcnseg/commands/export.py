@@ -13,7 +13,7 @@ from fcnseg import __version__
 from fcnseg.config import ExportConfig
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.model_files import header_in
 from fcnseg.errors import CheckpointError, MediaError, OptionError, cannot_write, typed
 from fcnseg.exporting import FORMATS, convert, opset_of
 from fcnseg.exporting.graph import GraphOptions
@@ -31,8 +31,7 @@ from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
 from fcnseg.inference.quantized import Cost, export_int8, spread
 from fcnseg.io.sources import open_source
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import SHIPPED, find_model, model_files
+from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model, model_files
 from fcnseg.overwriting import refuse_overwriting
 from fcnseg.progress import Callback, Event, Message, no_callback
 

@@ -22,7 +22,7 @@ from fcnseg.io.images import write_bytes, write_image
 from fcnseg.io.sources import refuse_sources
 from fcnseg.io.sources.base import MOVING, Source
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.models.find import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_taken
 from fcnseg.progress import Callback, Event, Preview, Progress, held_back, no_callback
 from fcnseg.viz.drawing import THEMES, require_vectors

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.config.options import EngineName
-from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import ExportedEngine
-from fcnseg.engines.exported import PRECISION
+from fcnseg.engines.base import ScoreGrid
+from fcnseg.engines.exported import ExportedEngine
 from fcnseg.engines.mobile import ExecuTorchEngine, LiteRtEngine
+from fcnseg.engines.model_files import PRECISION
 from fcnseg.engines.onnx import OnnxEngine, OpenCvEngine
 from fcnseg.engines.openvino import OpenVinoEngine
 from fcnseg.errors import OptionError

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.argmax import Floats, Labels, argmax_labels
-from fcnseg.engines.base import Engine, Images, as_tensor, resized
+from fcnseg.engines.base import Engine, Floats, Images, Labels, argmax_labels, as_tensor, resized
 from fcnseg.errors import OptionError
 from fcnseg.io.images import resize_image
 from fcnseg.io.sources.base import MOVING

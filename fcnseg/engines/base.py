@@ -1,31 +1,223 @@
-"""What every engine is: arrays in, logits or labels out; and those that run an exported file."""
+"""What every engine is: images in, logits or labels out. Labels are the argmax of logits.
+
+They may be computed from coarse scores, without most of the logits (ScoreGrid). Logits are where
+an engine leaves them: tensors of torch, or arrays where there may be no torch.
+"""
 
 from __future__ import annotations
 
-import copy
-import os
-import queue
-import re
+import math
 import sys
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import physical_cores, usable_cores
-from fcnseg.device import OpenedIn, before_computing, never_free, set_threads_here
-from fcnseg.engines.argmax import Floats, ScoreGrid, argmax_labels, softmax
-from fcnseg.engines.exported import LABELS, LOGITS, SCORES, check_data_files
-from fcnseg.errors import CheckpointError, FcnsegError, OptionError, reason
+from fcnseg.device import before_computing, set_threads_here
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Floats = NDArray[np.float32]
+
+Labels = NDArray[np.uint8]
+
+_BLOCK = 1 << 12
+"""Squares computed at once: their logits stay in the cache."""
+
+_MOST = 64
+"""Pixels that an element of the scores stands for, at most."""
+
+_FEW = 8
+"""Classes up to which it takes longer to find out which can win than to upsample them all."""
+
+
+@dataclass(frozen=True)
+class ScoreGrid:
+    """Where scores lie on the pixels: element i at factor * i + shift (models.backbones)."""
+
+    factor: int
+    shift: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for an exported file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> ScoreGrid | None:
+        """The inverse of as_dict; None for anything else."""
+        match data:
+            case {"factor": int(factor), "shift": int(shift) | float(shift)}:
+                known = 2 <= factor <= _MOST and 0 <= shift < factor
+                return cls(factor, float(shift)) if known else None
+        return None
+
+    def labels(self, scores: Floats, size: tuple[int, int]) -> Labels:
+        """Labels uint8 (H, W) of scores float32 (K, h, w); size is (H, W), at most factor * (h, w).
+
+        The first of several equal classes wins.
+        """
+        around = (self.before, 1)
+        scores = np.pad(scores, ((0, 0), around, around), mode="edge")
+        best = argmax_over_classes(scores)[0]  # (h + before + 1, w + before + 1)
+        corner = best[:-1, :-1]
+        mixed = (corner != best[1:, :-1]) | (corner != best[:-1, 1:]) | (corner != best[1:, 1:])
+        rows, columns = np.nonzero(mixed)
+        factor = self.factor
+        squares = np.empty((len(corner), factor, corner.shape[1], factor), np.uint8)
+        squares[:] = corner[:, None, :, None]
+        for start in range(0, len(rows), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            squares[rows[some], :, columns[some]] = self._between(scores, rows[some], columns[some])
+        full = squares.reshape(len(corner) * factor, -1)
+        cut = self.cut
+        return np.ascontiguousarray(full[cut : cut + size[0], cut : cut + size[1]])
+
+    def logits(self, scores: Floats, size: tuple[int, int]) -> Floats:
+        """Logits (N, K, H, W) of scores float32 (N, K, h, w), with sizes as in `labels`."""
+        far, around = self.far, (self.before, 1)
+        maps = np.pad(scores, ((0, 0), (0, 0), around, around), mode="edge")
+        left, right = maps[..., :-1, None], maps[..., 1:, None]
+        maps = (left * (1 - far) + right * far).reshape(*maps.shape[:3], -1)
+        above, below, down = maps[:, :, :-1, None], maps[:, :, 1:, None], far[:, None]
+        maps = above * (1 - down) + below * down  # (N, K, h + before, factor, W')
+        full = maps.reshape(*scores.shape[:2], -1, maps.shape[-1])
+        cut = self.cut
+        return np.ascontiguousarray(full[:, :, cut : cut + size[0], cut : cut + size[1]])
+
+    def _between(self, scores: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
+        """Labels uint8 (M, factor, factor) of the squares with these first corners."""
+        classes, _, width = scores.shape
+        flat, first = scores.reshape(classes, -1), rows * width + columns
+        # (4, K, M)
+        corners = np.stack([flat[:, first + step] for step in (0, 1, width, width + 1)])
+        return (self._of_few if classes <= _FEW else self._of_many)(corners)
+
+    def _of_few(self, corners: Floats) -> Labels:
+        """Labels uint8 (M, factor, factor) between corners (4, K, M): every class is upsampled."""
+        # Products and sums: a product of matrices wakes BLAS's threads, which then spin.
+        far = self.far[:, None]
+        one, two, three, four = corners[:, :, None]  # (K, 1, M)
+        above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
+        labels = np.empty((corners.shape[2], self.factor, self.factor), np.uint8)
+        for row, weight in enumerate(self.far):
+            logits = above * (1 - weight) + below * weight  # (K, factor, M)
+            labels[:, row] = argmax_over_classes(logits)[0].T
+        return labels
+
+    def _of_many(self, corners: Floats) -> Labels:
+        """The same, to the bit; only classes that can win in a square are upsampled there."""
+        possible, far = can_win(corners), self.far
+        best = np.full((corners.shape[2], self.factor, self.factor), -np.inf, np.float32)
+        labels = np.zeros(best.shape, np.uint8)
+        for index in np.flatnonzero(possible.any(axis=1)):
+            at = np.flatnonzero(possible[index])
+            one, two, three, four = corners[:, index, at, None]  # (m, 1)
+            above, below = one * (1 - far) + two * far, three * (1 - far) + four * far
+            logits = above[:, None] * (1 - far[:, None]) + below[:, None] * far[:, None]
+            before = best[at]  # (m, factor, factor)
+            best[at] = np.maximum(logits, before)
+            labels[at] = np.where(logits > before, np.uint8(index), labels[at])
+        return labels
+
+    @property
+    def before(self) -> int:
+        """Copies of the first element before it: pixels that lie before it are between the two."""
+        return int(self.shift > 0)
+
+    @property
+    def cut(self) -> int:
+        """Pixels between the first element and its copy that are none of the image."""
+        return self.before * (self.factor - math.ceil(self.shift))
+
+    @cached_property
+    def far(self) -> Floats:
+        """(factor,): how far each pixel of a square is from its first corner, 0 to 1."""
+        pixels = math.ceil(self.shift) - self.shift + np.arange(self.factor)
+        return np.asarray(pixels / self.factor, np.float32)
+
+
+LOST_BY_ROUNDING = 1e-6
+"""Of the largest absolute value: more than the upsampling's arithmetic loses."""
+
+
+def can_win(corners: Floats) -> NDArray[np.bool_]:
+    """Which classes may have the highest value somewhere between corners (4, K, M): (K, M).
+
+    A class whose highest corner is below another one's lowest is below it everywhere; by more than
+    the arithmetic loses, so that rounding changes no label.
+    """
+    lowest, highest = corners.min(axis=0), corners.max(axis=0)  # (K, M)
+    largest = np.maximum(-lowest.min(axis=0), highest.max(axis=0))  # (M,), of their absolute values
+    limit = lowest.max(axis=0) - np.float32(LOST_BY_ROUNDING) * largest
+    return np.asarray(highest >= limit)
+
+
+_PIXELS_AT_ONCE = 1 << 17
+"""Pixels processed at once: enough for few calls, few enough to stay in the cache."""
+
+
+def argmax_labels(
+    logits: Tensor | Floats, *, confidence: bool = False
+) -> tuple[Labels, Floats | None]:
+    """Labels uint8 (N, H, W) of logits (N, K, H, W), and their probability if requested.
+
+    Computed where the logits are: only labels leave the device. The first of several
+    equal classes wins.
+    """
+    if isinstance(logits, np.ndarray):
+        return _argmax_on_cpu(logits, confidence)
+    if logits.device.type == "cpu" and logits.is_floating_point() and logits.element_size() == 4:
+        return _argmax_on_cpu(logits.detach().numpy(), confidence)
+    best, labels = logits.max(dim=1)
+    sure = (best - logits.logsumexp(dim=1)).exp().float().cpu().numpy() if confidence else None
+    return labels.byte().cpu().numpy(), sure
+
+
+def softmax(logits: Tensor | Floats, axis: int) -> Floats:
+    """Softmax along an axis, in host memory."""
+    if not isinstance(logits, np.ndarray):
+        found: Floats = logits.softmax(dim=axis).cpu().numpy()
+        return found
+    exponentials: Floats = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    exponentials /= exponentials.sum(axis=axis, keepdims=True)
+    return exponentials
+
+
+def _argmax_on_cpu(logits: Floats, confidence: bool) -> tuple[Labels, Floats | None]:
+    """The same on the processor, in a sixth of the time that torch's max takes."""
+    count, _, height, width = logits.shape
+    labels = np.empty((count, height, width), np.uint8)
+    confidences = np.empty((count, height, width), np.float32) if confidence else None
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for index in range(count):
+        for top in range(0, height, rows):
+            block = logits[index, :, top : top + rows]  # (K, rows, W)
+            labels[index, top : top + rows], best = argmax_over_classes(block)
+            if confidences is not None:
+                exponentials = np.exp(block - best)
+                np.reciprocal(exponentials.sum(axis=0), out=confidences[index, top : top + rows])
+    return labels, confidences
+
+
+def argmax_over_classes(scores: Floats) -> tuple[Labels, Floats]:
+    """The class with the highest of scores (K, H, W), uint8 (H, W), and that score; the first."""
+    best: Floats = scores[0].copy()
+    labels = np.zeros(best.shape, np.uint8)
+    above = np.empty(best.shape, np.bool_)
+    number = above.view(np.uint8)  # the same bytes: 0 or 1, then 0 or the class
+    for index in range(1, len(scores)):
+        np.greater(scores[index], best, out=above)
+        np.maximum(scores[index], best, out=best)
+        np.multiply(number, np.uint8(index), out=number)
+        np.maximum(labels, number, out=labels)
+    return labels, best
+
 
 Images = NDArray[Any]
 
@@ -111,8 +303,7 @@ class Engine(ABC):
         logits = resized(self.forward(images), size)
         if isinstance(logits, np.ndarray):
             return logits
-        array: NDArray[np.float32] = logits.cpu().numpy()
-        return array
+        return np.asarray(logits.cpu().numpy())
 
     def labels(
         self, images: Images, *, confidence: bool = False, size: Size | None = None
@@ -132,16 +323,6 @@ class Engine(ABC):
     def just_labels(self, images: Images) -> NDArray[np.uint8]:
         """Labels uint8 (N, H, W) of images at their own size."""
         return self.labels(images)[0]
-
-    def least_seconds(self, images: Images, *, within: float = 0.0) -> float:
-        """The shortest time that labels take, of three times or as many as fit within seconds."""
-        self.labels(images)
-        laps, began = list[float](), time.perf_counter()
-        while len(laps) < 3 or time.perf_counter() - began < within:
-            start = time.perf_counter()
-            self.labels(images)
-            laps.append(time.perf_counter() - start)
-        return min(laps)
 
     def probabilities(
         self, images: Images, *, size: Size | None = None
@@ -167,170 +348,3 @@ def as_tensor(maps: Tensor | Floats) -> Tensor:
     from torch import from_numpy
 
     return from_numpy(maps) if isinstance(maps, np.ndarray) else maps
-
-
-def first_line(error: Exception) -> str:
-    """What a runtime's error says first; the rest is where in its own code."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if not re.match(r"Exception from |Check '|While ", line)]
-    first = (causes or lines or [type(error).__name__])[0]
-    # ONNX Runtime: "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from a.onnx failed:..."
-    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)
-    return re.sub(r"^Load model from .* failed:\s*", "", first).rstrip(".")
-
-
-_opening = threading.RLock()
-
-if hasattr(os, "register_at_fork"):  # another thread may hold it when the process is forked
-    os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
-
-Workers = queue.SimpleQueue[Any]
-"""What computes one output, one for each parallel call; a call takes one and puts it back."""
-
-
-def as_workers(found: Iterable[Any]) -> Workers:
-    """A queue of what computes an output."""
-    workers: Workers = queue.SimpleQueue()
-    for one in found:
-        workers.put(one)
-    return workers
-
-
-def check_is_cpu(device: str, runs: str) -> None:
-    """OptionError for another device than the processor; runs: "LiteRT runs"."""
-    if device not in ("auto", "cpu"):
-        raise OptionError(
-            f"{runs} on the processor here; {device} was requested.",
-            hint="--device cpu, or --engine torch with the checkpoint",
-        )
-
-
-class ExportedEngine(Engine):
-    """A file written by `fcnseg export`; what computes an output is made when first asked for.
-
-    suffixes, precisions: the files it runs, and in what it computes. names_data_files: whether
-    those may name files of their weights. header: the checkpoint's header, as the file carries it.
-    has_scores: whether the file gives the scores that its logits are upsampled from; whoever opens
-    it sets `score_grid` then.
-    has_labels: whether it computes labels itself. has_logits: whether it gives logits; they are
-    upsampled from its scores otherwise. fixed_size: the only (height, width) it takes,
-    one image at a time; None: any. channels_first: whether the file takes (N, C, H, W).
-
-    It pickles and copies by its file, which is opened again; so it is in a forked process.
-    """
-
-    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
-    precisions: ClassVar[tuple[str, ...]] = ("f32",)
-    names_data_files: ClassVar[bool] = True
-    header: str
-    has_scores = False
-    has_labels = False
-    has_logits = True
-    fixed_size: Size | None = None
-    channels_first = False
-
-    def __init__(self, path: Path, **options: Any) -> None:
-        if self.names_data_files:
-            check_data_files(path)
-        self._opened_as = path.resolve(), options
-        self._free: dict[str, Workers] = {}
-        self._making = threading.Lock()
-        self._opened_in = OpenedIn()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        path, options = self._opened_as
-        names = ("precision", "score_grid", "fixed_size", "channels_first")
-        state = {name: getattr(self, name) for name in names}
-        return reopened, (type(self), path, options, state)
-
-    def forward(self, images: Images) -> Floats:
-        """Logits, float32 (N, K, H, W), in host memory."""
-        if self.has_logits:
-            return self._run(LOGITS, images)
-        if self.score_grid is None:
-            raise CheckpointError(
-                f"{self._opened_as[0]} gives no logits, and does not say where its scores lie.",
-                hint="export the checkpoint again: fcnseg export MODEL",
-            )
-        size: Size = (images.shape[1], images.shape[2])
-        return self.score_grid.logits(self._run(SCORES, images), size)
-
-    def scores(self, images: Images) -> NDArray[np.float32]:
-        """The scores that the logits are upsampled from, float32 (N, K, h, w)."""
-        return self._run(SCORES, images)
-
-    def labels(
-        self, images: Images, *, confidence: bool = False, size: Size | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """As Engine.labels; where the file computes labels, they are taken from there."""
-        own: Size = (images.shape[1], images.shape[2])
-        if self.has_labels and not confidence and size in (None, own):
-            self.parallelism.enter()
-            return np.asarray(self._run(LABELS, images), np.uint8), None
-        return super().labels(images, confidence=confidence, size=size)
-
-    @abstractmethod
-    def _workers(self, output: str) -> Workers:
-        """What computes an output and, where the runtime allows it, nothing else."""
-
-    @abstractmethod
-    def _compute(self, worker: Any, output: str, inputs: dict[str, Images]) -> NDArray[np.float32]:
-        """A worker's output."""
-
-    def _open_here(self) -> None:
-        """Open the file in this process: the runtime's threads stayed in the one that forked it."""
-        self._opened_in.check_device(self.device)
-        never_free(self.__dict__.copy())
-        here = copy.copy(self)
-        self.__dict__.clear()
-        self.__dict__.update(here.__dict__)
-
-    def _run(self, output: str, images: Images) -> NDArray[np.float32]:
-        if self.fixed_size is None:
-            return self._run_together(output, images)
-        if images.shape[1:3] != self.fixed_size:
-            (height, width), found = self.fixed_size, images.shape
-            raise OptionError(
-                f"{self._opened_as[0].name} takes images of {width} x {height} pixels only; "
-                f"found one of {found[2]} x {found[1]} pixels.",
-                hint="resize the images, or export the checkpoint without --size",
-            )
-        return np.concatenate([self._run_together(output, one[None]) for one in images])
-
-    def _run_together(self, output: str, images: Images) -> NDArray[np.float32]:
-        before_computing(self._opened_in)
-        with _opening:
-            if self._opened_in.forked_since():
-                self._open_here()
-        with self._making:
-            if output not in self._free:
-                self._free[output] = self._workers(output)
-        worker = self._free[output].get()
-        try:
-            taken = channels_first(images) if self.channels_first else np.ascontiguousarray(images)
-            return self._compute(worker, output, {"images": taken})
-        except (FcnsegError, MemoryError):
-            raise
-        except Exception as error:  # the runtimes' errors share no base class
-            path = self._opened_as[0]
-            raise CheckpointError(
-                f"{self.name} can't compute {path}: {reason(error)}.",
-                hint="export the checkpoint again: fcnseg export MODEL",
-            ) from error
-        finally:
-            self._free[output].put(worker)
-
-
-def channels_first(images: Images) -> Images:
-    """Images (N, H, W, C) as (N, C, H, W), in memory too."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def reopened(
-    kind: type[Engine], path: Path, options: dict[str, Any], state: dict[str, Any]
-) -> Engine:
-    """An engine of a file, opened as another one was; CheckpointError where it is gone."""
-    engine: Engine = kind(path, **options)  # type: ignore[call-arg]
-    for name, value in state.items():
-        setattr(engine, name, value)
-    return engine

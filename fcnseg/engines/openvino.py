@@ -15,17 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.concurrency import usable_cores
-from fcnseg.engines.base import (
-    SEQUENTIAL,
-    ExportedEngine,
-    Images,
-    Workers,
-    as_workers,
-    check_is_cpu,
-    first_line,
-    parallelism_on,
-)
-from fcnseg.engines.exported import (
+from fcnseg.engines.base import SEQUENTIAL, Images, parallelism_on
+from fcnseg.engines.exported import ExportedEngine, Workers, as_workers, check_is_cpu, first_line
+from fcnseg.engines.model_files import (
     LABELS,
     LOGITS,
     SCORES,

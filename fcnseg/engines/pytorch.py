@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcnseg.device import OpenedIn, autocast, before_computing, one_thread, precision_name
-from fcnseg.engines.argmax import ScoreGrid
-from fcnseg.engines.base import SEQUENTIAL, Engine, Images, Size, as_tensor, parallelism_on, resized
+from fcnseg.engines.base import (
+    SEQUENTIAL,
+    Engine,
+    Images,
+    ScoreGrid,
+    Size,
+    as_tensor,
+    parallelism_on,
+    resized,
+)
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import Decoder, FeatureSkip, Upsample
 from fcnseg.progress import release_freed_memory

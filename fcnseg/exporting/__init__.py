@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fcnseg.config.options import EngineName
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import Images, channels_first
-from fcnseg.engines.exported import PRECISION
+from fcnseg.engines.base import Images
+from fcnseg.engines.exported import channels_first
+from fcnseg.engines.model_files import PRECISION
 from fcnseg.engines.openvino import import_openvino, read_model
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra, cannot_write, reason

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fcnseg.classes import IGNORE
 from fcnseg.config import Include
-from fcnseg.engines.exported import LABELS, LOGITS, SCORES
 from fcnseg.engines.fuse import InFloat32, fold_batch_norms, score_in_f32
+from fcnseg.engines.model_files import LABELS, LOGITS, SCORES
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import OptionError
 from fcnseg.models.fcn import FCN

@@ -1,7 +1,7 @@
 """Labels inside an ONNX file without the logits of every class at every pixel.
 
 Between four elements of the scores the logits are bilinear. Where one class is the best at all
-four, it is so in between. In the other squares only classes that can win (engines.argmax.can_win)
+four, it is so in between. In the other squares only classes that can win (engines.base.can_win)
 are upsampled; squares with few of them apart from squares with many.
 
 The first square is computed in every group, so that none is empty: TopK of nothing ends the whole
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.argmax import LOST_BY_ROUNDING, ScoreGrid
+from fcnseg.engines.base import LOST_BY_ROUNDING, ScoreGrid
 
 _END_OF_AXIS = 2**31 - 1
 

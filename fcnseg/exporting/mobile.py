@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fcnseg.engines.exported import ATTACHED
+from fcnseg.engines.model_files import ATTACHED
 from fcnseg.errors import CheckpointError, OptionError, reason
 from fcnseg.exporting.graph import Complete, GraphOptions, needs_logits, quiet
 from fcnseg.exporting.parity import example

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fcnseg.engines.base import first_line
-from fcnseg.engines.exported import LABELS, SCORES
+from fcnseg.engines.exported import first_line
+from fcnseg.engines.model_files import LABELS, SCORES
 from fcnseg.engines.onnx import keep_outputs
 from fcnseg.engines.pytorch import score_grid_of
 from fcnseg.errors import CheckpointError, OptionError, cannot_write

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcnseg.classes import ClassMap
-from fcnseg.engines.argmax import Labels
-from fcnseg.engines.base import Images
+from fcnseg.engines.base import Images, Labels
 from fcnseg.errors import percent
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import resize_image, resize_labels

@@ -41,7 +41,7 @@ from fcnseg.io.sources.files import is_sequence
 from fcnseg.io.sources.listing import Collected, Named, collect
 from fcnseg.io.sources.live import Connect
 from fcnseg.io.sources.reader import RawVideo
-from fcnseg.models.find import find_models, model_files
+from fcnseg.models.checkpoint import find_models, model_files
 from fcnseg.overwriting import is_below, refuse_folder_of_others
 from fcnseg.progress import Callback, Event, Message, skipped_files
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
 from fcnseg.config import InferConfig
-from fcnseg.engines.argmax import Floats, Labels
-from fcnseg.engines.base import Engine, Size
+from fcnseg.engines.base import Engine, Floats, Labels, Size
 from fcnseg.errors import InputError, OptionError, cannot_write, naming, path_of, percent
 from fcnseg.files import NonLocalPath, is_stdout
 from fcnseg.io.draw import heatmap, legend, overlay, side_by_side

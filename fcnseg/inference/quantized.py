@@ -19,8 +19,9 @@ from fcnseg.config import ExportConfig
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.datasets.describe import describe
 from fcnseg.engines import open_exported
-from fcnseg.engines.base import Images, first_line
-from fcnseg.engines.exported import PRECISION
+from fcnseg.engines.base import Images
+from fcnseg.engines.exported import first_line
+from fcnseg.engines.model_files import PRECISION
 from fcnseg.engines.onnx import import_onnxruntime
 from fcnseg.errors import CheckpointError, OptionError, percent
 from fcnseg.exporting import FORMATS, labelled, verify, write_report, written_atomically
@@ -30,6 +31,7 @@ from fcnseg.exporting.parity import sample_images
 from fcnseg.files import folder_beside
 from fcnseg.inference.evaluation import dataset_for
 from fcnseg.inference.loading import load
+from fcnseg.inference.loading.fastest import least_seconds
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import resize_image, resize_labels
 from fcnseg.metrics import Confusion, Report
@@ -237,7 +239,7 @@ def milliseconds(paths: Sequence[Path], options: GraphOptions) -> list[float]:
     opened = [open_exported(path, "onnxruntime", device="cpu") for path in paths]
     size = options.size or TIMED
     image = sample_images((1, *size), seed=0, bands=opened[0][1].preprocess.bands)
-    turns = [[engine.least_seconds(image) for engine, _ in opened] for _ in range(TURNS)]
+    turns = [[least_seconds(engine, image) for engine, _ in opened] for _ in range(TURNS)]
     return [1000 * statistics.median(times) for times in zip(*turns, strict=True)]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.engines.argmax import Floats, Labels
+from fcnseg.engines.base import Floats, Labels
 from fcnseg.io.images import resize_image
 from fcnseg.io.labels import connected_regions
 from fcnseg.metrics.regions import near_same

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE, ClassMap
-from fcnseg.engines.argmax import argmax_labels, softmax
 from fcnseg.engines.averaging import Flicker, SmoothedEngine
+from fcnseg.engines.base import argmax_labels, softmax
 from fcnseg.errors import OptionError, is_out_of_memory
 from fcnseg.inference.prediction import PredictedArrays, Predictor
 from fcnseg.inference.segmenter import Segmenter

@@ -1,5 +1,7 @@
 """The one thing passed between commands: weights and all that is needed to use them.
 
+`find_model` says which file is meant by -m: a path, a run folder, a name, or the newest there is.
+
 A checkpoint is one .safetensors file; what is not a tensor is JSON in its header, under
 the key "fcnseg". Exported files carry the same JSON in their own metadata. Nothing in it
 is ever executed.
@@ -8,12 +10,13 @@ is ever executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fcnseg.classes import ClassMap
 from fcnseg.errors import (
@@ -23,11 +26,15 @@ from fcnseg.errors import (
     OptionError,
     cannot_read,
     counted,
+    did_you_mean,
     path_of,
     typed,
 )
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.models.spec import ModelSpec, Preprocess
+from fcnseg.models.weights import DAMAGED, TORCH, what_else
+from fcnseg.overwriting import Named
+from fcnseg.progress import Callback, no_callback
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +56,6 @@ EXPORT = "export"
 
 TORCH_SUFFIXES = (".pth", ".pt")
 """Of weights in PyTorch's own format; they are read without running code in them."""
-
-_TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
 
 
 def resizes_itself(extra: Mapping[str, Any]) -> bool:
@@ -166,12 +171,14 @@ class Checkpoint:
         start = _first_bytes(path)
         is_ours = start[8:9] == b"{"  # safetensors, under whatever name
         if (path.suffix in TORCH_SUFFIXES and not is_ours) or (
-            path.suffix != ".safetensors" and start.startswith(_TORCH)  # .ckpt, .bin ...
+            path.suffix != ".safetensors" and start.startswith(TORCH)  # .ckpt, .bin ...
         ):
             kind = what_else(start)
-            if start and not start.startswith(_TORCH) and kind != _DAMAGED:
+            if start and not start.startswith(TORCH) and kind != DAMAGED:
                 raise CheckpointError(f"{path} is not a checkpoint: {kind}.", hint=instead_of(path))
-            return cls._published(path)
+            from fcnseg.models.zoo import read_published
+
+            return cls(*read_published(path))
         try:
             with utf8_name(path) as name, safe_open(name, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -179,7 +186,7 @@ class Checkpoint:
                 weights = {name: file.get_tensor(name) for name in names if KEY in metadata}
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not a checkpoint: {_DAMAGED if is_ours else what_else(start)}.",
+                f"{path} is not a checkpoint: {DAMAGED if is_ours else what_else(start)}.",
                 hint=instead_of(path),
             ) from error
         if KEY not in metadata:
@@ -190,48 +197,11 @@ class Checkpoint:
             )
         return cls.from_header(metadata[KEY], weights, name=str(path))
 
-    @classmethod
-    def _published(cls, path: Path) -> Checkpoint:
-        """Somebody else's weights, recognised by their names."""
-        from fcnseg.models.weights import read_state
-        from fcnseg.models.zoo import NAMES, recognised, voc_classes
-
-        found = recognised(read_state(path), path.name)
-        if found is None:
-            raise CheckpointError(
-                f"{path} holds weights of a network that is not known here; known are "
-                f"{', '.join(NAMES)} of torchvision and the FCN-32s, 16s and 8s of "
-                "wkentaro/pytorch-fcn.",
-                hint="a backbone's weights can start a training: --backbone-weights FILE",
-            )
-        spec, preprocess, weights = found
-        voc = voc_classes()
-        classes = voc if len(voc) == spec.num_classes else ClassMap.numbered(spec.num_classes)
-        return cls(spec, preprocess, classes, weights)
-
     def build(self) -> FCN:
         """The network with its weights, float32, in evaluation mode."""
-        from fcnseg.models.networks import build_empty
-        from fcnseg.models.weights import first_line
+        from fcnseg.models.networks import build_trained
 
-        try:
-            network = build_empty(self.spec)  # no memory is taken before the shapes fit
-        except OptionError as error:
-            raise CheckpointError(
-                f"The checkpoint's network can't be built. {error.message}", hint=error.hint
-            ) from error
-        except RuntimeError as error:  # sizes beyond any memory
-            raise CheckpointError(
-                f"The checkpoint's network can't be built: {first_line(error)}."
-            ) from error
-        _check_shapes(network.state_dict(), self.weights)
-        weights = {
-            name: value.detach().float().clone() if value.is_floating_point() else value.clone()
-            for name, value in self.weights.items()
-        }
-        _check_finite(weights)
-        network.load_state_dict(weights, assign=True)
-        return network.requires_grad_(True).eval()
+        return build_trained(self.spec, self.weights)
 
 
 def instead_of(path: Path) -> str:
@@ -239,33 +209,6 @@ def instead_of(path: Path) -> str:
     other = path.parent / {BEST: LAST, LAST: BEST}.get(path.name, "none")
     is_there = other.name in (BEST, LAST) and other.is_file()
     return f"the run's other checkpoint is there: {typed(other)}" if is_there else TRAIN_HINT
-
-
-def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    wrong = [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected.keys() & found.keys()
-        if found[name].shape != expected[name].shape
-    ]
-    problems = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
-    problems += [f"{len(unexpected)} too many ({unexpected[0]} ...)"] if unexpected else []
-    problems += sorted(wrong)[:1]
-    if problems:
-        raise CheckpointError(f"The weights do not fit the network: {'; '.join(problems)}.")
-
-
-def _check_finite(weights: Mapping[str, Tensor]) -> None:
-    """CheckpointError where a network would compute, but nothing that means anything."""
-    # numpy: torch would start its threads, and a model that is loaded before a fork needs none
-    wrong = [name for name, value in weights.items() if not np.isfinite(value.cpu().numpy()).all()]
-    if wrong:
-        raise CheckpointError(
-            f"NaN or infinite values in {counted(len(wrong), 'tensor')} of the weights "
-            f"({wrong[0]} ...): the training that wrote them diverged, or the file is damaged.",
-            hint="use an earlier checkpoint, or train again with a lower --lr",
-        )
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -276,27 +219,116 @@ def _first_bytes(path: Path) -> bytes:
         raise cannot_read(path, error, CheckpointError) from None
 
 
-_DAMAGED = "it is damaged, truncated or something else"
+SHIPPED = Path(__file__).parent / "zoo"
+"""Trained networks that come with fcnseg, NAME.safetensors, each with its card NAME.md."""
 
 
-def what_else(start: bytes) -> str:
-    """What a file that is no model, or not of the kind of its name, is by its first bytes."""
-    if not start:
-        return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is what Git keeps in its place (`git lfs pull` gets the file itself)"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page, perhaps a download that failed"
-    if start.startswith(b"\x89HDF") or start[4:8] == b"TFL3":
-        return "it is a model of TensorFlow"
-    if start.startswith(_TORCH):
-        return "it looks like a PyTorch file (.pt, .pth), which can hold code"
-    if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
-        return "it looks like an image"
-    if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x3a"):  # ir_version; producer or graph
-        return "it looks like an ONNX file, which is named *.onnx and runs as it is"
-    if b"<net " in start:
-        return "it looks like a model for OpenVINO, which is named *.xml and runs as it is"
-    if start[8:9] == b"{":
-        return "it looks like a checkpoint, which is named *.safetensors"
-    return _DAMAGED
+def find_model(
+    model: str | None, runs: Path = Path("runs"), callback: Callback = no_callback
+) -> Path:
+    """The file meant by -m: a file, a run folder (its best); the newest best for None or "best".
+
+    The name of a network that comes with fcnseg means that one. A published network's name
+    means its official weights, from torch's cache or downloaded (with progress).
+    Raises CheckpointError saying what was looked for.
+    """
+    found = _files_of(model, runs)
+    if len(found) > 1:
+        raise OptionError(
+            f"{found[0].parent.parent} holds {len(found)} models, and one is expected here.",
+            hint=f"give one of them: {found[0].parent}",
+        )
+    if found:
+        return found[0]
+    assert model is not None, "it stands for what was found"
+    path = path_of(model, "model")
+    if path.is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if path.is_dir():
+        raise CheckpointError(f"No {BEST} in the folder {path}.", hint=instead_of(path / BEST))
+    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    if model in shipped:
+        return shipped[model]
+    published = _published_names()
+    if model in published:
+        from fcnseg.models.backbones.torchvision import official_url
+        from fcnseg.models.weights import download
+
+        return download(official_url(model), callback)
+    if "://" in model:
+        raise CheckpointError(
+            f"{model} is an address; expected a model on this machine.", hint="download it first"
+        )
+    raise CheckpointError(
+        f"No model {model!r}: no such file, run folder, or network known by that name "
+        f"({', '.join([*shipped, *published])}).",
+        hint=did_you_mean(model, [*shipped, *published], instead_of(path)),
+    )
+
+
+def _published_names() -> tuple[str, ...]:
+    """Networks of torchvision; none where there is no torch to run them."""
+    if find_spec("torch") is None:
+        return ()
+    from fcnseg.models.zoo import NAMES
+
+    return NAMES
+
+
+def find_models(
+    models: Sequence[str | None] | None, runs: Path = Path("runs"), callback: Callback = no_callback
+) -> list[Path]:
+    """The files meant by several -m; OptionError for one given twice.
+
+    A folder of several runs (train --seeds, --folds) means the best of each, in their order.
+    """
+    found = [
+        path
+        for model in models or (None,)
+        for path in _files_of(model, runs) or [find_model(model, runs, callback)]
+    ]
+    refuse_twice([[path] for path in found])
+    return found
+
+
+def refuse_twice(models: Sequence[Sequence[Path]]) -> None:
+    """OptionError where two models are the same files, by whatever names."""
+    real = [sorted(path.resolve() for path in files) for files in models]
+    twice = next((files for index, files in enumerate(models) if real[index] in real[:index]), [])
+    if twice:
+        raise OptionError(f"--model: {twice[0]} was given twice.", hint="give each model once")
+
+
+def _files_of(model: str | None, runs: Path) -> list[Path]:
+    """The best of the newest run for None or "best", those of a folder of several runs; or none."""
+    if model is not None and (model != "best" or Path(model).exists()):
+        return _bests(path_of(model, "model"))
+    found = [*runs.glob(f"*/{BEST}"), *runs.glob(f"*/*/{BEST}")]
+    if not found:
+        raise CheckpointError(
+            f"No model was given, and there is no trained one in {runs}{os.sep}.", hint=TRAIN_HINT
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    several = _bests(newest.parent.parent)
+    return several if newest in several else [newest]
+
+
+def _bests(folder: Path) -> list[Path]:
+    """The checkpoints in a folder of several runs: of seed0, seed1, ... or fold0, fold1, ..."""
+    if (folder / BEST).is_file():
+        return []
+    numbered = ((re.fullmatch(r"(?:seed|fold)(\d+)", path.parent.name), path)
+                for path in folder.glob(f"*/{BEST}"))  # fmt: skip
+    return [path for _, path in sorted((int(found[1]), path) for found, path in numbered if found)]
+
+
+def model_files(paths: Sequence[Path]) -> list[Named]:
+    """The files of models and what may lie beside them and belong to them."""
+    beside = [
+        file
+        for path in paths
+        for file in (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    ]
+    return [("the model", file) for file in beside if file.exists()]

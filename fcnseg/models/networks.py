@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fcnseg.errors import CheckpointError, OptionError, did_you_mean
+from fcnseg.errors import CheckpointError, OptionError, counted, did_you_mean
 from fcnseg.models.backbones import (
     Backbone,
     BackboneSpec,
@@ -126,6 +127,58 @@ def build_empty(spec: ModelSpec) -> FCN:
     """The same without memory for its weights (device "meta"); quick, for shapes."""
     with torch.device("meta"), _Uninitialised():
         return build(spec)
+
+
+def build_trained(spec: ModelSpec, weights: State) -> FCN:
+    """The network of a spec with its weights, float32, in evaluation mode.
+
+    CheckpointError where it can't be built, or the weights do not fit it or are not finite.
+    """
+    try:
+        network = build_empty(spec)  # no memory is taken before the shapes fit
+    except OptionError as error:
+        raise CheckpointError(
+            f"The checkpoint's network can't be built. {error.message}", hint=error.hint
+        ) from error
+    except RuntimeError as error:  # sizes beyond any memory
+        raise CheckpointError(
+            f"The checkpoint's network can't be built: {first_line(error)}."
+        ) from error
+    _check_shapes(network.state_dict(), weights)
+    loaded = {
+        name: value.detach().float().clone() if value.is_floating_point() else value.clone()
+        for name, value in weights.items()
+    }
+    _check_finite(loaded)
+    network.load_state_dict(loaded, assign=True)
+    return network.requires_grad_(True).eval()
+
+
+def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    wrong = [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    problems = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
+    problems += [f"{len(unexpected)} too many ({unexpected[0]} ...)"] if unexpected else []
+    problems += sorted(wrong)[:1]
+    if problems:
+        raise CheckpointError(f"The weights do not fit the network: {'; '.join(problems)}.")
+
+
+def _check_finite(weights: Mapping[str, Tensor]) -> None:
+    """CheckpointError where a network would compute, but nothing that means anything."""
+    # numpy: torch would start its threads, and a model that is loaded before a fork needs none
+    wrong = [name for name, value in weights.items() if not np.isfinite(value.cpu().numpy()).all()]
+    if wrong:
+        raise CheckpointError(
+            f"NaN or infinite values in {counted(len(wrong), 'tensor')} of the weights "
+            f"({wrong[0]} ...): the training that wrote them diverged, or the file is damaged.",
+            hint="use an earlier checkpoint, or train again with a lower --lr",
+        )
 
 
 class _Uninitialised(TorchFunctionMode):

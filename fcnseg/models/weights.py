@@ -10,19 +10,20 @@ import warnings
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
-
-import safetensors.torch
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO
 
 from fcnseg.errors import CheckpointError
 from fcnseg.files import atomic_write, utf8_name
 from fcnseg.progress import Callback, Progress, no_callback
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 
 CHUNK = 1 << 20  # bytes read at a time
+
+TORCH = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip archive, or a pickle
 
 
 def read_state(file: Path) -> State:
@@ -30,6 +31,9 @@ def read_state(file: Path) -> State:
 
     Raises CheckpointError when the file is missing, damaged or holds something else.
     """
+    import safetensors.torch
+    import torch
+
     if not file.is_file():
         raise CheckpointError(f"No weights file {file}.", hint="give the path of an existing file")
     try:
@@ -53,7 +57,9 @@ def read_state(file: Path) -> State:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
         raise CheckpointError(f"{file} holds no weights (a table of names and tensors).")
     return state
 
@@ -64,6 +70,8 @@ def download(url: str, callback: Callback = no_callback) -> Path:
     The name carries the first digits of the SHA-256 (resnet18-f37072fd.pth): a new file
     must have them. Raises CheckpointError when the file can't be had.
     """
+    import torch
+
     name = url.rsplit("/", 1)[-1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
@@ -124,3 +132,29 @@ def first_line(error: BaseException) -> str:
     """What an exception says, short enough for a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__
+
+
+DAMAGED = "it is damaged, truncated or something else"
+
+
+def what_else(start: bytes) -> str:
+    """What a file that is no model, or not of the kind of its name, is by its first bytes."""
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is what Git keeps in its place (`git lfs pull` gets the file itself)"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, perhaps a download that failed"
+    if start.startswith(b"\x89HDF") or start[4:8] == b"TFL3":
+        return "it is a model of TensorFlow"
+    if start.startswith(TORCH):
+        return "it looks like a PyTorch file (.pt, .pth), which can hold code"
+    if start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF")):
+        return "it looks like an image"
+    if start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x3a"):  # ir_version; producer or graph
+        return "it looks like an ONNX file, which is named *.onnx and runs as it is"
+    if b"<net " in start:
+        return "it looks like a model for OpenVINO, which is named *.xml and runs as it is"
+    if start[8:9] == b"{":
+        return "it looks like a checkpoint, which is named *.safetensors"
+    return DAMAGED

@@ -17,9 +17,8 @@ from fcnseg.datasets import Pair
 from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
 from fcnseg.errors import DatasetError, OptionError, typed
 from fcnseg.models.backbones import with_bands
-from fcnseg.models.checkpoint import Checkpoint
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.fcn import FCN
-from fcnseg.models.find import find_model
 from fcnseg.models.networks import build, load_pretrained
 from fcnseg.models.spec import PUBLISHED, ModelSpec, Preprocess
 from fcnseg.progress import Callback, Message

@@ -15,7 +15,7 @@ from fcnseg.config import TrainConfig
 from fcnseg.datasets.loader import Batch, UnlabeledBatch
 from fcnseg.device import autocast
 from fcnseg.distributed import Distributed
-from fcnseg.engines.base import first_line
+from fcnseg.engines.exported import first_line
 from fcnseg.errors import STRANGE, TrainingError
 from fcnseg.models.backbones import shift_between, upsample
 from fcnseg.models.fcn import FCN, crop, size_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.engines.argmax import Floats, Labels
+from fcnseg.engines.base import Floats, Labels
 from fcnseg.errors import DatasetError, OptionError
 from fcnseg.io.draw import heatmap
 from fcnseg.io.sources.base import Frame

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcnseg.config import VizConfig
-from fcnseg.engines.argmax import Floats, Labels
+from fcnseg.engines.base import Floats, Labels
 from fcnseg.errors import percent
 from fcnseg.files import safe_filename
 from fcnseg.io.draw import heatmap, overlay

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnseg.classes import IGNORE
-from fcnseg.engines.argmax import Floats, Labels
+from fcnseg.engines.base import Floats, Labels
 from fcnseg.errors import OptionError, percent
 from fcnseg.io.sources.base import Frame
 from fcnseg.metrics import Confusion, Report

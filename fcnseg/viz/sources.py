@@ -17,7 +17,7 @@ from fcnseg.datasets import Encoding
 from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
-from fcnseg.engines.argmax import Labels
+from fcnseg.engines.base import Labels
 from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
 from fcnseg.files import resolved
 from fcnseg.inference.segmenter import Segmenter

@@ -34,7 +34,7 @@ from fcnseg.config.options import flags_of
 from fcnseg.errors import OptionError
 from fcnseg.io.images import write_image
 from fcnseg.io.video_writer import VideoWriter
-from fcnseg.models.find import find_models
+from fcnseg.models.checkpoint import find_models
 from tests.conftest import TINY
 from tests.inference.test_pipeline import FakeSegmenter, run
 from tests.test_live import FakeCamera

@@ -20,8 +20,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.errors import DatasetError, FcnsegError, Interrupted, OptionError
 from fcnseg.inference.loading import load
 from fcnseg.io.images import read_image
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import find_model, find_models
+from fcnseg.models.checkpoint import Checkpoint, find_model, find_models
 from fcnseg.progress import EpochEnd, Event, Message
 from fcnseg.report import several_page
 from fcnseg.training.run_folder import Several, several_in, summarize

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcnseg.engines import argmax as argmax_module
-from fcnseg.engines.argmax import argmax_labels
+from fcnseg.engines import base
+from fcnseg.engines.base import argmax_labels
 
 
 @given(
@@ -21,7 +21,7 @@ def test_it_is_softmax_and_argmax(classes, size, block, last, seed):
     if last:
         logits = logits.contiguous(memory_format=torch.channels_last)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argmax_module, "_BLOCK", block)
+        patch.setattr(base, "_BLOCK", block)
         labels, confidence = argmax_labels(logits, confidence=True)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, logits.argmax(dim=1).numpy())

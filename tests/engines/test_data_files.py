@@ -11,7 +11,7 @@ import fcnseg
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
 from fcnseg.engines import ENGINES
-from fcnseg.engines.exported import check_data_files, data_files
+from fcnseg.engines.model_files import check_data_files, data_files
 from fcnseg.errors import CheckpointError, FcnsegError, MissingExtra
 from fcnseg.io.images import write_image
 

@@ -9,7 +9,7 @@ import pytest
 from fcnseg.commands.export import export
 from fcnseg.config import ExportConfig
 from fcnseg.engines import open_exported
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.model_files import header_in
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, MissingExtra, OptionError
 from fcnseg.exporting.mobile import attach

@@ -7,7 +7,7 @@ import pytest
 
 from fcnseg import io as dnn
 from fcnseg.engines import EngineOptions
-from fcnseg.engines.exported import metadata
+from fcnseg.engines.model_files import metadata
 from fcnseg.engines.onnx import OpenCvEngine
 from fcnseg.engines.pytorch import TorchEngine
 from fcnseg.errors import CheckpointError, OptionError

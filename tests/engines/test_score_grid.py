@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcnseg.engines import argmax as module
+from fcnseg.engines import base as module
 from fcnseg.engines import open_exported
-from fcnseg.engines.argmax import ScoreGrid, argmax_labels
+from fcnseg.engines.base import ScoreGrid, argmax_labels
 from fcnseg.engines.pytorch import TorchEngine, score_grid_of
 from fcnseg.exporting.parity import sample_images
 from fcnseg.models.backbones import upsample

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.model_files import header_in
 from fcnseg.errors import MediaError
 from fcnseg.io.bands.files import decode_bands, page_of
 from fcnseg.io.content.byte_stream import ByteStream
@@ -216,7 +216,7 @@ def test_an_image_of_a_stream_that_claims_gigabytes_is_not_waited_for(claimed):
 
 
 def test_of_an_attached_header_only_so_much_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcnseg.engines.exported._MOST_OF_HEADER", 8)
+    monkeypatch.setattr("fcnseg.engines.model_files._MOST_OF_HEADER", 8)
     with zipfile.ZipFile(tmp_path / "a.pt2", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"a/extra/{KEY}", "0" * 100)
     assert header_in(tmp_path / "a.pt2") == "0" * 8

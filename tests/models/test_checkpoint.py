@@ -17,8 +17,7 @@ import torch
 from fcnseg.classes import ClassMap
 from fcnseg.errors import CheckpointError, FcnsegError
 from fcnseg.inference.loading import load
-from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint
-from fcnseg.models.find import find_model
+from fcnseg.models.checkpoint import FORMAT, KEY, Checkpoint, find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import LITE, ModelSpec
 from fcnseg.models.weights import read_state

@@ -11,8 +11,7 @@ from fcnseg.commands.eval import evaluate
 from fcnseg.commands.export import export
 from fcnseg.commands.infer import infer
 from fcnseg.config import EvalConfig, ExportConfig, InferConfig
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import SHIPPED, find_model
+from fcnseg.models.checkpoint import SHIPPED, Checkpoint, find_model
 
 MODELS = sorted(SHIPPED.glob("*.safetensors"))
 REAL = Path(__file__).parents[3] / "shared" / "data" / "nuclei"

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones.torchvision import import_torchvision, official_url
-from fcnseg.models.checkpoint import Checkpoint
-from fcnseg.models.find import find_model
+from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.networks import build
 from fcnseg.models.spec import ModelSpec
 from fcnseg.models.zoo import NAMES, recognised, voc_classes

@@ -30,7 +30,7 @@ from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.images import write_bytes
 from fcnseg.metrics import ClassScore, none_for_nan
 from fcnseg.metrics.bootstrap import Difference, paired_difference
-from fcnseg.models.find import refuse_twice
+from fcnseg.models.checkpoint import refuse_twice
 from fcnseg.progress import Callback, Message, no_callback
 from fcnseg.report import comparison_page
 from fcnseg.report.gallery import Gallery, Predict, fill

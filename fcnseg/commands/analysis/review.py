@@ -37,7 +37,7 @@ from fcnseg.io.draw import drawn_classes, overlay
 from fcnseg.io.images import resize_image, write_bytes
 from fcnseg.io.sources import open_source, refuse_sources
 from fcnseg.io.sources.base import Frame
-from fcnseg.models.find import model_files
+from fcnseg.models.checkpoint import model_files
 from fcnseg.overwriting import mark, refuse_file, refuse_folder_of_others, refuse_overwriting
 from fcnseg.progress import Callback, Progress, no_callback
 from fcnseg.report import render

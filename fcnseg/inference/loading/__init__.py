@@ -19,13 +19,12 @@ from fcnseg.device import Device, before_computing, device_name, one_thread
 from fcnseg.engines import ENGINES, RUNNABLE, EngineOptions, open_exported
 from fcnseg.engines.averaging import SCALES, AveragingEngine, Member
 from fcnseg.engines.base import Engine
-from fcnseg.engines.exported import header_in
+from fcnseg.engines.model_files import header_in
 from fcnseg.errors import CheckpointError, MediaError, OptionError, typed
 from fcnseg.files import cache_folder
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import with_shown
-from fcnseg.models.checkpoint import Checkpoint, resizes_itself
-from fcnseg.models.find import find_models
+from fcnseg.models.checkpoint import Checkpoint, find_models, resizes_itself
 from fcnseg.models.spec import Preprocess
 from fcnseg.progress import Callback, Message, no_callback
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcnseg.classes import ClassMap, unpack, voc_palette
-from fcnseg.errors import OptionError
+from fcnseg.errors import CheckpointError, OptionError
 from fcnseg.models.backbones import Features
 from fcnseg.models.backbones.torchvision import import_torchvision
 from fcnseg.models.spec import IMAGENET, PUBLISHED, ModelSpec, Preprocess
-from fcnseg.models.weights import State
+from fcnseg.models.weights import State, read_state
 
 BGR = Preprocess((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
 """The original FCNs' mean, subtracted on 0..255; in RGB order, which OriginalVGG swaps."""
@@ -307,3 +308,22 @@ def recognised(state: State, name: str = "") -> tuple[ModelSpec, Preprocess, Sta
     name: of the file.
     """
     return recognise_original(state, name) or recognise_torchvision(state)
+
+
+def read_published(path: Path) -> tuple[ModelSpec, Preprocess, ClassMap, State]:
+    """A network in somebody else's file, recognised by the names of its weights.
+
+    CheckpointError for a network that is not known here.
+    """
+    found = recognised(read_state(path), path.name)
+    if found is None:
+        raise CheckpointError(
+            f"{path} holds weights of a network that is not known here; known are "
+            f"{', '.join(NAMES)} of torchvision and the FCN-32s, 16s and 8s of "
+            "wkentaro/pytorch-fcn.",
+            hint="a backbone's weights can start a training: --backbone-weights FILE",
+        )
+    spec, preprocess, weights = found
+    voc = voc_classes()
+    classes = voc if len(voc) == spec.num_classes else ClassMap.numbered(spec.num_classes)
+    return spec, preprocess, classes, weights

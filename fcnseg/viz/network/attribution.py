@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcnseg.engines.argmax import Floats
+from fcnseg.engines.base import Floats
 from fcnseg.io.images import resize_labels
 from fcnseg.models.fcn import FCN, crop, size_of
 from fcnseg.viz import Tile, View, nearest, network_input, plain_network

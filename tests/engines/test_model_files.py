@@ -8,7 +8,7 @@ import pytest
 
 from fcnseg.cli.app import app
 from fcnseg.cli.console import run
-from fcnseg.engines.exported import check_data_files, header_in
+from fcnseg.engines.model_files import check_data_files, header_in
 from fcnseg.errors import CheckpointError
 from fcnseg.exporting.mobile import attach
 from fcnseg.io.images import write_image
