@@ -36,6 +36,7 @@ from fcnseg.training.run_folder import (
     Several,
     is_several,
     new_run,
+    refuse_run,
     refuse_taken,
     several_in,
 )
@@ -43,13 +44,17 @@ from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
-    held,
     options_like,
     refuse_edited,
-    refuse_run,
     stored_options,
 )
-from fcnseg.training.run_folder.state import TrainState, environment, load_state, note_environment
+from fcnseg.training.run_folder.state import (
+    TrainState,
+    environment,
+    held,
+    load_state,
+    note_environment,
+)
 from fcnseg.training.setup import (
     TrainSetup,
     finish,

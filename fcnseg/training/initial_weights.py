@@ -14,8 +14,9 @@ from torch import Tensor
 from fcnseg.classes import ClassMap
 from fcnseg.config import TrainConfig
 from fcnseg.datasets import Pair
-from fcnseg.datasets.bands import Layout, choose_bands, measure_bands
 from fcnseg.errors import DatasetError, OptionError, typed
+from fcnseg.io.bands import Layout, choose_bands
+from fcnseg.io.bands.files import measure_bands
 from fcnseg.models.backbones import with_bands
 from fcnseg.models.checkpoint import Checkpoint, find_model
 from fcnseg.models.fcn import FCN

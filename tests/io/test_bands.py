@@ -27,7 +27,6 @@ from fcnseg.config import (
     VizConfig,
 )
 from fcnseg.datasets.augment import Augment
-from fcnseg.datasets.bands import choose_bands, common_layout, measure_bands
 from fcnseg.datasets.dataset import SegmentationDataset
 from fcnseg.errors import (
     CheckpointError,
@@ -37,8 +36,8 @@ from fcnseg.errors import (
     MissingExtra,
     OptionError,
 )
-from fcnseg.io.bands import Bands, parse_bands
-from fcnseg.io.bands.files import decode_bands, layout_of, read_bands
+from fcnseg.io.bands import Bands, choose_bands, common_layout, parse_bands
+from fcnseg.io.bands.files import decode_bands, layout_of, measure_bands, read_bands
 from fcnseg.io.images import read_image, write_image
 from fcnseg.io.sources import open_source
 from fcnseg.io.sources.files import count_pages

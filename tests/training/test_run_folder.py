@@ -12,11 +12,10 @@ from fcnseg.training.run_folder.resume import (
     continued,
     find_run,
     find_unfinished,
-    held,
     refuse_edited,
     stored_options,
 )
-from fcnseg.training.run_folder.state import TrainState, save_state
+from fcnseg.training.run_folder.state import TrainState, held, save_state
 
 DECIDED = {"crop": (32, 32), "upsample": "fixed", "class_weights": "none"}
 """What a training decides by the data, besides the number of epochs."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from fcnseg import notebook
 from fcnseg.datasets import SPLITS, Description, Pair, split_sizes
-from fcnseg.datasets.bands import Layout
 from fcnseg.datasets.check.findings import (
     SEVERITIES,
     Finding,
@@ -30,6 +29,7 @@ from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
 from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_lookalikes, find_videos
 from fcnseg.errors import DatasetError, counted, percent, typed
+from fcnseg.io.bands import Layout
 from fcnseg.progress import Callback, no_callback
 
 

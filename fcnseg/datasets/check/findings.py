@@ -12,10 +12,10 @@ import numpy as np
 
 from fcnseg.classes import IGNORE
 from fcnseg.datasets import Pair, files_of
-from fcnseg.datasets.bands import Layout, common_layout
 from fcnseg.datasets.encoding.values import GREY, GREYS
 from fcnseg.datasets.scan import Scanned
 from fcnseg.errors import DatasetError, counted
+from fcnseg.io.bands import Layout, common_layout
 
 ABOUT_VALUES = frozenset(
     {"undeclared-value", "two-meanings", "unlabelled-class", "snapped", "unused-class-list"}

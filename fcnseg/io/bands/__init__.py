@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnseg.errors import STRANGE, InputError, MediaError, OptionError, reason
+from fcnseg.errors import STRANGE, DatasetError, InputError, MediaError, OptionError, reason
 
 Pixels = NDArray[Any]
 """Stored values: uint8, uint16 or float32 (H, W, C), the first band first."""
@@ -232,3 +233,77 @@ def with_shown(bands: Bands | None, text: str) -> Bands:
     if max(numbers) > bands.stored:
         raise OptionError(f"--show-bands {max(numbers)}: the model's images have {bands.stored}.")
     return bands.showing(numbers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the images of a set have in common.
+
+    bands: without opacity. dtype: of their values. opacity: whether all have that as well.
+    as_rgb: whether they are read as 8-bit RGB unless bands are chosen.
+    files: layout -> one file that has it.
+    """
+
+    bands: int
+    dtype: str
+    opacity: bool
+    as_rgb: bool
+    files: Mapping[str, Path]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for --json."""
+        return {"count": self.bands, "dtype": self.dtype, "as_rgb": self.as_rgb}
+
+
+def common_layout(layouts: Mapping[str, Path]) -> Layout | None:
+    """What images of these layouts (see ImageSummary) have in common; None for none.
+
+    Sets of 8-bit grey and RGB, and those that mix them with such of 16 bits, are read as 8-bit
+    RGB. DatasetError where other band counts or types are mixed.
+    """
+    if not layouts:
+        return None
+    as_band = any(text.endswith("values") for text in layouts)
+    kinds = {_kind(text, as_band=as_band) for text in layouts}
+    opacity = not as_band and all(text.endswith("opacity") for text in layouts)
+    seen = all(count in (1, 3) and dtype in ("uint8", "uint16") for count, dtype in kinds)
+    if len(kinds) > 1 and not seen:
+        raise _mixed(layouts)
+    bands, dtype = max(kinds)
+    as_rgb = seen and (len(kinds) > 1 or dtype == "uint8")
+    return Layout(bands, dtype, opacity, as_rgb, layouts)
+
+
+def _kind(text: str, *, as_band: bool) -> tuple[int, str]:
+    """Bands without opacity, and type."""
+    count, dtype, *opacity = text.split()
+    return int(count) - (bool(opacity) and not as_band), dtype
+
+
+def _mixed(layouts: Mapping[str, Path]) -> DatasetError:
+    found = [f"{text.split()[0]} of {text.split()[1]} ({p.name})" for text, p in layouts.items()]
+    return DatasetError(
+        f"The images differ in their bands: {', '.join(found)}.",
+        hint="give all images the same bands in the same type, or remove those that differ",
+    )
+
+
+def choose_bands(layout: Layout | None, chosen: str | None, shown: str | None) -> Bands | None:
+    """The bands that a network is trained on; None: 8-bit RGB.
+
+    chosen, shown: --bands and --show-bands. OptionError for bands that the images do not have.
+    """
+    if layout is None or (layout.as_rgb and chosen is None):
+        if shown:
+            raise OptionError("--show-bands has no effect on 8-bit RGB images.", hint="omit it")
+        return None
+    asked = parse_bands("--bands", chosen)
+    if layout.as_rgb and len({text.split()[0] for text in layout.files}) > 1:
+        raise _mixed(layout.files)
+    drawn = parse_bands("--show-bands", shown, (1, 3))
+    most = layout.bands + layout.opacity
+    for flag, numbers in (("--bands", asked), ("--show-bands", drawn)):
+        if max(numbers, default=1) > most:
+            raise OptionError(f"{flag} {max(numbers)}: the images have {most} bands.")
+    opaque = max((*asked, *drawn), default=1) <= layout.bands
+    return Bands(layout.bands if opaque else most, layout.dtype, asked, drawn)

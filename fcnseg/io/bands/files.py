@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,46 @@ def page_times(data: bytes) -> list[float]:
     except Exception:  # noqa: BLE001 - what is broken is told by who decodes it
         return []
     return shown[:-1] if len(shown) > 2 else []
+
+
+MEASURED_ON = 256
+"""Training images, at most, that the statistics are taken from."""
+
+
+_SAMPLED = 4096
+"""Pixels of each."""
+
+
+_BLACK, _WHITE = 2, 98
+"""Percentiles of the values that are shown black and white."""
+
+
+def measure_bands(
+    bands: Bands, images: Sequence[Path]
+) -> tuple[Bands, tuple[float, ...], tuple[float, ...]]:
+    """The bands with the range and names of some images; mean and std of each chosen band.
+
+    Of a large set an even choice is read, and of a large image every n-th pixel. What is no number
+    does not count.
+    """
+    step = -(-len(images) // MEASURED_ON)
+    parts, names = [], bands.names
+    for path in images[::step]:
+        found = read_bands(path)
+        pixels = bands.select(found, str(path))[:, :, : bands.stored]
+        names = names if any(names) else found.names[: bands.stored]
+        every = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED) ** 0.5))
+        parts.append(pixels[::every, ::every].reshape(-1, bands.stored))
+    values = np.concatenate(parts).astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    values[:, np.isnan(values).all(axis=0)] = 0.0
+    low, high = np.nanpercentile(values, (_BLACK, _WHITE), axis=0)
+    at = [number - 1 for number in bands.chosen]
+    mean, std = np.nanmean(values, axis=0)[at], np.nanstd(values, axis=0)[at]
+    std = np.where(std > 0, std, 1.0)  # a band of one value tells nothing
+    measured = replace(bands, shown=(), low=_plain(low), high=_plain(high), names=tuple(names))
+    return measured, _plain(mean), _plain(std)
+
+
+def _plain(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.8g}") for value in values)

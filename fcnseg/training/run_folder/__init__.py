@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fcnseg.config import TrainConfig
-from fcnseg.errors import STRANGE, InputError, OptionError, from_bytes, to_bytes
+from fcnseg.errors import STRANGE, InputError, OptionError, from_bytes, to_bytes, typed
 from fcnseg.files import atomic_write, numbered
 
 RUNS = Path("runs")
@@ -320,3 +320,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def refuse_run(data: Path) -> None:
+    """OptionError where DATA is a run folder, or weights or the state in one."""
+    folder = data.parent if data.suffix in (".safetensors", ".pt") else data
+    run = RunFolder(folder)
+    if (run.state.is_file() and run.config.is_file()) or several_in(folder):
+        raise OptionError(
+            f"{data} is {'a run' if data == folder else 'a file of a run'}, not a dataset.",
+            hint=f"resume it: fcnseg train {typed(folder)} --resume; "
+            f"or start from its weights: fcnseg train DATA --finetune {typed(folder)}",
+        )

@@ -1,4 +1,4 @@
-"""Which run is resumed or repeated, what may differ then, and that only one process trains it.
+"""Which run is resumed or repeated, and what may differ then.
 
 What a run was made with stands beside its options: the same options, data, versions and processor
 give the same weights.
@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
 from fcnseg.errors import OptionError, typed
-from fcnseg.training.run_folder import RUNS, RunFolder, several_in
+from fcnseg.training.run_folder import RUNS, RunFolder, refuse_run, several_in
 from fcnseg.training.run_folder.state import load_state
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
 
 CHANGEABLE = frozenset((
     "adjust", "calibrate", "device", "patience", "pictures", "report", "save_every", "tensorboard",
@@ -34,51 +29,6 @@ RISING = ("epochs", "minutes")
 
 MOVABLE = frozenset(("backbone_weights", "data", "finetune", "out", "unlabeled"))
 """Options that name files, which may lie elsewhere now."""
-
-
-_locks: set[int] = set()
-
-
-def _release_locks() -> None:
-    while _locks:
-        os.close(_locks.pop())
-
-
-if hasattr(os, "register_at_fork"):  # a process that loads data may outlive the training
-    os.register_at_fork(after_in_child=_release_locks)
-
-
-@contextmanager
-def held(run: RunFolder) -> Iterator[None]:
-    """No other process trains in the folder meanwhile; OptionError where one does.
-
-    The lock ends with this process. Not known on Windows and on file systems without locks.
-    """
-    number = None
-    with suppress(OSError):
-        number = os.open(run.folder, os.O_RDONLY) if fcntl is not None else None
-    try:
-        if number is not None:
-            _locks.add(number)
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _unlock(number)
-        raise OptionError(
-            f"{run.folder} is being trained by another process.",
-            hint="wait until it ends, or stop it; another training needs another --out",
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        _unlock(number)
-
-
-def _unlock(number: int | None) -> None:
-    if number in _locks:
-        _locks.remove(number)
-        os.close(number)
 
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:
@@ -125,18 +75,6 @@ def _refuse_two(data: Path | None, out: Path | None) -> None:
     if RunFolder(data).state.is_file() or several_in(data):
         raise OptionError(
             f"DATA {data} is a run to resume, and --out names {out}.", hint="omit --out"
-        )
-
-
-def refuse_run(data: Path) -> None:
-    """OptionError where DATA is a run folder, or weights or the state in one."""
-    folder = data.parent if data.suffix in (".safetensors", ".pt") else data
-    run = RunFolder(folder)
-    if (run.state.is_file() and run.config.is_file()) or several_in(folder):
-        raise OptionError(
-            f"{data} is {'a run' if data == folder else 'a file of a run'}, not a dataset.",
-            hint=f"resume it: fcnseg train {typed(folder)} --resume; "
-            f"or start from its weights: fcnseg train DATA --finetune {typed(folder)}",
         )
 
 

@@ -1,6 +1,7 @@
 """What a training writes down of itself: state.pt, to resume from, and environment.json.
 
-The environment: versions, machine, a digest of the data; what differs when a run is resumed.
+The environment: versions, machine, a digest of the data; what differs when a run is resumed. And
+the lock of its folder, so that only one process trains in it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +23,7 @@ from typing import IO, Any
 import torch
 
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import STRANGE, CheckpointError, to_bytes, typed
+from fcnseg.errors import STRANGE, CheckpointError, OptionError, to_bytes, typed
 from fcnseg.models.weights import why_unreadable
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RunFolder, write_atomically
@@ -252,3 +254,53 @@ def _commit() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
     return None
+
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
+_locks: set[int] = set()
+
+
+def _release_locks() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):  # a process that loads data may outlive the training
+    os.register_at_fork(after_in_child=_release_locks)
+
+
+@contextmanager
+def held(run: RunFolder) -> Iterator[None]:
+    """No other process trains in the folder meanwhile; OptionError where one does.
+
+    The lock ends with this process. Not known on Windows and on file systems without locks.
+    """
+    number = None
+    with suppress(OSError):
+        number = os.open(run.folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if number is not None:
+            _locks.add(number)
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _unlock(number)
+        raise OptionError(
+            f"{run.folder} is being trained by another process.",
+            hint="wait until it ends, or stop it; another training needs another --out",
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        _unlock(number)
+
+
+def _unlock(number: int | None) -> None:
+    if number in _locks:
+        _locks.remove(number)
+        os.close(number)
