@@ -299,3 +299,17 @@ def release_freed_memory(_shape: tuple[int, ...]) -> bool:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     return trim is not None and trim(0) == 1
+
+
+def teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
+    """Tells the callback of progress, some times a second."""
+    told = 0.0
+
+    def tell(done: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if done == count or now - told > 0.05:
+            told = now
+            callback(Progress(task, done, count, "files"))
+
+    return tell

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,7 @@ from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
 from fcnseg.datasets.pairing import Listing, list_folder, lists, marks
 from fcnseg.datasets.pairing.by_content import find_by_content, find_sides, settle
-from fcnseg.datasets.pairing.by_words import in_one_format, pair_by_names
+from fcnseg.datasets.pairing.by_words import by_folds, in_one_format, pair_by_names
 from fcnseg.datasets.pairing.candidates import CHOOSE, in_one_size
 from fcnseg.datasets.pairing.own_splits import with_own_split
 from fcnseg.datasets.pairing.path_words import refuse_shifted
@@ -48,7 +47,7 @@ from fcnseg.datasets.splits import lacks_val, sort_pairs
 from fcnseg.errors import DatasetError, counted, path_fault
 from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.overwriting import Named, others_in
-from fcnseg.progress import Callback, Progress, no_callback
+from fcnseg.progress import Callback, no_callback, teller
 
 FINDERS: Mapping[str, Finder] = {
     "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
@@ -107,7 +106,7 @@ def scan(
     found = declared.applied(found) if declared else found
     pairs = sort_pairs(found.pairs)
     with ScanCache(root) as cache, WorkerPool(usable_cores()) as pool:
-        tell = _teller("labels", len(pairs), callback)
+        tell = teller("labels", len(pairs), callback)
         labels = scan_labels(pairs, found.store, found.terms, cache, pool, read_stored, tell)
         found, labels = look_through(
             found, labels, lambda store: scan_labels(pairs, store, (), cache, pool, read_stored)
@@ -123,7 +122,7 @@ def scan(
         drawn = lacks_val(pairs) and len(pairs) > 1
         seen = None
         if images or drawn:
-            tell = _teller("images", len(pairs), callback)
+            tell = teller("images", len(pairs), callback)
             seen = scan_images(pairs, cache, pool, read_page, tell)
     description = Description(
         root=root if root.is_dir() else root.parent,
@@ -187,7 +186,11 @@ def _find(
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
         found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
-    return with_own_split(in_one_size(in_one_format(found)), listing, yaml), listing
+    found = in_one_size(in_one_format(found))
+    in_folds = by_folds(found, listing)
+    if in_folds is None and not all(pair.split for pair in found.pairs):
+        found = with_own_split(found, listing, yaml)
+    return in_folds or found, listing
 
 
 def _find_kind(listing: Listing, layout: str | None) -> Found:
@@ -285,20 +288,6 @@ def _nothing_found(listing: Listing, lost: Sequence[Unusable]) -> DatasetError:
         f"(for example {example}){other}.",
         hint=hint or HINT,
     )
-
-
-def _teller(task: str, count: int, callback: Callback) -> Callable[[int], None]:
-    """Tells the callback of progress, some times a second."""
-    told = 0.0
-
-    def tell(done: int) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if done == count or now - told > 0.05:
-            told = now
-            callback(Progress(task, done, count, "files"))
-
-    return tell
 
 
 def _prose_in(listing: Listing) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fcnseg.classes import BINARY, IGNORE, pack
-from fcnseg.errors import STRANGE, cannot_read, from_bytes
+from fcnseg.errors import STRANGE, cannot_read
 
 IGNORED_NAMES = frozenset(
     [
@@ -331,20 +331,3 @@ def _encoding_of(head: bytes) -> str:
     except UnicodeDecodeError:
         return "cp1252"
     return "utf-8-sig"
-
-
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-
-def words_in(name: str) -> list[str]:
-    """The words of a name, in lower case: TestSet_2 has test and set."""
-    return re.findall(r"[^\W\d_]+", _CAMEL.sub("_", name).lower())
-
-
-def lines_of(path: Path) -> list[str]:
-    """A text's lines but empty ones; [] where it can't be read."""
-    try:
-        lines = from_bytes(path.read_bytes()).splitlines()
-    except OSError:
-        return []
-    return [line.strip() for line in lines if line.strip()]

@@ -1,19 +1,24 @@
-"""Images and label files paired by the names of files and folders."""
+"""Images and label files paired by the names of files and folders; the splits that these name."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
-from fcnseg.datasets import Found, Pair, Unusable, name_uniquely
+from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
 from fcnseg.datasets.pairing import (
     FILLERS,
+    IMAGE_WORDS,
     LABEL_WORDS,
     LETTERS,
+    SPLIT_WORDS,
     Listing,
+    one_split,
     place_of,
     read_word,
     split_roles,
@@ -21,6 +26,7 @@ from fcnseg.datasets.pairing import (
     suffix_of,
     without_suffix,
 )
+from fcnseg.datasets.pairing.path_words import words_in
 from fcnseg.errors import as_text
 
 _LABEL_WORD = r"(masks?|labels?|l|seg|segmentation|gt|groundtruth|annot|annotation|target)"
@@ -198,3 +204,92 @@ def _folder_without(folder: str, word: str) -> str:
 def _rank(suffix: str) -> tuple[bool, str]:
     """PNG first, then the others by name."""
     return suffix != ".png", suffix
+
+
+_FOLD = re.compile(
+    r"^(?:[a-z]{1,5}[_\- ]?)?folds?[_\- ]?(\d+)$|^(\d+)[_\- ]?folds?$", re.IGNORECASE
+)
+
+
+def by_folds(found: Found, listing: Listing) -> Found | None:
+    """Pairs in folders of folds (fold1/images, fold1/masks): the first fold is val. None elsewhere.
+
+    Of folds that have a train and a val part each, which hold the same images again, the first.
+    """
+    if not listing.mentions("fold"):
+        return None
+    start = len(str(listing.root)) + 1
+    numbers = [
+        _fold_of(str(pair.image.parent)[start:]) if pair.split != "test" else None
+        for pair in found.pairs
+    ]
+    parts: dict[int, set[SplitName]] = defaultdict(set)
+    for pair, number in zip(found.pairs, numbers, strict=True):
+        if number is not None:
+            parts[number].add(pair.split)
+        elif pair.split != "test":
+            return None
+    if len(parts) < 2:
+        return None
+    first = min(parts)
+    both = list(zip(found.pairs, numbers, strict=True))
+    if all(splits >= {"train", "val"} for splits in parts.values()):
+        pairs = [pair for pair, number in both if number in (first, None)]
+        left = [pair for pair, number in both if number not in (first, None)]
+        why = f"in another fold than the first ({first}), which is used"
+        note = Unusable(left[0].image.parent, why, len(left), "image")
+        return replace(found, pairs=tuple(pairs), notes=(*found.notes, note))
+    if any("val" in splits for splits in parts.values()):
+        return None
+    pairs = [
+        pair if number is None else replace(pair, split="val" if number == first else "train")
+        for pair, number in both
+    ]
+    why = f"of {len(parts)} folds the first ({first}) is val, the others are train"
+    return replace(found, pairs=tuple(pairs), why=(*found.why, why))
+
+
+@lru_cache(maxsize=4096)
+def _fold_of(folder: str) -> int | None:
+    """The number of the fold that one of the folders of a path is called; None."""
+    matches = filter(None, map(_FOLD.match, folder.replace("\\", "/").split("/")))
+    return next((int(match[1] or match[2]) for match in matches), None)
+
+
+def split_in(name: str) -> SplitName:
+    """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
+    tokens = words_in(as_text(name))
+    return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])
+
+
+def folders_split(pair: Pair, root: Path) -> SplitName:
+    """The split that a folder of the image or else of the labels names."""
+    start = len(str(root)) + 1
+    folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
+    return next((split for split in map(folder_split, folders) if split), "")
+
+
+@lru_cache(maxsize=4096)
+def folder_split(folder: str) -> SplitName:
+    """What the innermost folder with a split in its name says."""
+    splits = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
+    return next((split for split in splits if split), "")
+
+
+def name_split(pair: Pair, _: Path) -> SplitName:
+    """A split that a file's name begins or ends with (`train_001.jpg`)."""
+    tokens = [token for token in words_in(pair.image.stem) if token not in IMAGE_WORDS]
+    ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
+    return ends.pop() if len(ends) == 1 else ""
+
+
+_SHORT: Mapping[str, SplitName] = {
+    "tr": "train", "va": "val", "vd": "val", "te": "test", "ts": "test"
+}  # fmt: skip
+"""Words for splits that mean other things too, unless all files have one (DUTS-TR, imagesTs)."""
+
+
+def short_split(pair: Pair, root: Path) -> SplitName:
+    """The split that a folder of the image names in two letters."""
+    folder = str(pair.image.parent)[len(str(root)) :]
+    return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.datasets import Found, Pair, SplitName, Unusable, name_uniquely
-from fcnseg.datasets.encoding.entries import words_in
 from fcnseg.datasets.pairing import (
     LABEL_WORDS,
     SPLIT_WORDS,
     Listing,
     is_image,
     marks,
-    one_split,
     place_of,
     stem_of,
     suffix_of,
 )
-from fcnseg.errors import STRANGE, DatasetError, as_text, from_bytes, is_file, to_path, typed
+from fcnseg.datasets.pairing.by_words import split_in
+from fcnseg.errors import STRANGE, DatasetError, from_bytes, is_file, to_path, typed
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".lst", ".jsonl", ".manifest")
 
@@ -287,9 +286,3 @@ def _pairs(
             name = row[own_names]
         pairs.append(Pair(*files, named, name))
     return pairs, missing
-
-
-def split_in(name: str) -> SplitName:
-    """The split in a name that may say other things too (`TestDataset`, `train_set_2`)."""
-    tokens = words_in(as_text(name))
-    return one_split([SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS])

@@ -1,34 +1,32 @@
 """The split that a folder has of its own: lists (train.txt), tables, words of folders and names.
 
-What the names of folders say alone (`train/`, `val_images/`) is read in
-fcnseg.datasets.pairing.by_words; here is what needs more than one of them to be sure of
-(`train_set` beside `test_data`).
+What one name says alone (`train/`, `val_images/`, folds) is read in by_words.py.
 """
 
 from __future__ import annotations
 
-import os
+import csv
+import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
-from fcnseg.datasets import Found, Pair, SplitName, Unusable
-from fcnseg.datasets.encoding.entries import lines_of, words_in
+from fcnseg.datasets import SPLITS, Found, Pair, SplitName, Unusable
+from fcnseg.datasets.encoding.entries import text_of, yaml_texts
 from fcnseg.datasets.pairing import (
-    IMAGE_WORDS,
     SPLIT_WORDS,
     Listing,
     is_image,
-    one_split,
     stem_of,
+    suffix_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.lists import split_in
-from fcnseg.datasets.pairing.named_images import tables_of
-from fcnseg.errors import as_text
+from fcnseg.datasets.pairing.by_words import folder_split, folders_split, name_split, short_split
+from fcnseg.datasets.pairing.path_words import words_in
+from fcnseg.errors import STRANGE, as_text, from_bytes
 
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
@@ -46,9 +44,6 @@ _LIST_WORDS = frozenset(
 
 def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> Found:
     """What was found, with the folder's (or a given data.yaml's) split for pairs without one."""
-    folds = _by_folds(found, listing)
-    if folds is not None or all(pair.split for pair in found.pairs):
-        return folds or found
     places = _Places(found.pairs, listing.root)
     listed = _by_flags(found, listing, places) or _by_lists(found, listing, places)
     listed = listed or _by_table(found, listing, places, yaml)
@@ -56,66 +51,16 @@ def with_own_split(found: Found, listing: Listing, yaml: Path | None = None) -> 
         return listed
     folders = {name.rpartition("/")[0] for name in listing.files}
     for told, needs_all, why in (
-        (_folders_split, False, "the names of folders say which pairs are for training"),
-        (_name_split, True, "the names of files say which pairs are for training"),
-        (_short_split, True, "the names of folders say which pairs are for training"),
+        (folders_split, False, "the names of folders say which pairs are for training"),
+        (name_split, True, "the names of files say which pairs are for training"),
+        (short_split, True, "the names of folders say which pairs are for training"),
     ):
-        if told is _folders_split and not any(map(_folder_split, folders)):
+        if told is folders_split and not any(map(folder_split, folders)):
             continue  # folders are few, pairs many
         pairs = _assigned(found.pairs, listing.root, told, needs_all=needs_all)
         if pairs is not None:
             return replace(found, pairs=pairs, why=(*found.why, why))
     return found
-
-
-_FOLD = re.compile(
-    r"^(?:[a-z]{1,5}[_\- ]?)?folds?[_\- ]?(\d+)$|^(\d+)[_\- ]?folds?$", re.IGNORECASE
-)
-
-
-def _by_folds(found: Found, listing: Listing) -> Found | None:
-    """Pairs in folders of folds (fold1/images, fold1/masks): the first fold is val. None elsewhere.
-
-    Of folds that have a train and a val part each, which hold the same images again, the first.
-    """
-    if not listing.mentions("fold"):
-        return None
-    start = len(str(listing.root)) + 1
-    numbers = [
-        _fold_of(str(pair.image.parent)[start:]) if pair.split != "test" else None
-        for pair in found.pairs
-    ]
-    parts: dict[int, set[SplitName]] = defaultdict(set)
-    for pair, number in zip(found.pairs, numbers, strict=True):
-        if number is not None:
-            parts[number].add(pair.split)
-        elif pair.split != "test":
-            return None
-    if len(parts) < 2:
-        return None
-    first = min(parts)
-    both = list(zip(found.pairs, numbers, strict=True))
-    if all(splits >= {"train", "val"} for splits in parts.values()):
-        pairs = [pair for pair, number in both if number in (first, None)]
-        left = [pair for pair, number in both if number not in (first, None)]
-        why = f"in another fold than the first ({first}), which is used"
-        note = Unusable(left[0].image.parent, why, len(left), "image")
-        return replace(found, pairs=tuple(pairs), notes=(*found.notes, note))
-    if any("val" in splits for splits in parts.values()):
-        return None
-    pairs = [
-        pair if number is None else replace(pair, split="val" if number == first else "train")
-        for pair, number in both
-    ]
-    why = f"of {len(parts)} folds the first ({first}) is val, the others are train"
-    return replace(found, pairs=tuple(pairs), why=(*found.why, why))
-
-
-@lru_cache(maxsize=4096)
-def _fold_of(folder: str) -> int | None:
-    """The number of the fold that one of the folders of a path is called; None."""
-    matches = filter(None, map(_FOLD.match, folder.replace("\\", "/").split("/")))
-    return next((int(match[1] or match[2]) for match in matches), None)
 
 
 def _assigned(
@@ -137,40 +82,6 @@ def _assigned(
     )
 
 
-def _folders_split(pair: Pair, root: Path) -> SplitName:
-    start = len(str(root)) + 1
-    folders = (str(path).rpartition(os.sep)[0][start:] for path in (pair.image, pair.labels))
-    return next((split for split in map(_folder_split, folders) if split), "")
-
-
-@lru_cache(maxsize=4096)
-def _folder_split(folder: str) -> SplitName:
-    """What the innermost folder with a split in its name says."""
-    splits = (split_in(part) for part in reversed(folder.replace("\\", "/").split("/")))
-    return next((split for split in splits if split), "")
-
-
-def _name_split(pair: Pair, _: Path) -> SplitName:
-    """A split that a file's name begins or ends with (`train_001.jpg`)."""
-    tokens = [token for token in words_in(pair.image.stem) if token not in IMAGE_WORDS]
-    ends = {SPLIT_WORDS.get(token, "") for token in (*tokens[:1], *tokens[-1:])} - {""}
-    return ends.pop() if len(ends) == 1 else ""
-
-
-_SHORT: Mapping[str, SplitName] = {
-    "tr": "train", "va": "val", "vd": "val", "te": "test", "ts": "test"
-}  # fmt: skip
-"""Words for splits that mean other things too, unless all files have one (DUTS-TR, imagesTs)."""
-
-
-def _short_split(pair: Pair, root: Path) -> SplitName:
-    folder = str(pair.image.parent)[len(str(root)) :]
-    return one_split([_SHORT[token] for token in words_in(folder) if token in _SHORT])
-
-
-# --- lists --------------------------------------------------------------------------------------
-
-
 def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     """Pairs as lists named after splits (ImageSets/train.txt) name them; None without lists."""
     lists = {name: _list_split(name) for name in listing.with_suffix(*_LIST_SUFFIXES)}
@@ -178,7 +89,7 @@ def _by_lists(found: Found, listing: Listing, places: _Places) -> Found | None:
     if not lists:
         return None
     ordered = sorted(lists, key=lambda name: [*_SPLIT_OF].index(lists[name]))
-    named = {name: places.named_by(lines_of(listing.path(name))) for name in ordered}
+    named = {name: places.named_by(_lines_of(listing.path(name))) for name in ordered}
     read = _of_one_fold([name for name in ordered if named[name]], lists, named)
     chosen: dict[int, SplitName] = {}
     for name in read:
@@ -210,7 +121,7 @@ def _of_one_fold(
 
 def _by_table(found: Found, listing: Listing, places: _Places, yaml: Path | None) -> Found | None:
     """Pairs as a table names them (splits.json, split.csv with a column of splits, data.yaml)."""
-    for name, named in tables_of(listing, yaml):
+    for name, named in _tables_of(listing, yaml):
         chosen: dict[int, SplitName] = {}
         for split, some in named.items():
             for number in places.named_by(some):
@@ -241,7 +152,7 @@ def _by_flags(found: Found, listing: Listing, places: _Places) -> Found | None:
 
 def _columns(listing: Listing, name: str) -> dict[str, str]:
     """The second cells of a text by the first; {} where some row has others."""
-    rows = [line.replace(",", " ").split() for line in lines_of(listing.path(name))]
+    rows = [line.replace(",", " ").split() for line in _lines_of(listing.path(name))]
     return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else {}
 
 
@@ -348,3 +259,90 @@ def _as_listed(
         notes=notes,
         why=(*found.why, f"{', '.join(read[:3])} say which pairs are for training and which not"),
     )
+
+
+_TABLE_WORDS = frozenset(
+    ["split", "splits", "fold", "folds", "partition", "subset", "metadata", "list", "dataset",
+     "datalist"]
+)  # fmt: skip
+"""The name of a table that gives each image's split has one of these."""
+
+
+def _tables_of(
+    listing: Listing, yaml: Path | None
+) -> Iterator[tuple[str, Mapping[SplitName, Sequence[str]]]]:
+    """The tables that may say which images are for what, with what they say."""
+    for name in listing.with_suffix(".json", ".csv", ".tsv", ".txt"):
+        if name.count("/") <= 1 and not _TABLE_WORDS.isdisjoint(words_in(stem_of(name))):
+            read = _splits_in_json if suffix_of(name) == ".json" else _splits_in_rows
+            yield name, read(_lines_of(listing.path(name)))
+    for name in [str(yaml)] if yaml else listing.with_suffix(".yaml", ".yml"):
+        yield name, _splits_in_yaml(text_of(yaml or listing.path(name)), listing)
+
+
+def _splits_in_yaml(text: str, listing: Listing) -> dict[SplitName, list[str]]:
+    """The folders, or lists of images, that a YOLO data.yaml gives for each split."""
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    for split in SPLITS:
+        for part in yaml_texts(text, split):
+            end = "/" + part.removeprefix("./")
+            lists = [name for name in listing.with_suffix(".txt") if f"/{name}".endswith(end)]
+            named[split] += _lines_of(listing.path(lists[0])) if lists else [part]
+    return named
+
+
+def _splits_in_json(lines: Sequence[str]) -> dict[SplitName, list[str]]:
+    """What {"train": [...], "val": [...]} names, also of the first of several folds, or
+    {"a.png": "train", ...}."""
+    try:
+        data = json.loads("".join(lines))
+    except STRANGE:
+        return {}
+    data = data[0] if isinstance(data, list) and data else data
+    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), dict):
+        data = next(iter(data.values()))
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, list) and key.lower() in SPLIT_WORDS:
+            named[SPLIT_WORDS[key.lower()]] += filter(None, map(_named_in, value))
+        elif isinstance(value, str) and value.lower() in SPLIT_WORDS:
+            named[SPLIT_WORDS[value.lower()]].append(key)
+    return named
+
+
+def _named_in(value: object) -> str:
+    """What a JSON value names: a text, the number that an image is called, or the first image
+    file of an object ({"image": "a.png", "label": "b.png"}); "" for another value."""
+    if isinstance(value, dict):
+        return next((one for one in value.values() if isinstance(one, str) and is_image(one)), "")
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _splits_in_rows(lines: Sequence[str]) -> dict[SplitName, list[str]]:
+    """What the cell with an image file beside a split's word names, or the first such cell, where
+    all rows but a heading have one. Numbers of rows, which have no heading, are none."""
+    named: dict[SplitName, list[str]] = defaultdict(list)
+    delimiter = next((one for one in ",;\t " if lines and one in lines[-1]), ",")
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error:
+        return {}
+    numbered = bool(rows) and rows[0][:1] == [""]
+    for row, cells in enumerate(line[numbered:] for line in rows):
+        words = [cell.strip().lower() for cell in cells]
+        at = next((place for place, word in enumerate(words) if word in SPLIT_WORDS), None)
+        if at is not None and len(cells) > 1:
+            others = cells[:at] + cells[at + 1 :]
+            named[SPLIT_WORDS[words[at]]].append(next(filter(is_image, others), others[0]))
+        elif row:
+            return {}
+    return named
+
+
+def _lines_of(path: Path) -> list[str]:
+    """A text's lines but empty ones; [] where it can't be read."""
+    try:
+        lines = from_bytes(path.read_bytes()).splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()]
