@@ -279,6 +279,14 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111 - never raises
 
 
+def resolved(path: Path) -> Path:
+    """The path without links; as it stands where a link leads to itself: Python 3.11 raises."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
+
+
 def typed(path: str | Path) -> str:
     """A path as it is typed at a shell: quoted where it has a space or the like in it."""
     text = str(path)

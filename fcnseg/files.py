@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,26 +44,17 @@ class NonLocalPath(ABC, type(Path())):  # type: ignore[misc] # a PosixPath or a 
 
 SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?:/+|$)")
 
-# FFmpeg's streams, what urllib reads, and this machine's own files.
-_NOT_REMOTE = frozenset({
-    "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
-    "mmsh", "file", "local", "data",
-})  # fmt: skip
-
 
 def as_path(text: str | os.PathLike[str]) -> Path:
-    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path.
-
-    MissingExtra or OptionError when the package for it is not installed.
-    """
+    """A RemotePath for an address of remote storage, "s3://bucket/key"; else a Path."""
     if isinstance(text, NonLocalPath):
         return text
     found = SCHEME.match(os.fspath(text))
-    if found is None or found[1].lower() in _NOT_REMOTE:
+    if found is None:
         return Path(text)
-    from fcnseg.remote import RemotePath, is_known
+    from fcnseg.remote import RemotePath, is_remote
 
-    return RemotePath(text) if is_known(found[1].lower()) else Path(text)
+    return RemotePath(text) if is_remote(found[1].lower()) else Path(text)
 
 
 def given_path(text: str | os.PathLike[str]) -> Path:
@@ -117,6 +109,26 @@ def numbered(parent: Path, name: str) -> Iterator[Path]:
     return (parent / f"{name}{number}" for number in itertools.count(first))
 
 
+def free_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
+    name, number = wanted, 2
+    while (key := name_key(name)) in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(key)
+    return name
+
+
+def name_key(name: str) -> str:
+    """The same for names that some file systems take for one: A and a, accents composed or not."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A sorting key by which frame_9 comes before frame_10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
 def safe_filename(text: str) -> str:
     """Text as a part of a file name, which leaves room for more."""
     return fitting(re.sub(r"[^\w.-]+", "_", text).strip("_.") or "frame", room=_ROOM)
@@ -139,14 +151,6 @@ _LONGEST = 60
 """Bytes of a name that its temporary one keeps."""
 
 _looked_through: set[Path] = set()
-
-
-def resolved(path: Path) -> Path:
-    """The path without links; as it stands where a link leads to itself: Python 3.11 raises."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):
-        return path.absolute()
 
 
 def is_special(path: Path) -> bool:
@@ -243,11 +247,6 @@ def utf8_name(path: Path) -> Iterator[str]:
             if _is_utf8(file.suffix) and file.stem == path.stem:
                 link.with_suffix(file.suffix).symlink_to(file)
         yield str(link.with_suffix(path.suffix))
-
-
-def remove_folder(path: Path) -> None:
-    """Delete a folder with what is in it."""
-    path.remove_tree() if isinstance(path, NonLocalPath) else shutil.rmtree(path)
 
 
 def _is_utf8(text: str) -> bool:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcnseg.errors import STRANGE, MediaError, OptionError, counted, typed
-from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of, resolved
+from fcnseg.errors import STRANGE, MediaError, OptionError, counted, resolved, typed
+from fcnseg.files import NonLocalPath, atomic_write, is_special, is_stdout, kind_of
 
 MANIFEST = "manifest.jsonl"
 

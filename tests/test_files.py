@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg import files
-from fcnseg.files import atomic_write, folder_beside, partial, temporary_beside
-from fcnseg.io.sources.base import free_name
+from fcnseg.files import atomic_write, folder_beside, free_name, partial, temporary_beside
 
 Umask = Callable[[int], int]
 

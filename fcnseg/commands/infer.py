@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +23,7 @@ import numpy as np
 from fcnseg.config import InferConfig
 from fcnseg.distributed import Distributed, init_distributed, launched
 from fcnseg.errors import MediaError, OptionError, counted, with_name
-from fcnseg.files import as_path, fitting, remove_folder, safe_path
+from fcnseg.files import NonLocalPath, as_path, fitting, safe_path
 from fcnseg.inference.job import Decided, InferPlan, Job, make_plan
 from fcnseg.inference.outputs import COMBINED, SUFFIXES, TOOLS
 from fcnseg.inference.outputs.manifest import Manifest
@@ -218,7 +219,7 @@ def _with_combined(plan: InferPlan, index: int, result: InferResult) -> InferRes
             resume_with="--skip-done",
         )
         combined = run.result([functools.partial(_combined_sinks, plan, index, source)])
-    remove_folder(folder)
+    folder.remove_tree() if isinstance(folder, NonLocalPath) else shutil.rmtree(folder)
     for parent in folder.parents:  # what is empty now; the others hold something else
         if not parent.is_relative_to(part.combined.path.parent):
             break

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 from fcnseg import errors
 from fcnseg.config.texts import INSTEAD, SAME_IDEA, SAME_NAME
 from fcnseg.errors import OptionError, did_you_mean, from_bytes
-from fcnseg.files import as_path
 
 Decoder = Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"]
 
@@ -135,6 +134,8 @@ class Options:
 
     def with_addresses(self, *names: str) -> Self:
         """The same with these options, which are paths, as `as_path` of what they are."""
+        from fcnseg.files import as_path
+
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(self, **{name: as_path(path) for name, path in given.items()})  # type: ignore[type-var]
 

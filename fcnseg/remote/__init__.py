@@ -23,6 +23,12 @@ from typing import IO, Any, BinaryIO, cast
 from fcnseg.errors import FcnsegError, MediaError, MissingExtra, OptionError
 from fcnseg.files import IN_MEMORY, SCHEME, NonLocalPath
 
+# FFmpeg's streams, what urllib reads, and this machine's own files.
+_OTHERS = frozenset({
+    "http", "https", "ftp", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "mms",
+    "mmsh", "file", "local", "data",
+})  # fmt: skip
+
 _EXTRA = ("s3", "s3a")
 """Schemes whose package is in the extra `remote`; others name their own."""
 
@@ -30,8 +36,11 @@ UPLOADS = 16
 """Outputs that are written at the same time to remote storage."""
 
 
-def is_known(scheme: str) -> bool:
-    """Whether fsspec knows addresses that begin so."""
+def is_remote(scheme: str) -> bool:
+    """Whether addresses that begin so are of remote storage: fsspec knows them, and they are no
+    stream's and none of this machine."""
+    if scheme in _OTHERS:
+        return False
     try:
         from fsspec.registry import known_implementations, registry
     except ImportError:  # torch brings it

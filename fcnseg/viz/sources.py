@@ -18,8 +18,7 @@ from fcnseg.datasets.describe import describe
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.pairing.by_words import bare_stem
 from fcnseg.engines.base import Labels
-from fcnseg.errors import DatasetError, MediaError, OptionError, user_path
-from fcnseg.files import resolved
+from fcnseg.errors import DatasetError, MediaError, OptionError, resolved, user_path
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.bands import Bands
 from fcnseg.io.images import IMAGE_SUFFIXES

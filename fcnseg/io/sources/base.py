@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import threading
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -170,26 +168,6 @@ class Selection:
         if count is None:
             return position % self.size
         return min(position * self.size // max(count, 1), self.size - 1)
-
-
-def free_name(wanted: str, taken: set[str]) -> str:
-    """`wanted`, or with the first number that makes it differ from `taken`, which it joins."""
-    name, number = wanted, 2
-    while (key := name_key(name)) in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    taken.add(key)
-    return name
-
-
-def name_key(name: str) -> str:
-    """The same for names that some file systems take for one: A and a, accents composed or not."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sorting key by which frame_9 comes before frame_10."""
-    parts = re.split(r"(\d+)", path.as_posix().casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 class Source(ABC):

@@ -20,21 +20,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from fcnseg.errors import MediaError, OptionError, counted, user_path
-from fcnseg.files import as_path, is_special
+from fcnseg.files import as_path, free_name, is_special
 from fcnseg.io.bands.files import page_of
 from fcnseg.io.content import is_tiff, open_with_pillow, page_offsets
 from fcnseg.io.images import read_bytes
 from fcnseg.io.sources import listing
-from fcnseg.io.sources.base import (
-    Frame,
-    ImageSource,
-    Kind,
-    Selection,
-    Skip,
-    frame_of,
-    free_name,
-    nothing,
-)
+from fcnseg.io.sources.base import Frame, ImageSource, Kind, Selection, Skip, frame_of, nothing
 from fcnseg.io.sources.reader import rate_of
 from fcnseg.progress import Callback, Event, Message, no_callback
 from fcnseg.remote import RemotePath

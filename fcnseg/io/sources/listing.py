@@ -11,11 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, to_path, user_path
-from fcnseg.files import as_path, given_path, resolved, safe_path
+from fcnseg.errors import MediaError, OptionError, from_bytes, is_file, resolved, to_path, user_path
+from fcnseg.files import as_path, free_name, given_path, name_key, natural, safe_path
 from fcnseg.io.content import is_image
 from fcnseg.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, first_bytes, read_bytes
-from fcnseg.io.sources.base import free_name, name_key, natural
 from fcnseg.overwriting import MANIFEST, inputs_in, skipped_outputs
 from fcnseg.progress import Callback, Message, is_hidden, no_callback, skipped_files, tell_unlisted
 from fcnseg.remote import RemotePath
