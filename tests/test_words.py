@@ -62,7 +62,6 @@ KEPT = (
     r"`(unlabelled|covered)-picture`",  # codes of `check --json`
     r"`lookalikes-across-splits`",
     r"`Segmenter\.rungs`",  # the changelog says what it is called now
-    r"\baccuracy ladder\b",  # a subcommand of benchmarks/accuracy
 )
 
 KEPT_IN_CODE = {

@@ -1,6 +1,6 @@
 """How good the trained networks are, beside others, and what each part of the recipe is worth.
 
-    python benchmarks/accuracy ladder   --data DATA   each decoder of the ladder, on CamVid
+    python benchmarks/accuracy skips    --data DATA   each decoder and fusion, on CamVid
     python benchmarks/accuracy others   --data DATA   each data set: beside other networks
     python benchmarks/accuracy ablation --data DATA   the recipe with one thing changed at a time
     python benchmarks/accuracy drives   --data DATA   the same on drives that were held out
@@ -9,10 +9,10 @@
     python benchmarks/accuracy camvid   --data DATA --config RECIPE.toml
     python benchmarks/accuracy pack     --data DATA --out PACKED
 
-DATA holds the folders camvid, nuclei, bag and crack. A part is a list of cells (--list); each
+DATA holds the folders camvid, nuclei, bag and crack. A part is a list of trainings (--list); each
 finished one is a line of OUT/results.jsonl and is skipped the next time, so that a part can
-be stopped (Ctrl-C, --seconds, a kill) and started again, which also resumes the cell that
-was under way. Processes with different cells may share one OUT. The table of what there is so
+be stopped (Ctrl-C, --seconds, a kill) and started again, which also resumes the training that
+was under way. Processes with different trainings may share one OUT. The table of what there is so
 far is printed and written to OUT/PART.md.
 
 The scores are of the last epoch's averaged weights on the validation images, so that no epoch
@@ -34,12 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import fcnseg  # noqa: F401  # isort: skip  (before torch: it says how torch's threads wait)
-from cells import PARTS, Cell
 from committed import make_committed
 from packing import SETS, pack
 from peers import require_packages
-from running import Book, budget_of, run_cell, said
+from running import Book, budget_of, run_training, said
 from tables import write_table
+from trainings import PARTS, Training
 
 from fcnseg.errors import FcnsegError, Interrupted, OptionError
 
@@ -71,8 +71,8 @@ def parse() -> argparse.Namespace:
         prog="accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    for name, cells in PARTS.items():
-        part = _add(parts, name, f"{len(cells)} cells")
+    for name, trainings in PARTS.items():
+        part = _add(parts, name, f"{len(trainings)} trainings")
         part.add_argument("--epochs", type=int, default=40)
         part.add_argument(
             "--minutes",
@@ -81,11 +81,11 @@ def parse() -> argparse.Namespace:
         )
         part.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
         part.add_argument(
-            "--seconds", type=float, default=float("inf"), help="start no cell after this time"
+            "--seconds", type=float, default=float("inf"), help="start no training after this time"
         )
         part.add_argument("--only", nargs="+", metavar="CELL", help="names or patterns of --list")
-        part.add_argument("--list", action="store_true", help="name the cells and stop")
-        part.add_argument("--keep", action="store_true", help="keep the cells' weights")
+        part.add_argument("--list", action="store_true", help="name the trainings and stop")
+        part.add_argument("--keep", action="store_true", help="keep the trainings' weights")
         _add_training(part)
     camvid = _add(parts, "camvid", "train the committed recipe, score it, copy it")
     camvid.add_argument("--config", type=Path, required=True, help="the recipe, a TOML file")
@@ -127,46 +127,48 @@ def options_of(chosen: argparse.Namespace) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             options[name] = value
     if options.get("batch") == "auto":
-        raise OptionError("--set batch=auto: the batch is a number here, the same for all cells.")
+        raise OptionError("--set batch=auto: the batch is a number here, the same for all.")
     return options
 
 
 def measure(chosen: argparse.Namespace) -> None:
-    """Run the cells that are not done; then, whatever happened, write the table."""
-    cells, options = wanted_cells(chosen), options_of(chosen)
+    """Run the trainings that are not done; then, whatever happened, write the table."""
+    trainings, options = wanted(chosen), options_of(chosen)
     if chosen.list:
-        print("\n".join(cell.name for cell in cells))
+        print("\n".join(training.name for training in trainings))
         return
     if chosen.part == "minutes" and not chosen.minutes:
         raise OptionError("The part minutes needs --minutes, e.g. --minutes 10.")
-    require_packages(cells)
+    require_packages(trainings)
     began, book = time.monotonic(), Book(chosen.out / "results.jsonl")
-    jobs = [(cell, seed) for seed in chosen.seeds for cell in cells]
+    jobs = [(training, seed) for seed in chosen.seeds for training in trainings]
     todo = [job for job in jobs if not book.has(*job, budget_of(chosen), options)]
-    said(f"{len(jobs) - len(todo)} of {len(jobs)} cells are done already")
+    said(f"{len(jobs) - len(todo)} of {len(jobs)} trainings are done already")
     try:
-        for number, (cell, seed) in enumerate(todo, start=1):
+        for number, (training, seed) in enumerate(todo, start=1):
             if time.monotonic() - began >= chosen.seconds:
-                said(f"The time is over: {len(todo) - number + 1} cells are left to the next call")
+                said(
+                    f"The time is over: {len(todo) - number + 1} trainings are left to the next call"
+                )
                 break
-            epochs = book.epochs_of(cell, budget_of(chosen), options)
+            epochs = book.epochs_of(training, budget_of(chosen), options)
             label = f"[{number}/{len(todo)}]"
-            book.add(run_cell(cell, seed, chosen, options, label=label, epochs=epochs))
+            book.add(run_training(training, seed, chosen, options, label=label, epochs=epochs))
     finally:
         rows = Book(book.path).rows  # other processes may have added theirs
         print(write_table(chosen.part, rows, chosen.out / f"{chosen.part}.md"))
 
 
-def wanted_cells(chosen: argparse.Namespace) -> list[Cell]:
-    """The cells of the part that --only names."""
-    cells = PARTS[chosen.part]
+def wanted(chosen: argparse.Namespace) -> list[Training]:
+    """The trainings of the part that --only names."""
+    trainings = PARTS[chosen.part]
     for pattern in chosen.only or ():
-        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+        if not any(fnmatchcase(training.name, pattern) for training in trainings):
             raise OptionError(
-                f"--only {pattern}: no such cell of {chosen.part}.",
-                hint=f"--list names all; the first is {cells[0].name}",
+                f"--only {pattern}: no such training of {chosen.part}.",
+                hint=f"--list names all; the first is {trainings[0].name}",
             )
-    return [c for c in cells if any(fnmatchcase(c.name, p) for p in chosen.only or ("*",))]
+    return [c for c in trainings if any(fnmatchcase(c.name, p) for p in chosen.only or ("*",))]
 
 
 if __name__ == "__main__":

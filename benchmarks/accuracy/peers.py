@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from cells import Cell
 from torch import Tensor, nn
+from trainings import Training
 
 from fcnseg.config import TrainConfig
 from fcnseg.datasets.check import examine
@@ -158,9 +158,9 @@ PEERS: dict[str, Callable[[int, str, Callback], Peer]] = {
 }
 
 
-def require_packages(cells: Iterable[Cell]) -> None:
-    """OptionError before anything is trained when a cell's package is missing."""
-    peers = {cell.peer for cell in cells if cell.peer is not None}
+def require_packages(trainings: Iterable[Training]) -> None:
+    """OptionError before anything is trained when a training's package is missing."""
+    peers = {training.peer for training in trainings if training.peer is not None}
     needing = sorted(peer for peer in peers if peer.startswith(("unet", "deeplab")))
     if not needing:
         return

@@ -1,4 +1,4 @@
-"""A cell -> a training -> a line of results.jsonl."""
+"""A row of a table -> its training -> a line of results.jsonl."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import Cell
 from peers import IMAGENET, RANDOM, Peer, train_peer
 from subsets import data_of
 from torch import nn
+from trainings import Training
 
 import fcnseg
 from fcnseg.classes import IGNORE
@@ -54,20 +54,24 @@ NEAR = 2
 Record = dict[str, Any]
 
 
+RENAMED = {"ladder": "skips"}
+"""Parts that earlier results call otherwise."""
+
+
 class Book:
     """The results so far, a JSON object a line; a line cut short by a kill is skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, [*_read(path)]
 
-    def has(self, cell: Cell, seed: int, budget: str, options: Mapping[str, Any]) -> bool:
+    def has(self, training: Training, seed: int, budget: str, options: Mapping[str, Any]) -> bool:
         """Whether this very training is done."""
-        key = (cell.part, cell.name, seed, budget, _as_json(options))
+        key = (training.part, training.name, seed, budget, _as_json(options))
         return any(_key(row) == key for row in self.rows)
 
-    def epochs_of(self, cell: Cell, budget: str, options: Mapping[str, Any]) -> int | None:
+    def epochs_of(self, training: Training, budget: str, options: Mapping[str, Any]) -> int | None:
         """How many epochs this training had with another seed; None if it is the first."""
-        key = (cell.part, cell.name, budget, _as_json(options))
+        key = (training.part, training.name, budget, _as_json(options))
         same = [row for row in self.rows if (*_key(row)[:2], *_key(row)[3:]) == key]
         return next((row["epochs_done"] for row in same if "epochs_done" in row), None)
 
@@ -83,8 +87,8 @@ class Book:
         self.rows.append(row)
 
 
-def run_cell(
-    cell: Cell,
+def run_training(
+    training: Training,
     seed: int,
     chosen: argparse.Namespace,
     options: Mapping[str, Any],
@@ -92,32 +96,32 @@ def run_cell(
     label: str,
     epochs: int | None = None,
 ) -> Record:
-    """Train a cell, or resume it, and say what it reached; its weights are thrown away.
+    """Do a training, or resume it, and say what it reached; its weights are thrown away.
 
-    epochs: what fits into --minutes, if another seed of the cell has tried it.
+    epochs: what fits into --minutes, if another seed of the training has tried it.
     """
-    name = f"{cell.name} seed {seed}"
+    name = f"{training.name} seed {seed}"
     said(f"{label} {name}")
     digest = hashlib.sha256(_as_json(options).encode()).hexdigest()[:8]
     work: Path = chosen.work or chosen.out / "work"
-    place = cell.name.replace("*", "x")  # not every file system has stars
+    place = training.name.replace("*", "x")  # not every file system has stars
     budget = budget_of(chosen)
-    run = RunFolder(work / cell.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
-    data, unlabeled = data_of(cell, seed, chosen.data, work)
-    values = {"calibrate": False, **options, **cell.options, "data": data, "out": run.folder}
-    if "unlabeled" in cell.options:
+    run = RunFolder(work / training.part / place / f"{budget.replace(' ', '-')}-{seed}-{digest}")
+    data, unlabeled = data_of(training, seed, chosen.data, work)
+    values = {"calibrate": False, **options, **training.options, "data": data, "out": run.folder}
+    if "unlabeled" in training.options:
         values["unlabeled"] = unlabeled
     values |= {"epochs": chosen.epochs, "seed": seed, "device": chosen.device}
-    row: Record = {"part": cell.part, "cell": cell.name, "seed": seed, "budget": budget}
-    row |= {"options": dict(options), "changed": dict(cell.options)}
+    row: Record = {"part": training.part, "cell": training.name, "seed": seed, "budget": budget}
+    row |= {"options": dict(options), "changed": dict(training.options)}
     begun = run.state.is_file()
     began = time.monotonic()
     try:
-        if cell.part == "minutes":
+        if training.part == "minutes":
             values |= {"epochs": 0, "minutes": chosen.minutes}
         elif chosen.minutes:
-            values["epochs"] = epochs or _epochs_in(60 * chosen.minutes, cell, values, run)
-        row |= _trained(cell, values, run, progress(f"{label} {name}"))
+            values["epochs"] = epochs or _epochs_in(60 * chosen.minutes, training, values, run)
+        row |= _trained(training, values, run, progress(f"{label} {name}"))
     except TrainingError as error:
         said(f"{label} {name} failed: {error.message}")
         row |= {"failed": error.message}
@@ -136,7 +140,7 @@ def budget_of(chosen: argparse.Namespace) -> str:
     return f"{chosen.minutes:g} minutes" if chosen.minutes else f"{chosen.epochs} epochs"
 
 
-def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> int:
+def _epochs_in(seconds: float, training: Training, values: Record, run: RunFolder) -> int:
     """How many epochs fit, by the second of two that are thrown away; those of a run that is begun.
 
     The first one also reads the images, and is much slower where there are few.
@@ -145,35 +149,39 @@ def _epochs_in(seconds: float, cell: Cell, values: Record, run: RunFolder) -> in
         return TrainConfig.load(run.config).epochs
     with tempfile.TemporaryDirectory() as folder:
         trial = RunFolder(Path(folder) / "run")
-        _train(cell, {**values, "epochs": 2, "out": trial.folder}, no_callback)
+        _train(training, {**values, "epochs": 2, "out": trial.folder}, no_callback)
         with trial.results.open(newline="", encoding="utf-8") as file:
             _, row = csv.DictReader(file)
     return max(1, round(seconds / float(row["seconds"])))
 
 
-def _train(cell: Cell, values: Record, callback: Callback) -> tuple[Peer | None, str]:
+def _train(training: Training, values: Record, callback: Callback) -> tuple[Peer | None, str]:
     """Ours goes the way of `fcnseg train`; the others' run folders look the same.
 
     Somebody else's network, and what the backbone's weights were before.
     """
-    if cell.peer is None:
+    if training.peer is None:
         state = RunFolder(values["out"]).state
         config = TrainConfig.make({**values, "resume": state.is_file()})
         train(config, callback)
         return None, backbone_start(config)
-    peer = train_peer(cell.peer, TrainConfig.make(values), callback)
+    peer = train_peer(training.peer, TrainConfig.make(values), callback)
     return peer, peer.start
 
 
-def _trained(cell: Cell, values: Record, run: RunFolder, callback: Callback) -> Record:
-    """Train a cell; what is known of its network, with the averaged weights, and of its run."""
-    peer, start = _train(cell, values, callback)
+def _trained(training: Training, values: Record, run: RunFolder, callback: Callback) -> Record:
+    """Do it; what is known of its network, with the averaged weights, and of its run."""
+    peer, start = _train(training, values, callback)
     averaged = Checkpoint.load(run.last)
     if peer is not None:
         peer.load_state_dict(averaged.weights)
     network = averaged.build() if peer is None else peer
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    near = near_f1(network, averaged, TrainConfig.load(run.config)) if cell.part == "others" else {}
+    near = (
+        near_f1(network, averaged, TrainConfig.load(run.config))
+        if training.part == "others"
+        else {}
+    )
     return {"start": start, "parameters": parameters, "near_f1": near, **_found(run)}
 
 
@@ -319,7 +327,8 @@ def _read(path: Path) -> list[Record]:
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
+                rows.append({**row, "part": RENAMED.get(row["part"], row["part"])})
             except json.JSONDecodeError:
                 said(f"{path}: an incomplete line is skipped")
     return rows

@@ -1,24 +1,24 @@
-"""What a cell trains on: a whole data set, or a folder of links to a part of one."""
+"""What is trained on: a whole data set, or a folder of links to a part of one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from cells import Cell
+from trainings import Training
 
 from fcnseg.datasets import Pair, split_pairs
 from fcnseg.datasets.describe import describe
 
 
-def data_of(cell: Cell, seed: int, root: Path, work: Path) -> tuple[Path, Path | None]:
-    """The data set of a cell, and a folder of the images whose labels it doesn't use."""
-    name, _, part = cell.dataset.partition("-")
-    if cell.part == "drives":
-        return without_drive(root / "camvid", part, work / cell.dataset).resolve(), None
+def data_of(training: Training, seed: int, root: Path, work: Path) -> tuple[Path, Path | None]:
+    """The data set of a training, and a folder of the images whose labels it doesn't use."""
+    name, _, part = training.dataset.partition("-")
+    if training.part == "drives":
+        return without_drive(root / "camvid", part, work / training.dataset).resolve(), None
     data = data_folder(root, name).resolve()
-    if cell.part == "few":
-        return few_labels(data, int(part), seed, (work / f"{cell.dataset}-{seed}").resolve())
+    if training.part == "few":
+        return few_labels(data, int(part), seed, (work / f"{training.dataset}-{seed}").resolve())
     return data, None
 
 

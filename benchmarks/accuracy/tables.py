@@ -1,6 +1,6 @@
 """Lines of results.jsonl -> a Markdown table, with what the figures were made with.
 
-Several seeds of a cell are shown as their mean and, behind ±, half of what lies between them.
+Several seeds of a training are shown as their mean and, behind ±, half of what lies between them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import DEFAULTS, LABELS, PARTS, UNLABELED
+from trainings import DEFAULTS, LABELS, PARTS, UNLABELED
 
 Record = dict[str, Any]
 Table = Sequence[Sequence[str]]
@@ -26,7 +26,7 @@ def write_table(part: str, rows: Iterable[Record], path: Path) -> str:
             budget = json.dumps([row["budget"], row["options"]], sort_keys=True)
             budgets.setdefault(budget, []).append(row)
     if not budgets:
-        return f"No cell of {part} is done."
+        return f"No training of {part} is done."
     text = "\n".join(_section(part, some) for some in budgets.values())
     path.write_text(text, encoding="utf-8")
     return text
@@ -42,7 +42,7 @@ def _section(part: str, rows: Sequence[Record]) -> str:
 
 
 TITLES = {
-    "ladder": "## The ladder on CamVid",
+    "skips": "## Decoders and fusions on CamVid",
     "others": "## Beside other networks, trained the same way",
     "ablation": "## What each part of the recipe is worth",
     "drives": "## What each part of the recipe is worth on a drive that was not trained on",
@@ -72,13 +72,13 @@ def _circumstances(rows: Sequence[Record]) -> str:
     )
 
 
-def _ladder(rows: Sequence[Record]) -> list[str]:
+def _skips(rows: Sequence[Record]) -> list[str]:
     """The columns of the paper's table 2, and parameters."""
     names = ["miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "best"]
     head = ["decoder", "fuse", "mIoU", "pixel acc.", "mean acc.", "f.w. IoU", "best mIoU"]
     table = [[*head, "parameters (M)", "minutes"]]
-    for cell, some in _by_cell("ladder", rows):
-        decoder, _, fuse = cell.partition("/")[2].partition("-")
+    for training, some in _by_training("skips", rows):
+        decoder, _, fuse = training.partition("/")[2].partition("-")
         scores = [_percent([row[name] for row in some]) for name in names]
         table.append([decoder, fuse, *scores, _millions(some), _minutes(some)])
     return [_markdown(table)]
@@ -87,7 +87,7 @@ def _ladder(rows: Sequence[Record]) -> list[str]:
 def _others(rows: Sequence[Record]) -> list[str]:
     """A table for each data set: IoU of each class."""
     texts = []
-    for data in dict.fromkeys(cell.dataset for cell in PARTS["others"]):
+    for data in dict.fromkeys(training.dataset for training in PARTS["others"]):
         here = [row for row in rows if row["cell"].startswith(f"{data}/")]
         if not here:
             continue
@@ -95,7 +95,7 @@ def _others(rows: Sequence[Record]) -> list[str]:
         near = [f"F1 of {classes[-1]}, 2 px"] if len(classes) == 2 else []
         head = ["network", "backbone weights", *classes, "mIoU", "best mIoU", *near]
         table = [[*head, "parameters (M)", "epochs", "minutes"]]
-        for cell, some in _by_cell("others", here):
+        for training, some in _by_training("others", here):
             ious = [_percent([row["class_iou"][name] for row in some]) for name in classes]
             means = [_percent([row[name] for row in some]) for name in ("miou", "best")]
             if near:
@@ -103,19 +103,19 @@ def _others(rows: Sequence[Record]) -> list[str]:
             start = " / ".join(_distinct(some, "start"))
             epochs = "/".join(_distinct(some, "epochs_done"))
             size = [_millions(some), epochs, _minutes(some)]
-            table.append([cell.partition("/")[2], start, *ious, *means, *size])
+            table.append([training.partition("/")[2], start, *ious, *means, *size])
         texts.append(f"**{data}**: {_data(here)}\n\n{_markdown(table)}")
     return texts
 
 
 def _changes(part: str, rows: Sequence[Record]) -> list[str]:
     """Differences from the defaults of the same seed."""
-    cells = PARTS[part]
-    sets = list(dict.fromkeys(cell.dataset for cell in cells))
+    trainings = PARTS[part]
+    sets = list(dict.fromkeys(training.dataset for training in trainings))
     found = {(row["cell"], row["seed"]): row["miou"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
     table = [["change", *sets]]
-    for change in dict.fromkeys(cell.row for cell in cells):
+    for change in dict.fromkeys(training.row for training in trainings):
         texts = []
         for data in sets:
             one, base = f"{data}/{change}", f"{data}/{DEFAULTS}"
@@ -138,7 +138,7 @@ def _few(rows: Sequence[Record]) -> list[str]:
     """A row for each data set and number of labels; the gain is that of equal seeds."""
     found = {(row["cell"], row["seed"]): row for row in rows}
     table = [["data set", "labeled images", LABELS, UNLABELED, "gain", "seeds"]]
-    for data in dict.fromkeys(cell.dataset for cell in PARTS["few"]):
+    for data in dict.fromkeys(training.dataset for training in PARTS["few"]):
         both = [
             (found[f"{data}/{LABELS}", seed], found[f"{data}/{UNLABELED}", seed])
             for seed in sorted({row["seed"] for row in rows})
@@ -157,8 +157,8 @@ def _few(rows: Sequence[Record]) -> list[str]:
 def _given_time(rows: Sequence[Record]) -> list[str]:
     """A row for each setting: scores, and the time from the command to its end."""
     table = [["data set", "setting", "mIoU", "best mIoU", "epochs", "minutes in all"]]
-    for cell, some in _by_cell("minutes", rows):
-        data, _, setting = cell.partition("/")
+    for training, some in _by_training("minutes", rows):
+        data, _, setting = training.partition("/")
         scores = [_percent([row[name] for row in some]) for name in ("miou", "best")]
         took = "/".join(f"{row['took'] / 60:.1f}" if row["took"] else "-" for row in some)
         table.append([data, setting, *scores, "/".join(_distinct(some, "epochs_done")), took])
@@ -166,7 +166,7 @@ def _given_time(rows: Sequence[Record]) -> list[str]:
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], list[str]]] = {
-    "ladder": _ladder,
+    "skips": _skips,
     "others": _others,
     "ablation": partial(_changes, "ablation"),
     "drives": partial(_changes, "drives"),
@@ -185,8 +185,8 @@ def _data(rows: Sequence[Record]) -> str:
     )
 
 
-def _by_cell(part: str, rows: Sequence[Record]) -> list[tuple[str, list[Record]]]:
-    """The rows of each cell, in the order of the part."""
+def _by_training(part: str, rows: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """The rows of each training, in the order of the part."""
     found = [(c.name, [row for row in rows if row["cell"] == c.name]) for c in PARTS[part]]
     return [(name, some) for name, some in found if some]
 

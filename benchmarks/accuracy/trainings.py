@@ -1,4 +1,4 @@
-"""What is trained for each table: a cell is one training, its name its place in the table."""
+"""What is trained for each table; the name of a training is its place in the table."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ LABELS, UNLABELED = "labels alone", "unlabeled images, too"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
     """One training.
 
     part: the table. name: unique in it, DATASET/ROW. options: of `train`, beside those that
-    all cells share. peer: whose network, by its name in peers.py; None: ours.
+    all trainings share. peer: whose network, by its name in peers.py; None: ours.
     """
 
     part: str
@@ -109,64 +109,66 @@ class Cell:
         return self.name.partition("/")[2]
 
 
-def _ladder() -> list[Cell]:
+def _skips() -> list[Training]:
     return [
-        Cell("ladder", f"camvid/{decoder}-{fuse}", "camvid", {"decoder": decoder, "fuse": fuse})
+        Training("skips", f"camvid/{decoder}-{fuse}", "camvid", {"decoder": decoder, "fuse": fuse})
         for fuse in FUSES
         for decoder in DECODERS
     ]
 
 
-def _others() -> list[Cell]:
-    cells = []
+def _others() -> list[Training]:
+    trainings = []
     for network in NETWORKS:
         ours = network.startswith(OURS)
         options = {"backbone_weights": "none"} if network == "fcnseg-random" else {}
-        cells += [
-            Cell("others", f"{data}/{network}", data, options, None if ours else network)
+        trainings += [
+            Training("others", f"{data}/{network}", data, options, None if ours else network)
             for data in ("nuclei", "bag", "crack", "camvid")
         ]
-    return cells
+    return trainings
 
 
-def _ablation() -> list[Cell]:
+def _ablation() -> list[Training]:
     """Change by change, so that an unfinished table has whole rows."""
     return [
-        Cell("ablation", f"{data}/{change}", data, options)
+        Training("ablation", f"{data}/{change}", data, options)
         for change, options in CHANGES.items()
         for data in ("camvid", "nuclei", "bag", "crack")
     ]
 
 
-def _drives() -> list[Cell]:
+def _drives() -> list[Training]:
     """Change by change; the recording in the data set's name is the one that is held out."""
     return [
-        Cell("drives", f"camvid-{drive}/{change}", f"camvid-{drive}", options)
+        Training("drives", f"camvid-{drive}/{change}", f"camvid-{drive}", options)
         for change, options in LEVERS.items()
         for drive in DRIVES
     ]
 
 
-def _few() -> list[Cell]:
+def _few() -> list[Training]:
     """One in eight and one in four labels, without and with the images of the others."""
     return [
-        Cell("few", f"{data}-{every}/{row}", f"{data}-{every}", options)
+        Training("few", f"{data}-{every}/{row}", f"{data}-{every}", options)
         for data in ("nuclei", "bag", "camvid")
         for every in (8, 4)
         for row, options in ((LABELS, {}), (UNLABELED, {"unlabeled": "the other images"}))
     ]
 
 
-def _minutes() -> list[Cell]:
+def _minutes() -> list[Training]:
     """Data set by data set, so that an unfinished table has whole ones."""
     return [
-        Cell("minutes", f"{data}/{change}", data, {"crop": crop} if "usual" in change else options)
+        Training(
+            "minutes", f"{data}/{change}", data, {"crop": crop} if "usual" in change else options
+        )
         for data, crop in USUAL_CROP.items()
         for change, options in BY_HAND.items()
     ]
 
 
-PARTS: dict[str, list[Cell]] = {
-    "ladder": _ladder(), "others": _others(), "ablation": _ablation(), "drives": _drives(),
+PARTS: dict[str, list[Training]] = {
+    "skips": _skips(), "others": _others(), "ablation": _ablation(), "drives": _drives(),
     "few": _few(), "minutes": _minutes(),
 }  # fmt: skip
