@@ -1,11 +1,12 @@
 """How many of the package's files one run of a command enters, and how often it changes file.
 
-    python benchmarks/ways.py [COMMAND ...]
+    python benchmarks/ways.py [--list] [COMMAND ...]
 
 Counts what a reader has to follow: with `sys.setprofile` in every thread, each call of a function
 of fcnseg on tiny data. Importing does not count. A change of file is a call that goes from a
 function in one file of the package to a function in another. The exit status is 1 where a command
-enters more files than LIMITS has.
+enters more files than LIMITS has. --list: the files, those with the fewest functions entered first,
+with these functions, how often they were called and from which other files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -39,7 +41,8 @@ class Way:
     """The functions of fcnseg that were entered, and the calls from one file to another."""
 
     def __init__(self) -> None:
-        self.functions: set[CodeType] = set()
+        self.functions: Counter[CodeType] = Counter()
+        self.callers: dict[CodeType, set[str]] = defaultdict(set)
         self.changes = 0
 
     def __enter__(self) -> Way:
@@ -54,7 +57,20 @@ class Way:
     @property
     def files(self) -> set[str]:
         """Files entered, relative to the package."""
-        return {code.co_filename.removeprefix(PACKAGE) for code in self.functions}
+        return {_file(code) for code in self.functions}
+
+    def listed(self) -> Iterator[str]:
+        """A line for each file, and one for each function that was entered in it."""
+        inside: dict[str, list[CodeType]] = defaultdict(list)
+        for code in self.functions:
+            inside[_file(code)].append(code)
+        for file, some in sorted(inside.items(), key=lambda item: len(item[1])):
+            yield f"{file}: {len(some)}"
+            for code in sorted(some, key=lambda code: code.co_qualname):
+                callers = ", ".join(sorted(self.callers[code]))
+                yield f"    {code.co_qualname} {self.functions[code]}" + f" < {callers}" * bool(
+                    callers
+                )
 
     def _see(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -62,11 +78,18 @@ class Way:
             return
         if code.co_name == "<module>" or _is_imported(frame):
             return
-        self.functions.add(code)
+        self.functions[code] += 1
         caller = frame.f_back
         while caller is not None and not caller.f_code.co_filename.startswith(PACKAGE):
             caller = caller.f_back
-        self.changes += caller is not None and caller.f_code.co_filename != code.co_filename
+        if caller is not None and caller.f_code.co_filename != code.co_filename:
+            self.changes += 1
+            self.callers[code].add(_file(caller.f_code))
+
+
+def _file(code: CodeType) -> str:
+    """The file of a function, relative to the package."""
+    return code.co_filename.removeprefix(PACKAGE)
 
 
 def _is_imported(frame: FrameType) -> bool:
@@ -105,7 +128,9 @@ def main() -> None:
     """Print a row of docs for each command asked for; all of them are run, in order."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(GOALS))
-    wanted = parser.parse_args().commands or list(GOALS)
+    parser.add_argument("--list", action="store_true", help="list files and functions, too")
+    chosen = parser.parse_args()
+    wanted = chosen.commands or list(GOALS)
     print("| command | files | goal | functions | changes of file |\n|---|---|---|---|---|")
     exceeded = False
     with tempfile.TemporaryDirectory() as folder:
@@ -116,8 +141,8 @@ def main() -> None:
             if name in wanted:
                 counts = f"{len(way.files)} | {GOALS[name]} | {len(way.functions)} | {way.changes}"
                 print(f"| {name} | {counts} |", flush=True)
-                if len(wanted) == 1:
-                    print("\n".join(sorted(way.files)))
+                if chosen.list:
+                    print("\n".join(way.listed()))
     sys.exit(exceeded)
 
 

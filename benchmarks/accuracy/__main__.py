@@ -147,9 +147,7 @@ def measure(chosen: argparse.Namespace) -> None:
     try:
         for number, (training, seed) in enumerate(todo, start=1):
             if time.monotonic() - began >= chosen.seconds:
-                said(
-                    f"The time is over: {len(todo) - number + 1} trainings are left to the next call"
-                )
+                said(f"The time is over: {len(todo) - number + 1} are left to the next call")
                 break
             epochs = book.epochs_of(training, budget_of(chosen), options)
             label = f"[{number}/{len(todo)}]"
