@@ -136,8 +136,9 @@ class Options:
         """The same with these options, which are paths, as `as_path` of what they are."""
         from fcnseg.files import as_path
 
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return dataclasses.replace(self, **{name: as_path(path) for name, path in given.items()})  # type: ignore[type-var]
+        values = {name: getattr(self, name) for name in names}
+        paths = {name: as_path(path) for name, path in values.items() if path is not None}
+        return dataclasses.replace(self, **paths)  # type: ignore[type-var]
 
     def chosen(self) -> dict[str, Any]:
         """The options that differ from their defaults, by name."""
