@@ -69,7 +69,7 @@ def infer(
         done = fcnseg.infer("photos/images/val", model="nuclei", out="segmented")
         print(done.frames_out, done.outputs)
     """
-    config = InferConfig.of(sources, options).with_addresses("out", "shares")
+    config = InferConfig.of(sources, options).mapped(as_path, "out", "shares")
     parse_tile(config.tile)
     if config.ray is not None:
         if segmenter is not None or connect is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fcnseg.config import VizConfig
 from fcnseg.engines import RUNNABLE
 from fcnseg.errors import Interrupted, MediaError, OptionError
-from fcnseg.files import fitting, safe_path
+from fcnseg.files import as_path, fitting, safe_path
 from fcnseg.inference.loading import load_as
 from fcnseg.inference.outputs.manifest import next_free
 from fcnseg.inference.segmenter import Segmenter
@@ -77,7 +77,7 @@ def view(
 
         fcnseg.view("photos/images/val", model="nuclei", out="heatmaps")
     """
-    config = VizConfig.of(sources, options).with_addresses("out")
+    config = VizConfig.of(sources, options).mapped(as_path, "out")
     begun = time.perf_counter()
     refuse_file("--out", config.out)
     job = _job(config, callback)

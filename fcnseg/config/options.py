@@ -13,7 +13,7 @@ import numbers
 import os
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -132,13 +132,10 @@ class Options:
         """A config from a TOML file, with some of its values overridden."""
         return cls.make({**read_toml(path), **overrides})
 
-    def with_addresses(self, *names: str) -> Self:
-        """The same with these options, which are paths, as `as_path` of what they are."""
-        from fcnseg.files import as_path
-
-        values = {name: getattr(self, name) for name in names}
-        paths = {name: as_path(path) for name, path in values.items() if path is not None}
-        return dataclasses.replace(self, **paths)  # type: ignore[type-var]
+    def mapped(self, convert: Callable[[Any], Any], *names: str) -> Self:
+        """The same with what a function makes of these options, where they are not None."""
+        given = {name: convert(v) for name in names if (v := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **given)  # type: ignore[type-var]
 
     def chosen(self) -> dict[str, Any]:
         """The options that differ from their defaults, by name."""

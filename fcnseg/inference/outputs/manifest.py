@@ -122,8 +122,9 @@ class Manifest:
                 lines += filter(None, path.read_bytes().splitlines())
         if lines:
             try:
+                before = [] if _ends_line(self._folder / NAME) else [b""]
                 with (self._folder / NAME).open("ab") as out:
-                    out.write(b"\n".join([b"", *lines, b""]))
+                    out.write(b"\n".join([*before, *lines, b""]))
             except OSError as error:
                 raise cannot_write(self._folder / NAME, error) from None
         for path in others:
@@ -246,3 +247,15 @@ def remove_unused(folder: Path) -> None:
         mark.unlink(missing_ok=True)
         for place, _, _ in os.walk(folder, topdown=False):
             Path(place).rmdir()
+
+
+def _ends_line(path: Path) -> bool:
+    """Whether a file is not there, is empty, or its last line is complete: not cut by a crash."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except FileNotFoundError:
+        return True
