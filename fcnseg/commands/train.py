@@ -41,6 +41,7 @@ from fcnseg.training.run_folder import (
     several_in,
 )
 from fcnseg.training.run_folder.resume import (
+    completing,
     continued,
     find_run,
     find_unfinished,
@@ -118,9 +119,10 @@ def train(
                 note_environment(trainer.run, made_with, before, callback)
             trainer.fit()
         if ranks.main:
-            finish(setup, trainer.run, callback)
-            if setup.config.report and has_charts():
-                _write_report(setup, trainer.run, callback)
+            with completing(trainer.run):
+                finish(setup, trainer.run, callback)
+                if setup.config.report and has_charts():
+                    _write_report(setup, trainer.run, callback)
     return TrainResult.of(trainer.run, trainer.state)
 
 

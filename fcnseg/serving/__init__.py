@@ -10,6 +10,7 @@ Needs the extra `serve` (Starlette, Uvicorn).
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import threading
@@ -24,7 +25,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fcnseg.concurrency import usable_cores
 from fcnseg.errors import FcnsegError, OptionError
@@ -125,6 +126,23 @@ def refusal(error: HttpError) -> JSONResponse:
     return JSONResponse(content, status_code=error.status, headers=headers)
 
 
+class KnownHosts:
+    """Requests for other host names than the server's are refused, whatever they ask for."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else self._hosts[0]
+        served: ASGIApp = self._app
+        if re.sub(r":\d*$", "", host).lower() not in self._hosts:
+            known = ", ".join(self._hosts)
+            text = f"Host is {host[:100]!r}; this server is reached as: {known}."
+            served = refusal(HttpError(400, text, "a proxy in front of it has to send such a Host"))
+        await served(scope, receive, send)
+
+
 def busy() -> HttpError:
     """A request that finds no room."""
     return HttpError(429, "Too many requests are waiting.", "try again in a second")
@@ -151,7 +169,8 @@ async def unknown_address(request: HttpRequest, error: Exception) -> Response:
     known = "GET /models lists the models, GET /openapi.json describes the interface"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        refused = HttpError(405, f"{request.method} is not possible here; {allowed} is.", known)
+        can = f"{request.method} is not possible here; expected {allowed.replace(', ', ' or ')}."
+        refused = HttpError(405, can, known)
     else:
         refused = HttpError(error.status_code, f"{error.detail}.", known)
     response = refusal(refused)

@@ -24,7 +24,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -36,6 +35,7 @@ from fcnseg.serving import (
     SECURITY_HEADERS,
     Batcher,
     HttpError,
+    KnownHosts,
     QueueFull,
     busy,
     check_content,
@@ -139,7 +139,7 @@ class Server:
         self.metrics.pending.set_function(
             lambda: sum(served.batcher.pending for served in self.served.values())
         )
-        hosted = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)] if hosts else []
+        hosted = [Middleware(KnownHosts, hosts=hosts)] if hosts else []
         self.app = Starlette(
             routes=self._routes(),
             middleware=hosted,

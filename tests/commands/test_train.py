@@ -381,6 +381,19 @@ def test_epochs_may_be_raised(folder: Path, tmp_path: Path, caplog) -> None:
     assert TrainConfig.load(out / "config.toml").epochs == 2
 
 
+def test_ctrl_c_after_the_last_epoch_says_that_no_epoch_is_lost(
+    undisturbed: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    monkeypatch.setattr("fcnseg.commands.train.finish", interrupted)
+    with pytest.raises(Interrupted, match="after the last epoch") as caught:
+        train(TrainConfig.make({"data": run, "resume": True}))
+    assert caught.value.hint == f"complete it with: fcnseg train {run} --resume"
+
+
 def test_what_a_run_can_not_resume_with(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--backbone tiny; it can't be resumed with vgg16"):
         train(TrainConfig.make({"data": undisturbed, "resume": True, "backbone": "vgg16"}))

@@ -210,7 +210,7 @@ def test_a_small_version_does_not_hide_how_large_a_page_is() -> None:
     [
         ("POST", "labels", {"content-type": "multipart/form-data; boundary=x"}, 415, "is a form"),
         ("POST", "labels", {"content-encoding": "gzip"}, 415, "is compressed (gzip)"),
-        ("GET", "labels", {}, 405, "GET is not possible here; POST is"),
+        ("GET", "labels", {}, 405, "GET is not possible here; expected POST"),
         ("GET", "labels/more", {}, 404, "Not Found"),
     ],
 )
@@ -234,7 +234,12 @@ def test_a_slow_sender_is_cut_off(server: Running) -> None:
 
 def test_other_hosts_names_are_refused(server: Running) -> None:
     """A web page whose name was made to point here can't use the server (DNS rebinding)."""
-    assert server.ask("GET", "/models", host="example.com")[0] == 400
+    status, body, _ = server.ask("GET", "/models", host="example.com")
+    assert (status, json.loads(body)["error"]) == (
+        400, "Host is 'example.com'; this server is reached as: localhost, 127.0.0.1, [::1].",
+    )  # fmt: skip
+    assert server.ask("GET", "/models", host="LOCALHOST:80")[0] == 200
+    assert server.ask("GET", "/models", host="[::1]")[0] == 200
 
 
 def test_the_page_loads_nothing_from_elsewhere(server: Running) -> None:
