@@ -135,7 +135,7 @@ STRANGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError,
     ValueError, csv.Error,
 )  # fmt: skip
-"""What taking a stranger's document apart may raise where it isn't what it should be."""
+"""What parsing a file that is not what it should be may raise."""
 
 
 def reason(error: BaseException) -> str:

@@ -259,7 +259,7 @@ def test_sound_is_kept_in_every_container(tmp_path, name):
     with VideoWriter(tmp_path / name, Fraction(25), (HIGH, WIDE), audio=path) as writer:
         for _ in range(10):
             writer.write(COLORS)
-    assert writer.encoder.sound_trouble == ""
+    assert writer.encoder.sound_warning == ""
     with av.open(str(tmp_path / name)) as file:
         seconds = sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
     assert 0.3 < seconds < 0.6

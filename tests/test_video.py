@@ -205,7 +205,7 @@ def copied(clip: Path, out: Path) -> list[str]:
         with VideoWriter(out, Fraction(10), SIZE, **whole) as writer:
             for frame in frames:
                 writer.write(frame.image, frame.time)
-    assert writer.encoder.sound_trouble == ""
+    assert writer.encoder.sound_warning == ""
     return said
 
 

@@ -25,7 +25,7 @@ from fcnseg.datasets.describe import files_read, own_parts
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats import read_pair_image, read_sample, read_stored
 from fcnseg.datasets.scan import Scanned
-from fcnseg.datasets.splits import find_copies, find_lookalikes, find_videos
+from fcnseg.datasets.splits import find_copies, find_similar, find_videos
 from fcnseg.errors import DatasetError, MediaError, OptionError, cannot_write, to_bytes, typed
 from fcnseg.files import fitting, folder_beside
 from fcnseg.io.content import upright
@@ -278,7 +278,7 @@ def _leaked(seen: Scanned) -> dict[str, str]:
     alike = [(a, b) for group in find_copies(image_scan) for a in group for b in group if a < b]
     alike += [
         (a, b)
-        for a, b in find_lookalikes(image_scan)
+        for a, b in find_similar(image_scan)
         if a not in video_of or video_of[a] != video_of.get(b)
     ]
     leaked = {}

@@ -18,7 +18,7 @@ from fcnseg.datasets.splits import (
     Video,
     draw_folds,
     draw_val,
-    find_lookalikes,
+    find_similar,
     find_videos,
     group_numbers,
     sort_pairs,
@@ -87,7 +87,7 @@ def _to_draw(
     pairs, images = scanned.description.pairs, scanned.images
     videos = find_videos(pairs, images)
     longest = _longest_kept(videos, len(pairs), fraction)
-    groups = group_numbers(len(pairs), videos, [*find_lookalikes(images), *together], longest)
+    groups = group_numbers(len(pairs), videos, [*find_similar(images), *together], longest)
     encoding = scanned.description.encoding
     return groups, presence(scanned.labels.counts, encoding, scanned.values.kind), (videos, longest)
 

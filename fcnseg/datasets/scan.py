@@ -149,7 +149,7 @@ def scan_images(
         if isinstance(seen, str):
             scan.problems[index] = seen
             continue
-        one = ImageSummary(**dict(zip(_GLANCE, seen, strict=True)))
+        one = ImageSummary(**dict(zip(_SUMMARY_FIELDS, seen, strict=True)))
         scan.sizes[index] = one.size
         scan.orientations[index], scan.deep[index] = one.orientation, one.bits > 8
         scan.clear[index], scan.digests[index] = one.alpha, one.digest
@@ -297,12 +297,12 @@ def _look_at_image(task: tuple[Path, int | None, bool], read: ReadPage) -> list[
     path, page, colors = task
     data = None if page is None else encode_image(read(path, page))
     seen = summarize_image(path, data=data, colors=colors)
-    return [getattr(seen, name) for name in _GLANCE]
+    return [getattr(seen, name) for name in _SUMMARY_FIELDS]
 
 
 _COUNTS = tuple(field.name for field in dataclasses.fields(ValueCounts))
 
-_GLANCE = tuple(field.name for field in dataclasses.fields(ImageSummary))
+_SUMMARY_FIELDS = tuple(field.name for field in dataclasses.fields(ImageSummary))
 
 
 def look_through(

@@ -221,7 +221,7 @@ def find_copies(image_scan: ImageScan) -> list[tuple[int, ...]]:
     return [tuple(group) for group in seen.values() if len(group) > 1]
 
 
-def find_lookalikes(image_scan: ImageScan) -> list[tuple[int, int]]:
+def find_similar(image_scan: ImageScan) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, whose images look alike; identical files among them.
 
     Fingerprints that differ in at most FEW_BITS bits have one of the _BANDS in common: only

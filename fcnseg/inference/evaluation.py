@@ -14,7 +14,7 @@ from fcnseg.classes import background_of, is_unnamed
 from fcnseg.concurrency import map_ordered
 from fcnseg.config import CompareConfig, EvalConfig, VizConfig
 from fcnseg.datasets import Description, Encoding, split_sizes
-from fcnseg.datasets.encoding.matching import adopt_classes, is_inverted, mapping, some
+from fcnseg.datasets.encoding.matching import is_inverted, mapping, match_classes, some
 from fcnseg.datasets.loader import LabelledImages, OrError, Sample, load
 from fcnseg.datasets.splits import Provenance
 from fcnseg.distributed import Distributed
@@ -292,7 +292,7 @@ def as_the_model_sees(
     ours, theirs = segmenter.classes, description.classes
     stored = segmenter.extra.get("encoding")
     encoding = None if stored is None else Encoding.from_dict(stored)
-    adopted = adopt_classes(description, ours, encoding)
+    adopted = match_classes(description, ours, encoding)
     if ours.names == theirs.names:
         return adopted
     if set(ours.names) == set(theirs.names):

@@ -52,7 +52,7 @@ class Encoder(Protocol):
     written: int
 
     @property
-    def sound_trouble(self) -> str:
+    def sound_warning(self) -> str:
         """What is wrong with the sound of the other file; "" for nothing."""
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
@@ -139,7 +139,7 @@ class PyavEncoder:
                 self._sound.close()
 
     @property
-    def sound_trouble(self) -> str:
+    def sound_warning(self) -> str:
         """What is wrong with the sound that was to be copied; "" for nothing."""
         return str(self._sound.omitted) if self._sound is not None else ""
 

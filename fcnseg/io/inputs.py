@@ -168,13 +168,14 @@ def _meant(array: NDArray[Any]) -> Pixels:
     low, high = float(array.min()), float(array.max())
     if not (low >= -_OVER and high <= 1 + _OVER):  # NaN is neither
         raise InputError(
-            f"An image of floats is in 0..1; found {low:.6g} to {high:.6g}.", hint=_cure(low, high)
+            f"An image of floats is in 0..1; found {low:.6g} to {high:.6g}.",
+            hint=_range_hint(low, high),
         )
     levels = np.round(np.clip(array, 0, 1).astype(np.float64) * 255)
     return np.asarray(levels, np.uint8)
 
 
-def _cure(low: float, high: float) -> str:
+def _range_hint(low: float, high: float) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         return "np.nan_to_num(image, posinf=1, neginf=0) replaces what is not a number"
     if low >= 0 and high <= 255:

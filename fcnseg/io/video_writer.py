@@ -97,7 +97,7 @@ class OpencvEncoder:
     """
 
     keeps_time = False
-    sound_trouble = ""  # nobody expects it here; that there is none is said at the start
+    sound_warning = ""  # nobody expects it here; that there is none is said at the start
 
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], *, repeat: bool = False

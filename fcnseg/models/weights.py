@@ -110,14 +110,14 @@ def _fetch(url: str, file: BinaryIO, name: str, callback: Callback) -> str:
 def why_unreadable(file: Path, error: BaseException) -> str:
     """Why a PyTorch file could not be read, in a few words of ours."""
     text = str(error)
-    stranger = re.search(r"GLOBAL (\S+)", text)
+    program = re.search(r"GLOBAL (\S+)", text)
     if file.is_file() and not file.stat().st_size:
         return "the file is empty"
     if isinstance(error, OSError):
         return error.strerror or first_line(error)
-    if stranger:
+    if program:
         return (
-            f"it holds objects of another program ({stranger[1]}), and reading those would run its "
+            f"it holds objects of another program ({program[1]}), and reading those would run its "
             "code"
         )
     if "TorchScript" in text:

@@ -62,7 +62,7 @@ class Limits:
     """What a request may cost.
 
     queue: requests that wait, of all models. bytes: of a body. pixels: of an image. seconds: to
-    send the body, and again to be answered. batch: images that go through the network together.
+    send the body, and again to respond. batch: images that go through the network together.
     """
 
     queue: int = 256

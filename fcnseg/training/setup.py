@@ -274,19 +274,19 @@ def make_trainer(
 
     began: when the command did, by time.monotonic().
     """
-    config, main, held_out = setup.config, setup.ranks.main, make_validation_data(setup)
+    config, main, val_data = setup.config, setup.ranks.main, make_validation_data(setup)
     if not setup.checked.splits.get("val"):
         text = "There are no validation images: scores are of the training images themselves."
         callback(Message(text, "warning"))
     if main:
         run.write_config(config, reasons(setup))
         run.write_results(state.rows)
-    callback(Message(_summary(setup, run, images=len(data), validation_images=len(held_out))))
+    callback(Message(_summary(setup, run, images=len(data), validation_images=len(val_data))))
     feed = _feed(setup, data, sampler)
     if config.unlabeled:
         seen = (setup.preprocess, setup.checked.description, setup.ranks.size)
         feed = beside(feed, open_unlabeled(config, *seen, state, callback), setup.workers)
-    validating = VALIDATING * len(held_out) / setup.batch
+    validating = VALIDATING * len(val_data) / setup.batch
     if config.tensorboard and main:
         callback = validation.with_tensorboard(
             callback, run.tensorboard, epochs_done=len(state.rows)
@@ -298,7 +298,7 @@ def make_trainer(
         state,
         train_step=step,
         feed=feed,
-        validate=_validate(setup, held_out, step.average.network, run),
+        validate=_validate(setup, val_data, step.average.network, run),
         checkpoint=_checkpoint(setup),
         callback=callback,
     )

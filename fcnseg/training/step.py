@@ -212,7 +212,7 @@ class TrainStep:
         pixels = batch.inside.sum()
         losses = torch.zeros((), device=device)
         for images, theirs in zip(*(one.chunk(micro_batches) for one in parts), strict=True):
-            with unlabeled.steady_statistics(self.learner), autocast(device, self.precision):
+            with unlabeled.frozen_statistics(self.learner), autocast(device, self.precision):
                 logits = self.learner.network(self.preprocess.normalise(images))
             loss = weight * unlabeled.consistency(logits, theirs, pixels)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -219,7 +219,7 @@ def consistency(logits: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def steady_statistics(network: nn.Module) -> Iterator[None]:
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Running statistics of batch norms stay: they are of images as they are."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

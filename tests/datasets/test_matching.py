@@ -9,7 +9,7 @@ import pytest
 
 from fcnseg.classes import ClassMap
 from fcnseg.datasets.describe import describe
-from fcnseg.datasets.encoding.matching import adopt_classes
+from fcnseg.datasets.encoding.matching import match_classes
 from fcnseg.errors import DatasetError
 from tests.datasets import written
 from tests.datasets.test_describe import assert_same, samples
@@ -34,7 +34,7 @@ def test_missing_classes_are_no_hindrance(kind: str, tmp_path: Path) -> None:
         (tmp_path / "classes.txt").unlink()
     else:
         folders(tmp_path, part(), written.as_color if kind == "colors" else written.as_index)
-    adopted = adopt_classes(describe(tmp_path), MODEL)
+    adopted = match_classes(describe(tmp_path), MODEL)
     assert adopted.classes == MODEL
     assert_same(samples(adopted), expected(part()))
 
@@ -49,7 +49,7 @@ def test_the_training_s_encoding_decides(tmp_path: Path) -> None:
     folders(tmp_path / "test", others, greys)
     trained, tested = describe(tmp_path / "train"), describe(tmp_path / "test")
     assert len(tested.classes) == 2
-    adopted = adopt_classes(tested, trained.classes, trained.encoding)
+    adopted = match_classes(tested, trained.classes, trained.encoding)
     assert_same(samples(adopted), expected(others))
 
 
@@ -58,7 +58,7 @@ def test_another_way_to_store_the_same_classes(tmp_path: Path) -> None:
     folders(tmp_path / "train", binary)
     folders(tmp_path / "test", binary, mapped(255, 0))
     trained, tested = describe(tmp_path / "train"), describe(tmp_path / "test")
-    adopted = adopt_classes(tested, trained.classes, trained.encoding)
+    adopted = match_classes(tested, trained.classes, trained.encoding)
     assert_same(samples(adopted), expected(binary))
 
 
@@ -66,7 +66,7 @@ def test_other_classes_are_said(tmp_path: Path) -> None:
     folders(tmp_path, draw_set())
     (tmp_path / "classes.txt").write_text("sea\nsand\npalm\nboat\n")
     with pytest.raises(DatasetError, match=r"sea.*disk"):
-        adopt_classes(describe(tmp_path), MODEL)
+        match_classes(describe(tmp_path), MODEL)
 
 
 def test_colours_of_nobody_are_in_no_order(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_colours_of_nobody_are_in_no_order(tmp_path: Path) -> None:
     assert len(found.classes.names) == 3
     other = ClassMap.of(MODEL.names, [[1, 2, 3 + at] for at in range(len(MODEL.names))])
     with pytest.raises(DatasetError, match="can't be matched"):
-        adopt_classes(found, other)
+        match_classes(found, other)

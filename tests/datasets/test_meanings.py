@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcnseg.commands.check import check
 from fcnseg.datasets.describe import scan
-from fcnseg.datasets.encoding.matching import adopt_classes
+from fcnseg.datasets.encoding.matching import match_classes
 from tests.datasets.discs import SIDE, Labels, agrees, discs, write
 
 
@@ -90,7 +90,7 @@ def test_255_alone_is_the_object_for_a_model_that_ignored_it(tmp_path: Path) -> 
     objects = write(tmp_path / "test", [labels * 255 for labels in truth[half:]])
     for tested, expected in ((folder, truth), (objects, truth[half:])):
         seen = scan(tested)
-        adopted = adopt_classes(seen.description, trained.classes, trained.encoding)
+        adopted = match_classes(seen.description, trained.classes, trained.encoding)
         assert agrees(replace(seen, description=adopted), expected)
 
 

@@ -18,7 +18,7 @@ from fcnseg.datasets.splits import (
     draw_folds,
     draw_val,
     find_copies,
-    find_lookalikes,
+    find_similar,
     find_videos,
     group_numbers,
     lacks_val,
@@ -143,14 +143,14 @@ def test_copies_and_look_alikes_are_found(tmp_path: Path) -> None:
     images.append(np.clip(images[9].astype(int) + 5, 0, 255).astype(np.uint8))  # 33: of 9
     pictures = scan_of(tmp_path, images)
     assert find_copies(pictures) == [(7, 30)]
-    assert find_lookalikes(pictures) == [(3, 32), (5, 31), (7, 30), (9, 33)]
+    assert find_similar(pictures) == [(3, 32), (5, 31), (7, 30), (9, 33)]
 
 
 def test_alike_by_chance_needs_more_than_a_fingerprint(tmp_path: Path) -> None:
     """A picture and its negative contrast share frequencies, not brightness."""
     base = photo(1).astype(float)
     faint = np.clip(base * 0.2 + 180, 0, 255).astype(np.uint8)
-    assert find_lookalikes(scan_of(tmp_path, [photo(1), faint])) == []
+    assert find_similar(scan_of(tmp_path, [photo(1), faint])) == []
 
 
 def frames(count: int, step: int) -> list[np.ndarray]:

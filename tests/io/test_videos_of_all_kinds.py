@@ -319,7 +319,7 @@ def test_sound_that_a_container_does_not_hold_is_encoded_again(tmp_path, name, s
     with VideoWriter(out, Fraction(25), (HIGH, WIDE), audio=path) as writer:
         for image in frames_of(path)[0]:
             writer.write(image)
-        assert writer.encoder.sound_trouble == ""
+        assert writer.encoder.sound_warning == ""
     with av.open(str(out)) as file:
         seconds = [float(frame.pts * frame.time_base) for frame in file.decode(audio=0)]
         assert seconds[-1] == pytest.approx(0.38, abs=0.05)

@@ -17,9 +17,9 @@ from fcnseg.io.images import read_image, write_image
 from fcnseg.progress import Event, Progress
 from fcnseg.training.unlabeled import (
     consistency,
+    frozen_statistics,
     harms,
     mixed,
-    steady_statistics,
     targets,
     weight_at,
 )
@@ -90,7 +90,7 @@ def test_the_weight_rises_after_the_labels_alone() -> None:
 
 def test_statistics_of_norms_stay() -> None:
     norm = torch.nn.BatchNorm2d(1)
-    with steady_statistics(norm):
+    with frozen_statistics(norm):
         norm(torch.randn(4, 1, 3, 3) + 5)
     assert norm.running_mean is not None
     assert float(norm.running_mean) == 0.0

@@ -17,17 +17,23 @@ from fcnseg.datasets.check.findings import (
     SEVERITIES,
     Finding,
     counts_by_severity,
+    file_findings,
     file_names,
-    file_troubles,
     layout_of_images,
 )
-from fcnseg.datasets.check.label_checks import label_troubles
+from fcnseg.datasets.check.label_checks import label_findings
 from fcnseg.datasets.check.statistics import ClassCount, Size, Suggestion, count_classes, suggest
 from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
-from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_lookalikes, find_videos
+from fcnseg.datasets.splits import (
+    VAL_FRACTION,
+    Video,
+    find_copies,
+    find_similar,
+    find_videos,
+)
 from fcnseg.errors import DatasetError, counted, percent, typed
 from fcnseg.io.bands import Layout
 from fcnseg.progress import Callback, no_callback
@@ -186,7 +192,7 @@ def scan_and_check(
     seen = with_fold(seen, fold) if fold else seen
     counts = count_classes(seen)
     layout, mixed = layout_of_images(seen)
-    findings = [*mixed, *file_troubles(seen), *label_troubles(seen, counts), *leaks(seen)]
+    findings = [*mixed, *file_findings(seen), *label_findings(seen, counts), *leaks(seen)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     names = seen.description.classes.names
     sizes = _train_sizes(seen)
@@ -224,7 +230,7 @@ def leaks(seen: Scanned) -> Iterable[Finding]:
     yield from _sizes(seen)
     yield from _copies(seen)
     videos = find_videos(seen.description.pairs, seen.images)
-    yield from _lookalikes(seen, videos)
+    yield from _similar_images(seen, videos)
     for video in videos:
         yield from _neighbours(seen, video, videos)
 
@@ -283,13 +289,13 @@ def _copies(seen: Scanned) -> Iterable[Finding]:
         )
 
 
-def _lookalikes(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
+def _similar_images(seen: Scanned, videos: Sequence[Video]) -> Iterable[Finding]:
     """Nearly the same image in two splits: resized, compressed again, a burst of shots."""
     pairs, digests = seen.description.pairs, seen.images.digests
     video_of = {number: place for place, video in enumerate(videos) for number in video.members}
     alike = [
         (one, other)
-        for one, other in find_lookalikes(seen.images)
+        for one, other in find_similar(seen.images)
         if pairs[one].split != pairs[other].split
         and digests[one] != digests[other]
         and (one not in video_of or video_of[one] != video_of.get(other))

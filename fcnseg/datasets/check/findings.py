@@ -102,7 +102,7 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def file_troubles(seen: Scanned) -> Iterable[Finding]:
+def file_findings(seen: Scanned) -> Iterable[Finding]:
     """Everything about the files themselves."""
     yield from _unreadable(seen)
     yield from _sizes(seen)

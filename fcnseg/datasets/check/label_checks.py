@@ -43,7 +43,7 @@ PLAIN = frozenset((-1, 0, 255, 65535, 0xFFFFFF, VOC_BORDER_COLOR))
 """Stored values of which nobody doubts that they are no class."""
 
 
-def label_troubles(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
+def label_findings(seen: Scanned, classes: Frequencies) -> Iterable[Finding]:
     """Everything about what is stored in the labels."""
     yield from _values(seen, classes)
     yield from _lossy(seen, classes)

@@ -24,7 +24,7 @@ Places = Sequence[int | None]
 """For each class of the dataset its number in the model's; None: the model has no such class."""
 
 
-def adopt_classes(
+def match_classes(
     description: Description, classes: ClassMap, encoding: Encoding | None = None
 ) -> Description:
     """The dataset with these classes; pixels of classes that are not among them are ignored.

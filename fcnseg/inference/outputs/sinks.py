@@ -248,8 +248,8 @@ class VideoSink:
         if self._writer is None:
             return []
         path = self._writer.close(complete=complete)
-        if path is not None and self._writer.encoder.sound_trouble:
-            self._callback(Message(f"{path.name}: {self._writer.encoder.sound_trouble}", "warning"))
+        if path is not None and self._writer.encoder.sound_warning:
+            self._callback(Message(f"{path.name}: {self._writer.encoder.sound_warning}", "warning"))
         return [] if path is None else [path]
 
     def _open(self, frame: Frame, size: tuple[int, int]) -> VideoWriter:

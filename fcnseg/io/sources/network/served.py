@@ -69,7 +69,7 @@ def look_at(address: str) -> Served | None:
     shown = without_password(address)
     try:
         with open_address(request_of(address), SECONDS) as response:
-            return _answer_of(response, shown)
+            return _response_of(response, shown)
     except MediaError:  # an OSError, too
         raise
     except HTTPError as error:
@@ -108,7 +108,7 @@ class ServedImage(Source):
         yield frame_of(self._data, self._shown, self.bands, 0, 0.0, self.name)
 
 
-def _answer_of(response: Any, shown: str) -> Served:
+def _response_of(response: Any, shown: str) -> Served:
     kind = response.headers.get_content_type() if "content-type" in response.headers else ""
     length = response.headers.get("content-length")
     if kind == _MIXED:
