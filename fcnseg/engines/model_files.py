@@ -125,16 +125,17 @@ def check_data_files(path: Path) -> None:
     """
     named: set[str] | None
     with _mapped(path) as data:
-        kind = what_else(data[:64])
-        if "web page" in kind:
+        start = data[:64]
+        if start.lstrip()[:1] == b"<" and "web page" in what_else(start):
             named = None
-        elif data[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
+        elif start[:4].removeprefix(codecs.BOM_UTF8).startswith(b"<"):  # OpenVINO
             beside = path.with_suffix(".bin")
             named = {beside.name} if beside.exists() else set()
         else:
             with memoryview(data) as view:
                 named = data_files(view)
     if named is None:
+        kind = what_else(start)
         raise not_loaded(
             path,
             "as an OpenVINO file" if path.suffix.lower() == ".xml" else "as an ONNX file",

@@ -27,13 +27,7 @@ from fcnseg.datasets.check.summary import in_words, summarize
 from fcnseg.datasets.describe import own_split_sizes, scan
 from fcnseg.datasets.draw_splits import Fold, with_fold
 from fcnseg.datasets.scan import Scanned
-from fcnseg.datasets.splits import (
-    VAL_FRACTION,
-    Video,
-    find_copies,
-    find_similar,
-    find_videos,
-)
+from fcnseg.datasets.splits import VAL_FRACTION, Video, find_copies, find_similar, find_videos
 from fcnseg.errors import DatasetError, counted, percent, typed
 from fcnseg.io.bands import Layout
 from fcnseg.progress import Callback, no_callback
