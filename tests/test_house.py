@@ -64,7 +64,7 @@ def test_files_and_folders_are_small() -> None:
     }
     fullest = max(folders, key=lambda name: folders[name])
     assert folders[fullest] <= 12, fullest
-    assert sum(folders.values()) <= 190, "merge small modules before you add one"
+    assert sum(folders.values()) <= 188, "merge small modules before you add one"
 
 
 def test_functions_and_chains_are_short() -> None:

@@ -32,7 +32,7 @@ from fcnseg.datasets.formats import FORMATS, PACKED, read_stored, unread_annotat
 from fcnseg.datasets.formats.any_json import ANY_JSON
 from fcnseg.datasets.formats.documents import Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
-from fcnseg.datasets.formats.layers import find_layers, find_named, with_more_masks
+from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
 from fcnseg.datasets.formats.stacks import read_page
 from fcnseg.datasets.many_files import CountsOfFiles, ScanCache, WorkerPool
@@ -49,6 +49,20 @@ from fcnseg.io.images import VIDEO_SUFFIXES
 from fcnseg.overwriting import Named, others_in
 from fcnseg.progress import Callback, no_callback, teller
 
+
+def _find_named(listing: Listing) -> Found:
+    """Pairs by names, unless those agree by chance, and folders say more: a folder for each image
+    with the files of its things (`0/0.png`, `0/masks/0.png`, `0/masks/1.png`)."""
+    found = pair_by_names(listing)
+    if not (found.pairs and found.orphan_labels):
+        return found
+    layered = find_layers(listing)
+    if layered is None or len(layered.orphan_labels) >= len(found.orphan_labels):
+        return found
+    more = {pair.image for pair in layered.pairs} >= {pair.image for pair in found.pairs}
+    return layered if more else found
+
+
 FINDERS: Mapping[str, Finder] = {
     "labelme-folders": FORMATS["labelme-folders"],  # numbers that differ in their meaning
     "ade20k-json": FORMATS["ade20k-json"],
@@ -59,7 +73,7 @@ FINDERS: Mapping[str, Finder] = {
     "cityscapes": Finder(layouts.find_cityscapes, needs=("_leftimg8bit.", "image_2/")),
     "ade20k": Finder(layouts.find_ade20k, needs=("ade_",)),
     "panoptic": FORMATS["panoptic"],  # its PNGs are no label images
-    "folders": Finder(find_named),
+    "folders": Finder(_find_named),
     "layers": Finder(find_layers),
     "coco": Finder(find_coco, needs=(".json",)),
     "labelme": Finder(find_labelme, needs=(".json",)),

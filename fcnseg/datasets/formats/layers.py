@@ -24,7 +24,7 @@ from fcnseg.datasets.pairing import (
     stem_of,
     without_suffix,
 )
-from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, pair_by_names, term_of
+from fcnseg.datasets.pairing.by_words import ONE_CLASS, bare_stem, term_of
 from fcnseg.datasets.pairing.candidates import means, two_label_sets
 from fcnseg.datasets.pairing.looks import Candidate, look, looks_at, overlap, sample
 from fcnseg.datasets.pairing.path_words import CHUNK
@@ -66,19 +66,6 @@ def find_layers(listing: Listing) -> Found | None:
     if any(one.levels > 2 for one in looked):
         return None  # labels with classes in them: several versions of them, not a class each
     return _found(listing, by_image, images, left)
-
-
-def find_named(listing: Listing) -> Found:
-    """Pairs by names, unless those agree by chance, and folders say more: a folder for each image
-    with the files of its things (`0/0.png`, `0/masks/0.png`, `0/masks/1.png`)."""
-    found = pair_by_names(listing)
-    if not (found.pairs and found.orphan_labels):
-        return found
-    layered = find_layers(listing)
-    if layered is None or len(layered.orphan_labels) >= len(found.orphan_labels):
-        return found
-    more = {pair.image for pair in layered.pairs} >= {pair.image for pair in found.pairs}
-    return layered if more else found
 
 
 def _grouped(
