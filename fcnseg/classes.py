@@ -293,7 +293,7 @@ Source: CSAILVision/sceneparsing, objectInfo150.txt (first name of each).
 
 
 def voc_palette(count: int = 256) -> tuple[int, ...]:
-    """PASCAL VOC's colors of the first `count` indices, packed: the index's bits dealt out."""
+    """PASCAL VOC's colors of the first `count` indices, packed: three bits of it at a time."""
     index = np.arange(count)
     r, g, b = (np.zeros(count, int) for _ in range(3))
     for bit in range(8):

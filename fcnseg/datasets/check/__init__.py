@@ -1,4 +1,4 @@
-"""What a dataset is and what is wrong with it, before an hour is spent."""
+"""What a dataset is, and what is wrong with it: checked before it is trained on."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class CheckResult:
         return any(finding.severity == "error" for finding in self.findings)
 
     def raise_errors(self, data: Path) -> None:
-        """DatasetError that names all errors, if there are any, and the command that mends them.
+        """DatasetError that names all errors, if there are any, and the command that fixes them.
 
         data: the dataset, as the user names it.
         """
@@ -220,7 +220,7 @@ FEW_PAIRS = 10
 
 
 def leaks(seen: Scanned) -> Iterable[Finding]:
-    """Everything about the splits."""
+    """What is wrong with the splits: the same, similar or neighbouring images in two of them."""
     yield from _sizes(seen)
     yield from _copies(seen)
     videos = find_videos(seen.description.pairs, seen.images)

@@ -203,7 +203,7 @@ def listed_values(
     fitting = [placed for placed in ways if _fits(placed, values, seen)]
     if not fitting and ways and not in_order:
         fitting = _without_0(ways[0], values, seen)
-    return min(fitting, key=lambda placed: _strange(placed, values, seen) > 0, default=[])
+    return min(fitting, key=lambda placed: _unexplained(placed, values, seen) > 0, default=[])
 
 
 def _without_0(
@@ -229,10 +229,10 @@ def _fits(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[in
     numbers = {number for _, number in placed}
     things = [value for value in seen if value]
     most = 2 * sum(value in numbers for value in things) >= len(things)
-    return most and _strange(placed, values, seen) <= values.total / 20
+    return most and _unexplained(placed, values, seen) <= values.total / 20
 
 
-def _strange(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
+def _unexplained(placed: Sequence[tuple[Entry, int]], values: Values, seen: Sequence[int]) -> int:
     """Pixels that a class list does not explain; all of them where two entries are one value."""
     numbers = {number for _, number in placed}
     unknown = [value for value in seen if value not in numbers]
