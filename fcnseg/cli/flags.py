@@ -90,6 +90,8 @@ def config_command(config: type[Any], run: Callable[..., None]) -> Callable[...,
         with guard(config):
             given = {name: _only(name, value, known[name]) for name, value in given.items()}
             _refuse_empty(given, known, named)
+            if config.command != "serve":  # which takes NAME=MODEL
+                _refuse_assignments(given, known)
             values = {**(read_toml(file) if file else {}), **given}
             paths = ((name, values.get(name)) for name in OUTPUTS)
             outputs = [(spelled(n), user_path(v)) for n, v in paths if isinstance(v, str | Path)]
@@ -136,6 +138,17 @@ def _refuse_empty(values: Mapping[str, Any], known: Mapping[str, Option], file: 
                 f"{flag}: expected a value; found an empty text.",
                 hint='is a variable of the shell empty? the current folder is "."',
             )
+
+
+def _refuse_assignments(values: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+    """OptionError for `model=runs/train1`, as other programs want it, unless it is a file."""
+    for name in (name for name in values if known[name].argument):
+        given = values[name] if isinstance(values[name], list) else [values[name]]
+        for text in map(str, given):
+            key, equals, value = text.partition("=")
+            if equals and key in known and not Path(text).exists():
+                flag = "" if known[key].argument else f"{spelled(key, known[key])} "
+                raise OptionError(f"{text!r}: expected {flag}{value}; nothing is given by =.")
 
 
 def _parameters(config: type[Any]) -> list[inspect.Parameter]:

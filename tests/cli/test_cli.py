@@ -377,6 +377,21 @@ def test_a_terminal_without_a_width(monkeypatch: pytest.MonkeyPatch, columns: st
     assert "Python" in "".join(call("doctor").stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [("infer a.png model=b", "--model b"), ("train data=c", "c"), ("viz source=d", "d")],
+)
+def test_options_in_another_programs_spelling(
+    arguments: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, arguments.split())
+    assert shown.exit_code != 0
+    assert f"expected {expected}; nothing is given by =" in shown.stderr
+    (tmp_path / "model=b").touch()  # a file of that name is one
+    assert "expected --model" not in CliRunner().invoke(app, ["infer", "model=b"]).stderr
+
+
 @pytest.mark.parametrize("command", ["", "train", "doctor"])
 def test_the_help_without_docstrings(command: str) -> None:
     """`python -OO` removes them; a dataclass then describes itself by its fields."""
