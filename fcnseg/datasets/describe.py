@@ -30,7 +30,7 @@ from fcnseg.datasets.encoding.objects import class_base, numbered_by_video
 from fcnseg.datasets.encoding.values import Values, total
 from fcnseg.datasets.formats import FORMATS, PACKED, read_stored, unread_annotations, unread_images
 from fcnseg.datasets.formats.any_json import ANY_JSON
-from fcnseg.datasets.formats.documents import Finder
+from fcnseg.datasets.formats.documents import CONVERT, Finder
 from fcnseg.datasets.formats.gathered import fill_boxes, find_coco, find_labelme, find_yolo, renamed
 from fcnseg.datasets.formats.layers import find_layers, with_more_masks
 from fcnseg.datasets.formats.named_masks import find_open_images
@@ -78,9 +78,10 @@ FINDERS: Mapping[str, Finder] = {
     "coco": Finder(find_coco, needs=(".json",)),
     "labelme": Finder(find_labelme, needs=(".json",)),
     "yolo": Finder(find_yolo, needs=(".txt",)),
-    **FORMATS,
+    **{name: one for name, one in FORMATS.items() if name != "cityscapes-json"},
     "stems": Finder(partial(pair_by_names, by_stem=True)),
     "content": Finder(find_by_content),
+    "cityscapes-json": FORMATS["cityscapes-json"],  # RailSem19 has masks, too
     "json": ANY_JSON,
 }
 """The kinds of folders, the most particular first: the first that finds pairs is taken."""
@@ -128,7 +129,8 @@ def scan(
         values = total(labels.counts.good(), lossy=labels.lossy, terms=found.terms)
         if pairs and not values.pixels and labels.problems:
             first = labels.problems[min(labels.problems)]
-            raise DatasetError(f"No label file could be read. The first: {first}", hint=HINT)
+            hint = CONVERT if found.store == "arrays" else HINT
+            raise DatasetError(f"No label file could be read. The first: {first}", hint=hint)
         reading = (declared and declared.reading) or _read(
             found, pairs, labels.counts, values, listing, yaml
         )

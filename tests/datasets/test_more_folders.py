@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -395,3 +396,60 @@ def test_three_greys_are_three_classes(kind: str, tmp_path: Path) -> None:
     if kind == "names":
         (tmp_path / "classes.txt").write_text("background\nrim\ncup\n")
     assert len(describe(tmp_path).classes.names) == 3
+
+
+@pytest.mark.parametrize("in_color", [False, True])
+def test_a_manifest_names_the_classes_of_its_masks(in_color: bool, tmp_path: Path) -> None:
+    """SageMaker's; each line names those of its image."""
+    colors = ((255, 255, 255), (44, 160, 44), (31, 119, 180))
+    lines, truth = [], written(tmp_path, "images/{n}.png", 3)
+    for number, (name, labels) in enumerate(truth.items()):
+        stored = np.array(colors, np.uint8)[labels] if in_color else labels
+        put(tmp_path / f"output/{number}_2020.png", stored)
+        about = {
+            str(value): {"class-name": word, "hex-color": "#{:02x}{:02x}{:02x}".format(*color)}
+            for value, (word, color) in enumerate(
+                zip(("BACKGROUND", "disc", "ring"), colors, strict=True)
+            )
+            if value in labels
+        }
+        line = {"source-ref": f"s3://a/{name}", "job-ref": f"s3://a/output/{number}_2020.png",
+                "job-ref-metadata": {"internal-color-map": about}}  # fmt: skip
+        lines.append(json.dumps(line))
+    (tmp_path / "output.manifest").write_text("\n".join(lines))
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == ("BACKGROUND", "disc", "ring")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("background\ndisc\nring\n", ("background", "disc", "ring")),
+        ("disc\nring\n", ("background", "disc", "ring")),
+        ("__ignore__\n_background_\ndisc\nring\n", ("_background_", "disc", "ring")),
+        ("background\ndisc\nring\nmoon\n", ("background", "disc", "ring", "moon")),
+        ("disc\nring\nmoon\nstar\nsun\n", ("class_0", "class_1", "class_2")),
+    ],
+)
+def test_a_list_without_colors_names_those_of_vocs_palette(
+    text: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    truth = written(tmp_path, "images/{n}.png", 3)
+    for number, labels in enumerate(truth.values()):
+        colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
+        put(tmp_path / f"masks/{number}.png", colors[labels])
+    (tmp_path / "classes.txt").write_text(text)
+    description = describe(tmp_path)
+    assert agrees(description, truth)
+    assert description.classes.names == names
+
+
+def test_matlab_files_that_are_no_labels_are_named_with_what_they_hold(tmp_path: Path) -> None:
+    for number, picture, _ in scenes():
+        put(tmp_path / f"images/{number}.png", picture)
+    head = struct.pack("<5i", 0, 2, 2, 0, 5)  # version 4: doubles, 2x2, a name of 5 bytes
+    (tmp_path / "all.mat").write_bytes(head + b"nyud\0" + bytes(32))
+    with pytest.raises(DatasetError, match=r"first: all.mat, which holds nyud") as error:
+        describe(tmp_path)
+    assert "as a PNG" in str(error.value.hint)

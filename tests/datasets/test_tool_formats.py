@@ -273,7 +273,42 @@ def label_studio_min(root: Path) -> None:
     dump(root / "min.json", tasks)
 
 
+def page_xml(root: Path) -> None:
+    def write(index: int) -> None:
+        regions = "".join(
+            f'<TextRegion type="{name}"><Coords points="'
+            + " ".join(f"{x},{y}" for x, y in corners)
+            + '"/></TextRegion>'
+            for name, corners in zip(NAMES, (ring(index, 1), ring(index, 2)), strict=True)
+        )
+        file = root / f"page/{index}.xml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(
+            '<PcGts xmlns="http://schema.primaresearch.org/PAGE/gts/pagecontent/2013-07-15">'
+            f'<Page imageFilename="{index}.png" imageWidth="{WIDTH}" imageHeight="{HEIGHT}">'
+            f"{regions}</Page></PcGts>"
+        )
+
+    each(root, ".", write)
+
+
+def asap(root: Path) -> None:
+    def write(index: int) -> None:
+        areas = "".join(
+            f'<Annotation Name="1" Type="Polygon" PartOfGroup="{name}"><Coordinates>'
+            + "".join(f'<Coordinate Order="0" X="{x}" Y="{y}" />' for x, y in ring(index, kind))
+            + "</Coordinates></Annotation>"
+            for kind, name in enumerate(NAMES, 1)
+        )
+        text = f"<ASAP_Annotations><Annotations>{areas}</Annotations></ASAP_Annotations>"
+        (root / f"{index}.xml").write_text(text)
+
+    each(root, ".", write)
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "page-xml": ("page-xml", page_xml),
+    "asap": ("asap", asap),
     "labelme-xml": ("labelme-xml", labelme_xml),
     "xbd": ("xbd", xbd),
     "labelbox": ("labelbox", labelbox),
@@ -502,3 +537,21 @@ def test_a_file_is_looked_at_once_for_all_formats(
     assert sorted(name for name in looked if name.endswith(".json")) == [
         "0.json", "1.json", "2.json"
     ]  # fmt: skip
+
+
+def test_masks_beside_json_of_other_shapes_are_the_labels(tmp_path: Path) -> None:
+    """RailSem19: rails are lines in the JSON, areas in the masks."""
+
+    def write(index: int) -> None:
+        folder = tmp_path / "uint8/val"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(truth(index)).save(folder / f"{index}.png")
+        dump(tmp_path / f"jsons/val/{index}.json", {"objects": [
+            {"label": "rail", "polyline-pair": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]},
+            {"label": "sign", "polygon": [[1, 1], [9, 1], [9, 9]]},
+        ]})  # fmt: skip
+
+    each(tmp_path, "jpgs/val", write)
+    found = describe(tmp_path)
+    assert found.layout == "content"
+    assert agrees(found)

@@ -34,7 +34,7 @@ from fcnseg.overwriting import is_own_table
 def find_entries(listing: Listing) -> tuple[tuple[Entry, ...], str]:
     """The class list of a dataset folder and the name of its file; ((), "") when there is none."""
     for wanted, reader in _READERS:
-        for name in listing.named(*wanted):
+        for name in (*listing.named(*wanted), *listing.with_suffix(*wanted)):
             entries = _read_as(reader, listing.path(name))
             if entries:
                 return entries, name
@@ -63,19 +63,16 @@ def _find_other_list(listing: Listing) -> tuple[tuple[Entry, ...], str]:
         for name in sorted(listing.with_suffix(suffix), key=lambda name: name.count("/")):
             words = set(re.findall(r"[a-z]+", stem_of(name).lower()))
             if words & _LIST_HEADS and words <= _LIST_HEADS | _LIST_WORDS:
-                entries = _read_as(reader, listing.path(name))
-                if len(entries) > 1:
+                if len(entries := _read_as(reader, listing.path(name))) > 1:
                     return entries, name
             elif words & _LIST_HEADS:
                 named.append(name)
         for name in named if len(named) <= _MOST_LISTS else ():
-            entries = _read_as(reader, listing.path(name))
-            if _are_complete(entries):
+            if _are_complete(entries := _read_as(reader, listing.path(name))):
                 return entries, name
     others = sorted(listing.with_suffix(".json", ".emd"), key=lambda name: name.count("/"))
     for name in [one for one in others if _ABOUT.search(stem_of(one).lower())][:_MOST_LISTS]:
-        entries = _read_as(_read_inside, listing.path(name))
-        if _are_complete(entries):
+        if _are_complete(entries := _read_as(_read_inside, listing.path(name))):
             return entries, name
     return (), ""
 
@@ -94,21 +91,17 @@ def _are_complete(entries: Sequence[Entry]) -> bool:
     )
 
 
-_LIST_HEADS = frozenset(
-    [
-        "class", "classes", "label", "labels", "category", "categories", "color", "colors",
-        "colour", "colours", "palette", "legend", "codes", "ontology", "colormap", "labelmap",
-    ]
-)  # fmt: skip
+_LIST_HEADS = frozenset([
+    "class", "classes", "label", "labels", "category", "categories", "color", "colors",
+    "colour", "colours", "palette", "legend", "codes", "ontology", "colormap", "labelmap",
+])  # fmt: skip
 """What a class list's name says, one of these at least ..."""
 
-_LIST_WORDS = frozenset(
-    [
-        "list", "dict", "dictionary", "name", "names", "id", "ids", "info", "map", "mapping",
-        "table", "value", "values", "description", "descriptions", "definition", "definitions",
-        "seg", "segmentation", "semantic", "rgb", "to", "index", "and", "of", "the", "new",
-    ]
-)  # fmt: skip
+_LIST_WORDS = frozenset([
+    "list", "dict", "dictionary", "name", "names", "id", "ids", "info", "map", "mapping",
+    "table", "value", "values", "description", "descriptions", "definition", "definitions",
+    "seg", "segmentation", "semantic", "rgb", "to", "index", "and", "of", "the", "new",
+])  # fmt: skip
 """... and perhaps some of these."""
 
 _ABOUT = re.compile(r"(?<![a-z])(config|meta(data|info)?|info|dataset|definitions?)(?![a-z])")
@@ -273,6 +266,14 @@ def _entry(name: str, about: Any) -> Entry:
     return Entry(name, value, colors[0] if colors else None)
 
 
+def _read_manifest(path: Path) -> list[Entry]:
+    """The classes that the lines of SageMaker's manifest name, each those of its image."""
+    parts = [one for line in text_of(path).splitlines() for one in json.loads(line).values()]
+    maps = [one.get("internal-color-map", {}) for one in parts if isinstance(one, Mapping)]
+    found = {int(key): about for one in maps for key, about in one.items()}
+    return [_entry(str(key), found[key]) for key in sorted(found)]
+
+
 _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
     (("labelmap.txt",), read_label_map),
     (("label_map.pbtxt", "labelmap.prototxt"), read_items),
@@ -283,6 +284,7 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[Path], list[Entry]]], ...] = (
     (("dataset_meta.json", "classes.json", "labels.json", "label_map.json", "labelmap.json",
       "colormap.json", "palette.json", "obj_class_to_machine_color.json"), _read_json),
     (("dataset.json", "config.json", "config_v1.2.json", "config_v2.0.json"), _read_inside),
+    ((".manifest",), _read_manifest),
 )  # fmt: skip
 
 _BY_SUFFIX: Mapping[str, Callable[[Path], list[Entry]]] = {

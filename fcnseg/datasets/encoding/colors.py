@@ -74,7 +74,7 @@ def read_colors(values: Values, entries: Sequence[Entry] = ()) -> Reading:
             hint="check that images and labels were not exchanged; if the colors are instances, "
             "a class list with colors (class_dict.csv) says which ones count",
         )
-    reading = _read_published(seen, lossy) or _read_voc(seen, lossy)
+    reading = _read_published(seen, lossy) or _read_voc(seen, lossy, entries)
     if reading:
         return reading
     colors = [color for color in seen if color != VOC_BORDER_COLOR]
@@ -181,7 +181,7 @@ def _read_published(seen: Sequence[int], lossy: bool) -> Reading | None:
     return None
 
 
-def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
+def _read_voc(seen: Sequence[int], lossy: bool, entries: Sequence[Entry]) -> Reading | None:
     """Colors dealt out as PASCAL VOC does: the place in its palette is the class index."""
     seen = _nearby(seen, (*voc_palette(64), VOC_BORDER_COLOR)) if lossy else seen
     place = {color: index for index, color in enumerate(voc_palette())}
@@ -191,9 +191,26 @@ def _read_voc(seen: Sequence[int], lossy: bool) -> Reading | None:
         return None
     count = max(places) + 1
     why = f"colors are the first {count} of PASCAL VOC's palette"
-    ignore = (VOC_BORDER_COLOR,) if border else ()
-    stored = [(color,) for color in voc_palette(count)]
-    return _reading(stored, ClassMap.numbered(count).names, ignore, lossy, why)
+    rows = _in_places(entries, count)
+    colors = [(color,) for color in voc_palette(len(rows) or count)]
+    ignore: tuple[int, ...] = (VOC_BORDER_COLOR,) if border else ()
+    ignore += tuple(color for (color,), row in zip(colors, rows, strict=False) if row.ignored)
+    stored = [color for color in colors if color[0] not in ignore]
+    names = [row.name for row in rows if not row.ignored] or ClassMap.numbered(count).names
+    return _reading(stored, names, ignore, lossy, why)
+
+
+def _in_places(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """A class list without colors, if it has a line for each of the first `count` of a palette (and
+    perhaps for more, the background first), or for all but the background; else []."""
+    every = by_stored_value(entries)
+    rows = [entry for entry in every if not entry.ignored]
+    own = [place for place, row in enumerate(rows) if row.name.lower() in BACKGROUND_NAMES]
+    if len(rows) != count and len(every) == count:
+        rows = every
+    if len(rows) == count - 1 and not own:
+        rows = [Entry(BINARY[0]), *rows]
+    return rows if len(rows) == count or (len(rows) > count and own[:1] == [0]) else []
 
 
 def _nearby(seen: Sequence[int], table: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,20 @@ from fcnseg.datasets import Encoding, Pair
 from fcnseg.datasets.encoding.values import decode
 from fcnseg.datasets.formats.annotation_tools import CVAT, LABEL_STUDIO, VIA
 from fcnseg.datasets.formats.any_json import ANY_JSON
-from fcnseg.datasets.formats.documents import Format, read_layers
+from fcnseg.datasets.formats.documents import CONVERT, Format, read_layers
 from fcnseg.datasets.formats.gathered import COCO_HEAD
 from fcnseg.datasets.formats.masks import ALONG_ROWS, ARRAYS, PANOPTIC, RUN_LENGTHS
 from fcnseg.datasets.formats.named_masks import ADE20K_JSON, LABELME_FOLDERS
 from fcnseg.datasets.formats.platforms import DARWIN, DATUMARO, HASTY, SUPERANNOTATE, SUPERVISELY
 from fcnseg.datasets.formats.polygons import draw_coco, draw_labelme, draw_yolo
 from fcnseg.datasets.formats.regions import (
+    ASAP,
     CITYSCAPES_JSON,
     GEOJSON,
     IMAGE_SCOPE,
     LABELBOX,
     LABELME_XML,
+    PAGE_XML,
     SA_1B,
     XBD,
 )
@@ -35,6 +38,7 @@ from fcnseg.errors import DatasetError, FcnsegError, MediaError, cannot_read, di
 from fcnseg.io.bands import Bands
 from fcnseg.io.bands.files import bands_of
 from fcnseg.io.content import name_other, upright
+from fcnseg.io.content.matlab import read_matlab
 from fcnseg.io.images import read_bytes, read_image, read_orientation
 from fcnseg.io.labels import RawLabels, read_alpha, read_raw_labels
 
@@ -133,6 +137,8 @@ FORMATS: Mapping[str, Format] = {
     "superannotate": SUPERANNOTATE,
     "image-scope": IMAGE_SCOPE,
     "labelme-xml": LABELME_XML,
+    "page-xml": PAGE_XML,
+    "asap": ASAP,
     "xbd": XBD,
     "sa-1b": SA_1B,
     "labelbox": LABELBOX,
@@ -184,8 +190,23 @@ def unread_annotations(listing: Listing) -> tuple[str, str]:
     for suffix in _ANNOTATIONS:
         if names := listing.with_suffix(suffix):
             seen = f"{len(names)} {suffix} file{'s' * (len(names) > 1)}"
-            return f" that can be read; {seen} (first: {names[0]}) may be annotations", ""
+            held = _arrays_in(listing.path(names[0])) if suffix == ".mat" else ""
+            first = f"first: {names[0]}{held}"
+            return f" that can be read; {seen} ({first}) may be annotations", CONVERT
     return "", ""
+
+
+def _arrays_in(path: Path) -> str:
+    """What a Matlab file holds: ", which holds labels, names"; "" where it can't be read."""
+    names: list[str] = []
+
+    def choose(some: Sequence[str]) -> str:
+        names.extend(some)
+        return some[0]
+
+    with suppress(Exception):  # decoders of strangers' bytes raise anything
+        read_matlab(path.read_bytes(), choose)
+    return f", which holds {', '.join(names[:6])}" if names else ""
 
 
 def unread_images(listing: Listing) -> tuple[str, str]:

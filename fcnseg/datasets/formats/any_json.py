@@ -137,10 +137,11 @@ def _tables(values: Sequence[Any]) -> tuple[dict[object, str], dict[object, str]
         for place, one in enumerate(some if isinstance(some, list) else ()):
             words = _words(one) if isinstance(one, Mapping) else {"name": one}
             name = next((words[word] for word in ("name", "title", "label") if word in words), None)
-            if (file := _file_in(words)) and "id" in words:
-                files[words["id"]] = file
+            known = words["id"] if isinstance(words.get("id"), int | str) else (key, place)
+            if file := _file_in(words):
+                files[known] = file
             elif isinstance(name, str) and word_of(key) in NAMES and not rings_in(one):
-                names[words.get("id", (key, place))] = name
+                names[known] = name
         if isinstance(some, Mapping) and word_of(key) in ("labelmap", "classmap", "categories"):
             listed = {k: v for k, v in some.items() if isinstance(v, str)}
             names |= {int(k) if k.isdecimal() else k: v for k, v in listed.items()}
@@ -151,12 +152,16 @@ def _entry_of(shape: Json, above: Above, files: Mapping[object, str]) -> _Entry:
     """The image that a shape is on, as the nearest object about it says."""
     outer = [one for _, one in reversed(above)]
     own = _words(shape)
-    file = _file_in(own) or files.get(own.get("imageid"), "")
+    file = _file_in(own) or next((files[v] for v in _ids(own, ("imageid",)) if v in files), "")
     for key, one in reversed(above):
         file = file or (key if is_image(key) else "") or _file_of(one)
-    ids = (_words(one).get(word) for one in outer for word in _IDS)
-    known = next((str(one) for one in ids if isinstance(one, str | int) and one != ""), "")
+    known = next((str(v) for one in outer for v in _ids(_words(one), _IDS) if v != ""), "")
     return _Entry(file, known, next(filter(None, map(_size_in, outer)), None))
+
+
+def _ids(words: Json, keys: Sequence[str]) -> list[int | str]:
+    """The numbers and texts that some keys have."""
+    return [words[key] for key in keys if isinstance(words.get(key), int | str)]
 
 
 def _inside(value: Json) -> Iterator[Json]:
@@ -242,7 +247,7 @@ def _lies_in(ring: Any, other: Any) -> bool:
 
 
 def _name_of(words: Json, names: Mapping[object, str]) -> str:
-    by_number = next((names[words[key]] for key in _NUMBERS if words.get(key) in names), "")
+    by_number = next((names[v] for v in _ids(words, _NUMBERS) if v in names), "")
     for key in (*NAMES, *_LAST, *_NUMBERS):
         if said := (by_number if key == "name" else "") or _said(words.get(key), names):
             return said

@@ -203,6 +203,11 @@ def draw(image: Annotated, size: tuple[int, int], terms: Sequence[str]) -> NDArr
     return labels
 
 
+CONVERT = (
+    "save the labels of each image as a PNG of its name (masks/a.png for images/a.jpg), or as COCO"
+)
+"""What to do with annotations that are not read."""
+
 WHITE = 240
 """Compression leaves white no darker."""
 

@@ -53,6 +53,61 @@ IMAGE_SCOPE = outlined(
     "XML files with regions of vertices are Aperio ImageScope's",
 )
 
+# --- PAGE (documents: PRImA, Transkribus) and ASAP (slides: Camelyon): XML of outlines ------------
+
+
+def _page_parse(path: Path) -> Document:
+    """Regions of a page with their <Coords>: their `type`, else what their element is called."""
+    root = read_xml(path)
+    page = next((one for one in root.iter() if _tag(one) == "Page"), root)
+    height, width = page.get("imageHeight"), page.get("imageWidth")
+    areas = []
+    for region in (one for one in page.iter() if _tag(one).endswith("Region")):
+        coords = next((one for one in region if _tag(one) == "Coords"), None)
+        points = [] if coords is None else coords.get("points", "").split()
+        nested = [
+            (one.get("x", ""), one.get("y", "")) for one in (coords if coords is not None else ())
+        ]
+        ring = np.array([point.split(",") for point in points] or nested, np.float64)
+        if len(ring) > 2:
+            areas.append(Area(region.get("type") or _tag(region), [ring]))
+    size = (int(height), int(width)) if height and width else None
+    return Document(
+        {"": Annotated(page.get("imageFilename") or path.stem, size, areas, also=path.stem)}
+    )
+
+
+def _tag(element: ElementTree.Element) -> str:
+    """An element's name without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+PAGE_XML = outlined(
+    "page-xml",
+    holding(".xml", marks(b"<PcGts", b"Coords")),
+    _page_parse,
+    "XML files with regions of a page are PAGE's",
+)
+
+
+def _asap_parse(path: Path) -> Document:
+    areas = []
+    for one in read_xml(path).iter("Annotation"):
+        group = one.get("PartOfGroup") or ""
+        name = group if group.lower() not in ("", "none") else ONE_CLASS
+        points = [(at.get("X", ""), at.get("Y", "")) for at in one.iter("Coordinate")]
+        if len(points) > 2:
+            areas.append(Area(name, [np.array(points, np.float64)]))
+    return Document({"": Annotated(path.stem, None, areas)})
+
+
+ASAP = outlined(
+    "asap",
+    holding(".xml", marks(b"<ASAP_Annotations", b"<Coordinate ")),
+    _asap_parse,
+    "XML files of coordinates are ASAP's",
+)
+
 # --- LabelMe's XML (the old web tool's, CVAT's "LabelMe 3.0"), and Pascal VOC's with outlines -----
 
 
@@ -97,14 +152,16 @@ def _cityscapes_parse(path: Path) -> Document:
         data.get("imgHeight", data.get("height")),
         data.get("imgWidth", data.get("width")),
     )
-    areas = [
+    areas = (
         Area(str(one["label"]), [np.array(one["polygon"], np.float64).reshape(-1, 2)])
+        if "polygon" in one
+        else None  # RailSem19's rails are lines
         for one in data["objects"]
         if not one.get("deleted")
-    ]
+    )
     size = (int(height), int(width)) if height and width else None
     stem = _CITYSCAPES_END.sub("", path.stem)
-    image = Annotated(stem, size, areas, ordered=True, also=f"{stem}_leftImg8bit")
+    image = annotated(stem, size, areas, ordered=True, also=f"{stem}_leftImg8bit")
     return Document({"": image})
 
 
