@@ -41,7 +41,6 @@ from fcnseg.training.run_folder import (
     several_in,
 )
 from fcnseg.training.run_folder.resume import (
-    completing,
     continued,
     find_run,
     find_unfinished,
@@ -51,6 +50,7 @@ from fcnseg.training.run_folder.resume import (
 )
 from fcnseg.training.run_folder.state import (
     TrainState,
+    completing,
     environment,
     held,
     load_state,

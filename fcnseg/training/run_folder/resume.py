@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fcnseg.config import TrainConfig
 from fcnseg.config.options import options_of
-from fcnseg.errors import Interrupted, OptionError, typed
+from fcnseg.errors import OptionError, typed
 from fcnseg.training.run_folder import RUNS, RunFolder, refuse_run, several_in
 from fcnseg.training.run_folder.state import load_state
 
@@ -29,19 +29,6 @@ RISING = ("epochs", "minutes")
 
 MOVABLE = frozenset(("backbone_weights", "data", "finetune", "out", "unlabeled"))
 """Options that name files, which may lie elsewhere now."""
-
-
-@contextmanager
-def completing(run: RunFolder) -> Iterator[None]:
-    """Ctrl-C after the last epoch, while a run is calibrated and reported, loses no epoch."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Stopped after the last epoch, while the model was calibrated and the report written; "
-            f"everything else is saved in {run.folder}.",
-            hint=f"complete it with: fcnseg train {typed(run.folder)} --resume",
-        ) from None
 
 
 def find_run(config: TrainConfig, runs: Path = RUNS) -> RunFolder:

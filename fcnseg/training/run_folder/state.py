@@ -23,7 +23,7 @@ from typing import IO, Any
 import torch
 
 from fcnseg.datasets import Description, files_of, sizes
-from fcnseg.errors import STRANGE, CheckpointError, OptionError, to_bytes, typed
+from fcnseg.errors import STRANGE, CheckpointError, Interrupted, OptionError, to_bytes, typed
 from fcnseg.models.weights import why_unreadable
 from fcnseg.progress import Callback, Message
 from fcnseg.training.run_folder import RunFolder, write_atomically
@@ -304,3 +304,16 @@ def _unlock(number: int | None) -> None:
     if number in _locks:
         _locks.remove(number)
         os.close(number)
+
+
+@contextmanager
+def completing(run: RunFolder) -> Iterator[None]:
+    """Ctrl-C after the last epoch, while a run is calibrated and reported, loses no epoch."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped after the last epoch, while the model was calibrated and the report written; "
+            f"everything else is saved in {run.folder}.",
+            hint=f"complete it with: fcnseg train {typed(run.folder)} --resume",
+        ) from None
