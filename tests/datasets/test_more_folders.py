@@ -453,3 +453,12 @@ def test_matlab_files_that_are_no_labels_are_named_with_what_they_hold(tmp_path:
     with pytest.raises(DatasetError, match=r"first: all.mat, which holds nyud") as error:
         describe(tmp_path)
     assert "as a PNG" in str(error.value.hint)
+
+
+def test_of_labels_with_the_same_borders_the_semantic_ones_are_read(tmp_path: Path) -> None:
+    """Segments.ai's release: a_label_ground-truth.png numbers what was drawn."""
+    truth = written(tmp_path, "v1/{n}.jpg", 3)
+    for number, labels in enumerate(truth.values()):
+        put(tmp_path / f"v1/{number}_label_ground-truth.png", labels.astype(np.uint16) * 3)
+        put(tmp_path / f"v1/{number}_label_ground-truth_semantic.png", labels)
+    assert agrees(describe(tmp_path), truth)

@@ -210,15 +210,16 @@ def says(words: Sequence[str], known: Iterable[str]) -> bool:
 def _without_copies(
     candidates: Sequence[Candidate], seen: Mapping[Candidate, Mapping[str, Look]]
 ) -> list[Candidate]:
-    """Of labels with the same borders one: numbers rather than colors, classes (few values)
-    rather than the numbers of objects."""
+    """Of labels with the same borders one: numbers rather than colors, classes (few values, or
+    called semantic) rather than the numbers of objects."""
     kept: list[Candidate] = []
 
-    def rank(one: Candidate) -> tuple[bool, int, bool, int]:
+    def rank(one: Candidate) -> tuple[bool, int, bool, bool, int]:
         looks = seen[one].values()
         values = {value for look in looks for value in np.unique(look.small).tolist()}
         color = any(look.color for look in looks)
-        return color, len(values), max(values, default=0) > IGNORE, len(one.label_words)
+        large, semantic = max(values, default=0) > IGNORE, "semantic" in one.label_words
+        return color, len(values), large, not semantic, len(one.label_words)
 
     for one in sorted(candidates, key=rank):
         if not any(same_regions(seen[other], seen[one]) for other in kept):
