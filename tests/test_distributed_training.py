@@ -54,7 +54,7 @@ def losses(run: Path) -> list[float]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv there")
 @pytest.mark.parametrize(
-    ("precision", "loss_bound", "weight_bound"), [("f32", 1e-4, 1e-6), ("bf16", 5e-3, 1e-2)]
+    ("precision", "loss_bound", "weight_bound"), [("f32", 1e-4, 1e-6), ("bf16", 5e-3, 2e-2)]
 )
 def test_two_processes_are_as_good_as_one(
     drawn_folder: Path,

@@ -15,7 +15,7 @@ from tests.faults.annotations import WRITERS
 BY_THEIR_OWN_NAME = {
     "ADE20K 2020", "Roboflow masks", "YOLO", "class names", "class table", "cityscapes-json",
     "cvat video", "geojson", "image-scope", "labelme folders", "supervisely", "run-lengths",
-    "Kaggle runs", "VOC", "Open Images", "yolo", "label-studio", "label studio min",
+    "Kaggle runs", "VOC", "Open Images", "asap", "yolo", "label-studio", "label studio min",
 }  # fmt: skip
 """Formats whose files name no image as a file of the folder: a stem, an upload, or nothing."""
 
