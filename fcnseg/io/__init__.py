@@ -36,6 +36,25 @@ _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
 
 _levels.setLogLevel(0)
 
+_threads_at_fork = 0
+
+
+def _end_threads() -> None:
+    """End OpenCV's threads: one that held a lock while the process forked blocks the child."""
+    global _threads_at_fork
+    _threads_at_fork = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+
+
+def _start_threads() -> None:
+    cv2.setNumThreads(_threads_at_fork)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_end_threads, after_in_parent=_start_threads, after_in_child=_start_threads
+    )
+
 
 class Net:
     """An ONNX graph from uint8 "images" (N, H, W, 3) to float32 "logits" (N, K, H, W).

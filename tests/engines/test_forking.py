@@ -170,3 +170,37 @@ def test_loading_computes_nothing_that_starts_threads(random_model, monkeypatch)
         torch.set_num_threads(before)
     assert seen == [1]
     assert not processes._computed_in
+
+
+AT_A_FORK = """
+import os
+import numpy as np
+
+counts = []
+threads = lambda: counts.append(len(os.listdir("/proc/self/task")))
+os.register_at_fork(before=threads)  # run after what is registered later
+from fcnseg.io import cv2
+
+cv2.setNumThreads(2)
+image = np.zeros((2000, 2000, 3), np.uint8)
+threads()
+cv2.GaussianBlur(image, (9, 9), 2)
+threads()
+if os.fork() == 0:
+    cv2.GaussianBlur(image, (9, 9), 2)
+    os._exit(cv2.getNumThreads())
+print(*counts, cv2.getNumThreads(), os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists its threads on Linux only")
+def test_opencv_has_no_threads_at_a_fork():
+    """A thread that holds a lock of OpenCV's at that moment would block the child."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    fresh, used, forking, parent, child = map(int, done.stdout.split())
+    assert used == fresh + 1
+    assert forking == fresh
+    assert parent == child == 2
