@@ -1,13 +1,14 @@
 """Compare the speed of `fcnseg infer` on a video with its bare network's and other programs'.
 
     python benchmarks/video_throughput.py CLIP --models MODEL ... [--short-sides N ...]
-        [--frames N] [--rounds N] [--int8 FILE ...] [--onnx FILE ...] [--ultralytics WEIGHTS ...]
-        [--accuracy NAME=MIOU ...] [--plot FILE.svg]
+        [--precisions f32 bf16] [--frames N] [--rounds N] [--int8 FILE ...] [--onnx FILE ...]
+        [--ultralytics WEIGHTS ...] [--accuracy NAME=MIOU ...] [--plot FILE.svg]
 
 Every round runs each program once, in a process of its own, so that other load on the machine
 affects all alike; medians and ranges over the rounds are printed.
 
-    MODEL, ENGINE                  `fcnseg bench`: the bare engine in f32, every stage alone, and
+    MODEL, ENGINE                  `fcnseg bench`: the bare engine in each of --precisions (f32 is
+                                   not named), every stage alone, and
                                    all that `infer` runs, an overlay video written; the
                                    network sees frames at the video's own size, or with their
                                    short side resized to each of --short-sides
@@ -40,8 +41,6 @@ NONE = {"core_ms": float("nan")}
 
 PEERS = Path(__file__).with_name("video_peers.py")
 
-F32 = ("--precision", "f32")
-
 Rounds = list[dict[str, Any]]
 
 
@@ -54,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--short-sides", type=int, nargs="+", default=[0], help="of the models; 0: the video's"
     )
+    parser.add_argument("--precisions", nargs="+", default=["f32"], help="of the models")
     parser.add_argument("--frames", type=int, default=0, help="of the clip; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -98,12 +98,13 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
         return lambda: run([sys.executable, str(PEERS), task, str(file), clip, frames])
 
     compared = {
-        f"{model.stem}, {engine}{f', {side} px' if side else ''}": ours(
-            model, "--short-side", str(side), "--engine", engine, *F32
+        _named(model.stem, engine, side, precision): ours(
+            model, "--short-side", str(side), "--engine", engine, "--precision", precision
         )
         for model in chosen.models
         for engine in chosen.engines
         for side in chosen.short_sides
+        for precision in chosen.precisions
     }
     compared |= {f"{_name(file)}, int8": ours(file) for file in chosen.int8}
     compared["plain loop"] = theirs("loop", chosen.models[0])
@@ -111,6 +112,11 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
     for file in chosen.ultralytics:
         compared[f"ultralytics, {file.name}"] = theirs("ultralytics", file)
     return compared
+
+
+def _named(model: str, engine: str, side: int, precision: str) -> str:
+    parts = [model, engine, f"{side} px" if side else "", precision if precision != "f32" else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _name(file: Path) -> str:
