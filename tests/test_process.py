@@ -83,3 +83,9 @@ def test_import_load_call_evaluate_and_train_change_nothing(
         env={**kept, "OMP_WAIT_POLICY": "PASSIVE"},
     )
     assert done.stdout.strip() == "unchanged", done.stderr
+
+
+def test_opencv_that_a_program_loaded_before_says_nothing():
+    code = "import cv2, fcnseg.io"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

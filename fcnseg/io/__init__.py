@@ -25,16 +25,14 @@ with environment(OPENCV_LOG_LEVEL="OFF", OPENCV_FFMPEG_LOGLEVEL="-8"):
             hint="pip install opencv-python; on a bare Linux also: "
             "apt-get install libgl1 libglib2.0-0",
         ) from error
+    # For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
+    _levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
+    _levels.setLogLevel(0)
     cv2.VideoCapture("", cv2.CAP_FFMPEG)  # FFmpeg's switch is read when it is first used
     # Where the wheel's Qt finds its parts, which is read when the first window opens; it would
     # complain of a folder of fonts that the wheel lacks, five times.
     _of_windows = {name: value for name, value in os.environ.items() if name.startswith("QT_")}
     _of_windows["QT_LOGGING_RULES"] = "*.warning=false"
-
-# For programs that loaded it before us. OpenCV 5 has the function elsewhere than 4.
-_levels = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2
-
-_levels.setLogLevel(0)
 
 _threads_at_fork = 0
 

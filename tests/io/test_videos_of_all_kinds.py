@@ -103,9 +103,12 @@ def ffmpegs_order(frame):
     return data
 
 
-@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_an_avi_of_frames_that_look_ahead_has_even_times(tmp_path, codec):
-    path = encode(tmp_path / "a.avi", codec, 12, bf="2")
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.avi", "libx264"), ("a.avi", "mpeg4"), ("a.mxf", "libx264"), ("a.mxf", "mpeg2video")],
+)
+def test_numbered_frames_that_look_ahead_have_even_times(tmp_path, name, codec):
+    path = encode(tmp_path / name, codec, 12, bf="2")
     with open_video(path) as reader:
         times = [time for _, time in reader]
     assert times == pytest.approx([number / 25 for number in range(12)])

@@ -42,6 +42,7 @@ _DEMUX_ERRORS = 10  # in a row, without a packet between them: the end
 _MEASURED = 25  # packets whose times tell a rate
 _CLOSED = {"yuv4mpegpipe", "rawvideo"}  # formats with nothing after the last frame
 _INDEXED = {"mov", "mp4", "avi"}  # formats whose index has every frame
+_NUMBERED = {"avi", "mxf"}  # formats whose packets FFmpeg may number as they come
 _JUMPING = {"mpegts", "mpeg"}  # formats whose clock may start again, or wrap after 26.5 hours
 _MOST_AHEAD = 3600.0  # seconds from one of their frames to the next
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -96,7 +97,7 @@ class PyavReader(FrameReader):
         self._losses = Losses()
         self._gaps: list[int | None] = []  # the time stamps of broken frames
         self._places = array("q")  # where each packet stands in the file
-        self._stamps: list[int] = []  # an AVI's; its packets are in another order than their times
+        self._stamps: list[int] = []  # numbered packets, in another order than their times
         self._viewer = Viewer()
         self._frames = self._decoded()
         # Of a file it is known early how it is turned and whether it is HDR; a pipe may be live.
@@ -286,8 +287,11 @@ class PyavReader(FrameReader):
         )
 
     def _attempt(self) -> Iterator[Any]:
-        guessed = self._file.format.name == "avi"  # FFmpeg numbers its packets as they come
+        name = self._file.format.name
+        guessed = name in _NUMBERED
         for packet in self._demuxed():
+            if name == "mxf" and packet is not None and packet.pts != packet.dts:
+                guessed = False  # the file has an index of the order
             if guessed and packet is not None and packet.pts is not None:
                 heapq.heappush(self._stamps, packet.pts)
             try:
