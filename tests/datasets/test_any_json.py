@@ -230,3 +230,17 @@ def test_what_is_no_area_is_refused(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_outlines_in_json(value: Any, corners: list[int]) -> None:
     assert [len(ring) for ring in rings_in(value)] == corners
+
+
+def test_corners_of_type_c_bend_an_outline() -> None:
+    """BDD100K: a circle of four curves, the last of which ends where the first began."""
+    k = 0.5523
+    corners = [[1, 0], [1, k], [k, 1], [0, 1], [-k, 1], [-1, k],
+               [-1, 0], [-1, -k], [-k, -1], [0, -1], [k, -1], [1, -k]]  # fmt: skip
+    (ring,) = rings_in([{"vertices": corners, "types": "LCC" * 4, "closed": True}])
+    assert len(ring) > 40
+    assert np.allclose(np.hypot(*ring.T), 1, atol=1e-3)
+    half = rings_in({"vertices": corners[:7], "types": "LCCCCCL"})[0]
+    assert np.allclose(half[-1], [-1, 0])
+    assert np.allclose(np.hypot(*half.T), 1, atol=1e-3)
+    assert len(rings_in({"vertices": corners, "types": "LC"})[0]) == 12

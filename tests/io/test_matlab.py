@@ -32,10 +32,10 @@ def read(data: bytes, folder: Path) -> np.ndarray:
     return read_array(folder / "a.mat").values
 
 
-def cells() -> np.ndarray:
+def cells(count: int = 1) -> np.ndarray:
     """As the Berkeley set has them: several people's labels, each a struct."""
-    made = np.empty((1, 2), object)
-    for place, factor in enumerate((1, 3)):
+    made = np.empty((1, count), object)
+    for place, factor in enumerate(range(1, count + 1)):
         made[0, place] = {"Boundaries": 0, "Segmentation": LABELS * float(factor)}
     return made
 
@@ -57,6 +57,12 @@ def test_labels_are_read(name: str, packed: bool, tmp_path: Path) -> None:
     expected = LABELS > 0 if name == "?" else LABELS
     data = saved(CONTENTS[name](), do_compression=packed)
     assert np.array_equal(read(data, tmp_path), expected)
+
+
+def test_several_drawings_are_refused(tmp_path: Path) -> None:
+    """Berkeley's: five people's regions, numbered by each, are no classes."""
+    with pytest.raises(MediaError, match=r"5 cells or structs"):
+        read(saved({"groundTruth": cells(5)}), tmp_path)
 
 
 @pytest.mark.parametrize("type", ["u1", "u2", "i2", "i4", "f4", "f8"])

@@ -120,7 +120,8 @@ def rings_in(value: Any) -> list[NDArray[np.float64]]:
         elif value and all(key.isdecimal() for key in keys):
             value = [*value.values()]
         else:
-            parts = (rings_in(keys[key]) for key in OUTLINES if key in keys)
+            types = keys.get("types")
+            parts = (_curved(rings_in(keys[key]), types) for key in OUTLINES if key in keys)
             holes = [ring for key in _HOLES if key in keys for ring in rings_in(keys[key])]
             return next(([*rings, *holes] for rings in parts if rings), [])
     if not isinstance(value, list):
@@ -133,6 +134,27 @@ def rings_in(value: Any) -> list[NDArray[np.float64]]:
         return [np.array(value, np.float64).reshape(-1, 2)] if even else []
     return [ring for one in value if not is_named(one) for ring in rings_in(one)]
 
+
+def _curved(rings: list[NDArray[np.float64]], types: Any) -> list[NDArray[np.float64]]:
+    """An outline whose corners have types (BDD100K): two of C, for control points, and the next
+    corner give a cubic Bezier curve from the corner before; drawn as lines."""
+    if not isinstance(types, str) or "C" not in types or [len(types)] != [*map(len, rings)]:
+        return rings
+    corners, at = [*rings[0], rings[0][0]], 1
+    drawn = [corners[:1]]
+    while at < len(types):
+        if types[at] == "C" and at + 2 < len(corners):
+            drawn.append([*(_BEZIER @ np.array(corners[at - 1 : at + 3]))[1:]])
+            at += 3
+        else:
+            drawn.append([corners[at]])
+            at += 1
+    return [np.array([corner for some in drawn for corner in some])]
+
+
+_CURVE = np.linspace(0, 1, 17)[:, None]  # places along a curve
+
+_BEZIER = np.array([1, 3, 3, 1]) * _CURVE ** [0, 1, 2, 3] * (1 - _CURVE) ** [3, 2, 1, 0]
 
 _HOLES = ("interior", "interiors", "holes", "inner")
 

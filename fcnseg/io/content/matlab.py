@@ -51,9 +51,9 @@ class _Variable:
 def read_matlab(data: bytes, choose: Callable[[Sequence[str]], str]) -> NDArray[np.generic]:
     """The numbers of a file's variable, at least 2 axes, of the type that they are stored in.
 
-    choose: tells the variable's name among all, and a struct's field among its fields. Of an
-    array of structs or of cells it is the first. ValueError for what is no such file, damaged, or
-    holds no numbers there.
+    choose: tells the variable's name among all, and a struct's field among its fields. ValueError
+    for what is no such file, damaged, or holds no numbers there, or several structs or cells:
+    which of them is meant (BSDS500: a cell for each person who drew) the file doesn't say.
     """
     if 0 in data[:4]:
         arrays = dict(_version_4(data))
@@ -130,8 +130,10 @@ def _variable(content: memoryview, order: str) -> _Variable:
 def _numbers(
     variable: _Variable, order: str, choose: Callable[[Sequence[str]], str]
 ) -> NDArray[np.generic]:
-    """The numbers of a variable, or of what stands first in its structs and cells."""
+    """The numbers of a variable, or of what stands in its struct or cell."""
     while variable.kind in (_CELL, _STRUCT, _OBJECT):
+        if (count := prod(variable.shape)) != 1:
+            raise ValueError(f"{count} cells or structs, of several drawings or objects, not one")
         number = 0
         if variable.kind != _CELL:
             number = _field(variable, order, choose)
