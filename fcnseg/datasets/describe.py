@@ -201,7 +201,7 @@ def _find(
     else:
         found = _find_kind(listing, declared.layout if declared else None)
     if yaml:
-        found = renamed(found, [entry.name for entry in read_yaml_names(yaml)])
+        found = renamed(found, read_yaml_names(yaml))
     found = in_one_size(in_one_format(found))
     in_folds = by_folds(found, listing)
     if in_folds is None and not all(pair.split for pair in found.pairs):

@@ -417,6 +417,43 @@ def test_the_yaml_that_is_given_names_the_classes(tmp_path: Path) -> None:
     assert agrees(found)
 
 
+@pytest.mark.parametrize(
+    ("said", "shift", "names"),
+    [
+        ("names:\n  1: stone\n  0: leaf\n", 0, ("stone", "leaf")),
+        ("names:\n  1: leaf\n  2: stone\n", 1, ("leaf", "stone")),
+        ("names:\n  1: leaf\n  2: stone\n", 0, ("leaf", "stone")),  # counts otherwise
+        ("names: {0: leaf, 3: none, 1: stone}\n", 0, ("leaf", "none", "stone")),
+    ],
+)
+def test_a_yaml_numbers_its_classes(
+    said: str, shift: int, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What stands at a number is its name, whatever the place in the list."""
+    WRITERS["yolo"](tmp_path)
+    for file in tmp_path.glob("*.txt"):
+        lines = [line.split(" ", 1) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(f"{int(number) + shift} {rest}" for number, rest in lines))
+    (tmp_path / "data.yaml").write_text(said)
+    found = describe(tmp_path)
+    assert [name for name in found.classes.names[1:] if "class_" not in name] == [*names]
+    stored = {name: found.classes.index_of(name) for name in NAMES}
+    for pair in found.pairs:
+        labels = read_sample(pair, found.encoding)[1]
+        for kind, name in enumerate(NAMES, 1):
+            middle = np.mean(ring(int(pair.image.stem), kind), 0).astype(int)
+            assert labels[middle[1], middle[0]] == stored[name]
+
+
+def test_renamed_pairs_stay_pairs(tmp_path: Path) -> None:
+    """Numbered anew, or varied: what labelme's files name is another image here."""
+    for number in range(4):
+        image(tmp_path / f"{number}.png", number)
+        data = anylabeling("polygon", UPRIGHT) | {"imagePath": f"{(number + 1) % 4}.png"}
+        dump(tmp_path / f"{number}.json", data)
+    assert all(pair.image.stem == pair.labels.stem for pair in describe(tmp_path).pairs)
+
+
 @pytest.mark.parametrize("said", ["train: {0}/a\nval: {0}/b", "train: [a, c]\nval: b", "lists"])
 def test_a_yaml_says_which_folders_are_for_what(said: str, tmp_path: Path) -> None:
     for index, folder in enumerate("abca"):

@@ -197,6 +197,19 @@ def test_images_without_outlines_are_background_and_rejected_ones_are_left_out(
     assert agrees(describe(tmp_path), truth)
 
 
+@pytest.mark.parametrize("form", ["ISAT", "EISeg"])
+def test_a_file_without_outlines_is_of_an_image_without_objects(form: str, tmp_path: Path) -> None:
+    """If it is of the same form as those beside it; a file about something else is not."""
+    truth = written(tmp_path, form)
+    file = tmp_path / "annos/002aef.json"
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps([] if isinstance(data, list) else data | {"objects": []}))
+    truth["images/002aef.png"][:] = 0
+    (tmp_path / "annos/004aef.json").write_text('{"info": {}, "boxes": [], "score": 1}')
+    del truth["images/004aef.png"]
+    assert agrees(describe(tmp_path), truth)
+
+
 def test_what_is_no_area_is_refused(tmp_path: Path) -> None:
     for number in range(3):
         put(tmp_path / f"{number}.png", photo(labels_of(rings_of(number)), number))

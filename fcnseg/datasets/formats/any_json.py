@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from fcnseg.datasets import Found
 from fcnseg.datasets.formats.documents import (
     Annotated,
     Area,
     Document,
+    Format,
     annotated,
     holding,
     outlined,
 )
-from fcnseg.datasets.pairing import is_image, marks, stem_of
+from fcnseg.datasets.pairing import Listing, is_image, marks, stem_of
 from fcnseg.datasets.pairing.by_words import ONE_CLASS
-from fcnseg.errors import from_bytes
+from fcnseg.errors import STRANGE, from_bytes
 from fcnseg.io import cv2
 from fcnseg.io.annotations import NAMES, rings_in, word_of
 from fcnseg.io.images import image_size
@@ -87,6 +89,9 @@ def _parse(path: Path) -> Document:
             )
             some = entries.setdefault(at, entry).shapes
             some += [(float(layer), area) for area in _areas_of(shape, words, names)]
+    if not entries and len(values) == 1 and _is_empty(values[0]):
+        file = _file_of(values[0]) if isinstance(values[0], Mapping) else ""
+        return Document({"": Annotated(file or stem_of(path.name), also=stem_of(path.name))})
     if not any(area for entry in entries.values() for _, area in entry.shapes):
         return Document()
     for file in _without_shapes(values, {entry.file for entry in entries.values()}):
@@ -298,10 +303,48 @@ _HEADS = [
     )
 ]  # fmt: skip
 
-ANY_JSON = outlined(
-    "json",
-    holding((".json", ".jsonl", ".ndjson"), *_HEADS),
-    _parse,
-    "JSON files hold outlines with names",
-    _in_pixels,
-)
+_WITH_OUTLINES = holding((".json", ".jsonl", ".ndjson"), *_HEADS)
+
+_OF_ONE_IMAGE = 1 << 20  # bytes of a file about one image, at most
+
+
+def _files(listing: Listing) -> list[str]:
+    """The files with outlines; and beside them those of the same keys whose lists are empty."""
+    chosen = _WITH_OUTLINES(listing)
+    beside = {one.rpartition("/")[0]: listing.path(one) for one in chosen}
+    others = sorted({*listing.with_suffix(".json")} - {*chosen}) if chosen else []
+    places = ((name, beside.get(name.rpartition("/")[0])) for name in others)
+    return chosen + [n for n, other in places if other and _is_empty_form(listing.path(n), other)]
+
+
+def _is_empty_form(path: Path, other: Path) -> bool:
+    """Whether a JSON file has another's keys, and no objects."""
+    try:
+        if max(path.stat().st_size, other.stat().st_size) > _OF_ONE_IMAGE:
+            return False
+        value, full = (json.loads(from_bytes(one.read_bytes())) for one in (path, other))
+        return _is_empty(value) and type(value) is type(full) and (not value or {*value} == {*full})
+    except (OSError, *STRANGE):
+        return False
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether JSON has a list, and no list of objects: it is about an image without any."""
+    lists = [one for one in (value, *_values_in(value)) if isinstance(one, list)]
+    return [] in lists and not any(isinstance(one, Mapping) for some in lists for one in some)
+
+
+def _values_in(value: Any) -> list[Any]:
+    some = value.values() if isinstance(value, Mapping) else ()
+    return [*some, *(inner for one in some for inner in _values_in(one))]
+
+
+_OUTLINED = outlined("json", _files, _parse, "JSON files hold outlines with names", _in_pixels)
+
+
+def _find(listing: Listing) -> Found | None:
+    found = _OUTLINED.find(listing)
+    return None if found and found.pairs and not found.terms else found  # all of them are empty
+
+
+ANY_JSON = Format(_find, _OUTLINED.read)

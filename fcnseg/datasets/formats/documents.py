@@ -292,7 +292,8 @@ def _gather(
         if flat:
             gathered.notes.append(Unusable(path, "points, lines and tags cover no pixels", flat))
         for part, image in document.images.items():
-            at = _find(gathered, image, file) or (partners.get(file) if not part else None)
+            at = _find(gathered, image, file, single=not part)
+            at = at or (partners.get(file) if not part else None)
             if at is None:
                 gathered.note_missing(path, image.file, len(image.areas))
                 continue
@@ -311,11 +312,12 @@ def refuse_broken(gathered: Gathered) -> None:
         raise DatasetError(gathered.broken[0][1], hint="export the annotations again")
 
 
-def _find(gathered: Gathered, image: Annotated, file: str) -> str | None:
-    """The listed image that a document's entry is about."""
+def _find(gathered: Gathered, image: Annotated, file: str, *, single: bool) -> str | None:
+    """The listed image that a document's entry is about. single: there is no other entry."""
     if image.file.startswith("../"):
         folder = file.rpartition("/")[0]
         path = posixpath.normpath(as_text(f"{folder}/{image.file}"))
         return gathered.by_path.get(path.lower())
-    found = gathered.find_image(image.file, file)
+    find = gathered.find_own_image if single else gathered.find_image
+    found = find(image.file, file)
     return found or (gathered.find_image(image.also, file) if image.also else None)

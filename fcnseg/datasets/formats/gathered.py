@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from fcnseg.classes import MAX_CLASSES
 from fcnseg.datasets import Found, Pair, Unusable
 from fcnseg.datasets.encoding.class_lists import find_entries, find_yaml_names
+from fcnseg.datasets.encoding.entries import Entry
 from fcnseg.datasets.formats.polygons import (
     BOXES,
     BOXES_IGNORED,
@@ -101,7 +103,7 @@ def find_labelme(listing: Listing) -> Found | None:
     gathered = Gathered(listing)
     labels: set[str] = set()
     for file, path, (wanted, shapes) in gathered.parsed(files, _labelme_shapes):
-        at = gathered.find_image(wanted, file) or gathered.by_name.get(
+        at = gathered.find_own_image(wanted, file) or gathered.by_name.get(
             as_text(stem_of(file)).lower()
         )
         if at is None:
@@ -125,7 +127,8 @@ def find_yolo(listing: Listing) -> Found | None:
     texts = texts or _texts_beside_images(listing)
     partners = {(*place_of(name).key, as_text(stem_of(name)).lower()): name for name in texts}
     gathered = Gathered(listing)
-    largest, outlines, boxes = -1, 0, 0
+    seen: set[int] = set()
+    outlines, boxes = 0, 0
     for name in listing.images:
         place = place_of(name)
         text = partners.pop((*place.key, as_text(stem_of(name)).lower()), None)
@@ -139,7 +142,8 @@ def find_yolo(listing: Listing) -> Found | None:
             gathered.broken.append((path, error.message))
             continue
         numbers = [number for number, outline in lines if len(outline) > 2]
-        largest, outlines = max([largest, *numbers]), outlines + len(numbers)
+        seen.update(numbers)
+        outlines += len(numbers)
         if len(lines) > len(numbers):
             boxes += len(lines) - len(numbers)
             gathered.notes.append(Unusable(path, BOXES_IGNORED, len(lines) - len(numbers)))
@@ -152,11 +156,25 @@ def find_yolo(listing: Listing) -> Found | None:
     entries, lists = find_entries(listing)
     alone = (listing.path(name) for name in partners.values() if name != lists)
     gathered.orphans += filter(_is_yolo, alone)
-    names = [entry.name for entry in find_yaml_names(listing)[0] or entries]
-    names += [f"class_{index}" for index in range(len(names), largest + 1)]
+    names = _by_number(find_yaml_names(listing)[0] or entries, seen)
+    names += [f"class_{index}" for index in range(len(names), max(seen, default=-1) + 1)]
     terms = _with_boxes(tuple(names), boxes)
     why = "text files with a class number and an outline on each line are YOLO's"
     return gathered.found("yolo", terms, why)
+
+
+def _by_number(entries: Sequence[Entry], used: Iterable[int] = ()) -> list[str]:
+    """The names of the classes 0, 1, ...: by the numbers that a list has (`names:` with 1 before
+    0), else by their places; so too where it counts from 1 and the files from 0.
+
+    used: the numbers in the files.
+    """
+    names = {entry.value: entry.name for entry in entries if entry.value is not None}
+    first, last = min(names, default=-1), max(names, default=-1)
+    shifted = first > 0 and 0 in used
+    if len(names) < len(entries) or first < 0 or last >= MAX_CLASSES or shifted:
+        return [entry.name for entry in entries]
+    return [names.get(number, f"class_{number}") for number in range(last + 1)]
 
 
 def _is_yolo(path: Path) -> bool:
@@ -187,8 +205,9 @@ def _labelme_shapes(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     return str(data.get("imagePath", "")), shapes
 
 
-def renamed(found: Found, names: Sequence[str]) -> Found:
+def renamed(found: Found, entries: Sequence[Entry]) -> Found:
     """YOLO's outlines with the class names of a data.yaml that was given in place of the folder."""
+    names = _by_number(entries)
     if found.store != "yolo" or not names:
         return found
     own = [term for term in found.terms if term != BOXES]

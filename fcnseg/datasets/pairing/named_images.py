@@ -21,6 +21,7 @@ from fcnseg.datasets.pairing import (
     is_image,
     place_of,
     stem_of,
+    without_suffix,
 )
 from fcnseg.errors import DatasetError, MediaError, as_text
 
@@ -60,6 +61,22 @@ class Gathered:
         found = self._find(wanted, file)
         others = (self._find(other, file) for other in _spellings(wanted))
         return found or next(filter(None, others), None) or self._alike(wanted)
+
+    def find_own_image(self, wanted: str, file: str) -> str | None:
+        """The listed image that a file about a single one means: what it names, or that of its own
+        name, where what it names has such a file, too (both were renamed, or copied and varied).
+        """
+        found = self.find_image(wanted, file)
+        folder, stem = without_suffix(file).rpartition("/")[::2]
+        own = self._by_stem.get(as_text(stem).lower(), [])
+        if found is None or len(own) != 1 or found == own[0]:
+            return found
+        other = f"{folder}/{stem_of(found)}{file[len(without_suffix(file)) :]}".lstrip("/")
+        return own[0] if other in self._files else found
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        return frozenset(self.listing.files)
 
     def namesakes(self, base: str) -> Sequence[str]:
         """The images of this name (in lower case), whichever their folders."""
