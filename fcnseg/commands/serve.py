@@ -43,7 +43,8 @@ def serve(config: ServeConfig, callback: Callback = no_callback) -> ServeResult:
     _check_access(config, token)
     try:
         from fcnseg.serving import run
-        from fcnseg.serving.app import Limits, Server
+        from fcnseg.serving.app import Server
+        from fcnseg.serving.outputs import Limits
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fcnseg"):
             raise

@@ -43,6 +43,7 @@ from fcnseg.serving import (
     unknown_address,
 )
 from fcnseg.serving.outputs import (
+    Limits,
     Reply,
     Request,
     TooManyPixels,
@@ -55,21 +56,6 @@ from fcnseg.serving.outputs import (
 HERE = Path(__file__).parent
 MAX_BODIES = 16
 """Bodies of the largest size that may be in memory at the same time; smaller ones: more."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may cost.
-
-    queue: requests that wait, of all models. bytes: of a body. pixels: of an image. seconds: to
-    send the body, and again to respond. batch: images that go through the network together.
-    """
-
-    queue: int = 256
-    bytes: int = 32 * 2**20
-    pixels: int = 2**24
-    seconds: float = 30.0
-    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from fcnseg.inference.prediction import PredictedArrays, Prediction
 from fcnseg.inference.segmenter import Segmenter
 from fcnseg.io.content.integrity import claimed_size
 from fcnseg.io.images import decode_image, encode_image
-
-if TYPE_CHECKING:
-    from fcnseg.serving.app import Limits
 
 Needs = Literal["labels", "probabilities", "skips"]
 
@@ -52,6 +49,21 @@ ERRORS = {
     "429": "too many requests wait; the header Retry-After says when to come again",
     "504": "no response in time",
 }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may cost.
+
+    queue: requests that wait, of all models. bytes: of a body. pixels: of an image. seconds: to
+    send the body, and again to respond. batch: images that go through the network together.
+    """
+
+    queue: int = 256
+    bytes: int = 32 * 2**20
+    pixels: int = 2**24
+    seconds: float = 30.0
+    batch: int = 1
 
 
 @dataclass(frozen=True)

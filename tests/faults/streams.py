@@ -127,7 +127,8 @@ class Asked:
         return int(sent[0]["status"])
 
     def _serve(self, folder: Path) -> Any:
-        from fcnseg.serving.app import Limits, Server
+        from fcnseg.serving.app import Server
+        from fcnseg.serving.outputs import Limits
 
         model = load(folder / "model.safetensors", engine="torch", device="cpu")
         self.server = Server({"net": model}, Limits(pixels=2**20))
