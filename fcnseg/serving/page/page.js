@@ -6,7 +6,7 @@ let models = [], image = null, layer = null, range = 0, stream = null, token = "
 
 const say = (text) => { element("status").textContent = text; };
 const option = (value, text) => { const made = new Option(text ?? value, value); return made; };
-const current = () => models.checkpoint((model) => model.name === element("model").value);
+const current = () => models.find((model) => model.name === element("model").value);
 
 async function ask(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
