@@ -276,6 +276,16 @@ def test_colors_not_in_the_list_are_ignored_or_snapped() -> None:
     assert decode_values(seen, snapping).tolist() == [1, 1]
 
 
+def test_colors_with_red_and_blue_exchanged_are_those_of_the_list() -> None:
+    """OpenCV writes BGR: the list has none of the files' colors, and all of them exchanged."""
+    listed = [Entry("sky", color=0x0080FF), Entry("road", color=0x804080), Entry("car", color=0x8E)]
+    reading = read_colors(colors_of(0xFF8000, 0x804080), listed)
+    assert reading.encoding.values == ((0xFF8000,), (0x804080,), (0x8E0000,))
+    assert reading.classes.names == ("sky", "road", "car")
+    mixed = read_colors(colors_of(0xFF8000, 0x8E, 0x123456), listed)  # another one's colors
+    assert mixed.encoding.values[2] == (0x8E,)
+
+
 def test_nearest_color_is_the_nearest(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     stored = rng.integers(0, 256, (9, 3))

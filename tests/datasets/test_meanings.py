@@ -118,8 +118,13 @@ def numbered(counts: list[int], classes: bool = False) -> Labels:
     return found
 
 
-def test_instance_numbers_are_one_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 10])
+def test_instance_numbers_are_one_class(step: int, tmp_path: Path) -> None:
+    """Of which later ones may have cut earlier ones in two."""
     ids = numbered([3, 9, 5, 14, 7])
+    for one in ids[1:]:
+        one[:, 2] *= one[:, 2] != 1
+    ids = [one * np.uint8(step) for one in ids]
     seen = scan(write(tmp_path, ids))
     assert seen.description.classes.names == ("background", "object")
     assert any("number the objects" in why for why in seen.description.why)

@@ -20,6 +20,7 @@ from fcnseg.datasets.encoding.objects import (
     have_gaps,
     may_have_gaps,
     numbered_in_channel,
+    numbered_in_steps,
     pieces_of,
 )
 from fcnseg.datasets.encoding.values import (
@@ -82,14 +83,20 @@ def look_closer(
         return (numbers for _, numbers in sampled())
 
     if values.instances or are_of_one_file(values, counts) or numbered_in_channel(values, counts):
-        pieces = [one.count for numbers in samples() for one in pieces_of(numbers)]
-        one_piece = sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
-        return replace(values, instances=one_piece)
+        return replace(values, instances=_in_one_piece(samples))
+    if numbered_in_steps(values, counts) and _in_one_piece(samples):
+        return replace(values, instances=True)
     if may_have_gaps(values, counts) and have_gaps(counts, map(_with_image, sampled())):
         return replace(values, instances=True)
     band = _band(values, samples) or _unsure(values, samples)
     solid, exact = _solid(values, samples)
     return replace(values, solid=solid, exact=exact, band=band)
+
+
+def _in_one_piece(samples: _Samples) -> bool:
+    """Whether most numbers of the files looked at are in one piece, as objects are."""
+    pieces = [one.count for numbers in samples() for one in pieces_of(numbers)]
+    return sum(count == 1 for count in pieces) >= 0.8 * len(pieces)
 
 
 def _with_image(one: tuple[Pair, NDArray[np.int32]]) -> Seen:

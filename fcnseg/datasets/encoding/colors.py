@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -119,15 +119,19 @@ def _background(values: Values, colors: Sequence[int]) -> int | None:
 
 
 def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
+    exchanged = _are_exchanged(values, {entry.color for entry in listed})
+    if exchanged:
+        listed = [replace(entry, color=_exchanged(entry.color or 0)) for entry in listed]
+    known = {entry.color for entry in listed}
     classes = [entry for entry in listed if not entry.ignored]
     ignore = tuple(entry.color or 0 for entry in listed if entry.ignored)
-    known = {entry.color for entry in listed}
     strange = [color for color in values.pixels if color not in known]
     ramps = set(strange).isdisjoint(values.solid or without_ramps(values) or strange)
     lossy = values.rest > 0 or len(strange) > (0 if values.lossy or ramps else LOSSY)
     if VOC_BORDER_COLOR in strange:
         ignore = (*ignore, VOC_BORDER_COLOR)
     why = f"labels are colors, named by a class list ({counted(len(classes), 'class')})"
+    why += ", of which red and blue are exchanged (OpenCV writes BGR)" if exchanged else ""
     stored = [(entry.color or 0,) for entry in classes]
     names = [entry.name for entry in classes]
     if 0 in strange and 2 * values.pixels[0] > values.total and "background" not in names:
@@ -136,6 +140,16 @@ def _read_listed(values: Values, listed: Sequence[Entry]) -> Reading:
     reading = _reading(stored, names, ignore, lossy, why)
     unlabelled = tuple((entry.name, entry.color or 0) for entry in listed if entry.ignored)
     return replace(reading, unlabelled=unlabelled)
+
+
+def _exchanged(color: int) -> int:
+    """A packed color with red and blue in each other's place."""
+    return pack(*reversed(unpack(color)))
+
+
+def _are_exchanged(values: Values, known: Set[int | None]) -> bool:
+    """Whether a list lacks a color, and has all of them with red and blue exchanged."""
+    return not known >= values.pixels.keys() and known >= {*map(_exchanged, values.pixels)}
 
 
 def _reading(

@@ -127,18 +127,23 @@ FEWEST_AGAIN = 20
 """So many pieces more than numbers it takes to say that."""
 
 
+def numbered_in_steps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
+    """Whether files number their objects in steps (10, 20, 30), as others do from 1 on."""
+    step = gcd(*values.pixels) if values.kind == "index" and 0 in values.pixels else 1
+    return step > 1 and are_instances(
+        [frozenset(v // step for v in one.values) - {0} for one in counts if one is not None]
+    )
+
+
 def may_have_gaps(values: Values, counts: Iterable[ValueCounts | None]) -> bool:
-    """Whether numbers up to 255 may be of objects, some of which are missing (many, other ones in
-    each file), or numbered in steps (10, 20, 30)."""
+    """Whether numbers up to 255 may be of objects, some of which are missing: many, other ones in
+    each file."""
     some = [frozenset(one.values) - {0} for one in counts if one is not None]
     some = [stored for stored in some if stored]
     if values.kind != "index" or 0 not in values.pixels or len(some) < FEWEST_FILES:
         return False
     if max(values.pixels) >= MAX_CLASSES or np.median([*map(len, some)]) < MANY - 1:
         return False
-    step = gcd(*values.pixels)
-    if step > 1 and are_instances([frozenset(one // step for one in stored) for stored in some]):
-        return True
     few = some[:: max(1, len(some) // COMPARED)]
     common = [len(a & b) / len(a | b) for a, b in combinations(few, 2)]
     return max(map(len, some)) >= MANY and float(np.mean(common)) <= DIFFERENT

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def _found(
 ) -> Found:
     by_image = _numbered_classes(listing, _meant(by_image))
     _refuse_drawings(listing, by_image)
+    _refuse_same_areas(listing, by_image)
     terms = tuple(sorted({term for layers in by_image.values() for term, _ in layers}))
     pairs = [
         listing.pair(image, min(layers)[1], layers=sorted(layers))
@@ -244,13 +246,42 @@ def _refuse_drawings(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) 
     raise two_label_sets(listing, sides)
 
 
-def _are_drawings(listing: Listing, names: Sequence[str]) -> bool:
+NEARLY_SAME = 0.75
+"""So too of two words that differ in more than a number (`manual`, `auto`)."""
+
+MOST_COMPARED = 6  # classes
+
+
+def _refuse_same_areas(listing: Listing, by_image: Mapping[str, Sequence[Layer]]) -> None:
+    """DatasetError where what is taken for two classes (`expert1`, `expert2`) are in most images
+    looked at the same areas."""
+    terms = sorted({term for layers in by_image.values() for term, _ in layers})
+    for pair in combinations(terms, 2) if len(terms) <= MOST_COMPARED else ():
+        files = {image: dict(layers) for image, layers in by_image.items()}
+        both = {image: some for image, some in files.items() if {*pair} <= some.keys()}
+        one, other = (re.sub(r"[\W_]*\d+", "", term) for term in pair)
+        least = SAME if one == other else NEARLY_SAME
+        some = sample(sorted(both))
+        alike = [
+            _are_drawings(listing, [both[image][term] for term in pair], least) for image in some
+        ]
+        if 2 * len(both) > len(by_image) and 2 * sum(alike) > len(some):
+            raise two_label_sets(
+                listing,
+                [
+                    Candidate(tuple((image, one[term]) for image, one in both.items()))
+                    for term in pair
+                ],
+            )
+
+
+def _are_drawings(listing: Listing, names: Sequence[str], least: float = SAME) -> bool:
     """Whether two label files of an image show much the same area."""
     looked = looks_at(listing, sorted(names)[:2])
     if len(looked) < 2:
         return False
     first, second = (one.shown for one in looked)
-    return bool(first.any()) and overlap(first, second) >= SAME
+    return bool(first.any()) and overlap(first, second) >= least
 
 
 def with_more_masks(listing: Listing, found: Found) -> Found:
