@@ -6,6 +6,7 @@ the shard of a worker that is lost is repeated by another, from where it was.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -169,7 +170,7 @@ def _started(address: str, stack: ExitStack) -> Any:
     if not ray.is_initialized():
         where = {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
-            ray.init(**where, log_to_driver=False, logging_level="error")
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # noqa: BLE001 - Ray raises bare ones, too
             raise OptionError(
                 f"--ray {address}: Ray did not start, or no cluster was reached: {error}",

@@ -175,7 +175,8 @@ def _read_nifti(path: Path) -> NDArray[Any]:
     except ImportError:
         raise MissingExtra(f"Reading {path}, a NIfTI volume,", "nifti") from None
     try:
-        volume = np.asanyarray(nibabel.load(path).dataobj)
+        image: Any = nibabel.load(path)
+        volume = np.asanyarray(image.dataobj)
     except Exception as error:  # noqa: BLE001 - decoders of strangers' bytes raise anything
         raise MediaError(f"{path} can't be read: {reason(error)}.") from None
     volume = volume[..., 0] if volume.ndim == 4 else volume  # the first of several sequences
